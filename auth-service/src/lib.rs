@@ -1,0 +1,1 @@
+//! auth-service: the authorization server and the check behind every edge proxy.

@@ -1,0 +1,1 @@
+//! stdio-wrapper: a stdio MCP server over Streamable HTTP.
