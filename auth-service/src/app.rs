@@ -1,0 +1,207 @@
+//! The one route table: what each of the three listeners serves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_cors::Cors;
+use actix_web::dev::Server;
+use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{App, HttpResponse, HttpServer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tracing_actix_web::TracingLogger;
+
+use crate::config::Listeners;
+use crate::forward_auth;
+use crate::oauth::{authorize, consent, login, metadata, protected_resource, register, token};
+use crate::ops::endpoints;
+use crate::ops::telemetry::RequestSpan;
+use crate::state::AppState;
+
+/// Bytes in the largest body that any endpoint takes.
+const BODY_LIMIT: usize = 64 * 1024;
+/// How long a client may take over its request head: slow ones must not hold a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests in flight may take once we are told to stop, in seconds.
+const SHUTDOWN_TIMEOUT: u64 = 10;
+
+/// A socket that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{variable}: cannot listen on {address}: {source}. Free the port, or set {variable} to another address"
+)]
+pub struct ListenError {
+    variable: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// The three servers, listening and ready to run.
+pub struct Servers {
+    /// OAuth endpoints and pages.
+    pub public: Server,
+    /// Checks.
+    pub edge: Server,
+    /// Health and metrics.
+    pub ops: Server,
+}
+
+/// Binds the three listeners.
+pub fn listen(
+    listeners: Listeners,
+    state: &Data<AppState>,
+    metrics: PrometheusHandle,
+) -> Result<Servers, ListenError> {
+    let Listeners {
+        public,
+        edge,
+        ops,
+        workers,
+    } = listeners;
+    let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
+    let metrics = Data::new(metrics);
+    let public_server = HttpServer::new(move || {
+        App::new()
+            .wrap(TracingLogger::<RequestSpan>::new())
+            .app_data(web::PayloadConfig::new(BODY_LIMIT))
+            .app_data(public_state.clone())
+            .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
+    })
+    .workers(workers.get())
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(SHUTDOWN_TIMEOUT)
+    .disable_signals()
+    .bind(public)
+    .map_err(|source| ListenError {
+        variable: "PUBLIC_LISTEN",
+        address: public,
+        source,
+    })?;
+    // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
+    let edge_server = HttpServer::new(move || {
+        App::new()
+            .app_data(edge_state.clone())
+            .default_service(web::to(forward_auth::check))
+    })
+    .workers(workers.get())
+    .backlog(4096)
+    .keep_alive(Duration::from_secs(90))
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(SHUTDOWN_TIMEOUT)
+    .disable_signals()
+    .bind(edge)
+    .map_err(|source| ListenError {
+        variable: "EDGE_LISTEN",
+        address: edge,
+        source,
+    })?;
+    let ops_server = HttpServer::new(move || {
+        App::new()
+            .app_data(ops_state.clone())
+            .app_data(metrics.clone())
+            .configure(ops_routes)
+    })
+    .workers(1)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .bind(ops)
+    .map_err(|source| ListenError {
+        variable: "OPS_LISTEN",
+        address: ops,
+        source,
+    })?;
+    Ok(Servers {
+        public: public_server.run(),
+        edge: edge_server.run(),
+        ops: ops_server.run(),
+    })
+}
+
+/// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.
+pub fn public_routes(config: &mut ServiceConfig, base: &str) {
+    let well_known = |name: &str| format!("/.well-known/{name}{base}");
+    config
+        .service(
+            web::resource(well_known("oauth-authorization-server"))
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(metadata::authorization_server)),
+        )
+        .service(
+            web::resource(well_known("openid-configuration"))
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(metadata::openid_configuration)),
+        )
+        .service(
+            web::resource([
+                protected_resource::WELL_KNOWN.to_owned(),
+                format!("{}/{{path:.*}}", protected_resource::WELL_KNOWN),
+            ])
+            .wrap(browsers_may(&[Method::GET]))
+            .route(web::get().to(protected_resource::document)),
+        )
+        .service(
+            web::resource(format!("{base}/jwks"))
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(metadata::jwks)),
+        )
+        .service(
+            web::resource(format!("{base}/token"))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(token::token)),
+        )
+        .service(
+            web::resource(format!("{base}/register"))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(register::register)),
+        )
+        .service(web::resource(format!("{base}/authorize")).route(web::get().to(authorize::authorize)))
+        .service(web::resource(format!("{base}/consent")).route(web::post().to(consent::decide)))
+        .service(
+            web::resource(format!("{base}/login"))
+                .route(web::get().to(login::form))
+                .route(web::post().to(login::log_in)),
+        )
+        .service(
+            web::resource(format!("{base}/login/password")).route(web::post().to(login::choose_password)),
+        )
+        .default_service(web::to(not_found));
+    if !base.is_empty() {
+        // OpenID Connect Discovery §4 appends where RFC 8414 inserts; clients try both.
+        config.service(
+            web::resource(format!("{base}/.well-known/openid-configuration"))
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(metadata::openid_configuration)),
+        );
+    }
+}
+
+fn ops_routes(config: &mut ServiceConfig) {
+    config
+        .route("/health", web::get().to(endpoints::health))
+        .route("/ready", web::get().to(endpoints::ready))
+        .route("/metrics", web::get().to(endpoints::metrics))
+        .route("/version", web::get().to(endpoints::version));
+}
+
+/// CORS for what browser-based clients call: any origin, never with cookies (Fetch standard, "CORS protocol").
+fn browsers_may(methods: &[Method]) -> Cors {
+    Cors::default()
+        .allow_any_origin()
+        .send_wildcard()
+        .allowed_methods(methods.to_vec())
+        .allowed_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static("mcp-protocol-version"),
+        ])
+        .expose_headers([WWW_AUTHENTICATE])
+        .max_age(600)
+}
+
+async fn not_found() -> HttpResponse {
+    HttpResponse::NotFound()
+        .json(json!({ "error": "not_found", "error_description": "there is nothing at this address" }))
+}

@@ -1,0 +1,200 @@
+//! Settings: read from the environment once, all checked at the start, every problem reported together.
+
+mod durations;
+mod environment;
+mod lifetimes;
+mod listeners;
+mod observability;
+mod site;
+mod storage;
+mod trusted_edge;
+
+use std::fmt;
+
+pub use lifetimes::Lifetimes;
+pub use listeners::Listeners;
+pub use observability::{LogFormat, Observability};
+pub use site::Site;
+pub use storage::Storage;
+pub use trusted_edge::TrustedEdge;
+
+use environment::Environment;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listeners: Listeners,
+    /// Who we are, and what we protect.
+    pub site: Site,
+    /// What is remembered where.
+    pub storage: Storage,
+    /// Whose checks are answered.
+    pub trusted_edge: TrustedEdge,
+    /// How long things live.
+    pub lifetimes: Lifetimes,
+    /// What is told to operators.
+    pub observability: Observability,
+}
+
+/// Every problem with the settings; each names its variable, the cause and the fix.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, variable: &str, problem: impl fmt::Display) {
+        self.0.push(format!("{variable}: {problem}"));
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the settings have {} problem{}:",
+            self.0.len(),
+            if self.0.len() == 1 { "" } else { "s" }
+        )?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads all settings from `variables`. Any of them may be given as `NAME_FILE`, the path of a file that
+    /// holds the value.
+    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let environment = Environment::new(variables, &mut problems);
+        let listeners = listeners::read(&environment, &mut problems);
+        let site = site::read(&environment, &mut problems);
+        let storage = storage::read(&environment, &mut problems);
+        let trusted_edge = trusted_edge::read(&environment, &mut problems);
+        let lifetimes = lifetimes::read(&environment, &mut problems);
+        let observability = observability::read(&environment, &mut problems);
+        match site {
+            Some(site) if problems.0.is_empty() => Ok(Self {
+                listeners,
+                site,
+                storage,
+                trusted_edge,
+                lifetimes,
+                observability,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Reads only where the store is: all that commands on accounts need.
+    pub fn storage_from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Storage, Problems> {
+        let mut problems = Problems::default();
+        let environment = Environment::new(variables, &mut problems);
+        let storage = storage::read(&environment, &mut problems);
+        if problems.0.is_empty() {
+            Ok(storage)
+        } else {
+            Err(problems)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Problems> {
+        Config::from_variables(
+            variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
+    }
+
+    const LEAST: [(&str, &str); 2] = [
+        ("ISSUER", "http://localhost:8080"),
+        ("PROTECTED_HOSTS", "localhost:8080"),
+    ];
+
+    #[test]
+    fn two_settings_are_enough() {
+        let config = read(&LEAST).unwrap();
+        assert_eq!(config.listeners.public.to_string(), "127.0.0.1:9000");
+        assert_eq!(config.lifetimes.access_token.as_secs(), 3600);
+    }
+
+    #[test]
+    fn every_problem_is_in_one_list_that_names_the_variable() {
+        let problems = read(&[
+            ("ISSUER", "http://auth.example.com"),
+            ("PROTECTED_HOSTS", "a b"),
+            ("PUBLIC_LISTEN", "nowhere"),
+            ("TRUSTED_PROXIES", "10.0.0.0/99"),
+            ("ACCESS_TOKEN_TTL", "soon"),
+            ("STORE_KEY", "short"),
+            ("LOG_FORMAT", "xml"),
+            ("EDGE_SECRET", "x"),
+            ("REDIS_URL", "redis://localhost"),
+            ("EDGE_SECRET_FILE", "/nonexistent"),
+        ]);
+        let text = problems.unwrap_err().to_string();
+        for variable in [
+            "ISSUER",
+            "PROTECTED_HOSTS",
+            "PUBLIC_LISTEN",
+            "TRUSTED_PROXIES",
+            "ACCESS_TOKEN_TTL",
+            "STORE_KEY",
+            "LOG_FORMAT",
+            "EDGE_SECRET_FILE",
+            "REDIS_URL",
+        ] {
+            assert!(text.contains(&format!("- {variable}: ")), "{variable} in {text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_absent_one() {
+        let empty = LEAST
+            .iter()
+            .copied()
+            .chain([("EDGE_SECRET", ""), ("LOG_FORMAT", " ")])
+            .collect::<Vec<_>>();
+        assert!(read(&empty).is_ok());
+        assert!(
+            read(&[("ISSUER", ""), ("PROTECTED_HOSTS", "")])
+                .unwrap_err()
+                .to_string()
+                .contains("2 problems")
+        );
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef0123456789abcdef\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let variables: Vec<_> = LEAST
+            .iter()
+            .copied()
+            .chain([("EDGE_SECRET_FILE", path)])
+            .collect();
+        assert!(read(&variables).unwrap().trusted_edge.secret.is_some());
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_hosts_only() {
+        let text = read(&[
+            ("ISSUER", "http://localhost:1"),
+            ("PROTECTED_HOSTS", "mcp.example.com"),
+        ])
+        .unwrap_err()
+        .to_string();
+        assert!(
+            text.contains("PROTECTED_HOSTS") && text.contains("https"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! The variables, with `NAME_FILE` resolved and empty ones dropped.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+
+use super::Problems;
+
+/// Every variable that we read. The list decides which `…_FILE` names are ours.
+pub(super) const NAMES: [&str; 18] = [
+    "ACCESS_TOKEN_TTL",
+    "CODE_TTL",
+    "DATA_DIR",
+    "EDGE_LISTEN",
+    "EDGE_SECRET",
+    "ISSUER",
+    "LOG_FORMAT",
+    "LOGIN_SESSION_TTL",
+    "OPS_LISTEN",
+    "PROTECTED_HOSTS",
+    "PUBLIC_LISTEN",
+    "REDIS_URL",
+    "REFRESH_GRACE",
+    "REFRESH_TOKEN_TTL",
+    "RUST_LOG",
+    "STORE_KEY",
+    "TRUSTED_PROXIES",
+    "WORKERS",
+];
+
+pub(super) struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    pub(super) fn new(
+        variables: impl IntoIterator<Item = (String, String)>,
+        problems: &mut Problems,
+    ) -> Self {
+        let given: BTreeMap<String, String> = variables
+            .into_iter()
+            .filter(|(_, value)| !value.trim().is_empty())
+            .collect();
+        let mut values = BTreeMap::new();
+        for name in NAMES {
+            let file_name = format!("{name}_FILE");
+            match (given.get(name), given.get(&file_name)) {
+                (Some(_), Some(_)) => problems.add(
+                    &file_name,
+                    format_args!("is set together with {name}; set only one of the two"),
+                ),
+                (Some(value), None) => {
+                    values.insert(name.to_owned(), value.trim().to_owned());
+                }
+                (None, Some(path)) => match std::fs::read_to_string(path.trim()) {
+                    Ok(text) => {
+                        values.insert(name.to_owned(), text.trim().to_owned());
+                    }
+                    Err(error) => problems.add(&file_name, format_args!("cannot read {path}: {error}")),
+                },
+                (None, None) => {}
+            }
+        }
+        Self(values)
+    }
+
+    /// The variables of one concern, as a struct of optional texts: reading them cannot fail, parsing them comes after.
+    pub(super) fn concern<T: DeserializeOwned + Default>(&self, problems: &mut Problems) -> T {
+        let pairs = self.0.iter().map(|(name, value)| (name.clone(), value.clone()));
+        envy::from_iter(pairs).unwrap_or_else(|error| {
+            problems.add("environment", error);
+            T::default()
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Who we are, and what we protect.
+
+use serde::Deserialize;
+
+use crate::domain::host::HostPattern;
+use crate::domain::issuer::Issuer;
+use crate::domain::resource::{ProtectedHosts, Scheme};
+
+use super::{Environment, Problems};
+
+/// Issuer and protected hosts.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// `ISSUER`: our issuer identifier (RFC 8414 §2). No default.
+    pub issuer: Issuer,
+    /// `PROTECTED_HOSTS`: hosts of MCP services, `host[:port]` or `*.domain[:port]`, separated by commas. No default.
+    /// They share the issuer's scheme.
+    pub protected_hosts: ProtectedHosts,
+}
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    issuer: Option<String>,
+    protected_hosts: Option<String>,
+}
+
+pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option<Site> {
+    let raw: Raw = environment.concern(problems);
+    let issuer = match raw.issuer.as_deref().map(|text| (text, Issuer::parse(text))) {
+        Some((_, Ok(issuer))) => Some(issuer),
+        Some((text, Err(error))) => {
+            problems.add("ISSUER", format_args!("{text:?} cannot be the issuer: {error}"));
+            None
+        }
+        None => {
+            problems.add(
+                "ISSUER",
+                "is not set; set it to the public URL of this service, for example https://auth.example.com",
+            );
+            None
+        }
+    };
+    let Some(list) = raw.protected_hosts else {
+        problems.add(
+            "PROTECTED_HOSTS",
+            "is not set; set it to the hosts of your MCP services, for example *.mcp.example.com",
+        );
+        return None;
+    };
+    let patterns = read_patterns(&list, problems);
+    let issuer = issuer?;
+    if issuer.scheme() == Scheme::Http && !patterns.iter().all(HostPattern::is_loopback) {
+        problems.add(
+            "PROTECTED_HOSTS",
+            "ISSUER uses http, which is for loopback hosts only; use https for both, or localhost for both",
+        );
+    }
+    let protected_hosts = ProtectedHosts::new(issuer.scheme(), patterns);
+    Some(Site {
+        issuer,
+        protected_hosts,
+    })
+}
+
+fn read_patterns(list: &str, problems: &mut Problems) -> Vec<HostPattern> {
+    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .filter_map(|entry| {
+            let pattern = entry.parse().ok();
+            if pattern.is_none() {
+                problems.add("PROTECTED_HOSTS", format_args!("{entry:?} is not a host; write mcp.example.com, mcp.example.com:8443 or *.example.com"));
+            }
+            pattern
+        })
+        .collect()
+}

@@ -1,0 +1,95 @@
+//! Whose checks are answered.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use super::{Environment, Problems};
+
+/// The edge proxies that may ask. A check from anyone else could say anything about the request it is for.
+#[derive(Debug, Clone)]
+pub struct TrustedEdge {
+    /// `TRUSTED_PROXIES`, loopback: networks that checks may come from.
+    pub networks: Vec<IpNet>,
+    /// `EDGE_SECRET`: when set, every check must carry it in `X-Edge-Secret`.
+    pub secret: Option<SecretString>,
+}
+
+impl TrustedEdge {
+    /// Whether a check from this address with this secret counts.
+    pub fn trusts(&self, peer: IpAddr, secret: Option<&[u8]>) -> bool {
+        let peer = peer.to_canonical();
+        let known = self.networks.iter().any(|network| network.contains(&peer));
+        let proven = self.secret.as_ref().is_none_or(|expected| {
+            secret.is_some_and(|given| bool::from(given.ct_eq(expected.expose_secret().as_bytes())))
+        });
+        known && proven
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    trusted_proxies: Option<String>,
+    edge_secret: Option<String>,
+}
+
+pub(super) fn read(environment: &Environment, problems: &mut Problems) -> TrustedEdge {
+    let raw: Raw = environment.concern(problems);
+    let list = raw
+        .trusted_proxies
+        .unwrap_or_else(|| "127.0.0.0/8, ::1/128".to_owned());
+    let networks = list
+        .split(',')
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .filter_map(|entry| {
+            let network = entry
+                .parse::<IpNet>()
+                .ok()
+                .or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from));
+            if network.is_none() {
+                problems.add(
+                    "TRUSTED_PROXIES",
+                    format_args!("{entry:?} is not a network; write it as 10.0.0.0/8 or 192.0.2.7"),
+                );
+            }
+            network
+        })
+        .collect();
+    if raw.edge_secret.as_ref().is_some_and(|secret| secret.len() < 16) {
+        problems.add(
+            "EDGE_SECRET",
+            "is shorter than 16 characters and could be guessed; `openssl rand -hex 32` makes a good one",
+        );
+    }
+    TrustedEdge {
+        networks,
+        secret: raw.edge_secret.map(SecretString::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a069_network_and_secret_must_both_fit() {
+        let edge = TrustedEdge {
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            secret: Some("secret".into()),
+        };
+        let inside: IpAddr = "10.1.2.3".parse().unwrap();
+        assert!(edge.trusts(inside, Some(b"secret")));
+        assert!(edge.trusts("::ffff:10.1.2.3".parse().unwrap(), Some(b"secret")));
+        assert!(!edge.trusts(inside, Some(b"Secret")) && !edge.trusts(inside, None));
+        assert!(!edge.trusts("192.0.2.1".parse().unwrap(), Some(b"secret")));
+        let open = TrustedEdge {
+            networks: vec![],
+            secret: None,
+        };
+        assert!(!open.trusts(inside, None));
+    }
+}

@@ -1,0 +1,16 @@
+//! Pure types and rules. Nothing here reads a clock, a socket or a file.
+//!
+//! Each type with a grammar of its own is made by its parser only, so that nothing downstream checks again.
+
+pub mod account;
+pub mod client;
+pub mod clock;
+pub mod grant;
+pub mod host;
+pub mod issuer;
+pub mod opaque_token;
+pub mod path;
+pub mod pkce;
+pub mod redirect_uri;
+pub mod resource;
+pub mod scope;

@@ -1,0 +1,165 @@
+//! Authorization codes and grants: what a person allowed a client to do, and the refresh tokens that keep it alive.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::account::{Subject, short_id};
+use super::client::ClientId;
+use super::clock::UnixTime;
+use super::opaque_token::TokenHash;
+use super::pkce::CodeChallenge;
+use super::redirect_uri::RedirectUri;
+use super::resource::ResourceUri;
+use super::scope::Scope;
+
+/// Identifies a grant: what is revoked (`gid` in access tokens).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GrantId(String);
+
+impl GrantId {
+    /// A new identifier of these random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(format!("grt_{}", short_id(random)))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an authorization code stands for (RFC 6749 §4.1.2); bound to everything that it was asked with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuthorizationCode {
+    /// The grant that redeeming it makes.
+    pub grant_id: GrantId,
+    /// Who asked.
+    pub client_id: ClientId,
+    /// Where the code was sent.
+    pub redirect_uri: RedirectUri,
+    /// PKCE.
+    pub challenge: CodeChallenge,
+    /// What the token will be for.
+    pub resources: Vec<ResourceUri>,
+    /// What it will allow.
+    pub scope: Scope,
+    /// Who said yes.
+    pub subject: Subject,
+    /// When that person logged in.
+    pub authenticated_at: UnixTime,
+    /// When the code ends.
+    pub expires_at: UnixTime,
+}
+
+/// What a person allowed a client: user × client × resources × scope.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its identifier.
+    pub id: GrantId,
+    /// Who said yes.
+    pub subject: Subject,
+    /// To whom.
+    pub client_id: ClientId,
+    /// For which resources.
+    pub resources: Vec<ResourceUri>,
+    /// What is allowed.
+    pub scope: Scope,
+    /// When the person logged in for it.
+    pub authenticated_at: UnixTime,
+    /// When it was made.
+    pub created_at: UnixTime,
+    /// When it ends unless refreshed before.
+    pub expires_at: UnixTime,
+    /// The live refresh token, when the client may refresh.
+    pub refresh: Option<RefreshState>,
+}
+
+/// The one live branch of a grant's refresh tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefreshState {
+    /// The token that may be used next.
+    pub current: TokenHash,
+    /// The token that `current` replaced.
+    pub replaced: Option<ReplacedToken>,
+}
+
+/// A refresh token that was used, and what its owner needs should the answer have been lost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplacedToken {
+    /// The token that was used.
+    pub hash: TokenHash,
+    /// When.
+    pub at: UnixTime,
+    /// Its successor, encrypted so that only the replaced token itself opens it. Whoever repeats the request
+    /// gets the same successor, so that no second branch ever lives.
+    pub sealed_successor: Vec<u8>,
+}
+
+/// What presenting a refresh token means for its grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefreshUse {
+    /// The live token: it rotates.
+    Current,
+    /// The one before, repeated in time and with its successor unused: its owner gets the successor again.
+    Repeated {
+        /// See [`ReplacedToken::sealed_successor`].
+        sealed_successor: Vec<u8>,
+    },
+    /// A token that was used up: someone else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
+    Reused,
+}
+
+impl Grant {
+    /// Judges a refresh token that belongs to this grant.
+    pub fn judge_refresh(&self, presented: &TokenHash, now: UnixTime, grace: Duration) -> RefreshUse {
+        let Some(refresh) = &self.refresh else {
+            return RefreshUse::Reused;
+        };
+        if refresh.current == *presented {
+            return RefreshUse::Current;
+        }
+        // The successor is unused exactly as long as it is still the current token.
+        match &refresh.replaced {
+            Some(replaced) if replaced.hash == *presented && now.since(replaced.at) <= grace => {
+                RefreshUse::Repeated {
+                    sealed_successor: replaced.sealed_successor.clone(),
+                }
+            }
+            _ => RefreshUse::Reused,
+        }
+    }
+
+    /// Puts `successor` in the place of the live token.
+    pub fn rotate(
+        &mut self,
+        successor: TokenHash,
+        sealed_successor: Vec<u8>,
+        now: UnixTime,
+        expires_at: UnixTime,
+    ) {
+        let replaced = self.refresh.take().map(|old| ReplacedToken {
+            hash: old.current,
+            at: now,
+            sealed_successor,
+        });
+        self.refresh = Some(RefreshState {
+            current: successor,
+            replaced,
+        });
+        self.expires_at = expires_at;
+    }
+
+    /// Whether the grant is over.
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        self.expires_at <= now
+    }
+}

@@ -1,0 +1,181 @@
+//! Host names: one spelling for what a `Host` header may write in many, and the list of those we protect.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A host name in lower-case ASCII (IDNA), without port and trailing dot; or an IP address literal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostName(String);
+
+/// Not a host name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a host name")]
+pub struct InvalidHost;
+
+impl HostName {
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the name can only be this very machine.
+    pub fn is_loopback(&self) -> bool {
+        self.0 == "localhost"
+            || self.0.ends_with(".localhost")
+            || self
+                .0
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads `host` or `host:port`, and gives the port apart.
+pub fn split_authority(text: &str) -> Result<(HostName, Option<u16>), InvalidHost> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, after) = rest.split_once(']').ok_or(InvalidHost)?;
+            let address: std::net::Ipv6Addr = address.parse().map_err(|_| InvalidHost)?;
+            (
+                format!("[{address}]"),
+                after.strip_prefix(':').or_else(|| after.is_empty().then_some("")),
+            )
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port).filter(|port| !port.is_empty())),
+            None => (text.to_owned(), Some("")),
+        },
+    };
+    let port = match port.ok_or(InvalidHost)? {
+        "" => None,
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(digits.parse().map_err(|_| InvalidHost)?)
+        }
+        _ => return Err(InvalidHost),
+    };
+    Ok((normal_name(&host)?, port))
+}
+
+fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
+    if host.starts_with('[') {
+        return Ok(HostName(host.to_owned()));
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let ascii = idna::domain_to_ascii_strict(host).map_err(|_| InvalidHost)?;
+    let plain = !ascii.is_empty()
+        && ascii
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if plain {
+        Ok(HostName(ascii))
+    } else {
+        Err(InvalidHost)
+    }
+}
+
+/// One entry of `PROTECTED_HOSTS`: `host`, `host:port` or `*.domain[:port]`, one label for the star.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPattern {
+    name: HostName,
+    wildcard: bool,
+    port: Option<u16>,
+}
+
+impl HostPattern {
+    /// The authority that clients use for `host`, if this entry is about it. The port is the configured one:
+    /// what a request says of its port decides nothing.
+    pub fn authority_for(&self, host: &HostName) -> Option<String> {
+        let matches = if self.wildcard {
+            host.0
+                .strip_suffix(&self.name.0)
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|label| !label.is_empty() && !label.contains('.'))
+        } else {
+            *host == self.name
+        };
+        matches.then(|| match self.port {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_string(),
+        })
+    }
+
+    /// Whether every host that it stands for is this very machine.
+    pub fn is_loopback(&self) -> bool {
+        self.name.is_loopback()
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = InvalidHost;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHost> {
+        let (wildcard, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+        let (name, port) = split_authority(rest)?;
+        Ok(Self { name, wildcard, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> String {
+        split_authority(text).unwrap().0.to_string()
+    }
+
+    #[test]
+    fn a078_one_name_for_every_spelling() {
+        for text in [
+            "mcp.example.com",
+            "MCP.Example.COM",
+            "mcp.example.com.",
+            "mcp.example.com:443",
+        ] {
+            assert_eq!(name(text), "mcp.example.com");
+        }
+        assert_eq!(name("bücher.example"), "xn--bcher-kva.example");
+        assert_eq!(name("[::1]:8080"), "[::1]");
+        assert_eq!(name("[0:0::1]"), "[::1]");
+        assert_eq!(split_authority("localhost:8080").unwrap().1, Some(8080));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "", ".", "a b", "a/b", "a@b", "a:b", "a:1:2", "a:99999", "a:", "[::1", "[::1]x", "a,b", "a%2eb",
+            "a\\b",
+        ] {
+            assert!(split_authority(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_names_the_authority_that_clients_use() {
+        let host = |text| split_authority(text).unwrap().0;
+        let pattern: HostPattern = "*.example.com:8443".parse().unwrap();
+        assert_eq!(
+            pattern.authority_for(&host("A.example.com:1")).unwrap(),
+            "a.example.com:8443"
+        );
+        for other in [
+            "example.com",
+            "a.b.example.com",
+            "aexample.com",
+            "a.example.com.evil.test",
+        ] {
+            assert_eq!(pattern.authority_for(&host(other)), None, "{other}");
+        }
+        let exact: HostPattern = "Time.localhost:8080".parse().unwrap();
+        assert_eq!(
+            exact.authority_for(&host("time.localhost")).unwrap(),
+            "time.localhost:8080"
+        );
+        assert!(exact.is_loopback() && !pattern.is_loopback());
+    }
+}

@@ -1,0 +1,128 @@
+//! Our issuer identifier (RFC 8414 §2): one string from configuration, the same wherever it appears.
+
+use std::fmt;
+
+use url::{Host, Url};
+
+use super::resource::Scheme;
+
+/// An https URL (http on loopback only) without trailing slash, query and fragment; it may have a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    text: String,
+    path: String,
+    scheme: Scheme,
+}
+
+/// Why a text is not an issuer identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidIssuer {
+    /// Not an absolute URL.
+    #[error("it must be an absolute URL such as https://auth.example.com")]
+    NotAbsolute,
+    /// Plain http where anyone can listen.
+    #[error("it must use https; http is for localhost, 127.0.0.1 and [::1] only")]
+    NotHttps,
+    /// RFC 8414 §2.
+    #[error("it must not have a query, a fragment, a user name or a password")]
+    ExtraParts,
+    /// Clients compare it byte for byte.
+    #[error("it must be written as {0}: lower case, without default port and without a trailing slash")]
+    NotNormal(String),
+}
+
+impl Issuer {
+    /// Reads an issuer identifier.
+    pub fn parse(text: &str) -> Result<Self, InvalidIssuer> {
+        let url = Url::parse(text).map_err(|_| InvalidIssuer::NotAbsolute)?;
+        let loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err(InvalidIssuer::NotAbsolute),
+        };
+        let scheme = match url.scheme() {
+            "https" => Scheme::Https,
+            "http" if loopback => Scheme::Http,
+            _ => return Err(InvalidIssuer::NotHttps),
+        };
+        if url.query().is_some()
+            || url.fragment().is_some()
+            || !url.username().is_empty()
+            || url.password().is_some()
+        {
+            return Err(InvalidIssuer::ExtraParts);
+        }
+        let normal = url.as_str().trim_end_matches('/');
+        if text != normal {
+            return Err(InvalidIssuer::NotNormal(normal.to_owned()));
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        Ok(Self {
+            text: text.to_owned(),
+            path,
+            scheme,
+        })
+    }
+
+    /// The identifier.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Its path, `/tenant1` or nothing.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its scheme, which is that of all protected hosts too.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The URL of an endpoint (`/token`).
+    pub fn endpoint(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issuers_are_exact() {
+        for text in [
+            "https://auth.example.com",
+            "https://auth.example.com/tenant1",
+            "http://localhost:8080",
+            "http://127.0.0.1:1/a/b",
+            "http://auth.localhost",
+        ] {
+            assert_eq!(Issuer::parse(text).unwrap().as_str(), text);
+        }
+        assert_eq!(Issuer::parse("https://a.example/t").unwrap().path(), "/t");
+        assert_eq!(Issuer::parse("https://a.example").unwrap().path(), "");
+        for text in [
+            "",
+            "auth.example.com",
+            "http://auth.example.com",
+            "https://a.example/",
+            "https://A.example",
+            "https://a.example:443",
+            "https://a.example?x",
+            "https://a.example#x",
+            "https://u@a.example",
+            "ftp://localhost",
+            "http://127.0.0.1.evil.example",
+        ] {
+            assert!(Issuer::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Redirect URIs: what may be registered, and when a requested one is a registered one.
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+/// A redirect URI in its one normal spelling, https anywhere or http on loopback (MCP authorization,
+/// "Communication Security"; RFC 8252 §7.3).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RedirectUri(String);
+
+/// Why a URI cannot be a redirect URI.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRedirectUri {
+    /// Not an absolute URI.
+    #[error("a redirect URI must be an absolute URI")]
+    NotAbsolute,
+    /// The text differs from its normal form: upper case, default port, dot segments, backslash, blanks…
+    #[error("a redirect URI must be written in its normal form, which here is {0}")]
+    NotNormal(String),
+    /// RFC 6749 §3.1.2.
+    #[error("a redirect URI must not have a fragment")]
+    Fragment,
+    /// `https://good@evil`.
+    #[error("a redirect URI must not have a user name or password")]
+    UserInfo,
+    /// Anything but https, or http on loopback.
+    #[error("a redirect URI must use https, or http on localhost, 127.0.0.1 or [::1]")]
+    Scheme,
+    /// Longer than anyone needs.
+    #[error("a redirect URI must not be longer than 2048 characters")]
+    TooLong,
+}
+
+impl RedirectUri {
+    /// The URI as registered.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a request's `redirect_uri` is this one: byte for byte, and on loopback with any port
+    /// (RFC 8252 §7.3, OAuth 2.1 §2.3.1).
+    pub fn matches(&self, requested: &Self) -> bool {
+        self == requested
+            || matches!((self.without_loopback_port(), requested.without_loopback_port()),
+            (Some(registered), Some(requested)) if registered == requested)
+    }
+
+    /// Whether any program on the person's machine could be listening there (RFC 8252 §8.6).
+    pub fn is_loopback(&self) -> bool {
+        Url::parse(&self.0).is_ok_and(|url| is_loopback_http(&url))
+    }
+
+    /// Host and port as a person should see them on the consent page.
+    pub fn display_host(&self) -> String {
+        Url::parse(&self.0)
+            .map(|url| url[url::Position::BeforeHost..url::Position::AfterPort].to_owned())
+            .unwrap_or_default()
+    }
+
+    /// `scheme://host:port`, as a Content-Security-Policy source.
+    pub fn origin(&self) -> String {
+        Url::parse(&self.0)
+            .map(|url| url.origin().ascii_serialization())
+            .unwrap_or_default()
+    }
+
+    /// This URI with `pairs` added to its query.
+    pub fn with_query(&self, pairs: &[(&str, &str)]) -> String {
+        // It parsed when it was made, so the fallback is never taken.
+        let Ok(mut url) = Url::parse(&self.0) else {
+            return self.0.clone();
+        };
+        url.query_pairs_mut().extend_pairs(pairs);
+        url.into()
+    }
+
+    fn without_loopback_port(&self) -> Option<String> {
+        let mut url = Url::parse(&self.0).ok().filter(is_loopback_http)?;
+        url.set_port(None).ok()?;
+        Some(url.into())
+    }
+}
+
+fn is_loopback_http(url: &Url) -> bool {
+    url.scheme() == "http"
+        && match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address == std::net::Ipv4Addr::LOCALHOST,
+            // Mapped addresses such as [::ffff:127.0.0.1] are not loopback to every stack.
+            Some(Host::Ipv6(address)) => address == std::net::Ipv6Addr::LOCALHOST,
+            None => false,
+        }
+}
+
+impl TryFrom<String> for RedirectUri {
+    type Error = InvalidRedirectUri;
+
+    fn try_from(text: String) -> Result<Self, InvalidRedirectUri> {
+        if text.len() > 2048 {
+            return Err(InvalidRedirectUri::TooLong);
+        }
+        let url = Url::parse(&text).map_err(|_| InvalidRedirectUri::NotAbsolute)?;
+        if url.fragment().is_some() {
+            return Err(InvalidRedirectUri::Fragment);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidRedirectUri::UserInfo);
+        }
+        if url.scheme() != "https" && !is_loopback_http(&url) {
+            return Err(InvalidRedirectUri::Scheme);
+        }
+        // What survives here has one reading only, so that comparing bytes is comparing meanings.
+        let normal = url.as_str();
+        let bare_authority = url.path() == "/" && normal.strip_suffix('/') == Some(text.as_str());
+        let tricky_path =
+            url.path().contains("//") || url.path().contains(';') || has_encoded_delimiter(url.path());
+        if (text != normal && !bare_authority) || tricky_path {
+            return Err(InvalidRedirectUri::NotNormal(normal.to_owned()));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// `%2e`, `%2f`, `%5c`, `%25`: another parser might decode them into a different path.
+fn has_encoded_delimiter(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    ["%2e", "%2f", "%5c", "%25", "%00"]
+        .iter()
+        .any(|sequence| lower.contains(sequence))
+}
+
+impl From<RedirectUri> for String {
+    fn from(uri: RedirectUri) -> Self {
+        uri.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn uri(text: &str) -> RedirectUri {
+        RedirectUri::try_from(text.to_owned()).unwrap()
+    }
+
+    fn refused(text: &str) -> bool {
+        RedirectUri::try_from(text.to_owned()).is_err()
+    }
+
+    #[test]
+    fn a001_a008_only_the_registered_bytes_match() {
+        let registered = uri("https://app.example/cb?x=1");
+        for other in [
+            "https://app.example/cb",
+            "https://app.example/cb?x=1&y=2",
+            "https://app.example/cb/?x=1",
+            "https://app.example.evil/cb?x=1",
+            "https://app.example:8443/cb?x=1",
+            "https://app.example/CB?x=1",
+        ] {
+            assert!(!registered.matches(&uri(other)), "{other}");
+        }
+        assert!(registered.matches(&registered.clone()));
+        assert!(!uri("https://app.example").matches(&uri("https://app.example/")));
+    }
+
+    #[test]
+    fn a002_a003_a004_tricks_cannot_be_registered_or_requested() {
+        for text in [
+            "https://good.example@evil.example/cb",
+            "https://app.example/a/..;/cb",
+            "https://app.example/%2e%2e/cb",
+            "https://app.example\\@evil.example/cb",
+            "https://app.example/c\tb",
+            "https://app.example/cb\n",
+            "https://app.example/cb#f",
+            "https://app.example/cb#",
+            "javascript:alert(1)",
+            "JaVaScRiPt:alert(1)",
+            "data:text/html,x",
+            "HTTPS://app.example/cb",
+            "//app.example/cb",
+            "/cb",
+            "https:app.example/cb",
+            "https://app.example:443/cb",
+            "https://app.example/a//b",
+            "file:///etc/passwd",
+            "http://app.example/cb",
+            "",
+        ] {
+            assert!(refused(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a006_on_loopback_only_the_port_varies() {
+        let registered = uri("http://127.0.0.1:3000/cb?x=1");
+        assert!(registered.matches(&uri("http://127.0.0.1:54321/cb?x=1")));
+        assert!(registered.matches(&uri("http://127.0.0.1/cb?x=1")));
+        for other in [
+            "http://localhost:3000/cb?x=1",
+            "http://[::1]:3000/cb?x=1",
+            "http://127.0.0.1:3000/cb",
+            "http://127.0.0.1:3000/cb?x=2",
+            "http://127.0.0.1:3000/other?x=1",
+            "https://127.0.0.1:3000/cb?x=1",
+        ] {
+            assert!(!registered.matches(&uri(other)), "{other}");
+        }
+        for text in [
+            "http://localhost.evil.example/cb",
+            "http://127.0.0.1@evil.example/cb",
+            "http://[::ffff:127.0.0.1]/cb",
+            "http://2130706433/cb",
+            "http://0x7f.1/cb",
+            "http://127.1/cb",
+            "http://127.0.0.2/cb",
+            "http://localhost./cb",
+        ] {
+            assert!(refused(text), "{text}");
+        }
+        assert!(!uri("https://localhost/cb").matches(&uri("https://localhost:8443/cb")));
+    }
+
+    proptest! {
+        #[test]
+        fn matching_is_equality_but_for_a_loopback_port(port in 1024_u16..65535, other in 1024_u16..65535, path in "[a-z]{1,8}") {
+            let local = uri(&format!("http://localhost:{port}/{path}"));
+            let elsewhere = uri(&format!("http://localhost:{other}/{path}"));
+            prop_assert!(local.matches(&elsewhere));
+            let remote = uri(&format!("https://a.example:{port}/{path}"));
+            let elsewhere = uri(&format!("https://a.example:{other}/{path}"));
+            prop_assert_eq!(remote.matches(&elsewhere), port == other);
+        }
+
+        #[test]
+        fn parsing_never_panics_and_what_parses_is_its_own_normal_form(text in ".{0,60}") {
+            if let Ok(parsed) = RedirectUri::try_from(text.clone()) {
+                prop_assert_eq!(parsed.as_str(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Protected resources (RFC 8707, RFC 9728): the URL that a token is for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::host::{HostName, HostPattern, split_authority};
+use super::path::UnambiguousPath;
+
+/// `http` or `https`: one for the whole deployment, that of the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP, on loopback only.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The scheme's text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// A resource indicator: `scheme://authority[/path]`, in the spelling of our configuration, without a trailing
+/// slash, query or fragment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResourceUri(String);
+
+impl ResourceUri {
+    /// The URI's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
+    pub fn includes(&self, other: &Self) -> bool {
+        other
+            .0
+            .strip_prefix(&self.0)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl fmt::Display for ResourceUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The hosts in front of which the check stands, all on one scheme.
+#[derive(Debug, Clone)]
+pub struct ProtectedHosts {
+    scheme: Scheme,
+    patterns: Vec<HostPattern>,
+}
+
+/// A resource indicator that is not ours to issue tokens for (`invalid_target`, RFC 8707 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the resource is not the URL of a service that this server protects")]
+pub struct UnknownResource;
+
+impl ProtectedHosts {
+    /// These hosts on this scheme.
+    pub fn new(scheme: Scheme, patterns: Vec<HostPattern>) -> Self {
+        Self { scheme, patterns }
+    }
+
+    /// The scheme that clients use.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The origin that clients use for a protected host (`https://mcp.example.com`).
+    pub fn origin(&self, host: &HostName) -> Option<String> {
+        let authority = self
+            .patterns
+            .iter()
+            .find_map(|pattern| pattern.authority_for(host))?;
+        Some(format!("{}://{authority}", self.scheme.as_str()))
+    }
+
+    /// The resource at this path of this host.
+    pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
+        let origin = self.origin(host)?;
+        Some(ResourceUri(format!(
+            "{origin}{}",
+            path.as_str().trim_end_matches('/')
+        )))
+    }
+
+    /// Reads a `resource` parameter. Scheme and host compare without case, and a trailing slash makes no
+    /// difference; scheme, host and port must be those of a protected host (RFC 8707 §2).
+    pub fn parse(&self, text: &str) -> Result<ResourceUri, UnknownResource> {
+        let url = Url::parse(text).map_err(|_| UnknownResource)?;
+        let (_, after_scheme) = text.split_once("://").ok_or(UnknownResource)?;
+        let path_at = after_scheme.find('/').unwrap_or(after_scheme.len());
+        let (authority, path) = after_scheme.split_at_checked(path_at).ok_or(UnknownResource)?;
+        let plain = url.query().is_none() && url.fragment().is_none() && !authority.contains('@');
+        // The path is read from the text: a URL parser would have resolved the tricks that we refuse.
+        let path = if path.is_empty() { "/" } else { path };
+        let path = UnambiguousPath::of_target(path).map_err(|_| UnknownResource)?;
+        let (host, _) = split_authority(authority).map_err(|_| UnknownResource)?;
+        let resource = self.resource(&host, &path).ok_or(UnknownResource)?;
+        let same_origin = Url::parse(resource.as_str()).is_ok_and(|ours| ours.origin() == url.origin());
+        if plain && same_origin {
+            Ok(resource)
+        } else {
+            Err(UnknownResource)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts() -> ProtectedHosts {
+        ProtectedHosts::new(
+            Scheme::Https,
+            vec![
+                "mcp.example.com".parse().unwrap(),
+                "*.tools.example:8443".parse().unwrap(),
+            ],
+        )
+    }
+
+    fn parsed(text: &str) -> Option<String> {
+        hosts().parse(text).ok().map(|resource| resource.to_string())
+    }
+
+    #[test]
+    fn resources_have_one_spelling() {
+        for text in [
+            "https://mcp.example.com/mcp",
+            "HTTPS://MCP.Example.com/mcp",
+            "https://mcp.example.com/mcp/",
+            "https://mcp.example.com:443/mcp",
+        ] {
+            assert_eq!(
+                parsed(text).as_deref(),
+                Some("https://mcp.example.com/mcp"),
+                "{text}"
+            );
+        }
+        for text in ["https://mcp.example.com", "https://mcp.example.com/"] {
+            assert_eq!(parsed(text).as_deref(), Some("https://mcp.example.com"), "{text}");
+        }
+        assert_eq!(
+            parsed("https://time.tools.example:8443/mcp").as_deref(),
+            Some("https://time.tools.example:8443/mcp")
+        );
+    }
+
+    #[test]
+    fn a060_what_is_not_protected_is_no_resource() {
+        for text in [
+            "",
+            "mcp",
+            "https://other.example/mcp",
+            "http://mcp.example.com/mcp",
+            "https://mcp.example.com:8443/mcp",
+            "https://mcp.example.com/mcp#f",
+            "https://mcp.example.com/mcp?x",
+            "https://u@mcp.example.com/mcp",
+            "https://mcp.example.com/a/../mcp",
+            "https://mcp.example.com//mcp",
+            "https://time.tools.example/mcp",
+            "https://mcp.example.com%2f/",
+            "https://mcp.example.com\\@evil.example/",
+            "https:mcp.example.com/mcp",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a061_inclusion_is_on_segment_boundary() {
+        let resource = |text| hosts().parse(text).unwrap();
+        let mcp = resource("https://mcp.example.com/mcp");
+        assert!(mcp.includes(&resource("https://mcp.example.com/mcp/x")) && mcp.includes(&mcp));
+        assert!(!mcp.includes(&resource("https://mcp.example.com/mcp-other")));
+        assert!(!mcp.includes(&resource("https://mcp.example.com")));
+        assert!(resource("https://mcp.example.com").includes(&mcp));
+    }
+}

@@ -1,0 +1,195 @@
+//! Authenticated encryption of what leaves the process: stored values, form tickets, refresh successors.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{self, HKDF_SHA256, Salt};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::domain::clock::{Random, RandomUnavailable};
+
+/// The deployment's one master secret (`STORE_KEY`): 32 bytes. Everything else is derived from it by purpose.
+#[derive(Clone)]
+pub struct StoreKey(Zeroizing<[u8; 32]>);
+
+/// The text is not a store key.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a store key is 32 random bytes in base64, as `openssl rand -base64 32` prints them")]
+pub struct InvalidStoreKey;
+
+impl StoreKey {
+    /// A new key of these random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(Zeroizing::new(random))
+    }
+
+    /// Reads the base64 form.
+    pub fn parse(text: &str) -> Result<Self, InvalidStoreKey> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| InvalidStoreKey)?);
+        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| InvalidStoreKey)?;
+        Ok(Self(Zeroizing::new(bytes)))
+    }
+
+    /// The base64 form, for the key file.
+    pub fn encode(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(self.0.as_slice()))
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKey(…)")
+    }
+}
+
+/// What sealed data is for. One purpose's key never opens another's data.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// Values in the store.
+    StoredValue,
+    /// Tickets inside our own HTML forms.
+    FormTicket,
+}
+
+impl Purpose {
+    const fn label(self) -> &'static [u8] {
+        match self {
+            Self::StoredValue => b"mcp-gate stored value v1",
+            Self::FormTicket => b"mcp-gate form ticket v1",
+        }
+    }
+}
+
+/// Seals and opens for one purpose: AES-256-GCM-SIV, which stays safe should a random nonce ever repeat (RFC 8452).
+pub struct Sealer(LessSafeKey);
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(…)")
+    }
+}
+
+/// The cryptography library refused an operation that cannot fail on valid input.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the cryptography library failed")]
+pub struct CryptoFailure;
+
+/// The data was not sealed with this key for this name, or was altered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the data was not sealed with this key, or was altered")]
+pub struct CannotOpen;
+
+impl Sealer {
+    /// The sealer for `purpose`.
+    pub fn new(key: &StoreKey, purpose: Purpose) -> Result<Self, CryptoFailure> {
+        Self::derive(key.0.as_slice(), purpose.label())
+    }
+
+    /// A sealer whose key is known only to who knows `secret`, which must have 256 random bits.
+    pub fn from_secret(secret: &[u8]) -> Result<Self, CryptoFailure> {
+        Self::derive(secret, b"mcp-gate refresh successor v1")
+    }
+
+    fn derive(secret: &[u8], label: &[u8]) -> Result<Self, CryptoFailure> {
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        Salt::new(HKDF_SHA256, b"mcp-gate")
+            .extract(secret)
+            .expand(&[label], KeyLength)
+            .and_then(|okm| okm.fill(bytes.as_mut_slice()))
+            .map_err(|_| CryptoFailure)?;
+        let key = UnboundKey::new(&AES_256_GCM_SIV, bytes.as_slice()).map_err(|_| CryptoFailure)?;
+        Ok(Self(LessSafeKey::new(key)))
+    }
+
+    /// Encrypts `plain`; it opens only together with the same `name`.
+    pub fn seal(&self, name: &[u8], plain: &[u8]) -> Result<Vec<u8>, CryptoFailure> {
+        let mut nonce = [0_u8; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| CryptoFailure)?;
+        let mut body = plain.to_vec();
+        self.0
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name), &mut body)
+            .map_err(|_| CryptoFailure)?;
+        let mut sealed = nonce.to_vec();
+        sealed.append(&mut body);
+        Ok(sealed)
+    }
+
+    /// Decrypts what [`Sealer::seal`] made for the same `name`.
+    pub fn open(&self, name: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(CannotOpen)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CannotOpen)?;
+        let mut body = body.to_vec();
+        let plain = self
+            .0
+            .open_in_place(nonce, Aad::from(name), &mut body)
+            .map_err(|_| CannotOpen)?
+            .len();
+        body.truncate(plain);
+        Ok(body)
+    }
+}
+
+struct KeyLength;
+
+impl hkdf::KeyType for KeyLength {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+/// The operating system's random source, through the cryptography library.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemRandomSource;
+
+impl Random for SystemRandomSource {
+    fn bytes(&self) -> Result<[u8; 32], RandomUnavailable> {
+        let mut bytes = [0_u8; 32];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| RandomUnavailable)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealer(purpose: Purpose) -> Sealer {
+        Sealer::new(&StoreKey::new([1; 32]), purpose).unwrap()
+    }
+
+    #[test]
+    fn sealed_data_opens_with_its_key_name_and_purpose_only() {
+        let sealed = sealer(Purpose::StoredValue).seal(b"clients/a", b"value").unwrap();
+        assert_eq!(
+            sealer(Purpose::StoredValue).open(b"clients/a", &sealed).unwrap(),
+            b"value"
+        );
+        assert!(sealer(Purpose::StoredValue).open(b"clients/b", &sealed).is_err());
+        assert!(sealer(Purpose::FormTicket).open(b"clients/a", &sealed).is_err());
+        let other = Sealer::new(&StoreKey::new([2; 32]), Purpose::StoredValue).unwrap();
+        assert!(other.open(b"clients/a", &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(sealer(Purpose::StoredValue).open(b"clients/a", &altered).is_err());
+            assert!(
+                sealer(Purpose::StoredValue)
+                    .open(b"clients/a", &sealed[..at])
+                    .is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn a_store_key_reads_back_and_does_not_print() {
+        let key = StoreKey::new([3; 32]);
+        assert_eq!(StoreKey::parse(&key.encode()).unwrap().0, key.0);
+        assert!(StoreKey::parse("c2hvcnQ=").is_err() && StoreKey::parse("not base64").is_err());
+        assert_eq!(format!("{key:?}"), "StoreKey(…)");
+    }
+}

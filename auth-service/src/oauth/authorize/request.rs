@@ -1,0 +1,261 @@
+//! What a client asks for at the authorization endpoint, validated. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::client::{Client, ClientId, GrantType};
+use crate::domain::pkce::CodeChallenge;
+use crate::domain::redirect_uri::RedirectUri;
+use crate::domain::resource::{ProtectedHosts, ResourceUri};
+use crate::domain::scope::Scope;
+use crate::oauth::params::{BadParams, Params};
+use crate::policy::Policy;
+
+/// A valid authorization request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorizationRequest {
+    /// Who asks.
+    pub client_id: ClientId,
+    /// Where the answer goes.
+    pub redirect_uri: RedirectUri,
+    /// Given back untouched (RFC 6749 §4.1.1).
+    pub state: Option<String>,
+    /// What the token will allow.
+    pub scope: Scope,
+    /// What it will be for.
+    pub resources: Vec<ResourceUri>,
+    /// PKCE.
+    pub challenge: CodeChallenge,
+}
+
+/// Why a request is refused; the client is told by redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Params(#[from] BadParams),
+    #[error("response_type must be code")]
+    ResponseType,
+    #[error("response_mode must be query")]
+    ResponseMode,
+    #[error("request objects are not supported")]
+    RequestObject,
+    #[error("request_uri is not supported")]
+    RequestUri,
+    #[error("the client is not registered for the authorization code grant")]
+    GrantType,
+    #[error("PKCE is required: code_challenge must be the base64url SHA-256 of the verifier, 43 characters")]
+    Challenge,
+    #[error("code_challenge_method must be S256")]
+    ChallengeMethod,
+    #[error("the scope is malformed, or nothing in it can be granted")]
+    Scope,
+    #[error("resource must be the URL of a service that this server protects")]
+    Resource,
+    #[error("the person said no")]
+    Denied,
+    #[error("the service cannot answer at the moment")]
+    Unavailable,
+}
+
+impl Refusal {
+    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Params(_) | Self::ResponseMode | Self::Challenge | Self::ChallengeMethod => {
+                "invalid_request"
+            }
+            Self::ResponseType => "unsupported_response_type",
+            Self::RequestObject => "request_not_supported",
+            Self::RequestUri => "request_uri_not_supported",
+            Self::GrantType => "unauthorized_client",
+            Self::Scope => "invalid_scope",
+            Self::Resource => "invalid_target",
+            Self::Denied => "access_denied",
+            Self::Unavailable => "temporarily_unavailable",
+        }
+    }
+}
+
+/// More resources than one client connects at a time.
+const MOST_RESOURCES: usize = 8;
+
+impl AuthorizationRequest {
+    /// Reads a request of `client`, whose redirect URI has been checked.
+    pub fn read(
+        params: &Params,
+        client: &Client,
+        redirect_uri: RedirectUri,
+        hosts: &ProtectedHosts,
+        policy: &Policy,
+    ) -> Result<Self, Refusal> {
+        if params.has_doubled() {
+            return Err(BadParams::Doubled.into());
+        }
+        match params.one("response_type")? {
+            Some("code") => {}
+            _ => return Err(Refusal::ResponseType),
+        }
+        if !matches!(params.one("response_mode")?, None | Some("query")) {
+            return Err(Refusal::ResponseMode);
+        }
+        if params.one("request")?.is_some() {
+            return Err(Refusal::RequestObject);
+        }
+        if params.one("request_uri")?.is_some() {
+            return Err(Refusal::RequestUri);
+        }
+        if !client.may_use(GrantType::AuthorizationCode) {
+            return Err(Refusal::GrantType);
+        }
+        let challenge = params
+            .one("code_challenge")?
+            .and_then(CodeChallenge::parse)
+            .ok_or(Refusal::Challenge)?;
+        // No method means plain (RFC 7636 §4.3), which protects nobody.
+        if params.one("code_challenge_method")? != Some("S256") {
+            return Err(Refusal::ChallengeMethod);
+        }
+        Ok(Self {
+            client_id: client.id.clone(),
+            redirect_uri,
+            state: params.one("state")?.map(str::to_owned),
+            scope: scope(params, client, policy)?,
+            resources: resources(&params.many("resource"), hosts)?,
+            challenge,
+        })
+    }
+}
+
+/// What was asked for, less what does not exist here or is beyond the client's registration. A client may ask
+/// for more than it gets; the token answer says what it got (RFC 6749 §3.3).
+fn scope(params: &Params, client: &Client, policy: &Policy) -> Result<Scope, Refusal> {
+    let asked = match params.one("scope")? {
+        Some(text) => text.parse().map_err(|_| Refusal::Scope)?,
+        None => policy.catalogue().clone(),
+    };
+    let limit = client.scope.as_ref();
+    let granted = limit
+        .map_or_else(|| asked.clone(), |limit| asked.within(limit))
+        .within(policy.catalogue());
+    if granted.is_empty() {
+        Err(Refusal::Scope)
+    } else {
+        Ok(granted)
+    }
+}
+
+fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
+    if asked.is_empty() || asked.len() > MOST_RESOURCES {
+        return Err(Refusal::Resource);
+    }
+    let mut resources = asked
+        .iter()
+        .map(|text| hosts.parse(text))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Refusal::Resource)?;
+    resources.sort();
+    resources.dedup();
+    Ok(resources)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::client::{ClientAuthMethod, ClientDisplay};
+    use crate::domain::clock::UnixTime;
+    use crate::domain::resource::Scheme;
+
+    use super::*;
+
+    const GOOD: [(&str, &str); 6] = [
+        ("response_type", "code"),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("code_challenge_method", "S256"),
+        ("resource", "https://mcp.example/mcp"),
+        ("state", "s t&=#"),
+        ("scope", "mcp mcp:read unheard_of"),
+    ];
+
+    fn read(pairs: &[(&str, &str)]) -> Result<AuthorizationRequest, Refusal> {
+        let redirect_uri = RedirectUri::try_from("https://app.example/cb".to_owned()).unwrap();
+        let client = Client {
+            id: ClientId::try_from("c".to_owned()).unwrap(),
+            issued_at: UnixTime(0),
+            redirect_uris: vec![redirect_uri.clone()],
+            auth_method: ClientAuthMethod::None,
+            secret: None,
+            grant_types: vec![GrantType::AuthorizationCode],
+            scope: None,
+            application_type: None,
+            display: ClientDisplay::default(),
+        };
+        let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
+        let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
+        AuthorizationRequest::read(&params, &client, redirect_uri, &hosts, &Policy::default())
+    }
+
+    fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
+        GOOD.into_iter()
+            .filter(|(key, _)| *key != name)
+            .chain([(name, value)])
+            .collect()
+    }
+
+    #[test]
+    fn a_good_request_is_read_whole() {
+        let asked = read(&GOOD).unwrap();
+        assert_eq!(asked.state.as_deref(), Some("s t&=#"));
+        assert_eq!(asked.scope.to_string(), "mcp mcp:read");
+        assert_eq!(
+            asked.resources.first().unwrap().as_str(),
+            "https://mcp.example/mcp"
+        );
+    }
+
+    #[test]
+    fn a012_a013_every_other_flow_is_refused() {
+        let cases = [
+            ("response_type", "token", "unsupported_response_type"),
+            ("response_type", "code id_token", "unsupported_response_type"),
+            ("response_type", "", "unsupported_response_type"),
+            ("response_mode", "form_post", "invalid_request"),
+            ("response_mode", "fragment", "invalid_request"),
+            ("request", "eyJ", "request_not_supported"),
+            (
+                "request_uri",
+                "https://evil.example/",
+                "request_uri_not_supported",
+            ),
+            ("code_challenge", "", "invalid_request"),
+            ("code_challenge", "short", "invalid_request"),
+            ("code_challenge_method", "plain", "invalid_request"),
+            ("code_challenge_method", "", "invalid_request"),
+            ("code_challenge_method", "s256", "invalid_request"),
+            ("scope", "unheard_of", "invalid_scope"),
+            ("scope", "a\"b", "invalid_scope"),
+            ("resource", "", "invalid_target"),
+            ("resource", "https://other.example/mcp", "invalid_target"),
+        ];
+        for (name, value, code) in cases {
+            assert_eq!(
+                read(&with(name, value)).unwrap_err().code(),
+                code,
+                "{name}={value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a011_doubled_parameters_are_refused_and_resources_may_repeat() {
+        for name in ["state", "scope", "code_challenge", "response_type", "unheard_of"] {
+            let doubled: Vec<_> = GOOD.into_iter().chain([(name, "x"), (name, "x")]).collect();
+            assert_eq!(read(&doubled).unwrap_err().code(), "invalid_request", "{name}");
+        }
+        let two: Vec<_> = GOOD
+            .into_iter()
+            .chain([
+                ("resource", "https://mcp.example/other"),
+                ("resource", "https://mcp.example/mcp"),
+            ])
+            .collect();
+        assert_eq!(read(&two).unwrap().resources.len(), 2);
+    }
+}

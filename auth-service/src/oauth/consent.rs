@@ -1,0 +1,231 @@
+//! The consent page and its answer.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::{Account, LoginSession, Subject};
+use crate::domain::client::Client;
+use crate::domain::clock::RandomUnavailable;
+use crate::domain::grant::{AuthorizationCode, GrantId};
+use crate::domain::opaque_token::TokenKind;
+use crate::identity::cookies::OurCookie;
+use crate::identity::ticket::{BadTicket, Form};
+use crate::keys::seal::CryptoFailure;
+use crate::ops::audit;
+use crate::pages::{ConsentPage, FormTarget, MessagePage, displayable, page};
+use crate::state::AppState;
+use crate::store::StoreError;
+
+use super::authorize::{AuthorizationRefusal, AuthorizationRequest, refuse, see_other};
+use super::params::{BadParams, Params};
+
+/// What the ticket in the form holds: everything that the person was shown. The grant's identifier is fixed
+/// when the page is made, so that one page makes one grant at most.
+#[derive(Serialize, Deserialize)]
+struct Asked {
+    grant_id: GrantId,
+    subject: Subject,
+    request: AuthorizationRequest,
+}
+
+/// Why the page cannot be made, or its answer not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsentError {
+    /// The form is broken.
+    #[error("The form that was sent is broken: {0}.")]
+    Params(#[from] BadParams),
+    /// Nobody is logged in here any more.
+    #[error("You are not signed in any more. Go back to the application and connect again.")]
+    NoSession,
+    /// See [`BadTicket`].
+    #[error("This page cannot be used: {0}. Go back to the application and connect again.")]
+    Ticket(#[from] BadTicket),
+    /// A second answer to one question.
+    #[error(
+        "This page was answered already. Go back to the application; if it is not connected, connect again."
+    )]
+    AnsweredBefore,
+    /// The client or its redirect URI is gone.
+    #[error("The application was removed while this page was open. Connect it again.")]
+    ClientGone,
+    /// Neither allow nor deny.
+    #[error("The form that was sent has no answer in it.")]
+    NoDecision,
+    /// Ours to mend.
+    #[error("The service cannot be used at the moment. Try again in a minute.")]
+    Unavailable,
+}
+
+impl From<StoreError> for ConsentError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed during consent");
+        Self::Unavailable
+    }
+}
+
+impl From<CryptoFailure> for ConsentError {
+    fn from(_: CryptoFailure) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl From<RandomUnavailable> for ConsentError {
+    fn from(_: RandomUnavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl ConsentError {
+    fn response(&self) -> HttpResponse {
+        let status = match self {
+            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::AnsweredBefore => StatusCode::CONFLICT,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        page(
+            status,
+            &MessagePage {
+                title: "Nothing was allowed",
+                text: &self.to_string(),
+                code: None,
+            },
+            FormTarget::Ourselves,
+        )
+    }
+}
+
+/// Shows what the client asks for.
+pub fn ask(
+    state: &AppState,
+    client: &Client,
+    request: &AuthorizationRequest,
+    session: &LoginSession,
+    account: &Account,
+) -> Result<HttpResponse, ConsentError> {
+    let asked = Asked {
+        grant_id: GrantId::new(state.random_bytes()?),
+        subject: session.subject.clone(),
+        request: request.clone(),
+    };
+    let ticket = state.tickets.issue(
+        Form::Consent,
+        session.id,
+        state.now().plus(state.config.lifetimes.form),
+        &asked,
+    )?;
+    let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
+    let scopes: Vec<String> = request
+        .scope
+        .tokens()
+        .map(|token| token.as_str().to_owned())
+        .collect();
+    let template = ConsentPage {
+        action: &state.config.site.issuer.endpoint("/consent"),
+        ticket: &ticket,
+        username: account.username.as_str(),
+        client_name: &displayable(client.display.client_name.as_deref().unwrap_or_default()),
+        redirect_host: &request.redirect_uri.display_host(),
+        loopback: request.redirect_uri.is_loopback(),
+        resources: &resources,
+        scopes: &scopes,
+    };
+    Ok(page(
+        StatusCode::OK,
+        &template,
+        FormTarget::Client(&request.redirect_uri),
+    ))
+}
+
+/// `POST /consent`: allow or deny.
+pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    match answer(&http, &body, &state).await {
+        Ok(response) => response,
+        Err(error) => error.response(),
+    }
+}
+
+async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
+    let params = Params::of_form(http, body)?;
+    let now = state.now();
+    let cookie = OurCookie::Session
+        .read(http, state.config.site.issuer.scheme())
+        .ok_or(ConsentError::NoSession)?;
+    let session = state
+        .store
+        .session(&cookie.hash(), now)
+        .await?
+        .ok_or(ConsentError::NoSession)?;
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
+    let request = &asked.request;
+    if asked.subject != session.subject {
+        return Err(BadTicket::Foreign.into());
+    }
+    // The page may have been open for a while: both must still be there.
+    let client = state
+        .store
+        .client(&request.client_id)
+        .await?
+        .filter(|client| client.allows_redirect(&request.redirect_uri));
+    let account = state
+        .store
+        .account(&session.subject)
+        .await?
+        .filter(|account| !account.disabled);
+    if client.is_none() {
+        return Err(ConsentError::ClientGone);
+    }
+    if account.is_none() {
+        return Err(ConsentError::NoSession);
+    }
+    match params.one("decision")? {
+        Some("allow") => approve(state, asked, &session).await,
+        Some("deny") => Ok(refuse(
+            state,
+            &request.redirect_uri,
+            request.state.as_deref(),
+            AuthorizationRefusal::Denied,
+        )),
+        _ => Err(ConsentError::NoDecision),
+    }
+}
+
+async fn approve(
+    state: &AppState,
+    asked: Asked,
+    session: &LoginSession,
+) -> Result<HttpResponse, ConsentError> {
+    let request = asked.request;
+    let token = state.new_token(TokenKind::AuthorizationCode)?;
+    let code = AuthorizationCode {
+        grant_id: asked.grant_id,
+        client_id: request.client_id,
+        redirect_uri: request.redirect_uri,
+        challenge: request.challenge,
+        resources: request.resources,
+        scope: request.scope,
+        subject: asked.subject,
+        authenticated_at: session.authenticated_at,
+        expires_at: state.now().plus(state.config.lifetimes.code),
+    };
+    if !state
+        .store
+        .add_code(code.grant_id.as_str(), &token.hash(), &code)
+        .await?
+    {
+        return Err(ConsentError::AnsweredBefore);
+    }
+    audit::Event::ConsentGiven {
+        subject: &code.subject,
+        client_id: &code.client_id,
+        scope: &code.scope,
+    }
+    .emit();
+    let mut pairs = vec![("code", token.expose())];
+    pairs.extend(request.state.as_deref().map(|value| ("state", value)));
+    pairs.push(("iss", state.config.site.issuer.as_str()));
+    Ok(see_other(&code.redirect_uri.with_query(&pairs)))
+}

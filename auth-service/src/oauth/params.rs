@@ -1,0 +1,144 @@
+//! Request parameters in `application/x-www-form-urlencoded` (RFC 6749 Appendix B).
+
+use actix_web::HttpRequest;
+use actix_web::http::header::CONTENT_TYPE;
+
+/// The parameters of a query or form.
+#[derive(Debug)]
+pub struct Params(Vec<(String, String)>);
+
+/// Why parameters cannot be used (`invalid_request`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadParams {
+    /// Not the form syntax, or far too many.
+    #[error("the parameters cannot be read: they must be at most 100, form-encoded")]
+    Unreadable,
+    /// RFC 6749 §3.1: no parameter more than once.
+    #[error("a parameter is given more than once")]
+    Doubled,
+    /// RFC 6749 §4.1.3 and others.
+    #[error("the Content-Type must be application/x-www-form-urlencoded")]
+    ContentType,
+}
+
+const MOST: usize = 100;
+
+impl Params {
+    /// Reads a query string.
+    pub fn of_query(query: &str) -> Result<Self, BadParams> {
+        Self::read(query.as_bytes())
+    }
+
+    /// Reads a form body.
+    pub fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
+        let content_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+        let parameters = parameters.trim().to_ascii_lowercase();
+        let plain_charset = matches!(parameters.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"");
+        if !essence
+            .trim()
+            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            || !plain_charset
+        {
+            return Err(BadParams::ContentType);
+        }
+        Self::read(body)
+    }
+
+    fn read(encoded: &[u8]) -> Result<Self, BadParams> {
+        if encoded.split(|byte| *byte == b'&').nth(MOST).is_some() {
+            return Err(BadParams::Unreadable);
+        }
+        serde_urlencoded::from_bytes(encoded)
+            .map(Self)
+            .map_err(|_| BadParams::Unreadable)
+    }
+
+    /// The parameter's one value. An empty value counts as absent (RFC 6749 §3.1).
+    pub fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
+        let mut values = self
+            .0
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str());
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(BadParams::Doubled);
+        }
+        Ok(first.filter(|value| !value.is_empty()))
+    }
+
+    /// All values of a parameter that may be repeated (`resource`, RFC 8707 §2).
+    pub fn many(&self, name: &str) -> Vec<&str> {
+        self.0
+            .iter()
+            .filter(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.as_str())
+            .collect()
+    }
+
+    /// Whether any parameter but `resource` comes twice.
+    pub fn has_doubled(&self) -> bool {
+        let mut names: Vec<&str> = self
+            .0
+            .iter()
+            .map(|(key, _)| key.as_str())
+            .filter(|key| *key != "resource")
+            .collect();
+        names.sort_unstable();
+        names.windows(2).any(|pair| pair.first() == pair.last())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a011_a_doubled_parameter_is_noticed() {
+        let params = Params::of_query("a=1&b=2&a=1&resource=x&resource=y&c=").unwrap();
+        assert_eq!(params.one("a"), Err(BadParams::Doubled));
+        assert_eq!(params.one("b"), Ok(Some("2")));
+        assert_eq!(params.one("c"), Ok(None));
+        assert_eq!(params.many("resource"), ["x", "y"]);
+        assert!(params.has_doubled());
+        assert!(!Params::of_query("resource=x&resource=y").unwrap().has_doubled());
+    }
+
+    #[test]
+    fn a038_other_content_types_are_refused() {
+        let form = |content_type: Option<&str>| {
+            let request = content_type.map_or_else(TestRequest::default, |value| {
+                TestRequest::default().insert_header((CONTENT_TYPE, value))
+            });
+            Params::of_form(&request.to_http_request(), b"a=1").map(|_| ())
+        };
+        assert_eq!(form(Some("application/x-www-form-urlencoded")), Ok(()));
+        assert_eq!(
+            form(Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8")),
+            Ok(())
+        );
+        for other in [
+            None,
+            Some("application/json"),
+            Some("multipart/form-data; boundary=x"),
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded; charset=utf-7"),
+            Some("application/x-www-form-urlencodedx"),
+        ] {
+            assert_eq!(form(other), Err(BadParams::ContentType), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a040_thousands_of_parameters_are_refused() {
+        let query = "a=1&".repeat(10_000);
+        assert_eq!(Params::of_query(&query).unwrap_err(), BadParams::Unreadable);
+    }
+}

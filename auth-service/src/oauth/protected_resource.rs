@@ -1,0 +1,57 @@
+//! Protected resource metadata (RFC 9728) for every protected host, at the root and with the resource's path.
+
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use crate::domain::host::split_authority;
+use crate::domain::path::UnambiguousPath;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::ScopeToken;
+use crate::state::AppState;
+
+/// Where the document is, before the resource's path (RFC 9728 §3.1).
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// `GET /.well-known/oauth-protected-resource[/path]`.
+pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    let Some(resource) = resource_of(&request, &state) else {
+        let message = json!({ "error": "not_found", "error_description": "this host or path is not a protected resource" });
+        return HttpResponse::NotFound()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(message);
+    };
+    let scopes: Vec<&str> = state
+        .policy
+        .required_scope(&resource)
+        .tokens()
+        .map(ScopeToken::as_str)
+        .collect();
+    HttpResponse::Ok()
+        .insert_header((CACHE_CONTROL, "public, max-age=300"))
+        .json(json!({
+            "resource": resource.as_str(),
+            "authorization_servers": [state.config.site.issuer.as_str()],
+            "scopes_supported": scopes,
+            "bearer_methods_supported": ["header"],
+        }))
+}
+
+/// The host says which resource it is about; it only selects among configured ones.
+fn resource_of(request: &HttpRequest, state: &AppState) -> Option<ResourceUri> {
+    let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
+    let path = UnambiguousPath::of_target(if path.is_empty() { "/" } else { path }).ok()?;
+    let mut hosts = request.headers().get_all(actix_web::http::header::HOST);
+    let authority = hosts.next()?.to_str().ok()?;
+    if hosts.next().is_some() {
+        return None;
+    }
+    let (host, _) = split_authority(authority).ok()?;
+    state.config.site.protected_hosts.resource(&host, &path)
+}
+
+/// The URL of the document about `resource`: the well-known part goes between host and path.
+pub fn metadata_url(origin: &str, resource: &ResourceUri) -> String {
+    let path = resource.as_str().strip_prefix(origin).unwrap_or_default();
+    format!("{origin}{WELL_KNOWN}{path}")
+}

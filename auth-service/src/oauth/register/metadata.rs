@@ -1,0 +1,322 @@
+//! Client metadata as sent (RFC 7591 §2), validated. Pure.
+
+use serde::Deserialize;
+use serde_json::json;
+use url::Url;
+
+use crate::domain::client::{ClientAuthMethod, ClientDisplay, GrantType};
+use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
+use crate::domain::scope::Scope;
+
+/// What a client may be registered with.
+#[derive(Debug, Clone)]
+pub(super) struct Registration {
+    pub(super) redirect_uris: Vec<RedirectUri>,
+    pub(super) auth_method: ClientAuthMethod,
+    pub(super) grant_types: Vec<GrantType>,
+    pub(super) scope: Option<Scope>,
+    pub(super) application_type: Option<String>,
+    pub(super) display: ClientDisplay,
+}
+
+/// Why metadata cannot be registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMetadata {
+    /// Not a JSON object of the right types.
+    #[error("the body must be a JSON object of client metadata: {0}")]
+    Json(String),
+    /// No redirect URI, or too many.
+    #[error("redirect_uris must hold 1 to 20 URIs")]
+    RedirectUriCount,
+    /// One that cannot be used.
+    #[error("the redirect URI {0:?} cannot be used: {1}")]
+    RedirectUri(String, InvalidRedirectUri),
+    /// A method that we do not have.
+    #[error("token_endpoint_auth_method may be none, client_secret_basic or client_secret_post")]
+    AuthMethod,
+    /// Nothing in it for us.
+    #[error("grant_types must include authorization_code, and response_types code")]
+    Grants,
+    /// RFC 6749 §3.3.
+    #[error("the scope is malformed, or nothing in it exists here")]
+    Scope,
+    /// `web` or `native`.
+    #[error("application_type must be web or native")]
+    ApplicationType,
+    /// A link that no browser should follow.
+    #[error("{0} must be an http or https URL of at most 2048 characters")]
+    Link(&'static str),
+    /// A text without end.
+    #[error("{0} is too long")]
+    TooLong(&'static str),
+    /// RFC 7591 §2.3.
+    #[error("software statements are not accepted here; register without one")]
+    SoftwareStatement,
+}
+
+impl InvalidMetadata {
+    /// The error code (RFC 7591 §3.2.2).
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::RedirectUriCount | Self::RedirectUri(..) => "invalid_redirect_uri",
+            Self::SoftwareStatement => "unapproved_software_statement",
+            _ => "invalid_client_metadata",
+        }
+    }
+}
+
+/// Members that mean something here. All others are ignored (RFC 7591 §2).
+#[derive(Deserialize)]
+struct Sent {
+    #[serde(default)]
+    redirect_uris: Vec<String>,
+    token_endpoint_auth_method: Option<String>,
+    grant_types: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    scope: Option<String>,
+    application_type: Option<String>,
+    software_statement: Option<serde_json::Value>,
+    #[serde(flatten)]
+    display: ClientDisplay,
+}
+
+impl Registration {
+    /// Reads and checks a request body.
+    pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<Self, InvalidMetadata> {
+        let sent: Sent =
+            serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
+        if sent.software_statement.is_some() {
+            return Err(InvalidMetadata::SoftwareStatement);
+        }
+        if let Some(types) = &sent.application_type
+            && !matches!(types.as_str(), "web" | "native")
+        {
+            return Err(InvalidMetadata::ApplicationType);
+        }
+        check_display(&sent.display)?;
+        Ok(Self {
+            redirect_uris: redirect_uris(sent.redirect_uris)?,
+            auth_method: auth_method(sent.token_endpoint_auth_method.as_deref())?,
+            grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
+            scope: scope(sent.scope.as_deref(), catalogue)?,
+            application_type: sent.application_type,
+            display: sent.display,
+        })
+    }
+
+    /// One text for one client, however its members were ordered.
+    pub(super) fn canonical(&self) -> String {
+        let mut redirect_uris: Vec<&str> = self.redirect_uris.iter().map(RedirectUri::as_str).collect();
+        redirect_uris.sort_unstable();
+        json!([
+            redirect_uris,
+            self.auth_method,
+            self.grant_types,
+            self.scope,
+            self.application_type,
+            self.display
+        ])
+        .to_string()
+    }
+}
+
+fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata> {
+    if sent.is_empty() || sent.len() > 20 {
+        return Err(InvalidMetadata::RedirectUriCount);
+    }
+    let parse = |text: String| {
+        RedirectUri::try_from(text.clone()).map_err(|error| InvalidMetadata::RedirectUri(text, error))
+    };
+    sent.into_iter().map(parse).collect()
+}
+
+/// The default is that of RFC 7591 §2, unlike what most MCP clients mean; they say so.
+fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> {
+    match sent {
+        Some("none") => Ok(ClientAuthMethod::None),
+        None | Some("client_secret_basic") => Ok(ClientAuthMethod::ClientSecretBasic),
+        Some("client_secret_post") => Ok(ClientAuthMethod::ClientSecretPost),
+        Some(_) => Err(InvalidMetadata::AuthMethod),
+    }
+}
+
+/// Grant types that we have, out of those asked for; they and the response types must agree (RFC 7591 §2.1).
+fn grant_types(
+    sent: Option<&[String]>,
+    response_types: Option<&[String]>,
+) -> Result<Vec<GrantType>, InvalidMetadata> {
+    if response_types.is_some_and(|types| !types.iter().any(|kind| kind == "code")) {
+        return Err(InvalidMetadata::Grants);
+    }
+    let Some(sent) = sent else {
+        return Ok(vec![GrantType::AuthorizationCode]);
+    };
+    let ours = [GrantType::AuthorizationCode, GrantType::RefreshToken];
+    let kept: Vec<GrantType> = ours
+        .into_iter()
+        .filter(|ours| sent.iter().any(|asked| asked == ours.as_str()))
+        .collect();
+    if kept.contains(&GrantType::AuthorizationCode) {
+        Ok(kept)
+    } else {
+        Err(InvalidMetadata::Grants)
+    }
+}
+
+fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
+    let Some(text) = sent.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let kept = text
+        .parse::<Scope>()
+        .map_err(|_| InvalidMetadata::Scope)?
+        .within(catalogue);
+    if kept.is_empty() {
+        Err(InvalidMetadata::Scope)
+    } else {
+        Ok(Some(kept))
+    }
+}
+
+fn check_display(display: &ClientDisplay) -> Result<(), InvalidMetadata> {
+    let links = [
+        ("client_uri", &display.client_uri),
+        ("logo_uri", &display.logo_uri),
+        ("policy_uri", &display.policy_uri),
+        ("tos_uri", &display.tos_uri),
+    ];
+    for (name, link) in links {
+        let web = |text: &String| {
+            text.len() <= 2048 && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+        };
+        if !link.as_ref().is_none_or(web) {
+            return Err(InvalidMetadata::Link(name));
+        }
+    }
+    let texts = [
+        ("client_name", &display.client_name),
+        ("software_id", &display.software_id),
+        ("software_version", &display.software_version),
+    ];
+    for (name, text) in texts {
+        if text.as_ref().is_some_and(|text| text.len() > 512) {
+            return Err(InvalidMetadata::TooLong(name));
+        }
+    }
+    let contacts = display.contacts.as_deref().unwrap_or_default();
+    if contacts.len() > 10 || contacts.iter().any(|contact| contact.len() > 512) {
+        return Err(InvalidMetadata::TooLong("contacts"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(metadata: &Value) -> Result<Registration, InvalidMetadata> {
+        Registration::read(metadata.to_string().as_bytes(), &"mcp".parse().unwrap())
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut metadata = json!({
+            "redirect_uris": ["http://localhost:3000/cb"], "token_endpoint_auth_method": "none",
+            "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"], "client_name": "Inspector",
+        });
+        metadata[name] = value;
+        metadata
+    }
+
+    #[test]
+    fn the_same_metadata_in_any_order_is_the_same_client() {
+        let one = read(
+            &json!({ "redirect_uris": ["https://a.example/1", "https://a.example/2"], "client_name": "x" }),
+        )
+        .unwrap();
+        let two = read(&json!({ "client_name": "x", "unknown": 1, "redirect_uris": ["https://a.example/2", "https://a.example/1"] })).unwrap();
+        assert_eq!(one.canonical(), two.canonical());
+        let other = read(&json!({ "redirect_uris": ["https://a.example/1"], "client_name": "x" })).unwrap();
+        assert_ne!(one.canonical(), other.canonical());
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_rfc() {
+        let read = read(&json!({ "redirect_uris": ["https://a.example/cb"] })).unwrap();
+        assert_eq!(read.auth_method, ClientAuthMethod::ClientSecretBasic);
+        assert_eq!(read.grant_types, [GrantType::AuthorizationCode]);
+    }
+
+    #[test]
+    fn a004_a048_a052_what_cannot_be_honoured_is_refused() {
+        let cases = [
+            ("redirect_uris", json!([]), "invalid_redirect_uri"),
+            (
+                "redirect_uris",
+                json!(["javascript:alert(1)"]),
+                "invalid_redirect_uri",
+            ),
+            (
+                "redirect_uris",
+                json!(["http://app.example/cb"]),
+                "invalid_redirect_uri",
+            ),
+            (
+                "redirect_uris",
+                json!("https://a.example/cb"),
+                "invalid_client_metadata",
+            ),
+            (
+                "client_uri",
+                json!("javascript:alert(1)"),
+                "invalid_client_metadata",
+            ),
+            ("logo_uri", json!("DATA:text/html,x"), "invalid_client_metadata"),
+            ("policy_uri", json!("vbscript:x"), "invalid_client_metadata"),
+            ("tos_uri", json!("nothing"), "invalid_client_metadata"),
+            ("grant_types", json!(["implicit"]), "invalid_client_metadata"),
+            ("grant_types", json!(["refresh_token"]), "invalid_client_metadata"),
+            ("response_types", json!(["token"]), "invalid_client_metadata"),
+            (
+                "token_endpoint_auth_method",
+                json!("private_key_jwt"),
+                "invalid_client_metadata",
+            ),
+            ("application_type", json!("toaster"), "invalid_client_metadata"),
+            ("scope", json!("admin"), "invalid_client_metadata"),
+            ("client_name", json!("x".repeat(513)), "invalid_client_metadata"),
+            ("client_name", json!(7), "invalid_client_metadata"),
+            (
+                "software_statement",
+                json!("eyJ"),
+                "unapproved_software_statement",
+            ),
+        ];
+        for (name, value, code) in cases {
+            assert_eq!(
+                read(&with(name, value.clone())).unwrap_err().code(),
+                code,
+                "{name}={value}"
+            );
+        }
+        for body in [
+            &b""[..],
+            b"[]",
+            b"{",
+            b"null",
+            b"\xff",
+            b"{\"redirect_uris\":[1]}",
+        ] {
+            assert!(Registration::read(body, &Scope::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn a046_unknown_and_privileged_members_are_ignored() {
+        let read = read(&with("scope", json!("mcp:read admin"))).unwrap();
+        assert_eq!(read.scope.unwrap().to_string(), "mcp:read");
+        assert!(self::read(&with("client_id", json!("mine"))).is_ok());
+        assert!(self::read(&with("is_admin", json!(true))).is_ok());
+    }
+}

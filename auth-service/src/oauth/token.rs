@@ -1,0 +1,243 @@
+//! `POST /token`: the token endpoint (RFC 6749 §3.2). One file a grant.
+
+mod authorization_code;
+mod refresh_token;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use crate::domain::account::{Account, short_id};
+use crate::domain::client::Client;
+use crate::domain::clock::{RandomUnavailable, UnixTime};
+use crate::domain::grant::Grant;
+use crate::domain::opaque_token::OpaqueToken;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::keys::seal::CryptoFailure;
+use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
+use crate::state::AppState;
+use crate::store::StoreError;
+
+use super::client_auth::{ClientAuthError, authenticate};
+use super::params::{BadParams, Params};
+use super::responses;
+
+/// Why no token is issued.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Broken parameters.
+    #[error(transparent)]
+    Params(#[from] BadParams),
+    /// A parameter is missing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// Who is asking?
+    #[error(transparent)]
+    Client(#[from] ClientAuthError),
+    /// Not one of ours.
+    #[error("the grant_type is not supported; it may be authorization_code or refresh_token")]
+    UnsupportedGrantType,
+    /// Ours, but not this client's.
+    #[error("the client is not registered for this grant_type")]
+    UnauthorizedClient,
+    /// The code or refresh token does not count.
+    #[error("{0}")]
+    InvalidGrant(&'static str),
+    /// More, or other, than was granted.
+    #[error("the scope is malformed or goes beyond what was granted")]
+    InvalidScope,
+    /// RFC 8707 §2.2.
+    #[error("the resource is not one that was granted")]
+    InvalidTarget,
+    /// Ours to mend.
+    #[error("the service cannot issue tokens at the moment; try again in a minute")]
+    Unavailable,
+}
+
+impl From<StoreError> for TokenError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed at the token endpoint");
+        Self::Unavailable
+    }
+}
+
+impl From<CryptoFailure> for TokenError {
+    fn from(error: CryptoFailure) -> Self {
+        tracing::error!(%error, "a token could not be made");
+        Self::Unavailable
+    }
+}
+
+impl From<RandomUnavailable> for TokenError {
+    fn from(error: RandomUnavailable) -> Self {
+        tracing::error!(%error, "a token could not be made");
+        Self::Unavailable
+    }
+}
+
+impl TokenError {
+    fn response(&self) -> HttpResponse {
+        let (status, code) = match self {
+            Self::Client(ClientAuthError::Invalid { .. }) => (StatusCode::UNAUTHORIZED, "invalid_client"),
+            Self::Client(ClientAuthError::Store(_)) | Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable")
+            }
+            Self::Params(_) | Self::Missing(_) | Self::Client(_) => {
+                (StatusCode::BAD_REQUEST, "invalid_request")
+            }
+            Self::UnsupportedGrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
+            Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, "unauthorized_client"),
+            Self::InvalidGrant(_) => (StatusCode::BAD_REQUEST, "invalid_grant"),
+            Self::InvalidScope => (StatusCode::BAD_REQUEST, "invalid_scope"),
+            Self::InvalidTarget => (StatusCode::BAD_REQUEST, "invalid_target"),
+        };
+        let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
+            .then_some("Basic realm=\"token endpoint\"");
+        // What the store says is for the log, not for the client.
+        let description = if status == StatusCode::SERVICE_UNAVAILABLE {
+            Self::Unavailable.to_string()
+        } else {
+            self.to_string()
+        };
+        responses::error(status, code, &description, challenge)
+    }
+}
+
+/// Authenticates the client, then hands over to the grant.
+pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    let outcome = answer(&request, &body, &state).await;
+    let result = if outcome.is_ok() { "issued" } else { "refused" };
+    metrics::counter!("mcp_gate_token_requests_total", "result" => result).increment(1);
+    match outcome {
+        Ok(issued) => responses::json_no_store(StatusCode::OK, &issued),
+        Err(error) => error.response(),
+    }
+}
+
+async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<TokenResponse, TokenError> {
+    let params = Params::of_form(request, body)?;
+    if params.has_doubled() {
+        return Err(BadParams::Doubled.into());
+    }
+    let client = authenticate(request, &params, state.store.as_ref()).await?;
+    match params
+        .one("grant_type")?
+        .ok_or(TokenError::Missing("grant_type"))?
+    {
+        "authorization_code" => authorization_code::redeem(state, &client, &params).await,
+        "refresh_token" => refresh_token::refresh(state, &client, &params).await,
+        _ => Err(TokenError::UnsupportedGrantType),
+    }
+}
+
+/// The answer of RFC 6749 §5.1.
+#[derive(Serialize)]
+struct TokenResponse {
+    access_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
+    scope: String,
+}
+
+/// Signs an access token on `grant` for a part of what it allows.
+fn issue(
+    state: &AppState,
+    grant: &Grant,
+    account: &Account,
+    part: Part,
+    refresh_token: Option<&OpaqueToken>,
+    now: UnixTime,
+) -> Result<TokenResponse, TokenError> {
+    let lifetime = state.config.lifetimes.access_token;
+    let claims = AccessTokenClaims {
+        iss: state.config.site.issuer.as_str().to_owned(),
+        sub: grant.subject.clone(),
+        aud: part.resources,
+        client_id: grant.client_id.clone(),
+        scope: part.scope,
+        exp: now.plus(lifetime),
+        iat: now,
+        jti: short_id(state.random_bytes()?),
+        gid: grant.id.clone(),
+        groups: account.groups.clone(),
+    };
+    Ok(TokenResponse {
+        access_token: state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?,
+        token_type: "Bearer",
+        expires_in: lifetime.as_secs(),
+        refresh_token: refresh_token.map(|token| token.expose().to_owned()),
+        scope: claims.scope.to_string(),
+    })
+}
+
+/// What one access token covers of its grant.
+struct Part {
+    scope: Scope,
+    resources: Vec<ResourceUri>,
+}
+
+impl Part {
+    /// Reads `scope` and `resource`: each may narrow what was granted and never widen it (RFC 6749 §6, RFC 8707 §2.2).
+    fn read(
+        state: &AppState,
+        params: &Params,
+        granted_scope: &Scope,
+        granted: &[ResourceUri],
+    ) -> Result<Self, TokenError> {
+        let scope = match params.one("scope")? {
+            Some(text) => text.parse().map_err(|_| TokenError::InvalidScope)?,
+            None => granted_scope.clone(),
+        };
+        if !granted_scope.covers(&scope) {
+            return Err(TokenError::InvalidScope);
+        }
+        let asked = params.many("resource");
+        if asked.is_empty() {
+            return Ok(Self {
+                scope,
+                resources: granted.to_vec(),
+            });
+        }
+        let parse = |text: &&str| {
+            state
+                .config
+                .site
+                .protected_hosts
+                .parse(text)
+                .map_err(|_| TokenError::InvalidTarget)
+        };
+        let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if resources.iter().all(|resource| granted.contains(resource)) {
+            Ok(Self { scope, resources })
+        } else {
+            Err(TokenError::InvalidTarget)
+        }
+    }
+}
+
+/// The person behind a grant, if still welcome.
+async fn account_of(
+    state: &AppState,
+    subject: &crate::domain::account::Subject,
+) -> Result<Account, TokenError> {
+    let account = state.store.account(subject).await?;
+    account
+        .filter(|account| !account.disabled)
+        .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
+}
+
+/// What a client is told that does not own the grant: the same as if there were none.
+fn owned_by(
+    client: &Client,
+    owner: &crate::domain::client::ClientId,
+    what: &'static str,
+) -> Result<(), TokenError> {
+    if client.id == *owner {
+        Ok(())
+    } else {
+        Err(TokenError::InvalidGrant(what))
+    }
+}

@@ -1,0 +1,109 @@
+//! The authorization code grant (RFC 6749 §4.1.3, RFC 7636 §4.5, OAuth 2.1 §4.1.3).
+
+use crate::domain::client::{Client, GrantType};
+use crate::domain::grant::{AuthorizationCode, Grant, RefreshState};
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+use crate::store::{FoundCode, Redemption};
+
+use super::{Part, TokenError, TokenResponse, account_of, issue, owned_by};
+
+const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
+const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
+
+/// Exchanges a code for tokens. Everything is checked before the code is used up, so that nobody who holds the
+/// code alone can burn it.
+pub(super) async fn redeem(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+) -> Result<TokenResponse, TokenError> {
+    if !client.may_use(GrantType::AuthorizationCode) {
+        return Err(TokenError::UnauthorizedClient);
+    }
+    let now = state.now();
+    let text = params.one("code")?.ok_or(TokenError::Missing("code"))?;
+    let hash = OpaqueToken::parse(TokenKind::AuthorizationCode, text)
+        .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
+        .hash();
+    let code = match state.store.find_code(&hash, now).await? {
+        FoundCode::Live(code) => code,
+        FoundCode::Replayed(grant_id) => {
+            audit::Event::CodeReplayed {
+                grant_id: &grant_id,
+                client_id: &client.id,
+            }
+            .emit();
+            return Err(TokenError::InvalidGrant(REPLAYED));
+        }
+        FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
+    };
+    check_binding(client, params, &code)?;
+    let part = Part::read(state, params, &code.scope, &code.resources)?;
+    let account = account_of(state, &code.subject).await?;
+
+    let refresh_token = if client.may_use(GrantType::RefreshToken) {
+        Some(state.new_token(TokenKind::RefreshToken)?)
+    } else {
+        None
+    };
+    let lifetimes = &state.config.lifetimes;
+    // Without a refresh token nothing outlives the access token.
+    let lifetime = if refresh_token.is_some() {
+        lifetimes.refresh_token
+    } else {
+        lifetimes.access_token
+    };
+    let grant = Grant {
+        id: code.grant_id.clone(),
+        subject: code.subject.clone(),
+        client_id: code.client_id.clone(),
+        resources: code.resources.clone(),
+        scope: code.scope.clone(),
+        authenticated_at: code.authenticated_at,
+        created_at: now,
+        expires_at: now.plus(lifetime),
+        refresh: refresh_token.as_ref().map(|token| RefreshState {
+            current: token.hash(),
+            replaced: None,
+        }),
+    };
+    let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
+    match state.store.redeem_code(&hash, &grant, now).await? {
+        Redemption::Redeemed => Ok(response),
+        Redemption::Replayed => {
+            audit::Event::CodeReplayed {
+                grant_id: &grant.id,
+                client_id: &client.id,
+            }
+            .emit();
+            Err(TokenError::InvalidGrant(REPLAYED))
+        }
+        Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
+    }
+}
+
+fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {
+    owned_by(client, &code.client_id, UNKNOWN)?;
+    // OAuth 2.1 dropped redirect_uri here; a client of OAuth 2.0 that sends it gets it checked.
+    if params
+        .one("redirect_uri")?
+        .is_some_and(|sent| sent != code.redirect_uri.as_str())
+    {
+        return Err(TokenError::InvalidGrant(
+            "the redirect_uri is not the one that the code was sent to",
+        ));
+    }
+    let verifier = params
+        .one("code_verifier")?
+        .ok_or(TokenError::Missing("code_verifier"))?;
+    if code.challenge.is_met_by(verifier) {
+        Ok(())
+    } else {
+        Err(TokenError::InvalidGrant(
+            "the code_verifier does not fit the code_challenge",
+        ))
+    }
+}

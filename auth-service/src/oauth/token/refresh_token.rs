@@ -1,0 +1,88 @@
+//! The refresh token grant (RFC 6749 §6) with rotation (OAuth 2.1 §4.3.1, RFC 9700 §4.14.2).
+//!
+//! Hosted clients refresh from several machines at once, and answers get lost. A token that was just replaced
+//! is therefore answered again, with the *same* successor, while that successor is unused: nobody is logged
+//! out, and there is still one live branch only. Any other reuse means that somebody has a copy.
+
+use crate::domain::client::{Client, GrantType};
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::keys::seal::Sealer;
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+use crate::store::{Rotation, Successor};
+
+use super::{Part, TokenError, TokenResponse, account_of, issue, owned_by};
+
+const UNKNOWN: &str = "the refresh token is unknown, expired, revoked, or was issued to another client";
+const REUSED: &str = "the refresh token was used before; the grant is revoked, connect again";
+const SEALED_AS: &[u8] = b"successor";
+
+pub(super) async fn refresh(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+) -> Result<TokenResponse, TokenError> {
+    if !client.may_use(GrantType::RefreshToken) {
+        return Err(TokenError::UnauthorizedClient);
+    }
+    let now = state.now();
+    let text = params
+        .one("refresh_token")?
+        .ok_or(TokenError::Missing("refresh_token"))?;
+    let presented =
+        OpaqueToken::parse(TokenKind::RefreshToken, text).map_err(|_| TokenError::InvalidGrant(UNKNOWN))?;
+    let grant = state
+        .store
+        .grant_of_refresh(&presented.hash(), now)
+        .await?
+        .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
+    // Another client's mistake, or theft: either way it changes nothing about the grant.
+    owned_by(client, &grant.client_id, UNKNOWN)?;
+    let part = Part::read(state, params, &grant.scope, &grant.resources)?;
+    let account = account_of(state, &grant.subject).await?;
+
+    let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
+    let new = state.new_token(TokenKind::RefreshToken)?;
+    let successor = Successor {
+        hash: new.hash(),
+        sealed: sealer.seal(SEALED_AS, new.expose().as_bytes())?,
+        expires_at: now.plus(state.config.lifetimes.refresh_token),
+    };
+    let grace = state.config.lifetimes.refresh_grace;
+    match state
+        .store
+        .rotate_refresh(&presented.hash(), &successor, now, grace)
+        .await?
+    {
+        Rotation::Rotated(grant) => issue(state, &grant, &account, part, Some(&new), now),
+        Rotation::Repeated {
+            grant,
+            sealed_successor,
+        } => {
+            let live = unseal(&sealer, &sealed_successor)?;
+            issue(state, &grant, &account, part, Some(&live), now)
+        }
+        Rotation::Reused(grant_id) => {
+            audit::Event::RefreshTokenReused {
+                grant_id: &grant_id,
+                client_id: &client.id,
+            }
+            .emit();
+            Err(TokenError::InvalidGrant(REUSED))
+        }
+        Rotation::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
+    }
+}
+
+fn unseal(sealer: &Sealer, successor: &[u8]) -> Result<OpaqueToken, TokenError> {
+    let text = sealer
+        .open(SEALED_AS, successor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    let token = text.and_then(|text| OpaqueToken::parse(TokenKind::RefreshToken, &text).ok());
+    token.ok_or_else(|| {
+        tracing::error!("a sealed refresh token successor cannot be opened");
+        TokenError::Unavailable
+    })
+}

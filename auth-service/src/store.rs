@@ -1,0 +1,158 @@
+//! What is remembered: one trait in terms of the domain, not of keys. Every method is atomic and, when it
+//! returns, durable as far as the store in use promises.
+
+pub mod embedded;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::client::{Client, ClientId};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
+use crate::domain::opaque_token::TokenHash;
+use crate::keys::signing::StoredSigningKey;
+
+/// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store is closed, gone or failing.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// A stored value cannot be read: wrong `STORE_KEY`, or damage.
+    #[error(
+        "a stored value cannot be read: STORE_KEY is not the one that it was written with, or the data is damaged"
+    )]
+    Unreadable,
+}
+
+/// What became of a code that was presented.
+#[derive(Debug)]
+pub enum Redemption {
+    /// It was live; the grant now is.
+    Redeemed,
+    /// It had been used before. The grant that it made is revoked (RFC 6749 §4.1.2).
+    Replayed,
+    /// Unknown or expired.
+    Unknown,
+}
+
+/// A code as found, before it is used.
+#[derive(Debug)]
+pub enum FoundCode {
+    /// Live.
+    Live(AuthorizationCode),
+    /// Used before; the grant that it made is revoked by the same call.
+    Replayed(GrantId),
+    /// Unknown or expired.
+    Unknown,
+}
+
+/// What became of a refresh token that was presented.
+#[derive(Debug)]
+pub enum Rotation {
+    /// It was live and has been replaced.
+    Rotated(Grant),
+    /// It had been replaced a moment ago, and its successor is unused: here is the successor again.
+    Repeated {
+        /// The grant.
+        grant: Grant,
+        /// Opens with the presented token only.
+        sealed_successor: Vec<u8>,
+    },
+    /// It had been used up. The grant is revoked.
+    Reused(GrantId),
+    /// Belongs to no grant.
+    Unknown,
+}
+
+/// A refresh token's successor, and how it is to be kept.
+#[derive(Debug, Clone)]
+pub struct Successor {
+    /// SHA-256 of the new token.
+    pub hash: TokenHash,
+    /// The new token, sealed with the old one.
+    pub sealed: Vec<u8>,
+    /// The grant's new end.
+    pub expires_at: UnixTime,
+}
+
+/// The store.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Adds a client, unless one of that identifier is there; the one that is there afterwards.
+    async fn add_client(&self, client: &Client) -> Result<Client, StoreError>;
+    /// The client of that identifier.
+    async fn client(&self, id: &ClientId) -> Result<Option<Client>, StoreError>;
+
+    /// Adds an account; false when the name is taken.
+    async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;
+    /// The account of that name.
+    async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError>;
+    /// The account of that person.
+    async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError>;
+    /// All accounts, by name.
+    async fn accounts(&self) -> Result<Vec<Account>, StoreError>;
+    /// Replaces a password; false when it is no longer `old`, or the account is gone.
+    async fn replace_password(
+        &self,
+        subject: &Subject,
+        old: &StoredPassword,
+        new: &StoredPassword,
+    ) -> Result<bool, StoreError>;
+
+    /// Remembers a login.
+    async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
+    /// The live login behind a cookie.
+    async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError>;
+    /// Forgets a login.
+    async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
+
+    /// Remembers a code, once for each `approval`: false when that approval already made one.
+    async fn add_code(
+        &self,
+        approval: &str,
+        hash: &TokenHash,
+        code: &AuthorizationCode,
+    ) -> Result<bool, StoreError>;
+    /// Looks at a code without using it; a used one revokes the grant that it made.
+    async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
+    /// Uses a code and makes its grant, in one step. Of many at once one succeeds.
+    async fn redeem_code(
+        &self,
+        hash: &TokenHash,
+        grant: &Grant,
+        now: UnixTime,
+    ) -> Result<Redemption, StoreError>;
+
+    /// The live grant of that identifier.
+    async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
+    /// The live grant that a refresh token, used or not, belongs to.
+    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError>;
+    /// Judges a refresh token ([`Grant::judge_refresh`]) and acts on it, in one step.
+    async fn rotate_refresh(
+        &self,
+        presented: &TokenHash,
+        successor: &Successor,
+        now: UnixTime,
+        grace: Duration,
+    ) -> Result<Rotation, StoreError>;
+    /// Ends a grant and everything issued from it.
+    async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
+    /// A live grant together with the person behind it: what a check needs, in one call.
+    async fn grant_with_account(
+        &self,
+        id: &GrantId,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError>;
+
+    /// Keeps `candidate` if there is no signing key yet, and says which key there is: replicas that start at
+    /// once agree on one.
+    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError>;
+
+    /// Removes what has expired; how many rows it was.
+    async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,369 @@
+//! The embedded store: one redb file, one process, every acknowledged write on disk before the answer.
+
+mod files;
+mod rows;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redb::{Database, DatabaseError, ReadableDatabase};
+
+use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::client::{Client, ClientId};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
+use crate::domain::opaque_token::TokenHash;
+use crate::keys::seal::{Purpose, Sealer, StoreKey};
+use crate::keys::signing::StoredSigningKey;
+
+use super::{FoundCode, Redemption, Rotation, Store, StoreError, Successor};
+use rows::{Reader, Rows, Table, Writable};
+use writer::Writer;
+
+pub use files::{OpenError, store_key};
+
+/// See the module's text.
+pub struct EmbeddedStore {
+    database: Arc<Database>,
+    sealer: Arc<Sealer>,
+    writer: Writer,
+}
+
+/// A code, before and after its use.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct CodeRow {
+    code: AuthorizationCode,
+    redeemed: bool,
+}
+
+impl EmbeddedStore {
+    /// Opens or creates the store in `directory`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, another process holds the store, or the key is not the one it was
+    /// written with.
+    pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
+        let path = files::store_file(directory)?;
+        let database = Database::create(&path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
+            other => OpenError::Damaged(path.clone(), other.to_string()),
+        })?;
+        let database = Arc::new(database);
+        let sealer = Arc::new(Sealer::new(key, Purpose::StoredValue)?);
+        let damaged = |error: StoreError| match error {
+            StoreError::Unreadable => OpenError::WrongKey(path.clone()),
+            StoreError::Unavailable(reason) => OpenError::Damaged(path.clone(), reason),
+        };
+        rows::prepare(&database, &sealer).map_err(damaged)?;
+        let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer)).map_err(damaged)?;
+        Ok(Self {
+            database,
+            sealer,
+            writer,
+        })
+    }
+
+    // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
+    fn read<T>(&self, look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let transaction = self.database.begin_read().map_err(rows::unavailable)?;
+        look(&Reader::new(&transaction, &self.sealer))
+    }
+}
+
+fn live_grant(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+    let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
+    Ok(grant.filter(|grant| !grant.is_expired(now)))
+}
+
+fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+    let id: Option<GrantId> = rows.get(Table::RefreshTokens, &hash.text())?;
+    id.map_or(Ok(None), |id| live_grant(rows, &id, now))
+}
+
+fn put_grant(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
+    rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
+    if let Some(refresh) = &grant.refresh {
+        rows.put(
+            Table::RefreshTokens,
+            &refresh.current.text(),
+            &grant.id,
+            Some(grant.expires_at),
+        )?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn add_client(&self, client: &Client) -> Result<Client, StoreError> {
+        // A client that registers on every connect costs a read, not a write.
+        if let Some(known) = self.client(&client.id).await? {
+            return Ok(known);
+        }
+        let client = client.clone();
+        self.writer
+            .write(move |rows| {
+                if let Some(known) = rows.get(Table::Clients, client.id.as_str())? {
+                    return Ok(known);
+                }
+                rows.put(Table::Clients, client.id.as_str(), &client, None)?;
+                Ok(client.clone())
+            })
+            .await
+    }
+
+    async fn client(&self, id: &ClientId) -> Result<Option<Client>, StoreError> {
+        self.read(|rows| rows.get(Table::Clients, id.as_str()))
+    }
+
+    async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
+        let account = account.clone();
+        self.writer
+            .write(move |rows| {
+                let name = account.username.as_str();
+                if rows.get::<Subject>(Table::Usernames, name)?.is_some() {
+                    return Ok(false);
+                }
+                rows.put(Table::Usernames, name, &account.subject, None)?;
+                rows.put(Table::Accounts, account.subject.as_str(), &account, None)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
+        self.read(|rows| {
+            let subject: Option<Subject> = rows.get(Table::Usernames, username.as_str())?;
+            subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
+        })
+    }
+
+    async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError> {
+        self.read(|rows| rows.get(Table::Accounts, subject.as_str()))
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        let mut accounts: Vec<Account> = self.read(|rows| rows.all(Table::Accounts))?;
+        accounts.sort_by(|a, b| a.username.cmp(&b.username));
+        Ok(accounts)
+    }
+
+    async fn replace_password(
+        &self,
+        subject: &Subject,
+        old: &StoredPassword,
+        new: &StoredPassword,
+    ) -> Result<bool, StoreError> {
+        let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
+        self.writer
+            .write(move |rows| {
+                let account: Option<Account> = rows.get(Table::Accounts, subject.as_str())?;
+                let Some(mut account) = account.filter(|account| account.password == old) else {
+                    return Ok(false);
+                };
+                account.password = new.clone();
+                rows.put(Table::Accounts, subject.as_str(), &account, None)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
+        let session = session.clone();
+        self.writer
+            .write(move |rows| {
+                rows.put(
+                    Table::Sessions,
+                    &session.id.text(),
+                    &session,
+                    Some(session.expires_at),
+                )
+            })
+            .await
+    }
+
+    async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError> {
+        let session: Option<LoginSession> = self.read(|rows| rows.get(Table::Sessions, &id.text()))?;
+        Ok(session.filter(|session| session.expires_at > now))
+    }
+
+    async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
+        let key = id.text();
+        self.writer
+            .write(move |rows| rows.remove(Table::Sessions, &key))
+            .await
+    }
+
+    async fn add_code(
+        &self,
+        approval: &str,
+        hash: &TokenHash,
+        code: &AuthorizationCode,
+    ) -> Result<bool, StoreError> {
+        let (approval, key, code) = (approval.to_owned(), hash.text(), code.clone());
+        self.writer
+            .write(move |rows| {
+                if rows.get::<String>(Table::Approvals, &approval)?.is_some() {
+                    return Ok(false);
+                }
+                // An approval is remembered for a day: longer than any form may be answered.
+                let day = Duration::from_secs(86_400);
+                rows.put(Table::Approvals, &approval, &key, Some(code.expires_at.plus(day)))?;
+                // A used code is remembered as long, so that its replay is noticed.
+                let row = CodeRow {
+                    code: code.clone(),
+                    redeemed: false,
+                };
+                rows.put(Table::Codes, &key, &row, Some(code.expires_at.plus(day)))?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
+        match self.read(|rows| rows.get::<CodeRow>(Table::Codes, &hash.text()))? {
+            Some(row) if row.redeemed => {
+                self.revoke_grant(&row.code.grant_id).await?;
+                Ok(FoundCode::Replayed(row.code.grant_id))
+            }
+            Some(row) if row.code.expires_at > now => Ok(FoundCode::Live(row.code)),
+            _ => Ok(FoundCode::Unknown),
+        }
+    }
+
+    async fn redeem_code(
+        &self,
+        hash: &TokenHash,
+        grant: &Grant,
+        now: UnixTime,
+    ) -> Result<Redemption, StoreError> {
+        let (key, grant) = (hash.text(), grant.clone());
+        self.writer
+            .write(move |rows| {
+                let Some(mut row) = rows.get::<CodeRow>(Table::Codes, &key)? else {
+                    return Ok(Redemption::Unknown);
+                };
+                if row.redeemed {
+                    rows.remove(Table::Grants, row.code.grant_id.as_str())?;
+                    return Ok(Redemption::Replayed);
+                }
+                if row.code.expires_at <= now {
+                    return Ok(Redemption::Unknown);
+                }
+                row.redeemed = true;
+                let forget_at = row.code.expires_at.plus(Duration::from_secs(86_400));
+                rows.put(Table::Codes, &key, &row, Some(forget_at))?;
+                put_grant(rows, &grant)?;
+                Ok(Redemption::Redeemed)
+            })
+            .await
+    }
+
+    async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        self.read(|rows| live_grant(rows, id, now))
+    }
+
+    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        self.read(|rows| grant_of_refresh(rows, hash, now))
+    }
+
+    async fn rotate_refresh(
+        &self,
+        presented: &TokenHash,
+        successor: &Successor,
+        now: UnixTime,
+        grace: Duration,
+    ) -> Result<Rotation, StoreError> {
+        let (presented, successor) = (*presented, successor.clone());
+        self.writer
+            .write(move |rows| {
+                let Some(mut grant) = grant_of_refresh(rows, &presented, now)? else {
+                    return Ok(Rotation::Unknown);
+                };
+                match grant.judge_refresh(&presented, now, grace) {
+                    RefreshUse::Current => {
+                        grant.rotate(
+                            successor.hash,
+                            successor.sealed.clone(),
+                            now,
+                            successor.expires_at,
+                        );
+                        put_grant(rows, &grant)?;
+                        // The used token stays known as long as the grant may live, so that its reuse is noticed.
+                        rows.put(
+                            Table::RefreshTokens,
+                            &presented.text(),
+                            &grant.id,
+                            Some(grant.expires_at),
+                        )?;
+                        Ok(Rotation::Rotated(grant))
+                    }
+                    RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated {
+                        grant,
+                        sealed_successor,
+                    }),
+                    RefreshUse::Reused => {
+                        rows.remove(Table::Grants, grant.id.as_str())?;
+                        Ok(Rotation::Reused(grant.id))
+                    }
+                }
+            })
+            .await
+    }
+
+    async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.writer
+            .write(move |rows| rows.remove(Table::Grants, id.as_str()))
+            .await
+    }
+
+    async fn grant_with_account(
+        &self,
+        id: &GrantId,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError> {
+        self.read(|rows| {
+            let Some(grant) = live_grant(rows, id, now)? else {
+                return Ok(None);
+            };
+            let account: Option<Account> = rows.get(Table::Accounts, grant.subject.as_str())?;
+            Ok(account.map(|account| (grant, account)))
+        })
+    }
+
+    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError> {
+        let candidate = candidate.clone();
+        self.writer
+            .write(move |rows| {
+                if let Some(key) = rows.get(Table::Keys, "signing")? {
+                    return Ok(key);
+                }
+                rows.put(Table::Keys, "signing", &candidate, None)?;
+                Ok(candidate.clone())
+            })
+            .await
+    }
+
+    async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        for table in Table::EXPIRING {
+            let expired = self.read(|rows| rows.expired(table, now))?;
+            for keys in expired.chunks(1000) {
+                let keys = keys.to_vec();
+                removed += self
+                    .writer
+                    .write(move |rows| rows.remove_expired(table, &keys, now))
+                    .await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))
+    }
+}
