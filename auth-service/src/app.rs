@@ -46,6 +46,8 @@ pub struct Servers {
     pub edge: Server,
     /// Health and metrics.
     pub ops: Server,
+    /// Where each of them listens, in the order public, edge, ops: with port 0 the system has chosen one.
+    pub addresses: [SocketAddr; 3],
 }
 
 /// Binds the three listeners.
@@ -113,10 +115,17 @@ pub fn listen(
         address: ops,
         source,
     })?;
+    // Each is bound to one address; the fallback is what was asked for.
+    let addresses = [
+        public_server.addrs().first().copied().unwrap_or(public),
+        edge_server.addrs().first().copied().unwrap_or(edge),
+        ops_server.addrs().first().copied().unwrap_or(ops),
+    ];
     Ok(Servers {
         public: public_server.run(),
         edge: edge_server.run(),
         ops: ops_server.run(),
+        addresses,
     })
 }
 

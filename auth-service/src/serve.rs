@@ -54,7 +54,8 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         servers.edge.handle(),
         servers.ops.handle(),
     );
-    tracing::info!(public = %listeners.public, edge = %listeners.edge, ops = %listeners.ops, "listening");
+    let [public_at, edge_at, ops_at] = servers.addresses;
+    tracing::info!(public = %public_at, edge = %edge_at, ops = %ops_at, "listening");
 
     let sweeper = tokio::spawn(sweep_forever(store));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;

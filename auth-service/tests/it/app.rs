@@ -1,0 +1,431 @@
+//! The service under test, its people and its clients: what lets a test read as a sentence.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use auth_service::app;
+use auth_service::config::Config;
+use auth_service::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use auth_service::domain::clock::{Clock, Random, UnixTime};
+use auth_service::identity::password::Passwords;
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::state::AppState;
+use auth_service::store::Store;
+use auth_service::store::embedded::EmbeddedStore;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+pub(crate) const ISSUER: &str = "https://auth.example";
+pub(crate) const RESOURCE: &str = "https://mcp.example/mcp";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+/// The pair of RFC 7636 appendix B.
+pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+pub(crate) const REDIRECT: &str = "https://app.example/cb";
+pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
+
+/// A clock that moves when the test says so.
+pub(crate) struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> UnixTime {
+        UnixTime(self.0.load(Ordering::SeqCst))
+    }
+}
+
+pub(crate) struct TestApp {
+    pub(crate) http: reqwest::Client,
+    pub(crate) state: Data<AppState>,
+    pub(crate) public: String,
+    pub(crate) edge: String,
+    pub(crate) ops: String,
+    clock: Arc<TestClock>,
+    _data: tempfile::TempDir,
+}
+
+impl TestApp {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let defaults = [
+            ("ISSUER", ISSUER),
+            ("PROTECTED_HOSTS", "mcp.example, other.example"),
+            ("EDGE_SECRET", EDGE_SECRET),
+            ("WORKERS", "1"),
+            ("PUBLIC_LISTEN", "127.0.0.1:0"),
+            ("EDGE_LISTEN", "127.0.0.1:0"),
+            ("OPS_LISTEN", "127.0.0.1:0"),
+        ];
+        let overridden = |name: &str| settings.iter().any(|(other, _)| *other == name);
+        let settings: Vec<_> = defaults
+            .iter()
+            .filter(|(name, _)| !overridden(name))
+            .chain(settings)
+            .copied()
+            .collect();
+        let owned = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = Config::from_variables(owned).unwrap();
+        let listeners = config.listeners;
+        let key = StoreKey::new([7; 32]);
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(data.path(), &key).unwrap());
+        let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
+        let state = AppState::new(
+            config,
+            store,
+            &key,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(SystemRandomSource),
+        )
+        .await
+        .unwrap();
+        let state = Data::new(state);
+        let servers = app::listen(
+            listeners,
+            &state,
+            PrometheusBuilder::new().build_recorder().handle(),
+        )
+        .unwrap();
+        let [public, edge, ops] = servers.addresses.map(|address| format!("http://{address}"));
+        actix_web::rt::spawn(servers.public);
+        actix_web::rt::spawn(servers.edge);
+        actix_web::rt::spawn(servers.ops);
+        let http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            http,
+            state,
+            public,
+            edge,
+            ops,
+            clock,
+            _data: data,
+        }
+    }
+
+    pub(crate) fn wait(&self, duration: Duration) {
+        self.clock.0.fetch_add(duration.as_secs(), Ordering::SeqCst);
+    }
+
+    /// An account with [`PASSWORD`].
+    pub(crate) async fn person(&self, name: &str) -> Account {
+        self.account(name, false).await
+    }
+
+    pub(crate) async fn account(&self, name: &str, one_time: bool) -> Account {
+        let phc = Passwords::new(1).unwrap().hash(PASSWORD.into()).await.unwrap();
+        let account = Account {
+            subject: Subject::new(SystemRandomSource.bytes().unwrap()),
+            username: Username::try_from(name.to_owned()).unwrap(),
+            email: Some(format!("{name}@example.com")),
+            groups: vec![
+                Group::try_from("staff".to_owned()).unwrap(),
+                Group::try_from("ops".to_owned()).unwrap(),
+            ],
+            password: StoredPassword { phc, one_time },
+            disabled: false,
+            created_at: self.clock.now(),
+        };
+        assert!(self.state.store.add_account(&account).await.unwrap());
+        account
+    }
+
+    pub(crate) async fn register(&self, metadata: &Value) -> Response {
+        self.http
+            .post(format!("{}/register", self.public))
+            .json(metadata)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// A public client as the SDKs register it; its id.
+    pub(crate) async fn client(&self) -> String {
+        self.client_with(&[REDIRECT]).await
+    }
+
+    pub(crate) async fn client_with(&self, redirect_uris: &[&str]) -> String {
+        let metadata = json!({
+            "redirect_uris": redirect_uris, "token_endpoint_auth_method": "none", "client_name": "Test client",
+            "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"],
+        });
+        let response = self.register(&metadata).await;
+        assert_eq!(response.status(), StatusCode::CREATED);
+        response.json::<Value>().await.unwrap()["client_id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub(crate) fn browser(&self) -> Browser<'_> {
+        Browser {
+            app: self,
+            cookies: Vec::new(),
+        }
+    }
+
+    /// A browser in which `name`, made for the purpose, has logged in.
+    pub(crate) async fn browser_of(&self, name: &str) -> Browser<'_> {
+        self.person(name).await;
+        let mut browser = self.browser();
+        let page = browser.open("/login").await;
+        let answer = browser
+            .submit(&page, &[("username", name), ("password", PASSWORD)])
+            .await;
+        assert_eq!(answer.status, StatusCode::OK);
+        browser
+    }
+
+    /// A code for `client`, after a new person's login and consent.
+    pub(crate) async fn code(&self, client: &str) -> String {
+        let mut browser = self.browser_of(&format!("person{}", rand_suffix())).await;
+        browser.allow(&authorize_query(client, &[])).await
+    }
+
+    pub(crate) async fn token(&self, form: &[(&str, &str)]) -> Response {
+        self.http
+            .post(format!("{}/token", self.public))
+            .form(form)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn redeem(&self, client: &str, code: &str) -> Response {
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("client_id", client),
+            ("code", code),
+            ("code_verifier", VERIFIER),
+            ("redirect_uri", REDIRECT),
+            ("resource", RESOURCE),
+        ];
+        self.token(&form).await
+    }
+
+    pub(crate) async fn refresh(&self, client: &str, refresh_token: &str) -> Response {
+        self.token(&[
+            ("grant_type", "refresh_token"),
+            ("client_id", client),
+            ("refresh_token", refresh_token),
+        ])
+        .await
+    }
+
+    /// Access and refresh token of a new person through `client`.
+    pub(crate) async fn tokens(&self, client: &str) -> Tokens {
+        let response = self.redeem(client, &self.code(client).await).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Tokens::of(response).await
+    }
+
+    /// A check as Envoy sends it.
+    pub(crate) fn check(&self, method: reqwest::Method, host: &str, target: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}/verify/envoy{target}", self.edge))
+            .header("host", host)
+            .header("x-forwarded-proto", "https")
+            .header("x-edge-secret", EDGE_SECRET)
+    }
+
+    pub(crate) async fn check_token(&self, token: &str) -> Response {
+        self.check(reqwest::Method::POST, "mcp.example", "/mcp")
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+}
+
+impl Tokens {
+    pub(crate) async fn of(response: Response) -> Self {
+        let body: Value = response.json().await.unwrap();
+        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+        Self {
+            access: text("access_token"),
+            refresh: text("refresh_token"),
+        }
+    }
+}
+
+/// The error code of an OAuth error answer.
+pub(crate) async fn error_code(response: Response) -> String {
+    response.json::<Value>().await.unwrap()["error"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn rand_suffix() -> String {
+    let bytes = SystemRandomSource.bytes().unwrap();
+    bytes
+        .iter()
+        .take(6)
+        .map(|byte| char::from(b'a' + byte % 26))
+        .collect()
+}
+
+/// The query of a good authorization request, with some parameters replaced (empty: left out).
+pub(crate) fn authorize_query(client: &str, replaced: &[(&str, &str)]) -> String {
+    let good = [
+        ("response_type", "code"),
+        ("client_id", client),
+        ("redirect_uri", REDIRECT),
+        ("state", "the state"),
+        ("scope", "mcp"),
+        ("resource", RESOURCE),
+        ("code_challenge", CHALLENGE),
+        ("code_challenge_method", "S256"),
+    ];
+    let kept = good
+        .iter()
+        .filter(|(name, _)| !replaced.iter().any(|(other, _)| other == name));
+    let pairs: Vec<_> = kept
+        .chain(replaced)
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(pairs)
+        .finish()
+}
+
+/// A page or a redirect.
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) location: Option<String>,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Page {
+    /// A parameter of the address that it redirects to.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let url = Url::parse(self.location.as_ref()?).unwrap();
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    fn attribute(&self, before: &str) -> String {
+        let (_, rest) = self
+            .body
+            .split_once(before)
+            .unwrap_or_else(|| panic!("no {before} in {}", self.body));
+        rest.split('"').next().unwrap().to_owned()
+    }
+
+    pub(crate) fn ticket(&self) -> String {
+        self.attribute("name=\"ticket\" value=\"")
+    }
+
+    fn action(&self) -> String {
+        self.attribute("action=\"")
+    }
+}
+
+/// Keeps cookies as a browser does, and shows every redirect to the test.
+pub(crate) struct Browser<'a> {
+    app: &'a TestApp,
+    pub(crate) cookies: Vec<(String, String)>,
+}
+
+impl Browser<'_> {
+    /// Opens a path of the service.
+    pub(crate) async fn open(&mut self, path: &str) -> Page {
+        let request = self.app.http.get(format!("{}{path}", self.app.public));
+        self.send(request).await
+    }
+
+    /// Opens a path and goes where redirects within the service lead.
+    pub(crate) async fn follow(&mut self, path: &str) -> Page {
+        let mut page = self.open(path).await;
+        while let Some(ours) = page
+            .location
+            .as_ref()
+            .and_then(|location| location.strip_prefix(ISSUER))
+        {
+            let next = ours.to_owned();
+            page = self.open(&next).await;
+        }
+        page
+    }
+
+    /// Fills in the page's form.
+    pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
+        let ticket = page.ticket();
+        let fields: Vec<_> = [("ticket", ticket.as_str())]
+            .into_iter()
+            .chain(fields.iter().copied())
+            .collect();
+        let action = page.action();
+        self.post(action.strip_prefix(ISSUER).unwrap(), &fields).await
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {
+        let request = self
+            .app
+            .http
+            .post(format!("{}{path}", self.app.public))
+            .form(fields);
+        self.send(request).await
+    }
+
+    /// Asks for authorization, consents, and gives the code.
+    pub(crate) async fn allow(&mut self, query: &str) -> String {
+        let page = self.follow(&format!("/authorize?{query}")).await;
+        let answer = self.submit(&page, &[("decision", "allow")]).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
+        answer.parameter("code").unwrap()
+    }
+
+    async fn send(&mut self, request: RequestBuilder) -> Page {
+        let jar: Vec<String> = self
+            .cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let request = if jar.is_empty() {
+            request
+        } else {
+            request.header(COOKIE, jar.join("; "))
+        };
+        let response = request.send().await.unwrap();
+        for header in response.headers().get_all(SET_COOKIE) {
+            let (name, rest) = header.to_str().unwrap().split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            self.cookies.retain(|(known, _)| known != name);
+            if !value.is_empty() {
+                self.cookies.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        let headers = response.headers().clone();
+        let location = headers
+            .get(LOCATION)
+            .map(|value| value.to_str().unwrap().to_owned());
+        Page {
+            status: response.status(),
+            location,
+            headers,
+            body: response.text().await.unwrap(),
+        }
+    }
+}

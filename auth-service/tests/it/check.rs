@@ -1,0 +1,181 @@
+//! `/verify/envoy`: what the edge is told.
+
+use std::time::Duration;
+
+use auth_service::domain::opaque_token::TokenHash;
+use reqwest::{Method, Response, StatusCode};
+
+use super::app::{EDGE_SECRET, TestApp};
+
+const IDENTITY: [&str; 7] = [
+    "x-auth-subject",
+    "x-auth-username",
+    "x-auth-email",
+    "x-auth-groups",
+    "x-auth-client-id",
+    "x-auth-scope",
+    "x-auth-assertion",
+];
+
+fn challenge(response: &Response) -> String {
+    response.headers()["www-authenticate"]
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[actix_web::test]
+async fn a076_an_allowed_request_carries_every_identity_header() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let response = app.check_token(&tokens.access).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    for name in IDENTITY {
+        assert!(response.headers().contains_key(name), "{name}");
+    }
+    assert_eq!(response.headers()["x-auth-groups"], "staff,ops");
+    assert_eq!(response.headers()["x-auth-client-id"], client.as_str());
+    assert_eq!(
+        response.headers()["x-auth-assertion"]
+            .to_str()
+            .unwrap()
+            .split('.')
+            .count(),
+        3
+    );
+}
+
+#[actix_web::test]
+async fn without_a_token_every_method_gets_a_challenge_without_error() {
+    let app = TestApp::start().await;
+    for method in [Method::GET, Method::POST, Method::DELETE] {
+        let response = app.check(method, "mcp.example", "/mcp").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let expected = "Bearer resource_metadata=\"https://mcp.example/.well-known/oauth-protected-resource/mcp\", scope=\"mcp\"";
+        assert_eq!(challenge(&response), expected);
+        assert_eq!(response.headers()["cache-control"], "no-store");
+    }
+}
+
+#[actix_web::test]
+async fn a_token_that_does_not_count_is_an_invalid_token() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let (head, signature) = tokens.access.rsplit_once('.').unwrap();
+    let flipped = if signature.starts_with('A') {
+        format!("B{}", &signature[1..])
+    } else {
+        format!("A{}", &signature[1..])
+    };
+    for bad in [
+        "garbage",
+        &format!("{head}.{flipped}"),
+        &format!("{head}."),
+        &tokens.refresh,
+    ] {
+        let response = app.check_token(bad).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert!(
+            challenge(&response).starts_with("Bearer error=\"invalid_token\""),
+            "{bad}"
+        );
+    }
+    let elsewhere = app
+        .check(Method::POST, "other.example", "/mcp")
+        .bearer_auth(&tokens.access)
+        .send()
+        .await
+        .unwrap();
+    assert!(challenge(&elsewhere).contains("issued for another resource"));
+    app.wait(Duration::from_secs(3600));
+    assert!(challenge(&app.check_token(&tokens.access).await).contains("expired"));
+}
+
+#[actix_web::test]
+async fn a069_a_check_from_a_stranger_is_refused() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let url = format!("{}/verify/envoy/mcp", app.edge);
+    for secrets in [&[][..], &["wrong"], &[EDGE_SECRET, EDGE_SECRET], &[""]] {
+        let request = app
+            .http
+            .post(&url)
+            .header("host", "mcp.example")
+            .bearer_auth(&tokens.access);
+        let request = secrets.iter().fold(request, |request, secret| {
+            request.header("x-edge-secret", *secret)
+        });
+        assert_eq!(
+            request.send().await.unwrap().status(),
+            StatusCode::FORBIDDEN,
+            "{secrets:?}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn a071_a072_a078_what_has_two_readings_is_refused() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let token = app.tokens(&client).await.access;
+    for (host, target) in [
+        ("mcp.example", "//mcp"),
+        ("mcp.example", "/mcp%2fx"),
+        ("mcp.example", "/mcp;x=1"),
+        ("mcp.example", "/mcp%00"),
+        ("mcp.example", "/mcp/%252e"),
+        ("unknown.example", "/mcp"),
+        ("mcp.example.evil.example", "/mcp"),
+        ("mcp.example:8443:1", "/mcp"),
+        ("", "/mcp"),
+    ] {
+        let response = app
+            .check(Method::POST, host, target)
+            .bearer_auth(&token)
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            response.status().is_client_error() && response.status() != StatusCode::UNAUTHORIZED,
+            "{host}{target}: {}",
+            response.status()
+        );
+    }
+    let spelled = app
+        .check(Method::POST, "MCP.Example.:443", "/mcp?x=//")
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(spelled.status(), StatusCode::OK);
+    let other_proxy = app
+        .http
+        .get(format!("{}/verify/unheard_of/mcp", app.edge))
+        .header("x-edge-secret", EDGE_SECRET)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(other_proxy.status(), StatusCode::NOT_FOUND);
+}
+
+#[actix_web::test]
+async fn a034_a_disabled_or_revoked_owner_is_refused() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let hash = TokenHash::of(tokens.refresh.as_bytes());
+    let grant = app
+        .state
+        .store
+        .grant_of_refresh(&hash, app.state.now())
+        .await
+        .unwrap()
+        .unwrap();
+    app.state.store.revoke_grant(&grant.id).await.unwrap();
+    let response = app.check_token(&tokens.access).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(challenge(&response).contains("revoked"));
+}

@@ -1,0 +1,179 @@
+//! Metadata documents (RFC 8414, RFC 9728), and what operators see.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::app::TestApp;
+
+async fn get(app: &TestApp, host: &str, path: &str) -> (StatusCode, Value) {
+    let response = app
+        .http
+        .get(format!("{}{path}", app.public))
+        .header("host", host)
+        .send()
+        .await
+        .unwrap();
+    (response.status(), response.json().await.unwrap_or_default())
+}
+
+#[actix_web::test]
+async fn the_server_says_what_it_can() {
+    let app = TestApp::start().await;
+    let (status, document) = get(&app, "auth.example", "/.well-known/oauth-authorization-server").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(document["issuer"], "https://auth.example");
+    assert_eq!(document["registration_endpoint"], "https://auth.example/register");
+    assert_eq!(document["code_challenge_methods_supported"], json!(["S256"]));
+    assert_eq!(document["authorization_response_iss_parameter_supported"], true);
+    assert!(
+        !document["scopes_supported"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("offline_access"))
+    );
+}
+
+#[actix_web::test]
+async fn an_issuer_with_a_path_is_found_in_all_three_places() {
+    let app = TestApp::start_with(&[("ISSUER", "https://auth.example/tenant1")]).await;
+    for path in [
+        "/.well-known/oauth-authorization-server/tenant1",
+        "/.well-known/openid-configuration/tenant1",
+        "/tenant1/.well-known/openid-configuration",
+    ] {
+        let (status, document) = get(&app, "auth.example", path).await;
+        assert_eq!(
+            (status, &document["issuer"]),
+            (StatusCode::OK, &json!("https://auth.example/tenant1")),
+            "{path}"
+        );
+        assert_eq!(document["token_endpoint"], "https://auth.example/tenant1/token");
+    }
+    assert_eq!(
+        get(&app, "auth.example", "/.well-known/oauth-authorization-server")
+            .await
+            .0,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(get(&app, "auth.example", "/tenant1/jwks").await.0, StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn a025_the_host_header_never_reaches_the_issuer() {
+    let app = TestApp::start().await;
+    let (_, document) = get(&app, "evil.example", "/.well-known/oauth-authorization-server").await;
+    assert!(!document.to_string().contains("evil.example"));
+}
+
+#[actix_web::test]
+async fn protected_resources_are_described_at_root_and_path() {
+    let app = TestApp::start().await;
+    for (host, path, resource) in [
+        (
+            "mcp.example",
+            "/.well-known/oauth-protected-resource/mcp",
+            "https://mcp.example/mcp",
+        ),
+        (
+            "MCP.example:443",
+            "/.well-known/oauth-protected-resource/mcp",
+            "https://mcp.example/mcp",
+        ),
+        (
+            "other.example",
+            "/.well-known/oauth-protected-resource/a/b",
+            "https://other.example/a/b",
+        ),
+        (
+            "mcp.example",
+            "/.well-known/oauth-protected-resource",
+            "https://mcp.example",
+        ),
+        (
+            "mcp.example",
+            "/.well-known/oauth-protected-resource/",
+            "https://mcp.example",
+        ),
+    ] {
+        let (status, document) = get(&app, host, path).await;
+        assert_eq!(status, StatusCode::OK, "{host}{path}");
+        assert_eq!(document["resource"], resource);
+        assert_eq!(document["authorization_servers"], json!(["https://auth.example"]));
+        assert_eq!(document["scopes_supported"], json!(["mcp"]));
+    }
+}
+
+#[actix_web::test]
+async fn unknown_hosts_and_odd_paths_are_not_described() {
+    let app = TestApp::start().await;
+    for (host, path) in [
+        ("evil.example", "/.well-known/oauth-protected-resource/mcp"),
+        ("mcp.example", "/.well-known/oauth-protected-resource/a//b"),
+        ("mcp.example", "/.well-known/oauth-protected-resource/%2e%2e/x"),
+        ("mcp.example", "/.well-known/oauth-protected-resourceful"),
+    ] {
+        assert_eq!(
+            get(&app, host, path).await.0,
+            StatusCode::NOT_FOUND,
+            "{host}{path}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn a097_browsers_may_read_discovery_from_any_origin_without_cookies() {
+    let app = TestApp::start().await;
+    for (method, path) in [
+        (Method::GET, "/.well-known/oauth-authorization-server"),
+        (Method::POST, "/token"),
+        (Method::POST, "/register"),
+    ] {
+        let preflight = app
+            .http
+            .request(Method::OPTIONS, format!("{}{path}", app.public))
+            .header("origin", "https://inspector.example")
+            .header("access-control-request-method", method.as_str())
+            .header(
+                "access-control-request-headers",
+                "content-type,mcp-protocol-version",
+            )
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(preflight.status(), StatusCode::OK, "{path}");
+        assert_eq!(preflight.headers()["access-control-allow-origin"], "*");
+        assert!(
+            !preflight
+                .headers()
+                .contains_key("access-control-allow-credentials")
+        );
+    }
+    let page = app
+        .http
+        .get(format!("{}/login", app.public))
+        .header("origin", "https://evil.example")
+        .send()
+        .await
+        .unwrap();
+    assert!(!page.headers().contains_key("access-control-allow-origin"));
+}
+
+#[actix_web::test]
+async fn operators_see_health_readiness_version_and_metrics() {
+    let app = TestApp::start().await;
+    for path in ["/health", "/ready", "/version", "/metrics"] {
+        let response = app.http.get(format!("{}{path}", app.ops)).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let elsewhere = app
+            .http
+            .get(format!("{}{path}", app.public))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            elsewhere.status(),
+            StatusCode::NOT_FOUND,
+            "{path} on the public listener"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! `/login`: passwords, sessions, one-time passwords.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use super::app::{PASSWORD, TestApp, authorize_query};
+
+const NEW: &str = "a password of my own";
+
+#[actix_web::test]
+async fn a021_a_wrong_password_and_an_unknown_name_look_the_same() {
+    let app = TestApp::start().await;
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let page = browser.open("/login").await;
+    let mut bodies = Vec::new();
+    for (name, password) in [
+        ("ana", "wrong wrong wrong"),
+        ("nobody", PASSWORD),
+        ("a b", PASSWORD),
+        ("ana", ""),
+    ] {
+        let answer = browser
+            .submit(&page, &[("username", name), ("password", password)])
+            .await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name}");
+        bodies.push(
+            answer
+                .body
+                .replace(&answer.ticket(), "")
+                .replace(&format!("value=\"{name}\""), ""),
+        );
+    }
+    assert!(bodies.iter().all(|body| body == &bodies[0]));
+}
+
+#[actix_web::test]
+async fn a015_a_login_form_counts_in_its_own_browser_and_gives_a_new_session() {
+    let app = TestApp::start().await;
+    app.person("ana").await;
+    let fields = [("username", "ana"), ("password", PASSWORD)];
+    let mut mine = app.browser();
+    let page = mine.open("/login").await;
+    assert_eq!(
+        app.browser().submit(&page, &fields).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    assert_eq!(mine.post("/login", &fields).await.status, StatusCode::BAD_REQUEST);
+    // A session cookie that somebody planted does not become hers.
+    mine.cookies
+        .push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
+    assert_eq!(mine.submit(&page, &fields).await.status, StatusCode::OK);
+    let session = |browser: &super::app::Browser<'_>| {
+        browser
+            .cookies
+            .iter()
+            .find(|(name, _)| name.ends_with("_session"))
+            .unwrap()
+            .1
+            .clone()
+    };
+    let first = session(&mine);
+    assert_ne!(first, "planted");
+    let page = mine.open("/login").await;
+    mine.submit(&page, &fields).await;
+    assert_ne!(session(&mine), first);
+}
+
+#[actix_web::test]
+async fn a_login_ends_after_its_time() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
+    let mut browser = app.browser_of("ana").await;
+    assert_eq!(browser.open(&query).await.status, StatusCode::OK);
+    app.wait(Duration::from_secs(12 * 3600));
+    let page = browser.open(&query).await;
+    assert!(page.location.unwrap().contains("/login?"));
+}
+
+#[actix_web::test]
+async fn a102_a_one_time_password_works_once_and_is_replaced() {
+    let app = TestApp::start().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let page = browser.open("/login").await;
+    let choose = browser
+        .submit(&page, &[("username", "ana"), ("password", PASSWORD)])
+        .await;
+    assert!(choose.body.contains("Choose your own password"));
+    // It logs nobody in before another one is chosen.
+    assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
+    for (chosen, repeated) in [
+        ("short", "short"),
+        (NEW, "something else entirely"),
+        (PASSWORD, PASSWORD),
+        ("", ""),
+    ] {
+        let again = browser
+            .submit(
+                &choose,
+                &[("new_password", chosen), ("new_password_repeat", repeated)],
+            )
+            .await;
+        assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{chosen}");
+    }
+    let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
+    assert_eq!(
+        app.browser().submit(&choose, &fields).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    let cookies = browser.cookies.clone();
+    assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::OK);
+    // The same form once more, as from a second tab.
+    browser.cookies = cookies;
+    assert_eq!(
+        browser.submit(&choose, &fields).await.status,
+        StatusCode::CONFLICT
+    );
+    let page = browser.open("/login").await;
+    assert_eq!(
+        browser
+            .submit(&page, &[("username", "ana"), ("password", PASSWORD)])
+            .await
+            .status,
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        browser
+            .submit(&page, &[("username", "ana"), ("password", NEW)])
+            .await
+            .status,
+        StatusCode::OK
+    );
+}
