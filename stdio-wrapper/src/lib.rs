@@ -1,1 +1,16 @@
-//! stdio-wrapper: a stdio MCP server over Streamable HTTP.
+//! stdio-wrapper: any stdio MCP server over Streamable HTTP.
+//!
+//! Rooms, and which may use which: `protocol`, `policy` and `metrics` stand at the bottom and use no other; `config` uses
+//! `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config`; `legacy` uses `child`, `protocol`
+//! and `metrics`; `http` uses all of these; `ops` uses `metrics`; `app` puts them together.
+
+pub mod app;
+pub mod child;
+pub mod config;
+pub mod http;
+pub mod identity;
+pub mod legacy;
+pub mod metrics;
+pub mod ops;
+pub mod policy;
+pub mod protocol;

@@ -1,1 +1,29 @@
-//! End-to-end tests.
+//! What the end-to-end tests share: the real auth-service, the real wrapper and a real Envoy on free loopback ports, a
+//! person with a browser, and an MCP client of a few lines.
+//!
+//! A test reads as a sentence: `Stack::start().await.log_in().await`. What goes wrong on the way panics with the logs of
+//! the tiers, because a test has nobody to return an error to. Only where failure is part of the test (a service that
+//! is killed) do functions return `Result`.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test harness fails by panicking"
+)]
+
+pub mod browser;
+pub mod gate;
+pub mod layers;
+pub mod mcp;
+pub mod oauth;
+pub mod places;
+pub mod process;
+pub mod setup;
+pub mod stack;
+pub mod upstream;
+
+pub use gate::{Answer, Gate};
+pub use oauth::{Registration, Tokens};
+pub use setup::Setup;
+pub use stack::Stack;

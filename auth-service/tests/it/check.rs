@@ -64,11 +64,8 @@ async fn a_token_that_does_not_count_is_an_invalid_token() {
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
     let (head, signature) = tokens.access.rsplit_once('.').unwrap();
-    let flipped = if signature.starts_with('A') {
-        format!("B{}", &signature[1..])
-    } else {
-        format!("A{}", &signature[1..])
-    };
+    let first = if signature.starts_with('A') { 'B' } else { 'A' };
+    let flipped = format!("{first}{}", &signature[1..]);
     for bad in [
         "garbage",
         &format!("{head}.{flipped}"),

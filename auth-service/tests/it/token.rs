@@ -268,7 +268,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
             401,
         ),
         (basic(format!("{id}:wrong")), vec![], 401),
-        (basic(format!("{id}")), vec![], 401),
+        (basic(id.to_owned()), vec![], 401),
         (Some("Basic !!!".to_owned()), vec![], 401),
         (Some("Bearer x".to_owned()), vec![], 401),
         (
