@@ -18,7 +18,7 @@ pub enum LogFormat {
 pub struct Observability {
     /// `LOG_FORMAT`, `text` or `json`; text.
     pub format: LogFormat,
-    /// `RUST_LOG`, `info`: which events, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// `RUST_LOG`, `info,actix_server=warn`: which events, in the syntax of `tracing_subscriber::EnvFilter`.
     pub filter: String,
 }
 
@@ -43,6 +43,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Observ
     };
     Observability {
         format,
-        filter: raw.rust_log.unwrap_or_else(|| "info".to_owned()),
+        filter: raw
+            .rust_log
+            .unwrap_or_else(|| "info,actix_server=warn".to_owned()),
     }
 }

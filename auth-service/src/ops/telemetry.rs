@@ -1,5 +1,7 @@
 //! Log lines and request spans.
 
+use std::io::IsTerminal;
+
 use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};

@@ -24,7 +24,7 @@ pub enum OpenError {
     },
     /// Another process has it open.
     #[error(
-        "{0} is in use by another process. The embedded store serves one process: stop the running auth-service first, or use Redis"
+        "{0} is in use by another process. The embedded store serves one process: stop the running auth-service first"
     )]
     InUse(PathBuf),
     /// redb cannot read it.
