@@ -10,6 +10,7 @@ pub mod config;
 pub mod domain;
 pub mod facts;
 pub mod forward_auth;
+pub mod guard;
 pub mod identity;
 pub mod keys;
 pub mod oauth;

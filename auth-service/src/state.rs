@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::guard::registration_rate::RegistrationRate;
 use crate::identity::password::{HashingFailed, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
@@ -24,6 +26,8 @@ pub struct AppState {
     pub passwords: Passwords,
     /// Binds forms to browsers.
     pub tickets: Tickets,
+    /// Limits how fast clients register.
+    pub registration_rate: RegistrationRate,
     /// The rules.
     pub policy: Policy,
     clock: Arc<dyn Clock>,
@@ -53,13 +57,12 @@ impl AppState {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
-        let signing_key = store
-            .signing_key(&StoredSigningKey::generate(clock.now())?)
-            .await?;
+        let signing_key = store.signing_key(&StoredSigningKey::generate(clock.now())?).await?;
         Ok(Self {
             passwords: Passwords::new(config.listeners.workers.get())?,
             tickets: Tickets::new(store_key)?,
             keys: KeyRing::new(&signing_key)?,
+            registration_rate: RegistrationRate::new(config.clients.rate),
             policy: Policy::default(),
             config,
             store,
@@ -71,6 +74,12 @@ impl AppState {
     /// The present second.
     pub fn now(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    /// A use of `client`, now.
+    pub fn client_use(&self, client: Client) -> ClientUse {
+        let at = self.now();
+        ClientUse { client, at, keep_until: at.plus(self.config.clients.idle) }
     }
 
     /// 32 unpredictable bytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
-use crate::domain::client::{Client, ClientId};
+use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
@@ -25,6 +25,29 @@ pub enum StoreError {
         "a stored value cannot be read: STORE_KEY is not the one that it was written with, or the data is damaged"
     )]
     Unreadable,
+}
+
+/// What became of a registration.
+#[derive(Debug)]
+pub enum Registration {
+    /// The client is new.
+    Added(Client),
+    /// The same public client had registered before. It belongs to nobody alone now, so its registration access
+    /// token has ceased to count: whoever knows a client's metadata must not be able to delete it for others.
+    Known(Client),
+    /// There are as many clients as there may be, and each of them has been used.
+    Full,
+}
+
+/// What a registration is subject to.
+#[derive(Debug, Clone, Copy)]
+pub struct RegistrationTerms {
+    /// The present second.
+    pub now: UnixTime,
+    /// When the client goes if nobody uses it.
+    pub unused_until: UnixTime,
+    /// The most clients there may be. Beyond it the oldest never-used ones make room.
+    pub ceiling: u64,
 }
 
 /// What became of a code that was presented.
@@ -81,10 +104,30 @@ pub struct Successor {
 /// The store.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Adds a client, unless one of that identifier is there; the one that is there afterwards.
-    async fn add_client(&self, client: &Client) -> Result<Client, StoreError>;
+    /// Registers `client` under the first of `ids` that is free, or finds it there ([`Registration`]). Of equal
+    /// registrations at once, one adds it.
+    async fn register_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        terms: &RegistrationTerms,
+    ) -> Result<Registration, StoreError>;
     /// The client of that identifier.
-    async fn client(&self, id: &ClientId) -> Result<Option<Client>, StoreError>;
+    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError>;
+    /// Up to `most` clients by identifier, from the one after `after` on: the operator's view.
+    async fn clients(
+        &self,
+        after: Option<&ClientId>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<Client>, StoreError>;
+    /// Replaces secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2); false
+    /// when `management` is not its registration access token any more.
+    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
+    /// Switches a client on or off; false when there is none.
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
+    /// Forgets a client, and with it every grant that it holds; false when there is none.
+    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;
 
     /// Adds an account; false when the name is taken.
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;
@@ -109,12 +152,13 @@ pub trait Store: Send + Sync {
     /// Forgets a login.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Remembers a code, once for each `approval`: false when that approval already made one.
+    /// Remembers a code, once for each `approval`: false when that approval already made one, or the client is gone.
     async fn add_code(
         &self,
         approval: &str,
         hash: &TokenHash,
         code: &AuthorizationCode,
+        used: &ClientUse,
     ) -> Result<bool, StoreError>;
     /// Looks at a code without using it; a used one revokes the grant that it made.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
@@ -123,7 +167,7 @@ pub trait Store: Send + Sync {
         &self,
         hash: &TokenHash,
         grant: &Grant,
-        now: UnixTime,
+        used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
     /// The live grant of that identifier.
@@ -135,21 +179,21 @@ pub trait Store: Send + Sync {
         &self,
         presented: &TokenHash,
         successor: &Successor,
-        now: UnixTime,
+        used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError>;
     /// Ends a grant and everything issued from it.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
-    /// A live grant together with the person behind it: what a check needs, in one call.
-    async fn grant_with_account(
-        &self,
-        id: &GrantId,
-        now: UnixTime,
-    ) -> Result<Option<(Grant, Account)>, StoreError>;
+    /// A live grant whose client still holds it ([`Grant::is_held_by`]), with the person behind it: what a check
+    /// needs, in one call.
+    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError>;
 
     /// Keeps `candidate` if there is no signing key yet, and says which key there is: replicas that start at
     /// once agree on one.
     async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError>;
+
+    /// Remembers `name` until `until`; false when it was remembered already (replay of assertions).
+    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
 
     /// Removes what has expired; how many rows it was.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;

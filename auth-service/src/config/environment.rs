@@ -7,21 +7,29 @@ use serde::de::DeserializeOwned;
 use super::Problems;
 
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 26] = [
     "ACCESS_TOKEN_TTL",
+    "CLIENT_CEILING",
+    "CLIENT_IDLE_TTL",
+    "CLIENT_SECRET_TTL",
+    "CLIENT_UNUSED_TTL",
     "CODE_TTL",
     "DATA_DIR",
     "EDGE_LISTEN",
     "EDGE_SECRET",
     "ISSUER",
-    "LOG_FORMAT",
     "LOGIN_SESSION_TTL",
+    "LOG_FORMAT",
     "OPS_LISTEN",
     "PROTECTED_HOSTS",
     "PUBLIC_LISTEN",
     "REDIS_URL",
     "REFRESH_GRACE",
     "REFRESH_TOKEN_TTL",
+    "REGISTRATION",
+    "REGISTRATION_RATE",
+    "REGISTRATION_REDIRECT_HOSTS",
+    "REGISTRATION_TOKEN",
     "RUST_LOG",
     "STORE_KEY",
     "TRUSTED_PROXIES",
@@ -35,18 +43,14 @@ impl Environment {
         variables: impl IntoIterator<Item = (String, String)>,
         problems: &mut Problems,
     ) -> Self {
-        let given: BTreeMap<String, String> = variables
-            .into_iter()
-            .filter(|(_, value)| !value.trim().is_empty())
-            .collect();
+        let given: BTreeMap<String, String> =
+            variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         let mut values = BTreeMap::new();
         for name in NAMES {
             let file_name = format!("{name}_FILE");
             match (given.get(name), given.get(&file_name)) {
-                (Some(_), Some(_)) => problems.add(
-                    &file_name,
-                    format_args!("is set together with {name}; set only one of the two"),
-                ),
+                (Some(_), Some(_)) => problems
+                    .add(&file_name, format_args!("is set together with {name}; set only one of the two")),
                 (Some(value), None) => {
                     values.insert(name.to_owned(), value.trim().to_owned());
                 }

@@ -1,6 +1,7 @@
 //! OAuth clients (RFC 6749 §2, RFC 7591 §2).
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,11 +45,7 @@ impl TryFrom<String> for ClientId {
 
     fn try_from(text: String) -> Result<Self, InvalidClientId> {
         let valid = (1..=2048).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if valid {
-            Ok(Self(text))
-        } else {
-            Err(InvalidClientId)
-        }
+        if valid { Ok(Self(text)) } else { Err(InvalidClientId) }
     }
 }
 
@@ -68,6 +65,8 @@ pub enum ClientAuthMethod {
     ClientSecretBasic,
     /// `client_secret` in the form body.
     ClientSecretPost,
+    /// A signed assertion (RFC 7523 §2.2).
+    PrivateKeyJwt,
 }
 
 /// A grant type that a client may use (`grant_types`, RFC 7591 §2).
@@ -90,35 +89,112 @@ impl GrantType {
     }
 }
 
-/// The hash of a client secret.
+/// A client secret as the store keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClientSecret {
     /// SHA-256 of the secret: it has 256 random bits, so nothing slower is needed.
     pub hash: TokenHash,
+    /// When it ends (`client_secret_expires_at`); never, if absent.
+    pub expires_at: Option<UnixTime>,
 }
 
-/// A registered client.
+/// Tells one registration from an earlier or later one under the same identifier. Grants carry it, so that
+/// deleting a client ends its grants, and registering it anew does not bring them back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RegistrationId(String);
+
+impl RegistrationId {
+    /// A new one of these random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(short_id(random))
+    }
+}
+
+/// Where a client's metadata comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientOrigin {
+    /// It registered (RFC 7591).
+    Registration,
+    /// Its identifier is the URL of a client metadata document.
+    MetadataDocument,
+}
+
+/// A client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Client {
     /// Its identifier.
     pub id: ClientId,
-    /// When it registered (`client_id_issued_at`).
+    /// This registration of it.
+    pub registration: RegistrationId,
+    /// Where its metadata comes from.
+    pub origin: ClientOrigin,
+    /// When it registered (`client_id_issued_at`), or was first allowed by a person.
     pub issued_at: UnixTime,
+    /// When a person last allowed it, or it last got a token; to the hour.
+    pub last_used_at: Option<UnixTime>,
+    /// Switched off by the operator: it gets no tokens, and those that it has open nothing.
+    pub disabled: bool,
+    /// SHA-256 of the canonical metadata of a public client: the same metadata is the same client.
+    pub fingerprint: Option<TokenHash>,
+    /// SHA-256 of the registration access token (RFC 7592), while only one party registered this client.
+    pub management: Option<TokenHash>,
+    /// Its secret, when the method has one.
+    pub secret: Option<ClientSecret>,
+    /// What it registered, or what its document says.
+    pub metadata: ClientMetadata,
+}
+
+/// Client metadata as decided (RFC 7591 §2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientMetadata {
     /// Where codes may be sent; never empty.
     pub redirect_uris: Vec<RedirectUri>,
     /// How it authenticates.
     pub auth_method: ClientAuthMethod,
-    /// Its secret, when the method has one.
-    pub secret: Option<ClientSecret>,
     /// What it may ask the token endpoint for.
     pub grant_types: Vec<GrantType>,
     /// The most it may ever be granted; nothing registered means no limit of its own.
     pub scope: Option<Scope>,
     /// `native` or `web` (`OpenID` Connect Registration §2), as registered.
     pub application_type: Option<String>,
+    /// Its public keys, for `private_key_jwt`.
+    #[serde(default)]
+    pub keys: Option<ClientKeys>,
     /// What it says of itself, for people to see: claims, never authority.
     #[serde(default)]
     pub display: ClientDisplay,
+}
+
+/// Where a client's public keys are (RFC 7591 §2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientKeys {
+    /// `jwks`: in the metadata.
+    Inline(serde_json::Value),
+    /// `jwks_uri`: behind an https URL.
+    Uri(String),
+}
+
+/// A use of a client, noted together with the write that the use makes anyway.
+#[derive(Debug, Clone)]
+pub struct ClientUse {
+    /// Who is used. A client by metadata document is remembered from its first use on.
+    pub client: Client,
+    /// When.
+    pub at: UnixTime,
+    /// When the client may be forgotten, should this stay its last use.
+    pub keep_until: UnixTime,
+}
+
+impl ClientUse {
+    /// Uses closer together than this are one.
+    pub const RESOLUTION: Duration = Duration::from_secs(3600);
+
+    /// Whether this use changes what is known of `client`.
+    pub fn is_news_to(&self, client: &Client) -> bool {
+        client.last_used_at.is_none_or(|last| self.at.since(last) >= Self::RESOLUTION)
+    }
 }
 
 /// Self-asserted descriptions (RFC 7591 §2).
@@ -153,18 +229,16 @@ pub struct ClientDisplay {
 impl Client {
     /// Whether the client cannot keep a secret.
     pub fn is_public(&self) -> bool {
-        self.auth_method == ClientAuthMethod::None
+        self.metadata.auth_method == ClientAuthMethod::None
     }
 
-    /// The registered redirect URI that `requested` is, if any.
+    /// Whether a code may be sent to `requested`.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
-        self.redirect_uris
-            .iter()
-            .any(|registered| registered.matches(requested))
+        self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
-    /// Whether it registered this grant type.
+    /// Whether it may ask the token endpoint for this.
     pub fn may_use(&self, grant_type: GrantType) -> bool {
-        self.grant_types.contains(&grant_type)
+        self.metadata.grant_types.contains(&grant_type)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::account::{Subject, short_id};
-use super::client::ClientId;
+use super::client::{Client, ClientId, RegistrationId};
 use super::clock::UnixTime;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
@@ -44,6 +44,8 @@ pub struct AuthorizationCode {
     pub grant_id: GrantId,
     /// Who asked.
     pub client_id: ClientId,
+    /// In which registration.
+    pub registration: RegistrationId,
     /// Where the code was sent.
     pub redirect_uri: RedirectUri,
     /// PKCE.
@@ -69,6 +71,8 @@ pub struct Grant {
     pub subject: Subject,
     /// To whom.
     pub client_id: ClientId,
+    /// In which registration.
+    pub registration: RegistrationId,
     /// For which resources.
     pub resources: Vec<ResourceUri>,
     /// What is allowed.
@@ -130,9 +134,7 @@ impl Grant {
         // The successor is unused exactly as long as it is still the current token.
         match &refresh.replaced {
             Some(replaced) if replaced.hash == *presented && now.since(replaced.at) <= grace => {
-                RefreshUse::Repeated {
-                    sealed_successor: replaced.sealed_successor.clone(),
-                }
+                RefreshUse::Repeated { sealed_successor: replaced.sealed_successor.clone() }
             }
             _ => RefreshUse::Reused,
         }
@@ -146,16 +148,15 @@ impl Grant {
         now: UnixTime,
         expires_at: UnixTime,
     ) {
-        let replaced = self.refresh.take().map(|old| ReplacedToken {
-            hash: old.current,
-            at: now,
-            sealed_successor,
-        });
-        self.refresh = Some(RefreshState {
-            current: successor,
-            replaced,
-        });
+        let replaced =
+            self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: now, sealed_successor });
+        self.refresh = Some(RefreshState { current: successor, replaced });
         self.expires_at = expires_at;
+    }
+
+    /// Whether the client that holds the grant is still the one that it was given to, and not switched off.
+    pub fn is_held_by(&self, client: &Client) -> bool {
+        self.client_id == client.id && self.registration == client.registration && !client.disabled
     }
 
     /// Whether the grant is over.

@@ -23,6 +23,8 @@ pub enum TokenKind {
     RefreshToken,
     /// Client secret (RFC 6749 §2.3.1).
     ClientSecret,
+    /// Registration access token (RFC 7592 §1.2).
+    RegistrationAccess,
     /// A browser's login session.
     Session,
     /// A browser before login: binds the login form to the browser that asked for it.
@@ -36,6 +38,7 @@ impl TokenKind {
             Self::AuthorizationCode => "mgc_",
             Self::RefreshToken => "mgr_",
             Self::ClientSecret => "mgk_",
+            Self::RegistrationAccess => "mgm_",
             Self::Session => "mgs_",
             Self::LoginAttempt => "mgl_",
         }
@@ -145,12 +148,8 @@ mod base64_bytes {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let bytes = URL_SAFE_NO_PAD
-            .decode(String::deserialize(deserializer)?)
-            .map_err(D::Error::custom)?;
-        bytes
-            .try_into()
-            .map_err(|_| D::Error::custom("expected 32 bytes in base64url"))
+        let bytes = URL_SAFE_NO_PAD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("expected 32 bytes in base64url"))
     }
 }
 

@@ -42,8 +42,9 @@ impl RedirectUri {
     /// (RFC 8252 §7.3, OAuth 2.1 §2.3.1).
     pub fn matches(&self, requested: &Self) -> bool {
         self == requested
-            || matches!((self.without_loopback_port(), requested.without_loopback_port()),
-            (Some(registered), Some(requested)) if registered == requested)
+            || self
+                .without_loopback_port()
+                .is_some_and(|bare| requested.without_loopback_port() == Some(bare))
     }
 
     /// Whether any program on the person's machine could be listening there (RFC 8252 §8.6).
@@ -60,9 +61,7 @@ impl RedirectUri {
 
     /// `scheme://host:port`, as a Content-Security-Policy source.
     pub fn origin(&self) -> String {
-        Url::parse(&self.0)
-            .map(|url| url.origin().ascii_serialization())
-            .unwrap_or_default()
+        Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
     }
 
     /// This URI with `pairs` added to its query.
@@ -73,6 +72,16 @@ impl RedirectUri {
         };
         url.query_pairs_mut().extend_pairs(pairs);
         url.into()
+    }
+
+    /// The URI as it compares: on loopback without its port.
+    pub fn comparable(&self) -> String {
+        self.without_loopback_port().unwrap_or_else(|| self.0.clone())
+    }
+
+    /// The host that an allow-list knows it by, without port.
+    pub fn host(&self) -> String {
+        Url::parse(&self.0).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
     }
 
     fn without_loopback_port(&self) -> Option<String> {
@@ -125,9 +134,7 @@ impl TryFrom<String> for RedirectUri {
 /// `%2e`, `%2f`, `%5c`, `%25`: another parser might decode them into a different path.
 fn has_encoded_delimiter(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    ["%2e", "%2f", "%5c", "%25", "%00"]
-        .iter()
-        .any(|sequence| lower.contains(sequence))
+    ["%2e", "%2f", "%5c", "%25", "%00"].iter().any(|sequence| lower.contains(sequence))
 }
 
 impl From<RedirectUri> for String {

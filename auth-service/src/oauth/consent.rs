@@ -87,11 +87,7 @@ impl ConsentError {
         };
         page(
             status,
-            &MessagePage {
-                title: "Nothing was allowed",
-                text: &self.to_string(),
-                code: None,
-            },
+            &MessagePage { title: "Nothing was allowed", text: &self.to_string(), code: None },
             FormTarget::Ourselves,
         )
     }
@@ -117,26 +113,18 @@ pub fn ask(
         &asked,
     )?;
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
-    let scopes: Vec<String> = request
-        .scope
-        .tokens()
-        .map(|token| token.as_str().to_owned())
-        .collect();
+    let scopes: Vec<String> = request.scope.tokens().map(|token| token.as_str().to_owned()).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
         ticket: &ticket,
         username: account.username.as_str(),
-        client_name: &displayable(client.display.client_name.as_deref().unwrap_or_default()),
+        client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
         redirect_host: &request.redirect_uri.display_host(),
         loopback: request.redirect_uri.is_loopback(),
         resources: &resources,
         scopes: &scopes,
     };
-    Ok(page(
-        StatusCode::OK,
-        &template,
-        FormTarget::Client(&request.redirect_uri),
-    ))
+    Ok(page(StatusCode::OK, &template, FormTarget::Client(&request.redirect_uri)))
 }
 
 /// `POST /consent`: allow or deny.
@@ -150,14 +138,9 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
     let params = Params::of_form(http, body)?;
     let now = state.now();
-    let cookie = OurCookie::Session
-        .read(http, state.config.site.issuer.scheme())
-        .ok_or(ConsentError::NoSession)?;
-    let session = state
-        .store
-        .session(&cookie.hash(), now)
-        .await?
-        .ok_or(ConsentError::NoSession)?;
+    let cookie =
+        OurCookie::Session.read(http, state.config.site.issuer.scheme()).ok_or(ConsentError::NoSession)?;
+    let session = state.store.session(&cookie.hash(), now).await?.ok_or(ConsentError::NoSession)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
     let request = &asked.request;
@@ -165,30 +148,19 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(BadTicket::Foreign.into());
     }
     // The page may have been open for a while: both must still be there.
-    let client = state
-        .store
-        .client(&request.client_id)
-        .await?
-        .filter(|client| client.allows_redirect(&request.redirect_uri));
-    let account = state
-        .store
-        .account(&session.subject)
-        .await?
-        .filter(|account| !account.disabled);
-    if client.is_none() {
-        return Err(ConsentError::ClientGone);
-    }
+    let client = state.store.client(&request.client_id, now).await?.filter(|client| !client.disabled);
+    let client = client
+        .filter(|client| client.allows_redirect(&request.redirect_uri))
+        .ok_or(ConsentError::ClientGone)?;
+    let account = state.store.account(&session.subject).await?.filter(|account| !account.disabled);
     if account.is_none() {
         return Err(ConsentError::NoSession);
     }
     match params.one("decision")? {
-        Some("allow") => approve(state, asked, &session).await,
-        Some("deny") => Ok(refuse(
-            state,
-            &request.redirect_uri,
-            request.state.as_deref(),
-            AuthorizationRefusal::Denied,
-        )),
+        Some("allow") => approve(state, asked, &session, client).await,
+        Some("deny") => {
+            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), AuthorizationRefusal::Denied))
+        }
         _ => Err(ConsentError::NoDecision),
     }
 }
@@ -197,33 +169,28 @@ async fn approve(
     state: &AppState,
     asked: Asked,
     session: &LoginSession,
+    client: Client,
 ) -> Result<HttpResponse, ConsentError> {
     let request = asked.request;
     let token = state.new_token(TokenKind::AuthorizationCode)?;
+    let used = state.client_use(client);
     let code = AuthorizationCode {
         grant_id: asked.grant_id,
         client_id: request.client_id,
+        registration: used.client.registration.clone(),
         redirect_uri: request.redirect_uri,
         challenge: request.challenge,
         resources: request.resources,
         scope: request.scope,
         subject: asked.subject,
         authenticated_at: session.authenticated_at,
-        expires_at: state.now().plus(state.config.lifetimes.code),
+        expires_at: used.at.plus(state.config.lifetimes.code),
     };
-    if !state
-        .store
-        .add_code(code.grant_id.as_str(), &token.hash(), &code)
-        .await?
-    {
+    if !state.store.add_code(code.grant_id.as_str(), &token.hash(), &code, &used).await? {
         return Err(ConsentError::AnsweredBefore);
     }
-    audit::Event::ConsentGiven {
-        subject: &code.subject,
-        client_id: &code.client_id,
-        scope: &code.scope,
-    }
-    .emit();
+    audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
+        .emit();
     let mut pairs = vec![("code", token.expose())];
     pairs.extend(request.state.as_deref().map(|value| ("state", value)));
     pairs.push(("iss", state.config.site.issuer.as_str()));

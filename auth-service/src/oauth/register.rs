@@ -1,22 +1,31 @@
-//! `POST /register`: dynamic client registration (RFC 7591).
+//! `/register`: dynamic client registration (RFC 7591), and its management under `/register/{client_id}` (RFC 7592).
 
+mod answer;
+pub mod manage;
 mod metadata;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Serialize;
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
-use crate::domain::client::{Client, ClientAuthMethod, ClientDisplay, ClientId, ClientSecret, GrantType};
-use crate::domain::clock::{RandomUnavailable, UnixTime};
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::config::RegistrationMode;
+use crate::domain::client::{
+    Client, ClientAuthMethod, ClientId, ClientMetadata, ClientOrigin, ClientSecret, RegistrationId,
+};
+use crate::domain::clock::RandomUnavailable;
+use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::guard::client_address;
+use crate::guard::registration_rate::Crowded;
 use crate::ops::audit;
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::responses;
-use metadata::{InvalidMetadata, Registration};
+use answer::Registered;
+use metadata::{InvalidMetadata, canonical};
 
 /// Why a client is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +36,21 @@ pub enum RegistrationError {
     /// RFC 7591 §3.2.2.
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
+    /// `REGISTRATION_REDIRECT_HOSTS`.
+    #[error("the operator of this server does not allow redirect URIs at {0}")]
+    RedirectHost(String),
+    /// `REGISTRATION=closed`.
+    #[error("the operator of this server has closed registration")]
+    Closed,
+    /// `REGISTRATION=token`.
+    #[error("registration needs the initial access token of this server, as a Bearer token")]
+    InitialAccessToken,
+    /// Too many.
+    #[error("too many clients are being registered; try again later")]
+    Crowded(#[from] Crowded),
+    /// `CLIENT_CEILING`.
+    #[error("this server holds as many clients as its operator allows, and all are in use")]
+    Full,
     /// Ours to mend.
     #[error("the service cannot register clients at the moment; try again in a minute")]
     Unavailable,
@@ -50,13 +74,22 @@ impl RegistrationError {
         let (status, code) = match self {
             Self::ContentType => (StatusCode::BAD_REQUEST, "invalid_client_metadata"),
             Self::Metadata(invalid) => (StatusCode::BAD_REQUEST, invalid.code()),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+            Self::RedirectHost(_) => (StatusCode::BAD_REQUEST, "invalid_redirect_uri"),
+            Self::Closed => (StatusCode::FORBIDDEN, "access_denied"),
+            Self::InitialAccessToken => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Crowded(_) => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable"),
+            Self::Full | Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
         };
-        responses::error(status, code, &self.to_string(), None)
+        let challenge = matches!(self, Self::InitialAccessToken).then_some("Bearer error=\"invalid_token\"");
+        let mut response = responses::error(status, code, &self.to_string(), challenge);
+        if let Self::Crowded(crowded) = self {
+            response.headers_mut().insert(RETRY_AFTER, crowded.retry_after_seconds.into());
+        }
+        response
     }
 }
 
-/// Registers a client.
+/// `POST /register`.
 pub async fn register(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(registered) => responses::json_no_store(StatusCode::CREATED, &registered),
@@ -69,89 +102,132 @@ async fn answer(
     body: &[u8],
     state: &AppState,
 ) -> Result<Registered, RegistrationError> {
-    let content_type = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    admit(request, state)?;
+    let metadata = read_metadata(request, body, state)?;
+    let credentials = Credentials::new(state, metadata.auth_method)?;
+    let random = state.random_bytes()?;
+    let (client, ids) = client(metadata.clone(), &credentials, random, state);
+    let now = state.now();
+    let known = match ids.first() {
+        Some(id) if client.fingerprint.is_some() => state.store.client(id, now).await?,
+        _ => None,
+    };
+    // A client that is here already costs nothing, so coming back is never limited.
+    if known.is_none() {
+        state
+            .registration_rate
+            .admit(client_address::of(request, &state.config.trusted_edge), &client.metadata.redirect_uris)?;
+    }
+    let clients = &state.config.clients;
+    let terms = RegistrationTerms { now, unused_until: now.plus(clients.unused), ceiling: clients.ceiling };
+    match state.store.register_client(&client, &ids, &terms).await? {
+        Registration::Added(client) => {
+            audit::Event::ClientRegistered { client_id: &client.id }.emit();
+            Ok(Registered::new(&client, metadata, &state.config.site.issuer, Some(&credentials)))
+        }
+        // What this one asked for is echoed: on loopback its port may differ from the first one's.
+        Registration::Known(client) => {
+            Ok(Registered::new(&client, metadata, &state.config.site.issuer, None))
+        }
+        Registration::Full => Err(RegistrationError::Full),
+    }
+}
+
+/// Whether this request may register at all.
+fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationError> {
+    match &state.config.clients.registration {
+        RegistrationMode::Open => Ok(()),
+        RegistrationMode::Closed => Err(RegistrationError::Closed),
+        RegistrationMode::Token(expected) => {
+            let given = bearer(request).ok_or(RegistrationError::InitialAccessToken)?;
+            let same = bool::from(given.as_bytes().ct_eq(expected.expose_secret().as_bytes()));
+            if same { Ok(()) } else { Err(RegistrationError::InitialAccessToken) }
+        }
+    }
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    let mut headers = request.headers().get_all(AUTHORIZATION);
+    let (scheme, token) = headers.next()?.to_str().ok()?.split_once(' ')?;
+    (headers.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then_some(token)
+}
+
+fn read_metadata(
+    request: &HttpRequest,
+    body: &[u8],
+    state: &AppState,
+) -> Result<ClientMetadata, RegistrationError> {
+    let content_type =
+        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(RegistrationError::ContentType);
     }
-    let registration = Registration::read(body, state.policy.catalogue())?;
-    let secret = match registration.auth_method {
-        ClientAuthMethod::None => None,
-        _ => Some(state.new_token(TokenKind::ClientSecret)?),
-    };
-    let client = client(registration, secret.as_ref(), state.random_bytes()?, state.now());
-    let kept = state.store.add_client(&client).await?;
-    if kept.issued_at == client.issued_at {
-        audit::Event::ClientRegistered { client_id: &kept.id }.emit();
+    let metadata = metadata::read(body, state.policy.catalogue())?;
+    let allowed = &state.config.clients.redirect_hosts;
+    let outside =
+        metadata.redirect_uris.iter().find(|uri| !allowed.is_empty() && !is_listed(&uri.host(), allowed));
+    match outside {
+        Some(uri) => Err(RegistrationError::RedirectHost(uri.host())),
+        None => Ok(metadata),
     }
-    Ok(Registered::new(kept, secret.as_ref()))
 }
+
+/// `*.example.com` stands for every name below it, `localhost` for loopback addresses too.
+fn is_listed(host: &str, list: &[String]) -> bool {
+    list.iter().any(|entry| match entry.strip_prefix('*') {
+        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix) && suffix.starts_with('.'),
+        None => host == entry || (entry == "localhost" && matches!(host, "127.0.0.1" | "[::1]")),
+    })
+}
+
+/// What a client is handed once, and we keep only the hashes of.
+struct Credentials {
+    secret: Option<OpaqueToken>,
+    management: OpaqueToken,
+}
+
+impl Credentials {
+    fn new(state: &AppState, auth_method: ClientAuthMethod) -> Result<Self, RandomUnavailable> {
+        let with_secret =
+            matches!(auth_method, ClientAuthMethod::ClientSecretBasic | ClientAuthMethod::ClientSecretPost);
+        let secret = if with_secret { Some(state.new_token(TokenKind::ClientSecret)?) } else { None };
+        Ok(Self { secret, management: state.new_token(TokenKind::RegistrationAccess)? })
+    }
+
+    fn stored_secret(&self, state: &AppState) -> Option<ClientSecret> {
+        let expires_at = state.config.clients.secret.map(|lifetime| state.now().plus(lifetime));
+        self.secret.as_ref().map(|secret| ClientSecret { hash: secret.hash(), expires_at })
+    }
+}
+
+/// How many other identifiers a public client may get when its own is taken by a client that was updated away from it.
+const ALTERNATIVES: u8 = 4;
 
 /// A public client is its metadata: registering the same again gives the same client, so that a program which
 /// registers on every connect stays one client. A confidential one has a secret of its own, and so an identity.
 fn client(
-    registration: Registration,
-    secret: Option<&OpaqueToken>,
+    metadata: ClientMetadata,
+    credentials: &Credentials,
     random: [u8; 32],
-    now: UnixTime,
-) -> Client {
-    let digest: [u8; 32] = match secret {
-        None => Sha256::digest(registration.canonical()).into(),
-        Some(_) => random,
+    state: &AppState,
+) -> (Client, Vec<ClientId>) {
+    let is_public = metadata.auth_method == ClientAuthMethod::None;
+    let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
+    let derived = |n: u8| ClientId::issued(Sha256::digest(format!("{n} {}", canonical(&metadata))).into());
+    let ids =
+        if is_public { (0..ALTERNATIVES).map(derived).collect() } else { vec![ClientId::issued(random)] };
+    let client = Client {
+        id: ClientId::issued(random),
+        registration: RegistrationId::new(random),
+        origin: ClientOrigin::Registration,
+        issued_at: state.now(),
+        last_used_at: None,
+        disabled: false,
+        fingerprint,
+        management: Some(credentials.management.hash()),
+        secret: credentials.stored_secret(state),
+        metadata,
     };
-    Client {
-        id: ClientId::issued(digest),
-        issued_at: now,
-        redirect_uris: registration.redirect_uris,
-        auth_method: registration.auth_method,
-        secret: secret.map(|token| ClientSecret { hash: token.hash() }),
-        grant_types: registration.grant_types,
-        scope: registration.scope,
-        application_type: registration.application_type,
-        display: registration.display,
-    }
-}
-
-/// The answer of RFC 7591 §3.2.1: what was registered, whatever was asked.
-#[derive(Serialize)]
-struct Registered {
-    client_id: ClientId,
-    client_id_issued_at: UnixTime,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_secret: Option<String>,
-    /// Never (0); REQUIRED with a secret.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_secret_expires_at: Option<u64>,
-    redirect_uris: Vec<String>,
-    token_endpoint_auth_method: ClientAuthMethod,
-    grant_types: Vec<GrantType>,
-    response_types: [&'static str; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    application_type: Option<String>,
-    #[serde(flatten)]
-    display: ClientDisplay,
-}
-
-impl Registered {
-    fn new(client: Client, secret: Option<&OpaqueToken>) -> Self {
-        Self {
-            client_id: client.id,
-            client_id_issued_at: client.issued_at,
-            client_secret: secret.map(|token| token.expose().to_owned()),
-            client_secret_expires_at: secret.map(|_| 0),
-            redirect_uris: client.redirect_uris.into_iter().map(String::from).collect(),
-            token_endpoint_auth_method: client.auth_method,
-            grant_types: client.grant_types,
-            response_types: ["code"],
-            scope: client.scope.map(|scope| scope.to_string()),
-            application_type: client.application_type,
-            display: client.display,
-        }
-    }
+    (client, ids)
 }

@@ -13,6 +13,16 @@ pub enum Event<'a> {
         /// Which.
         client_id: &'a ClientId,
     },
+    /// A client changed its registration (RFC 7592).
+    ClientUpdated {
+        /// Which.
+        client_id: &'a ClientId,
+    },
+    /// A client was deleted, and every grant that it held with it.
+    ClientDeleted {
+        /// Which.
+        client_id: &'a ClientId,
+    },
     /// A person logged in.
     LoggedIn {
         /// Who.
@@ -58,6 +68,14 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "client_registered", %client_id);
                 "client_registered"
             }
+            Self::ClientUpdated { client_id } => {
+                tracing::info!(target: "audit", event = "client_updated", %client_id);
+                "client_updated"
+            }
+            Self::ClientDeleted { client_id } => {
+                tracing::info!(target: "audit", event = "client_deleted", %client_id);
+                "client_deleted"
+            }
             Self::LoggedIn { subject } => {
                 tracing::info!(target: "audit", event = "logged_in", %subject);
                 "logged_in"
@@ -70,11 +88,7 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "password_chosen", %subject);
                 "password_chosen"
             }
-            Self::ConsentGiven {
-                subject,
-                client_id,
-                scope,
-            } => {
+            Self::ConsentGiven { subject, client_id, scope } => {
                 tracing::info!(target: "audit", event = "consent_given", %subject, %client_id, %scope);
                 "consent_given"
             }

@@ -1,5 +1,6 @@
 //! The embedded store: one redb file, one process, every acknowledged write on disk before the answer.
 
+mod clients;
 mod files;
 mod rows;
 mod writer;
@@ -12,14 +13,14 @@ use async_trait::async_trait;
 use redb::{Database, DatabaseError, ReadableDatabase};
 
 use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
-use crate::domain::client::{Client, ClientId};
+use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::signing::StoredSigningKey;
 
-use super::{FoundCode, Redemption, Rotation, Store, StoreError, Successor};
+use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use rows::{Reader, Rows, Table, Writable};
 use writer::Writer;
 
@@ -31,6 +32,9 @@ pub struct EmbeddedStore {
     sealer: Arc<Sealer>,
     writer: Writer,
 }
+
+/// How long used codes and answered forms are remembered.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A code, before and after its use.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -59,11 +63,7 @@ impl EmbeddedStore {
         };
         rows::prepare(&database, &sealer).map_err(damaged)?;
         let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer)).map_err(damaged)?;
-        Ok(Self {
-            database,
-            sealer,
-            writer,
-        })
+        Ok(Self { database, sealer, writer })
     }
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
@@ -86,37 +86,70 @@ fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result
 fn put_grant(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
     rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
     if let Some(refresh) = &grant.refresh {
-        rows.put(
-            Table::RefreshTokens,
-            &refresh.current.text(),
-            &grant.id,
-            Some(grant.expires_at),
-        )?;
+        rows.put(Table::RefreshTokens, &refresh.current.text(), &grant.id, Some(grant.expires_at))?;
     }
     Ok(())
 }
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn add_client(&self, client: &Client) -> Result<Client, StoreError> {
+    async fn register_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        terms: &RegistrationTerms,
+    ) -> Result<Registration, StoreError> {
         // A client that registers on every connect costs a read, not a write.
-        if let Some(known) = self.client(&client.id).await? {
-            return Ok(known);
+        if let Some(known) = self.read(|rows| clients::known_and_shared(rows, client, ids, terms.now))? {
+            return Ok(Registration::Known(known));
         }
-        let client = client.clone();
+        let (client, ids, terms) = (client.clone(), ids.to_vec(), *terms);
+        self.writer.write(move |rows| clients::register(rows, &client, &ids, &terms)).await
+    }
+
+    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+        self.read(|rows| clients::live(rows, id, now))
+    }
+
+    async fn clients(
+        &self,
+        after: Option<&ClientId>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<Client>, StoreError> {
+        self.read(|rows| rows.page(Table::Clients, after.map(ClientId::as_str), most, now))
+    }
+
+    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
+        let (management, updated) = (*management, updated.clone());
         self.writer
             .write(move |rows| {
-                if let Some(known) = rows.get(Table::Clients, client.id.as_str())? {
-                    return Ok(known);
-                }
-                rows.put(Table::Clients, client.id.as_str(), &client, None)?;
-                Ok(client.clone())
+                clients::change(rows, &updated.id, |client| {
+                    let may = client.management == Some(management);
+                    if may {
+                        client.fingerprint = updated.fingerprint;
+                        client.management = updated.management;
+                        client.secret.clone_from(&updated.secret);
+                        client.metadata = updated.metadata.clone();
+                    }
+                    may
+                })
             })
             .await
     }
 
-    async fn client(&self, id: &ClientId) -> Result<Option<Client>, StoreError> {
-        self.read(|rows| rows.get(Table::Clients, id.as_str()))
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+        let id = id.clone();
+        let switch = move |client: &mut Client| {
+            client.disabled = disabled;
+            true
+        };
+        self.writer.write(move |rows| clients::change(rows, &id, switch)).await
+    }
+
+    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.writer.write(move |rows| clients::remove(rows, &id)).await
     }
 
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
@@ -175,12 +208,7 @@ impl Store for EmbeddedStore {
         let session = session.clone();
         self.writer
             .write(move |rows| {
-                rows.put(
-                    Table::Sessions,
-                    &session.id.text(),
-                    &session,
-                    Some(session.expires_at),
-                )
+                rows.put(Table::Sessions, &session.id.text(), &session, Some(session.expires_at))
             })
             .await
     }
@@ -192,9 +220,7 @@ impl Store for EmbeddedStore {
 
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
         let key = id.text();
-        self.writer
-            .write(move |rows| rows.remove(Table::Sessions, &key))
-            .await
+        self.writer.write(move |rows| rows.remove(Table::Sessions, &key)).await
     }
 
     async fn add_code(
@@ -202,22 +228,23 @@ impl Store for EmbeddedStore {
         approval: &str,
         hash: &TokenHash,
         code: &AuthorizationCode,
+        used: &ClientUse,
     ) -> Result<bool, StoreError> {
-        let (approval, key, code) = (approval.to_owned(), hash.text(), code.clone());
+        let (approval, key, code, used) = (approval.to_owned(), hash.text(), code.clone(), used.clone());
         self.writer
             .write(move |rows| {
                 if rows.get::<String>(Table::Approvals, &approval)?.is_some() {
                     return Ok(false);
                 }
-                // An approval is remembered for a day: longer than any form may be answered.
-                let day = Duration::from_secs(86_400);
-                rows.put(Table::Approvals, &approval, &key, Some(code.expires_at.plus(day)))?;
-                // A used code is remembered as long, so that its replay is noticed.
-                let row = CodeRow {
-                    code: code.clone(),
-                    redeemed: false,
+                let Some(client) = clients::note_use(rows, &used)? else {
+                    return Ok(false);
                 };
-                rows.put(Table::Codes, &key, &row, Some(code.expires_at.plus(day)))?;
+                let code = AuthorizationCode { registration: client.registration, ..code.clone() };
+                // An approval is remembered for a day: longer than any form may be answered.
+                let forget_at = code.expires_at.plus(DAY);
+                rows.put(Table::Approvals, &approval, &key, Some(forget_at))?;
+                // A used code is remembered as long, so that its replay is noticed.
+                rows.put(Table::Codes, &key, &CodeRow { code, redeemed: false }, Some(forget_at))?;
                 Ok(true)
             })
             .await
@@ -238,9 +265,9 @@ impl Store for EmbeddedStore {
         &self,
         hash: &TokenHash,
         grant: &Grant,
-        now: UnixTime,
+        used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
-        let (key, grant) = (hash.text(), grant.clone());
+        let (key, grant, used) = (hash.text(), grant.clone(), used.clone());
         self.writer
             .write(move |rows| {
                 let Some(mut row) = rows.get::<CodeRow>(Table::Codes, &key)? else {
@@ -250,11 +277,11 @@ impl Store for EmbeddedStore {
                     rows.remove(Table::Grants, row.code.grant_id.as_str())?;
                     return Ok(Redemption::Replayed);
                 }
-                if row.code.expires_at <= now {
+                if row.code.expires_at <= used.at || clients::note_use(rows, &used)?.is_none() {
                     return Ok(Redemption::Unknown);
                 }
                 row.redeemed = true;
-                let forget_at = row.code.expires_at.plus(Duration::from_secs(86_400));
+                let forget_at = row.code.expires_at.plus(DAY);
                 rows.put(Table::Codes, &key, &row, Some(forget_at))?;
                 put_grant(rows, &grant)?;
                 Ok(Redemption::Redeemed)
@@ -274,10 +301,10 @@ impl Store for EmbeddedStore {
         &self,
         presented: &TokenHash,
         successor: &Successor,
-        now: UnixTime,
+        used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
-        let (presented, successor) = (*presented, successor.clone());
+        let (presented, successor, used, now) = (*presented, successor.clone(), used.clone(), used.at);
         self.writer
             .write(move |rows| {
                 let Some(mut grant) = grant_of_refresh(rows, &presented, now)? else {
@@ -285,26 +312,18 @@ impl Store for EmbeddedStore {
                 };
                 match grant.judge_refresh(&presented, now, grace) {
                     RefreshUse::Current => {
-                        grant.rotate(
-                            successor.hash,
-                            successor.sealed.clone(),
-                            now,
-                            successor.expires_at,
-                        );
+                        if clients::note_use(rows, &used)?.is_none() {
+                            return Ok(Rotation::Unknown);
+                        }
+                        grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
                         put_grant(rows, &grant)?;
                         // The used token stays known as long as the grant may live, so that its reuse is noticed.
-                        rows.put(
-                            Table::RefreshTokens,
-                            &presented.text(),
-                            &grant.id,
-                            Some(grant.expires_at),
-                        )?;
+                        rows.put(Table::RefreshTokens, &presented.text(), &grant.id, Some(grant.expires_at))?;
                         Ok(Rotation::Rotated(grant))
                     }
-                    RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated {
-                        grant,
-                        sealed_successor,
-                    }),
+                    RefreshUse::Repeated { sealed_successor } => {
+                        Ok(Rotation::Repeated { grant, sealed_successor })
+                    }
                     RefreshUse::Reused => {
                         rows.remove(Table::Grants, grant.id.as_str())?;
                         Ok(Rotation::Reused(grant.id))
@@ -316,20 +335,18 @@ impl Store for EmbeddedStore {
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer
-            .write(move |rows| rows.remove(Table::Grants, id.as_str()))
-            .await
+        self.writer.write(move |rows| rows.remove(Table::Grants, id.as_str())).await
     }
 
-    async fn grant_with_account(
-        &self,
-        id: &GrantId,
-        now: UnixTime,
-    ) -> Result<Option<(Grant, Account)>, StoreError> {
+    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError> {
         self.read(|rows| {
             let Some(grant) = live_grant(rows, id, now)? else {
                 return Ok(None);
             };
+            let client = clients::live(rows, &grant.client_id, now)?;
+            if !client.is_some_and(|client| grant.is_held_by(&client)) {
+                return Ok(None);
+            }
             let account: Option<Account> = rows.get(Table::Accounts, grant.subject.as_str())?;
             Ok(account.map(|account| (grant, account)))
         })
@@ -348,16 +365,26 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.writer
+            .write(move |rows| {
+                if rows.get_live::<bool>(Table::Once, &name, now)?.is_some() {
+                    return Ok(false);
+                }
+                rows.put(Table::Once, &name, &true, Some(until))?;
+                Ok(true)
+            })
+            .await
+    }
+
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
         let mut removed = 0;
         for table in Table::EXPIRING {
             let expired = self.read(|rows| rows.expired(table, now))?;
             for keys in expired.chunks(1000) {
                 let keys = keys.to_vec();
-                removed += self
-                    .writer
-                    .write(move |rows| rows.remove_expired(table, &keys, now))
-                    .await?;
+                removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
             }
         }
         Ok(removed)

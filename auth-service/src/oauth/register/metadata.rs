@@ -4,20 +4,9 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use crate::domain::client::{ClientAuthMethod, ClientDisplay, GrantType};
+use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientMetadata, GrantType};
 use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
 use crate::domain::scope::Scope;
-
-/// What a client may be registered with.
-#[derive(Debug, Clone)]
-pub(super) struct Registration {
-    pub(super) redirect_uris: Vec<RedirectUri>,
-    pub(super) auth_method: ClientAuthMethod,
-    pub(super) grant_types: Vec<GrantType>,
-    pub(super) scope: Option<Scope>,
-    pub(super) application_type: Option<String>,
-    pub(super) display: ClientDisplay,
-}
 
 /// Why metadata cannot be registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,44 +69,36 @@ struct Sent {
     display: ClientDisplay,
 }
 
-impl Registration {
-    /// Reads and checks a request body.
-    pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<Self, InvalidMetadata> {
-        let sent: Sent =
-            serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
-        if sent.software_statement.is_some() {
-            return Err(InvalidMetadata::SoftwareStatement);
-        }
-        if let Some(types) = &sent.application_type
-            && !matches!(types.as_str(), "web" | "native")
-        {
-            return Err(InvalidMetadata::ApplicationType);
-        }
-        check_display(&sent.display)?;
-        Ok(Self {
-            redirect_uris: redirect_uris(sent.redirect_uris)?,
-            auth_method: auth_method(sent.token_endpoint_auth_method.as_deref())?,
-            grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
-            scope: scope(sent.scope.as_deref(), catalogue)?,
-            application_type: sent.application_type,
-            display: sent.display,
-        })
+/// Reads and checks a request body.
+pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<ClientMetadata, InvalidMetadata> {
+    let sent: Sent =
+        serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
+    if sent.software_statement.is_some() {
+        return Err(InvalidMetadata::SoftwareStatement);
     }
+    if sent.application_type.as_deref().is_some_and(|kind| !matches!(kind, "web" | "native")) {
+        return Err(InvalidMetadata::ApplicationType);
+    }
+    check_display(&sent.display)?;
+    Ok(ClientMetadata {
+        redirect_uris: redirect_uris(sent.redirect_uris)?,
+        auth_method: auth_method(sent.token_endpoint_auth_method.as_deref())?,
+        grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
+        scope: scope(sent.scope.as_deref(), catalogue)?,
+        application_type: sent.application_type,
+        keys: None,
+        display: sent.display,
+    })
+}
 
-    /// One text for one client, however its members were ordered.
-    pub(super) fn canonical(&self) -> String {
-        let mut redirect_uris: Vec<&str> = self.redirect_uris.iter().map(RedirectUri::as_str).collect();
-        redirect_uris.sort_unstable();
-        json!([
-            redirect_uris,
-            self.auth_method,
-            self.grant_types,
-            self.scope,
-            self.application_type,
-            self.display
-        ])
-        .to_string()
-    }
+/// One text for one client, however its members were ordered and whichever port it listens on: on loopback the
+/// port is the system's choice of the moment (RFC 8252 §7.3).
+pub(super) fn canonical(metadata: &ClientMetadata) -> String {
+    let mut redirect_uris: Vec<String> = metadata.redirect_uris.iter().map(RedirectUri::comparable).collect();
+    redirect_uris.sort_unstable();
+    redirect_uris.dedup();
+    let ClientMetadata { auth_method, grant_types, scope, application_type, display, .. } = metadata;
+    json!([redirect_uris, auth_method, grant_types, scope, application_type, display]).to_string()
 }
 
 fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata> {
@@ -152,30 +133,17 @@ fn grant_types(
         return Ok(vec![GrantType::AuthorizationCode]);
     };
     let ours = [GrantType::AuthorizationCode, GrantType::RefreshToken];
-    let kept: Vec<GrantType> = ours
-        .into_iter()
-        .filter(|ours| sent.iter().any(|asked| asked == ours.as_str()))
-        .collect();
-    if kept.contains(&GrantType::AuthorizationCode) {
-        Ok(kept)
-    } else {
-        Err(InvalidMetadata::Grants)
-    }
+    let kept: Vec<GrantType> =
+        ours.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
+    if kept.contains(&GrantType::AuthorizationCode) { Ok(kept) } else { Err(InvalidMetadata::Grants) }
 }
 
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let kept = text
-        .parse::<Scope>()
-        .map_err(|_| InvalidMetadata::Scope)?
-        .within(catalogue);
-    if kept.is_empty() {
-        Err(InvalidMetadata::Scope)
-    } else {
-        Ok(Some(kept))
-    }
+    let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);
+    if kept.is_empty() { Err(InvalidMetadata::Scope) } else { Ok(Some(kept)) }
 }
 
 fn check_display(display: &ClientDisplay) -> Result<(), InvalidMetadata> {
@@ -216,8 +184,8 @@ mod tests {
 
     use super::*;
 
-    fn read(metadata: &Value) -> Result<Registration, InvalidMetadata> {
-        Registration::read(metadata.to_string().as_bytes(), &"mcp".parse().unwrap())
+    fn read(metadata: &Value) -> Result<ClientMetadata, InvalidMetadata> {
+        super::read(metadata.to_string().as_bytes(), &"mcp".parse().unwrap())
     }
 
     fn with(name: &str, value: Value) -> Value {
@@ -236,9 +204,9 @@ mod tests {
         )
         .unwrap();
         let two = read(&json!({ "client_name": "x", "unknown": 1, "redirect_uris": ["https://a.example/2", "https://a.example/1"] })).unwrap();
-        assert_eq!(one.canonical(), two.canonical());
+        assert_eq!(canonical(&one), canonical(&two));
         let other = read(&json!({ "redirect_uris": ["https://a.example/1"], "client_name": "x" })).unwrap();
-        assert_ne!(one.canonical(), other.canonical());
+        assert_ne!(canonical(&one), canonical(&other));
     }
 
     #[test]
@@ -252,63 +220,28 @@ mod tests {
     fn a004_a048_a052_what_cannot_be_honoured_is_refused() {
         let cases = [
             ("redirect_uris", json!([]), "invalid_redirect_uri"),
-            (
-                "redirect_uris",
-                json!(["javascript:alert(1)"]),
-                "invalid_redirect_uri",
-            ),
-            (
-                "redirect_uris",
-                json!(["http://app.example/cb"]),
-                "invalid_redirect_uri",
-            ),
-            (
-                "redirect_uris",
-                json!("https://a.example/cb"),
-                "invalid_client_metadata",
-            ),
-            (
-                "client_uri",
-                json!("javascript:alert(1)"),
-                "invalid_client_metadata",
-            ),
+            ("redirect_uris", json!(["javascript:alert(1)"]), "invalid_redirect_uri"),
+            ("redirect_uris", json!(["http://app.example/cb"]), "invalid_redirect_uri"),
+            ("redirect_uris", json!("https://a.example/cb"), "invalid_client_metadata"),
+            ("client_uri", json!("javascript:alert(1)"), "invalid_client_metadata"),
             ("logo_uri", json!("DATA:text/html,x"), "invalid_client_metadata"),
             ("policy_uri", json!("vbscript:x"), "invalid_client_metadata"),
             ("tos_uri", json!("nothing"), "invalid_client_metadata"),
             ("grant_types", json!(["implicit"]), "invalid_client_metadata"),
             ("grant_types", json!(["refresh_token"]), "invalid_client_metadata"),
             ("response_types", json!(["token"]), "invalid_client_metadata"),
-            (
-                "token_endpoint_auth_method",
-                json!("private_key_jwt"),
-                "invalid_client_metadata",
-            ),
+            ("token_endpoint_auth_method", json!("private_key_jwt"), "invalid_client_metadata"),
             ("application_type", json!("toaster"), "invalid_client_metadata"),
             ("scope", json!("admin"), "invalid_client_metadata"),
             ("client_name", json!("x".repeat(513)), "invalid_client_metadata"),
             ("client_name", json!(7), "invalid_client_metadata"),
-            (
-                "software_statement",
-                json!("eyJ"),
-                "unapproved_software_statement",
-            ),
+            ("software_statement", json!("eyJ"), "unapproved_software_statement"),
         ];
         for (name, value, code) in cases {
-            assert_eq!(
-                read(&with(name, value.clone())).unwrap_err().code(),
-                code,
-                "{name}={value}"
-            );
+            assert_eq!(read(&with(name, value.clone())).unwrap_err().code(), code, "{name}={value}");
         }
-        for body in [
-            &b""[..],
-            b"[]",
-            b"{",
-            b"null",
-            b"\xff",
-            b"{\"redirect_uris\":[1]}",
-        ] {
-            assert!(Registration::read(body, &Scope::default()).is_err());
+        for body in [&b""[..], b"[]", b"{", b"null", b"\xff", b"{\"redirect_uris\":[1]}"] {
+            assert!(super::read(body, &Scope::default()).is_err());
         }
     }
 

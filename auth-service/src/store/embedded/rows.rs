@@ -1,7 +1,12 @@
 //! Tables and rows. A row is a format version, the second at which it may be swept, and the sealed JSON of a
 //! domain value. Table, key and expiry are authenticated with it, so rows cannot be swapped.
 
-use redb::{Database, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use std::ops::Bound;
+
+use redb::{
+    Database, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +21,10 @@ type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 pub(super) enum Table {
     /// Client id → client.
     Clients,
+    /// Registration time and client id → client id, for clients that were never used.
+    UnusedClients,
+    /// Names that may come once.
+    Once,
     /// Subject → account.
     Accounts,
     /// User name → subject.
@@ -37,8 +46,10 @@ pub(super) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Clients,
+        Self::UnusedClients,
+        Self::Once,
         Self::Accounts,
         Self::Usernames,
         Self::Sessions,
@@ -50,7 +61,10 @@ impl Table {
         Self::Meta,
     ];
     /// The tables whose rows end.
-    pub(super) const EXPIRING: [Self; 5] = [
+    pub(super) const EXPIRING: [Self; 8] = [
+        Self::Clients,
+        Self::UnusedClients,
+        Self::Once,
         Self::Sessions,
         Self::Approvals,
         Self::Codes,
@@ -61,6 +75,8 @@ impl Table {
     const fn name(self) -> &'static str {
         match self {
             Self::Clients => "clients",
+            Self::UnusedClients => "unused_clients",
+            Self::Once => "once",
             Self::Accounts => "accounts",
             Self::Usernames => "usernames",
             Self::Sessions => "sessions",
@@ -121,9 +137,18 @@ pub(super) trait Rows {
 
     /// The value at `key`.
     fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, StoreError> {
-        self.raw(table, key)?
-            .map(|row| open(self.sealer(), table, key, &row))
-            .transpose()
+        self.raw(table, key)?.map(|row| open(self.sealer(), table, key, &row)).transpose()
+    }
+
+    /// The value at `key`, unless its time is over.
+    fn get_live<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &str,
+        now: UnixTime,
+    ) -> Result<Option<T>, StoreError> {
+        let row = self.raw(table, key)?.filter(|row| expiry(row) > now.0);
+        row.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 }
 
@@ -133,16 +158,12 @@ fn name(table: Table, key: &str, header: &[u8]) -> Vec<u8> {
 
 fn open<T: DeserializeOwned>(sealer: &Sealer, table: Table, key: &str, row: &[u8]) -> Result<T, StoreError> {
     let (header, body) = row.split_at_checked(9).ok_or(StoreError::Unreadable)?;
-    let plain = sealer
-        .open(&name(table, key, header), body)
-        .map_err(|_| StoreError::Unreadable)?;
+    let plain = sealer.open(&name(table, key, header), body).map_err(|_| StoreError::Unreadable)?;
     serde_json::from_slice(&plain).map_err(|_| StoreError::Unreadable)
 }
 
 fn expiry(row: &[u8]) -> u64 {
-    row.get(1..9)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(NEVER, u64::from_be_bytes)
+    row.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(NEVER, u64::from_be_bytes)
 }
 
 /// A view of the committed state.
@@ -158,10 +179,7 @@ impl<'a> Reader<'a> {
 
     /// All values of a table.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         rows.iter()
             .map_err(unavailable)?
             .map(|row| {
@@ -171,12 +189,32 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// Up to `most` live values by key, from the one after `after` on.
+    pub(super) fn page<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        after: Option<&str>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut values = Vec::new();
+        for row in rows.range::<&str>((from, Bound::Unbounded)).map_err(unavailable)? {
+            let (key, value) = row.map_err(unavailable)?;
+            if expiry(value.value()) > now.0 {
+                values.push(open(self.sealer, table, key.value(), value.value())?);
+            }
+            if values.len() == most {
+                break;
+            }
+        }
+        Ok(values)
+    }
+
     /// The keys of rows that may go.
     pub(super) fn expired(&self, table: Table, now: UnixTime) -> Result<Vec<String>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let mut keys = Vec::new();
         for row in rows.iter().map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
@@ -190,14 +228,8 @@ impl<'a> Reader<'a> {
 
 impl Rows for Reader<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
-        Ok(rows
-            .get(key)
-            .map_err(unavailable)?
-            .map(|row| row.value().to_vec()))
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }
 
     fn sealer(&self) -> &Sealer {
@@ -219,9 +251,7 @@ impl<'a> Writable<'a> {
     }
 
     fn table(&self, table: Table) -> Result<OpenTable<'a>, StoreError> {
-        self.transaction
-            .open_table(table.definition())
-            .map_err(|error: TableError| unavailable(error))
+        self.transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
     }
 
     /// Writes a value that may be swept from `expires_at` on.
@@ -235,15 +265,32 @@ impl<'a> Writable<'a> {
         let mut row = vec![ROW_VERSION];
         row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
         let plain = serde_json::to_vec(value).map_err(unavailable)?;
-        let sealed = self
-            .sealer
-            .seal(&name(table, key, &row), &plain)
-            .map_err(unavailable)?;
+        let sealed = self.sealer.seal(&name(table, key, &row), &plain).map_err(unavailable)?;
         row.extend_from_slice(&sealed);
-        self.table(table)?
-            .insert(key, row.as_slice())
-            .map_err(unavailable)?;
+        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
         Ok(())
+    }
+
+    /// Replaces a value and leaves its expiry as it is.
+    pub(super) fn replace<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
+        let expires_at = self.raw(table, key)?.map(|row| expiry(&row)).filter(|at| *at != NEVER);
+        self.put(table, key, value, expires_at.map(UnixTime))
+    }
+
+    /// How many rows a table has, those included whose time is over and that wait to be swept.
+    pub(super) fn count(&self, table: Table) -> Result<u64, StoreError> {
+        self.table(table)?.len().map_err(unavailable)
+    }
+
+    /// The first row by key.
+    pub(super) fn first<T: DeserializeOwned>(&self, table: Table) -> Result<Option<(String, T)>, StoreError> {
+        let rows = self.table(table)?;
+        let Some((key, value)) = rows.first().map_err(unavailable)? else {
+            return Ok(None);
+        };
+        let key = key.value().to_owned();
+        let content = open(self.sealer, table, &key, value.value())?;
+        Ok(Some((key, content)))
     }
 
     /// Removes a row, if it is there.
@@ -262,10 +309,8 @@ impl<'a> Writable<'a> {
         let mut rows = self.table(table)?;
         let mut removed = 0;
         for key in keys {
-            let gone = rows
-                .get(key.as_str())
-                .map_err(unavailable)?
-                .is_some_and(|row| expiry(row.value()) <= now.0);
+            let gone =
+                rows.get(key.as_str()).map_err(unavailable)?.is_some_and(|row| expiry(row.value()) <= now.0);
             if gone {
                 rows.remove(key.as_str()).map_err(unavailable)?;
                 removed += 1;
@@ -278,10 +323,7 @@ impl<'a> Writable<'a> {
 impl Rows for Writable<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let rows = self.table(table)?;
-        Ok(rows
-            .get(key)
-            .map_err(unavailable)?
-            .map(|row| row.value().to_vec()))
+        Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }
 
     fn sealer(&self) -> &Sealer {

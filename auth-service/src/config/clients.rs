@@ -1,0 +1,135 @@
+//! Who may become a client, and for how long.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::durations;
+use super::{Environment, Lifetimes, Problems};
+
+/// Who may register (RFC 7591 §3).
+#[derive(Debug, Clone)]
+pub enum RegistrationMode {
+    /// Anyone: what MCP clients expect.
+    Open,
+    /// Whoever holds the initial access token, `REGISTRATION_TOKEN`.
+    Token(SecretString),
+    /// Nobody.
+    Closed,
+}
+
+/// Clients.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// `REGISTRATION`, `open`, `token` or `closed`; open.
+    pub registration: RegistrationMode,
+    /// `REGISTRATION_REDIRECT_HOSTS`: hosts that redirect URIs may have, `*.example.com` for those below a domain and
+    /// `localhost` for loopback. Any, when not set.
+    pub redirect_hosts: Vec<String>,
+    /// `CLIENT_UNUSED_TTL`, 1 d: a client that no person ever allowed goes after this.
+    pub unused: Duration,
+    /// `CLIENT_IDLE_TTL`, 180 d: a client goes when it was not used for so long. More than `REFRESH_TOKEN_TTL`.
+    pub idle: Duration,
+    /// `CLIENT_SECRET_TTL`, 0: how long a client secret lasts; for ever, when 0.
+    pub secret: Option<Duration>,
+    /// `CLIENT_CEILING`, 100000: the most clients there may be.
+    pub ceiling: u64,
+    /// `REGISTRATION_RATE`, 60: new clients a minute, for one address and one redirect host. All together may be
+    /// fifty times as many.
+    pub rate: NonZeroU32,
+}
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    registration: Option<String>,
+    registration_token: Option<String>,
+    registration_redirect_hosts: Option<String>,
+    registration_rate: Option<String>,
+    client_unused_ttl: Option<String>,
+    client_idle_ttl: Option<String>,
+    client_secret_ttl: Option<String>,
+    client_ceiling: Option<String>,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &mut Problems) -> Clients {
+    let raw: Raw = environment.concern(problems);
+    let idle =
+        durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
+    // Uses are noted to the hour, so a client must outlast its grants by more than that.
+    if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
+        let least = lifetimes.refresh_token.as_secs() + 7200;
+        problems.add("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; {least}s is the least"));
+    }
+    let secret = durations::read(
+        "CLIENT_SECRET_TTL",
+        raw.client_secret_ttl,
+        Duration::ZERO,
+        Duration::ZERO,
+        DAY * 3650,
+        problems,
+    );
+    Clients {
+        registration: mode(raw.registration.as_deref(), raw.registration_token, problems),
+        redirect_hosts: raw.registration_redirect_hosts.map(|list| hosts(&list)).unwrap_or_default(),
+        unused: durations::read("CLIENT_UNUSED_TTL", raw.client_unused_ttl, DAY, MINUTE, DAY * 90, problems),
+        idle,
+        secret: Some(secret).filter(|ttl| !ttl.is_zero()),
+        ceiling: number("CLIENT_CEILING", raw.client_ceiling, 100_000, problems),
+        rate: number(
+            "REGISTRATION_RATE",
+            raw.registration_rate,
+            NonZeroU32::MIN.saturating_add(59),
+            problems,
+        ),
+    }
+}
+
+fn mode(mode: Option<&str>, token: Option<String>, problems: &mut Problems) -> RegistrationMode {
+    match (mode, token) {
+        (None | Some("open"), None) => RegistrationMode::Open,
+        (Some("closed"), _) => RegistrationMode::Closed,
+        (Some("token"), Some(token)) if token.len() >= 16 => {
+            RegistrationMode::Token(SecretString::from(token))
+        }
+        (Some("token"), _) => {
+            problems.add("REGISTRATION_TOKEN", "must hold at least 16 characters when REGISTRATION is token; `openssl rand -hex 32` makes a good one");
+            RegistrationMode::Closed
+        }
+        (None | Some("open"), Some(_)) => {
+            problems.add(
+                "REGISTRATION_TOKEN",
+                "is set, but registration is open to anyone; set REGISTRATION=token as well",
+            );
+            RegistrationMode::Closed
+        }
+        (Some(other), _) => {
+            problems.add(
+                "REGISTRATION",
+                format_args!("{other:?} is not a way to register; it may be open, token or closed"),
+            );
+            RegistrationMode::Closed
+        }
+    }
+}
+
+fn hosts(list: &str) -> Vec<String> {
+    list.split(',').map(|host| host.trim().to_ascii_lowercase()).filter(|host| !host.is_empty()).collect()
+}
+
+fn number<T: std::str::FromStr + Copy>(
+    variable: &str,
+    text: Option<String>,
+    default: T,
+    problems: &mut Problems,
+) -> T {
+    let Some(text) = text else { return default };
+    text.parse().unwrap_or_else(|_| {
+        problems.add(variable, format_args!("{text:?} is not a whole number above zero"));
+        default
+    })
+}

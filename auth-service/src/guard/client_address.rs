@@ -1,0 +1,49 @@
+//! From where a request comes, as far as that can be known behind an edge proxy.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+
+use crate::config::TrustedEdge;
+
+/// The address of whoever sent the request to our edge: the peer itself, or what trusted proxies say, the last
+/// hop first. What an untrusted hop wrote to the left of it is not looked at.
+pub fn of(request: &HttpRequest, edge: &TrustedEdge) -> Option<IpAddr> {
+    let mut address = request.peer_addr()?.ip().to_canonical();
+    let header = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = header.flat_map(|value| value.split(',')).collect();
+    for hop in hops.iter().rev() {
+        if !edge.is_known(address) {
+            break;
+        }
+        let Ok(next) = hop.trim().parse::<IpAddr>() else { break };
+        address = next.to_canonical();
+    }
+    Some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn seen(peer: &str, forwarded: &[&str]) -> String {
+        let edge = TrustedEdge { networks: vec!["10.0.0.0/8".parse().unwrap()], secret: None };
+        let request = TestRequest::default().peer_addr(format!("{peer}:1").parse().unwrap());
+        let request = forwarded
+            .iter()
+            .fold(request, |request, value| request.append_header(("x-forwarded-for", *value)));
+        of(&request.to_http_request(), &edge).unwrap().to_string()
+    }
+
+    #[test]
+    fn only_trusted_hops_are_believed() {
+        assert_eq!(seen("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(seen("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(seen("10.0.0.1", &["1.1.1.1, 198.51.100.7"]), "198.51.100.7");
+        assert_eq!(seen("10.0.0.1", &["198.51.100.7", "10.0.0.2"]), "198.51.100.7");
+        assert_eq!(seen("10.0.0.1", &["junk"]), "10.0.0.1");
+        assert_eq!(seen("10.0.0.1", &[]), "10.0.0.1");
+    }
+}

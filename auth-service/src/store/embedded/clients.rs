@@ -1,0 +1,129 @@
+//! Clients: their registration under a ceiling, and the note of their use.
+
+use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::store::{Registration, RegistrationTerms, StoreError};
+
+use super::rows::{Rows, Table, Writable};
+
+/// The live client of that identifier.
+pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+    rows.get_live(Table::Clients, id.as_str(), now)
+}
+
+/// The client that `asked` is already, if it registered before and nothing about it needs a write.
+pub(super) fn known_and_shared(
+    rows: &impl Rows,
+    asked: &Client,
+    ids: &[ClientId],
+    now: UnixTime,
+) -> Result<Option<Client>, StoreError> {
+    for id in ids {
+        if let Some(known) = live(rows, id, now)?.filter(|known| is_same(known, asked)) {
+            return Ok(known.management.is_none().then_some(known));
+        }
+    }
+    Ok(None)
+}
+
+fn is_same(known: &Client, asked: &Client) -> bool {
+    known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
+}
+
+pub(super) fn register(
+    rows: &Writable<'_>,
+    asked: &Client,
+    ids: &[ClientId],
+    terms: &RegistrationTerms,
+) -> Result<Registration, StoreError> {
+    for id in ids {
+        match live(rows, id, terms.now)? {
+            Some(known) if is_same(&known, asked) => return share(rows, known).map(Registration::Known),
+            Some(_) => {}
+            None => return add(rows, asked, id, terms),
+        }
+    }
+    Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
+}
+
+/// A client that two parties registered is managed by neither.
+fn share(rows: &Writable<'_>, mut client: Client) -> Result<Client, StoreError> {
+    if client.management.take().is_some() {
+        rows.replace(Table::Clients, client.id.as_str(), &client)?;
+    }
+    Ok(client)
+}
+
+fn add(
+    rows: &Writable<'_>,
+    asked: &Client,
+    id: &ClientId,
+    terms: &RegistrationTerms,
+) -> Result<Registration, StoreError> {
+    // The row may still hold a client whose time is over.
+    remove(rows, id)?;
+    while rows.count(Table::Clients)? >= terms.ceiling {
+        let Some((key, oldest)) = rows.first::<ClientId>(Table::UnusedClients)? else {
+            return Ok(Registration::Full);
+        };
+        rows.remove(Table::UnusedClients, &key)?;
+        rows.remove(Table::Clients, oldest.as_str())?;
+    }
+    let client = Client { id: id.clone(), ..asked.clone() };
+    rows.put(Table::Clients, id.as_str(), &client, Some(terms.unused_until))?;
+    rows.put(Table::UnusedClients, &unused_key(&client), id, Some(terms.unused_until))?;
+    Ok(Registration::Added(client))
+}
+
+/// Sorts by age.
+fn unused_key(client: &Client) -> String {
+    format!("{:020}/{}", client.issued_at.0, client.id)
+}
+
+/// Removes a client; whether there was one.
+pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreError> {
+    let Some(client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
+        return Ok(false);
+    };
+    rows.remove(Table::UnusedClients, &unused_key(&client))?;
+    rows.remove(Table::Clients, id.as_str())?;
+    Ok(true)
+}
+
+/// Changes a live client, if it is there; whether it was.
+pub(super) fn change(
+    rows: &Writable<'_>,
+    id: &ClientId,
+    change: impl FnOnce(&mut Client) -> bool,
+) -> Result<bool, StoreError> {
+    let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
+        return Ok(false);
+    };
+    let changed = change(&mut client);
+    if changed {
+        rows.replace(Table::Clients, id.as_str(), &client)?;
+    }
+    Ok(changed)
+}
+
+/// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
+pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
+    let known = live(rows, &used.client.id, used.at)?;
+    let mut client = match (known, used.client.origin) {
+        (Some(known), ClientOrigin::MetadataDocument) => {
+            Client { metadata: used.client.metadata.clone(), ..known }
+        }
+        (Some(known), ClientOrigin::Registration) if known.registration == used.client.registration => known,
+        (None, ClientOrigin::MetadataDocument) => Client { last_used_at: None, ..used.client.clone() },
+        (_, ClientOrigin::Registration) => return Ok(None),
+    };
+    if client.disabled {
+        return Ok(None);
+    }
+    if used.is_news_to(&client) {
+        rows.remove(Table::UnusedClients, &unused_key(&client))?;
+        client.last_used_at = Some(used.at);
+        rows.put(Table::Clients, client.id.as_str(), &client, Some(used.keep_until))?;
+    }
+    Ok(Some(client))
+}
