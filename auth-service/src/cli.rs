@@ -1,19 +1,19 @@
-//! The command line. Settings come from the environment; commands work on the store.
+//! The command line. Settings come from the environment; commands work on the store, or through the running service.
 
 use std::io::BufRead;
 
 use anyhow::{Context, bail};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 
 use auth_service::config::Config;
-use auth_service::domain::account::{Account, Group, StoredPassword, Subject, Username};
-use auth_service::domain::clock::{Clock, Random, SystemClock};
+use auth_service::domain::account::{Group, Username};
+use auth_service::domain::client::{ClientId, ClientOrigin};
+use auth_service::domain::clock::{Clock, SystemClock, UnixTime};
 use auth_service::identity::password::{LONGEST, Passwords, SHORTEST};
 use auth_service::keys::seal::SystemRandomSource;
-use auth_service::store::Store;
+use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
+use auth_service::store::embedded::OpenError;
 
 use crate::serve::open_store;
 
@@ -32,9 +32,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve until SIGTERM (the default).
     Serve,
-    /// Local accounts. The embedded store serves one process: stop the service first.
+    /// Local accounts. Works while the service runs, and while it does not.
     #[command(subcommand)]
     User(UserCommand),
+    /// Clients. Works while the service runs, and while it does not.
+    #[command(subcommand)]
+    Client(ClientCommand),
 }
 
 #[derive(Subcommand)]
@@ -43,6 +46,11 @@ pub(crate) enum UserCommand {
     Add(AddUser),
     /// List all accounts.
     List,
+    /// Print a new one-time password for an account, and end its logins.
+    Reset {
+        /// Login name.
+        name: String,
+    },
 }
 
 #[derive(Args)]
@@ -60,20 +68,98 @@ pub(crate) struct AddUser {
     password_stdin: bool,
 }
 
+#[derive(Subcommand)]
+pub(crate) enum ClientCommand {
+    /// List all clients: identifier, kind, last use, state, name.
+    List,
+    /// Show one client.
+    Show {
+        /// Its `client_id`.
+        id: String,
+    },
+    /// Switch a client off: it gets no tokens, and those it has open nothing.
+    Disable {
+        /// Its `client_id`.
+        id: String,
+    },
+    /// Switch a client on again.
+    Enable {
+        /// Its `client_id`.
+        id: String,
+    },
+    /// Forget a client and end every grant that it holds.
+    Delete {
+        /// Its `client_id`.
+        id: String,
+    },
+}
+
 /// Runs a command on accounts.
 pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
-    let storage = Config::storage_from_variables(std::env::vars())?;
-    let (store, _) = open_store(&storage)?;
     match command {
-        UserCommand::Add(asked) => add(&store, asked).await,
-        UserCommand::List => list(&store).await,
+        UserCommand::Add(asked) => add_user(asked).await,
+        UserCommand::List => print_users(&run(operator::Command::ListUsers).await?),
+        UserCommand::Reset { name } => {
+            let username = username(&name)?;
+            print_password(
+                &username,
+                &run(operator::Command::ResetUser { username: username.clone() }).await?,
+            )
+        }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-async fn add(store: &dyn Store, asked: AddUser) -> anyhow::Result<()> {
-    let username = Username::try_from(asked.name.clone())
-        .with_context(|| format!("{:?} cannot be a user name", asked.name))?;
+/// Runs a command on clients.
+pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
+    let id = |text: String| ClientId::try_from(text).context("that cannot be a client_id");
+    match command {
+        ClientCommand::List => list_clients().await,
+        ClientCommand::Show { id: text } => {
+            print_client(&run(operator::Command::ShowClient { id: id(text)? }).await?)
+        }
+        ClientCommand::Disable { id: text } => {
+            run(operator::Command::SwitchClient { id: id(text)?, disabled: true }).await.map(|_| ())
+        }
+        ClientCommand::Enable { id: text } => {
+            run(operator::Command::SwitchClient { id: id(text)?, disabled: false }).await.map(|_| ())
+        }
+        ClientCommand::Delete { id: text } => {
+            run(operator::Command::DeleteClient { id: id(text)? }).await.map(|_| ())
+        }
+    }
+}
+
+/// On the store itself, or where that is in use through the service that uses it.
+async fn run(command: operator::Command) -> anyhow::Result<Reply> {
+    let storage = Config::storage_from_variables(std::env::vars())?;
+    let reply = match open_store(&storage).await {
+        Ok((store, _)) => {
+            let passwords = Passwords::new(1)?;
+            let tools = Tools {
+                store: store.as_ref(),
+                passwords: &passwords,
+                random: &SystemRandomSource,
+                now: SystemClock.now(),
+            };
+            operator::run(command, &tools).await?
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => {
+            socket::ask(&storage.data_dir, &command).await?
+        }
+        Err(error) => return Err(error),
+    };
+    match reply {
+        Reply::Refused(reason) => bail!(reason),
+        reply => Ok(reply),
+    }
+}
+
+fn username(text: &str) -> anyhow::Result<Username> {
+    Username::try_from(text.to_owned()).with_context(|| format!("{text:?} cannot be a user name"))
+}
+
+async fn add_user(asked: AddUser) -> anyhow::Result<()> {
+    let username = username(&asked.name)?;
     if asked
         .email
         .as_ref()
@@ -82,59 +168,98 @@ async fn add(store: &dyn Store, asked: AddUser) -> anyhow::Result<()> {
         bail!("--email must be one plain ASCII address such as ana@example.com");
     }
     let groups = asked.groups.into_iter().map(Group::try_from).collect::<Result<Vec<_>, _>>()?;
-    let random = SystemRandomSource;
-    let (password, one_time) =
-        if asked.password_stdin { (typed_password()?, false) } else { (one_time_password(&random)?, true) };
-    let passwords = Passwords::new(1)?;
-    let account = Account {
-        subject: Subject::new(random.bytes()?),
-        username,
-        email: asked.email,
-        groups,
-        password: StoredPassword {
-            phc: passwords.hash(SecretString::from(password.clone())).await?,
-            one_time,
-        },
-        disabled: false,
-        created_at: SystemClock.now(),
-    };
-    if !store.add_account(&account).await? {
-        bail!("there is an account named {} already; choose another name", account.username);
-    }
-    println!("account: {}", account.username);
-    if one_time {
-        println!("password: {password}");
-    }
-    Ok(())
+    let password = if asked.password_stdin { Some(typed_password()?) } else { None };
+    let command =
+        operator::Command::AddUser { username: username.clone(), email: asked.email, groups, password };
+    print_password(&username, &run(command).await?)
 }
 
-/// 96 random bits: it lives for one login and is typed by hand.
-fn one_time_password(random: &dyn Random) -> anyhow::Result<String> {
-    Ok(URL_SAFE_NO_PAD.encode(random.bytes()?.get(..12).unwrap_or_default()))
-}
-
-fn typed_password() -> anyhow::Result<String> {
+fn typed_password() -> anyhow::Result<SecretString> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).context("no password could be read from standard input")?;
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
     if password.chars().count() < SHORTEST || password.len() > LONGEST {
         bail!("the password on standard input must have {SHORTEST} to {LONGEST} characters");
     }
-    Ok(password)
+    Ok(SecretString::from(password))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-async fn list(store: &dyn Store) -> anyhow::Result<()> {
-    for account in store.accounts().await? {
-        let groups: Vec<&str> = account.groups.iter().map(Group::as_str).collect();
-        let state = if account.disabled { "disabled" } else { "active" };
+fn print_password(username: &Username, reply: &Reply) -> anyhow::Result<()> {
+    println!("account: {username}");
+    if let Reply::OneTimePassword(password) = reply {
+        println!("password: {password}");
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_users(reply: &Reply) -> anyhow::Result<()> {
+    let Reply::Users(users) = reply else { bail!("the service answered something else than accounts") };
+    for UserRow { username, subject, email, groups, disabled } in users {
+        let groups: Vec<&str> = groups.iter().map(Group::as_str).collect();
+        let state = if *disabled { "disabled" } else { "active" };
         println!(
-            "{}\t{}\t{}\t{state}\t{}",
-            account.username,
-            account.subject,
-            account.email.unwrap_or_default(),
+            "{username}\t{subject}\t{}\t{state}\t{}",
+            email.as_deref().unwrap_or_default(),
             groups.join(",")
         );
     }
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+async fn list_clients() -> anyhow::Result<()> {
+    let mut after = None;
+    loop {
+        let Reply::Clients(page) = run(operator::Command::ListClients { after }).await? else {
+            bail!("the service answered something else than clients")
+        };
+        for client in &page {
+            let state = if client.disabled { "disabled" } else { "active" };
+            let name = client.name.as_deref().unwrap_or_default().escape_debug();
+            println!("{}\t{}\t{}\t{state}\t{name}", client.id, kind(client), used(client.last_used_at));
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.id.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_client(reply: &Reply) -> anyhow::Result<()> {
+    let Reply::Clients(clients) = reply else { bail!("the service answered something else than a client") };
+    for client in clients {
+        println!("client_id:     {}", client.id);
+        println!("kind:          {}", kind(client));
+        println!("name:          {}", client.name.as_deref().unwrap_or_default().escape_debug());
+        println!("known since:   {}", when(client.issued_at));
+        println!("last used:     {}", used(client.last_used_at));
+        println!("state:         {}", if client.disabled { "disabled" } else { "active" });
+        for uri in &client.redirect_uris {
+            println!("redirect URI:  {uri}");
+        }
+    }
+    Ok(())
+}
+
+fn kind(client: &ClientRow) -> &'static str {
+    match (client.origin, client.confidential) {
+        (ClientOrigin::MetadataDocument, _) => "document",
+        (ClientOrigin::Registration, true) => "confidential",
+        (ClientOrigin::Registration, false) => "public",
+    }
+}
+
+fn used(at: Option<UnixTime>) -> String {
+    at.map_or_else(|| "never".to_owned(), when)
+}
+
+fn when(at: UnixTime) -> String {
+    let known =
+        i64::try_from(at.0).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    known
+        .and_then(|moment| moment.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| at.to_string())
 }

@@ -12,7 +12,7 @@ mod trusted_edge;
 
 use std::fmt;
 
-pub use clients::{Clients, RegistrationMode};
+pub use clients::{ClientTerms, RegistrationMode};
 pub use lifetimes::Lifetimes;
 pub use listeners::Listeners;
 pub use observability::{LogFormat, Observability};
@@ -34,7 +34,7 @@ pub struct Config {
     /// Whose checks are answered.
     pub trusted_edge: TrustedEdge,
     /// Who may become a client, and for how long.
-    pub clients: Clients,
+    pub clients: ClientTerms,
     /// How long things live.
     pub lifetimes: Lifetimes,
     /// What is told to operators.
@@ -123,7 +123,7 @@ mod tests {
             ("STORE_KEY", "short"),
             ("LOG_FORMAT", "xml"),
             ("EDGE_SECRET", "x"),
-            ("REDIS_URL", "redis://localhost"),
+            ("REDIS_URL", "http://localhost"),
             ("EDGE_SECRET_FILE", "/nonexistent"),
         ]);
         let text = problems.unwrap_err().to_string();
@@ -140,6 +140,20 @@ mod tests {
         ] {
             assert!(text.contains(&format!("- {variable}: ")), "{variable} in {text}");
         }
+    }
+
+    #[test]
+    fn redis_wants_a_key_that_all_replicas_have() {
+        let redis: Vec<_> =
+            LEAST.iter().copied().chain([("REDIS_URL", "redis://gate:hunter2@redis")]).collect();
+        let text = read(&redis).unwrap_err().to_string();
+        assert!(
+            text.contains("- STORE_KEY: is required with REDIS_URL") && !text.contains("hunter2"),
+            "{text}"
+        );
+        let key = ("STORE_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let config = read(&[redis, vec![key]].concat()).unwrap();
+        assert!(config.storage.redis.is_some() && !format!("{config:?}").contains("hunter2"));
     }
 
     #[test]

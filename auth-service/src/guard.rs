@@ -1,4 +1,6 @@
 //! What stands between strangers and our resources.
 
+pub mod addresses;
 pub mod client_address;
+pub mod fetch;
 pub mod registration_rate;

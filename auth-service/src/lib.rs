@@ -6,6 +6,7 @@
 //! `tests/layers.toml`; a test holds the code to it.
 
 pub mod app;
+pub mod clients;
 pub mod config;
 pub mod domain;
 pub mod facts;
@@ -14,6 +15,7 @@ pub mod guard;
 pub mod identity;
 pub mod keys;
 pub mod oauth;
+pub mod operator;
 pub mod ops;
 pub mod pages;
 pub mod policy;

@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run().await,
         Command::User(command) => cli::user(command).await,
+        Command::Client(command) => cli::client(command).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ pub mod protected_resource;
 pub mod register;
 pub mod token;
 
+mod client_assertion;
 mod client_auth;
 mod params;
 mod responses;

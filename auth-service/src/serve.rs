@@ -12,21 +12,27 @@ use auth_service::app;
 use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::operator::socket;
 use auth_service::ops::telemetry;
 use auth_service::state::AppState;
 use auth_service::store::Store;
-use auth_service::store::embedded::{self, EmbeddedStore, OpenError};
+use auth_service::store::embedded::{self, EmbeddedStore};
+use auth_service::store::redis::RedisStore;
 
 /// How often expired rows are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// Opens the embedded store with its key.
-pub(crate) fn open_store(storage: &Storage) -> Result<(EmbeddedStore, StoreKey), OpenError> {
+/// Opens the store that the settings name, with its key.
+pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
+    if let (Some(address), Some(key)) = (&storage.redis, &storage.key) {
+        let store = RedisStore::connect(address, key).await.with_context(|| format!("store: {address}"))?;
+        return Ok((Arc::new(store), key.clone()));
+    }
     let key = match &storage.key {
         Some(key) => key.clone(),
         None => embedded::store_key(&storage.data_dir, &SystemRandomSource)?,
     };
-    Ok((EmbeddedStore::open(&storage.data_dir, &key)?, key))
+    Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -34,19 +40,30 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability);
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics cannot be recorded")?;
-    let (store, key) = open_store(&config.storage)?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let (store, key) = open_store(&config.storage).await?;
     let listeners = config.listeners;
-    tracing::info!(issuer = %config.site.issuer, data_dir = %config.storage.data_dir.display(), "starting");
+    let place = match &config.storage.redis {
+        Some(address) => address.to_string(),
+        None => config.storage.data_dir.display().to_string(),
+    };
+    tracing::info!(issuer = %config.site.issuer, store = place, "starting");
     let state =
         AppState::new(config, Arc::clone(&store), &key, Arc::new(SystemClock), Arc::new(SystemRandomSource))
             .await?;
-    let servers = app::listen(listeners, &Data::new(state), metrics)?;
+    let state = Data::new(state);
+    let servers = app::listen(listeners, &state, metrics)?;
+    // With the embedded store only we can reach it, so operators have to come through us.
+    let operators = match &state.config.storage.redis {
+        Some(_) => None,
+        None => {
+            Some(tokio::spawn(socket::serve(socket::listen(&state.config.storage.data_dir)?, state.clone())))
+        }
+    };
     let (public, edge, ops) = (servers.public.handle(), servers.edge.handle(), servers.ops.handle());
     let [public_at, edge_at, ops_at] = servers.addresses;
     tracing::info!(public = %public_at, edge = %edge_at, ops = %ops_at, "listening");
 
-    let sweeper = tokio::spawn(sweep_forever(store));
+    let sweeper = tokio::spawn(sweep_forever(store, state));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
     let stop = async move {
@@ -65,15 +82,20 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         Ok(())
     });
     sweeper.abort();
+    if let Some(operators) = operators {
+        operators.abort();
+    }
     served.context("a listener failed")?;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn sweep_forever(store: Arc<dyn Store>) {
+async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
+        state.registration_rate.forget_idle();
+        state.clients.documents().forget_idle();
         match store.sweep(SystemClock.now()).await {
             Ok(removed) => tracing::debug!(removed, "swept expired rows"),
             Err(error) => tracing::error!(%error, "expired rows could not be swept"),

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::clients::Clients;
+use crate::clients::documents::Documents;
 use crate::config::Config;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::registration_rate::RegistrationRate;
 use crate::identity::password::{HashingFailed, Passwords};
 use crate::identity::ticket::Tickets;
@@ -18,6 +21,8 @@ use crate::store::{Store, StoreError};
 pub struct AppState {
     /// Settings.
     pub config: Config,
+    /// Who is a client.
+    pub clients: Clients,
     /// What is remembered.
     pub store: Arc<dyn Store>,
     /// What signs.
@@ -43,6 +48,9 @@ pub enum StartError {
     /// Cryptography failed.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
+    /// No HTTPS client.
+    #[error(transparent)]
+    Fetcher(#[from] NoFetcher),
     /// Hashing failed.
     #[error(transparent)]
     Hashing(#[from] HashingFailed),
@@ -58,7 +66,11 @@ impl AppState {
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
         let signing_key = store.signing_key(&StoredSigningKey::generate(clock.now())?).await?;
+        let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
+        let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
+        let documents = Documents::new(fetcher, config.clients.documents.clone(), Arc::clone(&random));
         Ok(Self {
+            clients: Clients::new(Arc::clone(&store), documents),
             passwords: Passwords::new(config.listeners.workers.get())?,
             tickets: Tickets::new(store_key)?,
             keys: KeyRing::new(&signing_key)?,
@@ -80,6 +92,11 @@ impl AppState {
     pub fn client_use(&self, client: Client) -> ClientUse {
         let at = self.now();
         ClientUse { client, at, keep_until: at.plus(self.config.clients.idle) }
+    }
+
+    /// The source of randomness.
+    pub fn random(&self) -> &dyn Random {
+        self.random.as_ref()
     }
 
     /// 32 unpredictable bytes.

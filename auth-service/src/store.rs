@@ -2,6 +2,9 @@
 //! returns, durable as far as the store in use promises.
 
 pub mod embedded;
+pub mod redis;
+mod row;
+mod rules;
 
 use std::time::Duration;
 
@@ -137,12 +140,14 @@ pub trait Store: Send + Sync {
     async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError>;
     /// All accounts, by name.
     async fn accounts(&self) -> Result<Vec<Account>, StoreError>;
-    /// Replaces a password; false when it is no longer `old`, or the account is gone.
+    /// Replaces a password, and ends the logins from before `now`; false when it is no longer `old`, or the account
+    /// is gone.
     async fn replace_password(
         &self,
         subject: &Subject,
         old: &StoredPassword,
         new: &StoredPassword,
+        now: UnixTime,
     ) -> Result<bool, StoreError>;
 
     /// Remembers a login.
@@ -195,7 +200,7 @@ pub trait Store: Send + Sync {
     /// Remembers `name` until `until`; false when it was remembered already (replay of assertions).
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
 
-    /// Removes what has expired; how many rows it was.
+    /// Removes what has expired and does not go by itself; how many rows it was.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -1,12 +1,20 @@
 //! auth-service over real sockets, with a clock that the test turns.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
 mod it {
     mod app;
     mod authorize;
     mod check;
     mod discovery;
+    mod document_host;
+    mod documents;
+    mod fixtures;
     mod login;
+    mod manage;
+    mod operator;
     mod register;
     mod token;
 }

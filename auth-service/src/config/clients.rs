@@ -6,6 +6,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::clients::documents::DocumentPolicy;
+use crate::clients::hosts::HostRule;
+use crate::domain::redirect_uri::RedirectUri;
+
 use super::durations;
 use super::{Environment, Lifetimes, Problems};
 
@@ -22,20 +26,28 @@ pub enum RegistrationMode {
 
 /// Clients.
 #[derive(Debug, Clone)]
-pub struct Clients {
+pub struct ClientTerms {
     /// `REGISTRATION`, `open`, `token` or `closed`; open.
     pub registration: RegistrationMode,
     /// `REGISTRATION_REDIRECT_HOSTS`: hosts that redirect URIs may have, `*.example.com` for those below a domain and
     /// `localhost` for loopback. Any, when not set.
     pub redirect_hosts: Vec<String>,
+    /// `REGISTRATION_REDIRECT_SCHEMES`, `cursor,vscode,vscode-insiders,windsurf`: desktop applications' own schemes that
+    /// redirect URIs may have beside https and loopback http. `none` for none.
+    pub redirect_schemes: Vec<String>,
     /// `CLIENT_UNUSED_TTL`, 1 d: a client that no person ever allowed goes after this.
     pub unused: Duration,
     /// `CLIENT_IDLE_TTL`, 180 d: a client goes when it was not used for so long. More than `REFRESH_TOKEN_TTL`.
     pub idle: Duration,
     /// `CLIENT_SECRET_TTL`, 0: how long a client secret lasts; for ever, when 0.
-    pub secret: Option<Duration>,
+    pub secret_lifetime: Option<Duration>,
     /// `CLIENT_CEILING`, 100000: the most clients there may be.
     pub ceiling: u64,
+    /// `CLIENT_METADATA_DOCUMENTS`, `on` or `off`; on. `CLIENT_METADATA_HOSTS`: only documents from these hosts.
+    /// `CLIENT_METADATA_BLOCKED_HOSTS`: none from these. Hosts are written `example.com` or `*.example.com`.
+    pub documents: DocumentPolicy,
+    /// `EXTRA_CA_FILE`: PEM file of certificates to trust beside the system's when a client's document is fetched.
+    pub extra_roots: Option<Vec<u8>>,
     /// `REGISTRATION_RATE`, 60: new clients a minute, for one address and one redirect host. All together may be
     /// fifty times as many.
     pub rate: NonZeroU32,
@@ -46,17 +58,22 @@ struct Raw {
     registration: Option<String>,
     registration_token: Option<String>,
     registration_redirect_hosts: Option<String>,
+    registration_redirect_schemes: Option<String>,
     registration_rate: Option<String>,
     client_unused_ttl: Option<String>,
     client_idle_ttl: Option<String>,
     client_secret_ttl: Option<String>,
     client_ceiling: Option<String>,
+    client_metadata_documents: Option<String>,
+    client_metadata_hosts: Option<String>,
+    client_metadata_blocked_hosts: Option<String>,
+    extra_ca_file: Option<String>,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &mut Problems) -> Clients {
+pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &mut Problems) -> ClientTerms {
     let raw: Raw = environment.concern(problems);
     let idle =
         durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
@@ -73,13 +90,24 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
         DAY * 3650,
         problems,
     );
-    Clients {
+    ClientTerms {
         registration: mode(raw.registration.as_deref(), raw.registration_token, problems),
         redirect_hosts: raw.registration_redirect_hosts.map(|list| hosts(&list)).unwrap_or_default(),
+        redirect_schemes: schemes(raw.registration_redirect_schemes, problems),
         unused: durations::read("CLIENT_UNUSED_TTL", raw.client_unused_ttl, DAY, MINUTE, DAY * 90, problems),
         idle,
-        secret: Some(secret).filter(|ttl| !ttl.is_zero()),
+        secret_lifetime: Some(secret).filter(|ttl| !ttl.is_zero()),
         ceiling: number("CLIENT_CEILING", raw.client_ceiling, 100_000, problems),
+        documents: DocumentPolicy {
+            allowed: rules("CLIENT_METADATA_HOSTS", raw.client_metadata_hosts, problems),
+            blocked: rules("CLIENT_METADATA_BLOCKED_HOSTS", raw.client_metadata_blocked_hosts, problems),
+            off: is_off(raw.client_metadata_documents.as_deref(), problems),
+        },
+        extra_roots: raw.extra_ca_file.and_then(|path| {
+            let read = std::fs::read(&path);
+            read.map_err(|error| problems.add("EXTRA_CA_FILE", format_args!("cannot read {path}: {error}")))
+                .ok()
+        }),
         rate: number(
             "REGISTRATION_RATE",
             raw.registration_rate,
@@ -113,6 +141,45 @@ fn mode(mode: Option<&str>, token: Option<String>, problems: &mut Problems) -> R
                 format_args!("{other:?} is not a way to register; it may be open, token or closed"),
             );
             RegistrationMode::Closed
+        }
+    }
+}
+
+fn schemes(list: Option<String>, problems: &mut Problems) -> Vec<String> {
+    let entries = hosts(&list.unwrap_or_else(|| "cursor,vscode,vscode-insiders,windsurf".to_owned()));
+    if entries == ["none"] {
+        return Vec::new();
+    }
+    for entry in &entries {
+        // The type knows which schemes can never be redirected to.
+        if RedirectUri::try_from(format!("{entry}://application/callback")).is_err() {
+            problems.add(
+                "REGISTRATION_REDIRECT_SCHEMES",
+                format_args!("{entry:?} is not the scheme of a desktop application"),
+            );
+        }
+    }
+    entries
+}
+
+fn rules(variable: &str, list: Option<String>, problems: &mut Problems) -> Vec<HostRule> {
+    let mut parse = |entry: &String| match HostRule::parse(entry) {
+        Ok(rule) => Some(rule),
+        Err(error) => {
+            problems.add(variable, format_args!("{entry:?} cannot be used: {error}"));
+            None
+        }
+    };
+    hosts(&list.unwrap_or_default()).iter().filter_map(&mut parse).collect()
+}
+
+fn is_off(text: Option<&str>, problems: &mut Problems) -> bool {
+    match text {
+        None | Some("on") => false,
+        Some("off") => true,
+        Some(other) => {
+            problems.add("CLIENT_METADATA_DOCUMENTS", format_args!("{other:?} is neither on nor off"));
+            true
         }
     }
 }

@@ -7,11 +7,15 @@ use serde::de::DeserializeOwned;
 use super::Problems;
 
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
-pub(super) const NAMES: [&str; 26] = [
+pub(super) const NAMES: [&str; 31] = [
     "ACCESS_TOKEN_TTL",
     "CLIENT_CEILING",
     "CLIENT_IDLE_TTL",
+    "CLIENT_METADATA_BLOCKED_HOSTS",
+    "CLIENT_METADATA_DOCUMENTS",
+    "CLIENT_METADATA_HOSTS",
     "CLIENT_SECRET_TTL",
+    "EXTRA_CA_FILE",
     "CLIENT_UNUSED_TTL",
     "CODE_TTL",
     "DATA_DIR",
@@ -29,6 +33,7 @@ pub(super) const NAMES: [&str; 26] = [
     "REGISTRATION",
     "REGISTRATION_RATE",
     "REGISTRATION_REDIRECT_HOSTS",
+    "REGISTRATION_REDIRECT_SCHEMES",
     "REGISTRATION_TOKEN",
     "RUST_LOG",
     "STORE_KEY",

@@ -139,10 +139,19 @@ pub struct Account {
     pub groups: Vec<Group>,
     /// How the person proves it.
     pub password: StoredPassword,
+    /// Logins before this moment do not count any more.
+    pub logins_from: UnixTime,
     /// A disabled account cannot log in, and its tokens open nothing.
     pub disabled: bool,
     /// When it was made.
     pub created_at: UnixTime,
+}
+
+impl Account {
+    /// Whether `session` still logs this person in.
+    pub fn is_logged_in_by(&self, session: &LoginSession) -> bool {
+        !self.disabled && self.subject == session.subject && session.authenticated_at >= self.logins_from
+    }
 }
 
 /// A browser in which a person has logged in.

@@ -35,15 +35,12 @@ impl Issuer {
     /// Reads an issuer identifier.
     pub fn parse(text: &str) -> Result<Self, InvalidIssuer> {
         let url = Url::parse(text).map_err(|_| InvalidIssuer::NotAbsolute)?;
-        let loopback = match url.host() {
-            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => return Err(InvalidIssuer::NotAbsolute),
-        };
+        if url.host().is_none() {
+            return Err(InvalidIssuer::NotAbsolute);
+        }
         let scheme = match url.scheme() {
             "https" => Scheme::Https,
-            "http" if loopback => Scheme::Http,
+            "http" if is_loopback(&url) => Scheme::Http,
             _ => return Err(InvalidIssuer::NotHttps),
         };
         if url.query().is_some()
@@ -66,6 +63,11 @@ impl Issuer {
         &self.text
     }
 
+    /// Whether it can only be this very machine.
+    pub fn is_loopback(&self) -> bool {
+        Url::parse(&self.text).is_ok_and(|url| is_loopback(&url))
+    }
+
     /// Its path, `/tenant1` or nothing.
     pub fn path(&self) -> &str {
         &self.path
@@ -79,6 +81,15 @@ impl Issuer {
     /// The URL of an endpoint (`/token`).
     pub fn endpoint(&self, path: &str) -> String {
         format!("{}{path}", self.text)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

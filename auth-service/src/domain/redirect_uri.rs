@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-/// A redirect URI in its one normal spelling, https anywhere or http on loopback (MCP authorization,
-/// "Communication Security"; RFC 8252 §7.3).
+/// A redirect URI in its one normal spelling: https anywhere, http on loopback (MCP authorization, "Communication
+/// Security"; RFC 8252 §7.3), or the private-use scheme of a desktop application (RFC 8252 §7.1). Which schemes of
+/// the last kind may be registered is for the operator to say.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RedirectUri(String);
@@ -24,8 +25,10 @@ pub enum InvalidRedirectUri {
     /// `https://good@evil`.
     #[error("a redirect URI must not have a user name or password")]
     UserInfo,
-    /// Anything but https, or http on loopback.
-    #[error("a redirect URI must use https, or http on localhost, 127.0.0.1 or [::1]")]
+    /// A scheme that a browser would run, read or send elsewhere.
+    #[error(
+        "a redirect URI must use https, http on localhost, 127.0.0.1 or [::1], or a desktop application's own scheme followed by ://"
+    )]
     Scheme,
     /// Longer than anyone needs.
     #[error("a redirect URI must not be longer than 2048 characters")]
@@ -47,20 +50,35 @@ impl RedirectUri {
                 .is_some_and(|bare| requested.without_loopback_port() == Some(bare))
     }
 
-    /// Whether any program on the person's machine could be listening there (RFC 8252 §8.6).
-    pub fn is_loopback(&self) -> bool {
-        Url::parse(&self.0).is_ok_and(|url| is_loopback_http(&url))
+    /// Whether any program on the person's machine could be listening there (RFC 8252 §8.6), by loopback or by
+    /// claiming the scheme.
+    pub fn is_local(&self) -> bool {
+        self.private_scheme().is_some() || Url::parse(&self.0).is_ok_and(|url| is_loopback_http(&url))
     }
 
-    /// Host and port as a person should see them on the consent page.
+    /// The scheme, when it is a desktop application's own.
+    pub fn private_scheme(&self) -> Option<&str> {
+        let (scheme, _) = self.0.split_once(':')?;
+        Some(scheme).filter(|scheme| !matches!(*scheme, "http" | "https"))
+    }
+
+    /// Host and port as a person should see them on the consent page; an application's own scheme with it.
     pub fn display_host(&self) -> String {
+        if self.private_scheme().is_some() {
+            return Url::parse(&self.0)
+                .map(|url| url[..url::Position::AfterPort].to_owned())
+                .unwrap_or_default();
+        }
         Url::parse(&self.0)
             .map(|url| url[url::Position::BeforeHost..url::Position::AfterPort].to_owned())
             .unwrap_or_default()
     }
 
-    /// `scheme://host:port`, as a Content-Security-Policy source.
+    /// `scheme://host:port`, or `scheme:` of an application, as a Content-Security-Policy source.
     pub fn origin(&self) -> String {
+        if let Some(scheme) = self.private_scheme() {
+            return format!("{scheme}:");
+        }
         Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
     }
 
@@ -102,6 +120,40 @@ fn is_loopback_http(url: &Url) -> bool {
         }
 }
 
+/// Schemes that a browser handles itself, or hands to a program which is no OAuth client.
+const NEVER: [&str; 22] = [
+    "about",
+    "blob",
+    "chrome",
+    "chrome-extension",
+    "data",
+    "feed",
+    "file",
+    "filesystem",
+    "ftp",
+    "http",
+    "intent",
+    "jar",
+    "javascript",
+    "mailto",
+    "ms-browser-extension",
+    "resource",
+    "sms",
+    "tel",
+    "vbscript",
+    "view-source",
+    "ws",
+    "wss",
+];
+
+fn is_private_use(url: &Url, text: &str) -> bool {
+    let scheme = url.scheme();
+    !NEVER.contains(&scheme)
+        && url.has_host()
+        && text.len() > scheme.len() + 3
+        && text[scheme.len()..].starts_with("://")
+}
+
 impl TryFrom<String> for RedirectUri {
     type Error = InvalidRedirectUri;
 
@@ -116,7 +168,7 @@ impl TryFrom<String> for RedirectUri {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidRedirectUri::UserInfo);
         }
-        if url.scheme() != "https" && !is_loopback_http(&url) {
+        if url.scheme() != "https" && !is_loopback_http(&url) && !is_private_use(&url, &text) {
             return Err(InvalidRedirectUri::Scheme);
         }
         // What survives here has one reading only, so that comparing bytes is comparing meanings.
@@ -186,6 +238,11 @@ mod tests {
             "https://app.example/cb#f",
             "https://app.example/cb#",
             "javascript:alert(1)",
+            "javascript://x/%0aalert(1)",
+            "view-source://x/y",
+            "cursor:x",
+            "cursor:///x",
+            "CURSOR://x/y",
             "JaVaScRiPt:alert(1)",
             "data:text/html,x",
             "HTTPS://app.example/cb",
@@ -230,6 +287,16 @@ mod tests {
             assert!(refused(text), "{text}");
         }
         assert!(!uri("https://localhost/cb").matches(&uri("https://localhost:8443/cb")));
+    }
+
+    #[test]
+    fn an_application_s_own_scheme_matches_exactly_and_counts_as_local() {
+        let cursor = uri("cursor://anysphere.cursor-mcp/oauth/callback");
+        assert!(cursor.is_local() && cursor.matches(&cursor.clone()));
+        assert!(!cursor.matches(&uri("cursor://anysphere.cursor-mcp/oauth/callback2")));
+        assert_eq!(cursor.display_host(), "cursor://anysphere.cursor-mcp");
+        assert_eq!(cursor.origin(), "cursor:");
+        assert!(uri("http://127.0.0.1:1/cb").is_local() && !uri("https://app.example/cb").is_local());
     }
 
     proptest! {

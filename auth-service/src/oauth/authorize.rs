@@ -6,6 +6,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use crate::clients::UnknownClient;
+use crate::clients::documents::DocumentError;
 use crate::domain::client::{Client, ClientId, InvalidClientId};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::identity::cookies::OurCookie;
@@ -30,12 +32,28 @@ pub(super) enum AuthorizeError {
         "The application is not known here. It may have been removed; disconnect it and connect it again."
     )]
     UnknownClient,
+    #[error("The operator of this server has disabled the application.")]
+    Disabled,
+    #[error("The application says what it is at {0}, and that cannot be used: {1}.")]
+    Document(String, DocumentError),
     #[error(
         "The application asked to be answered at an address that it has not registered. Nothing was sent there."
     )]
     Redirect,
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
+}
+
+impl AuthorizeError {
+    fn unknown(id: &ClientId, error: UnknownClient) -> Self {
+        match error {
+            UnknownClient::Unregistered => Self::UnknownClient,
+            UnknownClient::Disabled => Self::Disabled,
+            UnknownClient::Document(error) => Self::Document(id.to_string(), error),
+            UnknownClient::Store(error) => error.into(),
+            UnknownClient::Random(_) => Self::Unavailable,
+        }
+    }
 }
 
 impl From<StoreError> for AuthorizeError {
@@ -51,7 +69,9 @@ impl AuthorizeError {
             Self::Params(_) | Self::NoClient(_) | Self::Redirect => {
                 (StatusCode::BAD_REQUEST, Some("invalid_request"))
             }
-            Self::UnknownClient => (StatusCode::BAD_REQUEST, Some("invalid_client")),
+            Self::UnknownClient | Self::Disabled | Self::Document(..) => {
+                (StatusCode::BAD_REQUEST, Some("invalid_client"))
+            }
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some("temporarily_unavailable")),
         };
         let text = self.to_string();
@@ -93,7 +113,9 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         None => None,
     };
     let account = match &session {
-        Some(session) => state.store.account(&session.subject).await?.filter(|account| !account.disabled),
+        Some(session) => {
+            state.store.account(&session.subject).await?.filter(|account| account.is_logged_in_by(session))
+        }
         None => None,
     };
     match (session, account) {
@@ -110,7 +132,8 @@ async fn client_and_redirect(
     state: &AppState,
 ) -> Result<(Client, RedirectUri), AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
-    let client = state.store.client(&id, state.now()).await?.ok_or(AuthorizeError::UnknownClient)?;
+    let client =
+        state.clients.find(&id, state.now()).await.map_err(|error| AuthorizeError::unknown(&id, error))?;
     let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
         (Some(text), _) => RedirectUri::try_from(text.to_owned()).map_err(|_| AuthorizeError::Redirect)?,
         // OAuth 2.1 §4.1.1: it may be left out when there is only one.

@@ -6,11 +6,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::domain::client::{Client, ClientId};
-use crate::domain::clock::UnixTime;
+use crate::clients::UnknownClient;
+use crate::domain::client::{Client, ClientAuthMethod, ClientId};
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{Store, StoreError};
+use crate::state::AppState;
+use crate::store::StoreError;
 
+use super::client_assertion::{self, AssertionError};
 use super::params::{BadParams, Params};
 
 /// Why a client is not authenticated.
@@ -20,7 +22,7 @@ pub enum ClientAuthError {
     #[error("{description}")]
     Invalid {
         /// For the client's developer.
-        description: &'static str,
+        description: String,
         /// The client tried HTTP Basic, so the answer must offer it (RFC 6749 §5.2).
         basic: bool,
     },
@@ -39,57 +41,108 @@ pub enum ClientAuthError {
 
 #[derive(Debug)]
 struct Credentials {
-    id: String,
-    secret: Option<SecretString>,
+    id: ClientId,
+    proof: Proof,
     basic: bool,
+}
+
+#[derive(Debug)]
+enum Proof {
+    None,
+    Secret(SecretString),
+    Assertion(String),
 }
 
 /// Authenticates the client of a token request.
 pub(super) async fn authenticate(
     request: &HttpRequest,
     params: &Params,
-    store: &dyn Store,
-    now: UnixTime,
+    state: &AppState,
 ) -> Result<Client, ClientAuthError> {
-    let credentials = credentials(request, params)?;
-    let basic = credentials.basic;
-    let invalid = |description| ClientAuthError::Invalid { description, basic };
-    let id = ClientId::try_from(credentials.id).map_err(|_| invalid("the client_id is malformed"))?;
-    let unknown = "the client is unknown; it may have been removed, register again";
-    let client = store.client(&id, now).await?.ok_or_else(|| invalid(unknown))?;
-    match (&client.secret, &credentials.secret) {
-        (None, None) => Ok(client),
-        (Some(known), Some(given)) if known.hash == TokenHash::of(given.expose_secret().as_bytes()) => {
-            Ok(client)
+    let Credentials { id, proof, basic } = credentials(request, params)?;
+    let now = state.now();
+    let invalid = |description: String| ClientAuthError::Invalid { description, basic };
+    let client = state.clients.find(&id, now).await.map_err(|error| match error {
+        UnknownClient::Store(error) => ClientAuthError::Store(error),
+        other => invalid(other.to_string()),
+    })?;
+    let problem = match (client.metadata.auth_method, proof) {
+        (ClientAuthMethod::None, Proof::None) => return Ok(client),
+        (ClientAuthMethod::None, _) => "the client is registered without credentials and must not send any",
+        (ClientAuthMethod::PrivateKeyJwt, Proof::Assertion(assertion)) => {
+            let outcome = client_assertion::verify(
+                &assertion,
+                &client,
+                &state.clients,
+                state.store.as_ref(),
+                &state.config.site.issuer,
+                now,
+            );
+            return match outcome.await {
+                Ok(()) => Ok(client),
+                Err(AssertionError::Store(error)) => Err(error.into()),
+                Err(error) => Err(invalid(error.to_string())),
+            };
         }
-        (Some(_), Some(_)) => Err(invalid("the client secret is wrong")),
-        (Some(_), None) => Err(invalid("the client has a secret and must authenticate with it")),
-        (None, Some(_)) => Err(invalid("the client is registered without a secret and must not send one")),
-    }
+        (ClientAuthMethod::PrivateKeyJwt, _) => "the client must authenticate with a client assertion",
+        (_, Proof::Secret(given)) => match &client.secret {
+            Some(known) if known.hash != TokenHash::of(given.expose_secret().as_bytes()) => {
+                "the client secret is wrong"
+            }
+            Some(known) if known.expires_at.is_some_and(|end| end <= now) => {
+                "the client secret has expired, register again"
+            }
+            Some(_) => return Ok(client),
+            None => "the client has no secret, register again",
+        },
+        (_, _) => "the client has a secret and must authenticate with it",
+    };
+    Err(invalid(problem.to_owned()))
 }
 
 fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, ClientAuthError> {
+    let invalid =
+        |description: &str, basic| ClientAuthError::Invalid { description: description.to_owned(), basic };
+    let id = |text: &str, basic| {
+        ClientId::try_from(text.to_owned()).map_err(|_| invalid("the client_id is malformed", basic))
+    };
     let body_id = params.one("client_id")?;
     let body_secret = params.one("client_secret")?;
-    let malformed =
-        ClientAuthError::Invalid { description: "the Authorization header is malformed", basic: true };
+    let assertion = params.one("client_assertion")?;
     let mut headers = request.headers().get_all(AUTHORIZATION);
-    let Some(header) = headers.next() else {
-        let missing = ClientAuthError::Invalid { description: "client_id is missing", basic: false };
-        let id = body_id.ok_or(missing)?.to_owned();
-        return Ok(Credentials { id, secret: body_secret.map(SecretString::from), basic: false });
-    };
-    if headers.next().is_some() || body_secret.is_some() {
+    let header = headers.next();
+    let ways = [header.is_some(), body_secret.is_some(), assertion.is_some()];
+    if headers.next().is_some() || ways.iter().filter(|used| **used).count() > 1 {
         return Err(ClientAuthError::TwoWays);
     }
-    let Some((id, secret)) = header.to_str().ok().and_then(basic_credentials) else {
-        return Err(malformed);
-    };
-    if body_id.is_some_and(|other| other != id) {
-        let description = "the client_id in the body is not the one in the Authorization header";
-        return Err(ClientAuthError::Invalid { description, basic: true });
+    if let Some(assertion) = assertion {
+        if params.one("client_assertion_type")? != Some(client_assertion::ASSERTION_TYPE) {
+            return Err(invalid(
+                "client_assertion_type must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                false,
+            ));
+        }
+        let claimed = client_assertion::claimed_client(assertion)
+            .ok_or_else(|| invalid("the client assertion is malformed", false))?;
+        if body_id.is_some_and(|other| other != claimed.as_str()) {
+            return Err(invalid(
+                "the client_id in the body is not the subject of the client assertion",
+                false,
+            ));
+        }
+        return Ok(Credentials { id: claimed, proof: Proof::Assertion(assertion.to_owned()), basic: false });
     }
-    Ok(Credentials { id, secret: Some(secret), basic: true })
+    let Some(header) = header else {
+        let id = id(body_id.ok_or_else(|| invalid("client_id is missing", false))?, false)?;
+        let proof = body_secret.map_or(Proof::None, |secret| Proof::Secret(SecretString::from(secret)));
+        return Ok(Credentials { id, proof, basic: false });
+    };
+    let read = header.to_str().ok().and_then(basic_credentials);
+    let (name, secret) = read.ok_or_else(|| invalid("the Authorization header is malformed", true))?;
+    if body_id.is_some_and(|other| other != name) {
+        return Err(invalid("the client_id in the body is not the one in the Authorization header", true));
+    }
+    Ok(Credentials { id: id(&name, true)?, proof: Proof::Secret(secret), basic: true })
 }
 
 /// Reads HTTP Basic with both parts form-encoded (RFC 6749 §2.3.1).

@@ -4,6 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
+use crate::clients::UnknownClient;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
 use crate::domain::clock::RandomUnavailable;
@@ -120,7 +121,7 @@ pub fn ask(
         username: account.username.as_str(),
         client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
         redirect_host: &request.redirect_uri.display_host(),
-        loopback: request.redirect_uri.is_loopback(),
+        loopback: request.redirect_uri.is_local(),
         resources: &resources,
         scopes: &scopes,
     };
@@ -148,11 +149,13 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(BadTicket::Foreign.into());
     }
     // The page may have been open for a while: both must still be there.
-    let client = state.store.client(&request.client_id, now).await?.filter(|client| !client.disabled);
-    let client = client
-        .filter(|client| client.allows_redirect(&request.redirect_uri))
-        .ok_or(ConsentError::ClientGone)?;
-    let account = state.store.account(&session.subject).await?.filter(|account| !account.disabled);
+    let client = match state.clients.find(&request.client_id, now).await {
+        Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
+        Err(UnknownClient::Store(error)) => return Err(error.into()),
+        _ => return Err(ConsentError::ClientGone),
+    };
+    let account =
+        state.store.account(&session.subject).await?.filter(|account| account.is_logged_in_by(&session));
     if account.is_none() {
         return Err(ConsentError::NoSession);
     }

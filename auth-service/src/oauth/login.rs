@@ -215,7 +215,12 @@ async fn take_password(
     let phc = state.passwords.hash(SecretString::from(chosen)).await?;
     let replaced = state
         .store
-        .replace_password(&account.subject, &choosing.one_time, &StoredPassword { phc, one_time: false })
+        .replace_password(
+            &account.subject,
+            &choosing.one_time,
+            &StoredPassword { phc, one_time: false },
+            state.now(),
+        )
         .await?;
     if !replaced {
         return Err(LoginError::PasswordChanged);

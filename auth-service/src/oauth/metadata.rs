@@ -8,15 +8,17 @@ use crate::config::Site;
 use crate::policy::Policy;
 use crate::state::AppState;
 
+use super::client_assertion::ALGORITHMS;
+
 /// `GET /.well-known/oauth-authorization-server`, at the root with the issuer's path after it (RFC 8414 §3.1).
 pub async fn authorization_server(state: web::Data<AppState>) -> HttpResponse {
-    cacheable(&document(&state.config.site, &state.policy))
+    cacheable(&document(&state.config.site, &state.policy, state.clients.documents().are_accepted()))
 }
 
 /// `GET /.well-known/openid-configuration`, in both places that clients look at (MCP authorization, "Authorization
 /// Server Metadata Discovery"). No ID tokens are issued; the members that its schema requires are there all the same.
 pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
-    let mut document = document(&state.config.site, &state.policy);
+    let mut document = document(&state.config.site, &state.policy, state.clients.documents().are_accepted());
     if let Some(members) = document.as_object_mut() {
         members.insert("subject_types_supported".to_owned(), json!(["public"]));
         members.insert("id_token_signing_alg_values_supported".to_owned(), json!(["EdDSA"]));
@@ -33,7 +35,7 @@ fn cacheable(document: &Value) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(document)
 }
 
-fn document(site: &Site, policy: &Policy) -> Value {
+fn document(site: &Site, policy: &Policy, with_documents: bool) -> Value {
     let issuer = &site.issuer;
     let scopes: Vec<&str> =
         policy.catalogue().tokens().map(crate::domain::scope::ScopeToken::as_str).collect();
@@ -47,8 +49,10 @@ fn document(site: &Site, policy: &Policy) -> Value {
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": ["authorization_code", "refresh_token"],
-        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
+        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": true,
+        "client_id_metadata_document_supported": with_documents,
     })
 }

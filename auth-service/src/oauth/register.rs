@@ -11,12 +11,13 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::config::RegistrationMode;
+use crate::config::{ClientTerms, RegistrationMode};
 use crate::domain::client::{
     Client, ClientAuthMethod, ClientId, ClientMetadata, ClientOrigin, ClientSecret, RegistrationId,
 };
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
 use crate::guard::registration_rate::Crowded;
 use crate::ops::audit;
@@ -36,7 +37,7 @@ pub enum RegistrationError {
     /// RFC 7591 §3.2.2.
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
-    /// `REGISTRATION_REDIRECT_HOSTS`.
+    /// `REGISTRATION_REDIRECT_HOSTS`, `REGISTRATION_REDIRECT_SCHEMES`.
     #[error("the operator of this server does not allow redirect URIs at {0}")]
     RedirectHost(String),
     /// `REGISTRATION=closed`.
@@ -164,12 +165,17 @@ fn read_metadata(
         return Err(RegistrationError::ContentType);
     }
     let metadata = metadata::read(body, state.policy.catalogue())?;
-    let allowed = &state.config.clients.redirect_hosts;
-    let outside =
-        metadata.redirect_uris.iter().find(|uri| !allowed.is_empty() && !is_listed(&uri.host(), allowed));
-    match outside {
-        Some(uri) => Err(RegistrationError::RedirectHost(uri.host())),
+    match metadata.redirect_uris.iter().find(|uri| !is_welcome(uri, &state.config.clients)) {
+        Some(uri) => Err(RegistrationError::RedirectHost(uri.display_host())),
         None => Ok(metadata),
+    }
+}
+
+/// Whether the operator lets clients be answered there.
+fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
+    match uri.private_scheme() {
+        Some(scheme) => terms.redirect_schemes.iter().any(|allowed| allowed == scheme),
+        None => terms.redirect_hosts.is_empty() || is_listed(&uri.host(), &terms.redirect_hosts),
     }
 }
 
@@ -196,7 +202,7 @@ impl Credentials {
     }
 
     fn stored_secret(&self, state: &AppState) -> Option<ClientSecret> {
-        let expires_at = state.config.clients.secret.map(|lifetime| state.now().plus(lifetime));
+        let expires_at = state.config.clients.secret_lifetime.map(|lifetime| state.now().plus(lifetime));
         self.secret.as_ref().map(|secret| ClientSecret { hash: secret.hash(), expires_at })
     }
 }

@@ -120,7 +120,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     if params.has_doubled() {
         return Err(BadParams::Doubled.into());
     }
-    let client = authenticate(request, &params, state.store.as_ref(), state.now()).await?;
+    let client = authenticate(request, &params, state).await?;
     match params.one("grant_type")?.ok_or(TokenError::Missing("grant_type"))? {
         "authorization_code" => authorization_code::redeem(state, &client, &params).await,
         "refresh_token" => refresh_token::refresh(state, &client, &params).await,

@@ -23,6 +23,23 @@ pub enum Event<'a> {
         /// Which.
         client_id: &'a ClientId,
     },
+    /// An operator switched a client off or on.
+    ClientSwitched {
+        /// Which.
+        client_id: &'a ClientId,
+        /// Off?
+        disabled: bool,
+    },
+    /// An operator added an account.
+    AccountAdded {
+        /// Whose.
+        subject: &'a Subject,
+    },
+    /// An operator gave a person a new one-time password.
+    PasswordReset {
+        /// Whom.
+        subject: &'a Subject,
+    },
     /// A person logged in.
     LoggedIn {
         /// Who.
@@ -75,6 +92,18 @@ impl Event<'_> {
             Self::ClientDeleted { client_id } => {
                 tracing::info!(target: "audit", event = "client_deleted", %client_id);
                 "client_deleted"
+            }
+            Self::ClientSwitched { client_id, disabled } => {
+                tracing::info!(target: "audit", event = "client_switched", %client_id, disabled);
+                "client_switched"
+            }
+            Self::AccountAdded { subject } => {
+                tracing::info!(target: "audit", event = "account_added", %subject);
+                "account_added"
+            }
+            Self::PasswordReset { subject } => {
+                tracing::info!(target: "audit", event = "password_reset", %subject);
+                "password_reset"
             }
             Self::LoggedIn { subject } => {
                 tracing::info!(target: "audit", event = "logged_in", %subject);

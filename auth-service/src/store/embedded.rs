@@ -20,6 +20,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::signing::StoredSigningKey;
 
+use super::rules::{self, CodeRow};
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use rows::{Reader, Rows, Table, Writable};
 use writer::Writer;
@@ -31,16 +32,6 @@ pub struct EmbeddedStore {
     database: Arc<Database>,
     sealer: Arc<Sealer>,
     writer: Writer,
-}
-
-/// How long used codes and answered forms are remembered.
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// A code, before and after its use.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct CodeRow {
-    code: AuthorizationCode,
-    redeemed: bool,
 }
 
 impl EmbeddedStore {
@@ -124,16 +115,7 @@ impl Store for EmbeddedStore {
         let (management, updated) = (*management, updated.clone());
         self.writer
             .write(move |rows| {
-                clients::change(rows, &updated.id, |client| {
-                    let may = client.management == Some(management);
-                    if may {
-                        client.fingerprint = updated.fingerprint;
-                        client.management = updated.management;
-                        client.secret.clone_from(&updated.secret);
-                        client.metadata = updated.metadata.clone();
-                    }
-                    may
-                })
+                clients::change(rows, &updated.id, |client| rules::update(client, &management, &updated))
             })
             .await
     }
@@ -189,6 +171,7 @@ impl Store for EmbeddedStore {
         subject: &Subject,
         old: &StoredPassword,
         new: &StoredPassword,
+        now: UnixTime,
     ) -> Result<bool, StoreError> {
         let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
         self.writer
@@ -198,6 +181,7 @@ impl Store for EmbeddedStore {
                     return Ok(false);
                 };
                 account.password = new.clone();
+                account.logins_from = now;
                 rows.put(Table::Accounts, subject.as_str(), &account, None)?;
                 Ok(true)
             })
@@ -239,12 +223,9 @@ impl Store for EmbeddedStore {
                 let Some(client) = clients::note_use(rows, &used)? else {
                     return Ok(false);
                 };
-                let code = AuthorizationCode { registration: client.registration, ..code.clone() };
-                // An approval is remembered for a day: longer than any form may be answered.
-                let forget_at = code.expires_at.plus(DAY);
-                rows.put(Table::Approvals, &approval, &key, Some(forget_at))?;
-                // A used code is remembered as long, so that its replay is noticed.
-                rows.put(Table::Codes, &key, &CodeRow { code, redeemed: false }, Some(forget_at))?;
+                let row = CodeRow::new(&code, &client);
+                rows.put(Table::Approvals, &approval, &key, Some(row.forget_at()))?;
+                rows.put(Table::Codes, &key, &row, Some(row.forget_at()))?;
                 Ok(true)
             })
             .await
@@ -281,8 +262,7 @@ impl Store for EmbeddedStore {
                     return Ok(Redemption::Unknown);
                 }
                 row.redeemed = true;
-                let forget_at = row.code.expires_at.plus(DAY);
-                rows.put(Table::Codes, &key, &row, Some(forget_at))?;
+                rows.put(Table::Codes, &key, &row, Some(row.forget_at()))?;
                 put_grant(rows, &grant)?;
                 Ok(Redemption::Redeemed)
             })

@@ -1,5 +1,6 @@
 //! The service under test, its people and its clients: what lets a test read as a sentence.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,12 +15,15 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::state::AppState;
 use auth_service::store::Store;
 use auth_service::store::embedded::EmbeddedStore;
+use auth_service::store::redis::{RedisAddress, RedisStore};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
+
+use crate::redis_server::RedisServer;
 
 pub(crate) const ISSUER: &str = "https://auth.example";
 pub(crate) const RESOURCE: &str = "https://mcp.example/mcp";
@@ -45,8 +49,20 @@ pub(crate) struct TestApp {
     pub(crate) public: String,
     pub(crate) edge: String,
     pub(crate) ops: String,
+    pub(crate) issuer: String,
     clock: Arc<TestClock>,
     _data: tempfile::TempDir,
+    _server: Option<RedisServer>,
+}
+
+/// The embedded store, or with `TEST_STORE=redis` a Redis of the app's own.
+async fn open_store(data: &Path, key: &StoreKey) -> (Arc<dyn Store>, Option<RedisServer>) {
+    if std::env::var("TEST_STORE").is_ok_and(|store| store == "redis") {
+        let server = RedisServer::start(&["--appendonly", "no"]).unwrap();
+        let address = RedisAddress::parse(&server.url()).unwrap();
+        return (Arc::new(RedisStore::connect(&address, key).await.unwrap()), Some(server));
+    }
+    (Arc::new(EmbeddedStore::open(data, key).unwrap()), None)
 }
 
 impl TestApp {
@@ -72,7 +88,7 @@ impl TestApp {
         let config = Config::from_variables(owned).unwrap();
         let listeners = config.listeners;
         let key = StoreKey::new([7; 32]);
-        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(data.path(), &key).unwrap());
+        let (store, server) = open_store(data.path(), &key).await;
         let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
         let state = AppState::new(
             config,
@@ -91,7 +107,8 @@ impl TestApp {
         actix_web::rt::spawn(servers.edge);
         actix_web::rt::spawn(servers.ops);
         let http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
-        Self { http, state, public, edge, ops, clock, _data: data }
+        let issuer = state.config.site.issuer.to_string();
+        Self { http, state, public, edge, ops, issuer, clock, _data: data, _server: server }
     }
 
     pub(crate) fn wait(&self, duration: Duration) {
@@ -114,6 +131,7 @@ impl TestApp {
                 Group::try_from("ops".to_owned()).unwrap(),
             ],
             password: StoredPassword { phc, one_time },
+            logins_from: self.clock.now(),
             disabled: false,
             created_at: self.clock.now(),
         };
@@ -293,7 +311,9 @@ impl Browser<'_> {
     /// Opens a path and goes where redirects within the service lead.
     pub(crate) async fn follow(&mut self, path: &str) -> Page {
         let mut page = self.open(path).await;
-        while let Some(ours) = page.location.as_ref().and_then(|location| location.strip_prefix(ISSUER)) {
+        while let Some(ours) =
+            page.location.as_ref().and_then(|location| location.strip_prefix(&self.app.issuer))
+        {
             let next = ours.to_owned();
             page = self.open(&next).await;
         }
@@ -306,7 +326,7 @@ impl Browser<'_> {
         let fields: Vec<_> =
             [("ticket", ticket.as_str())].into_iter().chain(fields.iter().copied()).collect();
         let action = page.action();
-        self.post(action.strip_prefix(ISSUER).unwrap(), &fields).await
+        self.post(action.strip_prefix(&self.app.issuer).unwrap(), &fields).await
     }
 
     pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {

@@ -73,7 +73,7 @@ async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
         ("response_type", "token", "unsupported_response_type"),
         ("code_challenge", "", "invalid_request"),
         ("code_challenge_method", "plain", "invalid_request"),
-        ("scope", "unheard_of", "invalid_scope"),
+        ("scope", "a\"b", "invalid_scope"),
         ("resource", "https://evil.example/", "invalid_target"),
         ("resource", "", "invalid_target"),
     ] {

@@ -46,7 +46,7 @@ pub enum Refusal {
     Challenge,
     #[error("code_challenge_method must be S256")]
     ChallengeMethod,
-    #[error("the scope is malformed, or nothing in it can be granted")]
+    #[error("the scope is malformed")]
     Scope,
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
@@ -123,16 +123,14 @@ impl AuthorizationRequest {
     }
 }
 
-/// What was asked for, less what does not exist here or is beyond the client's registration. A client may ask
-/// for more than it gets; the token answer says what it got (RFC 6749 §3.3).
+/// What was asked for, less what does not exist here or is beyond the client's registration; all that the client may
+/// have when nothing is left. The token answer says what it got (RFC 6749 §3.3 lets us ignore what we do not know).
 fn scope(params: &Params, client: &Client, policy: &Policy) -> Result<Scope, Refusal> {
-    let asked = match params.one("scope")? {
-        Some(text) => text.parse().map_err(|_| Refusal::Scope)?,
-        None => policy.catalogue().clone(),
-    };
-    let limit = client.metadata.scope.as_ref();
-    let granted = limit.map_or_else(|| asked.clone(), |limit| asked.within(limit)).within(policy.catalogue());
-    if granted.is_empty() { Err(Refusal::Scope) } else { Ok(granted) }
+    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(policy.catalogue()));
+    let most = limit.unwrap_or_else(|| policy.catalogue().clone());
+    let Some(text) = params.one("scope")? else { return Ok(most) };
+    let granted = text.parse::<Scope>().map_err(|_| Refusal::Scope)?.within(&most);
+    Ok(if granted.is_empty() { most } else { granted })
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
@@ -151,7 +149,9 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>,
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::client::{ClientAuthMethod, ClientDisplay};
+    use crate::domain::client::{
+        ClientAuthMethod, ClientDisplay, ClientMetadata, ClientOrigin, RegistrationId,
+    };
     use crate::domain::clock::UnixTime;
     use crate::domain::resource::Scheme;
 
@@ -170,14 +170,23 @@ mod tests {
         let redirect_uri = RedirectUri::try_from("https://app.example/cb".to_owned()).unwrap();
         let client = Client {
             id: ClientId::try_from("c".to_owned()).unwrap(),
+            registration: RegistrationId::new([0; 32]),
+            origin: ClientOrigin::Registration,
             issued_at: UnixTime(0),
-            redirect_uris: vec![redirect_uri.clone()],
-            auth_method: ClientAuthMethod::None,
+            last_used_at: None,
+            disabled: false,
+            fingerprint: None,
+            management: None,
             secret: None,
-            grant_types: vec![GrantType::AuthorizationCode],
-            scope: None,
-            application_type: None,
-            display: ClientDisplay::default(),
+            metadata: ClientMetadata {
+                redirect_uris: vec![redirect_uri.clone()],
+                auth_method: ClientAuthMethod::None,
+                grant_types: vec![GrantType::AuthorizationCode],
+                scope: None,
+                application_type: None,
+                keys: None,
+                display: ClientDisplay::default(),
+            },
         };
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
         let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
@@ -197,6 +206,12 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_that_nobody_knows_is_as_good_as_none() {
+        assert_eq!(read(&with("scope", "claudeai")).unwrap().scope.to_string(), "mcp");
+        assert_eq!(read(&with("scope", "mcp:read admin")).unwrap().scope.to_string(), "mcp:read");
+    }
+
+    #[test]
     fn a012_a013_every_other_flow_is_refused() {
         let cases = [
             ("response_type", "token", "unsupported_response_type"),
@@ -211,7 +226,6 @@ mod tests {
             ("code_challenge_method", "plain", "invalid_request"),
             ("code_challenge_method", "", "invalid_request"),
             ("code_challenge_method", "s256", "invalid_request"),
-            ("scope", "unheard_of", "invalid_scope"),
             ("scope", "a\"b", "invalid_scope"),
             ("resource", "", "invalid_target"),
             ("resource", "https://other.example/mcp", "invalid_target"),

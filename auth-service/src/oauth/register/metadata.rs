@@ -1,10 +1,10 @@
 //! Client metadata as sent (RFC 7591 §2), validated. Pure.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
-use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientMetadata, GrantType};
+use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientKeys, ClientMetadata, GrantType};
 use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
 use crate::domain::scope::Scope;
 
@@ -21,13 +21,18 @@ pub enum InvalidMetadata {
     #[error("the redirect URI {0:?} cannot be used: {1}")]
     RedirectUri(String, InvalidRedirectUri),
     /// A method that we do not have.
-    #[error("token_endpoint_auth_method may be none, client_secret_basic or client_secret_post")]
+    #[error(
+        "token_endpoint_auth_method may be none, client_secret_basic, client_secret_post or private_key_jwt"
+    )]
     AuthMethod,
+    /// Which keys?
+    #[error("private_key_jwt needs either jwks or an https jwks_uri")]
+    Keys,
     /// Nothing in it for us.
     #[error("grant_types must include authorization_code, and response_types code")]
     Grants,
     /// RFC 6749 §3.3.
-    #[error("the scope is malformed, or nothing in it exists here")]
+    #[error("the scope is malformed")]
     Scope,
     /// `web` or `native`.
     #[error("application_type must be web or native")]
@@ -64,7 +69,9 @@ struct Sent {
     response_types: Option<Vec<String>>,
     scope: Option<String>,
     application_type: Option<String>,
-    software_statement: Option<serde_json::Value>,
+    software_statement: Option<Value>,
+    jwks: Option<Value>,
+    jwks_uri: Option<String>,
     #[serde(flatten)]
     display: ClientDisplay,
 }
@@ -80,13 +87,15 @@ pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<ClientMetadata, Inv
         return Err(InvalidMetadata::ApplicationType);
     }
     check_display(&sent.display)?;
+    let auth_method = auth_method(sent.token_endpoint_auth_method.as_deref())?;
+    let keys = keys(auth_method, sent.jwks, sent.jwks_uri)?;
     Ok(ClientMetadata {
         redirect_uris: redirect_uris(sent.redirect_uris)?,
-        auth_method: auth_method(sent.token_endpoint_auth_method.as_deref())?,
+        auth_method,
         grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
         scope: scope(sent.scope.as_deref(), catalogue)?,
         application_type: sent.application_type,
-        keys: None,
+        keys,
         display: sent.display,
     })
 }
@@ -117,7 +126,24 @@ fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> 
         Some("none") => Ok(ClientAuthMethod::None),
         None | Some("client_secret_basic") => Ok(ClientAuthMethod::ClientSecretBasic),
         Some("client_secret_post") => Ok(ClientAuthMethod::ClientSecretPost),
+        Some("private_key_jwt") => Ok(ClientAuthMethod::PrivateKeyJwt),
         Some(_) => Err(InvalidMetadata::AuthMethod),
+    }
+}
+
+/// Keys go with `private_key_jwt` and with nothing else (RFC 7591 §2: not both members).
+fn keys(
+    method: ClientAuthMethod,
+    jwks: Option<Value>,
+    uri: Option<String>,
+) -> Result<Option<ClientKeys>, InvalidMetadata> {
+    match (method, jwks, uri) {
+        (ClientAuthMethod::PrivateKeyJwt, Some(set), None) => Ok(Some(ClientKeys::Inline(set))),
+        (ClientAuthMethod::PrivateKeyJwt, None, Some(uri)) if uri.starts_with("https://") => {
+            Ok(Some(ClientKeys::Uri(uri)))
+        }
+        (ClientAuthMethod::PrivateKeyJwt, _, _) => Err(InvalidMetadata::Keys),
+        _ => Ok(None),
     }
 }
 
@@ -129,21 +155,21 @@ fn grant_types(
     if response_types.is_some_and(|types| !types.iter().any(|kind| kind == "code")) {
         return Err(InvalidMetadata::Grants);
     }
-    let Some(sent) = sent else {
-        return Ok(vec![GrantType::AuthorizationCode]);
-    };
     let ours = [GrantType::AuthorizationCode, GrantType::RefreshToken];
+    // RFC 7591 §2 has a default of code alone, and §3.2.1 lets us decide otherwise: who says nothing about refresh
+    // tokens would be logged out every hour. The answer says what was decided.
+    let Some(sent) = sent else { return Ok(ours.to_vec()) };
     let kept: Vec<GrantType> =
         ours.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
     if kept.contains(&GrantType::AuthorizationCode) { Ok(kept) } else { Err(InvalidMetadata::Grants) }
 }
 
+/// What exists of what was asked for. Hosted clients register scopes of their own making; asking for nothing that
+/// exists is no limit, not an error.
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
-    let Some(text) = sent.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
+    let Some(text) = sent.filter(|text| !text.is_empty()) else { return Ok(None) };
     let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);
-    if kept.is_empty() { Err(InvalidMetadata::Scope) } else { Ok(Some(kept)) }
+    Ok(Some(kept).filter(|kept| !kept.is_empty()))
 }
 
 fn check_display(display: &ClientDisplay) -> Result<(), InvalidMetadata> {
@@ -210,10 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_rfc() {
+    fn what_is_not_said_is_decided() {
         let read = read(&json!({ "redirect_uris": ["https://a.example/cb"] })).unwrap();
         assert_eq!(read.auth_method, ClientAuthMethod::ClientSecretBasic);
-        assert_eq!(read.grant_types, [GrantType::AuthorizationCode]);
+        assert_eq!(read.grant_types, [GrantType::AuthorizationCode, GrantType::RefreshToken]);
     }
 
     #[test]
@@ -231,8 +257,9 @@ mod tests {
             ("grant_types", json!(["refresh_token"]), "invalid_client_metadata"),
             ("response_types", json!(["token"]), "invalid_client_metadata"),
             ("token_endpoint_auth_method", json!("private_key_jwt"), "invalid_client_metadata"),
+            ("token_endpoint_auth_method", json!("tls_client_auth"), "invalid_client_metadata"),
             ("application_type", json!("toaster"), "invalid_client_metadata"),
-            ("scope", json!("admin"), "invalid_client_metadata"),
+            ("scope", json!("a\"b"), "invalid_client_metadata"),
             ("client_name", json!("x".repeat(513)), "invalid_client_metadata"),
             ("client_name", json!(7), "invalid_client_metadata"),
             ("software_statement", json!("eyJ"), "unapproved_software_statement"),

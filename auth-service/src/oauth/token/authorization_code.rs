@@ -73,6 +73,10 @@ pub(super) async fn redeem(
 
 fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {
     owned_by(client, &code.client_id, UNKNOWN)?;
+    // The client may have changed since it asked: its registration, or the document behind its identifier.
+    if client.registration != code.registration || !client.allows_redirect(&code.redirect_uri) {
+        return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
+    }
     // OAuth 2.1 dropped redirect_uri here; a client of OAuth 2.0 that sends it gets it checked.
     if params.one("redirect_uri")?.is_some_and(|sent| sent != code.redirect_uri.as_str()) {
         return Err(TokenError::InvalidGrant("the redirect_uri is not the one that the code was sent to"));

@@ -12,7 +12,7 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Rotation, Successor};
 
-use super::{Part, TokenError, TokenResponse, account_of, issue, owned_by};
+use super::{Part, TokenError, TokenResponse, account_of, issue};
 
 const UNKNOWN: &str = "the refresh token is unknown, expired, revoked, or was issued to another client";
 const REUSED: &str = "the refresh token was used before; the grant is revoked, connect again";
@@ -36,7 +36,9 @@ pub(super) async fn refresh(
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     // Another client's mistake, or theft: either way it changes nothing about the grant.
-    owned_by(client, &grant.client_id, UNKNOWN)?;
+    if !grant.is_held_by(client) {
+        return Err(TokenError::InvalidGrant(UNKNOWN));
+    }
     let part = Part::read(state, params, &grant.scope, &grant.resources)?;
     let account = account_of(state, &grant.subject).await?;
 

@@ -1,7 +1,8 @@
 //! Clients: their registration under a ceiling, and the note of their use.
 
-use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
+use crate::store::rules::{UseOfClient, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::rows::{Rows, Table, Writable};
@@ -24,10 +25,6 @@ pub(super) fn known_and_shared(
         }
     }
     Ok(None)
-}
-
-fn is_same(known: &Client, asked: &Client) -> bool {
-    known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
 }
 
 pub(super) fn register(
@@ -108,22 +105,13 @@ pub(super) fn change(
 
 /// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
-    let known = live(rows, &used.client.id, used.at)?;
-    let mut client = match (known, used.client.origin) {
-        (Some(known), ClientOrigin::MetadataDocument) => {
-            Client { metadata: used.client.metadata.clone(), ..known }
+    match judge_use(live(rows, &used.client.id, used.at)?, used) {
+        UseOfClient::Refused => Ok(None),
+        UseOfClient::Noted(client) => Ok(Some(client)),
+        UseOfClient::News(client) => {
+            rows.remove(Table::UnusedClients, &unused_key(&client))?;
+            rows.put(Table::Clients, client.id.as_str(), &client, Some(used.keep_until))?;
+            Ok(Some(client))
         }
-        (Some(known), ClientOrigin::Registration) if known.registration == used.client.registration => known,
-        (None, ClientOrigin::MetadataDocument) => Client { last_used_at: None, ..used.client.clone() },
-        (_, ClientOrigin::Registration) => return Ok(None),
-    };
-    if client.disabled {
-        return Ok(None);
     }
-    if used.is_news_to(&client) {
-        rows.remove(Table::UnusedClients, &unused_key(&client))?;
-        client.last_used_at = Some(used.at);
-        rows.put(Table::Clients, client.id.as_str(), &client, Some(used.keep_until))?;
-    }
-    Ok(Some(client))
 }

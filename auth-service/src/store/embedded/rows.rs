@@ -1,5 +1,4 @@
-//! Tables and rows. A row is a format version, the second at which it may be swept, and the sealed JSON of a
-//! domain value. Table, key and expiry are authenticated with it, so rows cannot be swapped.
+//! Tables of rows ([`row`]). A row's place is its table and key.
 
 use std::ops::Bound;
 
@@ -12,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::Sealer;
-use crate::store::StoreError;
+use crate::store::{StoreError, row};
 
 type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -99,9 +98,6 @@ pub(super) const KEY_CHECK: &str = "key-check";
 const SCHEMA: &str = "schema";
 const SCHEMA_VERSION: u32 = 1;
 
-const ROW_VERSION: u8 = 1;
-const NEVER: u64 = u64::MAX;
-
 /// Any failure of redb, as its text.
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 pub(super) fn unavailable(error: impl ToString) -> StoreError {
@@ -147,23 +143,17 @@ pub(super) trait Rows {
         key: &str,
         now: UnixTime,
     ) -> Result<Option<T>, StoreError> {
-        let row = self.raw(table, key)?.filter(|row| expiry(row) > now.0);
+        let row = self.raw(table, key)?.filter(|row| !row::is_over(row, now));
         row.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 }
 
-fn name(table: Table, key: &str, header: &[u8]) -> Vec<u8> {
-    [table.name().as_bytes(), b"\0", key.as_bytes(), b"\0", header].concat()
+fn place(table: Table, key: &str) -> Vec<u8> {
+    [table.name().as_bytes(), b"\0", key.as_bytes()].concat()
 }
 
 fn open<T: DeserializeOwned>(sealer: &Sealer, table: Table, key: &str, row: &[u8]) -> Result<T, StoreError> {
-    let (header, body) = row.split_at_checked(9).ok_or(StoreError::Unreadable)?;
-    let plain = sealer.open(&name(table, key, header), body).map_err(|_| StoreError::Unreadable)?;
-    serde_json::from_slice(&plain).map_err(|_| StoreError::Unreadable)
-}
-
-fn expiry(row: &[u8]) -> u64 {
-    row.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(NEVER, u64::from_be_bytes)
+    row::open(sealer, &place(table, key), row)
 }
 
 /// A view of the committed state.
@@ -202,7 +192,7 @@ impl<'a> Reader<'a> {
         let mut values = Vec::new();
         for row in rows.range::<&str>((from, Bound::Unbounded)).map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
-            if expiry(value.value()) > now.0 {
+            if !row::is_over(value.value(), now) {
                 values.push(open(self.sealer, table, key.value(), value.value())?);
             }
             if values.len() == most {
@@ -218,7 +208,7 @@ impl<'a> Reader<'a> {
         let mut keys = Vec::new();
         for row in rows.iter().map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
-            if expiry(value.value()) <= now.0 {
+            if row::is_over(value.value(), now) {
                 keys.push(key.value().to_owned());
             }
         }
@@ -262,19 +252,15 @@ impl<'a> Writable<'a> {
         value: &T,
         expires_at: Option<UnixTime>,
     ) -> Result<(), StoreError> {
-        let mut row = vec![ROW_VERSION];
-        row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
-        let plain = serde_json::to_vec(value).map_err(unavailable)?;
-        let sealed = self.sealer.seal(&name(table, key, &row), &plain).map_err(unavailable)?;
-        row.extend_from_slice(&sealed);
+        let row = row::seal(self.sealer, &place(table, key), value, expires_at)?;
         self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
         Ok(())
     }
 
     /// Replaces a value and leaves its expiry as it is.
     pub(super) fn replace<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
-        let expires_at = self.raw(table, key)?.map(|row| expiry(&row)).filter(|at| *at != NEVER);
-        self.put(table, key, value, expires_at.map(UnixTime))
+        let expires_at = self.raw(table, key)?.and_then(|row| row::expiry(&row));
+        self.put(table, key, value, expires_at)
     }
 
     /// How many rows a table has, those included whose time is over and that wait to be swept.
@@ -309,8 +295,10 @@ impl<'a> Writable<'a> {
         let mut rows = self.table(table)?;
         let mut removed = 0;
         for key in keys {
-            let gone =
-                rows.get(key.as_str()).map_err(unavailable)?.is_some_and(|row| expiry(row.value()) <= now.0);
+            let gone = rows
+                .get(key.as_str())
+                .map_err(unavailable)?
+                .is_some_and(|row| row::is_over(row.value(), now));
             if gone {
                 rows.remove(key.as_str()).map_err(unavailable)?;
                 removed += 1;

@@ -1,0 +1,89 @@
+//! Who a client is, wherever its metadata comes from: the store, or the document behind its identifier.
+
+pub mod document;
+pub mod documents;
+pub mod hosts;
+
+use std::sync::Arc;
+
+use crate::domain::client::{Client, ClientId, ClientOrigin, RegistrationId};
+use crate::domain::clock::{RandomUnavailable, UnixTime};
+use crate::store::{Store, StoreError};
+
+use documents::{DocumentError, Documents};
+
+/// Finds clients.
+pub struct Clients {
+    store: Arc<dyn Store>,
+    documents: Documents,
+}
+
+/// Why a client is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum UnknownClient {
+    /// Neither registered, nor the URL of a document.
+    #[error("the client is unknown; it may have been removed, register again")]
+    Unregistered,
+    /// Switched off.
+    #[error("the operator of this server has disabled the client")]
+    Disabled,
+    /// Its document does not do.
+    #[error("the client metadata document cannot be used: {0}")]
+    Document(#[from] DocumentError),
+    /// Ours to mend.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Ours to mend.
+    #[error(transparent)]
+    Random(#[from] RandomUnavailable),
+}
+
+impl Clients {
+    /// Clients of this store, and of documents fetched by `documents`.
+    pub fn new(store: Arc<dyn Store>, documents: Documents) -> Self {
+        Self { store, documents }
+    }
+
+    /// Documents of clients, and of their keys.
+    pub fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
+    /// The client of that identifier, as its metadata is now.
+    pub async fn find(&self, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
+        let known = self.store.client(id, now).await?;
+        if known.as_ref().is_some_and(|client| client.disabled) {
+            return Err(UnknownClient::Disabled);
+        }
+        match known {
+            Some(client) if client.origin == ClientOrigin::Registration => Ok(client),
+            known if id.as_str().starts_with("https://") => self.by_document(id, known, now).await,
+            _ => Err(UnknownClient::Unregistered),
+        }
+    }
+
+    /// What the document says counts; of what is stored, only which registration it is and when it was used.
+    async fn by_document(
+        &self,
+        id: &ClientId,
+        known: Option<Client>,
+        now: UnixTime,
+    ) -> Result<Client, UnknownClient> {
+        let metadata = self.documents.metadata(id, now).await?;
+        Ok(match known {
+            Some(client) => Client { metadata, ..client },
+            None => Client {
+                id: id.clone(),
+                registration: RegistrationId::new(self.documents.random_bytes()?),
+                origin: ClientOrigin::MetadataDocument,
+                issued_at: now,
+                last_used_at: None,
+                disabled: false,
+                fingerprint: None,
+                management: None,
+                secret: None,
+                metadata,
+            },
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; MCP authorization, "Client ID
+//! Metadata Documents"): what a URL and the document behind it must look like. Pure.
+
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::domain::client::{
+    ClientAuthMethod, ClientDisplay, ClientId, ClientKeys, ClientMetadata, GrantType,
+};
+use crate::domain::redirect_uri::RedirectUri;
+use crate::domain::scope::Scope;
+
+/// Bytes in the largest document (draft §6.6).
+pub const LIMIT: usize = 5 * 1024;
+
+/// Why a URL or a document does not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDocument {
+    /// Draft §3.
+    #[error(
+        "its URL must be https with a path, in its normal form, and without user name, dot segments and fragment"
+    )]
+    Url,
+    /// Not a JSON object with the required members of the right types.
+    #[error("it is not a JSON object with client_id, client_name and redirect_uris")]
+    Json,
+    /// Draft §4.1.
+    #[error("its client_id is not the URL that it was fetched from")]
+    ClientId,
+    /// Draft §4.1: a public document cannot hold a secret.
+    #[error("it holds a client secret, or asks to authenticate with one")]
+    Secret,
+    /// `private_key_jwt` needs keys.
+    #[error("private_key_jwt needs either jwks or an https jwks_uri, and any other method neither")]
+    Keys,
+    /// None that could be used.
+    #[error("none of its redirect_uris can be used: https anywhere, or http on loopback")]
+    RedirectUris,
+    /// It does not use codes.
+    #[error("its grant_types and response_types do not include authorization_code and code")]
+    Grants,
+    /// Not the grammar of RFC 6749 §3.3.
+    #[error("its scope is malformed")]
+    Scope,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    client_id: String,
+    client_name: String,
+    redirect_uris: Vec<String>,
+    token_endpoint_auth_method: Option<String>,
+    grant_types: Option<Vec<String>>,
+    response_types: Option<Vec<String>>,
+    scope: Option<String>,
+    application_type: Option<String>,
+    jwks: Option<Value>,
+    jwks_uri: Option<String>,
+    client_secret: Option<Value>,
+    client_secret_expires_at: Option<Value>,
+    client_uri: Option<String>,
+    software_id: Option<String>,
+    software_version: Option<String>,
+}
+
+/// The URL that `id` is.
+pub fn url(id: &ClientId) -> Result<Url, InvalidDocument> {
+    let url = Url::parse(id.as_str()).map_err(|_| InvalidDocument::Url)?;
+    let plain = url.scheme() == "https"
+        && url.as_str() == id.as_str()
+        && url.path() != "/"
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && !url.path().to_ascii_lowercase().contains("%2e")
+        && !url.host_str().unwrap_or_default().ends_with('.');
+    if plain { Ok(url) } else { Err(InvalidDocument::Url) }
+}
+
+/// Reads the document that was fetched from `id`.
+pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocument> {
+    let document: Document = serde_json::from_slice(body).map_err(|_| InvalidDocument::Json)?;
+    if document.client_id != id.as_str() {
+        return Err(InvalidDocument::ClientId);
+    }
+    if document.client_secret.is_some() || document.client_secret_expires_at.is_some() {
+        return Err(InvalidDocument::Secret);
+    }
+    let (auth_method, keys) = authentication(&document)?;
+    let scope = document.scope.filter(|text| !text.is_empty()).map(|text| text.parse::<Scope>());
+    Ok(ClientMetadata {
+        redirect_uris: redirect_uris(document.redirect_uris)?,
+        auth_method,
+        grant_types: grant_types(document.grant_types.as_deref(), document.response_types.as_deref())?,
+        scope: scope.transpose().map_err(|_| InvalidDocument::Scope)?,
+        application_type: document.application_type,
+        keys,
+        display: ClientDisplay {
+            client_name: Some(document.client_name),
+            client_uri: document.client_uri,
+            software_id: document.software_id,
+            software_version: document.software_version,
+            ..ClientDisplay::default()
+        },
+    })
+}
+
+/// Nothing said means none: the default of RFC 7591, a secret, cannot be meant here.
+fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<ClientKeys>), InvalidDocument> {
+    let method = document.token_endpoint_auth_method.as_deref().unwrap_or("none");
+    match (method, &document.jwks, &document.jwks_uri) {
+        ("none", _, _) => Ok((ClientAuthMethod::None, None)),
+        ("private_key_jwt", Some(jwks), None) => {
+            Ok((ClientAuthMethod::PrivateKeyJwt, Some(ClientKeys::Inline(jwks.clone()))))
+        }
+        ("private_key_jwt", None, Some(uri)) if uri.starts_with("https://") => {
+            Ok((ClientAuthMethod::PrivateKeyJwt, Some(ClientKeys::Uri(uri.clone()))))
+        }
+        ("private_key_jwt", _, _) => Err(InvalidDocument::Keys),
+        _ => Err(InvalidDocument::Secret),
+    }
+}
+
+/// Those that can be used: one document serves all of a vendor's products, some of which are not for us.
+fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument> {
+    let usable: Vec<RedirectUri> = sent
+        .into_iter()
+        .take(50)
+        .filter_map(|text| RedirectUri::try_from(text).ok())
+        .filter(|uri| uri.private_scheme().is_none())
+        .collect();
+    if usable.is_empty() { Err(InvalidDocument::RedirectUris) } else { Ok(usable) }
+}
+
+/// Nothing said means both of ours: who is silent about refresh tokens still wants to stay connected.
+fn grant_types(
+    sent: Option<&[String]>,
+    response_types: Option<&[String]>,
+) -> Result<Vec<GrantType>, InvalidDocument> {
+    let all = [GrantType::AuthorizationCode, GrantType::RefreshToken];
+    let Some(sent) = sent else { return Ok(all.to_vec()) };
+    let kept: Vec<GrantType> =
+        all.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
+    let with_code = response_types.is_none_or(|types| types.iter().any(|kind| kind == "code"));
+    if with_code && kept.contains(&GrantType::AuthorizationCode) {
+        Ok(kept)
+    } else {
+        Err(InvalidDocument::Grants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const URL: &str = "https://client.example/oauth/client.json";
+
+    fn id(text: &str) -> ClientId {
+        ClientId::try_from(text.to_owned()).unwrap()
+    }
+
+    fn with(name: &str, value: Value) -> Result<ClientMetadata, InvalidDocument> {
+        let mut document = json!({ "client_id": URL, "client_name": "Client", "redirect_uris": ["https://client.example/cb", "custom:x"] });
+        document[name] = value;
+        read(&id(URL), document.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_small_document_is_a_public_client_that_stays_connected() {
+        let metadata = with("unknown", json!(1)).unwrap();
+        assert_eq!(metadata.auth_method, ClientAuthMethod::None);
+        assert_eq!(metadata.grant_types, [GrantType::AuthorizationCode, GrantType::RefreshToken]);
+        assert_eq!(metadata.redirect_uris.len(), 1);
+    }
+
+    #[test]
+    fn a051_urls_that_are_not_plain_are_no_client() {
+        for text in [
+            "http://client.example/c.json",
+            "https://client.example",
+            "https://client.example/",
+            "https://u@client.example/c.json",
+            "https://client.example/c.json#f",
+            "https://client.example/a/../c.json",
+            "https://client.example/%2e%2e/c.json",
+            "https://CLIENT.example/c.json",
+            "https://client.example:443/c.json",
+            "https://client.example./c.json",
+            "https:client.example/c.json",
+            "https://client.example\\c.json",
+        ] {
+            assert_eq!(url(&id(text)), Err(InvalidDocument::Url), "{text}");
+        }
+        assert!(url(&id(URL)).is_ok() && url(&id("https://client.example:8443/c")).is_ok());
+    }
+
+    #[test]
+    fn a051_documents_that_contradict_themselves_are_refused() {
+        let keys = json!({ "keys": [] });
+        for (name, value, error) in [
+            ("client_id", json!("https://client.example/oauth/client.json/"), InvalidDocument::ClientId),
+            ("client_id", json!("https://evil.example/oauth/client.json"), InvalidDocument::ClientId),
+            ("client_id", json!(1), InvalidDocument::Json),
+            ("client_secret", json!("s"), InvalidDocument::Secret),
+            ("client_secret_expires_at", json!(0), InvalidDocument::Secret),
+            ("token_endpoint_auth_method", json!("client_secret_basic"), InvalidDocument::Secret),
+            ("token_endpoint_auth_method", json!("client_secret_jwt"), InvalidDocument::Secret),
+            ("token_endpoint_auth_method", json!("private_key_jwt"), InvalidDocument::Keys),
+            ("redirect_uris", json!([]), InvalidDocument::RedirectUris),
+            ("redirect_uris", json!(["http://client.example/cb"]), InvalidDocument::RedirectUris),
+            ("grant_types", json!(["client_credentials"]), InvalidDocument::Grants),
+            ("scope", json!("a\"b"), InvalidDocument::Scope),
+        ] {
+            assert_eq!(with(name, value.clone()).unwrap_err(), error, "{name}={value}");
+        }
+        assert!(with("jwks", keys).is_ok());
+        for body in [&b""[..], b"[]", b"{}", b"<html>", b"\xff"] {
+            assert_eq!(read(&id(URL), body).unwrap_err(), InvalidDocument::Json);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&id(URL), &body);
+        }
+    }
+}

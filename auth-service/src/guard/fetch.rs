@@ -1,0 +1,295 @@
+//! Fetching a document from a URL that a stranger gave us (server-side request forgery: attacks 49 and 50).
+//!
+//! https only, no redirect, no proxy, few bytes, few seconds. Names are resolved by us, every address that comes
+//! back must be public, and the connection goes to an address that was checked: there is no second look-up in
+//! between that could answer differently.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, StatusCode};
+use url::{Host, Url};
+
+use super::addresses::is_public;
+
+/// The whole exchange, from the look-up of the name to the last byte (draft-ietf-oauth-client-id-metadata-document).
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Fetches documents of strangers.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    client: Client,
+    loopback: Loopback,
+}
+
+/// Whether loopback addresses may be fetched from, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loopback {
+    /// Never: a real deployment.
+    Refused,
+    /// Yes: the authorization server is on loopback itself, for the one who develops there.
+    Allowed,
+}
+
+/// A document.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// `max-age` of its Cache-Control, in seconds; 0 when it must not be stored.
+    pub max_age: Option<u64>,
+}
+
+/// Why there is no document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Not a URL that we follow.
+    #[error("it is not an https URL on port 443 or above 1023, without user name and password")]
+    Url,
+    /// It leads where strangers must not send us.
+    #[error("its host is not on the public internet")]
+    Address,
+    /// No answer, or none in time.
+    #[error("it cannot be reached within {} seconds: no such name, no connection, or no trusted certificate", TIMEOUT.as_secs())]
+    Unreachable,
+    /// Any answer but 200, a redirect included.
+    #[error("it answered {0}, and only 200 counts")]
+    Status(u16),
+    /// Not JSON.
+    #[error("its Content-Type is not application/json")]
+    ContentType,
+    /// Larger than anyone needs.
+    #[error("it has more than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// The root certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("no HTTPS client can be made: {0}")]
+pub struct NoFetcher(String);
+
+impl Fetcher {
+    /// A fetcher that trusts the system's root certificates and those in `extra_roots`, PEM.
+    pub fn new(loopback: Loopback, extra_roots: Option<&[u8]>) -> Result<Self, NoFetcher> {
+        let failed = |error: reqwest::Error| NoFetcher(error.to_string());
+        let builder = Client::builder()
+            .dns_resolver(Arc::new(CheckedResolver { loopback }))
+            .https_only(true)
+            .redirect(Policy::none())
+            .no_proxy()
+            .referer(false)
+            .timeout(TIMEOUT)
+            .connect_timeout(TIMEOUT)
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("mcp-gate/", env!("CARGO_PKG_VERSION")));
+        let builder = match extra_roots {
+            Some(pem) => builder.tls_certs_merge(Certificate::from_pem_bundle(pem).map_err(failed)?),
+            None => builder,
+        };
+        Ok(Self { client: builder.build().map_err(failed)?, loopback })
+    }
+
+    /// Fetches a JSON document of at most `limit` bytes.
+    pub async fn json(&self, url: &Url, limit: usize) -> Result<Fetched, FetchError> {
+        check_url(url, self.loopback)?;
+        let request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(|error| reason(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status(response.status().as_u16()));
+        }
+        if !is_json(response.headers()) {
+            return Err(FetchError::ContentType);
+        }
+        if declared_length(response.headers()).is_some_and(|length| length > limit) {
+            return Err(FetchError::TooLarge(limit));
+        }
+        let max_age = max_age(response.headers());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| reason(&error))? {
+            if body.len() + chunk.len() > limit {
+                return Err(FetchError::TooLarge(limit));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Fetched { body, max_age })
+    }
+}
+
+fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {
+    let port = url.port().unwrap_or(443);
+    let plain = url.scheme() == "https"
+        && url.username().is_empty()
+        && url.password().is_none()
+        && (port == 443 || port > 1023);
+    if !plain {
+        return Err(FetchError::Url);
+    }
+    // An address in the URL is never looked up, so the resolver does not see it.
+    let literal = match url.host() {
+        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+        Some(Host::Domain(_)) => None,
+        None => return Err(FetchError::Url),
+    };
+    match literal {
+        Some(address) if !may_reach(address, loopback) => Err(FetchError::Address),
+        _ => Ok(()),
+    }
+}
+
+fn may_reach(address: IpAddr, loopback: Loopback) -> bool {
+    is_public(address) || (loopback == Loopback::Allowed && address.is_loopback())
+}
+
+/// Resolves names to addresses that may be reached, or to none.
+struct CheckedResolver {
+    loopback: Loopback,
+}
+
+/// Told apart from other failures by walking the chain of causes.
+#[derive(Debug)]
+struct ForbiddenAddress;
+
+impl fmt::Display for ForbiddenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name leads to an address that is not on the public internet")
+    }
+}
+
+impl std::error::Error for ForbiddenAddress {}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let loopback = self.loopback;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            // One bad address spoils the name: who mixes them hopes that the next try takes the other.
+            if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {
+                return Err(Box::from(ForbiddenAddress));
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn reason(error: &reqwest::Error) -> FetchError {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(current) = cause {
+        if current.is::<ForbiddenAddress>() {
+            return FetchError::Address;
+        }
+        cause = current.source();
+    }
+    FetchError::Unreachable
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &reqwest::header::HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence =
+        header(headers, &CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<usize> {
+    header(headers, &CONTENT_LENGTH).parse().ok()
+}
+
+/// RFC 9111 §5.2.2, as much of it as a client of one document needs.
+fn max_age(headers: &HeaderMap) -> Option<u64> {
+    let directives: Vec<String> = header(headers, &CACHE_CONTROL)
+        .split(',')
+        .map(|directive| directive.trim().to_ascii_lowercase())
+        .collect();
+    if directives.iter().any(|directive| directive == "no-store" || directive == "no-cache") {
+        return Some(0);
+    }
+    directives.iter().find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(url: &str) -> Result<(), FetchError> {
+        check_url(&Url::parse(url).unwrap(), Loopback::Refused)
+    }
+
+    #[test]
+    fn a050_addresses_and_ports_in_a_url_are_checked_before_anything_is_sent() {
+        for url in [
+            "http://a.example/x",
+            "https://u@a.example/x",
+            "https://u:p@a.example/x",
+            "https://a.example:22/x",
+            "https://a.example:1023/x",
+            "ftp://a.example/x",
+        ] {
+            assert_eq!(checked(url), Err(FetchError::Url), "{url}");
+        }
+        for url in [
+            "https://127.0.0.1/x",
+            "https://2130706433/x",
+            "https://0x7f.1/x",
+            "https://0177.0.0.1/x",
+            "https://127.1/x",
+            "https://[::1]/x",
+            "https://[::ffff:127.0.0.1]/x",
+            "https://169.254.169.254/x",
+            "https://[fd00:ec2::254]/x",
+            "https://0/x",
+            "https://[::]/x",
+            "https://127.0.0.1./x",
+        ] {
+            assert_eq!(checked(url), Err(FetchError::Address), "{url}");
+        }
+        for url in ["https://a.example/x", "https://a.example:8443/x", "https://1.1.1.1/x"] {
+            assert_eq!(checked(url), Ok(()), "{url}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a050_a_name_that_leads_inside_is_not_connected_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
+        let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
+        assert_eq!(fetcher.json(&url, 100).await.unwrap_err(), FetchError::Address);
+        // Some resolvers know the name with a dot, others do not.
+        let dotted = Url::parse(&format!("https://localhost.:{port}/x")).unwrap();
+        assert!(matches!(
+            fetcher.json(&dotted, 100).await,
+            Err(FetchError::Address | FetchError::Unreachable)
+        ));
+        let reached = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(reached.is_err(), "the listener was reached");
+    }
+
+    #[test]
+    fn cache_headers_and_types_are_read() {
+        let headers = |name: &str, value: &str| {
+            let name: reqwest::header::HeaderName = name.parse().unwrap();
+            HeaderMap::from_iter([(name, value.parse().unwrap())])
+        };
+        assert_eq!(max_age(&headers("cache-control", "public, Max-Age=60")), Some(60));
+        assert_eq!(max_age(&headers("cache-control", "max-age=60, no-store")), Some(0));
+        assert_eq!(max_age(&headers("cache-control", "max-age=soon")), None);
+        for (value, json) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/ld+json", true),
+            ("text/html", false),
+            ("text/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json(&headers("content-type", value)), json, "{value}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 §2.2, §3).
+
+use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::clients::Clients;
+use crate::clients::documents::DocumentError;
+use crate::domain::client::{Client, ClientId, ClientKeys};
+use crate::domain::clock::UnixTime;
+use crate::domain::issuer::Issuer;
+use crate::domain::opaque_token::TokenHash;
+use crate::store::{Store, StoreError};
+
+/// `client_assertion_type` (RFC 7523 §2.2).
+pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// Signature algorithms that are taken, all asymmetric: with HS256 a public key would be the secret.
+pub(super) const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
+/// How long an assertion may last, in seconds: it is made for one request.
+const LONGEST: u64 = 600;
+/// How far clocks may lie apart, in seconds.
+const LEEWAY: u64 = 30;
+
+/// Why an assertion does not count.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AssertionError {
+    #[error("the client assertion is malformed, or signed with an algorithm that is not accepted")]
+    Malformed,
+    #[error("the client has no key that fits the client assertion")]
+    NoKey,
+    #[error("the signature of the client assertion is not that of the client's key")]
+    Signature,
+    #[error("the client assertion has the wrong iss, sub or aud")]
+    Claims,
+    #[error("the client assertion has expired, is not valid yet, or lasts longer than ten minutes")]
+    Time,
+    #[error("the client assertion was used before")]
+    Replayed,
+    #[error("the client's keys cannot be had: {0}")]
+    Keys(#[from] DocumentError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: Audience,
+    exp: u64,
+    nbf: Option<u64>,
+    iat: Option<u64>,
+    jti: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    /// Ours are the issuer and the token endpoint (RFC 7523 §3; OAuth 2.1 prefers the issuer).
+    fn is_ours(&self, issuer: &Issuer) -> bool {
+        let ours = |audience: &String| audience == issuer.as_str() || *audience == issuer.endpoint("/token");
+        match self {
+            Self::One(audience) => ours(audience),
+            Self::Many(audiences) => audiences.iter().any(ours),
+        }
+    }
+}
+
+/// The client that an assertion speaks of, before anything of it is believed.
+pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
+    #[derive(Deserialize)]
+    struct Subject {
+        sub: String,
+    }
+    if assertion.len() > 16_384 {
+        return None;
+    }
+    let claims: Subject = jsonwebtoken::dangerous::insecure_decode_claims(assertion).ok()?;
+    ClientId::try_from(claims.sub).ok()
+}
+
+/// Checks that `assertion` was made by `client`, for us, now, for the first time.
+pub(super) async fn verify(
+    assertion: &str,
+    client: &Client,
+    clients: &Clients,
+    store: &dyn Store,
+    issuer: &Issuer,
+    now: UnixTime,
+) -> Result<(), AssertionError> {
+    let header = jsonwebtoken::decode_header(assertion).map_err(|_| AssertionError::Malformed)?;
+    let accepted =
+        matches!(header.alg, Algorithm::EdDSA | Algorithm::ES256 | Algorithm::RS256 | Algorithm::PS256);
+    if !accepted || header.crit.is_some() {
+        return Err(AssertionError::Malformed);
+    }
+    let key = match find_key(client, clients, header.kid.as_deref(), header.alg, false, now).await? {
+        Some(key) => key,
+        None => find_key(client, clients, header.kid.as_deref(), header.alg, true, now)
+            .await?
+            .ok_or(AssertionError::NoKey)?,
+    };
+    let mut validation = Validation::new(header.alg);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    let claims = jsonwebtoken::decode::<Claims>(assertion, &key, &validation)
+        .map_err(|_| AssertionError::Signature)?
+        .claims;
+    check(&claims, client, issuer, now)?;
+    // Remembered by client and jti, for as long as the assertion would be good.
+    let name = format!(
+        "assertion/{}",
+        TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
+    );
+    let first = store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
+    if first { Ok(()) } else { Err(AssertionError::Replayed) }
+}
+
+fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Result<(), AssertionError> {
+    let id = client.id.as_str();
+    if claims.iss != id
+        || claims.sub != id
+        || !claims.aud.is_ours(issuer)
+        || claims.jti.is_empty()
+        || claims.jti.len() > 512
+    {
+        return Err(AssertionError::Claims);
+    }
+    let soon = now.0 + LEEWAY;
+    let in_time = claims.exp + LEEWAY > now.0
+        && claims.exp <= soon + LONGEST
+        && claims.nbf.is_none_or(|at| at <= soon)
+        && claims.iat.is_none_or(|at| at <= soon);
+    if in_time { Ok(()) } else { Err(AssertionError::Time) }
+}
+
+/// The client's key for this assertion. `fresh` looks past our cache, once, in case the client has rotated.
+async fn find_key(
+    client: &Client,
+    clients: &Clients,
+    kid: Option<&str>,
+    algorithm: Algorithm,
+    fresh: bool,
+    now: UnixTime,
+) -> Result<Option<DecodingKey>, AssertionError> {
+    let set = match &client.metadata.keys {
+        Some(ClientKeys::Inline(set)) if !fresh => set.clone(),
+        Some(ClientKeys::Uri(uri)) => clients.documents().key_set(uri, fresh, now).await?.as_ref().clone(),
+        _ => return Ok(None),
+    };
+    let set: JwkSet = serde_json::from_value(set).map_err(|_| AssertionError::NoKey)?;
+    let mut fitting = set.keys.iter().filter(|jwk| fits(jwk, kid, algorithm));
+    Ok(fitting.next().and_then(|jwk| DecodingKey::from_jwk(jwk).ok()))
+}
+
+/// The algorithm belongs to the key: what the assertion's header says must agree with it.
+fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
+    use jsonwebtoken::jwk::AlgorithmParameters::{EllipticCurve, OctetKeyPair, RSA};
+    let family = match algorithm {
+        Algorithm::EdDSA => matches!(jwk.algorithm, OctetKeyPair(_)),
+        Algorithm::ES256 => matches!(jwk.algorithm, EllipticCurve(_)),
+        Algorithm::RS256 | Algorithm::PS256 => matches!(jwk.algorithm, RSA(_)),
+        _ => false,
+    };
+    let said = match (jwk.common.key_algorithm, algorithm) {
+        (None, _)
+        | (Some(KeyAlgorithm::EdDSA), Algorithm::EdDSA)
+        | (Some(KeyAlgorithm::ES256), Algorithm::ES256)
+        | (Some(KeyAlgorithm::RS256), Algorithm::RS256)
+        | (Some(KeyAlgorithm::PS256), Algorithm::PS256) => true,
+        (Some(_), _) => false,
+    };
+    family && said && kid.is_none_or(|kid| jwk.common.key_id.as_deref() == Some(kid))
+}

@@ -1,0 +1,280 @@
+//! What an operator may do to accounts and clients while the service runs or rests.
+//!
+//! The command line runs a command on the store itself when nobody else has it open, and otherwise sends it to the
+//! running service over a socket that only the service's own user can open.
+
+pub mod socket;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use crate::domain::client::{Client, ClientId, ClientOrigin};
+use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
+use crate::identity::password::{HashingFailed, Passwords};
+use crate::ops::audit;
+use crate::store::{Store, StoreError};
+
+/// Clients in one answer.
+pub const PAGE: usize = 1000;
+
+/// Something that an operator asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Add an account.
+    AddUser {
+        /// Login name.
+        username: Username,
+        /// Where to reach the person.
+        email: Option<String>,
+        /// What policy knows the person by.
+        groups: Vec<Group>,
+        /// A lasting password; a one-time one is made when there is none.
+        #[serde(with = "password_text")]
+        password: Option<SecretString>,
+    },
+    /// All accounts.
+    ListUsers,
+    /// A new one-time password, and an end to the person's logins.
+    ResetUser {
+        /// Whose.
+        username: Username,
+    },
+    /// A page of clients, from the one after `after` on.
+    ListClients {
+        /// The last one of the page before.
+        after: Option<ClientId>,
+    },
+    /// One client.
+    ShowClient {
+        /// Which.
+        id: ClientId,
+    },
+    /// Switch a client off or on.
+    SwitchClient {
+        /// Which.
+        id: ClientId,
+        /// Off?
+        disabled: bool,
+    },
+    /// Forget a client and end its grants.
+    DeleteClient {
+        /// Which.
+        id: ClientId,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// The account is there, and has this one-time password.
+    OneTimePassword(String),
+    /// Accounts, by name.
+    Users(Vec<UserRow>),
+    /// Clients, by identifier.
+    Clients(Vec<ClientRow>),
+    /// It cannot be done, and why.
+    Refused(String),
+}
+
+/// An account as operators see it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UserRow {
+    /// Login name.
+    pub username: Username,
+    /// Identifier.
+    pub subject: Subject,
+    /// Address.
+    pub email: Option<String>,
+    /// Groups.
+    pub groups: Vec<Group>,
+    /// Switched off?
+    pub disabled: bool,
+}
+
+/// A client as operators see it: no hash of any secret.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientRow {
+    /// Identifier.
+    pub id: ClientId,
+    /// Registered, or known by document.
+    pub origin: ClientOrigin,
+    /// What it calls itself.
+    pub name: Option<String>,
+    /// Where its codes go.
+    pub redirect_uris: Vec<String>,
+    /// Since when.
+    pub issued_at: UnixTime,
+    /// Last use, to the hour; never, if absent.
+    pub last_used_at: Option<UnixTime>,
+    /// Switched off?
+    pub disabled: bool,
+    /// Whether it has a secret.
+    pub confidential: bool,
+}
+
+/// The command could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No random bytes.
+    #[error(transparent)]
+    Random(#[from] RandomUnavailable),
+    /// No hash.
+    #[error(transparent)]
+    Hashing(#[from] HashingFailed),
+}
+
+/// What commands work with.
+pub struct Tools<'a> {
+    /// The store.
+    pub store: &'a dyn Store,
+    /// Hashes passwords.
+    pub passwords: &'a Passwords,
+    /// Makes passwords.
+    pub random: &'a dyn Random,
+    /// The present second.
+    pub now: UnixTime,
+}
+
+/// Runs a command.
+pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandError> {
+    let store = tools.store;
+    match command {
+        Command::AddUser { username, email, groups, password } => {
+            add_user(username, email, groups, password, tools).await
+        }
+        Command::ListUsers => {
+            Ok(Reply::Users(store.accounts().await?.into_iter().map(UserRow::from).collect()))
+        }
+        Command::ResetUser { username } => reset_user(&username, tools).await,
+        Command::ListClients { after } => {
+            let clients = store.clients(after.as_ref(), PAGE, tools.now).await?;
+            Ok(Reply::Clients(clients.into_iter().map(ClientRow::from).collect()))
+        }
+        Command::ShowClient { id } => Ok(match store.client(&id, tools.now).await? {
+            Some(client) => Reply::Clients(vec![client.into()]),
+            None => no_client(&id),
+        }),
+        Command::SwitchClient { id, disabled } => {
+            let done = store.set_client_disabled(&id, disabled).await?;
+            Ok(if done {
+                audited(&audit::Event::ClientSwitched { client_id: &id, disabled })
+            } else {
+                no_client(&id)
+            })
+        }
+        Command::DeleteClient { id } => {
+            let done = store.delete_client(&id).await?;
+            Ok(if done { audited(&audit::Event::ClientDeleted { client_id: &id }) } else { no_client(&id) })
+        }
+    }
+}
+
+fn audited(event: &audit::Event<'_>) -> Reply {
+    event.emit();
+    Reply::Done
+}
+
+fn no_client(id: &ClientId) -> Reply {
+    Reply::Refused(format!("there is no client {id}; `auth-service client list` shows them all"))
+}
+
+async fn add_user(
+    username: Username,
+    email: Option<String>,
+    groups: Vec<Group>,
+    password: Option<SecretString>,
+    tools: &Tools<'_>,
+) -> Result<Reply, CommandError> {
+    let one_time = password.is_none();
+    let password = password.map_or_else(|| one_time_password(tools.random), Ok)?;
+    let account = Account {
+        subject: Subject::new(tools.random.bytes()?),
+        username,
+        email,
+        groups,
+        password: StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time },
+        logins_from: tools.now,
+        disabled: false,
+        created_at: tools.now,
+    };
+    if !tools.store.add_account(&account).await? {
+        return Ok(Reply::Refused(format!(
+            "there is an account named {} already; choose another name",
+            account.username
+        )));
+    }
+    audit::Event::AccountAdded { subject: &account.subject }.emit();
+    Ok(if one_time { Reply::OneTimePassword(password.expose_secret().to_owned()) } else { Reply::Done })
+}
+
+async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, CommandError> {
+    let Some(account) = tools.store.account_named(username).await? else {
+        return Ok(Reply::Refused(format!(
+            "there is no account named {username}; `auth-service user list` shows them all"
+        )));
+    };
+    let password = one_time_password(tools.random)?;
+    let new = StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time: true };
+    if !tools.store.replace_password(&account.subject, &account.password, &new, tools.now).await? {
+        return Ok(Reply::Refused("the password was changed at the same time; try again".to_owned()));
+    }
+    audit::Event::PasswordReset { subject: &account.subject }.emit();
+    Ok(Reply::OneTimePassword(password.expose_secret().to_owned()))
+}
+
+/// 120 random bits in letters and digits that are hard to confuse: it is typed by hand, once.
+fn one_time_password(random: &dyn Random) -> Result<SecretString, RandomUnavailable> {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let bytes = random.bytes()?;
+    let letter = |byte: &u8| char::from(ALPHABET.get(usize::from(byte % 32)).copied().unwrap_or(b'a'));
+    let letters: Vec<String> =
+        bytes.get(..24).unwrap_or_default().chunks(6).map(|part| part.iter().map(letter).collect()).collect();
+    Ok(SecretString::from(letters.join("-")))
+}
+
+impl From<Account> for UserRow {
+    fn from(account: Account) -> Self {
+        let Account { username, subject, email, groups, disabled, .. } = account;
+        Self { username, subject, email, groups, disabled }
+    }
+}
+
+impl From<Client> for ClientRow {
+    fn from(client: Client) -> Self {
+        Self {
+            name: client.metadata.display.client_name,
+            redirect_uris: client.metadata.redirect_uris.into_iter().map(String::from).collect(),
+            confidential: client.secret.is_some() || client.metadata.keys.is_some(),
+            id: client.id,
+            origin: client.origin,
+            issued_at: client.issued_at,
+            last_used_at: client.last_used_at,
+            disabled: client.disabled,
+        }
+    }
+}
+
+mod password_text {
+    use secrecy::{ExposeSecret, SecretString};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(
+        password: &Option<SecretString>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        password.as_ref().map(ExposeSecret::expose_secret).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SecretString>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+    }
+}

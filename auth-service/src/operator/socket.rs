@@ -1,0 +1,123 @@
+//! The operator's socket: one line of JSON each way over a Unix socket with mode 0600 in `DATA_DIR`.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::state::AppState;
+
+use super::{Command, Reply, Tools, run};
+
+const NAME: &str = "operator.sock";
+/// Bytes in the longest command.
+const LONGEST: u64 = 64 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Making it failed.
+    #[error("cannot listen for operators on {path}: {source}")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The running service does not answer.
+    #[error(
+        "the store is in use, and its owner does not answer on {path}: {source}. Is another user's auth-service running there?"
+    )]
+    Ask {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Listens for operators. Only whoever holds the store may call this: the socket of a service that was killed is
+/// left behind, and replaced here.
+pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
+    let path = directory.join(NAME);
+    let bind = || -> std::io::Result<UnixListener> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // The directory is ours alone (mode 0700), so nobody gets in before the mode is set.
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|source| SocketError::Listen { path: path.clone(), source })
+}
+
+/// Answers operators until the service ends.
+pub async fn serve(listener: UnixListener, state: Data<AppState>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let state = state.clone();
+                tokio::spawn(async move {
+                    let answered = tokio::time::timeout(TIMEOUT, answer(stream, &state)).await;
+                    if !matches!(answered, Ok(Ok(()))) {
+                        tracing::warn!("an operator's command was cut off");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the operator's socket failed");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    let reply = match serde_json::from_str::<Command>(&line) {
+        Ok(command) => {
+            run(command, &tools(state)).await.unwrap_or_else(|error| Reply::Refused(error.to_string()))
+        }
+        Err(error) => Reply::Refused(format!(
+            "the running service does not know this command; is it of another release? {error}"
+        )),
+    };
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    write.write_all(&text).await
+}
+
+fn tools(state: &AppState) -> Tools<'_> {
+    Tools {
+        store: state.store.as_ref(),
+        passwords: &state.passwords,
+        random: state.random(),
+        now: state.now(),
+    }
+}
+
+/// Sends a command to the service that holds the store in `directory`.
+pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketError> {
+    let path = directory.join(NAME);
+    let exchange = async {
+        let mut stream = UnixStream::connect(&path).await?;
+        let mut text = serde_json::to_vec(command)?;
+        text.push(b'\n');
+        stream.write_all(&text).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(serde_json::from_slice(&answer)?)
+    };
+    let answered =
+        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    answered.map_err(|source| SocketError::Ask { path, source })
+}

@@ -1,0 +1,244 @@
+//! The Redis store: one server, one behind sentinels, or a cluster; for any number of replicas of the service.
+//!
+//! Values are sealed, so Redis cannot look into them: a change is read, decided here by the same pure rules as in the
+//! embedded store, and written by a script on condition that nobody wrote in between (`docs/adr/0003-redis-store.md`).
+
+mod accounts;
+mod address;
+mod cells;
+mod clients;
+mod connection;
+mod grants;
+mod keys;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
+use crate::domain::opaque_token::TokenHash;
+use crate::keys::seal::{Purpose, Sealer, StoreKey};
+use crate::keys::signing::StoredSigningKey;
+
+use super::rules;
+use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
+use cells::{Cells, Found, Life, Tries};
+use connection::Connection;
+use keys::Keys;
+
+pub use address::{InvalidRedisUrl, RedisAddress};
+
+/// What every key starts with.
+const PREFIX: &str = "mcp-gate";
+/// What the key check says, together with the version of the schema.
+const KEY_CHECK: &str = "right key, schema 1";
+
+/// See the module's text.
+pub struct RedisStore {
+    cells: Cells,
+}
+
+impl RedisStore {
+    /// Connects, and checks the store key against what is stored.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached or used, or the key is not the one that its values were written with.
+    pub async fn connect(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
+        Self::connect_below(address, key, PREFIX).await
+    }
+
+    /// As [`RedisStore::connect`], with keys that start with `prefix`: deployments that share a Redis know nothing of
+    /// each other. It may have letters, digits, `-` and `_`.
+    pub async fn connect_below(
+        address: &RedisAddress,
+        key: &StoreKey,
+        prefix: &str,
+    ) -> Result<Self, StoreError> {
+        let sealer = Sealer::new(key, Purpose::StoredValue)
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let connection = Connection::open(address).await?;
+        let store = Self { cells: Cells { connection, keys: Keys::new(prefix), sealer } };
+        let check = store.cells.keys.key_check();
+        store.cells.swap(&check, None::<&Found<()>>, &KEY_CHECK, None).await?;
+        store.ping().await?;
+        Ok(store)
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn register_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        terms: &RegistrationTerms,
+    ) -> Result<Registration, StoreError> {
+        clients::register(&self.cells, client, ids, terms).await
+    }
+
+    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+        clients::live(&self.cells, id, now).await
+    }
+
+    async fn clients(
+        &self,
+        after: Option<&ClientId>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<Client>, StoreError> {
+        clients::page(&self.cells, after, most, now).await
+    }
+
+    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
+        clients::change(&self.cells, &updated.id, |client| rules::update(client, management, updated)).await
+    }
+
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+        let switch = |client: &mut Client| {
+            client.disabled = disabled;
+            true
+        };
+        clients::change(&self.cells, id, switch).await
+    }
+
+    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
+        clients::delete(&self.cells, id).await
+    }
+
+    async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
+        accounts::add(&self.cells, account).await
+    }
+
+    async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
+        accounts::named(&self.cells, username).await
+    }
+
+    async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError> {
+        accounts::by_subject(&self.cells, subject).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        accounts::all(&self.cells).await
+    }
+
+    async fn replace_password(
+        &self,
+        subject: &Subject,
+        old: &StoredPassword,
+        new: &StoredPassword,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        accounts::replace_password(&self.cells, subject, old, new, now).await
+    }
+
+    async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
+        // A session is added in the second of its login.
+        let life = Life { until: session.expires_at, now: session.authenticated_at };
+        self.cells.write(&self.cells.keys.session(&session.id), session, life).await
+    }
+
+    async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError> {
+        self.cells.live(&self.cells.keys.session(id), now).await
+    }
+
+    async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
+        self.cells.remove(&self.cells.keys.session(id)).await.map(|_| ())
+    }
+
+    async fn add_code(
+        &self,
+        approval: &str,
+        hash: &TokenHash,
+        code: &AuthorizationCode,
+        used: &ClientUse,
+    ) -> Result<bool, StoreError> {
+        grants::add_code(&self.cells, approval, hash, code, used).await
+    }
+
+    async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
+        grants::find_code(&self.cells, hash, now).await
+    }
+
+    async fn redeem_code(
+        &self,
+        hash: &TokenHash,
+        grant: &Grant,
+        used: &ClientUse,
+    ) -> Result<Redemption, StoreError> {
+        grants::redeem_code(&self.cells, hash, grant, used).await
+    }
+
+    async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        grants::live(&self.cells, id, now).await
+    }
+
+    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        grants::live_of_refresh(&self.cells, hash, now).await
+    }
+
+    async fn rotate_refresh(
+        &self,
+        presented: &TokenHash,
+        successor: &Successor,
+        used: &ClientUse,
+        grace: Duration,
+    ) -> Result<Rotation, StoreError> {
+        grants::rotate(&self.cells, presented, successor, used, grace).await
+    }
+
+    async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
+        grants::revoke(&self.cells, id).await
+    }
+
+    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError> {
+        grants::held(&self.cells, id, now).await
+    }
+
+    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError> {
+        let key = self.cells.keys.signing_key();
+        if self.cells.swap(&key, None::<&Found<()>>, candidate, None).await? {
+            return Ok(candidate.clone());
+        }
+        let found = self.cells.read(&key).await?;
+        found.map(|found| found.value).ok_or_else(|| {
+            StoreError::Unavailable(
+                "the signing key was removed from Redis while it was being read".to_owned(),
+            )
+        })
+    }
+
+    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+        let key = self.cells.keys.once(name);
+        let mut tries = Tries::default();
+        loop {
+            tries.next().await?;
+            let found = self.cells.read::<bool>(&key).await?;
+            if found.as_ref().is_some_and(|found| found.is_live(now)) {
+                return Ok(false);
+            }
+            if self.cells.swap(&key, found.as_ref(), &true, Some(Life { until, now })).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Redis drops rows by itself; the index of clients has to be told.
+    async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
+        clients::sweep(&self.cells, now).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
+            Some(check) if check.value == KEY_CHECK => Ok(()),
+            Some(check) => Err(StoreError::Unavailable(format!(
+                "it was written by another release ({}), and this one reads {KEY_CHECK:?}",
+                check.value
+            ))),
+            // Redis answers, but was emptied since we connected: everything is refused until clients come back.
+            None => Ok(()),
+        }
+    }
+}

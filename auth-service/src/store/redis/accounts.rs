@@ -1,0 +1,89 @@
+//! People and their login sessions. A user name leads to a subject; that pointer is what makes an account exist.
+
+use fred::types::Value;
+use futures_util::future::try_join_all;
+
+use crate::domain::account::{Account, StoredPassword, Subject, Username};
+use crate::domain::clock::UnixTime;
+use crate::store::StoreError;
+
+use super::cells::{Cells, Found, Tries};
+
+/// How many rows are asked for at a time.
+const CHUNK: usize = 256;
+
+pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreError> {
+    let name = cells.keys.username(&account.username);
+    if cells.read::<Subject>(&name).await?.is_some() {
+        return Ok(false);
+    }
+    // First what the name will lead to, then the name. Broken off in between, this leaves a row that nothing leads to.
+    let row = cells.keys.account(&account.subject);
+    if !cells.swap(&row, None::<&Found<()>>, account, None).await? {
+        return Ok(false);
+    }
+    let member: Value = account.subject.as_str().into();
+    let index = cells.keys.account_index();
+    cells.connection.run::<()>("SADD", vec![index.as_str().into(), member.clone()]).await?;
+    if cells.swap(&name, None::<&Found<()>>, &account.subject, None).await? {
+        return Ok(true);
+    }
+    cells.remove(&row).await?;
+    cells.connection.run::<()>("SREM", vec![index.into(), member]).await?;
+    Ok(false)
+}
+
+pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
+    match cells.read::<Subject>(&cells.keys.username(username)).await? {
+        Some(subject) => by_subject(cells, &subject.value).await,
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn by_subject(cells: &Cells, subject: &Subject) -> Result<Option<Account>, StoreError> {
+    Ok(cells.read(&cells.keys.account(subject)).await?.map(|found| found.value))
+}
+
+pub(super) async fn all(cells: &Cells) -> Result<Vec<Account>, StoreError> {
+    let subjects: Vec<String> =
+        cells.connection.run("SMEMBERS", vec![cells.keys.account_index().into()]).await?;
+    let mut accounts = Vec::with_capacity(subjects.len());
+    for chunk in subjects.chunks(CHUNK) {
+        let listed = chunk.iter().map(|subject| listed(cells, subject));
+        accounts.extend(try_join_all(listed).await?.into_iter().flatten());
+    }
+    accounts.sort_by(|a, b| a.username.cmp(&b.username));
+    Ok(accounts)
+}
+
+/// The account of a member of the index, if a name leads there.
+async fn listed(cells: &Cells, subject: &str) -> Result<Option<Account>, StoreError> {
+    let subject: Subject = serde_json::from_value(subject.into()).map_err(|_| StoreError::Unreadable)?;
+    let Some(account) = by_subject(cells, &subject).await? else {
+        return Ok(None);
+    };
+    let led_to = cells.read::<Subject>(&cells.keys.username(&account.username)).await?;
+    Ok(led_to.filter(|found| found.value == subject).map(|_| account))
+}
+
+pub(super) async fn replace_password(
+    cells: &Cells,
+    subject: &Subject,
+    old: &StoredPassword,
+    new: &StoredPassword,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let key = cells.keys.account(subject);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<Account>(&key).await?;
+        let Some(found) = found.filter(|found| found.value.password == *old) else {
+            return Ok(false);
+        };
+        let account = Account { password: new.clone(), logins_from: now, ..found.value.clone() };
+        if cells.swap(&key, Some(&found), &account, None).await? {
+            return Ok(true);
+        }
+    }
+}

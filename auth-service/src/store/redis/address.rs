@@ -1,0 +1,127 @@
+//! Where Redis is.
+
+use std::fmt;
+
+use fred::prelude::Config;
+use fred::types::config::ServerConfig;
+use url::Url;
+
+/// A parsed `REDIS_URL`, with user and password; they never print.
+#[derive(Clone)]
+pub struct RedisAddress(Config);
+
+/// Why a `REDIS_URL` cannot be used. It never repeats the URL, which may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRedisUrl {
+    /// Not a URL, or of something else.
+    #[error(
+        "must be redis://, redis-cluster:// or redis-sentinel:// with user:password@host:port as needed \
+         (rediss, rediss-cluster, rediss-sentinel: with TLS)"
+    )]
+    Form,
+    /// Not a number from 0 to 255.
+    #[error("ends with the number of a database, as in redis://host/1, and a cluster has none")]
+    Database,
+    /// Which one the sentinels are to be asked for.
+    #[error(
+        "must name the service that the sentinels watch: redis-sentinel://host:26379?sentinelServiceName=mymaster"
+    )]
+    Service,
+    /// The system's certificates could not be loaded.
+    #[error(
+        "asks for TLS, but the trusted certificates of the system cannot be read; SSL_CERT_FILE may name a file of them"
+    )]
+    Certificates,
+}
+
+const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+
+impl RedisAddress {
+    /// Reads a URL. One server: `redis://user:password@host:6379/0`. Cluster: `redis-cluster://host:7000`, further
+    /// nodes as `?node=host:port`. Sentinel: `redis-sentinel://host:26379?sentinelServiceName=name`, with
+    /// `sentinelUsername` and `sentinelPassword` if sentinels want their own.
+    pub fn parse(text: &str) -> Result<Self, InvalidRedisUrl> {
+        let url = Url::parse(text).map_err(|_| InvalidRedisUrl::Form)?;
+        if !SCHEMES.contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {
+            return Err(InvalidRedisUrl::Form);
+        }
+        let database = url.path().trim_start_matches('/');
+        let clustered = url.scheme().ends_with("-cluster");
+        if !database.is_empty() && (clustered || database.parse::<u8>().is_err()) {
+            return Err(InvalidRedisUrl::Database);
+        }
+        let names_service =
+            url.query_pairs().any(|(name, value)| name == "sentinelServiceName" && !value.is_empty());
+        if url.scheme().ends_with("-sentinel") && !names_service {
+            return Err(InvalidRedisUrl::Service);
+        }
+        let tls = url.scheme().starts_with("rediss");
+        let failed = if tls { InvalidRedisUrl::Certificates } else { InvalidRedisUrl::Form };
+        let config = Config::from_url(text).map_err(|_| failed)?;
+        Ok(Self(config))
+    }
+
+    pub(super) fn config(&self) -> Config {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0.server {
+            ServerConfig::Clustered { .. } => "Redis Cluster",
+            ServerConfig::Sentinel { .. } => "Redis behind sentinels",
+            _ => "Redis",
+        };
+        let hosts: Vec<String> = self.0.server.hosts().iter().map(ToString::to_string).collect();
+        write!(f, "{kind} at {}", hosts.join(", "))
+    }
+}
+
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisAddress({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_redis_has_its_url() {
+        for (url, reads) in [
+            ("redis://localhost", "Redis at localhost:6379"),
+            ("redis://gate:secret@10.0.0.1:7000/3", "Redis at 10.0.0.1:7000"),
+            ("redis-cluster://gate:secret@a:7000?node=b:7001", "Redis Cluster at b:7001, a:7000"),
+            (
+                "redis-sentinel://gate:secret@a?sentinelServiceName=main&sentinelPassword=other",
+                "Redis behind sentinels at a:26379",
+            ),
+        ] {
+            assert_eq!(RedisAddress::parse(url).unwrap().to_string(), reads);
+        }
+        let address = RedisAddress::parse("redis://gate:p%40ss@h").unwrap().config();
+        assert_eq!((address.username.as_deref(), address.password.as_deref()), (Some("gate"), Some("p@ss")));
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why_without_the_password() {
+        for (url, why) in [
+            ("", InvalidRedisUrl::Form),
+            ("localhost:6379", InvalidRedisUrl::Form),
+            ("http://gate:secret@localhost", InvalidRedisUrl::Form),
+            ("redis://gate:secret@", InvalidRedisUrl::Form),
+            ("redis://gate:secret@localhost/one", InvalidRedisUrl::Database),
+            ("redis-cluster://gate:secret@localhost/1", InvalidRedisUrl::Database),
+            ("redis-sentinel://gate:secret@localhost", InvalidRedisUrl::Service),
+        ] {
+            let error = RedisAddress::parse(url).unwrap_err();
+            assert_eq!(error, why, "{url}");
+            assert!(!error.to_string().contains("secret"));
+        }
+        let address = RedisAddress::parse("redis://gate:secret@localhost").unwrap();
+        assert!(!format!("{address:?} {address}").contains("secret"));
+    }
+}

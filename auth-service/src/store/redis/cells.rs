@@ -1,0 +1,224 @@
+//! Sealed values in Redis, and the one way to change them. Redis cannot read them, so a change is read, decided here,
+//! and written on condition that nobody wrote in between.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use fred::bytes::Bytes;
+use fred::types::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::clock::UnixTime;
+use crate::keys::seal::Sealer;
+use crate::store::{StoreError, row};
+
+use super::connection::{Connection, Script};
+use super::keys::Keys;
+
+/// Redis may drop a row this long after its time is over: replicas' clocks differ a little, and the row's own end,
+/// which is sealed with it, is what counts.
+const MARGIN: Duration = Duration::from_secs(60);
+/// No row outlives a century, which keeps the arithmetic of Redis in bounds.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// Keys: the row. Arguments: the row as it was read (empty: absent), the new row (empty: remove), its life in
+/// milliseconds (0: for ever).
+static SWAP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local row = redis.call('GET', KEYS[1]) or ''
+         if row ~= ARGV[1] then return 0 end
+         if ARGV[2] == '' then redis.call('DEL', KEYS[1])
+         elseif ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2])
+         else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+         return 1",
+    )
+});
+
+/// As `SWAP` without an end of its own: the row keeps the one it has.
+static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local row = redis.call('GET', KEYS[1]) or ''
+         if row ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+         return 1",
+    )
+});
+
+/// Swaps the first row and writes the second in the same step. Arguments: the first as it was read, the new first, its
+/// life, the second, its life.
+static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+         redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
+         return 1",
+    )
+});
+
+/// Redis with sealed values.
+pub(super) struct Cells {
+    pub(super) connection: Connection,
+    pub(super) keys: Keys,
+    pub(super) sealer: Sealer,
+}
+
+/// A value as it was read.
+pub(super) struct Found<T> {
+    pub(super) value: T,
+    row: Bytes,
+}
+
+impl<T> Found<T> {
+    pub(super) fn is_live(&self, now: UnixTime) -> bool {
+        !row::is_over(&self.row, now)
+    }
+
+    /// When its time is over; none if never.
+    pub(super) fn expiry(&self) -> Option<UnixTime> {
+        row::expiry(&self.row)
+    }
+
+    /// Whether both are the same writing of the value.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.row == other.row
+    }
+}
+
+/// When a row's time is over, seen from now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Life {
+    pub(super) until: UnixTime,
+    pub(super) now: UnixTime,
+}
+
+impl Life {
+    fn milliseconds(self) -> String {
+        let left = self.until.since(self.now).saturating_add(MARGIN).min(LONGEST);
+        left.as_millis().to_string()
+    }
+}
+
+fn milliseconds(life: Option<Life>) -> Value {
+    life.map_or_else(|| "0".to_owned(), Life::milliseconds).into()
+}
+
+fn bytes(row: Vec<u8>) -> Value {
+    Value::Bytes(row.into())
+}
+
+impl Cells {
+    fn seal<T: Serialize>(&self, key: &str, value: &T, life: Option<Life>) -> Result<Vec<u8>, StoreError> {
+        row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
+    }
+
+    /// The value at `key`, whether or not its time is over.
+    pub(super) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
+        let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
+        row.map(|row| Ok(Found { value: row::open(&self.sealer, key.as_bytes(), &row)?, row })).transpose()
+    }
+
+    /// The value at `key`, unless its time is over.
+    pub(super) async fn live<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        now: UnixTime,
+    ) -> Result<Option<T>, StoreError> {
+        let found = self.read(key).await?;
+        Ok(found.filter(|found| found.is_live(now)).map(|found| found.value))
+    }
+
+    /// Writes a value, whatever was there.
+    pub(super) async fn write<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        life: Life,
+    ) -> Result<(), StoreError> {
+        let row = self.seal(key, value, Some(life))?;
+        self.connection
+            .run("SET", vec![key.into(), bytes(row), "PX".into(), life.milliseconds().into()])
+            .await
+    }
+
+    /// Writes a value if what was found there still is there; whether it was.
+    pub(super) async fn swap<T: Serialize, U>(
+        &self,
+        key: &str,
+        found: Option<&Found<U>>,
+        value: &T,
+        life: Option<Life>,
+    ) -> Result<bool, StoreError> {
+        let row = self.seal(key, value, life)?;
+        let before = found.map(|found| found.row.clone()).unwrap_or_default();
+        let arguments = vec![Value::Bytes(before), bytes(row), milliseconds(life)];
+        self.connection.script(&SWAP, &[key], arguments).await
+    }
+
+    /// As [`Cells::swap`]; the row ends when it would have ended before.
+    pub(super) async fn swap_keeping<T: Serialize, U>(
+        &self,
+        key: &str,
+        found: &Found<U>,
+        value: &T,
+    ) -> Result<bool, StoreError> {
+        let row = row::seal(&self.sealer, key.as_bytes(), value, row::expiry(&found.row))?;
+        self.connection.script(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
+    }
+
+    /// Writes two values of one slot, if what was found at the first key still is there; whether it was.
+    pub(super) async fn swap_and_add<T: Serialize, U: Serialize>(
+        &self,
+        swapped: (&str, &Found<T>, &T, Life),
+        added: (&str, &U, Life),
+    ) -> Result<bool, StoreError> {
+        let (key, found, value, life) = swapped;
+        let (other_key, other, other_life) = added;
+        let arguments = vec![
+            Value::Bytes(found.row.clone()),
+            bytes(self.seal(key, value, Some(life))?),
+            life.milliseconds().into(),
+            bytes(self.seal(other_key, other, Some(other_life))?),
+            other_life.milliseconds().into(),
+        ];
+        self.connection.script(&SWAP_AND_ADD, &[key, other_key], arguments).await
+    }
+
+    /// Removes what was found, if it still is there; whether it was.
+    pub(super) async fn remove_found<T>(&self, key: &str, found: &Found<T>) -> Result<bool, StoreError> {
+        let arguments = vec![Value::Bytes(found.row.clone()), "".into(), "0".into()];
+        self.connection.script(&SWAP, &[key], arguments).await
+    }
+
+    /// Removes whatever is at `key`; whether there was something.
+    pub(super) async fn remove(&self, key: &str) -> Result<bool, StoreError> {
+        self.connection.run("DEL", vec![key.into()]).await
+    }
+}
+
+/// How often a change is tried while others keep getting in between.
+const TRIES: u32 = 16;
+
+/// Counts tries, with a pause of random length between them.
+#[derive(Default)]
+pub(super) struct Tries(u32);
+
+impl Tries {
+    /// To be awaited before each try.
+    pub(super) async fn next(&mut self) -> Result<(), StoreError> {
+        if self.0 == TRIES {
+            let reason =
+                format!("a value in Redis was changed by others {TRIES} times while it was being changed");
+            return Err(StoreError::Unavailable(reason));
+        }
+        if self.0 > 0 {
+            let mut random = [0_u8; 1];
+            aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            let [random] = random;
+            // 0 to a few milliseconds at first, 0 to some 60 ms in the end.
+            tokio::time::sleep(Duration::from_micros(u64::from(random) * 16 * u64::from(self.0))).await;
+        }
+        self.0 += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,341 @@
+//! Clients. Each lies in a slot of its own and is the truth about itself; the index in another slot follows. The two
+//! cannot change in one step, so whoever changed a client settles its index entry afterwards from what is then there,
+//! and eviction removes a client only if it still is one that nobody has used.
+
+use std::sync::LazyLock;
+
+use fred::types::Value;
+use futures_util::future::try_join_all;
+
+use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::store::rules::{UseOfClient, is_same, judge_use};
+use crate::store::{Registration, RegistrationTerms, StoreError};
+
+use super::cells::{Cells, Found, Life, Tries};
+use super::connection::Script;
+
+/// How many clients make room for one at a time, should the ceiling have been lowered.
+const EVICTED_AT_ONCE: usize = 64;
+/// How many expired clients are swept at a time.
+const SWEPT_AT_ONCE: i64 = 256;
+
+/// Keys: all, unused, ends. Arguments: id, second of registration, second of its end, ceiling, most to evict. Adds the id
+/// and takes as many of the oldest unused ids as are too many; gives those, or an integer when there are not enough of
+/// them, and then nothing has changed.
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
+         local over = redis.call('ZCARD', KEYS[1]) + (new and 1 or 0) - tonumber(ARGV[4])
+         local needed = math.max(0, math.min(over, tonumber(ARGV[5])))
+         local evicted = {}
+         if needed > 0 then
+           for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, needed)) do
+             if id ~= ARGV[1] and #evicted < needed then evicted[#evicted + 1] = id end
+           end
+         end
+         if #evicted < needed then
+           for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end
+           return 0
+         end
+         for _, id in ipairs(evicted) do
+           for _, key in ipairs(KEYS) do redis.call('ZREM', key, id) end
+         end
+         redis.call('ZADD', KEYS[1], 0, ARGV[1])
+         redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
+         redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+         return evicted",
+    )
+});
+
+/// Keys: all, unused, ends. Arguments: id, second of its end, second of registration (empty: it has been used).
+static ENTER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('ZADD', KEYS[1], 0, ARGV[1])
+         redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+         if ARGV[3] == '' then redis.call('ZREM', KEYS[2], ARGV[1])
+         else redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1]) end
+         return 1",
+    )
+});
+
+/// Keys: all, unused, ends. Argument: id.
+static LEAVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end return 1")
+});
+
+pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+    cells.live(&cells.keys.client(id), now).await
+}
+
+pub(super) async fn register(
+    cells: &Cells,
+    asked: &Client,
+    ids: &[ClientId],
+    terms: &RegistrationTerms,
+) -> Result<Registration, StoreError> {
+    for id in ids {
+        if let Some(registration) = register_as(cells, asked, id, terms).await? {
+            return Ok(registration);
+        }
+    }
+    Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
+}
+
+/// Registers under `id`; none if another client has it.
+async fn register_as(
+    cells: &Cells,
+    asked: &Client,
+    id: &ClientId,
+    terms: &RegistrationTerms,
+) -> Result<Option<Registration>, StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<Client>(&key).await?;
+        match found.as_ref().filter(|found| found.is_live(terms.now)) {
+            Some(known) if is_same(&known.value, asked) => {
+                let mut client = known.value.clone();
+                // A client that two parties registered is managed by neither.
+                if client.management.take().is_none() || cells.swap_keeping(&key, known, &client).await? {
+                    return Ok(Some(Registration::Known(client)));
+                }
+            }
+            Some(_) => return Ok(None),
+            None => {
+                let client = Client { id: id.clone(), ..asked.clone() };
+                let life = Life { until: terms.unused_until, now: terms.now };
+                if cells.swap(&key, found.as_ref(), &client, Some(life)).await? {
+                    return make_room(cells, client, terms).await.map(Some);
+                }
+            }
+        }
+    }
+}
+
+/// Enters a client that was just written into the index, and evicts who has to go for it.
+async fn make_room(
+    cells: &Cells,
+    client: Client,
+    terms: &RegistrationTerms,
+) -> Result<Registration, StoreError> {
+    let arguments: Vec<Value> = vec![
+        client.id.as_str().into(),
+        client.issued_at.0.to_string().into(),
+        terms.unused_until.0.to_string().into(),
+        terms.ceiling.to_string().into(),
+        EVICTED_AT_ONCE.to_string().into(),
+    ];
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let evicted = match on_index::<Value>(cells, &CLAIM, arguments.clone()).await? {
+            Value::Array(ids) => ids,
+            _ => return take_back(cells, client).await,
+        };
+        let mut all_gone = true;
+        for id in evicted.iter().filter_map(Value::as_string) {
+            let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
+            all_gone &= evict(cells, &id).await?;
+        }
+        // Whoever was used in the very moment stays, and another has to go.
+        if all_gone && evicted.len() < EVICTED_AT_ONCE {
+            return Ok(Registration::Added(client));
+        }
+    }
+}
+
+/// Undoes the registration of a client for which there is no room.
+async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreError> {
+    let key = cells.keys.client(&client.id);
+    let written = cells.read::<Client>(&key).await?;
+    let ours = written.filter(|found| {
+        found.value.registration == client.registration
+            && found.value.management == client.management
+            && found.value.last_used_at.is_none()
+    });
+    let removed = match ours {
+        Some(found) => cells.remove_found(&key, &found).await?,
+        None => false,
+    };
+    if !removed {
+        // Another registration of the same client has been told that it is there, so it stays.
+        settle(cells, &client.id).await?;
+    }
+    Ok(Registration::Full)
+}
+
+/// Removes a client unless it has been used; whether it is gone.
+async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = cells.read::<Client>(&key).await? else {
+            return Ok(true);
+        };
+        let used = found.value.last_used_at.is_some();
+        if used || cells.remove_found(&key, &found).await? {
+            settle(cells, id).await?;
+            return Ok(!used);
+        }
+    }
+}
+
+async fn on_index<T: fred::prelude::FromValue>(
+    cells: &Cells,
+    script: &Script,
+    arguments: Vec<Value>,
+) -> Result<T, StoreError> {
+    let index = cells.keys.client_index();
+    cells.connection.script(script, &[&index.all, &index.unused, &index.ends], arguments).await
+}
+
+/// Makes the index say what is there now. If that changes meanwhile, says the new thing too: who changes a client
+/// settles it afterwards, so whoever comes last has seen everything.
+async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    let mut before = cells.read::<Client>(&key).await?;
+    loop {
+        tries.next().await?;
+        match &before {
+            Some(found) => enter(cells, id, found).await?,
+            None => on_index(cells, &LEAVE, vec![id.as_str().into()]).await?,
+        }
+        let after = cells.read::<Client>(&key).await?;
+        let unchanged = match (&before, &after) {
+            (Some(before), Some(after)) => before.is_same(after),
+            (None, None) => true,
+            _ => false,
+        };
+        if unchanged {
+            return Ok(());
+        }
+        before = after;
+    }
+}
+
+async fn enter(cells: &Cells, id: &ClientId, found: &Found<Client>) -> Result<(), StoreError> {
+    let end = found.expiry().unwrap_or(UnixTime(u64::MAX));
+    let unused_since = match found.value.last_used_at {
+        None => found.value.issued_at.0.to_string(),
+        Some(_) => String::new(),
+    };
+    let arguments = vec![id.as_str().into(), end.0.to_string().into(), unused_since.into()];
+    on_index(cells, &ENTER, arguments).await
+}
+
+/// Up to `most` live clients in the order of their identifiers.
+pub(super) async fn page(
+    cells: &Cells,
+    after: Option<&ClientId>,
+    most: usize,
+    now: UnixTime,
+) -> Result<Vec<Client>, StoreError> {
+    let index = cells.keys.client_index();
+    let mut from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+    let mut clients = Vec::new();
+    while clients.len() < most {
+        let wanted = (most - clients.len()).min(256);
+        let limit = i64::try_from(wanted).unwrap_or(1);
+        let range: [Value; 6] =
+            [index.all.as_str().into(), from.into(), "+".into(), "LIMIT".into(), 0_i64.into(), limit.into()];
+        let ids: Vec<String> = cells.connection.run("ZRANGEBYLEX", range.into()).await?;
+        let ids: Vec<ClientId> = ids
+            .into_iter()
+            .map(ClientId::try_from)
+            .collect::<Result<_, _>>()
+            .map_err(|_| StoreError::Unreadable)?;
+        let found = try_join_all(ids.iter().map(|id| live(cells, id, now))).await?;
+        clients.extend(found.into_iter().flatten());
+        match ids.last() {
+            Some(last) if ids.len() == wanted => from = format!("({last}"),
+            _ => break,
+        }
+    }
+    Ok(clients)
+}
+
+/// Changes a client, if it is there and `change` allows; whether it did.
+pub(super) async fn change(
+    cells: &Cells,
+    id: &ClientId,
+    change: impl Fn(&mut Client) -> bool,
+) -> Result<bool, StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = cells.read::<Client>(&key).await? else {
+            return Ok(false);
+        };
+        let mut client = found.value.clone();
+        if !change(&mut client) {
+            return Ok(false);
+        }
+        if cells.swap_keeping(&key, &found, &client).await? {
+            return Ok(true);
+        }
+    }
+}
+
+pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
+    let removed = cells.remove(&cells.keys.client(id)).await?;
+    settle(cells, id).await?;
+    Ok(removed)
+}
+
+/// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
+pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
+    let id = &used.client.id;
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<Client>(&key).await?;
+        let known = found.as_ref().filter(|found| found.is_live(used.at)).map(|found| found.value.clone());
+        match judge_use(known, used) {
+            UseOfClient::Refused => return Ok(None),
+            UseOfClient::Noted(client) => return Ok(Some(client)),
+            UseOfClient::News(client) => {
+                let life = Life { until: used.keep_until, now: used.at };
+                if cells.swap(&key, found.as_ref(), &client, Some(life)).await? {
+                    settle(cells, id).await?;
+                    return Ok(Some(client));
+                }
+            }
+        }
+    }
+}
+
+/// Removes clients whose time is over, and index entries of clients that Redis has dropped already.
+pub(super) async fn sweep(cells: &Cells, now: UnixTime) -> Result<u64, StoreError> {
+    let index = cells.keys.client_index();
+    let mut removed = 0;
+    loop {
+        let range: [Value; 6] = [
+            index.ends.as_str().into(),
+            "-inf".into(),
+            now.0.to_string().into(),
+            "LIMIT".into(),
+            0_i64.into(),
+            SWEPT_AT_ONCE.into(),
+        ];
+        let ids: Vec<String> = cells.connection.run("ZRANGEBYSCORE", range.into()).await?;
+        if ids.is_empty() {
+            return Ok(removed);
+        }
+        for id in ids {
+            let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
+            let key = cells.keys.client(&id);
+            let found = cells.read::<Client>(&key).await?;
+            if let Some(found) = found.filter(|found| !found.is_live(now)) {
+                cells.remove_found(&key, &found).await?;
+            }
+            settle(cells, &id).await?;
+            removed += 1;
+        }
+    }
+}

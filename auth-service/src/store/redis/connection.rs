@@ -1,0 +1,146 @@
+//! The connection: commands and scripts with a budget, failing at once while Redis is away.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use fred::clients::WithOptions;
+use fred::error::{Error, ErrorKind};
+use fred::prelude::{
+    Client, ClientLike, ConnectionConfig, FromValue, Options, PerformanceConfig, ReconnectPolicy,
+};
+use fred::types::config::UnresponsiveConfig;
+use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
+use fred::util::redis_keyslot;
+
+use crate::store::StoreError;
+
+use super::address::RedisAddress;
+
+/// How long a connection may take to make.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long one command may take.
+const COMMAND: Duration = Duration::from_millis(500);
+/// A connection that owes an answer for this long is given up.
+const UNRESPONSIVE: Duration = Duration::from_secs(1);
+
+/// How often nodes of a cluster may send us to another one with the same command.
+const REDIRECTIONS: u32 = 5;
+
+/// A Lua script: what must happen in one step. Redis keeps it by its SHA-1.
+pub(super) struct Script {
+    lua: &'static str,
+    sha1: String,
+}
+
+impl Script {
+    pub(super) fn new(lua: &'static str) -> Self {
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, lua.as_bytes());
+        let sha1 = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { lua, sha1 }
+    }
+}
+
+/// One multiplexed connection to each node; remade for ever when it breaks.
+pub(super) struct Connection {
+    client: WithOptions<Client>,
+    task: ConnectHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Connection {
+    /// Connects, or says why not.
+    pub(super) async fn open(address: &RedisAddress) -> Result<Self, StoreError> {
+        let performance =
+            PerformanceConfig { default_command_timeout: COMMAND, ..PerformanceConfig::default() };
+        let connection = ConnectionConfig {
+            connection_timeout: CONNECT,
+            internal_command_timeout: CONNECT,
+            unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
+            ..ConnectionConfig::default()
+        };
+        let mut policy = ReconnectPolicy::new_exponential(0, 50, 1000, 2);
+        policy.set_jitter(50);
+        let client = Client::new(address.config(), Some(performance), Some(connection), Some(policy));
+        let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
+        let task = match connected {
+            Ok(connected) => connected.map_err(|error| cannot_connect(address, &error))?,
+            Err(_) => return Err(StoreError::Unavailable(format!("{address} did not answer within 4 s"))),
+        };
+        // `fail_fast` also means that a command whose answer was lost is not sent again: it may have been done, and
+        // doing it twice would, say, take the redemption of a code for its replay. What is left to further attempts
+        // is a node of a cluster that sends us to another one.
+        let options = Options {
+            fail_fast: true,
+            max_attempts: Some(REDIRECTIONS),
+            max_redirections: Some(REDIRECTIONS),
+            timeout: Some(COMMAND),
+            ..Options::default()
+        };
+        Ok(Self { client: client.with_options(&options), task })
+    }
+
+    /// Runs a command whose first argument is its key.
+    pub(super) async fn run<T: FromValue>(
+        &self,
+        command: &'static str,
+        arguments: Vec<Value>,
+    ) -> Result<T, StoreError> {
+        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+        self.client.custom(command, arguments).await.map_err(|error| unavailable(&error))
+    }
+
+    /// Runs a script on keys of one slot.
+    pub(super) async fn script<T: FromValue>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: Vec<Value>,
+    ) -> Result<T, StoreError> {
+        let count = i64::try_from(keys.len()).unwrap_or_default();
+        let with = |script: &str| -> Vec<Value> {
+            let keys = keys.iter().map(|key| Value::from(*key));
+            [Value::from(script), Value::from(count)]
+                .into_iter()
+                .chain(keys)
+                .chain(arguments.iter().cloned())
+                .collect()
+        };
+        // fred would take the script for the key: of custom commands it heeds a slot that is given as a number only.
+        let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
+        let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
+        match self.client.custom(by_hash, with(&script.sha1)).await {
+            // A node that restarted or was added does not know the script yet; EVAL teaches it.
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                let in_full = CustomCommand::new_static("EVAL", slot, false);
+                self.client.custom(in_full, with(script.lua)).await
+            }
+            other => other,
+        }
+        .map_err(|error| unavailable(&error))
+    }
+}
+
+fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
+    let fix = match error.kind() {
+        ErrorKind::Auth => "check the user and password in REDIS_URL, and the user's ACL",
+        ErrorKind::Cluster | ErrorKind::Protocol => {
+            "check that the kind of Redis is the one that REDIS_URL names"
+        }
+        _ => "check REDIS_URL, and that Redis runs and can be reached from here",
+    };
+    StoreError::Unavailable(format!("cannot connect to {address}: {error}; {fix}"))
+}
+
+fn unavailable(error: &Error) -> StoreError {
+    let reason = match error.kind() {
+        ErrorKind::Canceled => "not connected to Redis; the connection is being made anew".to_owned(),
+        ErrorKind::Timeout => format!("Redis did not answer within {} ms", COMMAND.as_millis()),
+        _ => format!("Redis answered {error}"),
+    };
+    StoreError::Unavailable(reason)
+}

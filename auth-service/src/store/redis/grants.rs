@@ -1,0 +1,179 @@
+//! Codes and grants. A code lies in the slot of the grant that it makes, so that redeeming it is one step. What leads
+//! there (from a code, from a refresh token) is written first: nothing live can be out of reach.
+
+use std::time::Duration;
+
+use futures_util::future::try_join;
+
+use crate::domain::account::Account;
+use crate::domain::client::ClientUse;
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
+use crate::domain::opaque_token::TokenHash;
+use crate::store::rules::CodeRow;
+use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
+
+use super::cells::{Cells, Found, Life, Tries};
+use super::{accounts, clients};
+
+pub(super) async fn add_code(
+    cells: &Cells,
+    approval: &str,
+    hash: &TokenHash,
+    code: &AuthorizationCode,
+    used: &ClientUse,
+) -> Result<bool, StoreError> {
+    let approval = cells.keys.approval(approval);
+    if cells.read::<String>(&approval).await?.is_some() {
+        return Ok(false);
+    }
+    let Some(client) = clients::note_use(cells, used).await? else {
+        return Ok(false);
+    };
+    let row = CodeRow::new(code, &client);
+    let life = Life { until: row.forget_at(), now: used.at };
+    let (pointer, place) = (cells.keys.grant_of_code(hash), cells.keys.code(&code.grant_id, hash));
+    let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
+    try_join(cells.write(&pointer, &code.grant_id, life), code_row).await?;
+    // The approval decides. Whoever is late has made a code that nobody was told, and that goes with its time.
+    cells.swap(&approval, None::<&Found<()>>, &hash.text(), Some(life)).await
+}
+
+pub(super) async fn find_code(
+    cells: &Cells,
+    hash: &TokenHash,
+    now: UnixTime,
+) -> Result<FoundCode, StoreError> {
+    let Some(grant) = cells.read::<GrantId>(&cells.keys.grant_of_code(hash)).await? else {
+        return Ok(FoundCode::Unknown);
+    };
+    match cells.read::<CodeRow>(&cells.keys.code(&grant.value, hash)).await?.map(|found| found.value) {
+        Some(row) if row.redeemed => {
+            revoke(cells, &row.code.grant_id).await?;
+            Ok(FoundCode::Replayed(row.code.grant_id))
+        }
+        Some(row) if row.code.expires_at > now => Ok(FoundCode::Live(row.code)),
+        _ => Ok(FoundCode::Unknown),
+    }
+}
+
+pub(super) async fn redeem_code(
+    cells: &Cells,
+    hash: &TokenHash,
+    grant: &Grant,
+    used: &ClientUse,
+) -> Result<Redemption, StoreError> {
+    let (place, now) = (cells.keys.code(&grant.id, hash), used.at);
+    let life = Life { until: grant.expires_at, now };
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = cells.read::<CodeRow>(&place).await? else {
+            return Ok(Redemption::Unknown);
+        };
+        if found.value.redeemed {
+            revoke(cells, &found.value.code.grant_id).await?;
+            return Ok(Redemption::Replayed);
+        }
+        if found.value.code.expires_at <= now || clients::note_use(cells, used).await?.is_none() {
+            return Ok(Redemption::Unknown);
+        }
+        if let Some(refresh) = &grant.refresh {
+            cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
+        }
+        let row = CodeRow { redeemed: true, ..found.value.clone() };
+        let code_life = Life { until: row.forget_at(), now };
+        let key = cells.keys.grant(&grant.id);
+        if cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life)).await? {
+            return Ok(Redemption::Redeemed);
+        }
+    }
+}
+
+async fn found(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<Option<Found<Grant>>, StoreError> {
+    let found = cells.read::<Grant>(&cells.keys.grant(id)).await?;
+    Ok(found.filter(|found| !found.value.is_expired(now)))
+}
+
+pub(super) async fn live(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+    Ok(found(cells, id, now).await?.map(|found| found.value))
+}
+
+async fn of_refresh(
+    cells: &Cells,
+    hash: &TokenHash,
+    now: UnixTime,
+) -> Result<Option<Found<Grant>>, StoreError> {
+    match cells.read::<GrantId>(&cells.keys.grant_of_refresh(hash)).await? {
+        Some(id) => found(cells, &id.value, now).await,
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn live_of_refresh(
+    cells: &Cells,
+    hash: &TokenHash,
+    now: UnixTime,
+) -> Result<Option<Grant>, StoreError> {
+    Ok(of_refresh(cells, hash, now).await?.map(|found| found.value))
+}
+
+pub(super) async fn rotate(
+    cells: &Cells,
+    presented: &TokenHash,
+    successor: &Successor,
+    used: &ClientUse,
+    grace: Duration,
+) -> Result<Rotation, StoreError> {
+    let now = used.at;
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = of_refresh(cells, presented, now).await? else {
+            return Ok(Rotation::Unknown);
+        };
+        match found.value.judge_refresh(presented, now, grace) {
+            RefreshUse::Current => {
+                if clients::note_use(cells, used).await?.is_none() {
+                    return Ok(Rotation::Unknown);
+                }
+                let mut grant = found.value.clone();
+                grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
+                let life = Life { until: grant.expires_at, now };
+                let next = cells.keys.grant_of_refresh(&successor.hash);
+                // The used token stays known as long as the grant may live, so that its reuse is noticed.
+                let last = cells.keys.grant_of_refresh(presented);
+                try_join(cells.write(&next, &grant.id, life), cells.write(&last, &grant.id, life)).await?;
+                if cells.swap(&cells.keys.grant(&grant.id), Some(&found), &grant, Some(life)).await? {
+                    return Ok(Rotation::Rotated(grant));
+                }
+            }
+            RefreshUse::Repeated { sealed_successor } => {
+                return Ok(Rotation::Repeated { grant: found.value, sealed_successor });
+            }
+            // A token that is used up stays so, whatever happens to the grant at the same time.
+            RefreshUse::Reused => {
+                revoke(cells, &found.value.id).await?;
+                return Ok(Rotation::Reused(found.value.id));
+            }
+        }
+    }
+}
+
+pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {
+    cells.remove(&cells.keys.grant(id)).await.map(|_| ())
+}
+
+pub(super) async fn held(
+    cells: &Cells,
+    id: &GrantId,
+    now: UnixTime,
+) -> Result<Option<(Grant, Account)>, StoreError> {
+    let Some(grant) = live(cells, id, now).await? else {
+        return Ok(None);
+    };
+    let client = clients::live(cells, &grant.client_id, now);
+    let (client, account) = try_join(client, accounts::by_subject(cells, &grant.subject)).await?;
+    let held = client.is_some_and(|client| grant.is_held_by(&client));
+    Ok(account.filter(|_| held).map(|account| (grant, account)))
+}

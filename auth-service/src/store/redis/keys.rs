@@ -1,0 +1,125 @@
+//! Names of keys. What stands in braces decides the slot of a Redis Cluster, so keys that change in one step share
+//! it. Every part that comes from outside is hashed: no name can be chosen that is another key, a pattern, or long.
+
+use crate::domain::account::{Subject, Username};
+use crate::domain::client::ClientId;
+use crate::domain::grant::GrantId;
+use crate::domain::opaque_token::TokenHash;
+
+/// Names below one prefix.
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// The sorted sets that know the clients; all in one slot.
+pub(super) struct ClientIndex {
+    /// Every client id, in order.
+    pub(super) all: String,
+    /// Ids of clients that were never used, by the second of their registration.
+    pub(super) unused: String,
+    /// Ids by the second at which the client may be forgotten.
+    pub(super) ends: String,
+}
+
+fn hashed(text: &str) -> String {
+    TokenHash::of(text.as_bytes()).text()
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    fn key(&self, tag: &str, rest: &str) -> String {
+        format!("{}:{{{tag}}}:{rest}", self.prefix)
+    }
+
+    pub(super) fn client(&self, id: &ClientId) -> String {
+        self.key(&format!("c:{}", hashed(id.as_str())), "client")
+    }
+
+    pub(super) fn client_index(&self) -> ClientIndex {
+        let key = |name| self.key("clients", name);
+        ClientIndex { all: key("all"), unused: key("unused"), ends: key("ends") }
+    }
+
+    pub(super) fn account(&self, subject: &Subject) -> String {
+        self.key(&format!("s:{}", hashed(subject.as_str())), "account")
+    }
+
+    /// Leads from a user name to its subject.
+    pub(super) fn username(&self, name: &Username) -> String {
+        self.key(&format!("n:{}", hashed(name.as_str())), "subject")
+    }
+
+    /// The set of all subjects.
+    pub(super) fn account_index(&self) -> String {
+        self.key("accounts", "all")
+    }
+
+    pub(super) fn session(&self, id: &TokenHash) -> String {
+        self.key(&format!("l:{}", id.text()), "session")
+    }
+
+    pub(super) fn approval(&self, approval: &str) -> String {
+        self.key(&format!("a:{}", hashed(approval)), "approval")
+    }
+
+    /// Leads from a code to the grant that it makes, and so to the slot where both are.
+    pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
+        self.key(&format!("k:{}", code.text()), "grant")
+    }
+
+    /// A code, in the slot of its grant.
+    pub(super) fn code(&self, grant: &GrantId, code: &TokenHash) -> String {
+        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("code:{}", code.text()))
+    }
+
+    pub(super) fn grant(&self, id: &GrantId) -> String {
+        self.key(&format!("g:{}", hashed(id.as_str())), "grant")
+    }
+
+    /// Leads from a refresh token, live or used, to its grant.
+    pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
+        self.key(&format!("r:{}", token.text()), "grant")
+    }
+
+    pub(super) fn once(&self, name: &str) -> String {
+        self.key(&format!("o:{}", hashed(name)), "once")
+    }
+
+    pub(super) fn signing_key(&self) -> String {
+        self.key("keys", "signing")
+    }
+
+    /// The row that tells whether `STORE_KEY` is the right one.
+    pub(super) fn key_check(&self) -> String {
+        self.key("meta", "key-check")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a094_names_from_outside_cannot_shape_a_key() {
+        let keys = Keys::new("mcp-gate");
+        for text in ["a", "*", "{x}:y", "mcp-gate:{keys}:signing", "a\u{1f}b", &"long".repeat(500)] {
+            let key = keys.once(text);
+            assert_eq!(key.len(), keys.once("").len());
+            assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b":{}-_".contains(&b)), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_changes_in_one_step_is_in_one_slot() {
+        let keys = Keys::new("mcp-gate");
+        let tag = |key: &str| key.split(['{', '}']).nth(1).unwrap().to_owned();
+        let (grant, code) = (GrantId::new([1; 32]), TokenHash::of(b"code"));
+        assert_eq!(tag(&keys.code(&grant, &code)), tag(&keys.grant(&grant)));
+        let index = keys.client_index();
+        assert_eq!(tag(&index.all), tag(&index.unused));
+        assert_eq!(tag(&index.all), tag(&index.ends));
+    }
+}

@@ -1,0 +1,53 @@
+//! A stored row, the same in every store: a format version, the second at which the row's time is over, and the
+//! sealed JSON of a domain value. The row's place and its end are authenticated with it, so that rows cannot be
+//! swapped or made to live longer by who can write to the store but has no `STORE_KEY`.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::clock::UnixTime;
+use crate::keys::seal::Sealer;
+
+use super::StoreError;
+
+const VERSION: u8 = 1;
+const NEVER: u64 = u64::MAX;
+const HEADER: usize = 9;
+
+/// The row of `value` at `place`.
+pub(super) fn seal<T: Serialize>(
+    sealer: &Sealer,
+    place: &[u8],
+    value: &T,
+    expires_at: Option<UnixTime>,
+) -> Result<Vec<u8>, StoreError> {
+    let mut row = vec![VERSION];
+    row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
+    let failed = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
+    let plain = serde_json::to_vec(value).map_err(|error| failed(&error))?;
+    let sealed = sealer.seal(&name(place, &row), &plain).map_err(|error| failed(&error))?;
+    row.extend_from_slice(&sealed);
+    Ok(row)
+}
+
+/// The value in a row that was sealed for `place`.
+pub(super) fn open<T: DeserializeOwned>(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<T, StoreError> {
+    let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
+    let plain = sealer.open(&name(place, header), body).map_err(|_| StoreError::Unreadable)?;
+    serde_json::from_slice(&plain).map_err(|_| StoreError::Unreadable)
+}
+
+/// When the row's time is over; none if never.
+pub(super) fn expiry(row: &[u8]) -> Option<UnixTime> {
+    let bytes = row.get(1..HEADER).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u64::from_be_bytes).filter(|at| *at != NEVER).map(UnixTime)
+}
+
+/// Whether the row's time is over.
+pub(super) fn is_over(row: &[u8], now: UnixTime) -> bool {
+    expiry(row).is_some_and(|at| at <= now)
+}
+
+fn name(place: &[u8], header: &[u8]) -> Vec<u8> {
+    [place, b"\0", header].concat()
+}

@@ -1,0 +1,83 @@
+//! What the stores decide alike: pure steps between reading a row and writing it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::client::{Client, ClientOrigin, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::AuthorizationCode;
+use crate::domain::opaque_token::TokenHash;
+
+/// How long used codes and answered forms are remembered.
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A code, before and after its use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CodeRow {
+    pub(super) code: AuthorizationCode,
+    pub(super) redeemed: bool,
+}
+
+impl CodeRow {
+    /// A new code of `client`, as that client is now.
+    pub(super) fn new(code: &AuthorizationCode, client: &Client) -> Self {
+        let code = AuthorizationCode { registration: client.registration.clone(), ..code.clone() };
+        Self { code, redeemed: false }
+    }
+
+    /// A used code, and the approval that made it, are remembered for a day: longer than any form may be answered,
+    /// and so that a replay is noticed.
+    pub(super) fn forget_at(&self) -> UnixTime {
+        self.code.expires_at.plus(DAY)
+    }
+}
+
+/// Whether a registration asks for the public client that is there already.
+pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
+    known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
+}
+
+/// What a use means for what is known of its client.
+pub(super) enum UseOfClient {
+    /// The client was removed or switched off, or changed hands, since the caller saw it.
+    Refused,
+    /// Nothing new.
+    Noted(Client),
+    /// To be written, and kept until the use's `keep_until`.
+    News(Client),
+}
+
+/// Judges a use by the live client of that identifier.
+pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient {
+    let mut client = match (known, used.client.origin) {
+        (Some(known), ClientOrigin::MetadataDocument) => {
+            Client { metadata: used.client.metadata.clone(), ..known }
+        }
+        (Some(known), ClientOrigin::Registration) if known.registration == used.client.registration => known,
+        (None, ClientOrigin::MetadataDocument) => Client { last_used_at: None, ..used.client.clone() },
+        (_, ClientOrigin::Registration) => return UseOfClient::Refused,
+    };
+    if client.disabled {
+        return UseOfClient::Refused;
+    }
+    if used.is_news_to(&client) {
+        client.last_used_at = Some(used.at);
+        UseOfClient::News(client)
+    } else {
+        UseOfClient::Noted(client)
+    }
+}
+
+/// Replaces what an update may replace (RFC 7592 §2.2); false when `management` is not the client's registration
+/// access token any more.
+pub(super) fn update(client: &mut Client, management: &TokenHash, updated: &Client) -> bool {
+    let may = client.management == Some(*management);
+    if may {
+        client.fingerprint = updated.fingerprint;
+        client.management = updated.management;
+        client.secret.clone_from(&updated.secret);
+        client.metadata = updated.metadata.clone();
+    }
+    may
+}

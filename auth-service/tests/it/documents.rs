@@ -1,0 +1,295 @@
+//! Client ID metadata documents, from a real https host on loopback.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::app::{REDIRECT, TestApp, Tokens, VERIFIER, authorize_query, error_code};
+use super::document_host::{Answer, DocumentHost};
+
+const PATH: &str = "/oauth/client.json";
+
+fn document(host: &DocumentHost) -> Value {
+    json!({ "client_id": host.url(PATH), "client_name": "Documented", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" })
+}
+
+/// An app on loopback, where documents may be on loopback too.
+async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
+    let ca = host.ca.path().to_str().unwrap();
+    let own =
+        [("ISSUER", "http://localhost:9"), ("PROTECTED_HOSTS", "localhost:8080"), ("EXTRA_CA_FILE", ca)];
+    let settings: Vec<_> = own.iter().chain(more).copied().collect();
+    TestApp::start_with(&settings).await
+}
+
+fn query(id: &str) -> String {
+    authorize_query(id, &[("resource", "http://localhost:8080/mcp")])
+}
+
+async fn code(app: &TestApp, id: &str, person: &str) -> String {
+    app.browser_of(person).await.allow(&query(id)).await
+}
+
+fn redemption<'a>(id: &'a str, code: &'a str) -> [(&'static str, &'a str); 5] {
+    [
+        ("grant_type", "authorization_code"),
+        ("client_id", id),
+        ("code", code),
+        ("code_verifier", VERIFIER),
+        ("redirect_uri", REDIRECT),
+    ]
+}
+
+#[actix_web::test]
+async fn a_client_connects_by_its_document_and_is_fetched_once() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=600"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    let code = code(&app, &id, "ana").await;
+    let response = app.token(&redemption(&id, &code)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let tokens = Tokens::of(response).await;
+    let allowed = app
+        .http
+        .post(format!("{}/verify/envoy/mcp", app.edge))
+        .header("host", "localhost:8080")
+        .header("x-edge-secret", super::app::EDGE_SECRET)
+        .bearer_auth(&tokens.access)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(allowed.status(), StatusCode::OK);
+    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
+    assert_eq!(host.requests(PATH), 1);
+    app.wait(Duration::from_secs(601));
+    app.browser().open(&format!("/authorize?{}", query(&id))).await;
+    assert_eq!(host.requests(PATH), 2);
+}
+
+#[actix_web::test]
+async fn documents_are_announced_as_hosted_clients_expect() {
+    let announced = async |app: &TestApp| -> Value {
+        app.http
+            .get(format!("{}/.well-known/oauth-authorization-server", app.public))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    };
+    let on = announced(&TestApp::start().await).await;
+    assert_eq!(on["client_id_metadata_document_supported"], true);
+    assert!(on["token_endpoint_auth_methods_supported"].as_array().unwrap().contains(&json!("none")));
+    let off = announced(&TestApp::start_with(&[("CLIENT_METADATA_DOCUMENTS", "off")]).await).await;
+    assert_eq!(off["client_id_metadata_document_supported"], false);
+}
+
+#[actix_web::test]
+async fn a051_bad_documents_are_refused_shown_to_the_person_and_never_cached() {
+    let host = DocumentHost::start().await;
+    let app = app(&host, &[]).await;
+    let good = document(&host);
+    let with = |name: &str, value: Value| {
+        let mut changed = good.clone();
+        changed[name] = value;
+        Answer::json(&changed, "max-age=600")
+    };
+    let elsewhere = host.url("/elsewhere");
+    let head = |head: &str| Answer { head: head.to_owned(), body: good.to_string() };
+    host.put("/elsewhere", Answer::json(&good, ""));
+    for (answer, reason) in [
+        (with("client_id", json!("https://evil.example/c")), "client_id is not the URL"),
+        (with("client_secret", json!("s")), "client secret"),
+        (with("redirect_uris", json!(["javascript:alert(1)"])), "redirect_uris"),
+        (with("padding", json!("x".repeat(6000))), "more than 5120 bytes"),
+        (head("200 OK\r\nContent-Type: text/html"), "Content-Type"),
+        (head(&format!("302 Found\r\nLocation: {elsewhere}")), "answered 302"),
+        (head("500 Internal Server Error\r\nContent-Type: application/json"), "answered 500"),
+        (head("200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip"), "not a JSON object"),
+    ] {
+        let answer = if reason == "not a JSON object" {
+            Answer { body: "\u{1f}\u{8b}bomb".to_owned(), ..answer }
+        } else {
+            answer
+        };
+        host.put(PATH, answer);
+        let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
+        assert_eq!((page.status, page.location.as_deref()), (StatusCode::BAD_REQUEST, None));
+        assert!(page.body.contains(reason), "{reason} in {}", page.body);
+    }
+    assert_eq!(host.requests("/elsewhere"), 0);
+    host.put(PATH, Answer::json(&good, ""));
+    let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER);
+}
+
+#[actix_web::test]
+async fn a051_a_document_that_changed_between_authorize_and_token_is_noticed() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    let app = app(&host, &[("CODE_TTL", "10m")]).await;
+    let id = host.url(PATH);
+    let code = code(&app, &id, "ana").await;
+    let mut changed = document(&host);
+    changed["redirect_uris"] = json!(["https://other.example/cb"]);
+    host.put(PATH, Answer::json(&changed, ""));
+    app.wait(Duration::from_secs(61));
+    assert_eq!(error_code(app.token(&redemption(&id, &code)).await).await, "invalid_grant");
+}
+
+#[actix_web::test]
+async fn a049_nobody_is_sent_inside_by_a_deployment_on_the_internet() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), ""));
+    let ca = host.ca.path().to_str().unwrap();
+    let app = TestApp::start_with(&[("EXTRA_CA_FILE", ca)]).await;
+    let port = host.origin.rsplit(':').next().unwrap();
+    for id in [
+        host.url(PATH),
+        format!("https://127.0.0.1:{port}{PATH}"),
+        format!("https://[::1]:{port}{PATH}"),
+        format!("https://[::ffff:127.0.0.1]:{port}{PATH}"),
+        "https://169.254.169.254/latest/meta-data".to_owned(),
+        "https://[fd00:ec2::254]/x".to_owned(),
+        "https://10.0.0.1/x".to_owned(),
+    ] {
+        let page = app.browser().open(&format!("/authorize?{}", authorize_query(&id, &[]))).await;
+        assert_eq!(page.status, StatusCode::BAD_REQUEST);
+        assert!(
+            page.body.contains("public internet") || page.body.contains("normal form"),
+            "{id}: {}",
+            page.body
+        );
+    }
+    assert_eq!(host.requests(PATH), 0);
+}
+
+#[actix_web::test]
+async fn an_operator_decides_whose_documents_are_welcome() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), ""));
+    for (settings, welcome) in [
+        (vec![("CLIENT_METADATA_HOSTS", "localhost")], true),
+        (vec![("CLIENT_METADATA_HOSTS", "claude.ai, *.example.com")], false),
+        (vec![("CLIENT_METADATA_BLOCKED_HOSTS", "localhost")], false),
+        (vec![("CLIENT_METADATA_DOCUMENTS", "off")], false),
+    ] {
+        let app = app(&host, &settings).await;
+        let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
+        assert_eq!(page.status == StatusCode::SEE_OTHER, welcome, "{settings:?}");
+    }
+}
+
+/// A client with an Ed25519 key of its own.
+struct Signer {
+    key: EncodingKey,
+    public: String,
+}
+
+impl Signer {
+    fn new() -> Self {
+        use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+        let document = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new()).unwrap();
+        let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
+        Self {
+            key: EncodingKey::from_ed_der(document.as_ref()),
+            public: URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()),
+        }
+    }
+
+    fn jwks(&self) -> Value {
+        json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k1", "use": "sig", "alg": "EdDSA", "x": self.public }] })
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some("k1".to_owned());
+        jsonwebtoken::encode(&header, claims, &self.key).unwrap()
+    }
+}
+
+#[actix_web::test]
+async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_and_once() {
+    let host = DocumentHost::start().await;
+    let signer = Signer::new();
+    let id = host.url(PATH);
+    let mut with_keys = document(&host);
+    with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
+    with_keys["jwks_uri"] = json!(host.url("/jwks.json"));
+    host.put(PATH, Answer::json(&with_keys, ""));
+    host.put("/jwks.json", Answer::json(&signer.jwks(), ""));
+    let app = app(&host, &[("CODE_TTL", "10m")]).await;
+    let code = code(&app, &id, "ana").await;
+    let now = app.state.now().0;
+    let good = json!({ "iss": id, "sub": id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": "one" });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        signer.sign(&claims)
+    };
+    let redeem = async |assertion: &str| {
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let form: Vec<_> = redemption(&id, &code)
+            .into_iter()
+            .chain([("client_assertion_type", kind), ("client_assertion", assertion)])
+            .collect();
+        app.token(&form).await
+    };
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let hmac = jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &good,
+        &EncodingKey::from_secret(signer.public.as_bytes()),
+    )
+    .unwrap();
+    for (what, assertion) in [
+        ("another key", Signer::new().sign(&good)),
+        ("alg none", format!("{}.{}.", part(json!({ "alg": "none", "kid": "k1" })), part(good.clone()))),
+        ("HS256 with the public key", hmac),
+        ("another audience", with("aud", json!("https://evil.example"))),
+        ("another issuer", with("iss", json!("https://evil.example/c"))),
+        ("expired", with("exp", json!(now - 31))),
+        ("far too long", with("exp", json!(now + 3600))),
+        ("no exp", with("exp", Value::Null)),
+        ("exp as text", with("exp", json!("9999999999"))),
+        ("not yet", with("nbf", json!(now + 100))),
+        ("no jti", with("jti", Value::Null)),
+        ("garbage", "a.b.c".to_owned()),
+    ] {
+        let refused = redeem(&assertion).await;
+        assert_eq!(
+            (refused.status(), error_code(refused).await.as_str()),
+            (StatusCode::UNAUTHORIZED, "invalid_client"),
+            "{what}"
+        );
+    }
+    assert_eq!(error_code(app.token(&redemption(&id, &code)).await).await, "invalid_client");
+    let response = redeem(&signer.sign(&good)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let replayed = redeem(&signer.sign(&good)).await;
+    assert_eq!(error_code(replayed).await, "invalid_client");
+    // The client rotates its key; we look again when the old set does not fit.
+    let rotated = Signer::new();
+    let mut set = rotated.jwks();
+    set["keys"][0]["kid"] = json!("k2");
+    host.put("/jwks.json", Answer::json(&set, ""));
+    let mut header = Header::new(Algorithm::EdDSA);
+    header.kid = Some("k2".to_owned());
+    let mut claims = good.clone();
+    claims["jti"] = json!("two");
+    let assertion = jsonwebtoken::encode(&header, &claims, &rotated.key).unwrap();
+    let refresh = Tokens::of(response).await.refresh;
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh.as_str()),
+        ("client_assertion", assertion.as_str()),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+    ];
+    assert_eq!(app.token(&form).await.status(), StatusCode::OK);
+}

@@ -1,0 +1,17 @@
+//! What every store must do: one suite, run on the embedded store, on a Redis and on a Redis Cluster.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
+mod store {
+    mod accounts;
+    mod clients;
+    mod faults;
+    mod grants;
+    mod resp;
+    mod secrecy;
+    mod suite;
+    mod things;
+    mod worlds;
+}

@@ -1,0 +1,249 @@
+//! Clients: registration, the ceiling, updates, uses, deletion.
+
+use auth_service::domain::client::{Client, ClientId};
+use auth_service::store::{Registration, Store};
+
+use super::things::{
+    DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, granted, hash, id, later, register,
+    terms, usage,
+};
+use super::worlds::World;
+
+async fn names(store: &dyn Store) -> Vec<String> {
+    store.clients(None, 1000, NOW).await.unwrap().into_iter().map(|client| client.id.to_string()).collect()
+}
+
+async fn use_it(store: &dyn Store, client: &Client, at: auth_service::domain::clock::UnixTime) -> bool {
+    let code = code(client, &account("anybody").subject, at);
+    store
+        .add_code(code.grant_id.as_str(), &hash(code.grant_id.as_str()), &code, &usage(client, at))
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &World) {
+    let added = register(world.store(), &client("a")).await;
+    let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
+    assert_eq!((found.registration, found.metadata), (added.registration, added.metadata));
+    assert!(world.store().client(&id("b"), NOW).await.unwrap().is_none());
+    let last = auth_service::domain::clock::UnixTime(later(UNUSED).0 - 1);
+    assert!(world.store().client(&added.id, last).await.unwrap().is_some());
+    assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
+    // Its identifier is free again.
+    let anew = Client { issued_at: later(UNUSED), ..client("a") };
+    let again = world.store().register_client(&anew, &[id("a")], &terms(later(UNUSED), 10)).await.unwrap();
+    assert!(matches!(again, Registration::Added(_)));
+}
+
+pub(crate) async fn a044_the_same_public_client_registers_once(world: &World) {
+    let outcomes = world
+        .at_once(32, |_, store| async move {
+            store.register_client(&client("same"), &[id("one"), id("two")], &terms(NOW, 10)).await.unwrap()
+        })
+        .await;
+    let added: Vec<_> = outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Registration::Added(client) => Some(client),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(added.len(), 1);
+    for outcome in &outcomes {
+        if let Registration::Known(known) = outcome {
+            assert_eq!((&known.id, &known.registration), (&added[0].id, &added[0].registration));
+            assert!(known.management.is_none(), "a client that two registered is managed by neither");
+        }
+    }
+    assert!(world.store().client(&id("one"), NOW).await.unwrap().unwrap().management.is_none());
+    assert_eq!(names(world.store()).await, ["one"]);
+}
+
+pub(crate) async fn another_client_under_the_first_identifier_makes_the_second_count(world: &World) {
+    register(world.store(), &client("one")).await;
+    let other = client("other");
+    match world.store().register_client(&other, &[id("one"), id("two")], &terms(NOW, 10)).await.unwrap() {
+        Registration::Added(added) => assert_eq!(added.id, id("two")),
+        outcome => panic!("{outcome:?}"),
+    }
+    let confidential = Client { fingerprint: None, ..client("x") };
+    let taken = world.store().register_client(&confidential, &[id("one"), id("two")], &terms(NOW, 10)).await;
+    assert!(taken.is_err());
+}
+
+pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
+    for (name, age) in [("third", 3), ("first", 1), ("used", 0), ("second", 2)] {
+        let client = Client { issued_at: NOW.plus(HOUR * age), ..client(name) };
+        register(world.store(), &client).await;
+        if name == "used" {
+            assert!(use_it(world.store(), &client, NOW).await);
+        }
+    }
+    let now = later(HOUR * 4);
+    for (newcomer, ceiling, left) in [
+        ("a", 4, vec!["a", "second", "third", "used"]),
+        ("b", 4, vec!["a", "b", "third", "used"]),
+        // The ceiling was lowered.
+        ("c", 2, vec!["c", "used"]),
+    ] {
+        let client = Client { issued_at: now, ..client(newcomer) };
+        let outcome = world.store().register_client(&client, &[id(newcomer)], &terms(now, ceiling)).await;
+        assert!(matches!(outcome.unwrap(), Registration::Added(_)), "{newcomer}");
+        assert_eq!(names(world.store()).await, left);
+    }
+    assert!(use_it(world.store(), &world.store().client(&id("c"), now).await.unwrap().unwrap(), now).await);
+    let outcome = world.store().register_client(&client("d"), &[id("d")], &terms(now, 2)).await.unwrap();
+    assert!(matches!(outcome, Registration::Full));
+    assert!(world.store().client(&id("d"), NOW).await.unwrap().is_none());
+    assert_eq!(names(world.store()).await, ["c", "used"]);
+}
+
+pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(world: &World) {
+    let mut wanted = Vec::new();
+    for n in 0..16 {
+        wanted.push(register(world.store(), &client(&format!("wanted{n:02}"))).await);
+    }
+    // While half of the callers fill the ceiling, the other half use the clients that would have to go.
+    let clients = wanted.clone();
+    let outcomes = world
+        .at_once(32, move |n, store| {
+            let wanted = clients[n / 2].clone();
+            async move {
+                if n % 2 == 0 {
+                    return (n, use_it(&*store, &wanted, NOW).await);
+                }
+                let newcomer = Client { issued_at: later(HOUR), ..client(&format!("flood{n:02}")) };
+                let ids = [newcomer.id.clone()];
+                let outcome = store.register_client(&newcomer, &ids, &terms(later(HOUR), 20)).await.unwrap();
+                (n, matches!(outcome, Registration::Added(_)))
+            }
+        })
+        .await;
+    let listed = names(world.store()).await;
+    for (n, used) in outcomes.into_iter().filter(|(n, _)| n % 2 == 0) {
+        let name = &wanted[n / 2].id;
+        let there = world.store().client(name, NOW).await.unwrap();
+        assert_eq!(used, there.is_some_and(|client| client.last_used_at.is_some()), "{name}");
+        assert_eq!(used, listed.contains(&name.to_string()), "{name}");
+    }
+    assert!(listed.len() <= 20, "{listed:?}");
+}
+
+pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &World) {
+    let added = register(world.store(), &client("a")).await;
+    let mut updated =
+        Client { management: Some(hash("next")), fingerprint: Some(hash("other")), ..added.clone() };
+    updated.metadata.display.client_name = Some("renamed".to_owned());
+    updated.disabled = true;
+    assert!(!world.store().update_client(&hash("wrong"), &updated).await.unwrap());
+    assert!(world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
+    let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
+    assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
+    assert!(!found.disabled, "an update switches nothing on or off");
+    assert!(!world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
+    // Its end is the one that it had.
+    assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
+    assert!(!world.store().update_client(&hash("any"), &client("nobody")).await.unwrap());
+}
+
+pub(crate) async fn a_client_that_is_switched_off_is_not_used(world: &World) {
+    let (client, _, grant) = granted(world.store(), "a", "refresh").await;
+    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_some());
+    assert!(world.store().set_client_disabled(&client.id, true).await.unwrap());
+    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(!use_it(world.store(), &client, NOW).await);
+    assert!(world.store().set_client_disabled(&client.id, false).await.unwrap());
+    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_some());
+    assert!(use_it(world.store(), &client, NOW).await);
+    assert!(!world.store().set_client_disabled(&id("nobody"), true).await.unwrap());
+}
+
+pub(crate) async fn deletion_ends_grants_and_coming_back_does_not_revive_them(world: &World) {
+    let (gone, _, grant) = granted(world.store(), "a", "refresh").await;
+    assert!(world.store().delete_client(&gone.id).await.unwrap());
+    assert!(!world.store().delete_client(&gone.id).await.unwrap());
+    assert!(world.store().client(&gone.id, NOW).await.unwrap().is_none());
+    assert!(names(world.store()).await.is_empty());
+    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(!use_it(world.store(), &gone, NOW).await, "who saw it before cannot use it");
+    register(world.store(), &client("a")).await;
+    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(!use_it(world.store(), &gone, NOW).await, "it is another registration now");
+}
+
+pub(crate) async fn a_use_keeps_a_client_and_comes_once_an_hour(world: &World) {
+    let added = register(world.store(), &client("a")).await;
+    assert!(use_it(world.store(), &added, NOW).await);
+    let found = |at| async move { world.store().client(&id("a"), at).await.unwrap() };
+    assert!(found(later(IDLE - HOUR)).await.is_some());
+    assert!(found(later(IDLE)).await.is_none());
+    assert!(use_it(world.store(), &added, later(HOUR / 2)).await);
+    assert_eq!(found(NOW).await.unwrap().last_used_at, Some(NOW));
+    assert!(use_it(world.store(), &added, later(HOUR)).await);
+    assert_eq!(found(NOW).await.unwrap().last_used_at, Some(later(HOUR)));
+    assert!(found(later(IDLE)).await.is_some());
+    assert!(!use_it(world.store(), &added, later(HOUR + IDLE)).await, "its time is over");
+}
+
+pub(crate) async fn a_client_of_a_document_is_remembered_from_its_first_use(world: &World) {
+    let first = document_client("https://app.example/client.json");
+    assert!(use_it(world.store(), &first, NOW).await);
+    let found = world.store().client(&first.id, NOW).await.unwrap().unwrap();
+    assert_eq!((found.last_used_at, &found.registration), (Some(NOW), &first.registration));
+    let mut next = document_client("https://app.example/client.json");
+    next.metadata.display.client_name = Some("renamed".to_owned());
+    assert!(use_it(world.store(), &next, later(HOUR)).await);
+    let found = world.store().client(&first.id, NOW).await.unwrap().unwrap();
+    assert_eq!(found.registration, first.registration, "its grants stay");
+    assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
+    assert_eq!(names(world.store()).await, ["https://app.example/client.json"]);
+    assert!(world.store().delete_client(&first.id).await.unwrap());
+    let at_once = world.at_once(32, |_, store| async move {
+        let client = document_client("https://app.example/client.json");
+        use_it(&*store, &client, NOW).await
+    });
+    assert_eq!(at_once.await.into_iter().filter(|used| *used).count(), 32);
+}
+
+pub(crate) async fn clients_are_listed_in_pages(world: &World) {
+    let mut all: Vec<String> = (0..7).map(|n| format!("client{n}")).collect();
+    all.extend(["https://app.example/a?b=[c]*", "(odd", "-"].map(str::to_owned));
+    for name in &all {
+        register(world.store(), &client(name)).await;
+    }
+    all.sort();
+    let mut seen = Vec::new();
+    let mut after: Option<ClientId> = None;
+    loop {
+        let page = world.store().clients(after.as_ref(), 3, NOW).await.unwrap();
+        assert!(page.len() <= 3);
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        seen.extend(page.into_iter().map(|client| client.id.to_string()));
+    }
+    assert_eq!(seen, all);
+    assert!(world.store().clients(None, 3, later(UNUSED)).await.unwrap().is_empty());
+}
+
+pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
+    let used = register(world.store(), &client("used")).await;
+    assert!(use_it(world.store(), &used, NOW).await);
+    for n in 0..5 {
+        register(world.store(), &client(&format!("unused{n}"))).await;
+    }
+    assert_eq!(world.store().sweep(NOW).await.unwrap(), 0);
+    // After a year even the codes' rows are over; a store may count those or leave them to Redis.
+    assert!(world.store().sweep(later(UNUSED)).await.unwrap() >= 5);
+    assert_eq!(names(world.store()).await, ["used"]);
+    let newcomer = Client { issued_at: later(UNUSED), ..client("new") };
+    let full =
+        world.store().register_client(&newcomer, &[id("new")], &terms(later(UNUSED), 1)).await.unwrap();
+    assert!(matches!(full, Registration::Full));
+    assert!(world.store().sweep(later(IDLE + DAY)).await.unwrap() >= 1);
+    assert!(names(world.store()).await.is_empty());
+    let now = later(IDLE + DAY);
+    let newcomer = Client { issued_at: now, registration: used.registration, ..client("new") };
+    let added = world.store().register_client(&newcomer, &[id("new")], &terms(now, 1)).await.unwrap();
+    assert!(matches!(added, Registration::Added(_)));
+    assert_eq!(world.store().sweep(now).await.unwrap(), 0);
+}

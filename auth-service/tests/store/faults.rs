@@ -1,0 +1,109 @@
+//! Redis away, Redis that forbids, Redis that hangs.
+
+use std::time::{Duration, Instant};
+
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Store, StoreError};
+
+use super::resp::Resp;
+use super::things::{NOW, account, client, granted, id, register};
+use super::worlds::key;
+use crate::redis_server::RedisServer;
+
+async fn connect(url: &str) -> Result<RedisStore, StoreError> {
+    RedisStore::connect(&RedisAddress::parse(url).unwrap(), &key()).await
+}
+
+async fn recovers(store: &RedisStore, within: Duration) {
+    let start = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(start.elapsed() < within, "the store does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a088_redis_that_is_killed_is_an_error_at_once_and_works_again_when_it_is_back() {
+    let Some(mut server) = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]) else {
+        return;
+    };
+    let store = connect(&server.url()).await.unwrap();
+    let (client, _, grant) = granted(&store, "a", "refresh").await;
+    server.kill();
+    for _ in 0..20 {
+        let start = Instant::now();
+        let error = store.held_grant(&grant.id, NOW).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(store.ping().await.is_err() && store.revoke_grant(&grant.id).await.is_err());
+    }
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert!(store.held_grant(&grant.id, NOW).await.is_err());
+    }
+    assert!(start.elapsed() < Duration::from_millis(200), "nothing waits while Redis is away");
+    assert!(server.run());
+    recovers(&store, Duration::from_secs(10)).await;
+    assert!(store.held_grant(&grant.id, NOW).await.unwrap().is_some(), "what was acknowledged is there");
+    assert!(
+        store.delete_client(&client.id).await.unwrap(),
+        "scripts work although the new process knows none"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_hangs_costs_no_more_than_the_budget() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let mut other = Resp::connect(server.port);
+    let hang = std::thread::spawn(move || {
+        other.ask(&[
+            b"EVAL",
+            b"local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 3 do end return 1",
+            b"0",
+        ])
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..3 {
+        let start = Instant::now();
+        assert!(matches!(store.client(&id("a"), NOW).await, Err(StoreError::Unavailable(_))));
+        assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+    }
+    hang.join().unwrap();
+    recovers(&store, Duration::from_secs(10)).await;
+    register(&store, &client("a")).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
+    let options = ["--appendonly", "no", "--requirepass", "hunter2hunter2"];
+    let Some(server) = RedisServer::start(&options) else { return };
+    let at = |user: &str| format!("redis://{user}127.0.0.1:{}", server.port);
+    for (url, hint) in [
+        (at(""), "password"),
+        (at(":wrongwrong@"), "password"),
+        (at("gate:wrongwrong@"), "password"),
+        (format!("redis-cluster://:hunter2hunter2@127.0.0.1:{}", server.port), "REDIS_URL"),
+        ("redis://gate:wrongwrong@127.0.0.1:1".to_owned(), "REDIS_URL"),
+    ] {
+        let error = connect(&url).await.err().unwrap().to_string();
+        assert!(error.contains(hint) && error.contains("127.0.0.1"), "{error}");
+        assert!(!error.contains("wrongwrong") && !error.contains("hunter2"), "{error}");
+    }
+    let store = connect(&at(":hunter2hunter2@")).await.unwrap();
+    assert!(store.add_account(&account("ana")).await.unwrap());
+    // A user of its own with no more than what is needed.
+    let mut admin = Resp::connect(server.port);
+    admin.ask(&[b"AUTH", b"hunter2hunter2"]);
+    let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +eval +evalsha \
+                +zadd +zrem +zcard +zscore +zrange +zrangebylex +zrangebyscore +sadd +srem +smembers";
+    let words: Vec<&[u8]> = rule.split_whitespace().map(str::as_bytes).collect();
+    assert_eq!(admin.ask(&words), super::resp::Reply::Text("OK".to_owned()));
+    let limited = connect(&at("gate:p%40ss@")).await.unwrap();
+    granted(&limited, "a", "refresh").await;
+    assert_eq!(limited.accounts().await.unwrap().len(), 2);
+    assert_eq!(limited.clients(None, 5, NOW).await.unwrap().len(), 1);
+    assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
+    let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
+    assert!(numbered.accounts().await.unwrap().is_empty(), "another database");
+}

@@ -1,0 +1,67 @@
+//! The suite, on each kind of store.
+
+use super::worlds::{Cluster, World};
+use super::{accounts, clients, grants};
+
+macro_rules! conformance {
+    ($($module:ident::$case:ident,)*) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                super::$module::$case(&super::World::embedded()).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $case() {
+                if let Some(world) = super::World::redis().await {
+                    super::$module::$case(&world).await;
+                }
+            })*
+        }
+
+        /// One after the other: making a cluster takes seconds.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn redis_cluster() {
+            let Some(cluster) = Cluster::start() else { return };
+            $(
+                println!("{}", stringify!($case));
+                $module::$case(&World::at(&cluster.url()).await).await;
+            )*
+            assert_eq!(cluster.filled(), [true; 3], "every node has some of the keys");
+        }
+    };
+}
+
+conformance! {
+    clients::a_registered_client_is_there_until_its_time_is_over,
+    clients::a044_the_same_public_client_registers_once,
+    clients::another_client_under_the_first_identifier_makes_the_second_count,
+    clients::a045_the_oldest_that_nobody_used_makes_room,
+    clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
+    clients::the_holder_of_the_management_token_updates_a_client,
+    clients::a_client_that_is_switched_off_is_not_used,
+    clients::deletion_ends_grants_and_coming_back_does_not_revive_them,
+    clients::a_use_keeps_a_client_and_comes_once_an_hour,
+    clients::a_client_of_a_document_is_remembered_from_its_first_use,
+    clients::clients_are_listed_in_pages,
+    clients::sweeping_removes_clients_whose_time_is_over,
+    accounts::an_account_is_found_by_name_and_by_subject,
+    accounts::of_many_with_one_name_one_gets_it,
+    accounts::a_password_is_replaced_by_who_knows_the_old_one,
+    accounts::a_login_lasts_until_its_end_or_the_logout,
+    accounts::replicas_that_start_at_once_agree_on_a_signing_key,
+    accounts::a_name_comes_once_until_its_time_is_over,
+    accounts::a_store_that_works_answers,
+    grants::an_approval_makes_one_code,
+    grants::a_code_lives_for_its_time_and_is_looked_at_without_being_used,
+    grants::a027_of_parallel_redemptions_one_succeeds,
+    grants::a026_a_replayed_code_ends_the_grant_that_it_made,
+    grants::a_code_of_a_client_that_is_gone_makes_no_grant,
+    grants::a_grant_lives_until_its_end_or_its_revocation,
+    grants::a_refresh_token_rotates_and_a_lost_answer_is_repeated,
+    grants::a031_a_refresh_token_that_is_used_up_ends_the_grant,
+    grants::a032_parallel_refreshes_leave_one_live_branch,
+    grants::a066_a_revoked_grant_stays_revoked_whatever_comes_at_once,
+}

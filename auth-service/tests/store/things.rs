@@ -1,0 +1,155 @@
+//! Clients, people, codes and grants to store.
+
+use std::time::Duration;
+
+use auth_service::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use auth_service::domain::client::{
+    Client, ClientAuthMethod, ClientDisplay, ClientId, ClientMetadata, ClientOrigin, ClientUse, GrantType,
+    RegistrationId,
+};
+use auth_service::domain::clock::{Random, UnixTime};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
+use auth_service::domain::opaque_token::TokenHash;
+use auth_service::domain::pkce::CodeChallenge;
+use auth_service::keys::seal::SystemRandomSource;
+use auth_service::store::{Registration, RegistrationTerms, Store, Successor};
+use serde_json::{from_value, json};
+
+pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+/// How long a client that nobody uses stays.
+pub(crate) const UNUSED: Duration = DAY;
+/// How long a used client stays after its last use.
+pub(crate) const IDLE: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const GRACE: Duration = Duration::from_secs(120);
+
+pub(crate) fn later(duration: Duration) -> UnixTime {
+    NOW.plus(duration)
+}
+
+pub(crate) fn random() -> [u8; 32] {
+    SystemRandomSource.bytes().unwrap()
+}
+
+pub(crate) fn hash(text: &str) -> TokenHash {
+    TokenHash::of(text.as_bytes())
+}
+
+pub(crate) fn id(text: &str) -> ClientId {
+    ClientId::try_from(text.to_owned()).unwrap()
+}
+
+/// A public client that says of itself that it is `name`.
+pub(crate) fn client(name: &str) -> Client {
+    Client {
+        id: id(name),
+        registration: RegistrationId::new(random()),
+        origin: ClientOrigin::Registration,
+        issued_at: NOW,
+        last_used_at: None,
+        disabled: false,
+        fingerprint: Some(hash(name)),
+        management: Some(TokenHash::of(&random())),
+        secret: None,
+        metadata: ClientMetadata {
+            redirect_uris: vec![from_value(json!("https://app.example/cb")).unwrap()],
+            auth_method: ClientAuthMethod::None,
+            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+            scope: None,
+            application_type: None,
+            keys: None,
+            display: ClientDisplay { client_name: Some(name.to_owned()), ..ClientDisplay::default() },
+        },
+    }
+}
+
+/// A client that its metadata document describes.
+pub(crate) fn document_client(url: &str) -> Client {
+    Client { origin: ClientOrigin::MetadataDocument, fingerprint: None, management: None, ..client(url) }
+}
+
+pub(crate) fn terms(now: UnixTime, ceiling: u64) -> RegistrationTerms {
+    RegistrationTerms { now, unused_until: now.plus(UNUSED), ceiling }
+}
+
+/// Registers `client` under its own identifier.
+pub(crate) async fn register(store: &dyn Store, client: &Client) -> Client {
+    let terms = terms(client.issued_at, 1000);
+    match store.register_client(client, std::slice::from_ref(&client.id), &terms).await.unwrap() {
+        Registration::Added(client) | Registration::Known(client) => client,
+        Registration::Full => panic!("full"),
+    }
+}
+
+pub(crate) fn usage(client: &Client, at: UnixTime) -> ClientUse {
+    ClientUse { client: client.clone(), at, keep_until: at.plus(IDLE) }
+}
+
+pub(crate) fn account(name: &str) -> Account {
+    Account {
+        subject: Subject::new(random()),
+        username: Username::try_from(name.to_owned()).unwrap(),
+        email: Some(format!("{name}@people.example")),
+        groups: vec![Group::try_from("staff".to_owned()).unwrap()],
+        password: password("first"),
+        logins_from: NOW,
+        disabled: false,
+        created_at: NOW,
+    }
+}
+
+pub(crate) fn password(text: &str) -> StoredPassword {
+    StoredPassword { phc: format!("$argon2id$v=19$m=1,t=1,p=1$c2FsdA${text}"), one_time: false }
+}
+
+/// A code of `client` for that person.
+pub(crate) fn code(client: &Client, subject: &Subject, at: UnixTime) -> AuthorizationCode {
+    AuthorizationCode {
+        grant_id: GrantId::new(random()),
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        redirect_uri: from_value(json!("https://app.example/cb")).unwrap(),
+        challenge: CodeChallenge::parse("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM").unwrap(),
+        resources: vec![from_value(json!("https://mcp.example/mcp")).unwrap()],
+        scope: "mcp".parse().unwrap(),
+        subject: subject.clone(),
+        authenticated_at: at,
+        expires_at: at.plus(Duration::from_secs(60)),
+    }
+}
+
+/// The grant that redeeming `code` makes, with a refresh token of that name.
+pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Grant {
+    Grant {
+        id: code.grant_id.clone(),
+        subject: code.subject.clone(),
+        client_id: code.client_id.clone(),
+        registration: code.registration.clone(),
+        resources: code.resources.clone(),
+        scope: code.scope.clone(),
+        authenticated_at: code.authenticated_at,
+        created_at: at,
+        expires_at: at.plus(DAY * 30),
+        refresh: Some(RefreshState { current: hash(refresh), replaced: None }),
+    }
+}
+
+pub(crate) fn successor(refresh: &str, at: UnixTime) -> Successor {
+    Successor { hash: hash(refresh), sealed: refresh.as_bytes().to_vec(), expires_at: at.plus(DAY * 30) }
+}
+
+/// A client, a person and a grant between them whose refresh token is `refresh`.
+pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Client, Account, Grant) {
+    let client = register(store, &client(name)).await;
+    let account = account(&format!("{name}-person"));
+    assert!(store.add_account(&account).await.unwrap());
+    let code = code(&client, &account.subject, NOW);
+    let used = usage(&client, NOW);
+    let secret = hash(&format!("{name} {refresh}"));
+    assert!(store.add_code(code.grant_id.as_str(), &secret, &code, &used).await.unwrap());
+    let grant = grant(&code, refresh, NOW);
+    store.redeem_code(&secret, &grant, &used).await.unwrap();
+    assert!(store.grant(&grant.id, NOW).await.unwrap().is_some());
+    (client, account, grant)
+}

@@ -1,0 +1,106 @@
+//! The stores under test. A world holds replicas: handles on one and the same store.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use auth_service::domain::clock::Random;
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::store::Store;
+use auth_service::store::embedded::EmbeddedStore;
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use futures_util::future::join_all;
+
+use crate::redis_server::RedisServer;
+
+pub(crate) struct World {
+    replicas: Vec<Arc<dyn Store>>,
+    next: AtomicUsize,
+    _server: Option<RedisServer>,
+    _data: Option<tempfile::TempDir>,
+}
+
+pub(crate) fn key() -> StoreKey {
+    StoreKey::new([7; 32])
+}
+
+impl World {
+    pub(crate) fn embedded() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(data.path(), &key()).unwrap());
+        Self { replicas: vec![store], next: AtomicUsize::new(0), _server: None, _data: Some(data) }
+    }
+
+    pub(crate) async fn redis() -> Option<Self> {
+        let server = RedisServer::start(&["--appendonly", "no"])?;
+        let mut world = Self::at(&server.url()).await;
+        world._server = Some(server);
+        Some(world)
+    }
+
+    /// A part of its own of the Redis at `url`, seen by three replicas.
+    pub(crate) async fn at(url: &str) -> Self {
+        let random = SystemRandomSource.bytes().unwrap();
+        let prefix: String = random.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let mut replicas: Vec<Arc<dyn Store>> = Vec::new();
+        for _ in 0..3 {
+            let address = RedisAddress::parse(url).unwrap();
+            replicas.push(Arc::new(RedisStore::connect_below(&address, &key(), &prefix).await.unwrap()));
+        }
+        Self { replicas, next: AtomicUsize::new(0), _server: None, _data: None }
+    }
+
+    /// One replica after the other, so that none may know more than the store.
+    pub(crate) fn store(&self) -> &dyn Store {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        &*self.replicas[next % self.replicas.len()]
+    }
+
+    /// What `many` callers get who all do the same at once.
+    pub(crate) async fn at_once<T, F>(&self, many: usize, call: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let calls = (0..many).map(|n| {
+            let replica = Arc::clone(&self.replicas[n % self.replicas.len()]);
+            tokio::spawn(call(n, replica))
+        });
+        join_all(calls.collect::<Vec<_>>()).await.into_iter().map(Result::unwrap).collect()
+    }
+}
+
+/// Three nodes that share the slots, without copies.
+pub(crate) struct Cluster {
+    nodes: Vec<RedisServer>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Option<Self> {
+        let options = ["--appendonly", "no", "--cluster-enabled", "yes"];
+        let nodes = (0..3).map(|_| RedisServer::start(&options)).collect::<Option<Vec<_>>>()?;
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]);
+        create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        create.args(["--cluster-replicas", "0", "--cluster-yes"]).stdout(Stdio::null());
+        assert!(create.status().unwrap().success(), "the cluster cannot be created");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !nodes.iter().all(|node| node.says("CLUSTER INFO\r\n", "cluster_state:ok")) {
+            assert!(Instant::now() < deadline, "the cluster does not come up");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Some(Self { nodes })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let [first, others @ ..] = self.nodes.as_slice() else { panic!("no nodes") };
+        let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
+        format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
+    }
+
+    /// Whether each node has keys.
+    pub(crate) fn filled(&self) -> Vec<bool> {
+        self.nodes.iter().map(|node| !node.says("DBSIZE\r\n", ":0\r\n")).collect()
+    }
+}

@@ -1,0 +1,98 @@
+//! A `redis-server` of the test's own: on a free loopback port, in a directory of its own, gone with the test.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) struct RedisServer {
+    pub(crate) port: u16,
+    process: Option<Child>,
+    options: Vec<String>,
+    data: tempfile::TempDir,
+}
+
+/// A port that was free a moment ago, low enough for a cluster's bus port above it.
+fn free_port() -> u16 {
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 {
+            return port;
+        }
+    }
+}
+
+impl RedisServer {
+    /// Starts a server; none, and a line that says so, where Redis is not installed.
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        let installed = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        if !installed {
+            #[expect(clippy::print_stderr, reason = "says why a test did nothing")]
+            {
+                eprintln!("SKIPPED: there is no redis-server on PATH; install Redis 7 to run this test");
+            }
+            return None;
+        }
+        for _ in 0..20 {
+            let options = options.iter().map(|option| (*option).to_owned()).collect();
+            let mut server =
+                Self { port: free_port(), process: None, options, data: tempfile::tempdir().unwrap() };
+            if server.run() {
+                return Some(server);
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts the process on its port; whether it answers.
+    pub(crate) fn run(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--rdbcompression", "no"]);
+        command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.data.path());
+        command.args(&self.options).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if self.says("PING\r\n", "PONG") || self.says("PING\r\n", "NOAUTH") {
+                self.process = Some(process);
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.process = Some(process);
+        self.kill();
+        false
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Whether the first answer to an inline command contains `expected`.
+    pub(crate) fn says(&self, command: &str, expected: &str) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut answer = [0_u8; 2048];
+        let read = stream.write_all(command.as_bytes()).and_then(|()| stream.read(&mut answer));
+        read.is_ok_and(|read| String::from_utf8_lossy(&answer[..read]).contains(expected))
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
