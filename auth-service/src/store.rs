@@ -107,8 +107,8 @@ pub struct Successor {
 /// The store.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Registers `client` under the first of `ids` that is free, or finds it there ([`Registration`]). Of equal
-    /// registrations at once, one adds it.
+    /// Finds `client` under one of `ids`, or registers it under the first of them that is free ([`Registration`]). Of
+    /// equal registrations at once, one adds it.
     async fn register_client(
         &self,
         client: &Client,

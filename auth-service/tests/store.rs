@@ -9,9 +9,11 @@ mod store {
     mod clients;
     mod faults;
     mod grants;
+    mod model;
     mod resp;
     mod secrecy;
     mod suite;
     mod things;
+    mod topology;
     mod worlds;
 }

@@ -64,13 +64,18 @@ impl EmbeddedStore {
     }
 }
 
+/// Keys are not encrypted, and names are people's own.
+fn name_key(username: &Username) -> String {
+    TokenHash::of(username.as_str().as_bytes()).text()
+}
+
 fn live_grant(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
     let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
     Ok(grant.filter(|grant| !grant.is_expired(now)))
 }
 
 fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-    let id: Option<GrantId> = rows.get(Table::RefreshTokens, &hash.text())?;
+    let id: Option<GrantId> = rows.get_live(Table::RefreshTokens, &hash.text(), now)?;
     id.map_or(Ok(None), |id| live_grant(rows, &id, now))
 }
 
@@ -138,11 +143,11 @@ impl Store for EmbeddedStore {
         let account = account.clone();
         self.writer
             .write(move |rows| {
-                let name = account.username.as_str();
-                if rows.get::<Subject>(Table::Usernames, name)?.is_some() {
+                let name = name_key(&account.username);
+                if rows.get::<Subject>(Table::Usernames, &name)?.is_some() {
                     return Ok(false);
                 }
-                rows.put(Table::Usernames, name, &account.subject, None)?;
+                rows.put(Table::Usernames, &name, &account.subject, None)?;
                 rows.put(Table::Accounts, account.subject.as_str(), &account, None)?;
                 Ok(true)
             })
@@ -151,7 +156,7 @@ impl Store for EmbeddedStore {
 
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
         self.read(|rows| {
-            let subject: Option<Subject> = rows.get(Table::Usernames, username.as_str())?;
+            let subject: Option<Subject> = rows.get(Table::Usernames, &name_key(username))?;
             subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
         })
     }
@@ -217,7 +222,7 @@ impl Store for EmbeddedStore {
         let (approval, key, code, used) = (approval.to_owned(), hash.text(), code.clone(), used.clone());
         self.writer
             .write(move |rows| {
-                if rows.get::<String>(Table::Approvals, &approval)?.is_some() {
+                if rows.get_live::<String>(Table::Approvals, &approval, used.at)?.is_some() {
                     return Ok(false);
                 }
                 let Some(client) = clients::note_use(rows, &used)? else {
@@ -232,7 +237,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
-        match self.read(|rows| rows.get::<CodeRow>(Table::Codes, &hash.text()))? {
+        match self.read(|rows| rows.get_live::<CodeRow>(Table::Codes, &hash.text(), now))? {
             Some(row) if row.redeemed => {
                 self.revoke_grant(&row.code.grant_id).await?;
                 Ok(FoundCode::Replayed(row.code.grant_id))
@@ -251,7 +256,7 @@ impl Store for EmbeddedStore {
         let (key, grant, used) = (hash.text(), grant.clone(), used.clone());
         self.writer
             .write(move |rows| {
-                let Some(mut row) = rows.get::<CodeRow>(Table::Codes, &key)? else {
+                let Some(mut row) = rows.get_live::<CodeRow>(Table::Codes, &key, used.at)? else {
                     return Ok(Redemption::Unknown);
                 };
                 if row.redeemed {

@@ -25,8 +25,8 @@ pub(super) fn seal<T: Serialize>(
     row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
     let failed = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
     let plain = serde_json::to_vec(value).map_err(|error| failed(&error))?;
-    let sealed = sealer.seal(&name(place, &row), &plain).map_err(|error| failed(&error))?;
-    row.extend_from_slice(&sealed);
+    let body = sealer.seal(&name(place, &row), &plain).map_err(|error| failed(&error))?;
+    row.extend_from_slice(&body);
     Ok(row)
 }
 

@@ -1,6 +1,7 @@
 //! Clients: registration, the ceiling, updates, uses, deletion.
 
 use auth_service::domain::client::{Client, ClientId};
+use auth_service::domain::clock::UnixTime;
 use auth_service::store::{Registration, Store};
 
 use super::things::{
@@ -13,7 +14,7 @@ async fn names(store: &dyn Store) -> Vec<String> {
     store.clients(None, 1000, NOW).await.unwrap().into_iter().map(|client| client.id.to_string()).collect()
 }
 
-async fn use_it(store: &dyn Store, client: &Client, at: auth_service::domain::clock::UnixTime) -> bool {
+async fn use_it(store: &dyn Store, client: &Client, at: UnixTime) -> bool {
     let code = code(client, &account("anybody").subject, at);
     store
         .add_code(code.grant_id.as_str(), &hash(code.grant_id.as_str()), &code, &usage(client, at))
@@ -26,7 +27,7 @@ pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &
     let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
     assert_eq!((found.registration, found.metadata), (added.registration, added.metadata));
     assert!(world.store().client(&id("b"), NOW).await.unwrap().is_none());
-    let last = auth_service::domain::clock::UnixTime(later(UNUSED).0 - 1);
+    let last = UnixTime(later(UNUSED).0 - 1);
     assert!(world.store().client(&added.id, last).await.unwrap().is_some());
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
     // Its identifier is free again.
@@ -69,6 +70,22 @@ pub(crate) async fn another_client_under_the_first_identifier_makes_the_second_c
     let confidential = Client { fingerprint: None, ..client("x") };
     let taken = world.store().register_client(&confidential, &[id("one"), id("two")], &terms(NOW, 10)).await;
     assert!(taken.is_err());
+}
+
+pub(crate) async fn a_client_is_found_under_a_later_identifier_although_an_earlier_one_is_free(
+    world: &World,
+) {
+    register(world.store(), &client("one")).await;
+    let ids = [id("one"), id("two")];
+    let first = world.store().register_client(&client("other"), &ids, &terms(NOW, 10)).await.unwrap();
+    assert!(matches!(first, Registration::Added(_)));
+    assert!(world.store().delete_client(&id("one")).await.unwrap());
+    for _ in 0..2 {
+        match world.store().register_client(&client("other"), &ids, &terms(NOW, 10)).await.unwrap() {
+            Registration::Known(known) => assert_eq!(known.id, id("two")),
+            outcome => panic!("{outcome:?}"),
+        }
+    }
 }
 
 pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
@@ -175,7 +192,7 @@ pub(crate) async fn a_use_keeps_a_client_and_comes_once_an_hour(world: &World) {
     let added = register(world.store(), &client("a")).await;
     assert!(use_it(world.store(), &added, NOW).await);
     let found = |at| async move { world.store().client(&id("a"), at).await.unwrap() };
-    assert!(found(later(IDLE - HOUR)).await.is_some());
+    assert!(found(UnixTime(later(IDLE).0 - 1)).await.is_some());
     assert!(found(later(IDLE)).await.is_none());
     assert!(use_it(world.store(), &added, later(HOUR / 2)).await);
     assert_eq!(found(NOW).await.unwrap().last_used_at, Some(NOW));

@@ -38,6 +38,7 @@ conformance! {
     clients::a_registered_client_is_there_until_its_time_is_over,
     clients::a044_the_same_public_client_registers_once,
     clients::another_client_under_the_first_identifier_makes_the_second_count,
+    clients::a_client_is_found_under_a_later_identifier_although_an_earlier_one_is_free,
     clients::a045_the_oldest_that_nobody_used_makes_room,
     clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
     clients::the_holder_of_the_management_token_updates_a_client,

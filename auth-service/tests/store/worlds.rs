@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use auth_service::domain::clock::Random;
+use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::store::Store;
 use auth_service::store::embedded::EmbeddedStore;
@@ -34,15 +35,14 @@ impl World {
 
     pub(crate) async fn redis() -> Option<Self> {
         let server = RedisServer::start(&["--appendonly", "no"])?;
-        let mut world = Self::at(&server.url()).await;
-        world._server = Some(server);
-        Some(world)
+        let world = Self::at(&server.url()).await;
+        Some(Self { _server: Some(server), ..world })
     }
 
     /// A part of its own of the Redis at `url`, seen by three replicas.
     pub(crate) async fn at(url: &str) -> Self {
         let random = SystemRandomSource.bytes().unwrap();
-        let prefix: String = random.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let prefix = TokenHash::of(&random).text();
         let mut replicas: Vec<Arc<dyn Store>> = Vec::new();
         for _ in 0..3 {
             let address = RedisAddress::parse(url).unwrap();
@@ -97,6 +97,20 @@ impl Cluster {
         let [first, others @ ..] = self.nodes.as_slice() else { panic!("no nodes") };
         let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
         format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
+    }
+
+    /// Gives some of one node's slots to another, with the keys in them.
+    pub(crate) fn move_slots(&self, from: usize, to: usize, slots: u32) {
+        let id = |node: usize| {
+            let mut ask = Command::new("redis-cli");
+            ask.args(["-p", &self.nodes[node].port.to_string(), "CLUSTER", "MYID"]);
+            String::from_utf8(ask.output().unwrap().stdout).unwrap().trim().to_owned()
+        };
+        let mut reshard = Command::new("redis-cli");
+        reshard.args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.nodes[0].port), "--cluster-yes"]);
+        reshard.args(["--cluster-from", &id(from), "--cluster-to", &id(to)]);
+        reshard.args(["--cluster-slots", &slots.to_string()]).stdout(Stdio::null());
+        assert!(reshard.status().unwrap().success(), "the slots cannot be moved");
     }
 
     /// Whether each node has keys.

@@ -13,7 +13,7 @@ pub(crate) struct RedisServer {
 }
 
 /// A port that was free a moment ago, low enough for a cluster's bus port above it.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         if port < 55_000 {
@@ -79,16 +79,21 @@ impl RedisServer {
         }
     }
 
-    /// Whether the first answer to an inline command contains `expected`.
+    /// See [`says`].
     pub(crate) fn says(&self, command: &str, expected: &str) -> bool {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
-            return false;
-        };
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut answer = [0_u8; 2048];
-        let read = stream.write_all(command.as_bytes()).and_then(|()| stream.read(&mut answer));
-        read.is_ok_and(|read| String::from_utf8_lossy(&answer[..read]).contains(expected))
+        says(self.port, command, expected)
     }
+}
+
+/// Whether the server's first answer to an inline command contains `expected`.
+pub(crate) fn says(port: u16, command: &str, expected: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answer = [0_u8; 2048];
+    let read = stream.write_all(command.as_bytes()).and_then(|()| stream.read(&mut answer));
+    read.is_ok_and(|read| String::from_utf8_lossy(&answer[..read]).contains(expected))
 }
 
 impl Drop for RedisServer {

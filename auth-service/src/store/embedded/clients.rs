@@ -34,10 +34,13 @@ pub(super) fn register(
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
     for id in ids {
-        match live(rows, id, terms.now)? {
-            Some(known) if is_same(&known, asked) => return share(rows, known).map(Registration::Known),
-            Some(_) => {}
-            None => return add(rows, asked, id, terms),
+        if let Some(known) = live(rows, id, terms.now)?.filter(|known| is_same(known, asked)) {
+            return share(rows, known).map(Registration::Known);
+        }
+    }
+    for id in ids {
+        if live(rows, id, terms.now)?.is_none() {
+            return add(rows, asked, id, terms);
         }
     }
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))

@@ -26,7 +26,7 @@ pub(super) enum Table {
     Once,
     /// Subject → account.
     Accounts,
-    /// User name → subject.
+    /// SHA-256 of a user name → subject.
     Usernames,
     /// Cookie hash → login session.
     Sessions,

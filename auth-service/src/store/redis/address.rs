@@ -72,7 +72,7 @@ impl fmt::Display for RedisAddress {
         let kind = match self.0.server {
             ServerConfig::Clustered { .. } => "Redis Cluster",
             ServerConfig::Sentinel { .. } => "Redis behind sentinels",
-            _ => "Redis",
+            ServerConfig::Centralized { .. } => "Redis",
         };
         let hosts: Vec<String> = self.0.server.hosts().iter().map(ToString::to_string).collect();
         write!(f, "{kind} at {}", hosts.join(", "))

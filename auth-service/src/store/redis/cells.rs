@@ -119,13 +119,21 @@ impl Cells {
     }
 
     /// The value at `key`, unless its time is over.
+    pub(super) async fn read_live<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        now: UnixTime,
+    ) -> Result<Option<Found<T>>, StoreError> {
+        Ok(self.read(key).await?.filter(|found| found.is_live(now)))
+    }
+
+    /// As [`Cells::read_live`], for who will not change it.
     pub(super) async fn live<T: DeserializeOwned>(
         &self,
         key: &str,
         now: UnixTime,
     ) -> Result<Option<T>, StoreError> {
-        let found = self.read(key).await?;
-        Ok(found.filter(|found| found.is_live(now)).map(|found| found.value))
+        Ok(self.read_live(key, now).await?.map(|found| found.value))
     }
 
     /// Writes a value, whatever was there.

@@ -74,7 +74,11 @@ pub(super) async fn register(
     ids: &[ClientId],
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
-    for id in ids {
+    // Where it is already comes first, then where it may be added.
+    let known = try_join_all(ids.iter().map(|id| live(cells, id, terms.now))).await?;
+    let is_there = |known: &&Option<Client>| known.as_ref().is_some_and(|known| is_same(known, asked));
+    let there = known.iter().find(is_there).and_then(|known| known.as_ref().map(|known| &known.id));
+    for id in there.into_iter().chain(ids) {
         if let Some(registration) = register_as(cells, asked, id, terms).await? {
             return Ok(registration);
         }
@@ -130,9 +134,8 @@ async fn make_room(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let evicted = match on_index::<Value>(cells, &CLAIM, arguments.clone()).await? {
-            Value::Array(ids) => ids,
-            _ => return take_back(cells, client).await,
+        let Value::Array(evicted) = on_index(cells, &CLAIM, arguments.clone()).await? else {
+            return take_back(cells, client).await;
         };
         let mut all_gone = true;
         for id in evicted.iter().filter_map(Value::as_string) {

@@ -1,5 +1,6 @@
 //! The connection: commands and scripts with a budget, failing at once while Redis is away.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -35,7 +36,11 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new(lua: &'static str) -> Self {
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, lua.as_bytes());
-        let sha1 = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut sha1 = String::with_capacity(40);
+        for byte in hash.as_ref() {
+            // Writing to a string cannot fail.
+            let _ = write!(sha1, "{byte:02x}");
+        }
         Self { lua, sha1 }
     }
 }

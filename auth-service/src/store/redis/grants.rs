@@ -24,7 +24,8 @@ pub(super) async fn add_code(
     used: &ClientUse,
 ) -> Result<bool, StoreError> {
     let approval = cells.keys.approval(approval);
-    if cells.read::<String>(&approval).await?.is_some() {
+    let before = cells.read::<String>(&approval).await?;
+    if before.as_ref().is_some_and(|found| found.is_live(used.at)) {
         return Ok(false);
     }
     let Some(client) = clients::note_use(cells, used).await? else {
@@ -36,7 +37,7 @@ pub(super) async fn add_code(
     let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
     try_join(cells.write(&pointer, &code.grant_id, life), code_row).await?;
     // The approval decides. Whoever is late has made a code that nobody was told, and that goes with its time.
-    cells.swap(&approval, None::<&Found<()>>, &hash.text(), Some(life)).await
+    cells.swap(&approval, before.as_ref(), &hash.text(), Some(life)).await
 }
 
 pub(super) async fn find_code(
@@ -44,10 +45,10 @@ pub(super) async fn find_code(
     hash: &TokenHash,
     now: UnixTime,
 ) -> Result<FoundCode, StoreError> {
-    let Some(grant) = cells.read::<GrantId>(&cells.keys.grant_of_code(hash)).await? else {
+    let Some(grant) = cells.live::<GrantId>(&cells.keys.grant_of_code(hash), now).await? else {
         return Ok(FoundCode::Unknown);
     };
-    match cells.read::<CodeRow>(&cells.keys.code(&grant.value, hash)).await?.map(|found| found.value) {
+    match cells.live::<CodeRow>(&cells.keys.code(&grant, hash), now).await? {
         Some(row) if row.redeemed => {
             revoke(cells, &row.code.grant_id).await?;
             Ok(FoundCode::Replayed(row.code.grant_id))
@@ -68,7 +69,7 @@ pub(super) async fn redeem_code(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let Some(found) = cells.read::<CodeRow>(&place).await? else {
+        let Some(found) = cells.read_live::<CodeRow>(&place, now).await? else {
             return Ok(Redemption::Unknown);
         };
         if found.value.redeemed {
@@ -104,8 +105,8 @@ async fn of_refresh(
     hash: &TokenHash,
     now: UnixTime,
 ) -> Result<Option<Found<Grant>>, StoreError> {
-    match cells.read::<GrantId>(&cells.keys.grant_of_refresh(hash)).await? {
-        Some(id) => found(cells, &id.value, now).await,
+    match cells.live::<GrantId>(&cells.keys.grant_of_refresh(hash), now).await? {
+        Some(id) => found(cells, &id, now).await,
         None => Ok(None),
     }
 }

@@ -1,0 +1,146 @@
+//! Slots that move and masters that die, under load.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Rotation, Store, StoreError};
+
+use super::things::{GRACE, NOW, granted, hash, successor, usage};
+use super::worlds::{Cluster, key};
+use crate::redis_server::{self, RedisServer};
+
+/// Rotates one grant's token again and again until told to stop: how often it was rotated and how often refused, or
+/// what went wrong.
+async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<AtomicBool>) -> (u32, u32) {
+    let (client, _, grant) = granted(&*store, &name, &format!("{name} 0")).await;
+    let used = usage(&client, NOW);
+    let (mut held, mut rotated, mut refused) = (format!("{name} 0"), 0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let next = format!("{name} {}", rotated + refused + 1);
+        match store.rotate_refresh(&hash(&held), &successor(&next, NOW), &used, GRACE).await {
+            Ok(Rotation::Rotated(_)) => {
+                held = next;
+                rotated += 1;
+            }
+            // The answer to an earlier try was lost, and that try's token is the one now.
+            Ok(Rotation::Repeated { sealed_successor, .. }) => {
+                held = String::from_utf8(sealed_successor).unwrap();
+            }
+            Ok(wrong) => panic!("{name}: {wrong:?}"),
+            Err(StoreError::Unavailable(_)) => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(StoreError::Unreadable) => panic!("unreadable"),
+        }
+    }
+    let last = store.grant_of_refresh(&hash(&held), NOW).await.unwrap().unwrap();
+    assert_eq!(last.id, grant.id);
+    (rotated, refused)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn slots_that_move_during_load_make_no_wrong_answer() {
+    let Some(cluster) = Cluster::start() else { return };
+    let address = RedisAddress::parse(&cluster.url()).unwrap();
+    let store = Arc::new(RedisStore::connect(&address, &key()).await.unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..16)
+        .map(|n| tokio::spawn(refresh_for_ever(Arc::clone(&store), format!("grant{n}"), Arc::clone(&stop))))
+        .collect();
+    let moves = tokio::task::spawn_blocking(move || {
+        cluster.move_slots(0, 1, 4000);
+        cluster.move_slots(1, 2, 4000);
+        cluster
+    });
+    let cluster = moves.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut rotated, mut refused) = (0, 0);
+    for task in load {
+        let (of_one, not_of_one) = task.await.unwrap();
+        (rotated, refused) = (rotated + of_one, refused + not_of_one);
+    }
+    println!("{rotated} rotations while 8000 slots moved, {refused} refused");
+    assert!(rotated > 1000 && refused < rotated / 10);
+    drop(cluster);
+}
+
+struct Sentinel {
+    process: Child,
+    port: u16,
+    _data: tempfile::TempDir,
+}
+
+impl Sentinel {
+    fn of(master: &RedisServer) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("sentinel.conf");
+        let watch = format!("sentinel monitor gate 127.0.0.1 {} 1\n", master.port);
+        let fast = "sentinel down-after-milliseconds gate 1000\nsentinel failover-timeout gate 5000\n";
+        std::fs::write(&file, watch + fast).unwrap();
+        let port = redis_server::free_port();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel").args(["--bind", "127.0.0.1", "--port"]).arg(port.to_string());
+        let process = command.stdout(Stdio::null()).spawn().unwrap();
+        Self { process, port, _data: data }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
+    let Some(mut master) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let of = format!("127.0.0.1 {}", master.port);
+    let diskless = ["--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+    let Some(replica) = RedisServer::start(&[&diskless[..], &["--replicaof", &of]].concat()) else { return };
+    let sentinel = Sentinel::of(&master);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let in_sync = |server: &RedisServer| server.says("INFO replication\r\n", "master_link_status:up");
+    while !in_sync(&replica) {
+        assert!(Instant::now() < deadline, "the replica does not follow");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The sentinel asks its master for replicas every ten seconds.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=gate", sentinel.port);
+    while !redis_server::says(sentinel.port, "SENTINEL REPLICAS gate\r\n", &replica.port.to_string()) {
+        assert!(Instant::now() < deadline, "the sentinel does not know the replica");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let store = RedisStore::connect(&RedisAddress::parse(&url).unwrap(), &key()).await.unwrap();
+    let (_, _, grant) = granted(&store, "a", "refresh").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    master.kill();
+    let start = Instant::now();
+    let mut refused = 0;
+    loop {
+        let asked = Instant::now();
+        match store.held_grant(&grant.id, NOW).await {
+            Ok(found) => {
+                assert!(found.is_some(), "the replica has what the master acknowledged a while ago");
+                break;
+            }
+            Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error}"),
+        }
+        refused += 1;
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "the store does not find the new master");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("back after {:?}, {refused} calls refused meanwhile", start.elapsed());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while store.revoke_grant(&grant.id).await.is_err() {
+        assert!(Instant::now() < deadline, "the new master takes no writes");
+    }
+    assert!(store.grant(&grant.id, NOW).await.unwrap().is_none());
+}
