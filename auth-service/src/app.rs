@@ -14,6 +14,7 @@ use serde_json::json;
 use tracing_actix_web::TracingLogger;
 
 use crate::config::Listeners;
+use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth;
 use crate::oauth::register::{self, manage};
 use crate::oauth::{authorize, consent, login, metadata, protected_resource, token};
@@ -118,12 +119,9 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::get().to(metadata::openid_configuration)),
         )
         .service(
-            web::resource([
-                protected_resource::WELL_KNOWN.to_owned(),
-                format!("{}/{{path:.*}}", protected_resource::WELL_KNOWN),
-            ])
-            .wrap(browsers_may(&[Method::GET]))
-            .route(web::get().to(protected_resource::document)),
+            web::resource([WELL_KNOWN.to_owned(), format!("{}/{{path:.*}}", WELL_KNOWN)])
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(protected_resource::document)),
         )
         .service(
             web::resource(format!("{base}/jwks"))

@@ -58,6 +58,9 @@ pub struct ProtectedHosts {
     patterns: Vec<HostPattern>,
 }
 
+/// Where a resource's metadata document is, before the resource's path (RFC 9728 §3.1).
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
 /// A resource indicator that is not ours to issue tokens for (`invalid_target`, RFC 8707 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the resource is not the URL of a service that this server protects")]
@@ -84,6 +87,14 @@ impl ProtectedHosts {
     pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
         let origin = self.origin(host)?;
         Some(ResourceUri(format!("{origin}{}", path.as_str().trim_end_matches('/'))))
+    }
+
+    /// The URL of the metadata document about `resource`, which is one of `host`: the well-known part goes between
+    /// host and path.
+    pub fn metadata_url(&self, host: &HostName, resource: &ResourceUri) -> String {
+        let origin = self.origin(host).unwrap_or_default();
+        let path = resource.0.strip_prefix(&origin).unwrap_or_default();
+        format!("{origin}{WELL_KNOWN}{path}")
     }
 
     /// Reads a `resource` parameter. Scheme and host compare without case, and a trailing slash makes no

@@ -10,7 +10,6 @@ use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
 use crate::facts::Facts;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
-use crate::oauth::protected_resource::metadata_url;
 use crate::policy::Denial;
 use crate::state::AppState;
 
@@ -89,8 +88,7 @@ pub(super) fn deny(
             scope,
         ),
     };
-    let origin = state.config.site.protected_hosts.origin(host).unwrap_or_default();
-    let metadata = metadata_url(&origin, resource);
+    let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
     // RFC 6750 §3.1: no error code when the request brought no credentials.
     let problem = error.map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "));
     let challenge =

@@ -4,16 +4,14 @@ use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 
-use crate::config::TrustedEdge;
-
 /// The address of whoever sent the request to our edge: the peer itself, or what trusted proxies say, the last
 /// hop first. What an untrusted hop wrote to the left of it is not looked at.
-pub fn of(request: &HttpRequest, edge: &TrustedEdge) -> Option<IpAddr> {
+pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut address = request.peer_addr()?.ip().to_canonical();
     let header = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = header.flat_map(|value| value.split(',')).collect();
     for hop in hops.iter().rev() {
-        if !edge.is_known(address) {
+        if !is_trusted(address) {
             break;
         }
         let Ok(next) = hop.trim().parse::<IpAddr>() else { break };
@@ -29,12 +27,12 @@ mod tests {
     use super::*;
 
     fn seen(peer: &str, forwarded: &[&str]) -> String {
-        let edge = TrustedEdge { networks: vec!["10.0.0.0/8".parse().unwrap()], secret: None };
+        let trusted: ipnet::IpNet = "10.0.0.0/8".parse().unwrap();
         let request = TestRequest::default().peer_addr(format!("{peer}:1").parse().unwrap());
         let request = forwarded
             .iter()
             .fold(request, |request, value| request.append_header(("x-forwarded-for", *value)));
-        of(&request.to_http_request(), &edge).unwrap().to_string()
+        of(&request.to_http_request(), |address| trusted.contains(&address)).unwrap().to_string()
     }
 
     #[test]

@@ -6,12 +6,9 @@ use serde_json::json;
 
 use crate::domain::host::split_authority;
 use crate::domain::path::UnambiguousPath;
-use crate::domain::resource::ResourceUri;
+use crate::domain::resource::{ResourceUri, WELL_KNOWN};
 use crate::domain::scope::ScopeToken;
 use crate::state::AppState;
-
-/// Where the document is, before the resource's path (RFC 9728 §3.1).
-pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
 /// `GET /.well-known/oauth-protected-resource[/path]`.
 pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
@@ -39,10 +36,4 @@ fn resource_of(request: &HttpRequest, state: &AppState) -> Option<ResourceUri> {
     }
     let (host, _) = split_authority(authority).ok()?;
     state.config.site.protected_hosts.resource(&host, &path)
-}
-
-/// The URL of the document about `resource`: the well-known part goes between host and path.
-pub fn metadata_url(origin: &str, resource: &ResourceUri) -> String {
-    let path = resource.as_str().strip_prefix(origin).unwrap_or_default();
-    format!("{origin}{WELL_KNOWN}{path}")
 }

@@ -115,9 +115,10 @@ async fn answer(
     };
     // A client that is here already costs nothing, so coming back is never limited.
     if known.is_none() {
-        state
-            .registration_rate
-            .admit(client_address::of(request, &state.config.trusted_edge), &client.metadata.redirect_uris)?;
+        state.registration_rate.admit(
+            client_address::of(request, |address| state.config.trusted_edge.is_known(address)),
+            &client.metadata.redirect_uris,
+        )?;
     }
     let clients = &state.config.clients;
     let terms = RegistrationTerms { now, unused_until: now.plus(clients.unused), ceiling: clients.ceiling };

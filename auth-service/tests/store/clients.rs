@@ -113,6 +113,15 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     assert!(matches!(outcome, Registration::Full));
     assert!(world.store().client(&id("d"), NOW).await.unwrap().is_none());
     assert_eq!(names(world.store()).await, ["c", "used"]);
+    // The ceiling was lowered so far that nobody's going would help.
+    let unused = Client { issued_at: now, ..client("unused") };
+    assert!(matches!(
+        world.store().register_client(&unused, &[id("unused")], &terms(now, 3)).await.unwrap(),
+        Registration::Added(_)
+    ));
+    let outcome = world.store().register_client(&client("d"), &[id("d")], &terms(now, 2)).await.unwrap();
+    assert!(matches!(outcome, Registration::Full));
+    assert_eq!(names(world.store()).await, ["c", "unused", "used"]);
 }
 
 pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(world: &World) {

@@ -127,6 +127,25 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         let asked = Instant::now();
         match store.held_grant(&grant.id, NOW).await {
             Ok(found) => {
+                if found.is_none() {
+                    let o = |a: &[&str]| {
+                        String::from_utf8(
+                            Command::new("redis-cli")
+                                .args(["-p", &replica.port.to_string()])
+                                .args(a)
+                                .output()
+                                .unwrap()
+                                .stdout,
+                        )
+                        .unwrap()
+                    };
+                    println!(
+                        "{} {} {:?}",
+                        o(&["info", "replication"]),
+                        o(&["dbsize"]),
+                        store.grant(&grant.id, NOW).await
+                    );
+                }
                 assert!(found.is_some(), "the replica has what the master acknowledged a while ago");
                 break;
             }

@@ -62,6 +62,11 @@ fn add(
 ) -> Result<Registration, StoreError> {
     // The row may still hold a client whose time is over.
     remove(rows, id)?;
+    let too_many = (rows.count(Table::Clients)? + 1).saturating_sub(terms.ceiling);
+    if rows.count(Table::UnusedClients)? < too_many {
+        // Nobody goes for a newcomer that finds no room all the same.
+        return Ok(Registration::Full);
+    }
     while rows.count(Table::Clients)? >= terms.ceiling {
         let Some((key, oldest)) = rows.first::<ClientId>(Table::UnusedClients)? else {
             return Ok(Registration::Full);

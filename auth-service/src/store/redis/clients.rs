@@ -28,15 +28,14 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
         "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
          local over = redis.call('ZCARD', KEYS[1]) + (new and 1 or 0) - tonumber(ARGV[4])
          local needed = math.max(0, math.min(over, tonumber(ARGV[5])))
-         local evicted = {}
-         if needed > 0 then
-           for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, needed)) do
-             if id ~= ARGV[1] and #evicted < needed then evicted[#evicted + 1] = id end
-           end
-         end
-         if #evicted < needed then
+         local others = redis.call('ZCARD', KEYS[2]) - (redis.call('ZSCORE', KEYS[2], ARGV[1]) and 1 or 0)
+         if others < over then
            for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end
            return 0
+         end
+         local evicted = {}
+         for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, needed)) do
+           if id ~= ARGV[1] and #evicted < needed then evicted[#evicted + 1] = id end
          end
          for _, id in ipairs(evicted) do
            for _, key in ipairs(KEYS) do redis.call('ZREM', key, id) end
