@@ -3,4 +3,5 @@
 pub mod addresses;
 pub mod client_address;
 pub mod fetch;
+pub mod login_rate;
 pub mod registration_rate;

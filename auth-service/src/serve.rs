@@ -95,6 +95,7 @@ async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {
     loop {
         ticks.tick().await;
         state.registration_rate.forget_idle();
+        state.login_rate.forget_idle();
         state.clients.documents().forget_idle();
         match store.sweep(SystemClock.now()).await {
             Ok(removed) => tracing::debug!(removed, "swept expired rows"),

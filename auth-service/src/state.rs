@@ -9,6 +9,7 @@ use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
+use crate::guard::login_rate::LoginRate;
 use crate::guard::registration_rate::RegistrationRate;
 use crate::identity::password::{HashingFailed, Passwords};
 use crate::identity::ticket::Tickets;
@@ -33,6 +34,8 @@ pub struct AppState {
     pub tickets: Tickets,
     /// Limits how fast clients register.
     pub registration_rate: RegistrationRate,
+    /// Limits how fast passwords may be guessed.
+    pub login_rate: LoginRate,
     /// The rules.
     pub policy: Policy,
     clock: Arc<dyn Clock>,
@@ -75,6 +78,7 @@ impl AppState {
             tickets: Tickets::new(store_key)?,
             keys: KeyRing::new(&signing_key)?,
             registration_rate: RegistrationRate::new(config.clients.rate),
+            login_rate: LoginRate::default(),
             policy: Policy::default(),
             config,
             store,

@@ -38,7 +38,7 @@ impl fmt::Display for Subject {
 }
 
 /// A login name in its one spelling: lower case, without blanks around it. A person who types `Ana ` means `ana`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
 

@@ -20,6 +20,14 @@ pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<
     Some(address)
 }
 
+/// The part of an address that one subscriber has: all of IPv4, a /64 of IPv6.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;

@@ -13,6 +13,8 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 
 use crate::domain::redirect_uri::RedirectUri;
 
+use super::client_address::network;
+
 /// How many times the rate of one all of them together may have.
 const ALL_TOGETHER: u32 = 50;
 /// How many times the rate of one pair a single address may have.
@@ -64,14 +66,6 @@ impl RegistrationRate {
     pub fn forget_idle(&self) {
         self.pairs.retain_recent();
         self.addresses.retain_recent();
-    }
-}
-
-/// One subscriber has a whole /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
     }
 }
 

@@ -16,6 +16,40 @@ pub enum OurCookie {
     LoginAttempt,
 }
 
+/// The cookie of a browser in which a person has logged in before; its value is a sealed ticket.
+pub mod device {
+    use actix_web::HttpRequest;
+    use actix_web::cookie::{Cookie, SameSite, time::Duration};
+
+    use crate::domain::resource::Scheme;
+
+    /// How long a browser is remembered.
+    pub const LIFETIME: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+
+    const fn name(scheme: Scheme) -> &'static str {
+        match scheme {
+            Scheme::Https => "__Host-mcp_gate_device",
+            Scheme::Http => "mcp_gate_device",
+        }
+    }
+
+    /// The ticket in the request's cookie.
+    pub fn read(request: &HttpRequest, scheme: Scheme) -> Option<String> {
+        request.cookie(name(scheme)).map(|cookie| cookie.value().to_owned())
+    }
+
+    /// Sets the cookie.
+    pub fn set(ticket: String, scheme: Scheme) -> Cookie<'static> {
+        Cookie::build(name(scheme), ticket)
+            .path("/")
+            .secure(scheme == Scheme::Https)
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .max_age(Duration::try_from(LIFETIME).unwrap_or(Duration::ZERO))
+            .finish()
+    }
+}
+
 impl OurCookie {
     const fn kind(self) -> TokenKind {
         match self {

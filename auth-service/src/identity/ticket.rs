@@ -23,6 +23,8 @@ pub enum Form {
     NewPassword,
     /// Allow or deny.
     Consent,
+    /// No form: a browser in which a person has logged in before, bound to the person's name.
+    Device,
 }
 
 impl Form {
@@ -31,6 +33,7 @@ impl Form {
             Self::Login => b"login",
             Self::NewPassword => b"new-password",
             Self::Consent => b"consent",
+            Self::Device => b"device",
         }
     }
 }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::clock::RandomUnavailable;
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
-use crate::identity::cookies::OurCookie;
+use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::guard::client_address;
+use crate::guard::login_rate::Browser;
+use crate::identity::cookies::{OurCookie, device};
 use crate::identity::password::{HashingFailed, LONGEST, SHORTEST};
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
@@ -143,7 +145,15 @@ async fn check_password(
     )?;
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
-    let account = match Username::try_from(typed.to_owned()) {
+    let username = Username::try_from(typed.to_owned());
+    if let Ok(username) = &username
+        && !may_try(http, state, username)
+    {
+        audit::Event::LoginThrottled.emit();
+        let problem = "There were too many attempts. Wait a minute, then try again.";
+        return show_form(http, state, &then, typed, Some(problem), StatusCode::TOO_MANY_REQUESTS);
+    }
+    let account = match username {
         Ok(username) => state.store.account_named(&username).await?.filter(|account| !account.disabled),
         Err(_) => None,
     };
@@ -163,6 +173,18 @@ async fn check_password(
             show_form(http, state, &then, typed, Some(problem), StatusCode::FORBIDDEN)
         }
     }
+}
+
+/// Counts the attempt against the limits on guessing.
+fn may_try(http: &HttpRequest, state: &AppState, username: &Username) -> bool {
+    let site = &state.config.site;
+    let bound_to = TokenHash::of(username.as_str().as_bytes());
+    let ticket = device::read(http, site.issuer.scheme());
+    let known = ticket
+        .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
+    let browser = if known { Browser::KnownDevice } else { Browser::Stranger };
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    state.login_rate.admit(username, address, browser).is_ok()
 }
 
 fn ask_for_password(
@@ -267,6 +289,9 @@ async fn start_session(state: &AppState, account: &Account, then: &str) -> Resul
         see_other(&state.config.site.issuer.endpoint(&format!("/authorize?{then}")))
     };
     set_cookie(&mut response, &OurCookie::Session.set(&cookie, scheme));
+    let bound_to = TokenHash::of(account.username.as_str().as_bytes());
+    let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
+    set_cookie(&mut response, &device::set(device, scheme));
     set_cookie(&mut response, &OurCookie::LoginAttempt.clear(scheme));
     Ok(response)
 }

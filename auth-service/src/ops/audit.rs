@@ -47,6 +47,8 @@ pub enum Event<'a> {
     },
     /// A login failed.
     LoginFailed,
+    /// A login was not even tried: there had been too many.
+    LoginThrottled,
     /// A person chose a password.
     PasswordChosen {
         /// Who.
@@ -112,6 +114,10 @@ impl Event<'_> {
             Self::LoginFailed => {
                 tracing::info!(target: "audit", event = "login_failed");
                 "login_failed"
+            }
+            Self::LoginThrottled => {
+                tracing::warn!(target: "audit", event = "login_throttled");
+                "login_throttled"
             }
             Self::PasswordChosen { subject } => {
                 tracing::info!(target: "audit", event = "password_chosen", %subject);

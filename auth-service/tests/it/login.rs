@@ -90,3 +90,29 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     );
     assert_eq!(browser.submit(&page, &[("username", "ana"), ("password", NEW)]).await.status, StatusCode::OK);
 }
+
+#[actix_web::test]
+async fn a022_a023_guessing_is_slowed_and_the_owner_still_gets_in() {
+    let app = TestApp::start().await;
+    let mut owner = app.browser_of("ana").await;
+    let mut stranger = app.browser();
+    let page = stranger.open("/login").await;
+    let mut last = StatusCode::OK;
+    for n in 0..12 {
+        last = stranger
+            .submit(&page, &[("username", "ana"), ("password", &format!("guess number {n}"))])
+            .await
+            .status;
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+    // The right password does not help a stranger now, and no hash was spent on it.
+    assert_eq!(
+        stranger.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    let page = owner.open("/login").await;
+    assert_eq!(
+        owner.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
+        StatusCode::OK
+    );
+}

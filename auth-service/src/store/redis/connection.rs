@@ -24,8 +24,10 @@ const COMMAND: Duration = Duration::from_millis(500);
 /// A connection that owes an answer for this long is given up.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
 
-/// How often nodes of a cluster may send us to another one with the same command.
-const REDIRECTIONS: u32 = 5;
+/// How often a command is given to a cluster whose nodes say that it belongs elsewhere, and the pause between. Not so
+/// often that it takes longer than a command may.
+const REDIRECTIONS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(40);
 
 /// A Lua script: what must happen in one step. Redis keeps it by its SHA-1.
 pub(super) struct Script {
@@ -66,6 +68,9 @@ impl Connection {
             connection_timeout: CONNECT,
             internal_command_timeout: CONNECT,
             unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
+            // fred follows ASK by reading the next answer on the connection as that to its own ASKING, whosever it is,
+            // and from then on all answers go to the wrong callers. So it follows nothing, and we ask again.
+            max_redirections: 0,
             ..ConnectionConfig::default()
         };
         let mut policy = ReconnectPolicy::new_exponential(0, 50, 1000, 2);
@@ -77,12 +82,11 @@ impl Connection {
             Err(_) => return Err(StoreError::Unavailable(format!("{address} did not answer within 4 s"))),
         };
         // `fail_fast` also means that a command whose answer was lost is not sent again: it may have been done, and
-        // doing it twice would, say, take the redemption of a code for its replay. What is left to further attempts
-        // is a node of a cluster that sends us to another one.
+        // doing it twice would, say, take the redemption of a code for its replay.
         let options = Options {
             fail_fast: true,
-            max_attempts: Some(REDIRECTIONS),
-            max_redirections: Some(REDIRECTIONS),
+            max_attempts: Some(1),
+            max_redirections: Some(0),
             timeout: Some(COMMAND),
             ..Options::default()
         };
@@ -96,7 +100,7 @@ impl Connection {
         arguments: Vec<Value>,
     ) -> Result<T, StoreError> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        self.client.custom(command, arguments).await.map_err(|error| unavailable(&error))
+        self.ask(&command, &arguments).await.map_err(|error| unavailable(&error))
     }
 
     /// Runs a script on keys of one slot.
@@ -109,25 +113,41 @@ impl Connection {
         let count = i64::try_from(keys.len()).unwrap_or_default();
         let with = |script: &str| -> Vec<Value> {
             let keys = keys.iter().map(|key| Value::from(*key));
-            [Value::from(script), Value::from(count)]
-                .into_iter()
-                .chain(keys)
-                .chain(arguments.iter().cloned())
-                .collect()
+            let arguments = arguments.iter().cloned();
+            [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments).collect()
         };
         // fred would take the script for the key: of custom commands it heeds a slot that is given as a number only.
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
-        match self.client.custom(by_hash, with(&script.sha1)).await {
+        match self.ask(&by_hash, &with(&script.sha1)).await {
             // A node that restarted or was added does not know the script yet; EVAL teaches it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let in_full = CustomCommand::new_static("EVAL", slot, false);
-                self.client.custom(in_full, with(script.lua)).await
+                self.ask(&in_full, &with(script.lua)).await
             }
             other => other,
         }
         .map_err(|error| unavailable(&error))
     }
+
+    /// Asks, and asks again while a cluster answers that the slot is on its way to another node.
+    async fn ask<T: FromValue>(&self, command: &CustomCommand, arguments: &[Value]) -> Result<T, Error> {
+        let mut asked = 1;
+        loop {
+            match self.client.custom(command.clone(), arguments.to_vec()).await {
+                Err(error) if is_elsewhere(&error) && asked < REDIRECTIONS => {
+                    asked += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Whether a node of a cluster has done nothing, because the keys are at another node or on their way.
+fn is_elsewhere(error: &Error) -> bool {
+    error.details() == "Too many redirections." || error.details().starts_with("TRYAGAIN")
 }
 
 fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
