@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
                 return Ok(());
             }
             register(&http, &url, &format!("flood {n}")).await?;
-            if n % (registrations / 10).max(1) == 0 {
+            if n.is_multiple_of((registrations / 10).max(1)) {
                 println!(
                     "{n:>14} {:>12} {:>12}",
                     megabytes(size(&directory.path().join("served"))?),
@@ -124,7 +124,7 @@ async fn register(http: &reqwest::Client, url: &str, name: &str) -> anyhow::Resu
 
 /// What a consent does to a client.
 async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Client> {
-    let id: ClientId = serde_json::from_value(registered["client_id"].clone())?;
+    let id: ClientId = serde_json::from_value(registered.get("client_id").cloned().unwrap_or_default())?;
     let now = SystemClock.now();
     let client = store.client(&id, now).await?.context("the client that registered")?;
     let redirect_uri = client.metadata.redirect_uris.first().context("a redirect URI")?.clone();

@@ -119,7 +119,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::get().to(metadata::openid_configuration)),
         )
         .service(
-            web::resource([WELL_KNOWN.to_owned(), format!("{}/{{path:.*}}", WELL_KNOWN)])
+            web::resource([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{path:.*}}")])
                 .wrap(browsers_may(&[Method::GET]))
                 .route(web::get().to(protected_resource::document)),
         )

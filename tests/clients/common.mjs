@@ -5,6 +5,8 @@ import { authorizeInBrowser } from "./browser.mjs";
 
 const { MCP_URL, ACCOUNT, PASSWORD, NEW_PASSWORD, MCP_GATE_TOOLS } = process.env;
 const { TOOL = "echo", TOOL_ARGUMENTS = '{"message":"hello"}' } = process.env;
+// Without a name the client registers; with a URL it says who it is by a document (SEP-991).
+const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS } = process.env;
 
 export const url = new URL(MCP_URL);
 export const load = createRequire(`${MCP_GATE_TOOLS}/npm/package.json`);
@@ -30,14 +32,19 @@ export async function watchedFetch(input, init) {
 }
 
 export class Provider {
-  redirectUrl = "http://127.0.0.1:9/callback";
-  clientMetadata = {
-    client_name: "an SDK in a test",
-    redirect_uris: [this.redirectUrl],
-    grant_types: ["authorization_code", "refresh_token"],
-    response_types: ["code"],
-    token_endpoint_auth_method: "none",
-  };
+  clientMetadataUrl = CLIENT_METADATA_URL;
+
+  /** `port` is where this run of the client listens on loopback: another one each time, as with real ones. */
+  constructor(port = 9) {
+    this.redirectUrl = `http://127.0.0.1:${port}/callback`;
+    this.clientMetadata = {
+      client_name: CLIENT_NAME,
+      redirect_uris: [this.redirectUrl],
+      grant_types: ["authorization_code", "refresh_token"],
+      response_types: ["code"],
+      token_endpoint_auth_method: "none",
+    };
+  }
 
   state() {
     return (this.sentState = crypto.randomUUID());
@@ -69,6 +76,8 @@ export class Provider {
   }
   async redirectToAuthorization(authorizationUrl) {
     const query = authorizationUrl.searchParams;
+    this.askedAs = query.get("client_id");
+    if (this.staysOut) return;
     report({ authorize: query.get("code_challenge_method"), resource: query.get("resource") });
     const person = { username: ACCOUNT, password: PASSWORD, newPassword: NEW_PASSWORD };
     this.callback = await authorizeInBrowser(authorizationUrl, this.redirectUrl, person);
@@ -77,20 +86,49 @@ export class Provider {
   }
 }
 
-/** The whole story. `connect` makes a client and a transport; `finish` hands the SDK the authorization response. */
-export async function run({ connect, finish, isUnauthorized }) {
-  const provider = new Provider();
-  let { client, transport } = connect(provider);
+/** A first connection ends with the SDK asking for a person: by then it has discovered, registered and made its URL. */
+async function askForLogin({ connect, isUnauthorized }, provider) {
+  const { client, transport } = connect(provider);
   try {
     await client.connect(transport);
-    throw new Error("the first connection needed no login");
   } catch (error) {
     if (!isUnauthorized(error)) throw error;
+    return transport;
   }
-  await finish(transport, provider.callback);
+  throw new Error("the first connection needed no login");
+}
+
+/**
+ * Clients that keep nothing: each of `runs` connections starts from scratch. The first and every fortieth after it go on
+ * to a call; more logins a minute the server holds back.
+ */
+async function reconnect(sdk, runs) {
+  for (let run = 0; run < runs; run += 1) {
+    const provider = new Provider(21000 + run);
+    provider.staysOut = run % 40 !== 0;
+    const transport = await askForLogin(sdk, provider);
+    if (!provider.staysOut) {
+      await sdk.finish(transport, provider.callback);
+      const second = sdk.connect(provider);
+      await second.client.connect(second.transport);
+      const { content } = await second.client.callTool({ name: TOOL, arguments: JSON.parse(TOOL_ARGUMENTS) });
+      report({ called: content });
+      await second.transport.terminateSession?.();
+      await second.client.close();
+    }
+    report({ reconnected: run, client_id: provider.askedAs });
+  }
+  report({ done: true });
+}
+
+/** The whole story. `connect` makes a client and a transport; `finish` hands the SDK the authorization response. */
+export async function run(sdk) {
+  if (RECONNECTS) return reconnect(sdk, Number(RECONNECTS));
+  const provider = new Provider();
+  await sdk.finish(await askForLogin(sdk, provider), provider.callback);
   report({ token_type: provider.held.token_type, expires_in: provider.held.expires_in, refreshable: "refresh_token" in provider.held });
 
-  ({ client, transport } = connect(provider));
+  const { client, transport } = sdk.connect(provider);
   await client.connect(transport);
   const call = async () => (await client.callTool({ name: TOOL, arguments: JSON.parse(TOOL_ARGUMENTS) })).content;
   report({ protocol: client.getNegotiatedProtocolVersion?.() ?? transport.protocolVersion });

@@ -17,7 +17,12 @@ ACCOUNT = os.environ["ACCOUNT"]
 PASSWORD = os.environ["PASSWORD"]
 TOOL = os.environ.get("TOOL", "echo")
 TOOL_ARGUMENTS = json.loads(os.environ.get("TOOL_ARGUMENTS", '{"message":"hello"}'))
-REDIRECT_URI = "http://127.0.0.1:9/callback"
+CLIENT_NAME = os.environ.get("CLIENT_NAME", "an SDK in a test")
+# Without a method this SDK registers a client with a secret, and each such client is one of its own.
+AUTH_METHOD = os.environ.get("AUTH_METHOD")
+# With it the client does not register, but says who it is by a document (SEP-991).
+CLIENT_METADATA_URL = os.environ.get("CLIENT_METADATA_URL")
+RECONNECTS = int(os.environ.get("RECONNECTS", "0"))
 
 
 def report(**event: object) -> None:
@@ -30,6 +35,7 @@ class Memory:
 
     tokens: OAuthToken | None = None
     client: OAuthClientInformationFull | None = None
+    asked_as: str | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
         return self.tokens
@@ -62,31 +68,71 @@ async def watch(response: httpx2.Response) -> None:
     report(**{name: value for name, value in event.items() if value is not None})
 
 
-async def main() -> None:
+class LoginWanted(Exception):
+    """The SDK asks for a person, and there is none: by then it has discovered, registered and made its URL."""
+
+
+def make_provider(memory: Memory, port: int = 9, stays_out: bool = False) -> OAuthClientProvider:
+    """`port` is where this run of the client listens on loopback: another one each time, as with real ones."""
+    redirect_uri = f"http://127.0.0.1:{port}/callback"
     callback: dict[str, str] = {}
 
     async def redirect(url: str) -> None:
         query = parse_qs(urlsplit(url).query)
+        memory.asked_as = query["client_id"][0]
+        if stays_out:
+            raise LoginWanted
         report(authorize=query["code_challenge_method"][0], resource=query.get("resource", [None])[0])
-        callback.update(await browser.authorize(url, REDIRECT_URI, ACCOUNT, PASSWORD))
+        callback.update(await browser.authorize(url, redirect_uri, ACCOUNT, PASSWORD))
         report(iss=callback.get("iss"))
 
     async def answer() -> AuthorizationCodeResult:
         return AuthorizationCodeResult(code=callback["code"], state=callback.get("state"), iss=callback.get("iss"))
 
-    memory = Memory()
-    provider = OAuthClientProvider(
+    return OAuthClientProvider(
         server_url=MCP_URL,
         client_metadata=OAuthClientMetadata(
-            client_name="an SDK in a test",
-            redirect_uris=[REDIRECT_URI],
+            client_name=CLIENT_NAME,
+            redirect_uris=[redirect_uri],
             grant_types=["authorization_code", "refresh_token"],
             response_types=["code"],
+            token_endpoint_auth_method=AUTH_METHOD,
         ),
         storage=memory,
         redirect_handler=redirect,
         callback_handler=answer,
+        client_metadata_url=CLIENT_METADATA_URL,
     )
+
+
+async def reconnect(runs: int) -> None:
+    """Clients that keep nothing: each of `runs` connections starts from scratch.
+
+    The first and every fortieth after it go on to a call; more logins a minute the server holds back.
+    """
+    for run in range(runs):
+        memory = Memory()
+        provider = make_provider(memory, 21000 + run, stays_out=run % 40 != 0)
+        async with httpx2.AsyncClient(auth=provider, timeout=30) as http:
+            if run % 40 == 0:
+                async with Client(streamable_http_client(MCP_URL, http_client=http)) as client:
+                    called = await client.call_tool(TOOL, TOOL_ARGUMENTS)
+                    report(called=[block.model_dump(mode="json", exclude_none=True) for block in called.content])
+            else:
+                try:
+                    await http.post(MCP_URL, json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
+                except LoginWanted:
+                    pass
+        report(reconnected=run, client_id=memory.asked_as)
+    report(done=True)
+
+
+async def main() -> None:
+    if RECONNECTS:
+        await reconnect(RECONNECTS)
+        return
+    memory = Memory()
+    provider = make_provider(memory)
     async with httpx2.AsyncClient(auth=provider, event_hooks={"response": [watch]}, timeout=30) as http:
         async with Client(streamable_http_client(MCP_URL, http_client=http)) as client:
             assert memory.tokens is not None, "the first connection needed no login"

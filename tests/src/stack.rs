@@ -140,6 +140,21 @@ impl Stack {
         }
     }
 
+    /// What an operator's command on auth-service prints: on the running service when it runs, otherwise on its state.
+    /// Only `DATA_DIR` is set, as for an operator who has just that.
+    #[track_caller]
+    pub fn operator(&self, arguments: &[&str]) -> String {
+        let mut command = clean(binary("auth-service"));
+        let output = command
+            .args(arguments)
+            .env("DATA_DIR", self.dir().join("auth"))
+            .output()
+            .expect("auth-service starts");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "`auth-service {}` failed: {out}{err}", arguments.join(" "));
+        out.into_owned()
+    }
+
     /// The process id of auth-service.
     #[track_caller]
     pub fn auth_service_pid(&self) -> u32 {

@@ -21,6 +21,7 @@ use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use crate::redis_server::RedisServer;
@@ -217,6 +218,19 @@ impl TestApp {
             .header("host", host)
             .header("x-forwarded-proto", "https")
             .header("x-edge-secret", EDGE_SECRET)
+    }
+
+    /// The status of a check whose target is sent as it stands: an HTTP library would normalise it.
+    pub(crate) async fn raw_check(&self, target: &str) -> u16 {
+        let mut stream =
+            tokio::net::TcpStream::connect(self.edge.strip_prefix("http://").unwrap()).await.unwrap();
+        let head = format!(
+            "POST /verify/envoy{target} HTTP/1.1\r\nHost: mcp.example\r\nX-Edge-Secret: {EDGE_SECRET}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
     pub(crate) async fn check_token(&self, token: &str) -> Response {

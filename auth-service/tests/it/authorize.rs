@@ -150,3 +150,13 @@ async fn a_resource_may_be_spelled_with_capitals_and_a_slash() {
     );
     assert_eq!(browser.open(&format!("/authorize?{query}")).await.status, StatusCode::OK);
 }
+
+#[actix_web::test]
+async fn a017_consent_to_one_client_is_no_consent_to_another() {
+    let app = TestApp::start().await;
+    let (one, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/other"]).await);
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&one, &[])).await;
+    let page = browser.open(&format!("/authorize?{}", authorize_query(&other, &[]))).await;
+    assert_eq!((page.status, page.location), (StatusCode::OK, None));
+}

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use auth_service::domain::opaque_token::TokenHash;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
 
 use super::app::{EDGE_SECRET, TestApp};
 
@@ -129,4 +132,69 @@ async fn a034_a_disabled_or_revoked_owner_is_refused() {
     let response = app.check_token(&tokens.access).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert!(challenge(&response).contains("revoked"));
+}
+
+#[actix_web::test]
+async fn a057_a060_a062_a063_a_signature_of_ours_is_not_enough() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let token = app.tokens(&client).await.access;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let good: Value = serde_json::from_slice(&payload).unwrap();
+    let now = app.state.now().0;
+    let signed = |claims: &Value| app.state.keys.sign("at+jwt", claims).unwrap();
+    assert_eq!(app.check_token(&signed(&good)).await.status(), StatusCode::OK);
+    for (name, value) in [
+        ("exp", json!("9999999999")),
+        ("exp", json!(9_999_999_999.5)),
+        ("exp", Value::Null),
+        ("exp", json!(-1)),
+        ("exp", json!(now)),
+        ("iat", json!(now + 60)),
+        ("iat", json!("0")),
+        ("iss", json!("https://auth.example.evil.example")),
+        ("iss", json!("https://auth.exampl")),
+        ("iss", json!("https://auth.example/")),
+        ("aud", json!([])),
+        ("aud", Value::Null),
+        ("aud", json!("https://mcp.example/mcp")),
+        ("aud", json!([["https://mcp.example/mcp"]])),
+        ("aud", json!(["https://mcp.example/mc"])),
+        ("aud", json!(["https://mcp.example/mcp-other"])),
+        ("aud", json!(["https://mcp.example.evil/mcp"])),
+        ("sub", json!("usr_someone_else")),
+        ("client_id", json!("mcp_another")),
+        ("gid", json!("grt_unknown")),
+        ("gid", Value::Null),
+        ("scope", json!(["mcp"])),
+        ("scope", json!("mcp\"")),
+    ] {
+        let mut claims = good.clone();
+        claims[name] = value.clone();
+        let refused = app.check_token(&signed(&claims)).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{name}={value}");
+        assert!(challenge(&refused).contains("invalid_token"));
+    }
+    let mut narrowed = good.clone();
+    narrowed["scope"] = json!("mcp:read");
+    assert_eq!(app.check_token(&signed(&narrowed)).await.status(), StatusCode::FORBIDDEN);
+    // The right claims under another type are another token.
+    let assertion = app.state.keys.sign("mcp-assertion+jwt", &good).unwrap();
+    assert_eq!(app.check_token(&assertion).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[actix_web::test]
+async fn a089_no_path_near_a_well_known_one_is_exempt() {
+    let app = TestApp::start().await;
+    for target in [
+        "/.well-known/../mcp",
+        "/.well-known/oauth-protected-resource/../../mcp",
+        "/.well-known/%2e%2e/mcp",
+        "/.well-known//mcp",
+    ] {
+        assert_eq!(app.raw_check(target).await, 400, "{target}");
+    }
+    let exact =
+        app.check(Method::GET, "mcp.example", "/.well-known/oauth-protected-resource").send().await.unwrap();
+    assert_eq!(exact.status(), StatusCode::UNAUTHORIZED);
 }

@@ -116,3 +116,18 @@ async fn a022_a023_guessing_is_slowed_and_the_owner_still_gets_in() {
         StatusCode::OK
     );
 }
+
+#[actix_web::test]
+async fn a009_a010_after_a_password_comes_a_303_that_leaves_no_trace() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let page = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let answer = browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    assert_eq!(
+        (&answer.headers["referrer-policy"], &answer.headers["cache-control"]),
+        (&"no-referrer".parse().unwrap(), &"no-store".parse().unwrap())
+    );
+}

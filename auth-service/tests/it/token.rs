@@ -255,3 +255,18 @@ async fn a041_a_client_without_the_refresh_grant_gets_no_refresh_token() {
     assert_eq!(tokens.refresh, "");
     assert_eq!(error_code(app.refresh(id, "mgr_x").await).await, "unauthorized_client");
 }
+
+#[actix_web::test]
+async fn a030_a_code_injected_into_another_session_does_not_fit_its_verifier() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    // Eve's code was asked for with a challenge of hers; Ana's client redeems it with its own verifier.
+    let mut eve = app.browser_of("eve").await;
+    let code = eve
+        .allow(&authorize_query(
+            &client,
+            &[("code_challenge", "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")],
+        ))
+        .await;
+    assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
+}

@@ -53,8 +53,8 @@ async fn slots_that_move_during_load_make_no_wrong_answer() {
         .map(|n| tokio::spawn(refresh_for_ever(Arc::clone(&store), format!("grant{n}"), Arc::clone(&stop))))
         .collect();
     let moves = tokio::task::spawn_blocking(move || {
-        cluster.move_slots(0, 1, 4000);
-        cluster.move_slots(1, 2, 4000);
+        cluster.move_slots(0, 1, 1000);
+        cluster.move_slots(1, 2, 1000);
         cluster
     });
     let cluster = moves.await.unwrap();
@@ -65,8 +65,8 @@ async fn slots_that_move_during_load_make_no_wrong_answer() {
         let (of_one, not_of_one) = task.await.unwrap();
         (rotated, refused) = (rotated + of_one, refused + not_of_one);
     }
-    println!("{rotated} rotations while 8000 slots moved, {refused} refused");
-    assert!(rotated > 1000 && refused < rotated / 10);
+    println!("{rotated} rotations while 2000 slots moved, {refused} refused");
+    assert!(rotated > 500 && refused < rotated / 10);
     drop(cluster);
 }
 

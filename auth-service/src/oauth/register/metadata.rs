@@ -273,6 +273,13 @@ mod tests {
     }
 
     #[test]
+    fn a053_a_web_application_has_https_redirects_but_for_loopback() {
+        let web = |uri: &str| read(&json!({ "redirect_uris": [uri], "application_type": "web" }));
+        assert_eq!(web("http://app.example/cb").unwrap_err().code(), "invalid_redirect_uri");
+        assert!(web("https://app.example/cb").is_ok() && web("http://localhost:6274/oauth/callback").is_ok());
+    }
+
+    #[test]
     fn a046_unknown_and_privileged_members_are_ignored() {
         let read = read(&with("scope", json!("mcp:read admin"))).unwrap();
         assert_eq!(read.scope.unwrap().to_string(), "mcp:read");

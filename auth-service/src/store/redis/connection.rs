@@ -1,6 +1,7 @@
 //! The connection: commands and scripts with a budget, failing at once while Redis is away.
 
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -31,12 +32,14 @@ const PAUSE: Duration = Duration::from_millis(40);
 
 /// A Lua script: what must happen in one step. Redis keeps it by its SHA-1.
 pub(super) struct Script {
-    lua: &'static str,
+    lua: String,
     sha1: String,
 }
 
 impl Script {
     pub(super) fn new(lua: &'static str) -> Self {
+        // The answer repeats the number of the question, so that no caller ever takes another's answer for its own.
+        let lua = format!("local function run() {lua} end return {{ARGV[#ARGV], run()}}");
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, lua.as_bytes());
         let mut sha1 = String::with_capacity(40);
         for byte in hash.as_ref() {
@@ -51,6 +54,7 @@ impl Script {
 pub(super) struct Connection {
     client: WithOptions<Client>,
     task: ConnectHandle,
+    asked: AtomicU64,
 }
 
 impl Drop for Connection {
@@ -90,7 +94,7 @@ impl Connection {
             timeout: Some(COMMAND),
             ..Options::default()
         };
-        Ok(Self { client: client.with_options(&options), task })
+        Ok(Self { client: client.with_options(&options), task, asked: AtomicU64::new(0) })
     }
 
     /// Runs a command whose first argument is its key.
@@ -111,23 +115,32 @@ impl Connection {
         arguments: Vec<Value>,
     ) -> Result<T, StoreError> {
         let count = i64::try_from(keys.len()).unwrap_or_default();
+        let number = self.asked.fetch_add(1, Ordering::Relaxed).to_string();
         let with = |script: &str| -> Vec<Value> {
             let keys = keys.iter().map(|key| Value::from(*key));
-            let arguments = arguments.iter().cloned();
+            let arguments = arguments.iter().cloned().chain([Value::from(&number)]);
             [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments).collect()
         };
         // fred would take the script for the key: of custom commands it heeds a slot that is given as a number only.
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
-        match self.ask(&by_hash, &with(&script.sha1)).await {
+        let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {
             // A node that restarted or was added does not know the script yet; EVAL teaches it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let in_full = CustomCommand::new_static("EVAL", slot, false);
-                self.ask(&in_full, &with(script.lua)).await
+                self.ask(&in_full, &with(&script.lua)).await
             }
             other => other,
         }
-        .map_err(|error| unavailable(&error))
+        .map_err(|error| unavailable(&error))?;
+        match <[Value; 2]>::try_from(answer.into_array()) {
+            Ok([to, result]) if to.as_str().as_deref() == Some(&*number) => {
+                result.convert().map_err(|error| unavailable(&error))
+            }
+            _ => {
+                Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
+            }
+        }
     }
 
     /// Asks, and asks again while a cluster answers that the slot is on its way to another node.

@@ -1,62 +1,9 @@
-//! The official SDK clients, unmodified and headless, from the first 401 to a call with a refreshed token, through Envoy.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
-
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+//! From the first 401 to a call with a refreshed token.
 
 use serde_json::{Value, json};
-use tests::places::{repository, tool, tools_dir};
-use tests::process::{self, Process};
-use tests::setup::ACCOUNT;
 use tests::{Setup, Stack};
 
-/// How long a client may take for its whole story.
-const MOST: Duration = Duration::from_secs(90);
-
-#[derive(Clone, Copy)]
-enum Sdk {
-    TypeScript1,
-    TypeScript2,
-    Python2,
-}
-
-impl Sdk {
-    fn command(self) -> Command {
-        let (program, script): (PathBuf, &str) = match self {
-            Self::TypeScript1 => (tool("node/bin/node"), "ts-v1.mjs"),
-            Self::TypeScript2 => (tool("node/bin/node"), "ts-v2.mjs"),
-            Self::Python2 => (tool("venv/bin/python"), "py.py"),
-        };
-        let mut command = process::command(program);
-        command.arg(repository().join("tests/clients").join(script)).stderr(Stdio::inherit());
-        command
-    }
-}
-
-/// Runs a client against a stack; answers the events that it reported.
-async fn events(stack: &Stack, sdk: Sdk) -> Vec<Value> {
-    let mut command = sdk.command();
-    command
-        .env("MCP_URL", &stack.mcp_url)
-        .env("ACCOUNT", ACCOUNT.0)
-        .env("PASSWORD", ACCOUNT.1)
-        .env("MCP_GATE_TOOLS", tools_dir())
-        .env("PYTHONDONTWRITEBYTECODE", "1");
-    let mut client = Process::start("client", &mut command, stack.dir());
-    let (client, ended) = tokio::task::spawn_blocking(move || {
-        let ended = client.wait_for(MOST);
-        (client, ended)
-    })
-    .await
-    .unwrap();
-    assert!(
-        ended.is_some_and(|status| status.success()),
-        "the client ended with {ended:?}\n{}",
-        client.log_tail()
-    );
-    client.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
+use crate::sdk::{Sdk, events, lines};
 
 /// What every client must have gone through, in this order.
 fn assert_whole_story(stack: &Stack, issuer_path: &str, events: &[Value]) {
@@ -106,13 +53,9 @@ fn assert_whole_story(stack: &Stack, issuer_path: &str, events: &[Value]) {
     next("end", &|event| event["done"] == true);
 }
 
-fn lines(events: &[Value]) -> String {
-    events.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
-}
-
 async fn whole_story(sdk: Sdk, issuer_path: &str) {
     let stack = Setup::as_shipped().issuer_path(issuer_path).start().await;
-    let events = events(&stack, sdk).await;
+    let events = events(&stack, sdk, &[]).await;
     assert_whole_story(&stack, issuer_path, &events);
 }
 

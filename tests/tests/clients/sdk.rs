@@ -1,0 +1,75 @@
+//! The SDKs that are not Rust's: a program each, which reports what happens to it as lines of JSON.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::Stack;
+use tests::places::{repository, tool, tools_dir};
+use tests::process::{self, Process};
+use tests::setup::ACCOUNT;
+
+/// How long a client may take for its whole story.
+const MOST: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sdk {
+    TypeScript1,
+    TypeScript2,
+    Python2,
+}
+
+impl Sdk {
+    pub(crate) const ALL: [Self; 3] = [Self::TypeScript1, Self::TypeScript2, Self::Python2];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TypeScript1 => "TypeScript SDK 1",
+            Self::TypeScript2 => "TypeScript SDK 2",
+            Self::Python2 => "Python SDK 2",
+        }
+    }
+
+    fn command(self) -> Command {
+        let (program, script): (PathBuf, &str) = match self {
+            Self::TypeScript1 => (tool("node/bin/node"), "ts-v1.mjs"),
+            Self::TypeScript2 => (tool("node/bin/node"), "ts-v2.mjs"),
+            Self::Python2 => (tool("venv/bin/python"), "py.py"),
+        };
+        let mut command = process::command(program);
+        command.arg(repository().join("tests/clients").join(script)).stderr(Stdio::inherit());
+        command
+    }
+}
+
+/// Runs a client against a stack, with these variables of its own; answers the events that it reported.
+pub(crate) async fn events(stack: &Stack, sdk: Sdk, settings: &[(&str, &str)]) -> Vec<Value> {
+    let mut command = sdk.command();
+    command
+        .env("MCP_URL", &stack.mcp_url)
+        .env("ACCOUNT", ACCOUNT.0)
+        .env("PASSWORD", ACCOUNT.1)
+        .env("MCP_GATE_TOOLS", tools_dir())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(settings.iter().copied());
+    // A directory each: a log is appended to, and the next client of this stack would be told this one's story.
+    let directory = tempfile::tempdir_in(stack.dir()).unwrap();
+    let mut client = Process::start("client", &mut command, directory.path());
+    let (client, ended) = tokio::task::spawn_blocking(move || {
+        let ended = client.wait_for(MOST);
+        (client, ended)
+    })
+    .await
+    .unwrap();
+    assert!(
+        ended.is_some_and(|status| status.success()),
+        "the client ended with {ended:?}\n{}",
+        client.log_tail()
+    );
+    client.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+pub(crate) fn lines(events: &[Value]) -> String {
+    events.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
+}
