@@ -177,7 +177,7 @@ impl Scene {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("ISSUER", "http://localhost:9")
+            .env("ISSUER", "https://auth.example")
             .env("PROTECTED_HOSTS", "mcp.example")
             .env("DATA_DIR", directory.path())
             .env("EDGE_SECRET", "edge-secret-of-the-network-0123456789")
