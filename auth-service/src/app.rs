@@ -17,7 +17,7 @@ use crate::config::Listeners;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth;
 use crate::oauth::register::{self, manage};
-use crate::oauth::{authorize, consent, login, metadata, protected_resource, token};
+use crate::oauth::{authorize, consent, login, metadata, protected_resource, revoke, token};
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
@@ -132,6 +132,11 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
             web::resource(format!("{base}/token"))
                 .wrap(browsers_may(&[Method::POST]))
                 .route(web::post().to(token::token)),
+        )
+        .service(
+            web::resource(format!("{base}/revoke"))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(revoke::revoke)),
         )
         .service(
             web::resource(format!("{base}/register"))

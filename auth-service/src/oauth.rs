@@ -6,6 +6,7 @@ pub mod login;
 pub mod metadata;
 pub mod protected_resource;
 pub mod register;
+pub mod revoke;
 pub mod token;
 
 mod client_assertion;

@@ -31,6 +31,9 @@ pub async fn jwks(state: web::Data<AppState>) -> HttpResponse {
     cacheable(state.keys.jwks())
 }
 
+/// Ways to authenticate at the token and revocation endpoints.
+const AUTH_METHODS: [&str; 4] = ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"];
+
 fn cacheable(document: &Value) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(document)
 }
@@ -44,12 +47,15 @@ fn document(site: &Site, policy: &Policy, with_documents: bool) -> Value {
         "authorization_endpoint": issuer.endpoint("/authorize"),
         "token_endpoint": issuer.endpoint("/token"),
         "registration_endpoint": issuer.endpoint("/register"),
+        "revocation_endpoint": issuer.endpoint("/revoke"),
+        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
+        "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "jwks_uri": issuer.endpoint("/jwks"),
         "scopes_supported": scopes,
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": ["authorization_code", "refresh_token"],
-        "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": true,

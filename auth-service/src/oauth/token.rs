@@ -77,7 +77,7 @@ impl From<RandomUnavailable> for TokenError {
 }
 
 impl TokenError {
-    fn response(&self) -> HttpResponse {
+    pub(super) fn response(&self) -> HttpResponse {
         let (status, code) = match self {
             Self::Client(ClientAuthError::Invalid { .. }) => (StatusCode::UNAUTHORIZED, "invalid_client"),
             Self::Client(ClientAuthError::Store(_)) | Self::Unavailable => {

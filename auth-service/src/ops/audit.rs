@@ -70,6 +70,13 @@ pub enum Event<'a> {
         /// By whom.
         client_id: &'a ClientId,
     },
+    /// A client gave its grant back (RFC 7009).
+    GrantRevoked {
+        /// Which grant.
+        grant_id: &'a GrantId,
+        /// By whom.
+        client_id: &'a ClientId,
+    },
     /// A used refresh token came again; its grant is revoked.
     RefreshTokenReused {
         /// Which grant.
@@ -130,6 +137,10 @@ impl Event<'_> {
             Self::CodeReplayed { grant_id, client_id } => {
                 tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %client_id);
                 "code_replayed"
+            }
+            Self::GrantRevoked { grant_id, client_id } => {
+                tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %client_id);
+                "grant_revoked"
             }
             Self::RefreshTokenReused { grant_id, client_id } => {
                 tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id);

@@ -270,3 +270,25 @@ async fn a030_a_code_injected_into_another_session_does_not_fit_its_verifier() {
         .await;
     assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
 }
+
+#[actix_web::test]
+async fn a066_a_client_gives_back_its_own_grant_and_no_other() {
+    let app = TestApp::start().await;
+    let (client, other) = (app.client().await, app.client_with(&["https://other-app.example/cb"]).await);
+    let revoke = async |client: &str, token: &str| {
+        let form = [("client_id", client), ("token", token), ("token_type_hint", "unheard_of")];
+        app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap().status()
+    };
+    let tokens = app.tokens(&client).await;
+    for token in [&tokens.refresh, &tokens.access, "garbage"] {
+        assert_eq!(revoke(&other, token).await, StatusCode::OK);
+    }
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    assert_eq!(revoke("unknown", &tokens.refresh).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(revoke(&client, "").await, StatusCode::BAD_REQUEST);
+    assert_eq!(revoke(&client, &tokens.refresh).await, StatusCode::OK);
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    let again = app.tokens(&client).await;
+    assert_eq!(revoke(&client, &again.access).await, StatusCode::OK);
+    assert_eq!(error_code(app.refresh(&client, &again.refresh).await).await, "invalid_grant");
+}

@@ -138,6 +138,8 @@ impl Connection {
                 result.convert().map_err(|error| unavailable(&error))
             }
             _ => {
+                // A connection that is out of step stays so; a new one is in step.
+                let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
                 Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
             }
         }

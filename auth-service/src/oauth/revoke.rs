@@ -1,0 +1,51 @@
+//! `POST /revoke`: a client gives a token back (RFC 7009), and with it the grant: what a person allowed is one thing,
+//! whichever of its tokens comes here.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::domain::client::Client;
+use crate::domain::grant::GrantId;
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
+use crate::ops::audit;
+use crate::state::AppState;
+
+use super::client_auth::authenticate;
+use super::params::{BadParams, Params};
+use super::token::TokenError;
+
+/// Revokes the grant of a token of the client's own. Any other token is none of its business, and the answer is the
+/// same as for one that nobody knows: 200 (RFC 7009 §2.2).
+pub async fn revoke(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    match answer(&request, &body, &state).await {
+        Ok(()) => HttpResponse::build(StatusCode::OK).insert_header(("cache-control", "no-store")).finish(),
+        Err(error) => error.response(),
+    }
+}
+
+async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<(), TokenError> {
+    let params = Params::of_form(request, body)?;
+    if params.has_doubled() {
+        return Err(BadParams::Doubled.into());
+    }
+    let client = authenticate(request, &params, state).await?;
+    // `token_type_hint` is only a hint (§2.1), and our tokens say what they are.
+    let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
+    if let Some(grant_id) = grant_of(token, &client, state).await? {
+        state.store.revoke_grant(&grant_id).await?;
+        audit::Event::GrantRevoked { grant_id: &grant_id, client_id: &client.id }.emit();
+    }
+    Ok(())
+}
+
+async fn grant_of(token: &str, client: &Client, state: &AppState) -> Result<Option<GrantId>, TokenError> {
+    let grant = match OpaqueToken::parse(TokenKind::RefreshToken, token) {
+        Ok(refresh_token) => state.store.grant_of_refresh(&refresh_token.hash(), state.now()).await?,
+        Err(_) => match state.keys.verify::<AccessTokenClaims>(ACCESS_TOKEN_TYPE, token) {
+            Ok(claims) => state.store.grant(&claims.gid, state.now()).await?,
+            Err(_) => None,
+        },
+    };
+    Ok(grant.filter(|grant| grant.client_id == client.id).map(|grant| grant.id))
+}
