@@ -171,7 +171,8 @@ async fn add_user(asked: AddUser) -> anyhow::Result<()> {
     let password = if asked.password_stdin { Some(typed_password()?) } else { None };
     let command =
         operator::Command::AddUser { username: username.clone(), email: asked.email, groups, password };
-    print_password(&username, &run(command).await?)
+    print_password(&username, &run(command).await?);
+    Ok(())
 }
 
 fn typed_password() -> anyhow::Result<SecretString> {
@@ -185,12 +186,11 @@ fn typed_password() -> anyhow::Result<SecretString> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_password(username: &Username, reply: &Reply) -> anyhow::Result<()> {
+fn print_password(username: &Username, reply: &Reply) {
     println!("account: {username}");
     if let Reply::OneTimePassword(password) = reply {
         println!("password: {password}");
     }
-    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

@@ -211,6 +211,16 @@ async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
     gate.refresh(&client, &tokens.refresh_token).await.unwrap();
     let same_person = Person::new(&person.username, &person.new_password);
     gate.code(&client, &same_person, &gate.mcp_url).await.unwrap();
+
+    // The command that it names for a lost password, typed while it runs.
+    let output = up.process.output();
+    let command = output.lines().find_map(|line| line.trim_start().strip_prefix("A lost password:")).unwrap();
+    let reset = Command::new("bash").args(["-c", command]).env_clear().output().unwrap();
+    let printed = String::from_utf8_lossy(&reset.stdout);
+    let once = printed.lines().find_map(|line| line.strip_prefix("password: "));
+    let once = once.unwrap_or_else(|| panic!("no password from `{command}`: {reset:?}"));
+    let forgetful = Person::new(&person.username, once).choosing("another password of my own, as long");
+    gate.code(&client, &forgetful, &gate.mcp_url).await.unwrap();
     up.stop(Signal::TERM);
 }
 

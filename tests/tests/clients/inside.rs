@@ -5,7 +5,9 @@
 //! shown by the silence.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -17,6 +19,7 @@ use tests::process::Process;
 use url::Url;
 
 use crate::document_host::DocumentHost;
+use crate::name_server;
 use crate::namespaces::{Namespaces, skipped};
 
 /// Looks public, and is in this network only.
@@ -151,6 +154,8 @@ fn corpus() -> Vec<String> {
 struct Scene {
     gate: Gate,
     host: DocumentHost,
+    /// How often the name was asked for that leads elsewhere each time.
+    rebound: Arc<AtomicUsize>,
     // Dropped in this order.
     _service: Process,
     _namespaces: Namespaces,
@@ -165,6 +170,7 @@ impl Scene {
         // A certificate that would be good everywhere: nobody is to be saved by TLS.
         let names: Vec<&str> =
             HOSTS.lines().flat_map(|line| line.split(' ').skip(1)).chain(inside_addresses()).collect();
+        let names = [names, vec![name_server::NAME]].concat();
         let host = DocumentHost::named(&names, directory.path());
         for enter in [Namespaces::enter_inside, Namespaces::enter_gate] {
             enter(&namespaces);
@@ -173,6 +179,9 @@ impl Scene {
                 host.listen(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
             }
         }
+        let name_server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).unwrap();
+        let rebound =
+            name_server::serve(name_server, [OUTSIDE.parse().unwrap(), Ipv4Addr::new(10, 99, 0, 2)]);
         let mut command = namespaces.command_in_gate(&binary("auth-service"));
         command
             .env_clear()
@@ -195,7 +204,7 @@ impl Scene {
             assert!(Instant::now() < deadline, "auth-service is not ready\n{}", service.log_tail());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { gate, host, _service: service, _namespaces: namespaces, _directory: directory }
+        Self { gate, host, rebound, _service: service, _namespaces: namespaces, _directory: directory }
     }
 
     /// Opens the authorization page as a client that says who it is by this URL; answers status and page.
@@ -336,5 +345,15 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
         scene.authenticate_with_keys_at(&format!("https://outside.example{path}")).await;
     }
     assert!(scene.reached_outside() >= outside + 4, "a redirect was not seen");
+
+    // A name that leads outside when it is checked and inside when it is connected to: it is asked for once, and what
+    // was checked is what is connected to.
+    for round in 0..6 {
+        let (outside, asked) = (scene.reached_outside(), scene.rebound.load(Ordering::SeqCst));
+        let id = format!("https://{}/never-cached-{round}.json", name_server::NAME);
+        assert_eq!(scene.authorize_as(&id).await.0, 400);
+        assert_eq!(scene.rebound.load(Ordering::SeqCst), asked + 1, "the name was asked for again");
+        assert_eq!(scene.reached_outside(), outside + usize::from(asked % 2 == 0));
+    }
     assert_eq!(scene.reached_inside(), control);
 }

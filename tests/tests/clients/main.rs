@@ -7,6 +7,7 @@ mod conformance;
 mod document;
 mod document_host;
 mod inside;
+mod name_server;
 mod namespaces;
 mod reconnect;
 mod rust_sdk;
