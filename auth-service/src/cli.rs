@@ -101,10 +101,9 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
         UserCommand::List => print_users(&run(operator::Command::ListUsers).await?),
         UserCommand::Reset { name } => {
             let username = username(&name)?;
-            print_password(
-                &username,
-                &run(operator::Command::ResetUser { username: username.clone() }).await?,
-            )
+            let reply = run(operator::Command::ResetUser { username: username.clone() }).await?;
+            print_password(&username, &reply);
+            Ok(())
         }
     }
 }

@@ -167,7 +167,8 @@ pub trait Store: Send + Sync {
     ) -> Result<bool, StoreError>;
     /// Looks at a code without using it; a used one revokes the grant that it made.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
-    /// Uses a code and makes its grant, in one step. Of many at once one succeeds.
+    /// Uses a code and makes its grant, in one step. Of many at once one succeeds. `grant` has the identifier that the
+    /// code was issued with.
     async fn redeem_code(
         &self,
         hash: &TokenHash,
