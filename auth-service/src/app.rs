@@ -30,12 +30,12 @@ const SHUTDOWN_TIMEOUT: u64 = 10;
 /// A socket that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{variable}: cannot listen on {address}: {source}. Free the port, or set {variable} to another address"
+    "{variable}: cannot listen on {address}: {cause}. Free the port, or set {variable} to another address"
 )]
 pub struct ListenError {
     variable: &'static str,
     address: SocketAddr,
-    source: std::io::Error,
+    cause: std::io::Error,
 }
 
 /// The three servers, listening and ready to run.
@@ -76,10 +76,10 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
-    .map_err(|source| ListenError {
+    .map_err(|cause| ListenError {
         variable: "PUBLIC_LISTEN",
         address: public,
-        source,
+        cause,
     })?;
     // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
     let edge_server = HttpServer::new(move || {
@@ -94,10 +94,10 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(edge)
-    .map_err(|source| ListenError {
+    .map_err(|cause| ListenError {
         variable: "EDGE_LISTEN",
         address: edge,
-        source,
+        cause,
     })?;
     let ops_server = HttpServer::new(move || {
         App::new()
@@ -110,10 +110,10 @@ pub fn listen(
     .shutdown_timeout(1)
     .disable_signals()
     .bind(ops)
-    .map_err(|source| ListenError {
+    .map_err(|cause| ListenError {
         variable: "OPS_LISTEN",
         address: ops,
-        source,
+        cause,
     })?;
     // Each is bound to one address; the fallback is what was asked for.
     let addresses = [
