@@ -56,12 +56,7 @@ pub fn listen(
     state: &Data<AppState>,
     metrics: PrometheusHandle,
 ) -> Result<Servers, ListenError> {
-    let Listeners {
-        public,
-        edge,
-        ops,
-        workers,
-    } = listeners;
+    let Listeners { public, edge, ops, workers } = listeners;
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
@@ -76,16 +71,10 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
-    .map_err(|cause| ListenError {
-        variable: "PUBLIC_LISTEN",
-        address: public,
-        cause,
-    })?;
+    .map_err(|cause| ListenError { variable: "PUBLIC_LISTEN", address: public, cause })?;
     // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
     let edge_server = HttpServer::new(move || {
-        App::new()
-            .app_data(edge_state.clone())
-            .default_service(web::to(forward_auth::check))
+        App::new().app_data(edge_state.clone()).default_service(web::to(forward_auth::check))
     })
     .workers(workers.get())
     .backlog(4096)
@@ -94,39 +83,23 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(edge)
-    .map_err(|cause| ListenError {
-        variable: "EDGE_LISTEN",
-        address: edge,
-        cause,
-    })?;
+    .map_err(|cause| ListenError { variable: "EDGE_LISTEN", address: edge, cause })?;
     let ops_server = HttpServer::new(move || {
-        App::new()
-            .app_data(ops_state.clone())
-            .app_data(metrics.clone())
-            .configure(ops_routes)
+        App::new().app_data(ops_state.clone()).app_data(metrics.clone()).configure(ops_routes)
     })
     .workers(1)
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(1)
     .disable_signals()
     .bind(ops)
-    .map_err(|cause| ListenError {
-        variable: "OPS_LISTEN",
-        address: ops,
-        cause,
-    })?;
+    .map_err(|cause| ListenError { variable: "OPS_LISTEN", address: ops, cause })?;
     // Each is bound to one address; the fallback is what was asked for.
     let addresses = [
         public_server.addrs().first().copied().unwrap_or(public),
         edge_server.addrs().first().copied().unwrap_or(edge),
         ops_server.addrs().first().copied().unwrap_or(ops),
     ];
-    Ok(Servers {
-        public: public_server.run(),
-        edge: edge_server.run(),
-        ops: ops_server.run(),
-        addresses,
-    })
+    Ok(Servers { public: public_server.run(), edge: edge_server.run(), ops: ops_server.run(), addresses })
 }
 
 /// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.
@@ -201,11 +174,7 @@ fn browsers_may(methods: &[Method]) -> Cors {
         .allow_any_origin()
         .send_wildcard()
         .allowed_methods(methods.to_vec())
-        .allowed_headers([
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            HeaderName::from_static("mcp-protocol-version"),
-        ])
+        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
         .expose_headers([WWW_AUTHENTICATE])
         .max_age(600)
 }

@@ -81,17 +81,10 @@ async fn add(store: &dyn Store, asked: AddUser) -> anyhow::Result<()> {
     {
         bail!("--email must be one plain ASCII address such as ana@example.com");
     }
-    let groups = asked
-        .groups
-        .into_iter()
-        .map(Group::try_from)
-        .collect::<Result<Vec<_>, _>>()?;
+    let groups = asked.groups.into_iter().map(Group::try_from).collect::<Result<Vec<_>, _>>()?;
     let random = SystemRandomSource;
-    let (password, one_time) = if asked.password_stdin {
-        (typed_password()?, false)
-    } else {
-        (one_time_password(&random)?, true)
-    };
+    let (password, one_time) =
+        if asked.password_stdin { (typed_password()?, false) } else { (one_time_password(&random)?, true) };
     let passwords = Passwords::new(1)?;
     let account = Account {
         subject: Subject::new(random.bytes()?),
@@ -106,10 +99,7 @@ async fn add(store: &dyn Store, asked: AddUser) -> anyhow::Result<()> {
         created_at: SystemClock.now(),
     };
     if !store.add_account(&account).await? {
-        bail!(
-            "there is an account named {} already; choose another name",
-            account.username
-        );
+        bail!("there is an account named {} already; choose another name", account.username);
     }
     println!("account: {}", account.username);
     if one_time {
@@ -125,10 +115,7 @@ fn one_time_password(random: &dyn Random) -> anyhow::Result<String> {
 
 fn typed_password() -> anyhow::Result<String> {
     let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("no password could be read from standard input")?;
+    std::io::stdin().lock().read_line(&mut line).context("no password could be read from standard input")?;
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
     if password.chars().count() < SHORTEST || password.len() > LONGEST {
         bail!("the password on standard input must have {SHORTEST} to {LONGEST} characters");

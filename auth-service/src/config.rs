@@ -49,12 +49,7 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the settings have {} problem{}:",
-            self.0.len(),
-            if self.0.len() == 1 { "" } else { "s" }
-        )?;
+        write!(f, "the settings have {} problem{}:", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
         self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
     }
 }
@@ -74,14 +69,9 @@ impl Config {
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
-            Some(site) if problems.0.is_empty() => Ok(Self {
-                listeners,
-                site,
-                storage,
-                trusted_edge,
-                lifetimes,
-                observability,
-            }),
+            Some(site) if problems.0.is_empty() => {
+                Ok(Self { listeners, site, storage, trusted_edge, lifetimes, observability })
+            }
             _ => Err(problems),
         }
     }
@@ -93,11 +83,7 @@ impl Config {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
         let storage = storage::read(&environment, &mut problems);
-        if problems.0.is_empty() {
-            Ok(storage)
-        } else {
-            Err(problems)
-        }
+        if problems.0.is_empty() { Ok(storage) } else { Err(problems) }
     }
 }
 
@@ -107,16 +93,12 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> Result<Config, Problems> {
         Config::from_variables(
-            variables
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         )
     }
 
-    const LEAST: [(&str, &str); 2] = [
-        ("ISSUER", "http://localhost:8080"),
-        ("PROTECTED_HOSTS", "localhost:8080"),
-    ];
+    const LEAST: [(&str, &str); 2] =
+        [("ISSUER", "http://localhost:8080"), ("PROTECTED_HOSTS", "localhost:8080")];
 
     #[test]
     fn two_settings_are_enough() {
@@ -157,17 +139,11 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_an_absent_one() {
-        let empty = LEAST
-            .iter()
-            .copied()
-            .chain([("EDGE_SECRET", ""), ("LOG_FORMAT", " ")])
-            .collect::<Vec<_>>();
+        let empty =
+            LEAST.iter().copied().chain([("EDGE_SECRET", ""), ("LOG_FORMAT", " ")]).collect::<Vec<_>>();
         assert!(read(&empty).is_ok());
         assert!(
-            read(&[("ISSUER", ""), ("PROTECTED_HOSTS", "")])
-                .unwrap_err()
-                .to_string()
-                .contains("2 problems")
+            read(&[("ISSUER", ""), ("PROTECTED_HOSTS", "")]).unwrap_err().to_string().contains("2 problems")
         );
     }
 
@@ -176,25 +152,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "0123456789abcdef0123456789abcdef\n").unwrap();
         let path = file.path().to_str().unwrap();
-        let variables: Vec<_> = LEAST
-            .iter()
-            .copied()
-            .chain([("EDGE_SECRET_FILE", path)])
-            .collect();
+        let variables: Vec<_> = LEAST.iter().copied().chain([("EDGE_SECRET_FILE", path)]).collect();
         assert!(read(&variables).unwrap().trusted_edge.secret.is_some());
     }
 
     #[test]
     fn plain_http_is_for_loopback_hosts_only() {
-        let text = read(&[
-            ("ISSUER", "http://localhost:1"),
-            ("PROTECTED_HOSTS", "mcp.example.com"),
-        ])
-        .unwrap_err()
-        .to_string();
-        assert!(
-            text.contains("PROTECTED_HOSTS") && text.contains("https"),
-            "{text}"
-        );
+        let text = read(&[("ISSUER", "http://localhost:1"), ("PROTECTED_HOSTS", "mcp.example.com")])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("PROTECTED_HOSTS") && text.contains("https"), "{text}");
     }
 }

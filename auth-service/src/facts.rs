@@ -62,19 +62,14 @@ pub async fn of_token(
     store: &dyn Store,
     now: UnixTime,
 ) -> Result<Facts, NoFacts> {
-    let claims: AccessTokenClaims = keys
-        .verify(ACCESS_TOKEN_TYPE, token)
-        .map_err(|_| NoFacts::Invalid)?;
+    let claims: AccessTokenClaims = keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| NoFacts::Invalid)?;
     if claims.iss != issuer.as_str() || claims.iat.0 > now.0.saturating_add(LEEWAY_SECONDS) {
         return Err(NoFacts::Invalid);
     }
     if claims.exp <= now {
         return Err(NoFacts::Expired);
     }
-    let (grant, account) = store
-        .grant_with_account(&claims.gid, now)
-        .await?
-        .ok_or(NoFacts::Revoked)?;
+    let (grant, account) = store.grant_with_account(&claims.gid, now).await?.ok_or(NoFacts::Revoked)?;
     if account.disabled || grant.subject != claims.sub || grant.client_id != claims.client_id {
         return Err(NoFacts::Revoked);
     }

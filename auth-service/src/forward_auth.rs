@@ -30,10 +30,7 @@ pub async fn check(request: HttpRequest, state: Data<AppState>) -> HttpResponse 
 
 async fn answer(request: &HttpRequest, state: &AppState) -> Result<(HttpResponse, &'static str), CheckError> {
     trust(request, state)?;
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let checked = match target.strip_prefix(envoy::PREFIX) {
         Some(original) => envoy::parse(request, original)?,
         None => return Err(CheckError::UnknownProxy),
@@ -47,11 +44,7 @@ fn trust(request: &HttpRequest, state: &AppState) -> Result<(), CheckError> {
     let mut secrets = request.headers().get_all(EDGE_SECRET);
     let secret = secrets.next().map(actix_web::http::header::HeaderValue::as_bytes);
     let trusted = secrets.next().is_none() && state.config.trusted_edge.trusts(peer.ip(), secret);
-    if trusted {
-        Ok(())
-    } else {
-        Err(CheckError::Untrusted)
-    }
+    if trusted { Ok(()) } else { Err(CheckError::Untrusted) }
 }
 
 fn resource(checked: &AccessRequest, state: &AppState) -> Result<ResourceUri, CheckError> {
@@ -59,9 +52,7 @@ fn resource(checked: &AccessRequest, state: &AppState) -> Result<ResourceUri, Ch
     if checked.scheme.is_some_and(|scheme| scheme != hosts.scheme()) {
         return Err(CheckError::Scheme);
     }
-    hosts
-        .resource(&checked.host, &checked.path)
-        .ok_or(CheckError::UnknownHost)
+    hosts.resource(&checked.host, &checked.path).ok_or(CheckError::UnknownHost)
 }
 
 async fn decide_on(
@@ -84,9 +75,7 @@ async fn decide_on(
             }
         }
     };
-    let presented = facts
-        .as_ref()
-        .map_or_else(|reason| Presented::InvalidToken(reason), Presented::Token);
+    let presented = facts.as_ref().map_or_else(|reason| Presented::InvalidToken(reason), Presented::Token);
     Ok(conclude(checked, resource, presented, state))
 }
 

@@ -119,11 +119,7 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget<'_>
 fn form_action_source(uri: &RedirectUri) -> String {
     let origin = uri.origin();
     // The grammar of CSP sources has no IPv6 literals.
-    if origin.contains('[') {
-        "http:".to_owned()
-    } else {
-        origin
-    }
+    if origin.contains('[') { "http:".to_owned() } else { origin }
 }
 
 /// A self-asserted name as it may be shown: one line of bounded length without invisible, control or direction
@@ -144,10 +140,7 @@ mod tests {
 
     #[test]
     fn a020_names_lose_what_makes_them_look_like_others() {
-        assert_eq!(
-            displayable("  Claude\u{202e}gpj \u{200b}\n Code "),
-            "Claudegpj Code"
-        );
+        assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
         assert_eq!(displayable(&"x".repeat(500)).len(), 64);
     }
@@ -155,11 +148,7 @@ mod tests {
     #[test]
     fn a018_a019_pages_cannot_be_framed_scripted_or_cached() {
         let hostile = "<script>alert(1)</script>\"'><img src=x onerror=y>";
-        let template = MessagePage {
-            title: hostile,
-            text: hostile,
-            code: Some(hostile),
-        };
+        let template = MessagePage { title: hostile, text: hostile, code: Some(hostile) };
         let response = page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves);
         let header = |name| response.headers().get(name).unwrap().to_str().unwrap().to_owned();
         assert!(header(CONTENT_SECURITY_POLICY).contains("frame-ancestors 'none'"));
@@ -168,9 +157,6 @@ mod tests {
         assert_eq!(header(CACHE_CONTROL), "no-store");
         assert_eq!(header(REFERRER_POLICY), "no-referrer");
         let body = template.render().unwrap();
-        assert!(
-            !body.contains("<script>alert") && !body.contains("<img"),
-            "{body}"
-        );
+        assert!(!body.contains("<script>alert") && !body.contains("<img"), "{body}");
     }
 }

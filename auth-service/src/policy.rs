@@ -18,9 +18,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            default_scope: "mcp".parse().unwrap_or_default(),
-        }
+        Self { default_scope: "mcp".parse().unwrap_or_default() }
     }
 }
 

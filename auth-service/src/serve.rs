@@ -33,27 +33,16 @@ pub(crate) fn open_store(storage: &Storage) -> Result<(EmbeddedStore, StoreKey),
 pub(crate) async fn run() -> anyhow::Result<()> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability);
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .context("metrics cannot be recorded")?;
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics cannot be recorded")?;
     let (store, key) = open_store(&config.storage)?;
     let store: Arc<dyn Store> = Arc::new(store);
     let listeners = config.listeners;
     tracing::info!(issuer = %config.site.issuer, data_dir = %config.storage.data_dir.display(), "starting");
-    let state = AppState::new(
-        config,
-        Arc::clone(&store),
-        &key,
-        Arc::new(SystemClock),
-        Arc::new(SystemRandomSource),
-    )
-    .await?;
+    let state =
+        AppState::new(config, Arc::clone(&store), &key, Arc::new(SystemClock), Arc::new(SystemRandomSource))
+            .await?;
     let servers = app::listen(listeners, &Data::new(state), metrics)?;
-    let (public, edge, ops) = (
-        servers.public.handle(),
-        servers.edge.handle(),
-        servers.ops.handle(),
-    );
+    let (public, edge, ops) = (servers.public.handle(), servers.edge.handle(), servers.ops.handle());
     let [public_at, edge_at, ops_at] = servers.addresses;
     tracing::info!(public = %public_at, edge = %edge_at, ops = %ops_at, "listening");
 

@@ -53,9 +53,7 @@ impl AppState {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
-        let signing_key = store
-            .signing_key(&StoredSigningKey::generate(clock.now())?)
-            .await?;
+        let signing_key = store.signing_key(&StoredSigningKey::generate(clock.now())?).await?;
         Ok(Self {
             passwords: Passwords::new(config.listeners.workers.get())?,
             tickets: Tickets::new(store_key)?,

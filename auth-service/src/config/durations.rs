@@ -24,10 +24,8 @@ pub(super) fn read(
                 most.as_secs()
             ),
         ),
-        None => problems.add(
-            variable,
-            format_args!("{text:?} is not a duration; write it as 90s, 15m, 1h or 30d"),
-        ),
+        None => problems
+            .add(variable, format_args!("{text:?} is not a duration; write it as 90s, 15m, 1h or 30d")),
     }
     default
 }
@@ -41,11 +39,7 @@ fn parse(text: &str) -> Option<Duration> {
         "d" => 86_400,
         _ => return None,
     };
-    digits
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit)
-        .map(Duration::from_secs)
+    digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -54,13 +48,7 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, seconds) in [
-            ("90", 90),
-            ("90s", 90),
-            ("15m", 900),
-            ("1h", 3600),
-            ("30d", 2_592_000),
-        ] {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("30d", 2_592_000)] {
             assert_eq!(parse(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["", "h", "1 h", "-1s", "1.5h", "1w", "99999999999999999999d"] {

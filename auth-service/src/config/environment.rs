@@ -35,18 +35,14 @@ impl Environment {
         variables: impl IntoIterator<Item = (String, String)>,
         problems: &mut Problems,
     ) -> Self {
-        let given: BTreeMap<String, String> = variables
-            .into_iter()
-            .filter(|(_, value)| !value.trim().is_empty())
-            .collect();
+        let given: BTreeMap<String, String> =
+            variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         let mut values = BTreeMap::new();
         for name in NAMES {
             let file_name = format!("{name}_FILE");
             match (given.get(name), given.get(&file_name)) {
-                (Some(_), Some(_)) => problems.add(
-                    &file_name,
-                    format_args!("is set together with {name}; set only one of the two"),
-                ),
+                (Some(_), Some(_)) => problems
+                    .add(&file_name, format_args!("is set together with {name}; set only one of the two")),
                 (Some(value), None) => {
                     values.insert(name.to_owned(), value.trim().to_owned());
                 }

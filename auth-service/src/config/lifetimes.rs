@@ -41,33 +41,14 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Lifeti
     let raw: Raw = environment.concern(problems);
     let seconds = Duration::from_secs;
     let mut read = |name, text, default, least, most| {
-        durations::read(
-            name,
-            text,
-            seconds(default),
-            seconds(least),
-            seconds(most),
-            problems,
-        )
+        durations::read(name, text, seconds(default), seconds(least), seconds(most), problems)
     };
     Lifetimes {
         access_token: read("ACCESS_TOKEN_TTL", raw.access_token_ttl, HOUR, 1, DAY),
         code: read("CODE_TTL", raw.code_ttl, MINUTE, 5, 10 * MINUTE),
-        refresh_token: read(
-            "REFRESH_TOKEN_TTL",
-            raw.refresh_token_ttl,
-            90 * DAY,
-            MINUTE,
-            3650 * DAY,
-        ),
+        refresh_token: read("REFRESH_TOKEN_TTL", raw.refresh_token_ttl, 90 * DAY, MINUTE, 3650 * DAY),
         refresh_grace: read("REFRESH_GRACE", raw.refresh_grace, 2 * MINUTE, 0, HOUR),
-        login_session: read(
-            "LOGIN_SESSION_TTL",
-            raw.login_session_ttl,
-            12 * HOUR,
-            MINUTE,
-            90 * DAY,
-        ),
+        login_session: read("LOGIN_SESSION_TTL", raw.login_session_ttl, 12 * HOUR, MINUTE, 90 * DAY),
         form: seconds(15 * MINUTE),
     }
 }

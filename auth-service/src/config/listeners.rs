@@ -33,10 +33,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let workers = raw.workers.map_or(cores, |text| {
         text.parse().unwrap_or_else(|_| {
-            problems.add(
-                "WORKERS",
-                format_args!("{text:?} is not a number of threads; it must be 1 or more"),
-            );
+            problems
+                .add("WORKERS", format_args!("{text:?} is not a number of threads; it must be 1 or more"));
             cores
         })
     });

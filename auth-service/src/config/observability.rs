@@ -34,17 +34,9 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Observ
         None | Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,
         Some(other) => {
-            problems.add(
-                "LOG_FORMAT",
-                format_args!("{other:?} is not a log format; it may be text or json"),
-            );
+            problems.add("LOG_FORMAT", format_args!("{other:?} is not a log format; it may be text or json"));
             LogFormat::Text
         }
     };
-    Observability {
-        format,
-        filter: raw
-            .rust_log
-            .unwrap_or_else(|| "info,actix_server=warn".to_owned()),
-    }
+    Observability { format, filter: raw.rust_log.unwrap_or_else(|| "info,actix_server=warn".to_owned()) }
 }

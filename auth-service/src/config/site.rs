@@ -56,10 +56,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
         );
     }
     let protected_hosts = ProtectedHosts::new(issuer.scheme(), patterns);
-    Some(Site {
-        issuer,
-        protected_hosts,
-    })
+    Some(Site { issuer, protected_hosts })
 }
 
 fn read_patterns(list: &str, problems: &mut Problems) -> Vec<HostPattern> {

@@ -39,8 +39,5 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
             None
         }
     });
-    Storage {
-        data_dir: raw.data_dir.unwrap_or_else(|| PathBuf::from("data")),
-        key,
-    }
+    Storage { data_dir: raw.data_dir.unwrap_or_else(|| PathBuf::from("data")), key }
 }

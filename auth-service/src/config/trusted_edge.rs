@@ -38,18 +38,14 @@ struct Raw {
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> TrustedEdge {
     let raw: Raw = environment.concern(problems);
-    let list = raw
-        .trusted_proxies
-        .unwrap_or_else(|| "127.0.0.0/8, ::1/128".to_owned());
+    let list = raw.trusted_proxies.unwrap_or_else(|| "127.0.0.0/8, ::1/128".to_owned());
     let networks = list
         .split(',')
         .map(str::trim)
         .filter(|entry| !entry.is_empty())
         .filter_map(|entry| {
-            let network = entry
-                .parse::<IpNet>()
-                .ok()
-                .or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from));
+            let network =
+                entry.parse::<IpNet>().ok().or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from));
             if network.is_none() {
                 problems.add(
                     "TRUSTED_PROXIES",
@@ -65,10 +61,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
             "is shorter than 16 characters and could be guessed; `openssl rand -hex 32` makes a good one",
         );
     }
-    TrustedEdge {
-        networks,
-        secret: raw.edge_secret.map(SecretString::from),
-    }
+    TrustedEdge { networks, secret: raw.edge_secret.map(SecretString::from) }
 }
 
 #[cfg(test)]
@@ -77,19 +70,14 @@ mod tests {
 
     #[test]
     fn a069_network_and_secret_must_both_fit() {
-        let edge = TrustedEdge {
-            networks: vec!["10.0.0.0/8".parse().unwrap()],
-            secret: Some("secret".into()),
-        };
+        let edge =
+            TrustedEdge { networks: vec!["10.0.0.0/8".parse().unwrap()], secret: Some("secret".into()) };
         let inside: IpAddr = "10.1.2.3".parse().unwrap();
         assert!(edge.trusts(inside, Some(b"secret")));
         assert!(edge.trusts("::ffff:10.1.2.3".parse().unwrap(), Some(b"secret")));
         assert!(!edge.trusts(inside, Some(b"Secret")) && !edge.trusts(inside, None));
         assert!(!edge.trusts("192.0.2.1".parse().unwrap(), Some(b"secret")));
-        let open = TrustedEdge {
-            networks: vec![],
-            secret: None,
-        };
+        let open = TrustedEdge { networks: vec![], secret: None };
         assert!(!open.trusts(inside, None));
     }
 }

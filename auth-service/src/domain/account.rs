@@ -60,15 +60,9 @@ impl TryFrom<String> for Username {
     fn try_from(text: String) -> Result<Self, InvalidUsername> {
         let name = text.trim().to_ascii_lowercase();
         let valid = (1..=64).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-+@".contains(&b))
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+@".contains(&b))
             && name.matches('@').count() <= 1;
-        if valid {
-            Ok(Self(name))
-        } else {
-            Err(InvalidUsername)
-        }
+        if valid { Ok(Self(name)) } else { Err(InvalidUsername) }
     }
 }
 
@@ -106,9 +100,7 @@ impl TryFrom<String> for Group {
 
     fn try_from(name: String) -> Result<Self, InvalidGroup> {
         let valid = (1..=64).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-:/@+".contains(&b));
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:/@+".contains(&b));
         if valid { Ok(Self(name)) } else { Err(InvalidGroup) }
     }
 }
@@ -130,9 +122,7 @@ pub struct StoredPassword {
 
 impl fmt::Debug for StoredPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredPassword")
-            .field("one_time", &self.one_time)
-            .finish_non_exhaustive()
+        f.debug_struct("StoredPassword").field("one_time", &self.one_time).finish_non_exhaustive()
     }
 }
 
@@ -177,15 +167,7 @@ mod tests {
         let name = |text: &str| Username::try_from(text.to_owned());
         assert_eq!(name(" Ana "), name("ana"));
         assert_eq!(name("Ana@Example.com").unwrap().as_str(), "ana@example.com");
-        for text in [
-            "",
-            " ",
-            "a b",
-            "a@b@c",
-            "ana\r\nX-Auth-Groups: admin",
-            "an\u{430}",
-            &"a".repeat(65),
-        ] {
+        for text in ["", " ", "a b", "a@b@c", "ana\r\nX-Auth-Groups: admin", "an\u{430}", &"a".repeat(65)] {
             assert!(name(text).is_err(), "{text}");
         }
     }

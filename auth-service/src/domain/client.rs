@@ -44,11 +44,7 @@ impl TryFrom<String> for ClientId {
 
     fn try_from(text: String) -> Result<Self, InvalidClientId> {
         let valid = (1..=2048).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if valid {
-            Ok(Self(text))
-        } else {
-            Err(InvalidClientId)
-        }
+        if valid { Ok(Self(text)) } else { Err(InvalidClientId) }
     }
 }
 
@@ -158,9 +154,7 @@ impl Client {
 
     /// The registered redirect URI that `requested` is, if any.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
-        self.redirect_uris
-            .iter()
-            .any(|registered| registered.matches(requested))
+        self.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
     /// Whether it registered this grant type.

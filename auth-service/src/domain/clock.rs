@@ -40,10 +40,7 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place where the wall clock is read"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     fn now(&self) -> UnixTime {
         // A clock set before 1970 makes everything expired, which is the safe side.
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -130,9 +130,7 @@ impl Grant {
         // The successor is unused exactly as long as it is still the current token.
         match &refresh.replaced {
             Some(replaced) if replaced.hash == *presented && now.since(replaced.at) <= grace => {
-                RefreshUse::Repeated {
-                    sealed_successor: replaced.sealed_successor.clone(),
-                }
+                RefreshUse::Repeated { sealed_successor: replaced.sealed_successor.clone() }
             }
             _ => RefreshUse::Reused,
         }
@@ -146,15 +144,9 @@ impl Grant {
         now: UnixTime,
         expires_at: UnixTime,
     ) {
-        let replaced = self.refresh.take().map(|old| ReplacedToken {
-            hash: old.current,
-            at: now,
-            sealed_successor,
-        });
-        self.refresh = Some(RefreshState {
-            current: successor,
-            replaced,
-        });
+        let replaced =
+            self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: now, sealed_successor });
+        self.refresh = Some(RefreshState { current: successor, replaced });
         self.expires_at = expires_at;
     }
 

@@ -22,11 +22,7 @@ impl HostName {
     pub fn is_loopback(&self) -> bool {
         self.0 == "localhost"
             || self.0.ends_with(".localhost")
-            || self
-                .0
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback())
+            || self.0.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -42,10 +38,7 @@ pub fn split_authority(text: &str) -> Result<(HostName, Option<u16>), InvalidHos
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or(InvalidHost)?;
             let address: std::net::Ipv6Addr = address.parse().map_err(|_| InvalidHost)?;
-            (
-                format!("[{address}]"),
-                after.strip_prefix(':').or_else(|| after.is_empty().then_some("")),
-            )
+            (format!("[{address}]"), after.strip_prefix(':').or_else(|| after.is_empty().then_some("")))
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host.to_owned(), Some(port).filter(|port| !port.is_empty())),
@@ -68,15 +61,8 @@ fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     let ascii = idna::domain_to_ascii_strict(host).map_err(|_| InvalidHost)?;
-    let plain = !ascii.is_empty()
-        && ascii
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if plain {
-        Ok(HostName(ascii))
-    } else {
-        Err(InvalidHost)
-    }
+    let plain = !ascii.is_empty() && ascii.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if plain { Ok(HostName(ascii)) } else { Err(InvalidHost) }
 }
 
 /// One entry of `PROTECTED_HOSTS`: `host`, `host:port` or `*.domain[:port]`, one label for the star.
@@ -131,12 +117,7 @@ mod tests {
 
     #[test]
     fn a078_one_name_for_every_spelling() {
-        for text in [
-            "mcp.example.com",
-            "MCP.Example.COM",
-            "mcp.example.com.",
-            "mcp.example.com:443",
-        ] {
+        for text in ["mcp.example.com", "MCP.Example.COM", "mcp.example.com.", "mcp.example.com:443"] {
             assert_eq!(name(text), "mcp.example.com");
         }
         assert_eq!(name("bücher.example"), "xn--bcher-kva.example");
@@ -159,23 +140,12 @@ mod tests {
     fn a_pattern_names_the_authority_that_clients_use() {
         let host = |text| split_authority(text).unwrap().0;
         let pattern: HostPattern = "*.example.com:8443".parse().unwrap();
-        assert_eq!(
-            pattern.authority_for(&host("A.example.com:1")).unwrap(),
-            "a.example.com:8443"
-        );
-        for other in [
-            "example.com",
-            "a.b.example.com",
-            "aexample.com",
-            "a.example.com.evil.test",
-        ] {
+        assert_eq!(pattern.authority_for(&host("A.example.com:1")).unwrap(), "a.example.com:8443");
+        for other in ["example.com", "a.b.example.com", "aexample.com", "a.example.com.evil.test"] {
             assert_eq!(pattern.authority_for(&host(other)), None, "{other}");
         }
         let exact: HostPattern = "Time.localhost:8080".parse().unwrap();
-        assert_eq!(
-            exact.authority_for(&host("time.localhost")).unwrap(),
-            "time.localhost:8080"
-        );
+        assert_eq!(exact.authority_for(&host("time.localhost")).unwrap(), "time.localhost:8080");
         assert!(exact.is_loopback() && !pattern.is_loopback());
     }
 }

@@ -58,11 +58,7 @@ impl Issuer {
             return Err(InvalidIssuer::NotNormal(normal.to_owned()));
         }
         let path = url.path().trim_end_matches('/').to_owned();
-        Ok(Self {
-            text: text.to_owned(),
-            path,
-            scheme,
-        })
+        Ok(Self { text: text.to_owned(), path, scheme })
     }
 
     /// The identifier.

@@ -145,12 +145,8 @@ mod base64_bytes {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let bytes = URL_SAFE_NO_PAD
-            .decode(String::deserialize(deserializer)?)
-            .map_err(D::Error::custom)?;
-        bytes
-            .try_into()
-            .map_err(|_| D::Error::custom("expected 32 bytes in base64url"))
+        let bytes = URL_SAFE_NO_PAD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        bytes.try_into().map_err(|_| D::Error::custom("expected 32 bytes in base64url"))
     }
 }
 

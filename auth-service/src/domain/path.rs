@@ -26,11 +26,7 @@ impl UnambiguousPath {
             && path.bytes().all(is_plain)
             && path.split('/').all(|segment| segment != "." && segment != "..")
             && escapes_are_plain(path);
-        if well_formed {
-            Ok(Self(path.to_owned()))
-        } else {
-            Err(AmbiguousPath)
-        }
+        if well_formed { Ok(Self(path.to_owned())) } else { Err(AmbiguousPath) }
     }
 
     /// The path's text.
@@ -41,9 +37,7 @@ impl UnambiguousPath {
     /// Whether `self` is `ancestor` or lies below it, by whole segments: `/mcp/x` is within `/mcp`, `/mcp-x` is not.
     pub fn is_within(&self, ancestor: &str) -> bool {
         let ancestor = ancestor.strip_suffix('/').unwrap_or(ancestor);
-        self.0
-            .strip_prefix(ancestor)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.0.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -82,9 +76,7 @@ fn escapes_are_plain(path: &str) -> bool {
 }
 
 fn hex_value(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

@@ -22,9 +22,7 @@ impl CodeChallenge {
     /// grammar of §4.1 (43 to 128 unreserved characters) never is.
     pub fn is_met_by(&self, verifier: &str) -> bool {
         let well_formed = (43..=128).contains(&verifier.len())
-            && verifier
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+            && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
         let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
         well_formed && bool::from(digest.as_bytes().ct_eq(self.0.as_bytes()))
     }

@@ -60,9 +60,7 @@ impl RedirectUri {
 
     /// `scheme://host:port`, as a Content-Security-Policy source.
     pub fn origin(&self) -> String {
-        Url::parse(&self.0)
-            .map(|url| url.origin().ascii_serialization())
-            .unwrap_or_default()
+        Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
     }
 
     /// This URI with `pairs` added to its query.
@@ -125,9 +123,7 @@ impl TryFrom<String> for RedirectUri {
 /// `%2e`, `%2f`, `%5c`, `%25`: another parser might decode them into a different path.
 fn has_encoded_delimiter(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    ["%2e", "%2f", "%5c", "%25", "%00"]
-        .iter()
-        .any(|sequence| lower.contains(sequence))
+    ["%2e", "%2f", "%5c", "%25", "%00"].iter().any(|sequence| lower.contains(sequence))
 }
 
 impl From<RedirectUri> for String {

@@ -41,10 +41,7 @@ impl ResourceUri {
 
     /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
     pub fn includes(&self, other: &Self) -> bool {
-        other
-            .0
-            .strip_prefix(&self.0)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -79,20 +76,14 @@ impl ProtectedHosts {
 
     /// The origin that clients use for a protected host (`https://mcp.example.com`).
     pub fn origin(&self, host: &HostName) -> Option<String> {
-        let authority = self
-            .patterns
-            .iter()
-            .find_map(|pattern| pattern.authority_for(host))?;
+        let authority = self.patterns.iter().find_map(|pattern| pattern.authority_for(host))?;
         Some(format!("{}://{authority}", self.scheme.as_str()))
     }
 
     /// The resource at this path of this host.
     pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
         let origin = self.origin(host)?;
-        Some(ResourceUri(format!(
-            "{origin}{}",
-            path.as_str().trim_end_matches('/')
-        )))
+        Some(ResourceUri(format!("{origin}{}", path.as_str().trim_end_matches('/'))))
     }
 
     /// Reads a `resource` parameter. Scheme and host compare without case, and a trailing slash makes no
@@ -109,11 +100,7 @@ impl ProtectedHosts {
         let (host, _) = split_authority(authority).map_err(|_| UnknownResource)?;
         let resource = self.resource(&host, &path).ok_or(UnknownResource)?;
         let same_origin = Url::parse(resource.as_str()).is_ok_and(|ours| ours.origin() == url.origin());
-        if plain && same_origin {
-            Ok(resource)
-        } else {
-            Err(UnknownResource)
-        }
+        if plain && same_origin { Ok(resource) } else { Err(UnknownResource) }
     }
 }
 
@@ -124,10 +111,7 @@ mod tests {
     fn hosts() -> ProtectedHosts {
         ProtectedHosts::new(
             Scheme::Https,
-            vec![
-                "mcp.example.com".parse().unwrap(),
-                "*.tools.example:8443".parse().unwrap(),
-            ],
+            vec!["mcp.example.com".parse().unwrap(), "*.tools.example:8443".parse().unwrap()],
         )
     }
 
@@ -143,11 +127,7 @@ mod tests {
             "https://mcp.example.com/mcp/",
             "https://mcp.example.com:443/mcp",
         ] {
-            assert_eq!(
-                parsed(text).as_deref(),
-                Some("https://mcp.example.com/mcp"),
-                "{text}"
-            );
+            assert_eq!(parsed(text).as_deref(), Some("https://mcp.example.com/mcp"), "{text}");
         }
         for text in ["https://mcp.example.com", "https://mcp.example.com/"] {
             assert_eq!(parsed(text).as_deref(), Some("https://mcp.example.com"), "{text}");

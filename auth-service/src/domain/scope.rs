@@ -33,9 +33,7 @@ impl TryFrom<String> for ScopeToken {
     fn try_from(text: String) -> Result<Self, InvalidScope> {
         let valid = !text.is_empty()
             && text.len() <= 128
-            && text
-                .bytes()
-                .all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
+            && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
         if valid { Ok(Self(text)) } else { Err(InvalidScope) }
     }
 }
@@ -70,13 +68,7 @@ impl Scope {
     /// The part of `self` that `limit` grants too.
     #[must_use]
     pub fn within(&self, limit: &Self) -> Self {
-        Self(
-            self.0
-                .iter()
-                .filter(|token| limit.grants(token))
-                .cloned()
-                .collect(),
-        )
+        Self(self.0.iter().filter(|token| limit.grants(token)).cloned().collect())
     }
 
     fn grants(&self, needed: &ScopeToken) -> bool {

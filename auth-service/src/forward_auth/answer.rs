@@ -22,11 +22,7 @@ const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(6
 /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
 /// client's own through.
 pub(super) fn allow(facts: &Facts, resource: &ResourceUri, state: &AppState) -> (HttpResponse, &'static str) {
-    let groups: Vec<&str> = facts
-        .groups
-        .iter()
-        .map(crate::domain::account::Group::as_str)
-        .collect();
+    let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
     let scope = facts.scope.to_string();
     let email = facts.email.as_deref().unwrap_or_default();
     let now = state.now();
@@ -60,10 +56,7 @@ pub(super) fn allow(facts: &Facts, resource: &ResourceUri, state: &AppState) -> 
     for (name, value) in headers {
         response.insert_header((name, header_value(value)));
     }
-    (
-        response.insert_header((CACHE_CONTROL, "no-store")).finish(),
-        "allowed",
-    )
+    (response.insert_header((CACHE_CONTROL, "no-store")).finish(), "allowed")
 }
 
 /// A header value that says `text` and nothing else: what is not visible ASCII is percent-encoded.
@@ -92,10 +85,7 @@ pub(super) fn deny(
         }
         Denial::InsufficientScope { scope } => (
             StatusCode::FORBIDDEN,
-            Some((
-                "insufficient_scope",
-                "the access token lacks a scope that this needs",
-            )),
+            Some(("insufficient_scope", "the access token lacks a scope that this needs")),
             scope,
         ),
     };
@@ -103,26 +93,15 @@ pub(super) fn deny(
     let metadata = metadata_url(&origin, resource);
     // RFC 6750 §3.1: no error code when the request brought no credentials.
     let problem = error.map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "));
-    let challenge = format!(
-        "Bearer {}resource_metadata=\"{metadata}\", scope=\"{scope}\"",
-        problem.unwrap_or_default()
-    );
-    let (code, reason) = error.unwrap_or((
-        "unauthorized",
-        "log in first: see resource_metadata in WWW-Authenticate",
-    ));
+    let challenge =
+        format!("Bearer {}resource_metadata=\"{metadata}\", scope=\"{scope}\"", problem.unwrap_or_default());
+    let (code, reason) =
+        error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
     let response = HttpResponseBuilder::new(status)
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((WWW_AUTHENTICATE, challenge))
         .json(json!({ "error": code, "error_description": reason }));
-    (
-        response,
-        if status == StatusCode::FORBIDDEN {
-            "insufficient_scope"
-        } else {
-            "unauthenticated"
-        },
-    )
+    (response, if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" })
 }
 
 /// The answer to a check that cannot be decided. Never 200, never a word about internals.
@@ -139,16 +118,12 @@ pub(super) fn refuse(error: &CheckError) -> HttpResponse {
     };
     tracing::warn!(reason = %error, "a check was refused");
     let body = json!({ "error": "invalid_request", "error_description": error.to_string() });
-    HttpResponseBuilder::new(status)
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(body)
+    HttpResponseBuilder::new(status).insert_header((CACHE_CONTROL, "no-store")).json(body)
 }
 
 fn unavailable() -> HttpResponse {
     let body = json!({ "error": "temporarily_unavailable", "error_description": "access cannot be checked at the moment; try again in a minute" });
-    HttpResponse::ServiceUnavailable()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(body)
+    HttpResponse::ServiceUnavailable().insert_header((CACHE_CONTROL, "no-store")).json(body)
 }
 
 #[cfg(test)]
@@ -157,10 +132,7 @@ mod tests {
 
     #[test]
     fn a087_a_header_value_stays_one_line() {
-        assert_eq!(
-            header_value("a b\r\nX-Auth-Groups: admin"),
-            "a b%0D%0AX-Auth-Groups: admin"
-        );
+        assert_eq!(header_value("a b\r\nX-Auth-Groups: admin"), "a b%0D%0AX-Auth-Groups: admin");
         assert_eq!(header_value("100% é"), "100%25 %C3%A9");
         assert_eq!(header_value(""), "");
     }

@@ -40,10 +40,7 @@ mod tests {
     fn parsed(method: &str, target: &str, headers: &[(&str, &str)]) -> Result<AccessRequest, CheckError> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(
-                HeaderName::try_from(*name).unwrap(),
-                HeaderValue::from_str(value).unwrap(),
-            );
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         parse_parts(&Method::from_bytes(method.as_bytes()).unwrap(), target, &map)
     }
@@ -74,16 +71,8 @@ mod tests {
         assert!(parsed("GET", "/mcp", &[]).is_err());
         assert!(parsed("GET", "/mcp", &[host, host]).is_err());
         assert!(
-            parsed(
-                "GET",
-                "/mcp",
-                &[
-                    host,
-                    ("x-forwarded-proto", "https"),
-                    ("x-forwarded-proto", "http")
-                ]
-            )
-            .is_err()
+            parsed("GET", "/mcp", &[host, ("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")])
+                .is_err()
         );
         assert!(parsed("GET", "/mcp", &[host, ("x-forwarded-proto", "https, http")]).is_err());
         for method in ["get", "CONNECT", "TRACE", "PATCH", "PUT", "FOO"] {

@@ -119,17 +119,11 @@ pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
     if values.next().is_some() {
         return Bearer::Malformed;
     }
-    let token = first
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .and_then(|(scheme, token)| {
-            // b64token of RFC 6750 §2.1, which every token of ours is.
-            let plain = !token.is_empty()
-                && token
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
-            (scheme.eq_ignore_ascii_case("bearer") && plain).then(|| token.to_owned())
-        });
+    let token = first.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
+        // b64token of RFC 6750 §2.1, which every token of ours is.
+        let plain =
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
+        (scheme.eq_ignore_ascii_case("bearer") && plain).then(|| token.to_owned())
+    });
     token.map_or(Bearer::Malformed, Bearer::Token)
 }

@@ -89,9 +89,7 @@ mod tests {
         let single = TestRequest::default().cookie(one.clone()).to_http_request();
         assert!(OurCookie::Session.read(&single, Scheme::Http).is_some());
         let header = format!("{}={}; {}={}", one.name(), one.value(), two.name(), two.value());
-        let doubled = TestRequest::default()
-            .insert_header(("cookie", header))
-            .to_http_request();
+        let doubled = TestRequest::default().insert_header(("cookie", header)).to_http_request();
         assert!(OurCookie::Session.read(&doubled, Scheme::Http).is_none());
     }
 }

@@ -31,25 +31,19 @@ impl Passwords {
     /// At most `parallel` hashes at a time.
     pub fn new(parallel: usize) -> Result<Self, HashingFailed> {
         let decoy = hash(b"decoy")?;
-        Ok(Self {
-            permits: Arc::new(Semaphore::new(parallel)),
-            decoy: decoy.into(),
-        })
+        Ok(Self { permits: Arc::new(Semaphore::new(parallel)), decoy: decoy.into() })
     }
 
     /// Hashes a password into a PHC string with a fresh salt.
     pub async fn hash(&self, password: SecretString) -> Result<String, HashingFailed> {
-        self.bounded(move || hash(password.expose_secret().as_bytes()))
-            .await?
+        self.bounded(move || hash(password.expose_secret().as_bytes())).await?
     }
 
     /// Whether `password` is the one behind `phc`. With no `phc` it is not, after the same work.
     pub async fn verify(&self, phc: Option<String>, password: SecretString) -> Result<bool, HashingFailed> {
         let known = phc.is_some();
         let phc = phc.unwrap_or_else(|| self.decoy.to_string());
-        let matches = self
-            .bounded(move || matches(&phc, password.expose_secret().as_bytes()))
-            .await?;
+        let matches = self.bounded(move || matches(&phc, password.expose_secret().as_bytes())).await?;
         Ok(matches && known)
     }
 
@@ -57,10 +51,7 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, HashingFailed> {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| HashingFailed)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| HashingFailed)?;
         // The permit moves into the work: a caller that goes away does not free a place that is still in use.
         let run = move || {
             let outcome = work();
@@ -72,10 +63,7 @@ impl Passwords {
 }
 
 fn hash(password: &[u8]) -> Result<String, HashingFailed> {
-    Argon2::default()
-        .hash_password(password)
-        .map(|hash| hash.to_string())
-        .map_err(|_| HashingFailed)
+    Argon2::default().hash_password(password).map(|hash| hash.to_string()).map_err(|_| HashingFailed)
 }
 
 fn matches(phc: &str, password: &[u8]) -> bool {
@@ -92,25 +80,10 @@ mod tests {
         let passwords = Passwords::new(1).unwrap();
         let phc = passwords.hash("correct horse battery".into()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(
-            passwords
-                .verify(Some(phc.clone()), "correct horse battery".into())
-                .await
-                .unwrap()
-        );
-        assert!(
-            !passwords
-                .verify(Some(phc), "correct horse batterz".into())
-                .await
-                .unwrap()
-        );
+        assert!(passwords.verify(Some(phc.clone()), "correct horse battery".into()).await.unwrap());
+        assert!(!passwords.verify(Some(phc), "correct horse batterz".into()).await.unwrap());
         assert!(!passwords.verify(None, "decoy".into()).await.unwrap());
-        assert!(
-            !passwords
-                .verify(Some("not a hash".into()), "x".into())
-                .await
-                .unwrap()
-        );
+        assert!(!passwords.verify(Some("not a hash".into()), "x".into()).await.unwrap());
     }
 
     #[tokio::test]
@@ -118,11 +91,7 @@ mod tests {
         let passwords = Passwords::new(1).unwrap();
         let caller = tokio::spawn({
             let passwords = passwords.clone();
-            async move {
-                passwords
-                    .bounded(|| std::thread::sleep(std::time::Duration::from_millis(200)))
-                    .await
-            }
+            async move { passwords.bounded(|| std::thread::sleep(std::time::Duration::from_millis(200))).await }
         });
         while passwords.permits.available_permits() == 1 {
             tokio::task::yield_now().await;

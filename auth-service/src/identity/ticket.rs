@@ -71,12 +71,8 @@ impl Tickets {
         expires_at: UnixTime,
         content: &T,
     ) -> Result<String, CryptoFailure> {
-        let plain = serde_json::to_vec(&Sealed {
-            bound_to,
-            expires_at,
-            content,
-        })
-        .map_err(|_| CryptoFailure)?;
+        let plain =
+            serde_json::to_vec(&Sealed { bound_to, expires_at, content }).map_err(|_| CryptoFailure)?;
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(form.name(), &plain)?))
     }
 
@@ -89,10 +85,7 @@ impl Tickets {
         text: &str,
     ) -> Result<T, BadTicket> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadTicket::Foreign)?;
-        let plain = self
-            .0
-            .open(form.name(), &sealed)
-            .map_err(|_| BadTicket::Foreign)?;
+        let plain = self.0.open(form.name(), &sealed).map_err(|_| BadTicket::Foreign)?;
         let ticket: Sealed<T> = serde_json::from_slice(&plain).map_err(|_| BadTicket::Foreign)?;
         if ticket.bound_to != bound_to {
             return Err(BadTicket::Foreign);
@@ -112,9 +105,7 @@ mod tests {
     fn a016_a_ticket_counts_for_its_form_browser_and_time_only() {
         let tickets = Tickets::new(&StoreKey::new([1; 32])).unwrap();
         let (mine, other) = (TokenHash::of(b"mine"), TokenHash::of(b"other"));
-        let ticket = tickets
-            .issue(Form::Consent, mine, UnixTime(100), &"content")
-            .unwrap();
+        let ticket = tickets.issue(Form::Consent, mine, UnixTime(100), &"content").unwrap();
         let read = |form, cookie, now, text: &str| tickets.read::<String>(form, cookie, UnixTime(now), text);
         assert_eq!(read(Form::Consent, mine, 99, &ticket).unwrap(), "content");
         assert_eq!(read(Form::Consent, mine, 100, &ticket), Err(BadTicket::Expired));

@@ -122,11 +122,7 @@ impl Sealer {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(CannotOpen)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CannotOpen)?;
         let mut body = body.to_vec();
-        let plain = self
-            .0
-            .open_in_place(nonce, Aad::from(name), &mut body)
-            .map_err(|_| CannotOpen)?
-            .len();
+        let plain = self.0.open_in_place(nonce, Aad::from(name), &mut body).map_err(|_| CannotOpen)?.len();
         body.truncate(plain);
         Ok(body)
     }
@@ -147,9 +143,7 @@ pub struct SystemRandomSource;
 impl Random for SystemRandomSource {
     fn bytes(&self) -> Result<[u8; 32], RandomUnavailable> {
         let mut bytes = [0_u8; 32];
-        SystemRandom::new()
-            .fill(&mut bytes)
-            .map_err(|_| RandomUnavailable)?;
+        SystemRandom::new().fill(&mut bytes).map_err(|_| RandomUnavailable)?;
         Ok(bytes)
     }
 }
@@ -165,10 +159,7 @@ mod tests {
     #[test]
     fn sealed_data_opens_with_its_key_name_and_purpose_only() {
         let sealed = sealer(Purpose::StoredValue).seal(b"clients/a", b"value").unwrap();
-        assert_eq!(
-            sealer(Purpose::StoredValue).open(b"clients/a", &sealed).unwrap(),
-            b"value"
-        );
+        assert_eq!(sealer(Purpose::StoredValue).open(b"clients/a", &sealed).unwrap(), b"value");
         assert!(sealer(Purpose::StoredValue).open(b"clients/b", &sealed).is_err());
         assert!(sealer(Purpose::FormTicket).open(b"clients/a", &sealed).is_err());
         let other = Sealer::new(&StoreKey::new([2; 32]), Purpose::StoredValue).unwrap();
@@ -177,11 +168,7 @@ mod tests {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
             assert!(sealer(Purpose::StoredValue).open(b"clients/a", &altered).is_err());
-            assert!(
-                sealer(Purpose::StoredValue)
-                    .open(b"clients/a", &sealed[..at])
-                    .is_err()
-            );
+            assert!(sealer(Purpose::StoredValue).open(b"clients/a", &sealed[..at]).is_err());
         }
     }
 

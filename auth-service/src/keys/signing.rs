@@ -29,9 +29,7 @@ pub struct StoredSigningKey {
 
 impl fmt::Debug for StoredSigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredSigningKey")
-            .field("kid", &self.kid)
-            .finish_non_exhaustive()
+        f.debug_struct("StoredSigningKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
@@ -51,10 +49,7 @@ impl StoredSigningKey {
 
 /// RFC 7638 §3 with the members that RFC 8037 §2 requires, in lexical order.
 fn thumbprint(public: &[u8]) -> String {
-    let canonical = format!(
-        r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#,
-        URL_SAFE_NO_PAD.encode(public)
-    );
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(public));
     URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
 }
 
@@ -68,9 +63,7 @@ pub struct KeyRing {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing")
-            .field("kid", &self.kid)
-            .finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
@@ -82,11 +75,8 @@ pub struct InvalidSignature;
 impl KeyRing {
     /// The ring with this key.
     pub fn new(stored: &StoredSigningKey) -> Result<Self, CryptoFailure> {
-        let pkcs8 = Zeroizing::new(
-            URL_SAFE_NO_PAD
-                .decode(stored.pkcs8.as_bytes())
-                .map_err(|_| CryptoFailure)?,
-        );
+        let pkcs8 =
+            Zeroizing::new(URL_SAFE_NO_PAD.decode(stored.pkcs8.as_bytes()).map_err(|_| CryptoFailure)?);
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| CryptoFailure)?;
         let public = pair.public_key().as_ref();
         let jwk = json!({
@@ -156,10 +146,7 @@ mod tests {
     fn a_signed_token_verifies_with_its_own_type_and_key() {
         let ring = ring();
         let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
-        assert_eq!(
-            ring.verify::<Value>("at+jwt", &token).unwrap(),
-            json!({ "sub": "x" })
-        );
+        assert_eq!(ring.verify::<Value>("at+jwt", &token).unwrap(), json!({ "sub": "x" }));
         assert!(self::ring().verify::<Value>("at+jwt", &token).is_err());
     }
 
@@ -174,9 +161,7 @@ mod tests {
     fn a054_a055_a056_a058_header_tricks_are_refused() {
         let ring = ring();
         let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
-        let [header, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else {
-            panic!()
-        };
+        let [header, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!() };
         let kid = &ring.kid;
         let forged_headers = [
             json!({ "alg": "none", "typ": "at+jwt", "kid": kid }),

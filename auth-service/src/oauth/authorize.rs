@@ -57,11 +57,7 @@ impl AuthorizeError {
         let text = self.to_string();
         page(
             status,
-            &MessagePage {
-                title: "This request cannot be answered",
-                text: &text,
-                code,
-            },
+            &MessagePage { title: "This request cannot be answered", text: &text, code },
             FormTarget::Ourselves,
         )
     }
@@ -88,12 +84,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
     ) {
         Ok(asked) => asked,
         Err(refusal) => {
-            return Ok(refuse(
-                state,
-                &redirect_uri,
-                params.one("state").unwrap_or_default(),
-                refusal,
-            ));
+            return Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal));
         }
     };
     let now = state.now();
@@ -102,22 +93,14 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         None => None,
     };
     let account = match &session {
-        Some(session) => state
-            .store
-            .account(&session.subject)
-            .await?
-            .filter(|account| !account.disabled),
+        Some(session) => state.store.account(&session.subject).await?.filter(|account| !account.disabled),
         None => None,
     };
     match (session, account) {
         (Some(session), Some(account)) => {
             consent::ask(state, &client, &asked, &session, &account).map_err(|_| AuthorizeError::Unavailable)
         }
-        _ => Ok(see_other(
-            &site
-                .issuer
-                .endpoint(&format!("/login?{}", request.query_string())),
-        )),
+        _ => Ok(see_other(&site.issuer.endpoint(&format!("/login?{}", request.query_string())))),
     }
 }
 
@@ -127,11 +110,7 @@ async fn client_and_redirect(
     state: &AppState,
 ) -> Result<(Client, RedirectUri), AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
-    let client = state
-        .store
-        .client(&id)
-        .await?
-        .ok_or(AuthorizeError::UnknownClient)?;
+    let client = state.store.client(&id).await?.ok_or(AuthorizeError::UnknownClient)?;
     let redirect_uri = match (params.one("redirect_uri")?, client.redirect_uris.as_slice()) {
         (Some(text), _) => RedirectUri::try_from(text.to_owned()).map_err(|_| AuthorizeError::Redirect)?,
         // OAuth 2.1 §4.1.1: it may be left out when there is only one.
@@ -153,10 +132,7 @@ pub(super) fn refuse(
     refusal: Refusal,
 ) -> HttpResponse {
     let description = refusal.to_string();
-    let mut pairs = vec![
-        ("error", refusal.code()),
-        ("error_description", description.as_str()),
-    ];
+    let mut pairs = vec![("error", refusal.code()), ("error_description", description.as_str())];
     pairs.extend(client_state.map(|value| ("state", value)));
     pairs.push(("iss", state.config.site.issuer.as_str()));
     see_other(&redirect_uri.with_query(&pairs))

@@ -62,31 +62,20 @@ pub(super) async fn authenticate(
         }
         (Some(_), Some(_)) => Err(invalid("the client secret is wrong")),
         (Some(_), None) => Err(invalid("the client has a secret and must authenticate with it")),
-        (None, Some(_)) => Err(invalid(
-            "the client is registered without a secret and must not send one",
-        )),
+        (None, Some(_)) => Err(invalid("the client is registered without a secret and must not send one")),
     }
 }
 
 fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, ClientAuthError> {
     let body_id = params.one("client_id")?;
     let body_secret = params.one("client_secret")?;
-    let malformed = ClientAuthError::Invalid {
-        description: "the Authorization header is malformed",
-        basic: true,
-    };
+    let malformed =
+        ClientAuthError::Invalid { description: "the Authorization header is malformed", basic: true };
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let Some(header) = headers.next() else {
-        let missing = ClientAuthError::Invalid {
-            description: "client_id is missing",
-            basic: false,
-        };
+        let missing = ClientAuthError::Invalid { description: "client_id is missing", basic: false };
         let id = body_id.ok_or(missing)?.to_owned();
-        return Ok(Credentials {
-            id,
-            secret: body_secret.map(SecretString::from),
-            basic: false,
-        });
+        return Ok(Credentials { id, secret: body_secret.map(SecretString::from), basic: false });
     };
     if headers.next().is_some() || body_secret.is_some() {
         return Err(ClientAuthError::TwoWays);
@@ -96,16 +85,9 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
     };
     if body_id.is_some_and(|other| other != id) {
         let description = "the client_id in the body is not the one in the Authorization header";
-        return Err(ClientAuthError::Invalid {
-            description,
-            basic: true,
-        });
+        return Err(ClientAuthError::Invalid { description, basic: true });
     }
-    Ok(Credentials {
-        id,
-        secret: Some(secret),
-        basic: true,
-    })
+    Ok(Credentials { id, secret: Some(secret), basic: true })
 }
 
 /// Reads HTTP Basic with both parts form-encoded (RFC 6749 §2.3.1).

@@ -87,11 +87,7 @@ impl ConsentError {
         };
         page(
             status,
-            &MessagePage {
-                title: "Nothing was allowed",
-                text: &self.to_string(),
-                code: None,
-            },
+            &MessagePage { title: "Nothing was allowed", text: &self.to_string(), code: None },
             FormTarget::Ourselves,
         )
     }
@@ -117,11 +113,7 @@ pub fn ask(
         &asked,
     )?;
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
-    let scopes: Vec<String> = request
-        .scope
-        .tokens()
-        .map(|token| token.as_str().to_owned())
-        .collect();
+    let scopes: Vec<String> = request.scope.tokens().map(|token| token.as_str().to_owned()).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
         ticket: &ticket,
@@ -132,11 +124,7 @@ pub fn ask(
         resources: &resources,
         scopes: &scopes,
     };
-    Ok(page(
-        StatusCode::OK,
-        &template,
-        FormTarget::Client(&request.redirect_uri),
-    ))
+    Ok(page(StatusCode::OK, &template, FormTarget::Client(&request.redirect_uri)))
 }
 
 /// `POST /consent`: allow or deny.
@@ -150,14 +138,9 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
     let params = Params::of_form(http, body)?;
     let now = state.now();
-    let cookie = OurCookie::Session
-        .read(http, state.config.site.issuer.scheme())
-        .ok_or(ConsentError::NoSession)?;
-    let session = state
-        .store
-        .session(&cookie.hash(), now)
-        .await?
-        .ok_or(ConsentError::NoSession)?;
+    let cookie =
+        OurCookie::Session.read(http, state.config.site.issuer.scheme()).ok_or(ConsentError::NoSession)?;
+    let session = state.store.session(&cookie.hash(), now).await?.ok_or(ConsentError::NoSession)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
     let request = &asked.request;
@@ -170,11 +153,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         .client(&request.client_id)
         .await?
         .filter(|client| client.allows_redirect(&request.redirect_uri));
-    let account = state
-        .store
-        .account(&session.subject)
-        .await?
-        .filter(|account| !account.disabled);
+    let account = state.store.account(&session.subject).await?.filter(|account| !account.disabled);
     if client.is_none() {
         return Err(ConsentError::ClientGone);
     }
@@ -183,12 +162,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     }
     match params.one("decision")? {
         Some("allow") => approve(state, asked, &session).await,
-        Some("deny") => Ok(refuse(
-            state,
-            &request.redirect_uri,
-            request.state.as_deref(),
-            AuthorizationRefusal::Denied,
-        )),
+        Some("deny") => {
+            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), AuthorizationRefusal::Denied))
+        }
         _ => Err(ConsentError::NoDecision),
     }
 }
@@ -211,19 +187,11 @@ async fn approve(
         authenticated_at: session.authenticated_at,
         expires_at: state.now().plus(state.config.lifetimes.code),
     };
-    if !state
-        .store
-        .add_code(code.grant_id.as_str(), &token.hash(), &code)
-        .await?
-    {
+    if !state.store.add_code(code.grant_id.as_str(), &token.hash(), &code).await? {
         return Err(ConsentError::AnsweredBefore);
     }
-    audit::Event::ConsentGiven {
-        subject: &code.subject,
-        client_id: &code.client_id,
-        scope: &code.scope,
-    }
-    .emit();
+    audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
+        .emit();
     let mut pairs = vec![("code", token.expose())];
     pairs.extend(request.state.as_deref().map(|value| ("state", value)));
     pairs.push(("iss", state.config.site.issuer.as_str()));

@@ -58,11 +58,7 @@ impl LoginError {
         };
         page(
             status,
-            &MessagePage {
-                title: "You are not signed in",
-                text: &self.to_string(),
-                code: None,
-            },
+            &MessagePage { title: "You are not signed in", text: &self.to_string(), code: None },
             FormTarget::Ourselves,
         )
     }
@@ -87,9 +83,7 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
 
 /// `POST /login`: user name and password.
 pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    check_password(&http, &body, &state)
-        .await
-        .unwrap_or_else(|error| error.response())
+    check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
 /// `POST /login/password`: the password that replaces the one-time one.
@@ -98,9 +92,7 @@ pub async fn choose_password(
     body: web::Bytes,
     state: web::Data<AppState>,
 ) -> HttpResponse {
-    take_password(&http, &body, &state)
-        .await
-        .unwrap_or_else(|error| error.response())
+    take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
 fn show_form(
@@ -118,16 +110,9 @@ fn show_form(
         None => state.new_token(TokenKind::LoginAttempt)?,
     };
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state
-        .tickets
-        .issue(Form::Login, cookie.hash(), expires_at, &then)?;
+    let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, &then)?;
     let action = state.config.site.issuer.endpoint("/login");
-    let template = LoginPage {
-        action: &action,
-        ticket: &ticket,
-        username,
-        problem,
-    };
+    let template = LoginPage { action: &action, ticket: &ticket, username, problem };
     let mut response = page(status, &template, FormTarget::Ourselves);
     set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, scheme));
     Ok(response)
@@ -140,9 +125,7 @@ fn set_cookie(response: &mut HttpResponse, cookie: &actix_web::cookie::Cookie<'_
 }
 
 fn attempt_cookie(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, BadTicket> {
-    OurCookie::LoginAttempt
-        .read(http, state.config.site.issuer.scheme())
-        .ok_or(BadTicket::Foreign)
+    OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme()).ok_or(BadTicket::Foreign)
 }
 
 async fn check_password(
@@ -161,22 +144,15 @@ async fn check_password(
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
     let account = match Username::try_from(typed.to_owned()) {
-        Ok(username) => state
-            .store
-            .account_named(&username)
-            .await?
-            .filter(|account| !account.disabled),
+        Ok(username) => state.store.account_named(&username).await?.filter(|account| !account.disabled),
         Err(_) => None,
     };
     let phc = account.as_ref().map(|account| account.password.phc.clone());
     let proven = state.passwords.verify(phc, password).await?;
     match account.filter(|_| proven) {
         Some(account) if account.password.one_time => {
-            let choosing = Choosing {
-                subject: account.subject.clone(),
-                one_time: account.password.clone(),
-                then,
-            };
+            let choosing =
+                Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
             ask_for_password(state, &cookie, &choosing, &account, None)
         }
         Some(account) => start_session(state, &account, &then).await,
@@ -197,9 +173,7 @@ fn ask_for_password(
     problem: Option<&str>,
 ) -> Result<HttpResponse, LoginError> {
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state
-        .tickets
-        .issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
+    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
     let action = state.config.site.issuer.endpoint("/login/password");
     let template = NewPasswordPage {
         action: &action,
@@ -208,11 +182,7 @@ fn ask_for_password(
         shortest: SHORTEST,
         problem,
     };
-    let status = if problem.is_some() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    };
+    let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok(page(status, &template, FormTarget::Ourselves))
 }
 
@@ -237,37 +207,26 @@ async fn take_password(
         .ok_or(LoginError::PasswordChanged)?;
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();
-    let same_as_before = state
-        .passwords
-        .verify(Some(choosing.one_time.phc.clone()), SecretString::from(chosen))
-        .await?;
+    let same_as_before =
+        state.passwords.verify(Some(choosing.one_time.phc.clone()), SecretString::from(chosen)).await?;
     if let Some(problem) = problem_with(chosen, repeated, same_as_before) {
         return ask_for_password(state, &cookie, &choosing, &account, Some(&problem));
     }
     let phc = state.passwords.hash(SecretString::from(chosen)).await?;
     let replaced = state
         .store
-        .replace_password(
-            &account.subject,
-            &choosing.one_time,
-            &StoredPassword { phc, one_time: false },
-        )
+        .replace_password(&account.subject, &choosing.one_time, &StoredPassword { phc, one_time: false })
         .await?;
     if !replaced {
         return Err(LoginError::PasswordChanged);
     }
-    audit::Event::PasswordChosen {
-        subject: &account.subject,
-    }
-    .emit();
+    audit::Event::PasswordChosen { subject: &account.subject }.emit();
     start_session(state, &account, &choosing.then).await
 }
 
 fn problem_with(chosen: &str, repeated: &str, same_as_before: bool) -> Option<String> {
     if chosen.chars().count() < SHORTEST {
-        Some(format!(
-            "That is too short: at least {SHORTEST} characters, please."
-        ))
+        Some(format!("That is too short: at least {SHORTEST} characters, please."))
     } else if chosen.len() > LONGEST {
         Some(format!("That is too long: at most {LONGEST} characters, please."))
     } else if chosen != repeated {
@@ -291,10 +250,7 @@ async fn start_session(state: &AppState, account: &Account, then: &str) -> Resul
         expires_at: now.plus(state.config.lifetimes.login_session),
     };
     state.store.add_session(&session).await?;
-    audit::Event::LoggedIn {
-        subject: &account.subject,
-    }
-    .emit();
+    audit::Event::LoggedIn { subject: &account.subject }.emit();
     let mut response = if then.is_empty() {
         let template = MessagePage {
             title: "You are signed in",

@@ -19,10 +19,7 @@ pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
     let mut document = document(&state.config.site, &state.policy);
     if let Some(members) = document.as_object_mut() {
         members.insert("subject_types_supported".to_owned(), json!(["public"]));
-        members.insert(
-            "id_token_signing_alg_values_supported".to_owned(),
-            json!(["EdDSA"]),
-        );
+        members.insert("id_token_signing_alg_values_supported".to_owned(), json!(["EdDSA"]));
     }
     cacheable(&document)
 }
@@ -33,18 +30,13 @@ pub async fn jwks(state: web::Data<AppState>) -> HttpResponse {
 }
 
 fn cacheable(document: &Value) -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "public, max-age=300"))
-        .json(document)
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(document)
 }
 
 fn document(site: &Site, policy: &Policy) -> Value {
     let issuer = &site.issuer;
-    let scopes: Vec<&str> = policy
-        .catalogue()
-        .tokens()
-        .map(crate::domain::scope::ScopeToken::as_str)
-        .collect();
+    let scopes: Vec<&str> =
+        policy.catalogue().tokens().map(crate::domain::scope::ScopeToken::as_str).collect();
     json!({
         "issuer": issuer.as_str(),
         "authorization_endpoint": issuer.endpoint("/authorize"),

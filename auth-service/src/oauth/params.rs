@@ -31,19 +31,12 @@ impl Params {
 
     /// Reads a form body.
     pub fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
-        let content_type = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let content_type =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let parameters = parameters.trim().to_ascii_lowercase();
         let plain_charset = matches!(parameters.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\"");
-        if !essence
-            .trim()
-            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
-            || !plain_charset
-        {
+        if !essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") || !plain_charset {
             return Err(BadParams::ContentType);
         }
         Self::read(body)
@@ -53,18 +46,12 @@ impl Params {
         if encoded.split(|byte| *byte == b'&').nth(MOST).is_some() {
             return Err(BadParams::Unreadable);
         }
-        serde_urlencoded::from_bytes(encoded)
-            .map(Self)
-            .map_err(|_| BadParams::Unreadable)
+        serde_urlencoded::from_bytes(encoded).map(Self).map_err(|_| BadParams::Unreadable)
     }
 
     /// The parameter's one value. An empty value counts as absent (RFC 6749 §3.1).
     pub fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
-        let mut values = self
-            .0
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str());
+        let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let first = values.next();
         if values.next().is_some() {
             return Err(BadParams::Doubled);
@@ -83,12 +70,8 @@ impl Params {
 
     /// Whether any parameter but `resource` comes twice.
     pub fn has_doubled(&self) -> bool {
-        let mut names: Vec<&str> = self
-            .0
-            .iter()
-            .map(|(key, _)| key.as_str())
-            .filter(|key| *key != "resource")
-            .collect();
+        let mut names: Vec<&str> =
+            self.0.iter().map(|(key, _)| key.as_str()).filter(|key| *key != "resource").collect();
         names.sort_unstable();
         names.windows(2).any(|pair| pair.first() == pair.last())
     }
@@ -120,10 +103,7 @@ mod tests {
             Params::of_form(&request.to_http_request(), b"a=1").map(|_| ())
         };
         assert_eq!(form(Some("application/x-www-form-urlencoded")), Ok(()));
-        assert_eq!(
-            form(Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8")),
-            Ok(())
-        );
+        assert_eq!(form(Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8")), Ok(()));
         for other in [
             None,
             Some("application/json"),

@@ -17,24 +17,15 @@ pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let Some(resource) = resource_of(&request, &state) else {
         let message = json!({ "error": "not_found", "error_description": "this host or path is not a protected resource" });
-        return HttpResponse::NotFound()
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .json(message);
+        return HttpResponse::NotFound().insert_header((CACHE_CONTROL, "no-store")).json(message);
     };
-    let scopes: Vec<&str> = state
-        .policy
-        .required_scope(&resource)
-        .tokens()
-        .map(ScopeToken::as_str)
-        .collect();
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "public, max-age=300"))
-        .json(json!({
-            "resource": resource.as_str(),
-            "authorization_servers": [state.config.site.issuer.as_str()],
-            "scopes_supported": scopes,
-            "bearer_methods_supported": ["header"],
-        }))
+    let scopes: Vec<&str> = state.policy.required_scope(&resource).tokens().map(ScopeToken::as_str).collect();
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(json!({
+        "resource": resource.as_str(),
+        "authorization_servers": [state.config.site.issuer.as_str()],
+        "scopes_supported": scopes,
+        "bearer_methods_supported": ["header"],
+    }))
 }
 
 /// The host says which resource it is about; it only selects among configured ones.

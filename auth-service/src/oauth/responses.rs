@@ -22,10 +22,7 @@ pub(super) fn error(
     description: &str,
     challenge: Option<&str>,
 ) -> HttpResponse {
-    let mut response = json_no_store(
-        status,
-        &json!({ "error": code, "error_description": description }),
-    );
+    let mut response = json_no_store(status, &json!({ "error": code, "error_description": description }));
     if let Some(value) = challenge.and_then(|text| text.parse().ok()) {
         response.headers_mut().insert(WWW_AUTHENTICATE, value);
     }

@@ -121,10 +121,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state.store.as_ref()).await?;
-    match params
-        .one("grant_type")?
-        .ok_or(TokenError::Missing("grant_type"))?
-    {
+    match params.one("grant_type")?.ok_or(TokenError::Missing("grant_type"))? {
         "authorization_code" => authorization_code::redeem(state, &client, &params).await,
         "refresh_token" => refresh_token::refresh(state, &client, &params).await,
         _ => Err(TokenError::UnsupportedGrantType),
@@ -196,18 +193,10 @@ impl Part {
         }
         let asked = params.many("resource");
         if asked.is_empty() {
-            return Ok(Self {
-                scope,
-                resources: granted.to_vec(),
-            });
+            return Ok(Self { scope, resources: granted.to_vec() });
         }
         let parse = |text: &&str| {
-            state
-                .config
-                .site
-                .protected_hosts
-                .parse(text)
-                .map_err(|_| TokenError::InvalidTarget)
+            state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget)
         };
         let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         if resources.iter().all(|resource| granted.contains(resource)) {
@@ -235,9 +224,5 @@ fn owned_by(
     owner: &crate::domain::client::ClientId,
     what: &'static str,
 ) -> Result<(), TokenError> {
-    if client.id == *owner {
-        Ok(())
-    } else {
-        Err(TokenError::InvalidGrant(what))
-    }
+    if client.id == *owner { Ok(()) } else { Err(TokenError::InvalidGrant(what)) }
 }

@@ -70,11 +70,7 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "password_chosen", %subject);
                 "password_chosen"
             }
-            Self::ConsentGiven {
-                subject,
-                client_id,
-                scope,
-            } => {
+            Self::ConsentGiven { subject, client_id, scope } => {
                 tracing::info!(target: "audit", event = "consent_given", %subject, %client_id, %scope);
                 "consent_given"
             }

@@ -53,30 +53,20 @@ pub fn decide(presented: Presented<'_>, policy: &Policy, resource: &ResourceUri)
     let needed = policy.required_scope(resource);
     let facts = match presented {
         Presented::Nothing => {
-            return Decision::Deny(Denial::Unauthenticated {
-                scope: needed.clone(),
-            });
+            return Decision::Deny(Denial::Unauthenticated { scope: needed.clone() });
         }
         Presented::InvalidToken(reason) => {
-            return Decision::Deny(Denial::InvalidToken {
-                reason,
-                scope: needed.clone(),
-            });
+            return Decision::Deny(Denial::InvalidToken { reason, scope: needed.clone() });
         }
         Presented::Token(facts) => facts,
     };
     // A token is good only for what it was issued for (RFC 8707 §2.2, MCP "Token Audience Binding").
     if !facts.resources.iter().any(|audience| audience.includes(resource)) {
         let reason = "the access token was issued for another resource";
-        return Decision::Deny(Denial::InvalidToken {
-            reason,
-            scope: needed.clone(),
-        });
+        return Decision::Deny(Denial::InvalidToken { reason, scope: needed.clone() });
     }
     if !facts.scope.covers(needed) {
-        return Decision::Deny(Denial::InsufficientScope {
-            scope: needed.clone(),
-        });
+        return Decision::Deny(Denial::InsufficientScope { scope: needed.clone() });
     }
     Decision::Allow
 }
@@ -124,27 +114,15 @@ mod tests {
     #[test]
     fn a060_a061_a_token_is_refused_at_any_other_resource() {
         let facts = facts("mcp", "https://a.example/mcp");
-        for asked in [
-            "https://b.example/mcp",
-            "https://a.example/mcp-other",
-            "https://a.example",
-        ] {
-            assert!(
-                matches!(
-                    decided(&facts, asked),
-                    Decision::Deny(Denial::InvalidToken { .. })
-                ),
-                "{asked}"
-            );
+        for asked in ["https://b.example/mcp", "https://a.example/mcp-other", "https://a.example"] {
+            assert!(matches!(decided(&facts, asked), Decision::Deny(Denial::InvalidToken { .. })), "{asked}");
         }
     }
 
     #[test]
     fn too_little_scope_names_what_is_needed() {
         for scope in ["", "mcp:read", "other"] {
-            let needed = Denial::InsufficientScope {
-                scope: "mcp".parse().unwrap(),
-            };
+            let needed = Denial::InsufficientScope { scope: "mcp".parse().unwrap() };
             assert_eq!(
                 decided(&facts(scope, "https://a.example"), "https://a.example/mcp"),
                 Decision::Deny(needed)
@@ -161,9 +139,6 @@ mod tests {
             Decision::Deny(Denial::Unauthenticated { .. })
         ));
         let invalid = decide(Presented::InvalidToken("x"), &policy, &asked);
-        assert!(matches!(
-            invalid,
-            Decision::Deny(Denial::InvalidToken { reason: "x", .. })
-        ));
+        assert!(matches!(invalid, Decision::Deny(Denial::InvalidToken { reason: "x", .. })));
     }
 }

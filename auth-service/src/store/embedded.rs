@@ -59,11 +59,7 @@ impl EmbeddedStore {
         };
         rows::prepare(&database, &sealer).map_err(damaged)?;
         let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer)).map_err(damaged)?;
-        Ok(Self {
-            database,
-            sealer,
-            writer,
-        })
+        Ok(Self { database, sealer, writer })
     }
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
@@ -86,12 +82,7 @@ fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result
 fn put_grant(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
     rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
     if let Some(refresh) = &grant.refresh {
-        rows.put(
-            Table::RefreshTokens,
-            &refresh.current.text(),
-            &grant.id,
-            Some(grant.expires_at),
-        )?;
+        rows.put(Table::RefreshTokens, &refresh.current.text(), &grant.id, Some(grant.expires_at))?;
     }
     Ok(())
 }
@@ -175,12 +166,7 @@ impl Store for EmbeddedStore {
         let session = session.clone();
         self.writer
             .write(move |rows| {
-                rows.put(
-                    Table::Sessions,
-                    &session.id.text(),
-                    &session,
-                    Some(session.expires_at),
-                )
+                rows.put(Table::Sessions, &session.id.text(), &session, Some(session.expires_at))
             })
             .await
     }
@@ -192,9 +178,7 @@ impl Store for EmbeddedStore {
 
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
         let key = id.text();
-        self.writer
-            .write(move |rows| rows.remove(Table::Sessions, &key))
-            .await
+        self.writer.write(move |rows| rows.remove(Table::Sessions, &key)).await
     }
 
     async fn add_code(
@@ -213,10 +197,7 @@ impl Store for EmbeddedStore {
                 let day = Duration::from_secs(86_400);
                 rows.put(Table::Approvals, &approval, &key, Some(code.expires_at.plus(day)))?;
                 // A used code is remembered as long, so that its replay is noticed.
-                let row = CodeRow {
-                    code: code.clone(),
-                    redeemed: false,
-                };
+                let row = CodeRow { code: code.clone(), redeemed: false };
                 rows.put(Table::Codes, &key, &row, Some(code.expires_at.plus(day)))?;
                 Ok(true)
             })
@@ -285,26 +266,15 @@ impl Store for EmbeddedStore {
                 };
                 match grant.judge_refresh(&presented, now, grace) {
                     RefreshUse::Current => {
-                        grant.rotate(
-                            successor.hash,
-                            successor.sealed.clone(),
-                            now,
-                            successor.expires_at,
-                        );
+                        grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
                         put_grant(rows, &grant)?;
                         // The used token stays known as long as the grant may live, so that its reuse is noticed.
-                        rows.put(
-                            Table::RefreshTokens,
-                            &presented.text(),
-                            &grant.id,
-                            Some(grant.expires_at),
-                        )?;
+                        rows.put(Table::RefreshTokens, &presented.text(), &grant.id, Some(grant.expires_at))?;
                         Ok(Rotation::Rotated(grant))
                     }
-                    RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated {
-                        grant,
-                        sealed_successor,
-                    }),
+                    RefreshUse::Repeated { sealed_successor } => {
+                        Ok(Rotation::Repeated { grant, sealed_successor })
+                    }
                     RefreshUse::Reused => {
                         rows.remove(Table::Grants, grant.id.as_str())?;
                         Ok(Rotation::Reused(grant.id))
@@ -316,9 +286,7 @@ impl Store for EmbeddedStore {
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer
-            .write(move |rows| rows.remove(Table::Grants, id.as_str()))
-            .await
+        self.writer.write(move |rows| rows.remove(Table::Grants, id.as_str())).await
     }
 
     async fn grant_with_account(
@@ -354,10 +322,7 @@ impl Store for EmbeddedStore {
             let expired = self.read(|rows| rows.expired(table, now))?;
             for keys in expired.chunks(1000) {
                 let keys = keys.to_vec();
-                removed += self
-                    .writer
-                    .write(move |rows| rows.remove_expired(table, &keys, now))
-                    .await?;
+                removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
             }
         }
         Ok(removed)

@@ -66,15 +66,9 @@ impl TestApp {
             ("OPS_LISTEN", "127.0.0.1:0"),
         ];
         let overridden = |name: &str| settings.iter().any(|(other, _)| *other == name);
-        let settings: Vec<_> = defaults
-            .iter()
-            .filter(|(name, _)| !overridden(name))
-            .chain(settings)
-            .copied()
-            .collect();
-        let owned = settings
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings: Vec<_> =
+            defaults.iter().filter(|(name, _)| !overridden(name)).chain(settings).copied().collect();
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = Config::from_variables(owned).unwrap();
         let listeners = config.listeners;
         let key = StoreKey::new([7; 32]);
@@ -90,30 +84,14 @@ impl TestApp {
         .await
         .unwrap();
         let state = Data::new(state);
-        let servers = app::listen(
-            listeners,
-            &state,
-            PrometheusBuilder::new().build_recorder().handle(),
-        )
-        .unwrap();
+        let servers =
+            app::listen(listeners, &state, PrometheusBuilder::new().build_recorder().handle()).unwrap();
         let [public, edge, ops] = servers.addresses.map(|address| format!("http://{address}"));
         actix_web::rt::spawn(servers.public);
         actix_web::rt::spawn(servers.edge);
         actix_web::rt::spawn(servers.ops);
-        let http = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .build()
-            .unwrap();
-        Self {
-            http,
-            state,
-            public,
-            edge,
-            ops,
-            clock,
-            _data: data,
-        }
+        let http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
+        Self { http, state, public, edge, ops, clock, _data: data }
     }
 
     pub(crate) fn wait(&self, duration: Duration) {
@@ -144,12 +122,7 @@ impl TestApp {
     }
 
     pub(crate) async fn register(&self, metadata: &Value) -> Response {
-        self.http
-            .post(format!("{}/register", self.public))
-            .json(metadata)
-            .send()
-            .await
-            .unwrap()
+        self.http.post(format!("{}/register", self.public)).json(metadata).send().await.unwrap()
     }
 
     /// A public client as the SDKs register it; its id.
@@ -164,17 +137,11 @@ impl TestApp {
         });
         let response = self.register(&metadata).await;
         assert_eq!(response.status(), StatusCode::CREATED);
-        response.json::<Value>().await.unwrap()["client_id"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        response.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {
-        Browser {
-            app: self,
-            cookies: Vec::new(),
-        }
+        Browser { app: self, cookies: Vec::new() }
     }
 
     /// A browser in which `name`, made for the purpose, has logged in.
@@ -182,9 +149,7 @@ impl TestApp {
         self.person(name).await;
         let mut browser = self.browser();
         let page = browser.open("/login").await;
-        let answer = browser
-            .submit(&page, &[("username", name), ("password", PASSWORD)])
-            .await;
+        let answer = browser.submit(&page, &[("username", name), ("password", PASSWORD)]).await;
         assert_eq!(answer.status, StatusCode::OK);
         browser
     }
@@ -196,12 +161,7 @@ impl TestApp {
     }
 
     pub(crate) async fn token(&self, form: &[(&str, &str)]) -> Response {
-        self.http
-            .post(format!("{}/token", self.public))
-            .form(form)
-            .send()
-            .await
-            .unwrap()
+        self.http.post(format!("{}/token", self.public)).form(form).send().await.unwrap()
     }
 
     pub(crate) async fn redeem(&self, client: &str, code: &str) -> Response {
@@ -242,11 +202,7 @@ impl TestApp {
     }
 
     pub(crate) async fn check_token(&self, token: &str) -> Response {
-        self.check(reqwest::Method::POST, "mcp.example", "/mcp")
-            .bearer_auth(token)
-            .send()
-            .await
-            .unwrap()
+        self.check(reqwest::Method::POST, "mcp.example", "/mcp").bearer_auth(token).send().await.unwrap()
     }
 }
 
@@ -260,28 +216,18 @@ impl Tokens {
     pub(crate) async fn of(response: Response) -> Self {
         let body: Value = response.json().await.unwrap();
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-        Self {
-            access: text("access_token"),
-            refresh: text("refresh_token"),
-        }
+        Self { access: text("access_token"), refresh: text("refresh_token") }
     }
 }
 
 /// The error code of an OAuth error answer.
 pub(crate) async fn error_code(response: Response) -> String {
-    response.json::<Value>().await.unwrap()["error"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    response.json::<Value>().await.unwrap()["error"].as_str().unwrap().to_owned()
 }
 
 fn rand_suffix() -> String {
     let bytes = SystemRandomSource.bytes().unwrap();
-    bytes
-        .iter()
-        .take(6)
-        .map(|byte| char::from(b'a' + byte % 26))
-        .collect()
+    bytes.iter().take(6).map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
 /// The query of a good authorization request, with some parameters replaced (empty: left out).
@@ -296,16 +242,9 @@ pub(crate) fn authorize_query(client: &str, replaced: &[(&str, &str)]) -> String
         ("code_challenge", CHALLENGE),
         ("code_challenge_method", "S256"),
     ];
-    let kept = good
-        .iter()
-        .filter(|(name, _)| !replaced.iter().any(|(other, _)| other == name));
-    let pairs: Vec<_> = kept
-        .chain(replaced)
-        .filter(|(_, value)| !value.is_empty())
-        .collect();
-    url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(pairs)
-        .finish()
+    let kept = good.iter().filter(|(name, _)| !replaced.iter().any(|(other, _)| other == name));
+    let pairs: Vec<_> = kept.chain(replaced).filter(|(_, value)| !value.is_empty()).collect();
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 /// A page or a redirect.
@@ -320,16 +259,12 @@ impl Page {
     /// A parameter of the address that it redirects to.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let url = Url::parse(self.location.as_ref()?).unwrap();
-        url.query_pairs()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
     fn attribute(&self, before: &str) -> String {
-        let (_, rest) = self
-            .body
-            .split_once(before)
-            .unwrap_or_else(|| panic!("no {before} in {}", self.body));
+        let (_, rest) =
+            self.body.split_once(before).unwrap_or_else(|| panic!("no {before} in {}", self.body));
         rest.split('"').next().unwrap().to_owned()
     }
 
@@ -358,11 +293,7 @@ impl Browser<'_> {
     /// Opens a path and goes where redirects within the service lead.
     pub(crate) async fn follow(&mut self, path: &str) -> Page {
         let mut page = self.open(path).await;
-        while let Some(ours) = page
-            .location
-            .as_ref()
-            .and_then(|location| location.strip_prefix(ISSUER))
-        {
+        while let Some(ours) = page.location.as_ref().and_then(|location| location.strip_prefix(ISSUER)) {
             let next = ours.to_owned();
             page = self.open(&next).await;
         }
@@ -372,20 +303,14 @@ impl Browser<'_> {
     /// Fills in the page's form.
     pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
         let ticket = page.ticket();
-        let fields: Vec<_> = [("ticket", ticket.as_str())]
-            .into_iter()
-            .chain(fields.iter().copied())
-            .collect();
+        let fields: Vec<_> =
+            [("ticket", ticket.as_str())].into_iter().chain(fields.iter().copied()).collect();
         let action = page.action();
         self.post(action.strip_prefix(ISSUER).unwrap(), &fields).await
     }
 
     pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {
-        let request = self
-            .app
-            .http
-            .post(format!("{}{path}", self.app.public))
-            .form(fields);
+        let request = self.app.http.post(format!("{}{path}", self.app.public)).form(fields);
         self.send(request).await
     }
 
@@ -398,16 +323,8 @@ impl Browser<'_> {
     }
 
     async fn send(&mut self, request: RequestBuilder) -> Page {
-        let jar: Vec<String> = self
-            .cookies
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let request = if jar.is_empty() {
-            request
-        } else {
-            request.header(COOKIE, jar.join("; "))
-        };
+        let jar: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let request = if jar.is_empty() { request } else { request.header(COOKIE, jar.join("; ")) };
         let response = request.send().await.unwrap();
         for header in response.headers().get_all(SET_COOKIE) {
             let (name, rest) = header.to_str().unwrap().split_once('=').unwrap();
@@ -418,14 +335,7 @@ impl Browser<'_> {
             }
         }
         let headers = response.headers().clone();
-        let location = headers
-            .get(LOCATION)
-            .map(|value| value.to_str().unwrap().to_owned());
-        Page {
-            status: response.status(),
-            location,
-            headers,
-            body: response.text().await.unwrap(),
-        }
+        let location = headers.get(LOCATION).map(|value| value.to_str().unwrap().to_owned());
+        Page { status: response.status(), location, headers, body: response.text().await.unwrap() }
     }
 }

@@ -12,26 +12,11 @@ async fn a_person_logs_in_consents_and_the_client_gets_a_code() {
     let client = app.client().await;
     app.person("ana").await;
     let mut browser = app.browser();
-    let login = browser
-        .follow(&format!("/authorize?{}", authorize_query(&client, &[])))
-        .await;
-    let back = browser
-        .submit(
-            &login,
-            &[("username", " Ana "), ("password", super::app::PASSWORD)],
-        )
-        .await;
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let back = browser.submit(&login, &[("username", " Ana "), ("password", super::app::PASSWORD)]).await;
     assert_eq!(back.status, StatusCode::SEE_OTHER);
-    let consent = browser
-        .follow(back.location.unwrap().strip_prefix(ISSUER).unwrap())
-        .await;
-    for shown in [
-        "app.example",
-        "Test client",
-        "https://mcp.example/mcp",
-        "mcp",
-        "ana",
-    ] {
+    let consent = browser.follow(back.location.unwrap().strip_prefix(ISSUER).unwrap()).await;
+    for shown in ["app.example", "Test client", "https://mcp.example/mcp", "mcp", "ana"] {
         assert!(consent.body.contains(shown), "{shown}");
     }
     let answer = browser.submit(&consent, &[("decision", "allow")]).await;
@@ -47,9 +32,7 @@ async fn a_person_may_say_no() {
     let app = TestApp::start().await;
     let client = app.client().await;
     let mut browser = app.browser_of("ana").await;
-    let consent = browser
-        .open(&format!("/authorize?{}", authorize_query(&client, &[])))
-        .await;
+    let consent = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     let answer = browser.submit(&consent, &[("decision", "deny")]).await;
     assert_eq!(answer.parameter("error").unwrap(), "access_denied");
     assert_eq!(answer.parameter("iss").unwrap(), ISSUER);
@@ -75,20 +58,10 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
         // Everything else is wrong too: no error of theirs may win.
         let query = authorize_query(&client, &[replaced, ("response_type", "token"), ("scope", "\"")]);
         let page = browser.open(&format!("/authorize?{query}")).await;
-        assert_eq!(
-            (page.status, page.location),
-            (StatusCode::BAD_REQUEST, None),
-            "{replaced:?}"
-        );
+        assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{replaced:?}");
     }
-    let doubled = format!(
-        "{}&redirect_uri=https%3A%2F%2Fevil.example",
-        authorize_query(&client, &[])
-    );
-    assert_eq!(
-        browser.open(&format!("/authorize?{doubled}")).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    let doubled = format!("{}&redirect_uri=https%3A%2F%2Fevil.example", authorize_query(&client, &[]));
+    assert_eq!(browser.open(&format!("/authorize?{doubled}")).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[actix_web::test]
@@ -104,19 +77,11 @@ async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
         ("resource", "https://evil.example/", "invalid_target"),
         ("resource", "", "invalid_target"),
     ] {
-        let page = browser
-            .open(&format!(
-                "/authorize?{}",
-                authorize_query(&client, &[(name, value)])
-            ))
-            .await;
+        let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[(name, value)]))).await;
         assert_eq!(page.status, StatusCode::SEE_OTHER);
         assert_eq!(page.parameter("error").as_deref(), Some(code), "{name}={value}");
         assert_eq!(
-            (
-                page.parameter("state").as_deref(),
-                page.parameter("iss").as_deref()
-            ),
+            (page.parameter("state").as_deref(), page.parameter("iss").as_deref()),
             (Some("the state"), Some(ISSUER))
         );
     }
@@ -131,17 +96,9 @@ async fn a007_a_loopback_client_is_shown_with_a_warning_and_on_any_port() {
     let page = browser.open(&format!("/authorize?{query}")).await;
     assert!(page.body.contains("127.0.0.1:50123") && page.body.contains("any program here could be asking"));
     let policy = page.headers["content-security-policy"].to_str().unwrap();
-    assert!(
-        policy.contains("form-action 'self' http://127.0.0.1:50123;"),
-        "{policy}"
-    );
+    assert!(policy.contains("form-action 'self' http://127.0.0.1:50123;"), "{policy}");
     let answer = browser.submit(&page, &[("decision", "allow")]).await;
-    assert!(
-        answer
-            .location
-            .unwrap()
-            .starts_with("http://127.0.0.1:50123/cb?code=")
-    );
+    assert!(answer.location.unwrap().starts_with("http://127.0.0.1:50123/cb?code="));
 }
 
 #[actix_web::test]
@@ -153,31 +110,16 @@ async fn a016_a_consent_counts_once_for_one_browser_in_time() {
     let mut eve = app.browser_of("eve").await;
     let page = ana.open(&query).await;
     // Another person's browser, nobody's browser, no ticket, no answer.
-    assert_eq!(
-        eve.submit(&page, &[("decision", "allow")]).await.status,
-        StatusCode::BAD_REQUEST
-    );
-    assert_eq!(
-        app.browser().submit(&page, &[("decision", "allow")]).await.status,
-        StatusCode::BAD_REQUEST
-    );
-    assert_eq!(
-        ana.post("/consent", &[("decision", "allow")]).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(eve.submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(app.browser().submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ana.post("/consent", &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(ana.submit(&page, &[]).await.status, StatusCode::BAD_REQUEST);
-    assert_eq!(
-        ana.submit(&page, &[("decision", "allow")]).await.status,
-        StatusCode::SEE_OTHER
-    );
+    assert_eq!(ana.submit(&page, &[("decision", "allow")]).await.status, StatusCode::SEE_OTHER);
     let replay = ana.submit(&page, &[("decision", "allow")]).await;
     assert_eq!((replay.status, replay.location), (StatusCode::CONFLICT, None));
     let late = ana.open(&query).await;
     app.wait(Duration::from_secs(16 * 60));
-    assert_eq!(
-        ana.submit(&late, &[("decision", "allow")]).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(ana.submit(&late, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[actix_web::test]
@@ -188,21 +130,13 @@ async fn a018_a019_a098_the_consent_page_is_inert() {
     let client: serde_json::Value = app.register(&metadata).await.json().await.unwrap();
     let mut browser = app.browser_of("ana").await;
     let page = browser
-        .open(&format!(
-            "/authorize?{}",
-            authorize_query(client["client_id"].as_str().unwrap(), &[])
-        ))
+        .open(&format!("/authorize?{}", authorize_query(client["client_id"].as_str().unwrap(), &[])))
         .await;
     assert!(!page.body.contains("<img") && !page.body.contains('\u{202e}'));
     assert_eq!(page.headers["x-frame-options"], "DENY");
     assert_eq!(page.headers["cache-control"], "no-store");
     assert_eq!(page.headers["referrer-policy"], "no-referrer");
-    assert!(
-        page.headers["content-security-policy"]
-            .to_str()
-            .unwrap()
-            .contains("frame-ancestors 'none'")
-    );
+    assert!(page.headers["content-security-policy"].to_str().unwrap().contains("frame-ancestors 'none'"));
 }
 
 #[actix_web::test]
@@ -212,13 +146,7 @@ async fn a_resource_may_be_spelled_with_capitals_and_a_slash() {
     let mut browser = app.browser_of("ana").await;
     let query = authorize_query(
         &client,
-        &[
-            ("resource", "HTTPS://MCP.example:443/mcp/"),
-            ("code_challenge", CHALLENGE),
-        ],
+        &[("resource", "HTTPS://MCP.example:443/mcp/"), ("code_challenge", CHALLENGE)],
     );
-    assert_eq!(
-        browser.open(&format!("/authorize?{query}")).await.status,
-        StatusCode::OK
-    );
+    assert_eq!(browser.open(&format!("/authorize?{query}")).await.status, StatusCode::OK);
 }

@@ -18,10 +18,7 @@ const IDENTITY: [&str; 7] = [
 ];
 
 fn challenge(response: &Response) -> String {
-    response.headers()["www-authenticate"]
-        .to_str()
-        .unwrap()
-        .to_owned()
+    response.headers()["www-authenticate"].to_str().unwrap().to_owned()
 }
 
 #[actix_web::test]
@@ -36,14 +33,7 @@ async fn a076_an_allowed_request_carries_every_identity_header() {
     }
     assert_eq!(response.headers()["x-auth-groups"], "staff,ops");
     assert_eq!(response.headers()["x-auth-client-id"], client.as_str());
-    assert_eq!(
-        response.headers()["x-auth-assertion"]
-            .to_str()
-            .unwrap()
-            .split('.')
-            .count(),
-        3
-    );
+    assert_eq!(response.headers()["x-auth-assertion"].to_str().unwrap().split('.').count(), 3);
 }
 
 #[actix_web::test]
@@ -66,25 +56,13 @@ async fn a_token_that_does_not_count_is_an_invalid_token() {
     let (head, signature) = tokens.access.rsplit_once('.').unwrap();
     let first = if signature.starts_with('A') { 'B' } else { 'A' };
     let flipped = format!("{first}{}", &signature[1..]);
-    for bad in [
-        "garbage",
-        &format!("{head}.{flipped}"),
-        &format!("{head}."),
-        &tokens.refresh,
-    ] {
+    for bad in ["garbage", &format!("{head}.{flipped}"), &format!("{head}."), &tokens.refresh] {
         let response = app.check_token(bad).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        assert!(
-            challenge(&response).starts_with("Bearer error=\"invalid_token\""),
-            "{bad}"
-        );
+        assert!(challenge(&response).starts_with("Bearer error=\"invalid_token\""), "{bad}");
     }
-    let elsewhere = app
-        .check(Method::POST, "other.example", "/mcp")
-        .bearer_auth(&tokens.access)
-        .send()
-        .await
-        .unwrap();
+    let elsewhere =
+        app.check(Method::POST, "other.example", "/mcp").bearer_auth(&tokens.access).send().await.unwrap();
     assert!(challenge(&elsewhere).contains("issued for another resource"));
     app.wait(Duration::from_secs(3600));
     assert!(challenge(&app.check_token(&tokens.access).await).contains("expired"));
@@ -97,19 +75,10 @@ async fn a069_a_check_from_a_stranger_is_refused() {
     let tokens = app.tokens(&client).await;
     let url = format!("{}/verify/envoy/mcp", app.edge);
     for secrets in [&[][..], &["wrong"], &[EDGE_SECRET, EDGE_SECRET], &[""]] {
-        let request = app
-            .http
-            .post(&url)
-            .header("host", "mcp.example")
-            .bearer_auth(&tokens.access);
-        let request = secrets.iter().fold(request, |request, secret| {
-            request.header("x-edge-secret", *secret)
-        });
-        assert_eq!(
-            request.send().await.unwrap().status(),
-            StatusCode::FORBIDDEN,
-            "{secrets:?}"
-        );
+        let request = app.http.post(&url).header("host", "mcp.example").bearer_auth(&tokens.access);
+        let request =
+            secrets.iter().fold(request, |request, secret| request.header("x-edge-secret", *secret));
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{secrets:?}");
     }
 }
 
@@ -129,24 +98,15 @@ async fn a071_a072_a078_what_has_two_readings_is_refused() {
         ("mcp.example:8443:1", "/mcp"),
         ("", "/mcp"),
     ] {
-        let response = app
-            .check(Method::POST, host, target)
-            .bearer_auth(&token)
-            .send()
-            .await
-            .unwrap();
+        let response = app.check(Method::POST, host, target).bearer_auth(&token).send().await.unwrap();
         assert!(
             response.status().is_client_error() && response.status() != StatusCode::UNAUTHORIZED,
             "{host}{target}: {}",
             response.status()
         );
     }
-    let spelled = app
-        .check(Method::POST, "MCP.Example.:443", "/mcp?x=//")
-        .bearer_auth(&token)
-        .send()
-        .await
-        .unwrap();
+    let spelled =
+        app.check(Method::POST, "MCP.Example.:443", "/mcp?x=//").bearer_auth(&token).send().await.unwrap();
     assert_eq!(spelled.status(), StatusCode::OK);
     let other_proxy = app
         .http
@@ -164,13 +124,7 @@ async fn a034_a_disabled_or_revoked_owner_is_refused() {
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
     let hash = TokenHash::of(tokens.refresh.as_bytes());
-    let grant = app
-        .state
-        .store
-        .grant_of_refresh(&hash, app.state.now())
-        .await
-        .unwrap()
-        .unwrap();
+    let grant = app.state.store.grant_of_refresh(&hash, app.state.now()).await.unwrap().unwrap();
     app.state.store.revoke_grant(&grant.id).await.unwrap();
     let response = app.check_token(&tokens.access).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

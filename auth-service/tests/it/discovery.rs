@@ -6,13 +6,7 @@ use serde_json::{Value, json};
 use super::app::TestApp;
 
 async fn get(app: &TestApp, host: &str, path: &str) -> (StatusCode, Value) {
-    let response = app
-        .http
-        .get(format!("{}{path}", app.public))
-        .header("host", host)
-        .send()
-        .await
-        .unwrap();
+    let response = app.http.get(format!("{}{path}", app.public)).header("host", host).send().await.unwrap();
     (response.status(), response.json().await.unwrap_or_default())
 }
 
@@ -25,12 +19,7 @@ async fn the_server_says_what_it_can() {
     assert_eq!(document["registration_endpoint"], "https://auth.example/register");
     assert_eq!(document["code_challenge_methods_supported"], json!(["S256"]));
     assert_eq!(document["authorization_response_iss_parameter_supported"], true);
-    assert!(
-        !document["scopes_supported"]
-            .as_array()
-            .unwrap()
-            .contains(&json!("offline_access"))
-    );
+    assert!(!document["scopes_supported"].as_array().unwrap().contains(&json!("offline_access")));
 }
 
 #[actix_web::test]
@@ -50,9 +39,7 @@ async fn an_issuer_with_a_path_is_found_in_all_three_places() {
         assert_eq!(document["token_endpoint"], "https://auth.example/tenant1/token");
     }
     assert_eq!(
-        get(&app, "auth.example", "/.well-known/oauth-authorization-server")
-            .await
-            .0,
+        get(&app, "auth.example", "/.well-known/oauth-authorization-server").await.0,
         StatusCode::NOT_FOUND
     );
     assert_eq!(get(&app, "auth.example", "/tenant1/jwks").await.0, StatusCode::OK);
@@ -69,31 +56,11 @@ async fn a025_the_host_header_never_reaches_the_issuer() {
 async fn protected_resources_are_described_at_root_and_path() {
     let app = TestApp::start().await;
     for (host, path, resource) in [
-        (
-            "mcp.example",
-            "/.well-known/oauth-protected-resource/mcp",
-            "https://mcp.example/mcp",
-        ),
-        (
-            "MCP.example:443",
-            "/.well-known/oauth-protected-resource/mcp",
-            "https://mcp.example/mcp",
-        ),
-        (
-            "other.example",
-            "/.well-known/oauth-protected-resource/a/b",
-            "https://other.example/a/b",
-        ),
-        (
-            "mcp.example",
-            "/.well-known/oauth-protected-resource",
-            "https://mcp.example",
-        ),
-        (
-            "mcp.example",
-            "/.well-known/oauth-protected-resource/",
-            "https://mcp.example",
-        ),
+        ("mcp.example", "/.well-known/oauth-protected-resource/mcp", "https://mcp.example/mcp"),
+        ("MCP.example:443", "/.well-known/oauth-protected-resource/mcp", "https://mcp.example/mcp"),
+        ("other.example", "/.well-known/oauth-protected-resource/a/b", "https://other.example/a/b"),
+        ("mcp.example", "/.well-known/oauth-protected-resource", "https://mcp.example"),
+        ("mcp.example", "/.well-known/oauth-protected-resource/", "https://mcp.example"),
     ] {
         let (status, document) = get(&app, host, path).await;
         assert_eq!(status, StatusCode::OK, "{host}{path}");
@@ -112,11 +79,7 @@ async fn unknown_hosts_and_odd_paths_are_not_described() {
         ("mcp.example", "/.well-known/oauth-protected-resource/%2e%2e/x"),
         ("mcp.example", "/.well-known/oauth-protected-resourceful"),
     ] {
-        assert_eq!(
-            get(&app, host, path).await.0,
-            StatusCode::NOT_FOUND,
-            "{host}{path}"
-        );
+        assert_eq!(get(&app, host, path).await.0, StatusCode::NOT_FOUND, "{host}{path}");
     }
 }
 
@@ -133,20 +96,13 @@ async fn a097_browsers_may_read_discovery_from_any_origin_without_cookies() {
             .request(Method::OPTIONS, format!("{}{path}", app.public))
             .header("origin", "https://inspector.example")
             .header("access-control-request-method", method.as_str())
-            .header(
-                "access-control-request-headers",
-                "content-type,mcp-protocol-version",
-            )
+            .header("access-control-request-headers", "content-type,mcp-protocol-version")
             .send()
             .await
             .unwrap();
         assert_eq!(preflight.status(), StatusCode::OK, "{path}");
         assert_eq!(preflight.headers()["access-control-allow-origin"], "*");
-        assert!(
-            !preflight
-                .headers()
-                .contains_key("access-control-allow-credentials")
-        );
+        assert!(!preflight.headers().contains_key("access-control-allow-credentials"));
     }
     let page = app
         .http
@@ -164,16 +120,7 @@ async fn operators_see_health_readiness_version_and_metrics() {
     for path in ["/health", "/ready", "/version", "/metrics"] {
         let response = app.http.get(format!("{}{path}", app.ops)).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{path}");
-        let elsewhere = app
-            .http
-            .get(format!("{}{path}", app.public))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(
-            elsewhere.status(),
-            StatusCode::NOT_FOUND,
-            "{path} on the public listener"
-        );
+        let elsewhere = app.http.get(format!("{}{path}", app.public)).send().await.unwrap();
+        assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND, "{path} on the public listener");
     }
 }

@@ -15,22 +15,12 @@ async fn a021_a_wrong_password_and_an_unknown_name_look_the_same() {
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     let mut bodies = Vec::new();
-    for (name, password) in [
-        ("ana", "wrong wrong wrong"),
-        ("nobody", PASSWORD),
-        ("a b", PASSWORD),
-        ("ana", ""),
-    ] {
-        let answer = browser
-            .submit(&page, &[("username", name), ("password", password)])
-            .await;
+    for (name, password) in
+        [("ana", "wrong wrong wrong"), ("nobody", PASSWORD), ("a b", PASSWORD), ("ana", "")]
+    {
+        let answer = browser.submit(&page, &[("username", name), ("password", password)]).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name}");
-        bodies.push(
-            answer
-                .body
-                .replace(&answer.ticket(), "")
-                .replace(&format!("value=\"{name}\""), ""),
-        );
+        bodies.push(answer.body.replace(&answer.ticket(), "").replace(&format!("value=\"{name}\""), ""));
     }
     assert!(bodies.iter().all(|body| body == &bodies[0]));
 }
@@ -42,23 +32,13 @@ async fn a015_a_login_form_counts_in_its_own_browser_and_gives_a_new_session() {
     let fields = [("username", "ana"), ("password", PASSWORD)];
     let mut mine = app.browser();
     let page = mine.open("/login").await;
-    assert_eq!(
-        app.browser().submit(&page, &fields).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(app.browser().submit(&page, &fields).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(mine.post("/login", &fields).await.status, StatusCode::BAD_REQUEST);
     // A session cookie that somebody planted does not become hers.
-    mine.cookies
-        .push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
+    mine.cookies.push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
     assert_eq!(mine.submit(&page, &fields).await.status, StatusCode::OK);
     let session = |browser: &super::app::Browser<'_>| {
-        browser
-            .cookies
-            .iter()
-            .find(|(name, _)| name.ends_with("_session"))
-            .unwrap()
-            .1
-            .clone()
+        browser.cookies.iter().find(|(name, _)| name.ends_with("_session")).unwrap().1.clone()
     };
     let first = session(&mine);
     assert_ne!(first, "planted");
@@ -85,52 +65,28 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    let choose = browser
-        .submit(&page, &[("username", "ana"), ("password", PASSWORD)])
-        .await;
+    let choose = browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.body.contains("Choose your own password"));
     // It logs nobody in before another one is chosen.
     assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
-    for (chosen, repeated) in [
-        ("short", "short"),
-        (NEW, "something else entirely"),
-        (PASSWORD, PASSWORD),
-        ("", ""),
-    ] {
-        let again = browser
-            .submit(
-                &choose,
-                &[("new_password", chosen), ("new_password_repeat", repeated)],
-            )
-            .await;
+    for (chosen, repeated) in
+        [("short", "short"), (NEW, "something else entirely"), (PASSWORD, PASSWORD), ("", "")]
+    {
+        let again =
+            browser.submit(&choose, &[("new_password", chosen), ("new_password_repeat", repeated)]).await;
         assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{chosen}");
     }
     let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
-    assert_eq!(
-        app.browser().submit(&choose, &fields).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(app.browser().submit(&choose, &fields).await.status, StatusCode::BAD_REQUEST);
     let cookies = browser.cookies.clone();
     assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::OK);
     // The same form once more, as from a second tab.
     browser.cookies = cookies;
-    assert_eq!(
-        browser.submit(&choose, &fields).await.status,
-        StatusCode::CONFLICT
-    );
+    assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::CONFLICT);
     let page = browser.open("/login").await;
     assert_eq!(
-        browser
-            .submit(&page, &[("username", "ana"), ("password", PASSWORD)])
-            .await
-            .status,
+        browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::FORBIDDEN
     );
-    assert_eq!(
-        browser
-            .submit(&page, &[("username", "ana"), ("password", NEW)])
-            .await
-            .status,
-        StatusCode::OK
-    );
+    assert_eq!(browser.submit(&page, &[("username", "ana"), ("password", NEW)]).await.status, StatusCode::OK);
 }

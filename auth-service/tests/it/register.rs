@@ -17,10 +17,7 @@ async fn a_public_client_gets_everything_echoed_and_no_secret() {
     assert_eq!(response.headers()["cache-control"], "no-store");
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["token_endpoint_auth_method"], "none");
-    assert_eq!(
-        body["grant_types"],
-        json!(["authorization_code", "refresh_token"])
-    );
+    assert_eq!(body["grant_types"], json!(["authorization_code", "refresh_token"]));
     assert_eq!(body["scope"], "mcp");
     assert_eq!(body["client_name"], "Näme");
     assert!(body["client_id_issued_at"].is_u64());
@@ -51,9 +48,7 @@ async fn a_confidential_client_gets_its_own_secret_each_time() {
 #[actix_web::test]
 async fn what_cannot_be_registered_is_refused_with_the_code_of_the_rfc() {
     let app = TestApp::start().await;
-    let refused = app
-        .register(&json!({ "redirect_uris": ["http://app.example/cb"] }))
-        .await;
+    let refused = app.register(&json!({ "redirect_uris": ["http://app.example/cb"] })).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     assert_eq!(error_code(refused).await, "invalid_redirect_uri");
     for (content_type, body) in [
@@ -77,10 +72,7 @@ async fn what_cannot_be_registered_is_refused_with_the_code_of_the_rfc() {
 #[actix_web::test]
 async fn a040_oversize_and_deep_bodies_are_refused() {
     let app = TestApp::start().await;
-    for body in [
-        format!("{{\"client_name\":\"{}\"}}", "x".repeat(100_000)),
-        "[".repeat(60_000),
-    ] {
+    for body in [format!("{{\"client_name\":\"{}\"}}", "x".repeat(100_000)), "[".repeat(60_000)] {
         let response = app
             .http
             .post(format!("{}/register", app.public))

@@ -30,10 +30,7 @@ async fn a_code_becomes_tokens_of_rfc_9068() {
     assert_eq!(claims["iss"], ISSUER);
     assert_eq!(claims["aud"], json!([RESOURCE]));
     assert_eq!(claims["client_id"], client);
-    assert_eq!(
-        claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
-        3600
-    );
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 3600);
     for name in ["sub", "jti", "gid", "scope"] {
         assert!(claims[name].is_string(), "{name}");
     }
@@ -46,18 +43,9 @@ async fn a026_code_replay_is_refused_and_revokes_what_was_issued() {
     let code = app.code(&client).await;
     let tokens = Tokens::of(app.redeem(&client, &code).await).await;
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
-    assert_eq!(
-        error_code(app.redeem(&client, &code).await).await,
-        "invalid_grant"
-    );
-    assert_eq!(
-        app.check_token(&tokens.access).await.status(),
-        StatusCode::UNAUTHORIZED
-    );
-    assert_eq!(
-        error_code(app.refresh(&client, &tokens.refresh).await).await,
-        "invalid_grant"
-    );
+    assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(error_code(app.refresh(&client, &tokens.refresh).await).await, "invalid_grant");
 }
 
 #[actix_web::test]
@@ -66,13 +54,7 @@ async fn a027_of_many_redemptions_at_once_one_at_most_succeeds() {
     let client = app.client().await;
     let code = app.code(&client).await;
     let answers = join_all((0..32).map(|_| app.redeem(&client, &code))).await;
-    assert_eq!(
-        answers
-            .iter()
-            .filter(|answer| answer.status() == StatusCode::OK)
-            .count(),
-        1
-    );
+    assert_eq!(answers.iter().filter(|answer| answer.status() == StatusCode::OK).count(), 1);
 }
 
 #[actix_web::test]
@@ -91,11 +73,7 @@ async fn a028_a029_a033_a_wrong_redemption_is_refused_and_burns_nothing() {
     for (name, value, expected) in [
         ("client_id", other.as_str(), "invalid_grant"),
         ("code_verifier", "", "invalid_request"),
-        (
-            "code_verifier",
-            "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXl",
-            "invalid_grant",
-        ),
+        ("code_verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXl", "invalid_grant"),
         ("redirect_uri", "https://app.example/cb2", "invalid_grant"),
         ("resource", "https://other.example/mcp", "invalid_target"),
         ("resource", "https://mcp.example", "invalid_target"),
@@ -105,17 +83,9 @@ async fn a028_a029_a033_a_wrong_redemption_is_refused_and_burns_nothing() {
         ("client_secret", "x", "invalid_client"),
         ("client_id", "unknown", "invalid_client"),
     ] {
-        let form: Vec<_> = good
-            .iter()
-            .filter(|(key, _)| *key != name)
-            .copied()
-            .chain([(name, value)])
-            .collect();
-        assert_eq!(
-            error_code(app.token(&form).await).await,
-            expected,
-            "{name}={value}"
-        );
+        let form: Vec<_> =
+            good.iter().filter(|(key, _)| *key != name).copied().chain([(name, value)]).collect();
+        assert_eq!(error_code(app.token(&form).await).await, expected, "{name}={value}");
     }
     let doubled: Vec<_> = good.into_iter().chain([("code", "x")]).collect();
     assert_eq!(error_code(app.token(&doubled).await).await, "invalid_request");
@@ -128,10 +98,7 @@ async fn a_code_lasts_a_minute() {
     let client = app.client().await;
     let code = app.code(&client).await;
     app.wait(Duration::from_secs(60));
-    assert_eq!(
-        error_code(app.redeem(&client, &code).await).await,
-        "invalid_grant"
-    );
+    assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
 }
 
 #[actix_web::test]
@@ -160,30 +127,15 @@ async fn a031_reuse_after_the_grace_or_after_the_successor_was_used_revokes_the_
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     let third = Tokens::of(app.refresh(&client, &second.refresh).await).await;
-    assert_eq!(
-        error_code(app.refresh(&client, &first.refresh).await).await,
-        "invalid_grant"
-    );
-    assert_eq!(
-        error_code(app.refresh(&client, &third.refresh).await).await,
-        "invalid_grant"
-    );
-    assert_eq!(
-        app.check_token(&third.access).await.status(),
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(error_code(app.refresh(&client, &first.refresh).await).await, "invalid_grant");
+    assert_eq!(error_code(app.refresh(&client, &third.refresh).await).await, "invalid_grant");
+    assert_eq!(app.check_token(&third.access).await.status(), StatusCode::UNAUTHORIZED);
     // After the grace.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     app.wait(Duration::from_secs(121));
-    assert_eq!(
-        error_code(app.refresh(&client, &first.refresh).await).await,
-        "invalid_grant"
-    );
-    assert_eq!(
-        error_code(app.refresh(&client, &second.refresh).await).await,
-        "invalid_grant"
-    );
+    assert_eq!(error_code(app.refresh(&client, &first.refresh).await).await, "invalid_grant");
+    assert_eq!(error_code(app.refresh(&client, &second.refresh).await).await, "invalid_grant");
 }
 
 #[actix_web::test]
@@ -192,10 +144,7 @@ async fn a033_a034_a_refresh_by_another_client_or_for_more_is_refused_and_change
     let client = app.client().await;
     let other = app.client_with(&["https://other-app.example/cb"]).await;
     let tokens = app.tokens(&client).await;
-    assert_eq!(
-        error_code(app.refresh(&other, &tokens.refresh).await).await,
-        "invalid_grant"
-    );
+    assert_eq!(error_code(app.refresh(&other, &tokens.refresh).await).await, "invalid_grant");
     let form = |name: &'static str, value: &'static str| {
         [
             ("grant_type", "refresh_token"),
@@ -204,10 +153,7 @@ async fn a033_a034_a_refresh_by_another_client_or_for_more_is_refused_and_change
             (name, value),
         ]
     };
-    assert_eq!(
-        error_code(app.token(&form("scope", "mcp admin")).await).await,
-        "invalid_scope"
-    );
+    assert_eq!(error_code(app.token(&form("scope", "mcp admin")).await).await, "invalid_scope");
     assert_eq!(
         error_code(app.token(&form("resource", "https://other.example/mcp")).await).await,
         "invalid_target"
@@ -222,10 +168,7 @@ async fn a_grant_that_is_not_refreshed_ends() {
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
     app.wait(Duration::from_secs(90 * 86_400));
-    assert_eq!(
-        error_code(app.refresh(&client, &tokens.refresh).await).await,
-        "invalid_grant"
-    );
+    assert_eq!(error_code(app.refresh(&client, &tokens.refresh).await).await, "invalid_grant");
     assert!(app.state.store.sweep(app.state.now()).await.unwrap() > 0);
 }
 
@@ -235,10 +178,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     let metadata =
         json!({ "redirect_uris": [REDIRECT], "grant_types": ["authorization_code", "refresh_token"] });
     let client: Value = app.register(&metadata).await.json().await.unwrap();
-    let (id, secret) = (
-        client["client_id"].as_str().unwrap(),
-        client["client_secret"].as_str().unwrap(),
-    );
+    let (id, secret) = (client["client_id"].as_str().unwrap(), client["client_secret"].as_str().unwrap());
     let mut browser = app.browser_of("ana").await;
     let code = browser.allow(&authorize_query(id, &[])).await;
     let post = |authorization: Option<String>, body: Vec<(&'static str, String)>| {
@@ -259,38 +199,20 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     let basic = |text: String| Some(format!("Basic {}", STANDARD.encode(text)));
     for (authorization, body, status) in [
         (None, vec![("client_id", id.to_owned())], 401),
-        (
-            None,
-            vec![
-                ("client_id", id.to_owned()),
-                ("client_secret", format!("{secret}x")),
-            ],
-            401,
-        ),
+        (None, vec![("client_id", id.to_owned()), ("client_secret", format!("{secret}x"))], 401),
         (basic(format!("{id}:wrong")), vec![], 401),
         (basic(id.to_owned()), vec![], 401),
         (Some("Basic !!!".to_owned()), vec![], 401),
         (Some("Bearer x".to_owned()), vec![], 401),
-        (
-            basic(format!("{id}:{secret}")),
-            vec![("client_secret", secret.to_owned())],
-            400,
-        ),
-        (
-            basic(format!("{id}:{secret}")),
-            vec![("client_id", "other".to_owned())],
-            401,
-        ),
+        (basic(format!("{id}:{secret}")), vec![("client_secret", secret.to_owned())], 400),
+        (basic(format!("{id}:{secret}")), vec![("client_id", "other".to_owned())], 401),
     ] {
         let response = post(authorization.clone(), body).send().await.unwrap();
         assert_eq!(response.status().as_u16(), status, "{authorization:?}");
         let challenged = response.headers().contains_key("www-authenticate");
         assert_eq!(challenged, status == 401 && authorization.is_some());
     }
-    let response = post(basic(format!("{id}:{secret}")), vec![])
-        .send()
-        .await
-        .unwrap();
+    let response = post(basic(format!("{id}:{secret}")), vec![]).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let tokens = Tokens::of(response).await;
     // The other way of sending a secret is good for any client that has one.
@@ -307,15 +229,8 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
 async fn a038_a039_other_methods_and_content_types_are_refused() {
     let app = TestApp::start().await;
     let url = format!("{}/token", app.public);
-    assert_eq!(
-        app.http.get(&url).send().await.unwrap().status(),
-        StatusCode::METHOD_NOT_ALLOWED
-    );
-    for content_type in [
-        "application/json",
-        "multipart/form-data; boundary=x",
-        "text/plain",
-    ] {
+    assert_eq!(app.http.get(&url).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    for content_type in ["application/json", "multipart/form-data; boundary=x", "text/plain"] {
         let response = app
             .http
             .post(&url)
@@ -337,8 +252,5 @@ async fn a041_a_client_without_the_refresh_grant_gets_no_refresh_token() {
     let id = client["client_id"].as_str().unwrap();
     let tokens = app.tokens(id).await;
     assert_eq!(tokens.refresh, "");
-    assert_eq!(
-        error_code(app.refresh(id, "mgr_x").await).await,
-        "unauthorized_client"
-    );
+    assert_eq!(error_code(app.refresh(id, "mgr_x").await).await, "unauthorized_client");
 }

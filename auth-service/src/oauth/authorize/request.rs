@@ -106,10 +106,8 @@ impl AuthorizationRequest {
         if !client.may_use(GrantType::AuthorizationCode) {
             return Err(Refusal::GrantType);
         }
-        let challenge = params
-            .one("code_challenge")?
-            .and_then(CodeChallenge::parse)
-            .ok_or(Refusal::Challenge)?;
+        let challenge =
+            params.one("code_challenge")?.and_then(CodeChallenge::parse).ok_or(Refusal::Challenge)?;
         // No method means plain (RFC 7636 §4.3), which protects nobody.
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
@@ -133,14 +131,8 @@ fn scope(params: &Params, client: &Client, policy: &Policy) -> Result<Scope, Ref
         None => policy.catalogue().clone(),
     };
     let limit = client.scope.as_ref();
-    let granted = limit
-        .map_or_else(|| asked.clone(), |limit| asked.within(limit))
-        .within(policy.catalogue());
-    if granted.is_empty() {
-        Err(Refusal::Scope)
-    } else {
-        Ok(granted)
-    }
+    let granted = limit.map_or_else(|| asked.clone(), |limit| asked.within(limit)).within(policy.catalogue());
+    if granted.is_empty() { Err(Refusal::Scope) } else { Ok(granted) }
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
@@ -193,10 +185,7 @@ mod tests {
     }
 
     fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
-        GOOD.into_iter()
-            .filter(|(key, _)| *key != name)
-            .chain([(name, value)])
-            .collect()
+        GOOD.into_iter().filter(|(key, _)| *key != name).chain([(name, value)]).collect()
     }
 
     #[test]
@@ -204,10 +193,7 @@ mod tests {
         let asked = read(&GOOD).unwrap();
         assert_eq!(asked.state.as_deref(), Some("s t&=#"));
         assert_eq!(asked.scope.to_string(), "mcp mcp:read");
-        assert_eq!(
-            asked.resources.first().unwrap().as_str(),
-            "https://mcp.example/mcp"
-        );
+        assert_eq!(asked.resources.first().unwrap().as_str(), "https://mcp.example/mcp");
     }
 
     #[test]
@@ -219,11 +205,7 @@ mod tests {
             ("response_mode", "form_post", "invalid_request"),
             ("response_mode", "fragment", "invalid_request"),
             ("request", "eyJ", "request_not_supported"),
-            (
-                "request_uri",
-                "https://evil.example/",
-                "request_uri_not_supported",
-            ),
+            ("request_uri", "https://evil.example/", "request_uri_not_supported"),
             ("code_challenge", "", "invalid_request"),
             ("code_challenge", "short", "invalid_request"),
             ("code_challenge_method", "plain", "invalid_request"),
@@ -235,11 +217,7 @@ mod tests {
             ("resource", "https://other.example/mcp", "invalid_target"),
         ];
         for (name, value, code) in cases {
-            assert_eq!(
-                read(&with(name, value)).unwrap_err().code(),
-                code,
-                "{name}={value}"
-            );
+            assert_eq!(read(&with(name, value)).unwrap_err().code(), code, "{name}={value}");
         }
     }
 
@@ -251,10 +229,7 @@ mod tests {
         }
         let two: Vec<_> = GOOD
             .into_iter()
-            .chain([
-                ("resource", "https://mcp.example/other"),
-                ("resource", "https://mcp.example/mcp"),
-            ])
+            .chain([("resource", "https://mcp.example/other"), ("resource", "https://mcp.example/mcp")])
             .collect();
         assert_eq!(read(&two).unwrap().resources.len(), 2);
     }

@@ -152,30 +152,17 @@ fn grant_types(
         return Ok(vec![GrantType::AuthorizationCode]);
     };
     let ours = [GrantType::AuthorizationCode, GrantType::RefreshToken];
-    let kept: Vec<GrantType> = ours
-        .into_iter()
-        .filter(|ours| sent.iter().any(|asked| asked == ours.as_str()))
-        .collect();
-    if kept.contains(&GrantType::AuthorizationCode) {
-        Ok(kept)
-    } else {
-        Err(InvalidMetadata::Grants)
-    }
+    let kept: Vec<GrantType> =
+        ours.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
+    if kept.contains(&GrantType::AuthorizationCode) { Ok(kept) } else { Err(InvalidMetadata::Grants) }
 }
 
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let kept = text
-        .parse::<Scope>()
-        .map_err(|_| InvalidMetadata::Scope)?
-        .within(catalogue);
-    if kept.is_empty() {
-        Err(InvalidMetadata::Scope)
-    } else {
-        Ok(Some(kept))
-    }
+    let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);
+    if kept.is_empty() { Err(InvalidMetadata::Scope) } else { Ok(Some(kept)) }
 }
 
 fn check_display(display: &ClientDisplay) -> Result<(), InvalidMetadata> {
@@ -252,62 +239,27 @@ mod tests {
     fn a004_a048_a052_what_cannot_be_honoured_is_refused() {
         let cases = [
             ("redirect_uris", json!([]), "invalid_redirect_uri"),
-            (
-                "redirect_uris",
-                json!(["javascript:alert(1)"]),
-                "invalid_redirect_uri",
-            ),
-            (
-                "redirect_uris",
-                json!(["http://app.example/cb"]),
-                "invalid_redirect_uri",
-            ),
-            (
-                "redirect_uris",
-                json!("https://a.example/cb"),
-                "invalid_client_metadata",
-            ),
-            (
-                "client_uri",
-                json!("javascript:alert(1)"),
-                "invalid_client_metadata",
-            ),
+            ("redirect_uris", json!(["javascript:alert(1)"]), "invalid_redirect_uri"),
+            ("redirect_uris", json!(["http://app.example/cb"]), "invalid_redirect_uri"),
+            ("redirect_uris", json!("https://a.example/cb"), "invalid_client_metadata"),
+            ("client_uri", json!("javascript:alert(1)"), "invalid_client_metadata"),
             ("logo_uri", json!("DATA:text/html,x"), "invalid_client_metadata"),
             ("policy_uri", json!("vbscript:x"), "invalid_client_metadata"),
             ("tos_uri", json!("nothing"), "invalid_client_metadata"),
             ("grant_types", json!(["implicit"]), "invalid_client_metadata"),
             ("grant_types", json!(["refresh_token"]), "invalid_client_metadata"),
             ("response_types", json!(["token"]), "invalid_client_metadata"),
-            (
-                "token_endpoint_auth_method",
-                json!("private_key_jwt"),
-                "invalid_client_metadata",
-            ),
+            ("token_endpoint_auth_method", json!("private_key_jwt"), "invalid_client_metadata"),
             ("application_type", json!("toaster"), "invalid_client_metadata"),
             ("scope", json!("admin"), "invalid_client_metadata"),
             ("client_name", json!("x".repeat(513)), "invalid_client_metadata"),
             ("client_name", json!(7), "invalid_client_metadata"),
-            (
-                "software_statement",
-                json!("eyJ"),
-                "unapproved_software_statement",
-            ),
+            ("software_statement", json!("eyJ"), "unapproved_software_statement"),
         ];
         for (name, value, code) in cases {
-            assert_eq!(
-                read(&with(name, value.clone())).unwrap_err().code(),
-                code,
-                "{name}={value}"
-            );
+            assert_eq!(read(&with(name, value.clone())).unwrap_err().code(), code, "{name}={value}");
         }
-        for body in [
-            &b""[..],
-            b"[]",
-            b"{",
-            b"null",
-            b"\xff",
-            b"{\"redirect_uris\":[1]}",
-        ] {
+        for body in [&b""[..], b"[]", b"{", b"null", b"\xff", b"{\"redirect_uris\":[1]}"] {
             assert!(Registration::read(body, &Scope::default()).is_err());
         }
     }

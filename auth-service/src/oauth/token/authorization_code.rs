@@ -31,11 +31,7 @@ pub(super) async fn redeem(
     let code = match state.store.find_code(&hash, now).await? {
         FoundCode::Live(code) => code,
         FoundCode::Replayed(grant_id) => {
-            audit::Event::CodeReplayed {
-                grant_id: &grant_id,
-                client_id: &client.id,
-            }
-            .emit();
+            audit::Event::CodeReplayed { grant_id: &grant_id, client_id: &client.id }.emit();
             return Err(TokenError::InvalidGrant(REPLAYED));
         }
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
@@ -51,11 +47,7 @@ pub(super) async fn redeem(
     };
     let lifetimes = &state.config.lifetimes;
     // Without a refresh token nothing outlives the access token.
-    let lifetime = if refresh_token.is_some() {
-        lifetimes.refresh_token
-    } else {
-        lifetimes.access_token
-    };
+    let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
     let grant = Grant {
         id: code.grant_id.clone(),
         subject: code.subject.clone(),
@@ -65,20 +57,13 @@ pub(super) async fn redeem(
         authenticated_at: code.authenticated_at,
         created_at: now,
         expires_at: now.plus(lifetime),
-        refresh: refresh_token.as_ref().map(|token| RefreshState {
-            current: token.hash(),
-            replaced: None,
-        }),
+        refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
     };
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, now).await? {
         Redemption::Redeemed => Ok(response),
         Redemption::Replayed => {
-            audit::Event::CodeReplayed {
-                grant_id: &grant.id,
-                client_id: &client.id,
-            }
-            .emit();
+            audit::Event::CodeReplayed { grant_id: &grant.id, client_id: &client.id }.emit();
             Err(TokenError::InvalidGrant(REPLAYED))
         }
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
@@ -88,22 +73,13 @@ pub(super) async fn redeem(
 fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {
     owned_by(client, &code.client_id, UNKNOWN)?;
     // OAuth 2.1 dropped redirect_uri here; a client of OAuth 2.0 that sends it gets it checked.
-    if params
-        .one("redirect_uri")?
-        .is_some_and(|sent| sent != code.redirect_uri.as_str())
-    {
-        return Err(TokenError::InvalidGrant(
-            "the redirect_uri is not the one that the code was sent to",
-        ));
+    if params.one("redirect_uri")?.is_some_and(|sent| sent != code.redirect_uri.as_str()) {
+        return Err(TokenError::InvalidGrant("the redirect_uri is not the one that the code was sent to"));
     }
-    let verifier = params
-        .one("code_verifier")?
-        .ok_or(TokenError::Missing("code_verifier"))?;
+    let verifier = params.one("code_verifier")?.ok_or(TokenError::Missing("code_verifier"))?;
     if code.challenge.is_met_by(verifier) {
         Ok(())
     } else {
-        Err(TokenError::InvalidGrant(
-            "the code_verifier does not fit the code_challenge",
-        ))
+        Err(TokenError::InvalidGrant("the code_verifier does not fit the code_challenge"))
     }
 }

@@ -27,9 +27,7 @@ pub(super) async fn refresh(
         return Err(TokenError::UnauthorizedClient);
     }
     let now = state.now();
-    let text = params
-        .one("refresh_token")?
-        .ok_or(TokenError::Missing("refresh_token"))?;
+    let text = params.one("refresh_token")?.ok_or(TokenError::Missing("refresh_token"))?;
     let presented =
         OpaqueToken::parse(TokenKind::RefreshToken, text).map_err(|_| TokenError::InvalidGrant(UNKNOWN))?;
     let grant = state
@@ -50,25 +48,14 @@ pub(super) async fn refresh(
         expires_at: now.plus(state.config.lifetimes.refresh_token),
     };
     let grace = state.config.lifetimes.refresh_grace;
-    match state
-        .store
-        .rotate_refresh(&presented.hash(), &successor, now, grace)
-        .await?
-    {
+    match state.store.rotate_refresh(&presented.hash(), &successor, now, grace).await? {
         Rotation::Rotated(grant) => issue(state, &grant, &account, part, Some(&new), now),
-        Rotation::Repeated {
-            grant,
-            sealed_successor,
-        } => {
+        Rotation::Repeated { grant, sealed_successor } => {
             let live = unseal(&sealer, &sealed_successor)?;
             issue(state, &grant, &account, part, Some(&live), now)
         }
         Rotation::Reused(grant_id) => {
-            audit::Event::RefreshTokenReused {
-                grant_id: &grant_id,
-                client_id: &client.id,
-            }
-            .emit();
+            audit::Event::RefreshTokenReused { grant_id: &grant_id, client_id: &client.id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }
         Rotation::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
@@ -76,10 +63,7 @@ pub(super) async fn refresh(
 }
 
 fn unseal(sealer: &Sealer, successor: &[u8]) -> Result<OpaqueToken, TokenError> {
-    let text = sealer
-        .open(SEALED_AS, successor)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = sealer.open(SEALED_AS, successor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let token = text.and_then(|text| OpaqueToken::parse(TokenKind::RefreshToken, &text).ok());
     token.ok_or_else(|| {
         tracing::error!("a sealed refresh token successor cannot be opened");

@@ -52,10 +52,7 @@ pub enum OpenError {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
-    move |source| OpenError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
 /// The store key kept in `directory`; made there on the first start.
@@ -79,12 +76,7 @@ pub fn store_key(directory: &Path, random: &dyn Random) -> Result<StoreKey, Open
 /// Writes beside, then renames: a crash leaves the whole key or none.
 fn write_key(directory: &Path, path: &Path, key: &StoreKey) -> std::io::Result<()> {
     let beside = directory.join(".store.key.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(key.encode().as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
@@ -103,17 +95,12 @@ pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(io_error(&path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))
-        .map_err(io_error(&path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(&path))?;
     // Reading a byte tells a directory, or a file of someone else, from a store before redb does.
     file.read(&mut [0]).map_err(io_error(&path))?;
     Ok(path)
 }
 
 fn create_directory(directory: &Path) -> Result<(), OpenError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(io_error(directory))
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io_error(directory))
 }

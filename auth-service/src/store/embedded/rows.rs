@@ -50,13 +50,8 @@ impl Table {
         Self::Meta,
     ];
     /// The tables whose rows end.
-    pub(super) const EXPIRING: [Self; 5] = [
-        Self::Sessions,
-        Self::Approvals,
-        Self::Codes,
-        Self::Grants,
-        Self::RefreshTokens,
-    ];
+    pub(super) const EXPIRING: [Self; 5] =
+        [Self::Sessions, Self::Approvals, Self::Codes, Self::Grants, Self::RefreshTokens];
 
     const fn name(self) -> &'static str {
         match self {
@@ -121,9 +116,7 @@ pub(super) trait Rows {
 
     /// The value at `key`.
     fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, StoreError> {
-        self.raw(table, key)?
-            .map(|row| open(self.sealer(), table, key, &row))
-            .transpose()
+        self.raw(table, key)?.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 }
 
@@ -133,16 +126,12 @@ fn name(table: Table, key: &str, header: &[u8]) -> Vec<u8> {
 
 fn open<T: DeserializeOwned>(sealer: &Sealer, table: Table, key: &str, row: &[u8]) -> Result<T, StoreError> {
     let (header, body) = row.split_at_checked(9).ok_or(StoreError::Unreadable)?;
-    let plain = sealer
-        .open(&name(table, key, header), body)
-        .map_err(|_| StoreError::Unreadable)?;
+    let plain = sealer.open(&name(table, key, header), body).map_err(|_| StoreError::Unreadable)?;
     serde_json::from_slice(&plain).map_err(|_| StoreError::Unreadable)
 }
 
 fn expiry(row: &[u8]) -> u64 {
-    row.get(1..9)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(NEVER, u64::from_be_bytes)
+    row.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(NEVER, u64::from_be_bytes)
 }
 
 /// A view of the committed state.
@@ -158,10 +147,7 @@ impl<'a> Reader<'a> {
 
     /// All values of a table.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         rows.iter()
             .map_err(unavailable)?
             .map(|row| {
@@ -173,10 +159,7 @@ impl<'a> Reader<'a> {
 
     /// The keys of rows that may go.
     pub(super) fn expired(&self, table: Table, now: UnixTime) -> Result<Vec<String>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let mut keys = Vec::new();
         for row in rows.iter().map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
@@ -190,14 +173,8 @@ impl<'a> Reader<'a> {
 
 impl Rows for Reader<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let rows = self
-            .transaction
-            .open_table(table.definition())
-            .map_err(unavailable)?;
-        Ok(rows
-            .get(key)
-            .map_err(unavailable)?
-            .map(|row| row.value().to_vec()))
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }
 
     fn sealer(&self) -> &Sealer {
@@ -219,9 +196,7 @@ impl<'a> Writable<'a> {
     }
 
     fn table(&self, table: Table) -> Result<OpenTable<'a>, StoreError> {
-        self.transaction
-            .open_table(table.definition())
-            .map_err(|error: TableError| unavailable(error))
+        self.transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
     }
 
     /// Writes a value that may be swept from `expires_at` on.
@@ -235,14 +210,9 @@ impl<'a> Writable<'a> {
         let mut row = vec![ROW_VERSION];
         row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
         let plain = serde_json::to_vec(value).map_err(unavailable)?;
-        let sealed = self
-            .sealer
-            .seal(&name(table, key, &row), &plain)
-            .map_err(unavailable)?;
+        let sealed = self.sealer.seal(&name(table, key, &row), &plain).map_err(unavailable)?;
         row.extend_from_slice(&sealed);
-        self.table(table)?
-            .insert(key, row.as_slice())
-            .map_err(unavailable)?;
+        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
         Ok(())
     }
 
@@ -262,10 +232,8 @@ impl<'a> Writable<'a> {
         let mut rows = self.table(table)?;
         let mut removed = 0;
         for key in keys {
-            let gone = rows
-                .get(key.as_str())
-                .map_err(unavailable)?
-                .is_some_and(|row| expiry(row.value()) <= now.0);
+            let gone =
+                rows.get(key.as_str()).map_err(unavailable)?.is_some_and(|row| expiry(row.value()) <= now.0);
             if gone {
                 rows.remove(key.as_str()).map_err(unavailable)?;
                 removed += 1;
@@ -278,10 +246,7 @@ impl<'a> Writable<'a> {
 impl Rows for Writable<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let rows = self.table(table)?;
-        Ok(rows
-            .get(key)
-            .map_err(unavailable)?
-            .map(|row| row.value().to_vec()))
+        Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }
 
     fn sealer(&self) -> &Sealer {

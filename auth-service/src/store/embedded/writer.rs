@@ -65,14 +65,9 @@ impl Writer {
                 write_batch(&database, &sealer, std::mem::take(&mut batch));
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(run)
-            .map_err(unavailable)?;
-        Ok(Self {
-            queue: Some(queue),
-            thread: Some(thread),
-        })
+        let thread =
+            std::thread::Builder::new().name("store-writer".to_owned()).spawn(run).map_err(unavailable)?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
     /// Runs `work` in a transaction; returns once it is on disk.
@@ -82,17 +77,8 @@ impl Writer {
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let job = Box::new(Write {
-            work,
-            outcome: None,
-            reply,
-        });
-        self.queue
-            .as_ref()
-            .ok_or_else(stopped)?
-            .send(job)
-            .await
-            .map_err(|_| stopped())?;
+        let job = Box::new(Write { work, outcome: None, reply });
+        self.queue.as_ref().ok_or_else(stopped)?.send(job).await.map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
     }
 }

@@ -1,0 +1,112 @@
+# shellcheck shell=bash
+# What the scripts share: where things are, how they speak, how they fail. Sourced, not run.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034 # used by those who source this
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# Another place for the tools lets a second checkout share them.
+TOOLS=${MCP_GATE_TOOLS:-$ROOT/.tools}
+# scripts/tools, run by another script, installs to the same place.
+export MCP_GATE_TOOLS=$TOOLS
+
+say() { printf '%s\n' "$*"; }
+
+# A failure is one sentence with the cause and one with the fix.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+STEP_PID=
+
+# step TEXT COMMAND…: one line that says what runs, how long it has taken, and how it ended. The command's own output
+# goes to a log, and its end is shown when it fails. The command runs in a process group of its own, so that stop_step
+# ends it whole.
+step() {
+  local text=$1 log rc=0 start=$SECONDS shown=0
+  shift
+  mkdir -p "$TOOLS/log"
+  log=$TOOLS/log/$(printf '%s' "$text" | tr -cs 'A-Za-z0-9.' '-' | cut -c1-60).log
+  printf '  %s …' "$text"
+  set -m
+  "$@" >"$log" 2>&1 </dev/null &
+  STEP_PID=$!
+  set +m
+  while kill -0 "$STEP_PID" 2>/dev/null; do
+    if ((SECONDS - start >= shown + 20)); then
+      shown=$((SECONDS - start))
+      printf ' %d s …' "$shown"
+    fi
+    sleep 0.2
+  done
+  wait "$STEP_PID" || rc=$?
+  STEP_PID=
+  if ((rc == 0)); then
+    printf ' done (%d s)\n' "$((SECONDS - start))"
+    return 0
+  fi
+  printf ' failed (%d s)\n' "$((SECONDS - start))"
+  tail -n 20 "$log" | sed 's/^/    | /' >&2
+  return "$rc"
+}
+
+stop_step() {
+  [[ -n $STEP_PID ]] || return 0
+  printf '\n'
+  kill -TERM -- "-$STEP_PID" 2>/dev/null || true
+  STEP_PID=
+}
+
+need_cargo() {
+  have cargo || die "There is no cargo on the PATH. Install Rust with rustup; rust-toolchain.toml then picks the version."
+}
+
+need_python() {
+  have python3 || die "There is no python3 on the PATH. Install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)."
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$(python3 -V) is too old. Install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)."
+}
+
+is_debian_root() { [[ $(id -u) == 0 ]] && have apt-get; }
+
+apt_install() {
+  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+# Whether somebody listens on this loopback port, over IPv4 or IPv6.
+port_is_taken() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || (exec 3<>"/dev/tcp/::1/$1") 2>/dev/null
+}
+
+has_ipv6_loopback() { grep -qs '^0\{31\}1 ' /proc/net/if_inet6; }
+
+# render TEMPLATE NAME=VALUE…: the template with each @NAME@ replaced. No value passes through another program's
+# arguments, where every user of the machine could read a secret.
+render() {
+  local text pair
+  text=$(<"$1")
+  for pair in "${@:2}"; do
+    text=${text//"@${pair%%=*}@"/"${pair#*=}"}
+  done
+  if [[ $text =~ @[A-Z][A-Z0-9_]*@ ]]; then
+    die "$1 has a placeholder that nothing fills: ${BASH_REMATCH[0]}. Give it a value where the file is rendered."
+  fi
+  printf '%s\n' "$text"
+}
+
+# http_head PORT METHOD PATH HOST: status line and headers of the answer on a loopback port, with bash alone.
+http_head() {
+  local line
+  {
+    exec 3<>"/dev/tcp/127.0.0.1/$1"
+  } 2>/dev/null || return 1
+  printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" >&3
+  while IFS= read -r -t 5 line <&3; do
+    line=${line%$'\r'}
+    [[ -n $line ]] || break
+    printf '%s\n' "$line"
+  done
+  exec 3>&-
+}

@@ -1,0 +1,191 @@
+# shellcheck shell=bash
+# The three tiers as processes: how scripts/up starts, watches and stops them. Sourced by scripts/up, whose settings
+# (DATA, PORT, …) it reads.
+# shellcheck disable=SC2034,SC2153,SC2154
+
+TIERS=() PIDS=()
+PASSWORD=
+
+build() {
+  cargo build --manifest-path "$ROOT/Cargo.toml" "$@"
+}
+
+# in_group COMMAND…: a child with output of its own to the terminal, which stop_all can end whole.
+in_group() {
+  local rc=0
+  set -m
+  "$@" </dev/null 8>&- &
+  STEP_PID=$!
+  set +m
+  wait "$STEP_PID" || rc=$?
+  STEP_PID=
+  return "$rc"
+}
+
+# Random rather than asked for: 256 bits, in a file that only this user reads.
+make_secret() {
+  [[ -s $1 ]] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$1"
+}
+
+# The inner listeners take any free loopback ports, so that several stacks run side by side.
+pick_ports() {
+  local name port used=" $PORT "
+  : >"$DATA/stack.env"
+  for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
+    # Below the range from which the kernel takes ports for outgoing connections.
+    while port=$((20000 + RANDOM % 12000)); [[ $used == *" $port "* ]] || port_is_taken "$port"; do :; done
+    used+="$port "
+    printf -v "$name" '%s' "$port"
+    printf '%s=%s\n' "$name" "$port" >>"$DATA/stack.env"
+  done
+  printf 'MCP_URL=%s\nISSUER=%s\nOWNER=%s\n' "$MCP_URL" "$ISSUER" "$$" >>"$DATA/stack.env"
+}
+
+auth_service_command() {
+  AUTH_SERVICE=(
+    env
+    ISSUER="$ISSUER"
+    PROTECTED_HOSTS="$HOST"
+    DATA_DIR="$DATA/auth"
+    EDGE_SECRET_FILE="$DATA/secrets/edge-secret"
+    PUBLIC_LISTEN="127.0.0.1:$AUTH_PUBLIC_PORT"
+    EDGE_LISTEN="127.0.0.1:$AUTH_EDGE_PORT"
+    OPS_LISTEN="127.0.0.1:$AUTH_OPS_PORT"
+    LOG_FORMAT="${LOG_FORMAT:-text}"
+    RUST_LOG="${RUST_LOG:-info}"
+    "${DIE_WITH_PARENT[@]}" "$TARGET/$PROFILE/auth-service"
+  )
+}
+
+# The embedded store has one owner, so this runs before the service does.
+make_account() {
+  local out
+  [[ -s $DATA/account ]] && return
+  auth_service_command
+  out=$("${AUTH_SERVICE[@]}" user add "$ACCOUNT" 2>"$DATA/log/account.log" </dev/null) || {
+    tail -n 20 "$DATA/log/account.log" >&2
+    die "The account $ACCOUNT could not be made. What auth-service says about it stands above."
+  }
+  PASSWORD=$(sed -n 's/^password: *//p' <<<"$out")
+  [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password. Remove $DATA and start again."
+  printf '%s\n' "$ACCOUNT" >"$DATA/account"
+  # Said now and again at the end: it is not stored, and a start that fails after this must not lose it.
+  say "  Account $ACCOUNT made, with the one-time password $PASSWORD"
+}
+
+# start NAME COMMAND…: a tier in its own process group, with its own log (and that of the start before).
+start() {
+  local name=$1 log=$DATA/log/$1.log
+  shift
+  [[ -f $log ]] && mv "$log" "$log.1"
+  set -m
+  "$@" >"$log" 2>&1 </dev/null 8>&- &
+  TIERS+=("$name") PIDS+=("$!")
+  set +m
+  printf '%s_PID=%s\n' "$(tr 'a-z-' 'A-Z_' <<<"$name")" "$!" >>"$DATA/stack.env"
+}
+
+# Without this, kill -9 of this script would leave the tiers behind. setpriv is part of util-linux.
+DIE_WITH_PARENT=()
+if have setpriv && setpriv --pdeathsig TERM true 2>/dev/null; then
+  DIE_WITH_PARENT=(setpriv --pdeathsig TERM)
+fi
+
+start_auth_service() {
+  auth_service_command
+  start auth-service "${AUTH_SERVICE[@]}"
+}
+
+start_wrapper() {
+  local command
+  case $SERVER in
+    everything)
+      SERVER_TEXT="@modelcontextprotocol/server-everything"
+      command=("$TOOLS/node/bin/node" "$TOOLS/npm/node_modules/@modelcontextprotocol/server-everything/dist/index.js" stdio)
+      ;;
+    time) SERVER_TEXT=mcp-server-time command=("$TOOLS/venv/bin/mcp-server-time" --local-timezone UTC) ;;
+    example) SERVER_TEXT="the example server of this repository" command=("$TARGET/$PROFILE/example-server") ;;
+  esac
+  start stdio-wrapper env \
+    LISTEN="127.0.0.1:$WRAPPER_PORT" \
+    OPS_LISTEN="127.0.0.1:$WRAPPER_OPS_PORT" \
+    MCP_PATH=/mcp \
+    IDENTITY="$WRAPPER_IDENTITY" \
+    JWKS_URL="http://127.0.0.1:$AUTH_PUBLIC_PORT$ISSUER_PATH/jwks" \
+    ISSUER="$ISSUER" \
+    RESOURCE="$MCP_URL" \
+    LOG="${RUST_LOG:-info}" \
+    "${DIE_WITH_PARENT[@]}" "$TARGET/$PROFILE/stdio-wrapper" -- "${command[@]}"
+}
+
+start_envoy() {
+  local additional=''
+  if has_ipv6_loopback; then
+    additional="{ address: { socket_address: { address: \"::1\", port_value: $PORT } } }"
+  fi
+  render "$ROOT/compose/envoy/envoy.yaml.in" \
+    EDGE_ADDRESS=127.0.0.1 EDGE_PORT="$PORT" EDGE_ADDITIONAL_ADDRESSES="$additional" \
+    EDGE_SECRET="$(<"$DATA/secrets/edge-secret")" ISSUER_PATH="$ISSUER_PATH" \
+    AUTH_ADDRESS=127.0.0.1 AUTH_PUBLIC_PORT="$AUTH_PUBLIC_PORT" AUTH_EDGE_PORT="$AUTH_EDGE_PORT" \
+    WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" >"$DATA/envoy.yaml"
+  # Hot restart shares memory by a number that a second Envoy on this machine would collide with.
+  start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
+}
+
+# Dies with the tier's name and the end of its log as soon as one of them is gone.
+check_tiers() {
+  local i rc
+  for i in "${!PIDS[@]}"; do
+    kill -0 "${PIDS[$i]}" 2>/dev/null && continue
+    rc=0
+    wait "${PIDS[$i]}" || rc=$?
+    say "The end of $DATA/log/${TIERS[$i]}.log:" >&2
+    tail -n 20 "$DATA/log/${TIERS[$i]}.log" | sed 's/^/    | /' >&2
+    die "${TIERS[$i]} stopped by itself (exit code $rc); the rest is stopped too. Its log, above, says why."
+  done
+}
+
+# Ready is what a client would see: a request through the edge is told where to log in.
+wait_until_ready() {
+  local answer='' health='' deadline=$((SECONDS + 60))
+  local challenge="resource_metadata=\"http://$HOST/.well-known/oauth-protected-resource"
+  say "  Waiting for a first answer through the edge …"
+  while ((SECONDS < deadline)); do
+    check_tiers
+    answer=$(http_head "$PORT" POST /mcp "$HOST") || answer=
+    health=$(http_head "$WRAPPER_OPS_PORT" GET /health "127.0.0.1:$WRAPPER_OPS_PORT") || health=
+    if [[ $answer == "HTTP/1.1 401"*"$challenge"* && $health == "HTTP/1.1 200"* ]]; then
+      return
+    fi
+    sleep 0.2
+  done
+  [[ -z $answer ]] || printf '    | %s\n' "${answer//$'\n'/$'\n    | '}" >&2
+  die "The stack did not answer as it should within 60 s. The last answer stands above if there was one; the logs are in $DATA/log/."
+}
+
+supervise() {
+  while :; do
+    wait -n "${PIDS[@]}" 2>/dev/null || true
+    check_tiers
+  done
+}
+
+# Edge first, so that nobody meets a half-stopped stack; then what stands behind it.
+stop_all() {
+  local i pid tries
+  trap '' INT TERM HUP
+  trap - EXIT
+  stop_step
+  for ((i = ${#PIDS[@]} - 1; i >= 0; i--)); do
+    pid=${PIDS[$i]}
+    kill -TERM -- "-$pid" 2>/dev/null || continue
+    for ((tries = 0; tries < 100; tries++)); do
+      kill -0 -- "-$pid" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL -- "-$pid" 2>/dev/null && say "${TIERS[$i]} did not stop within 10 s and was killed." >&2
+    wait "$pid" 2>/dev/null || true
+  done
+  ((${#PIDS[@]} == 0)) || say "Stopped."
+  PIDS=()
+}

@@ -1,0 +1,18 @@
+// The TypeScript SDK, version 2, which finds out by itself whether the server speaks the stateless revision.
+
+import { load, run, url, watchedFetch } from "./common.mjs";
+
+const { Client, StreamableHTTPClientTransport, UnauthorizedError } = load("@modelcontextprotocol/client");
+
+await run({
+  connect(authProvider) {
+    const transport = new StreamableHTTPClientTransport(url, { authProvider, fetch: watchedFetch });
+    const client = new Client({ name: "ts-v2", version: "1" }, { versionNegotiation: { mode: "auto" } });
+    return { client, transport };
+  },
+  async finish(transport, callback) {
+    // With the whole response, so that the SDK checks `iss` (RFC 9207).
+    await transport.finishAuth(callback.searchParams);
+  },
+  isUnauthorized: (error) => error instanceof UnauthorizedError,
+});

@@ -1,0 +1,325 @@
+//! Reads which room of a crate imports which, and compares it with the table in `tests/layers.toml`.
+//!
+//! A *room* is a module at the top of a crate: `src/store.rs` with everything in `src/store/`. Code under `#[cfg(test)]`
+//! may import what it likes, and so may the crate roots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use syn::visit::Visit;
+
+/// Room → rooms that it may import.
+pub type Table = BTreeMap<String, BTreeSet<String>>;
+
+/// One import across rooms.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Import {
+    /// Below `src`.
+    pub file: PathBuf,
+    /// The room that the file belongs to.
+    pub from: String,
+    /// The room that it names, or another item of the crate root.
+    pub to: String,
+}
+
+/// What is wrong with a crate, each as a sentence.
+pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
+    let rooms = rooms(src)?;
+    let mut found: Vec<String> = Vec::new();
+    for room in rooms.difference(&table.keys().cloned().collect()) {
+        found.push(format!(
+            "The room `{room}` is missing from the table: add it with the rooms that it may import."
+        ));
+    }
+    for (room, below) in table {
+        if !rooms.contains(room) {
+            found.push(format!("The table has the room `{room}`, which does not exist: remove its line."));
+        }
+        for other in below.iter().filter(|other| !table.contains_key(*other)) {
+            found.push(format!("The table lets `{room}` import `{other}`, which has no line of its own."));
+        }
+    }
+    if let Some(circle) = circle(table) {
+        found.push(format!("The table goes in a circle: {}.", circle.join(" → ")));
+    }
+    for Import { file, from, to } in imports(src, &rooms)? {
+        let Some(allowed) = table.get(&from) else { continue };
+        if !allowed.contains(&to) {
+            let what = if rooms.contains(&to) { "" } else { " of the crate root" };
+            found.push(format!(
+                "{} imports `crate::{to}`{what}, which the table does not let `{from}` do.",
+                file.display()
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// The first circle that a walk through the table meets, from a room back to itself.
+pub fn circle(table: &Table) -> Option<Vec<String>> {
+    fn walk(table: &Table, room: &str, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
+        let seen = path.iter().any(|earlier| earlier == room);
+        path.push(room.to_owned());
+        if seen {
+            return true;
+        }
+        if done.insert(room.to_owned())
+            && table.get(room).into_iter().flatten().any(|next| walk(table, next, path, done))
+        {
+            return true;
+        }
+        path.pop();
+        false
+    }
+    let mut done = BTreeSet::new();
+    table.keys().find_map(|room| {
+        let mut path = Vec::new();
+        walk(table, room, &mut path, &mut done).then(|| {
+            let last = path[path.len() - 1].clone();
+            path.into_iter().skip_while(|room| *room != last).collect()
+        })
+    })
+}
+
+/// The rooms of a crate.
+fn rooms(src: &Path) -> Result<BTreeSet<String>> {
+    let modules = rust_files(src)?.into_iter().map(|file| module_path(&file)).filter(|path| !path.is_empty());
+    Ok(modules.map(|mut path| path.remove(0)).collect())
+}
+
+/// Every import across rooms, sorted.
+fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
+    let crate_dir = src.parent().and_then(Path::file_name).context("src lies in a crate")?;
+    let crate_name = crate_dir.to_string_lossy().replace('-', "_");
+    let mut all = BTreeSet::new();
+    for file in rust_files(src)? {
+        let module = module_path(&file);
+        let Some(from) = module.first().cloned() else {
+            continue;
+        };
+        if module.last().is_some_and(|last| last == "tests") {
+            continue;
+        }
+        let text = fs::read_to_string(src.join(&file))
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        let named = names_in(&text, &module, rooms, &crate_name)
+            .with_context(|| format!("{} does not parse", file.display()))?;
+        let others = named.into_iter().filter(|to| *to != from);
+        all.extend(others.map(|to| Import { file: file.clone(), from: from.clone(), to }));
+    }
+    Ok(all)
+}
+
+/// The names directly below the crate root that this module's code mentions.
+fn names_in(
+    text: &str,
+    module: &[String],
+    rooms: &BTreeSet<String>,
+    crate_name: &str,
+) -> Result<BTreeSet<String>> {
+    let file = syn::parse_file(text)?;
+    let mut scan = Scan { module: module.to_vec(), rooms, crate_name, named: BTreeSet::new() };
+    scan.visit_file(&file);
+    Ok(scan.named)
+}
+
+struct Scan<'a> {
+    module: Vec<String>,
+    rooms: &'a BTreeSet<String>,
+    /// Under which a module of the binary names the library.
+    crate_name: &'a str,
+    named: BTreeSet<String>,
+}
+
+impl Scan<'_> {
+    /// Notes what a path such as `crate::store::Trait` or `super::super::store` names below the crate root.
+    fn note(&mut self, path: &[String]) {
+        let mut absolute = match path.first().map(String::as_str) {
+            Some("crate") => Vec::new(),
+            Some("self" | "super") => self.module.clone(),
+            Some(name) if name == self.crate_name => Vec::new(),
+            _ => return,
+        };
+        for segment in path {
+            match segment.as_str() {
+                "crate" | "self" => {}
+                name if name == self.crate_name => {}
+                "super" => {
+                    absolute.pop();
+                }
+                name => {
+                    absolute.push(name.to_owned());
+                    break;
+                }
+            }
+        }
+        self.named.extend(absolute.into_iter().next());
+    }
+
+    fn note_tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        let with = |name: &dyn ToString| [before, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(path) => self.note_tree(&with(&path.ident), &path.tree),
+            syn::UseTree::Name(name) => self.note(&with(&name.ident)),
+            syn::UseTree::Rename(name) => self.note(&with(&name.ident)),
+            syn::UseTree::Glob(_) => self.note(&with(&"*")),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_tree(before, tree)),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Scan<'_> {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        if !is_test_only(item) {
+            syn::visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if let Some((_, items)) = &item.content {
+            self.module.push(item.ident.to_string());
+            for item in items {
+                self.visit_item(item);
+            }
+            self.module.pop();
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.note_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        // `pub(crate)` is a path of one segment, and names nothing.
+        if segments.len() > 1 {
+            self.note(&segments);
+        }
+        syn::visit::visit_path(self, path);
+    }
+
+    /// The inside of a macro call is no syntax yet, only tokens.
+    fn visit_macro(&mut self, mac: &'ast syn::Macro) {
+        let tokens = mac.tokens.to_string().replace(' ', "");
+        for at in tokens.match_indices("crate::").map(|(at, word)| at + word.len()) {
+            let name: String =
+                tokens[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if self.rooms.contains(&name) {
+                self.named.insert(name);
+            }
+        }
+        syn::visit::visit_macro(self, mac);
+    }
+}
+
+fn is_test_only(item: &syn::Item) -> bool {
+    let (syn::Item::Mod(syn::ItemMod { attrs, .. })
+    | syn::Item::Use(syn::ItemUse { attrs, .. })
+    | syn::Item::Fn(syn::ItemFn { attrs, .. })
+    | syn::Item::Impl(syn::ItemImpl { attrs, .. })) = item
+    else {
+        return false;
+    };
+    attrs.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
+        _ => false,
+    })
+}
+
+/// `store/embedded.rs` is the module `store::embedded`; `lib.rs`, `main.rs` and `bin/` are crate roots.
+fn module_path(file: &Path) -> Vec<String> {
+    let mut path: Vec<String> =
+        file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    if matches!(path.first().map(String::as_str), Some("lib" | "main" | "bin")) {
+        path.clear();
+    }
+    if path.last().is_some_and(|last| last == "mod") {
+        path.pop();
+    }
+    path
+}
+
+/// Below `src`, sorted.
+fn rust_files(src: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut directories = vec![src.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in
+            fs::read_dir(&directory).with_context(|| format!("{} cannot be read", directory.display()))?
+        {
+            let path = entry?.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path.strip_prefix(src)?.to_path_buf());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(lines: &[(&str, &[&str])]) -> Table {
+        lines
+            .iter()
+            .map(|(room, below)| ((*room).into(), below.iter().map(|r| (*r).into()).collect()))
+            .collect()
+    }
+
+    fn named(text: &str, module: &[&str]) -> Vec<String> {
+        let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
+        let rooms = ["store", "domain", "pages", "keys"].map(str::to_owned).into();
+        names_in(text, &module, &rooms, "gate").unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn every_way_to_name_a_room_is_seen() {
+        assert_eq!(named("use crate::{store::Store, domain::{A, B as C}};", &["oauth"]), ["domain", "store"]);
+        assert_eq!(named("fn f() { crate::store::get() }", &["oauth"]), ["store"]);
+        assert_eq!(named("fn f(a: &crate::keys::Key) {}", &["oauth"]), ["keys"]);
+        assert_eq!(named("use super::super::store::Store;", &["oauth", "token"]), ["store"]);
+        assert_eq!(named("mod inner { use super::super::pages; }", &["oauth"]), ["pages"]);
+        assert_eq!(named("fn f() { info!(x = crate::keys::ID) }", &["oauth"]), ["keys"]);
+        assert_eq!(named("use gate::{keys, store};", &["cli"]), ["keys", "store"]);
+        assert_eq!(named("use crate::VERSION;", &["oauth"]), ["VERSION"]);
+        assert_eq!(named("pub(crate) fn f() { self::g(); super::h() }", &["oauth", "token"]), ["oauth"]);
+    }
+
+    #[test]
+    fn test_code_is_free() {
+        assert!(named("#[cfg(test)] mod tests { use crate::store::Fake; }", &["oauth"]).is_empty());
+        assert!(named("#[cfg(test)] use crate::store::Fake;", &["oauth"]).is_empty());
+    }
+
+    #[test]
+    fn a_circle_is_found_and_a_diamond_is_none() {
+        let diamond = table(&[("a", &["b", "c"]), ("b", &["d"]), ("c", &["d"]), ("d", &[])]);
+        assert_eq!(circle(&diamond), None);
+        let round = table(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
+        assert_eq!(circle(&round).unwrap(), ["b", "c", "b"]);
+    }
+
+    #[test]
+    fn breaches_are_sentences() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("store")).unwrap();
+        fs::write(dir.path().join("lib.rs"), "pub mod store; use store::redis;").unwrap();
+        fs::write(dir.path().join("store/redis.rs"), "use crate::pages::Page;").unwrap();
+        fs::write(dir.path().join("pages.rs"), "use crate::store;").unwrap();
+        let found = breaches(dir.path(), &table(&[("store", &[]), ("gone", &["store"])])).unwrap();
+        assert_eq!(
+            found,
+            [
+                "The room `pages` is missing from the table: add it with the rooms that it may import.",
+                "The table has the room `gone`, which does not exist: remove its line.",
+                "store/redis.rs imports `crate::pages`, which the table does not let `store` do.",
+            ]
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! Processes that a test starts, each in its own process group, stopped by id when they are dropped.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// How long a process may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// A command whose process ends when the thread that starts it does, however that comes about: a test run that is killed
+/// leaves nothing behind. (`setpriv` is part of util-linux; without it, dropping is all that stops a process.)
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    static SETPRIV: OnceLock<bool> = OnceLock::new();
+    let dies_with_us = *SETPRIV.get_or_init(|| {
+        let trial = Command::new("setpriv").args(["--pdeathsig", "TERM", "true"]).status();
+        trial.is_ok_and(|status| status.success())
+    });
+    if !dies_with_us {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]).arg(program);
+    command
+}
+
+/// A running process and the file that its output goes to.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a command. Its environment is what the command says plus `PATH` and `HOME`, so that no setting of the
+    /// machine leaks into a test.
+    #[track_caller]
+    pub fn start(name: &'static str, command: &mut Command, log_dir: &Path) -> Self {
+        let log = log_dir.join(format!("{name}.log"));
+        let output = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file handle can be cloned"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name, child, log }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// SIGKILL, as a crash or the kernel's out-of-memory killer would.
+    pub fn kill(&mut self) {
+        kill_9(self.id());
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Sends a signal to the whole process group.
+    pub fn signal(&self, signal: Signal) {
+        // The group may be gone by now, which is what the caller wants anyway.
+        kill_process_group(self.group(), signal).ok();
+    }
+
+    /// SIGTERM, then SIGKILL for what does not listen.
+    pub fn stop(&mut self) -> Option<ExitStatus> {
+        if let Some(status) = self.ended() {
+            return Some(status);
+        }
+        self.signal(Signal::TERM);
+        let status = self.wait_for(GRACE);
+        if status.is_none() {
+            eprintln!("{} did not end within {GRACE:?} of SIGTERM and is killed", self.name);
+            self.signal(Signal::KILL);
+            self.child.wait().expect("a child can be waited for");
+        }
+        status
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait_for(&mut self, most: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + most;
+        loop {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The last lines of its output under a heading, for a failure message.
+    pub fn log_tail(&self) -> String {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let tail = lines[lines.len().saturating_sub(25)..].join("\n  | ");
+        format!("--- {} ({})\n  | {tail}\n", self.name, self.log.display())
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+/// SIGKILL to a process that this test started and has not yet waited for (so that its id is still its own).
+pub fn kill_9(id: u32) {
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(id, Signal::KILL).expect("a child can be killed");
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,78 @@
+//! What a [`Stack`](crate::Stack) is made of before it starts.
+
+/// The account that every stack has, and its password.
+pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
+
+/// What stands behind the edge.
+#[derive(Debug, Clone)]
+pub(crate) enum Behind {
+    /// The real wrapper around this command.
+    Wrapper(Vec<String>),
+    /// Something of the test's own on this port.
+    Port(u16),
+}
+
+/// Choices for a stack; the default is what `scripts/up` starts.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub(crate) issuer_path: String,
+    pub(crate) other_hosts: Vec<String>,
+    pub(crate) auth_settings: Vec<(String, String)>,
+    pub(crate) wrapper_settings: Vec<(String, String)>,
+    pub(crate) behind: Option<Behind>,
+}
+
+impl Setup {
+    /// As `scripts/up` starts it.
+    pub fn as_shipped() -> Self {
+        Self {
+            issuer_path: String::new(),
+            other_hosts: Vec::new(),
+            auth_settings: Vec::new(),
+            wrapper_settings: Vec::new(),
+            behind: None,
+        }
+    }
+
+    /// Puts the issuer below a path (`/tenant1`).
+    #[must_use]
+    pub fn issuer_path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.issuer_path);
+        self
+    }
+
+    /// Protects one more host, on the same port.
+    #[must_use]
+    pub fn also_protecting(mut self, host: &str) -> Self {
+        self.other_hosts.push(host.to_owned());
+        self
+    }
+
+    /// Sets a variable of auth-service.
+    #[must_use]
+    pub fn auth_setting(mut self, name: &str, value: &str) -> Self {
+        self.auth_settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets a variable of the wrapper.
+    #[must_use]
+    pub fn wrapper_setting(mut self, name: &str, value: &str) -> Self {
+        self.wrapper_settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Wraps this command.
+    #[must_use]
+    pub fn wrapping(mut self, command: Vec<String>) -> Self {
+        self.behind = Some(Behind::Wrapper(command));
+        self
+    }
+
+    /// Puts something of the test's own in the wrapper's place.
+    #[must_use]
+    pub fn in_front_of(mut self, port: u16) -> Self {
+        self.behind = Some(Behind::Port(port));
+        self
+    }
+}

@@ -1,0 +1,313 @@
+//! The three tiers, running.
+
+use std::fs;
+use std::io::Write as _;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::gate::{Answer, Gate};
+use crate::places::{binary, everything_server, free_port, has_ipv6_loopback, repository, tool};
+use crate::process::{self, Process};
+use crate::setup::{ACCOUNT, Behind, Setup};
+
+/// How long a stack may take from its start to its first answer.
+const START: Duration = Duration::from_secs(40);
+
+/// Real auth-service, real wrapper, real Envoy, in a directory of their own. Dropped, it stops them.
+#[derive(Debug)]
+pub struct Stack {
+    /// What a client sees of it.
+    pub gate: Gate,
+    /// The edge's port.
+    pub port: u16,
+    /// What only edge and auth-service know.
+    pub edge_secret: String,
+    /// Where auth-service answers without the edge.
+    pub auth_public_port: u16,
+    /// Where auth-service answers checks.
+    pub auth_edge_port: u16,
+    ops_port: u16,
+    setup: Setup,
+    // Dropped in this order: the edge first, the directory last.
+    envoy: Option<Process>,
+    wrapper: Option<Process>,
+    auth_service: Option<Process>,
+    dir: TempDir,
+}
+
+impl Setup {
+    /// Starts it and waits until it is ready.
+    pub async fn start(mut self) -> Stack {
+        let behind = self.behind.take().unwrap_or_else(|| Behind::Wrapper(everything_server()));
+        Stack::from_setup(self, behind).await
+    }
+}
+
+impl Stack {
+    /// The stack as `scripts/up` starts it.
+    pub async fn start() -> Self {
+        Setup::as_shipped().start().await
+    }
+
+    async fn from_setup(setup: Setup, behind: Behind) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("mcp-gate-")
+            .tempdir()
+            .expect("a temporary directory can be made");
+        let port = free_port();
+        let gate = Gate::at(
+            &format!("http://localhost:{port}{}", setup.issuer_path),
+            &format!("http://localhost:{port}/mcp"),
+        );
+        let mut stack = Self {
+            gate,
+            port,
+            edge_secret: format!("edge-secret-of-{port}-0123456789abcdef"),
+            auth_public_port: free_port(),
+            auth_edge_port: free_port(),
+            ops_port: free_port(),
+            setup,
+            envoy: None,
+            wrapper: None,
+            auth_service: None,
+            dir,
+        };
+        stack.add_account(ACCOUNT.0, Some(ACCOUNT.1));
+        stack.start_auth_service().await;
+        let upstream_port = match behind {
+            Behind::Port(port) => port,
+            Behind::Wrapper(command) => stack.start_wrapper(&command).await,
+        };
+        stack.start_envoy(upstream_port);
+        stack.wait_until_ready().await;
+        stack
+    }
+
+    /// Where logs and state are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The last log lines of every tier.
+    pub fn logs(&self) -> String {
+        [&self.auth_service, &self.wrapper, &self.envoy]
+            .into_iter()
+            .flatten()
+            .map(Process::log_tail)
+            .collect()
+    }
+
+    /// Everything that one tier (`auth-service`, `stdio-wrapper`, `envoy`) has logged.
+    pub fn log_of(&self, tier: &str) -> String {
+        fs::read_to_string(self.dir().join(format!("{tier}.log"))).unwrap_or_default()
+    }
+
+    /// Makes an account while auth-service is not running. Without a password of its own it gets a one-time password,
+    /// which is returned.
+    #[track_caller]
+    pub fn add_account(&self, name: &str, password: Option<&str>) -> String {
+        let mut command = self.auth_command();
+        command.args(["user", "add", name]);
+        if password.is_some() {
+            command.arg("--password-stdin");
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("auth-service starts");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        if let Some(password) = password {
+            writeln!(stdin, "{password}").expect("auth-service reads the password");
+        }
+        drop(stdin);
+        let output = child.wait_with_output().expect("auth-service ends");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "`auth-service user add {name}` failed: {out}{err}");
+        match password {
+            Some(password) => password.to_owned(),
+            None => out
+                .lines()
+                .find_map(|line| line.strip_prefix("password:"))
+                .unwrap_or_else(|| panic!("no line `password: …` in: {out}{err}"))
+                .trim()
+                .to_owned(),
+        }
+    }
+
+    /// The process id of auth-service.
+    #[track_caller]
+    pub fn auth_service_pid(&self) -> u32 {
+        self.auth_service.as_ref().expect("auth-service runs").id()
+    }
+
+    /// SIGKILL to auth-service, and waits until it is gone.
+    #[track_caller]
+    pub fn kill_auth_service(&mut self) {
+        self.auth_service.take().expect("auth-service runs").kill();
+    }
+
+    /// Starts auth-service again over the same state.
+    pub async fn start_auth_service(&mut self) {
+        assert!(self.auth_service.is_none(), "auth-service runs already");
+        let process = Process::start("auth-service", &mut self.auth_command(), self.dir());
+        self.auth_service = Some(process);
+        let ready = format!("http://127.0.0.1:{}/ready", self.ops_port);
+        self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
+    }
+
+    fn auth_command(&self) -> Command {
+        let data = self.dir().join("auth");
+        fs::create_dir_all(&data).expect("the data directory can be made");
+        let hosts: Vec<String> = std::iter::once("localhost")
+            .chain(self.setup.other_hosts.iter().map(String::as_str))
+            .map(|host| format!("{host}:{}", self.port))
+            .collect();
+        let mut command = clean(binary("auth-service"));
+        command
+            .env("ISSUER", &self.issuer)
+            .env("PROTECTED_HOSTS", hosts.join(","))
+            .env("DATA_DIR", data)
+            .env("EDGE_SECRET", &self.edge_secret)
+            .env("PUBLIC_LISTEN", loopback(self.auth_public_port))
+            .env("EDGE_LISTEN", loopback(self.auth_edge_port))
+            .env("OPS_LISTEN", loopback(self.ops_port))
+            .env("RUST_LOG", "info")
+            .envs(self.setup.auth_settings.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    async fn start_wrapper(&mut self, wrapped: &[String]) -> u16 {
+        let (port, ops_port) = (free_port(), free_port());
+        let mut command = clean(binary("stdio-wrapper"));
+        command
+            .env("LISTEN", loopback(port))
+            .env("OPS_LISTEN", loopback(ops_port))
+            .env("MCP_PATH", "/mcp")
+            .env("IDENTITY", "assertion")
+            .env("ISSUER", &self.issuer)
+            .env("RESOURCE", &self.mcp_url)
+            .env(
+                "JWKS_URL",
+                format!("http://127.0.0.1:{}{}/jwks", self.auth_public_port, self.setup.issuer_path),
+            )
+            .envs(self.setup.wrapper_settings.iter().map(|(name, value)| (name, value)))
+            .arg("--")
+            .args(wrapped);
+        self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
+        let health = format!("http://127.0.0.1:{ops_port}/health");
+        self.wait_for("stdio-wrapper", &health, |answer| answer.status == 200).await;
+        port
+    }
+
+    fn start_envoy(&mut self, upstream_port: u16) {
+        let additional = if has_ipv6_loopback() {
+            format!(r#"{{ address: {{ socket_address: {{ address: "::1", port_value: {} }} }} }}"#, self.port)
+        } else {
+            String::new()
+        };
+        let config = self.dir().join("envoy.yaml");
+        let text = render_envoy(&[
+            ("EDGE_ADDRESS", "127.0.0.1"),
+            ("EDGE_PORT", &self.port.to_string()),
+            ("EDGE_ADDITIONAL_ADDRESSES", &additional),
+            ("EDGE_SECRET", &self.edge_secret),
+            ("ISSUER_PATH", &self.setup.issuer_path),
+            ("AUTH_ADDRESS", "127.0.0.1"),
+            ("AUTH_PUBLIC_PORT", &self.auth_public_port.to_string()),
+            ("AUTH_EDGE_PORT", &self.auth_edge_port.to_string()),
+            ("WRAPPER_ADDRESS", "127.0.0.1"),
+            ("WRAPPER_PORT", &upstream_port.to_string()),
+        ]);
+        fs::write(&config, text).expect("the configuration can be written");
+        let mut command = clean(tool("envoy"));
+        command.arg("-c").arg(&config).args([
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--concurrency",
+            "1",
+        ]);
+        self.envoy = Some(Process::start("envoy", &mut command, self.dir()));
+    }
+
+    /// Ready is what a client sees: a request through the edge is told where to log in.
+    async fn wait_until_ready(&mut self) {
+        let url = self.mcp_url.clone();
+        self.wait_for("the edge", &url, |answer| answer.status == 401 && !answer.challenge().is_empty())
+            .await;
+    }
+
+    async fn wait_for(&mut self, what: &str, url: &str, enough: impl Fn(&Answer) -> bool) {
+        let deadline = Instant::now() + START;
+        let mut last = String::from("none");
+        loop {
+            match self.get(url).await {
+                Ok(answer) if enough(&answer) => return,
+                Ok(answer) => last = format!("{answer:?}"),
+                Err(error) => last = if last == "none" { format!("{error:#}") } else { last },
+            }
+            for process in [&mut self.auth_service, &mut self.wrapper, &mut self.envoy].into_iter().flatten()
+            {
+                if let Some(status) = process.ended() {
+                    panic!("a tier ended ({status}) before {what} was ready\n{}", process.log_tail());
+                }
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what} is not ready after {START:?}; last answer: {last}\n{}",
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Deref for Stack {
+    type Target = Gate;
+
+    fn deref(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn clean(program: PathBuf) -> Command {
+    let mut command = process::command(program);
+    command.env_clear();
+    for name in ["PATH", "HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// The shipped edge configuration with its placeholders filled, as `scripts/up` does it.
+#[track_caller]
+pub fn render_envoy(values: &[(&str, &str)]) -> String {
+    let template = repository().join("compose/envoy/envoy.yaml.in");
+    let mut text = fs::read_to_string(&template).expect("the template can be read");
+    for (name, value) in values {
+        let placeholder = format!("@{name}@");
+        assert!(text.contains(&placeholder), "{} has no {placeholder}", template.display());
+        text = text.replace(&placeholder, value);
+    }
+    text
+}

@@ -1,0 +1,125 @@
+//! kill -9 of auth-service in the middle of its work: what it acknowledged is still there when it comes back.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tests::browser::Person;
+use tests::{Registration, Setup, Stack, Tokens};
+use tokio::sync::RwLock;
+use tokio::task::JoinSet;
+
+const ROUNDS: u64 = 6;
+const WORKERS: usize = 4;
+
+/// What clients and people have been told is done.
+#[derive(Default)]
+struct Acknowledged {
+    clients: Vec<Registration>,
+    accounts: Vec<Person>,
+    grants: Vec<(Registration, Tokens)>,
+}
+
+type Shared = Arc<Mutex<Acknowledged>>;
+
+/// Registers, logs in, refreshes, again and again, and notes what was acknowledged, until the service is gone.
+async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
+    let stack = stack.read().await;
+    let mut person = newcomer;
+    loop {
+        let Ok(client) = stack.register().await else {
+            return;
+        };
+        done.lock().unwrap().clients.push(client.clone());
+        let Ok(code) = stack.code(&client, &person, &stack.mcp_url).await else {
+            return;
+        };
+        // The first login changed the one-time password into one that stays.
+        if person.password != person.new_password {
+            person.password.clone_from(&person.new_password);
+            done.lock().unwrap().accounts.push(person.clone());
+        }
+        let Ok(tokens) = stack.redeem(&client, &code, &stack.mcp_url).await else {
+            return;
+        };
+        let slot = {
+            let mut done = done.lock().unwrap();
+            done.grants.push((client.clone(), tokens.clone()));
+            done.grants.len() - 1
+        };
+        let Ok(newer) = stack.refresh(&client, &tokens.refresh_token).await else {
+            return;
+        };
+        done.lock().unwrap().grants.get_mut(slot).unwrap().1 = newer;
+    }
+}
+
+/// Whether auth-service knows this client: only then does it redirect the browser anywhere.
+async fn is_known(stack: &Stack, client: &Registration) -> bool {
+    let url = stack.authorization_url(client, &stack.mcp_url);
+    stack.http.get(url).send().await.unwrap().status().is_redirection()
+}
+
+/// Every client can begin an authorization, every person can log in, every grant gives new tokens.
+async fn verify(stack: &Stack, done: &Acknowledged) {
+    assert!(!is_known(stack, &Registration { client_id: "mcp_nobody".into() }).await);
+    for client in &done.clients {
+        assert!(is_known(stack, client).await, "{client:?} is gone");
+    }
+    for person in &done.accounts {
+        if let Err(error) = stack.log_in_as(person, &stack.mcp_url).await {
+            panic!("{person:?} cannot log in any more: {error:#}");
+        }
+    }
+    for (client, tokens) in &done.grants {
+        if let Err(error) = stack.refresh(client, &tokens.refresh_token).await {
+            panic!("the grant of {client:?} is gone: {error:#}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
+    let upstream = tests::upstream::Upstream::start().await;
+    let mut stack = Setup::as_shipped().in_front_of(upstream.port).start().await;
+    let (mut clients, mut accounts, mut grants) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        stack.kill_auth_service();
+        let newcomers: Vec<Person> = (0..WORKERS)
+            .map(|worker| {
+                let name = format!("newcomer-{round}-{worker}");
+                let once = stack.add_account(&name, None);
+                Person::new(&name, &once).choosing("a password of my own, and a long one")
+            })
+            .collect();
+        stack.start_auth_service().await;
+
+        let done = Shared::default();
+        let shared = Arc::new(RwLock::new(stack));
+        let mut workers = JoinSet::new();
+        for person in newcomers {
+            workers.spawn(work(shared.clone(), person, done.clone()));
+        }
+        // Other moments every round: early in the first logins, and later.
+        tokio::time::sleep(Duration::from_millis(300 + 450 * round)).await;
+        let pid = shared.read().await.auth_service_pid();
+        tests::process::kill_9(pid);
+        while let Some(ended) = workers.join_next().await {
+            ended.unwrap();
+        }
+        stack = Arc::try_unwrap(shared).unwrap_or_else(|_| panic!("the workers are gone")).into_inner();
+        stack.kill_auth_service();
+        stack.start_auth_service().await;
+
+        let done = std::mem::take(&mut *done.lock().unwrap());
+        verify(&stack, &done).await;
+        clients += done.clients.len();
+        accounts += done.accounts.len();
+        grants += done.grants.len();
+    }
+    println!(
+        "{ROUNDS} rounds: {clients} clients, {accounts} passwords and {grants} grants acknowledged, all kept"
+    );
+    assert!(clients > 0 && accounts > 0 && grants > 0, "too little happened to prove anything");
+}

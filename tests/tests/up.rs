@@ -1,0 +1,247 @@
+//! `scripts/up --native` from a clean clone: it gets ready, keeps its state over a restart, and leaves nothing behind.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+use rustix::process::Signal;
+use serde_json::json;
+use tests::Gate;
+use tests::browser::Person;
+use tests::places::{binary_dir, free_port, repository, tool, tools_dir};
+use tests::process::{self, Process, kill_9};
+
+/// From the first line to "Ready", with a build in it.
+const READY: Duration = Duration::from_secs(900);
+/// From Ctrl-C to the end.
+const STOP: Duration = Duration::from_secs(30);
+
+/// A clone of this repository in which nothing has been built, and a target directory that it builds into.
+///
+/// What is changed and not yet committed comes along, so that a developer tests what is on the screen. Dependencies are
+/// copied from this build: compiling them once more would prove nothing and take minutes. The target directory cannot
+/// be shared, since the same crate at two places would be taken for one.
+fn clone() -> &'static (PathBuf, PathBuf) {
+    static CLONE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    CLONE.get_or_init(|| {
+        let base = binary_dir().parent().expect("target/debug lies in target").join("clean-clone");
+        let (checkout, target) = (base.join("checkout"), base.join("target"));
+        if checkout.exists() {
+            fs::remove_dir_all(&checkout).unwrap();
+        }
+        fs::create_dir_all(&target).unwrap();
+        sh(&base, &format!("git clone --quiet --no-hardlinks '{}' checkout", repository().display()));
+        sh(
+            repository(),
+            &format!(
+                "git ls-files -z --modified --others --exclude-standard \
+                 | tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null | tar -C '{}' -mxf -",
+                checkout.display()
+            ),
+        );
+        if !target.join("debug").exists() {
+            let to = target.join("debug").display().to_string();
+            let libraries =
+                r"find deps \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' -o -name '*.d' \) -print0";
+            sh(
+                &binary_dir(),
+                &format!(
+                    "mkdir -p '{to}' && cp -a .fingerprint build '{to}/' \
+                     && {libraries} | tar --null --files-from=- -cf - | tar -C '{to}' -xf -"
+                ),
+            );
+        }
+        (checkout, target)
+    })
+}
+
+fn sh(dir: &Path, command: &str) {
+    let status =
+        Command::new("bash").args(["-euo", "pipefail", "-c", command]).current_dir(dir).status().unwrap();
+    assert!(status.success(), "`{command}` ended with {status}");
+}
+
+/// `scripts/up --native` over a data directory.
+struct Up {
+    process: Process,
+    data: PathBuf,
+}
+
+impl Up {
+    fn start(name: &'static str, data: &Path, port: u16) -> Self {
+        // Named before anything is built, so that what is missing is said at once.
+        tool("envoy");
+        tool("npm/node_modules/@modelcontextprotocol/server-everything");
+        let (checkout, target) = clone();
+        let mut command = process::command(checkout.join("scripts/up"));
+        command
+            .args(["--native", "--debug", "--port", &port.to_string(), "--data"])
+            .arg(data)
+            .env("CARGO_TARGET_DIR", target)
+            .env("MCP_GATE_TOOLS", tools_dir())
+            .current_dir("/");
+        let process = Process::start(name, &mut command, data.parent().unwrap());
+        Self { process, data: data.to_path_buf() }
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + READY;
+        while !self.process.output().contains("Ctrl-C stops everything.") {
+            let ended = self.process.ended();
+            assert!(ended.is_none(), "it ended with {ended:?}\n{}", self.process.log_tail());
+            assert!(
+                Instant::now() < deadline,
+                "it is not ready after {READY:?}\n{}",
+                self.process.log_tail()
+            );
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The word after this one in its output.
+    fn told(&self, word: &str) -> Option<String> {
+        let output = self.process.output();
+        let after = output.lines().find_map(|line| line.trim_start().strip_prefix(word))?;
+        after.split_whitespace().next().map(str::to_owned)
+    }
+
+    /// A note that it leaves for scripts, `NAME=VALUE` in `stack.env`.
+    fn note(&self, name: &str) -> String {
+        let notes = fs::read_to_string(self.data.join("stack.env")).unwrap();
+        let value = notes.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        value.unwrap_or_else(|| panic!("no {name} in {notes}")).to_owned()
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::at(&self.note("ISSUER"), &self.note("MCP_URL"))
+    }
+
+    /// Ctrl-C in its terminal, or another way to tell it to stop; nothing that it started may be left.
+    fn stop(mut self, signal: Signal) {
+        let started = descendants(self.process.id());
+        assert!(started.len() >= 3, "three tiers at least: {started:?}");
+        self.process.signal(signal);
+        let ended = self.process.wait_for(STOP);
+        assert!(ended.is_some(), "it still runs {STOP:?} after {signal:?}\n{}", self.process.log_tail());
+        assert_gone(&started);
+    }
+}
+
+/// A process, told apart from a later one with the same id by its start time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Running {
+    id: u32,
+    name: String,
+    start: String,
+}
+
+/// Parent and identity of a process.
+fn look_up(id: u32) -> Option<(u32, Running)> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (before, after) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let name = before.split_once('(')?.1.to_owned();
+    // A zombie is gone, and waits only for its parent to look.
+    if fields.first() == Some(&"Z") {
+        return None;
+    }
+    Some((fields.get(1)?.parse().ok()?, Running { id, name, start: (*fields.get(19)?).to_owned() }))
+}
+
+/// Everything that a process has started, and what those have started.
+fn descendants(root: u32) -> HashSet<Running> {
+    let ids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let all: Vec<(u32, Running)> = ids.filter_map(look_up).collect();
+    let mut found: HashSet<Running> = HashSet::new();
+    loop {
+        let before = found.len();
+        let parents: HashSet<u32> = found.iter().map(|process| process.id).chain([root]).collect();
+        found.extend(
+            all.iter().filter(|(parent, _)| parents.contains(parent)).map(|(_, process)| process.clone()),
+        );
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+fn assert_gone(started: &HashSet<Running>) {
+    let left: Vec<&Running> =
+        started.iter().filter(|was| look_up(was.id).is_some_and(|(_, is)| is == **was)).collect();
+    assert!(left.is_empty(), "processes are left: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let port = free_port();
+
+    let mut up = Up::start("first", &data, port);
+    up.wait_until_ready();
+    assert_eq!(up.told("MCP URL"), Some(format!("http://localhost:{port}/mcp")));
+    let gate = up.gate();
+    let once = up.told("Password").expect("a one-time password");
+    let person =
+        Person::new(&up.told("Account").unwrap(), &once).choosing("a password of my own, and a long one");
+    let (client, tokens) = gate.log_in_as(&person, &gate.mcp_url).await.unwrap();
+    let mut session = gate.open_session(&tokens.access_token, HeaderMap::new()).await.unwrap();
+    assert_eq!(session.call("echo", json!({ "message": "hello" })).await.unwrap(), "Echo: hello");
+    for (file, least) in [("secrets/edge-secret", 32), ("envoy.yaml", 1000)] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let about = fs::metadata(data.join(file)).unwrap();
+        assert_eq!(about.permissions().mode() & 0o777, 0o600, "{file}");
+        assert!(about.len() > least, "{file}");
+    }
+    up.stop(Signal::INT);
+
+    let mut up = Up::start("second", &data, port);
+    up.wait_until_ready();
+    assert_eq!(up.told("Password"), None, "there is nothing to tell the second time");
+    let mut session = gate.open_session(&tokens.access_token, HeaderMap::new()).await.unwrap();
+    assert_eq!(session.call("echo", json!({ "message": "again" })).await.unwrap(), "Echo: again");
+    gate.refresh(&client, &tokens.refresh_token).await.unwrap();
+    let same_person = Person::new(&person.username, &person.new_password);
+    gate.code(&client, &same_person, &gate.mcp_url).await.unwrap();
+    up.stop(Signal::TERM);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_that_dies_is_named_and_takes_the_rest_with_it() {
+    for (name, note) in [("auth-service", "AUTH_SERVICE_PID"), ("stdio-wrapper", "STDIO_WRAPPER_PID")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut up = Up::start("up", &dir.path().join("data"), free_port());
+        up.wait_until_ready();
+        let started = descendants(up.process.id());
+        kill_9(up.note(note).parse().unwrap());
+        let ended = up.process.wait_for(STOP);
+        assert!(ended.is_some_and(|status| !status.success()), "{ended:?}\n{}", up.process.log_tail());
+        let error = format!("error: {name} stopped by itself");
+        assert!(up.process.output().contains(&error), "{}", up.process.log_tail());
+        assert_gone(&started);
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let dir = tempfile::tempdir().unwrap();
+    let mut up = Up::start("up", &dir.path().join("data"), port);
+    let ended = up.process.wait_for(STOP);
+    assert!(ended.is_some_and(|status| status.code() == Some(1)), "{ended:?}");
+    let output = up.process.output();
+    assert_eq!(output.lines().count(), 1, "{output}");
+    assert!(
+        output.starts_with(&format!("error: Port {port} is taken by another program. Stop it,")),
+        "{output}"
+    );
+}
