@@ -39,42 +39,39 @@ fn main() -> ExitCode {
 
 /// Logs go to standard error; standard output stays free.
 fn start_log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(&config.log)?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    // The HTTP server's own start messages say nothing that ours do not.
+    let quiet = if config.log.contains("actix_server") { "" } else { ",actix_server=warn" };
+    let filter = EnvFilter::builder().parse(format!("{}{quiet}", config.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if config.log_json {
-        log.json().init()
+        log.json().init();
     } else {
-        log.with_ansi(false).init()
+        log.with_ansi(false).init();
     }
     Ok(())
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .enable_all()
-        .build()?;
-    runtime.block_on(app::run(
-        config,
-        World {
-            clock: Arc::new(unix_time),
-            random: Arc::new(fill_random),
-        },
-    ))
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
+    runtime.block_on(app::run(config, World { clock: Arc::new(unix_time), random: Arc::new(fill_random) }))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where the wall clock is read"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
 fn unix_time() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
+    std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
+/// From the kernel: the first use of a library's own generator on each thread would cost a new session tens of
+/// milliseconds.
 fn fill_random(buffer: &mut [u8]) -> bool {
-    aws_lc_rs::rand::fill(buffer).is_ok()
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
 }

@@ -1,0 +1,155 @@
+//! Processes, and an HTTP/1.1 client that does just enough, so that it costs little next to what it measures.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// A process that ends with this value.
+pub(crate) struct Process(tokio::process::Child);
+
+impl Process {
+    pub(crate) fn start(line: &[String]) -> anyhow::Result<Self> {
+        let (program, arguments) = line.split_first().context("an empty command")?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        Ok(Self(command.spawn().with_context(|| program.clone())?))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id().unwrap_or_default()
+    }
+
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn resident_mib(&self) -> u64 {
+        self.resident_kib() / 1024
+    }
+}
+
+/// Waits until something listens.
+pub(crate) async fn wait_for(address: &str) -> anyhow::Result<()> {
+    for _ in 0..200 {
+        if TcpStream::connect(address).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("nothing listens on {address}")
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    socket: TcpStream,
+    host: String,
+    path: String,
+    session: Option<String>,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects and opens a session, or uses the given one.
+    pub(crate) async fn open(host: &str, path: &str, session: Option<String>) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect(host).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self {
+            socket,
+            host: host.to_owned(),
+            path: path.to_owned(),
+            session,
+            buffer: Vec::with_capacity(1 << 16),
+        })
+    }
+
+    /// The session that was opened.
+    pub(crate) fn session(&self) -> Option<String> {
+        self.session.clone()
+    }
+
+    /// `initialize` and `notifications/initialized`; gives the answer.
+    pub(crate) async fn initialize(&mut self) -> anyhow::Result<String> {
+        self.post(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#).await?;
+        let answer = String::from_utf8_lossy(&self.buffer).into_owned();
+        self.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await?;
+        Ok(answer)
+    }
+
+    /// Posts a message; gives the length of the answer.
+    pub(crate) async fn post(&mut self, body: &str) -> anyhow::Result<usize> {
+        let fields = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        let head = self.head("POST", &fields);
+        self.socket.write_all(format!("{head}{body}").as_bytes()).await?;
+        self.read_answer().await
+    }
+
+    /// The head of a request.
+    pub(crate) fn head(&self, method: &str, fields: &str) -> String {
+        let session = self.session.as_ref().map(|id| format!("mcp-session-id: {id}\r\n")).unwrap_or_default();
+        let (path, host) = (&self.path, &self.host);
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json, text/event-stream\r\n{session}{fields}\r\n"
+        )
+    }
+
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    pub(crate) fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
+    pub(crate) async fn read_answer(&mut self) -> anyhow::Result<usize> {
+        self.buffer.clear();
+        let head_end = loop {
+            if let Some(at) = memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.fill().await?;
+        };
+        let head =
+            String::from_utf8_lossy(self.buffer.get(..head_end).unwrap_or_default()).to_ascii_lowercase();
+        if !head.starts_with("http/1.1 2") {
+            bail!("{head}");
+        }
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if let Some(id) = field("mcp-session-id:") {
+            // Ids keep their case.
+            let original =
+                String::from_utf8_lossy(self.buffer.get(..head_end).unwrap_or_default()).into_owned();
+            self.session = original
+                .lines()
+                .find(|line| line.to_ascii_lowercase().contains(id))
+                .and_then(|line| line.split_once(": "))
+                .map(|(_, id)| id.trim().to_owned());
+        }
+        if let Some(length) = field("content-length:") {
+            let length: usize = length.parse()?;
+            while self.buffer.len() < head_end + length {
+                self.fill().await?;
+            }
+            return Ok(length);
+        }
+        if field("transfer-encoding:") != Some("chunked") {
+            return Ok(0);
+        }
+        while !self.buffer.ends_with(b"\r\n0\r\n\r\n") && self.buffer.get(head_end..) != Some(b"0\r\n\r\n") {
+            self.fill().await?;
+        }
+        Ok(self.buffer.len() - head_end)
+    }
+
+    async fn fill(&mut self) -> anyhow::Result<()> {
+        self.buffer.reserve(64 << 10);
+        if self.socket.read_buf(&mut self.buffer).await? == 0 {
+            bail!("the connection was closed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! The compiled echo child, and the bare handler.
+
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    method: Option<&'a str>,
+    #[serde(borrow)]
+    params: Option<Params<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    arguments: Option<Arguments>,
+    #[serde(rename = "protocolVersion")]
+    version: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Arguments {
+    size: Option<usize>,
+}
+
+/// Answers every request of a stdio client: `tools/call` with so many bytes of text.
+pub(crate) fn echo() -> anyhow::Result<()> {
+    let mut input = BufReader::with_capacity(64 << 10, std::io::stdin().lock());
+    let mut output = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+    let mut line = String::new();
+    let filling = "x".repeat(1 << 20);
+    while input.read_line(&mut line)? > 0 {
+        let message: Message<'_> = serde_json::from_str(&line)?;
+        if let Some(id) = message.id {
+            answer(&mut output, id.get(), &message, &filling)?;
+        }
+        line.clear();
+        if input.buffer().is_empty() {
+            output.flush()?;
+        }
+    }
+    Ok(())
+}
+
+fn answer(
+    output: &mut impl std::io::Write,
+    id: &str,
+    message: &Message<'_>,
+    filling: &str,
+) -> std::io::Result<()> {
+    let params = message.params.as_ref();
+    if message.method == Some("initialize") {
+        let version = params.and_then(|params| params.version).unwrap_or("2025-11-25");
+        return writeln!(
+            output,
+            r#"{{"jsonrpc":"2.0","id":{id},"result":{{"protocolVersion":"{version}","capabilities":{{"tools":{{}}}},"serverInfo":{{"name":"echo","version":"{}"}}}}}}"#,
+            std::process::id()
+        );
+    }
+    let size = params
+        .and_then(|params| params.arguments.as_ref())
+        .and_then(|arguments| arguments.size)
+        .unwrap_or(100);
+    let text = filling.get(..size.min(filling.len())).unwrap_or_default();
+    writeln!(
+        output,
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{text}"}}]}}}}"#
+    )
+}
+
+/// Answers a POST with the same bytes as the echo child would, and does nothing else.
+pub(crate) fn bare(port: u16) -> anyhow::Result<()> {
+    let filling = "x".repeat(1 << 20);
+    let small = web::Data::new([body(filling.get(..100)), body(filling.get(..1_000_000))]);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let server =
+        HttpServer::new(move || App::new().app_data(small.clone()).route("/mcp", web::post().to(handler)));
+    actix_web::rt::System::new().block_on(server.workers(workers).bind(("127.0.0.1", port))?.run())?;
+    Ok(())
+}
+
+fn body(text: Option<&str>) -> bytes::Bytes {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":{{"content":[{{"type":"text","text":"{}"}}]}}}}"#,
+        text.unwrap_or_default()
+    )
+    .into()
+}
+
+async fn handler(request: bytes::Bytes, bodies: web::Data<[bytes::Bytes; 2]>) -> HttpResponse {
+    let is_large = memchr::memmem::find(&request, b"1000000").is_some();
+    let [small, large] = bodies.get_ref();
+    HttpResponse::Ok().content_type("application/json").body(if is_large {
+        large.clone()
+    } else {
+        small.clone()
+    })
+}

@@ -1,0 +1,120 @@
+//! Closed-loop load: so many callers, each waiting for its answer before the next call.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+use crate::client::Connection;
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Outcome {
+    pub(crate) per_second: f64,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+}
+
+fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
+    times.sort_unstable();
+    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let per_second = times.len() as f64 / elapsed.as_secs_f64();
+    Outcome { per_second, p50: at(50), p99: at(99) }
+}
+
+/// A call of the echo tool. Ours take the size of the result, others the text itself, if it is small.
+pub(crate) fn call(id: usize, size: usize) -> String {
+    let message = if size <= 1000 { "x".repeat(size) } else { String::new() };
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"echo","arguments":{{"size":{size},"message":"{message}"}}}}}}"#
+    )
+}
+
+/// Over HTTP, on one session.
+pub(crate) async fn http(
+    host: &str,
+    path: &str,
+    size: usize,
+    in_flight: usize,
+    time: Duration,
+) -> anyhow::Result<Outcome> {
+    let mut opener = Connection::open(host, path, None).await?;
+    opener.initialize().await?;
+    let mut warm = Connection::open(host, path, opener.session()).await?;
+    for _ in 0..20 {
+        warm.post(&call(1, size)).await?;
+    }
+    let start = Instant::now();
+    let mut callers = Vec::new();
+    for caller in 0..in_flight {
+        let mut connection = Connection::open(host, path, opener.session()).await?;
+        callers.push(tokio::spawn(async move {
+            let mut times = Vec::new();
+            // Equal ids would be fairer to us than to the others, some of which then hang.
+            let body = call(caller + 1, size);
+            while start.elapsed() < time {
+                let before = Instant::now();
+                let length = connection.post(&body).await?;
+                anyhow::ensure!(length > size, "an answer of {length} bytes");
+                times.push(before.elapsed());
+            }
+            Ok(times)
+        }));
+    }
+    let mut times = Vec::new();
+    for caller in callers {
+        times.extend(caller.await??);
+    }
+    Ok(outcome(times, start.elapsed()))
+}
+
+/// To the child's own pipes.
+pub(crate) async fn direct(
+    command: &[String],
+    size: usize,
+    in_flight: usize,
+    time: Duration,
+) -> anyhow::Result<Outcome> {
+    let (program, arguments) = command.split_first().context("an empty command")?;
+    let mut process = tokio::process::Command::new(program);
+    process
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let mut child = process.spawn()?;
+    let mut input = child.stdin.take().context("no input")?;
+    let output = child.stdout.take().context("no output")?;
+    // The same pipe as the wrapper uses.
+    let _ = rustix::pipe::fcntl_setpipe_size(&output, 1 << 20);
+    let mut output = BufReader::with_capacity(256 << 10, output);
+    let mut line = Vec::new();
+    input.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{},\"clientInfo\":{\"name\":\"bench\",\"version\":\"1\"}}}\n").await?;
+    output.read_until(b'\n', &mut line).await?;
+    input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").await?;
+    for _ in 0..20 {
+        input.write_all(format!("{}\n", call(1, size)).as_bytes()).await?;
+        output.read_until(b'\n', &mut line).await?;
+    }
+    let start = Instant::now();
+    let mut sent = std::collections::VecDeque::new();
+    let mut times = Vec::new();
+    for id in 0..in_flight {
+        input.write_all(format!("{}\n", call(id + 1, size)).as_bytes()).await?;
+        sent.push_back(Instant::now());
+    }
+    while !sent.is_empty() {
+        line.clear();
+        output.read_until(b'\n', &mut line).await?;
+        let before = sent.pop_front().context("an answer too many")?;
+        times.push(before.elapsed());
+        if start.elapsed() < time {
+            input.write_all(format!("{}\n", call(1, size)).as_bytes()).await?;
+            sent.push_back(Instant::now());
+        }
+    }
+    Ok(outcome(times, start.elapsed()))
+}

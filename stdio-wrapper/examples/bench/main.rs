@@ -1,0 +1,169 @@
+//! Calls a second and latency through the wrapper, next to two floors measured in the same run: the same child spoken to
+//! directly, and a bare actix handler that answers the same bytes. `tests/bench` runs it with everything it needs.
+//!
+//! ```text
+//! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…
+//! bench echo          the compiled echo child
+//! bench bare PORT     the bare handler
+//! bench soak --wrapper PATH [--seconds N]
+//! bench streams --wrapper PATH [--count N]
+//! ```
+
+mod client;
+mod floors;
+mod load;
+mod report;
+mod soak;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The compiled echo child.
+    Echo,
+    /// The bare handler.
+    Bare { port: u16 },
+    /// The comparison.
+    Run(Run),
+    /// Sessions opened, used, abandoned and killed, for so many seconds.
+    Soak {
+        #[arg(long)]
+        wrapper: String,
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Idle streams held.
+    Streams {
+        #[arg(long)]
+        wrapper: String,
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// The wrapper's binary.
+    #[arg(long)]
+    wrapper: String,
+    /// Seconds a measurement.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// A real child: a name, and a command split at blanks. It needs a tool `echo` with an argument `size`.
+    #[arg(long = "child")]
+    children: Vec<String>,
+    /// A peer that already serves the compiled echo child: a name and a URL.
+    #[arg(long = "peer")]
+    peers: Vec<String>,
+    /// Only results of 100 bytes.
+    #[arg(long)]
+    small: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Options::parse().command {
+        Command::Echo => floors::echo(),
+        Command::Bare { port } => floors::bare(port),
+        Command::Run(run) => block_on(compare(&run)),
+        Command::Soak { wrapper, seconds } => block_on(soak::sessions(&wrapper, seconds)),
+        Command::Streams { wrapper, count } => block_on(soak::streams(&wrapper, count)),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
+}
+
+/// One thing to measure: a name and where it listens.
+struct Target {
+    name: String,
+    host: String,
+    path: String,
+}
+
+async fn compare(run: &Run) -> anyhow::Result<()> {
+    let own = std::env::current_exe()?.display().to_string();
+    let echo = vec![own.clone(), "echo".to_owned()];
+    let mut report = report::Report::new(Duration::from_secs(run.seconds));
+
+    let _bare = client::Process::start(&[own, "bare".to_owned(), "18590".to_owned()])?;
+    client::wait_for("127.0.0.1:18590").await?;
+    let bare = Target {
+        name: "bare handler".to_owned(),
+        host: "127.0.0.1:18590".to_owned(),
+        path: "/mcp".to_owned(),
+    };
+
+    let mut children = vec![("compiled echo".to_owned(), echo)];
+    for child in &run.children {
+        let (name, command) = child.split_once('=').context("--child is NAME=COMMAND")?;
+        children.push((name.to_owned(), command.split_whitespace().map(str::to_owned).collect()));
+    }
+    let mut wrappers = Vec::new();
+    for (index, (name, command)) in children.iter().enumerate() {
+        let port = 18600 + 2 * u16::try_from(index)?;
+        wrappers.push((
+            name.clone(),
+            command.clone(),
+            Target {
+                name: format!("wrapper, {name}"),
+                host: format!("127.0.0.1:{port}"),
+                path: "/mcp".to_owned(),
+            },
+            start_wrapper(&run.wrapper, port, command).await?,
+        ));
+    }
+    let mut peers = Vec::new();
+    for peer in &run.peers {
+        let (name, url) = peer.split_once('=').context("--peer is NAME=URL")?;
+        let rest = url.strip_prefix("http://").context("a peer's URL starts with http://")?;
+        let Some((host, path)) = rest.split_once('/') else { bail!("a peer's URL has a path") };
+        peers.push(Target { name: name.to_owned(), host: host.to_owned(), path: format!("/{path}") });
+    }
+    let sizes: &[usize] = if run.small { &[100] } else { &[100, 1_000_000] };
+    for size in sizes {
+        for in_flight in [1, 16, 64] {
+            report::Report::heading(*size, in_flight);
+            report.http(&bare, *size, in_flight, None).await;
+            for (name, command, target, _) in &wrappers {
+                // It echoes what it gets, so only small results are comparable.
+                if *size > 1000 && name == "everything" {
+                    continue;
+                }
+                let direct = report.direct(name, command, *size, in_flight).await?;
+                report.http(target, *size, in_flight, Some(direct)).await;
+            }
+            for peer in &peers {
+                report.http(peer, *size, in_flight, None).await;
+            }
+        }
+    }
+    for (name, _, _, process) in &wrappers {
+        println!("resident memory of the wrapper after all this, {name}: {} MiB", process.resident_mib());
+    }
+    report.first_byte(&run.wrapper, &children).await
+}
+
+async fn start_wrapper(binary: &str, port: u16, command: &[String]) -> anyhow::Result<client::Process> {
+    let mut line = vec![
+        binary.to_owned(),
+        format!("--listen=127.0.0.1:{port}"),
+        format!("--ops-listen=127.0.0.1:{}", port + 1),
+        "--log=warn".to_owned(),
+        "--prewarm=1".to_owned(),
+        "--".to_owned(),
+    ];
+    line.extend(command.iter().cloned());
+    let process = client::Process::start(&line)?;
+    client::wait_for(&format!("127.0.0.1:{port}")).await?;
+    Ok(process)
+}

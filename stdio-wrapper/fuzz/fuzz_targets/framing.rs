@@ -1,0 +1,37 @@
+//! A child's output, cut anywhere: the same frames, none over the limit.
+#![no_main]
+
+use bytes::BytesMut;
+use libfuzzer_sys::fuzz_target;
+use stdio_wrapper::child::{Frame, Framing, LineFraming};
+
+const LIMIT: usize = 64;
+
+fn frames(pieces: &[&[u8]]) -> Vec<Frame> {
+    let mut decoder = LineFraming.decoder(LIMIT);
+    let mut buffer = BytesMut::new();
+    let mut out = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        while let Some(frame) = decoder.decode(&mut buffer) {
+            out.push(frame);
+        }
+        assert!(buffer.len() <= LIMIT + piece.len());
+    }
+    out.extend(decoder.finish(&mut buffer));
+    out
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    let (size, bytes) = input;
+    let pieces: Vec<&[u8]> = bytes.chunks(usize::from(size).max(1)).collect();
+    let cut = frames(&pieces);
+    assert!(
+        cut.iter().all(
+            |frame| !matches!(frame, Frame::Message(line) if line.len() > LIMIT || line.contains(&b'\n'))
+        )
+    );
+    // Whole, the last piece may be larger than the limit without an end; everything before it must agree.
+    let whole = frames(&[bytes]);
+    assert_eq!(cut.len(), whole.len());
+});

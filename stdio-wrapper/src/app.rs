@@ -1,0 +1,155 @@
+//! Puts the rooms together and runs them until a signal comes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use actix_web::dev::Server;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context as _;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::child::{Launcher, LineFraming, Reaper, Spec};
+use crate::config::{Config, Identity};
+use crate::http::{self, Endpoint};
+use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
+use crate::legacy::{Random, Sessions, Settings};
+use crate::metrics::Metrics;
+use crate::ops::{self, Ready};
+
+/// What the program takes from the world, so that tests can give something else.
+pub struct World {
+    /// Seconds since 1970.
+    pub clock: Clock,
+    /// Random bytes.
+    pub random: Random,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let reaper = Reaper::install();
+    let launcher = Launcher::new(spec(&config), Handle::current(), Arc::clone(&reaper), Arc::clone(&metrics));
+    let sessions = Sessions::new(
+        settings(&config),
+        Arc::clone(&launcher),
+        Box::new(LineFraming),
+        Arc::clone(&metrics),
+        world.random,
+    );
+    let authenticator = Arc::new(authenticator(&config, world.clock)?);
+    let endpoint =
+        Endpoint::new(&config, Arc::clone(&sessions), Arc::clone(&authenticator), Arc::clone(&metrics));
+
+    let ops = ops_server(&config, Arc::clone(&metrics), ready(Arc::clone(&sessions), authenticator))?;
+    let (mcp, address) = mcp_server(&config, endpoint)?;
+    tokio::spawn(reaper.run(metrics));
+    tokio::spawn(launcher.keep_spares());
+    tokio::spawn(Arc::clone(&sessions).run());
+    let (mcp_handle, ops_handle) = (mcp.handle(), ops.handle());
+    let mut serving = tokio::spawn(mcp);
+    tokio::spawn(ops);
+    tracing::info!(%address, path = config.mcp_path, command = config.child.command.first(), "serving");
+
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut serving => return ended?.context("the server ended by itself"),
+    }
+    tracing::info!("shutting down");
+    // Streams and waiting requests end with the sessions; only then do the connections have nothing left to do.
+    sessions.stop(config.limits.shutdown_timeout).await;
+    let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
+    // What is left after this dies with the process.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), stop_connections).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn spec(config: &Config) -> Spec {
+    // Room for the largest body twice, so that one large message does not stop the next from being queued.
+    Spec {
+        child: config.child.clone(),
+        prewarm: config.prewarm,
+        max_queue: (2 * config.limits.max_body).max(1 << 20),
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        max_sessions: limits.max_sessions,
+        max_per_owner: limits.max_sessions_per_principal,
+        max_in_flight: limits.max_in_flight,
+        event_log: limits.event_log,
+        idle: limits.session_idle,
+        request_timeout: limits.request_timeout,
+        start_timeout: limits.start_timeout,
+        max_line: limits.max_line,
+        shared: config.shared,
+    }
+}
+
+fn authenticator(config: &Config, clock: Clock) -> anyhow::Result<Authenticator> {
+    let fetch = match &config.identity {
+        Identity::Assertion { jwks_url, .. } => {
+            http_fetch(jwks_url).context("the HTTP client for JWKS_URL cannot be made")?
+        }
+        Identity::None | Identity::Headers => {
+            Arc::new(|| Box::pin(async { Err(FetchError("no JWKS_URL".to_owned())) }) as _)
+        }
+    };
+    Ok(Authenticator::new(&config.identity, fetch, clock))
+}
+
+fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>) -> Ready {
+    Arc::new(move || {
+        let (sessions, authenticator) = (Arc::clone(&sessions), Arc::clone(&authenticator));
+        Box::pin(async move { sessions.is_ready() && authenticator.is_ready().await })
+    })
+}
+
+fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, SocketAddr)> {
+    let endpoint = web::Data::new(endpoint);
+    let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
+    let server =
+        HttpServer::new(move || App::new().configure(http::routes(endpoint.clone(), &path, legacy_sse)))
+            .workers(config.workers)
+            // Idle streams count as connections; each is cheap.
+            .max_connections(100_000)
+            .backlog(4096)
+            // An event is small and wanted now.
+            .tcp_nodelay(true)
+            .shutdown_timeout(1)
+            .disable_signals()
+            .bind(config.listen)
+            .with_context(|| {
+                format!(
+                    "LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
+                    config.listen
+                )
+            })?;
+    let address = server.addrs().first().copied().unwrap_or(config.listen);
+    Ok((server.run(), address))
+}
+
+fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
+    let server =
+        HttpServer::new(move || App::new().configure(ops::routes(Arc::clone(&metrics), Arc::clone(&ready))))
+            .workers(1)
+            .shutdown_timeout(1)
+            .disable_signals()
+            .bind(config.ops_listen)
+            .with_context(|| {
+                format!(
+                    "OPS_LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
+                    config.ops_listen
+                )
+            })?;
+    for address in server.addrs() {
+        tracing::info!(%address, "health, readiness and metrics");
+    }
+    Ok(server.run())
+}

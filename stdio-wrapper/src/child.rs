@@ -1,0 +1,20 @@
+//! Child processes: starting, framing, supervising and ending them. What the messages mean is not known here.
+
+mod backoff;
+mod command;
+mod framing;
+mod launcher;
+mod limits;
+mod oversized;
+mod process;
+mod reaper;
+mod stderr;
+mod writer;
+
+pub use command::{CommandError, Placeholders};
+pub use framing::{Decoder, Frame, Framing, LineFraming};
+pub use launcher::{Launcher, Spec, StartError};
+pub use process::{Child, Exit};
+pub use reaper::Reaper;
+pub use stderr::{Pass, RateLimit};
+pub use writer::{Closed, Outbox};

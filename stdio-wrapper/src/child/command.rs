@@ -1,0 +1,142 @@
+//! The command line of one child: the configured one, with placeholders filled from the verified caller.
+
+use std::fmt::Write as _;
+
+use crate::config;
+
+/// Longest text that fills a placeholder, after encoding; file systems allow 255 bytes in a name.
+const MAX_NAME: usize = 200;
+
+/// Who the child is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placeholders {
+    /// Fills `{subject}`.
+    pub subject: Option<String>,
+    /// Fills `{user}`.
+    pub user: Option<String>,
+    /// Fills `{group}`.
+    pub group: Option<String>,
+}
+
+/// Why a command could not be filled in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The caller has no such value.
+    #[error("This server is set up per caller and needs {0}, which the caller's identity does not have.")]
+    Missing(&'static str),
+    /// The value cannot be part of a path.
+    #[error("This server is set up per caller and needs {0}, but the caller's is too long.")]
+    TooLong(&'static str),
+}
+
+/// Program, arguments, environment and directory of one child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Filled {
+    pub(super) command: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) cwd: Option<String>,
+    /// Whether the directory was named for the caller, and so may not exist yet.
+    pub(super) cwd_is_per_caller: bool,
+}
+
+/// Fills every placeholder. The program itself is never filled: what runs is fixed at start (attack 103).
+pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Filled, CommandError> {
+    let mut command = child.command.clone();
+    for argument in command.iter_mut().skip(1) {
+        *argument = fill_text(argument, caller)?;
+    }
+    let mut env = child.env.clone();
+    for (_, value) in &mut env {
+        *value = fill_text(value, caller)?;
+    }
+    let cwd = child.cwd.as_ref().map(|cwd| fill_text(cwd, caller)).transpose()?;
+    Ok(Filled { command, env, cwd_is_per_caller: cwd != child.cwd, cwd })
+}
+
+fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let values = [("{subject}", &caller.subject), ("{user}", &caller.user), ("{group}", &caller.group)];
+    // One pass from left to right: what a value brings in is never looked at again.
+    while let Some((at, name, value)) = values
+        .iter()
+        .filter_map(|(name, value)| rest.find(name).map(|at| (at, *name, *value)))
+        .min_by_key(|(at, ..)| *at)
+    {
+        out.push_str(rest.get(..at).unwrap_or_default());
+        let value = value.as_deref().filter(|value| !value.is_empty()).ok_or(CommandError::Missing(name))?;
+        let safe = path_safe(value);
+        if safe.len() > MAX_NAME {
+            return Err(CommandError::TooLong(name));
+        }
+        out.push_str(&safe);
+        rest = rest.get(at + name.len()..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// One path segment that no two values share: letters, digits, `_`, `@` and inner `.` and `-` stay, every other byte
+/// becomes `=XX`. So there is no separator, no `..`, no option-like start, no shell or control character.
+fn path_safe(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for (index, byte) in value.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric()
+            || byte == b'_'
+            || byte == b'@'
+            || (index > 0 && matches!(byte, b'.' | b'-'));
+        if is_plain {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "={byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn child(argument: &str) -> config::Child {
+        config::Child {
+            command: vec!["{subject}".to_owned(), argument.to_owned()],
+            env: vec![("DATA".to_owned(), "/data/{user}".to_owned())],
+            cwd: None,
+            max_memory: None,
+            max_cpu: None,
+            max_processes: None,
+            max_files: None,
+            stderr_rate: 1,
+            stop_grace: std::time::Duration::ZERO,
+        }
+    }
+
+    fn caller(name: &str) -> Placeholders {
+        Placeholders { subject: Some(name.to_owned()), user: Some(name.to_owned()), group: None }
+    }
+
+    #[test]
+    fn a103_the_program_is_never_filled_and_values_are_not_filled_again() {
+        let filled = fill(&child("--db={subject}.db"), &caller("{user}")).unwrap();
+        assert_eq!(filled.command, ["{subject}", "--db==7Buser=7D.db"]);
+        assert_eq!(filled.env[0].1, "/data/=7Buser=7D");
+        assert_eq!(fill(&child("{group}"), &caller("a")), Err(CommandError::Missing("{group}")));
+        assert_eq!(fill(&child("x"), &caller("")), Err(CommandError::Missing("{user}")));
+        assert_eq!(fill(&child("x"), &caller(&"a".repeat(201))), Err(CommandError::TooLong("{user}")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_one_path_segment_and_distinct(a in ".{1,40}", b in ".{1,40}") {
+            let (safe_a, safe_b) = (path_safe(&a), path_safe(&b));
+            let is_unsafe = safe_a.contains(|letter: char| "/\\\0 ${'".contains(letter));
+            prop_assert!(!is_unsafe);
+            prop_assert!(!safe_a.starts_with(['.', '-']) && !safe_a.is_empty());
+            prop_assert_eq!(safe_a == safe_b, a == b);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The way into a child: messages queue, bounded in bytes, and one task writes them, several with one call. A caller on
+//! another thread than that task writes by itself when nothing is queued: waking the task would cost more than the write.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::unix::pipe;
+use tokio::sync::{Notify, Semaphore};
+
+/// Bytes in one unit of the queue's budget.
+const UNIT: usize = 256;
+/// Messages that are written with one call when more than one waits.
+const MAX_JOINED: usize = 64;
+/// Messages larger than this are written by themselves, without a copy.
+const LARGE: usize = 32 << 10;
+
+/// The child takes no more messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the child takes no more messages")]
+pub struct Closed;
+
+/// A queue of messages for a child's standard input. Sending waits while the child does not read.
+#[derive(Debug, Clone)]
+pub struct Outbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    backlog: Mutex<Backlog>,
+    /// Something for the writing task.
+    wake: Notify,
+    /// Room, in units.
+    budget: Semaphore,
+    capacity: usize,
+    /// Thread of the writing task.
+    home: ThreadId,
+}
+
+#[derive(Debug)]
+struct Backlog {
+    /// `None`: closed.
+    stdin: Option<Arc<pipe::Sender>>,
+    frames: VecDeque<Bytes>,
+    /// The task is in the middle of a message, so nobody else may write.
+    is_writing: bool,
+    /// Close when the queue is empty.
+    is_closing: bool,
+}
+
+impl Outbox {
+    /// Starts the writing task. At most about `max_bytes` wait in the queue, or one larger message alone.
+    pub(super) fn start(stdin: pipe::Sender, max_bytes: usize) -> Self {
+        let capacity = (max_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
+        let backlog = Backlog {
+            stdin: Some(Arc::new(stdin)),
+            frames: VecDeque::new(),
+            is_writing: false,
+            is_closing: false,
+        };
+        let shared = Arc::new(Shared {
+            backlog: Mutex::new(backlog),
+            wake: Notify::new(),
+            budget: Semaphore::new(capacity),
+            capacity,
+            home: std::thread::current().id(),
+        });
+        tokio::spawn(write_all(Arc::clone(&shared)));
+        Self(shared)
+    }
+
+    /// Sends one framed message.
+    pub async fn send(&self, frame: Bytes) -> Result<(), Closed> {
+        let cost = self.0.cost(frame.len());
+        self.0.budget.acquire_many(cost).await.map_err(|_| Closed)?.forget();
+        self.0.take(frame)
+    }
+
+    /// Sends one framed message if there is room now; otherwise gives it back.
+    pub fn try_send(&self, frame: Bytes) -> Result<(), Bytes> {
+        let Ok(permit) = self.0.budget.try_acquire_many(self.0.cost(frame.len())) else {
+            return Err(frame);
+        };
+        permit.forget();
+        self.0.take(frame.clone()).map_err(|Closed| frame)
+    }
+
+    /// Closes the child's input after what is queued.
+    pub fn close(&self) {
+        self.0.backlog().is_closing = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Shared {
+    fn cost(&self, length: usize) -> u32 {
+        u32::try_from((length / UNIT + 1).min(self.capacity)).unwrap_or(u32::MAX)
+    }
+
+    /// Writes or queues a message that has been paid for.
+    fn take(&self, mut frame: Bytes) -> Result<(), Closed> {
+        let cost = self.cost(frame.len());
+        let mut backlog = self.backlog();
+        let Some(stdin) = backlog.stdin.as_ref().filter(|_| !backlog.is_closing) else { return Err(Closed) };
+        if backlog.frames.is_empty() && !backlog.is_writing && std::thread::current().id() != self.home {
+            match stdin.try_write(&frame) {
+                Ok(count) if count == frame.len() => {
+                    self.budget.add_permits(cost as usize);
+                    return Ok(());
+                }
+                // The task pays back by what it writes, so the cost of the rest is settled here.
+                Ok(count) => {
+                    frame = frame.slice(count..);
+                    self.budget.add_permits((cost - self.cost(frame.len())) as usize);
+                }
+                // Not ready, or broken: the task finds out.
+                Err(_) => {}
+            }
+        }
+        backlog.frames.push_back(frame);
+        drop(backlog);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The next messages to write; `None` ends the task.
+    async fn next(&self) -> Option<(Arc<pipe::Sender>, Vec<Bytes>)> {
+        loop {
+            {
+                let mut backlog = self.backlog();
+                backlog.is_writing = false;
+                let stdin = Arc::clone(backlog.stdin.as_ref()?);
+                let count = backlog.frames.len().min(MAX_JOINED);
+                if count > 0 {
+                    backlog.is_writing = true;
+                    return Some((stdin, backlog.frames.drain(..count).collect()));
+                }
+                if backlog.is_closing {
+                    return None;
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn write_all(shared: Arc<Shared>) {
+    while let Some((stdin, frames)) = shared.next().await {
+        let paid: usize = frames.iter().map(|frame| shared.cost(frame.len()) as usize).sum();
+        // A child that closed its input is about to end or broken; its output tells which.
+        if write_frames(&stdin, frames).await.is_err() {
+            break;
+        }
+        shared.budget.add_permits(paid);
+    }
+    let mut backlog = shared.backlog();
+    backlog.stdin = None;
+    backlog.frames.clear();
+    shared.budget.close();
+}
+
+async fn write_frames(stdin: &pipe::Sender, frames: Vec<Bytes>) -> std::io::Result<()> {
+    let mut joined = BytesMut::new();
+    for frame in frames {
+        if frame.len() <= LARGE {
+            joined.extend_from_slice(&frame);
+            continue;
+        }
+        write(stdin, &joined.split()).await?;
+        write(stdin, &frame).await?;
+    }
+    write(stdin, &joined).await
+}
+
+async fn write(stdin: &pipe::Sender, mut rest: &[u8]) -> std::io::Result<()> {
+    while !rest.is_empty() {
+        match stdin.try_write(rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stdin.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What the child is and what it gets.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+
+use super::options::Options;
+use super::read::{Environment, Reader};
+use super::{Child, PLACEHOLDERS, search_path};
+
+/// Variables that a child gets without being asked for.
+const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+pub(super) fn read(read: &mut Reader, options: &Options, environment: Environment<'_>) -> Child {
+    let env = child_environment(read, options, environment);
+    command_exists(read, options, &env);
+    let limit = |number: u64| (number > 0).then_some(number);
+    Child {
+        command: options.command.clone(),
+        env,
+        cwd: child_directory(read, options),
+        max_memory: limit(read.size("CHILD_MEMORY", &options.child_memory, 0..=1 << 50) as u64),
+        max_cpu: limit(read.number("CHILD_CPU", &options.child_cpu, 0..=u64::from(u32::MAX))),
+        max_processes: limit(read.number("CHILD_PROCESSES", &options.child_processes, 0..=1 << 22)),
+        max_files: limit(read.number("CHILD_FILES", &options.child_files, 0..=1 << 20)),
+        stderr_rate: read.number("STDERR_RATE", &options.stderr_rate, 0..=100_000),
+        stop_grace: read.duration(
+            "STOP_GRACE",
+            &options.stop_grace,
+            Duration::ZERO..=Duration::from_secs(300),
+        ),
+    }
+}
+
+fn child_environment(
+    read: &mut Reader,
+    options: &Options,
+    environment: Environment<'_>,
+) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = ALWAYS_PASSED
+        .iter()
+        .filter_map(|name| environment(name).map(|value| ((*name).to_owned(), value)))
+        .collect();
+    // The wrapper's own settings stay its own (attack 111).
+    let own: Vec<String> = Options::command()
+        .get_arguments()
+        .filter_map(|argument| argument.get_env().and_then(|name| name.to_str()).map(str::to_owned))
+        .collect();
+    for item in options.child_env.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
+        let (name, value) = match item.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (item, environment(item)),
+        };
+        if name.is_empty() || item.contains('\0') {
+            read.problem(format!(
+                "CHILD_ENV (--env) has `{item}`, which has no name. Write NAME or NAME=VALUE."
+            ));
+        } else if !item.contains('=') && own.iter().any(|setting| setting == name) {
+            read.problem(format!(
+                "CHILD_ENV (--env) passes {name}, which is a setting of the wrapper. If the child needs a variable of that name, write {name}=VALUE."
+            ));
+        } else if let Some(value) = value {
+            env.retain(|(known, _)| known != name);
+            env.push((name.to_owned(), value));
+        } else {
+            read.problem(format!("CHILD_ENV (--env) passes {name}, but the wrapper has no such variable. Set it, or write {name}=VALUE."));
+        }
+    }
+    env
+}
+
+fn command_exists(read: &mut Reader, options: &Options, env: &[(String, String)]) {
+    let Some(program) = options.command.first().filter(|program| !program.is_empty()) else {
+        read.problem("No command was given, so there is no MCP server to run. Put it after --, like: stdio-wrapper -- mcp-server-time.".to_owned());
+        return;
+    };
+    let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+    let is_found = if program.contains('/') {
+        // With a working directory of its own a relative path is looked up there, which may not exist yet.
+        !program.starts_with('/') && !options.child_cwd.is_empty() || Path::new(program).is_file()
+    } else {
+        search_path(path).any(|directory| directory.join(program).is_file())
+    };
+    if !is_found {
+        read.problem(format!("The command `{program}` was not found. Install it, write its full path, or pass a PATH that has it."));
+    }
+}
+
+fn child_directory(read: &mut Reader, options: &Options) -> Option<String> {
+    let directory = options.child_cwd.trim();
+    if directory.is_empty() {
+        return None;
+    }
+    let has_placeholder = PLACEHOLDERS.iter().any(|name| directory.contains(name));
+    if !has_placeholder && !Path::new(directory).is_dir() {
+        read.problem(format!(
+            "CHILD_CWD is `{directory}`, which is not a directory. Make it, or name another one."
+        ));
+    }
+    Some(directory.to_owned())
+}

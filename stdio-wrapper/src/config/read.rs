@@ -1,0 +1,368 @@
+//! Options to settings. Every mistake becomes one sentence that names the variable, the cause and the fix.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use url::Url;
+
+use super::options::Options;
+use super::values;
+use super::{Config, Identity, Limits, Sites, child};
+use crate::policy::ToolRules;
+
+/// Looks a variable up in the wrapper's own environment.
+pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<Config, Vec<String>> {
+    let mut read = Reader { problems: Vec::new() };
+    let listen = read.address("LISTEN", &options.listen);
+    let ops_listen = read.address("OPS_LISTEN", &options.ops_listen);
+    if listen == ops_listen && listen.port() != 0 {
+        read.problem(format!("LISTEN and OPS_LISTEN are both {listen}. Give them different ports."));
+    }
+    let identity = identity(&mut read, options);
+    let config = Config {
+        listen,
+        ops_listen,
+        workers: workers(read.number("WORKERS", &options.workers, 0..=256)),
+        mcp_path: mcp_path(&mut read, options),
+        legacy_sse: read.boolean("LEGACY_SSE", &options.legacy_sse),
+        sites: sites(&mut read, options, listen),
+        tool_rules: tool_rules(&mut read, options, &identity),
+        identity,
+        groups: values::list(&options.group_order),
+        child: child::read(&mut read, options, environment),
+        limits: limits(&mut read, options),
+        shared: read.boolean("SHARED", &options.shared),
+        prewarm: read.number("PREWARM", &options.prewarm, 0..=1000),
+        log: if options.log.is_empty() { "info".to_owned() } else { options.log.clone() },
+        log_json: read.one_of("LOG_FORMAT", &options.log_format, &["text", "json"]) == "json",
+    };
+    read.check_together(&config);
+    if read.problems.is_empty() { Ok(config) } else { Err(read.problems) }
+}
+
+pub(super) struct Reader {
+    problems: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn problem(&mut self, sentence: String) {
+        self.problems.push(sentence);
+    }
+
+    fn address(&mut self, name: &str, text: &str) -> SocketAddr {
+        let text = text.trim();
+        text.parse().unwrap_or_else(|_| {
+            self.problem(format!("{name} is `{text}`, which is not an address with a port. Write it like 127.0.0.1:8080 or [::]:8080."));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    pub(super) fn number<N: TryFrom<u64> + Default>(
+        &mut self,
+        name: &str,
+        text: &str,
+        range: RangeInclusive<u64>,
+    ) -> N {
+        let value = text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number| range.contains(number))
+            .and_then(|number| N::try_from(number).ok());
+        value.unwrap_or_else(|| {
+            self.problem(format!(
+                "{name} is `{text}`, which is not a number from {} to {}. Set it within that range.",
+                range.start(),
+                range.end()
+            ));
+            N::default()
+        })
+    }
+
+    fn boolean(&mut self, name: &str, text: &str) -> bool {
+        values::boolean(text.trim()).unwrap_or_else(|| {
+            self.problem(format!(
+                "{name} is `{text}`, which is neither true nor false. Write `true` or `false`."
+            ));
+            false
+        })
+    }
+
+    fn one_of(&mut self, name: &str, text: &str, choices: &[&'static str]) -> &'static str {
+        choices.iter().copied().find(|choice| *choice == text.trim()).unwrap_or_else(|| {
+            self.problem(format!(
+                "{name} is `{text}`, which is not a choice. Write one of: {}.",
+                choices.join(", ")
+            ));
+            choices.first().copied().unwrap_or_default()
+        })
+    }
+
+    pub(super) fn duration(&mut self, name: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
+        values::duration(text).filter(|time| range.contains(time)).unwrap_or_else(|| {
+            self.problem(format!(
+                "{name} is `{text}`, which is not a time from {:?} to {:?}. Write it like 500ms, 30s, 5m or 1h.",
+                range.start(),
+                range.end()
+            ));
+            *range.start()
+        })
+    }
+
+    pub(super) fn size(&mut self, name: &str, text: &str, range: RangeInclusive<u64>) -> usize {
+        let value = values::size(text)
+            .filter(|size| range.contains(size))
+            .and_then(|size| usize::try_from(size).ok());
+        value.unwrap_or_else(|| {
+            self.problem(format!(
+                "{name} is `{text}`, which is not a size from {} to {} bytes. Write it like 64KiB or 16MiB.",
+                range.start(),
+                range.end()
+            ));
+            0
+        })
+    }
+
+    fn url(&mut self, name: &str, text: &str) -> Option<Url> {
+        let url = Url::parse(text.trim())
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if url.is_none() {
+            let cause = if text.is_empty() {
+                "is not set".to_owned()
+            } else {
+                format!("is `{text}`, which is not an http or https URL")
+            };
+            self.problem(format!("{name} {cause}, but IDENTITY=assertion needs it. Set it to the full URL."));
+        }
+        url
+    }
+
+    /// What is only wrong in combination.
+    fn check_together(&mut self, config: &Config) {
+        let names_caller = config.has_placeholders();
+        if names_caller && config.identity == Identity::None {
+            self.problem(
+                "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so nobody is known. \
+                 Set IDENTITY to assertion or headers, or take the placeholder out."
+                    .to_owned(),
+            );
+        }
+        if names_caller && config.shared {
+            self.problem(
+                "SHARED is true, but the command, CHILD_ENV or CHILD_CWD has a placeholder that differs between callers. \
+                 Set SHARED to false, or take the placeholder out."
+                    .to_owned(),
+            );
+        }
+        if names_caller && config.prewarm > 0 {
+            self.problem(
+                "PREWARM keeps children ready before the caller is known, but the command, CHILD_ENV or CHILD_CWD has a \
+                 placeholder for the caller. Set PREWARM to 0, or take the placeholder out."
+                    .to_owned(),
+            );
+        }
+        if config.legacy_sse && ["/sse", "/messages"].contains(&config.mcp_path.as_str()) {
+            self.problem(format!(
+                "MCP_PATH is {}, which LEGACY_SSE uses itself. Choose another MCP_PATH.",
+                config.mcp_path
+            ));
+        }
+    }
+}
+
+fn workers(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(4),
+        some => some,
+    }
+}
+
+fn mcp_path(read: &mut Reader, options: &Options) -> String {
+    let path = options.mcp_path.trim();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    let is_good =
+        path.starts_with('/') && path.bytes().all(is_plain) && !path.contains("//") && !path.contains("/.");
+    if !is_good {
+        read.problem(format!("MCP_PATH is `{path}`, which is not a plain path. Start it with / and use letters, digits, -, _, . and ~ only."));
+    }
+    path.to_owned()
+}
+
+fn sites(read: &mut Reader, options: &Options, listen: SocketAddr) -> Sites {
+    let hosts = values::list(&options.allowed_hosts);
+    let is_any = hosts.iter().any(|host| host == "*");
+    for host in
+        hosts.iter().filter(|host| host.contains('/') || (host.contains(':') && !host.starts_with('[')))
+    {
+        read.problem(format!(
+            "ALLOWED_HOSTS has `{host}`. Write host names only, without scheme, port and path."
+        ));
+    }
+    let mut origins = Vec::new();
+    for text in values::list(&options.allowed_origins) {
+        match Url::parse(&text).map(|url| url.origin()) {
+            Ok(origin) if origin.is_tuple() && origin.ascii_serialization() == text.to_ascii_lowercase() => {
+                origins.push(origin.ascii_serialization());
+            }
+            _ => read.problem(format!(
+                "ALLOWED_ORIGINS has `{text}`, which is not an origin. Write scheme and host, and the port if it is not the usual one, \
+                 like https://app.example.com."
+            )),
+        }
+    }
+    let is_loopback = listen.ip().is_loopback();
+    let hosts = (!is_any && (!hosts.is_empty() || is_loopback))
+        .then(|| hosts.iter().map(|host| host.to_ascii_lowercase()).collect());
+    Sites { hosts, origins, loopback: is_loopback }
+}
+
+fn identity(read: &mut Reader, options: &Options) -> Identity {
+    match read.one_of("IDENTITY", &options.identity, &["none", "headers", "assertion"]) {
+        "headers" => Identity::Headers,
+        "assertion" => {
+            let jwks_url = read.url("JWKS_URL", &options.jwks_url);
+            let issuer = read.url("ISSUER", &options.issuer);
+            let resource = read.url("RESOURCE", &options.resource);
+            match (jwks_url, issuer, resource) {
+                // Both are compared letter by letter, so they stay as they were written.
+                (Some(jwks_url), Some(_), Some(_)) => Identity::Assertion {
+                    jwks_url,
+                    issuer: options.issuer.trim().to_owned(),
+                    resource: options.resource.trim().to_owned(),
+                },
+                _ => Identity::None,
+            }
+        }
+        _ => Identity::None,
+    }
+}
+
+fn tool_rules(read: &mut Reader, options: &Options, identity: &Identity) -> Option<ToolRules> {
+    if options.tool_rules.is_empty() {
+        return None;
+    }
+    if *identity == Identity::None && options.identity.trim() == "none" {
+        read.problem(
+            "TOOL_RULES is set, but IDENTITY is none, so no caller has any scope. Set IDENTITY to assertion or headers.".to_owned(),
+        );
+    }
+    let path = &options.tool_rules;
+    match std::fs::read_to_string(path) {
+        Err(error) => read.problem(format!(
+            "TOOL_RULES is `{path}`, which cannot be read: {error}. Check path and permissions."
+        )),
+        Ok(text) => match ToolRules::parse(&text) {
+            Ok(rules) => return Some(rules),
+            Err(error) => read.problem(format!(
+                "TOOL_RULES is `{path}`, which is not a rule file: {}. See docs/stdio-wrapper.md.",
+                error.trim()
+            )),
+        },
+    }
+    None
+}
+
+fn limits(read: &mut Reader, options: &Options) -> Limits {
+    let ms = Duration::from_millis;
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    let max_sessions = read.number("MAX_SESSIONS", &options.max_sessions, 1..=1_000_000);
+    let per_principal: usize =
+        read.number("MAX_SESSIONS_PER_PRINCIPAL", &options.max_sessions_per_principal, 0..=1_000_000);
+    Limits {
+        max_sessions,
+        max_sessions_per_principal: if per_principal == 0 { max_sessions } else { per_principal },
+        max_in_flight: read.number("MAX_IN_FLIGHT", &options.max_in_flight, 1..=1_000_000),
+        session_idle: read.duration("SESSION_IDLE", &options.session_idle, ms(100)..=hours(24 * 30)),
+        request_timeout: read.duration("REQUEST_TIMEOUT", &options.request_timeout, ms(100)..=hours(24)),
+        start_timeout: read.duration("START_TIMEOUT", &options.start_timeout, ms(100)..=hours(1)),
+        stream_after: read.duration("STREAM_AFTER", &options.stream_after, ms(1)..=hours(1)),
+        stream_max_age: read.duration("STREAM_MAX_AGE", &options.stream_max_age, ms(100)..=hours(24 * 30)),
+        keep_alive: read.duration("KEEP_ALIVE", &options.keep_alive, ms(100)..=hours(1)),
+        retry: read.duration("RETRY", &options.retry, ms(1)..=hours(1)),
+        max_body: read.size("MAX_BODY", &options.max_body, 1024..=1 << 30),
+        max_line: read.size("MAX_LINE", &options.max_line, 1024..=1 << 30),
+        max_batch: read.number("MAX_BATCH", &options.max_batch, 1..=10_000),
+        event_log: read.size("EVENT_LOG", &options.event_log, 0..=1 << 30),
+        shutdown_timeout: read.duration(
+            "SHUTDOWN_TIMEOUT",
+            &options.shutdown_timeout,
+            Duration::ZERO..=hours(1),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Config, Vec<String>> {
+        let options = Options::try_parse_from([&["stdio-wrapper"], args].concat()).unwrap();
+        config(&options, &|name| match name {
+            "PATH" => Some("/usr/bin:/bin".to_owned()),
+            "SECRET_THING" => Some("s3cret".to_owned()),
+            "LISTEN" => Some("127.0.0.1:1".to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_and_names_its_variable() {
+        let problems = read(&[
+            "--listen",
+            "here",
+            "--max-body",
+            "big",
+            "--identity",
+            "assertion",
+            "--session-idle",
+            "1y",
+            "--",
+            "no-such-program",
+        ])
+        .unwrap_err();
+        for name in
+            ["LISTEN", "MAX_BODY", "JWKS_URL", "ISSUER", "RESOURCE", "SESSION_IDLE", "no-such-program"]
+        {
+            assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
+        }
+        assert!(problems.iter().all(|problem| problem.ends_with('.')), "{problems:?}");
+    }
+
+    #[test]
+    fn a111_the_childs_environment_is_a_list_of_its_own() {
+        let config = read(&["--env", "SECRET_THING", "--env", "MODE=x=y", "--", "sh"]).unwrap();
+        let names: Vec<&str> = config.child.env.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["PATH", "SECRET_THING", "MODE"]);
+        assert_eq!(config.child.env[2].1, "x=y");
+        assert!(read(&["--env", "LISTEN", "--", "sh"]).unwrap_err()[0].contains("a setting of the wrapper"));
+        assert!(read(&["--env", "MISSING", "--", "sh"]).unwrap_err()[0].contains("no such variable"));
+    }
+
+    #[test]
+    fn placeholders_need_a_caller_and_a_child_each() {
+        assert!(read(&["--", "sh", "{subject}"]).unwrap_err()[0].contains("IDENTITY"));
+        assert!(
+            read(&["--identity", "headers", "--shared", "--", "sh", "{user}"]).unwrap_err()[0]
+                .contains("SHARED")
+        );
+        assert!(
+            read(&["--identity", "headers", "--prewarm", "1", "--", "sh", "{group}"]).unwrap_err()[0]
+                .contains("PREWARM")
+        );
+        assert!(read(&["--identity", "headers", "--", "sh", "{group}"]).is_ok());
+    }
+
+    #[test]
+    fn loopback_is_closed_to_other_hosts_by_default() {
+        assert_eq!(read(&["--", "sh"]).unwrap().sites.hosts, Some(Vec::new()));
+        assert_eq!(read(&["--listen", "0.0.0.0:80", "--", "sh"]).unwrap().sites.hosts, None);
+        assert_eq!(read(&["--allowed-hosts", "*", "--", "sh"]).unwrap().sites.hosts, None);
+        assert!(read(&["--allowed-origins", "https://a.example/path", "--", "sh"]).is_err());
+    }
+}

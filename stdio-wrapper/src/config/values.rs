@@ -1,0 +1,69 @@
+//! Texts to values: times, sizes, addresses, lists.
+
+use std::time::Duration;
+
+/// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let (digits, unit) = split_unit(text);
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        _ => None,
+    }
+}
+
+/// `65536`, `64KiB`, `16MiB`, `1GiB`; `K`, `M` and `G` mean the same.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = split_unit(text);
+    let number: u64 = digits.parse().ok()?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+/// The usual words for yes and no.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Items between commas, trimmed, without empty ones.
+pub(super) fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    (digits, unit.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_take_units() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("90"), Some(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
+        assert_eq!(duration("soon"), None);
+        assert_eq!(duration("-1s"), None);
+        assert_eq!(size("16MiB"), Some(16 << 20));
+        assert_eq!(size("64 k"), Some(64 << 10));
+        assert_eq!(size("99999999999999999999"), None);
+        assert_eq!(size("1TB"), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! The MCP endpoints: what a request must look like, whom it is from, and in which form it is answered.
+
+mod answer;
+mod body;
+mod delete;
+mod events;
+mod get;
+mod guard;
+mod post;
+mod problem;
+mod sse_2024;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::child::Placeholders;
+use crate::config::{Config, Sites};
+use crate::identity::{Authenticator, Caller};
+use crate::legacy::{Session, Sessions};
+use crate::metrics::Metrics;
+use crate::policy::ToolRules;
+
+pub use guard::{Accepts, RequestHeaders};
+use problem::Problem;
+
+/// Header with the session's id.
+const SESSION_ID: &str = "mcp-session-id";
+
+/// What the handlers need.
+pub struct Endpoint {
+    /// The sessions.
+    pub sessions: Arc<Sessions>,
+    /// Who calls.
+    pub authenticator: Arc<Authenticator>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    sites: Sites,
+    groups: Vec<String>,
+    tool_rules: Option<ToolRules>,
+    /// The resource identifier, for challenges.
+    resource: Option<String>,
+    max_body: usize,
+    max_batch: usize,
+    stream_after: Duration,
+    timing: events::Timing,
+}
+
+impl Endpoint {
+    /// The handlers' view of the settings.
+    pub fn new(
+        config: &Config,
+        sessions: Arc<Sessions>,
+        authenticator: Arc<Authenticator>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let resource = match &config.identity {
+            crate::config::Identity::Assertion { resource, .. } => Some(resource.clone()),
+            _ => None,
+        };
+        Self {
+            sessions,
+            authenticator,
+            metrics,
+            sites: config.sites.clone(),
+            groups: config.groups.clone(),
+            tool_rules: config.tool_rules.clone(),
+            resource,
+            max_body: config.limits.max_body,
+            max_batch: config.limits.max_batch,
+            stream_after: config.limits.stream_after,
+            timing: events::Timing {
+                keep_alive: config.limits.keep_alive,
+                max_age: config.limits.stream_max_age,
+                retry: config.limits.retry,
+            },
+        }
+    }
+
+    /// The caller, after every check that needs no body.
+    async fn admit(&self, request: &HttpRequest) -> Result<Arc<Caller>, Problem> {
+        let headers = RequestHeaders::new(request);
+        headers.check_site(&self.sites)?;
+        Ok(self.authenticator.caller(&|name| headers.identity(name)).await?)
+    }
+
+    /// The session that the request names, if it is the caller's.
+    fn session(&self, request: &HttpRequest, caller: &Caller) -> Result<Arc<Session>, Problem> {
+        let id = RequestHeaders::new(request).session_id()?.ok_or_else(Problem::no_session_id)?;
+        let found = self.sessions.find(id, &caller.owner()).filter(|session| !session.is_sse());
+        let session = found.ok_or_else(Problem::no_such_session)?;
+        session.touch();
+        Ok(session)
+    }
+
+    /// What fills the command's placeholders for this caller.
+    fn placeholders(&self, caller: &Caller) -> Placeholders {
+        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let group = match (self.groups.as_slice(), caller.groups.as_slice()) {
+            // Without an order only a single group is unambiguous.
+            ([], [only]) => Some(only.clone()),
+            (order, groups) => order.iter().find(|group| groups.contains(group)).cloned(),
+        };
+        Placeholders { subject: some(&caller.subject), user: some(&caller.username), group }
+    }
+}
+
+/// Adds the MCP endpoints to a server.
+pub fn routes(
+    endpoint: web::Data<Endpoint>,
+    mcp_path: &str,
+    legacy_sse: bool,
+) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let mcp_path = mcp_path.to_owned();
+    move |service| {
+        service.app_data(endpoint);
+        service.route(&mcp_path, web::route().to(mcp));
+        if legacy_sse {
+            service.route("/sse", web::route().to(sse));
+            service.route("/messages", web::route().to(messages));
+        }
+        service.default_service(web::route().to(HttpResponse::NotFound));
+    }
+}
+
+async fn mcp(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpoint>) -> HttpResponse {
+    let answer = match *request.method() {
+        Method::POST => post::handle(&request, body, &endpoint).await,
+        Method::GET => get::handle(&request, &endpoint).await,
+        Method::DELETE => delete::handle(&request, &endpoint).await,
+        Method::OPTIONS => preflight(&request, &endpoint),
+        _ => Err(Problem::method_not_allowed("GET, POST, DELETE, OPTIONS")),
+    };
+    finish(&request, &endpoint, answer)
+}
+
+async fn sse(request: HttpRequest, endpoint: web::Data<Endpoint>) -> HttpResponse {
+    let answer = match *request.method() {
+        Method::GET => sse_2024::stream(&request, &endpoint).await,
+        Method::OPTIONS => preflight(&request, &endpoint),
+        _ => Err(Problem::method_not_allowed("GET, OPTIONS")),
+    };
+    finish(&request, &endpoint, answer)
+}
+
+async fn messages(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpoint>) -> HttpResponse {
+    let answer = match *request.method() {
+        Method::POST => sse_2024::message(&request, body, &endpoint).await,
+        Method::OPTIONS => preflight(&request, &endpoint),
+        _ => Err(Problem::method_not_allowed("POST, OPTIONS")),
+    };
+    finish(&request, &endpoint, answer)
+}
+
+/// Counts, and adds what a browser needs to read the answer.
+fn finish(request: &HttpRequest, endpoint: &Endpoint, answer: Result<HttpResponse, Problem>) -> HttpResponse {
+    endpoint.metrics.http_requests_total.add();
+    let mut response = answer.unwrap_or_else(|problem| {
+        endpoint.metrics.http_refused_total.add();
+        tracing::debug!(status = problem.status.as_u16(), why = problem.message, "request refused");
+        problem.into_response()
+    });
+    if let Some(origin) = RequestHeaders::new(request).allowed_origin(&endpoint.sites) {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        let exposed = HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, Retry-After");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+    response
+}
+
+/// CORS preflight (Fetch standard). No identity: browsers send none with it.
+fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
+    RequestHeaders::new(request).check_site(&endpoint.sites)?;
+    Ok(HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"))
+        .insert_header((
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version",
+        ))
+        .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
+        .finish())
+}

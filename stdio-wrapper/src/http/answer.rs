@@ -1,0 +1,96 @@
+//! In which form a POST is answered: JSON if the answers come first, events if anything else does or it takes long.
+
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::timeout;
+
+use super::body::Pieces;
+use super::{Endpoint, SESSION_ID, events};
+use crate::legacy::{First, Session, Stream};
+use crate::protocol::{Code, Text, error_message};
+
+/// What the POST was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One request.
+    Single,
+    /// `initialize`: the answer carries the session's id.
+    Initialize,
+    /// Several requests (2025-03-26).
+    Batch,
+}
+
+pub(super) async fn wait(
+    endpoint: &Endpoint,
+    session: &Arc<Session>,
+    stream: &Arc<Stream>,
+    form: Form,
+) -> HttpResponse {
+    // Connected from the start: a client that goes away before the first message disconnects by dropping this.
+    let consumer = stream.connect(None);
+    let decided = async {
+        loop {
+            match stream.first() {
+                First::Wait => stream.changed().await,
+                decided => return decided,
+            }
+        }
+    };
+    let first = timeout(endpoint.stream_after, decided).await.unwrap_or(First::Events);
+    let (First::Events | First::Wait, Some(consumer)) = (&first, consumer) else {
+        let answers = if let First::Answers(answers) = first { answers } else { Vec::new() };
+        return json(session, answers, form);
+    };
+    session.keep_stream(stream);
+    let has_priming = session.version().is_some_and(crate::protocol::Version::has_priming);
+    let options = events::Options { priming: has_priming, ids: true, ..events::Options::default() };
+    let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());
+    // As a stream the outcome is still open, and headers go first.
+    if form == Form::Initialize && !session.is_ended() {
+        add_session_id(&mut response, session);
+    }
+    response
+}
+
+fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
+    let mut response = if form == Form::Batch {
+        response.body(gather(&answers))
+    } else {
+        match answers.into_iter().next() {
+            Some(Text::Whole(answer)) => response.body(answer),
+            Some(answer) => response.body(Pieces::from(answer)),
+            None => response.body(error_message(None, Code::InternalError, "The session has ended.")),
+        }
+    };
+    // The session has a revision once `initialize` has succeeded.
+    if form == Form::Initialize && session.version().is_some() {
+        add_session_id(&mut response, session);
+    }
+    response
+}
+
+fn add_session_id(response: &mut HttpResponse, session: &Session) {
+    if let Ok(id) = header::HeaderValue::from_str(&session.id) {
+        response.headers_mut().insert(header::HeaderName::from_static(SESSION_ID), id);
+    }
+}
+
+fn gather(answers: &[Text]) -> Bytes {
+    let mut out = BytesMut::with_capacity(answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 2);
+    out.put_u8(b'[');
+    for (index, answer) in answers.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        for piece in answer.pieces() {
+            out.put_slice(piece);
+        }
+    }
+    out.put_u8(b']');
+    out.freeze()
+}

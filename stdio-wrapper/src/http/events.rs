@@ -1,0 +1,133 @@
+//! The body of an event stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::time::{Instant, timeout};
+
+use crate::legacy::{Consumer, Next};
+use crate::metrics::Metrics;
+use crate::protocol::{encode_event, encode_priming, encode_retry};
+
+/// Times of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    pub(super) keep_alive: Duration,
+    pub(super) max_age: Duration,
+    pub(super) retry: Duration,
+}
+
+/// What differs between streams.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Options {
+    /// Starts with an event that has an id and no data.
+    pub(super) priming: bool,
+    /// Events carry ids.
+    pub(super) ids: bool,
+    /// Ends after `max_age`, so that the client is checked again.
+    pub(super) ends_with_age: bool,
+    /// First event of the 2024-11-05 transport.
+    pub(super) preamble: Option<Bytes>,
+}
+
+struct Body<G> {
+    consumer: Consumer,
+    timing: Timing,
+    options: Options,
+    started: Instant,
+    is_done: bool,
+    counted: Counted,
+    /// Dropped when the client has gone.
+    _guard: G,
+}
+
+/// A stream in the gauge.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.streams.add();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.streams.sub();
+    }
+}
+
+/// An event stream for one client.
+pub(super) fn response<G: 'static>(
+    consumer: Consumer,
+    timing: Timing,
+    options: Options,
+    metrics: &Arc<Metrics>,
+    guard: G,
+) -> HttpResponse {
+    let counted = Counted::new(metrics);
+    let body =
+        Body { consumer, timing, options, started: Instant::now(), is_done: false, counted, _guard: guard };
+    HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(stream::unfold(body, |mut body| async move {
+            let piece = body.next().await?;
+            Some((Ok::<_, std::io::Error>(piece), body))
+        }))
+}
+
+impl<G> Body<G> {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.is_done {
+            return None;
+        }
+        if let Some(preamble) = self.options.preamble.take() {
+            return Some(preamble);
+        }
+        if std::mem::take(&mut self.options.priming) {
+            return Some(encode_priming(self.consumer.position(), self.timing.retry.as_millis()));
+        }
+        loop {
+            match self.consumer.next() {
+                Next::Event(id, data) => {
+                    return Some(encode_event(self.options.ids.then_some(id), "message", &data));
+                }
+                Next::End => return None,
+                Next::Wait => {}
+            }
+            let rest = self.rest();
+            if rest.is_zero() {
+                self.is_done = true;
+                return Some(encode_retry(self.timing.retry.as_millis()));
+            }
+            let wait = self.timing.keep_alive.min(rest);
+            if timeout(wait, self.consumer.stream().changed()).await.is_err()
+                && wait == self.timing.keep_alive
+            {
+                return Some(Bytes::from_static(b": keep-alive\n\n"));
+            }
+        }
+    }
+
+    /// Time until the stream has to end.
+    fn rest(&self) -> Duration {
+        if self.options.ends_with_age {
+            self.timing.max_age.saturating_sub(self.started.elapsed())
+        } else {
+            Duration::MAX
+        }
+    }
+}
+
+impl<G> std::fmt::Debug for Body<G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let _ = &self.counted;
+        f.write_str("Body")
+    }
+}

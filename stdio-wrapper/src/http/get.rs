@@ -1,0 +1,51 @@
+//! GET: the stream for what belongs to no request, and resuming of any stream (2025-11-25, "Listening for Messages from
+//! the Server", "Resumability and Redelivery").
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::guard::{Accepts, RequestHeaders};
+use super::problem::Problem;
+use super::{Endpoint, events};
+use crate::legacy::{Consumer, Session};
+use crate::protocol::{Code, EventId, Version};
+
+pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
+    let headers = RequestHeaders::new(request);
+    let caller = endpoint.admit(request).await?;
+    headers.check_accept(Accepts::Events)?;
+    headers.check_version()?;
+    let session = endpoint.session(request, &caller)?;
+    let consumer = match headers.last_event_id()? {
+        Some(last) => resume(endpoint, &session, last)?,
+        None => listen(&session)?,
+    };
+    let options = events::Options {
+        priming: session.version().is_some_and(Version::has_priming),
+        ids: true,
+        ends_with_age: true,
+        preamble: None,
+    };
+    Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))
+}
+
+fn listen(session: &Session) -> Result<Consumer, Problem> {
+    let stream = session.get_stream();
+    let conflict =
+        || Problem::new(StatusCode::CONFLICT, Code::Refused, "This session has a GET stream already.");
+    if stream.is_connected() { Err(conflict()) } else { stream.connect(None).ok_or_else(conflict) }
+}
+
+/// The stream of the named event, from there on, and no other stream.
+fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
+    let gone = || Problem::bad_request("The stream of this Last-Event-ID is not kept any more.");
+    let stream = session.stream(last.stream).ok_or_else(gone)?;
+    let consumer = match stream.connect(Some(last.sequence)) {
+        Some(consumer) => consumer,
+        // The GET stream goes on even if some of it is lost; what is left of an answer alone is worth nothing.
+        None if last.stream == 0 => stream.connect(None).ok_or_else(gone)?,
+        None => return Err(gone()),
+    };
+    endpoint.metrics.streams_resumed_total.add();
+    Ok(consumer)
+}

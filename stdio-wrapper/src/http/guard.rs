@@ -1,0 +1,315 @@
+//! Checks of request headers, before anything is done for the request. Pure: headers in, a verdict out.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, Uri};
+use url::Url;
+
+use super::SESSION_ID;
+use super::problem::Problem;
+use crate::config::Sites;
+use crate::identity::Header;
+use crate::protocol::{Code, EventId, Version};
+
+/// Header with the revision (2025-06-18 and later).
+const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+
+/// What a client must be ready to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// A POST may be answered with either.
+    JsonAndEvents,
+    /// A GET is answered with events.
+    Events,
+}
+
+/// The headers of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHeaders<'r> {
+    headers: &'r HeaderMap,
+    uri: &'r Uri,
+}
+
+impl<'r> RequestHeaders<'r> {
+    /// Of a request.
+    pub fn new(request: &'r HttpRequest) -> Self {
+        Self { headers: request.headers(), uri: request.uri() }
+    }
+
+    /// Of parts (tests, fuzzing).
+    pub fn from_parts(headers: &'r HeaderMap, uri: &'r Uri) -> Self {
+        Self { headers, uri }
+    }
+
+    /// All header checks of a POST, as a status if one fails.
+    pub fn verdict(self, sites: &Sites, accepts: Accepts) -> Result<(), u16> {
+        let checks = || {
+            self.check_site(sites)?;
+            self.check_content()?;
+            self.check_accept(accepts)?;
+            self.check_version()?;
+            self.last_event_id()?;
+            self.session_id().map(|_| ())
+        };
+        checks().map_err(|problem: Problem| problem.status.as_u16())
+    }
+
+    /// Whether the request may be for and from whom it says (attack 104, DNS rebinding).
+    pub(super) fn check_site(self, sites: &Sites) -> Result<(), Problem> {
+        let host = match self.one(&header::HOST) {
+            Header::One(host) => host,
+            Header::Absent => return Err(Problem::bad_request("The Host header is missing.")),
+            Header::Ambiguous => return Err(Problem::bad_request("The Host header must be there once.")),
+        };
+        // An absolute request target names a host as well (RFC 9112 §3.2.2).
+        for host in [Some(host), self.uri.authority().map(actix_web::http::uri::Authority::as_str)]
+            .into_iter()
+            .flatten()
+        {
+            if !is_allowed_host(host, sites) {
+                return Err(Problem::forbidden(
+                    "The Host of this request is not served here. The operator can add it to ALLOWED_HOSTS.",
+                ));
+            }
+        }
+        match self.one(&header::ORIGIN) {
+            Header::Absent => Ok(()),
+            Header::One(origin) if is_allowed_origin(origin, sites) => Ok(()),
+            _ => Err(Problem::forbidden(
+                "The Origin of this request is not allowed. The operator can add it to ALLOWED_ORIGINS.",
+            )),
+        }
+    }
+
+    /// The origin to name in CORS headers.
+    pub(super) fn allowed_origin(self, sites: &Sites) -> Option<HeaderValue> {
+        match self.one(&header::ORIGIN) {
+            Header::One(origin) if is_allowed_origin(origin, sites) => HeaderValue::from_str(origin).ok(),
+            _ => None,
+        }
+    }
+
+    /// Body type and coding.
+    pub(super) fn check_content(self) -> Result<(), Problem> {
+        let unsupported = |message| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Refused, message);
+        let is_json = match self.one(&header::CONTENT_TYPE) {
+            Header::One(value) => essence(value).eq_ignore_ascii_case("application/json"),
+            _ => false,
+        };
+        if !is_json {
+            return Err(unsupported("The Content-Type must be application/json."));
+        }
+        // A compressed body could be a thousand times its size (attack 109).
+        match self.one(&header::CONTENT_ENCODING) {
+            Header::Absent => Ok(()),
+            Header::One(coding) if coding.trim().eq_ignore_ascii_case("identity") => Ok(()),
+            _ => Err(unsupported("A Content-Encoding is not taken. Send the body as it is.")),
+        }
+    }
+
+    /// What the client is ready to read.
+    pub(super) fn check_accept(self, accepts: Accepts) -> Result<(), Problem> {
+        let wanted: &[&str] = match accepts {
+            Accepts::JsonAndEvents => &["application/json", "text/event-stream"],
+            Accepts::Events => &["text/event-stream"],
+        };
+        let values: Vec<&str> =
+            self.headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).collect();
+        if wanted.iter().all(|media| values.iter().any(|value| takes(value, media))) {
+            return Ok(());
+        }
+        let message = format!("The client must accept {}.", wanted.join(" and "));
+        Err(Problem::new(StatusCode::NOT_ACCEPTABLE, Code::Refused, message))
+    }
+
+    /// The revision named in the header, which must be one with sessions.
+    pub(super) fn check_version(self) -> Result<Option<Version>, Problem> {
+        let text = match self.one_named(PROTOCOL_VERSION) {
+            Header::Absent => return Ok(None),
+            Header::One(text) => text.trim(),
+            Header::Ambiguous => {
+                return Err(Problem::bad_request("The MCP-Protocol-Version header must be there once."));
+            }
+        };
+        let known =
+            || Version::ALL.iter().rev().map(|version| version.as_str()).collect::<Vec<_>>().join(", ");
+        Version::parse(text).map(Some).ok_or_else(|| {
+            // -32000 makes clients of later revisions fall back to initialize.
+            let shown: String = text.chars().filter(char::is_ascii_graphic).take(40).collect();
+            let message = format!("Unsupported protocol version: {shown} (supported versions: {}).", known());
+            Problem::new(StatusCode::BAD_REQUEST, Code::Refused, message)
+        })
+    }
+
+    /// The session's id, if one is named.
+    pub(super) fn session_id(self) -> Result<Option<&'r str>, Problem> {
+        match self.one_named(SESSION_ID) {
+            Header::Absent => Ok(None),
+            Header::One(id) => Ok(Some(id)),
+            Header::Ambiguous => Err(Problem::bad_request("The Mcp-Session-Id header must be there once.")),
+        }
+    }
+
+    /// Where to resume.
+    pub(super) fn last_event_id(self) -> Result<Option<EventId>, Problem> {
+        match self.one_named("last-event-id") {
+            Header::Absent => Ok(None),
+            Header::One(text) => match EventId::parse(text.trim()) {
+                Some(id) => Ok(Some(id)),
+                None => Err(Problem::bad_request("The Last-Event-ID is none of ours.")),
+            },
+            Header::Ambiguous => Err(Problem::bad_request("The Last-Event-ID header must be there once.")),
+        }
+    }
+
+    /// A header for the identity room.
+    pub(super) fn identity(self, name: &'static str) -> Header<'r> {
+        self.one_named(name)
+    }
+
+    fn one_named(self, name: &str) -> Header<'r> {
+        read_one(self.headers.get_all(name))
+    }
+
+    fn one(self, name: &HeaderName) -> Header<'r> {
+        read_one(self.headers.get_all(name))
+    }
+}
+
+fn read_one<'v>(mut values: impl Iterator<Item = &'v HeaderValue>) -> Header<'v> {
+    match (values.next().map(HeaderValue::to_str), values.next()) {
+        (None, _) => Header::Absent,
+        (Some(Ok(text)), None) => Header::One(text),
+        _ => Header::Ambiguous,
+    }
+}
+
+fn is_allowed_host(host: &str, sites: &Sites) -> bool {
+    let Some(allowed) = &sites.hosts else { return true };
+    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    allowed.contains(&name) || (sites.loopback && is_loopback(&name))
+}
+
+/// The host without its port.
+fn host_name(host: &str) -> &str {
+    let host = host.trim();
+    if host.starts_with('[') {
+        return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
+    }
+    host.split_once(':').map_or(host, |(name, _)| name)
+}
+
+fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
+    let Some(parsed) = Url::parse(origin).ok().filter(|url| url.origin().is_tuple()) else {
+        return false;
+    };
+    // `https://a.example/x` or `https://user@a.example` is no origin.
+    if !parsed.origin().ascii_serialization().eq_ignore_ascii_case(origin) {
+        return false;
+    }
+    let serialized = parsed.origin().ascii_serialization();
+    sites.origins.contains(&serialized) || (sites.loopback && parsed.host_str().is_some_and(is_loopback))
+}
+
+/// Names that always lead to this machine (RFC 6761 §6.3).
+fn is_loopback(name: &str) -> bool {
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name == "[::1]"
+        || name.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn essence(media: &str) -> &str {
+    media.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether an `Accept` value takes a media type; quality zero means no (RFC 9110 §12.5.1).
+fn takes(accept: &str, media: &str) -> bool {
+    let family = media.split('/').next().unwrap_or_default();
+    accept.split(',').any(|range| {
+        let name = essence(range);
+        let is_match = name.eq_ignore_ascii_case(media)
+            || name == "*/*"
+            || name.strip_suffix("/*").is_some_and(|start| start.eq_ignore_ascii_case(family));
+        let is_refused = range
+            .split(';')
+            .skip(1)
+            .filter_map(|parameter| parameter.trim().strip_prefix("q="))
+            .any(|quality| quality.trim().parse::<f32>().is_ok_and(|quality| quality <= 0.0));
+        is_match && !is_refused
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sites(hosts: Option<&[&str]>, origins: &[&str], loopback: bool) -> Sites {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        Sites { hosts: hosts.map(words), origins: words(origins), loopback }
+    }
+
+    fn check(lines: &[(&str, &str)], sites: &Sites) -> Result<(), u16> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let uri = Uri::from_static("/mcp");
+        RequestHeaders::from_parts(&headers, &uri)
+            .check_site(sites)
+            .map_err(|problem| problem.status.as_u16())
+    }
+
+    #[test]
+    fn a104_only_known_hosts_and_origins_pass() {
+        let local = sites(Some(&[]), &[], true);
+        let good = [("host", "127.0.0.1:8080"), ("origin", "http://localhost:6274")];
+        assert_eq!(check(&good, &local), Ok(()));
+        assert_eq!(check(&[("host", "app.localhost:1")], &local), Ok(()));
+        assert_eq!(check(&[("host", "[::1]:8080")], &local), Ok(()));
+        for host in [
+            "evil.example.com",
+            "evil.example.com:8080",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "127.0.0.1@evil.example",
+        ] {
+            assert_eq!(check(&[("host", host)], &local), Err(403), "{host}");
+        }
+        for origin in [
+            "null",
+            "http://evil.example.com",
+            "http://localhost.evil.example",
+            "file://",
+            "http://localhost/x",
+            "http://u@localhost",
+            "",
+        ] {
+            assert_eq!(check(&[("host", "localhost"), ("origin", origin)], &local), Err(403), "{origin}");
+        }
+        let doubled =
+            [("host", "localhost"), ("origin", "http://localhost"), ("origin", "http://evil.example")];
+        assert_eq!(check(&doubled, &local), Err(403));
+        assert_eq!(check(&[("host", "localhost"), ("host", "evil.example")], &local), Err(400));
+        assert_eq!(check(&[], &local), Err(400));
+        let public = sites(Some(&["mcp.example.com"]), &["https://app.example.com"], false);
+        assert_eq!(
+            check(&[("host", "MCP.example.com:443"), ("origin", "https://app.example.com")], &public),
+            Ok(())
+        );
+        assert_eq!(
+            check(&[("host", "mcp.example.com"), ("origin", "http://app.example.com")], &public),
+            Err(403)
+        );
+        assert_eq!(check(&[("host", "localhost")], &public), Err(403));
+    }
+
+    #[test]
+    fn accept_needs_both_media_types_and_honours_quality_zero() {
+        assert!(takes("application/json, text/event-stream", "text/event-stream"));
+        assert!(takes("*/*", "application/json"));
+        assert!(takes("Text/*;q=0.5", "text/event-stream"));
+        assert!(!takes("text/event-stream;q=0", "text/event-stream"));
+        assert!(!takes("application/jsonp", "application/json"));
+    }
+}

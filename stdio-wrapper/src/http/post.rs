@@ -1,0 +1,259 @@
+//! POST: messages from the client (2025-11-25, "Sending Messages to the Server").
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use url::Url;
+
+use super::Endpoint;
+use super::answer::{self, Form};
+use super::guard::{Accepts, RequestHeaders};
+use super::problem::Problem;
+use crate::identity::Caller;
+use crate::legacy::{Session, Stream};
+use crate::policy::Decision;
+use crate::protocol::{
+    Body, Code, Kind, Malformed, Message, Span, Version, error_message, is_too_deep, parse_body, peek_call,
+};
+
+/// A client that sends its body slower than this only holds a connection.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) async fn handle(
+    request: &HttpRequest,
+    body: web::Payload,
+    endpoint: &Endpoint,
+) -> Result<HttpResponse, Problem> {
+    let headers = RequestHeaders::new(request);
+    let caller = endpoint.admit(request).await?;
+    headers.check_content()?;
+    headers.check_accept(Accepts::JsonAndEvents)?;
+    let body = read_body(body, endpoint.max_body).await?;
+    match parse(&body, endpoint.max_batch)? {
+        Body::Single(message) => single(request, endpoint, &caller, &message).await,
+        Body::Batch(items) => batch(request, endpoint, &caller, items).await,
+    }
+}
+
+/// The whole body, if it is not too large and does not take too long.
+pub(super) async fn read_body(body: web::Payload, limit: usize) -> Result<Bytes, Problem> {
+    let slow =
+        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, Code::Refused, "The request body came too slowly.");
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, limit)).await.map_err(slow)?
+}
+
+async fn collect(mut body: web::Payload, limit: usize) -> Result<Bytes, Problem> {
+    let mut whole = BytesMut::new();
+    let mut first = None;
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|_| Problem::bad_request("The request body ended early."))?;
+        if whole.len() + first.as_ref().map_or(0, Bytes::len) + piece.len() > limit {
+            return Err(Problem::too_large(limit));
+        }
+        // Most bodies come in one piece and need no copy.
+        match first.take() {
+            None if whole.is_empty() => first = Some(piece),
+            before => {
+                whole.extend_from_slice(before.as_deref().unwrap_or_default());
+                whole.extend_from_slice(&piece);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+pub(super) fn parse(body: &[u8], max_batch: usize) -> Result<Body<'_>, Problem> {
+    let parsed = parse_body(body, max_batch)?;
+    if is_too_deep(body) {
+        return Err(Problem::bad_request("The message nests too deeply."));
+    }
+    Ok(parsed)
+}
+
+async fn single(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+) -> Result<HttpResponse, Problem> {
+    if let Kind::Request { method, id } = &message.kind
+        && method == "initialize"
+    {
+        return initialize(request, endpoint, caller, message, id.clone()).await;
+    }
+    RequestHeaders::new(request).check_version()?;
+    let session = endpoint.session(request, caller)?;
+    let Kind::Request { method, id } = &message.kind else {
+        take(&session, message).await;
+        return Ok(HttpResponse::Accepted().finish());
+    };
+    if let Err(refusal) = permit(endpoint, caller, method, message) {
+        return Err(refusal.into_problem(endpoint, message.at(id)));
+    }
+    let stream = session.post_stream(1);
+    session.request(message, id.clone(), &stream).await;
+    Ok(answer::wait(endpoint, &session, &stream, Form::Single).await)
+}
+
+async fn initialize(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+    id: Span,
+) -> Result<HttpResponse, Problem> {
+    let with_id = |problem: Problem| problem.with_id(message.at(&id));
+    if RequestHeaders::new(request).session_id()?.is_some() {
+        return Err(with_id(Problem::bad_request(
+            "This session is initialized already. Send initialize without Mcp-Session-Id.",
+        )));
+    }
+    let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false);
+    let session = opened.map_err(|error| with_id(error.into()))?;
+    let stream = session.post_stream(1);
+    session.initialize(message, id, &stream).await;
+    Ok(answer::wait(endpoint, &session, &stream, Form::Initialize).await)
+}
+
+async fn batch(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    items: Vec<Result<Message<'_>, Malformed>>,
+) -> Result<HttpResponse, Problem> {
+    let named = RequestHeaders::new(request).check_version()?;
+    let session = endpoint.session(request, caller)?;
+    // Only this revision has batches, and it has no version header (2025-03-26, "Batching").
+    if session.version() != Some(Version::V2025_03_26) || !named.is_none_or(Version::has_batches) {
+        return Err(Problem::bad_request(
+            "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
+        ));
+    }
+    let needs_answer = |item: &&Result<Message<'_>, Malformed>| {
+        !matches!(item, Ok(Message { kind: Kind::Notification { .. } | Kind::Response { .. }, .. }))
+    };
+    let answers = items.iter().filter(needs_answer).count();
+    let stream = session.post_stream(answers);
+    for item in &items {
+        send_item(endpoint, caller, &session, &stream, item).await;
+    }
+    if answers == 0 {
+        return Ok(HttpResponse::Accepted().finish());
+    }
+    Ok(answer::wait(endpoint, &session, &stream, Form::Batch).await)
+}
+
+/// One item of a batch; a bad one spoils only itself (JSON-RPC 2.0 §6).
+async fn send_item(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    session: &Arc<Session>,
+    stream: &Arc<Stream>,
+    item: &Result<Message<'_>, Malformed>,
+) {
+    let message = match item {
+        Ok(message) => message,
+        Err(error) => {
+            return stream.push(error_message(None, Code::InvalidRequest, &error.to_string()).into(), true);
+        }
+    };
+    let Kind::Request { method, id } = &message.kind else {
+        return take(session, message).await;
+    };
+    if method == "initialize" {
+        return session.refuse(
+            message,
+            id,
+            stream,
+            Code::InvalidRequest,
+            "initialize must not be part of a batch.",
+        );
+    }
+    match permit(endpoint, caller, method, message) {
+        Ok(()) => session.request(message, id.clone(), stream).await,
+        Err(refusal) => session.refuse(message, id, stream, Code::Refused, &refusal.sentence()),
+    }
+}
+
+/// A message that wants no answer.
+pub(super) async fn take(session: &Arc<Session>, message: &Message<'_>) {
+    match &message.kind {
+        Kind::Notification { method } => session.notify(message, method).await,
+        Kind::Response { id: Some(id), .. } => session.reply(message, message.at(id)).await,
+        Kind::Response { id: None, .. } | Kind::Request { .. } => {}
+    }
+}
+
+/// Why a tool call is refused.
+#[derive(Debug)]
+pub(super) enum ToolRefusal {
+    NeedsScopes(Vec<String>),
+    WrongGroup,
+    Malformed(String),
+}
+
+/// Whether the tool rules let a request pass. The name is read from the body, because that is what the child runs.
+pub(super) fn permit(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    method: &str,
+    message: &Message<'_>,
+) -> Result<(), ToolRefusal> {
+    let Some(rules) = endpoint.tool_rules.as_ref().filter(|_| method == "tools/call") else {
+        return Ok(());
+    };
+    let params = peek_call(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
+    let Some(name) = params.name.filter(|name| !name.contains('\0')) else {
+        return Err(ToolRefusal::Malformed("tools/call needs `name`, a string.".to_owned()));
+    };
+    let refusal = match rules.decide(&name, &caller.scopes, &caller.groups) {
+        Decision::Allow => return Ok(()),
+        Decision::NeedsScopes(scopes) => ToolRefusal::NeedsScopes(scopes),
+        Decision::WrongGroup => ToolRefusal::WrongGroup,
+    };
+    endpoint.metrics.tool_calls_refused_total.add();
+    Err(refusal)
+}
+
+impl ToolRefusal {
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Self::NeedsScopes(scopes) => {
+                format!("This tool needs the scope {}, which was not granted.", scopes.join(" "))
+            }
+            Self::WrongGroup => "You are in none of the groups that may use this tool.".to_owned(),
+            Self::Malformed(why) => why.clone(),
+        }
+    }
+
+    fn into_problem(self, endpoint: &Endpoint, id: &str) -> Problem {
+        let sentence = self.sentence();
+        match self {
+            Self::NeedsScopes(scopes) => {
+                // Clients ask for these scopes and try again (RFC 6750 §3.1; 2025-11-25, "Scope Challenge Handling").
+                let mut challenge =
+                    format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
+                if let Some(metadata) = endpoint.resource.as_deref().and_then(metadata_url) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(challenge, r#", resource_metadata="{metadata}""#);
+                }
+                Problem::forbidden(sentence).with_header(header::WWW_AUTHENTICATE, challenge)
+            }
+            Self::WrongGroup => Problem::forbidden(sentence),
+            Self::Malformed(_) => Problem::new(StatusCode::BAD_REQUEST, Code::InvalidParams, sentence),
+        }
+        .with_id(id)
+    }
+}
+
+/// Where the protected resource metadata of a resource is (RFC 9728 §3.1).
+fn metadata_url(resource: &str) -> Option<String> {
+    let url = Url::parse(resource).ok()?;
+    let path = url.path().trim_end_matches('/');
+    Some(format!("{}/.well-known/oauth-protected-resource{path}", url.origin().ascii_serialization()))
+}

@@ -1,0 +1,137 @@
+//! Refusals: status, JSON-RPC error, and the headers that go with them.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::{StatusCode, header};
+
+use crate::child::StartError;
+use crate::identity::Refused;
+use crate::legacy::OpenError;
+use crate::protocol::{Code, Malformed, error_message};
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) code: Code,
+    /// A sentence for the caller; nothing internal.
+    pub(super) message: String,
+    /// The request's id as JSON text, when it is known.
+    pub(super) id: Option<Vec<u8>>,
+    pub(super) header: Option<(header::HeaderName, String)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), id: None, header: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::InvalidRequest, message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, Code::Refused, message)
+    }
+
+    pub(super) fn no_session_id() -> Self {
+        Self::bad_request(
+            "The Mcp-Session-Id header is missing. Send initialize first, and its session id from then on.",
+        )
+    }
+
+    /// The client starts anew when it sees this (2025-11-25, "Session Management").
+    pub(super) fn no_such_session() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Code::SessionNotFound,
+            "Session not found. Send initialize to open a new one.",
+        )
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("The request body is over the limit of {limit} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidRequest, message)
+    }
+
+    pub(super) fn method_not_allowed(allow: &str) -> Self {
+        let problem =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Refused, "This method is not allowed here.");
+        problem.with_header(header::ALLOW, allow)
+    }
+
+    pub(super) fn with_id(mut self, id: &str) -> Self {
+        self.id = Some(id.as_bytes().to_vec());
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
+        self.header = Some((name, value.into()));
+        self
+    }
+
+    fn retry_after(self, wait: Duration) -> Self {
+        self.with_header(header::RETRY_AFTER, (wait.as_secs() + 1).to_string())
+    }
+
+    pub(super) fn into_response(self) -> HttpResponse {
+        let body = error_message(self.id.as_deref(), self.code, &self.message);
+        let mut response = HttpResponse::build(self.status);
+        response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
+        if let Some(header) = self.header {
+            response.insert_header(header);
+        }
+        response.body(body)
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(error: Malformed) -> Self {
+        let code = match error {
+            Malformed::Json(_) => Code::ParseError,
+            Malformed::Envelope(_) => Code::InvalidRequest,
+        };
+        Self::new(StatusCode::BAD_REQUEST, code, error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let message = error.to_string();
+        match error {
+            Refused::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
+                .retry_after(Duration::from_secs(4)),
+            Refused::Doubled(_) => Self::bad_request(message),
+            // The client's own token was fine, or the edge would have stopped it: no challenge would help.
+            Refused::Missing(_) | Refused::Invalid(_) => {
+                Self::new(StatusCode::UNAUTHORIZED, Code::Refused, message)
+            }
+        }
+    }
+}
+
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        let message = error.to_string();
+        let unavailable = |seconds| {
+            let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message.clone());
+            problem.retry_after(Duration::from_secs(seconds))
+        };
+        match error {
+            OpenError::OwnerFull => {
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message.clone());
+                problem.retry_after(Duration::from_secs(9))
+            }
+            OpenError::Start(StartError::BackOff(wait)) => unavailable(wait.as_secs()),
+            OpenError::Start(StartError::Command(_)) => Self::forbidden(message),
+            // The operating system's words are for the log.
+            OpenError::Start(StartError::Spawn(_)) => Self::new(
+                StatusCode::BAD_GATEWAY,
+                Code::InternalError,
+                "The MCP server could not be started.",
+            ),
+            OpenError::Full | OpenError::Stopping | OpenError::Random => unavailable(4),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The deprecated HTTP+SSE transport of 2024-11-05: one stream for everything, and a second endpoint to post to.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::guard::{Accepts, RequestHeaders};
+use super::post::{parse, permit, read_body, take};
+use super::problem::Problem;
+use super::{Endpoint, events};
+use crate::legacy::{Session, Sessions};
+use crate::protocol::{Body, Code, Kind, encode_event};
+
+/// Ends the session with its stream, because the client has no other way to it.
+struct EndWithStream {
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+}
+
+impl Drop for EndWithStream {
+    fn drop(&mut self) {
+        self.sessions.end(&self.session, "its stream was closed");
+    }
+}
+
+/// GET /sse.
+pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
+    let caller = endpoint.admit(request).await?;
+    RequestHeaders::new(request).check_accept(Accepts::Events)?;
+    let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(&caller), true)?;
+    let guard = EndWithStream { sessions: Arc::clone(&endpoint.sessions), session: Arc::clone(&session) };
+    let consumer = session.get_stream().connect(None).ok_or_else(Problem::no_such_session)?;
+    let place = format!("/messages?session_id={}", session.id);
+    let options = events::Options {
+        preamble: Some(encode_event(None, "endpoint", &Bytes::from(place).into())),
+        ends_with_age: true,
+        ..events::Options::default()
+    };
+    Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
+}
+
+#[derive(Deserialize)]
+struct Query {
+    session_id: String,
+}
+
+/// POST /messages.
+pub(super) async fn message(
+    request: &HttpRequest,
+    body: web::Payload,
+    endpoint: &Endpoint,
+) -> Result<HttpResponse, Problem> {
+    let caller = endpoint.admit(request).await?;
+    RequestHeaders::new(request).check_content()?;
+    let query =
+        web::Query::<Query>::from_query(request.query_string()).map_err(|_| Problem::no_session_id())?;
+    let found = endpoint.sessions.find(&query.session_id, &caller.owner()).filter(|session| session.is_sse());
+    let session = found.ok_or_else(Problem::no_such_session)?;
+    let body = read_body(body, endpoint.max_body).await?;
+    let Body::Single(message) = parse(&body, endpoint.max_batch)? else {
+        return Err(Problem::bad_request(
+            "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
+        ));
+    };
+    let Kind::Request { method, id } = &message.kind else {
+        take(&session, &message).await;
+        return Ok(HttpResponse::Accepted().finish());
+    };
+    let stream = session.post_stream(1);
+    if method == "initialize" && session.version().is_none() {
+        session.initialize(&message, id.clone(), &stream).await;
+    } else if let Err(refusal) = permit(endpoint, &caller, method, &message) {
+        session.refuse(&message, id, &stream, Code::Refused, &refusal.sentence());
+    } else {
+        session.request(&message, id.clone(), &stream).await;
+    }
+    Ok(HttpResponse::Accepted().finish())
+}

@@ -1,0 +1,157 @@
+//! `X-Auth-Assertion`: a short-lived `EdDSA` JWT in which the authorization service says who is calling. A neighbour that
+//! can reach the wrapper cannot make one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use serde::Deserialize;
+
+use super::jwks::Lookup;
+use super::{Caller, Clock, Jwks, Refused};
+
+/// `typ` of an assertion, so that no other kind of token passes for one (RFC 8725 §3.11).
+const TYPE: &str = "mcp-assertion+jwt";
+/// Clocks may differ by so many seconds.
+const LEEWAY: u64 = 5;
+/// No assertion lives longer than this, in seconds, whatever it says.
+const MAX_LIFE: u64 = 300;
+/// Longest assertion that is looked at, in bytes.
+const MAX_LENGTH: usize = 16 << 10;
+/// Verified assertions that are remembered.
+const MAX_CACHED: usize = 4096;
+
+/// What an assertion says.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Claims {
+    sub: String,
+    iat: u64,
+    exp: u64,
+    #[serde(default)]
+    nbf: Option<u64>,
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    client_id: Option<String>,
+    #[serde(default)]
+    groups: Option<Vec<String>>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+/// Checks assertions.
+#[derive(Debug)]
+pub struct Verifier {
+    jwks: Jwks,
+    validation: Validation,
+    clock: ClockBox,
+    /// By SHA-256: the edge sends the same assertion with several requests.
+    cache: Mutex<HashMap<Vec<u8>, Known>>,
+}
+
+struct ClockBox(Clock);
+
+impl std::fmt::Debug for ClockBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    caller: Arc<Caller>,
+    expires: u64,
+}
+
+impl Verifier {
+    /// A verifier for one issuer and one resource.
+    pub fn new(issuer: String, resource: String, jwks: Jwks, clock: Clock) -> Self {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[issuer]);
+        validation.set_audience(&[resource]);
+        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+        // Times are checked against our own clock below.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        Self { jwks, validation, clock: ClockBox(clock), cache: Mutex::default() }
+    }
+
+    /// The caller that an assertion names.
+    pub async fn verify(&self, token: &str) -> Result<Arc<Caller>, Refused> {
+        if token.len() > MAX_LENGTH {
+            return Err(Refused::Invalid("it is too long"));
+        }
+        let now = (self.clock.0)();
+        let digest = digest(token);
+        if let Some(known) = self.cache().get(&digest).filter(|known| now < known.expires) {
+            return Ok(Arc::clone(&known.caller));
+        }
+        let claims = self.check(token).await?;
+        let expires = lifetime(&claims, now)?;
+        let caller = Arc::new(caller(claims)?);
+        self.remember(digest, Known { caller: Arc::clone(&caller), expires }, now);
+        Ok(caller)
+    }
+
+    /// Whether there are keys to check with.
+    pub async fn is_ready(&self) -> bool {
+        self.jwks.is_ready().await
+    }
+
+    async fn check(&self, token: &str) -> Result<Claims, Refused> {
+        let header = decode_header(token).map_err(|_| Refused::Invalid("it is not a JWT"))?;
+        if header.typ.as_deref() != Some(TYPE) || header.alg != Algorithm::EdDSA {
+            return Err(Refused::Invalid("it is another kind of token"));
+        }
+        let id = header.kid.ok_or(Refused::Invalid("it names no key"))?;
+        let key = match self.jwks.key(&id).await {
+            Lookup::Found(key) => key,
+            Lookup::Unknown => return Err(Refused::Invalid("its key is not known")),
+            Lookup::Unavailable => return Err(Refused::Unavailable),
+        };
+        let decoded = decode::<Claims>(token, &key, &self.validation)
+            .map_err(|_| Refused::Invalid("signature, issuer, audience or claims are wrong"))?;
+        Ok(decoded.claims)
+    }
+
+    fn remember(&self, digest: Vec<u8>, known: Known, now: u64) {
+        let mut cache = self.cache();
+        if cache.len() >= MAX_CACHED {
+            cache.retain(|_, known| now < known.expires);
+        }
+        if cache.len() >= MAX_CACHED {
+            cache.clear();
+        }
+        cache.insert(digest, known);
+    }
+
+    fn cache(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Known>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When an assertion stops to count.
+fn lifetime(claims: &Claims, now: u64) -> Result<u64, Refused> {
+    if claims.iat > now + LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
+        return Err(Refused::Invalid("it is from the future"));
+    }
+    let expires = claims.exp.min(claims.iat.saturating_add(MAX_LIFE)).saturating_add(LEEWAY);
+    if now < expires { Ok(expires) } else { Err(Refused::Invalid("it has expired")) }
+}
+
+fn caller(claims: Claims) -> Result<Caller, Refused> {
+    if claims.sub.is_empty() {
+        return Err(Refused::Invalid("it names no subject"));
+    }
+    Ok(Caller {
+        subject: claims.sub,
+        username: claims.username.unwrap_or_default(),
+        client_id: claims.client_id.unwrap_or_default(),
+        groups: claims.groups.unwrap_or_default(),
+        scopes: claims.scope.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+    })
+}
+
+fn digest(token: &str) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes()).as_ref().to_vec()
+}

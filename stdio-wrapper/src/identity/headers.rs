@@ -1,0 +1,57 @@
+//! `X-Auth-*` headers as the edge sets them. They are only worth something if nothing but the edge can reach the wrapper.
+
+use super::{Caller, Header, Refused};
+
+/// A header that must be there, once and not empty.
+pub(super) fn required<'h>(
+    header: &dyn Fn(&'static str) -> Header<'h>,
+    name: &'static str,
+) -> Result<&'h str, Refused> {
+    optional(header, name)?.ok_or(Refused::Missing(name))
+}
+
+/// A header that may be missing or empty.
+fn optional<'h>(
+    header: &dyn Fn(&'static str) -> Header<'h>,
+    name: &'static str,
+) -> Result<Option<&'h str>, Refused> {
+    match header(name) {
+        Header::Absent => Ok(None),
+        Header::One(text) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+        Header::Ambiguous => Err(Refused::Doubled(name)),
+    }
+}
+
+pub(super) fn read<'h>(header: &dyn Fn(&'static str) -> Header<'h>) -> Result<Caller, Refused> {
+    let text = |name| optional(header, name).map(|text| text.unwrap_or_default().to_owned());
+    let list = |text: String, separator: char| {
+        text.split(separator).map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    };
+    Ok(Caller {
+        subject: required(header, "X-Auth-Subject")?.to_owned(),
+        username: text("X-Auth-Username")?,
+        client_id: text("X-Auth-Client-Id")?,
+        groups: list(text("X-Auth-Groups")?, ','),
+        scopes: list(text("X-Auth-Scope")?, ' '),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_needs_a_subject_and_no_header_twice() {
+        let full = |name| match name {
+            "X-Auth-Subject" => Header::One("u1"),
+            "X-Auth-Groups" => Header::One("dev, ops"),
+            "X-Auth-Scope" => Header::One("mcp mcp:write"),
+            _ => Header::Absent,
+        };
+        let caller = read(&full).unwrap();
+        assert_eq!((caller.subject.as_str(), caller.groups.len(), caller.scopes.len()), ("u1", 2, 2));
+        assert_eq!(read(&|_| Header::Absent), Err(Refused::Missing("X-Auth-Subject")));
+        assert_eq!(read(&|_| Header::One(" ")), Err(Refused::Missing("X-Auth-Subject")));
+        assert_eq!(read(&|_| Header::Ambiguous), Err(Refused::Doubled("X-Auth-Subject")));
+    }
+}

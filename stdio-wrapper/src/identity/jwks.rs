@@ -1,0 +1,173 @@
+//! The authorization service's keys (RFC 7517): fetched when needed, once for all who wait, kept when a later fetch fails.
+
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jsonwebtoken::DecodingKey;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
+use tokio::time::Instant;
+use url::Url;
+
+/// Keys older than this are fetched again.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// Two fetches are at least so far apart, whatever key ids are asked for.
+const MIN_PAUSE: Duration = Duration::from_secs(5);
+/// Largest key set, in bytes.
+const MAX_SIZE: usize = 256 << 10;
+
+/// Fetches the text of the key set.
+pub type Fetch =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, FetchError>> + Send>> + Send + Sync>;
+
+/// Why it could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FetchError(pub String);
+
+/// The keys, by key id.
+pub struct Jwks {
+    fetch: Fetch,
+    keys: RwLock<Keys>,
+    /// Held during a fetch: when it was last tried.
+    tried: tokio::sync::Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Keys {
+    keys: Vec<(String, Arc<DecodingKey>)>,
+    fetched: Option<Instant>,
+}
+
+/// What is known of a key id.
+pub(super) enum Lookup {
+    /// The key.
+    Found(Arc<DecodingKey>),
+    /// The current set has no such key.
+    Unknown,
+    /// There has never been a set.
+    Unavailable,
+}
+
+impl Jwks {
+    /// No keys yet.
+    pub fn new(fetch: Fetch) -> Self {
+        Self { fetch, keys: RwLock::default(), tried: tokio::sync::Mutex::default() }
+    }
+
+    /// The key with this id; fetches if it is unknown, but not for each unknown id anew.
+    pub(super) async fn key(&self, id: &str) -> Lookup {
+        let (found, is_fresh) = self.look(id);
+        match found {
+            Some(key) if is_fresh => return Lookup::Found(key),
+            // An old set still serves; whoever gets the lock renews it.
+            Some(key) => {
+                if let Ok(tried) = self.tried.try_lock() {
+                    self.renew(tried).await;
+                }
+                return self.look(id).0.map_or(Lookup::Found(key), Lookup::Found);
+            }
+            None => {}
+        }
+        let tried = self.tried.lock().await;
+        if let (Some(key), _) = self.look(id) {
+            return Lookup::Found(key);
+        }
+        self.renew(tried).await;
+        match self.look(id) {
+            (Some(key), _) => Lookup::Found(key),
+            (None, _) if self.has_keys() => Lookup::Unknown,
+            (None, _) => Lookup::Unavailable,
+        }
+    }
+
+    /// Whether there is a set; tries to get one if not.
+    pub(super) async fn is_ready(&self) -> bool {
+        if !self.has_keys() {
+            let tried = self.tried.lock().await;
+            if !self.has_keys() {
+                self.renew(tried).await;
+            }
+        }
+        self.has_keys()
+    }
+
+    fn has_keys(&self) -> bool {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).fetched.is_some()
+    }
+
+    fn look(&self, id: &str) -> (Option<Arc<DecodingKey>>, bool) {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let found = keys.keys.iter().find(|(known, _)| known == id).map(|(_, key)| Arc::clone(key));
+        (found, keys.fetched.is_some_and(|at| at.elapsed() < MAX_AGE))
+    }
+
+    async fn renew(&self, mut tried: tokio::sync::MutexGuard<'_, Option<Instant>>) {
+        if tried.is_some_and(|at| at.elapsed() < MIN_PAUSE) {
+            return;
+        }
+        *tried = Some(Instant::now());
+        match (self.fetch)().await.and_then(|text| parse(&text)) {
+            Ok(keys) => {
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
+                    Keys { keys, fetched: Some(Instant::now()) };
+            }
+            Err(error) => {
+                tracing::warn!(%error, "JWKS_URL could not be read; the keys known so far stay in use");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Jwks")
+    }
+}
+
+/// The Ed25519 signing keys of a set. Other keys are not ours to use and are left out.
+fn parse(text: &str) -> Result<Vec<(String, Arc<DecodingKey>)>, FetchError> {
+    let set: JwkSet =
+        serde_json::from_str(text).map_err(|error| FetchError(format!("not a key set: {error}")))?;
+    let keys: Vec<_> = set.keys.iter().filter(|key| is_ours(key)).filter_map(usable).collect();
+    if keys.is_empty() { Err(FetchError("the key set has no Ed25519 key".to_owned())) } else { Ok(keys) }
+}
+
+fn is_ours(key: &Jwk) -> bool {
+    let is_ed25519 = matches!(&key.algorithm, AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519);
+    is_ed25519 && key.common.key_algorithm.is_none_or(|algorithm| algorithm == KeyAlgorithm::EdDSA)
+}
+
+fn usable(key: &Jwk) -> Option<(String, Arc<DecodingKey>)> {
+    Some((key.common.key_id.clone()?, Arc::new(DecodingKey::from_jwk(key).ok()?)))
+}
+
+/// Fetches over HTTP, without following redirects, with bounds on time and size.
+pub fn http_fetch(url: &Url) -> Result<Fetch, reqwest::Error> {
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()?;
+    let url = url.clone();
+    Ok(Arc::new(move || {
+        let request = client.get(url.clone());
+        Box::pin(async move { get(request).await })
+    }))
+}
+
+async fn get(request: reqwest::RequestBuilder) -> Result<String, FetchError> {
+    let failed = |error: reqwest::Error| FetchError(error.without_url().to_string());
+    let mut response = request.send().await.map_err(failed)?;
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(FetchError(format!("the answer has status {}", response.status().as_u16())));
+    }
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        body.extend_from_slice(&piece);
+        if body.len() > MAX_SIZE {
+            return Err(FetchError("the answer is too large".to_owned()));
+        }
+    }
+    String::from_utf8(body).map_err(|_| FetchError("the answer is not text".to_owned()))
+}

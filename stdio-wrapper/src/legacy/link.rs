@@ -1,0 +1,338 @@
+//! The conversation with one child: requests that wait for it, under ids that only this child knows.
+//!
+//! Every request gets an id of ours, per HTTP request, and so does its progress token. Clients that use id 1 for
+//! everything, or several clients on one child, can then never get each other's answers (attack 105).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::session::Session;
+use super::stream::Stream;
+use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
+use crate::metrics::Metrics;
+use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
+
+/// Progress keeps a request alive, but not for longer than so many times its timeout.
+const MAX_EXTENSIONS: u32 = 12;
+/// Tokens of answered requests whose progress may still come (tasks of 2025-11-25 report after their answer).
+const MAX_RETIRED: usize = 64;
+
+/// Junk lines of one child that are logged per second.
+const JUNK_RATE: u32 = 5;
+
+/// Who may get messages that name no request.
+#[derive(Debug)]
+pub(super) enum Audience {
+    /// The one session that the child belongs to.
+    Session(Weak<Session>),
+    /// Nobody: the child serves many sessions, and such a message cannot be told to be one's (attack 105).
+    Nobody,
+}
+
+/// A child and what waits for it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) child: Child,
+    outbox: Outbox,
+    pub(super) framing: Arc<FramingBox>,
+    pub(super) audience: Audience,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) launcher: Arc<Launcher>,
+    junk_log: Mutex<RateLimit>,
+    next_id: AtomicU64,
+    state: Mutex<State>,
+    /// Whether `initialize` was answered.
+    has_answered: AtomicBool,
+    /// Why the child is gone, in words for the caller.
+    dead: OnceLock<String>,
+}
+
+/// The framing, behind something that can be printed.
+pub(super) struct FramingBox(pub(super) Box<dyn Framing>);
+
+impl std::fmt::Debug for FramingBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Framing")
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: BTreeMap<u64, Pending>,
+    /// Progress tokens of answered requests, oldest first.
+    retired: BTreeMap<u64, Box<[u8]>>,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) session: Arc<Session>,
+    pub(super) stream: Arc<Stream>,
+    /// The caller's id, as JSON text.
+    pub(super) id: Box<[u8]>,
+    /// The caller's progress token, as JSON text.
+    pub(super) token: Option<Box<[u8]>>,
+    pub(super) is_initialize: bool,
+    started: Instant,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Pending {
+    /// Answers with an error of ours.
+    pub(super) fn fail(self, code: Code, message: &str) {
+        self.session.metrics.requests_failed_total.add();
+        let answer = error_message(Some(&self.id), code, message);
+        self.answer(answer.into());
+    }
+
+    /// Hands over the answer.
+    pub(super) fn answer(self, data: Text) {
+        self.session.metrics.requests_in_flight.sub();
+        self.session.request_done();
+        self.stream.push(data, true);
+    }
+}
+
+/// Where progress of a child goes, and under which name.
+pub(super) struct Progress {
+    /// The stream of the request, while it waits for its answer.
+    pub(super) stream: Option<Arc<Stream>>,
+    /// The caller's progress token, as JSON text.
+    pub(super) token: Box<[u8]>,
+}
+
+/// A request on its way in.
+pub(super) struct Outgoing<'a> {
+    pub(super) message: &'a Message<'a>,
+    pub(super) id: Span,
+    pub(super) token: Option<Span>,
+    pub(super) is_initialize: bool,
+    pub(super) timeout: Duration,
+}
+
+impl Link {
+    pub(super) fn new(
+        child: Child,
+        outbox: Outbox,
+        framing: Arc<FramingBox>,
+        audience: Audience,
+        launcher: Arc<Launcher>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            child,
+            outbox,
+            framing,
+            audience,
+            metrics,
+            launcher,
+            junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
+            next_id: AtomicU64::new(1),
+            state: Mutex::default(),
+            has_answered: AtomicBool::new(false),
+            dead: OnceLock::new(),
+        }
+    }
+
+    /// Sends a request; its answer, or an error instead, will come on `stream`.
+    pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let message = outgoing.message;
+        let now = Instant::now();
+        let pending = Pending {
+            session: Arc::clone(session),
+            stream: Arc::clone(stream),
+            id: message.at(&outgoing.id).as_bytes().into(),
+            token: outgoing.token.as_ref().map(|token| message.at(token).as_bytes().into()),
+            is_initialize: outgoing.is_initialize,
+            started: now,
+            deadline: now + outgoing.timeout,
+            timeout: outgoing.timeout,
+        };
+        self.metrics.requests_total.add();
+        self.metrics.requests_in_flight.add();
+        session.request_started();
+        self.state().pending.insert(number, pending);
+        let digits = number.to_string();
+        let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
+        patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
+        let line = self.framing.0.encode(message.text, &mut patches);
+        let sent = match self.outbox.try_send(line) {
+            Ok(()) => Ok(Ok(())),
+            // No room: wait for the child to read, for as long as the request may take.
+            Err(line) => tokio::time::timeout(outgoing.timeout, self.outbox.send(line)).await,
+        };
+        // The reader fails what is pending when the child goes; this is for what came after that moment.
+        match sent {
+            Ok(Ok(())) if self.dead.get().is_none() => {}
+            Ok(Ok(())) => self.fail_one(number, &self.death()),
+            Ok(Err(_)) => {
+                // The child has closed its input. Its end, if it is one, is the better reason and follows at once.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.fail_one(number, &self.death());
+            }
+            Err(_) => self
+                .fail_one(number, "The MCP server does not read its input, so the request ran out of time."),
+        }
+    }
+
+    /// Passes on a message that wants no answer.
+    pub(super) async fn pass(&self, message: &Message<'_>, patches: &mut [Patch<'_>]) {
+        let line = self.framing.0.encode(message.text, patches);
+        // A child that is gone has nothing to be told.
+        let _ = tokio::time::timeout(Duration::from_secs(30), self.outbox.send(line)).await;
+    }
+
+    /// Sends a message of our own if there is room.
+    pub(super) fn say(&self, text: &str) {
+        let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []));
+    }
+
+    /// Takes a waiting request out.
+    pub(super) fn take(&self, number: u64) -> Option<Pending> {
+        let mut state = self.state();
+        let pending = state.pending.remove(&number)?;
+        if let Some(token) = pending.token.clone().filter(|_| matches!(self.audience, Audience::Session(_))) {
+            state.retired.insert(number, token);
+            if state.retired.len() > MAX_RETIRED {
+                state.retired.pop_first();
+            }
+        }
+        Some(pending)
+    }
+
+    /// The stream and the caller's token for progress of ours, and a new lease of life for the request.
+    pub(super) fn progress(&self, number: u64) -> Option<Progress> {
+        let mut state = self.state();
+        if let Some(pending) = state.pending.get_mut(&number) {
+            pending.deadline = Instant::now() + pending.timeout;
+            return Some(Progress {
+                stream: Some(Arc::clone(&pending.stream)),
+                token: pending.token.clone()?,
+            });
+        }
+        state.retired.get(&number).cloned().map(|token| Progress { stream: None, token })
+    }
+
+    /// The stream of the request that came last; messages that name no request most likely belong to it.
+    pub(super) fn newest_stream(&self) -> Option<Arc<Stream>> {
+        self.state().pending.last_key_value().map(|(_, pending)| Arc::clone(&pending.stream))
+    }
+
+    /// The one waiting request of a session with this id of the caller's. Two with the same id cannot be told apart, and
+    /// cancelling the wrong one would hurt somebody else.
+    pub(super) fn find(&self, session: &Session, id: &[u8]) -> Option<u64> {
+        let state = self.state();
+        let mut found = state
+            .pending
+            .iter()
+            .filter(|(_, pending)| *pending.id == *id && std::ptr::eq(&raw const *pending.session, session));
+        let (number, pending) = found.next()?;
+        (found.next().is_none() && !pending.is_initialize).then_some(*number)
+    }
+
+    /// Fails every waiting request, or every one of a session.
+    pub(super) fn fail_all(&self, session: Option<&Session>, message: &str) {
+        let failed: Vec<Pending> = {
+            let mut state = self.state();
+            let numbers: Vec<u64> = state
+                .pending
+                .iter()
+                .filter(|(_, pending)| {
+                    session.is_none_or(|session| std::ptr::eq(&raw const *pending.session, session))
+                })
+                .map(|(number, _)| *number)
+                .collect();
+            numbers.iter().filter_map(|number| state.pending.remove(number)).collect()
+        };
+        for pending in failed {
+            pending.fail(Code::InternalError, message);
+        }
+    }
+
+    /// Fails what has waited too long and tells the child. Returns whether `initialize` was among it.
+    pub(super) fn expire(&self, now: Instant) -> bool {
+        let late: Vec<(u64, Pending)> = {
+            let mut state = self.state();
+            let numbers: Vec<u64> = state
+                .pending
+                .iter()
+                .filter(|(_, pending)| {
+                    let is_over = now >= pending.started + pending.timeout * MAX_EXTENSIONS;
+                    is_over || (now >= pending.deadline && !pending.session.waits_for_client())
+                })
+                .map(|(number, _)| *number)
+                .collect();
+            numbers.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect()
+        };
+        let mut lost_initialize = false;
+        for (number, pending) in late {
+            self.metrics.requests_timed_out_total.add();
+            // `initialize` must not be cancelled (2025-11-25, "Cancellation").
+            if pending.is_initialize {
+                lost_initialize = true;
+            } else {
+                self.say(&cancelled(number, "timed out"));
+            }
+            let seconds = pending.timeout.as_secs_f32();
+            pending.fail(Code::InternalError, &format!("The MCP server did not answer within {seconds} s."));
+        }
+        lost_initialize
+    }
+
+    /// The child is gone: says so to everyone who waits. The first reason stays.
+    pub(super) fn died(&self, reason: String) {
+        // Whoever sets it first knows best.
+        let _ = self.dead.set(reason);
+        self.fail_all(None, &self.death());
+    }
+
+    /// The child works: it has answered `initialize`.
+    pub(super) fn set_answered(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+        self.launcher.child_worked();
+    }
+
+    /// Whether it ever has.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether one more junk line may be logged.
+    pub(super) fn may_log_junk(&self) -> bool {
+        let mut log = self.junk_log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.take(Instant::now()) != Pass::No
+    }
+
+    /// Whether the child is gone.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.get().is_some()
+    }
+
+    fn death(&self) -> String {
+        self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
+    }
+
+    fn fail_one(&self, number: u64, message: &str) {
+        let pending = self.state().pending.remove(&number);
+        if let Some(pending) = pending {
+            pending.fail(Code::InternalError, message);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A cancellation of ours.
+pub(super) fn cancelled(number: u64, reason: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#
+    )
+}

@@ -1,0 +1,381 @@
+//! One client's session: its streams, its child, and what it may send.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::link::{Link, Outgoing, cancelled};
+use super::shared::SharedChildren;
+use super::stream::Stream;
+use crate::metrics::Metrics;
+use crate::protocol::{
+    Code, Kind, Message, Patch, Span, StreamId, Version, error_message, peek_call, peek_cancelled,
+};
+
+/// Requests of a child that may wait for the client at the same time.
+const MAX_EXPECTED: usize = 1024;
+/// Streams that are kept for clients that may come back.
+const MAX_KEPT_STREAMS: usize = 64;
+
+/// A session.
+#[derive(Debug)]
+pub struct Session {
+    /// The id; who knows it and is the owner may use the session.
+    pub id: String,
+    /// The principal that opened it (attack 108).
+    pub owner: String,
+    pub(super) metrics: Arc<Metrics>,
+    behind: OnceLock<Behind>,
+    version: OnceLock<Version>,
+    /// The revision that the client asked for; tells which shared child is its.
+    slot: OnceLock<Version>,
+    get_stream: Arc<Stream>,
+    /// 2024-11-05: every answer goes to the one stream.
+    is_sse: bool,
+    limits: SessionLimits,
+    state: Mutex<State>,
+    next_stream: AtomicU64,
+    in_flight: AtomicUsize,
+    /// Milliseconds between `born` and the last use.
+    last_used: AtomicU64,
+    born: Instant,
+    is_ended: AtomicBool,
+}
+
+/// The bounds of a session.
+#[derive(Debug, Clone)]
+pub(super) struct SessionLimits {
+    pub(super) max_in_flight: usize,
+    pub(super) event_log: usize,
+    pub(super) request_timeout: Duration,
+    pub(super) start_timeout: Duration,
+}
+
+/// What answers.
+#[derive(Debug)]
+pub(super) enum Behind {
+    /// A child of its own.
+    Own(Arc<Link>),
+    /// A child for all.
+    Shared(Arc<SharedChildren>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Streams that were answered as events, oldest first.
+    streams: VecDeque<Arc<Stream>>,
+    /// Requests of the child that the client has not answered: id as JSON text, and where it was sent.
+    expected: HashMap<String, Arc<Stream>>,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// JSON-RPC code.
+    pub code: Code,
+    /// For the caller.
+    pub message: String,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: String,
+        owner: String,
+        is_sse: bool,
+        limits: SessionLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            id,
+            owner,
+            metrics,
+            behind: OnceLock::new(),
+            version: OnceLock::new(),
+            slot: OnceLock::new(),
+            get_stream: Stream::endless(0, limits.event_log),
+            is_sse,
+            limits,
+            state: Mutex::default(),
+            next_stream: AtomicU64::new(1),
+            in_flight: AtomicUsize::new(0),
+            last_used: AtomicU64::new(0),
+            born: Instant::now(),
+            is_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Sets what answers; the first one stays.
+    pub(super) fn attach(&self, behind: Behind) {
+        // A session is attached once, right after it is made.
+        let _ = self.behind.set(behind);
+    }
+
+    /// The revision that the child chose, once it has answered `initialize`.
+    pub fn version(&self) -> Option<Version> {
+        self.version.get().copied()
+    }
+
+    /// Whether the session is over.
+    pub fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Acquire)
+    }
+
+    /// Whether the session serves the 2024-11-05 endpoints.
+    pub fn is_sse(&self) -> bool {
+        self.is_sse
+    }
+
+    /// The stream for what belongs to no request.
+    pub fn get_stream(&self) -> &Arc<Stream> {
+        &self.get_stream
+    }
+
+    /// A stream for one POST with so many requests.
+    pub fn post_stream(&self, requests: usize) -> Arc<Stream> {
+        if self.is_sse {
+            return Arc::clone(&self.get_stream);
+        }
+        let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        Stream::for_post(id, requests, self.limits.event_log)
+    }
+
+    /// Keeps a stream that is answered as events, so that the client can resume it.
+    pub fn keep_stream(&self, stream: &Arc<Stream>) {
+        let mut state = self.state();
+        state.streams.push_back(Arc::clone(stream));
+        let mut kept: usize = state.streams.iter().map(|stream| stream.kept()).sum();
+        // Completed ones go first, oldest first; running ones are bounded by the requests in flight.
+        let mut index = 0;
+        while index < state.streams.len()
+            && (kept > self.limits.event_log || state.streams.len() > MAX_KEPT_STREAMS)
+        {
+            let is_done =
+                state.streams.get(index).is_some_and(|stream| stream.is_complete() && !stream.is_connected());
+            if is_done && let Some(done) = state.streams.remove(index) {
+                kept -= done.kept();
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// A stream by its number, for resuming.
+    pub fn stream(&self, id: StreamId) -> Option<Arc<Stream>> {
+        if id == 0 {
+            return Some(Arc::clone(&self.get_stream));
+        }
+        self.state().streams.iter().find(|stream| stream.id == id).cloned()
+    }
+
+    /// Sends the `initialize` request of this session.
+    pub async fn initialize(self: &Arc<Self>, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
+        match self.behind.get() {
+            Some(Behind::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
+            Some(Behind::Shared(children)) => children.initialize(self, message, &id, stream).await,
+            None => {}
+        }
+    }
+
+    /// Sends a request; whatever becomes of it comes on `stream`.
+    pub async fn request(self: &Arc<Self>, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
+        self.touch();
+        let method = match &message.kind {
+            Kind::Request { method, .. } => method.as_ref(),
+            _ => "",
+        };
+        let params = match peek_call(message) {
+            Ok(params) => params,
+            Err(error) => return self.refuse(message, &id, stream, Code::InvalidRequest, &error.to_string()),
+        };
+        if self.in_flight.load(Ordering::Relaxed) >= self.limits.max_in_flight {
+            let why = "Too many requests of this session are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.";
+            return self.refuse(message, &id, stream, Code::Refused, why);
+        }
+        match self.behind.get() {
+            Some(Behind::Own(link)) => {
+                self.send_to(link, message, id, params.progress_token, false, stream).await;
+            }
+            Some(Behind::Shared(children)) => match children.link_for(self, method).await {
+                Ok(link) => self.send_to(&link, message, id, params.progress_token, false, stream).await,
+                Err(refusal) => self.refuse(message, &id, stream, refusal.code, &refusal.message),
+            },
+            None => {}
+        }
+    }
+
+    async fn send_to(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        message: &Message<'_>,
+        id: Span,
+        token: Option<Span>,
+        is_initialize: bool,
+        stream: &Arc<Stream>,
+    ) {
+        let timeout = if is_initialize { self.limits.start_timeout } else { self.limits.request_timeout };
+        link.request(self, stream, Outgoing { message, id, token, is_initialize, timeout }).await;
+    }
+
+    /// Answers a request with an error instead of sending it.
+    pub fn refuse(&self, message: &Message<'_>, id: &Span, stream: &Stream, code: Code, why: &str) {
+        self.metrics.requests_failed_total.add();
+        stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
+    }
+
+    /// Takes a notification.
+    pub async fn notify(&self, message: &Message<'_>, method: &str) {
+        self.touch();
+        if method == "notifications/cancelled" {
+            return self.cancel(message).await;
+        }
+        if let Some(Behind::Own(link)) = self.behind.get() {
+            link.pass(message, &mut []).await;
+        }
+        // A shared child was greeted by us, and has no client whose state it could follow.
+    }
+
+    /// Cancels the request that has this id in this session, under the id that the child knows.
+    async fn cancel(&self, message: &Message<'_>) {
+        let Ok(Some(span)) = peek_cancelled(message) else {
+            return;
+        };
+        let id = message.at(&span).as_bytes();
+        let link = match self.behind.get() {
+            Some(Behind::Own(link)) => Some(Arc::clone(link)),
+            Some(Behind::Shared(children)) => children.current(self),
+            None => None,
+        };
+        let Some(link) = link else { return };
+        let Some(number) = link.find(self, id) else {
+            tracing::debug!("a cancellation names no request, or more than one, and was ignored");
+            return;
+        };
+        if matches!(self.behind.get(), Some(Behind::Own(_))) {
+            link.pass(message, &mut [Patch { span, with: number.to_string().as_bytes() }]).await;
+        } else {
+            link.say(&cancelled(number, "cancelled by the client"));
+        }
+        // The child does not answer what is cancelled, so the waiting POST is.
+        if let Some(pending) = link.take(number) {
+            pending.fail(Code::Cancelled, "The request was cancelled.");
+        }
+    }
+
+    /// Takes the client's answer to a request of the child. One that was not asked for goes nowhere.
+    pub async fn reply(&self, message: &Message<'_>, id: &str) {
+        self.touch();
+        if self.answered(id).is_some()
+            && let Some(Behind::Own(link)) = self.behind.get()
+        {
+            link.pass(message, &mut []).await;
+        }
+    }
+
+    /// Notes a request of the child that the client shall answer. False: too many already.
+    pub(super) fn expect_answer(&self, id: &str, stream: &Arc<Stream>) -> bool {
+        let mut state = self.state();
+        let has_room = state.expected.len() < MAX_EXPECTED;
+        if has_room {
+            state.expected.insert(id.to_owned(), Arc::clone(stream));
+        }
+        has_room
+    }
+
+    /// Takes note of an answer, and tells where the question went.
+    pub(super) fn answered(&self, id: &str) -> Option<Arc<Stream>> {
+        self.state().expected.remove(id)
+    }
+
+    /// Whether the child waits for this client, which is no reason to say that the child is late.
+    pub(super) fn waits_for_client(&self) -> bool {
+        !self.state().expected.is_empty()
+    }
+
+    /// `initialize` was answered; without a version it was refused or made no sense.
+    pub(super) fn initialized(&self, version: Option<Version>) {
+        match version {
+            Some(version) => {
+                // A session is initialized once.
+                let _ = self.version.set(version);
+            }
+            None => self.end("initialize failed"),
+        }
+    }
+
+    pub(super) fn set_slot(&self, version: Version) {
+        // A session is initialized once.
+        let _ = self.slot.set(version);
+    }
+
+    pub(super) fn slot(&self) -> Version {
+        self.slot.get().copied().unwrap_or(Version::LATEST)
+    }
+
+    pub(super) fn request_started(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn request_done(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Notes that the session was used.
+    pub fn touch(&self) {
+        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_used.store(age, Ordering::Relaxed);
+    }
+
+    /// How long nobody has used it; `None` while somebody does.
+    pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        if self.in_flight.load(Ordering::Relaxed) > 0 || self.get_stream.is_connected() {
+            return None;
+        }
+        let last = self.born + Duration::from_millis(self.last_used.load(Ordering::Relaxed));
+        Some(now.saturating_duration_since(last))
+    }
+
+    /// Fails what is late. A child that does not even answer `initialize` is given up.
+    pub(super) fn expire(&self, now: Instant) {
+        if let Some(Behind::Own(link)) = self.behind.get()
+            && link.expire(now)
+        {
+            self.end("the child did not answer initialize");
+        }
+    }
+
+    /// Ends the session: waiting requests fail, streams end, a child of its own is stopped.
+    pub fn end(&self, why: &str) {
+        if self.is_ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::debug!(why, "session ended");
+        match self.behind.get() {
+            Some(Behind::Own(link)) => {
+                link.child.stop();
+                link.fail_all(Some(self), "The session has ended.");
+            }
+            Some(Behind::Shared(children)) => children.forget(self),
+            None => {}
+        }
+        self.get_stream.close();
+        for stream in self.state().streams.drain(..) {
+            stream.close();
+        }
+    }
+
+    /// The link of a child of its own.
+    pub(super) fn own_link(&self) -> Option<&Arc<Link>> {
+        match self.behind.get() {
+            Some(Behind::Own(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,229 @@
+//! One child for all sessions, for servers that keep no state. We greet the child ourselves, once per revision, and each
+//! client gets the answer that the child gave us; what belongs to one client's state is refused.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::link::{Audience, FramingBox, Link, Outgoing};
+use super::routing;
+use super::session::{Refusal, Session, SessionLimits};
+use super::sessions::Settings;
+use super::stream::{First, Stream};
+use crate::child::{Launcher, Placeholders};
+use crate::metrics::Metrics;
+use crate::protocol::{
+    Code, Kind, Message, Span, Text, Version, error_message, parse_line, peek_requested_version,
+};
+
+/// Requests that change what the child does for its client from then on.
+const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// The children, one per revision that some client asked for.
+#[derive(Debug)]
+pub(super) struct SharedChildren {
+    settings: Settings,
+    launcher: Arc<Launcher>,
+    framing: Arc<FramingBox>,
+    metrics: Arc<Metrics>,
+    slots: [Slot; Version::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    ready: RwLock<Option<Ready>>,
+    /// Held while a child is started, so that one start serves all who wait.
+    starting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+struct Ready {
+    link: Arc<Link>,
+    /// The `result` of `initialize`, as JSON text.
+    result: Arc<str>,
+    /// The revision that the child chose.
+    version: Version,
+}
+
+impl SharedChildren {
+    pub(super) fn new(
+        settings: Settings,
+        launcher: Arc<Launcher>,
+        framing: Arc<FramingBox>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { settings, launcher, framing, metrics, slots: Default::default() }
+    }
+
+    /// Answers a client's `initialize` with what the child said to ours.
+    pub(super) async fn initialize(
+        &self,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        id: &Span,
+        stream: &Stream,
+    ) {
+        let wanted = match peek_requested_version(message) {
+            Ok(name) => name.and_then(|name| Version::parse(&name)).unwrap_or(Version::LATEST),
+            Err(error) => {
+                session.refuse(message, id, stream, Code::InvalidRequest, &error.to_string());
+                return session.initialized(None);
+            }
+        };
+        match self.ready(wanted).await {
+            Ok(ready) => {
+                session.set_slot(wanted);
+                session.initialized(Some(ready.version));
+                let text =
+                    format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#, message.at(id), ready.result);
+                stream.push(Bytes::from(text).into(), true);
+            }
+            Err(refusal) => {
+                session.refuse(message, id, stream, refusal.code, &refusal.message);
+                session.initialized(None);
+            }
+        }
+    }
+
+    /// The child for a request of this session.
+    pub(super) async fn link_for(&self, session: &Session, method: &str) -> Result<Arc<Link>, Refusal> {
+        if STATEFUL.contains(&method) {
+            let message = format!("This server is shared between clients, so {method} is not available.");
+            return Err(Refusal { code: Code::MethodNotFound, message });
+        }
+        Ok(self.ready(session.slot()).await?.link)
+    }
+
+    /// The child of this session, if it runs.
+    pub(super) fn current(&self, session: &Session) -> Option<Arc<Link>> {
+        self.slot(session.slot())?.current().map(|ready| ready.link)
+    }
+
+    /// The session has ended.
+    pub(super) fn forget(&self, session: &Session) {
+        if let Some(link) = self.current(session) {
+            link.fail_all(Some(session), "The session has ended.");
+        }
+    }
+
+    /// Fails what is late.
+    pub(super) fn expire(&self, now: Instant) {
+        for ready in self.slots.iter().filter_map(Slot::current) {
+            ready.link.expire(now);
+        }
+    }
+
+    /// Stops every child.
+    pub(super) async fn stop(&self) {
+        let all: Vec<Ready> = self.slots.iter().filter_map(Slot::current).collect();
+        for ready in &all {
+            ready.link.child.stop();
+        }
+        for ready in all {
+            ready.link.child.exited().await;
+        }
+    }
+
+    fn slot(&self, version: Version) -> Option<&Slot> {
+        let index = Version::ALL.iter().position(|known| *known == version)?;
+        self.slots.get(index)
+    }
+
+    async fn ready(&self, version: Version) -> Result<Ready, Refusal> {
+        let slot = self.slot(version).ok_or_else(|| failure("This revision is not served.".to_owned()))?;
+        if let Some(ready) = slot.current() {
+            return Ok(ready);
+        }
+        let _one_at_a_time = slot.starting.lock().await;
+        if let Some(ready) = slot.current() {
+            return Ok(ready);
+        }
+        let ready = self.start(version).await?;
+        *slot.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(ready.clone());
+        Ok(ready)
+    }
+
+    /// Starts a child and greets it.
+    async fn start(&self, version: Version) -> Result<Ready, Refusal> {
+        let taken = self.launcher.take(&Placeholders::default());
+        let (child, outbox, stdout) = taken.map_err(|error| failure(error.to_string()))?;
+        let link = Link::new(
+            child,
+            outbox,
+            Arc::clone(&self.framing),
+            Audience::Nobody,
+            Arc::clone(&self.launcher),
+            Arc::clone(&self.metrics),
+        );
+        let link = Arc::new(link);
+        let decoder = self.framing.0.decoder(self.settings.max_line);
+        tokio::spawn(routing::read(Arc::clone(&link), stdout, decoder));
+        let answer = self.greet(&link, version).await;
+        if answer.is_err() {
+            link.child.stop();
+        }
+        let (result, version) = answer?;
+        link.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        Ok(Ready { link, result, version })
+    }
+
+    async fn greet(&self, link: &Arc<Link>, version: Version) -> Result<(Arc<str>, Version), Refusal> {
+        let limits = SessionLimits {
+            max_in_flight: 1,
+            event_log: self.settings.event_log,
+            request_timeout: self.settings.request_timeout,
+            start_timeout: self.settings.start_timeout,
+        };
+        let greeter =
+            Arc::new(Session::new(String::new(), String::new(), false, limits, Arc::clone(&self.metrics)));
+        // No capabilities: a shared child must not ask anything back.
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
+            version.as_str(),
+            env!("CARGO_PKG_VERSION")
+        );
+        let message = parse_line(text.as_bytes()).map_err(|error| failure(error.to_string()))?;
+        let Kind::Request { id, .. } = message.kind.clone() else {
+            return Err(failure("no request".to_owned()));
+        };
+        let stream = Stream::for_post(1, 1, self.settings.event_log);
+        let timeout = self.settings.start_timeout;
+        link.request(
+            &greeter,
+            &stream,
+            Outgoing { message: &message, id, token: None, is_initialize: true, timeout },
+        )
+        .await;
+        let wait = async {
+            loop {
+                match stream.first() {
+                    First::Answers(answers) => return answers,
+                    First::Wait | First::Events => stream.changed().await,
+                }
+            }
+        };
+        let Ok(answers) = tokio::time::timeout(timeout, wait).await else {
+            link.fail_all(None, "The MCP server did not answer initialize in time.");
+            return Err(failure("The MCP server did not answer initialize in time.".to_owned()));
+        };
+        let answer = answers.into_iter().next().map(Text::into_bytes);
+        let answer = answer.unwrap_or_else(|| error_message(None, Code::InternalError, "no answer"));
+        let parsed = parse_line(&answer).map_err(|error| failure(error.to_string()))?;
+        match (&parsed.result, greeter.version()) {
+            (Some(result), Some(version)) => Ok((Arc::from(parsed.at(result)), version)),
+            _ => Err(failure("The MCP server refused initialize, or ended before it answered.".to_owned())),
+        }
+    }
+}
+
+impl Slot {
+    fn current(&self) -> Option<Ready> {
+        let ready = self.ready.read().unwrap_or_else(PoisonError::into_inner);
+        ready.as_ref().filter(|ready| !ready.link.is_dead()).cloned()
+    }
+}
+
+fn failure(message: String) -> Refusal {
+    Refusal { code: Code::InternalError, message }
+}

@@ -1,0 +1,84 @@
+//! For the operator, on a listener of its own: is it alive, can it serve, what does it do.
+
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, web};
+
+use crate::metrics::Metrics;
+
+/// Tells whether a new session could be served now.
+pub type Ready = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
+/// Adds the operator's endpoints to a server. None of them starts a child.
+pub fn routes(metrics: Arc<Metrics>, ready: Ready) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |service| {
+        service.app_data(web::Data::from(metrics)).app_data(web::Data::new(ready));
+        service.route("/health", web::get().to(health));
+        service.route("/ready", web::get().to(is_ready));
+        service.route("/metrics", web::get().to(print_metrics));
+    }
+}
+
+async fn health() -> HttpResponse {
+    HttpResponse::Ok().body("alive\n")
+}
+
+async fn is_ready(ready: web::Data<Ready>) -> HttpResponse {
+    if ready().await {
+        HttpResponse::Ok().body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable().body("not ready\n")
+    }
+}
+
+async fn print_metrics(metrics: web::Data<Metrics>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(print(&metrics))
+}
+
+/// The Prometheus text format.
+fn print(metrics: &Metrics) -> String {
+    let mut out = String::new();
+    for (name, kind, help, value) in metrics.all() {
+        let help = help.trim();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            out,
+            "# HELP stdio_wrapper_{name} {help}\n# TYPE stdio_wrapper_{name} {kind}\nstdio_wrapper_{name} {value}\n"
+        );
+    }
+    if let Some(bytes) = resident_bytes() {
+        let _ = write!(
+            out,
+            "# HELP process_resident_memory_bytes Resident memory of the wrapper, without its children.\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {bytes}\n"
+        );
+    }
+    if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+        let count = entries.count();
+        let _ = write!(
+            out,
+            "# HELP process_open_fds Open file descriptors.\n# TYPE process_open_fds gauge\nprocess_open_fds {count}\n"
+        );
+    }
+    out
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_printed_with_kind_and_help() {
+        let metrics = Metrics::default();
+        metrics.sessions.add();
+        let text = print(&metrics);
+        assert!(text.contains("# HELP stdio_wrapper_sessions Sessions now.\n# TYPE stdio_wrapper_sessions gauge\nstdio_wrapper_sessions 1\n"), "{text}");
+    }
+}

@@ -1,0 +1,298 @@
+//! The JSON-RPC envelope: which kind of message, where its id and params stand in the text.
+//!
+//! Keys are compared after unescaping. A doubled key, or one that only differs in case, is refused: the reader behind us
+//! may pick the other one, and then what we checked is not what it runs (attack 106, CVE-2026-27896).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Where a value stands in the text it was parsed from, in bytes.
+pub type Span = Range<usize>;
+
+/// Longest id or progress token that is taken, in bytes of JSON text.
+const MAX_ID: usize = 1024;
+
+/// Why a text is not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Not JSON at all.
+    #[error("The message is not valid JSON: {0}.")]
+    Json(String),
+    /// JSON, but not a JSON-RPC message.
+    #[error("The message is not a JSON-RPC 2.0 message: {0}.")]
+    Envelope(String),
+}
+
+/// What a message is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// Wants an answer.
+    Request {
+        /// The method, unescaped.
+        method: Cow<'a, str>,
+        /// Where the id stands.
+        id: Span,
+    },
+    /// Wants none.
+    Notification {
+        /// The method, unescaped.
+        method: Cow<'a, str>,
+    },
+    /// Answers a request; `is_error` tells which of the two members it has.
+    Response {
+        /// Where the id stands; an error that cannot name its request has `null` or none.
+        id: Option<Span>,
+        /// Whether it has an `error` member.
+        is_error: bool,
+    },
+}
+
+/// One message, as places in its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The text of the whole message.
+    pub text: &'a str,
+    /// What it is.
+    pub kind: Kind<'a>,
+    /// Where `params` stands (requests, notifications).
+    pub params: Option<Span>,
+    /// Where `result` stands (responses).
+    pub result: Option<Span>,
+}
+
+impl<'a> Message<'a> {
+    /// The text at a place of this message.
+    pub fn at(&self, span: &Span) -> &'a str {
+        self.text.get(span.clone()).unwrap_or_default()
+    }
+
+    /// The text of `params`, if there is one.
+    pub fn params_text(&self) -> Option<&'a str> {
+        self.params.as_ref().map(|span| self.at(span))
+    }
+}
+
+/// A POST body: one message or, in 2025-03-26, several.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// One message.
+    Single(Message<'a>),
+    /// A batch; each item parsed on its own, so that a bad one spoils only itself.
+    Batch(Vec<Result<Message<'a>, Malformed>>),
+}
+
+/// Parses a POST body. `max_batch` bounds the items of a batch (attack 109).
+pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> {
+    let text = utf8(text)?;
+    if !text.trim_start().starts_with('[') {
+        return parse(text).map(Body::Single);
+    }
+    let items: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| Malformed::Json(error.to_string()))?;
+    if items.is_empty() {
+        return Err(Malformed::Envelope("a batch must not be empty".to_owned()));
+    }
+    if items.len() > max_batch {
+        return Err(Malformed::Envelope(format!("a batch may have at most {max_batch} messages")));
+    }
+    Ok(Body::Batch(items.into_iter().map(|item| parse(item.get())).collect()))
+}
+
+/// Parses one line of a child's output.
+pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
+    parse(utf8(line)?)
+}
+
+fn utf8(text: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(text).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))
+}
+
+fn parse(text: &str) -> Result<Message<'_>, Malformed> {
+    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => Malformed::Envelope(short(&error)),
+        _ => Malformed::Json(short(&error)),
+    })?;
+    raw.into_message(text).map_err(|why| Malformed::Envelope(why.to_owned()))
+}
+
+/// The parser's own words without its "at line 1 column 7", which counts differently for batches.
+fn short(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(head, _)| head.to_owned())
+}
+
+#[derive(Default)]
+struct RawEnvelope<'a> {
+    jsonrpc: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    method: Option<&'a RawValue>,
+    params: Option<&'a RawValue>,
+    result: Option<&'a RawValue>,
+    error: Option<&'a RawValue>,
+}
+
+impl<'a> RawEnvelope<'a> {
+    fn into_message(self, text: &'a str) -> Result<Message<'a>, &'static str> {
+        if self.jsonrpc.is_none_or(|raw| raw.get() != r#""2.0""#) {
+            return Err("`jsonrpc` must be \"2.0\"");
+        }
+        let span = |raw: &RawValue| span_in(text, raw.get());
+        let kind = match (self.method, self.id) {
+            (Some(_), _) if self.result.is_some() || self.error.is_some() => {
+                return Err("a message has either `method` or `result`/`error`, not both");
+            }
+            (Some(method), Some(id)) => {
+                Kind::Request { method: method_name(method)?, id: span(valid_id(id)?) }
+            }
+            (Some(method), None) => Kind::Notification { method: method_name(method)? },
+            (None, id) => {
+                if self.result.is_some() == self.error.is_some() {
+                    return Err("a message needs `method`, or exactly one of `result` and `error`");
+                }
+                let id = match id {
+                    Some(id) if id.get() == "null" && self.error.is_some() => None,
+                    Some(id) => Some(span(valid_id(id)?)),
+                    None if self.error.is_some() => None,
+                    None => return Err("a result needs an `id`"),
+                };
+                Kind::Response { id, is_error: self.error.is_some() }
+            }
+        };
+        if let Some(params) = self.params
+            && !params.get().starts_with(['{', '['])
+        {
+            return Err("`params` must be an object");
+        }
+        Ok(Message { text, kind, params: self.params.map(span), result: self.result.map(span) })
+    }
+}
+
+/// Both point into the same text, so the difference of their addresses is the place.
+fn span_in(text: &str, part: &str) -> Span {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
+}
+
+fn method_name(raw: &RawValue) -> Result<Cow<'_, str>, &'static str> {
+    let text = raw.get();
+    if let Some(plain) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
+        && !plain.contains('\\')
+    {
+        return Ok(Cow::Borrowed(plain));
+    }
+    let name: String = serde_json::from_str(text).map_err(|_| "`method` must be a string")?;
+    // A reader that ends strings at NUL would run another method than the one we looked at.
+    if name.contains('\0') {
+        return Err("`method` must not contain NUL");
+    }
+    Ok(Cow::Owned(name))
+}
+
+/// MCP allows strings and integers; a number with a fraction is passed on as it is, like any other token.
+fn valid_id(raw: &RawValue) -> Result<&RawValue, &'static str> {
+    match raw.get().as_bytes() {
+        text if text.len() > MAX_ID => Err("`id` is too long"),
+        [b'"' | b'-' | b'0'..=b'9', ..] => Ok(raw),
+        _ => Err("`id` must be a string or a number"),
+    }
+}
+
+/// The envelope keys, and what is neither one of them nor close to one.
+enum Key {
+    JsonRpc,
+    Id,
+    Method,
+    Params,
+    Result,
+    Error,
+    Other,
+}
+
+impl Key {
+    fn of(name: &str) -> Result<Self, &'static str> {
+        Ok(match name {
+            "jsonrpc" => Self::JsonRpc,
+            "id" => Self::Id,
+            "method" => Self::Method,
+            "params" => Self::Params,
+            "result" => Self::Result,
+            "error" => Self::Error,
+            other => {
+                if let Some(known) = ["jsonrpc", "id", "method", "params", "result", "error"]
+                    .into_iter()
+                    .find(|known| folds_to(other, known))
+                {
+                    return Err(known);
+                }
+                Self::Other
+            }
+        })
+    }
+}
+
+/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the Kelvin sign.
+pub(super) fn folds_to(name: &str, known: &str) -> bool {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    name.len() >= known.len()
+        && name.len() <= known.len() * 3
+        && name.chars().map(fold).eq(known.chars().map(fold))
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
+                Key::of(name).map_err(|known| {
+                    E::custom(format!("a key differs from `{known}` only in its letters' case"))
+                })
+            }
+        }
+        deserializer.deserialize_identifier(KeyVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawEnvelope<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EnvelopeVisitor;
+        impl<'de> Visitor<'de> for EnvelopeVisitor {
+            type Value = RawEnvelope<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut out = RawEnvelope::default();
+                while let Some(key) = map.next_key::<Key>()? {
+                    let value: &'de RawValue = map.next_value()?;
+                    let slot = match key {
+                        Key::JsonRpc => &mut out.jsonrpc,
+                        Key::Id => &mut out.id,
+                        Key::Method => &mut out.method,
+                        Key::Params => &mut out.params,
+                        Key::Result => &mut out.result,
+                        Key::Error => &mut out.error,
+                        Key::Other => continue,
+                    };
+                    if slot.replace(value).is_some() {
+                        return Err(M::Error::custom("a key of the envelope stands there twice"));
+                    }
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}

@@ -1,0 +1,54 @@
+//! JSON-RPC error messages that we make ourselves.
+
+use bytes::Bytes;
+
+/// Error codes of JSON-RPC 2.0 §5.1 and the ones MCP implementations share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The body is not JSON.
+    ParseError,
+    /// JSON, but not a message that may stand here.
+    InvalidRequest,
+    /// The method is not available here.
+    MethodNotFound,
+    /// Parameters that cannot be taken.
+    InvalidParams,
+    /// The server behind us failed.
+    InternalError,
+    /// Refused by the wrapper: limits, missing session, missing permission.
+    Refused,
+    /// No such session; the code that SDK servers answer with status 404.
+    SessionNotFound,
+    /// The caller cancelled the request.
+    Cancelled,
+}
+
+impl Code {
+    /// The number on the wire.
+    pub fn number(self) -> i32 {
+        match self {
+            Self::ParseError => -32700,
+            Self::InvalidRequest => -32600,
+            Self::MethodNotFound => -32601,
+            Self::InvalidParams => -32602,
+            Self::InternalError => -32603,
+            Self::Refused => -32000,
+            Self::SessionNotFound => -32001,
+            Self::Cancelled => -32800,
+        }
+    }
+}
+
+/// An error response. `id` is JSON text; without one the answer carries `null` (JSON-RPC 2.0 §5).
+pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
+    let text = serde_json::Value::from(message).to_string();
+    let mut out = Vec::with_capacity(text.len() + 80);
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id.unwrap_or(b"null"));
+    out.extend_from_slice(br#","error":{"code":"#);
+    out.extend_from_slice(code.number().to_string().as_bytes());
+    out.extend_from_slice(br#","message":"#);
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"}}");
+    out.into()
+}

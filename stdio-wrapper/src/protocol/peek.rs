@@ -1,0 +1,151 @@
+//! The few values inside params and results that the bridge itself needs. Doubled and case-variant keys are refused
+//! here as well, because a decision rests on them (attack 106).
+
+use std::borrow::Cow;
+
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::envelope::{Malformed, Message, Span, folds_to};
+use super::version::Version;
+
+/// What a request's params say about itself.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct CallParams<'a> {
+    /// `name` (tools/call, prompts/get), unescaped.
+    pub name: Option<Cow<'a, str>>,
+    /// Where `_meta.progressToken` stands in the message.
+    pub progress_token: Option<Span>,
+}
+
+/// `name` and the progress token of a request.
+pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed> {
+    let mut out = CallParams::default();
+    let Some(params) = object(message.params_text()) else {
+        return Ok(out);
+    };
+    let [meta, name] = members(params, ["_meta", "name"])?;
+    if let Some(name) = name {
+        out.name = string(name);
+    }
+    if let Some(meta) = meta.and_then(|meta| object(Some(meta))) {
+        let [token] = members(meta, ["progressToken"])?;
+        out.progress_token = token.filter(|token| *token != "null").map(|token| span_in(message.text, token));
+    }
+    Ok(out)
+}
+
+/// Where the `requestId` of a `notifications/cancelled` stands.
+pub fn peek_cancelled(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
+    let Some(params) = object(message.params_text()) else {
+        return Ok(None);
+    };
+    let [id] = members(params, ["requestId"])?;
+    Ok(id.map(|id| span_in(message.text, id)))
+}
+
+/// Where the `progressToken` of a `notifications/progress` stands.
+pub fn peek_progress(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
+    let Some(params) = object(message.params_text()) else {
+        return Ok(None);
+    };
+    let [token] = members(params, ["progressToken"])?;
+    Ok(token.map(|token| span_in(message.text, token)))
+}
+
+/// The revision that an `initialize` request asks for, as it stands there.
+pub fn peek_requested_version<'a>(message: &Message<'a>) -> Result<Option<Cow<'a, str>>, Malformed> {
+    let Some(params) = object(message.params_text()) else {
+        return Ok(None);
+    };
+    let [version] = members(params, ["protocolVersion"])?;
+    Ok(version.and_then(string))
+}
+
+/// The revision that the server chose: the value's place and the revision, if we know it.
+pub fn peek_initialize_result(message: &Message<'_>) -> Option<(Span, Option<Version>)> {
+    let result = object(message.result.as_ref().map(|span| message.at(span)))?;
+    let [version] = members(result, ["protocolVersion"]).ok()?;
+    let version = version?;
+    Some((span_in(message.text, version), string(version).and_then(|name| Version::parse(&name))))
+}
+
+fn object(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| text.starts_with('{'))
+}
+
+fn string(text: &str) -> Option<Cow<'_, str>> {
+    match text.strip_prefix('"')?.strip_suffix('"')? {
+        plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
+        _ => serde_json::from_str::<String>(text).ok().map(Cow::Owned),
+    }
+}
+
+fn span_in(text: &str, part: &str) -> Span {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
+}
+
+/// The values of some members of an object.
+fn members<'a, const N: usize>(
+    text: &'a str,
+    names: [&'static str; N],
+) -> Result<[Option<&'a str>; N], Malformed> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_map(Members(names)).map_err(|error| {
+        let text = error.to_string();
+        Malformed::Envelope(text.split(" at line ").next().unwrap_or_default().to_owned())
+    })
+}
+
+struct Members<const N: usize>([&'static str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Members<N> {
+    type Value = [Option<&'de str>; N];
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut out = [None; N];
+        while let Some(found) = map.next_key_seed(WhichKey(&self.0))? {
+            let Some(slot) = found.and_then(|index| out.get_mut(index)) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if slot.replace(map.next_value::<&'de RawValue>()?.get()).is_some() {
+                return Err(M::Error::custom("a key of `params` stands there twice"));
+            }
+        }
+        Ok(out)
+    }
+}
+
+struct WhichKey<'n>(&'n [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for WhichKey<'_> {
+    type Value = Option<usize>;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for WhichKey<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+        if let Some(index) = self.0.iter().position(|name| *name == key) {
+            return Ok(Some(index));
+        }
+        match self.0.iter().find(|name| folds_to(key, name)) {
+            Some(name) => Err(E::custom(format!("a key differs from `{name}` only in its letters' case"))),
+            None => Ok(None),
+        }
+    }
+}

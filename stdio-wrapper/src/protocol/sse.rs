@@ -1,0 +1,61 @@
+//! Server-sent events: encoding, and event ids that name their stream.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::text::Text;
+
+/// A stream within a session: 0 is the GET stream, the others are POSTs in order of arrival.
+pub type StreamId = u64;
+
+/// An event id. It is unique in its session and names its stream (2025-11-25, "Resumability and Redelivery").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventId {
+    /// The stream that the event stands on.
+    pub stream: StreamId,
+    /// Its number there; 0 is the priming event.
+    pub sequence: u64,
+}
+
+impl EventId {
+    /// Reads what a client sends as `Last-Event-ID`. Only the exact form that we write is taken.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (stream, sequence) = text.split_once('-')?;
+        let id = Self { stream: stream.parse().ok()?, sequence: sequence.parse().ok()? };
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stream, self.sequence)
+    }
+}
+
+/// One message as an event. `data` has no line break (the framing and [`super::rewrite`] see to that).
+pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
+    let mut out = BytesMut::with_capacity(data.len() + 64);
+    out.put_slice(b"event: ");
+    out.put_slice(name.as_bytes());
+    if let Some(id) = id {
+        out.put_slice(b"\nid: ");
+        out.put_slice(id.to_string().as_bytes());
+    }
+    out.put_slice(b"\ndata: ");
+    for piece in data.pieces() {
+        out.put_slice(piece);
+    }
+    out.put_slice(b"\n\n");
+    out.freeze()
+}
+
+/// The first event of a stream: an id and empty data, so that a client can resume before the first message.
+pub fn encode_priming(id: EventId, retry_ms: u128) -> Bytes {
+    format!("id: {id}\nretry: {retry_ms}\ndata: \n\n").into()
+}
+
+/// Tells a client how long to wait before it connects again.
+pub fn encode_retry(retry_ms: u128) -> Bytes {
+    format!("retry: {retry_ms}\n\n").into()
+}

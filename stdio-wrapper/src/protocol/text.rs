@@ -1,0 +1,87 @@
+//! The text of a message, in one piece or, when it is large, in three that share the child's buffer: replacing the id of
+//! a large answer must not copy it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::envelope::Span;
+use super::rewrite::{Patch, rewrite};
+
+/// Smaller messages are copied: that is cheaper than sharing, and lets go of the buffer they came in.
+const SHARED_FROM: usize = 32 << 10;
+
+/// A message as it goes to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// In one piece.
+    Whole(Bytes),
+    /// Around a replaced value.
+    Spliced([Bytes; 3]),
+}
+
+impl Text {
+    /// `frame` with one value replaced.
+    pub fn splice(frame: &Bytes, span: &Span, with: &[u8]) -> Self {
+        let (start, end) = (span.start.min(frame.len()), span.end.min(frame.len()));
+        // A carriage return would end a line of an event stream, so such a message is written anew.
+        if frame.len() < SHARED_FROM || memchr::memchr2(b'\r', b'\n', frame).is_some() {
+            return Self::Whole(rewrite(frame, &mut [Patch { span: start..end, with }]));
+        }
+        Self::Spliced([frame.slice(..start), Bytes::copy_from_slice(with), frame.slice(end..)])
+    }
+
+    /// Bytes in all.
+    pub fn len(&self) -> usize {
+        self.pieces().iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pieces, in order.
+    pub fn pieces(&self) -> &[Bytes] {
+        match self {
+            Self::Whole(text) => std::slice::from_ref(text),
+            Self::Spliced(pieces) => pieces,
+        }
+    }
+
+    /// In one piece.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Whole(text) => text,
+            Self::Spliced(pieces) => {
+                let mut out = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+                for piece in &pieces {
+                    out.put_slice(piece);
+                }
+                out.freeze()
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Text {
+    fn from(text: Bytes) -> Self {
+        Self::Whole(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_message_is_shared_and_reads_the_same_as_a_copied_one() {
+        for size in [10, SHARED_FROM] {
+            let text = format!(r#"{{"result":"{}","id":12}}"#, "x".repeat(size));
+            let frame = Bytes::from(text.clone());
+            let start = text.len() - 3;
+            let spliced = Text::splice(&frame, &(start..start + 2), b"\"mine\"");
+            assert_eq!(spliced.len(), text.len() + 4);
+            assert_eq!(matches!(spliced, Text::Spliced(_)), size == SHARED_FROM);
+            assert!(spliced.into_bytes().ends_with(b",\"id\":\"mine\"}"));
+        }
+    }
+}

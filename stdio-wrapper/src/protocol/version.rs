@@ -1,0 +1,47 @@
+//! Protocol revisions with the `initialize` handshake.
+
+/// A revision of MCP, oldest first, so that `>=` reads as "this revision or a later one".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// 2024-11-05: HTTP with two endpoints (deprecated).
+    V2024_11_05,
+    /// 2025-03-26: Streamable HTTP, the only revision with batches.
+    V2025_03_26,
+    /// 2025-06-18: the `MCP-Protocol-Version` header, no batches.
+    V2025_06_18,
+    /// 2025-11-25: priming events.
+    V2025_11_25,
+}
+
+impl Version {
+    /// Every revision that this program serves.
+    pub const ALL: [Self; 4] = [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25];
+
+    /// The newest revision with a handshake.
+    pub const LATEST: Self = Self::V2025_11_25;
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V2024_11_05 => "2024-11-05",
+            Self::V2025_03_26 => "2025-03-26",
+            Self::V2025_06_18 => "2025-06-18",
+            Self::V2025_11_25 => "2025-11-25",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.as_str() == text)
+    }
+
+    /// Batches exist in one revision only (2025-03-26, "Batching").
+    pub fn has_batches(self) -> bool {
+        self == Self::V2025_03_26
+    }
+
+    /// Older clients take an event with empty data for a broken message (2025-11-25, "Sending Messages to the Server").
+    pub fn has_priming(self) -> bool {
+        self >= Self::V2025_11_25
+    }
+}

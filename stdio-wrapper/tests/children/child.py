@@ -1,0 +1,193 @@
+"""An MCP server for tests: well-behaved by default, and as bad as its arguments and tools ask for. Standard library only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+FLAGS = set(sys.argv[1:])
+OUT = sys.stdout.buffer
+LOCK = threading.Lock()
+WAITING = {}
+ANSWERS = {}
+
+
+def raw(data):
+    with LOCK:
+        OUT.write(data)
+        OUT.flush()
+
+
+def say(**message):
+    raw(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+
+def text(value):
+    return {"content": [{"type": "text", "text": value if isinstance(value, str) else json.dumps(value)}]}
+
+
+def orphan(seconds):
+    """A process that has left our group and session, and is nobody's child."""
+    code = (
+        "import os,sys,time\n"
+        "if os.fork(): os._exit(0)\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        "print(os.getpid(), flush=True); os.close(1)\n"
+        f"time.sleep({seconds})\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True)
+    return int(found.stdout)
+
+
+def ask(method, params):
+    number = f"ask-{len(WAITING)}-{os.getpid()}"
+    WAITING[number] = threading.Event()
+    say(id=number, method=method, params=params)
+    WAITING[number].wait(20)
+    return ANSWERS.get(number)
+
+
+HELD = []
+
+
+def call(message):
+    params, number = message["params"], message["id"]
+    name, given = params["name"], params.get("arguments", {})
+    token = params.get("_meta", {}).get("progressToken")
+    if name == "echo":
+        return text(given)
+    if name == "params":
+        return text(params)
+    if name == "sleep":
+        time.sleep(given["seconds"])
+        return text("slept")
+    if name == "hold":
+        # Answers come when enough calls wait, last one first.
+        with LOCK:
+            HELD.append((number, given["value"]))
+            ready = HELD[:] if len(HELD) >= given["count"] else []
+            if ready:
+                HELD.clear()
+        for one, value in reversed(ready):
+            say(id=one, result=text(value))
+        return None
+    if name == "crash":
+        os._exit(3)
+    if name == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "junk":
+        raw(b"Listening on port 3000\n{\"not\": \"rpc\"}\n[1,2]\nnull\n\n\x1b[32mok\x1b[0m\n{\"jsonrpc\":\"2.0\",\n")
+        return text("after junk")
+    if name == "half":
+        raw(b'{"jsonrpc":"2.0","id":' + str(number).encode() + b',"result":{"half":')
+        os._exit(0)
+    if name == "utf8":
+        raw(b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"\xff\xfe\xc3"}}\n')
+        return text("after invalid UTF-8")
+    if name == "stderr":
+        for _ in range(given["mib"]):
+            sys.stderr.write(("e" * 1023 + "\n") * 1024)
+        sys.stderr.write("x" * (1 << 20))
+        sys.stderr.flush()
+        return text("after stderr")
+    if name == "big":
+        return text("b" * given["bytes"])
+    if name == "orphan":
+        return text(str(orphan(given["seconds"])))
+    if name == "workers":
+        return text([subprocess.Popen(["sleep", "1000"]).pid for _ in range(given["count"])])
+    if name == "progress":
+        for step in range(given["steps"]):
+            say(method="notifications/progress", params={"progressToken": token, "progress": step})
+            time.sleep(given.get("pause", 0))
+        return text("done")
+    if name == "log":
+        for step in range(given["lines"]):
+            say(method="notifications/message", params={"level": "info", "data": f"line {step}" + "." * given.get("padding", 0)})
+            time.sleep(given.get("pause", 0))
+        return text("logged")
+    if name == "changed":
+        say(method="notifications/tools/list_changed")
+        return text("announced")
+    if name == "ask":
+        return text(ask(given["method"], given.get("params", {})))
+    if name == "self":
+        return text({"pid": os.getpid(), "argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd()})
+    if name == "close":
+        os.close(1)
+        time.sleep(60)
+    if name == "deaf":
+        # The reading thread is told to stop reading.
+        FLAGS.add("--deaf")
+        return text("deaf now")
+    if name == "odd":
+        # Fields that nobody has heard of, numbers that do not survive a float.
+        body = b'{"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "jsonrpc": "2.0", "id": %d, "result": {"x" : [1 , 2], "s": "\\u00e9\\ud83d\\ude00"} }\n'
+        raw(body % number)
+        return None
+    if name == "double":
+        raw(b'{"jsonrpc":"2.0","id":%d,"id":%d,"result":{}}\n' % (number + 1, number))
+        raw(b'{"jsonrpc":"2.0","ID":%d,"id":%d,"result":{}}\n' % (number + 1, number))
+        return text("answered once")
+    raise KeyError(name)
+
+
+def run(message):
+    try:
+        result = call(message)
+    except Exception as error:
+        return say(id=message["id"], error={"code": -32000, "message": repr(error)})
+    if result is not None:
+        say(id=message["id"], result=result)
+
+
+def initialize(message):
+    if "--never-answers" in FLAGS:
+        return
+    if "--refuses" in FLAGS:
+        return say(id=message["id"], error={"code": -32602, "message": "refused on purpose"})
+    wanted = message["params"]["protocolVersion"]
+    version = wanted if wanted in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25") else "2025-11-25"
+    result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "test child", "version": str(os.getpid())}}
+    say(id=message["id"], result=result)
+
+
+def main():
+    if "--dies" in FLAGS:
+        sys.exit(7)
+    if "--ignores-sigterm" in FLAGS:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    is_first = True
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        method = message.get("method")
+        if is_first and method != "initialize" and "--picky" in FLAGS:
+            sys.exit(1)
+        is_first = False
+        if method is None:
+            ANSWERS[message["id"]] = message.get("result", message.get("error"))
+            if message["id"] in WAITING:
+                WAITING[message["id"]].set()
+        elif "id" not in message:
+            sys.stderr.write(f"notified {line.decode().strip()}\n")
+            sys.stderr.flush()
+        elif method == "initialize":
+            initialize(message)
+        elif method == "tools/call":
+            threading.Thread(target=run, args=(message,), daemon=True).start()
+            time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
+        elif method == "ping":
+            say(id=message["id"], result={})
+        else:
+            say(id=message["id"], error={"code": -32601, "message": f"Unknown method {method}"})
+        while "--deaf" in FLAGS:
+            time.sleep(1)
+    if "--ignores-sigterm" in FLAGS or "--ignores-eof" in FLAGS:
+        time.sleep(1000)
+
+
+main()

@@ -1,0 +1,249 @@
+//! Attacks 103 to 111 of the threat list, by number. What children do (107) stands in `children`.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::wrapper::{Client, Wrapper, answer_of, call};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a103_nothing_in_a_request_reaches_the_command_line() {
+    let wrapper = Wrapper::start(&[], &["--plain"]).await;
+    let mut client = wrapper.client().with_header("x-auth-subject", "--evil").with_header("command", "evil");
+    client.url.push_str("?command=evil&args=--evil");
+    let client = client.initialize("2025-11-25").await;
+    let process: Value =
+        serde_json::from_str(&client.text("self", json!({"argv": ["evil"], "command": "evil"})).await)
+            .unwrap();
+    assert_eq!(process["argv"].as_array().unwrap().len(), 2);
+    assert_eq!(process["argv"][1], "--plain");
+    assert!(!process["env"].to_string().contains("evil"));
+}
+
+async fn status_with(client: &Client, method: Method, headers: &[(&str, &str)]) -> u16 {
+    let mut client = client.clone();
+    for (name, value) in headers {
+        client.headers.push(((*name).to_owned(), (*value).to_owned()));
+    }
+    let request = client.request(method.clone()).header("accept", "application/json, text/event-stream");
+    let request = if method == Method::POST {
+        request.header("content-type", "application/json").body(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)
+    } else {
+        request
+    };
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a104_other_hosts_and_origins_are_turned_away_on_every_method() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for method in [Method::POST, Method::GET, Method::DELETE, Method::OPTIONS] {
+        for bad in [
+            vec![("host", "evil.example.com")],
+            vec![("host", "evil.example.com:8080")],
+            vec![("origin", "http://evil.example.com")],
+            vec![("origin", "null")],
+            vec![("origin", "http://localhost"), ("origin", "http://evil.example.com")],
+        ] {
+            assert_eq!(status_with(&client, method.clone(), &bad).await, 403, "{method} {bad:?}");
+        }
+    }
+    assert_eq!(status_with(&client, Method::POST, &[("origin", "http://localhost:6274")]).await, 200);
+    assert_eq!(status_with(&client, Method::POST, &[("host", "localhost:1")]).await, 200);
+    assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1, "the session is still there");
+}
+
+/// Each of `count` callers sends id 1; the child answers the last one first.
+async fn every_answer_its_own(client: &Client, count: usize) {
+    let calls = (0..count).map(|value| async move {
+        let body = call(1, "hold", json!({"count": count, "value": format!("value-{value}")}));
+        let answer = answer_of(client.post(body).await).await;
+        assert_eq!(answer["id"], 1);
+        assert_eq!(answer["result"]["content"][0]["text"], format!("value-{value}"), "{answer}");
+    });
+    join_all(calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_equal_ids_never_cross_16() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    every_answer_its_own(&wrapper.session().await, 16).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_equal_ids_never_cross_256() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for _ in 0..3 {
+        every_answer_its_own(&client, 256).await;
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_requests_in_flight").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_equal_ids_never_cross_between_sessions_of_a_shared_child() {
+    let wrapper = Wrapper::start(&["--shared"], &[]).await;
+    let clients = join_all((0..32).map(|_| wrapper.session())).await;
+    assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1);
+    join_all(clients.iter().enumerate().map(|(value, client)| async move {
+        let text = client.text("hold", json!({"count": 32, "value": format!("of {value}")})).await;
+        assert_eq!(text, format!("of {value}"));
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_equal_progress_tokens_never_cross() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    join_all((1..=8).map(|steps| {
+        let client = client.clone();
+        async move {
+            let params = json!({"name": "progress", "arguments": {"steps": steps, "pause": 0.01}, "_meta": {"progressToken": "same"}});
+            let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+            let events = crate::wrapper::Events::new(client.post(body).await).rest().await;
+            let progress: Vec<&Value> =
+                events.iter().map(|event| &event.data).filter(|data| data["method"] == "notifications/progress").collect();
+            assert_eq!(progress.len(), steps, "{events:?}");
+            assert!(progress.iter().all(|data| data["params"]["progressToken"] == "same"));
+        }
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a106_doubled_and_case_variant_keys_are_refused() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for body in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","ID":2}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","param\u0073":{},"params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","paramſ":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"pi\u0000ng"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+        r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#,
+    ] {
+        assert_eq!(client.post(body).await.status(), 400, "{body}");
+    }
+    for params in [
+        r#"{"name":"echo","name":"crash"}"#,
+        r#"{"name":"echo","Name":"crash"}"#,
+        r#"{"name":"echo","_meta":{},"_META":{}}"#,
+    ] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        let answer = answer_of(client.post(body).await).await;
+        assert_eq!(answer["error"]["code"], -32600, "{params}: {answer}");
+    }
+    assert_eq!(client.text("double", json!({})).await, "answered once");
+    assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a108_a_session_is_its_principals_alone() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let ana = wrapper.client().with_header("x-auth-subject", "ana").with_header("x-auth-client-id", "c1");
+    let ana = ana.initialize("2025-11-25").await;
+    let eve = ana.clone().with_header("x-auth-subject", "eve");
+    assert_eq!(eve.status_of_ping().await, 404);
+    assert_eq!(eve.get(None).await.status(), 404);
+    assert_eq!(eve.delete().await, 404);
+    let other_client = ana.clone().with_header("x-auth-client-id", "c2");
+    assert_eq!(other_client.status_of_ping().await, 404);
+    let mut nobody = ana.clone();
+    nobody.headers.clear();
+    assert_eq!(nobody.status_of_ping().await, 401);
+    assert_eq!(ana.status_of_ping().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a108_session_ids_are_long_and_never_the_same() {
+    let wrapper = Wrapper::start(&["--shared"], &[]).await;
+    let clients = join_all((0..50).map(|_| wrapper.session())).await;
+    let ids: HashSet<String> = clients.into_iter().map(|client| client.session.unwrap()).collect();
+    assert_eq!(ids.len(), 50);
+    assert!(ids.iter().all(|id| id.len() == 43 && id.bytes().all(|byte| byte.is_ascii_graphic())));
+    let mut guess = wrapper.client();
+    guess.session = Some("A".repeat(43));
+    assert_eq!(guess.status_of_ping().await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a109_bombs_are_refused_before_they_cost_anything() {
+    let wrapper = Wrapper::start(&["--max-body=1MiB", "--max-batch=10"], &[]).await;
+    let client = wrapper.client().initialize("2025-03-26").await;
+    assert_eq!(client.clone().with_header("content-encoding", "gzip").status_of_ping().await, 415);
+    assert_eq!(client.post(call(1, "echo", json!("x".repeat(1 << 20)))).await.status(), 413);
+    let deep = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"a":{}{}}}}}"#,
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
+    assert_eq!(client.post(deep).await.status(), 400);
+    let batch = format!("[{}]", [r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#; 11].join(","));
+    assert_eq!(client.post(batch).await.status(), 400);
+    assert_eq!(client.status_of_ping().await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a110_a_page_elsewhere_cannot_run_a_tool() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+    ] {
+        let request = client.request(Method::POST).header("accept", "application/json, text/event-stream");
+        let answer =
+            request.header("content-type", kind).body(call(1, "echo", json!({}))).send().await.unwrap();
+        assert_eq!(answer.status(), 415, "{kind}");
+    }
+    let preflight = [("origin", "https://evil.example"), ("access-control-request-method", "POST")];
+    assert_eq!(status_with(&client, Method::OPTIONS, &preflight).await, 403);
+    let answer = client
+        .clone()
+        .with_header("origin", "http://localhost:6274")
+        .request(Method::OPTIONS)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "http://localhost:6274");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a111_the_child_never_sees_token_cookie_or_setting() {
+    let env = [("EDGE_SECRET", "s3cret-edge"), ("ISSUER", "https://s3cret.example"), ("GIVEN", "on purpose")];
+    let command = ["python3", crate::wrapper::CHILD];
+    let wrapper =
+        Wrapper::run(&["--identity=headers", "--env=GIVEN", "--env=MODE=test"], &command, &env).await;
+    let client = wrapper
+        .client()
+        .with_header("authorization", "Bearer s3cret-token")
+        .with_header("cookie", "s=s3cret-cookie");
+    let client = client
+        .with_header("x-auth-assertion", "s3cret-assertion")
+        .with_header("x-auth-subject", "s3cret-subject");
+    let client = client.with_header("x-edge-secret", "s3cret-edge").initialize("2025-11-25").await;
+    let process = client.text("self", json!({})).await;
+    assert!(!process.contains("s3cret"), "{process}");
+    let process: Value = serde_json::from_str(&process).unwrap();
+    let mut names: Vec<&str> = process["env"].as_object().unwrap().keys().map(String::as_str).collect();
+    // The first four are passed always; the rest is what a Python of a version manager adds by itself.
+    let own = ["PATH", "HOME", "LANG", "TZ", "LC_CTYPE", "PWD", "SHLVL", "_"];
+    names.retain(|name| !own.contains(name) && !name.contains("PYENV"));
+    names.sort_unstable();
+    assert_eq!(names, ["GIVEN", "MODE", "STDIO_WRAPPER_CHILD"]);
+    assert!(!client.text("params", json!({})).await.contains("s3cret"));
+    // The test child logs every notification that it gets.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!wrapper.log().iter().any(|line| line.contains("s3cret")), "{:#?}", wrapper.log());
+}

@@ -1,0 +1,298 @@
+//! Attack 107: whatever a child does, its client gets a clear answer at once, nobody else notices, and nothing is left
+//! behind. Each test prints its row of the table in docs/stdio-wrapper.md.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::wrapper::{Client, Events, Wrapper, answer_of, call, gone, is_alive};
+
+fn row(what: &str, got: &str, since: Instant) {
+    println!("| {what} | {got} | {:.0?} |", since.elapsed());
+}
+
+fn error_of(answer: &Value) -> String {
+    answer["error"]["message"].as_str().unwrap_or_else(|| panic!("no error: {answer}")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_crash_is_told_to_everyone_who_waits_at_once() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let waiting: Vec<_> = (0..8)
+        .map(|id| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                answer_of(client.post(call(id, "sleep", json!({"seconds": 30}))).await).await
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let start = Instant::now();
+    let answer = client.call("crash", json!({})).await;
+    assert_eq!(error_of(&answer), "The MCP server ended before it answered (exit status: 3).");
+    assert_eq!(answer["error"]["code"], -32603);
+    for (id, answer) in join_all(waiting).await.into_iter().enumerate() {
+        let answer = answer.unwrap();
+        assert_eq!(answer["id"], id);
+        assert!(error_of(&answer).contains("ended before it answered"));
+    }
+    row("exits while 9 calls wait", "9 × JSON-RPC error -32603 with the exit status", start);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(client.status_of_ping().await, 404, "the session ended with its child");
+    assert_eq!(
+        wrapper.session().await.text("echo", json!({})).await,
+        "{}",
+        "a new session has a fresh child"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_killed_child_is_told_with_its_signal() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let start = Instant::now();
+    let answer = client.call("kill", json!({})).await;
+    assert!(error_of(&answer).contains("signal: 9"), "{answer}");
+    row("is killed", "JSON-RPC error -32603 with the signal", start);
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_half_a_line_and_a_closed_output_are_a_dead_child() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    for (tool, what) in
+        [("half", "writes half a line and exits"), ("close", "closes its output but lives on")]
+    {
+        let client = wrapper.session().await;
+        let start = Instant::now();
+        let answer = client.call(tool, json!({})).await;
+        assert!(error_of(&answer).contains("before it answered"), "{answer}");
+        row(what, "JSON-RPC error -32603", start);
+        assert!(start.elapsed() < Duration::from_secs(2));
+        gone(client.server_pid).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_junk_and_invalid_utf8_are_skipped_and_logged() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let start = Instant::now();
+    assert_eq!(client.text("junk", json!({})).await, "after junk");
+    row("writes lines that are no messages", "the answer; the lines are logged", start);
+    assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 6);
+    wrapper.logged("Listening on port 3000").await;
+    let start = Instant::now();
+    assert_eq!(client.text("utf8", json!({})).await, "after invalid UTF-8");
+    row("writes invalid UTF-8", "the answer; the line is logged", start);
+    assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_large_lines_pass_up_to_the_limit_and_fail_clearly_beyond() {
+    let wrapper = Wrapper::start(&["--max-line=16MiB"], &[]).await;
+    let client = wrapper.session().await;
+    for bytes in [64 << 10, 1 << 20, 15 << 20] {
+        let start = Instant::now();
+        assert_eq!(client.text("big", json!({"bytes": bytes})).await.len(), bytes);
+        row(&format!("answers with a line of {} KiB", bytes >> 10), "the answer", start);
+    }
+    let start = Instant::now();
+    let answer = client.call("big", json!({"bytes": 17 << 20})).await;
+    assert!(error_of(&answer).contains("over the limit"), "{answer}");
+    row("answers with a line of 17 MiB (limit 16 MiB)", "JSON-RPC error -32603 that names MAX_LINE", start);
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the session goes on");
+    let memory = wrapper.metric("process_resident_memory_bytes").await;
+    assert!(memory < 120 << 20, "{memory}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_flood_on_stderr_blocks_nothing_and_is_not_all_logged() {
+    let wrapper = Wrapper::start(&["--stderr-rate=50"], &[]).await;
+    let client = wrapper.session().await;
+    let start = Instant::now();
+    assert_eq!(client.text("stderr", json!({"mib": 20})).await, "after stderr");
+    row("writes 21 MiB to standard error", "the answer; 50 lines a second are logged", start);
+    assert!(wrapper.metric("stdio_wrapper_child_stderr_suppressed_total").await > 10_000);
+    assert!(wrapper.log().len() < 2000, "{}", wrapper.log().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_orphans_and_workers_end_with_the_session() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let orphan: i32 = client.text("orphan", json!({"seconds": 1000})).await.parse().unwrap();
+    let workers: Vec<i32> =
+        serde_json::from_str(&client.text("workers", json!({"count": 20})).await).unwrap();
+    let other = wrapper.session().await;
+    let spared: i32 = other.text("orphan", json!({"seconds": 1000})).await.parse().unwrap();
+    assert!(is_alive(orphan) && workers.iter().all(|pid| is_alive(*pid)));
+    let start = Instant::now();
+    assert_eq!(client.delete().await, 204);
+    for pid in workers.into_iter().chain([orphan, client.server_pid]) {
+        gone(pid).await;
+    }
+    row("leaves 20 workers and a detached process behind (DELETE)", "204; all of them are gone", start);
+    assert!(is_alive(spared), "another session's process is left alone");
+    other.call("crash", json!({})).await;
+    gone(spared).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_ignores_everything_is_killed() {
+    let wrapper = Wrapper::start(&["--stop-grace=300ms"], &["--ignores-sigterm"]).await;
+    let client = wrapper.session().await;
+    let start = Instant::now();
+    assert_eq!(client.delete().await, 204);
+    gone(client.server_pid).await;
+    row("ignores the end of its input and SIGTERM (grace 300 ms, DELETE)", "204; killed", start);
+    assert!(start.elapsed() < Duration::from_secs(3));
+    wrapper.metric_becomes("stdio_wrapper_children_killed_total", 1).await;
+    let wrapper = Wrapper::start(&["--stop-grace=300ms"], &["--ignores-eof"]).await;
+    let client = wrapper.session().await;
+    client.delete().await;
+    gone(client.server_pid).await;
+    assert_eq!(wrapper.metric("stdio_wrapper_children_killed_total").await, 0, "SIGTERM was enough");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_does_not_read_holds_up_its_own_callers_only() {
+    let wrapper = Wrapper::start(&["--request-timeout=1s", "--max-body=4MiB"], &[]).await;
+    let client = wrapper.session().await;
+    let other = wrapper.session().await;
+    assert_eq!(client.text("deaf", json!({})).await, "deaf now");
+    let start = Instant::now();
+    let big = "x".repeat(3 << 20);
+    let answers = join_all((0..8).map(|id| {
+        let client = client.clone();
+        let body = call(id, "echo", json!(big));
+        async move { answer_of(client.post(body).await).await }
+    }))
+    .await;
+    assert!(answers.iter().all(|answer| answer["error"]["code"] == -32603));
+    row("stops reading its input (timeout 1 s, 8 × 3 MiB)", "JSON-RPC error -32603 after the timeout", start);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(other.text("echo", json!({})).await, "{}");
+    assert!(wrapper.metric("process_resident_memory_bytes").await < 150 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_late_answer_is_an_error_and_the_child_is_told() {
+    let wrapper = Wrapper::start(&["--request-timeout=500ms"], &[]).await;
+    let client = wrapper.session().await;
+    let start = Instant::now();
+    let answer = client.call("sleep", json!({"seconds": 3})).await;
+    assert_eq!(error_of(&answer), "The MCP server did not answer within 0.5 s.");
+    row("does not answer (timeout 500 ms)", "JSON-RPC error -32603", start);
+    wrapper.logged("notifications/cancelled").await;
+    // Progress keeps a call alive.
+    let params =
+        json!({"name": "progress", "arguments": {"steps": 12, "pause": 0.1}, "_meta": {"progressToken": 1}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+    assert_eq!(answer_of(client.post(body).await).await["result"]["content"][0]["text"], "done");
+}
+
+async fn failed_initialize(wrapper: &Wrapper) -> (u16, Option<String>, Value) {
+    let response = wrapper.client().try_initialize("2025-11-25").await;
+    let status = response.status().as_u16();
+    let session = response.headers().get("mcp-session-id").map(|id| id.to_str().unwrap().to_owned());
+    (status, session, answer_of(response).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_dies_at_start_is_told_and_then_backed_off_from() {
+    let wrapper = Wrapper::start(&["--stream-after=30s"], &["--dies"]).await;
+    for _ in 0..3 {
+        let start = Instant::now();
+        let (status, session, answer) = failed_initialize(&wrapper).await;
+        assert_eq!((status, session), (200, None));
+        assert!(error_of(&answer).contains("exit status: 7"), "{answer}");
+        row("dies at start", "JSON-RPC error -32603 with the exit status", start);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+    let start = Instant::now();
+    let (status, _, answer) = failed_initialize(&wrapper).await;
+    assert_eq!(status, 503);
+    assert!(error_of(&answer).contains("keeps failing"), "{answer}");
+    row("dies at start for the fourth time in a row", "503 with Retry-After; no process is started", start);
+    assert_eq!(wrapper.ops_status("/ready").await, 503);
+    assert_eq!(wrapper.ops_status("/health").await, 200);
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 3);
+    wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_session() {
+    let wrapper =
+        Wrapper::start(&["--start-timeout=500ms", "--stream-after=30s"], &["--never-answers"]).await;
+    let start = Instant::now();
+    let (status, session, answer) = failed_initialize(&wrapper).await;
+    assert_eq!((status, session), (200, None));
+    assert!(error_of(&answer).contains("did not answer within"), "{answer}");
+    row("never answers initialize (START_TIMEOUT 500 ms)", "JSON-RPC error -32603, no session", start);
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+    let wrapper = Wrapper::start(&["--stream-after=30s"], &["--refuses"]).await;
+    let (_, session, answer) = failed_initialize(&wrapper).await;
+    assert_eq!((session, error_of(&answer)), (None, "refused on purpose".to_owned()));
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+    wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_exits_at_an_unknown_first_message_never_gets_one() {
+    let wrapper = Wrapper::start(&["--prewarm=2"], &["--picky"]).await;
+    wrapper.metric_becomes("stdio_wrapper_children", 2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let client = wrapper.session().await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    assert_eq!(wrapper.metric("stdio_wrapper_children_crashed_total").await, 0);
+}
+
+/// Reads a little of a long stream and then nothing more.
+async fn slow_reader(client: &Client) -> Events {
+    let mut events =
+        Events::new(client.post(call(1, "log", json!({"lines": 3000, "padding": 20_000}))).await);
+    for _ in 0..3 {
+        events.next().await.unwrap();
+    }
+    events
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_client_that_does_not_read_holds_its_child_back_and_costs_no_memory() {
+    let wrapper = Wrapper::start(&["--event-log=256KiB"], &[]).await;
+    let client = wrapper.session().await;
+    let other = wrapper.session().await;
+    let events = slow_reader(&client).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let memory = wrapper.metric("process_resident_memory_bytes").await;
+    assert!(memory < 60 << 20, "60 MB are waiting in the child, not here: {memory}");
+    assert_eq!(other.text("echo", json!({})).await, "{}");
+    // When the client reads again it gets everything.
+    let rest = events.rest().await;
+    assert_eq!(rest.iter().filter(|event| event.data["method"] == "notifications/message").count(), 3000 - 2);
+    assert_eq!(rest.last().unwrap().data["id"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_the_kernel_hold_for_the_child() {
+    let wrapper = Wrapper::start(
+        &["--child-cpu=77", "--child-files=64", "--child-memory=2GiB", "--child-processes=500"],
+        &[],
+    )
+    .await;
+    let client = wrapper.session().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", client.server_pid)).unwrap();
+    for (name, value) in [
+        ("Max cpu time", "77"),
+        ("Max open files", "64"),
+        ("Max address space", "2147483648"),
+        ("Max processes", "500"),
+        ("Max core file size", "0"),
+    ] {
+        let line = limits.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(line.split_whitespace().any(|word| word == value), "{line}");
+    }
+}

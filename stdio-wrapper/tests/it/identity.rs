@@ -1,0 +1,297 @@
+//! Who is calling: headers, assertions, placeholders and tool rules.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::wrapper::{Wrapper, answer_of, call};
+
+/// An authorization service that does nothing but sign and show its key.
+struct Issuer {
+    key: Ed25519KeyPair,
+    url: String,
+    fetches: Arc<AtomicUsize>,
+    is_down: Arc<AtomicBool>,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
+        let rsa = json!({"kty": "RSA", "kid": "other", "n": "AQAB", "e": "AQAB"});
+        let jwks = json!({"keys": [rsa, {"kty": "OKP", "crv": "Ed25519", "kid": "k1", "alg": "EdDSA", "use": "sig", "x": x}]}).to_string();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+        let (fetches, is_down) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, down) = (Arc::clone(&fetches), Arc::clone(&is_down));
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut request = [0; 4096];
+                let _ = socket.read(&mut request).await;
+                let (status, body) = if down.load(Ordering::SeqCst) {
+                    ("500 No", String::new())
+                } else {
+                    ("200 OK", jwks.clone())
+                };
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = socket.write_all(head.as_bytes()).await;
+            }
+        });
+        Self { key, url, fetches, is_down }
+    }
+
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(header), part(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()).as_ref());
+        format!("{signed}.{signature}")
+    }
+
+    async fn wrapper(&self, options: &[&str]) -> Wrapper {
+        let own = [
+            "--identity=assertion",
+            &format!("--jwks-url={}", self.url),
+            "--issuer=https://auth.example",
+            "--resource=https://mcp.example/svc",
+        ];
+        Wrapper::start(&[&own[..], options].concat(), &[]).await
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the binary under test has the real clock")]
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn header() -> Value {
+    json!({"alg": "EdDSA", "typ": "mcp-assertion+jwt", "kid": "k1"})
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": "https://auth.example", "aud": "https://mcp.example/svc", "sub": "u-1", "iat": now(), "exp": now() + 60,
+        "username": "ana", "email": "ana@example.com", "groups": ["dev", "ops"], "client_id": "c", "scope": "mcp mcp:read",
+    })
+}
+
+fn with(mut base: Value, changes: &[(&str, Value)]) -> Value {
+    for (name, value) in changes {
+        base[*name] = value.clone();
+    }
+    base
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assertion_must_be_right_in_every_part() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper(&[]).await;
+    let status = async |token: String| {
+        wrapper
+            .client()
+            .with_header("x-auth-assertion", &token)
+            .try_initialize("2025-11-25")
+            .await
+            .status()
+            .as_u16()
+    };
+    assert_eq!(status(issuer.sign(&header(), &claims())).await, 200);
+    let bad_claims = [
+        ("iss", json!("https://evil.example")),
+        ("aud", json!("https://mcp.example/other")),
+        ("aud", json!("https://mcp.example/svc/")),
+        ("exp", json!(now() - 10)),
+        ("iat", json!(now() + 100)),
+        ("iat", json!(now() - 1000)),
+        ("nbf", json!(now() + 100)),
+        ("sub", json!("")),
+        ("sub", Value::Null),
+    ];
+    for change in bad_claims {
+        assert_eq!(
+            status(issuer.sign(&header(), &with(claims(), std::slice::from_ref(&change)))).await,
+            401,
+            "{change:?}"
+        );
+    }
+    for change in [
+        ("alg", json!("none")),
+        ("alg", json!("HS256")),
+        ("typ", json!("at+jwt")),
+        ("typ", json!("JWT")),
+        ("kid", json!("other")),
+        ("kid", json!("k2")),
+    ] {
+        assert_eq!(
+            status(issuer.sign(&with(header(), std::slice::from_ref(&change)), &claims())).await,
+            401,
+            "{change:?}"
+        );
+    }
+    let good = issuer.sign(&header(), &claims());
+    let other = Issuer::start().await.sign(&header(), &claims());
+    for token in [
+        good.rsplit_once('.').unwrap().0.to_owned() + ".",
+        good.replace("ey", "ez"),
+        other,
+        "x".to_owned(),
+        "a.b.c".to_owned(),
+    ] {
+        assert_eq!(status(token.clone()).await, 401, "{token}");
+    }
+    assert_eq!(wrapper.client().try_initialize("2025-11-25").await.status(), 401);
+    let mut twice = wrapper.client().with_header("x-auth-assertion", &good);
+    twice.headers.push(("x-auth-assertion".to_owned(), good));
+    assert_eq!(twice.try_initialize("2025-11-25").await.status(), 400);
+    // Plain identity headers count for nothing here.
+    assert_eq!(
+        wrapper.client().with_header("x-auth-subject", "ana").try_initialize("2025-11-25").await.status(),
+        401
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_fetched_once_and_unknown_ones_do_not_hammer_the_issuer() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper(&["--shared"]).await;
+    let good = issuer.sign(&header(), &claims());
+    let calls =
+        (0..20).map(|_| wrapper.client().with_header("x-auth-assertion", &good).initialize("2025-11-25"));
+    futures_util::future::join_all(calls).await;
+    for kid in 0..20 {
+        let token = issuer.sign(&with(header(), &[("kid", json!(format!("k-{kid}")))]), &claims());
+        assert_eq!(
+            wrapper
+                .client()
+                .with_header("x-auth-assertion", &token)
+                .try_initialize("2025-11-25")
+                .await
+                .status(),
+            401
+        );
+    }
+    assert!(issuer.fetches.load(Ordering::SeqCst) <= 2, "{}", issuer.fetches.load(Ordering::SeqCst));
+    issuer.is_down.store(true, Ordering::SeqCst);
+    wrapper
+        .client()
+        .with_header("x-auth-assertion", &issuer.sign(&header(), &with(claims(), &[("sub", json!("b"))])))
+        .initialize("2025-11-25")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_nobody_passes_and_the_wrapper_is_not_ready() {
+    let issuer = Issuer::start().await;
+    issuer.is_down.store(true, Ordering::SeqCst);
+    let wrapper = issuer.wrapper(&[]).await;
+    let answer = wrapper
+        .client()
+        .with_header("x-auth-assertion", &issuer.sign(&header(), &claims()))
+        .try_initialize("2025-11-25")
+        .await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(wrapper.ops_status("/ready").await, 503);
+    assert_eq!(wrapper.ops_status("/health").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn placeholders_are_filled_from_the_verified_caller_only() {
+    let issuer = Issuer::start().await;
+    let base = tempfile::tempdir().unwrap();
+    let cwd = format!("--cwd={}/{{group}}/{{subject}}", base.path().display());
+    let own = [
+        "--identity=assertion",
+        &format!("--jwks-url={}", issuer.url),
+        "--issuer=https://auth.example",
+        "--resource=https://mcp.example/svc",
+        "--group-order=ops,dev",
+        "--env=DATA=/data/{user}",
+        &cwd,
+    ];
+    let wrapper = Wrapper::start(&own, &["--user={user}"]).await;
+    let token = issuer.sign(&header(), &with(claims(), &[("sub", json!("../../etc/passwd"))]));
+    let client =
+        wrapper.client().with_header("x-auth-assertion", &token).with_header("x-auth-username", "eve");
+    let client = client.initialize("2025-11-25").await;
+    let process: Value = serde_json::from_str(&client.text("self", json!({})).await).unwrap();
+    assert_eq!(process["argv"][1], "--user=ana");
+    assert_eq!(process["env"]["DATA"], "/data/ana");
+    let expected = base.path().join("ops").join("=2E.=2F..=2Fetc=2Fpasswd");
+    assert_eq!(process["cwd"], expected.canonicalize().unwrap().display().to_string());
+    let nameless = issuer.sign(&header(), &with(claims(), &[("username", Value::Null)]));
+    let refused =
+        wrapper.client().with_header("x-auth-assertion", &nameless).try_initialize("2025-11-25").await;
+    assert_eq!(refused.status(), 403);
+    assert!(refused.text().await.unwrap().contains("{user}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tool_rules_are_enforced_from_the_body() {
+    let issuer = Issuer::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rules.toml");
+    std::fs::write(&path, "[[tool]]\nmatch = \"cr*\"\nscopes = [\"mcp:write\"]\n[[tool]]\nmatch = \"self\"\ngroups = [\"root\"]\n").unwrap();
+    let wrapper = issuer.wrapper(&[&format!("--tool-rules={}", path.display())]).await;
+    let client = wrapper
+        .client()
+        .with_header("x-auth-assertion", &issuer.sign(&header(), &claims()))
+        .initialize("2025-03-26")
+        .await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    // The header that later revisions mirror the name in is not what counts.
+    let response = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
+    assert_eq!(response.status(), 403);
+    let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
+    assert_eq!(
+        challenge,
+        r#"Bearer error="insufficient_scope", scope="mcp:write", resource_metadata="https://mcp.example/.well-known/oauth-protected-resource/svc""#
+    );
+    let answer = answer_of(response).await;
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32000)));
+    assert_eq!(client.post(call(1, "self", json!({}))).await.status(), 403);
+    for trick in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools\/call","params":{"n\u0061me":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","name":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","NAME":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["crash"]}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crash\u0000"}}"#,
+    ] {
+        let status = client.post(trick).await.status().as_u16();
+        assert!([400, 403].contains(&status), "{trick}: {status}");
+    }
+    let batch = format!("[{},{}]", call(1, "echo", json!({})), call(2, "crash", json!({})));
+    let answers: Vec<Value> = client.post(batch).await.json().await.unwrap();
+    assert!(
+        answers.iter().any(|answer| answer["id"] == 2 && answer["error"]["code"] == -32000),
+        "{answers:?}"
+    );
+    assert!(answers.iter().any(|answer| answer["id"] == 1 && answer.get("result").is_some()));
+    let writer = issuer.sign(&header(), &with(claims(), &[("scope", json!("mcp mcp:write"))]));
+    let answer = client.with_header("x-auth-assertion", &writer).call("crash", json!({})).await;
+    assert_eq!(answer["error"]["code"], -32603, "with the scope the call reaches the child");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_principal_has_a_ceiling_of_its_own() {
+    let wrapper =
+        Wrapper::start(&["--identity=headers", "--max-sessions-per-principal=2", "--max-sessions=3"], &[])
+            .await;
+    let open = |name: &'static str| wrapper.client().with_header("x-auth-subject", name);
+    open("ana").initialize("2025-11-25").await;
+    open("ana").initialize("2025-11-25").await;
+    assert_eq!(open("ana").try_initialize("2025-11-25").await.status(), 429);
+    open("bob").initialize("2025-11-25").await;
+    assert_eq!(open("bob").try_initialize("2025-11-25").await.status(), 503, "now the wrapper is full");
+    assert_eq!(open("").try_initialize("2025-11-25").await.status(), 401);
+}

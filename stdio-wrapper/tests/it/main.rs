@@ -1,0 +1,21 @@
+//! The real binary in front of real children. Everything listens on loopback, on ports that the system chooses.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    reason = "a test that panics is a test that fails"
+)]
+
+mod attacks;
+mod batches;
+mod children;
+mod identity;
+mod resuming;
+mod settings;
+mod shared;
+mod sse_2024;
+mod stopping;
+mod transport;
+mod wrapper;

@@ -1,0 +1,66 @@
+//! The command line and the operator's endpoints.
+
+use std::process::{Command, Output};
+
+use crate::wrapper::Wrapper;
+
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_stdio-wrapper")).args(args).envs(env.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_cause_and_fix() {
+    let output = run(
+        &["--max-line", "much", "--", "no-such-program"],
+        &[("LISTEN", "nowhere"), ("IDENTITY", "assertion")],
+    );
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    for part in [
+        "LISTEN is `nowhere`",
+        "MAX_LINE is `much`",
+        "JWKS_URL is not set",
+        "ISSUER is not set",
+        "RESOURCE is not set",
+        "`no-such-program` was not found",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_clear_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output =
+        run(&["--listen", &address, "--ops-listen", "127.0.0.1:0", "--log", "error", "--", "true"], &[]);
+    let told = text(&output.stderr);
+    assert!(!output.status.success());
+    assert!(told.contains(&format!("LISTEN is {address}, which cannot be used")), "{told}");
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let help = text(&run(&["--help"], &[]).stdout);
+    for name in ["LISTEN", "MAX_SESSIONS", "IDENTITY", "PREWARM", "TOOL_RULES"] {
+        assert!(help.contains(name), "{name}");
+    }
+    assert!(text(&run(&["--version"], &[]).stdout).starts_with("stdio-wrapper "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_starts_no_child() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    for path in ["/health", "/ready", "/metrics"] {
+        assert_eq!(wrapper.ops_status(path).await, 200, "{path}");
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 0);
+    // What is for the operator is not on the public listener.
+    let mut client = wrapper.client();
+    client.url = format!("http://{}/metrics", wrapper.address);
+    assert_eq!(client.get(None).await.status(), 404);
+}

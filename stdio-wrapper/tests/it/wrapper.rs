@@ -1,0 +1,358 @@
+//! A wrapper under test and a client of it, so that a test reads as a sentence.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+/// The test server in Python.
+pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
+
+/// A running wrapper; it is stopped when the value goes.
+pub(crate) struct Wrapper {
+    process: Child,
+    pub(crate) address: String,
+    pub(crate) ops: String,
+    log: Arc<Mutex<Vec<String>>>,
+    http: reqwest::Client,
+}
+
+impl Wrapper {
+    /// With options, and flags for the test child.
+    pub(crate) async fn start(options: &[&str], child: &[&str]) -> Self {
+        let command = [&["python3", CHILD], child].concat();
+        Self::run(options, &command, &[]).await
+    }
+
+    /// With any command and with variables of the wrapper's own.
+    pub(crate) async fn run(options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
+        process.args([
+            "--listen=127.0.0.1:0",
+            "--ops-listen=127.0.0.1:0",
+            "--log-format=json",
+            "--stop-grace=500ms",
+        ]);
+        process.args(options).arg("--").args(command).envs(env.iter().copied());
+        let mut process =
+            process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = follow(process.stderr.take().unwrap());
+        let mut wrapper =
+            Self { process, address: String::new(), ops: String::new(), log, http: reqwest::Client::new() };
+        wrapper.ops = wrapper.address_of("health, readiness and metrics").await;
+        wrapper.address = wrapper.address_of("serving").await;
+        wrapper
+    }
+
+    async fn address_of(&self, message: &str) -> String {
+        let line = self.logged(message).await;
+        let event: Value = serde_json::from_str(&line).unwrap();
+        event["fields"]["address"].as_str().unwrap().to_owned()
+    }
+
+    /// The first log line with this text, waited for.
+    pub(crate) async fn logged(&self, text: &str) -> String {
+        for _ in 0..200 {
+            if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("`{text}` was not logged; the log: {:#?}", self.log());
+    }
+
+    /// Everything logged so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// A client without a session.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            http: self.http.clone(),
+            url: format!("http://{}/mcp", self.address),
+            session: None,
+            headers: Vec::new(),
+            server_pid: 0,
+        }
+    }
+
+    /// A client with an open session of the newest revision.
+    pub(crate) async fn session(&self) -> Client {
+        self.client().initialize("2025-11-25").await
+    }
+
+    /// One number of `/metrics`.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let text =
+            self.http.get(format!("http://{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        let line = line.unwrap_or_else(|| panic!("{name} is missing in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until a metric has a value.
+    pub(crate) async fn metric_becomes(&self, name: &str, wanted: u64) {
+        let mut last = 0;
+        for _ in 0..400 {
+            last = self.metric(name).await;
+            if last == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{name} stays {last} instead of {wanted}");
+    }
+
+    /// Status of a GET on the operator's listener.
+    pub(crate) async fn ops_status(&self, path: &str) -> u16 {
+        self.http.get(format!("http://{}{path}", self.ops)).send().await.unwrap().status().as_u16()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    /// SIGTERM; gives exit code and time.
+    pub(crate) async fn terminate(mut self) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        while start.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return (status.code(), start.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the wrapper does not end");
+    }
+}
+
+impl Drop for Wrapper {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid())
+            && self.process.try_wait().unwrap().is_none()
+        {
+            // It may end at this very moment.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            for _ in 0..200 {
+                if self.process.try_wait().unwrap().is_some() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn follow(stderr: std::process::ChildStderr) -> Arc<Mutex<Vec<String>>> {
+    use std::io::BufRead as _;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in std::io::BufReader::new(stderr).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
+        }
+    });
+    log
+}
+
+/// An MCP client as raw as the tests need it.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    pub(crate) url: String,
+    pub(crate) session: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    /// The test child tells its process id in `initialize`.
+    pub(crate) server_pid: i32,
+}
+
+impl Client {
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn request(&self, method: Method) -> RequestBuilder {
+        let mut request = self.http.request(method, &self.url).timeout(Duration::from_secs(60));
+        if let Some(session) = &self.session {
+            request = request.header("mcp-session-id", session);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request
+    }
+
+    pub(crate) async fn post(&self, body: impl Into<String>) -> Response {
+        let request = self.request(Method::POST).header("content-type", "application/json");
+        request
+            .header("accept", "application/json, text/event-stream")
+            .body(body.into())
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// GET stream, perhaps resumed.
+    pub(crate) async fn get(&self, last: Option<&str>) -> Response {
+        let mut request = self.request(Method::GET).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        request.send().await.unwrap()
+    }
+
+    pub(crate) async fn delete(&self) -> u16 {
+        self.request(Method::DELETE).send().await.unwrap().status().as_u16()
+    }
+
+    pub(crate) async fn try_initialize(&self, version: &str) -> Response {
+        let params = json!({"protocolVersion": version, "capabilities": {"sampling": {}}, "clientInfo": {"name": "test", "version": "1"}});
+        self.post(json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string())
+            .await
+    }
+
+    pub(crate) async fn initialize(mut self, version: &str) -> Self {
+        let response = self.try_initialize(version).await;
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        self.session = Some(response.headers()["mcp-session-id"].to_str().unwrap().to_owned());
+        let answer = answer_of(response).await;
+        let version = answer["result"]["serverInfo"]["version"].as_str().unwrap_or_default();
+        self.server_pid = version.parse().unwrap_or_default();
+        let noted =
+            self.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await;
+        assert_eq!(noted.status(), 202);
+        self
+    }
+
+    /// Calls a tool of the test child with id 1 and gives the whole answer.
+    pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Value {
+        answer_of(self.post(call(1, tool, arguments)).await).await
+    }
+
+    /// Calls a tool and gives its text.
+    pub(crate) async fn text(&self, tool: &str, arguments: Value) -> String {
+        let answer = self.call(tool, arguments).await;
+        let text = answer["result"]["content"][0]["text"].as_str();
+        text.unwrap_or_else(|| panic!("no text in {answer}")).to_owned()
+    }
+
+    pub(crate) async fn status_of_ping(&self) -> u16 {
+        self.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await.status().as_u16()
+    }
+}
+
+/// A `tools/call` message.
+pub(crate) fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> String {
+    let params = json!({"name": tool, "arguments": arguments});
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params}).to_string()
+}
+
+/// The JSON-RPC answer in a response, JSON or events.
+pub(crate) async fn answer_of(response: Response) -> Value {
+    let is_events = response.headers()["content-type"] == "text/event-stream";
+    if !is_events {
+        let text = response.text().await.unwrap();
+        return serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}"));
+    }
+    let events = Events::new(response).rest().await;
+    let answer = events.iter().find(|event| event.data.get("result").or(event.data.get("error")).is_some());
+    answer.unwrap_or_else(|| panic!("no answer in {events:?}")).data.clone()
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) retry: Option<u64>,
+    /// `Null` when empty.
+    pub(crate) data: Value,
+}
+
+/// The events of a response, one after the other.
+pub(crate) struct Events {
+    response: Response,
+    buffer: String,
+}
+
+impl Events {
+    pub(crate) fn new(response: Response) -> Self {
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, buffer: String::new() }
+    }
+
+    /// The next event; comments are skipped.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some((text, rest)) =
+                self.buffer.split_once("\n\n").map(|(a, b)| (a.to_owned(), b.to_owned()))
+            {
+                self.buffer = rest;
+                if !text.starts_with(':') {
+                    return Some(parse(&text));
+                }
+            }
+            let piece = self.response.chunk().await.ok()??;
+            self.buffer.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+    }
+
+    /// Everything until the end.
+    pub(crate) async fn rest(mut self) -> Vec<Event> {
+        let mut all = Vec::new();
+        while let Some(event) = self.next().await {
+            all.push(event);
+        }
+        all
+    }
+}
+
+fn parse(text: &str) -> Event {
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+    };
+    let data = field("data:").unwrap_or_default();
+    Event {
+        id: field("id:"),
+        name: field("event:"),
+        retry: field("retry:").and_then(|text| text.parse().ok()),
+        data: serde_json::from_str(&data).unwrap_or(if data.is_empty() {
+            Value::Null
+        } else {
+            Value::String(data)
+        }),
+    }
+}
+
+/// Whether a process exists and is no zombie.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+}
+
+/// Waits until a process is gone.
+pub(crate) async fn gone(pid: i32) {
+    for _ in 0..400 {
+        if !is_alive(pid) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("process {pid} is still there");
+}
+
+impl Client {
+    /// Status of one more `initialize`, without the session.
+    pub(crate) async fn try_initialize_again(mut self) -> u16 {
+        self.session = None;
+        self.try_initialize("2025-11-25").await.status().as_u16()
+    }
+}
