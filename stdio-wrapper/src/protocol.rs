@@ -6,6 +6,7 @@
 mod depth;
 mod envelope;
 mod error;
+mod large;
 mod peek;
 mod rewrite;
 mod sse;

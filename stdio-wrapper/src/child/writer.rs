@@ -1,5 +1,5 @@
 //! The way into a child: messages queue, bounded in bytes, and one task writes them, several with one call. A caller on
-//! another thread than that task writes by itself when nothing is queued: waking the task would cost more than the write.
+//! another thread than that task writes by itself when nothing else goes on: waking the task would cost more than that.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,16 +73,17 @@ impl Outbox {
     pub async fn send(&self, frame: Bytes) -> Result<(), Closed> {
         let cost = self.0.cost(frame.len());
         self.0.budget.acquire_many(cost).await.map_err(|_| Closed)?.forget();
-        self.0.take(frame)
+        self.0.take(frame, false)
     }
 
-    /// Sends one framed message if there is room now; otherwise gives it back.
-    pub fn try_send(&self, frame: Bytes) -> Result<(), Bytes> {
+    /// Sends one framed message if there is room now; otherwise gives it back. `is_alone`: the child has nothing else to
+    /// do, so there is nothing to gain from writing several messages together.
+    pub fn try_send(&self, frame: Bytes, is_alone: bool) -> Result<(), Bytes> {
         let Ok(permit) = self.0.budget.try_acquire_many(self.0.cost(frame.len())) else {
             return Err(frame);
         };
         permit.forget();
-        self.0.take(frame.clone()).map_err(|Closed| frame)
+        self.0.take(frame.clone(), is_alone).map_err(|Closed| frame)
     }
 
     /// Closes the child's input after what is queued.
@@ -98,11 +99,12 @@ impl Shared {
     }
 
     /// Writes or queues a message that has been paid for.
-    fn take(&self, mut frame: Bytes) -> Result<(), Closed> {
+    fn take(&self, mut frame: Bytes, is_alone: bool) -> Result<(), Closed> {
         let cost = self.cost(frame.len());
         let mut backlog = self.backlog();
         let Some(stdin) = backlog.stdin.as_ref().filter(|_| !backlog.is_closing) else { return Err(Closed) };
-        if backlog.frames.is_empty() && !backlog.is_writing && std::thread::current().id() != self.home {
+        let may_write = is_alone && backlog.frames.is_empty() && !backlog.is_writing;
+        if may_write && std::thread::current().id() != self.home {
             match stdin.try_write(&frame) {
                 Ok(count) if count == frame.len() => {
                     self.budget.add_permits(cost as usize);

@@ -225,6 +225,13 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
         "headers" => Identity::Headers,
         "assertion" => {
             let jwks_url = read.url("JWKS_URL", &options.jwks_url);
+            // The HTTP client has no TLS: the authorization service is a neighbour in the deployment's own network.
+            if jwks_url.as_ref().is_some_and(|url| url.scheme() != "http") {
+                read.problem(format!(
+                    "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Name the authorization service's internal address, like http://auth-service:9000/jwks.",
+                    options.jwks_url.trim()
+                ));
+            }
             let issuer = read.url("ISSUER", &options.issuer);
             let resource = read.url("RESOURCE", &options.resource);
             match (jwks_url, issuer, resource) {
@@ -356,6 +363,24 @@ mod tests {
                 .contains("PREWARM")
         );
         assert!(read(&["--identity", "headers", "--", "sh", "{group}"]).is_ok());
+    }
+
+    #[test]
+    fn an_assertion_needs_three_urls_and_keys_over_plain_http() {
+        let urls = |jwks: &'static str| {
+            read(&[
+                "--identity=assertion",
+                "--jwks-url",
+                jwks,
+                "--issuer=https://auth.example",
+                "--resource=https://mcp.example/x",
+                "--",
+                "sh",
+            ])
+        };
+        assert!(urls("http://auth-service:9000/jwks").is_ok());
+        assert!(urls("https://auth.example/jwks").unwrap_err()[0].contains("plain http"));
+        assert!(urls("file:///jwks").unwrap_err()[0].contains("JWKS_URL"));
     }
 
     #[test]

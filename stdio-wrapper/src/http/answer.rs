@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::body::Pieces;
 use super::{Endpoint, SESSION_ID, events};
-use crate::legacy::{First, Session, Stream};
+use crate::legacy::{Consumer, First, Session};
 use crate::protocol::{Code, Text, error_message};
 
 /// What the POST was.
@@ -23,14 +23,15 @@ pub(super) enum Form {
     Batch,
 }
 
+/// Waits for what decides the form. The consumer was connected before the request was sent, so that nothing is lost; a
+/// client that goes away disconnects by dropping it.
 pub(super) async fn wait(
     endpoint: &Endpoint,
     session: &Arc<Session>,
-    stream: &Arc<Stream>,
+    consumer: Consumer,
     form: Form,
 ) -> HttpResponse {
-    // Connected from the start: a client that goes away before the first message disconnects by dropping this.
-    let consumer = stream.connect(None);
+    let stream = Arc::clone(consumer.stream());
     let decided = async {
         loop {
             match stream.first() {
@@ -39,12 +40,10 @@ pub(super) async fn wait(
             }
         }
     };
-    let first = timeout(endpoint.stream_after, decided).await.unwrap_or(First::Events);
-    let (First::Events | First::Wait, Some(consumer)) = (&first, consumer) else {
-        let answers = if let First::Answers(answers) = first { answers } else { Vec::new() };
+    if let Ok(First::Answers(answers)) = timeout(endpoint.stream_after, decided).await {
         return json(session, answers, form);
-    };
-    session.keep_stream(stream);
+    }
+    session.keep_stream(&stream);
     let has_priming = session.version().is_some_and(crate::protocol::Version::has_priming);
     let options = events::Options { priming: has_priming, ids: true, ..events::Options::default() };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());

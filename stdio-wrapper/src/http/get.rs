@@ -33,17 +33,17 @@ fn listen(session: &Session) -> Result<Consumer, Problem> {
     let stream = session.get_stream();
     let conflict =
         || Problem::new(StatusCode::CONFLICT, Code::Refused, "This session has a GET stream already.");
-    if stream.is_connected() { Err(conflict()) } else { stream.connect(None).ok_or_else(conflict) }
+    if stream.is_connected() { Err(conflict()) } else { Ok(stream.connect()) }
 }
 
 /// The stream of the named event, from there on, and no other stream.
 fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
     let gone = || Problem::bad_request("The stream of this Last-Event-ID is not kept any more.");
     let stream = session.stream(last.stream).ok_or_else(gone)?;
-    let consumer = match stream.connect(Some(last.sequence)) {
+    let consumer = match stream.resume(last.sequence) {
         Some(consumer) => consumer,
         // The GET stream goes on even if some of it is lost; what is left of an answer alone is worth nothing.
-        None if last.stream == 0 => stream.connect(None).ok_or_else(gone)?,
+        None if last.stream == 0 => stream.connect(),
         None => return Err(gone()),
     };
     endpoint.metrics.streams_resumed_total.add();

@@ -96,8 +96,9 @@ async fn single(
         return Err(refusal.into_problem(endpoint, message.at(id)));
     }
     let stream = session.post_stream(1);
+    let consumer = stream.connect();
     session.request(message, id.clone(), &stream).await;
-    Ok(answer::wait(endpoint, &session, &stream, Form::Single).await)
+    Ok(answer::wait(endpoint, &session, consumer, Form::Single).await)
 }
 
 async fn initialize(
@@ -116,8 +117,9 @@ async fn initialize(
     let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false);
     let session = opened.map_err(|error| with_id(error.into()))?;
     let stream = session.post_stream(1);
+    let consumer = stream.connect();
     session.initialize(message, id, &stream).await;
-    Ok(answer::wait(endpoint, &session, &stream, Form::Initialize).await)
+    Ok(answer::wait(endpoint, &session, consumer, Form::Initialize).await)
 }
 
 async fn batch(
@@ -139,13 +141,14 @@ async fn batch(
     };
     let answers = items.iter().filter(needs_answer).count();
     let stream = session.post_stream(answers);
+    let consumer = stream.connect();
     for item in &items {
         send_item(endpoint, caller, &session, &stream, item).await;
     }
     if answers == 0 {
         return Ok(HttpResponse::Accepted().finish());
     }
-    Ok(answer::wait(endpoint, &session, &stream, Form::Batch).await)
+    Ok(answer::wait(endpoint, &session, consumer, Form::Batch).await)
 }
 
 /// One item of a batch; a bad one spoils only itself (JSON-RPC 2.0 §6).

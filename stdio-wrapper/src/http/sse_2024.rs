@@ -31,7 +31,7 @@ pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result
     RequestHeaders::new(request).check_accept(Accepts::Events)?;
     let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(&caller), true)?;
     let guard = EndWithStream { sessions: Arc::clone(&endpoint.sessions), session: Arc::clone(&session) };
-    let consumer = session.get_stream().connect(None).ok_or_else(Problem::no_such_session)?;
+    let consumer = session.get_stream().connect();
     let place = format!("/messages?session_id={}", session.id);
     let options = events::Options {
         preamble: Some(encode_event(None, "endpoint", &Bytes::from(place).into())),

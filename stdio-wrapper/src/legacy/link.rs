@@ -157,12 +157,16 @@ impl Link {
         self.metrics.requests_total.add();
         self.metrics.requests_in_flight.add();
         session.request_started();
-        self.state().pending.insert(number, pending);
+        let is_alone = {
+            let mut state = self.state();
+            state.pending.insert(number, pending);
+            state.pending.len() == 1
+        };
         let digits = number.to_string();
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.0.encode(message.text, &mut patches);
-        let sent = match self.outbox.try_send(line) {
+        let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
             Err(line) => tokio::time::timeout(outgoing.timeout, self.outbox.send(line)).await,
@@ -190,7 +194,7 @@ impl Link {
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
-        let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []));
+        let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
     }
 
     /// Takes a waiting request out.

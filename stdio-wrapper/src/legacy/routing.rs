@@ -18,7 +18,7 @@ use crate::protocol::{
 
 /// Room for one read; a larger message gets larger reads.
 const READ: usize = 16 << 10;
-const LARGE_READ: usize = 256 << 10;
+const LARGE_READ: usize = 1 << 20;
 /// How long a client that does not read may hold up its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long output may still come after the process has ended (a process it left behind may hold the pipe open).
@@ -38,7 +38,9 @@ pub(super) async fn read(link: Arc<Link>, mut stdout: pipe::Receiver, mut decode
             // What is left of a large buffer would keep all of it.
             buffer = BytesMut::new();
         }
-        buffer.reserve(if buffer.len() > READ { LARGE_READ } else { READ });
+        if buffer.capacity() - buffer.len() < READ {
+            buffer.reserve(if buffer.len() < READ { READ } else { LARGE_READ });
+        }
         let count = if exit.is_some() {
             tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut buffer)).await.unwrap_or(Ok(0))
         } else {

@@ -180,27 +180,33 @@ impl Stream {
             let events = std::mem::take(&mut state.events);
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
-        First::Wait
+        // Gathering the rest of a batch would hold up the child: what is there goes out.
+        if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 
-    /// Connects a client: from the start of what it has not seen, or after the event that it names. `None` if that event
-    /// is not kept any more or never was.
-    pub fn connect(self: &Arc<Self>, after: Option<u64>) -> Option<Consumer> {
+    /// Connects a client, which gets what no client has taken yet, and replaces the one before.
+    pub fn connect(self: &Arc<Self>) -> Consumer {
         let mut state = self.state();
-        if let Some(after) = after {
-            let oldest = state.events.front().map_or(state.next, |event| event.sequence);
-            if after + 1 < oldest || after >= state.next {
-                return None;
-            }
-            state.cursor = after + 1;
-            state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
-        }
         state.consumer = (state.consumer + 1) | 1;
         let number = state.consumer;
         drop(state);
         // Wakes the consumer that was replaced, if there is one.
         self.changed.notify_waiters();
-        Some(Consumer { stream: Arc::clone(self), number })
+        Consumer { stream: Arc::clone(self), number }
+    }
+
+    /// Connects a client that has seen everything up to an event. `None` if what follows is not kept any more, or the
+    /// event never was.
+    pub fn resume(self: &Arc<Self>, after: u64) -> Option<Consumer> {
+        let mut state = self.state();
+        let oldest = state.events.front().map_or(state.next, |event| event.sequence);
+        if after + 1 < oldest || after >= state.next {
+            return None;
+        }
+        state.cursor = after + 1;
+        state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
+        drop(state);
+        Some(self.connect())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -301,25 +307,25 @@ mod tests {
     #[test]
     fn a_client_that_comes_back_gets_what_it_missed_and_only_that() {
         let stream = Stream::for_post(7, 1, 10_000);
-        let first = stream.connect(None).unwrap();
+        let first = stream.connect();
         for data in ["a", "b"] {
             push(&stream, data, false);
         }
         assert_eq!(text(first.next()), "7-1 a");
         drop(first);
         push(&stream, "answer", true);
-        let second = stream.connect(Some(1)).unwrap();
+        let second = stream.resume(1).unwrap();
         assert_eq!(text(second.next()), "7-2 b");
         assert_eq!(text(second.next()), "7-3 answer");
         assert_eq!(text(second.next()), "end");
-        assert!(stream.connect(Some(4)).is_none());
+        assert!(stream.resume(4).is_none());
     }
 
     #[test]
     fn a_second_client_replaces_the_first() {
         let stream = Stream::endless(0, 1000);
-        let first = stream.connect(None).unwrap();
-        let second = stream.connect(Some(0)).unwrap();
+        let first = stream.connect();
+        let second = stream.resume(0).unwrap();
         push(&stream, "x", false);
         assert_eq!(text(first.next()), "end");
         drop(first);
@@ -334,8 +340,8 @@ mod tests {
             push(&stream, "0123456789", false);
         }
         assert!(stream.kept() <= 1000);
-        assert!(stream.connect(Some(1)).is_none());
-        let client = stream.connect(None).unwrap();
+        assert!(stream.resume(1).is_none());
+        let client = stream.connect();
         while !matches!(client.next(), Next::Wait) {}
         for _ in 0..100 {
             if stream.has_room() {

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::large;
+
 /// Where a value stands in the text it was parsed from, in bytes.
 pub type Span = Range<usize>;
 
@@ -105,7 +107,13 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
 
 /// Parses one line of a child's output.
 pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
-    parse(utf8(line)?)
+    let text = utf8(line)?;
+    if text.len() >= large::FROM
+        && let Some(Ok(message)) = large::scan(text).map(|raw| raw.into_message(text))
+    {
+        return Ok(message);
+    }
+    parse(text)
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {
@@ -126,22 +134,40 @@ fn short(error: &serde_json::Error) -> String {
     text.rsplit_once(" at line ").map_or(text.clone(), |(head, _)| head.to_owned())
 }
 
-#[derive(Default)]
-struct RawEnvelope<'a> {
-    jsonrpc: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    method: Option<&'a RawValue>,
-    params: Option<&'a RawValue>,
-    result: Option<&'a RawValue>,
-    error: Option<&'a RawValue>,
+/// The members of an envelope, as JSON text.
+#[derive(Debug, Default)]
+pub(super) struct RawEnvelope<'a> {
+    jsonrpc: Option<&'a str>,
+    id: Option<&'a str>,
+    method: Option<&'a str>,
+    params: Option<&'a str>,
+    result: Option<&'a str>,
+    error: Option<&'a str>,
 }
 
 impl<'a> RawEnvelope<'a> {
+    /// Notes a member.
+    pub(super) fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
+        let slot = match key {
+            Key::JsonRpc => &mut self.jsonrpc,
+            Key::Id => &mut self.id,
+            Key::Method => &mut self.method,
+            Key::Params => &mut self.params,
+            Key::Result => &mut self.result,
+            Key::Error => &mut self.error,
+            Key::Other => return Ok(()),
+        };
+        match slot.replace(value) {
+            None => Ok(()),
+            Some(_) => Err("a key of the envelope stands there twice"),
+        }
+    }
+
     fn into_message(self, text: &'a str) -> Result<Message<'a>, &'static str> {
-        if self.jsonrpc.is_none_or(|raw| raw.get() != r#""2.0""#) {
+        if self.jsonrpc != Some(r#""2.0""#) {
             return Err("`jsonrpc` must be \"2.0\"");
         }
-        let span = |raw: &RawValue| span_in(text, raw.get());
+        let span = |raw: &str| span_in(text, raw);
         let kind = match (self.method, self.id) {
             (Some(_), _) if self.result.is_some() || self.error.is_some() => {
                 return Err("a message has either `method` or `result`/`error`, not both");
@@ -155,7 +181,7 @@ impl<'a> RawEnvelope<'a> {
                     return Err("a message needs `method`, or exactly one of `result` and `error`");
                 }
                 let id = match id {
-                    Some(id) if id.get() == "null" && self.error.is_some() => None,
+                    Some(id) if id == "null" && self.error.is_some() => None,
                     Some(id) => Some(span(valid_id(id)?)),
                     None if self.error.is_some() => None,
                     None => return Err("a result needs an `id`"),
@@ -164,7 +190,7 @@ impl<'a> RawEnvelope<'a> {
             }
         };
         if let Some(params) = self.params
-            && !params.get().starts_with(['{', '['])
+            && !params.starts_with(['{', '['])
         {
             return Err("`params` must be an object");
         }
@@ -178,8 +204,7 @@ fn span_in(text: &str, part: &str) -> Span {
     start..start + part.len()
 }
 
-fn method_name(raw: &RawValue) -> Result<Cow<'_, str>, &'static str> {
-    let text = raw.get();
+fn method_name(text: &str) -> Result<Cow<'_, str>, &'static str> {
     if let Some(plain) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
         && !plain.contains('\\')
     {
@@ -194,8 +219,8 @@ fn method_name(raw: &RawValue) -> Result<Cow<'_, str>, &'static str> {
 }
 
 /// MCP allows strings and integers; a number with a fraction is passed on as it is, like any other token.
-fn valid_id(raw: &RawValue) -> Result<&RawValue, &'static str> {
-    match raw.get().as_bytes() {
+fn valid_id(raw: &str) -> Result<&str, &'static str> {
+    match raw.as_bytes() {
         text if text.len() > MAX_ID => Err("`id` is too long"),
         [b'"' | b'-' | b'0'..=b'9', ..] => Ok(raw),
         _ => Err("`id` must be a string or a number"),
@@ -203,7 +228,8 @@ fn valid_id(raw: &RawValue) -> Result<&RawValue, &'static str> {
 }
 
 /// The envelope keys, and what is neither one of them nor close to one.
-enum Key {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
     JsonRpc,
     Id,
     Method,
@@ -214,7 +240,7 @@ enum Key {
 }
 
 impl Key {
-    fn of(name: &str) -> Result<Self, &'static str> {
+    pub(super) fn of(name: &str) -> Result<Self, &'static str> {
         Ok(match name {
             "jsonrpc" => Self::JsonRpc,
             "id" => Self::Id,
@@ -277,18 +303,7 @@ impl<'de> Deserialize<'de> for RawEnvelope<'de> {
                 let mut out = RawEnvelope::default();
                 while let Some(key) = map.next_key::<Key>()? {
                     let value: &'de RawValue = map.next_value()?;
-                    let slot = match key {
-                        Key::JsonRpc => &mut out.jsonrpc,
-                        Key::Id => &mut out.id,
-                        Key::Method => &mut out.method,
-                        Key::Params => &mut out.params,
-                        Key::Result => &mut out.result,
-                        Key::Error => &mut out.error,
-                        Key::Other => continue,
-                    };
-                    if slot.replace(value).is_some() {
-                        return Err(M::Error::custom("a key of the envelope stands there twice"));
-                    }
+                    out.set(key, value.get()).map_err(M::Error::custom)?;
                 }
                 Ok(out)
             }

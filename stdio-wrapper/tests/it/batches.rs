@@ -47,6 +47,23 @@ async fn a_batch_becomes_a_stream_when_the_child_says_more_than_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_more_answers_than_are_kept_becomes_a_stream_and_loses_none() {
+    let wrapper = Wrapper::start(&["--event-log=64KiB"], &[]).await;
+    let client = wrapper.client().initialize("2025-03-26").await;
+    let big = |id: usize| {
+        let params = json!({"name": "big", "arguments": {"bytes": 300_000}});
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params})
+    };
+    let batch: Vec<Value> = (0..10).map(big).collect();
+    let start = std::time::Instant::now();
+    let events = Events::new(client.post(json!(batch).to_string()).await).rest().await;
+    let mut ids: Vec<u64> = events.iter().filter_map(|event| event.data["id"].as_u64()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..10).collect::<Vec<u64>>());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "nobody waits for the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_without_requests_is_accepted_silently() {
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.client().initialize("2025-03-26").await;

