@@ -13,7 +13,7 @@ use auth_service::domain::clock::{Clock, SystemClock, UnixTime};
 use auth_service::identity::password::{LONGEST, Passwords, SHORTEST};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
-use auth_service::store::embedded::OpenError;
+use auth_service::store::embedded::{self, OpenError};
 
 use crate::serve::open_store;
 
@@ -131,6 +131,14 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
 /// On the store itself, or where that is in use through the service that uses it.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
     let storage = Config::storage_from_variables(std::env::vars())?;
+    // Adding the first account may come before the first start; any other command on nothing is a mistyped directory.
+    let makes_a_store = matches!(command, operator::Command::AddUser { .. });
+    if storage.redis.is_none() && !makes_a_store && !embedded::exists(&storage.data_dir) {
+        bail!(
+            "there is no store in {}; set DATA_DIR to where the service keeps its state",
+            storage.data_dir.display()
+        );
+    }
     let reply = match open_store(&storage).await {
         Ok((store, _)) => {
             let passwords = Passwords::new(1)?;

@@ -25,7 +25,7 @@ use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, St
 use rows::{Reader, Rows, Table, Writable};
 use writer::Writer;
 
-pub use files::{OpenError, store_key};
+pub use files::{OpenError, exists, store_key};
 
 /// See the module's text.
 pub struct EmbeddedStore {

@@ -55,6 +55,11 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
+/// Whether there is a store in `directory`.
+pub fn exists(directory: &Path) -> bool {
+    directory.join(DATABASE).exists()
+}
+
 /// The store key kept in `directory`; made there on the first start.
 pub fn store_key(directory: &Path, random: &dyn Random) -> Result<StoreKey, OpenError> {
     create_directory(directory)?;
