@@ -133,18 +133,15 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument>
     if usable.is_empty() { Err(InvalidDocument::RedirectUris) } else { Ok(usable) }
 }
 
-/// Nothing said means both of ours: who is silent about refresh tokens still wants to stay connected.
+/// They and the response types must agree (RFC 7591 §2.1): without codes there is nothing for us to do.
 fn grant_types(
-    sent: Option<&[String]>,
+    asked: Option<&[String]>,
     response_types: Option<&[String]>,
 ) -> Result<Vec<GrantType>, InvalidDocument> {
-    let all = [GrantType::AuthorizationCode, GrantType::RefreshToken];
-    let Some(sent) = sent else { return Ok(all.to_vec()) };
-    let kept: Vec<GrantType> =
-        all.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
+    let granted = GrantType::granted(asked);
     let with_code = response_types.is_none_or(|types| types.iter().any(|kind| kind == "code"));
-    if with_code && kept.contains(&GrantType::AuthorizationCode) {
-        Ok(kept)
+    if with_code && granted.contains(&GrantType::AuthorizationCode) {
+        Ok(granted)
     } else {
         Err(InvalidDocument::Grants)
     }

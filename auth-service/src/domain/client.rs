@@ -80,6 +80,15 @@ pub enum GrantType {
 }
 
 impl GrantType {
+    /// The ones that we have, out of those a client asks for. Silence means all of them: RFC 7591 §2 has a default of
+    /// codes alone, and §3.2.1 lets us decide otherwise, since a client that says nothing about refresh tokens would
+    /// be logged out every hour. The answer to a registration says what was decided.
+    pub fn granted(asked: Option<&[String]>) -> Vec<Self> {
+        let all = [Self::AuthorizationCode, Self::RefreshToken];
+        let is_asked = |ours: &Self| asked.is_none_or(|names| names.iter().any(|name| name == ours.as_str()));
+        all.into_iter().filter(is_asked).collect()
+    }
+
     /// Its name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -147,21 +147,18 @@ fn keys(
     }
 }
 
-/// Grant types that we have, out of those asked for; they and the response types must agree (RFC 7591 §2.1).
+/// They and the response types must agree (RFC 7591 §2.1): without codes there is nothing for us to do.
 fn grant_types(
-    sent: Option<&[String]>,
+    asked: Option<&[String]>,
     response_types: Option<&[String]>,
 ) -> Result<Vec<GrantType>, InvalidMetadata> {
-    if response_types.is_some_and(|types| !types.iter().any(|kind| kind == "code")) {
-        return Err(InvalidMetadata::Grants);
+    let granted = GrantType::granted(asked);
+    let with_code = response_types.is_none_or(|types| types.iter().any(|kind| kind == "code"));
+    if with_code && granted.contains(&GrantType::AuthorizationCode) {
+        Ok(granted)
+    } else {
+        Err(InvalidMetadata::Grants)
     }
-    let ours = [GrantType::AuthorizationCode, GrantType::RefreshToken];
-    // RFC 7591 §2 has a default of code alone, and §3.2.1 lets us decide otherwise: who says nothing about refresh
-    // tokens would be logged out every hour. The answer says what was decided.
-    let Some(sent) = sent else { return Ok(ours.to_vec()) };
-    let kept: Vec<GrantType> =
-        ours.into_iter().filter(|ours| sent.iter().any(|asked| asked == ours.as_str())).collect();
-    if kept.contains(&GrantType::AuthorizationCode) { Ok(kept) } else { Err(InvalidMetadata::Grants) }
 }
 
 /// What exists of what was asked for. Hosted clients register scopes of their own making; asking for nothing that
