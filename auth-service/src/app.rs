@@ -8,14 +8,13 @@ use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer};
+use actix_web::{App, HttpServer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::json;
 use tracing_actix_web::TracingLogger;
 
 use crate::config::Listeners;
 use crate::domain::resource::WELL_KNOWN;
-use crate::forward_auth;
+use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
 use crate::oauth::{authorize, consent, login, metadata, protected_resource, revoke, token};
 use crate::ops::endpoints;
@@ -159,7 +158,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         .service(
             web::resource(format!("{base}/login/password")).route(web::post().to(login::choose_password)),
         )
-        .default_service(web::to(not_found));
+        .default_service(web::to(cors::preflight_at_public_listener));
     if !base.is_empty() {
         // OpenID Connect Discovery §4 appends where RFC 8414 inserts; clients try both.
         config.service(
@@ -187,9 +186,4 @@ fn browsers_may(methods: &[Method]) -> Cors {
         .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
         .expose_headers([WWW_AUTHENTICATE])
         .max_age(600)
-}
-
-async fn not_found() -> HttpResponse {
-    HttpResponse::NotFound()
-        .json(json!({ "error": "not_found", "error_description": "there is nothing at this address" }))
 }

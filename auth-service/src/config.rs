@@ -1,5 +1,6 @@
 //! Settings: read from the environment once, all checked at the start, every problem reported together.
 
+mod browsers;
 mod clients;
 mod durations;
 mod environment;
@@ -20,6 +21,8 @@ pub use site::Site;
 pub use storage::Storage;
 pub use trusted_edge::TrustedEdge;
 
+use crate::domain::origin::AllowedOrigins;
+
 use environment::Environment;
 
 /// Everything that can be set.
@@ -33,6 +36,8 @@ pub struct Config {
     pub storage: Storage,
     /// Whose checks are answered.
     pub trusted_edge: TrustedEdge,
+    /// Which web pages may call the protected services.
+    pub allowed_origins: AllowedOrigins,
     /// Who may become a client, and for how long.
     pub clients: ClientTerms,
     /// How long things live.
@@ -70,13 +75,21 @@ impl Config {
         let site = site::read(&environment, &mut problems);
         let storage = storage::read(&environment, &mut problems);
         let trusted_edge = trusted_edge::read(&environment, &mut problems);
+        let allowed_origins = browsers::read(&environment, &mut problems);
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let clients = clients::read(&environment, &lifetimes, &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
-            Some(site) if problems.0.is_empty() => {
-                Ok(Self { listeners, site, storage, trusted_edge, clients, lifetimes, observability })
-            }
+            Some(site) if problems.0.is_empty() => Ok(Self {
+                listeners,
+                site,
+                storage,
+                trusted_edge,
+                allowed_origins,
+                clients,
+                lifetimes,
+                observability,
+            }),
             _ => Err(problems),
         }
     }
@@ -123,6 +136,7 @@ mod tests {
             ("STORE_KEY", "short"),
             ("LOG_FORMAT", "xml"),
             ("EDGE_SECRET", "x"),
+            ("ALLOWED_ORIGINS", "https://a.example/x"),
             ("REDIS_URL", "http://localhost"),
             ("EDGE_SECRET_FILE", "/nonexistent"),
         ]);
@@ -132,6 +146,7 @@ mod tests {
             "PROTECTED_HOSTS",
             "PUBLIC_LISTEN",
             "TRUSTED_PROXIES",
+            "ALLOWED_ORIGINS",
             "ACCESS_TOKEN_TTL",
             "STORE_KEY",
             "LOG_FORMAT",

@@ -9,6 +9,7 @@ pub mod grant;
 pub mod host;
 pub mod issuer;
 pub mod opaque_token;
+pub mod origin;
 pub mod path;
 pub mod pkce;
 pub mod redirect_uri;

@@ -1,18 +1,34 @@
-//! The check behind every edge proxy: one route and one parser for each proxy, one answer for all.
+//! The check behind every edge proxy: one route and one parser for each proxy, one decision for all.
+//!
+//! A proxy's shell (here over HTTP) says whether the caller is a trusted edge, its
+//! parser reads what it says of the request, [`decision`] decides, and the shell puts the answer in the proxy's words.
 
 mod answer;
-mod envoy;
+pub mod caddy;
+pub mod cors;
+pub mod envoy;
+mod forwarded;
+mod headers;
+pub mod nginx;
 mod request;
+pub mod traefik;
 
+use std::net::IpAddr;
+
+use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::domain::resource::ResourceUri;
-use crate::facts::{self, Facts, NoFacts};
+use crate::facts::{self, NoFacts};
 use crate::policy::{Decision, Presented, decide};
 use crate::state::AppState;
 
-use request::{AccessRequest, Bearer, CheckError};
+use answer::Answer;
+
+pub use answer::IDENTITY;
+pub use request::{AccessRequest, Bearer, CheckError};
 
 /// Header in which the edge proves that it is the edge.
 const EDGE_SECRET: &str = "x-edge-secret";
@@ -20,75 +36,146 @@ const EDGE_SECRET: &str = "x-edge-secret";
 /// Answers every request on the edge listener. Nothing is routed by pattern here: a router that normalises
 /// paths would read the checked path before we do.
 pub async fn check(request: HttpRequest, state: Data<AppState>) -> HttpResponse {
-    let (response, outcome) = match answer(&request, &state).await {
-        Ok(answered) => answered,
-        Err(error) => (answer::refuse(&error), error.label()),
-    };
-    metrics::counter!("mcp_gate_checks_total", "outcome" => outcome).increment(1);
-    response
-}
-
-async fn answer(request: &HttpRequest, state: &AppState) -> Result<(HttpResponse, &'static str), CheckError> {
-    trust(request, state)?;
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let checked = match target.strip_prefix(envoy::PREFIX) {
-        Some(original) => envoy::parse(request, original)?,
-        None => return Err(CheckError::UnknownProxy),
+    let headers = request.headers();
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let trusted = trust(peer, headers.get_all(EDGE_SECRET).map(HeaderValue::as_bytes), &state);
+    let Some(proxy) = Proxy::at(target) else {
+        return counted(Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy))).into_response();
     };
-    let resource = resource(&checked, state)?;
-    decide_on(&checked, &resource, state).await
+    let asked = trusted.and_then(|()| proxy.parse(request.method(), headers));
+    let answer = match asked {
+        Ok(asked) => decision(&asked, &state).await,
+        Err(error) => Answer::refuse(&error),
+    };
+    proxy.words(counted(answer)).into_response()
 }
 
-fn trust(request: &HttpRequest, state: &AppState) -> Result<(), CheckError> {
-    let peer = request.peer_addr().ok_or(CheckError::Untrusted)?;
-    let mut secrets = request.headers().get_all(EDGE_SECRET);
-    let secret = secrets.next().map(actix_web::http::header::HeaderValue::as_bytes);
-    let trusted = secrets.next().is_none() && state.config.trusted_edge.trusts(peer.ip(), secret);
-    if trusted { Ok(()) } else { Err(CheckError::Untrusted) }
+/// A proxy that asks over HTTP, told by the path that it asks at.
+enum Proxy<'a> {
+    Traefik,
+    Caddy,
+    Nginx,
+    /// With the original target, which follows the path.
+    Envoy(&'a str),
 }
 
-fn resource(checked: &AccessRequest, state: &AppState) -> Result<ResourceUri, CheckError> {
+impl<'a> Proxy<'a> {
+    fn at(target: &'a str) -> Option<Self> {
+        if let Some(original) = target.strip_prefix(envoy::PREFIX) {
+            return Some(Self::Envoy(original));
+        }
+        match target.split_once('?').map_or(target, |(path, _)| path) {
+            traefik::PATH => Some(Self::Traefik),
+            caddy::PATH => Some(Self::Caddy),
+            nginx::PATH => Some(Self::Nginx),
+            _ => None,
+        }
+    }
+
+    fn parse(&self, method: &Method, headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+        match self {
+            Self::Traefik => traefik::parse(headers),
+            Self::Caddy => caddy::parse(headers),
+            Self::Nginx => nginx::parse(headers),
+            Self::Envoy(original) => envoy::parse(method, original, headers),
+        }
+    }
+
+    fn words(&self, answer: Answer) -> Answer {
+        match self {
+            Self::Traefik | Self::Caddy => answer.in_words_of_traefik_and_caddy(),
+            Self::Nginx => answer.in_words_of_nginx(),
+            Self::Envoy(_) => answer,
+        }
+    }
+}
+
+fn counted(answer: Answer) -> Answer {
+    metrics::counter!("mcp_gate_checks_total", "outcome" => answer.outcome).increment(1);
+    answer
+}
+
+/// Whether the check comes from an edge proxy: from its network, and with its secret exactly once when there is one.
+fn trust<'a>(
+    peer: Option<IpAddr>,
+    mut secrets: impl Iterator<Item = &'a [u8]>,
+    state: &AppState,
+) -> Result<(), CheckError> {
+    let secret = secrets.next();
+    let doubled = secrets.next().is_some();
+    let trusted = peer.is_some_and(|peer| state.config.trusted_edge.trusts(peer, secret));
+    if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
+}
+
+/// The one way from a request to an answer, whichever proxy asks.
+async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
+    let (resource, own_origin) = match resource(asked, state) {
+        Ok(found) => found,
+        Err(error) => return Answer::refuse(&error),
+    };
+    let origins = &state.config.allowed_origins;
+    let Some(origin) = &asked.origin else {
+        return decide_on(asked, &resource, state).await;
+    };
+    if !origins.allow(origin, &own_origin) {
+        return Answer::refuse(&CheckError::Origin);
+    }
+    if let (&Method::OPTIONS, Some(wanted)) = (&asked.method, &asked.preflight) {
+        return cors::preflight(origins, origin, wanted.as_deref());
+    }
+    let mut answer = decide_on(asked, &resource, state).await;
+    // A page may read why it was denied. What it may read of a request that passes is the service's to say.
+    if answer.status != StatusCode::OK {
+        answer.headers.extend(cors::on_answer(origins, origin));
+    }
+    answer
+}
+
+fn resource(asked: &AccessRequest, state: &AppState) -> Result<(ResourceUri, String), CheckError> {
     let hosts = &state.config.site.protected_hosts;
-    if checked.scheme.is_some_and(|scheme| scheme != hosts.scheme()) {
+    if asked.scheme.is_some_and(|scheme| scheme != hosts.scheme()) {
         return Err(CheckError::Scheme);
     }
-    hosts.resource(&checked.host, &checked.path).ok_or(CheckError::UnknownHost)
+    let own_origin = hosts.origin(&asked.host).ok_or(CheckError::UnknownHost)?;
+    let resource = hosts.resource(&asked.host, &asked.path).ok_or(CheckError::UnknownHost)?;
+    Ok((resource, own_origin))
 }
 
-async fn decide_on(
-    checked: &AccessRequest,
-    resource: &ResourceUri,
-    state: &AppState,
-) -> Result<(HttpResponse, &'static str), CheckError> {
-    let now = state.now();
+async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppState) -> Answer {
+    // What is not a preflight has no business with OPTIONS at an MCP endpoint.
+    if asked.method == Method::OPTIONS {
+        return Answer::refuse(&CheckError::Method);
+    }
     let site = &state.config.site;
-    let facts: Result<Facts, &'static str> = match &checked.bearer {
-        Bearer::None => return Ok(conclude(checked, resource, Presented::Nothing, state)),
+    let facts = match &asked.bearer {
+        Bearer::None => return conclude(asked, resource, Presented::Nothing, state),
         Bearer::Malformed => Err("the Authorization header does not hold one Bearer token"),
         Bearer::Token(token) => {
-            match facts::of_token(token, &state.keys, &site.issuer, state.store.as_ref(), now).await {
+            let found = facts::of_token(token, &state.keys, &site.issuer, state.store.as_ref(), state.now());
+            match found.await {
                 Ok(facts) => Ok(facts),
                 Err(NoFacts::Invalid) => Err("the access token is not valid"),
                 Err(NoFacts::Expired) => Err("the access token has expired"),
                 Err(NoFacts::Revoked) => Err("the access token has been revoked"),
-                Err(NoFacts::Store(error)) => return Err(CheckError::Store(error)),
+                Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
             }
         }
     };
     let presented = facts.as_ref().map_or_else(|reason| Presented::InvalidToken(reason), Presented::Token);
-    Ok(conclude(checked, resource, presented, state))
+    conclude(asked, resource, presented, state)
 }
 
 fn conclude(
-    checked: &AccessRequest,
+    asked: &AccessRequest,
     resource: &ResourceUri,
     presented: Presented<'_>,
     state: &AppState,
-) -> (HttpResponse, &'static str) {
+) -> Answer {
     match (decide(presented, &state.policy, resource), presented) {
-        (Decision::Allow, Presented::Token(facts)) => answer::allow(facts, resource, state),
-        (Decision::Deny(denial), _) => answer::deny(&denial, resource, &checked.host, state),
+        (Decision::Allow, Presented::Token(facts)) => Answer::allow(facts, resource, state),
+        (Decision::Deny(denial), _) => Answer::deny(&denial, resource, &asked.host, state),
         // No rule allows what has no token. Should one ever, there is no identity to hand on.
-        (Decision::Allow, _) => (answer::refuse(&CheckError::Untrusted), "error"),
+        (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),
     }
 }

@@ -15,6 +15,7 @@ mod it {
     mod login;
     mod manage;
     mod operator;
+    mod proxies;
     mod register;
     mod token;
 }

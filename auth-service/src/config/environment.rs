@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 use super::Problems;
 
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
-pub(super) const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 32] = [
     "ACCESS_TOKEN_TTL",
+    "ALLOWED_ORIGINS",
     "CLIENT_CEILING",
     "CLIENT_IDLE_TTL",
     "CLIENT_METADATA_BLOCKED_HOSTS",

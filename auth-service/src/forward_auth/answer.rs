@@ -1,9 +1,8 @@
-//! What the edge is told: identity headers or a challenge.
+//! What the edge is told: identity headers or a challenge. The same for every proxy; how it is put is the shells'.
 
-use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde_json::json;
 
 use crate::domain::host::HostName;
@@ -18,110 +17,185 @@ use super::request::CheckError;
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// 200 with all identity headers, empty where there is no value: a header that we left out would let the
-/// client's own through.
-pub(super) fn allow(facts: &Facts, resource: &ResourceUri, state: &AppState) -> (HttpResponse, &'static str) {
-    let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
-    let scope = facts.scope.to_string();
-    let email = facts.email.as_deref().unwrap_or_default();
-    let now = state.now();
-    let claims = AssertionClaims {
-        iss: state.config.site.issuer.as_str(),
-        aud: resource.as_str(),
-        sub: facts.subject.as_str(),
-        username: facts.username.as_str(),
-        email,
-        groups: &facts.groups,
-        client_id: facts.client_id.as_str(),
-        scope: &scope,
-        iat: now,
-        exp: now.plus(ASSERTION_LIFETIME),
-        token_exp: facts.expires_at,
-    };
-    let Ok(assertion) = state.keys.sign(ASSERTION_TYPE, &claims) else {
-        tracing::error!("an assertion could not be signed");
-        return (unavailable(), "unavailable");
-    };
-    let headers = [
-        ("x-auth-subject", facts.subject.as_str()),
-        ("x-auth-username", facts.username.as_str()),
-        ("x-auth-email", email),
-        ("x-auth-groups", &groups.join(",")),
-        ("x-auth-client-id", facts.client_id.as_str()),
-        ("x-auth-scope", &scope),
-        ("x-auth-assertion", &assertion),
-    ];
-    let mut response = HttpResponse::Ok();
-    for (name, value) in headers {
-        response.insert_header((name, header_value(value)));
+/// Headers that say who is calling: every one of them is in every 200.
+pub const IDENTITY: [HeaderName; 7] = [
+    HeaderName::from_static("x-auth-subject"),
+    HeaderName::from_static("x-auth-username"),
+    HeaderName::from_static("x-auth-email"),
+    HeaderName::from_static("x-auth-groups"),
+    HeaderName::from_static("x-auth-client-id"),
+    HeaderName::from_static("x-auth-scope"),
+    HeaderName::from_static("x-auth-assertion"),
+];
+
+/// The answer to a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// 200 lets the request pass; nothing else does.
+    pub(super) status: StatusCode,
+    /// Printable ASCII.
+    pub(super) headers: Vec<(HeaderName, String)>,
+    /// JSON.
+    pub(super) body: Option<String>,
+    /// Name in metrics.
+    pub(super) outcome: &'static str,
+}
+
+impl Answer {
+    /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
+    /// client's own through.
+    pub(super) fn allow(facts: &Facts, resource: &ResourceUri, state: &AppState) -> Self {
+        let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
+        let scope = facts.scope.to_string();
+        let email = facts.email.as_deref().unwrap_or_default();
+        let now = state.now();
+        let claims = AssertionClaims {
+            iss: state.config.site.issuer.as_str(),
+            aud: resource.as_str(),
+            sub: facts.subject.as_str(),
+            username: facts.username.as_str(),
+            email,
+            groups: &facts.groups,
+            client_id: facts.client_id.as_str(),
+            scope: &scope,
+            iat: now,
+            exp: now.plus(ASSERTION_LIFETIME),
+            token_exp: facts.expires_at,
+        };
+        let Ok(assertion) = state.keys.sign(ASSERTION_TYPE, &claims) else {
+            tracing::error!("an assertion could not be signed");
+            return Self::unavailable();
+        };
+        let values = [
+            facts.subject.as_str(),
+            facts.username.as_str(),
+            email,
+            &groups.join(","),
+            facts.client_id.as_str(),
+            &scope,
+            &assertion,
+        ];
+        let mut headers: Vec<_> =
+            IDENTITY.into_iter().zip(values).map(|(name, value)| (name, one_line(value))).collect();
+        headers.push((CACHE_CONTROL, "no-store".to_owned()));
+        Self { status: StatusCode::OK, headers, body: None, outcome: "allowed" }
     }
-    (response.insert_header((CACHE_CONTROL, "no-store")).finish(), "allowed")
-}
 
-/// A header value that says `text` and nothing else: what is not visible ASCII is percent-encoded.
-fn header_value(text: &str) -> HeaderValue {
-    let encoded: String = text
-        .bytes()
-        .map(|byte| match byte {
-            b' '..=b'~' if byte != b'%' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect();
-    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
+    /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
+    pub(super) fn deny(denial: &Denial, resource: &ResourceUri, host: &HostName, state: &AppState) -> Self {
+        let (status, error, scope) = match denial {
+            Denial::Unauthenticated { scope } => (StatusCode::UNAUTHORIZED, None, scope),
+            Denial::InvalidToken { reason, scope } => {
+                (StatusCode::UNAUTHORIZED, Some(("invalid_token", *reason)), scope)
+            }
+            Denial::InsufficientScope { scope } => (
+                StatusCode::FORBIDDEN,
+                Some(("insufficient_scope", "the access token lacks a scope that this needs")),
+                scope,
+            ),
+        };
+        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        // RFC 6750 §3.1: no error code when the request brought no credentials.
+        let problem =
+            error.map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "));
+        let challenge = format!(
+            "Bearer {}resource_metadata=\"{metadata}\", scope=\"{scope}\"",
+            problem.unwrap_or_default()
+        );
+        let (code, reason) =
+            error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
+        let outcome = if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" };
+        let mut answer = Self::problem(status, code, reason, outcome);
+        answer.headers.push((WWW_AUTHENTICATE, challenge));
+        answer
+    }
 
-/// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
-pub(super) fn deny(
-    denial: &Denial,
-    resource: &ResourceUri,
-    host: &HostName,
-    state: &AppState,
-) -> (HttpResponse, &'static str) {
-    let (status, error, scope) = match denial {
-        Denial::Unauthenticated { scope } => (StatusCode::UNAUTHORIZED, None, scope),
-        Denial::InvalidToken { reason, scope } => {
-            (StatusCode::UNAUTHORIZED, Some(("invalid_token", *reason)), scope)
+    /// The answer to a check that cannot be decided. Never 200, never a word about internals.
+    pub(super) fn refuse(error: &CheckError) -> Self {
+        let status = match error {
+            CheckError::Store(cause) => {
+                tracing::error!(error = %cause, "the store failed during a check");
+                return Self::unavailable();
+            }
+            CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
+            CheckError::UnknownProxy => StatusCode::NOT_FOUND,
+            CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        tracing::warn!(reason = %error, "a check was refused");
+        Self::problem(status, "invalid_request", &error.to_string(), error.label())
+    }
+
+    pub(super) fn unavailable() -> Self {
+        Self::problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            "access cannot be checked at the moment; try again in a minute",
+            "unavailable",
+        )
+    }
+
+    fn problem(status: StatusCode, code: &str, description: &str, outcome: &'static str) -> Self {
+        let headers =
+            vec![(CACHE_CONTROL, "no-store".to_owned()), (CONTENT_TYPE, "application/json".to_owned())];
+        let body = json!({ "error": code, "error_description": description }).to_string();
+        Self { status, headers, body: Some(body), outcome }
+    }
+
+    /// For a proxy that hands a denial on whole.
+    pub(super) fn into_response(self) -> HttpResponse {
+        let mut response = HttpResponseBuilder::new(self.status);
+        for (name, value) in self.headers {
+            // Never fails: every value is printable ASCII.
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.append_header((name, value));
+            }
         }
-        Denial::InsufficientScope { scope } => (
-            StatusCode::FORBIDDEN,
-            Some(("insufficient_scope", "the access token lacks a scope that this needs")),
-            scope,
-        ),
-    };
-    let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
-    // RFC 6750 §3.1: no error code when the request brought no credentials.
-    let problem = error.map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "));
-    let challenge =
-        format!("Bearer {}resource_metadata=\"{metadata}\", scope=\"{scope}\"", problem.unwrap_or_default());
-    let (code, reason) =
-        error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
-    let response = HttpResponseBuilder::new(status)
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((WWW_AUTHENTICATE, challenge))
-        .json(json!({ "error": code, "error_description": reason }));
-    (response, if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" })
-}
-
-/// The answer to a check that cannot be decided. Never 200, never a word about internals.
-pub(super) fn refuse(error: &CheckError) -> HttpResponse {
-    let status = match error {
-        CheckError::Store(cause) => {
-            tracing::error!(error = %cause, "the store failed during a check");
-            return unavailable();
+        match self.body {
+            Some(body) => response.body(body),
+            None => response.finish(),
         }
-        CheckError::Untrusted | CheckError::UnknownHost => StatusCode::FORBIDDEN,
-        CheckError::UnknownProxy => StatusCode::NOT_FOUND,
-        CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
-        _ => StatusCode::BAD_REQUEST,
-    };
-    tracing::warn!(reason = %error, "a check was refused");
-    let body = json!({ "error": "invalid_request", "error_description": error.to_string() });
-    HttpResponseBuilder::new(status).insert_header((CACHE_CONTROL, "no-store")).json(body)
+    }
+
+    /// For nginx, which turns anything but 2xx, 401 and 403 into 500, and drops the body.
+    pub(super) fn in_words_of_nginx(mut self) -> Self {
+        if !matches!(self.status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
+            self.status = StatusCode::FORBIDDEN;
+        }
+        self
+    }
+
+    /// For a proxy that takes any 2xx for a yes: a preflight that came here was routed past where it is answered.
+    pub(super) fn in_words_of_traefik_and_caddy(self) -> Self {
+        if self.status.is_success() && self.status != StatusCode::OK {
+            return Self::problem(
+                StatusCode::FORBIDDEN,
+                "invalid_request",
+                "the edge has to send OPTIONS to PUBLIC_LISTEN; see docs/forward-auth.md",
+                self.outcome,
+            );
+        }
+        self
+    }
 }
 
-fn unavailable() -> HttpResponse {
-    let body = json!({ "error": "temporarily_unavailable", "error_description": "access cannot be checked at the moment; try again in a minute" });
-    HttpResponse::ServiceUnavailable().insert_header((CACHE_CONTROL, "no-store")).json(body)
+/// A header value that says `text` and nothing else: what is not printable ASCII is percent-encoded.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => line.push(char::from(byte)),
+            other => {
+                line.push('%');
+                for nibble in [other >> 4, other & 15] {
+                    line.extend(
+                        char::from_digit(u32::from(nibble), 16).map(|digit| digit.to_ascii_uppercase()),
+                    );
+                }
+            }
+        }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -130,8 +204,27 @@ mod tests {
 
     #[test]
     fn a087_a_header_value_stays_one_line() {
-        assert_eq!(header_value("a b\r\nX-Auth-Groups: admin"), "a b%0D%0AX-Auth-Groups: admin");
-        assert_eq!(header_value("100% é"), "100%25 %C3%A9");
-        assert_eq!(header_value(""), "");
+        assert_eq!(one_line("a b\r\nX-Auth-Groups: admin"), "a b%0D%0AX-Auth-Groups: admin");
+        assert_eq!(one_line("100% é"), "100%25 %C3%A9");
+        assert_eq!(one_line(""), "");
+    }
+
+    #[test]
+    fn nginx_hears_200_401_and_403_only() {
+        for status in 100..600_u16 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = Answer { status, headers: vec![], body: None, outcome: "" }.in_words_of_nginx();
+            assert!([200, 401, 403].contains(&answer.status.as_u16()));
+            assert_eq!(answer.status == 200, status == 200);
+        }
+    }
+
+    #[test]
+    fn a081_no_success_but_200_reaches_a_proxy_that_passes_on_any() {
+        for status in 200..300_u16 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = Answer { status, headers: vec![], body: None, outcome: "" };
+            assert_eq!(answer.in_words_of_traefik_and_caddy().status.is_success(), status == 200);
+        }
     }
 }

@@ -1,27 +1,76 @@
 //! What a check is about, the same whichever proxy asks. Made by the parsers only.
 
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::HeaderMap;
 
-use crate::domain::host::{HostName, split_authority};
+use crate::domain::host::HostName;
+use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::Scheme;
 use crate::store::StoreError;
 
+use super::headers;
+
 /// A request that waits at the edge.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct AccessRequest {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessRequest {
     /// What the edge says of the scheme, when it does.
+    pub scheme: Option<Scheme>,
+    /// Whom the client addressed.
+    pub host: HostName,
+    /// What it asked for.
+    pub path: UnambiguousPath,
+    /// How.
+    pub method: Method,
+    /// The web page that made the request, if one did.
+    pub origin: Option<Origin>,
+    /// The credentials.
+    pub bearer: Bearer,
+    /// A proof of possession (RFC 9449 §4), as it came.
+    pub dpop: Option<String>,
+    /// Whether it is a browser that asks leave for a request, with the headers that it wants to send
+    /// (`Access-Control-Request-*`; Fetch standard, "CORS-preflight request").
+    pub preflight: Option<Option<String>>,
+    /// `Mcp-Method`, the JSON-RPC method (MCP 2026-07-28).
+    pub mcp_method: Option<String>,
+    /// `Mcp-Name`, decoded: the tool, prompt or resource.
+    pub mcp_name: Option<String>,
+    /// `MCP-Protocol-Version`, as it came.
+    pub mcp_protocol_version: Option<String>,
+}
+
+/// What a proxy says of the request in its own way: the rest is in the client's headers, the same for all.
+pub(super) struct Target {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
     pub(super) path: UnambiguousPath,
     pub(super) method: Method,
-    pub(super) bearer: Bearer,
+}
+
+impl AccessRequest {
+    /// Completes a request by the client's own headers.
+    pub(super) fn read(target: Target, client: &HeaderMap) -> Result<Self, CheckError> {
+        headers::refuse_reserved_aliases(client)?;
+        let Target { scheme, host, path, method } = target;
+        Ok(Self {
+            scheme,
+            host,
+            path,
+            method,
+            origin: headers::origin(client)?,
+            bearer: headers::bearer(client),
+            dpop: headers::single(client, "dpop")?.map(str::to_owned),
+            preflight: headers::preflight(client)?,
+            mcp_method: headers::single(client, "mcp-method")?.map(str::to_owned),
+            mcp_name: headers::mcp_name(client)?,
+            mcp_protocol_version: headers::single(client, "mcp-protocol-version")?.map(str::to_owned),
+        })
+    }
 }
 
 /// The request's credentials.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Bearer {
+pub enum Bearer {
     /// There is no Authorization header.
     None,
     /// There is one, or several, but not one Bearer token.
@@ -42,23 +91,48 @@ impl std::fmt::Debug for Bearer {
 
 /// Why a check has no decision. Every one of them is a denial.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CheckError {
+pub enum CheckError {
+    /// Not from the edge.
     #[error("this check does not come from a trusted edge proxy; see TRUSTED_PROXIES and EDGE_SECRET")]
     Untrusted,
-    #[error("no proxy is served under this path; Envoy's path_prefix is /verify/envoy")]
+    /// No such route.
+    #[error(
+        "no proxy is served under this path; there are /verify/traefik, /verify/caddy, /verify/nginx and, with the original path after it, /verify/envoy"
+    )]
     UnknownProxy,
+    /// The proxy's configuration leaves out what we cannot do without.
+    #[error("the edge proxy did not send {0}; see docs/forward-auth.md")]
+    Missing(&'static str),
+    /// More than one reading.
     #[error("the request's path can be read in more than one way")]
     AmbiguousPath,
+    /// More than one reading, or none.
     #[error("the request's host is missing, doubled or malformed")]
     BadHost,
+    /// Not ours.
     #[error("the request's host is not a protected one; see PROTECTED_HOSTS")]
     UnknownHost,
+    /// Plain HTTP where there is TLS, or the other way round.
     #[error("the request did not come over the scheme of this deployment; see ISSUER")]
     Scheme,
+    /// Not one that an MCP endpoint answers.
     #[error("the request's method is not one that MCP uses")]
     Method,
-    #[error("a header that decides about the request is doubled or malformed")]
-    BadHeader,
+    /// A web page of another origin.
+    #[error("pages of this origin may not call the service; see ALLOWED_ORIGINS")]
+    Origin,
+    /// More than one reading.
+    #[error("the header {0} is doubled or malformed")]
+    BadHeader(&'static str),
+    /// A header that another server could take for one of ours.
+    #[error("a header could be taken for one that only the edge proxy may send")]
+    ReservedHeader,
+    /// The path was rewritten before the check.
+    #[error(
+        "X-Forwarded-Prefix says that the path was rewritten before the check; the check has to come first"
+    )]
+    Rewritten,
+    /// It cannot be known now.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -69,61 +143,8 @@ impl CheckError {
         match self {
             Self::Untrusted => "untrusted",
             Self::Store(_) => "unavailable",
+            Self::Origin => "foreign_origin",
             _ => "malformed",
         }
     }
-}
-
-/// The one value of a header, or none; two are an attempt to be read differently by two parsers.
-pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, CheckError> {
-    let mut values = headers.get_all(name);
-    let Some(first) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(CheckError::BadHeader);
-    }
-    first.to_str().map(Some).map_err(|_| CheckError::BadHeader)
-}
-
-/// Reads a host as the edge passes it on.
-pub(super) fn host(text: Option<&str>) -> Result<HostName, CheckError> {
-    let (host, _) = split_authority(text.ok_or(CheckError::BadHost)?).map_err(|_| CheckError::BadHost)?;
-    Ok(host)
-}
-
-/// Reads a scheme as the edge passes it on.
-pub(super) fn scheme(text: Option<&str>) -> Result<Option<Scheme>, CheckError> {
-    match text {
-        None => Ok(None),
-        Some("http") => Ok(Some(Scheme::Http)),
-        Some("https") => Ok(Some(Scheme::Https)),
-        Some(_) => Err(CheckError::BadHeader),
-    }
-}
-
-/// Methods that an MCP endpoint answers; names are case-sensitive (RFC 9110 §9.1).
-pub(super) fn method(name: &Method) -> Result<Method, CheckError> {
-    match *name {
-        Method::GET | Method::POST | Method::DELETE | Method::OPTIONS | Method::HEAD => Ok(name.clone()),
-        _ => Err(CheckError::Method),
-    }
-}
-
-/// Reads `Authorization` (RFC 6750 §2.1). Tokens in the query or the body are never looked at.
-pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
-    let mut values = headers.get_all(AUTHORIZATION);
-    let Some(first) = values.next() else {
-        return Bearer::None;
-    };
-    if values.next().is_some() {
-        return Bearer::Malformed;
-    }
-    let token = first.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
-        // b64token of RFC 6750 §2.1, which every token of ours is.
-        let plain =
-            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
-        (scheme.eq_ignore_ascii_case("bearer") && plain).then(|| token.to_owned())
-    });
-    token.map_or(Bearer::Malformed, Bearer::Token)
 }

@@ -53,12 +53,12 @@ pub(crate) struct TestApp {
     pub(crate) issuer: String,
     clock: Arc<TestClock>,
     _data: tempfile::TempDir,
-    _server: Option<RedisServer>,
+    server: Option<RedisServer>,
 }
 
-/// The embedded store, or with `TEST_STORE=redis` a Redis of the app's own.
-async fn open_store(data: &Path, key: &StoreKey) -> (Arc<dyn Store>, Option<RedisServer>) {
-    if std::env::var("TEST_STORE").is_ok_and(|store| store == "redis") {
+/// The embedded store, or a Redis of the app's own.
+async fn open_store(data: &Path, key: &StoreKey, on_redis: bool) -> (Arc<dyn Store>, Option<RedisServer>) {
+    if on_redis {
         let server = RedisServer::start(&["--appendonly", "no"]).unwrap();
         let address = RedisAddress::parse(&server.url()).unwrap();
         return (Arc::new(RedisStore::connect(&address, key).await.unwrap()), Some(server));
@@ -71,7 +71,23 @@ impl TestApp {
         Self::start_with(&[]).await
     }
 
+    /// On the embedded store, or with `TEST_STORE=redis` on a Redis.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let on_redis = std::env::var("TEST_STORE").is_ok_and(|store| store == "redis");
+        Self::start_on(on_redis, settings).await
+    }
+
+    /// On a Redis that [`Self::kill_store`] can kill; none where there is no Redis on the machine.
+    pub(crate) async fn start_on_redis() -> Option<Self> {
+        RedisServer::start(&["--appendonly", "no"])?;
+        Some(Self::start_on(true, &[]).await)
+    }
+
+    pub(crate) fn kill_store(&mut self) {
+        self.server.as_mut().unwrap().kill();
+    }
+
+    async fn start_on(on_redis: bool, settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let defaults = [
             ("ISSUER", ISSUER),
@@ -89,7 +105,7 @@ impl TestApp {
         let config = Config::from_variables(owned).unwrap();
         let listeners = config.listeners;
         let key = StoreKey::new([7; 32]);
-        let (store, server) = open_store(data.path(), &key).await;
+        let (store, server) = open_store(data.path(), &key, on_redis).await;
         let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
         let state = AppState::new(
             config,
@@ -109,7 +125,7 @@ impl TestApp {
         actix_web::rt::spawn(servers.ops);
         let http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
         let issuer = state.config.site.issuer.to_string();
-        Self { http, state, public, edge, ops, issuer, clock, _data: data, _server: server }
+        Self { http, state, public, edge, ops, issuer, clock, _data: data, server }
     }
 
     pub(crate) fn wait(&self, duration: Duration) {
@@ -213,24 +229,52 @@ impl TestApp {
 
     /// A check as Envoy sends it.
     pub(crate) fn check(&self, method: reqwest::Method, host: &str, target: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}/verify/envoy{target}", self.edge))
-            .header("host", host)
-            .header("x-forwarded-proto", "https")
-            .header("x-edge-secret", EDGE_SECRET)
+        self.check_by("envoy", method.as_str(), host, target)
     }
 
-    /// The status of a check whose target is sent as it stands: an HTTP library would normalise it.
+    /// A check as this proxy sends it.
+    pub(crate) fn check_by(&self, proxy: &str, method: &str, host: &str, target: &str) -> RequestBuilder {
+        let url = format!("{}/verify/{proxy}", self.edge);
+        let request = match proxy {
+            "envoy" => self
+                .http
+                .request(method.parse().unwrap(), format!("{url}{target}"))
+                .header("host", host)
+                .header("x-forwarded-proto", "https"),
+            "nginx" => self
+                .http
+                .get(url)
+                .header("x-original-method", method)
+                .header("x-original-url", format!("https://{host}{target}")),
+            _ => self
+                .http
+                .get(url)
+                .header("x-forwarded-method", method)
+                .header("x-forwarded-proto", "https")
+                .header("x-forwarded-host", host)
+                .header("x-forwarded-uri", target),
+        };
+        request.header("x-edge-secret", EDGE_SECRET)
+    }
+
+    /// The status of a check by Envoy whose target is sent as it stands: an HTTP library would normalise it.
     pub(crate) async fn raw_check(&self, target: &str) -> u16 {
+        self.raw(&format!(
+            "POST /verify/envoy{target} HTTP/1.1\r\nHost: mcp.example\r\nX-Edge-Secret: {EDGE_SECRET}\r\nConnection: close\r\n\r\n"
+        ))
+        .await
+        .unwrap()
+    }
+
+    /// The status with which the edge listener answers these very bytes, if it answers at all.
+    pub(crate) async fn raw(&self, bytes: &str) -> Option<u16> {
         let mut stream =
             tokio::net::TcpStream::connect(self.edge.strip_prefix("http://").unwrap()).await.unwrap();
-        let head = format!(
-            "POST /verify/envoy{target} HTTP/1.1\r\nHost: mcp.example\r\nX-Edge-Secret: {EDGE_SECRET}\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer.split(' ').nth(1).unwrap().parse().unwrap()
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap_or_default();
+        String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
     }
 
     pub(crate) async fn check_token(&self, token: &str) -> Response {

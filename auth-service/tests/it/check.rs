@@ -1,4 +1,4 @@
-//! `/verify/envoy`: what the edge is told.
+//! The check: what the edge is told.
 
 use std::time::Duration;
 

@@ -1,0 +1,145 @@
+//! What a browser needs before it lets a web page call a protected service (Fetch standard, "HTTP-CORS protocol").
+//!
+//! A page can send only the token that it was given: an MCP request carries no cookie, and no answer allows
+//! credentials. So any origin may call unless `ALLOWED_ORIGINS` says otherwise, and the answer to a page that may not
+//! carries nothing that would let it read it.
+//!
+//! **Preflight.** A browser asks with `OPTIONS` before it sends a request with a token, without the token, and wants
+//! an answer with status 200–299. To Traefik, Caddy and nginx a 2xx from the check means *let it pass*, so they cannot
+//! get the answer from the check: their configuration routes `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, which
+//! answers it by [`preflight_at_public_listener`]. To Envoy anything but 200 is a denial that the client gets whole, so
+//! there the check itself answers 204. No way leads an `OPTIONS` to the service behind.
+
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderName, VARY,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use crate::domain::origin::{AllowedOrigins, Origin};
+use crate::domain::path::UnambiguousPath;
+use crate::state::AppState;
+
+use super::answer::Answer;
+use super::headers;
+use super::request::CheckError;
+
+/// Methods of an MCP endpoint.
+const METHODS: &str = "GET, POST, DELETE";
+/// What a page has to read: where to log in, its session, and when to come again.
+const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, Retry-After";
+/// Request headers of MCP clients.
+const HEADERS: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, dpop";
+/// Request headers that a server names itself begin like this (MCP 2026-07-28, "x-mcp-header").
+const PARAMETER: &str = "mcp-param-";
+/// How long a browser may remember a preflight answer, in seconds.
+const MAX_AGE: &str = "600";
+
+/// Headers that let a page of `origin` read an answer of the check.
+pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, String)> {
+    let mut headers = allow_origin(origins, origin);
+    headers.push((ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED.to_owned()));
+    headers
+}
+
+/// Never the credentials header: what is allowed here is worth nothing to who has no token.
+fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, String)> {
+    match origins {
+        AllowedOrigins::Any => vec![(ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned())],
+        AllowedOrigins::Listed(_) => {
+            vec![(ACCESS_CONTROL_ALLOW_ORIGIN, origin.to_string()), (VARY, "Origin".to_owned())]
+        }
+    }
+}
+
+/// The answer to a preflight by a page of `origin`, which may call. `wanted` is `Access-Control-Request-Headers`.
+pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: Option<&str>) -> Answer {
+    let mut headers = allow_origin(origins, origin);
+    headers.push((ACCESS_CONTROL_ALLOW_METHODS, METHODS.to_owned()));
+    headers.push((ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(wanted)));
+    headers.push((ACCESS_CONTROL_MAX_AGE, MAX_AGE.to_owned()));
+    headers.push((VARY, "Access-Control-Request-Headers".to_owned()));
+    Answer { status: StatusCode::NO_CONTENT, headers, body: None, outcome: "preflight" }
+}
+
+/// A wildcard would do, but for `authorization` it does not count, and a list says what is meant.
+fn allowed_headers(wanted: Option<&str>) -> String {
+    let wanted = wanted.unwrap_or_default().split(',').map(str::trim);
+    let parameters = wanted.filter(|name| {
+        name.len() < 100
+            && name.get(..PARAMETER.len()).is_some_and(|start| start.eq_ignore_ascii_case(PARAMETER))
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    });
+    parameters
+        .take(50)
+        .fold(HEADERS.to_owned(), |list, name| format!("{list}, {}", name.to_ascii_lowercase()))
+}
+
+/// `OPTIONS` at any path of a protected host, on the public listener; anything else there is not found.
+pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    if request.method() != Method::OPTIONS {
+        return not_found();
+    }
+    match asked_at_public_listener(request.uri().path(), request.headers(), &state) {
+        Ok(Some((origin, wanted))) => {
+            preflight(&state.config.allowed_origins, &origin, wanted.as_deref()).into_response()
+        }
+        Ok(None) => not_found(),
+        Err(error) => Answer::refuse(&error).into_response(),
+    }
+}
+
+type Asked = (Origin, Option<String>);
+
+fn asked_at_public_listener(
+    path: &str,
+    client: &HeaderMap,
+    state: &AppState,
+) -> Result<Option<Asked>, CheckError> {
+    let authority = headers::single(client, "host")?.ok_or(CheckError::BadHost)?;
+    let host = headers::host(authority)?;
+    let Some(own) = state.config.site.protected_hosts.origin(&host) else {
+        return Ok(None);
+    };
+    UnambiguousPath::of_target(path).map_err(|_| CheckError::AmbiguousPath)?;
+    let origin = headers::origin(client)?.ok_or(CheckError::Missing("Origin"))?;
+    let wanted = headers::preflight(client)?.ok_or(CheckError::Missing("Access-Control-Request-Method"))?;
+    if state.config.allowed_origins.allow(&origin, &own) {
+        Ok(Some((origin, wanted)))
+    } else {
+        Err(CheckError::Origin)
+    }
+}
+
+fn not_found() -> HttpResponse {
+    HttpResponse::NotFound()
+        .json(json!({ "error": "not_found", "error_description": "there is nothing at this address" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a097_any_origin_without_credentials_or_a_listed_one_by_name() {
+        let origin: Origin = "https://app.example".parse().unwrap();
+        let any = on_answer(&AllowedOrigins::Any, &origin);
+        assert!(any.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned())));
+        let listed = on_answer(&AllowedOrigins::Listed([origin.clone()].into()), &origin);
+        assert!(listed.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, "https://app.example".to_owned())));
+        assert!(listed.contains(&(VARY, "Origin".to_owned())));
+        for headers in [any, listed] {
+            assert!(headers.iter().all(|(name, _)| name != "access-control-allow-credentials"));
+        }
+    }
+
+    #[test]
+    fn only_headers_of_mcp_are_allowed() {
+        let allowed =
+            allowed_headers(Some("Authorization, x-evil, Mcp-Param-Region, mcp-param-\r\nx, Mcp-Param-a b"));
+        assert_eq!(allowed, format!("{HEADERS}, mcp-param-region"));
+        assert_eq!(allowed_headers(None), HEADERS);
+    }
+}

@@ -1,0 +1,21 @@
+//! The four `X-Forwarded-*` headers in which Traefik and Caddy say what a check is about.
+
+use actix_web::http::header::HeaderMap;
+
+use crate::domain::path::UnambiguousPath;
+
+use super::headers::{host, method, required, scheme};
+use super::request::{AccessRequest, CheckError, Target};
+
+/// All four exactly once: a proxy that leaves one out is not configured as it must be, and one that comes twice was
+/// written by the client.
+pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+    let target = Target {
+        scheme: Some(scheme(required(headers, "x-forwarded-proto")?, "X-Forwarded-Proto")?),
+        host: host(required(headers, "x-forwarded-host")?)?,
+        path: UnambiguousPath::of_target(required(headers, "x-forwarded-uri")?)
+            .map_err(|_| CheckError::AmbiguousPath)?,
+        method: method(required(headers, "x-forwarded-method")?)?,
+    };
+    AccessRequest::read(target, headers)
+}

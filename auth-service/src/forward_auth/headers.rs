@@ -1,0 +1,249 @@
+//! Reading headers so that nobody else can read them otherwise. Pure.
+
+use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, CONNECTION, HeaderMap, ORIGIN};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::domain::host::{HostName, split_authority};
+use crate::domain::origin::Origin;
+use crate::domain::resource::Scheme;
+
+use super::request::{Bearer, CheckError};
+
+/// The one value of a header, or none; two are an attempt to be read differently by two parsers.
+pub(super) fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, CheckError> {
+    let mut values = headers.get_all(name);
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(CheckError::BadHeader(name));
+    }
+    first.to_str().map(Some).map_err(|_| CheckError::BadHeader(name))
+}
+
+/// The one value of a header that the proxy has to send.
+pub(super) fn required<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, CheckError> {
+    single(headers, name)?.ok_or(CheckError::Missing(name))
+}
+
+/// Reads a host as the edge passes it on.
+pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
+    split_authority(text).map(|(host, _)| host).map_err(|_| CheckError::BadHost)
+}
+
+/// Reads a scheme as the edge passes it on. A WebSocket's is that of the request that opens it.
+pub(super) fn scheme(text: &str, header: &'static str) -> Result<Scheme, CheckError> {
+    match text {
+        "http" | "ws" => Ok(Scheme::Http),
+        "https" | "wss" => Ok(Scheme::Https),
+        _ => Err(CheckError::BadHeader(header)),
+    }
+}
+
+/// Methods that an MCP endpoint answers, and OPTIONS; names are case-sensitive (RFC 9110 §9.1).
+pub(super) fn method(name: &str) -> Result<Method, CheckError> {
+    match name {
+        "GET" => Ok(Method::GET),
+        "POST" => Ok(Method::POST),
+        "DELETE" => Ok(Method::DELETE),
+        "OPTIONS" => Ok(Method::OPTIONS),
+        "HEAD" => Ok(Method::HEAD),
+        _ => Err(CheckError::Method),
+    }
+}
+
+/// Reads `Authorization` (RFC 6750 §2.1). Tokens in the query or the body are never looked at.
+pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
+    let mut values = headers.get_all(AUTHORIZATION);
+    let Some(first) = values.next() else {
+        return Bearer::None;
+    };
+    if values.next().is_some() {
+        return Bearer::Malformed;
+    }
+    let token = first.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
+        // b64token of RFC 6750 §2.1, which every token of ours is.
+        let plain =
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
+        (scheme.eq_ignore_ascii_case("bearer") && plain).then(|| token.to_owned())
+    });
+    token.map_or(Bearer::Malformed, Bearer::Token)
+}
+
+/// Reads `Origin`.
+pub(super) fn origin(headers: &HeaderMap) -> Result<Option<Origin>, CheckError> {
+    let text = single(headers, ORIGIN.as_str()).map_err(|_| CheckError::BadHeader("Origin"))?;
+    text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
+}
+
+/// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
+pub(super) fn preflight(headers: &HeaderMap) -> Result<Option<Option<String>>, CheckError> {
+    let method = single(headers, "access-control-request-method")?;
+    let wanted = single(headers, "access-control-request-headers")?;
+    Ok(method.map(|_| wanted.map(str::to_owned)))
+}
+
+/// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
+pub(super) fn mcp_name(headers: &HeaderMap) -> Result<Option<String>, CheckError> {
+    single(headers, "mcp-name")?.map(decode_sentinel).transpose()
+}
+
+fn decode_sentinel(text: &str) -> Result<String, CheckError> {
+    const START: &str = "=?base64?";
+    if !text.get(..START.len()).is_some_and(|start| start.eq_ignore_ascii_case(START)) {
+        return Ok(text.to_owned());
+    }
+    // What begins like it and is not exactly it could be a name to one reader and a code to the next.
+    text.strip_prefix(START)
+        .and_then(|rest| rest.strip_suffix("?="))
+        .and_then(|code| STANDARD.decode(code).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or(CheckError::BadHeader("Mcp-Name"))
+}
+
+/// Beginnings of header names that only the edge, or this service, may say something by.
+const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
+/// Whole names of the same kind.
+const RESERVED_WHOLE: [&str; 7] =
+    ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
+
+/// Refuses headers that a server behind the edge may take for a reserved one, and a `Connection` header that asks a
+/// proxy to drop one (RFC 9110 §7.6.1). CGI and its heirs read `X_Auth_Subject` as `X-Auth-Subject`.
+pub(super) fn refuse_reserved_aliases(headers: &HeaderMap) -> Result<(), CheckError> {
+    let is_alias = |name: &str| {
+        let odd = name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-');
+        // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
+        odd && !name.starts_with("mcp-param-")
+            && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    };
+    if headers.keys().any(|name| is_alias(name.as_str())) {
+        return Err(CheckError::ReservedHeader);
+    }
+    let drops_reserved = |options: &str| {
+        options.split(',').any(|option| is_reserved(&option.trim().to_ascii_lowercase().replace('_', "-")))
+    };
+    let mut connection = headers.get_all(CONNECTION);
+    if connection.any(|value| value.to_str().map_or(true, drops_reserved)) {
+        return Err(CheckError::ReservedHeader);
+    }
+    // Also from a client that wants the path to be read otherwise than it is.
+    if headers.contains_key("x-forwarded-prefix") { Err(CheckError::Rewritten) } else { Ok(()) }
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|start| name.starts_with(start)) || RESERVED_WHOLE.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn of(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn a067_only_one_bearer_token_in_the_header_counts() {
+        let bearer = |values: &[&str]| {
+            let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+            bearer(&of(&headers))
+        };
+        assert_eq!(bearer(&[]), Bearer::None);
+        assert_eq!(bearer(&["bearer abc.def"]), Bearer::Token("abc.def".to_owned()));
+        for values in [
+            &["Basic abc"][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer a b"],
+            &["Bearer a,b"],
+            &["Bearer a, Bearer a"],
+            &["abc"],
+            &["Bearer a", "Bearer a"],
+            &["Bearer  a"],
+            &[""],
+        ] {
+            assert_eq!(bearer(values), Bearer::Malformed, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a092_a_name_is_decoded_before_it_is_compared() {
+        let name = |text: &str| mcp_name(&of(&[("mcp-name", text)])).map(Option::unwrap_or_default);
+        for (sent, meant) in [
+            ("delete_all", "delete_all"),
+            ("=?base64?ZGVsZXRlX2FsbA==?=", "delete_all"),
+            ("=?base64?w6lkaXQ=?=", "édit"),
+            ("=?base64??=", ""),
+            ("=?base64?PT9iYXNlNjQ/eD89?=", "=?base64?x?="),
+            ("=?utf-8?q?x?=", "=?utf-8?q?x?="),
+        ] {
+            assert_eq!(name(sent).unwrap(), meant);
+        }
+        for odd in [
+            "=?base64?",
+            "=?base64?ZGVsZXRl",
+            "=?base64?%%?=",
+            "=?base64?ZGVsZXRlX2FsbA?=",
+            "=?base64?//8=?=",
+            "=?BASE64?ZGVsZXRlX2FsbA==?=",
+            "=?base64?ZGVs ZXRl?=",
+        ] {
+            assert!(name(odd).is_err(), "{odd}");
+        }
+        assert!(mcp_name(&of(&[("mcp-name", "read"), ("mcp-name", "delete")])).is_err());
+    }
+
+    #[test]
+    fn a073_what_could_be_taken_for_a_reserved_header_is_refused() {
+        for name in [
+            "x_auth_subject",
+            "x-auth_subject",
+            "x.auth.subject",
+            "x-auth!subject",
+            "x_forwarded_host",
+            "x_original_url",
+            "x_edge_secret",
+            "mcp_name",
+            "mcp.method",
+            "x_real_ip",
+        ] {
+            assert!(refuse_reserved_aliases(&of(&[(name, "x")])).is_err(), "{name}");
+        }
+        for name in ["x-auth-subject", "sentry_trace", "baggage.x", "x-forwarded-host", "mcp-param-user_id"] {
+            assert!(refuse_reserved_aliases(&of(&[(name, "x")])).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a074_connection_drops_no_reserved_header() {
+        for value in [
+            "X-Auth-Subject",
+            "close, x-auth-groups",
+            "keep-alive,X-Forwarded-Host",
+            "Authorization",
+            "mcp-name",
+            "X_Auth_Subject",
+        ] {
+            assert!(refuse_reserved_aliases(&of(&[("connection", value)])).is_err(), "{value}");
+        }
+        for value in ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "HTTP2-Settings", ""] {
+            assert!(refuse_reserved_aliases(&of(&[("connection", value)])).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a075_a_rewritten_path_is_not_half_trusted() {
+        assert!(matches!(
+            refuse_reserved_aliases(&of(&[("x-forwarded-prefix", "/x")])),
+            Err(CheckError::Rewritten)
+        ));
+    }
+}

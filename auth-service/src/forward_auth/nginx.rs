@@ -1,0 +1,34 @@
+//! nginx's `auth_request`: a GET with `X-Original-Method` and `X-Original-URL`, as our configuration sets them.
+//!
+//! nginx matches locations against a normalised path and hands on the raw one: what is normalised differently is
+//! refused here.
+
+use actix_web::http::header::HeaderMap;
+
+use crate::domain::path::UnambiguousPath;
+
+use super::headers::{host, method, required, scheme};
+use super::request::{AccessRequest, CheckError, Target};
+
+/// The path that the authorization subrequest is passed to.
+pub const PATH: &str = "/verify/nginx";
+
+/// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host that nginx chose the server by, and the
+/// request target as the client sent it.
+pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+    let malformed = CheckError::BadHeader("X-Original-URL");
+    let Some((proto, rest)) = required(headers, "x-original-url")?.split_once("://") else {
+        return Err(malformed);
+    };
+    let path_at = rest.find('/').unwrap_or(rest.len());
+    let Some((authority, original_target)) = rest.split_at_checked(path_at) else {
+        return Err(malformed);
+    };
+    let target = Target {
+        scheme: Some(scheme(proto, "X-Original-URL")?),
+        host: host(authority)?,
+        path: UnambiguousPath::of_target(original_target).map_err(|_| CheckError::AmbiguousPath)?,
+        method: method(required(headers, "x-original-method")?)?,
+    };
+    AccessRequest::read(target, headers)
+}

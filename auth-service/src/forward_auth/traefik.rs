@@ -1,0 +1,15 @@
+//! Traefik's `ForwardAuth`: a GET with everything about the request in `X-Forwarded-*`.
+
+use actix_web::http::header::HeaderMap;
+
+use super::forwarded;
+use super::request::{AccessRequest, CheckError};
+
+/// The path of Traefik's `address`.
+pub const PATH: &str = "/verify/traefik";
+
+/// Reads a check. Traefik sets `X-Forwarded-Method`, `-Proto`, `-Host` and `-Uri` itself, and gives a WebSocket the
+/// scheme `ws` or `wss`. `X-Forwarded-Port` decides nothing: the port is ours to configure.
+pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+    forwarded::parse(headers)
+}
