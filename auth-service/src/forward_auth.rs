@@ -122,7 +122,7 @@ async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
         return Answer::refuse(&CheckError::Origin);
     }
     if let (&Method::OPTIONS, Some(wanted)) = (&asked.method, &asked.preflight) {
-        return cors::preflight(origins, origin, wanted.as_deref());
+        return cors::preflight(origins, origin, wanted);
     }
     let mut answer = decide_on(asked, &resource, state).await;
     // A page may read why it was denied. What it may read of a request that passes is the service's to say.

@@ -55,7 +55,7 @@ fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, S
 }
 
 /// The answer to a preflight by a page of `origin`, which may call. `wanted` is `Access-Control-Request-Headers`.
-pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: Option<&str>) -> Answer {
+pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str) -> Answer {
     let mut headers = allow_origin(origins, origin);
     headers.push((ACCESS_CONTROL_ALLOW_METHODS, METHODS.to_owned()));
     headers.push((ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(wanted)));
@@ -65,8 +65,8 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: Optio
 }
 
 /// A wildcard would do, but for `authorization` it does not count, and a list says what is meant.
-fn allowed_headers(wanted: Option<&str>) -> String {
-    let wanted = wanted.unwrap_or_default().split(',').map(str::trim);
+fn allowed_headers(wanted: &str) -> String {
+    let wanted = wanted.split(',').map(str::trim);
     let parameters = wanted.filter(|name| {
         name.len() < 100
             && name.get(..PARAMETER.len()).is_some_and(|start| start.eq_ignore_ascii_case(PARAMETER))
@@ -84,14 +84,14 @@ pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data
     }
     match asked_at_public_listener(request.uri().path(), request.headers(), &state) {
         Ok(Some((origin, wanted))) => {
-            preflight(&state.config.allowed_origins, &origin, wanted.as_deref()).into_response()
+            preflight(&state.config.allowed_origins, &origin, &wanted).into_response()
         }
         Ok(None) => not_found(),
         Err(error) => Answer::refuse(&error).into_response(),
     }
 }
 
-type Asked = (Origin, Option<String>);
+type Asked = (Origin, String);
 
 fn asked_at_public_listener(
     path: &str,
@@ -138,8 +138,8 @@ mod tests {
     #[test]
     fn only_headers_of_mcp_are_allowed() {
         let allowed =
-            allowed_headers(Some("Authorization, x-evil, Mcp-Param-Region, mcp-param-\r\nx, Mcp-Param-a b"));
+            allowed_headers("Authorization, x-evil, Mcp-Param-Region, mcp-param-\r\nx, Mcp-Param-a b");
         assert_eq!(allowed, format!("{HEADERS}, mcp-param-region"));
-        assert_eq!(allowed_headers(None), HEADERS);
+        assert_eq!(allowed_headers(""), HEADERS);
     }
 }

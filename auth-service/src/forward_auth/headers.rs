@@ -79,10 +79,10 @@ pub(super) fn origin(headers: &HeaderMap) -> Result<Option<Origin>, CheckError> 
 }
 
 /// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
-pub(super) fn preflight(headers: &HeaderMap) -> Result<Option<Option<String>>, CheckError> {
+pub(super) fn preflight(headers: &HeaderMap) -> Result<Option<String>, CheckError> {
     let method = single(headers, "access-control-request-method")?;
     let wanted = single(headers, "access-control-request-headers")?;
-    Ok(method.map(|_| wanted.map(str::to_owned)))
+    Ok(method.map(|_| wanted.unwrap_or_default().to_owned()))
 }
 
 /// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).

@@ -30,7 +30,7 @@ pub struct AccessRequest {
     pub dpop: Option<String>,
     /// Whether it is a browser that asks leave for a request, with the headers that it wants to send
     /// (`Access-Control-Request-*`; Fetch standard, "CORS-preflight request").
-    pub preflight: Option<Option<String>>,
+    pub preflight: Option<String>,
     /// `Mcp-Method`, the JSON-RPC method (MCP 2026-07-28).
     pub mcp_method: Option<String>,
     /// `Mcp-Name`, decoded: the tool, prompt or resource.
