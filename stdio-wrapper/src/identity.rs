@@ -8,6 +8,7 @@ mod jwks;
 use std::sync::Arc;
 
 use crate::config;
+use crate::policy::UnmetRules;
 
 pub use assertion::{Claims, Verifier};
 pub use jwks::{Fetch, FetchError, Jwks, http_fetch};
@@ -28,6 +29,8 @@ pub struct Caller {
     pub groups: Vec<String>,
     /// Granted scopes.
     pub scopes: Vec<String>,
+    /// What the authorization service leaves to us to refuse. Only an assertion can say it.
+    pub unmet_rules: UnmetRules,
 }
 
 impl Caller {

@@ -1,7 +1,7 @@
 //! stdio-wrapper: any stdio MCP server over Streamable HTTP.
 //!
 //! Rooms, and which may use which: `protocol`, `policy` and `metrics` stand at the bottom and use no other; `config` uses
-//! `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config`; `legacy` uses `child`, `protocol`
+//! `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config` and `policy`; `legacy` uses `child`, `protocol`
 //! and `metrics`; `http` uses all of these; `ops` uses `metrics`; `app` puts them together.
 
 pub mod app;

@@ -1,4 +1,5 @@
-//! Tool rules: which scopes and groups a `tools/call` needs. Pure.
+//! Which scopes and groups a call needs: by our own tool rules, and by those rules of the authorization service that it
+//! could not enforce itself. Pure.
 
 use serde::Deserialize;
 
@@ -25,6 +26,66 @@ struct ToolRule {
     groups: Vec<String>,
 }
 
+/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its assertion). That
+/// service sees no bodies, so what a body asks for is held against its rules here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct UnmetRules(Vec<UnmetRule>);
+
+/// A kind of rule that we do not know must not be overlooked, so unknown members are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnmetRule {
+    /// Patterns of tool names.
+    #[serde(default)]
+    tools: Vec<String>,
+    /// Patterns of methods.
+    #[serde(default)]
+    methods: Vec<String>,
+    /// Everything that calls under this rule need.
+    #[serde(default)]
+    scopes: Vec<String>,
+    /// The rule is not for this person; no scope would help.
+    #[serde(default)]
+    denied: bool,
+}
+
+/// What a message asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// JSON-RPC method.
+    pub method: &'a str,
+    /// Name of the tool, if the method is `tools/call`.
+    pub tool: Option<&'a str>,
+}
+
+impl UnmetRules {
+    /// Whether the caller meets every rule.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Decides about one message.
+    pub fn decide(&self, asked: Asked<'_>) -> Decision {
+        let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
+        let matching: Vec<&UnmetRule> = self
+            .0
+            .iter()
+            .filter(|rule| {
+                any(&rule.methods, asked.method) || asked.tool.is_some_and(|tool| any(&rule.tools, tool))
+            })
+            .collect();
+        // An unmet rule that names nothing to ask for cannot be met by asking.
+        if matching.iter().any(|rule| rule.denied || rule.scopes.is_empty()) {
+            return Decision::WrongGroup;
+        }
+        match sorted(matching.iter().flat_map(|rule| rule.scopes.iter().cloned())) {
+            needed if needed.is_empty() => Decision::Allow,
+            needed => Decision::NeedsScopes(needed),
+        }
+    }
+}
+
 /// Whether a call may pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -34,6 +95,33 @@ pub enum Decision {
     NeedsScopes(Vec<String>),
     /// The caller is in none of the groups.
     WrongGroup,
+}
+
+impl Decision {
+    /// Both must allow; what is needed is what both need.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::WrongGroup, _) | (_, Self::WrongGroup) => Self::WrongGroup,
+            (Self::NeedsScopes(some), Self::NeedsScopes(more)) => {
+                Self::NeedsScopes(sorted(some.into_iter().chain(more)))
+            }
+            (Self::Allow, decision) | (decision, Self::Allow) => decision,
+        }
+    }
+}
+
+fn sorted(scopes: impl Iterator<Item = String>) -> Vec<String> {
+    let mut scopes: Vec<String> = scopes.collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes
+}
+
+/// Whether holding the scope `held` is holding `needed`: `mcp` includes `mcp:read` (2026-07-28, "Scope Challenge
+/// Handling": hierarchies must be honoured).
+fn includes(held: &str, needed: &str) -> bool {
+    needed.strip_prefix(held).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
 impl ToolRules {
@@ -60,10 +148,8 @@ impl ToolRules {
         {
             return Decision::WrongGroup;
         }
-        let mut needed: Vec<String> = matching.iter().flat_map(|rule| rule.scopes.iter().cloned()).collect();
-        needed.sort_unstable();
-        needed.dedup();
-        if needed.iter().all(|scope| scopes.contains(scope)) {
+        let needed = sorted(matching.iter().flat_map(|rule| rule.scopes.iter().cloned()));
+        if needed.iter().all(|needed| scopes.iter().any(|held| includes(held, needed))) {
             Decision::Allow
         } else {
             Decision::NeedsScopes(needed)
@@ -126,6 +212,46 @@ mod tests {
             rules.decide("delete_all", &words("mcp:admin mcp:write"), &words("root")),
             Decision::Allow
         );
+    }
+
+    #[test]
+    fn a_scope_includes_those_below_it_and_not_its_namesakes() {
+        let rules = rules();
+        assert_eq!(rules.decide("delete_one", &words("mcp"), &[]), Decision::Allow);
+        for held in ["mc", "mcp:", "mcp:writer", "mcp:write:all", ""] {
+            assert!(rules.decide("delete_one", &words(held), &[]) != Decision::Allow, "{held}");
+        }
+    }
+
+    fn unmet() -> UnmetRules {
+        serde_json::from_str(
+            r#"[{"tools":["delete_*","drop"],"scopes":["mcp:read","mcp:write"]},{"tools":["*_all"],"scopes":["mcp:admin"]},
+                {"tools":["delete_root"],"denied":true},{"methods":["resources/*"],"scopes":["mcp:files"]},{"tools":["odd"]}]"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn unmet_rules_refuse_what_they_match_and_nothing_else() {
+        let tool = |name| unmet().decide(Asked { method: "tools/call", tool: Some(name) });
+        assert_eq!(tool("list"), Decision::Allow);
+        assert_eq!(tool("drop"), Decision::NeedsScopes(words("mcp:read mcp:write")));
+        assert_eq!(tool("delete_all"), Decision::NeedsScopes(words("mcp:admin mcp:read mcp:write")));
+        assert_eq!(tool("delete_root"), Decision::WrongGroup);
+        assert_eq!(tool("odd"), Decision::WrongGroup, "a rule without a way to meet it is not met");
+        let method = |method| unmet().decide(Asked { method, tool: None });
+        assert_eq!(method("resources/read"), Decision::NeedsScopes(words("mcp:files")));
+        assert_eq!(method("tools/list"), Decision::Allow);
+        assert!(serde_json::from_str::<UnmetRules>(r#"[{"prompts":["x"],"denied":true}]"#).is_err());
+    }
+
+    #[test]
+    fn two_decisions_allow_only_together() {
+        let needs = |text| Decision::NeedsScopes(words(text));
+        assert_eq!(Decision::Allow.and(Decision::Allow), Decision::Allow);
+        assert_eq!(Decision::Allow.and(needs("b")), needs("b"));
+        assert_eq!(needs("b").and(needs("a b")), needs("a b"));
+        assert_eq!(needs("b").and(Decision::WrongGroup), Decision::WrongGroup);
     }
 
     #[test]

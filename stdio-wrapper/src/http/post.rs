@@ -1,5 +1,6 @@
 //! POST: messages from the client (2025-11-25, "Sending Messages to the Server").
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::guard::{Accepts, RequestHeaders};
 use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::{Session, Stream};
-use crate::policy::Decision;
+use crate::policy::{Asked, Decision};
 use crate::protocol::{
     Body, Code, Kind, Malformed, Message, Span, Version, error_message, is_too_deep, parse_body, peek_call,
 };
@@ -89,7 +90,7 @@ async fn single(
     RequestHeaders::new(request).check_version()?;
     let session = endpoint.session(request, caller)?;
     let Kind::Request { method, id } = &message.kind else {
-        take(&session, message).await;
+        take(endpoint, caller, &session, message).await;
         return Ok(HttpResponse::Accepted().finish());
     };
     if let Err(refusal) = permit(endpoint, caller, method, message) {
@@ -166,7 +167,7 @@ async fn send_item(
         }
     };
     let Kind::Request { method, id } = &message.kind else {
-        return take(session, message).await;
+        return take(endpoint, caller, session, message).await;
     };
     if method == "initialize" {
         return session.refuse(
@@ -183,9 +184,17 @@ async fn send_item(
     }
 }
 
-/// A message that wants no answer.
-pub(super) async fn take(session: &Arc<Session>, message: &Message<'_>) {
+/// A message that wants no answer. A call does not get past the rules by wanting none: it goes nowhere.
+pub(super) async fn take(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    session: &Arc<Session>,
+    message: &Message<'_>,
+) {
     match &message.kind {
+        Kind::Notification { method } if permit(endpoint, caller, method, message).is_err() => {
+            tracing::debug!("a notification that the tool rules do not allow was dropped");
+        }
         Kind::Notification { method } => session.notify(message, method).await,
         Kind::Response { id: Some(id), .. } => session.reply(message, message.at(id)).await,
         Kind::Response { id: None, .. } | Kind::Request { .. } => {}
@@ -200,27 +209,41 @@ pub(super) enum ToolRefusal {
     Malformed(String),
 }
 
-/// Whether the tool rules let a request pass. The name is read from the body, because that is what the child runs.
+/// Whether the tool rules, ours and those of the authorization service, let a message pass. What counts is the body,
+/// because that is what the child runs.
 pub(super) fn permit(
     endpoint: &Endpoint,
     caller: &Caller,
     method: &str,
     message: &Message<'_>,
 ) -> Result<(), ToolRefusal> {
-    let Some(rules) = endpoint.tool_rules.as_ref().filter(|_| method == "tools/call") else {
+    let is_call = method == "tools/call";
+    let own = endpoint.tool_rules.as_ref().filter(|_| is_call);
+    if own.is_none() && caller.unmet_rules.is_empty() {
         return Ok(());
+    }
+    let tool = if is_call { Some(tool_name(message)?) } else { None };
+    let by_service = caller.unmet_rules.decide(Asked { method, tool: tool.as_deref() });
+    let by_us = match (own, tool.as_deref()) {
+        (Some(rules), Some(name)) => rules.decide(name, &caller.scopes, &caller.groups),
+        _ => Decision::Allow,
     };
-    let params = peek_call(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
-    let Some(name) = params.name.filter(|name| !name.contains('\0')) else {
-        return Err(ToolRefusal::Malformed("tools/call needs `name`, a string.".to_owned()));
-    };
-    let refusal = match rules.decide(&name, &caller.scopes, &caller.groups) {
+    let refusal = match by_service.and(by_us) {
         Decision::Allow => return Ok(()),
         Decision::NeedsScopes(scopes) => ToolRefusal::NeedsScopes(scopes),
         Decision::WrongGroup => ToolRefusal::WrongGroup,
     };
     endpoint.metrics.tool_calls_refused_total.add();
     Err(refusal)
+}
+
+/// The tool that a `tools/call` names.
+fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
+    let params = peek_call(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
+    params
+        .name
+        .filter(|name| !name.contains('\0'))
+        .ok_or_else(|| ToolRefusal::Malformed("tools/call needs `name`, a string.".to_owned()))
 }
 
 impl ToolRefusal {

@@ -65,7 +65,7 @@ pub(super) async fn message(
         ));
     };
     let Kind::Request { method, id } = &message.kind else {
-        take(&session, &message).await;
+        take(endpoint, &caller, &session, &message).await;
         return Ok(HttpResponse::Accepted().finish());
     };
     let stream = session.post_stream(1);

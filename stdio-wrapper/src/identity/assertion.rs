@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::jwks::Lookup;
 use super::{Caller, Clock, Jwks, Refused};
+use crate::policy::UnmetRules;
 
 /// `typ` of an assertion, so that no other kind of token passes for one (RFC 8725 §3.11).
 const TYPE: &str = "mcp-assertion+jwt";
@@ -37,6 +38,8 @@ pub struct Claims {
     groups: Option<Vec<String>>,
     #[serde(default)]
     scope: Option<String>,
+    #[serde(default)]
+    tool_rules: UnmetRules,
 }
 
 /// Checks assertions.
@@ -149,6 +152,7 @@ fn caller(claims: Claims) -> Result<Caller, Refused> {
         client_id: claims.client_id.unwrap_or_default(),
         groups: claims.groups.unwrap_or_default(),
         scopes: claims.scope.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+        unmet_rules: claims.tool_rules,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `X-Auth-*` headers as the edge sets them. They are only worth something if nothing but the edge can reach the wrapper.
 
 use super::{Caller, Header, Refused};
+use crate::policy::UnmetRules;
 
 /// A header that must be there, once and not empty.
 pub(super) fn required<'h>(
@@ -33,6 +34,7 @@ pub(super) fn read<'h>(header: &dyn Fn(&'static str) -> Header<'h>) -> Result<Ca
         client_id: text("X-Auth-Client-Id")?,
         groups: list(text("X-Auth-Groups")?, ','),
         scopes: list(text("X-Auth-Scope")?, ' '),
+        unmet_rules: UnmetRules::default(),
     })
 }
 

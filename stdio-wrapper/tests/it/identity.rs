@@ -244,7 +244,10 @@ async fn tool_rules_are_enforced_from_the_body() {
     let wrapper = issuer.wrapper(&[&format!("--tool-rules={}", path.display())]).await;
     let client = wrapper
         .client()
-        .with_header("x-auth-assertion", &issuer.sign(&header(), &claims()))
+        .with_header(
+            "x-auth-assertion",
+            &issuer.sign(&header(), &with(claims(), &[("scope", json!("mcp:read"))])),
+        )
         .initialize("2025-03-26")
         .await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
@@ -277,9 +280,49 @@ async fn tool_rules_are_enforced_from_the_body() {
         "{answers:?}"
     );
     assert!(answers.iter().any(|answer| answer["id"] == 1 && answer.get("result").is_some()));
-    let writer = issuer.sign(&header(), &with(claims(), &[("scope", json!("mcp mcp:write"))]));
+    let writer = issuer.sign(&header(), &with(claims(), &[("scope", json!("mcp:read mcp"))]));
     let answer = client.with_header("x-auth-assertion", &writer).call("crash", json!({})).await;
-    assert_eq!(answer["error"]["code"], -32603, "with the scope the call reaches the child");
+    assert_eq!(answer["error"]["code"], -32603, "with a scope that includes it the call reaches the child");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper(&[]).await;
+    let unmet = json!([
+        {"tools": ["cr*"], "scopes": ["mcp", "mcp:write"]},
+        {"tools": ["self"], "denied": true},
+        {"methods": ["resources/*"], "scopes": ["mcp:files"]},
+    ]);
+    let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]));
+    let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    // The header that later revisions mirror the name in is not what counts.
+    let refused = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
+    assert_eq!(refused.status(), 403);
+    let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();
+    assert!(
+        challenge.starts_with(r#"Bearer error="insufficient_scope", scope="mcp mcp:write", "#),
+        "{challenge}"
+    );
+    let closed = client.post(call(1, "self", json!({}))).await;
+    assert!(closed.status() == 403 && !closed.headers().contains_key("www-authenticate"));
+    let read = r#"{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"x:y"}}"#;
+    assert_eq!(client.post(read).await.status(), 403);
+    // A call that wants no answer is still a call.
+    for (name, reaches_the_child) in [("crash", false), ("echo", true)] {
+        let note = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}});
+        assert_eq!(client.post(note.to_string()).await.status(), 202);
+        if reaches_the_child {
+            wrapper.logged("notified").await;
+        }
+    }
+    assert!(!wrapper.log().iter().any(|line| line.contains("crash")), "{:?}", wrapper.log());
+    // A rule that this release does not know is not overlooked.
+    let unknown = json!([{"prompts": ["x"], "denied": true}]);
+    let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unknown)]));
+    let refused = wrapper.client().with_header("x-auth-assertion", &token).try_initialize("2025-11-25").await;
+    assert_eq!(refused.status(), 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
