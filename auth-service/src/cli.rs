@@ -254,6 +254,7 @@ fn print_client(reply: &Reply) -> anyhow::Result<()> {
 fn kind(client: &ClientRow) -> &'static str {
     match (client.origin, client.confidential) {
         (ClientOrigin::MetadataDocument, _) => "document",
+        (ClientOrigin::Operator, _) => "operator",
         (ClientOrigin::Registration, true) => "confidential",
         (ClientOrigin::Registration, false) => "public",
     }

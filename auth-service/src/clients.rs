@@ -56,7 +56,7 @@ impl Clients {
             return Err(UnknownClient::Disabled);
         }
         match known {
-            Some(client) if client.origin == ClientOrigin::Registration => Ok(client),
+            Some(client) if client.origin != ClientOrigin::MetadataDocument => Ok(client),
             known if id.as_str().starts_with("https://") => self.by_document(id, known, now).await,
             _ => Err(UnknownClient::Unregistered),
         }
@@ -83,6 +83,7 @@ impl Clients {
                 management: None,
                 secret: None,
                 metadata,
+                operator: None,
             },
         })
     }

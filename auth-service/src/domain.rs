@@ -5,6 +5,8 @@
 pub mod account;
 pub mod client;
 pub mod clock;
+pub mod consent;
+pub mod device;
 pub mod grant;
 pub mod host;
 pub mod issuer;
@@ -12,6 +14,7 @@ pub mod opaque_token;
 pub mod origin;
 pub mod path;
 pub mod pkce;
+pub mod pushed_request;
 pub mod redirect_uri;
 pub mod resource;
 pub mod scope;

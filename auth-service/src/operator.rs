@@ -8,7 +8,7 @@ pub mod socket;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientOrigin};
 use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
 use crate::identity::password::{HashingFailed, Passwords};
@@ -195,6 +195,7 @@ async fn add_user(
     let password = password.map_or_else(|| one_time_password(tools.random), Ok)?;
     let account = Account {
         subject: Subject::new(tools.random.bytes()?),
+        kind: AccountKind::Person,
         username,
         email,
         groups,
@@ -219,6 +220,9 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
             "there is no account named {username}; `auth-service user list` shows them all"
         )));
     };
+    if account.kind == AccountKind::Machine {
+        return Ok(Reply::Refused(format!("{username} is a machine: it has no password and never logs in")));
+    }
     let password = one_time_password(tools.random)?;
     let new = StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time: true };
     if !tools.store.replace_password(&account.subject, &account.password, &new, tools.now).await? {

@@ -2,6 +2,7 @@
 //! returns, durable as far as the store in use promises.
 
 pub mod embedded;
+mod pending;
 pub mod redis;
 mod row;
 mod rules;
@@ -16,6 +17,8 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::signing::StoredSigningKey;
+
+pub use pending::PendingStore;
 
 /// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +109,7 @@ pub struct Successor {
 
 /// The store.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: PendingStore {
     /// Finds `client` under one of `ids`, or registers it under the first of them that is free ([`Registration`]). Of
     /// equal registrations at once, one adds it.
     async fn register_client(
@@ -115,6 +118,8 @@ pub trait Store: Send + Sync {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError>;
+    /// Enters a client of the operator's, to stay until it is deleted; false when its identifier is taken.
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError>;
     /// The client of that identifier.
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError>;
     /// Up to `most` clients by identifier, from the one after `after` on: the operator's view.
@@ -134,6 +139,8 @@ pub trait Store: Send + Sync {
 
     /// Adds an account; false when the name is taken.
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;
+    /// Forgets an account; false when there is none.
+    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError>;
     /// The account of that name.
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError>;
     /// The account of that person.
@@ -176,6 +183,8 @@ pub trait Store: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
+    /// Makes a grant that no code stands for; false when its client is gone or switched off.
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError>;
     /// The live grant of that identifier.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
     /// The live grant that a refresh token, used or not, belongs to.
@@ -191,7 +200,7 @@ pub trait Store: Send + Sync {
     /// Ends a grant and everything issued from it.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
     /// A live grant whose client still holds it ([`Grant::is_held_by`]), with the person behind it: what a check
-    /// needs, in one call.
+    /// needs, in one call. A grant on behalf of another one counts only as long as that other one does.
     async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError>;
 
     /// Keeps `candidate` if there is no signing key yet, and says which key there is: replicas that start at

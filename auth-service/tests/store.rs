@@ -10,6 +10,7 @@ mod store {
     mod faults;
     mod grants;
     mod model;
+    mod pending;
     mod resp;
     mod secrecy;
     mod suite;

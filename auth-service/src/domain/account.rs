@@ -20,6 +20,11 @@ impl Subject {
         Self(format!("usr_{}", short_id(random)))
     }
 
+    /// A machine is its client (RFC 9068 §2.2). No client identifier begins as a person's subject does.
+    pub fn of_client(id: &super::client::ClientId) -> Self {
+        Self(id.as_str().to_owned())
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -120,10 +125,28 @@ pub struct StoredPassword {
     pub one_time: bool,
 }
 
+impl StoredPassword {
+    /// What no password matches: it is not the text of any hash.
+    pub fn none() -> Self {
+        Self { phc: "!".to_owned(), one_time: false }
+    }
+}
+
 impl fmt::Debug for StoredPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredPassword").field("one_time", &self.one_time).finish_non_exhaustive()
     }
+}
+
+/// Who an account is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountKind {
+    /// Somebody who logs in.
+    #[default]
+    Person,
+    /// A client that acts for itself. It never logs in, and is in no group that an operator did not put it in.
+    Machine,
 }
 
 /// A local account.
@@ -131,6 +154,9 @@ impl fmt::Debug for StoredPassword {
 pub struct Account {
     /// Who it is, for ever.
     pub subject: Subject,
+    /// Person or machine.
+    #[serde(default)]
+    pub kind: AccountKind,
     /// What the person types to log in.
     pub username: Username,
     /// Where to reach the person.
@@ -148,9 +174,14 @@ pub struct Account {
 }
 
 impl Account {
+    /// Whether a password may open it.
+    pub fn may_log_in(&self) -> bool {
+        !self.disabled && self.kind == AccountKind::Person
+    }
+
     /// Whether `session` still logs this person in.
     pub fn is_logged_in_by(&self, session: &LoginSession) -> bool {
-        !self.disabled && self.subject == session.subject && session.authenticated_at >= self.logins_from
+        self.may_log_in() && self.subject == session.subject && session.authenticated_at >= self.logins_from
     }
 }
 

@@ -9,6 +9,7 @@ use super::account::short_id;
 use super::clock::UnixTime;
 use super::opaque_token::TokenHash;
 use super::redirect_uri::RedirectUri;
+use super::resource::ResourceUri;
 use super::scope::Scope;
 
 /// A client identifier: visible ASCII (RFC 6749 Appendix A.1), without space.
@@ -77,16 +78,45 @@ pub enum GrantType {
     AuthorizationCode,
     /// RFC 6749 §6.
     RefreshToken,
+    /// RFC 6749 §4.4: a machine for itself.
+    ClientCredentials,
+    /// RFC 8628: a device without a browser.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:device_code")]
+    DeviceCode,
+    /// RFC 8693: a service on behalf of whom it serves.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:token-exchange")]
+    TokenExchange,
+    /// RFC 7523 §2.1: an assertion of an issuer that the operator trusts.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
+    JwtBearer,
 }
 
 impl GrantType {
-    /// The ones that we have, out of those a client asks for. Silence means all of them: RFC 7591 §2 has a default of
-    /// codes alone, and §3.2.1 lets us decide otherwise, since a client that says nothing about refresh tokens would
-    /// be logged out every hour. The answer to a registration says what was decided.
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::AuthorizationCode,
+        Self::RefreshToken,
+        Self::ClientCredentials,
+        Self::DeviceCode,
+        Self::TokenExchange,
+        Self::JwtBearer,
+    ];
+
+    /// The ones that a client may give itself, out of those it asks for. Silence means codes and refresh tokens:
+    /// RFC 7591 §2 has a default of codes alone, and §3.2.1 lets us decide otherwise, since a client that says nothing
+    /// about refresh tokens would be logged out every hour. The answer to a registration says what was decided. A
+    /// device code, too, ends with a person's consent; all other grants are the operator's to give.
     pub fn granted(asked: Option<&[String]>) -> Vec<Self> {
-        let all = [Self::AuthorizationCode, Self::RefreshToken];
-        let is_asked = |ours: &Self| asked.is_none_or(|names| names.iter().any(|name| name == ours.as_str()));
-        all.into_iter().filter(is_asked).collect()
+        let Some(names) = asked else {
+            return vec![Self::AuthorizationCode, Self::RefreshToken];
+        };
+        let own = [Self::AuthorizationCode, Self::RefreshToken, Self::DeviceCode];
+        own.into_iter().filter(|ours| names.iter().any(|name| name == ours.as_str())).collect()
+    }
+
+    /// The grant of that name on the wire.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|grant_type| grant_type.as_str() == name)
     }
 
     /// Its name on the wire.
@@ -94,6 +124,10 @@ impl GrantType {
         match self {
             Self::AuthorizationCode => "authorization_code",
             Self::RefreshToken => "refresh_token",
+            Self::ClientCredentials => "client_credentials",
+            Self::DeviceCode => "urn:ietf:params:oauth:grant-type:device_code",
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+            Self::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
         }
     }
 }
@@ -128,6 +162,20 @@ pub enum ClientOrigin {
     Registration,
     /// Its identifier is the URL of a client metadata document.
     MetadataDocument,
+    /// The operator entered it. It stays until the operator takes it out.
+    Operator,
+}
+
+/// What only an operator can give a client. It never comes from what a client says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorTerms {
+    /// The resources that it may ask for itself, without a person (`client_credentials`, token exchange). The first is
+    /// meant when it names none.
+    pub resources: Vec<ResourceUri>,
+    /// The resources that it is the resource server of: it may introspect tokens that are for these (RFC 7662 §4).
+    pub serves: Vec<ResourceUri>,
+    /// Whether it has to push its authorization requests (RFC 9126 §6).
+    pub pushes_requests: bool,
 }
 
 /// A client.
@@ -153,12 +201,15 @@ pub struct Client {
     pub secret: Option<ClientSecret>,
     /// What it registered, or what its document says.
     pub metadata: ClientMetadata,
+    /// What the operator gave it beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorTerms>,
 }
 
 /// Client metadata as decided (RFC 7591 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientMetadata {
-    /// Where codes may be sent; never empty.
+    /// Where codes may be sent; empty only for a client without the authorization code grant.
     pub redirect_uris: Vec<RedirectUri>,
     /// How it authenticates.
     pub auth_method: ClientAuthMethod,

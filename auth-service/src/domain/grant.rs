@@ -85,6 +85,9 @@ pub struct Grant {
     pub expires_at: UnixTime,
     /// The live refresh token, when the client may refresh.
     pub refresh: Option<RefreshState>,
+    /// The grant on whose behalf the client acts (RFC 8693): this one never outlives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<GrantId>,
 }
 
 /// The one live branch of a grant's refresh tokens.

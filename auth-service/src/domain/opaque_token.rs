@@ -29,6 +29,10 @@ pub enum TokenKind {
     Session,
     /// A browser before login: binds the login form to the browser that asked for it.
     LoginAttempt,
+    /// Device code (RFC 8628 §3.2).
+    DeviceCode,
+    /// The end of a `request_uri` (RFC 9126 §2.2).
+    PushedRequest,
 }
 
 impl TokenKind {
@@ -41,6 +45,8 @@ impl TokenKind {
             Self::RegistrationAccess => "mgm_",
             Self::Session => "mgs_",
             Self::LoginAttempt => "mgl_",
+            Self::DeviceCode => "mgd_",
+            Self::PushedRequest => "mgp_",
         }
     }
 }

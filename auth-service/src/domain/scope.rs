@@ -71,6 +71,18 @@ impl Scope {
         Self(self.0.iter().filter(|token| limit.grants(token)).cloned().collect())
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
+    /// What is in `self` and not granted by `other`.
+    #[must_use]
+    pub fn beyond(&self, other: &Self) -> Self {
+        Self(self.0.iter().filter(|token| !other.grants(token)).cloned().collect())
+    }
+
     fn grants(&self, needed: &ScopeToken) -> bool {
         self.0.iter().any(|held| held.includes(needed))
     }

@@ -154,7 +154,7 @@ async fn check_password(
         return show_form(http, state, &then, typed, Some(problem), StatusCode::TOO_MANY_REQUESTS);
     }
     let account = match username {
-        Ok(username) => state.store.account_named(&username).await?.filter(|account| !account.disabled),
+        Ok(username) => state.store.account_named(&username).await?.filter(Account::may_log_in),
         Err(_) => None,
     };
     let phc = account.as_ref().map(|account| account.password.phc.clone());
@@ -225,7 +225,7 @@ async fn take_password(
         .store
         .account(&choosing.subject)
         .await?
-        .filter(|account| !account.disabled)
+        .filter(Account::may_log_in)
         .ok_or(LoginError::PasswordChanged)?;
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();

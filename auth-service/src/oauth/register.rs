@@ -235,6 +235,7 @@ fn client(
         management: Some(credentials.management.hash()),
         secret: credentials.stored_secret(state),
         metadata,
+        operator: None,
     };
     (client, ids)
 }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod files;
+mod pending;
 mod rows;
 mod writer;
 
@@ -74,6 +75,11 @@ fn live_grant(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Gr
     Ok(grant.filter(|grant| !grant.is_expired(now)))
 }
 
+fn is_held(rows: &impl Rows, grant: &Grant, now: UnixTime) -> Result<bool, StoreError> {
+    let client = clients::live(rows, &grant.client_id, now)?;
+    Ok(client.is_some_and(|client| grant.is_held_by(&client)))
+}
+
 fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
     let id: Option<GrantId> = rows.get_live(Table::RefreshTokens, &hash.text(), now)?;
     id.map_or(Ok(None), |id| live_grant(rows, &id, now))
@@ -101,6 +107,11 @@ impl Store for EmbeddedStore {
         }
         let (client, ids, terms) = (client.clone(), ids.to_vec(), *terms);
         self.writer.write(move |rows| clients::register(rows, &client, &ids, &terms)).await
+    }
+
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+        let client = client.clone();
+        self.writer.write(move |rows| clients::enter(rows, &client, now)).await
     }
 
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
@@ -149,6 +160,20 @@ impl Store for EmbeddedStore {
                 }
                 rows.put(Table::Usernames, &name, &account.subject, None)?;
                 rows.put(Table::Accounts, account.subject.as_str(), &account, None)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError> {
+        let subject = subject.clone();
+        self.writer
+            .write(move |rows| {
+                let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
+                    return Ok(false);
+                };
+                rows.remove(Table::Usernames, &name_key(&account.username))?;
+                rows.remove(Table::Accounts, subject.as_str())?;
                 Ok(true)
             })
             .await
@@ -274,6 +299,19 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+        let (grant, used) = (grant.clone(), used.clone());
+        self.writer
+            .write(move |rows| {
+                if clients::note_use(rows, &used)?.is_none() {
+                    return Ok(false);
+                }
+                put_grant(rows, &grant)?;
+                Ok(true)
+            })
+            .await
+    }
+
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
         self.read(|rows| live_grant(rows, id, now))
     }
@@ -328,8 +366,12 @@ impl Store for EmbeddedStore {
             let Some(grant) = live_grant(rows, id, now)? else {
                 return Ok(None);
             };
-            let client = clients::live(rows, &grant.client_id, now)?;
-            if !client.is_some_and(|client| grant.is_held_by(&client)) {
+            if !is_held(rows, &grant, now)? {
+                return Ok(None);
+            }
+            if let Some(parent) = &grant.parent
+                && !live_grant(rows, parent, now)?.map_or(Ok(false), |parent| is_held(rows, &parent, now))?
+            {
                 return Ok(None);
             }
             let account: Option<Account> = rows.get(Table::Accounts, grant.subject.as_str())?;

@@ -10,6 +10,7 @@ mod clients;
 mod connection;
 mod grants;
 mod keys;
+mod pending;
 
 use std::time::Duration;
 
@@ -79,6 +80,10 @@ impl Store for RedisStore {
         clients::register(&self.cells, client, ids, terms).await
     }
 
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+        clients::enter_for_good(&self.cells, client, now).await
+    }
+
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
         clients::live(&self.cells, id, now).await
     }
@@ -110,6 +115,10 @@ impl Store for RedisStore {
 
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
         accounts::add(&self.cells, account).await
+    }
+
+    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError> {
+        accounts::remove(&self.cells, subject).await
     }
 
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
@@ -169,6 +178,10 @@ impl Store for RedisStore {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
         grants::redeem_code(&self.cells, hash, grant, used).await
+    }
+
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+        grants::add(&self.cells, grant, used).await
     }
 
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {

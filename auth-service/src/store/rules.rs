@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
+use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::AuthorizationCode;
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
 
 /// How long used codes and answered forms are remembered.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,6 +38,24 @@ impl CodeRow {
     }
 }
 
+/// A device code is remembered for a day after its end, as other codes are, so that a replay is noticed.
+pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
+    device.expires_at.plus(DAY)
+}
+
+/// What is allowed once `what` is. Consent to an earlier registration of the client is none to this one.
+pub(super) fn with_consent(
+    known: Option<Consent>,
+    subject: &Subject,
+    client: &Client,
+    what: (&Scope, &[ResourceUri]),
+) -> Consent {
+    let known = known.filter(|consent| consent.is_to(client));
+    let mut consent = known.unwrap_or_else(|| Consent::new(subject.clone(), client));
+    consent.add(what.0, what.1);
+    consent
+}
+
 /// Whether a registration asks for the public client that is there already.
 pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
     known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
@@ -54,9 +77,13 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
         (Some(known), ClientOrigin::MetadataDocument) => {
             Client { metadata: used.client.metadata.clone(), ..known }
         }
-        (Some(known), ClientOrigin::Registration) if known.registration == used.client.registration => known,
+        (Some(known), ClientOrigin::Registration | ClientOrigin::Operator)
+            if known.registration == used.client.registration =>
+        {
+            known
+        }
         (None, ClientOrigin::MetadataDocument) => Client { last_used_at: None, ..used.client.clone() },
-        (_, ClientOrigin::Registration) => return UseOfClient::Refused,
+        (_, ClientOrigin::Registration | ClientOrigin::Operator) => return UseOfClient::Refused,
     };
     if client.disabled {
         return UseOfClient::Refused;

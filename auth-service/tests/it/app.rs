@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_web::web::Data;
 use auth_service::app;
 use auth_service::config::Config;
-use auth_service::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use auth_service::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use auth_service::domain::clock::{Clock, Random, UnixTime};
 use auth_service::identity::password::Passwords;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
@@ -141,6 +141,7 @@ impl TestApp {
         let phc = Passwords::new(1).unwrap().hash(PASSWORD.into()).await.unwrap();
         let account = Account {
             subject: Subject::new(SystemRandomSource.bytes().unwrap()),
+            kind: AccountKind::Person,
             username: Username::try_from(name.to_owned()).unwrap(),
             email: Some(format!("{name}@example.com")),
             groups: vec![

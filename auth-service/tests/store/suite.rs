@@ -1,7 +1,7 @@
 //! The suite, on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, grants};
+use super::{accounts, clients, grants, pending};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -65,4 +65,14 @@ conformance! {
     grants::a031_a_refresh_token_that_is_used_up_ends_the_grant,
     grants::a032_parallel_refreshes_leave_one_live_branch,
     grants::a066_a_revoked_grant_stays_revoked_whatever_comes_at_once,
+    pending::a_device_waits_for_a_person_and_gets_one_grant,
+    pending::a043_a_device_code_that_comes_again_ends_its_grant,
+    pending::a043_of_parallel_redemptions_of_a_device_code_one_succeeds,
+    pending::a_device_that_asks_too_fast_is_slowed_down_by_every_replica,
+    pending::a_pushed_request_is_there_until_it_is_answered_or_over,
+    pending::a_consent_grows_and_is_forgotten_whole,
+    pending::consents_given_at_once_all_count,
+    pending::a_client_of_the_operator_stays_and_makes_no_room,
+    pending::an_account_that_is_removed_leaves_its_name,
+    pending::a_grant_on_behalf_of_another_ends_with_it,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use auth_service::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use auth_service::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use auth_service::domain::client::{
     Client, ClientAuthMethod, ClientDisplay, ClientId, ClientMetadata, ClientOrigin, ClientUse, GrantType,
     RegistrationId,
@@ -61,6 +61,7 @@ pub(crate) fn client(name: &str) -> Client {
             keys: None,
             display: ClientDisplay { client_name: Some(name.to_owned()), ..ClientDisplay::default() },
         },
+        operator: None,
     }
 }
 
@@ -89,6 +90,7 @@ pub(crate) fn usage(client: &Client, at: UnixTime) -> ClientUse {
 pub(crate) fn account(name: &str) -> Account {
     Account {
         subject: Subject::new(random()),
+        kind: AccountKind::Person,
         username: Username::try_from(name.to_owned()).unwrap(),
         email: Some(format!("{name}@people.example")),
         groups: vec![Group::try_from("staff".to_owned()).unwrap()],
@@ -132,6 +134,7 @@ pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Gr
         created_at: at,
         expires_at: at.plus(DAY * 30),
         refresh: Some(RefreshState { current: hash(refresh), replaced: None }),
+        parent: None,
     }
 }
 

@@ -187,6 +187,7 @@ mod tests {
                 keys: None,
                 display: ClientDisplay::default(),
             },
+            operator: None,
         };
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
         let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();

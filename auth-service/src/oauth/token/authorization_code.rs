@@ -59,6 +59,7 @@ pub(super) async fn redeem(
         created_at: now,
         expires_at: now.plus(lifetime),
         refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
+        parent: None,
     };
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone())).await? {

@@ -1,6 +1,6 @@
 //! Clients: their registration under a ceiling, and the note of their use.
 
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::store::rules::{UseOfClient, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
@@ -80,6 +80,16 @@ fn add(
     Ok(Registration::Added(client))
 }
 
+/// Enters a client that neither ends nor makes room; whether its identifier was free.
+pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+    if live(rows, &client.id, now)?.is_some() {
+        return Ok(false);
+    }
+    remove(rows, &client.id)?;
+    rows.put(Table::Clients, client.id.as_str(), client, None)?;
+    Ok(true)
+}
+
 /// Sorts by age.
 fn unused_key(client: &Client) -> String {
     format!("{:020}/{}", client.issued_at.0, client.id)
@@ -118,7 +128,8 @@ pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<C
         UseOfClient::Noted(client) => Ok(Some(client)),
         UseOfClient::News(client) => {
             rows.remove(Table::UnusedClients, &unused_key(&client))?;
-            rows.put(Table::Clients, client.id.as_str(), &client, Some(used.keep_until))?;
+            let end = Some(used.keep_until).filter(|_| client.origin != ClientOrigin::Operator);
+            rows.put(Table::Clients, client.id.as_str(), &client, end)?;
             Ok(Some(client))
         }
     }

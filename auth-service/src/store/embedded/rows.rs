@@ -38,6 +38,14 @@ pub(super) enum Table {
     Grants,
     /// Refresh token hash → grant id, for live and used tokens.
     RefreshTokens,
+    /// Device code hash → device authorization.
+    Devices,
+    /// SHA-256 of a user code → device code hash.
+    UserCodes,
+    /// Handle hash → pushed authorization request.
+    PushedRequests,
+    /// SHA-256 of subject and client id → consent.
+    Consents,
     /// Signing keys.
     Keys,
     /// The store's own facts.
@@ -45,7 +53,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Clients,
         Self::UnusedClients,
         Self::Once,
@@ -56,11 +64,15 @@ impl Table {
         Self::Codes,
         Self::Grants,
         Self::RefreshTokens,
+        Self::Devices,
+        Self::UserCodes,
+        Self::PushedRequests,
+        Self::Consents,
         Self::Keys,
         Self::Meta,
     ];
     /// The tables whose rows end.
-    pub(super) const EXPIRING: [Self; 8] = [
+    pub(super) const EXPIRING: [Self; 12] = [
         Self::Clients,
         Self::UnusedClients,
         Self::Once,
@@ -69,6 +81,10 @@ impl Table {
         Self::Codes,
         Self::Grants,
         Self::RefreshTokens,
+        Self::Devices,
+        Self::UserCodes,
+        Self::PushedRequests,
+        Self::Consents,
     ];
 
     const fn name(self) -> &'static str {
@@ -83,6 +99,10 @@ impl Table {
             Self::Codes => "codes",
             Self::Grants => "grants",
             Self::RefreshTokens => "refresh_tokens",
+            Self::Devices => "devices",
+            Self::UserCodes => "user_codes",
+            Self::PushedRequests => "pushed_requests",
+            Self::Consents => "consents",
             Self::Keys => "keys",
             Self::Meta => "meta",
         }

@@ -33,6 +33,18 @@ pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreE
     Ok(false)
 }
 
+pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, StoreError> {
+    let Some(account) = by_subject(cells, subject).await? else {
+        return Ok(false);
+    };
+    // The name is what makes an account exist; then what it led to.
+    cells.remove(&cells.keys.username(&account.username)).await?;
+    let removed = cells.remove(&cells.keys.account(subject)).await?;
+    let member: Value = subject.as_str().into();
+    cells.connection.run::<()>("SREM", vec![cells.keys.account_index().into(), member]).await?;
+    Ok(removed)
+}
+
 pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
     match cells.read::<Subject>(&cells.keys.username(username)).await? {
         Some(subject) => by_subject(cells, &subject.value).await,

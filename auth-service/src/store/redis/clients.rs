@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use futures_util::future::try_join_all;
 
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::store::rules::{UseOfClient, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
@@ -219,11 +219,27 @@ async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     }
 }
 
+/// Enters a client that neither ends nor makes room; whether its identifier was free.
+pub(super) async fn enter_for_good(
+    cells: &Cells,
+    client: &Client,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let key = cells.keys.client(&client.id);
+    let found = cells.read::<Client>(&key).await?;
+    if found.as_ref().is_some_and(|found| found.is_live(now)) {
+        return Ok(false);
+    }
+    let entered = cells.swap(&key, found.as_ref(), client, None).await?;
+    settle(cells, &client.id).await?;
+    Ok(entered)
+}
+
 async fn enter(cells: &Cells, id: &ClientId, found: &Found<Client>) -> Result<(), StoreError> {
     let end = found.expiry().unwrap_or(UnixTime(u64::MAX));
     let unused_since = match found.value.last_used_at {
-        None => found.value.issued_at.0.to_string(),
-        Some(_) => String::new(),
+        None if found.value.origin != ClientOrigin::Operator => found.value.issued_at.0.to_string(),
+        _ => String::new(),
     };
     let arguments = vec![id.as_str().into(), end.0.to_string().into(), unused_since.into()];
     on_index(cells, &ENTER, arguments).await
@@ -302,8 +318,9 @@ pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<C
             UseOfClient::Refused => return Ok(None),
             UseOfClient::Noted(client) => return Ok(Some(client)),
             UseOfClient::News(client) => {
-                let life = Life { until: used.keep_until, now: used.at };
-                if cells.swap(&key, found.as_ref(), &client, Some(life)).await? {
+                let life = Some(Life { until: used.keep_until, now: used.at })
+                    .filter(|_| client.origin != ClientOrigin::Operator);
+                if cells.swap(&key, found.as_ref(), &client, life).await? {
                     settle(cells, id).await?;
                     return Ok(Some(client));
                 }

@@ -91,6 +91,19 @@ pub(super) async fn redeem_code(
     }
 }
 
+/// Makes a grant that no code stands for.
+pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+    if clients::note_use(cells, used).await?.is_none() {
+        return Ok(false);
+    }
+    let life = Life { until: grant.expires_at, now: used.at };
+    if let Some(refresh) = &grant.refresh {
+        cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
+    }
+    cells.write(&cells.keys.grant(&grant.id), grant, life).await?;
+    Ok(true)
+}
+
 async fn found(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<Option<Found<Grant>>, StoreError> {
     let found = cells.read::<Grant>(&cells.keys.grant(id)).await?;
     Ok(found.filter(|found| !found.value.is_expired(now)))
@@ -175,6 +188,14 @@ pub(super) async fn held(
     };
     let client = clients::live(cells, &grant.client_id, now);
     let (client, account) = try_join(client, accounts::by_subject(cells, &grant.subject)).await?;
-    let held = client.is_some_and(|client| grant.is_held_by(&client));
+    let mut held = client.is_some_and(|client| grant.is_held_by(&client));
+    if let Some(parent) = grant.parent.as_ref().filter(|_| held) {
+        held = match live(cells, parent, now).await? {
+            Some(parent) => clients::live(cells, &parent.client_id, now)
+                .await?
+                .is_some_and(|client| parent.is_held_by(&client)),
+            None => false,
+        };
+    }
     Ok(account.filter(|_| held).map(|account| (grant, account)))
 }

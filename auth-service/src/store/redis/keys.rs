@@ -3,6 +3,7 @@
 
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;
+use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
 
@@ -82,6 +83,29 @@ impl Keys {
     /// Leads from a refresh token, live or used, to its grant.
     pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
         self.key(&format!("r:{}", token.text()), "grant")
+    }
+
+    /// Leads from a device code to the grant that it makes.
+    pub(super) fn grant_of_device(&self, code: &TokenHash) -> String {
+        self.key(&format!("d:{}", code.text()), "grant")
+    }
+
+    /// A device authorization, in the slot of its grant.
+    pub(super) fn device(&self, grant: &GrantId, code: &TokenHash) -> String {
+        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{}", code.text()))
+    }
+
+    /// Leads from a user code to its device code.
+    pub(super) fn device_of_user(&self, code: &UserCode) -> String {
+        self.key(&format!("u:{}", hashed(code.as_str())), "device")
+    }
+
+    pub(super) fn pushed_request(&self, handle: &TokenHash) -> String {
+        self.key(&format!("p:{}", handle.text()), "request")
+    }
+
+    pub(super) fn consent(&self, subject: &Subject, client: &ClientId) -> String {
+        self.key(&format!("y:{}", hashed(&format!("{subject}\n{client}"))), "consent")
     }
 
     pub(super) fn once(&self, name: &str) -> String {

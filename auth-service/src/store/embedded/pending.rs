@@ -1,0 +1,206 @@
+//! Device authorizations, pushed requests and remembered consents.
+
+use async_trait::async_trait;
+
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
+use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
+use crate::domain::grant::Grant;
+use crate::domain::opaque_token::TokenHash;
+use crate::domain::pushed_request::PushedRequest;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::store::pending::PendingStore;
+use crate::store::rules::{device_kept_until, with_consent};
+use crate::store::{Redemption, StoreError};
+
+use super::rows::{Rows, Table, Writable};
+use super::{EmbeddedStore, clients, put_grant};
+
+fn user_code_key(code: &UserCode) -> String {
+    TokenHash::of(code.as_str().as_bytes()).text()
+}
+
+fn consent_key(subject: &Subject, client: &ClientId) -> String {
+    TokenHash::of(format!("{subject}\n{client}").as_bytes()).text()
+}
+
+fn device(rows: &impl Rows, key: &str, now: UnixTime) -> Result<Option<DeviceAuthorization>, StoreError> {
+    rows.get_live(Table::Devices, key, now)
+}
+
+fn put_device(rows: &Writable<'_>, key: &str, device: &DeviceAuthorization) -> Result<(), StoreError> {
+    rows.put(Table::Devices, key, device, Some(device_kept_until(device)))
+}
+
+#[async_trait]
+impl PendingStore for EmbeddedStore {
+    async fn add_device(
+        &self,
+        code: &TokenHash,
+        user_code: &UserCode,
+        asked: &DeviceAuthorization,
+    ) -> Result<bool, StoreError> {
+        let (code, user_code, asked) = (*code, user_code_key(user_code), asked.clone());
+        self.writer
+            .write(move |rows| {
+                if rows.get_live::<TokenHash>(Table::UserCodes, &user_code, asked.asked_at)?.is_some() {
+                    return Ok(false);
+                }
+                rows.put(Table::UserCodes, &user_code, &code, Some(asked.expires_at))?;
+                put_device(rows, &code.text(), &asked)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn device(
+        &self,
+        code: &TokenHash,
+        now: UnixTime,
+    ) -> Result<Option<DeviceAuthorization>, StoreError> {
+        self.read(|rows| device(rows, &code.text(), now))
+    }
+
+    async fn device_of_user(
+        &self,
+        user_code: &UserCode,
+        now: UnixTime,
+    ) -> Result<Option<(TokenHash, DeviceAuthorization)>, StoreError> {
+        self.read(|rows| {
+            let code: Option<TokenHash> = rows.get_live(Table::UserCodes, &user_code_key(user_code), now)?;
+            let Some(code) = code else { return Ok(None) };
+            let found = device(rows, &code.text(), now)?;
+            Ok(found
+                .filter(|device| device.state == DeviceState::Pending && !device.is_expired(now))
+                .map(|device| (code, device)))
+        })
+    }
+
+    async fn decide_device(
+        &self,
+        code: &TokenHash,
+        decision: &DeviceState,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        let (key, decision) = (code.text(), decision.clone());
+        self.writer
+            .write(move |rows| {
+                let Some(mut found) = device(rows, &key, now)? else { return Ok(false) };
+                let taken = found.decide(decision.clone(), now);
+                if taken {
+                    put_device(rows, &key, &found)?;
+                }
+                Ok(taken)
+            })
+            .await
+    }
+
+    async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError> {
+        let key = code.text();
+        self.writer
+            .write(move |rows| {
+                let Some(mut found) = device(rows, &key, now)? else { return Ok(Poll::Unknown) };
+                let poll = found.poll(now);
+                match &poll {
+                    Poll::Redeemed(grant) => rows.remove(Table::Grants, grant.as_str())?,
+                    Poll::Unknown => {}
+                    _ => put_device(rows, &key, &found)?,
+                }
+                Ok(poll)
+            })
+            .await
+    }
+
+    async fn redeem_device(
+        &self,
+        code: &TokenHash,
+        grant: &Grant,
+        used: &ClientUse,
+    ) -> Result<Redemption, StoreError> {
+        let (key, grant, used) = (code.text(), grant.clone(), used.clone());
+        self.writer
+            .write(move |rows| {
+                let Some(mut found) = device(rows, &key, used.at)? else {
+                    return Ok(Redemption::Unknown);
+                };
+                match found.state {
+                    DeviceState::Redeemed => {
+                        rows.remove(Table::Grants, found.grant_id.as_str())?;
+                        return Ok(Redemption::Replayed);
+                    }
+                    DeviceState::Allowed { .. } if !found.is_expired(used.at) => {}
+                    _ => return Ok(Redemption::Unknown),
+                }
+                if clients::note_use(rows, &used)?.is_none() {
+                    return Ok(Redemption::Unknown);
+                }
+                found.state = DeviceState::Redeemed;
+                put_device(rows, &key, &found)?;
+                put_grant(rows, &grant)?;
+                Ok(Redemption::Redeemed)
+            })
+            .await
+    }
+
+    async fn push_request(
+        &self,
+        handle: &TokenHash,
+        request: &PushedRequest,
+        _now: UnixTime,
+    ) -> Result<(), StoreError> {
+        let (key, request) = (handle.text(), request.clone());
+        self.writer
+            .write(move |rows| rows.put(Table::PushedRequests, &key, &request, Some(request.expires_at)))
+            .await
+    }
+
+    async fn pushed_request(
+        &self,
+        handle: &TokenHash,
+        now: UnixTime,
+    ) -> Result<Option<PushedRequest>, StoreError> {
+        self.read(|rows| rows.get_live(Table::PushedRequests, &handle.text(), now))
+    }
+
+    async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
+        let key = handle.text();
+        self.writer.write(move |rows| rows.remove(Table::PushedRequests, &key)).await
+    }
+
+    async fn consent(
+        &self,
+        subject: &Subject,
+        client: &ClientId,
+        now: UnixTime,
+    ) -> Result<Option<Consent>, StoreError> {
+        self.read(|rows| rows.get_live(Table::Consents, &consent_key(subject, client), now))
+    }
+
+    async fn add_consent(
+        &self,
+        subject: &Subject,
+        client: &Client,
+        what: (&Scope, &[ResourceUri]),
+        now: UnixTime,
+        until: UnixTime,
+    ) -> Result<(), StoreError> {
+        let key = consent_key(subject, &client.id);
+        let (subject, client, scope, resources) =
+            (subject.clone(), client.clone(), what.0.clone(), what.1.to_vec());
+        self.writer
+            .write(move |rows| {
+                let known: Option<Consent> = rows.get_live(Table::Consents, &key, now)?;
+                let consent = with_consent(known, &subject, &client, (&scope, &resources));
+                rows.put(Table::Consents, &key, &consent, Some(until))
+            })
+            .await
+    }
+
+    async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
+        let key = consent_key(subject, client);
+        self.writer.write(move |rows| rows.remove(Table::Consents, &key)).await
+    }
+}

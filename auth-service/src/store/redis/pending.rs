@@ -1,0 +1,223 @@
+//! Device authorizations, pushed requests and remembered consents. A device authorization lies in the slot of the grant
+//! that it makes, as a code does, so that redeeming it is one step; two pointers lead there, from the device code and
+//! from the user code.
+
+use async_trait::async_trait;
+
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
+use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
+use crate::domain::grant::{Grant, GrantId};
+use crate::domain::opaque_token::TokenHash;
+use crate::domain::pushed_request::PushedRequest;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::store::pending::PendingStore;
+use crate::store::rules::{device_kept_until, with_consent};
+use crate::store::{Redemption, StoreError};
+
+use super::cells::{Cells, Found, Life, Tries};
+use super::{RedisStore, clients, grants};
+
+/// A device authorization's place and content.
+type Device = (String, Found<DeviceAuthorization>);
+
+async fn device(cells: &Cells, code: &TokenHash, now: UnixTime) -> Result<Option<Device>, StoreError> {
+    let Some(grant) = cells.live::<GrantId>(&cells.keys.grant_of_device(code), now).await? else {
+        return Ok(None);
+    };
+    let place = cells.keys.device(&grant, code);
+    Ok(cells.read_live(&place, now).await?.map(|found| (place, found)))
+}
+
+fn life(device: &DeviceAuthorization, now: UnixTime) -> Life {
+    Life { until: device_kept_until(device), now }
+}
+
+#[async_trait]
+impl PendingStore for RedisStore {
+    async fn add_device(
+        &self,
+        code: &TokenHash,
+        user_code: &UserCode,
+        asked: &DeviceAuthorization,
+    ) -> Result<bool, StoreError> {
+        let cells = &self.cells;
+        let now = asked.asked_at;
+        let user_key = cells.keys.device_of_user(user_code);
+        let before = cells.read::<TokenHash>(&user_key).await?;
+        if before.as_ref().is_some_and(|found| found.is_live(now)) {
+            return Ok(false);
+        }
+        let kept = life(asked, now);
+        cells.write(&cells.keys.grant_of_device(code), &asked.grant_id, kept).await?;
+        cells.write(&cells.keys.device(&asked.grant_id, code), asked, kept).await?;
+        // The user code decides: of two devices with one, the later is told to take another.
+        cells.swap(&user_key, before.as_ref(), code, Some(Life { until: asked.expires_at, now })).await
+    }
+
+    async fn device(
+        &self,
+        code: &TokenHash,
+        now: UnixTime,
+    ) -> Result<Option<DeviceAuthorization>, StoreError> {
+        Ok(device(&self.cells, code, now).await?.map(|(_, found)| found.value))
+    }
+
+    async fn device_of_user(
+        &self,
+        user_code: &UserCode,
+        now: UnixTime,
+    ) -> Result<Option<(TokenHash, DeviceAuthorization)>, StoreError> {
+        let key = self.cells.keys.device_of_user(user_code);
+        let Some(code) = self.cells.live::<TokenHash>(&key, now).await? else {
+            return Ok(None);
+        };
+        let found = device(&self.cells, &code, now).await?.map(|(_, found)| found.value);
+        Ok(found
+            .filter(|device| device.state == DeviceState::Pending && !device.is_expired(now))
+            .map(|device| (code, device)))
+    }
+
+    async fn decide_device(
+        &self,
+        code: &TokenHash,
+        decision: &DeviceState,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        let mut tries = Tries::default();
+        loop {
+            tries.next().await?;
+            let Some((place, found)) = device(&self.cells, code, now).await? else {
+                return Ok(false);
+            };
+            let mut decided = found.value.clone();
+            if !decided.decide(decision.clone(), now) {
+                return Ok(false);
+            }
+            if self.cells.swap_keeping(&place, &found, &decided).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError> {
+        let mut tries = Tries::default();
+        loop {
+            tries.next().await?;
+            let Some((place, found)) = device(&self.cells, code, now).await? else {
+                return Ok(Poll::Unknown);
+            };
+            let mut polled = found.value.clone();
+            let poll = polled.poll(now);
+            match &poll {
+                Poll::Redeemed(grant) => {
+                    grants::revoke(&self.cells, grant).await?;
+                    return Ok(poll);
+                }
+                Poll::Unknown => return Ok(poll),
+                _ => {}
+            }
+            if self.cells.swap_keeping(&place, &found, &polled).await? {
+                return Ok(poll);
+            }
+        }
+    }
+
+    async fn redeem_device(
+        &self,
+        code: &TokenHash,
+        grant: &Grant,
+        used: &ClientUse,
+    ) -> Result<Redemption, StoreError> {
+        let cells = &self.cells;
+        let now = used.at;
+        let grant_life = Life { until: grant.expires_at, now };
+        let mut tries = Tries::default();
+        loop {
+            tries.next().await?;
+            let Some((place, found)) = device(cells, code, now).await? else {
+                return Ok(Redemption::Unknown);
+            };
+            match found.value.state {
+                DeviceState::Redeemed => {
+                    grants::revoke(cells, &found.value.grant_id).await?;
+                    return Ok(Redemption::Replayed);
+                }
+                DeviceState::Allowed { .. } if !found.value.is_expired(now) => {}
+                _ => return Ok(Redemption::Unknown),
+            }
+            if clients::note_use(cells, used).await?.is_none() {
+                return Ok(Redemption::Unknown);
+            }
+            if let Some(refresh) = &grant.refresh {
+                cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, grant_life).await?;
+            }
+            let redeemed = DeviceAuthorization { state: DeviceState::Redeemed, ..found.value.clone() };
+            let device_life = life(&redeemed, now);
+            let key = cells.keys.grant(&grant.id);
+            if cells.swap_and_add((&place, &found, &redeemed, device_life), (&key, grant, grant_life)).await?
+            {
+                return Ok(Redemption::Redeemed);
+            }
+        }
+    }
+
+    async fn push_request(
+        &self,
+        handle: &TokenHash,
+        request: &PushedRequest,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        let life = Life { until: request.expires_at, now };
+        self.cells.write(&self.cells.keys.pushed_request(handle), request, life).await
+    }
+
+    async fn pushed_request(
+        &self,
+        handle: &TokenHash,
+        now: UnixTime,
+    ) -> Result<Option<PushedRequest>, StoreError> {
+        self.cells.live(&self.cells.keys.pushed_request(handle), now).await
+    }
+
+    async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
+        self.cells.remove(&self.cells.keys.pushed_request(handle)).await.map(|_| ())
+    }
+
+    async fn consent(
+        &self,
+        subject: &Subject,
+        client: &ClientId,
+        now: UnixTime,
+    ) -> Result<Option<Consent>, StoreError> {
+        self.cells.live(&self.cells.keys.consent(subject, client), now).await
+    }
+
+    async fn add_consent(
+        &self,
+        subject: &Subject,
+        client: &Client,
+        what: (&Scope, &[ResourceUri]),
+        now: UnixTime,
+        until: UnixTime,
+    ) -> Result<(), StoreError> {
+        let key = self.cells.keys.consent(subject, &client.id);
+        let mut tries = Tries::default();
+        loop {
+            tries.next().await?;
+            let found = self.cells.read::<Consent>(&key).await?;
+            let known = found.as_ref().filter(|found| found.is_live(now)).map(|found| found.value.clone());
+            let consent = with_consent(known, subject, client, what);
+            if self.cells.swap(&key, found.as_ref(), &consent, Some(Life { until, now })).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
+        self.cells.remove(&self.cells.keys.consent(subject, client)).await.map(|_| ())
+    }
+}

@@ -1,0 +1,245 @@
+//! Device authorizations, pushed requests, remembered consents; and what an operator enters.
+
+use std::time::Duration;
+
+use auth_service::domain::account::Subject;
+use auth_service::domain::client::{Client, ClientOrigin};
+use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
+use auth_service::domain::grant::{Grant, GrantId};
+use auth_service::domain::pushed_request::PushedRequest;
+use auth_service::store::{Redemption, Registration};
+
+use super::things::{
+    DAY, HOUR, NOW, account, client, code, grant, granted, hash, later, random, register, terms, usage,
+};
+use super::worlds::World;
+
+fn asked(client: &Client) -> DeviceAuthorization {
+    DeviceAuthorization {
+        grant_id: GrantId::new(random()),
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: vec![],
+        scope: "mcp".parse().unwrap(),
+        asked_at: NOW,
+        asked_from: None,
+        expires_at: later(Duration::from_secs(600)),
+        interval: 5,
+        polled_at: None,
+        state: DeviceState::Pending,
+    }
+}
+
+fn user_code(letter: char) -> UserCode {
+    UserCode::parse(&letter.to_string().repeat(8)).unwrap()
+}
+
+fn allowed(subject: &Subject) -> DeviceState {
+    DeviceState::Allowed { subject: subject.clone(), authenticated_at: NOW }
+}
+
+fn device_grant(asked: &DeviceAuthorization, subject: &Subject, client: &Client, refresh: &str) -> Grant {
+    let of_code = code(client, subject, NOW);
+    Grant { id: asked.grant_id.clone(), ..grant(&of_code, refresh, NOW) }
+}
+
+pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World) {
+    let client = register(world.store(), &client("tv")).await;
+    let person = account("ana");
+    let device = asked(&client);
+    assert!(world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap());
+    // Another device gets another user code.
+    assert!(!world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap());
+    assert!(world.store().device_of_user(&user_code('C'), NOW).await.unwrap().is_none());
+    assert_eq!(world.store().poll_device(&hash("device"), NOW).await.unwrap(), Poll::Pending);
+    assert_eq!(world.store().poll_device(&hash("never"), NOW).await.unwrap(), Poll::Unknown);
+    let grant = device_grant(&device, &person.subject, &client, "refresh");
+    let used = usage(&client, NOW);
+    let early = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
+    assert!(matches!(early, Redemption::Unknown), "nobody has said yes");
+    let (found, shown) = world.store().device_of_user(&user_code('B'), NOW).await.unwrap().unwrap();
+    assert!(found == hash("device") && shown.grant_id == device.grant_id);
+    let yes = allowed(&person.subject);
+    assert!(world.store().decide_device(&found, &yes, NOW).await.unwrap());
+    assert!(!world.store().decide_device(&found, &DeviceState::Denied, NOW).await.unwrap());
+    assert!(world.store().device_of_user(&user_code('B'), NOW).await.unwrap().is_none(), "it is answered");
+    let soon = later(Duration::from_secs(10));
+    assert!(matches!(world.store().poll_device(&hash("device"), soon).await.unwrap(), Poll::Allowed(_)));
+    let redeemed = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
+    assert!(matches!(redeemed, Redemption::Redeemed));
+    assert!(world.store().grant_of_refresh(&hash("refresh"), NOW).await.unwrap().is_some());
+}
+
+pub(crate) async fn a043_a_device_code_that_comes_again_ends_its_grant(world: &World) {
+    for (name, polled) in [("polled", true), ("redeemed", false)] {
+        let client = register(world.store(), &client(name)).await;
+        let person = account("ana");
+        let device = asked(&client);
+        let letter = if polled { 'D' } else { 'F' };
+        assert!(world.store().add_device(&hash(name), &user_code(letter), &device).await.unwrap());
+        assert!(world.store().decide_device(&hash(name), &allowed(&person.subject), NOW).await.unwrap());
+        let grant = device_grant(&device, &person.subject, &client, name);
+        let used = usage(&client, NOW);
+        world.store().redeem_device(&hash(name), &grant, &used).await.unwrap();
+        assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
+        // Long after the code itself has ended.
+        if polled {
+            let poll = world.store().poll_device(&hash(name), later(HOUR)).await.unwrap();
+            assert_eq!(poll, Poll::Redeemed(grant.id.clone()));
+        } else {
+            let again = world.store().redeem_device(&hash(name), &grant, &used).await.unwrap();
+            assert!(matches!(again, Redemption::Replayed));
+        }
+        assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_none());
+    }
+}
+
+pub(crate) async fn a043_of_parallel_redemptions_of_a_device_code_one_succeeds(world: &World) {
+    let client = register(world.store(), &client("tv")).await;
+    let person = account("ana");
+    let device = asked(&client);
+    assert!(world.store().add_device(&hash("device"), &user_code('G'), &device).await.unwrap());
+    assert!(world.store().decide_device(&hash("device"), &allowed(&person.subject), NOW).await.unwrap());
+    let outcomes = world
+        .at_once(16, move |n, store| {
+            let grant = device_grant(&device, &person.subject, &client, &format!("refresh {n}"));
+            let used = usage(&client, NOW);
+            async move { store.redeem_device(&hash("device"), &grant, &used).await.unwrap() }
+        })
+        .await;
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed)).count(), 1);
+}
+
+pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(world: &World) {
+    let client = register(world.store(), &client("tv")).await;
+    assert!(world.store().add_device(&hash("device"), &user_code('H'), &asked(&client)).await.unwrap());
+    let at = |seconds| later(Duration::from_secs(seconds));
+    for (seconds, expected) in
+        [(0, Poll::Pending), (2, Poll::TooFast), (8, Poll::TooFast), (23, Poll::Pending)]
+    {
+        assert_eq!(world.store().poll_device(&hash("device"), at(seconds)).await.unwrap(), expected);
+    }
+    assert_eq!(world.store().device(&hash("device"), at(30)).await.unwrap().unwrap().interval, 15);
+    assert_eq!(world.store().poll_device(&hash("device"), at(600)).await.unwrap(), Poll::Unknown);
+    assert!(!world.store().decide_device(&hash("device"), &DeviceState::Denied, at(600)).await.unwrap());
+    // The user code is free again.
+    let later_device = DeviceAuthorization { asked_at: at(600), expires_at: at(1200), ..asked(&client) };
+    assert!(world.store().add_device(&hash("second"), &user_code('H'), &later_device).await.unwrap());
+}
+
+pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let request = PushedRequest {
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        grant_id: GrantId::new(random()),
+        query: "response_type=code".to_owned(),
+        expires_at: later(HOUR),
+    };
+    for name in ["one", "two"] {
+        world.store().push_request(&hash(name), &request, NOW).await.unwrap();
+    }
+    assert_eq!(world.store().pushed_request(&hash("one"), NOW).await.unwrap().unwrap(), request);
+    assert!(world.store().pushed_request(&hash("three"), NOW).await.unwrap().is_none());
+    world.store().forget_pushed_request(&hash("one")).await.unwrap();
+    assert!(world.store().pushed_request(&hash("one"), NOW).await.unwrap().is_none());
+    assert!(world.store().pushed_request(&hash("two"), later(HOUR)).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let (ana, eve) = (account("ana").subject, account("eve").subject);
+    let resources = code(&client, &ana, NOW).resources;
+    let allow = async |scope: &str| {
+        let scope = scope.parse().unwrap();
+        world.store().add_consent(&ana, &client, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+    };
+    allow("mcp:read").await;
+    allow("mcp:write").await;
+    let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
+    assert!(known.covers(&"mcp:read mcp:write".parse().unwrap(), &resources) && known.is_to(&client));
+    assert!(world.store().consent(&eve, &client.id, NOW).await.unwrap().is_none());
+    assert!(world.store().consent(&ana, &client.id, later(DAY)).await.unwrap().is_none());
+    // A new registration under the same name starts from nothing.
+    let again = Client { registration: super::things::client("b").registration, ..client.clone() };
+    let scope = "mcp:x".parse().unwrap();
+    world.store().add_consent(&ana, &again, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+    let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
+    assert!(!known.is_to(&client) && !known.covers(&"mcp:read".parse().unwrap(), &resources));
+    world.store().forget_consent(&ana, &client.id).await.unwrap();
+    assert!(world.store().consent(&ana, &client.id, NOW).await.unwrap().is_none());
+}
+
+pub(crate) async fn consents_given_at_once_all_count(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let ana = account("ana").subject;
+    let resources = code(&client, &ana, NOW).resources;
+    let (of_client, of_ana, of_resources) = (client.clone(), ana.clone(), resources.clone());
+    world
+        .at_once(8, move |n, store| {
+            let (client, ana, resources) = (of_client.clone(), of_ana.clone(), of_resources.clone());
+            async move {
+                let scope = format!("s{n}").parse().unwrap();
+                store.add_consent(&ana, &client, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+            }
+        })
+        .await;
+    let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
+    assert!(known.covers(&"s0 s1 s2 s3 s4 s5 s6 s7".parse().unwrap(), &resources));
+}
+
+pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &World) {
+    let own =
+        Client { origin: ClientOrigin::Operator, fingerprint: None, management: None, ..client("machine") };
+    assert!(world.store().add_client(&own, NOW).await.unwrap());
+    assert!(!world.store().add_client(&own, NOW).await.unwrap(), "the name is taken");
+    // The ceiling is reached, and it is the oldest that nobody has used.
+    let newcomer = Client { issued_at: later(HOUR), ..client("newcomer") };
+    let ids = [newcomer.id.clone()];
+    let outcome = world.store().register_client(&newcomer, &ids, &terms(later(HOUR), 1)).await.unwrap();
+    assert!(matches!(outcome, Registration::Full), "{outcome:?}");
+    // Nor does its time begin to run once it has been used.
+    let grant = Grant { refresh: None, ..grant(&code(&own, &Subject::of_client(&own.id), NOW), "", NOW) };
+    assert!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap());
+    assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
+    let far = later(DAY * 10_000);
+    assert!(world.store().client(&own.id, far).await.unwrap().is_some());
+    world.store().sweep(far).await.unwrap();
+    assert!(world.store().client(&own.id, far).await.unwrap().is_some());
+    assert!(world.store().delete_client(&own.id).await.unwrap());
+    assert!(!world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(), "the client is gone");
+}
+
+pub(crate) async fn an_account_that_is_removed_leaves_its_name(world: &World) {
+    let (first, second) = (account("bot"), account("bot"));
+    assert!(world.store().add_account(&first).await.unwrap());
+    assert!(world.store().remove_account(&first.subject).await.unwrap());
+    assert!(!world.store().remove_account(&first.subject).await.unwrap());
+    assert!(world.store().account(&first.subject).await.unwrap().is_none());
+    assert!(world.store().accounts().await.unwrap().is_empty());
+    assert!(world.store().add_account(&second).await.unwrap());
+    assert_eq!(world.store().account_named(&second.username).await.unwrap().unwrap().subject, second.subject);
+}
+
+pub(crate) async fn a_grant_on_behalf_of_another_ends_with_it(world: &World) {
+    for parent_ends_by in ["revocation", "client", "time"] {
+        let name = format!("of {parent_ends_by}").replace(' ', "-");
+        let (parent_client, person, parent) = granted(world.store(), &name, &name).await;
+        let service = register(world.store(), &client(&format!("service-{name}"))).await;
+        let child = Grant {
+            parent: Some(parent.id.clone()),
+            refresh: None,
+            expires_at: later(DAY * 60),
+            ..grant(&code(&service, &person.subject, NOW), "", NOW)
+        };
+        assert!(world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap());
+        assert!(world.store().held_grant(&child.id, NOW).await.unwrap().is_some());
+        let mut now = NOW;
+        match parent_ends_by {
+            "revocation" => world.store().revoke_grant(&parent.id).await.unwrap(),
+            "client" => assert!(world.store().set_client_disabled(&parent_client.id, true).await.unwrap()),
+            _ => now = parent.expires_at,
+        }
+        assert!(world.store().held_grant(&child.id, now).await.unwrap().is_none(), "{parent_ends_by}");
+    }
+}
