@@ -79,21 +79,22 @@ mod tests {
 
     #[test]
     fn a016_what_was_allowed_at_one_resource_is_new_at_another() {
-        let (one, other) = (resource("https://a.example/one"), resource("https://a.example/other"));
+        let (one, other) = ([resource("https://a.example/one")], [resource("https://a.example/other")]);
+        let both = [one.clone(), other.clone()].concat();
         let mut consent = Consent {
             subject: Subject::new([1; 32]),
             client_id: ClientId::try_from("c".to_owned()).unwrap(),
             registration: RegistrationId::new([2; 32]),
             allowed: BTreeMap::new(),
         };
-        assert!(!consent.covers(&scope("mcp"), &[one.clone()]) && !consent.covers(&Scope::default(), &[]));
-        consent.add(&scope("mcp:read"), &[one.clone()]);
-        assert!(consent.covers(&scope("mcp:read mcp:read:x"), &[one.clone()]));
-        assert!(!consent.covers(&scope("mcp"), &[one.clone()]));
-        assert!(!consent.covers(&scope("mcp:read"), &[one.clone(), other.clone()]));
-        assert_eq!(consent.known(&scope("mcp:read mcp:write"), &[one.clone()]), scope("mcp:read"));
-        consent.add(&scope("mcp:write"), &[one.clone(), other.clone()]);
-        assert!(consent.covers(&scope("mcp:read mcp:write"), &[one]));
-        assert!(!consent.covers(&scope("mcp:read"), &[other]));
+        assert!(!consent.covers(&scope("mcp"), &one) && !consent.covers(&Scope::default(), &[]));
+        consent.add(&scope("mcp:read"), &one);
+        assert!(consent.covers(&scope("mcp:read mcp:read:x"), &one));
+        assert!(!consent.covers(&scope("mcp"), &one));
+        assert!(!consent.covers(&scope("mcp:read"), &both));
+        assert_eq!(consent.known(&scope("mcp:read mcp:write"), &one), scope("mcp:read"));
+        consent.add(&scope("mcp:write"), &both);
+        assert!(consent.covers(&scope("mcp:read mcp:write"), &one));
+        assert!(!consent.covers(&scope("mcp:read"), &other));
     }
 }
