@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: the real auth-service, the real wrapper and a real Envoy on free loopback ports, a
+//! What the end-to-end tests share: the real auth-service, the real wrapper and a real edge proxy on free loopback ports, a
 //! person with a browser, and an MCP client of a few lines.
 //!
 //! A test reads as a sentence: `Stack::start().await.log_in().await`. What goes wrong on the way panics with the logs of
@@ -13,16 +13,19 @@
 )]
 
 pub mod browser;
+pub mod edge;
 pub mod gate;
 pub mod layers;
 pub mod mcp;
 pub mod oauth;
 pub mod places;
 pub mod process;
+pub mod raw;
 pub mod setup;
 pub mod stack;
 pub mod upstream;
 
+pub use edge::Edge;
 pub use gate::{Answer, Gate};
 pub use oauth::{Registration, Tokens};
 pub use setup::Setup;

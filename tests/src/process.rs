@@ -30,6 +30,18 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A [`command`] whose environment is `PATH` and `HOME`, so that no setting of the machine leaks into a test.
+pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = command(program);
+    command.env_clear();
+    for name in ["PATH", "HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
 /// A running process and the file that its output goes to.
 #[derive(Debug)]
 pub struct Process {

@@ -1,5 +1,7 @@
 //! What a [`Stack`](crate::Stack) is made of before it starts.
 
+use crate::edge::{Change, Edge};
+
 /// The account that every stack has, and its password.
 pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
 
@@ -20,6 +22,8 @@ pub struct Setup {
     pub(crate) auth_settings: Vec<(String, String)>,
     pub(crate) wrapper_settings: Vec<(String, String)>,
     pub(crate) behind: Option<Behind>,
+    pub(crate) edge: Edge,
+    pub(crate) edge_changes: Vec<Change>,
 }
 
 impl Setup {
@@ -31,6 +35,8 @@ impl Setup {
             auth_settings: Vec::new(),
             wrapper_settings: Vec::new(),
             behind: None,
+            edge: Edge::EnvoyHttp,
+            edge_changes: Vec::new(),
         }
     }
 
@@ -59,6 +65,20 @@ impl Setup {
     #[must_use]
     pub fn wrapper_setting(mut self, name: &str, value: &str) -> Self {
         self.wrapper_settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Through this proxy.
+    #[must_use]
+    pub fn through(mut self, edge: Edge) -> Self {
+        self.edge = edge;
+        self
+    }
+
+    /// Changes the proxy's shipped configuration: the text `from`, which must be there, becomes `to`.
+    #[must_use]
+    pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
+        self.edge_changes.push((from.to_owned(), to.to_owned()));
         self
     }
 

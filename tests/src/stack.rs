@@ -3,21 +3,22 @@
 use std::fs;
 use std::io::Write as _;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
-use crate::places::{binary, everything_server, free_port, has_ipv6_loopback, repository, tool};
+use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
 use crate::setup::{ACCOUNT, Behind, Setup};
 
 /// How long a stack may take from its start to its first answer.
 const START: Duration = Duration::from_secs(40);
 
-/// Real auth-service, real wrapper, real Envoy, in a directory of their own. Dropped, it stops them.
+/// Real auth-service, real wrapper, real edge proxy, in a directory of their own. Dropped, it stops them.
 #[derive(Debug)]
 pub struct Stack {
     /// What a client sees of it.
@@ -30,10 +31,13 @@ pub struct Stack {
     pub auth_public_port: u16,
     /// Where auth-service answers checks.
     pub auth_edge_port: u16,
+    /// Where auth-service answers checks over gRPC.
+    pub auth_edge_grpc_port: u16,
     ops_port: u16,
+    upstream_port: u16,
     setup: Setup,
     // Dropped in this order: the edge first, the directory last.
-    envoy: Option<Process>,
+    edge: Option<Process>,
     wrapper: Option<Process>,
     auth_service: Option<Process>,
     dir: TempDir,
@@ -69,20 +73,22 @@ impl Stack {
             edge_secret: format!("edge-secret-of-{port}-0123456789abcdef"),
             auth_public_port: free_port(),
             auth_edge_port: free_port(),
+            auth_edge_grpc_port: free_port(),
             ops_port: free_port(),
+            upstream_port: 0,
             setup,
-            envoy: None,
+            edge: None,
             wrapper: None,
             auth_service: None,
             dir,
         };
         stack.add_account(ACCOUNT.0, Some(ACCOUNT.1));
         stack.start_auth_service().await;
-        let upstream_port = match behind {
+        stack.upstream_port = match behind {
             Behind::Port(port) => port,
             Behind::Wrapper(command) => stack.start_wrapper(&command).await,
         };
-        stack.start_envoy(upstream_port);
+        stack.start_edge();
         stack.wait_until_ready().await;
         stack
     }
@@ -94,14 +100,10 @@ impl Stack {
 
     /// The last log lines of every tier.
     pub fn logs(&self) -> String {
-        [&self.auth_service, &self.wrapper, &self.envoy]
-            .into_iter()
-            .flatten()
-            .map(Process::log_tail)
-            .collect()
+        [&self.auth_service, &self.wrapper, &self.edge].into_iter().flatten().map(Process::log_tail).collect()
     }
 
-    /// Everything that one tier (`auth-service`, `stdio-wrapper`, `envoy`) has logged.
+    /// Everything that one tier (`auth-service`, `stdio-wrapper`, or the edge's name) has logged.
     pub fn log_of(&self, tier: &str) -> String {
         fs::read_to_string(self.dir().join(format!("{tier}.log"))).unwrap_or_default()
     }
@@ -144,7 +146,7 @@ impl Stack {
     /// Only `DATA_DIR` is set, as for an operator who has just that.
     #[track_caller]
     pub fn operator(&self, arguments: &[&str]) -> String {
-        let mut command = clean(binary("auth-service"));
+        let mut command = process::clean_command(binary("auth-service"));
         let output = command
             .args(arguments)
             .env("DATA_DIR", self.dir().join("auth"))
@@ -183,7 +185,7 @@ impl Stack {
             .chain(self.setup.other_hosts.iter().map(String::as_str))
             .map(|host| format!("{host}:{}", self.port))
             .collect();
-        let mut command = clean(binary("auth-service"));
+        let mut command = process::clean_command(binary("auth-service"));
         command
             .env("ISSUER", &self.issuer)
             .env("PROTECTED_HOSTS", hosts.join(","))
@@ -192,6 +194,7 @@ impl Stack {
             .env("PUBLIC_LISTEN", loopback(self.auth_public_port))
             .env("EDGE_LISTEN", loopback(self.auth_edge_port))
             .env("OPS_LISTEN", loopback(self.ops_port))
+            .env("EDGE_GRPC_LISTEN", loopback(self.auth_edge_grpc_port))
             .env("RUST_LOG", "info")
             .envs(self.setup.auth_settings.iter().map(|(name, value)| (name, value)));
         command
@@ -199,7 +202,7 @@ impl Stack {
 
     async fn start_wrapper(&mut self, wrapped: &[String]) -> u16 {
         let (port, ops_port) = (free_port(), free_port());
-        let mut command = clean(binary("stdio-wrapper"));
+        let mut command = process::clean_command(binary("stdio-wrapper"));
         command
             .env("LISTEN", loopback(port))
             .env("OPS_LISTEN", loopback(ops_port))
@@ -220,35 +223,33 @@ impl Stack {
         port
     }
 
-    fn start_envoy(&mut self, upstream_port: u16) {
-        let additional = if has_ipv6_loopback() {
-            format!(r#"{{ address: {{ socket_address: {{ address: "::1", port_value: {} }} }} }}"#, self.port)
-        } else {
-            String::new()
+    fn start_edge(&mut self) {
+        assert!(self.edge.is_none(), "the edge runs already");
+        let around = Surroundings {
+            dir: self.dir().to_owned(),
+            port: self.port,
+            secret: self.edge_secret.clone(),
+            issuer_path: self.setup.issuer_path.clone(),
+            auth_public_port: self.auth_public_port,
+            auth_edge_port: self.auth_edge_port,
+            auth_edge_grpc_port: self.auth_edge_grpc_port,
+            wrapper_port: self.upstream_port,
         };
-        let config = self.dir().join("envoy.yaml");
-        let text = render_envoy(&[
-            ("EDGE_ADDRESS", "127.0.0.1"),
-            ("EDGE_PORT", &self.port.to_string()),
-            ("EDGE_ADDITIONAL_ADDRESSES", &additional),
-            ("EDGE_SECRET", &self.edge_secret),
-            ("ISSUER_PATH", &self.setup.issuer_path),
-            ("AUTH_ADDRESS", "127.0.0.1"),
-            ("AUTH_PUBLIC_PORT", &self.auth_public_port.to_string()),
-            ("AUTH_EDGE_PORT", &self.auth_edge_port.to_string()),
-            ("WRAPPER_ADDRESS", "127.0.0.1"),
-            ("WRAPPER_PORT", &upstream_port.to_string()),
-        ]);
-        fs::write(&config, text).expect("the configuration can be written");
-        let mut command = clean(tool("envoy"));
-        command.arg("-c").arg(&config).args([
-            "--disable-hot-restart",
-            "--log-level",
-            "warning",
-            "--concurrency",
-            "1",
-        ]);
-        self.envoy = Some(Process::start("envoy", &mut command, self.dir()));
+        let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
+        self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
+    }
+
+    /// SIGTERM to the edge; whether it ended by itself and well.
+    #[track_caller]
+    pub fn stop_edge(&mut self) -> bool {
+        let status = self.edge.take().expect("the edge runs").stop();
+        status.is_some_and(|status| status.success())
+    }
+
+    /// Starts the edge again.
+    pub async fn start_edge_again(&mut self) {
+        self.start_edge();
+        self.wait_until_ready().await;
     }
 
     /// Ready is what a client sees: a request through the edge is told where to log in.
@@ -267,8 +268,7 @@ impl Stack {
                 Ok(answer) => last = format!("{answer:?}"),
                 Err(error) => last = if last == "none" { format!("{error:#}") } else { last },
             }
-            for process in [&mut self.auth_service, &mut self.wrapper, &mut self.envoy].into_iter().flatten()
-            {
+            for process in [&mut self.auth_service, &mut self.wrapper, &mut self.edge].into_iter().flatten() {
                 if let Some(status) = process.ended() {
                     panic!("a tier ended ({status}) before {what} was ready\n{}", process.log_tail());
                 }
@@ -301,28 +301,4 @@ impl Drop for Stack {
 
 fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
-}
-
-fn clean(program: PathBuf) -> Command {
-    let mut command = process::command(program);
-    command.env_clear();
-    for name in ["PATH", "HOME"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command
-}
-
-/// The shipped edge configuration with its placeholders filled, as `scripts/up` does it.
-#[track_caller]
-pub fn render_envoy(values: &[(&str, &str)]) -> String {
-    let template = repository().join("compose/envoy/envoy.yaml.in");
-    let mut text = fs::read_to_string(&template).expect("the template can be read");
-    for (name, value) in values {
-        let placeholder = format!("@{name}@");
-        assert!(text.contains(&placeholder), "{} has no {placeholder}", template.display());
-        text = text.replace(&placeholder, value);
-    }
-    text
 }

@@ -1,0 +1,206 @@
+//! The edge proxies, each with the configuration that this repository ships for it.
+
+use std::fmt::{self, Display};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::places::{has_ipv6_loopback, repository, tools_dir};
+use crate::process;
+
+/// A proxy and the way it asks auth-service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Envoy's `ext_authz` over HTTP: what `scripts/up` starts by default.
+    EnvoyHttp,
+    /// Envoy's `ext_authz` over gRPC.
+    EnvoyGrpc,
+    /// nginx's `auth_request`.
+    Nginx,
+    /// Caddy's `forward_auth`, written out.
+    Caddy,
+    /// Traefik's `forwardAuth`.
+    Traefik,
+}
+
+/// Where everything around a proxy is.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// A directory for rendered configurations and what the proxy writes.
+    pub dir: PathBuf,
+    /// Where the proxy listens, on the loopback addresses.
+    pub port: u16,
+    /// What only the edge and auth-service know.
+    pub secret: String,
+    /// The path of the issuer, or nothing.
+    pub issuer_path: String,
+    /// auth-service: endpoints and pages.
+    pub auth_public_port: u16,
+    /// auth-service: checks over HTTP.
+    pub auth_edge_port: u16,
+    /// auth-service: checks over gRPC.
+    pub auth_edge_grpc_port: u16,
+    /// What stands behind the check.
+    pub wrapper_port: u16,
+}
+
+/// A change of the shipped configuration: this text, that text in its place.
+pub type Change = (String, String);
+
+impl Edge {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::EnvoyHttp, Self::EnvoyGrpc, Self::Nginx, Self::Caddy, Self::Traefik];
+
+    /// The name of its process and its log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EnvoyHttp | Self::EnvoyGrpc => "envoy",
+            Self::Nginx => "nginx",
+            Self::Caddy => "caddy",
+            Self::Traefik => "traefik",
+        }
+    }
+
+    /// The program, or why there is none.
+    pub fn program(self) -> Result<PathBuf, String> {
+        let name = self.name();
+        let named = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map(PathBuf::from);
+        let installed = [tools_dir().join(name)];
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Debian keeps nginx where only root looks.
+        let on_path =
+            std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).map(|dir| dir.join(name));
+        let found = named.into_iter().chain(installed).chain(on_path).find(|program| program.is_file());
+        found.ok_or_else(|| match self {
+            Self::Traefik => {
+                "there is no traefik on the PATH, and TRAEFIK_BIN names none; install Traefik 3.7 to run this test"
+                    .to_owned()
+            }
+            _ => format!("there is no {name}; run scripts/tools {name}"),
+        })
+    }
+
+    /// Writes the shipped configuration, its placeholders filled, and answers the command that runs the proxy with it.
+    /// Every change must find its text.
+    #[track_caller]
+    pub fn command(self, around: &Surroundings, changes: &[Change]) -> Command {
+        let program = self.program().unwrap_or_else(|why| panic!("{why}"));
+        let values = self.values(around);
+        let mut changed = 0;
+        let mut written = |template: &str| {
+            let (text, hits) = rendered(template, &values, changes);
+            changed += hits;
+            let name = Path::new(template).file_stem().expect("a template has a name");
+            let file = around.dir.join(name);
+            fs::write(&file, text).expect("the configuration can be written");
+            file
+        };
+        let mut command = process::clean_command(program);
+        match self {
+            Self::EnvoyHttp | Self::EnvoyGrpc => {
+                let grpc = self == Self::EnvoyGrpc;
+                let template =
+                    if grpc { "compose/envoy/envoy-grpc.yaml.in" } else { "compose/envoy/envoy.yaml.in" };
+                command.arg("-c").arg(written(template));
+                command.args(["--disable-hot-restart", "--log-level", "warning", "--concurrency", "1"]);
+            }
+            Self::Nginx => {
+                fs::create_dir_all(around.dir.join("nginx")).expect("a directory can be made");
+                command.arg("-p").arg(&around.dir).arg("-e").arg("stderr");
+                command.arg("-c").arg(written("compose/nginx/nginx.conf.in"));
+            }
+            Self::Caddy => {
+                let file = written("compose/caddy/Caddyfile.in");
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+                command.env("XDG_DATA_HOME", &around.dir).env("XDG_CONFIG_HOME", &around.dir);
+            }
+            Self::Traefik => {
+                written("traefik/dynamic.yaml.in");
+                command.arg(format!("--configFile={}", written("traefik/traefik.yaml.in").display()));
+            }
+        }
+        assert_eq!(changed, changes.len(), "a change does not find its text in the configuration of {self}");
+        command
+    }
+
+    fn values(self, around: &Surroundings) -> Vec<(&'static str, String)> {
+        let port = around.port;
+        let v6 = has_ipv6_loopback();
+        let mut values = vec![
+            ("EDGE_PORT", port.to_string()),
+            ("EDGE_SECRET", around.secret.clone()),
+            ("ISSUER_PATH", around.issuer_path.clone()),
+            ("AUTH_ADDRESS", "127.0.0.1".to_owned()),
+            ("AUTH_PUBLIC_PORT", around.auth_public_port.to_string()),
+            ("AUTH_EDGE_PORT", around.auth_edge_port.to_string()),
+            ("AUTH_EDGE_GRPC_PORT", around.auth_edge_grpc_port.to_string()),
+            ("WRAPPER_ADDRESS", "127.0.0.1".to_owned()),
+            ("WRAPPER_PORT", around.wrapper_port.to_string()),
+            ("EDGE_ADDRESS", "127.0.0.1".to_owned()),
+        ];
+        match self {
+            Self::EnvoyHttp | Self::EnvoyGrpc => {
+                let second = format!(
+                    r#"{{ address: {{ socket_address: {{ address: "::1", port_value: {port} }} }} }}"#
+                );
+                values.push(("EDGE_ADDITIONAL_ADDRESSES", if v6 { second } else { String::new() }));
+            }
+            Self::Nginx => {
+                values.push(("RUN_DIR", around.dir.join("nginx").display().to_string()));
+                values.push(("EDGE_WORKERS", "1".to_owned()));
+                let second = format!("listen [::1]:{port} default_server;");
+                values.push(("EDGE_ADDITIONAL_LISTEN", if v6 { second } else { String::new() }));
+            }
+            Self::Caddy => {
+                values.push(("EDGE_SITE", format!("http://:{port}")));
+                values.push(("EDGE_BIND", if v6 { "127.0.0.1 ::1" } else { "127.0.0.1" }.to_owned()));
+            }
+            Self::Traefik => {
+                values.push(("TRUSTED_IPS", String::new()));
+                values.push(("DYNAMIC_FILE", around.dir.join("dynamic.yaml").display().to_string()));
+                // An entry point has one address; for both loopback addresses it listens on all, as in a container.
+                if v6 {
+                    values.retain(|(name, _)| *name != "EDGE_ADDRESS");
+                    values.push(("EDGE_ADDRESS", String::new()));
+                }
+            }
+        }
+        values
+    }
+}
+
+impl Display for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EnvoyHttp => "Envoy over HTTP",
+            Self::EnvoyGrpc => "Envoy over gRPC",
+            Self::Nginx => "nginx",
+            Self::Caddy => "Caddy",
+            Self::Traefik => "Traefik",
+        })
+    }
+}
+
+/// A template of the repository with its placeholders filled, as `scripts/up` does it, and how many of the changes found
+/// their text.
+#[track_caller]
+fn rendered(template: &str, values: &[(&str, String)], changes: &[Change]) -> (String, usize) {
+    let file = repository().join(template);
+    let mut text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut hits = 0;
+    for (from, to) in changes {
+        if text.contains(from.as_str()) {
+            hits += 1;
+            text = text.replace(from.as_str(), to);
+        }
+    }
+    for (name, value) in values {
+        text = text.replace(&format!("@{name}@"), value);
+    }
+    let unfilled =
+        text.split('@').skip(1).step_by(1).find(|part| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        });
+    assert_eq!(unfilled, None, "{template} has a placeholder that nothing fills");
+    (text, hits)
+}

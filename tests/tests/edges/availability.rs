@@ -1,0 +1,81 @@
+//! When a part is down, nothing opens; when it is back, everything works again by itself.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tests::process::{Process, clean_command};
+use tests::{Edge, Setup, places};
+
+use crate::world::World;
+
+each_edge!(
+    a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does,
+    a088_with_the_store_down_nothing_passes,
+    a_stopped_edge_starts_again_over_the_same_state,
+    with_the_wrapper_down_the_client_is_told_so,
+);
+
+async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does(edge: Edge) {
+    let mut world = World::start(edge).await;
+    let bearer = world.bearer();
+    world.stack.kill_auth_service();
+    for headers in [&[("authorization", bearer.as_str())][..], &[]] {
+        let answer = world.ask(Method::POST, headers).await;
+        assert!([500, 503].contains(&answer.status), "{answer:?}");
+        assert_eq!(answer.challenge(), "", "a client would log in again: {answer:?}");
+    }
+    world.assert_nothing_passed("a request that nobody checked");
+    world.stack.start_auth_service().await;
+    let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
+    assert_eq!(answer.status, 200, "{answer:?}\n{}", world.stack.logs());
+}
+
+async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
+    let directory = tempfile::tempdir().unwrap();
+    let port = places::free_port();
+    let mut command = clean_command("redis-server");
+    command
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--dir"])
+        .arg(directory.path());
+    let mut redis = Process::start("redis", &mut command, directory.path());
+    for _ in 0..200 {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let setup = Setup::as_shipped()
+        .through(edge)
+        .auth_setting("REDIS_URL", &format!("redis://127.0.0.1:{port}/0"))
+        .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
+    let world = World::of(setup).await;
+    let bearer = world.bearer();
+    let good = world.ask(Method::POST, &[("authorization", &bearer)]).await;
+    assert_eq!(good.status, 200, "{good:?}");
+    world.upstream.take_heads();
+
+    redis.kill();
+    let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
+    // nginx knows no denial but 401 and 403.
+    assert!([403, 500, 503].contains(&answer.status), "{answer:?}");
+    assert_eq!(answer.challenge(), "", "a client would log in again: {answer:?}");
+    world.assert_nothing_passed("a request that could not be checked");
+}
+
+async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) {
+    let mut world = World::start(edge).await;
+    let bearer = world.bearer();
+    assert!(world.stack.stop_edge(), "{edge} did not end well\n{}", world.stack.logs());
+    assert!(world.stack.http.post(&world.stack.mcp_url).send().await.is_err());
+    world.stack.start_edge_again().await;
+    let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+async fn with_the_wrapper_down_the_client_is_told_so(edge: Edge) {
+    // A port that nobody listens on stands for the wrapper.
+    let stack = Setup::as_shipped().through(edge).in_front_of(places::free_port()).start().await;
+    let token = stack.log_in().await.access_token;
+    let answer = stack.http.post(&stack.mcp_url).bearer_auth(&token).send().await.unwrap();
+    assert!([502, 503].contains(&answer.status().as_u16()), "{answer:?}");
+}

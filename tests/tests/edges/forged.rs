@@ -1,0 +1,304 @@
+//! Headers by which a client would pass for the edge, for auth-service, or for somebody else.
+
+use reqwest::Method;
+use serde_json::Value;
+use tests::Edge;
+use tests::raw;
+
+use crate::world::{World, arrived};
+
+each_edge!(
+    a067_a_token_in_the_query_counts_for_nothing,
+    a069_forwarding_headers_of_a_client_count_for_nothing,
+    a069_a_check_without_the_edge_secret_is_refused,
+    a073_an_alias_of_an_identity_header_does_not_pass,
+    a073_a_trailer_is_no_header,
+    a074_connection_does_not_drop_an_identity_header,
+    a075_half_trusted_forwarding_headers_change_nothing,
+    a076_identity_headers_of_the_client_never_survive,
+    a077_no_user_agent_or_address_opens_anything,
+    a087_no_line_break_makes_a_header,
+    two_authorization_headers_are_no_token,
+);
+
+async fn a067_a_token_in_the_query_counts_for_nothing(edge: Edge) {
+    let world = World::start(edge).await;
+    let target = format!("/mcp?access_token={}", world.token);
+    let answer = world.raw_without_token("POST", &target, &[("Content-Length", "0")]).await.unwrap();
+    assert_eq!(answer.status, 401, "{answer:?}");
+    world.assert_nothing_passed("a token in the query");
+    assert!(!world.stack.log_of(edge.name()).contains(&world.token), "the edge logs queries");
+}
+
+const ELSEWHERE: &str = "/.well-known/oauth-protected-resource";
+
+async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: Edge) {
+    let world = World::start(edge).await;
+    let other = format!("other.{}", world.host);
+    let open_url = format!("http://{}{ELSEWHERE}", world.host);
+    let claims = [
+        [("X-Forwarded-Uri", ELSEWHERE), ("X-Forwarded-Method", "OPTIONS")],
+        [("X-Original-URL", open_url.as_str()), ("X-Original-Method", "OPTIONS")],
+        [("X-Original-URI", ELSEWHERE), ("X-Rewrite-URL", ELSEWHERE)],
+        [("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")],
+        [("X-Forwarded-Host", &other), ("Forwarded", "host=evil.example;proto=https")],
+        [("X-Edge-Secret", &world.stack.edge_secret), ("X-Forwarded-For", "127.0.0.1")],
+    ];
+    for claim in claims {
+        // Without a token: the challenge is that of the request itself.
+        let answer = world.raw_without_token("POST", "/mcp", &claim).await.unwrap();
+        assert_eq!(answer.status, 401, "{claim:?}: {answer:?}");
+        assert_eq!(answer.values("www-authenticate"), [world.challenge()], "{claim:?}");
+    }
+    world.assert_nothing_passed("a request with forged forwarding headers");
+    // A token of the other host does not open this one, whatever the headers say.
+    let foreign =
+        format!("Bearer {}", world.stack.log_in_for(&format!("http://{other}/mcp")).await.access_token);
+    for name in ["X-Forwarded-Host", "X-Original-URL", "X-Host", "X-Forwarded-Server", "Forwarded"] {
+        let value = match name {
+            "X-Original-URL" => format!("http://{other}/mcp"),
+            "Forwarded" => format!("host=\"{other}\""),
+            _ => other.clone(),
+        };
+        let answer = world.ask(Method::POST, &[("authorization", &foreign), (name, &value)]).await;
+        assert_eq!(answer.status, 401, "{name}: {answer:?}");
+    }
+    world.assert_nothing_passed("a token of another host");
+    // With the good token they change nothing, and the wrapper does not see them.
+    for claim in claims {
+        let answer = world.raw_with_token("POST", "/mcp", &claim).await.unwrap();
+        assert_eq!(answer.status, 200, "{claim:?}: {answer:?}");
+        assert!(!answer.body.contains("evil.example"), "{claim:?}: {answer:?}");
+        assert!(!answer.body.contains(ELSEWHERE), "{claim:?}: {answer:?}");
+        assert!(!answer.body.contains(&world.stack.edge_secret), "{claim:?}: {answer:?}");
+        assert_eq!(arrived(&answer.body, "x-auth-username"), ["ana"]);
+    }
+}
+
+async fn a069_a_check_without_the_edge_secret_is_refused(edge: Edge) {
+    let world = World::start(edge).await;
+    let port = world.stack.auth_edge_port;
+    let bearer = world.bearer();
+    let wrong = "x".repeat(world.stack.edge_secret.len());
+    for secret in [None, Some(""), Some(wrong.as_str())] {
+        for target in ["/verify/traefik", "/verify/caddy", "/verify/nginx", "/verify/envoy/mcp"] {
+            let url = format!("http://{}/mcp", world.host);
+            let mut headers = vec![
+                ("Host", world.host.as_str()),
+                ("Authorization", &bearer),
+                ("X-Forwarded-Host", &world.host),
+                ("X-Forwarded-Method", "GET"),
+                ("X-Forwarded-Uri", "/mcp"),
+                ("X-Forwarded-Proto", "http"),
+                ("X-Original-Method", "GET"),
+                ("X-Original-URL", &url),
+            ];
+            headers.extend(secret.map(|secret| ("X-Edge-Secret", secret)));
+            let answer = raw::ask(port, "GET", target, &headers).await.unwrap();
+            assert_eq!(answer.status, 403, "{target} with {secret:?}: {answer:?}");
+            assert!(answer.values("x-auth-subject").is_empty(), "{answer:?}");
+        }
+    }
+}
+
+/// Whether a name would read as `x-auth-…` to a server that takes any punctuation for a hyphen.
+fn reads_as_identity(name: &str) -> bool {
+    let read: String = name
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() { char.to_ascii_lowercase() } else { '-' })
+        .collect();
+    read.starts_with("x-auth-")
+}
+
+async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge) {
+    let world = World::start(edge).await;
+    let aliases = [
+        "X_Auth_Subject",
+        "x-auth_subject",
+        "X-Auth-Subject_",
+        "x_auth-subject",
+        "X.Auth.Subject",
+        "X!Auth!Subject",
+        "X-Auth.Subject",
+        "X~Auth~Subject",
+        "X|Auth|Subject",
+        "x-AUTH-subject",
+        "X-Auth-Subject",
+        "X^Auth^Subject",
+    ];
+    for alias in aliases {
+        let answer = world.raw_with_token("POST", "/mcp", &[(alias, "forged")]).await;
+        // Refused, or passed without it.
+        for head in world.upstream.take_heads() {
+            let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+            for (name, value) in lines.filter(|(name, _)| reads_as_identity(name)) {
+                assert!(!value.contains("forged"), "{alias} arrived as {name}: {head}");
+            }
+        }
+        let answer = answer.unwrap_or_else(|| panic!("{alias}: no answer"));
+        assert!([200, 400].contains(&answer.status), "{alias}: {answer:?}");
+    }
+}
+
+async fn a073_a_trailer_is_no_header(edge: Edge) {
+    let world = World::start(edge).await;
+    let bearer = world.bearer();
+    let head = raw::head(
+        "POST",
+        "/mcp",
+        &[
+            ("Host", &world.host),
+            ("Authorization", &bearer),
+            ("Transfer-Encoding", "chunked"),
+            ("Trailer", "X-Auth-Subject"),
+            ("Connection", "close"),
+        ],
+    );
+    let bytes = format!("{head}2\r\n{{}}\r\n0\r\nX-Auth-Subject: forged\r\n\r\n");
+    let answers = raw::talk(world.stack.port, bytes.as_bytes(), 1).await;
+    for answer in &answers {
+        assert!(!answer.body.contains("forged"), "{answer:?}");
+        assert!([200, 400].contains(&answer.status), "{answer:?}");
+    }
+    assert!(!answers.is_empty(), "no answer\n{}", world.stack.logs());
+}
+
+async fn a074_connection_does_not_drop_an_identity_header(edge: Edge) {
+    let world = World::start(edge).await;
+    let subject = arrived(&world.raw_with_token("POST", "/mcp", &[]).await.unwrap().body, "x-auth-subject");
+    assert_eq!(subject.len(), 1);
+    let drops =
+        ["close, X-Auth-Subject", "close, X-Auth-Subject, X-Auth-Assertion, X-Auth-Scope", "X-Auth-Subject"];
+    let bearer = world.bearer();
+    for value in drops {
+        let headers = [("Host", world.host.as_str()), ("Authorization", &bearer), ("Connection", value)];
+        let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();
+        if answer.status == 200 {
+            assert_eq!(arrived(&answer.body, "x-auth-subject"), subject, "{value}: {answer:?}");
+            assert_eq!(arrived(&answer.body, "x-auth-assertion").len(), 1, "{value}: {answer:?}");
+        } else {
+            assert_eq!(answer.status, 400, "{value}: {answer:?}");
+        }
+    }
+    // Nor what the check needs: without these, somebody else's, or nobody's, request would be judged.
+    for value in ["X-Edge-Secret", "X-Forwarded-Uri, X-Forwarded-Host", "X-Original-URL", "Host"] {
+        let headers = [("Host", world.host.as_str()), ("Connection", value)];
+        let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();
+        assert!((400..500).contains(&answer.status), "{value}: {answer:?}");
+        let headers = [("Host", world.host.as_str()), ("Authorization", &bearer), ("Connection", value)];
+        let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();
+        assert!([200, 400].contains(&answer.status), "{value}: {answer:?}");
+    }
+}
+
+async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Edge) {
+    let world = World::start(edge).await;
+    let claims = [
+        ("X-Forwarded-Prefix", "/.well-known"),
+        ("X-Forwarded-Prefix", "/../mcp-other"),
+        ("X-Forwarded-Port", "443"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Proto", "javascript"),
+        ("X-Forwarded-Proto", "http, https"),
+        ("X-Forwarded-Scheme", "https"),
+        ("X-Forwarded-Ssl", "on"),
+        ("X-Scheme", "https"),
+        ("X-Forwarded-Host", "evil.example:80"),
+    ];
+    for claim in claims {
+        let answer = world.raw_without_token("GET", "/mcp", &[claim]).await.unwrap();
+        assert_eq!(answer.status, 401, "{claim:?}: {answer:?}");
+        assert_eq!(answer.values("www-authenticate"), [world.challenge()], "{claim:?}");
+        let document = world.raw_without_token("GET", ELSEWHERE, &[claim]).await.unwrap();
+        let document: Value = serde_json::from_str(&document.body).unwrap();
+        assert!(
+            document["resource"].as_str().unwrap().starts_with(&format!("http://{}", world.host)),
+            "{document}"
+        );
+        let passed = world.raw_with_token("GET", "/mcp", &[claim]).await.unwrap();
+        assert_eq!(passed.status, 200, "{claim:?}: {passed:?}");
+    }
+}
+
+async fn a076_identity_headers_of_the_client_never_survive(edge: Edge) {
+    let world = World::start(edge).await;
+    // The account has no email and no group: where auth-service has nothing to say, the client's word must go as well.
+    for name in ["Subject", "Username", "Email", "Groups", "Client-Id", "Scope", "Assertion"] {
+        let name = format!("X-Auth-{name}");
+        for forged in
+            [vec![(name.as_str(), "forged")], vec![(name.as_str(), "forged"), (name.as_str(), "forged")]]
+        {
+            let answer = world.raw_with_token("POST", "/mcp", &forged).await.unwrap();
+            assert!([200, 400].contains(&answer.status), "{name}: {answer:?}");
+            assert!(!answer.body.contains("forged"), "{name} passed: {answer:?}");
+            assert!(arrived_or_empty(&answer.body, &name).len() <= 1, "{name} is doubled: {answer:?}");
+        }
+    }
+}
+
+fn arrived_or_empty(body: &str, name: &str) -> Vec<String> {
+    if body.starts_with('{') { arrived(body, name) } else { Vec::new() }
+}
+
+async fn a077_no_user_agent_or_address_opens_anything(edge: Edge) {
+    let world = World::start(edge).await;
+    for agent in ["kube-probe/1.30", "ELB-HealthChecker/2.0", "GoogleHC/1.0", "Envoy/HC", "curl/8", ""] {
+        for target in
+            ["/mcp", "/mcp/health", "/health", "/ready", "/healthz", "/metrics", "/ping", "/mcp/ping"]
+        {
+            let claims = [
+                ("User-Agent", agent),
+                ("X-Real-IP", "127.0.0.1"),
+                ("X-Envoy-Internal", "true"),
+                ("Via", "1.1 lb"),
+            ];
+            let answer = world.raw_without_token("GET", target, &claims).await.unwrap();
+            assert!([401, 404].contains(&answer.status), "{agent} {target}: {answer:?}");
+        }
+    }
+    world.assert_nothing_passed("a health check");
+}
+
+async fn a087_no_line_break_makes_a_header(edge: Edge) {
+    let world = World::start(edge).await;
+    let bearer = world.bearer();
+    let broken = [
+        "X-Note: a\nX-Auth-Subject: forged\r\n",
+        "X-Note: a\rX-Auth-Subject: forged\r\n",
+        "X-Note: a\r\n X-Auth-Subject: forged\r\n",
+        "X-Note: a\0\r\nX-Auth-Subject: forged\r\n",
+        "X-Note: a%0d%0aX-Auth-Subject: forged\r\n",
+        "X-Note\r\nX-Auth-Subject: forged\r\n",
+        "X-Auth-Subject : forged\r\n",
+        "X-Auth-Subject\t: forged\r\n",
+        ": forged\r\nX-Auth-Subject: forged\r\n",
+        "\tX-Auth-Subject: forged\r\n",
+    ];
+    for lines in broken {
+        let bytes = format!(
+            "POST /mcp HTTP/1.1\r\nHost: {}\r\nAuthorization: {bearer}\r\nContent-Length: 0\r\nConnection: close\r\n{lines}\r\n",
+            world.host
+        );
+        let answers = raw::talk(world.stack.port, bytes.as_bytes(), 1).await;
+        for head in world.upstream.take_heads() {
+            let forged = head
+                .lines()
+                .any(|line| line.to_lowercase().starts_with("x-auth-subject") && line.contains("forged"));
+            assert!(!forged, "{lines:?} made a header: {head}");
+        }
+        assert!(answers.iter().all(|answer| [200, 400].contains(&answer.status)), "{lines:?}: {answers:?}");
+    }
+}
+
+async fn two_authorization_headers_are_no_token(edge: Edge) {
+    let world = World::start(edge).await;
+    let good = world.bearer();
+    for both in
+        [[good.as_str(), "Bearer garbage"], ["Bearer garbage", &good], [&good, &good], ["Basic YTpi", &good]]
+    {
+        let headers = both.map(|value| ("Authorization", value));
+        let answer = world.raw_without_token("POST", "/mcp", &headers).await.unwrap();
+        assert!([400, 401].contains(&answer.status), "{both:?}: {answer:?}");
+    }
+    world.assert_nothing_passed("a request with two tokens");
+}

@@ -1,0 +1,203 @@
+//! What every edge must do for an honest client.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+use tests::places::{everything_server, recorder};
+use tests::upstream::DOWNLOAD;
+use tests::{Answer, Edge, Setup};
+
+use crate::world::{World, arrived};
+
+const IDENTITY: [&str; 7] = ["subject", "username", "email", "groups", "client-id", "scope", "assertion"];
+
+each_edge!(
+    a_good_token_passes_and_the_wrapper_is_told_who_calls,
+    without_a_token_every_method_is_challenged_exactly,
+    a_bad_token_is_told_so,
+    a_browser_gets_its_preflight_answered_and_may_read_a_challenge,
+    discovery_documents_are_open,
+    events_arrive_one_by_one,
+    eight_mebibytes_pass_each_way,
+    the_child_sees_no_credential,
+    a_real_server_works_with_progress_as_it_happens,
+);
+
+async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: Edge) {
+    let world = World::start(edge).await;
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        let answer = world.ask(method.clone(), &[("authorization", &world.bearer())]).await;
+        assert_eq!(answer.status, 200, "{method}: {answer:?}\n{}", world.stack.logs());
+        let line = answer.json().unwrap()["line"].as_str().unwrap().to_owned();
+        assert_eq!(line, format!("{method} /mcp HTTP/1.1"));
+        assert_eq!(arrived(&answer.body, "host"), [world.host.as_str()]);
+        assert_eq!(arrived(&answer.body, "x-auth-username"), ["ana"]);
+        assert_eq!(arrived(&answer.body, "x-auth-scope"), ["mcp"]);
+        assert_eq!(arrived(&answer.body, "x-auth-assertion").first().unwrap().split('.').count(), 3);
+        for name in IDENTITY {
+            // An empty one may be left out, which nginx does.
+            let values = arrived(&answer.body, &format!("x-auth-{name}"));
+            assert!(values.len() <= 1, "{name}: {values:?}");
+        }
+        for gone in ["authorization", "x-edge-secret"] {
+            assert!(arrived(&answer.body, gone).is_empty(), "{gone} passed: {}", answer.body);
+        }
+    }
+}
+
+async fn without_a_token_every_method_is_challenged_exactly(edge: Edge) {
+    let world = World::start(edge).await;
+    for method in ["POST", "GET", "DELETE"] {
+        let answer = world.raw_without_token(method, "/mcp", &[]).await.unwrap();
+        assert_eq!(answer.status, 401, "{method}: {answer:?}");
+        assert_eq!(answer.values("www-authenticate"), [world.challenge()], "{method}");
+        assert_eq!(answer.values("cache-control"), ["no-store"], "{method}");
+    }
+    world.assert_nothing_passed("a request without a token");
+}
+
+async fn a_bad_token_is_told_so(edge: Edge) {
+    let world = World::start(edge).await;
+    let other = world.stack.log_in_for(&format!("http://other.{}/mcp", world.host)).await.access_token;
+    for token in ["garbage", &other] {
+        let answer = world.ask(Method::POST, &[("authorization", &format!("Bearer {token}"))]).await;
+        assert_eq!(answer.status, 401, "{answer:?}");
+        assert!(answer.challenge().starts_with("Bearer error=\"invalid_token\""), "{}", answer.challenge());
+        assert!(answer.challenge().contains("resource_metadata="), "{}", answer.challenge());
+    }
+    world.assert_nothing_passed("a bad token");
+}
+
+async fn a_browser_gets_its_preflight_answered_and_may_read_a_challenge(edge: Edge) {
+    let world = World::start(edge).await;
+    let origin = ("origin", "http://localhost:6274");
+    let preflight = [
+        origin,
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization,content-type,mcp-protocol-version"),
+    ];
+    let answer = world.ask(Method::OPTIONS, &preflight).await;
+    assert!((200..300).contains(&answer.status), "a browser takes no other status: {answer:?}");
+    let allowed = answer.header("access-control-allow-origin");
+    assert!(["*", origin.1].contains(&allowed), "{answer:?}");
+    let headers = answer.header("access-control-allow-headers").to_lowercase();
+    for name in ["authorization", "content-type", "mcp-protocol-version"] {
+        assert!(headers.contains(name), "{name} is not in {headers:?}");
+    }
+    assert!(answer.header("access-control-allow-methods").contains("POST"), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-credentials"), "", "{answer:?}");
+    world.assert_nothing_passed("a preflight");
+
+    let refused = world.ask(Method::POST, &[origin]).await;
+    assert_eq!(refused.status, 401);
+    assert!(["*", origin.1].contains(&refused.header("access-control-allow-origin")), "{refused:?}");
+    let exposed = refused.header("access-control-expose-headers").to_lowercase();
+    assert!(exposed.contains("www-authenticate"), "{refused:?}");
+}
+
+async fn discovery_documents_are_open(edge: Edge) {
+    let world = World::start(edge).await;
+    let site = format!("http://{}", world.host);
+    for path in ["/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"] {
+        let document = world.stack.get_json(&format!("{site}{path}")).await.unwrap();
+        assert_eq!(document["authorization_servers"], json!([world.stack.issuer]), "{path}");
+    }
+    for name in ["oauth-authorization-server", "openid-configuration"] {
+        let document = world.stack.get_json(&format!("{site}/.well-known/{name}")).await.unwrap();
+        assert_eq!(document["issuer"], world.stack.issuer.as_str(), "{name}");
+    }
+    let keys = world.stack.get_json(&world.stack.endpoint("jwks")).await.unwrap();
+    assert!(keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()));
+    let nothing = world.stack.get(&format!("{site}/nothing")).await.unwrap();
+    assert_eq!(nothing.status, 404);
+    world.assert_nothing_passed("a discovery document");
+}
+
+async fn events_arrive_one_by_one(edge: Edge) {
+    let world = World::start(edge).await;
+    let request = world.stack.http.get(&world.stack.mcp_url).bearer_auth(&world.token);
+    let begin = Instant::now();
+    let mut response = request.header("x-please", "events").send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut times = Vec::new();
+    let mut text = String::new();
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+        times.resize(text.matches("\n\n").count(), begin.elapsed());
+    }
+    assert_eq!(text, (0..5).map(|number| format!("data: {number}\n\n")).collect::<String>());
+    // They are sent a third of a second apart; held back, they would come together.
+    let spread = *times.last().unwrap() - *times.first().unwrap();
+    assert!(spread > Duration::from_millis(1000), "five events came within {spread:?}: {times:?}");
+    assert!(
+        times.windows(2).filter(|two| two[1] - two[0] > Duration::from_millis(150)).count() >= 3,
+        "{times:?}"
+    );
+}
+
+async fn eight_mebibytes_pass_each_way(edge: Edge) {
+    let world = World::start(edge).await;
+    let request = world.stack.http.post(&world.stack.mcp_url).bearer_auth(&world.token);
+    let answer = Answer::read(request.body(vec![b'u'; DOWNLOAD]).send().await.unwrap()).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json().unwrap()["body_bytes"], DOWNLOAD);
+    let request = world.stack.http.get(&world.stack.mcp_url).bearer_auth(&world.token);
+    let answer = Answer::read(request.header("x-please", "download").send().await.unwrap()).await.unwrap();
+    assert_eq!(answer.body.len(), DOWNLOAD);
+}
+
+async fn the_child_sees_no_credential(edge: Edge) {
+    let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
+    let tokens = stack.log_in().await;
+    let forged: HeaderMap = [
+        ("x-auth-subject", "forged-subject"),
+        ("x-auth-assertion", "forged-assertion"),
+        ("x-auth-groups", "forged-group"),
+        ("cookie", "session=forged-cookie"),
+        ("dpop", "forged-proof"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+    .collect();
+    let mut session = stack.open_session(&tokens.access_token, forged).await.unwrap();
+    let seen = session.call("what_reached_you", json!({ "a": 1 })).await.unwrap();
+    let parsed: Value = serde_json::from_str(&seen).unwrap();
+    assert!(
+        parsed["messages"].as_array().is_some_and(|messages| messages.len() >= 3),
+        "no recording: {seen}"
+    );
+    let signature = tokens.access_token.rsplit('.').next().unwrap();
+    for secret in [tokens.access_token.as_str(), signature, &stack.edge_secret, "Bearer ", "forged-"] {
+        assert!(!seen.contains(secret), "`{secret}` reached the child: {seen}");
+    }
+}
+
+async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) {
+    let stack = Setup::as_shipped().through(edge).wrapping(everything_server()).start().await;
+    let token = stack.log_in().await.access_token;
+    let mut session = stack.open_session(&token, HeaderMap::new()).await.unwrap();
+    let echoed = session.call("echo", json!({ "message": "grüße" })).await.unwrap();
+    assert_eq!(echoed, "Echo: grüße");
+    let call = json!({
+        "jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": {
+            "name": "trigger-long-running-operation",
+            "arguments": { "duration": 2, "steps": 2 },
+            "_meta": { "progressToken": "p" },
+        },
+    });
+    let begin = Instant::now();
+    let mut response = session.send(&call).await.unwrap();
+    let (mut text, mut first) = (String::new(), None);
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        text.push_str(&String::from_utf8_lossy(&chunk));
+        if first.is_none() && text.contains("notifications/progress") {
+            first = Some(begin.elapsed());
+        }
+    }
+    assert!(text.contains("Long running operation completed"), "{text}");
+    let first = first.expect("there was progress");
+    assert!(first + Duration::from_millis(600) < begin.elapsed(), "the first progress came after {first:?}");
+}
