@@ -86,10 +86,10 @@ impl Edge {
     pub fn command(self, around: &Surroundings, changes: &[Change]) -> Command {
         let program = self.program().unwrap_or_else(|why| panic!("{why}"));
         let values = self.values(around);
-        let mut changed = 0;
+        let mut found = 0;
         let mut written = |template: &str| {
             let (text, hits) = rendered(template, &values, changes);
-            changed += hits;
+            found += hits;
             let name = Path::new(template).file_stem().expect("a template has a name");
             let file = around.dir.join(name);
             fs::write(&file, text).expect("the configuration can be written");
@@ -119,7 +119,7 @@ impl Edge {
                 command.arg(format!("--configFile={}", written("traefik/traefik.yaml.in").display()));
             }
         }
-        assert_eq!(changed, changes.len(), "a change does not find its text in the configuration of {self}");
+        assert_eq!(found, changes.len(), "a change does not find its text in the configuration of {self}");
         command
     }
 
@@ -197,10 +197,10 @@ fn rendered(template: &str, values: &[(&str, String)], changes: &[Change]) -> (S
     for (name, value) in values {
         text = text.replace(&format!("@{name}@"), value);
     }
-    let unfilled =
-        text.split('@').skip(1).step_by(1).find(|part| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
-        });
+    let unfilled = text
+        .split('@')
+        .skip(1)
+        .find(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'));
     assert_eq!(unfilled, None, "{template} has a placeholder that nothing fills");
     (text, hits)
 }

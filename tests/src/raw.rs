@@ -32,8 +32,11 @@ impl RawAnswer {
 
 /// A request head with these headers and no others, and its end.
 pub fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {target} HTTP/1.1\r\n{lines}\r\n")
+    let mut text = format!("{method} {target} HTTP/1.1\r\n");
+    for (name, value) in headers {
+        text.extend([*name, ": ", *value, "\r\n"]);
+    }
+    text + "\r\n"
 }
 
 /// Sends bytes to a loopback port and reads answers: so many at most, or until the connection ends or stays silent.
@@ -45,7 +48,7 @@ pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
     stream.write_all(bytes).await.ok();
     let mut deadline = Instant::now() + PATIENCE;
     let (mut received, mut answers) = (Vec::new(), Vec::new());
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     loop {
         while let Some((answer, length)) = parsed(&received) {
             received.drain(..length);

@@ -60,7 +60,7 @@ struct Connection {
 
 impl Connection {
     async fn more(&mut self) -> Option<()> {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         let count = self.stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
         self.received.extend_from_slice(&buffer[..count]);
         Some(())

@@ -2,14 +2,19 @@
 //! it must refuse, and what reaches the services behind it.
 //!
 //! The name of a test ends with the proxy and what must hold: `paths::nginx::a072_…`.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 /// Makes, of functions that take an [`Edge`](tests::Edge), a test for each proxy. A proxy that this machine does not have
 /// is skipped, and the test says so.
 macro_rules! each_edge {
     ($($test:ident),+ $(,)?) => {
         each_edge!(@through envoy_http EnvoyHttp $($test)+);
-        each_edge!(@through envoy_grpc EnvoyGrpc $($test)+);
         each_edge!(@through nginx Nginx $($test)+);
         each_edge!(@through caddy Caddy $($test)+);
         each_edge!(@through traefik Traefik $($test)+);
