@@ -1,5 +1,7 @@
 //! The one route table: what each of the three listeners serves.
 
+mod edge_grpc;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,12 +23,14 @@ use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
 
+pub use edge_grpc::EdgeGrpc;
+
 /// Bytes in the largest body that any endpoint takes.
 const BODY_LIMIT: usize = 64 * 1024;
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once we are told to stop, in seconds.
-const SHUTDOWN_TIMEOUT: u64 = 10;
+pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
 /// A socket that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,8 @@ pub struct Servers {
     pub public: Server,
     /// Checks.
     pub edge: Server,
+    /// Checks over gRPC, running already.
+    pub edge_grpc: Option<EdgeGrpc>,
     /// Health and metrics.
     pub ops: Server,
     /// Where each of them listens, in the order public, edge, ops: with port 0 the system has chosen one.
@@ -57,7 +63,7 @@ pub fn listen(
     state: &Data<AppState>,
     metrics: PrometheusHandle,
 ) -> Result<Servers, ListenError> {
-    let Listeners { public, edge, ops, workers } = listeners;
+    let Listeners { public, edge, edge_grpc, ops, workers } = listeners;
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
@@ -94,13 +100,28 @@ pub fn listen(
     .disable_signals()
     .bind(ops)
     .map_err(|cause| ListenError { variable: "OPS_LISTEN", address: ops, cause })?;
+    let edge_grpc = edge_grpc
+        .map(|address| {
+            EdgeGrpc::listen(address, workers, state).map_err(|cause| ListenError {
+                variable: "EDGE_GRPC_LISTEN",
+                address,
+                cause,
+            })
+        })
+        .transpose()?;
     // Each is bound to one address; the fallback is what was asked for.
     let addresses = [
         public_server.addrs().first().copied().unwrap_or(public),
         edge_server.addrs().first().copied().unwrap_or(edge),
         ops_server.addrs().first().copied().unwrap_or(ops),
     ];
-    Ok(Servers { public: public_server.run(), edge: edge_server.run(), ops: ops_server.run(), addresses })
+    Ok(Servers {
+        public: public_server.run(),
+        edge: edge_server.run(),
+        edge_grpc,
+        ops: ops_server.run(),
+        addresses,
+    })
 }
 
 /// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.

@@ -7,6 +7,7 @@ mod answer;
 pub mod caddy;
 pub mod cors;
 pub mod envoy;
+pub mod envoy_grpc;
 mod forwarded;
 mod headers;
 pub mod nginx;

@@ -62,6 +62,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let (public, edge, ops) = (servers.public.handle(), servers.edge.handle(), servers.ops.handle());
     let [public_at, edge_at, ops_at] = servers.addresses;
     tracing::info!(public = %public_at, edge = %edge_at, ops = %ops_at, "listening");
+    if let Some(edge_grpc) = &servers.edge_grpc {
+        tracing::info!(edge_grpc = %edge_grpc.address, "listening");
+    }
 
     let sweeper = tokio::spawn(sweep_forever(store, state));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
@@ -74,6 +77,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         tracing::info!("stopping: no new connections, requests in flight are finished");
         // The edge listener goes last of the two, so that requests on their way keep being answered for.
         public.stop(true).await;
+        if let Some(edge_grpc) = servers.edge_grpc {
+            edge_grpc.stop(Duration::from_secs(app::SHUTDOWN_TIMEOUT)).await;
+        }
         edge.stop(true).await;
         ops.stop(true).await;
     };

@@ -12,6 +12,7 @@ mod it {
     mod document_host;
     mod documents;
     mod fixtures;
+    mod grpc;
     mod login;
     mod manage;
     mod operator;

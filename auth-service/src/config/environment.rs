@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::Problems;
 
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
-pub(super) const NAMES: [&str; 32] = [
+pub(super) const NAMES: [&str; 33] = [
     "ACCESS_TOKEN_TTL",
     "ALLOWED_ORIGINS",
     "CLIENT_CEILING",
@@ -20,6 +20,7 @@ pub(super) const NAMES: [&str; 32] = [
     "CLIENT_UNUSED_TTL",
     "CODE_TTL",
     "DATA_DIR",
+    "EDGE_GRPC_LISTEN",
     "EDGE_LISTEN",
     "EDGE_SECRET",
     "ISSUER",

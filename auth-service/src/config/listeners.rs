@@ -14,6 +14,8 @@ pub struct Listeners {
     pub public: SocketAddr,
     /// `EDGE_LISTEN`, 127.0.0.1:9001: the check, for edge proxies only.
     pub edge: SocketAddr,
+    /// `EDGE_GRPC_LISTEN`, none: the check over gRPC, for Envoy only.
+    pub edge_grpc: Option<SocketAddr>,
     /// `OPS_LISTEN`, 127.0.0.1:9002: health, readiness, metrics.
     pub ops: SocketAddr,
     /// `WORKERS`, one a core: threads that serve.
@@ -24,6 +26,7 @@ pub struct Listeners {
 struct Raw {
     public_listen: Option<String>,
     edge_listen: Option<String>,
+    edge_grpc_listen: Option<String>,
     ops_listen: Option<String>,
     workers: Option<String>,
 }
@@ -55,6 +58,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
     Listeners {
         public: address("PUBLIC_LISTEN", raw.public_listen, 9000),
         edge: address("EDGE_LISTEN", raw.edge_listen, 9001),
+        edge_grpc: raw.edge_grpc_listen.map(|text| address("EDGE_GRPC_LISTEN", Some(text), 9003)),
         ops: address("OPS_LISTEN", raw.ops_listen, 9002),
         workers,
     }

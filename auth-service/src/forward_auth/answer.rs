@@ -33,7 +33,7 @@ pub const IDENTITY: [HeaderName; 7] = [
 pub(super) struct Answer {
     /// 200 lets the request pass; nothing else does.
     pub(super) status: StatusCode,
-    /// Printable ASCII.
+    /// Printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, String)>,
     /// JSON.
     pub(super) body: Option<String>,
@@ -148,7 +148,7 @@ impl Answer {
         for (name, value) in self.headers {
             // Never fails: every value is printable ASCII.
             if let Ok(value) = HeaderValue::from_str(&value) {
-                response.append_header((name, value));
+                response.insert_header((name, value));
             }
         }
         match self.body {

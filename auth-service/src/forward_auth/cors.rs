@@ -39,28 +39,32 @@ const MAX_AGE: &str = "600";
 
 /// Headers that let a page of `origin` read an answer of the check.
 pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, String)> {
-    let mut headers = allow_origin(origins, origin);
-    headers.push((ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED.to_owned()));
+    let mut headers =
+        vec![allow_origin(origins, origin), (ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED.to_owned())];
+    if matches!(origins, AllowedOrigins::Listed(_)) {
+        headers.push((VARY, "Origin".to_owned()));
+    }
     headers
 }
 
-/// Never the credentials header: what is allowed here is worth nothing to who has no token.
-fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, String)> {
-    match origins {
-        AllowedOrigins::Any => vec![(ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned())],
-        AllowedOrigins::Listed(_) => {
-            vec![(ACCESS_CONTROL_ALLOW_ORIGIN, origin.to_string()), (VARY, "Origin".to_owned())]
-        }
-    }
+/// Never with the credentials header: what is allowed here is worth nothing to who has no token.
+fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, String) {
+    let value = match origins {
+        AllowedOrigins::Any => "*".to_owned(),
+        AllowedOrigins::Listed(_) => origin.to_string(),
+    };
+    (ACCESS_CONTROL_ALLOW_ORIGIN, value)
 }
 
 /// The answer to a preflight by a page of `origin`, which may call. `wanted` is `Access-Control-Request-Headers`.
 pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str) -> Answer {
-    let mut headers = allow_origin(origins, origin);
-    headers.push((ACCESS_CONTROL_ALLOW_METHODS, METHODS.to_owned()));
-    headers.push((ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(wanted)));
-    headers.push((ACCESS_CONTROL_MAX_AGE, MAX_AGE.to_owned()));
-    headers.push((VARY, "Access-Control-Request-Headers".to_owned()));
+    let headers = vec![
+        allow_origin(origins, origin),
+        (ACCESS_CONTROL_ALLOW_METHODS, METHODS.to_owned()),
+        (ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(wanted)),
+        (ACCESS_CONTROL_MAX_AGE, MAX_AGE.to_owned()),
+        (VARY, "Origin, Access-Control-Request-Headers".to_owned()),
+    ];
     Answer { status: StatusCode::NO_CONTENT, headers, body: None, outcome: "preflight" }
 }
 

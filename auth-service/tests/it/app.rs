@@ -49,6 +49,7 @@ pub(crate) struct TestApp {
     pub(crate) state: Data<AppState>,
     pub(crate) public: String,
     pub(crate) edge: String,
+    pub(crate) edge_grpc: Option<app::EdgeGrpc>,
     pub(crate) ops: String,
     pub(crate) issuer: String,
     clock: Arc<TestClock>,
@@ -125,7 +126,18 @@ impl TestApp {
         actix_web::rt::spawn(servers.ops);
         let http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().build().unwrap();
         let issuer = state.config.site.issuer.to_string();
-        Self { http, state, public, edge, ops, issuer, clock, _data: data, server }
+        Self {
+            http,
+            state,
+            public,
+            edge,
+            edge_grpc: servers.edge_grpc,
+            ops,
+            issuer,
+            clock,
+            _data: data,
+            server,
+        }
     }
 
     pub(crate) fn wait(&self, duration: Duration) {

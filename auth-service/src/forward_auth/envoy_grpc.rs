@@ -1,0 +1,210 @@
+//! Envoy's `ext_authz` over gRPC: all that Envoy knows of a request in one message, and an answer that can take
+//! headers away. Pure; [`service`] is the shell.
+
+pub mod service;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION,
+};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{
+    CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::rpc;
+
+use crate::domain::path::UnambiguousPath;
+
+use super::answer::{Answer, IDENTITY};
+use super::headers::{host, method, scheme, single};
+use super::request::{AccessRequest, CheckError, Target};
+
+/// What the service behind must never see: credentials are for us.
+const CREDENTIALS: [HeaderName; 5] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    HeaderName::from_static("dpop"),
+    HeaderName::from_static("x-edge-secret"),
+];
+
+/// Reads a check. Needs `encode_raw_headers`: without it Envoy joins doubled headers by a comma, and two become one.
+pub fn parse(check: &CheckRequest) -> Result<AccessRequest, CheckError> {
+    let http = http(check)?;
+    let headers = headers(http)?;
+    // What a proxy in front of Envoy says, which Envoy lets through from trusted ones only; its own view otherwise.
+    let proto = single(&headers, "x-forwarded-proto")?.unwrap_or(&http.scheme);
+    let target = Target {
+        scheme: Some(scheme(proto, "X-Forwarded-Proto")?),
+        host: host(&http.host)?,
+        path: UnambiguousPath::of_target(&http.path).map_err(|_| CheckError::AmbiguousPath)?,
+        method: method(&http.method)?,
+    };
+    AccessRequest::read(target, &headers)
+}
+
+fn http(check: &CheckRequest) -> Result<&HttpRequest, CheckError> {
+    let request = check.attributes.as_ref().and_then(|attributes| attributes.request.as_ref());
+    request.and_then(|request| request.http.as_ref()).ok_or(CheckError::Missing("attributes.request.http"))
+}
+
+/// The client's headers, less the pseudo-headers of HTTP/2.
+fn headers(http: &HttpRequest) -> Result<HeaderMap, CheckError> {
+    let sent =
+        http.header_map.as_ref().ok_or(CheckError::Missing("header_map (set encode_raw_headers: true)"))?;
+    let mut headers = HeaderMap::with_capacity(sent.headers.len());
+    for core::HeaderValue { key, value, raw_value } in &sent.headers {
+        if key.starts_with(':') {
+            continue;
+        }
+        let name = HeaderName::try_from(key.as_str()).map_err(|_| CheckError::ReservedHeader)?;
+        let bytes = if raw_value.is_empty() { value.as_bytes() } else { raw_value };
+        headers.append(name, HeaderValue::from_bytes(bytes).map_err(|_| CheckError::ReservedHeader)?);
+    }
+    Ok(headers)
+}
+
+/// The answer as Envoy wants it. `check` says which headers the client sent.
+pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
+    let headers = answer.headers.into_iter().map(|(name, value)| overwrite(name.as_str(), value));
+    // Codes of google.rpc.Code: OK, or PERMISSION_DENIED.
+    let (code, response) = if answer.status == StatusCode::OK {
+        let headers_to_remove = unwanted(check);
+        let headers = headers.collect();
+        (0, HttpResponse::OkResponse(OkHttpResponse { headers, headers_to_remove, ..Default::default() }))
+    } else {
+        let status = Some(HttpStatus { code: i32::from(answer.status.as_u16()) });
+        let body = answer.body.unwrap_or_default();
+        (7, HttpResponse::DeniedResponse(DeniedHttpResponse { status, headers: headers.collect(), body }))
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code, ..Default::default() }),
+        http_response: Some(response),
+        ..Default::default()
+    }
+}
+
+fn overwrite(name: &str, value: String) -> core::HeaderValueOption {
+    core::HeaderValueOption {
+        header: Some(core::HeaderValue { key: name.to_owned(), value, ..Default::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        // An empty identity header has to replace the client's too.
+        keep_empty_value: true,
+        ..Default::default()
+    }
+}
+
+/// Credentials, and whatever else the client called `X-Auth-…`: a service may know a name that we do not.
+fn unwanted(check: &CheckRequest) -> Vec<String> {
+    let sent = http(check).ok().and_then(|http| http.header_map.as_ref());
+    let names = sent.into_iter().flat_map(|map| &map.headers).map(|header| header.key.to_ascii_lowercase());
+    let foreign = names
+        .filter(|name| name.starts_with("x-auth-") && IDENTITY.iter().all(|known| known != name.as_str()));
+    CREDENTIALS.iter().map(|name| name.as_str().to_owned()).chain(foreign).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+    use envoy_types::pb::envoy::service::auth::v3::attribute_context::Request;
+
+    use super::super::request::Bearer;
+    use super::*;
+
+    fn check(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> CheckRequest {
+        let headers = headers.iter().map(|(key, value)| core::HeaderValue {
+            key: (*key).to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..Default::default()
+        });
+        let http = HttpRequest {
+            method: method.to_owned(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            scheme: "https".to_owned(),
+            header_map: Some(core::HeaderMap { headers: headers.collect() }),
+            ..Default::default()
+        };
+        let request = Some(Request { http: Some(http), ..Default::default() });
+        CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) }
+    }
+
+    #[test]
+    fn a_check_is_read_whole() {
+        let asked = parse(&check(
+            "POST",
+            "MCP.example:443",
+            "/mcp?x=1",
+            &[(":path", "/mcp?x=1"), ("authorization", "Bearer abc"), ("mcp-name", "=?base64?YWI=?=")],
+        ))
+        .unwrap();
+        assert_eq!((asked.host.as_str(), asked.path.as_str()), ("mcp.example", "/mcp"));
+        assert_eq!(asked.bearer, Bearer::Token("abc".to_owned()));
+        assert_eq!(asked.mcp_name.as_deref(), Some("ab"));
+    }
+
+    #[test]
+    fn a072_a073_a074_a075_a081_what_is_doubled_or_ambiguous_is_no_check() {
+        for path in ["", "mcp", "//mcp", "/a/../b", "/%2e%2e/mcp", "/mcp;x", "/mcp%00", "*"] {
+            assert!(parse(&check("POST", "mcp.example", path, &[])).is_err(), "{path}");
+        }
+        for method in ["", "post", "CONNECT", "PUT", "FOO"] {
+            assert!(parse(&check(method, "mcp.example", "/mcp", &[])).is_err(), "{method}");
+        }
+        for host in ["", "a b", "a,b", "a@b"] {
+            assert!(parse(&check("POST", host, "/mcp", &[])).is_err(), "{host}");
+        }
+        for headers in [
+            &[("mcp-name", "a"), ("mcp-name", "b")][..],
+            &[("Origin", "https://a"), ("origin", "https://a")],
+            &[("x-forwarded-proto", "https"), ("x-forwarded-proto", "https")],
+            &[("x-forwarded-proto", "https, http")],
+            &[("x_auth_subject", "admin")],
+            &[("x-forwarded-prefix", "/x")],
+            &[("connection", "x-auth-subject")],
+            &[("b\u{e4}d", "x")],
+            &[("x", "a\r\nx-auth-subject: admin")],
+        ] {
+            assert!(parse(&check("POST", "mcp.example", "/mcp", headers)).is_err(), "{headers:?}");
+        }
+        assert!(parse(&CheckRequest::default()).is_err());
+        let mut joined = check("POST", "mcp.example", "/mcp", &[]);
+        joined.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap().header_map =
+            None;
+        assert!(matches!(parse(&joined), Err(CheckError::Missing(_))));
+    }
+
+    #[test]
+    fn a076_a_yes_takes_credentials_and_foreign_identity_away() {
+        let check =
+            check("POST", "mcp.example", "/mcp", &[("X-Auth-Role", "admin"), ("x-auth-subject", "x")]);
+        let headers = IDENTITY.into_iter().map(|name| (name, String::new())).collect();
+        let answer = Answer { status: StatusCode::OK, headers, body: None, outcome: "" };
+        let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
+            panic!("not a yes")
+        };
+        for name in ["authorization", "cookie", "dpop", "x-edge-secret", "x-auth-role"] {
+            assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");
+        }
+        assert!(!ok.headers_to_remove.iter().any(|removed| removed == "x-auth-subject"));
+        for option in &ok.headers {
+            assert_eq!(option.append_action, i32::from(HeaderAppendAction::OverwriteIfExistsOrAdd));
+            assert!(option.keep_empty_value);
+        }
+    }
+
+    #[test]
+    fn a_no_is_never_a_yes_by_another_name() {
+        for status in 100..600_u16 {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = Answer { status, headers: vec![], body: None, outcome: "" };
+            let response = respond(answer, &CheckRequest::default());
+            assert_eq!(response.status.unwrap().code == 0, status == 200);
+            assert_eq!(matches!(response.http_response, Some(HttpResponse::OkResponse(_))), status == 200);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The gRPC service that Envoy calls: who asks, then the one decision.
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use crate::forward_auth::answer::Answer;
+use crate::forward_auth::{EDGE_SECRET, counted, decision, trust};
+use crate::state::AppState;
+
+/// `envoy.service.auth.v3.Authorization`.
+pub struct Authorizer {
+    state: Arc<AppState>,
+}
+
+impl Authorizer {
+    /// Works with the state of all listeners.
+    pub fn new(state: &Data<AppState>) -> Self {
+        Self { state: Data::clone(state).into_inner() }
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for Authorizer {
+    /// Always answers in terms of HTTP: an RPC error would tell the client nothing.
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let peer = request.remote_addr().map(|peer| peer.ip());
+        let metadata = request.metadata();
+        let secrets = metadata.get_all(EDGE_SECRET).iter().map(MetadataValue::as_encoded_bytes);
+        let trusted = trust(peer, secrets, &self.state);
+        let check = request.get_ref();
+        let answer = match trusted.and_then(|()| super::parse(check)) {
+            Ok(asked) => decision(&asked, &self.state).await,
+            Err(error) => Answer::refuse(&error),
+        };
+        Ok(Response::new(super::respond(counted(answer), check)))
+    }
+}

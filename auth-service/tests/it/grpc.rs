@@ -1,0 +1,159 @@
+//! The check over gRPC, as Envoy asks it.
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use tonic::transport::Channel;
+
+use super::app::{EDGE_SECRET, TestApp};
+
+async fn start() -> TestApp {
+    TestApp::start_with(&[("EDGE_GRPC_LISTEN", "127.0.0.1:0")]).await
+}
+
+async fn envoy(app: &TestApp) -> AuthorizationClient<Channel> {
+    let address = app.edge_grpc.as_ref().unwrap().address;
+    AuthorizationClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+fn asked(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> CheckRequest {
+    let headers = headers.iter().map(|(key, value)| HeaderValue {
+        key: (*key).to_owned(),
+        raw_value: value.as_bytes().to_vec(),
+        ..Default::default()
+    });
+    let http = HttpRequest {
+        method: method.to_owned(),
+        host: host.to_owned(),
+        path: path.to_owned(),
+        scheme: "https".to_owned(),
+        header_map: Some(HeaderMap { headers: headers.collect() }),
+        ..Default::default()
+    };
+    let request = Some(Request { http: Some(http), ..Default::default() });
+    CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) }
+}
+
+/// The answer to a check that carries these secrets.
+async fn answer(app: &TestApp, check: CheckRequest, secrets: &[&str]) -> CheckResponse {
+    let mut request = tonic::Request::new(check);
+    for secret in secrets {
+        request.metadata_mut().append("x-edge-secret", secret.parse().unwrap());
+    }
+    envoy(app).await.check(request).await.unwrap().into_inner()
+}
+
+/// Status, and headers in lower case; 200 stands for a yes.
+fn told(response: CheckResponse) -> (i32, Vec<(String, String)>) {
+    let (status, headers) = match response.http_response.unwrap() {
+        HttpResponse::OkResponse(ok) => (200, ok.headers),
+        HttpResponse::DeniedResponse(denied) => (denied.status.unwrap().code, denied.headers),
+        HttpResponse::ErrorResponse(_) => panic!("an error"),
+    };
+    assert_eq!(response.status.unwrap().code == 0, status == 200);
+    let headers = headers.into_iter().filter_map(|option| option.header);
+    (status, headers.map(|header| (header.key, header.value)).collect())
+}
+
+#[actix_web::test]
+async fn a076_over_grpc_the_answer_is_the_one_over_http() {
+    let app = start().await;
+    let client = app.client().await;
+    let token = app.tokens(&client).await.access;
+    for credentials in [Some(token.as_str()), Some("wrong"), None] {
+        for (method, origin) in [("POST", None), ("GET", Some("https://app.example")), ("OPTIONS", None)] {
+            let bearer = credentials.map(|token| format!("Bearer {token}"));
+            let mut headers = vec![];
+            headers.extend(bearer.as_deref().map(|value| ("authorization", value)));
+            headers.extend(origin.map(|value| ("origin", value)));
+            let (status, mut over_grpc) =
+                told(answer(&app, asked(method, "mcp.example", "/mcp?x", &headers), &[EDGE_SECRET]).await);
+            let request = app.check_by("envoy", method, "mcp.example", "/mcp?x");
+            let request =
+                headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let response = request.send().await.unwrap();
+            assert_eq!(i32::from(response.status().as_u16()), status);
+            let mut over_http: Vec<_> = response
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                .filter(|(name, _)| name != "date" && name != "content-length")
+                .collect();
+            over_http.sort();
+            over_grpc.sort();
+            assert_eq!(over_http, over_grpc);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a069_a_stranger_is_refused_over_grpc() {
+    let app = start().await;
+    let client = app.client().await;
+    let bearer = format!("Bearer {}", app.tokens(&client).await.access);
+    let check = asked("POST", "mcp.example", "/mcp", &[("authorization", &bearer)]);
+    for secrets in [&[][..], &["wrong"], &[EDGE_SECRET, EDGE_SECRET], &[""]] {
+        assert_eq!(told(answer(&app, check.clone(), secrets).await).0, 403, "{secrets:?}");
+    }
+    // A secret among the client's headers proves nothing.
+    let smuggled =
+        asked("POST", "mcp.example", "/mcp", &[("authorization", &bearer), ("x-edge-secret", EDGE_SECRET)]);
+    assert_eq!(told(answer(&app, smuggled, &[]).await).0, 403);
+    assert_eq!(told(answer(&app, check, &[EDGE_SECRET]).await).0, 200);
+}
+
+#[actix_web::test]
+async fn a070_a071_a072_a078_a080_a081_over_grpc_what_has_two_readings_is_refused() {
+    let app = start().await;
+    let client = app.client().await;
+    let bearer = format!("Bearer {}", app.tokens(&client).await.access);
+    let good = ("authorization", bearer.as_str());
+    for (method, host, path, header) in [
+        ("POST", "mcp.example", "//mcp", good),
+        ("POST", "mcp.example", "/mcp/../mcp", good),
+        ("POST", "mcp.example", "/mcp%2fx", good),
+        ("POST", "mcp.example", "/mcp#x", good),
+        ("POST", "mcp.example", "", good),
+        ("POST", "evil.example", "/mcp", good),
+        ("POST", "mcp.example@evil.example", "/mcp", good),
+        ("POST", "", "/mcp", good),
+        ("PUT", "mcp.example", "/mcp", good),
+        ("OPTIONS", "mcp.example", "/mcp", good),
+        ("", "mcp.example", "/mcp", good),
+        ("POST", "mcp.example", "/mcp", ("x_auth_subject", "admin")),
+    ] {
+        let check = asked(method, host, path, &[good, header]);
+        let (status, _) = told(answer(&app, check, &[EDGE_SECRET]).await);
+        assert!([400, 401, 403, 405].contains(&status), "{method} {host}{path} {header:?}: {status}");
+    }
+    assert_eq!(told(answer(&app, CheckRequest::default(), &[EDGE_SECRET]).await).0, 400);
+}
+
+#[actix_web::test]
+async fn a040_a_check_of_any_size_is_answered_or_refused() {
+    let app = start().await;
+    let large = "x".repeat(300 * 1024);
+    let mut request = tonic::Request::new(asked("POST", "mcp.example", "/mcp", &[("cookie", &large)]));
+    request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
+    let refused = envoy(&app).await.check(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange);
+    let many = "x".repeat(100 * 1024);
+    let fits = asked("POST", "mcp.example", "/mcp", &[("cookie", &many)]);
+    assert_eq!(told(answer(&app, fits, &[EDGE_SECRET]).await).0, 401);
+}
+
+#[actix_web::test]
+async fn the_grpc_listener_says_that_it_is_well_and_stops_when_told() {
+    let mut app = start().await;
+    let listener = app.edge_grpc.take().unwrap();
+    let url = format!("http://{}", listener.address);
+    let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let service = "envoy.service.auth.v3.Authorization".to_owned();
+    let status = health.check(tonic_health::pb::HealthCheckRequest { service }).await.unwrap().into_inner();
+    assert_eq!(status.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    listener.stop(std::time::Duration::from_secs(10)).await;
+    assert!(AuthorizationClient::connect(url).await.is_err(), "nobody listens any more");
+}
