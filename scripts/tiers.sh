@@ -31,7 +31,7 @@ make_secret() {
 pick_ports() {
   local name port used=" $PORT "
   : >"$DATA/stack.env"
-  for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
+  for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_EDGE_GRPC_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
     # Below the range from which the kernel takes ports for outgoing connections.
     while port=$((20000 + RANDOM % 12000)); [[ $used == *" $port "* ]] || port_is_taken "$port"; do :; done
     used+="$port "
@@ -50,6 +50,7 @@ auth_service_command() {
     EDGE_SECRET_FILE="$DATA/secrets/edge-secret"
     PUBLIC_LISTEN="127.0.0.1:$AUTH_PUBLIC_PORT"
     EDGE_LISTEN="127.0.0.1:$AUTH_EDGE_PORT"
+    EDGE_GRPC_LISTEN="127.0.0.1:$AUTH_EDGE_GRPC_PORT"
     OPS_LISTEN="127.0.0.1:$AUTH_OPS_PORT"
     LOG_FORMAT="${LOG_FORMAT:-text}"
     RUST_LOG="${RUST_LOG:-info}"
@@ -118,18 +119,52 @@ start_wrapper() {
     "${DIE_WITH_PARENT[@]}" "$TARGET/$PROFILE/stdio-wrapper" -- "${command[@]}"
 }
 
-start_envoy() {
-  local additional=''
-  if has_ipv6_loopback; then
-    additional="{ address: { socket_address: { address: \"::1\", port_value: $PORT } } }"
-  fi
-  render "$ROOT/compose/envoy/envoy.yaml.in" \
-    EDGE_ADDRESS=127.0.0.1 EDGE_PORT="$PORT" EDGE_ADDITIONAL_ADDRESSES="$additional" \
+# render_edge TEMPLATE FILE NAME=VALUE…: the shipped configuration of an edge proxy, filled in for this machine.
+render_edge() {
+  local template=$1 file=$2
+  shift 2
+  render "$ROOT/$template" EDGE_PORT="$PORT" \
     EDGE_SECRET="$(<"$DATA/secrets/edge-secret")" ISSUER_PATH="$ISSUER_PATH" \
     AUTH_ADDRESS=127.0.0.1 AUTH_PUBLIC_PORT="$AUTH_PUBLIC_PORT" AUTH_EDGE_PORT="$AUTH_EDGE_PORT" \
-    WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" >"$DATA/envoy.yaml"
-  # Hot restart shares memory by a number that a second Envoy on this machine would collide with.
-  start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
+    AUTH_EDGE_GRPC_PORT="$AUTH_EDGE_GRPC_PORT" \
+    WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" "$@" >"$DATA/$file"
+}
+
+# `localhost` is ::1 for some clients, so the edge listens there too, where there is IPv6.
+start_edge() {
+  local second='' bind=127.0.0.1 address=127.0.0.1
+  case $EDGE in
+    envoy | envoy-grpc)
+      if has_ipv6_loopback; then
+        second="{ address: { socket_address: { address: \"::1\", port_value: $PORT } } }"
+      fi
+      render_edge "compose/envoy/$EDGE.yaml.in" envoy.yaml \
+        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_ADDRESSES="$second"
+      # Hot restart shares memory by a number that a second Envoy on this machine would collide with.
+      start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
+      ;;
+    nginx)
+      if has_ipv6_loopback; then second="listen [::1]:$PORT default_server;"; fi
+      mkdir -p "$DATA/nginx"
+      render_edge compose/nginx/nginx.conf.in nginx.conf \
+        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" EDGE_WORKERS=auto
+      # Debian keeps it where only root looks.
+      start nginx "${DIE_WITH_PARENT[@]}" env PATH="$PATH:/usr/sbin" nginx -p "$DATA" -e stderr -c "$DATA/nginx.conf"
+      ;;
+    caddy)
+      if has_ipv6_loopback; then bind+=' ::1'; fi
+      render_edge compose/caddy/Caddyfile.in Caddyfile EDGE_SITE="http://:$PORT" EDGE_BIND="$bind"
+      start caddy "${DIE_WITH_PARENT[@]}" env XDG_DATA_HOME="$DATA" XDG_CONFIG_HOME="$DATA" \
+        caddy run --adapter caddyfile --config "$DATA/Caddyfile"
+      ;;
+    traefik)
+      # An entry point has one address, so that ::1 would need a second one, and routers for both.
+      render_edge traefik/dynamic.yaml.in dynamic.yaml
+      render_edge traefik/traefik.yaml.in traefik.yaml \
+        EDGE_ADDRESS="$address" TRUSTED_IPS='' DYNAMIC_FILE="$DATA/dynamic.yaml"
+      start traefik "${DIE_WITH_PARENT[@]}" traefik --configFile="$DATA/traefik.yaml"
+      ;;
+  esac
 }
 
 # Dies with the tier's name and the end of its log as soon as one of them is gone.

@@ -158,11 +158,6 @@ impl Edge {
             Self::Traefik => {
                 values.push(("TRUSTED_IPS", String::new()));
                 values.push(("DYNAMIC_FILE", around.dir.join("dynamic.yaml").display().to_string()));
-                // An entry point has one address; for both loopback addresses it listens on all, as in a container.
-                if v6 {
-                    values.retain(|(name, _)| *name != "EDGE_ADDRESS");
-                    values.push(("EDGE_ADDRESS", String::new()));
-                }
             }
         }
         values

@@ -24,6 +24,7 @@ pub struct Setup {
     pub(crate) behind: Option<Behind>,
     pub(crate) edge: Edge,
     pub(crate) edge_changes: Vec<Change>,
+    pub(crate) any_answer: bool,
 }
 
 impl Setup {
@@ -37,6 +38,7 @@ impl Setup {
             behind: None,
             edge: Edge::EnvoyHttp,
             edge_changes: Vec::new(),
+            any_answer: false,
         }
     }
 
@@ -79,6 +81,13 @@ impl Setup {
     #[must_use]
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
+    /// Is ready as soon as the edge answers anything: for an edge that is wrong by intent.
+    #[must_use]
+    pub fn with_any_answer(mut self) -> Self {
+        self.any_answer = true;
         self
     }
 

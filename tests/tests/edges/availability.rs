@@ -15,7 +15,9 @@ each_edge!(
     with_the_wrapper_down_the_client_is_told_so,
 );
 
-async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does(edge: Edge) {
+pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does(
+    edge: Edge,
+) {
     let mut world = World::start(edge).await;
     let bearer = world.bearer();
     world.stack.kill_auth_service();
@@ -30,7 +32,7 @@ async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everythi
     assert_eq!(answer.status, 200, "{answer:?}\n{}", world.stack.logs());
 }
 
-async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
+pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
     let directory = tempfile::tempdir().unwrap();
     let port = places::free_port();
     let mut command = clean_command("redis-server");
@@ -62,7 +64,7 @@ async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
     world.assert_nothing_passed("a request that could not be checked");
 }
 
-async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) {
+pub(crate) async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) {
     let mut world = World::start(edge).await;
     let bearer = world.bearer();
     assert!(world.stack.stop_edge(), "{edge} did not end well\n{}", world.stack.logs());
@@ -72,7 +74,7 @@ async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-async fn with_the_wrapper_down_the_client_is_told_so(edge: Edge) {
+pub(crate) async fn with_the_wrapper_down_the_client_is_told_so(edge: Edge) {
     // A port that nobody listens on stands for the wrapper.
     let stack = Setup::as_shipped().through(edge).in_front_of(places::free_port()).start().await;
     let token = stack.log_in().await.access_token;

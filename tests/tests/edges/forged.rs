@@ -21,7 +21,7 @@ each_edge!(
     two_authorization_headers_are_no_token,
 );
 
-async fn a067_a_token_in_the_query_counts_for_nothing(edge: Edge) {
+pub(crate) async fn a067_a_token_in_the_query_counts_for_nothing(edge: Edge) {
     let world = World::start(edge).await;
     let target = format!("/mcp?access_token={}", world.token);
     let answer = world.raw_without_token("POST", &target, &[("Content-Length", "0")]).await.unwrap();
@@ -32,7 +32,7 @@ async fn a067_a_token_in_the_query_counts_for_nothing(edge: Edge) {
 
 const ELSEWHERE: &str = "/.well-known/oauth-protected-resource";
 
-async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: Edge) {
+pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: Edge) {
     let world = World::start(edge).await;
     let other = format!("other.{}", world.host);
     let open_url = format!("http://{}{ELSEWHERE}", world.host);
@@ -75,7 +75,7 @@ async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: Edge) {
     }
 }
 
-async fn a069_a_check_without_the_edge_secret_is_refused(edge: Edge) {
+pub(crate) async fn a069_a_check_without_the_edge_secret_is_refused(edge: Edge) {
     let world = World::start(edge).await;
     let port = world.stack.auth_edge_port;
     let bearer = world.bearer();
@@ -110,7 +110,7 @@ fn reads_as_identity(name: &str) -> bool {
     read.starts_with("x-auth-")
 }
 
-async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge) {
+pub(crate) async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge) {
     let world = World::start(edge).await;
     let aliases = [
         "X_Auth_Subject",
@@ -140,7 +140,7 @@ async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge) {
     }
 }
 
-async fn a073_a_trailer_is_no_header(edge: Edge) {
+pub(crate) async fn a073_a_trailer_is_no_header(edge: Edge) {
     let world = World::start(edge).await;
     let bearer = world.bearer();
     let head = raw::head(
@@ -163,7 +163,7 @@ async fn a073_a_trailer_is_no_header(edge: Edge) {
     assert!(!answers.is_empty(), "no answer\n{}", world.stack.logs());
 }
 
-async fn a074_connection_does_not_drop_an_identity_header(edge: Edge) {
+pub(crate) async fn a074_connection_does_not_drop_an_identity_header(edge: Edge) {
     let world = World::start(edge).await;
     let subject = arrived(&world.raw_with_token("POST", "/mcp", &[]).await.unwrap().body, "x-auth-subject");
     assert_eq!(subject.len(), 1);
@@ -191,7 +191,7 @@ async fn a074_connection_does_not_drop_an_identity_header(edge: Edge) {
     }
 }
 
-async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Edge) {
+pub(crate) async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Edge) {
     let world = World::start(edge).await;
     let claims = [
         ("X-Forwarded-Prefix", "/.well-known"),
@@ -220,7 +220,7 @@ async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Edge) {
     }
 }
 
-async fn a076_identity_headers_of_the_client_never_survive(edge: Edge) {
+pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge) {
     let world = World::start(edge).await;
     // The account has no email and no group: where auth-service has nothing to say, the client's word must go as well.
     for name in ["Subject", "Username", "Email", "Groups", "Client-Id", "Scope", "Assertion"] {
@@ -240,7 +240,7 @@ fn arrived_or_empty(body: &str, name: &str) -> Vec<String> {
     if body.starts_with('{') { arrived(body, name) } else { Vec::new() }
 }
 
-async fn a077_no_user_agent_or_address_opens_anything(edge: Edge) {
+pub(crate) async fn a077_no_user_agent_or_address_opens_anything(edge: Edge) {
     let world = World::start(edge).await;
     for agent in ["kube-probe/1.30", "ELB-HealthChecker/2.0", "GoogleHC/1.0", "Envoy/HC", "curl/8", ""] {
         for target in
@@ -259,7 +259,7 @@ async fn a077_no_user_agent_or_address_opens_anything(edge: Edge) {
     world.assert_nothing_passed("a health check");
 }
 
-async fn a087_no_line_break_makes_a_header(edge: Edge) {
+pub(crate) async fn a087_no_line_break_makes_a_header(edge: Edge) {
     let world = World::start(edge).await;
     let bearer = world.bearer();
     let broken = [
@@ -290,7 +290,7 @@ async fn a087_no_line_break_makes_a_header(edge: Edge) {
     }
 }
 
-async fn two_authorization_headers_are_no_token(edge: Edge) {
+pub(crate) async fn two_authorization_headers_are_no_token(edge: Edge) {
     let world = World::start(edge).await;
     let good = world.bearer();
     for both in

@@ -11,7 +11,7 @@ each_edge!(
     a091_a_kept_alive_connection_mixes_nobody_up,
 );
 
-async fn a086_a_websocket_upgrade_makes_no_tunnel(edge: Edge) {
+pub(crate) async fn a086_a_websocket_upgrade_makes_no_tunnel(edge: Edge) {
     let world = World::start(edge).await;
     let upgrade = [
         ("Upgrade", "websocket"),
@@ -37,7 +37,7 @@ async fn a086_a_websocket_upgrade_makes_no_tunnel(edge: Edge) {
 }
 
 /// Two requests for one: whichever way the first is read, the second has no token and names `/smuggled`.
-async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
+pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
     let world = World::start(edge).await;
     let (host, bearer) = (&world.host, world.bearer());
     let inner = format!("GET /mcp?smuggled HTTP/1.1\r\nHost: {host}\r\nX-Auth-Subject: forged\r\nX: ");
@@ -118,7 +118,7 @@ async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
     assert_eq!(world.raw_with_token("GET", "/mcp", &[]).await.unwrap().status, 200);
 }
 
-async fn a091_a_kept_alive_connection_mixes_nobody_up(edge: Edge) {
+pub(crate) async fn a091_a_kept_alive_connection_mixes_nobody_up(edge: Edge) {
     let world = World::start(edge).await;
     let bob = world.second_person().await;
     let (ana, bob) = (world.bearer(), format!("Bearer {bob}"));

@@ -26,7 +26,7 @@ impl World {
     }
 }
 
-async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
+pub(crate) async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
     let world = World::start(edge).await;
     // Typed otherwise at the login, the account is the same, and so is what the wrapper is told.
     let person = Person::new("ANA", ACCOUNT.1);
@@ -41,7 +41,7 @@ async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
     assert_eq!(seen[0].0, ["ana"]);
 }
 
-async fn a082_a_verdict_for_one_host_is_none_for_another(edge: Edge) {
+pub(crate) async fn a082_a_verdict_for_one_host_is_none_for_another(edge: Edge) {
     let world = World::start(edge).await;
     let other = format!("other.{}", world.host);
     let foreign = world.stack.log_in_for(&format!("http://{other}/mcp")).await.access_token;
@@ -58,7 +58,7 @@ async fn a082_a_verdict_for_one_host_is_none_for_another(edge: Edge) {
     }
 }
 
-async fn a083_a_revoked_token_is_refused_at_once(edge: Edge) {
+pub(crate) async fn a083_a_revoked_token_is_refused_at_once(edge: Edge) {
     let world = World::start(edge).await;
     let person = Person::new(ACCOUNT.0, ACCOUNT.1);
     let (client, tokens) = world.stack.log_in_as(&person, &world.stack.mcp_url).await.unwrap();
@@ -78,7 +78,7 @@ async fn a083_a_revoked_token_is_refused_at_once(edge: Edge) {
     world.assert_nothing_passed("a revoked token");
 }
 
-async fn a084_two_callers_at_once_are_two_callers(edge: Edge) {
+pub(crate) async fn a084_two_callers_at_once_are_two_callers(edge: Edge) {
     let world = World::start(edge).await;
     let bob = world.second_person().await;
     let mut tasks = JoinSet::new();
@@ -97,7 +97,7 @@ async fn a084_two_callers_at_once_are_two_callers(edge: Edge) {
     assert_eq!(subjects.len(), 2, "{subjects:?}");
 }
 
-async fn an_expired_token_is_refused(edge: Edge) {
+pub(crate) async fn an_expired_token_is_refused(edge: Edge) {
     let world = World::of(Setup::as_shipped().through(edge).auth_setting("ACCESS_TOKEN_TTL", "2s")).await;
     let bearer = world.bearer();
     assert_eq!(world.ask(Method::POST, &[("authorization", &bearer)]).await.status, 200);

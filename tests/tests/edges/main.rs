@@ -35,6 +35,7 @@ macro_rules! each_edge {
 }
 
 mod availability;
+mod counter_checks;
 mod forged;
 mod framing;
 mod identities;

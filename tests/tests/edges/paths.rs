@@ -37,7 +37,7 @@ fn is_of_auth_service(body: &str) -> bool {
         || body.contains("<!doctype html>")
 }
 
-async fn a070_what_follows_the_path_is_not_the_path(edge: Edge) {
+pub(crate) async fn a070_what_follows_the_path_is_not_the_path(edge: Edge) {
     let world = World::start(edge).await;
     for target in [
         "/mcp?/.well-known/oauth-protected-resource",
@@ -60,7 +60,7 @@ async fn a070_what_follows_the_path_is_not_the_path(edge: Edge) {
     assert!(answer.body.contains("GET /mcp?a=1&b=%2f%2e HTTP/1.1"), "{answer:?}");
 }
 
-async fn a071_two_slashes_are_no_authority(edge: Edge) {
+pub(crate) async fn a071_two_slashes_are_no_authority(edge: Edge) {
     let world = World::start(edge).await;
     let absolute = format!("http://{}/mcp", world.host);
     for target in [
@@ -95,7 +95,7 @@ async fn a071_two_slashes_are_no_authority(edge: Edge) {
     }
 }
 
-async fn a072_a_path_that_reads_in_two_ways_does_not_pass(edge: Edge) {
+pub(crate) async fn a072_a_path_that_reads_in_two_ways_does_not_pass(edge: Edge) {
     let world = World::start(edge).await;
     for target in [
         "/mcp/",
@@ -154,7 +154,7 @@ async fn a072_a_path_that_reads_in_two_ways_does_not_pass(edge: Edge) {
     }
 }
 
-async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_written(edge: Edge) {
+pub(crate) async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_written(edge: Edge) {
     let world = World::start(edge).await;
     let port = world.stack.port;
     let bearer = world.bearer();
@@ -204,7 +204,7 @@ async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_written(edge: Ed
     world.assert_nothing_passed("a token of another host");
 }
 
-async fn a080_what_is_malformed_is_never_answered_200(edge: Edge) {
+pub(crate) async fn a080_what_is_malformed_is_never_answered_200(edge: Edge) {
     let world = World::start(edge).await;
     let host = &world.host;
     let bearer = world.bearer();
@@ -236,7 +236,7 @@ async fn a080_what_is_malformed_is_never_answered_200(edge: Edge) {
     }
 }
 
-async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
+pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
     let world = World::start(edge).await;
     let overrides = [
         ("X-HTTP-Method-Override", "OPTIONS"),
@@ -277,7 +277,7 @@ async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
     }
 }
 
-async fn a089_well_known_paths_are_open_exactly(edge: Edge) {
+pub(crate) async fn a089_well_known_paths_are_open_exactly(edge: Edge) {
     let world = World::start(edge).await;
     for target in [
         "/.well-known/../mcp",

@@ -25,10 +25,12 @@ each_edge!(
     a_real_server_works_with_progress_as_it_happens,
 );
 
-async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: Edge) {
+pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: Edge) {
     let world = World::start(edge).await;
     for method in [Method::POST, Method::GET, Method::DELETE] {
-        let answer = world.ask(method.clone(), &[("authorization", &world.bearer())]).await;
+        let bearer = world.bearer();
+        let headers = [("authorization", bearer.as_str()), ("cookie", "session=x"), ("dpop", "proof")];
+        let answer = world.ask(method.clone(), &headers).await;
         assert_eq!(answer.status, 200, "{method}: {answer:?}\n{}", world.stack.logs());
         let line = answer.json().unwrap()["line"].as_str().unwrap().to_owned();
         assert_eq!(line, format!("{method} /mcp HTTP/1.1"));
@@ -41,13 +43,13 @@ async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: Edge) {
             let values = arrived(&answer.body, &format!("x-auth-{name}"));
             assert!(values.len() <= 1, "{name}: {values:?}");
         }
-        for gone in ["authorization", "x-edge-secret"] {
+        for gone in ["authorization", "cookie", "dpop", "x-edge-secret"] {
             assert!(arrived(&answer.body, gone).is_empty(), "{gone} passed: {}", answer.body);
         }
     }
 }
 
-async fn without_a_token_every_method_is_challenged_exactly(edge: Edge) {
+pub(crate) async fn without_a_token_every_method_is_challenged_exactly(edge: Edge) {
     let world = World::start(edge).await;
     for method in ["POST", "GET", "DELETE"] {
         let answer = world.raw_without_token(method, "/mcp", &[]).await.unwrap();
@@ -58,7 +60,7 @@ async fn without_a_token_every_method_is_challenged_exactly(edge: Edge) {
     world.assert_nothing_passed("a request without a token");
 }
 
-async fn a_bad_token_is_told_so(edge: Edge) {
+pub(crate) async fn a_bad_token_is_told_so(edge: Edge) {
     let world = World::start(edge).await;
     let other = world.stack.log_in_for(&format!("http://other.{}/mcp", world.host)).await.access_token;
     for token in ["garbage", &other] {
@@ -70,7 +72,7 @@ async fn a_bad_token_is_told_so(edge: Edge) {
     world.assert_nothing_passed("a bad token");
 }
 
-async fn a_browser_gets_its_preflight_answered_and_may_read_a_challenge(edge: Edge) {
+pub(crate) async fn a_browser_gets_its_preflight_answered_and_may_read_a_challenge(edge: Edge) {
     let world = World::start(edge).await;
     let origin = ("origin", "http://localhost:6274");
     let preflight = [
@@ -97,7 +99,7 @@ async fn a_browser_gets_its_preflight_answered_and_may_read_a_challenge(edge: Ed
     assert!(exposed.contains("www-authenticate"), "{refused:?}");
 }
 
-async fn discovery_documents_are_open(edge: Edge) {
+pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     let world = World::start(edge).await;
     let site = format!("http://{}", world.host);
     for path in ["/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"] {
@@ -115,7 +117,7 @@ async fn discovery_documents_are_open(edge: Edge) {
     world.assert_nothing_passed("a discovery document");
 }
 
-async fn events_arrive_one_by_one(edge: Edge) {
+pub(crate) async fn events_arrive_one_by_one(edge: Edge) {
     let world = World::start(edge).await;
     let request = world.stack.http.get(&world.stack.mcp_url).bearer_auth(&world.token);
     let begin = Instant::now();
@@ -133,7 +135,7 @@ async fn events_arrive_one_by_one(edge: Edge) {
     assert!(far_apart >= 3, "{times:?}");
 }
 
-async fn eight_mebibytes_pass_each_way(edge: Edge) {
+pub(crate) async fn eight_mebibytes_pass_each_way(edge: Edge) {
     let world = World::start(edge).await;
     let request = world.stack.http.post(&world.stack.mcp_url).bearer_auth(&world.token);
     let answer = Answer::read(request.body(vec![b'u'; DOWNLOAD]).send().await.unwrap()).await.unwrap();
@@ -144,7 +146,7 @@ async fn eight_mebibytes_pass_each_way(edge: Edge) {
     assert_eq!(answer.body.len(), DOWNLOAD);
 }
 
-async fn the_child_sees_no_credential(edge: Edge) {
+pub(crate) async fn the_child_sees_no_credential(edge: Edge) {
     let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
     let tokens = stack.log_in().await;
     let forged: HeaderMap = [
@@ -170,10 +172,12 @@ async fn the_child_sees_no_credential(edge: Edge) {
     }
 }
 
-async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) {
+pub(crate) async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) {
     let stack = Setup::as_shipped().through(edge).wrapping(everything_server()).start().await;
     let token = stack.log_in().await.access_token;
-    let mut session = stack.open_session(&token, HeaderMap::new()).await.unwrap();
+    let page: HeaderMap =
+        [("origin".parse().unwrap(), "http://localhost:6274".parse().unwrap())].into_iter().collect();
+    let mut session = stack.open_session(&token, page).await.unwrap();
     let echoed = session.call("echo", json!({ "message": "grüße" })).await.unwrap();
     assert_eq!(echoed, "Echo: grüße");
     let call = json!({
@@ -186,6 +190,9 @@ async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) {
     });
     let begin = Instant::now();
     let mut response = session.send(&call).await.unwrap();
+    // A page may read the answer, and is told so once.
+    let allowed: Vec<_> = response.headers().get_all("access-control-allow-origin").iter().collect();
+    assert!(allowed == ["*"] || allowed == ["http://localhost:6274"], "{allowed:?}");
     let (mut text, mut first) = (String::new(), None);
     while let Some(chunk) = response.chunk().await.unwrap() {
         text.push_str(&String::from_utf8_lossy(&chunk));

@@ -2,12 +2,26 @@
 //! auth-service refused it.
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::Method;
 use serde_json::Value;
 use tests::raw::{self, RawAnswer};
 use tests::upstream::Upstream;
 use tests::{Answer, Edge, Setup, Stack};
+
+/// A change of the shipped configuration under which a test runs, and whether its stack came up.
+#[derive(Clone)]
+pub(crate) struct Broken {
+    pub(crate) changes: Vec<(String, String)>,
+    pub(crate) started: Arc<AtomicBool>,
+}
+
+tokio::task_local! {
+    /// Set by the counter-checks only.
+    pub(crate) static BROKEN: Broken;
+}
 
 pub(crate) struct World {
     pub(crate) stack: Stack,
@@ -33,7 +47,12 @@ impl World {
 
     pub(crate) async fn of(setup: Setup) -> Self {
         let upstream = Upstream::start().await;
+        let broken = BROKEN.try_with(Clone::clone).ok();
+        let changes = broken.iter().flat_map(|broken| &broken.changes);
+        let setup = changes.fold(setup, |setup, (from, to)| setup.edge_changed(from, to));
+        let setup = if broken.is_some() { setup.with_any_answer() } else { setup };
         let stack = setup.in_front_of(upstream.port).also_protecting("other.localhost").start().await;
+        broken.inspect(|broken| broken.started.store(true, Ordering::Relaxed));
         let token = stack.log_in().await.access_token;
         let host = format!("localhost:{}", stack.port);
         Self { stack, upstream, token, host }
