@@ -61,6 +61,13 @@ breaking! {
         [("{ key: x-edge-secret, value:", "{ key: x-other, value:")],
         suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
 
+    envoy_grpc_that_allows_when_the_check_fails: EnvoyGrpc,
+        [("failure_mode_allow: false", "failure_mode_allow: true")],
+        availability::a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does;
+    envoy_grpc_that_joins_doubled_headers: EnvoyGrpc,
+        [("encode_raw_headers: true", "encode_raw_headers: false")],
+        suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
+
     nginx_that_forgets_an_identity_header: Nginx,
         [("proxy_set_header X-Auth-Email $auth_email;", "")],
         forged::a076_identity_headers_of_the_client_never_survive;

@@ -15,6 +15,7 @@
 macro_rules! each_edge {
     ($($test:ident),+ $(,)?) => {
         each_edge!(@through envoy_http EnvoyHttp $($test)+);
+        each_edge!(@through envoy_grpc EnvoyGrpc $($test)+);
         each_edge!(@through nginx Nginx $($test)+);
         each_edge!(@through caddy Caddy $($test)+);
         each_edge!(@through traefik Traefik $($test)+);
