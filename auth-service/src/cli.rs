@@ -1,5 +1,7 @@
 //! The command line. Settings come from the environment; commands work on the store, or through the running service.
 
+mod keys;
+
 use std::io::BufRead;
 
 use anyhow::{Context, bail};
@@ -16,6 +18,8 @@ use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socke
 use auth_service::store::embedded::{self, OpenError};
 
 use crate::serve::open_store;
+
+pub(crate) use keys::{KeysCommand, keys};
 
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
 ///
@@ -38,6 +42,9 @@ pub(crate) enum Command {
     /// Clients. Works while the service runs, and while it does not.
     #[command(subcommand)]
     Client(ClientCommand),
+    /// The keys that sign tokens. Works while the service runs, and while it does not.
+    #[command(subcommand)]
+    Keys(KeysCommand),
 }
 
 #[derive(Subcommand)]
@@ -130,7 +137,7 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
 
 /// On the store itself, or where that is in use through the service that uses it.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
-    let storage = Config::storage_from_variables(std::env::vars())?;
+    let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
     // Adding the first account may come before the first start; any other command on nothing is a mistyped directory.
     let makes_a_store = matches!(command, operator::Command::AddUser { .. });
     if storage.redis.is_none() && !makes_a_store && !embedded::exists(&storage.data_dir) {
@@ -145,6 +152,7 @@ async fn run(command: operator::Command) -> anyhow::Result<Reply> {
             let tools = Tools {
                 store: store.as_ref(),
                 passwords: &passwords,
+                rotation,
                 random: &SystemRandomSource,
                 now: SystemClock.now(),
             };

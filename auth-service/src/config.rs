@@ -7,6 +7,7 @@ mod environment;
 mod lifetimes;
 mod listeners;
 mod observability;
+mod signing;
 mod site;
 mod storage;
 mod trusted_edge;
@@ -22,6 +23,7 @@ pub use storage::Storage;
 pub use trusted_edge::TrustedEdge;
 
 use crate::domain::origin::AllowedOrigins;
+use crate::keys::set::RotationTerms;
 
 use environment::Environment;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub clients: ClientTerms,
     /// How long things live.
     pub lifetimes: Lifetimes,
+    /// What signs tokens, and how keys are replaced.
+    pub signing: RotationTerms,
     /// What is told to operators.
     pub observability: Observability,
 }
@@ -78,6 +82,7 @@ impl Config {
         let allowed_origins = browsers::read(&environment, &mut problems);
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let clients = clients::read(&environment, &lifetimes, &mut problems);
+        let signing = signing::read(&environment, &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
             Some(site) if problems.0.is_empty() => Ok(Self {
@@ -88,20 +93,22 @@ impl Config {
                 allowed_origins,
                 clients,
                 lifetimes,
+                signing,
                 observability,
             }),
             _ => Err(problems),
         }
     }
 
-    /// Reads only where the store is: all that commands on accounts need.
+    /// Reads only where the store is and how keys are made: all that an operator's commands need.
     pub fn storage_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Storage, Problems> {
+    ) -> Result<(Storage, RotationTerms), Problems> {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
         let storage = storage::read(&environment, &mut problems);
-        if problems.0.is_empty() { Ok(storage) } else { Err(problems) }
+        let signing = signing::read(&environment, &mut problems);
+        if problems.0.is_empty() { Ok((storage, signing)) } else { Err(problems) }
     }
 }
 
@@ -135,6 +142,9 @@ mod tests {
             ("ACCESS_TOKEN_TTL", "soon"),
             ("STORE_KEY", "short"),
             ("LOG_FORMAT", "xml"),
+            ("SIGNING_ALGORITHM", "HS256"),
+            ("SIGNING_KEY_LEAD", "1s"),
+            ("SIGNING_KEY_PERIOD", "1m"),
             ("EDGE_SECRET", "x"),
             ("ALLOWED_ORIGINS", "https://a.example/x"),
             ("REDIS_URL", "http://localhost"),
@@ -150,6 +160,9 @@ mod tests {
             "ACCESS_TOKEN_TTL",
             "STORE_KEY",
             "LOG_FORMAT",
+            "SIGNING_ALGORITHM",
+            "SIGNING_KEY_LEAD",
+            "SIGNING_KEY_PERIOD",
             "EDGE_SECRET_FILE",
             "REDIS_URL",
         ] {

@@ -1,5 +1,8 @@
 //! Key material: the store key and what is derived from it, and the keys that sign tokens.
 
+pub mod algorithm;
 pub mod seal;
+pub mod set;
 pub mod signing;
+pub mod stored;
 pub mod tokens;

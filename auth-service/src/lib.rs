@@ -19,5 +19,6 @@ pub mod operator;
 pub mod ops;
 pub mod pages;
 pub mod policy;
+pub mod rotation;
 pub mod state;
 pub mod store;

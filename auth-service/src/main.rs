@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
         Command::Serve => serve::run().await,
         Command::User(command) => cli::user(command).await,
         Command::Client(command) => cli::client(command).await,
+        Command::Keys(command) => cli::keys(command).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

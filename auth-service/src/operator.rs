@@ -3,6 +3,7 @@
 //! The command line runs a command on the store itself when nobody else has it open, and otherwise sends it to the
 //! running service over a socket that only the service's own user can open.
 
+mod keys;
 pub mod socket;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -12,8 +13,12 @@ use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subjec
 use crate::domain::client::{Client, ClientId, ClientOrigin};
 use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
 use crate::identity::password::{HashingFailed, Passwords};
+use crate::keys::set::RotationTerms;
 use crate::ops::audit;
+use crate::rotation::RotationError;
 use crate::store::{Store, StoreError};
+
+pub use keys::KeyRow;
 
 /// Clients in one answer.
 pub const PAGE: usize = 1000;
@@ -62,6 +67,15 @@ pub enum Command {
         /// Which.
         id: ClientId,
     },
+    /// All signing keys.
+    ListKeys,
+    /// Publish a new signing key, and sign with it later.
+    RotateKeys,
+    /// Remove a signing key at once.
+    RevokeKey {
+        /// Which.
+        kid: String,
+    },
 }
 
 /// What came of it.
@@ -75,6 +89,8 @@ pub enum Reply {
     Users(Vec<UserRow>),
     /// Clients, by identifier.
     Clients(Vec<ClientRow>),
+    /// Signing keys, in the order in which they begin to sign.
+    Keys(Vec<KeyRow>),
     /// It cannot be done, and why.
     Refused(String),
 }
@@ -127,6 +143,9 @@ pub enum CommandError {
     /// No hash.
     #[error(transparent)]
     Hashing(#[from] HashingFailed),
+    /// The signing keys stay as they are.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
 }
 
 /// What commands work with.
@@ -135,6 +154,8 @@ pub struct Tools<'a> {
     pub store: &'a dyn Store,
     /// Hashes passwords.
     pub passwords: &'a Passwords,
+    /// How signing keys are made and replaced.
+    pub rotation: RotationTerms,
     /// Makes passwords.
     pub random: &'a dyn Random,
     /// The present second.
@@ -172,6 +193,9 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             let done = store.delete_client(&id).await?;
             Ok(if done { audited(&audit::Event::ClientDeleted { client_id: &id }) } else { no_client(&id) })
         }
+        Command::ListKeys => keys::list(tools).await,
+        Command::RotateKeys => keys::rotate(tools).await,
+        Command::RevokeKey { kid } => keys::revoke(&kid, tools).await,
     }
 }
 

@@ -7,6 +7,7 @@ use actix_web::web::Data;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
 use auth_service::config::{Config, Storage};
@@ -14,6 +15,7 @@ use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
 use auth_service::ops::telemetry;
+use auth_service::rotation::LOOK_EVERY;
 use auth_service::state::AppState;
 use auth_service::store::Store;
 use auth_service::store::embedded::{self, EmbeddedStore};
@@ -66,6 +68,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         tracing::info!(edge_grpc = %edge_grpc.address, "listening");
     }
 
+    let key_keeper = tokio::spawn(keep_keys_forever(state.clone()));
     let sweeper = tokio::spawn(sweep_forever(store, state));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
@@ -88,12 +91,22 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         Ok(())
     });
     sweeper.abort();
+    key_keeper.abort();
     if let Some(operators) = operators {
         operators.abort();
     }
     served.context("a listener failed")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn keep_keys_forever(state: Data<AppState>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        state.follow_keys().await;
+    }
 }
 
 async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {

@@ -14,9 +14,10 @@ use crate::guard::registration_rate::RegistrationRate;
 use crate::identity::password::{HashingFailed, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
-use crate::keys::signing::{KeyRing, StoredSigningKey};
+use crate::keys::signing::KeyRing;
 use crate::policy::Policy;
-use crate::store::{Store, StoreError};
+use crate::rotation::{self, RotationError};
+use crate::store::Store;
 
 /// Settings, store, keys, and the sources of time and randomness.
 pub struct AppState {
@@ -45,9 +46,9 @@ pub struct AppState {
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store failed.
+    /// There are no signing keys.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Keys(#[from] RotationError),
     /// Cryptography failed.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
@@ -68,7 +69,7 @@ impl AppState {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
-        let signing_key = store.signing_key(&StoredSigningKey::generate(clock.now())?).await?;
+        let keys = rotation::up_to_date(store.as_ref(), &config.signing, clock.now()).await?;
         let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
         let documents = Documents::new(fetcher, config.clients.documents.clone(), Arc::clone(&random));
@@ -76,7 +77,7 @@ impl AppState {
             clients: Clients::new(Arc::clone(&store), documents),
             passwords: Passwords::new(config.listeners.workers.get())?,
             tickets: Tickets::new(store_key)?,
-            keys: KeyRing::new(&signing_key)?,
+            keys: KeyRing::new(keys, Arc::clone(&clock))?,
             registration_rate: RegistrationRate::new(config.clients.rate),
             login_rate: LoginRate::default(),
             policy: Policy::default(),
@@ -90,6 +91,18 @@ impl AppState {
     /// The present second.
     pub fn now(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    /// Brings the signing keys up to date with the store, and the store with the time. When that fails, those known so
+    /// far stay in use.
+    pub async fn follow_keys(&self) {
+        let followed =
+            rotation::follow(&self.keys, self.store.as_ref(), &self.config.signing, self.now()).await;
+        match followed {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("a signing key is gone; nothing that it signed counts any more"),
+            Err(error) => tracing::warn!(%error, "the signing keys could not be brought up to date"),
+        }
     }
 
     /// A use of `client`, now.

@@ -16,7 +16,7 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
-use crate::keys::signing::StoredSigningKey;
+use crate::keys::set::KeySet;
 
 pub use pending::PendingStore;
 
@@ -203,9 +203,11 @@ pub trait Store: PendingStore {
     /// needs, in one call. A grant on behalf of another one counts only as long as that other one does.
     async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError>;
 
-    /// Keeps `candidate` if there is no signing key yet, and says which key there is: replicas that start at
-    /// once agree on one.
-    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError>;
+    /// The signing keys; none before the first start.
+    async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
+    /// Puts `changed` in the place of the set with the revision `seen` (none: there is no set yet); false when it is
+    /// no longer that one: replicas that change the set at once agree on one change.
+    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError>;
 
     /// Remembers `name` until `until`; false when it was remembered already (replay of assertions).
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;

@@ -13,6 +13,7 @@ mod it {
     mod documents;
     mod fixtures;
     mod grpc;
+    mod keys;
     mod login;
     mod manage;
     mod operator;

@@ -9,6 +9,7 @@ mod store {
     mod clients;
     mod faults;
     mod grants;
+    mod keys;
     mod model;
     mod pending;
     mod resp;

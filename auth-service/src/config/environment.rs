@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::Problems;
 
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
-pub(super) const NAMES: [&str; 33] = [
+pub(super) const NAMES: &[&str] = &[
     "ACCESS_TOKEN_TTL",
     "ALLOWED_ORIGINS",
     "CLIENT_CEILING",
@@ -38,6 +38,9 @@ pub(super) const NAMES: [&str; 33] = [
     "REGISTRATION_REDIRECT_SCHEMES",
     "REGISTRATION_TOKEN",
     "RUST_LOG",
+    "SIGNING_ALGORITHM",
+    "SIGNING_KEY_LEAD",
+    "SIGNING_KEY_PERIOD",
     "STORE_KEY",
     "TRUSTED_PROXIES",
     "WORKERS",
@@ -53,7 +56,7 @@ impl Environment {
         let given: BTreeMap<String, String> =
             variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         let mut values = BTreeMap::new();
-        for name in NAMES {
+        for &name in NAMES {
             let file_name = format!("{name}_FILE");
             match (given.get(name), given.get(&file_name)) {
                 (Some(_), Some(_)) => problems

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256, Salt};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
@@ -73,9 +74,21 @@ impl fmt::Debug for Sealer {
 }
 
 /// The cryptography library refused an operation that cannot fail on valid input.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cryptography library failed")]
 pub struct CryptoFailure;
+
+impl From<Unspecified> for CryptoFailure {
+    fn from(_: Unspecified) -> Self {
+        Self
+    }
+}
+
+impl From<KeyRejected> for CryptoFailure {
+    fn from(_: KeyRejected) -> Self {
+        Self
+    }
+}
 
 /// The data was not sealed with this key for this name, or was altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

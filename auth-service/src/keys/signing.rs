@@ -1,69 +1,55 @@
-//! The keys that sign tokens, and their public half as a JWK set (RFC 7517, RFC 8037).
+//! Signing tokens, and verifying our own, with the keys of the moment.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
-use crate::domain::clock::UnixTime;
+use crate::domain::clock::Clock;
 
+use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
-
-/// A signing key as the store keeps it (encrypted, like every value there).
-#[derive(Clone, Serialize, Deserialize)]
-pub struct StoredSigningKey {
-    /// RFC 7638 thumbprint of the public key.
-    pub kid: String,
-    /// The private key, PKCS #8 DER, base64url.
-    pkcs8: Zeroizing<String>,
-    /// When it was made.
-    pub created_at: UnixTime,
-}
-
-impl fmt::Debug for StoredSigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredSigningKey").field("kid", &self.kid).finish_non_exhaustive()
-    }
-}
-
-impl StoredSigningKey {
-    /// Makes a new Ed25519 key.
-    pub fn generate(now: UnixTime) -> Result<Self, CryptoFailure> {
-        let rng = aws_lc_rs::rand::SystemRandom::new();
-        let document = Ed25519KeyPair::generate_pkcs8(&rng).map_err(|_| CryptoFailure)?;
-        let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).map_err(|_| CryptoFailure)?;
-        Ok(Self {
-            kid: thumbprint(pair.public_key().as_ref()),
-            pkcs8: Zeroizing::new(URL_SAFE_NO_PAD.encode(document.as_ref())),
-            created_at: now,
-        })
-    }
-}
-
-/// RFC 7638 §3 with the members that RFC 8037 §2 requires, in lexical order.
-fn thumbprint(public: &[u8]) -> String {
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, URL_SAFE_NO_PAD.encode(public));
-    URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
-}
+use super::set::KeySet;
+use super::stored::{Material, StoredSigningKey};
 
 /// Signs tokens and verifies our own. The algorithm belongs to the key; what a token's header says is only compared.
 pub struct KeyRing {
+    ring: RwLock<Arc<Ring>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// One state of the set, ready for use.
+struct Ring {
+    set: KeySet,
+    keys: Vec<LiveKey>,
+    jwks: Jwks,
+}
+
+struct LiveKey {
     kid: String,
+    algorithm: SigningAlgorithm,
     signing: EncodingKey,
     verifying: DecodingKey,
-    jwks: Value,
+}
+
+/// The public keys as they are served.
+#[derive(Debug, Clone)]
+pub struct Jwks {
+    /// The JWK set (RFC 7517 §5).
+    pub text: Arc<str>,
+    /// Its entity tag, with the quotation marks (RFC 9110 §8.8.3).
+    pub etag: Arc<str>,
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("set", &self.ring().set).finish_non_exhaustive()
     }
 }
 
@@ -72,70 +58,131 @@ impl fmt::Debug for KeyRing {
 #[error("not a valid signature of ours over a token of the expected type")]
 pub struct InvalidSignature;
 
+/// Bytes in the longest token that is looked at: our own have a few hundred, two thousand with many groups.
+const LONGEST_TOKEN_TEXT: usize = 8192;
+
 impl KeyRing {
-    /// The ring with this key.
-    pub fn new(stored: &StoredSigningKey) -> Result<Self, CryptoFailure> {
-        let pkcs8 =
-            Zeroizing::new(URL_SAFE_NO_PAD.decode(stored.pkcs8.as_bytes()).map_err(|_| CryptoFailure)?);
-        let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| CryptoFailure)?;
-        let public = pair.public_key().as_ref();
-        let jwk = json!({
-            "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig",
-            "kid": stored.kid, "x": URL_SAFE_NO_PAD.encode(public),
-        });
-        Ok(Self {
-            kid: stored.kid.clone(),
-            signing: EncodingKey::from_ed_der(&pkcs8),
-            verifying: DecodingKey::from_ed_der(public),
-            jwks: json!({ "keys": [jwk] }),
-        })
+    /// The ring with these keys.
+    pub fn new(set: KeySet, clock: Arc<dyn Clock>) -> Result<Self, CryptoFailure> {
+        Ok(Self { ring: RwLock::new(Arc::new(Ring::new(set)?)), clock })
     }
 
-    /// The public keys (RFC 7517 §5).
-    pub fn jwks(&self) -> &Value {
-        &self.jwks
+    fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what the store says; whether a key is gone that was there before.
+    pub fn install(&self, set: KeySet) -> Result<bool, CryptoFailure> {
+        let before = self.ring();
+        if before.set.revision() == set.revision() {
+            return Ok(false);
+        }
+        let ring = Ring::new(set)?;
+        let is_gone = before.keys.iter().any(|key| ring.key(&key.kid).is_none());
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+        Ok(is_gone)
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> Jwks {
+        self.ring().jwks.clone()
     }
 
     /// Signs `claims` as a token of type `typ`.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, CryptoFailure> {
-        let mut header = Header::new(Algorithm::EdDSA);
+        let ring = self.ring();
+        let current = ring.set.current(self.clock.now()).ok_or(CryptoFailure)?;
+        let key = ring.key(&current.kid).ok_or(CryptoFailure)?;
+        let mut header = Header::new(key.algorithm.of_library());
         header.typ = Some(typ.to_owned());
-        header.kid = Some(self.kid.clone());
-        jsonwebtoken::encode(&header, claims, &self.signing).map_err(|_| CryptoFailure)
+        header.kid = Some(key.kid.clone());
+        jsonwebtoken::encode(&header, claims, &key.signing).map_err(|_| CryptoFailure)
     }
 
     /// Checks type, key and signature, and reads the claims. Time is for the caller to check: it is not read here.
     ///
-    /// `jku`, `x5u` and `jwk` are never looked at; `crit` is refused, since we understand no extension
-    /// (RFC 7515 §4.1.11).
+    /// The key is looked up among ours and nowhere else: an unknown `kid` costs nothing. `jku`, `x5u` and `jwk` are
+    /// never looked at; `crit` is refused, since we understand no extension (RFC 7515 §4.1.11).
     pub fn verify<C: DeserializeOwned>(&self, typ: &str, token: &str) -> Result<C, InvalidSignature> {
-        // Our own tokens have a few hundred bytes; nobody else's need parsing.
-        if token.len() > 8192 {
+        if token.len() > LONGEST_TOKEN_TEXT {
             return Err(InvalidSignature);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidSignature)?;
-        let ours = header.alg == Algorithm::EdDSA
-            && header.kid.as_deref() == Some(&self.kid)
+        let ring = self.ring();
+        let key = header.kid.as_deref().and_then(|kid| ring.key(kid)).ok_or(InvalidSignature)?;
+        let algorithm = key.algorithm.of_library();
+        let ours = header.alg == algorithm
             && header.typ.is_some_and(|said| said.eq_ignore_ascii_case(typ))
             && header.crit.is_none();
         if !ours {
             return Err(InvalidSignature);
         }
-        let mut validation = Validation::new(Algorithm::EdDSA);
+        let mut validation = Validation::new(algorithm);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
-        let data = jsonwebtoken::decode::<C>(token, &self.verifying, &validation);
+        let data = jsonwebtoken::decode::<C>(token, &key.verifying, &validation);
         data.map(|data| data.claims).map_err(|_| InvalidSignature)
     }
 }
 
+impl Ring {
+    fn new(set: KeySet) -> Result<Self, CryptoFailure> {
+        let ready: Vec<(LiveKey, Value)> = set.keys().iter().map(ready).collect::<Result<_, _>>()?;
+        let (keys, public): (Vec<_>, Vec<_>) = ready.into_iter().unzip();
+        let text = json!({ "keys": public }).to_string();
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(&text)));
+        Ok(Self { set, keys, jwks: Jwks { text: text.into(), etag: etag.into() } })
+    }
+
+    fn key(&self, kid: &str) -> Option<&LiveKey> {
+        self.keys.iter().find(|key| key.kid == kid)
+    }
+}
+
+fn ready(stored: &StoredSigningKey) -> Result<(LiveKey, Value), CryptoFailure> {
+    let Material { signing, verifying, jwk } = stored.material()?;
+    Ok((LiveKey { kid: stored.kid.clone(), algorithm: stored.algorithm, signing, verifying }, jwk))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use crate::domain::clock::UnixTime;
+    use crate::keys::set::RotationTerms;
+
     use super::*;
 
+    const ALL: [SigningAlgorithm; 3] =
+        [SigningAlgorithm::EdDsa, SigningAlgorithm::Es256, SigningAlgorithm::Rs256];
+
+    struct Now(u64);
+
+    impl Clock for Now {
+        fn now(&self) -> UnixTime {
+            UnixTime(self.0)
+        }
+    }
+
+    fn terms(algorithm: SigningAlgorithm) -> RotationTerms {
+        RotationTerms { algorithm, period: None, lead: Duration::from_secs(600) }
+    }
+
+    fn ring_of(set: KeySet, now: u64) -> KeyRing {
+        KeyRing::new(set, Arc::new(Now(now))).unwrap()
+    }
+
+    fn ring_with(algorithm: SigningAlgorithm) -> KeyRing {
+        ring_of(KeySet::first(&terms(algorithm), UnixTime(0)).unwrap(), 0)
+    }
+
     fn ring() -> KeyRing {
-        KeyRing::new(&StoredSigningKey::generate(UnixTime(0)).unwrap()).unwrap()
+        ring_with(SigningAlgorithm::EdDsa)
+    }
+
+    fn kid(ring: &KeyRing) -> String {
+        ring.ring().keys[0].kid.clone()
     }
 
     fn part(value: &Value) -> String {
@@ -144,10 +191,83 @@ mod tests {
 
     #[test]
     fn a_signed_token_verifies_with_its_own_type_and_key() {
-        let ring = ring();
-        let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
-        assert_eq!(ring.verify::<Value>("at+jwt", &token).unwrap(), json!({ "sub": "x" }));
-        assert!(self::ring().verify::<Value>("at+jwt", &token).is_err());
+        for algorithm in ALL {
+            let ring = ring_with(algorithm);
+            let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
+            assert_eq!(ring.verify::<Value>("at+jwt", &token).unwrap(), json!({ "sub": "x" }));
+            assert!(ring_with(algorithm).verify::<Value>("at+jwt", &token).is_err());
+        }
+    }
+
+    #[test]
+    fn anyone_verifies_a_token_with_the_published_key() {
+        for algorithm in ALL {
+            let ring = ring_with(algorithm);
+            let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
+            let published: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&ring.jwks().text).unwrap();
+            let header = jsonwebtoken::decode_header(&token).unwrap();
+            let jwk = published.find(&header.kid.unwrap()).unwrap();
+            let mut validation = Validation::new(header.alg);
+            validation.required_spec_claims.clear();
+            validation.validate_exp = false;
+            let key = DecodingKey::from_jwk(jwk).unwrap();
+            assert!(jsonwebtoken::decode::<Value>(&token, &key, &validation).is_ok(), "{algorithm}");
+            assert!(!ring.jwks().text.contains("\"d\""));
+        }
+    }
+
+    #[test]
+    fn a_retired_and_a_coming_key_verify_and_the_current_one_signs() {
+        let first = KeySet::first(&terms(SigningAlgorithm::EdDsa), UnixTime(0)).unwrap();
+        let rotating = first.rotated(&terms(SigningAlgorithm::Rs256), UnixTime(0)).unwrap();
+        let (before, after) = (ring_of(rotating.clone(), 599), ring_of(rotating, 600));
+        let (old, new) =
+            (before.sign("at+jwt", &json!({})).unwrap(), after.sign("at+jwt", &json!({})).unwrap());
+        let kids = [&old, &new].map(|token| jsonwebtoken::decode_header(token).unwrap().kid.unwrap());
+        assert_ne!(kids[0], kids[1]);
+        for ring in [&before, &after] {
+            assert!(ring.verify::<Value>("at+jwt", &old).is_ok());
+            assert!(ring.verify::<Value>("at+jwt", &new).is_ok());
+        }
+        // A ring that knew the first key only takes the news over, and tells when a key goes.
+        let late = ring_of(first, 600);
+        assert!(late.verify::<Value>("at+jwt", &new).is_err());
+        let tag = late.jwks().etag;
+        assert!(!late.install(before.ring().set.clone()).unwrap());
+        assert!(late.verify::<Value>("at+jwt", &new).is_ok());
+        assert_ne!(late.jwks().etag, tag);
+        let emergency =
+            before.ring().set.without(&kids[0], &terms(SigningAlgorithm::EdDsa), UnixTime(600)).unwrap();
+        assert!(late.install(emergency).unwrap());
+        assert!(late.verify::<Value>("at+jwt", &old).is_err());
+        assert!(late.verify::<Value>("at+jwt", &new).is_ok());
+    }
+
+    #[test]
+    fn a054_the_algorithm_is_that_of_the_key() {
+        for one in ALL {
+            let ring = ring_with(one);
+            let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
+            let [_, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!() };
+            let others = ALL.into_iter().filter(|other| *other != one).map(SigningAlgorithm::name);
+            for said in others.chain(["none", "HS256", "RS512", "PS256", "ES384", "eddsa"]) {
+                let forged = json!({ "alg": said, "typ": "at+jwt", "kid": kid(&ring) });
+                let forged = format!("{}.{claims}.{signature}", part(&forged));
+                assert!(ring.verify::<Value>("at+jwt", &forged).is_err(), "{one} {said}");
+            }
+            // HS256 with the public key as the secret, in each form in which it is published.
+            let jwks: Value = serde_json::from_str(&ring.jwks().text).unwrap();
+            for secret in [jwks["keys"][0]["x"].as_str(), jwks["keys"][0]["n"].as_str()].into_iter().flatten()
+            {
+                for bytes in [secret.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(secret).unwrap()] {
+                    let mut header = Header::new(jsonwebtoken::Algorithm::HS256);
+                    (header.typ, header.kid) = (Some("at+jwt".to_owned()), Some(kid(&ring)));
+                    let key = EncodingKey::from_secret(&bytes);
+                    let forged = jsonwebtoken::encode(&header, &json!({ "sub": "x" }), &key).unwrap();
+                    assert!(ring.verify::<Value>("at+jwt", &forged).is_err());
+                }
+            }
+        }
     }
 
     #[test]
@@ -162,7 +282,7 @@ mod tests {
         let ring = ring();
         let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
         let [header, claims, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!() };
-        let kid = &ring.kid;
+        let kid = &kid(&ring);
         let forged_headers = [
             json!({ "alg": "none", "typ": "at+jwt", "kid": kid }),
             json!({ "alg": "HS256", "typ": "at+jwt", "kid": kid }),

@@ -1,11 +1,16 @@
 //! Authorization server metadata (RFC 8414), the same as an `OpenID` discovery document, and the JWK set.
 
-use actix_web::http::header::CACHE_CONTROL;
-use actix_web::{HttpResponse, web};
+use std::time::Duration;
+
+use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use actix_web::mime;
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use crate::config::Site;
+use crate::keys::signing::Jwks;
 use crate::policy::Policy;
+use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
 use super::client_assertion::ALGORITHMS;
@@ -21,14 +26,39 @@ pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
     let mut document = document(&state.config.site, &state.policy, state.clients.documents().are_accepted());
     if let Some(members) = document.as_object_mut() {
         members.insert("subject_types_supported".to_owned(), json!(["public"]));
-        members.insert("id_token_signing_alg_values_supported".to_owned(), json!(["EdDSA"]));
+        members.insert(
+            "id_token_signing_alg_values_supported".to_owned(),
+            json!([state.config.signing.algorithm.name()]),
+        );
     }
     cacheable(&document)
 }
 
 /// `GET /jwks` (RFC 7517 §5).
-pub async fn jwks(state: web::Data<AppState>) -> HttpResponse {
-    cacheable(state.keys.jwks())
+pub async fn jwks(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    let Jwks { text, etag } = state.keys.jwks();
+    let fresh_for = jwks_max_age(state.config.signing.lead).as_secs();
+    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
+    let is_known = known.flat_map(|tags| tags.split(',')).any(|tag| {
+        let tag = tag.trim();
+        // RFC 9110 §13.1.2: weak comparison.
+        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == &*etag
+    });
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response
+        .insert_header((CACHE_CONTROL, format!("public, max-age={fresh_for}")))
+        .insert_header((ETAG, &*etag));
+    if is_known {
+        response.finish()
+    } else {
+        response.content_type(mime::APPLICATION_JSON).body(text.to_string())
+    }
+}
+
+/// How long verifiers may keep the key set: until a key that was published right after they asked signs, less the
+/// time that a replica takes to learn of it.
+fn jwks_max_age(lead: Duration) -> Duration {
+    (lead.saturating_sub(LOOK_EVERY) / 2).min(Duration::from_secs(300))
 }
 
 /// Ways to authenticate at the token and revocation endpoints.

@@ -85,7 +85,12 @@ async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
-            run(command, &tools(state)).await.unwrap_or_else(|error| Reply::Refused(error.to_string()))
+            let reply = run(command, &tools(state)).await;
+            if matches!(reply, Ok(Reply::Keys(_))) {
+                // What was done to the keys holds here before the operator reads that it is done.
+                state.follow_keys().await;
+            }
+            reply.unwrap_or_else(|error| Reply::Refused(error.to_string()))
         }
         Err(error) => Reply::Refused(format!(
             "the running service does not know this command; is it of another release? {error}"
@@ -100,6 +105,7 @@ fn tools(state: &AppState) -> Tools<'_> {
     Tools {
         store: state.store.as_ref(),
         passwords: &state.passwords,
+        rotation: state.config.signing,
         random: state.random(),
         now: state.now(),
     }

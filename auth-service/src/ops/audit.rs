@@ -2,6 +2,7 @@
 
 use crate::domain::account::Subject;
 use crate::domain::client::ClientId;
+use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::scope::Scope;
 
@@ -77,6 +78,18 @@ pub enum Event<'a> {
         /// By whom.
         client_id: &'a ClientId,
     },
+    /// An operator started a rotation of the signing keys.
+    SigningKeyAdded {
+        /// The key that was published.
+        kid: &'a str,
+        /// From when on it signs.
+        signs_from: UnixTime,
+    },
+    /// An operator removed a signing key; nothing that it signed counts any more.
+    SigningKeyRevoked {
+        /// Which.
+        kid: &'a str,
+    },
     /// A used refresh token came again; its grant is revoked.
     RefreshTokenReused {
         /// Which grant.
@@ -141,6 +154,14 @@ impl Event<'_> {
             Self::GrantRevoked { grant_id, client_id } => {
                 tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %client_id);
                 "grant_revoked"
+            }
+            Self::SigningKeyAdded { kid, signs_from } => {
+                tracing::info!(target: "audit", event = "signing_key_added", %kid, %signs_from);
+                "signing_key_added"
+            }
+            Self::SigningKeyRevoked { kid } => {
+                tracing::warn!(target: "audit", event = "signing_key_revoked", %kid);
+                "signing_key_revoked"
             }
             Self::RefreshTokenReused { grant_id, client_id } => {
                 tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id);

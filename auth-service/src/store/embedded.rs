@@ -19,7 +19,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
-use crate::keys::signing::StoredSigningKey;
+use crate::keys::set::KeySet;
 
 use super::rules::{self, CodeRow};
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
@@ -64,6 +64,9 @@ impl EmbeddedStore {
         look(&Reader::new(&transaction, &self.sealer))
     }
 }
+
+/// The one row of signing keys.
+const SIGNING: &str = "signing";
 
 /// Keys are not encrypted, and names are people's own.
 fn name_key(username: &Username) -> String {
@@ -379,15 +382,20 @@ impl Store for EmbeddedStore {
         })
     }
 
-    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError> {
-        let candidate = candidate.clone();
+    async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
+        self.read(|rows| rows.get(Table::Keys, SIGNING))
+    }
+
+    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
+        let changed = changed.clone();
         self.writer
             .write(move |rows| {
-                if let Some(key) = rows.get(Table::Keys, "signing")? {
-                    return Ok(key);
+                let found: Option<KeySet> = rows.get(Table::Keys, SIGNING)?;
+                if found.map(|set| set.revision()) != seen {
+                    return Ok(false);
                 }
-                rows.put(Table::Keys, "signing", &candidate, None)?;
-                Ok(candidate.clone())
+                rows.put(Table::Keys, SIGNING, &changed, None)?;
+                Ok(true)
             })
             .await
     }

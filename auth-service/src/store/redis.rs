@@ -22,7 +22,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
-use crate::keys::signing::StoredSigningKey;
+use crate::keys::set::KeySet;
 
 use super::rules;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
@@ -210,17 +210,17 @@ impl Store for RedisStore {
         grants::held(&self.cells, id, now).await
     }
 
-    async fn signing_key(&self, candidate: &StoredSigningKey) -> Result<StoredSigningKey, StoreError> {
-        let key = self.cells.keys.signing_key();
-        if self.cells.swap(&key, None::<&Found<()>>, candidate, None).await? {
-            return Ok(candidate.clone());
+    async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
+        Ok(self.cells.read(&self.cells.keys.signing_keys()).await?.map(|found| found.value))
+    }
+
+    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
+        let key = self.cells.keys.signing_keys();
+        let found = self.cells.read::<KeySet>(&key).await?;
+        if found.as_ref().map(|found| found.value.revision()) != seen {
+            return Ok(false);
         }
-        let found = self.cells.read(&key).await?;
-        found.map(|found| found.value).ok_or_else(|| {
-            StoreError::Unavailable(
-                "the signing key was removed from Redis while it was being read".to_owned(),
-            )
-        })
+        self.cells.swap(&key, found.as_ref(), changed, None).await
     }
 
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {

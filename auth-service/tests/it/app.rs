@@ -53,9 +53,12 @@ pub(crate) struct TestApp {
     pub(crate) ops: String,
     pub(crate) issuer: String,
     clock: Arc<TestClock>,
+    settings: Vec<(String, String)>,
     _data: tempfile::TempDir,
     server: Option<RedisServer>,
 }
+
+const STORE_KEY: [u8; 32] = [7; 32];
 
 /// The embedded store, or a Redis of the app's own.
 async fn open_store(data: &Path, key: &StoreKey, on_redis: bool) -> (Arc<dyn Store>, Option<RedisServer>) {
@@ -102,12 +105,37 @@ impl TestApp {
         let overridden = |name: &str| settings.iter().any(|(other, _)| *other == name);
         let settings: Vec<_> =
             defaults.iter().filter(|(name, _)| !overridden(name)).chain(settings).copied().collect();
-        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let config = Config::from_variables(owned).unwrap();
-        let listeners = config.listeners;
-        let key = StoreKey::new([7; 32]);
-        let (store, server) = open_store(data.path(), &key, on_redis).await;
+        let settings: Vec<_> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (store, server) = open_store(data.path(), &StoreKey::new(STORE_KEY), on_redis).await;
         let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
+        Self::launch(settings, store, clock, data, server).await
+    }
+
+    /// Another replica on the same store, with the same clock. With Redis it has a connection of its own.
+    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
+        let store = match &self.server {
+            Some(server) => {
+                let address = RedisAddress::parse(&server.url()).unwrap();
+                Arc::new(RedisStore::connect(&address, &StoreKey::new(STORE_KEY)).await.unwrap())
+            }
+            None => Arc::clone(&self.state.store),
+        };
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = self.settings.iter().cloned().chain(owned).collect();
+        Self::launch(settings, store, Arc::clone(&self.clock), tempfile::tempdir().unwrap(), None).await
+    }
+
+    async fn launch(
+        settings: Vec<(String, String)>,
+        store: Arc<dyn Store>,
+        clock: Arc<TestClock>,
+        data: tempfile::TempDir,
+        server: Option<RedisServer>,
+    ) -> Self {
+        let config = Config::from_variables(settings.iter().cloned()).unwrap();
+        let listeners = config.listeners;
+        let key = StoreKey::new(STORE_KEY);
         let state = AppState::new(
             config,
             store,
@@ -135,6 +163,7 @@ impl TestApp {
             ops,
             issuer,
             clock,
+            settings,
             _data: data,
             server,
         }

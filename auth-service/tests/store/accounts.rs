@@ -1,7 +1,6 @@
 //! People, their logins, the signing key, and names that may come once.
 
 use auth_service::domain::account::{Account, LoginSession, Username};
-use auth_service::keys::signing::StoredSigningKey;
 
 use super::things::{DAY, HOUR, NOW, account, hash, later, password};
 use super::worlds::World;
@@ -78,15 +77,6 @@ pub(crate) async fn a_login_lasts_until_its_end_or_the_logout(world: &World) {
     world.store().end_session(&hash("never")).await.unwrap();
     assert!(world.store().session(&hash("a"), NOW).await.unwrap().is_none());
     assert!(world.store().session(&hash("b"), NOW).await.unwrap().is_some());
-}
-
-pub(crate) async fn replicas_that_start_at_once_agree_on_a_signing_key(world: &World) {
-    let keys = world
-        .at_once(32, |_, store| async move {
-            store.signing_key(&StoredSigningKey::generate(NOW).unwrap()).await.unwrap().kid
-        })
-        .await;
-    assert!(keys.iter().all(|kid| *kid == keys[0]));
 }
 
 pub(crate) async fn a_name_comes_once_until_its_time_is_over(world: &World) {

@@ -4,7 +4,7 @@ use auth_service::domain::account::LoginSession;
 use auth_service::domain::client::{Client, ClientSecret};
 use auth_service::domain::opaque_token::{OpaqueToken, TokenKind};
 use auth_service::keys::seal::StoreKey;
-use auth_service::keys::signing::StoredSigningKey;
+use auth_service::rotation;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Store, StoreError};
 
@@ -58,10 +58,9 @@ async fn fill(store: &dyn Store) -> Vec<String> {
         .add_code("other", &token(TokenKind::AuthorizationCode).hash(), &of_document, &usage(&document, NOW))
         .await
         .unwrap();
-    let signing = StoredSigningKey::generate(NOW).unwrap();
-    store.signing_key(&signing).await.unwrap();
+    let keys = rotation::up_to_date(store, &super::keys::TERMS, NOW).await.unwrap();
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
-    let private = serde_json::to_value(&signing).unwrap()["pkcs8"].as_str().unwrap().to_owned();
+    let private = serde_json::to_value(&keys.keys()[0]).unwrap()["pkcs8"].as_str().unwrap().to_owned();
     let mut secrets: Vec<String> = [&secret, &management, &cookie, &first, &refresh, &next]
         .map(|token| token.expose().to_owned())
         .into();

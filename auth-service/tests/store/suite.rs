@@ -1,7 +1,7 @@
 //! The suite, on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, grants, pending};
+use super::{accounts, clients, grants, keys, pending};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -52,9 +52,11 @@ conformance! {
     accounts::of_many_with_one_name_one_gets_it,
     accounts::a_password_is_replaced_by_who_knows_the_old_one,
     accounts::a_login_lasts_until_its_end_or_the_logout,
-    accounts::replicas_that_start_at_once_agree_on_a_signing_key,
     accounts::a_name_comes_once_until_its_time_is_over,
     accounts::a_store_that_works_answers,
+    keys::replicas_that_start_at_once_agree_on_a_signing_key,
+    keys::of_many_rotations_at_once_one_is_done,
+    keys::a_revoked_key_is_gone_for_every_replica,
     grants::an_approval_makes_one_code,
     grants::a_code_lives_for_its_time_and_is_looked_at_without_being_used,
     grants::a027_of_parallel_redemptions_one_succeeds,

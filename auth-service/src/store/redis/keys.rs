@@ -112,7 +112,7 @@ impl Keys {
         self.key(&format!("o:{}", hashed(name)), "once")
     }
 
-    pub(super) fn signing_key(&self) -> String {
+    pub(super) fn signing_keys(&self) -> String {
         self.key("keys", "signing")
     }
 

@@ -1,0 +1,56 @@
+//! `auth-service keys …`: the keys that sign tokens.
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use auth_service::domain::clock::UnixTime;
+use auth_service::keys::set::KeyState;
+use auth_service::operator::{self, KeyRow, Reply};
+
+use super::{run, when};
+
+#[derive(Subcommand)]
+pub(crate) enum KeysCommand {
+    /// List the signing keys: identifier, algorithm, state, and when it starts, stops and goes.
+    List,
+    /// Publish a new key now, and sign with it when verifiers have had time to learn it (`SIGNING_KEY_LEAD`).
+    Rotate,
+    /// Emergency: remove a key at once. Every access token that it signed stops to count within seconds; clients get
+    /// new ones by themselves with their refresh tokens.
+    Revoke {
+        /// Its identifier, as `list` shows it.
+        kid: String,
+    },
+}
+
+/// Runs a command on the signing keys.
+pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
+    let reply = match command {
+        KeysCommand::List => run(operator::Command::ListKeys).await?,
+        KeysCommand::Rotate => run(operator::Command::RotateKeys).await?,
+        KeysCommand::Revoke { kid } => run(operator::Command::RevokeKey { kid }).await?,
+    };
+    let Reply::Keys(rows) = reply else { bail!("the service answered something else than keys") };
+    print(&rows);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print(rows: &[KeyRow]) {
+    let time = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), when);
+    for row in rows {
+        let state = match row.state {
+            KeyState::Next => "next",
+            KeyState::Current => "current",
+            KeyState::Retired => "retired",
+        };
+        println!(
+            "{}\t{}\t{state}\tsigns from {}\tuntil {}\tgone at {}",
+            row.kid,
+            row.algorithm,
+            when(row.signs_from),
+            time(row.signs_until),
+            time(row.gone_at)
+        );
+    }
+}

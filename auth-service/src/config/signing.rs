@@ -1,0 +1,52 @@
+//! The keys that sign tokens.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::keys::algorithm::SigningAlgorithm;
+use crate::keys::set::RotationTerms;
+
+use super::durations;
+use super::{Environment, Problems};
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    signing_algorithm: Option<String>,
+    signing_key_period: Option<String>,
+    signing_key_lead: Option<String>,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `SIGNING_ALGORITHM`, EdDSA; `SIGNING_KEY_PERIOD`, 90 d, 0 for no rotation by itself; `SIGNING_KEY_LEAD`, 10 min.
+pub(super) fn read(environment: &Environment, problems: &mut Problems) -> RotationTerms {
+    let raw: Raw = environment.concern(problems);
+    let algorithm = raw.signing_algorithm.as_deref().map_or(Ok(SigningAlgorithm::default()), str::parse);
+    let algorithm = algorithm.unwrap_or_else(|error| {
+        problems.add("SIGNING_ALGORITHM", error);
+        SigningAlgorithm::default()
+    });
+    // Replicas look at the stored keys every five seconds, and verifiers' caches last up to half the lead.
+    let lead = durations::read(
+        "SIGNING_KEY_LEAD",
+        raw.signing_key_lead,
+        10 * MINUTE,
+        Duration::from_secs(15),
+        7 * DAY,
+        problems,
+    );
+    let period = match raw.signing_key_period.as_deref() {
+        Some("0") => None,
+        given => Some(durations::read(
+            "SIGNING_KEY_PERIOD",
+            given.map(str::to_owned),
+            90 * DAY,
+            lead * 2,
+            3650 * DAY,
+            problems,
+        )),
+    };
+    RotationTerms { algorithm, period, lead }
+}

@@ -1,0 +1,378 @@
+//! The life of signing keys, as pure steps: published, signing, retired, gone (`docs/adr/0007-signing-keys.md`).
+//!
+//! What state a key is in follows from the clock and two times that are stored with it. So one write starts a whole
+//! rotation, every replica takes each step by itself at its time, and nothing is left undone by a replica that stops.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::clock::UnixTime;
+
+use super::algorithm::SigningAlgorithm;
+use super::seal::CryptoFailure;
+use super::stored::StoredSigningKey;
+
+/// The longest life that a token of ours may have, whatever the settings say (RFC 9068 §4 leaves it to us).
+pub const LONGEST_TOKEN: Duration = Duration::from_secs(86_400);
+/// A retired key stays this much longer than its last token: clocks of replicas differ a little.
+const MARGIN: Duration = Duration::from_secs(300);
+
+/// How keys are made and replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct RotationTerms {
+    /// What new keys sign with.
+    pub algorithm: SigningAlgorithm,
+    /// How long a key signs before the next takes over; none: until an operator says so.
+    pub period: Option<Duration>,
+    /// How long a new key is published before it signs.
+    pub lead: Duration,
+}
+
+/// What a key does at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// It is published, so that verifiers know it when it begins to sign.
+    Next,
+    /// It signs.
+    Current,
+    /// It verifies what it signed.
+    Retired,
+}
+
+/// All signing keys of a deployment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Layout")]
+pub struct KeySet {
+    /// Grows with every change: a replica replaces only what it has seen.
+    revision: u64,
+    /// In the order in which they begin to sign.
+    keys: Vec<StoredSigningKey>,
+}
+
+/// How a set may be stored.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Layout {
+    Set {
+        revision: u64,
+        keys: Vec<StoredSigningKey>,
+    },
+    /// The first release had one key for ever.
+    Single(StoredSigningKey),
+}
+
+impl From<Layout> for KeySet {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Set { revision, keys } => Self { revision, keys },
+            Layout::Single(key) => Self { revision: 0, keys: vec![key] },
+        }
+    }
+}
+
+/// Why a set stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unchanged {
+    /// One rotation at a time.
+    #[error("a rotation is under way: {kid} signs from {from} (Unix time) on")]
+    UnderWay {
+        /// The key that is about to sign.
+        kid: String,
+        /// When.
+        from: UnixTime,
+    },
+    /// No such key.
+    #[error("there is no signing key {0}; `auth-service keys list` shows them all")]
+    NoSuchKey(String),
+    /// No key could be made.
+    #[error(transparent)]
+    Crypto(#[from] CryptoFailure),
+}
+
+impl KeySet {
+    /// The set of a first start: one key, which signs at once.
+    pub fn first(terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
+        Ok(Self { revision: 1, keys: vec![StoredSigningKey::generate(terms.algorithm, now, now)?] })
+    }
+
+    /// Which writing of the set this is.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The keys, in the order in which they begin to sign.
+    pub fn keys(&self) -> &[StoredSigningKey] {
+        &self.keys
+    }
+
+    /// The key that signs at `now`.
+    pub fn current(&self, now: UnixTime) -> Option<&StoredSigningKey> {
+        let signs = |key: &&StoredSigningKey| state(key, now) == KeyState::Current;
+        // Right after an emergency a clock that is a second behind finds its key in the future only.
+        self.keys.iter().rfind(signs).or_else(|| self.next(now))
+    }
+
+    fn next(&self, now: UnixTime) -> Option<&StoredSigningKey> {
+        self.keys.iter().find(|key| state(key, now) == KeyState::Next)
+    }
+
+    /// The set as it should be at `now`: a key made when one is due or the algorithm was changed, keys gone whose
+    /// tokens have all ended. Nothing, when it is so already.
+    pub fn settled(&self, terms: &RotationTerms, now: UnixTime) -> Result<Option<Self>, CryptoFailure> {
+        let mut keys = self.keys.clone();
+        keys.retain(|key| gone_at(key).is_none_or(|gone| now < gone));
+        let mut changed = keys.len() != self.keys.len();
+        let is_quiet = self.next(now).is_none();
+        match self.current(now).filter(|_| is_quiet).cloned() {
+            Some(current) => {
+                if let Some(at) = due(&current, terms, now) {
+                    hand_over(&mut keys, &current.kid, at, terms, now)?;
+                    changed = true;
+                }
+            }
+            None if keys.is_empty() => {
+                keys.push(StoredSigningKey::generate(terms.algorithm, now, now)?);
+                changed = true;
+            }
+            None => {}
+        }
+        Ok(changed.then(|| self.followed_by(keys)))
+    }
+
+    /// A new key is published now and signs when verifiers have had time to learn it.
+    pub fn rotated(&self, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
+        if let Some(next) = self.next(now) {
+            return Err(Unchanged::UnderWay { kid: next.kid.clone(), from: next.signs_from });
+        }
+        let mut keys = self.keys.clone();
+        let current = self.current(now).map(|key| key.kid.clone()).unwrap_or_default();
+        hand_over(&mut keys, &current, now.plus(terms.lead), terms, now)?;
+        Ok(self.followed_by(keys))
+    }
+
+    /// A key is gone at once, and with it everything it signed. If it was to sign, another does from now on.
+    pub fn without(&self, kid: &str, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
+        let revoked = self
+            .keys
+            .iter()
+            .find(|key| key.kid == kid)
+            .ok_or_else(|| Unchanged::NoSuchKey(kid.to_owned()))?;
+        let mut keys: Vec<_> = self.keys.iter().filter(|key| key.kid != kid).cloned().collect();
+        match state(revoked, now) {
+            KeyState::Retired => {}
+            // The rotation is off.
+            KeyState::Next => {
+                if let Some(current) = keys.iter_mut().rfind(|key| state(key, now) == KeyState::Current) {
+                    current.signs_until = None;
+                }
+            }
+            KeyState::Current => match keys.iter_mut().find(|key| state(key, now) == KeyState::Next) {
+                Some(next) => next.signs_from = now,
+                None => keys.push(StoredSigningKey::generate(terms.algorithm, now, now)?),
+            },
+        }
+        Ok(self.followed_by(keys))
+    }
+
+    fn followed_by(&self, keys: Vec<StoredSigningKey>) -> Self {
+        Self { revision: self.revision.saturating_add(1), keys }
+    }
+}
+
+/// What `key` does at `now`.
+pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
+    if key.signs_until.is_some_and(|until| until <= now) {
+        KeyState::Retired
+    } else if key.signs_from > now {
+        KeyState::Next
+    } else {
+        KeyState::Current
+    }
+}
+
+/// When nothing that `key` signed can be valid any more; never, as long as it has no successor.
+pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
+    key.signs_until.map(|until| until.plus(LONGEST_TOKEN).plus(MARGIN))
+}
+
+/// When `current` should hand over, if its successor has to be published by now.
+fn due(current: &StoredSigningKey, terms: &RotationTerms, now: UnixTime) -> Option<UnixTime> {
+    let earliest = now.plus(terms.lead);
+    if current.algorithm != terms.algorithm {
+        return Some(earliest);
+    }
+    // A key of the first release says only when it was made.
+    let began = current.signs_from.max(current.created_at);
+    let planned = began.plus(terms.period?);
+    (planned <= earliest).then_some(earliest)
+}
+
+/// Adds a key that signs from `at` on, until when the one called `current` does.
+fn hand_over(
+    keys: &mut Vec<StoredSigningKey>,
+    current: &str,
+    at: UnixTime,
+    terms: &RotationTerms,
+    now: UnixTime,
+) -> Result<(), CryptoFailure> {
+    let successor = StoredSigningKey::generate(terms.algorithm, now, at)?;
+    if let Some(current) = keys.iter_mut().find(|key| key.kid == current) {
+        current.signs_until = Some(at);
+    }
+    keys.push(successor);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: u64 = 86_400;
+    const LEAD: u64 = 600;
+
+    fn terms() -> RotationTerms {
+        RotationTerms {
+            algorithm: SigningAlgorithm::EdDsa,
+            period: Some(Duration::from_secs(90 * DAY)),
+            lead: Duration::from_secs(LEAD),
+        }
+    }
+
+    fn states(set: &KeySet, now: u64) -> Vec<KeyState> {
+        set.keys().iter().map(|key| state(key, UnixTime(now))).collect()
+    }
+
+    fn current(set: &KeySet, now: u64) -> &str {
+        &set.current(UnixTime(now)).unwrap().kid
+    }
+
+    #[test]
+    fn a_key_is_published_before_it_signs_and_kept_until_its_last_token_has_ended() {
+        use KeyState::{Current, Next, Retired};
+        let set = KeySet::first(&terms(), UnixTime(0)).unwrap();
+        let due = 90 * DAY - LEAD;
+        assert!(set.settled(&terms(), UnixTime(due - 1)).unwrap().is_none());
+        let rotating = set.settled(&terms(), UnixTime(due)).unwrap().unwrap();
+        assert_eq!(states(&rotating, due), [Current, Next]);
+        assert_eq!(states(&rotating, due + LEAD - 1), [Current, Next]);
+        assert_eq!(states(&rotating, due + LEAD), [Retired, Current]);
+        assert_eq!(current(&rotating, due), set.keys()[0].kid);
+        assert_eq!(current(&rotating, due + LEAD), rotating.keys()[1].kid);
+        let gone = due + LEAD + DAY + 300;
+        assert!(rotating.settled(&terms(), UnixTime(gone - 1)).unwrap().is_none());
+        let alone = rotating.settled(&terms(), UnixTime(gone)).unwrap().unwrap();
+        assert_eq!(states(&alone, gone), [Current]);
+        assert_eq!(alone.keys()[0].kid, rotating.keys()[1].kid);
+    }
+
+    #[test]
+    fn one_rotation_at_a_time() {
+        let set = KeySet::first(&terms(), UnixTime(0)).unwrap().rotated(&terms(), UnixTime(5)).unwrap();
+        let again = set.rotated(&terms(), UnixTime(5 + LEAD - 1)).unwrap_err();
+        assert_eq!(again, Unchanged::UnderWay { kid: set.keys()[1].kid.clone(), from: UnixTime(5 + LEAD) });
+        assert_eq!(set.rotated(&terms(), UnixTime(5 + LEAD)).unwrap().keys().len(), 3);
+    }
+
+    #[test]
+    fn another_algorithm_is_a_rotation_too() {
+        let set = KeySet::first(&terms(), UnixTime(0)).unwrap();
+        let wanted = RotationTerms { algorithm: SigningAlgorithm::Es256, ..terms() };
+        let rotating = set.settled(&wanted, UnixTime(1)).unwrap().unwrap();
+        assert_eq!(rotating.current(UnixTime(1)).unwrap().algorithm, SigningAlgorithm::EdDsa);
+        assert_eq!(rotating.current(UnixTime(1 + LEAD)).unwrap().algorithm, SigningAlgorithm::Es256);
+        assert!(rotating.settled(&wanted, UnixTime(2)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_revoked_key_is_gone_and_another_signs_at_once() {
+        let first = KeySet::first(&terms(), UnixTime(0)).unwrap();
+        let [only] = first.keys() else { panic!() };
+        let replaced = first.without(&only.kid, &terms(), UnixTime(9)).unwrap();
+        assert_eq!(states(&replaced, 9), [KeyState::Current]);
+        assert_ne!(replaced.keys()[0].kid, only.kid);
+        // Even where the clock is a second behind.
+        assert_eq!(current(&replaced, 8), replaced.keys()[0].kid);
+
+        let rotating = first.rotated(&terms(), UnixTime(9)).unwrap();
+        let early = rotating.without(&only.kid, &terms(), UnixTime(10)).unwrap();
+        assert_eq!(current(&early, 10), rotating.keys()[1].kid);
+        let off = rotating.without(&rotating.keys()[1].kid, &terms(), UnixTime(10)).unwrap();
+        assert_eq!(states(&off, 10 + 2 * LEAD), [KeyState::Current]);
+        assert!(matches!(first.without("?", &terms(), UnixTime(0)), Err(Unchanged::NoSuchKey(_))));
+    }
+
+    #[test]
+    fn the_first_releases_key_is_a_set_of_one() {
+        let key = StoredSigningKey::generate(SigningAlgorithm::EdDsa, UnixTime(7), UnixTime(7)).unwrap();
+        let mut old = serde_json::to_value(&key).unwrap();
+        for added in ["algorithm", "signs_from"] {
+            old.as_object_mut().unwrap().remove(added);
+        }
+        let set: KeySet = serde_json::from_value(old).unwrap();
+        assert_eq!(current(&set, 7), key.kid);
+        // It stays as it is until it is due, so that a release before this one can still read it.
+        assert!(set.settled(&terms(), UnixTime(8)).unwrap().is_none());
+        assert!(set.settled(&terms(), UnixTime(7 + 90 * DAY)).unwrap().is_some());
+        let again: KeySet = serde_json::from_value(serde_json::to_value(&set).unwrap()).unwrap();
+        assert_eq!(current(&again, 7), key.kid);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Wait(u64),
+        Settle,
+        Rotate,
+        Revoke(usize),
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn at_any_time_one_key_signs_it_was_published_in_time_and_its_tokens_verify(
+            steps in prop::collection::vec(prop_oneof![
+                3 => prop_oneof![1..LEAD, 1..(40 * DAY)].prop_map(Step::Wait),
+                3 => Just(Step::Settle),
+                1 => Just(Step::Rotate),
+                1 => (0..4_usize).prop_map(Step::Revoke),
+            ], 1..40)
+        ) {
+            let mut now = 1_000;
+            let mut set = KeySet::first(&terms(), UnixTime(now)).unwrap();
+            // Which key signed when.
+            let mut signed: Vec<(String, u64)> = Vec::new();
+            let mut revoked: Vec<String> = Vec::new();
+            let mut emergency = false;
+            for step in steps {
+                let before = current(&set, now).to_owned();
+                match step {
+                    Step::Wait(seconds) => now += seconds,
+                    Step::Settle => if let Some(next) = set.settled(&terms(), UnixTime(now)).unwrap() { set = next },
+                    Step::Rotate => if let Ok(next) = set.rotated(&terms(), UnixTime(now)) { set = next },
+                    Step::Revoke(n) => {
+                        let kid = set.keys()[n % set.keys().len()].kid.clone();
+                        set = set.without(&kid, &terms(), UnixTime(now)).unwrap();
+                        emergency = kid == before;
+                        revoked.push(kid);
+                    }
+                }
+                let key = set.current(UnixTime(now)).unwrap();
+                prop_assert!(!revoked.contains(&key.kid));
+                prop_assert_eq!(states(&set, now).iter().filter(|s| **s == KeyState::Current).count(), 1);
+                if key.kid != before {
+                    prop_assert!(emergency || now >= key.created_at.0 + LEAD, "signs too early");
+                    emergency = false;
+                }
+                signed.push((key.kid.clone(), now));
+                for (kid, at) in &signed {
+                    let lives = now < at + LONGEST_TOKEN.as_secs() && !revoked.contains(kid);
+                    prop_assert!(!lives || set.keys().iter().any(|key| key.kid == *kid), "a key went early");
+                }
+            }
+        }
+    }
+}
