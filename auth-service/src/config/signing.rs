@@ -11,6 +11,7 @@ use super::durations;
 use super::{Environment, Problems};
 
 #[derive(Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the variables")]
 struct Raw {
     signing_algorithm: Option<String>,
     signing_key_period: Option<String>,
@@ -20,7 +21,7 @@ struct Raw {
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// `SIGNING_ALGORITHM`, EdDSA; `SIGNING_KEY_PERIOD`, 90 d, 0 for no rotation by itself; `SIGNING_KEY_LEAD`, 10 min.
+/// `SIGNING_ALGORITHM`, `EdDSA`; `SIGNING_KEY_PERIOD`, 90 d, 0 for no rotation by itself; `SIGNING_KEY_LEAD`, 10 min.
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> RotationTerms {
     let raw: Raw = environment.concern(problems);
     let algorithm = raw.signing_algorithm.as_deref().map_or(Ok(SigningAlgorithm::default()), str::parse);

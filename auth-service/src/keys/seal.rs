@@ -53,6 +53,8 @@ pub enum Purpose {
     StoredValue,
     /// Tickets inside our own HTML forms.
     FormTicket,
+    /// Nonces of DPoP proofs.
+    DpopNonce,
 }
 
 impl Purpose {
@@ -60,6 +62,7 @@ impl Purpose {
         match self {
             Self::StoredValue => b"mcp-gate stored value v1",
             Self::FormTicket => b"mcp-gate form ticket v1",
+            Self::DpopNonce => b"mcp-gate dpop nonce v1",
         }
     }
 }

@@ -96,7 +96,8 @@ impl StoredSigningKey {
             Public::Ed25519(point) => (EncodingKey::from_ed_der(&der), DecodingKey::from_ed_der(point)),
             Public::P256 { point, .. } => (EncodingKey::from_ec_der(&der), DecodingKey::from_ec_der(point)),
             Public::Rsa { modulus, exponent } => {
-                (EncodingKey::from_rsa_der(&der), DecodingKey::from_rsa_raw_components(modulus, exponent))
+                let inner = rsa_private_key(&der).ok_or(CryptoFailure)?;
+                (EncodingKey::from_rsa_der(inner), DecodingKey::from_rsa_raw_components(modulus, exponent))
             }
         };
         Ok(Material { signing, verifying, jwk: self.jwk(&public) })
@@ -115,6 +116,32 @@ impl StoredSigningKey {
 
 fn text(der: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE_NO_PAD.encode(der))
+}
+
+/// The `RSAPrivateKey` (RFC 8017 §A.1.2) within a PKCS #8 structure (RFC 5208 §5): the JWT library takes it bare.
+fn rsa_private_key(pkcs8: &[u8]) -> Option<&[u8]> {
+    const INTEGER: u8 = 0x02;
+    const OCTET_STRING: u8 = 0x04;
+    const SEQUENCE: u8 = 0x30;
+    let (info, _) = der_element(SEQUENCE, pkcs8)?;
+    let (_version, rest) = der_element(INTEGER, info)?;
+    let (_algorithm, rest) = der_element(SEQUENCE, rest)?;
+    der_element(OCTET_STRING, rest).map(|(key, _)| key)
+}
+
+/// The contents of the element that `input` begins with, and what follows it (X.690 §8.1, definite form).
+fn der_element(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (first, rest) = input.split_first()?;
+    let (length, rest) = rest.split_first()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(*length), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+            (bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    if *first == tag { rest.split_at_checked(length) } else { None }
 }
 
 /// A public key, in the parts that its JWK has.

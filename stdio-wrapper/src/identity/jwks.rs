@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::time::Instant;
 use url::Url;
 
@@ -33,16 +33,22 @@ pub struct Jwks {
     tried: tokio::sync::Mutex<Option<Instant>>,
 }
 
+/// A key, with the one algorithm that it verifies: what a token's header says is only compared (RFC 8725 §3.1).
+pub(super) struct VerifyingKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
 #[derive(Default)]
 struct Keys {
-    keys: Vec<(String, Arc<DecodingKey>)>,
+    keys: Vec<(String, Arc<VerifyingKey>)>,
     fetched: Option<Instant>,
 }
 
 /// What is known of a key id.
 pub(super) enum Lookup {
     /// The key.
-    Found(Arc<DecodingKey>),
+    Found(Arc<VerifyingKey>),
     /// The current set has no such key.
     Unknown,
     /// There has never been a set.
@@ -96,7 +102,7 @@ impl Jwks {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).fetched.is_some()
     }
 
-    fn look(&self, id: &str) -> (Option<Arc<DecodingKey>>, bool) {
+    fn look(&self, id: &str) -> (Option<Arc<VerifyingKey>>, bool) {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let found = keys.keys.iter().find(|(known, _)| known == id).map(|(_, key)| Arc::clone(key));
         (found, keys.fetched.is_some_and(|at| at.elapsed() < MAX_AGE))
@@ -125,21 +131,41 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// The Ed25519 signing keys of a set. Other keys are not ours to use and are left out.
-fn parse(text: &str) -> Result<Vec<(String, Arc<DecodingKey>)>, FetchError> {
+/// The keys of a set with which auth-service may sign: Ed25519, P-256, RSA. Others are left out.
+fn parse(text: &str) -> Result<Vec<(String, Arc<VerifyingKey>)>, FetchError> {
     let set: JwkSet =
         serde_json::from_str(text).map_err(|error| FetchError(format!("not a key set: {error}")))?;
-    let keys: Vec<_> = set.keys.iter().filter(|key| is_ours(key)).filter_map(usable).collect();
-    if keys.is_empty() { Err(FetchError("the key set has no Ed25519 key".to_owned())) } else { Ok(keys) }
+    let keys: Vec<_> = set.keys.iter().filter_map(usable).collect();
+    if keys.is_empty() {
+        return Err(FetchError("the key set has no key for EdDSA, ES256 or RS256".to_owned()));
+    }
+    Ok(keys)
 }
 
-fn is_ours(key: &Jwk) -> bool {
-    let is_ed25519 = matches!(&key.algorithm, AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519);
-    is_ed25519 && key.common.key_algorithm.is_none_or(|algorithm| algorithm == KeyAlgorithm::EdDSA)
+fn algorithm(key: &Jwk) -> Option<Algorithm> {
+    let (ours, named) = match &key.algorithm {
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(point) if point.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
+        _ => return None,
+    };
+    let said = key.common.key_algorithm;
+    // Any kind of signature can be made with an RSA key: it has to say which one it makes.
+    let fits = match ours {
+        Algorithm::RS256 => said == Some(named),
+        _ => said.is_none_or(|said| said == named),
+    };
+    fits.then_some(ours)
 }
 
-fn usable(key: &Jwk) -> Option<(String, Arc<DecodingKey>)> {
-    Some((key.common.key_id.clone()?, Arc::new(DecodingKey::from_jwk(key).ok()?)))
+fn usable(key: &Jwk) -> Option<(String, Arc<VerifyingKey>)> {
+    let algorithm = algorithm(key)?;
+    let id = key.common.key_id.clone()?;
+    Some((id, Arc::new(VerifyingKey { algorithm, key: DecodingKey::from_jwk(key).ok()? })))
 }
 
 /// Fetches over HTTP, without following redirects, with bounds on time and size.
