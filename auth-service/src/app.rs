@@ -204,7 +204,12 @@ fn browsers_may(methods: &[Method]) -> Cors {
         .allow_any_origin()
         .send_wildcard()
         .allowed_methods(methods.to_vec())
-        .allowed_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("mcp-protocol-version")])
-        .expose_headers([WWW_AUTHENTICATE])
+        .allowed_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static("mcp-protocol-version"),
+            HeaderName::from_static("dpop"),
+        ])
+        .expose_headers([WWW_AUTHENTICATE, HeaderName::from_static("dpop-nonce")])
         .max_age(600)
 }

@@ -2,6 +2,7 @@
 
 mod browsers;
 mod clients;
+mod dpop;
 mod durations;
 mod environment;
 mod lifetimes;
@@ -23,6 +24,7 @@ pub use storage::Storage;
 pub use trusted_edge::TrustedEdge;
 
 use crate::domain::origin::AllowedOrigins;
+use crate::dpop::DpopMode;
 use crate::keys::set::RotationTerms;
 
 use environment::Environment;
@@ -46,6 +48,8 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// What signs tokens, and how keys are replaced.
     pub signing: RotationTerms,
+    /// Whether tokens may be bound to keys.
+    pub dpop: DpopMode,
     /// What is told to operators.
     pub observability: Observability,
 }
@@ -83,6 +87,7 @@ impl Config {
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let clients = clients::read(&environment, &lifetimes, &mut problems);
         let signing = signing::read(&environment, &mut problems);
+        let dpop = dpop::read(&environment, &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
             Some(site) if problems.0.is_empty() => Ok(Self {
@@ -94,6 +99,7 @@ impl Config {
                 clients,
                 lifetimes,
                 signing,
+                dpop,
                 observability,
             }),
             _ => Err(problems),
@@ -143,6 +149,7 @@ mod tests {
             ("STORE_KEY", "short"),
             ("LOG_FORMAT", "xml"),
             ("SIGNING_ALGORITHM", "HS256"),
+            ("DPOP", "maybe"),
             ("SIGNING_KEY_LEAD", "1s"),
             ("SIGNING_KEY_PERIOD", "1m"),
             ("EDGE_SECRET", "x"),
@@ -161,6 +168,7 @@ mod tests {
             "STORE_KEY",
             "LOG_FORMAT",
             "SIGNING_ALGORITHM",
+            "DPOP",
             "SIGNING_KEY_LEAD",
             "SIGNING_KEY_PERIOD",
             "EDGE_SECRET_FILE",

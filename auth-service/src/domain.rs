@@ -10,6 +10,7 @@ pub mod device;
 pub mod grant;
 pub mod host;
 pub mod issuer;
+pub mod key_thumbprint;
 pub mod opaque_token;
 pub mod origin;
 pub mod path;

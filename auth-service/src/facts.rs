@@ -5,6 +5,7 @@ use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::issuer::Issuer;
+use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::keys::signing::KeyRing;
@@ -30,6 +31,8 @@ pub struct Facts {
     pub scope: Scope,
     /// What the token is for.
     pub resources: Vec<ResourceUri>,
+    /// The key that must come with it, if it is bound to one.
+    pub bound_to: Option<KeyThumbprint>,
     /// When the token ends.
     pub expires_at: UnixTime,
 }
@@ -82,6 +85,7 @@ pub async fn of_token(
         grant_id: claims.gid,
         scope: claims.scope,
         resources: claims.aud,
+        bound_to: claims.cnf.map(|cnf| cnf.jkt),
         expires_at: claims.exp,
     })
 }

@@ -11,6 +11,7 @@ pub mod envoy_grpc;
 mod forwarded;
 mod headers;
 pub mod nginx;
+mod possession;
 mod request;
 pub mod traefik;
 
@@ -27,6 +28,7 @@ use crate::policy::{Decision, Presented, decide};
 use crate::state::AppState;
 
 use answer::Answer;
+use possession::Scheme;
 
 pub use answer::IDENTITY;
 pub use request::{AccessRequest, Bearer, CheckError};
@@ -149,22 +151,25 @@ async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppSta
         return Answer::refuse(&CheckError::Method);
     }
     let site = &state.config.site;
-    let facts = match &asked.bearer {
+    let invalid = |reason| conclude(asked, resource, Presented::InvalidToken(reason), state);
+    let (token, scheme) = match &asked.bearer {
         Bearer::None => return conclude(asked, resource, Presented::Nothing, state),
-        Bearer::Malformed => Err("the Authorization header does not hold one Bearer token"),
-        Bearer::Token(token) => {
-            let found = facts::of_token(token, &state.keys, &site.issuer, state.store.as_ref(), state.now());
-            match found.await {
-                Ok(facts) => Ok(facts),
-                Err(NoFacts::Invalid) => Err("the access token is not valid"),
-                Err(NoFacts::Expired) => Err("the access token has expired"),
-                Err(NoFacts::Revoked) => Err("the access token has been revoked"),
-                Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
-            }
-        }
+        Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
+        Bearer::Token(token) => (token, Scheme::Bearer),
+        Bearer::Bound(token) => (token, Scheme::Dpop),
     };
-    let presented = facts.as_ref().map_or_else(|reason| Presented::InvalidToken(reason), Presented::Token);
-    conclude(asked, resource, presented, state)
+    let found = facts::of_token(token, &state.keys, &site.issuer, state.store.as_ref(), state.now());
+    let facts = match found.await {
+        Ok(facts) => facts,
+        Err(NoFacts::Invalid) => return invalid("the access token is not valid"),
+        Err(NoFacts::Expired) => return invalid("the access token has expired"),
+        Err(NoFacts::Revoked) => return invalid("the access token has been revoked"),
+        Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
+    };
+    if let Err(unproven) = possession::check(asked, resource, scheme, token, &facts, state).await {
+        return Answer::unproven(&unproven, resource, &asked.host, state);
+    }
+    conclude(asked, resource, Presented::Token(&facts), state)
 }
 
 fn conclude(

@@ -1,6 +1,7 @@
 //! Key material: the store key and what is derived from it, and the keys that sign tokens.
 
 pub mod algorithm;
+pub mod dpop;
 pub mod seal;
 pub mod set;
 pub mod signing;

@@ -9,6 +9,7 @@ pub mod app;
 pub mod clients;
 pub mod config;
 pub mod domain;
+pub mod dpop;
 pub mod facts;
 pub mod forward_auth;
 pub mod guard;

@@ -12,4 +12,5 @@ pub mod token;
 mod client_assertion;
 mod client_auth;
 mod params;
+mod proof;
 mod responses;

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::dpop::Dpop;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::login_rate::LoginRate;
 use crate::guard::registration_rate::RegistrationRate;
@@ -27,6 +28,8 @@ pub struct AppState {
     pub clients: Clients,
     /// What is remembered.
     pub store: Arc<dyn Store>,
+    /// Takes proofs of possession.
+    pub dpop: Dpop,
     /// What signs.
     pub keys: KeyRing,
     /// Hashes passwords.
@@ -77,6 +80,7 @@ impl AppState {
             clients: Clients::new(Arc::clone(&store), documents),
             passwords: Passwords::new(config.listeners.workers.get())?,
             tickets: Tickets::new(store_key)?,
+            dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             registration_rate: RegistrationRate::new(config.clients.rate),
             login_rate: LoginRate::default(),

@@ -69,6 +69,7 @@ pub enum Redemption {
 
 /// A code as found, before it is used.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and the large one is the rule")]
 pub enum FoundCode {
     /// Live.
     Live(AuthorizationCode),

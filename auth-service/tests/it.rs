@@ -11,6 +11,7 @@ mod it {
     mod discovery;
     mod document_host;
     mod documents;
+    mod dpop;
     mod fixtures;
     mod grpc;
     mod keys;

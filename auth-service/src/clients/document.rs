@@ -55,6 +55,8 @@ struct Document {
     response_types: Option<Vec<String>>,
     scope: Option<String>,
     application_type: Option<String>,
+    #[serde(default)]
+    dpop_bound_access_tokens: bool,
     jwks: Option<Value>,
     jwks_uri: Option<String>,
     client_secret: Option<Value>,
@@ -95,6 +97,7 @@ pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocumen
         grant_types: grant_types(document.grant_types.as_deref(), document.response_types.as_deref())?,
         scope: scope.transpose().map_err(|_| InvalidDocument::Scope)?,
         application_type: document.application_type,
+        dpop_bound_access_tokens: document.dpop_bound_access_tokens,
         keys,
         display: ClientDisplay {
             client_name: Some(document.client_name),

@@ -219,6 +219,9 @@ pub struct ClientMetadata {
     pub scope: Option<Scope>,
     /// `native` or `web` (`OpenID` Connect Registration §2), as registered.
     pub application_type: Option<String>,
+    /// Whether it takes no other access tokens than those bound to a key (`dpop_bound_access_tokens`, RFC 9449 §5.2).
+    #[serde(default)]
+    pub dpop_bound_access_tokens: bool,
     /// Its public keys, for `private_key_jwt`.
     #[serde(default)]
     pub keys: Option<ClientKeys>,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Subject, short_id};
 use super::client::{Client, ClientId, RegistrationId};
 use super::clock::UnixTime;
+use super::key_thumbprint::KeyThumbprint;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
 use super::redirect_uri::RedirectUri;
@@ -50,6 +51,9 @@ pub struct AuthorizationCode {
     pub redirect_uri: RedirectUri,
     /// PKCE.
     pub challenge: CodeChallenge,
+    /// The key whose holder alone may redeem it (`dpop_jkt`, RFC 9449 §10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<KeyThumbprint>,
     /// What the token will be for.
     pub resources: Vec<ResourceUri>,
     /// What it will allow.
@@ -83,6 +87,9 @@ pub struct Grant {
     pub created_at: UnixTime,
     /// When it ends unless refreshed before.
     pub expires_at: UnixTime,
+    /// The key that refresh tokens are bound to, for a public client that uses DPoP (RFC 9449 §5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<KeyThumbprint>,
     /// The live refresh token, when the client may refresh.
     pub refresh: Option<RefreshState>,
     /// The grant on whose behalf the client acts (RFC 8693): this one never outlives it.

@@ -7,11 +7,14 @@ use serde_json::json;
 
 use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
+use crate::dpop::ProofRefused;
 use crate::facts::Facts;
+use crate::keys::dpop::ALGORITHMS;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
 use crate::policy::Denial;
 use crate::state::AppState;
 
+use super::possession::NotProven;
 use super::request::CheckError;
 
 /// How long an assertion lasts: one hop, and some clock skew.
@@ -107,6 +110,32 @@ impl Answer {
         let outcome = if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" };
         let mut answer = Self::problem(status, code, reason, outcome);
         answer.headers.push((WWW_AUTHENTICATE, challenge));
+        answer
+    }
+
+    /// 401 with the challenge of RFC 9449 §7.1: the caller does not show that it holds the token's key.
+    pub(super) fn unproven(
+        unproven: &NotProven,
+        resource: &ResourceUri,
+        host: &HostName,
+        state: &AppState,
+    ) -> Self {
+        if let NotProven::Proof(cause @ (ProofRefused::Store(_) | ProofRefused::Crypto(_))) = unproven {
+            tracing::error!(error = %cause, "a proof of possession could not be checked");
+            return Self::unavailable();
+        }
+        let (code, reason) = (unproven.code(), unproven.to_string());
+        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        let scope = state.policy.required_scope(resource);
+        let challenge = format!(
+            "DPoP error=\"{code}\", error_description=\"{reason}\", algs=\"{}\", resource_metadata=\"{metadata}\", scope=\"{scope}\"",
+            ALGORITHMS.join(" ")
+        );
+        let mut answer = Self::problem(StatusCode::UNAUTHORIZED, code, &reason, "unproven");
+        answer.headers.push((WWW_AUTHENTICATE, challenge));
+        if let Some(nonce) = unproven.nonce() {
+            answer.headers.push((HeaderName::from_static("dpop-nonce"), nonce.to_owned()));
+        }
         answer
     }
 

@@ -67,9 +67,14 @@ pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
         // b64token of RFC 6750 §2.1, which every token of ours is.
         let plain =
             !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
-        (scheme.eq_ignore_ascii_case("bearer") && plain).then(|| token.to_owned())
+        let kind = match scheme {
+            bearer if bearer.eq_ignore_ascii_case("bearer") => Bearer::Token,
+            dpop if dpop.eq_ignore_ascii_case("dpop") => Bearer::Bound,
+            _ => return None,
+        };
+        plain.then(|| kind(token.to_owned()))
     });
-    token.map_or(Bearer::Malformed, Bearer::Token)
+    token.unwrap_or(Bearer::Malformed)
 }
 
 /// Reads `Origin`.

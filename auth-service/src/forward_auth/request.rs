@@ -77,6 +77,8 @@ pub enum Bearer {
     Malformed,
     /// A token.
     Token(String),
+    /// A token that is bound to a key, or so the client says (`Authorization: DPoP`, RFC 9449 §7.1).
+    Bound(String),
 }
 
 impl std::fmt::Debug for Bearer {
@@ -85,6 +87,7 @@ impl std::fmt::Debug for Bearer {
             Self::None => "None",
             Self::Malformed => "Malformed",
             Self::Token(_) => "Token(…)",
+            Self::Bound(_) => "Bound(…)",
         })
     }
 }

@@ -9,6 +9,8 @@ use crate::domain::grant::GrantId;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 
+use super::dpop::Confirmation;
+
 /// `typ` of an access token (RFC 9068 §2.1).
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 /// `typ` of the assertion that tells a wrapped service who is calling.
@@ -36,6 +38,9 @@ pub struct AccessTokenClaims {
     pub jti: String,
     /// The grant that it lives on; revoked with it.
     pub gid: GrantId,
+    /// The key that must come with it, if it is bound to one (RFC 9449 §6.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
     /// Groups at the time of issue, for verifiers that cannot ask us (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,

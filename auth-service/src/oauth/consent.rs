@@ -183,6 +183,7 @@ async fn approve(
         registration: used.client.registration.clone(),
         redirect_uri: request.redirect_uri,
         challenge: request.challenge,
+        bound_to: request.bound_to,
         resources: request.resources,
         scope: request.scope,
         subject: asked.subject,

@@ -7,9 +7,8 @@ use actix_web::mime;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
-use crate::config::Site;
+use crate::keys::dpop;
 use crate::keys::signing::Jwks;
-use crate::policy::Policy;
 use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
@@ -17,13 +16,13 @@ use super::client_assertion::ALGORITHMS;
 
 /// `GET /.well-known/oauth-authorization-server`, at the root with the issuer's path after it (RFC 8414 §3.1).
 pub async fn authorization_server(state: web::Data<AppState>) -> HttpResponse {
-    cacheable(&document(&state.config.site, &state.policy, state.clients.documents().are_accepted()))
+    cacheable(&document(&state))
 }
 
 /// `GET /.well-known/openid-configuration`, in both places that clients look at (MCP authorization, "Authorization
 /// Server Metadata Discovery"). No ID tokens are issued; the members that its schema requires are there all the same.
 pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
-    let mut document = document(&state.config.site, &state.policy, state.clients.documents().are_accepted());
+    let mut document = document(&state);
     if let Some(members) = document.as_object_mut() {
         members.insert("subject_types_supported".to_owned(), json!(["public"]));
         members.insert(
@@ -68,11 +67,11 @@ fn cacheable(document: &Value) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(document)
 }
 
-fn document(site: &Site, policy: &Policy, with_documents: bool) -> Value {
-    let issuer = &site.issuer;
+fn document(state: &AppState) -> Value {
+    let issuer = &state.config.site.issuer;
     let scopes: Vec<&str> =
-        policy.catalogue().tokens().map(crate::domain::scope::ScopeToken::as_str).collect();
-    json!({
+        state.policy.catalogue().tokens().map(crate::domain::scope::ScopeToken::as_str).collect();
+    let mut document = json!({
         "issuer": issuer.as_str(),
         "authorization_endpoint": issuer.endpoint("/authorize"),
         "token_endpoint": issuer.endpoint("/token"),
@@ -89,6 +88,11 @@ fn document(site: &Site, policy: &Policy, with_documents: bool) -> Value {
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": true,
-        "client_id_metadata_document_supported": with_documents,
-    })
+        "client_id_metadata_document_supported": state.clients.documents().are_accepted(),
+    });
+    if let Some(members) = document.as_object_mut().filter(|_| state.dpop.is_on()) {
+        // RFC 9449 §5.1.
+        members.insert("dpop_signing_alg_values_supported".to_owned(), json!(dpop::ALGORITHMS));
+    }
+    document
 }

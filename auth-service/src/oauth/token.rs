@@ -4,6 +4,7 @@ mod authorization_code;
 mod refresh_token;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
@@ -11,9 +12,12 @@ use crate::domain::account::{Account, short_id};
 use crate::domain::client::Client;
 use crate::domain::clock::{RandomUnavailable, UnixTime};
 use crate::domain::grant::Grant;
+use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::OpaqueToken;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
+use crate::dpop::ProofRefused;
+use crate::keys::dpop::Confirmation;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::state::AppState;
@@ -21,6 +25,7 @@ use crate::store::StoreError;
 
 use super::client_auth::{ClientAuthError, authenticate};
 use super::params::{BadParams, Params};
+use super::proof::proven_key;
 use super::responses;
 
 /// Why no token is issued.
@@ -50,9 +55,22 @@ pub enum TokenError {
     /// RFC 8707 §2.2.
     #[error("the resource is not one that was granted")]
     InvalidTarget,
+    /// The proof of possession does not count (RFC 9449 §5).
+    #[error(transparent)]
+    Proof(ProofRefused),
     /// Ours to mend.
     #[error("the service cannot issue tokens at the moment; try again in a minute")]
     Unavailable,
+}
+
+impl From<ProofRefused> for TokenError {
+    fn from(refused: ProofRefused) -> Self {
+        match refused {
+            ProofRefused::Store(error) => error.into(),
+            ProofRefused::Crypto(error) => error.into(),
+            refused => Self::Proof(refused),
+        }
+    }
 }
 
 impl From<StoreError> for TokenError {
@@ -88,6 +106,7 @@ impl TokenError {
             }
             Self::UnsupportedGrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
             Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, "unauthorized_client"),
+            Self::Proof(refused) => (StatusCode::BAD_REQUEST, refused.code()),
             Self::InvalidGrant(_) => (StatusCode::BAD_REQUEST, "invalid_grant"),
             Self::InvalidScope => (StatusCode::BAD_REQUEST, "invalid_scope"),
             Self::InvalidTarget => (StatusCode::BAD_REQUEST, "invalid_target"),
@@ -100,7 +119,13 @@ impl TokenError {
         } else {
             self.to_string()
         };
-        responses::error(status, code, &description, challenge)
+        let mut response = responses::error(status, code, &description, challenge);
+        if let Self::Proof(ProofRefused::Nonce { fresh }) = self
+            && let Ok(nonce) = fresh.parse()
+        {
+            response.headers_mut().insert(HeaderName::from_static("dpop-nonce"), nonce);
+        }
+        response
     }
 }
 
@@ -121,9 +146,10 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state).await?;
+    let key = proven_key(request, &client, state).await?;
     match params.one("grant_type")?.ok_or(TokenError::Missing("grant_type"))? {
-        "authorization_code" => authorization_code::redeem(state, &client, &params).await,
-        "refresh_token" => refresh_token::refresh(state, &client, &params).await,
+        "authorization_code" => authorization_code::redeem(state, &client, &params, key).await,
+        "refresh_token" => refresh_token::refresh(state, &client, &params, key).await,
         _ => Err(TokenError::UnsupportedGrantType),
     }
 }
@@ -159,11 +185,12 @@ fn issue(
         iat: now,
         jti: short_id(state.random_bytes()?),
         gid: grant.id.clone(),
+        cnf: part.bound_to.map(|jkt| Confirmation { jkt }),
         groups: account.groups.clone(),
     };
     Ok(TokenResponse {
         access_token: state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?,
-        token_type: "Bearer",
+        token_type: if claims.cnf.is_some() { "DPoP" } else { "Bearer" },
         expires_in: lifetime.as_secs(),
         refresh_token: refresh_token.map(|token| token.expose().to_owned()),
         scope: claims.scope.to_string(),
@@ -174,9 +201,16 @@ fn issue(
 struct Part {
     scope: Scope,
     resources: Vec<ResourceUri>,
+    /// The key that it is bound to, if any.
+    bound_to: Option<KeyThumbprint>,
 }
 
 impl Part {
+    /// The same, bound to the key that the client proved to hold.
+    fn bound_to(self, key: Option<KeyThumbprint>) -> Self {
+        Self { bound_to: key, ..self }
+    }
+
     /// Reads `scope` and `resource`: each may narrow what was granted and never widen it (RFC 6749 §6, RFC 8707 §2.2).
     fn read(
         state: &AppState,
@@ -193,14 +227,14 @@ impl Part {
         }
         let asked = params.many("resource");
         if asked.is_empty() {
-            return Ok(Self { scope, resources: granted.to_vec() });
+            return Ok(Self { scope, resources: granted.to_vec(), bound_to: None });
         }
         let parse = |text: &&str| {
             state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget)
         };
         let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         if resources.iter().all(|resource| granted.contains(resource)) {
-            Ok(Self { scope, resources })
+            Ok(Self { scope, resources, bound_to: None })
         } else {
             Err(TokenError::InvalidTarget)
         }

@@ -96,6 +96,7 @@ mod tests {
             grant_id: GrantId::new([2; 32]),
             scope: scope.parse().unwrap(),
             resources: vec![resource(resource_text)],
+            bound_to: None,
             expires_at: UnixTime(10),
         }
     }

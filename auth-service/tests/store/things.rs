@@ -58,6 +58,7 @@ pub(crate) fn client(name: &str) -> Client {
             grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scope: None,
             application_type: None,
+            dpop_bound_access_tokens: false,
             keys: None,
             display: ClientDisplay { client_name: Some(name.to_owned()), ..ClientDisplay::default() },
         },
@@ -113,6 +114,7 @@ pub(crate) fn code(client: &Client, subject: &Subject, at: UnixTime) -> Authoriz
         registration: client.registration.clone(),
         redirect_uri: from_value(json!("https://app.example/cb")).unwrap(),
         challenge: CodeChallenge::parse("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM").unwrap(),
+        bound_to: None,
         resources: vec![from_value(json!("https://mcp.example/mcp")).unwrap()],
         scope: "mcp".parse().unwrap(),
         subject: subject.clone(),
@@ -133,6 +135,7 @@ pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Gr
         authenticated_at: code.authenticated_at,
         created_at: at,
         expires_at: at.plus(DAY * 30),
+        bound_to: None,
         refresh: Some(RefreshState { current: hash(refresh), replaced: None }),
         parent: None,
     }

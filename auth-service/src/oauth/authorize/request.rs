@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::client::{Client, ClientId, GrantType};
+use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::pkce::CodeChallenge;
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::resource::{ProtectedHosts, ResourceUri};
@@ -25,6 +26,9 @@ pub struct AuthorizationRequest {
     pub resources: Vec<ResourceUri>,
     /// PKCE.
     pub challenge: CodeChallenge,
+    /// The key that the code is to be bound to (`dpop_jkt`, RFC 9449 §10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<KeyThumbprint>,
 }
 
 /// Why a request is refused; the client is told by redirect.
@@ -46,6 +50,8 @@ pub enum Refusal {
     Challenge,
     #[error("code_challenge_method must be S256")]
     ChallengeMethod,
+    #[error("dpop_jkt must be the base64url SHA-256 thumbprint of a key")]
+    Thumbprint,
     #[error("the scope is malformed")]
     Scope,
     #[error("resource must be the URL of a service that this server protects")]
@@ -60,9 +66,11 @@ impl Refusal {
     /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
     pub fn code(self) -> &'static str {
         match self {
-            Self::Params(_) | Self::ResponseMode | Self::Challenge | Self::ChallengeMethod => {
-                "invalid_request"
-            }
+            Self::Params(_)
+            | Self::ResponseMode
+            | Self::Challenge
+            | Self::ChallengeMethod
+            | Self::Thumbprint => "invalid_request",
             Self::ResponseType => "unsupported_response_type",
             Self::RequestObject => "request_not_supported",
             Self::RequestUri => "request_uri_not_supported",
@@ -119,8 +127,14 @@ impl AuthorizationRequest {
             scope: scope(params, client, policy)?,
             resources: resources(&params.many("resource"), hosts)?,
             challenge,
+            bound_to: thumbprint(params)?,
         })
     }
+}
+
+fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
+    let Some(text) = params.one("dpop_jkt")? else { return Ok(None) };
+    KeyThumbprint::parse(text).map(Some).ok_or(Refusal::Thumbprint)
 }
 
 /// What was asked for, less what does not exist here or is beyond the client's registration; all that the client may
@@ -184,6 +198,7 @@ mod tests {
                 grant_types: vec![GrantType::AuthorizationCode],
                 scope: None,
                 application_type: None,
+                dpop_bound_access_tokens: false,
                 keys: None,
                 display: ClientDisplay::default(),
             },
@@ -227,6 +242,7 @@ mod tests {
             ("code_challenge_method", "plain", "invalid_request"),
             ("code_challenge_method", "", "invalid_request"),
             ("code_challenge_method", "s256", "invalid_request"),
+            ("dpop_jkt", "short", "invalid_request"),
             ("scope", "a\"b", "invalid_scope"),
             ("resource", "", "invalid_target"),
             ("resource", "https://other.example/mcp", "invalid_target"),

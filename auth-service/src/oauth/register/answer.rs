@@ -30,6 +30,8 @@ pub(super) struct Registered {
     scope: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     application_type: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dpop_bound_access_tokens: bool,
     #[serde(flatten)]
     display: ClientDisplay,
 }
@@ -80,6 +82,7 @@ impl Registered {
             response_types: ["code"],
             scope: metadata.scope.map(|scope| scope.to_string()),
             application_type: metadata.application_type,
+            dpop_bound_access_tokens: metadata.dpop_bound_access_tokens,
             display: metadata.display,
         }
     }

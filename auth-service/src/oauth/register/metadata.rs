@@ -69,6 +69,8 @@ struct Sent {
     response_types: Option<Vec<String>>,
     scope: Option<String>,
     application_type: Option<String>,
+    #[serde(default)]
+    dpop_bound_access_tokens: bool,
     software_statement: Option<Value>,
     jwks: Option<Value>,
     jwks_uri: Option<String>,
@@ -95,6 +97,7 @@ pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<ClientMetadata, Inv
         grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
         scope: scope(sent.scope.as_deref(), catalogue)?,
         application_type: sent.application_type,
+        dpop_bound_access_tokens: sent.dpop_bound_access_tokens,
         keys,
         display: sent.display,
     })
@@ -107,7 +110,19 @@ pub(super) fn canonical(metadata: &ClientMetadata) -> String {
     redirect_uris.sort_unstable();
     redirect_uris.dedup();
     let ClientMetadata { auth_method, grant_types, scope, application_type, display, .. } = metadata;
-    json!([redirect_uris, auth_method, grant_types, scope, application_type, display]).to_string()
+    let mut members = vec![
+        json!(redirect_uris),
+        json!(auth_method),
+        json!(grant_types),
+        json!(scope),
+        json!(application_type),
+        json!(display),
+    ];
+    // Clients that registered before this member was read stay who they are.
+    if metadata.dpop_bound_access_tokens {
+        members.push(json!("dpop"));
+    }
+    Value::Array(members).to_string()
 }
 
 fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata> {

@@ -2,6 +2,7 @@
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{AuthorizationCode, Grant, RefreshState};
+use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
 use crate::ops::audit;
@@ -19,6 +20,7 @@ pub(super) async fn redeem(
     state: &AppState,
     client: &Client,
     params: &Params,
+    key: Option<KeyThumbprint>,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::AuthorizationCode) {
         return Err(TokenError::UnauthorizedClient);
@@ -37,7 +39,10 @@ pub(super) async fn redeem(
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
     };
     check_binding(client, params, &code)?;
-    let part = Part::read(state, params, &code.scope, &code.resources)?;
+    if code.bound_to.is_some() && code.bound_to != key {
+        return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
+    }
+    let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(key.clone());
     let account = account_of(state, &code.subject).await?;
 
     let refresh_token = if client.may_use(GrantType::RefreshToken) {
@@ -58,6 +63,7 @@ pub(super) async fn redeem(
         authenticated_at: code.authenticated_at,
         created_at: now,
         expires_at: now.plus(lifetime),
+        bound_to: key.filter(|_| client.is_public()),
         refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
         parent: None,
     };

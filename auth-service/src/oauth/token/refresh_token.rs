@@ -5,6 +5,7 @@
 //! out, and there is still one live branch only. Any other reuse means that somebody has a copy.
 
 use crate::domain::client::{Client, GrantType};
+use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::keys::seal::Sealer;
 use crate::oauth::params::Params;
@@ -22,6 +23,7 @@ pub(super) async fn refresh(
     state: &AppState,
     client: &Client,
     params: &Params,
+    key: Option<KeyThumbprint>,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::RefreshToken) {
         return Err(TokenError::UnauthorizedClient);
@@ -39,7 +41,13 @@ pub(super) async fn refresh(
     if !grant.is_held_by(client) {
         return Err(TokenError::InvalidGrant(UNKNOWN));
     }
-    let part = Part::read(state, params, &grant.scope, &grant.resources)?;
+    // RFC 9449 §5: what a public client got with a proof it refreshes with a proof by the same key.
+    if grant.bound_to.is_some() && grant.bound_to != key {
+        return Err(TokenError::InvalidGrant(
+            "the DPoP proof is not by the key that the refresh token is bound to",
+        ));
+    }
+    let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(key);
     let account = account_of(state, &grant.subject).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;

@@ -1,0 +1,26 @@
+//! Whether tokens may be bound to clients' keys.
+
+use serde::Deserialize;
+
+use crate::dpop::DpopMode;
+
+use super::{Environment, Problems};
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    dpop: Option<String>,
+}
+
+/// `DPOP`, `on`: `off`, `on`, or `nonce`.
+pub(super) fn read(environment: &Environment, problems: &mut Problems) -> DpopMode {
+    let raw: Raw = environment.concern(problems);
+    match raw.dpop.as_deref() {
+        None | Some("on") => DpopMode::On,
+        Some("off") => DpopMode::Off,
+        Some("nonce") => DpopMode::WithNonce,
+        Some(other) => {
+            problems.add("DPOP", format_args!("{other:?} is none of off, on and nonce"));
+            DpopMode::default()
+        }
+    }
+}
