@@ -25,6 +25,7 @@ pub struct Setup {
     pub(crate) edge: Edge,
     pub(crate) edge_changes: Vec<Change>,
     pub(crate) any_answer: bool,
+    pub(crate) checked_at: Option<u16>,
 }
 
 impl Setup {
@@ -39,6 +40,7 @@ impl Setup {
             edge: Edge::EnvoyHttp,
             edge_changes: Vec::new(),
             any_answer: false,
+            checked_at: None,
         }
     }
 
@@ -84,7 +86,14 @@ impl Setup {
         self
     }
 
-    /// Is ready as soon as the edge answers anything: for an edge that is wrong by intent.
+    /// The edge asks this port instead of auth-service.
+    #[must_use]
+    pub fn checked_at(mut self, port: u16) -> Self {
+        self.checked_at = Some(port);
+        self
+    }
+
+    /// Is ready as soon as the edge has a route for the endpoint, whatever it answers: for an edge that is wrong by intent.
     #[must_use]
     pub fn with_any_answer(mut self) -> Self {
         self.any_answer = true;

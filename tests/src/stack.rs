@@ -231,7 +231,7 @@ impl Stack {
             secret: self.edge_secret.clone(),
             issuer_path: self.setup.issuer_path.clone(),
             auth_public_port: self.auth_public_port,
-            auth_edge_port: self.auth_edge_port,
+            auth_edge_port: self.setup.checked_at.unwrap_or(self.auth_edge_port),
             auth_edge_grpc_port: self.auth_edge_grpc_port,
             wrapper_port: self.upstream_port,
         };
@@ -257,7 +257,7 @@ impl Stack {
         let url = self.mcp_url.clone();
         let any = self.setup.any_answer;
         let challenges = |answer: &Answer| answer.status == 401 && !answer.challenge().is_empty();
-        self.wait_for("the edge", &url, |answer| any || challenges(answer)).await;
+        self.wait_for("the edge", &url, |answer| challenges(answer) || any && answer.status != 404).await;
     }
 
     async fn wait_for(&mut self, what: &str, url: &str, enough: impl Fn(&Answer) -> bool) {

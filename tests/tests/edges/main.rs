@@ -42,4 +42,5 @@ mod framing;
 mod identities;
 mod paths;
 mod suite;
+mod timeouts;
 mod world;

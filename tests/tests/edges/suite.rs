@@ -19,6 +19,7 @@ each_edge!(
     a_bad_token_is_told_so,
     a_browser_gets_its_preflight_answered_and_may_read_a_challenge,
     discovery_documents_are_open,
+    every_endpoint_that_the_metadata_names_is_open,
     events_arrive_one_by_one,
     eight_mebibytes_pass_each_way,
     the_child_sees_no_credential,
@@ -115,6 +116,26 @@ pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     let nothing = world.stack.get(&format!("{site}/nothing")).await.unwrap();
     assert_eq!(nothing.status, 404);
     world.assert_nothing_passed("a discovery document");
+}
+
+pub(crate) async fn every_endpoint_that_the_metadata_names_is_open(edge: Edge) {
+    let world = World::start(edge).await;
+    let site = format!("http://{}", world.host);
+    let metadata =
+        world.stack.get_json(&format!("{site}/.well-known/oauth-authorization-server")).await.unwrap();
+    let named = metadata.as_object().unwrap().iter();
+    let urls: Vec<&str> = named
+        .filter(|(name, _)| name.ends_with("_endpoint") || name.ends_with("_uri"))
+        .filter_map(|(_, url)| url.as_str().filter(|url| url.starts_with(&world.stack.issuer)))
+        .collect();
+    assert!(urls.len() >= 4, "{metadata}");
+    for url in urls.into_iter().chain([format!("{site}/login/password").as_str()]) {
+        let answer = world.stack.get(url).await.unwrap();
+        // The proxy's own words for "nothing here" are plain text.
+        let of_proxy = answer.status == 404 && answer.header("content-type").starts_with("text/plain");
+        assert!(!of_proxy && answer.challenge() == "", "{url}: {answer:?}");
+    }
+    world.assert_nothing_passed("a request to the authorization server");
 }
 
 pub(crate) async fn events_arrive_one_by_one(edge: Edge) {

@@ -12,14 +12,14 @@ use tests::upstream::Upstream;
 use tests::{Answer, Edge, Setup, Stack};
 
 /// A change of the shipped configuration under which a test runs, and whether its stack came up.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Broken {
     pub(crate) changes: Vec<(String, String)>,
     pub(crate) started: Arc<AtomicBool>,
 }
 
 tokio::task_local! {
-    /// Set by the counter-checks only.
+    /// Set where a test is about a configuration other than the shipped one.
     pub(crate) static BROKEN: Broken;
 }
 
