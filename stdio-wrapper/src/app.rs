@@ -11,11 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::child::{Launcher, LineFraming, Reaper, Spec};
 use crate::config::{Config, Identity};
-use crate::http::{self, Endpoint};
+use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
 use crate::legacy::{Random, Sessions, Settings};
 use crate::metrics::Metrics;
+use crate::modern::{self, Servers};
 use crate::ops::{self, Ready};
+use crate::translate::{self, Backward, Facade};
 
 /// What the program takes from the world, so that tests can give something else.
 pub struct World {
@@ -35,17 +37,42 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&launcher),
         Box::new(LineFraming),
         Arc::clone(&metrics),
-        world.random,
+        Arc::clone(&world.random),
     );
-    let authenticator = Arc::new(authenticator(&config, world.clock)?);
+    let modern = Servers::new(
+        modern_settings(&config),
+        Arc::clone(&launcher),
+        Box::new(LineFraming),
+        Arc::clone(&metrics),
+    );
+    let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
+    let translation = config.translate.then(|| {
+        let settings = translate::Settings {
+            input_timeout: config.limits.input_timeout,
+            request_timeout: config.limits.request_timeout,
+            idle: config.limits.session_idle,
+        };
+        Facade::new(settings, Arc::clone(&sessions), world.random)
+    });
+    let backward = config.translate.then(|| Backward::new(Arc::clone(&sessions), Arc::clone(&modern)));
+    let backends = Backends {
+        sessions: Arc::clone(&sessions),
+        modern: Arc::clone(&modern),
+        translation: translation.clone(),
+        backward,
+    };
     let endpoint =
-        Endpoint::new(&config, Arc::clone(&sessions), Arc::clone(&authenticator), Arc::clone(&metrics));
+        Endpoint::new(&config, backends, Arc::clone(&authenticator), world.clock, Arc::clone(&metrics));
 
     let ops = ops_server(&config, Arc::clone(&metrics), ready(Arc::clone(&sessions), authenticator))?;
     let (mcp, address) = mcp_server(&config, endpoint)?;
     tokio::spawn(reaper.run(metrics));
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
+    tokio::spawn(Arc::clone(&modern).run());
+    if let Some(facade) = &translation {
+        tokio::spawn(Arc::clone(facade).run());
+    }
     let (mcp_handle, ops_handle) = (mcp.handle(), ops.handle());
     let mut serving = tokio::spawn(mcp);
     tokio::spawn(ops);
@@ -60,7 +87,11 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     }
     tracing::info!("shutting down");
     // Streams and waiting requests end with the sessions; only then do the connections have nothing left to do.
-    sessions.stop(config.limits.shutdown_timeout).await;
+    if let Some(facade) = &translation {
+        facade.stop();
+    }
+    let within = config.limits.shutdown_timeout;
+    tokio::join!(sessions.stop(within), modern.stop(within));
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
     // What is left after this dies with the process.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), stop_connections).await;
@@ -89,6 +120,20 @@ fn settings(config: &Config) -> Settings {
         start_timeout: limits.start_timeout,
         max_line: limits.max_line,
         shared: config.shared,
+    }
+}
+
+fn modern_settings(config: &Config) -> modern::Settings {
+    let limits = &config.limits;
+    modern::Settings {
+        is_per_caller: config.has_placeholders(),
+        max_children: limits.max_sessions,
+        max_in_flight: limits.max_in_flight,
+        event_log: limits.event_log,
+        idle: limits.session_idle,
+        request_timeout: limits.request_timeout,
+        start_timeout: limits.start_timeout,
+        max_line: limits.max_line,
     }
 }
 
@@ -124,6 +169,7 @@ fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, So
             .tcp_nodelay(true)
             .shutdown_timeout(1)
             .disable_signals()
+            .on_connect(http::remember)
             .bind(config.listen)
             .with_context(|| {
                 format!(

@@ -15,6 +15,7 @@ use url::Url;
 use crate::policy::ToolRules;
 
 /// Everything the operator can choose.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where MCP clients connect.
@@ -41,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether all sessions share one child.
     pub shared: bool,
+    /// Whether clients and servers of different eras are translated for each other.
+    pub translate: bool,
     /// Children kept ready for the next session.
     pub prewarm: usize,
     /// Filter of the log (`info`, `stdio_wrapper=debug`, …).
@@ -122,6 +125,10 @@ pub struct Limits {
     pub stream_max_age: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
+    /// How long a translated call waits for its client.
+    pub input_timeout: Duration,
+    /// How long a stream may outlive the token that it was opened with.
+    pub stream_grace: Duration,
     /// What clients are told to wait before they connect again.
     pub retry: Duration,
     /// Largest POST body, in bytes.

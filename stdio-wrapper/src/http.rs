@@ -5,7 +5,9 @@ mod body;
 mod delete;
 mod events;
 mod get;
+mod gone;
 mod guard;
+mod modern;
 mod post;
 mod problem;
 mod sse_2024;
@@ -16,24 +18,49 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
+use tokio::time::Instant;
 
 use crate::child::Placeholders;
 use crate::config::{Config, Sites};
-use crate::identity::{Authenticator, Caller};
+use crate::identity::{Authenticator, Caller, Clock};
 use crate::legacy::{Session, Sessions};
 use crate::metrics::Metrics;
+use crate::modern::Servers;
 use crate::policy::ToolRules;
+use crate::translate::{Backward, Facade};
 
+pub(crate) use gone::remember;
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
 /// Header with the session's id.
 const SESSION_ID: &str = "mcp-session-id";
 
+/// What answers requests.
+#[derive(Clone)]
+pub struct Backends {
+    /// The sessions.
+    pub sessions: Arc<Sessions>,
+    /// The children of the stateless revision.
+    pub modern: Arc<Servers>,
+    /// The translation for stateless clients, if it is on.
+    pub translation: Option<Arc<Facade>>,
+    /// The same for clients with sessions.
+    pub backward: Option<Arc<Backward>>,
+}
+
 /// What the handlers need.
 pub struct Endpoint {
     /// The sessions.
     pub sessions: Arc<Sessions>,
+    /// The children of the stateless revision.
+    pub modern: Arc<Servers>,
+    /// The translation between the eras, if it is on.
+    pub translation: Option<Arc<Facade>>,
+    /// The same for clients with sessions.
+    pub backward: Option<Arc<Backward>>,
+    clock: Clock,
+    stream_grace: Duration,
     /// Who calls.
     pub authenticator: Arc<Authenticator>,
     /// Counters.
@@ -53,8 +80,9 @@ impl Endpoint {
     /// The handlers' view of the settings.
     pub fn new(
         config: &Config,
-        sessions: Arc<Sessions>,
+        backends: Backends,
         authenticator: Arc<Authenticator>,
+        clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         let resource = match &config.identity {
@@ -62,7 +90,12 @@ impl Endpoint {
             _ => None,
         };
         Self {
-            sessions,
+            sessions: backends.sessions,
+            modern: backends.modern,
+            translation: backends.translation,
+            backward: backends.backward,
+            clock,
+            stream_grace: config.limits.stream_grace,
             authenticator,
             metrics,
             sites: config.sites.clone(),
@@ -94,6 +127,12 @@ impl Endpoint {
         let session = found.ok_or_else(Problem::no_such_session)?;
         session.touch();
         Ok(session)
+    }
+
+    /// When a stream of this caller has to end: so long after the token that it was opened with (attack 86).
+    fn until(&self, caller: &Caller) -> Option<Instant> {
+        let rest = Duration::from_secs(caller.token_expires?.saturating_sub((self.clock)()));
+        Instant::now().checked_add(rest + self.stream_grace)
     }
 
     /// What fills the command's placeholders for this caller.
@@ -180,7 +219,7 @@ fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse,
         .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"))
         .insert_header((
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version",
+            "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name",
         ))
         .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
         .finish())

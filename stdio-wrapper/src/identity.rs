@@ -31,6 +31,8 @@ pub struct Caller {
     pub scopes: Vec<String>,
     /// What the authorization service leaves to us to refuse. Only an assertion can say it.
     pub unmet_rules: UnmetRules,
+    /// When the access token that the caller came with expires, in seconds since 1970.
+    pub token_expires: Option<u64>,
 }
 
 impl Caller {

@@ -1,8 +1,9 @@
 //! stdio-wrapper: any stdio MCP server over Streamable HTTP.
 //!
-//! Rooms, and which may use which: `protocol`, `policy` and `metrics` stand at the bottom and use no other; `config` uses
-//! `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config` and `policy`; `legacy` uses `child`, `protocol`
-//! and `metrics`; `http` uses all of these; `ops` uses `metrics`; `app` puts them together.
+//! Rooms, and which may use which: `protocol`, `policy` and `metrics` stand at the bottom and use no other; `stream` uses
+//! `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config` and `policy`; `legacy`
+//! (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol` and `metrics`; `translate`
+//! uses both of them; `http` uses all of these; `ops` uses `metrics`; `app` puts them together.
 
 pub mod app;
 pub mod child;
@@ -11,6 +12,9 @@ pub mod http;
 pub mod identity;
 pub mod legacy;
 pub mod metrics;
+pub mod modern;
 pub mod ops;
 pub mod policy;
 pub mod protocol;
+pub mod stream;
+pub mod translate;

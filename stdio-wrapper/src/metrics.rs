@@ -56,6 +56,8 @@ numbers! {
     "counter" requests_failed_total,
     /// JSON-RPC requests that ran out of time.
     "counter" requests_timed_out_total,
+    /// Requests of the stateless revision whose client went away before the answer.
+    "counter" requests_cancelled_total,
     /// JSON-RPC requests waiting for a child now.
     "gauge" requests_in_flight,
     /// tools/call requests refused by a tool rule.

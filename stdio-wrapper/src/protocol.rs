@@ -4,6 +4,7 @@
 //! keys stand, and rewriting cuts the original bytes at those places, so what we do not know survives as it was.
 
 mod depth;
+mod edit;
 mod envelope;
 mod error;
 mod large;
@@ -14,10 +15,12 @@ mod text;
 mod version;
 
 pub use depth::{MAX_DEPTH, is_too_deep};
+pub use edit::Members;
 pub use envelope::{Body, Kind, Malformed, Message, Span, parse_body, parse_line};
-pub use error::{Code, error_message};
+pub use error::{Code, error_message, error_with_data};
 pub use peek::{
-    CallParams, peek_call, peek_cancelled, peek_initialize_result, peek_progress, peek_requested_version,
+    CallParams, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
+    peek_requested_version, span_in, string,
 };
 pub use rewrite::{Patch, rewrite, rewrite_line};
 pub use sse::{EventId, StreamId, encode_event, encode_priming, encode_retry};

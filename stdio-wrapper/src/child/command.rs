@@ -8,7 +8,7 @@ use crate::config;
 const MAX_NAME: usize = 200;
 
 /// Who the child is for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Placeholders {
     /// Fills `{subject}`.
     pub subject: Option<String>,

@@ -30,6 +30,17 @@ pub struct Exit {
     pub is_wanted: bool,
 }
 
+impl Exit {
+    /// Why a request was not answered, for its caller.
+    pub fn reason(exit: Option<&Self>) -> String {
+        match exit {
+            Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
+            Some(exit) => format!("The MCP server ended before it answered ({}).", exit.status),
+            None => "The MCP server closed its output before it answered.".to_owned(),
+        }
+    }
+}
+
 /// A running child. Dropping it asks it to end.
 #[derive(Debug)]
 pub struct Child {

@@ -122,6 +122,15 @@ pub struct Options {
     /// How long a GET stream stays open before the client connects again, and is checked again.
     #[arg(long, env = "STREAM_MAX_AGE", default_value = "1h", value_name = "TIME")]
     pub stream_max_age: String,
+    /// Translate between clients and servers of different eras.
+    #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub translate: String,
+    /// How long a translated call waits for what its client was asked.
+    #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
+    pub input_timeout: String,
+    /// How long a stream may outlive the access token that it was opened with.
+    #[arg(long, env = "STREAM_GRACE", default_value = "60s", value_name = "TIME")]
+    pub stream_grace: String,
     /// Time between two comments on a silent stream.
     #[arg(long, env = "KEEP_ALIVE", default_value = "15s", value_name = "TIME")]
     pub keep_alive: String,

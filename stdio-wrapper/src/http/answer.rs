@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::body::Pieces;
 use super::{Endpoint, SESSION_ID, events};
-use crate::legacy::{Consumer, First, Session};
+use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
+use crate::stream::{Consumer, First};
 
 /// What the POST was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(super) async fn wait(
     session: &Arc<Session>,
     consumer: Consumer,
     form: Form,
+    until: Option<Instant>,
 ) -> HttpResponse {
     let stream = Arc::clone(consumer.stream());
     let decided = async {
@@ -45,7 +47,7 @@ pub(super) async fn wait(
     }
     session.keep_stream(&stream);
     let has_priming = session.version().is_some_and(crate::protocol::Version::has_priming);
-    let options = events::Options { priming: has_priming, ids: true, ..events::Options::default() };
+    let options = events::Options { priming: has_priming, ids: true, until, ..events::Options::default() };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());
     // As a stream the outcome is still open, and headers go first.
     if form == Form::Initialize && !session.is_ended() {
@@ -61,8 +63,7 @@ fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
         response.body(gather(&answers))
     } else {
         match answers.into_iter().next() {
-            Some(Text::Whole(answer)) => response.body(answer),
-            Some(answer) => response.body(Pieces::from(answer)),
+            Some(answer) => body_of(response, answer),
             None => response.body(error_message(None, Code::InternalError, "The session has ended.")),
         }
     };
@@ -71,6 +72,19 @@ fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
         add_session_id(&mut response, session);
     }
     response
+}
+
+/// The answer to `initialize` for a session that the translation has opened.
+pub(super) fn initialized(session: &Session, answer: Text) -> HttpResponse {
+    json(session, vec![answer], Form::Initialize)
+}
+
+/// A response whose body is one message.
+pub(super) fn body_of(mut response: HttpResponseBuilder, answer: Text) -> HttpResponse {
+    match answer {
+        Text::Whole(answer) => response.body(answer),
+        answer @ Text::Spliced(_) => response.body(Pieces::from(answer)),
+    }
 }
 
 fn add_session_id(response: &mut HttpResponse, session: &Session) {

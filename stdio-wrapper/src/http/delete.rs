@@ -8,6 +8,9 @@ use super::problem::Problem;
 
 pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     let caller = endpoint.admit(request).await?;
+    if RequestHeaders::new(request).is_stateless() {
+        return Err(Problem::method_not_allowed("POST"));
+    }
     RequestHeaders::new(request).check_version()?;
     let session = endpoint.session(request, &caller)?;
     endpoint.sessions.end(&session, "the client ended it");

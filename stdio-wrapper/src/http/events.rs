@@ -7,11 +7,12 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::legacy::{Consumer, Next};
+use super::gone::Gone;
 use crate::metrics::Metrics;
-use crate::protocol::{encode_event, encode_priming, encode_retry};
+use crate::protocol::{Text, encode_event, encode_priming, encode_retry};
+use crate::stream::{Consumer, Next};
 
 /// Times of a stream.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +23,7 @@ pub(super) struct Timing {
 }
 
 /// What differs between streams.
-#[derive(Debug, Clone, Default)]
+#[derive(Default)]
 pub(super) struct Options {
     /// Starts with an event that has an id and no data.
     pub(super) priming: bool,
@@ -32,6 +33,12 @@ pub(super) struct Options {
     pub(super) ends_with_age: bool,
     /// First event of the 2024-11-05 transport.
     pub(super) preamble: Option<Bytes>,
+    /// When the caller's token has been over for long enough (attack 86).
+    pub(super) until: Option<Instant>,
+    /// The last message of a stream that ends so; without one the client is told when to come back.
+    pub(super) farewell: Option<Text>,
+    /// Ends when the client has gone, for streams whose end must be noticed at once.
+    pub(super) gone: Option<Gone>,
 }
 
 struct Body<G> {
@@ -104,24 +111,39 @@ impl<G> Body<G> {
             let rest = self.rest();
             if rest.is_zero() {
                 self.is_done = true;
+                if let Some(farewell) = self.options.farewell.take() {
+                    return Some(encode_event(None, "message", &farewell));
+                }
                 return Some(encode_retry(self.timing.retry.as_millis()));
             }
             let wait = self.timing.keep_alive.min(rest);
-            if timeout(wait, self.consumer.stream().changed()).await.is_err()
-                && wait == self.timing.keep_alive
-            {
-                return Some(Bytes::from_static(b": keep-alive\n\n"));
+            let gone = async {
+                match &mut self.options.gone {
+                    Some(gone) => gone.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.consumer.stream().changed() => {}
+                () = gone => return None,
+                () = tokio::time::sleep(wait) => {
+                    if wait == self.timing.keep_alive {
+                        return Some(Bytes::from_static(b": keep-alive\n\n"));
+                    }
+                }
             }
         }
     }
 
     /// Time until the stream has to end.
     fn rest(&self) -> Duration {
-        if self.options.ends_with_age {
+        let age = if self.options.ends_with_age {
             self.timing.max_age.saturating_sub(self.started.elapsed())
         } else {
             Duration::MAX
-        }
+        };
+        let token = self.options.until.map(|until| until.saturating_duration_since(Instant::now()));
+        token.map_or(age, |token| token.min(age))
     }
 }
 

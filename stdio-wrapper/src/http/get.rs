@@ -7,12 +7,16 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::guard::{Accepts, RequestHeaders};
 use super::problem::Problem;
 use super::{Endpoint, events};
-use crate::legacy::{Consumer, Session};
+use crate::legacy::Session;
 use crate::protocol::{Code, EventId, Version};
+use crate::stream::Consumer;
 
 pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     let headers = RequestHeaders::new(request);
     let caller = endpoint.admit(request).await?;
+    if RequestHeaders::new(request).is_stateless() {
+        return Err(Problem::method_not_allowed("POST"));
+    }
     headers.check_accept(Accepts::Events)?;
     headers.check_version()?;
     let session = endpoint.session(request, &caller)?;
@@ -24,7 +28,8 @@ pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result
         priming: session.version().is_some_and(Version::has_priming),
         ids: true,
         ends_with_age: true,
-        preamble: None,
+        until: endpoint.until(&caller),
+        ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))
 }

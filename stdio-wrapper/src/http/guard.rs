@@ -9,6 +9,7 @@ use super::SESSION_ID;
 use super::problem::Problem;
 use crate::config::Sites;
 use crate::identity::Header;
+use crate::modern::{self, Field, Fields};
 use crate::protocol::{Code, EventId, Version};
 
 /// Header with the revision (2025-06-18 and later).
@@ -160,6 +161,30 @@ impl<'r> RequestHeaders<'r> {
             },
             Header::Ambiguous => Err(Problem::bad_request("The Last-Event-ID header must be there once.")),
         }
+    }
+
+    /// The headers that mirror the body (2026-07-28).
+    pub fn fields(self) -> Fields<'r> {
+        let field = |header: Header<'r>| match header {
+            Header::Absent => Field::Absent,
+            Header::One(text) => Field::One(text.trim_matches([' ', '\t'])),
+            Header::Ambiguous => Field::Ambiguous,
+        };
+        let params = self.headers.keys().filter_map(|name| {
+            let token = name.as_str().strip_prefix("mcp-param-")?;
+            Some((token.to_owned(), field(read_one(self.headers.get_all(name)))))
+        });
+        Fields {
+            version: field(self.one_named(PROTOCOL_VERSION)),
+            method: field(self.one_named("mcp-method")),
+            name: field(self.one_named("mcp-name")),
+            params: params.collect(),
+        }
+    }
+
+    /// Whether the request can only be one of the stateless revision, which knows no method but POST.
+    pub(super) fn is_stateless(self) -> bool {
+        modern::is_modern_version(self.fields().version) && matches!(self.session_id(), Ok(None))
     }
 
     /// A header for the identity room.

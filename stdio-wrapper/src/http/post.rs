@@ -16,14 +16,19 @@ use super::answer::{self, Form};
 use super::guard::{Accepts, RequestHeaders};
 use super::problem::Problem;
 use crate::identity::Caller;
-use crate::legacy::{Session, Stream};
+use crate::legacy::Session;
+use crate::modern::{self, Era};
 use crate::policy::{Asked, Decision};
 use crate::protocol::{
     Body, Code, Kind, Malformed, Message, Span, Version, error_message, is_too_deep, parse_body, peek_call,
 };
+use crate::stream::Stream;
 
 /// A client that sends its body slower than this only holds a connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A server that has not answered `initialize` within this time is not taken for one without sessions.
+const GREETING: Duration = Duration::from_secs(15);
 
 pub(super) async fn handle(
     request: &HttpRequest,
@@ -36,7 +41,10 @@ pub(super) async fn handle(
     headers.check_accept(Accepts::JsonAndEvents)?;
     let body = read_body(body, endpoint.max_body).await?;
     match parse(&body, endpoint.max_batch)? {
-        Body::Single(message) => single(request, endpoint, &caller, &message).await,
+        Body::Single(message) => match modern::era(&message, headers.fields().version)? {
+            Era::Modern => super::modern::handle(request, endpoint, &caller, &message).await,
+            Era::Legacy => single(request, endpoint, &caller, &message).await,
+        },
         Body::Batch(items) => batch(request, endpoint, &caller, items).await,
     }
 }
@@ -99,7 +107,7 @@ async fn single(
     let stream = session.post_stream(1);
     let consumer = stream.connect();
     session.request(message, id.clone(), &stream).await;
-    Ok(answer::wait(endpoint, &session, consumer, Form::Single).await)
+    Ok(answer::wait(endpoint, &session, consumer, Form::Single, endpoint.until(caller)).await)
 }
 
 async fn initialize(
@@ -115,12 +123,54 @@ async fn initialize(
             "This session is initialized already. Send initialize without Mcp-Session-Id.",
         )));
     }
+    if let Some(backward) = endpoint.backward.as_ref().filter(|backward| backward.is_needed())
+        && let Some((session, answer)) =
+            backward.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id)).await
+    {
+        return Ok(answer::initialized(&session, answer));
+    }
     let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false);
     let session = opened.map_err(|error| with_id(error.into()))?;
     let stream = session.post_stream(1);
     let consumer = stream.connect();
-    session.initialize(message, id, &stream).await;
-    Ok(answer::wait(endpoint, &session, consumer, Form::Initialize).await)
+    session.initialize(message, id.clone(), &stream).await;
+    if let Some(translated) = translated(endpoint, caller, message, &id, &session, &stream).await {
+        return Ok(translated);
+    }
+    Ok(answer::wait(endpoint, &session, consumer, Form::Initialize, endpoint.until(caller)).await)
+}
+
+/// The answer of the translation, if the server refused `initialize` because it has no sessions.
+async fn translated(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+    id: &Span,
+    session: &Session,
+    stream: &Stream,
+) -> Option<HttpResponse> {
+    let backward = endpoint.backward.as_ref()?;
+    let settled = async {
+        while session.version().is_none() && !session.is_ended() {
+            stream.changed().await;
+        }
+    };
+    if tokio::time::timeout(GREETING, settled).await.is_err() {
+        stream.wake();
+        return None;
+    }
+    // A server that is gone has not said what it is.
+    if session.version().is_some() || !session.was_answered() {
+        // What was taken from the stream's signals is given back.
+        stream.wake();
+        return None;
+    }
+    let opened =
+        backward.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(id)).await;
+    if opened.is_none() {
+        stream.wake();
+    }
+    opened.map(|(session, answer)| answer::initialized(&session, answer))
 }
 
 async fn batch(
@@ -149,7 +199,7 @@ async fn batch(
     if answers == 0 {
         return Ok(HttpResponse::Accepted().finish());
     }
-    Ok(answer::wait(endpoint, &session, consumer, Form::Batch).await)
+    Ok(answer::wait(endpoint, &session, consumer, Form::Batch, endpoint.until(caller)).await)
 }
 
 /// One item of a batch; a bad one spoils only itself (JSON-RPC 2.0 §6).
@@ -257,7 +307,7 @@ impl ToolRefusal {
         }
     }
 
-    fn into_problem(self, endpoint: &Endpoint, id: &str) -> Problem {
+    pub(super) fn into_problem(self, endpoint: &Endpoint, id: &str) -> Problem {
         let sentence = self.sentence();
         match self {
             Self::NeedsScopes(scopes) => {

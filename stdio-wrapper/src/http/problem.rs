@@ -8,7 +8,7 @@ use actix_web::http::{StatusCode, header};
 use crate::child::StartError;
 use crate::identity::Refused;
 use crate::legacy::OpenError;
-use crate::protocol::{Code, Malformed, error_message};
+use crate::protocol::{Code, Malformed, error_with_data};
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,13 +18,15 @@ pub(super) struct Problem {
     /// A sentence for the caller; nothing internal.
     pub(super) message: String,
     /// The request's id as JSON text, when it is known.
-    pub(super) id: Option<Vec<u8>>,
+    pub(super) id: Option<Box<[u8]>>,
     pub(super) header: Option<(header::HeaderName, String)>,
+    /// `data` of the JSON-RPC error, as JSON text.
+    pub(super) data: Option<Box<str>>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), id: None, header: None }
+        Self { status, code, message: message.into(), id: None, header: None, data: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -62,7 +64,7 @@ impl Problem {
     }
 
     pub(super) fn with_id(mut self, id: &str) -> Self {
-        self.id = Some(id.as_bytes().to_vec());
+        self.id = Some(id.as_bytes().into());
         self
     }
 
@@ -76,7 +78,7 @@ impl Problem {
     }
 
     pub(super) fn into_response(self) -> HttpResponse {
-        let body = error_message(self.id.as_deref(), self.code, &self.message);
+        let body = error_with_data(self.id.as_deref(), self.code, &self.message, self.data.as_deref());
         let mut response = HttpResponse::build(self.status);
         response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(header) = self.header {

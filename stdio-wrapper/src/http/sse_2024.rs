@@ -36,6 +36,7 @@ pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result
     let options = events::Options {
         preamble: Some(encode_event(None, "endpoint", &Bytes::from(place).into())),
         ends_with_age: true,
+        until: endpoint.until(&caller),
         ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))

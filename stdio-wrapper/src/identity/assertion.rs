@@ -40,6 +40,8 @@ pub struct Claims {
     scope: Option<String>,
     #[serde(default)]
     tool_rules: UnmetRules,
+    #[serde(default)]
+    token_exp: Option<u64>,
 }
 
 /// Checks assertions.
@@ -158,6 +160,7 @@ fn caller(claims: Claims) -> Result<Caller, Refused> {
         groups: claims.groups.unwrap_or_default(),
         scopes: claims.scope.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
         unmet_rules: claims.tool_rules,
+        token_expires: claims.token_exp,
     })
 }
 

@@ -35,6 +35,7 @@ pub(super) fn read<'h>(header: &dyn Fn(&'static str) -> Header<'h>) -> Result<Ca
         groups: list(text("X-Auth-Groups")?, ','),
         scopes: list(text("X-Auth-Scope")?, ' '),
         unmet_rules: UnmetRules::default(),
+        token_expires: None,
     })
 }
 

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::session::Session;
-use super::stream::Stream;
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
+use crate::stream::Stream;
 
 /// Progress keeps a request alive, but not for longer than so many times its timeout.
 const MAX_EXTENSIONS: u32 = 12;

@@ -3,71 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use bytes::Bytes;
 use tokio::net::unix::pipe;
 
 use super::link::{Audience, Link, Progress};
 use super::session::Session;
-use super::stream::Stream;
-use crate::child::{Decoder, Frame};
+use crate::child::{Decoder, Exit, Frame, Frames, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Patch, Span, Text, error_message, parse_line, peek_cancelled,
     peek_initialize_result, peek_progress, rewrite,
 };
+use crate::stream::Stream;
 
-/// Room for one read; a larger message gets larger reads.
-const READ: usize = 16 << 10;
-const LARGE_READ: usize = 1 << 20;
 /// How long a client that does not read may hold up its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long output may still come after the process has ended (a process it left behind may hold the pipe open).
-const AFTERLIFE: Duration = Duration::from_millis(100);
+
+/// Hands each frame of one child on.
+struct Routes(Arc<Link>);
+
+impl Frames for Routes {
+    async fn frame(&mut self, frame: Frame) {
+        deliver(&self.0, frame).await;
+    }
+}
 
 /// Reads until the child is gone, then tells everyone who waits.
-pub(super) async fn read(link: Arc<Link>, mut stdout: pipe::Receiver, mut decoder: Box<dyn Decoder>) {
-    let exited = link.child.exited();
-    tokio::pin!(exited);
-    let mut exit = None;
-    let mut buffer = BytesMut::new();
-    loop {
-        while let Some(frame) = decoder.decode(&mut buffer) {
-            deliver(&link, frame).await;
-        }
-        if buffer.is_empty() {
-            // What is left of a large buffer would keep all of it.
-            buffer = BytesMut::new();
-        }
-        if buffer.capacity() - buffer.len() < READ {
-            buffer.reserve(if buffer.len() < READ { READ } else { LARGE_READ });
-        }
-        let count = if exit.is_some() {
-            tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut buffer)).await.unwrap_or(Ok(0))
-        } else {
-            tokio::select! {
-                count = stdout.read_buf(&mut buffer) => count,
-                end = &mut exited => { exit = Some(end); continue; }
-            }
-        };
-        if !matches!(count, Ok(1..)) {
-            break;
-        }
-    }
-    if let Some(frame) = decoder.finish(&mut buffer) {
-        deliver(&link, frame).await;
-    }
-    // The output ends a moment before the process; its status makes the better message.
-    if exit.is_none() {
-        exit = tokio::time::timeout(Duration::from_millis(250), exited).await.ok();
-    }
+pub(super) async fn read(link: Arc<Link>, stdout: pipe::Receiver, decoder: Box<dyn Decoder>) {
+    let exit = read_frames(&link.child, stdout, decoder, &mut Routes(Arc::clone(&link))).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
     }
-    link.died(match exit {
-        Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
-        Some(exit) => format!("The MCP server ended before it answered ({}).", exit.status),
-        None => "The MCP server closed its output before it answered.".to_owned(),
-    });
+    link.died(Exit::reason(exit.as_ref()));
     link.child.stop();
     if let Audience::Session(session) = &link.audience
         && let Some(session) = session.upgrade()

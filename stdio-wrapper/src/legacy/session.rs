@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::foreign::Foreign;
 use super::link::{Link, Outgoing, cancelled};
 use super::shared::SharedChildren;
-use super::stream::Stream;
 use crate::metrics::Metrics;
 use crate::protocol::{
     Code, Kind, Message, Patch, Span, StreamId, Version, error_message, peek_call, peek_cancelled,
 };
+use crate::stream::Stream;
 
 /// Requests of a child that may wait for the client at the same time.
 const MAX_EXPECTED: usize = 1024;
@@ -42,7 +43,7 @@ pub struct Session {
     /// Milliseconds between `born` and the last use.
     last_used: AtomicU64,
     born: Instant,
-    is_ended: AtomicBool,
+    pub(super) is_ended: AtomicBool,
 }
 
 /// The bounds of a session.
@@ -61,6 +62,8 @@ pub(super) enum Behind {
     Own(Arc<Link>),
     /// A child for all.
     Shared(Arc<SharedChildren>),
+    /// A server without sessions, translated.
+    Foreign(Arc<dyn Foreign>),
 }
 
 #[derive(Debug, Default)]
@@ -175,7 +178,8 @@ impl Session {
         match self.behind.get() {
             Some(Behind::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
             Some(Behind::Shared(children)) => children.initialize(self, message, &id, stream).await,
-            None => {}
+            // The translation greets such a session itself.
+            Some(Behind::Foreign(_)) | None => {}
         }
     }
 
@@ -202,6 +206,9 @@ impl Session {
                 Ok(link) => self.send_to(&link, message, id, params.progress_token, false, stream).await,
                 Err(refusal) => self.refuse(message, &id, stream, refusal.code, &refusal.message),
             },
+            Some(Behind::Foreign(peer)) => {
+                peer.request(self, message, &id, params.progress_token.as_ref(), stream);
+            }
             None => {}
         }
     }
@@ -226,15 +233,17 @@ impl Session {
     }
 
     /// Takes a notification.
-    pub async fn notify(&self, message: &Message<'_>, method: &str) {
+    pub async fn notify(self: &Arc<Self>, message: &Message<'_>, method: &str) {
         self.touch();
         if method == "notifications/cancelled" {
             return self.cancel(message).await;
         }
-        if let Some(Behind::Own(link)) = self.behind.get() {
-            link.pass(message, &mut []).await;
+        match self.behind.get() {
+            Some(Behind::Own(link)) => link.pass(message, &mut []).await,
+            Some(Behind::Foreign(peer)) => peer.notify(self, method),
+            // A shared child was greeted by us, and has no client whose state it could follow.
+            Some(Behind::Shared(_)) | None => {}
         }
-        // A shared child was greeted by us, and has no client whose state it could follow.
     }
 
     /// Cancels the request that has this id in this session, under the id that the child knows.
@@ -246,6 +255,7 @@ impl Session {
         let link = match self.behind.get() {
             Some(Behind::Own(link)) => Some(Arc::clone(link)),
             Some(Behind::Shared(children)) => children.current(self),
+            Some(Behind::Foreign(peer)) => return peer.cancel(message.at(&span)),
             None => None,
         };
         let Some(link) = link else { return };
@@ -267,10 +277,13 @@ impl Session {
     /// Takes the client's answer to a request of the child. One that was not asked for goes nowhere.
     pub async fn reply(&self, message: &Message<'_>, id: &str) {
         self.touch();
-        if self.answered(id).is_some()
-            && let Some(Behind::Own(link)) = self.behind.get()
-        {
-            link.pass(message, &mut []).await;
+        if self.answered(id).is_none() {
+            return;
+        }
+        match self.behind.get() {
+            Some(Behind::Own(link)) => link.pass(message, &mut []).await,
+            Some(Behind::Foreign(peer)) => peer.reply(message, id),
+            Some(Behind::Shared(_)) | None => {}
         }
     }
 
@@ -284,6 +297,11 @@ impl Session {
         has_room
     }
 
+    /// Whether the child has answered `initialize` in one way or the other.
+    pub fn was_answered(&self) -> bool {
+        self.own_link().is_some_and(|link| link.has_answered())
+    }
+
     /// Takes note of an answer, and tells where the question went.
     pub(super) fn answered(&self, id: &str) -> Option<Arc<Stream>> {
         self.state().expected.remove(id)
@@ -295,7 +313,7 @@ impl Session {
     }
 
     /// `initialize` was answered; without a version it was refused or made no sense.
-    pub(super) fn initialized(&self, version: Option<Version>) {
+    pub fn initialized(&self, version: Option<Version>) {
         match version {
             Some(version) => {
                 // A session is initialized once.
@@ -359,6 +377,7 @@ impl Session {
                 link.fail_all(Some(self), "The session has ended.");
             }
             Some(Behind::Shared(children)) => children.forget(self),
+            Some(Behind::Foreign(peer)) => peer.end(),
             None => {}
         }
         self.get_stream.close();

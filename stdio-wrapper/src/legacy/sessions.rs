@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
+use super::foreign::Foreign;
 use super::link::{Audience, FramingBox, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
@@ -119,7 +120,15 @@ impl Sessions {
 
     /// Opens a session with a child behind it. The caller sends `initialize` on it.
     pub fn open(&self, owner: &str, caller: &Placeholders, is_sse: bool) -> Result<Arc<Session>, OpenError> {
-        let opened = self.try_open(owner, caller, is_sse);
+        self.noted(self.try_open(owner, is_sse, &|session| self.behind(session, caller)))
+    }
+
+    /// Opens a session with a translation behind it, which greets the client itself.
+    pub fn open_foreign(&self, owner: &str, peer: &Arc<dyn Foreign>) -> Result<Arc<Session>, OpenError> {
+        self.noted(self.try_open(owner, false, &|_| Ok(Behind::Foreign(Arc::clone(peer)))))
+    }
+
+    fn noted(&self, opened: Result<Arc<Session>, OpenError>) -> Result<Arc<Session>, OpenError> {
         match &opened {
             Ok(_) => self.metrics.sessions_opened_total.add(),
             Err(error) => {
@@ -130,7 +139,12 @@ impl Sessions {
         opened
     }
 
-    fn try_open(&self, owner: &str, caller: &Placeholders, is_sse: bool) -> Result<Arc<Session>, OpenError> {
+    fn try_open(
+        &self,
+        owner: &str,
+        is_sse: bool,
+        behind: &dyn Fn(&Arc<Session>) -> Result<Behind, StartError>,
+    ) -> Result<Arc<Session>, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
         }
@@ -144,7 +158,7 @@ impl Sessions {
         };
         let session =
             Arc::new(Session::new(id.clone(), owner.to_owned(), is_sse, limits, Arc::clone(&self.metrics)));
-        match self.behind(&session, caller) {
+        match behind(&session) {
             Ok(behind) => session.attach(behind),
             Err(error) => {
                 self.release(owner);

@@ -10,12 +10,12 @@ use super::link::{Audience, FramingBox, Link, Outgoing};
 use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
-use super::stream::{First, Stream};
 use crate::child::{Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
     Code, Kind, Message, Span, Text, Version, error_message, parse_line, peek_requested_version,
 };
+use crate::stream::{First, Stream};
 
 /// Requests that change what the child does for its client from then on.
 const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];

@@ -21,6 +21,12 @@ pub enum Code {
     SessionNotFound,
     /// The caller cancelled the request.
     Cancelled,
+    /// A header does not say what the body says (2026-07-28).
+    HeaderMismatch,
+    /// The request needs a capability that the client did not declare (2026-07-28).
+    MissingCapability,
+    /// The revision is not served (2026-07-28).
+    UnsupportedVersion,
 }
 
 impl Code {
@@ -35,12 +41,20 @@ impl Code {
             Self::Refused => -32000,
             Self::SessionNotFound => -32001,
             Self::Cancelled => -32800,
+            Self::HeaderMismatch => -32020,
+            Self::MissingCapability => -32021,
+            Self::UnsupportedVersion => -32022,
         }
     }
 }
 
 /// An error response. `id` is JSON text; without one the answer carries `null` (JSON-RPC 2.0 §5).
 pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
+    error_with_data(id, code, message, None)
+}
+
+/// The same with `data`, which is JSON text.
+pub fn error_with_data(id: Option<&[u8]>, code: Code, message: &str, data: Option<&str>) -> Bytes {
     let text = serde_json::Value::from(message).to_string();
     let mut out = Vec::with_capacity(text.len() + 80);
     out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -49,6 +63,10 @@ pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
     out.extend_from_slice(code.number().to_string().as_bytes());
     out.extend_from_slice(br#","message":"#);
     out.extend_from_slice(text.as_bytes());
+    if let Some(data) = data {
+        out.extend_from_slice(br#","data":"#);
+        out.extend_from_slice(data.as_bytes());
+    }
     out.extend_from_slice(b"}}");
     out.into()
 }

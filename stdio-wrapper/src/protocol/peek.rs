@@ -71,24 +71,28 @@ pub fn peek_initialize_result(message: &Message<'_>) -> Option<(Span, Option<Ver
     Some((span_in(message.text, version), string(version).and_then(|name| Version::parse(&name))))
 }
 
-fn object(text: Option<&str>) -> Option<&str> {
+/// The text, if it is an object.
+pub fn object(text: Option<&str>) -> Option<&str> {
     text.filter(|text| text.starts_with('{'))
 }
 
-fn string(text: &str) -> Option<Cow<'_, str>> {
+/// The value of a JSON string.
+pub fn string(text: &str) -> Option<Cow<'_, str>> {
     match text.strip_prefix('"')?.strip_suffix('"')? {
         plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
         _ => serde_json::from_str::<String>(text).ok().map(Cow::Owned),
     }
 }
 
-fn span_in(text: &str, part: &str) -> Span {
+/// Where a part that was cut out of `text` stands in it.
+pub fn span_in(text: &str, part: &str) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
 }
 
-/// The values of some members of an object.
-fn members<'a, const N: usize>(
+/// The values of some members of an object, as JSON text. A doubled name, or one that differs only in its letters' case,
+/// is an error.
+pub fn members<'a, const N: usize>(
     text: &'a str,
     names: [&'static str; N],
 ) -> Result<[Option<&'a str>; N], Malformed> {

@@ -132,6 +132,11 @@ impl Stream {
         self.drained.notified().await;
     }
 
+    /// Makes whoever waits look again.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
     /// Waits for something new.
     pub async fn changed(&self) {
         self.changed.notified().await;

@@ -1,0 +1,193 @@
+//! POST of the stateless revision (2026-07-28, "Streamable HTTP"): one request, answered with JSON if the answer comes
+//! first and soon, otherwise with events that end with it. The end of the response is the end of the request.
+
+use std::sync::Arc;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
+use tokio::time::timeout;
+
+use super::answer::body_of;
+use super::guard::RequestHeaders;
+use super::post::permit;
+use super::problem::Problem;
+use super::{Endpoint, events, gone};
+use crate::identity::Caller;
+use crate::modern::{self, CallError, Fault, Fields, Request, completion};
+use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_line};
+use crate::stream::{First, Stream};
+use crate::translate::Refused;
+
+pub(super) async fn handle(
+    http: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+) -> Result<HttpResponse, Problem> {
+    let id = match &message.kind {
+        Kind::Request { id, .. } => message.at(id),
+        // Nothing defines what a notification would do here, and cancelling by a client's id could hit somebody else's
+        // request: taken and dropped.
+        Kind::Notification { .. } => return Ok(HttpResponse::Accepted().finish()),
+        Kind::Response { .. } => {
+            return Err(Problem::bad_request("A client of this revision sends no responses."));
+        }
+    };
+    let answered = request(http, endpoint, caller, message).await;
+    answered.map_err(|problem| problem.with_id(id))
+}
+
+async fn request(
+    http: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+) -> Result<HttpResponse, Problem> {
+    let fields = RequestHeaders::new(http).fields();
+    let request = modern::check(message, &fields)?;
+    permit(endpoint, caller, &request.method, message)
+        .map_err(|refusal| refusal.into_problem(endpoint, request.id_text()))?;
+    let place = endpoint.modern.admit(&caller.owner())?;
+    let stream = endpoint.modern.stream();
+    // Connected before anything is sent, so that nothing is lost.
+    let consumer = stream.connect();
+    let guard = start(endpoint, caller, &request, &fields, &place, &stream).await?;
+    let guard = (guard, place);
+    let decided = async {
+        loop {
+            match stream.first() {
+                First::Wait => stream.changed().await,
+                decided => return decided,
+            }
+        }
+    };
+    tokio::select! {
+        decided = timeout(endpoint.stream_after, decided) => {
+            if let Ok(First::Answers(answers)) = decided {
+                return Ok(json(answers));
+            }
+        }
+        () = gone::watch(http) => {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone."));
+        }
+    }
+    let options = events::Options {
+        until: endpoint.until(caller),
+        farewell: Some(farewell(&request)),
+        gone: Some(gone::watch(http)),
+        ..events::Options::default()
+    };
+    Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
+}
+
+/// Hands the request to the child, or to the translation. What it gives stands for the client's interest.
+async fn start(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    request: &Request<'_>,
+    fields: &Fields<'_>,
+    place: &modern::Place,
+    stream: &Arc<Stream>,
+) -> Result<Box<dyn std::any::Any>, Problem> {
+    let placeholders = endpoint.placeholders(caller);
+    let Some(native) = endpoint.modern.native(&placeholders).await? else {
+        let Some(facade) = &endpoint.translation else { return Err(legacy_only()) };
+        return Ok(Box::new(facade.start(request, fields, &placeholders, place.owner(), stream).await?));
+    };
+    endpoint.modern.check_params(&native, request, fields).await?;
+    Ok(Box::new(endpoint.modern.call(&native, request, place.owner(), stream).await))
+}
+
+/// Clients of several revisions take any error but the modern ones for a sign to fall back to `initialize`.
+fn legacy_only() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        Code::Refused,
+        format!(
+            "Unsupported protocol version: {} (supported versions: 2025-11-25, 2025-06-18, 2025-03-26, 2024-11-05).",
+            modern::VERSION
+        ),
+    )
+}
+
+/// What a stream ends with when the caller's token has.
+fn farewell(request: &Request<'_>) -> Text {
+    let id = request.id_text();
+    if request.method == "subscriptions/listen" {
+        return completion(id).into();
+    }
+    let why = "Your access token has expired, so this request was given up. Send it again with a new token.";
+    error_message(Some(id.as_bytes()), Code::Refused, why).into()
+}
+
+fn json(answers: Vec<Text>) -> HttpResponse {
+    let Some(answer) = answers.into_iter().next() else {
+        let body = error_message(None, Code::InternalError, "The server has ended this request.");
+        return HttpResponse::BadGateway().content_type("application/json").body(body);
+    };
+    let status = status_of(&answer);
+    let mut response = HttpResponse::build(status);
+    response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
+    body_of(response, answer)
+}
+
+/// 200 unless the answer is an error to which the transport gives a status of its own.
+fn status_of(answer: &Text) -> StatusCode {
+    // What was too large to be copied is no such error.
+    let Text::Whole(text) = answer else { return StatusCode::OK };
+    let is_error =
+        parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { is_error: true, .. }));
+    if !is_error {
+        return StatusCode::OK;
+    }
+    let code = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| members(text, ["error"]).ok())
+        .and_then(|[error]| members(error?, ["code"]).ok())
+        .and_then(|[code]| code?.parse::<i32>().ok());
+    match code {
+        Some(-32601) => StatusCode::NOT_FOUND,
+        Some(-32022..=-32020) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let (status, code) = fault.status();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        let mut problem = Self::new(status, code, fault.to_string());
+        problem.data = fault.data().map(Into::into);
+        problem
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let message = error.to_string();
+        match error {
+            Refused::Open(error) => error.into(),
+            Refused::Fault(fault) => fault.into(),
+            Refused::Params(_) => Self::new(StatusCode::BAD_REQUEST, Code::InvalidParams, message),
+            Refused::Method(_) => Self::new(StatusCode::NOT_FOUND, Code::MethodNotFound, message),
+            Refused::Child(_) => Self::new(StatusCode::BAD_GATEWAY, Code::InternalError, message),
+        }
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        match error {
+            CallError::Fault(fault) => fault.into(),
+            CallError::Start(error) => crate::legacy::OpenError::from(error).into(),
+            CallError::Child(_) => Self::new(StatusCode::BAD_GATEWAY, Code::InternalError, message),
+            CallError::OwnerFull => Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
+                .with_header(header::RETRY_AFTER, "1"),
+            CallError::Full | CallError::Stopping => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
+                    .with_header(header::RETRY_AFTER, "5")
+            }
+        }
+    }
+}

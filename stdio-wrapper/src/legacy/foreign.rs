@@ -1,0 +1,64 @@
+//! A session whose server has no sessions itself. The translation stands behind it; this room only knows its shape.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::session::Session;
+use crate::protocol::{Message, Span};
+use crate::stream::Stream;
+
+/// What answers for such a session.
+pub trait Foreign: Debug + Send + Sync {
+    /// Takes a request; whatever becomes of it comes on `stream`.
+    fn request(
+        &self,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        id: &Span,
+        token: Option<&Span>,
+        stream: &Arc<Stream>,
+    );
+    /// Takes a notification other than a cancellation.
+    fn notify(&self, session: &Arc<Session>, method: &str);
+    /// Takes the client's answer to a question that was put to it.
+    fn reply(&self, message: &Message<'_>, id: &str);
+    /// Gives up the one request with this id, as JSON text.
+    fn cancel(&self, id: &str);
+    /// The session has ended.
+    fn end(&self);
+}
+
+/// A request of a session under way; while there is one the session is in use.
+#[derive(Debug)]
+pub struct Busy(Arc<Session>);
+
+impl Busy {
+    /// One more request.
+    pub fn new(session: &Arc<Session>) -> Self {
+        session.request_started();
+        Self(Arc::clone(session))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.request_done();
+    }
+}
+
+impl Session {
+    /// Puts a question to the client, on the stream of the request that it belongs to. False: too many wait already.
+    pub fn put(&self, id: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
+        let is_noted = self.expect_answer(id, stream);
+        if is_noted {
+            stream.push(text.into(), false);
+        }
+        is_noted
+    }
+
+    /// Whether the session still lives.
+    pub fn is_alive(&self) -> bool {
+        !self.is_ended.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,224 @@
+//! What a request of the stateless revision must look like, in the order in which the faults count (2026-07-28,
+//! "Streamable HTTP", "Versioning"). Pure: a message and its headers in, a verdict out.
+
+use std::borrow::Cow;
+
+use super::header::{Field, Fields, decode};
+use super::{CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, VERSION};
+use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, span_in, string};
+
+/// Methods of earlier revisions that this one has no more (SEP-2575).
+const REMOVED: [&str; 5] =
+    ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// Which rules a message is under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Era {
+    /// Stateless, metadata in each request.
+    Modern,
+    /// With a handshake and a session.
+    Legacy,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Not a message, or one that two readers could understand differently.
+    #[error("{0}")]
+    Malformed(String),
+    /// A header is missing, or says something else than the body.
+    #[error("{0}")]
+    Header(String),
+    /// `_meta` lacks what every request needs.
+    #[error("{0}")]
+    Params(String),
+    /// A revision that is not served.
+    #[error("Unsupported protocol version (supported: {VERSION}).")]
+    Version(String),
+    /// A method that this revision has no more.
+    #[error("{0} does not exist in protocol version {VERSION}.")]
+    Removed(String),
+}
+
+impl Fault {
+    /// HTTP status and JSON-RPC code.
+    pub fn status(&self) -> (u16, Code) {
+        match self {
+            Self::Malformed(_) => (400, Code::InvalidRequest),
+            Self::Header(_) => (400, Code::HeaderMismatch),
+            Self::Params(_) => (400, Code::InvalidParams),
+            Self::Version(_) => (400, Code::UnsupportedVersion),
+            Self::Removed(_) => (404, Code::MethodNotFound),
+        }
+    }
+
+    /// The `data` of the JSON-RPC error, as JSON text.
+    pub fn data(&self) -> Option<String> {
+        match self {
+            Self::Version(requested) => {
+                Some(serde_json::json!({"supported": [VERSION], "requested": requested}).to_string())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// A request that has passed every check which needs no tool schema.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The message.
+    pub message: &'a Message<'a>,
+    /// Its method.
+    pub method: Cow<'a, str>,
+    /// Where its id stands.
+    pub id: Span,
+    /// Its metadata.
+    pub meta: Meta<'a>,
+    /// The tool, prompt, resource or task that it names.
+    pub name: Option<Cow<'a, str>>,
+    /// `arguments`, as JSON text.
+    pub arguments: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// The id as JSON text.
+    pub fn id_text(&self) -> &str {
+        self.message.at(&self.id)
+    }
+}
+
+/// What a request's `_meta` says.
+#[derive(Debug, Clone)]
+pub struct Meta<'a> {
+    /// The client's capabilities, as JSON text.
+    pub capabilities: &'a str,
+    /// From which level on log messages are wanted.
+    pub log_level: Option<Cow<'a, str>>,
+    /// Where the progress token stands in the message.
+    pub progress_token: Option<Span>,
+}
+
+/// Which rules a message is under. `initialize` without the metadata of a modern request is always the handshake, whatever
+/// revision it asks for.
+pub fn era(message: &Message<'_>, version: Field<'_>) -> Result<Era, Fault> {
+    let method = method(message);
+    if let Some(params) = object(message.params_text()) {
+        let [meta] = members(params, ["_meta"])?;
+        if let Some(meta) = object(meta)
+            && let [Some(_)] = members(meta, [PROTOCOL_VERSION])?
+        {
+            return Ok(Era::Modern);
+        }
+    }
+    if method == Some("initialize") {
+        return Ok(Era::Legacy);
+    }
+    Ok(if is_modern_version(version) || method == Some("server/discover") {
+        Era::Modern
+    } else {
+        Era::Legacy
+    })
+}
+
+/// Whether the header names this revision or a later one.
+pub fn is_modern_version(version: Field<'_>) -> bool {
+    let Field::One(text) = version else { return false };
+    let is_date = text.len() == VERSION.len()
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    is_date && text >= VERSION
+}
+
+fn method<'m>(message: &'m Message<'_>) -> Option<&'m str> {
+    match &message.kind {
+        Kind::Request { method, .. } | Kind::Notification { method } => Some(method.as_ref()),
+        Kind::Response { .. } => None,
+    }
+}
+
+/// Checks a request.
+pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Request<'a>, Fault> {
+    let Kind::Request { method, id } = &message.kind else {
+        return Err(Fault::Malformed("Only a request can be answered.".to_owned()));
+    };
+    let version = match fields.version {
+        Field::One(version) => version,
+        Field::Absent => return Err(Fault::Header("The MCP-Protocol-Version header is missing.".to_owned())),
+        Field::Ambiguous => {
+            return Err(Fault::Header("The MCP-Protocol-Version header must be there once.".to_owned()));
+        }
+    };
+    let params = object(message.params_text());
+    let [meta, name, uri, task, arguments] = match params {
+        Some(params) => members(params, ["_meta", "name", "uri", "taskId", "arguments"])?,
+        None => [None; 5],
+    };
+    let (meta, requested) = read_meta(message, meta)?;
+    if requested != version {
+        let why = "The MCP-Protocol-Version header differs from the version in `_meta`.";
+        return Err(Fault::Header(why.to_owned()));
+    }
+    if requested != VERSION {
+        return Err(Fault::Version(requested.chars().take(64).collect()));
+    }
+    check_header("Mcp-Method", fields.method, Some(method), false)?;
+    let name = match method.as_ref() {
+        "tools/call" | "prompts/get" => name,
+        "resources/read" => uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => task,
+        _ => None,
+    };
+    let name = name.and_then(string);
+    if let Some(name) = &name {
+        check_header("Mcp-Name", fields.name, Some(name), true)?;
+    } else if method == "tools/call" || method == "prompts/get" || method == "resources/read" {
+        // The body has no name for the header to repeat; the child says what it thinks of such a body.
+        check_header("Mcp-Name", fields.name, None, true)?;
+    }
+    if REMOVED.contains(&method.as_ref()) {
+        return Err(Fault::Removed(method.clone().into_owned()));
+    }
+    Ok(Request { message, method: method.clone(), id: id.clone(), meta, name, arguments })
+}
+
+fn read_meta<'a>(message: &Message<'a>, meta: Option<&'a str>) -> Result<(Meta<'a>, Cow<'a, str>), Fault> {
+    let missing = |what: &str| Fault::Params(format!("`_meta` lacks `{what}`, which every request needs."));
+    let meta = object(meta).ok_or_else(|| Fault::Params("The request has no `_meta` object.".to_owned()))?;
+    let [version, capabilities, log_level, token] =
+        members(meta, [PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
+    let version = version.and_then(string).ok_or_else(|| missing(PROTOCOL_VERSION))?;
+    let capabilities = object(capabilities).ok_or_else(|| missing(CAPABILITIES))?;
+    let progress_token = token.filter(|token| *token != "null").map(|token| span_in(message.text, token));
+    Ok((Meta { capabilities, log_level: log_level.and_then(string), progress_token }, version))
+}
+
+fn check_header(
+    name: &str,
+    field: Field<'_>,
+    expected: Option<&str>,
+    may_be_base64: bool,
+) -> Result<(), Fault> {
+    let fault = |why: &str| Err(Fault::Header(format!("The {name} header {why}.")));
+    match (field, expected) {
+        (Field::Ambiguous, _) => fault("must be there once"),
+        (Field::Absent, Some(_)) => fault("is missing"),
+        (Field::Absent, None) => Ok(()),
+        (Field::One(_), None) => fault("names something that the body does not"),
+        (Field::One(value), Some(expected)) => {
+            let decoded = if may_be_base64 { decode(value) } else { Some(Cow::Borrowed(value)) };
+            match decoded {
+                None => fault("is marked as base64 and is none"),
+                Some(value) if value == expected => Ok(()),
+                Some(_) => fault("differs from the body"),
+            }
+        }
+    }
+}

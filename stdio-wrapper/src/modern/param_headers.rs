@@ -1,0 +1,215 @@
+//! `Mcp-Param-…`: arguments of a tool call that its input schema wants repeated in headers (SEP-2243). Pure.
+
+use serde_json::Value;
+
+use super::check::Fault;
+use super::header::{Field, Fields, decode};
+
+/// The keyword in a schema.
+const KEYWORD: &str = "x-mcp-header";
+/// Keywords under which further schemas stand that no chain of `properties` leads to.
+const ELSEWHERE: [&str; 18] = [
+    "items",
+    "contains",
+    "unevaluatedItems",
+    "additionalProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contentSchema",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "prefixItems",
+    "patternProperties",
+    "dependentSchemas",
+    "$defs",
+];
+
+/// The headers that one tool asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ParamHeaders(Vec<Rule>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    /// From the arguments down.
+    path: Vec<String>,
+    /// What follows the prefix, in lower case.
+    token: String,
+    is_integer: bool,
+}
+
+impl ParamHeaders {
+    /// The rules of an input schema. One that breaks the rules for such schemas asks for nothing: clients drop the tool.
+    pub fn of(schema: &Value) -> Self {
+        let mut rules = Vec::new();
+        if gather(schema, &mut Vec::new(), &mut rules).is_none() {
+            return Self::default();
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            if rules.iter().skip(index + 1).any(|other: &Rule| other.token == rule.token) {
+                return Self::default();
+            }
+        }
+        Self(rules)
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether header and argument agree, each present together with the other.
+    pub fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let arguments: Value =
+            arguments.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
+        self.0.iter().try_for_each(|rule| rule.check(&arguments, fields))
+    }
+}
+
+/// Walks a schema; `None` if a keyword stands where it must not.
+fn gather(schema: &Value, path: &mut Vec<String>, rules: &mut Vec<Rule>) -> Option<()> {
+    let Some(schema) = schema.as_object() else { return Some(()) };
+    if let Some(token) = schema.get(KEYWORD) {
+        let kind = schema.get("type").and_then(Value::as_str)?;
+        let token = token.as_str().filter(|token| is_token(token))?;
+        if path.is_empty() || !["string", "integer", "boolean"].contains(&kind) {
+            return None;
+        }
+        rules.push(Rule {
+            path: path.clone(),
+            token: token.to_ascii_lowercase(),
+            is_integer: kind == "integer",
+        });
+    }
+    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        path.push(name.clone());
+        gather(property, path, rules)?;
+        path.pop();
+    }
+    let is_clean = ELSEWHERE.iter().filter_map(|name| schema.get(*name)).all(|value| !mentions(value));
+    is_clean.then_some(())
+}
+
+/// Whether the keyword stands anywhere inside.
+fn mentions(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.contains_key(KEYWORD) || members.values().any(mentions),
+        Value::Array(items) => items.iter().any(mentions),
+        _ => false,
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+impl Rule {
+    fn check(&self, arguments: &Value, fields: &Fields<'_>) -> Result<(), Fault> {
+        let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
+        let value = self.path.iter().try_fold(arguments, |value, name| value.get(name));
+        let field = fields.params.iter().find(|(token, _)| *token == self.token);
+        match (value.and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
+            (_, Field::Ambiguous) => fault("must be there once"),
+            (None, Field::Absent) => Ok(()),
+            (None, Field::One(_)) => fault("names a value that the body does not have"),
+            (Some(_), Field::Absent) => fault("is missing, but the body has the value"),
+            (Some(shown), Field::One(header)) => match decode(header) {
+                None => fault("is marked as base64 and is none"),
+                Some(header) if header == shown => Ok(()),
+                Some(header) if self.is_integer && is_same_integer(&header, &shown) => Ok(()),
+                Some(_) => fault("differs from the body"),
+            },
+        }
+    }
+}
+
+/// How a value stands in a header; nothing for `null` and for what is no single value.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(yes) => Some(yes.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// `42` is `42.0`, without a detour over floats, so that large numbers are compared digit by digit.
+fn is_same_integer(one: &str, other: &str) -> bool {
+    matches!((whole(one), whole(other)), (Some(one), Some(other)) if one == other)
+}
+
+fn whole(text: &str) -> Option<(bool, &str)> {
+    let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    let digits = match digits.split_once('.') {
+        Some((digits, fraction)) if !fraction.is_empty() && fraction.bytes().all(|byte| byte == b'0') => {
+            digits
+        }
+        Some(_) => return None,
+        None => digits,
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = digits.trim_start_matches('0');
+    is_number.then_some((is_negative && !digits.is_empty(), digits))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields<'a>(params: &[(&str, &'a str)]) -> Fields<'a> {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), Field::One(value))).collect();
+        Fields { version: Field::Absent, method: Field::Absent, name: Field::Absent, params }
+    }
+
+    fn rules() -> ParamHeaders {
+        ParamHeaders::of(&json!({"type": "object", "properties": {
+            "region": {"type": "string", "x-mcp-header": "Region"},
+            "where": {"type": "object", "properties": {"shard": {"type": "integer", "x-mcp-header": "Shard"}}},
+            "dry": {"type": "boolean", "x-mcp-header": "Dry"}}}))
+    }
+
+    #[test]
+    fn header_and_argument_agree_or_are_both_absent() {
+        let good = |arguments: &str, params: &[(&str, &str)]| {
+            rules().check(Some(arguments), &fields(params)).is_ok()
+        };
+        assert!(good("{}", &[]));
+        assert!(good(r#"{"region":null}"#, &[("other", "x")]));
+        assert!(good(r#"{"region":"eu"}"#, &[("region", "eu")]));
+        assert!(good(r#"{"region":"ë"}"#, &[("region", "=?base64?w6s=?=")]));
+        assert!(good(r#"{"where":{"shard":42}}"#, &[("shard", "42.0")]));
+        assert!(good(r#"{"where":{"shard":9007199254740993}}"#, &[("shard", "9007199254740993")]));
+        assert!(!good(r#"{"where":{"shard":9007199254740993}}"#, &[("shard", "9007199254740992")]));
+        assert!(good(r#"{"dry":true}"#, &[("dry", "true")]));
+        assert!(!good(r#"{"dry":true}"#, &[("dry", "True")]));
+        assert!(!good(r#"{"region":"eu"}"#, &[]));
+        assert!(!good("{}", &[("region", "eu")]));
+        assert!(!good(r#"{"region":"eu"}"#, &[("region", "us")]));
+        assert!(!good(r#"{"region":"Hello"}"#, &[("region", "=?base64?SGVsbG8?=")]));
+    }
+
+    #[test]
+    fn a_schema_that_misuses_the_keyword_asks_for_nothing() {
+        for schema in [
+            json!({"type": "string", "x-mcp-header": "A"}),
+            json!({"properties": {"a": {"type": "number", "x-mcp-header": "A"}}}),
+            json!({"properties": {"a": {"type": "string", "x-mcp-header": "not a token"}}}),
+            json!({"properties": {"a": {"type": "array", "items": {"type": "string", "x-mcp-header": "A"}}}}),
+            json!({"properties": {"a": {"type": "string", "x-mcp-header": "A"}, "b": {"type": "string", "x-mcp-header": "a"}}}),
+        ] {
+            assert!(ParamHeaders::of(&schema).is_empty(), "{schema}");
+        }
+        assert!(!rules().is_empty());
+    }
+}

@@ -1,0 +1,376 @@
+//! The children of the stateless revision: one for all clients, or one for each caller if the command names the caller.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::check::{Fault, Request};
+use super::dispatch;
+use super::header::Fields;
+use super::link::{FramingBox, Link, Ticket};
+use super::probe::{self, Shows};
+use crate::child::{Framing, Launcher, Placeholders, StartError};
+use crate::metrics::Metrics;
+use crate::protocol::parse_line;
+use crate::stream::Stream;
+
+/// Time between two rounds of clearing.
+const ROUND: Duration = Duration::from_millis(250);
+/// Longest wait for the answer to the probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A verdict that rests on silence or an exit is looked at again after so long.
+const DOUBT: Duration = Duration::from_secs(300);
+/// A child that was used this recently is not given up for another caller's.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Ceilings and times.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether the command names the caller, so that each caller needs a child of their own.
+    pub is_per_caller: bool,
+    /// Children at the same time.
+    pub max_children: usize,
+    /// Requests of one principal at the same time, subscriptions included.
+    pub max_in_flight: usize,
+    /// Bytes that may wait for a client that does not read.
+    pub event_log: usize,
+    /// Life of an unused child of one caller.
+    pub idle: Duration,
+    /// Longest silence of a child.
+    pub request_timeout: Duration,
+    /// Longest wait for a child's first answer.
+    pub start_timeout: Duration,
+    /// Longest line of a child.
+    pub max_line: usize,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The wrapper's ceiling.
+    #[error("This server has no free place. Try again later.")]
+    Full,
+    /// The principal's ceiling.
+    #[error("Too many of your requests are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.")]
+    OwnerFull,
+    /// No child.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The wrapper is stopping.
+    #[error("This server is shutting down. Try again in a moment.")]
+    Stopping,
+    /// What the child says about itself cannot be used.
+    #[error("{0}")]
+    Child(String),
+    /// The request is refused after a look at the tools.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// The children.
+pub struct Servers {
+    settings: Settings,
+    launcher: Arc<Launcher>,
+    framing: Arc<FramingBox>,
+    metrics: Arc<Metrics>,
+    verdict: Mutex<Option<Verdict>>,
+    slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
+    /// Requests of each principal.
+    owners: Mutex<HashMap<Arc<str>, usize>>,
+    is_stopping: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Verdict {
+    shows: Shows,
+    /// When to ask again.
+    until: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    link: RwLock<Option<Arc<Link>>>,
+    /// Held while a child is started, so that one start serves all who wait.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Slot {
+    fn current(&self) -> Option<Arc<Link>> {
+        let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
+        link.as_ref().filter(|link| !link.is_dead()).cloned()
+    }
+}
+
+/// A child that speaks the revision itself.
+#[derive(Debug, Clone)]
+pub struct Native(Arc<Link>);
+
+/// A place among a principal's requests.
+pub struct Place {
+    servers: Arc<Servers>,
+    owner: Arc<str>,
+}
+
+impl Place {
+    /// Whose it is.
+    pub fn owner(&self) -> &Arc<str> {
+        &self.owner
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut owners = self.servers.owners();
+        if let Some(count) = owners.get_mut(&self.owner) {
+            *count -= 1;
+            if *count == 0 {
+                owners.remove(&self.owner);
+            }
+        }
+    }
+}
+
+impl Servers {
+    /// No children yet.
+    pub fn new(
+        settings: Settings,
+        launcher: Arc<Launcher>,
+        framing: Box<dyn Framing>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            launcher,
+            framing: Arc::new(FramingBox(framing)),
+            metrics,
+            verdict: Mutex::default(),
+            slots: Mutex::default(),
+            owners: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// A place for one more request of a principal.
+    pub fn admit(self: &Arc<Self>, owner: &str) -> Result<Place, CallError> {
+        if self.is_stopping() {
+            return Err(CallError::Stopping);
+        }
+        let owner: Arc<str> = Arc::from(owner);
+        let mut owners = self.owners();
+        let count = owners.entry(Arc::clone(&owner)).or_default();
+        if *count >= self.settings.max_in_flight {
+            return Err(CallError::OwnerFull);
+        }
+        *count += 1;
+        drop(owners);
+        Ok(Place { servers: Arc::clone(self), owner })
+    }
+
+    /// The child for a caller; `None` if the command runs a server of the earlier revisions. Starts one if it must: the
+    /// first one is asked what it is, and kept only if it speaks this revision.
+    pub async fn native(&self, caller: &Placeholders) -> Result<Option<Native>, CallError> {
+        if self.known() == Some(Shows::Legacy) {
+            return Ok(None);
+        }
+        let slot = self.slot(caller)?;
+        if let Some(link) = slot.current() {
+            return Ok(Some(Native(link)));
+        }
+        let _one_at_a_time = slot.starting.lock().await;
+        if let Some(link) = slot.current() {
+            return Ok(Some(Native(link)));
+        }
+        let link = match self.known() {
+            Some(Shows::Legacy) => return Ok(None),
+            Some(Shows::Modern) => self.start(caller, false)?,
+            None => match self.probe(caller).await? {
+                Some(link) => link,
+                None => return Ok(None),
+            },
+        };
+        tokio::spawn(Arc::clone(&link).watch_tools());
+        *slot.link.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
+        Ok(Some(Native(link)))
+    }
+
+    fn start(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
+        if self.is_stopping() {
+            return Err(CallError::Stopping);
+        }
+        let (child, outbox, stdout) = self.launcher.take(caller)?;
+        let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
+        let link = Arc::new(Link::new(child, outbox, framing, launcher, Arc::clone(&self.metrics)));
+        link.is_probe.store(is_probe, Ordering::Relaxed);
+        let decoder = self.framing.0.decoder(self.settings.max_line);
+        tokio::spawn(dispatch::read(Arc::clone(&link), stdout, decoder));
+        Ok(link)
+    }
+
+    async fn probe(&self, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
+        let link = self.start(caller, true)?;
+        let within = PROBE_TIMEOUT.min(self.settings.start_timeout);
+        let answer = link.ask("server/discover", "{}", "{}", within).await;
+        let has_answered = link.has_answered();
+        let shows = answer.map_or(Shows::Legacy, |answer| probe::read(&answer));
+        let until = (shows == Shows::Legacy && !has_answered).then(|| Instant::now() + DOUBT);
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(Verdict { shows, until });
+        tracing::info!(
+            modern = shows == Shows::Modern,
+            has_answered,
+            "the MCP server was asked which revisions it speaks"
+        );
+        link.is_probe.store(false, Ordering::Relaxed);
+        if shows == Shows::Modern {
+            return Ok(Some(link));
+        }
+        link.child.stop();
+        Ok(None)
+    }
+
+    fn known(&self) -> Option<Shows> {
+        let verdict = *self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        verdict.filter(|verdict| verdict.until.is_none_or(|until| Instant::now() < until)).map(|v| v.shows)
+    }
+
+    fn slot(&self, caller: &Placeholders) -> Result<Arc<Slot>, CallError> {
+        let key = if self.settings.is_per_caller { caller.clone() } else { Placeholders::default() };
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(&key) {
+            return Ok(Arc::clone(slot));
+        }
+        if slots.len() >= self.settings.max_children {
+            let now = Instant::now();
+            let idle =
+                |slot: &Arc<Slot>| slot.current().map_or(Some(Duration::MAX), |link| link.idle_for(now));
+            let oldest = slots
+                .iter()
+                .filter_map(|(key, slot)| Some((idle(slot)?, key.clone())))
+                .filter(|(idle, _)| *idle >= EVICTABLE_AFTER)
+                .max_by_key(|(idle, _)| *idle);
+            let (_, oldest) = oldest.ok_or(CallError::Full)?;
+            if let Some(link) = slots.remove(&oldest).and_then(|slot| slot.current()) {
+                link.child.stop();
+            }
+        }
+        let slot = Arc::<Slot>::default();
+        slots.insert(key, Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    /// Whether header and body agree about the arguments that a tool wants repeated in headers.
+    pub async fn check_params(
+        &self,
+        native: &Native,
+        request: &Request<'_>,
+        fields: &Fields<'_>,
+    ) -> Result<(), CallError> {
+        let Some(tool) = request.name.as_deref().filter(|_| request.method == "tools/call") else {
+            return Ok(());
+        };
+        if request.arguments.is_none() && fields.params.is_empty() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let link = &native.0;
+        let capabilities = request.meta.capabilities;
+        let headers = link.param_headers(tool, capabilities, None).await.map_err(CallError::Child)?;
+        if headers.check(request.arguments, fields).is_ok() {
+            return Ok(());
+        }
+        let headers = link.param_headers(tool, capabilities, Some(asked)).await.map_err(CallError::Child)?;
+        Ok(headers.check(request.arguments, fields)?)
+    }
+
+    /// Sends a request; whatever becomes of it comes on `stream`.
+    pub async fn call(
+        &self,
+        native: &Native,
+        request: &Request<'_>,
+        owner: &Arc<str>,
+        stream: &Arc<Stream>,
+    ) -> Ticket {
+        native.0.send(request, Arc::clone(owner), self.settings.request_timeout, stream).await
+    }
+
+    /// What the child says about itself: the result of `server/discover`, as JSON text.
+    pub async fn discover(&self, native: &Native, capabilities: &str) -> Result<String, CallError> {
+        let within = self.settings.start_timeout;
+        let answer = native.0.ask("server/discover", "{}", capabilities, within).await;
+        let answer = answer.map_err(CallError::Child)?;
+        let message = parse_line(&answer).map_err(|error| CallError::Child(error.to_string()))?;
+        let refused = || CallError::Child("The MCP server refused server/discover.".to_owned());
+        message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
+    }
+
+    /// A stream for one response.
+    pub fn stream(&self) -> Arc<Stream> {
+        Stream::for_post(1, 1, self.settings.event_log)
+    }
+
+    /// Clears away, for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(ROUND).await;
+            let now = Instant::now();
+            for link in self.links() {
+                link.expire(now);
+            }
+            if self.settings.is_per_caller {
+                self.slots().retain(|_, slot| match slot.current() {
+                    None => Arc::strong_count(slot) > 1,
+                    Some(link) => {
+                        let is_idle = link.idle_for(now).is_some_and(|idle| idle > self.settings.idle);
+                        if is_idle {
+                            link.child.stop();
+                        }
+                        !is_idle
+                    }
+                });
+            }
+        }
+    }
+
+    /// Stops: no new requests, subscriptions end with their completion, running calls get half of the time.
+    pub async fn stop(&self, within: Duration) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        let links = self.links();
+        for link in &links {
+            link.end_subscriptions();
+        }
+        while links.iter().any(|link| link.calls() > 0) && start.elapsed() < within / 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for link in &links {
+            link.end_all("The wrapper is shutting down.");
+            link.child.stop();
+        }
+        let gone = async {
+            for link in &links {
+                link.child.exited().await;
+            }
+        };
+        if tokio::time::timeout(within.saturating_sub(start.elapsed()), gone).await.is_err() {
+            tracing::warn!("a modern child did not end in time; it is killed with the wrapper");
+        }
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        self.slots().values().filter_map(|slot| slot.current()).collect()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<Placeholders, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owners(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,206 @@
+//! Which headers the tools of a child ask for, as its `tools/list` says. A refusal never rests on an old list: a call that
+//! does not fit is checked once more against a fresh one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::param_headers::ParamHeaders;
+use crate::protocol::Code;
+use crate::stream::{Next, Stream};
+
+/// Pages of one list that are read.
+const MAX_PAGES: usize = 100;
+/// Lists that are kept: what a client may see can depend on its capabilities.
+const MAX_LISTS: usize = 32;
+/// Life of a list about whose changes the child says nothing, in seconds.
+const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
+/// Time for one page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The lists, by the capabilities that they were asked for with.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    lists: Mutex<HashMap<String, List>>,
+    /// Grows with every change that the child announces.
+    generation: AtomicU64,
+    /// Whether the child has agreed to announce changes.
+    is_watched: AtomicBool,
+    /// Held while a list is read, so that one reading serves all who wait.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+struct List {
+    tools: Arc<HashMap<String, ParamHeaders>>,
+    read: Instant,
+    generation: u64,
+}
+
+impl Tools {
+    /// The child says that its tools have changed.
+    pub(super) fn invalidate(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.lists().clear();
+    }
+
+    fn lists(&self) -> MutexGuard<'_, HashMap<String, List>> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cached(&self, capabilities: &str, newer_than: Option<Instant>) -> Option<List> {
+        let list = self.lists().get(capabilities).cloned()?;
+        let is_current = list.generation == self.generation.load(Ordering::Acquire);
+        let is_young = self.is_watched.load(Ordering::Relaxed) || list.read.elapsed() < UNWATCHED_LIFE;
+        (is_current && is_young && newer_than.is_none_or(|then| list.read >= then)).then_some(list)
+    }
+}
+
+/// A page of `tools/list`.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    tools: Vec<Tool>,
+    #[serde(default, rename = "nextCursor")]
+    next_cursor: Option<String>,
+}
+
+impl Page {
+    /// Adds its tools; gives the params for the next page, if there is one.
+    fn read_into(self, tools: &mut HashMap<String, ParamHeaders>) -> Option<String> {
+        let found = self.tools.into_iter().map(|tool| (tool.name, ParamHeaders::of(&tool.input_schema)));
+        tools.extend(found.filter(|(_, headers)| !headers.is_empty()));
+        self.next_cursor.map(|cursor| serde_json::json!({ "cursor": cursor }).to_string())
+    }
+}
+
+/// What the tools of a `tools/list` result ask for, and the params for the next page, if there is one.
+pub fn read_tools(result: &str) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
+    let page: Page = serde_json::from_str(result)
+        .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
+    let mut tools = HashMap::new();
+    let next = page.read_into(&mut tools);
+    Ok((tools, next))
+}
+
+#[derive(Deserialize)]
+struct Tool {
+    name: String,
+    #[serde(default, rename = "inputSchema")]
+    input_schema: Value,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    result: Option<Page>,
+    #[serde(default)]
+    error: Option<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+impl Link {
+    /// What one tool asks for, by a list that was read after `newer_than` if that is given.
+    pub(super) async fn param_headers(
+        self: &Arc<Self>,
+        tool: &str,
+        capabilities: &str,
+        newer_than: Option<Instant>,
+    ) -> Result<ParamHeaders, String> {
+        let of = |list: &List| list.tools.get(tool).cloned().unwrap_or_default();
+        if let Some(list) = self.tools.cached(capabilities, newer_than) {
+            return Ok(of(&list));
+        }
+        let _one_at_a_time = self.tools.reading.lock().await;
+        if let Some(list) = self.tools.cached(capabilities, newer_than) {
+            return Ok(of(&list));
+        }
+        let generation = self.tools.generation.load(Ordering::Acquire);
+        let read = Instant::now();
+        let tools = Arc::new(self.read_tools(capabilities).await?);
+        let list = List { tools, read, generation };
+        let headers = of(&list);
+        let mut lists = self.tools.lists();
+        if lists.len() >= MAX_LISTS {
+            lists.clear();
+        }
+        lists.insert(capabilities.to_owned(), list);
+        Ok(headers)
+    }
+
+    async fn read_tools(
+        self: &Arc<Self>,
+        capabilities: &str,
+    ) -> Result<HashMap<String, ParamHeaders>, String> {
+        let mut tools = HashMap::new();
+        let mut params = "{}".to_owned();
+        for _ in 0..MAX_PAGES {
+            let answer = self.ask("tools/list", &params, capabilities, PAGE_TIMEOUT).await?;
+            let answer: Answer = serde_json::from_slice(&answer)
+                .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
+            let page = match (answer.result, answer.error) {
+                (Some(page), _) => page,
+                // No tools at all.
+                (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => break,
+                (None, Some(error)) => {
+                    return Err(format!("The MCP server refused tools/list: {}", error.message));
+                }
+                (None, None) => break,
+            };
+            match page.read_into(&mut tools) {
+                Some(next) => params = next,
+                None => return Ok(tools),
+            }
+        }
+        Ok(tools)
+    }
+
+    /// Asks the child to announce changes of its tools, for as long as it lives.
+    pub(super) async fn watch_tools(self: Arc<Self>) {
+        let stream = Stream::endless(1, 1 << 16);
+        let consumer = stream.connect();
+        let params = r#"{"notifications":{"toolsListChanged":true}}"#;
+        let Ok(_ticket) =
+            self.open("subscriptions/listen", params, "{}", Duration::from_secs(3600), &stream).await
+        else {
+            return;
+        };
+        loop {
+            match consumer.next() {
+                Next::Event(_, text) => match granted(&text.into_bytes()) {
+                    Some(true) => {
+                        // What was read before may have changed unseen.
+                        self.tools.invalidate();
+                        self.tools.is_watched.store(true, Ordering::Release);
+                    }
+                    Some(false) => {}
+                    None => break,
+                },
+                Next::End => break,
+                Next::Wait => stream.changed().await,
+            }
+        }
+        self.tools.is_watched.store(false, Ordering::Relaxed);
+        self.tools.invalidate();
+    }
+}
+
+/// Whether a message of the subscription grants it; `None`: it is the end.
+fn granted(text: &[u8]) -> Option<bool> {
+    let message: Value = serde_json::from_slice(text).ok()?;
+    let method = message.get("method")?.as_str()?;
+    let granted = message.pointer("/params/notifications/toolsListChanged").and_then(Value::as_bool);
+    Some(method == "notifications/subscriptions/acknowledged" && granted == Some(true))
+}

@@ -1,0 +1,14 @@
+//! Between the eras: clients of the stateless revision in front of servers with a handshake, and the other way round. What
+//! can be said in both is said; what cannot is a clear error (see docs/stdio-wrapper.md, "Between the eras").
+
+mod backward;
+mod call;
+mod facade;
+mod group;
+mod listen;
+mod questions;
+mod results;
+mod seal;
+
+pub use backward::Backward;
+pub use facade::{Facade, Refused, Settings};

@@ -1,0 +1,477 @@
+//! A stateless server, as one with sessions: the wrapper keeps the session, puts the server's questions to the client as
+//! requests, and feeds the GET stream from a subscription.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use super::results::{capabilities, result_for_legacy};
+use crate::child::Placeholders;
+use crate::legacy::{Busy, Foreign, Session, Sessions};
+use crate::modern::{
+    CAPABILITIES, LOG_LEVEL, Meta, Native, PROTOCOL_VERSION, Request, SERVER_INFO, Servers, VERSION,
+};
+use crate::protocol::{
+    Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line,
+    peek_requested_version, string,
+};
+use crate::stream::{Next, Stream};
+
+/// Rounds of one call.
+const MAX_ROUNDS: usize = 64;
+/// How long a client may take to answer what it is asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Pause before a subscription that ended is opened again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Resources that one session may watch.
+const MAX_RESOURCES: usize = 256;
+
+/// The translation for clients with sessions.
+pub struct Backward {
+    sessions: Arc<Sessions>,
+    servers: Arc<Servers>,
+    /// Whether the server is known to refuse the handshake.
+    is_needed: AtomicBool,
+}
+
+impl Backward {
+    /// Nothing is open yet.
+    pub fn new(sessions: Arc<Sessions>, servers: Arc<Servers>) -> Arc<Self> {
+        Arc::new(Self { sessions, servers, is_needed: AtomicBool::new(false) })
+    }
+
+    /// Whether the server has refused the handshake before, so that asking it again would only take time.
+    pub fn is_needed(&self) -> bool {
+        self.is_needed.load(Ordering::Relaxed)
+    }
+
+    /// Opens a session in front of a stateless server and answers `initialize`. `None`: the server is none, or cannot be
+    /// reached; then its own answer has to do.
+    pub async fn open(
+        &self,
+        owner: &str,
+        caller: &Placeholders,
+        message: &Message<'_>,
+        id: &str,
+    ) -> Option<(Arc<Session>, Text)> {
+        let native = self.servers.native(caller).await.ok()??;
+        let params = object(message.params_text()).unwrap_or("{}");
+        let [declared] = members(params, ["capabilities"]).ok()?;
+        let declared = capabilities(declared.unwrap_or("{}"));
+        let discovered = self.servers.discover(&native, &declared).await.ok()?;
+        let wanted = peek_requested_version(message).ok().flatten();
+        let version = wanted.and_then(|name| Version::parse(&name)).unwrap_or(Version::LATEST);
+        let peer = Arc::new_cyclic(|own| Peer {
+            own: Weak::clone(own),
+            servers: Arc::clone(&self.servers),
+            caller: caller.clone(),
+            capabilities: declared,
+            offers: serde_json::from_str(&discovered).unwrap_or_default(),
+            next: AtomicU64::new(1),
+            state: Mutex::default(),
+        });
+        let foreign: Arc<dyn Foreign> = Arc::<Peer>::clone(&peer);
+        let session = self.sessions.open_foreign(owner, &foreign).ok()?;
+        session.initialized(Some(version));
+        self.is_needed.store(true, Ordering::Relaxed);
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, peer.greeting(version));
+        Some((session, Bytes::from(text).into()))
+    }
+}
+
+/// What stands behind one session.
+struct Peer {
+    /// Itself, for tasks that outlive a call.
+    own: Weak<Peer>,
+    servers: Arc<Servers>,
+    caller: Placeholders,
+    /// The client's, as JSON text.
+    capabilities: String,
+    /// The result of `server/discover`.
+    offers: Value,
+    next: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    log_level: Option<String>,
+    resources: BTreeSet<String>,
+    /// Requests under way, by the client's id as JSON text.
+    running: HashMap<String, Vec<(AbortHandle, Arc<Stream>)>>,
+    /// Questions to the client, by id as JSON text.
+    asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
+    listening: Option<AbortHandle>,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Peer")
+    }
+}
+
+impl Peer {
+    /// The `initialize` result, as JSON text.
+    fn greeting(&self, version: Version) -> String {
+        let offers = |pointer: &str| self.offers.pointer(pointer).cloned();
+        let escaped = SERVER_INFO.replace('/', "~1");
+        let info = offers(&format!("/_meta/{escaped}")).or_else(|| offers("/serverInfo"));
+        let mut result = json!({
+            "protocolVersion": version.as_str(),
+            "capabilities": offers("/capabilities").unwrap_or_else(|| json!({})),
+            "serverInfo": info.unwrap_or_else(|| json!({"name": "unknown", "version": "0"})),
+        });
+        if let (Some(members), Some(instructions)) = (result.as_object_mut(), offers("/instructions")) {
+            members.insert("instructions".to_owned(), instructions);
+        }
+        result.to_string()
+    }
+
+    /// What needs no server.
+    fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), &'static str>> {
+        let params: Value = serde_json::from_str(params).unwrap_or_default();
+        let text = |name: &str| params.get(name).and_then(Value::as_str).map(str::to_owned);
+        match method {
+            "ping" => Some(Ok(())),
+            "logging/setLevel" => {
+                self.state().log_level = text("level");
+                Some(Ok(()))
+            }
+            "resources/subscribe" | "resources/unsubscribe" => {
+                let Some(uri) = text("uri") else { return Some(Err("`uri` must be a string.")) };
+                {
+                    let mut state = self.state();
+                    if method == "resources/unsubscribe" {
+                        state.resources.remove(&uri);
+                    } else if state.resources.len() < MAX_RESOURCES {
+                        state.resources.insert(uri);
+                    } else {
+                        return Some(Err("Too many resources are watched."));
+                    }
+                }
+                Some(Ok(()))
+            }
+            _ if method.starts_with("tasks/") => {
+                Some(Err("Tasks of this revision cannot be translated for this server."))
+            }
+            _ => None,
+        }
+    }
+
+    /// Subscribes to everything that the client would be told, in place of what was subscribed before.
+    fn listen(self: &Arc<Self>, session: &Arc<Session>) {
+        let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
+        let resources = self.state().resources.clone();
+        let mut wanted = serde_json::Map::new();
+        for (name, pointer) in [
+            ("toolsListChanged", "/capabilities/tools/listChanged"),
+            ("promptsListChanged", "/capabilities/prompts/listChanged"),
+            ("resourcesListChanged", "/capabilities/resources/listChanged"),
+        ] {
+            if has(pointer) {
+                wanted.insert(name.to_owned(), Value::Bool(true));
+            }
+        }
+        if !resources.is_empty() {
+            wanted.insert("resourceSubscriptions".to_owned(), json!(resources));
+        }
+        let wanted = (!wanted.is_empty()).then(|| Value::Object(wanted).to_string());
+        let task = wanted.map(|wanted| {
+            let (peer, session) = (Arc::clone(self), Arc::downgrade(session));
+            tokio::spawn(async move {
+                while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
+                    peer.listen_once(&session, &wanted).await;
+                    drop(session);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            })
+            .abort_handle()
+        });
+        if let Some(before) = std::mem::replace(&mut self.state().listening, task) {
+            before.abort();
+        }
+    }
+
+    async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
+        let params = format!(r#"{{"notifications":{wanted}}}"#);
+        let stream = Stream::endless(1, 1 << 20);
+        let consumer = stream.connect();
+        let Ok(Some(_ticket)) = self.send(session, "subscriptions/listen", &params, "0", &stream).await
+        else {
+            return;
+        };
+        loop {
+            match consumer.next() {
+                Next::Event(_, text) => {
+                    let text = text.into_bytes();
+                    let Ok(message) = parse_line(&text) else { continue };
+                    match &message.kind {
+                        Kind::Notification { method }
+                            if method != "notifications/subscriptions/acknowledged" =>
+                        {
+                            let mut params =
+                                message.params_text().and_then(Members::parse).unwrap_or_default();
+                            params.remove("_meta");
+                            let text =
+                                format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+                            session.get_stream().push(Bytes::from(text).into(), false);
+                        }
+                        Kind::Notification { .. } | Kind::Request { .. } => {}
+                        Kind::Response { .. } => return,
+                    }
+                }
+                Next::End => return,
+                Next::Wait => stream.changed().await,
+            }
+        }
+    }
+
+    /// Sends a request in the stateless form. `None`: the server speaks it no more.
+    async fn send(
+        &self,
+        session: &Session,
+        method: &str,
+        params: &str,
+        id: &str,
+        stream: &Arc<Stream>,
+    ) -> Result<Option<crate::modern::Ticket>, String> {
+        let native: Option<Native> =
+            self.servers.native(&self.caller).await.map_err(|error| error.to_string())?;
+        let Some(native) = native else { return Ok(None) };
+        let mut params = Members::parse(params).unwrap_or_default();
+        let given = params.remove("_meta").unwrap_or_default();
+        let mut meta = Members::parse(&given).unwrap_or_default();
+        meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
+        meta.set(CAPABILITIES, self.capabilities.as_str());
+        let level = self.state().log_level.clone();
+        if let Some(level) = &level {
+            meta.set(LOG_LEVEL, Value::from(level.as_str()).to_string());
+        }
+        let meta = meta.to_string();
+        params.set("_meta", meta);
+        let text =
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{params}}}"#, Value::from(method));
+        let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
+        let Kind::Request { method, id } = message.kind.clone() else {
+            return Err("no request".to_owned());
+        };
+        let token = crate::protocol::peek_call(&message).map_err(|error| error.to_string())?.progress_token;
+        let request = Request {
+            message: &message,
+            method,
+            id,
+            meta: Meta {
+                capabilities: &self.capabilities,
+                log_level: level.as_deref().map(Into::into),
+                progress_token: token,
+            },
+            name: None,
+            arguments: None,
+        };
+        let owner: Arc<str> = Arc::from(session.owner.as_str());
+        Ok(Some(self.servers.call(&native, &request, &owner, stream).await))
+    }
+
+    /// One request of the client, with as many rounds as it takes.
+    async fn run(&self, session: &Arc<Session>, method: &str, params: &str, id: &str, out: &Arc<Stream>) {
+        let mut extra: Option<(String, Option<String>)> = None;
+        for _ in 0..MAX_ROUNDS {
+            let mut members = Members::parse(params).unwrap_or_default();
+            if let Some((responses, state)) = &extra {
+                members.set("inputResponses", responses.as_str());
+                if let Some(state) = state {
+                    members.set("requestState", state.as_str());
+                }
+            }
+            let params = members.to_string();
+            let stream = self.servers.stream();
+            let consumer = stream.connect();
+            let sent = self.send(session, method, &params, id, &stream).await;
+            let _ticket = match sent {
+                Ok(Some(ticket)) => ticket,
+                Ok(None) => return fail(out, id, "The MCP server speaks this revision no more."),
+                Err(why) => return fail(out, id, &why),
+            };
+            let answer = loop {
+                match consumer.next() {
+                    Next::Event(_, text) => {
+                        let text = text.into_bytes();
+                        match parse_line(&text).map(|message| message.kind) {
+                            Ok(Kind::Response { .. }) => break text,
+                            _ => out.push(text.into(), false),
+                        }
+                    }
+                    Next::End => return fail(out, id, "The MCP server has ended this request."),
+                    Next::Wait => stream.changed().await,
+                }
+            };
+            match self.settle(session, &answer, id, out).await {
+                None => return,
+                Some(next) => extra = Some(next),
+            }
+        }
+        fail(out, id, "The server asks without end.");
+    }
+
+    /// Hands an answer on; or asks the client, and gives its answers and the state for the next round.
+    async fn settle(
+        &self,
+        session: &Arc<Session>,
+        answer: &Bytes,
+        id: &str,
+        out: &Arc<Stream>,
+    ) -> Option<(String, Option<String>)> {
+        let message = parse_line(answer).ok()?;
+        let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
+            out.push(answer.clone().into(), true);
+            return None;
+        };
+        let [kind, requests, state] =
+            members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
+        if kind.and_then(string).as_deref() != Some("input_required") {
+            let result = result_for_legacy(result);
+            out.push(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)).into(), true);
+            return None;
+        }
+        match self.ask_all(session, requests.unwrap_or("{}"), out).await {
+            Ok(responses) => Some((responses, state.map(str::to_owned))),
+            Err(why) => {
+                fail(out, id, &why);
+                None
+            }
+        }
+    }
+
+    /// Puts every question to the client at once; the answers by name, as JSON text.
+    async fn ask_all(
+        &self,
+        session: &Arc<Session>,
+        requests: &str,
+        out: &Arc<Stream>,
+    ) -> Result<String, String> {
+        let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
+        let mut waiting = Vec::new();
+        for (key, request) in Members::parse(requests).unwrap_or_default().iter() {
+            let [method, params] =
+                members(request, ["method", "params"]).map_err(|error| error.to_string())?;
+            let method = method.and_then(string).unwrap_or_default().into_owned();
+            let capability = match method.as_str() {
+                "elicitation/create" => "elicitation",
+                "sampling/createMessage" => "sampling",
+                "roots/list" => "roots",
+                _ => return Err(format!("The server asks for {method}, which no client can be asked.")),
+            };
+            if declared.get(capability).is_none() {
+                return Err(format!("The server needs {capability}, which the client did not declare."));
+            }
+            let id = format!(r#""mcp-gate-{}""#, self.next.fetch_add(1, Ordering::Relaxed));
+            let (sender, receiver) = oneshot::channel();
+            self.state().asked.insert(id.clone(), sender);
+            let params = params.unwrap_or("{}");
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+            if !session.put(&id, Bytes::from(text), out) {
+                self.state().asked.remove(&id);
+                return Err("Too many questions wait for this client.".to_owned());
+            }
+            waiting.push((key.to_owned(), method, receiver));
+        }
+        let mut responses = serde_json::Map::new();
+        for (key, method, receiver) in waiting {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, receiver).await;
+            let answer = match answer {
+                Ok(Ok(Ok(answer))) => serde_json::from_str(&answer).unwrap_or_default(),
+                // A question that the client fails to put to its user was not answered by the user.
+                _ if method == "elicitation/create" => json!({"action": "cancel"}),
+                _ => return Err(format!("The client did not answer {method}.")),
+            };
+            responses.insert(key, answer);
+        }
+        Ok(Value::Object(responses).to_string())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fail(out: &Stream, id: &str, why: &str) {
+    out.push(error_message(Some(id.as_bytes()), Code::InternalError, why).into(), true);
+}
+
+impl Foreign for Peer {
+    fn request(
+        &self,
+        session: &Arc<Session>,
+        message: &Message<'_>,
+        id: &Span,
+        _token: Option<&Span>,
+        stream: &Arc<Stream>,
+    ) {
+        let Kind::Request { method, .. } = &message.kind else { return };
+        let (id, params) =
+            (message.at(id).to_owned(), object(message.params_text()).unwrap_or("{}").to_owned());
+        let Some(peer) = self.own.upgrade() else { return };
+        match self.answer_here(method, &params) {
+            Some(Ok(())) => {
+                if method.starts_with("resources/") {
+                    peer.listen(session);
+                }
+                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+                return stream.push(Bytes::from(text).into(), true);
+            }
+            Some(Err(why)) => {
+                return stream
+                    .push(error_message(Some(id.as_bytes()), Code::MethodNotFound, why).into(), true);
+            }
+            None => {}
+        }
+        let busy = Busy::new(session);
+        let (session, method, name) = (Arc::clone(session), method.clone().into_owned(), id.clone());
+        let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
+        let task = tokio::spawn(async move {
+            peer.run(&session, &method, &params, &id, &stream).await;
+            peer.state().running.remove(&id);
+            drop(busy);
+        });
+        self.state().running.entry(name).or_default().push((task.abort_handle(), waiting));
+    }
+
+    fn notify(&self, session: &Arc<Session>, method: &str) {
+        if method == "notifications/initialized"
+            && let Some(peer) = self.own.upgrade()
+        {
+            peer.listen(session);
+        }
+    }
+
+    fn reply(&self, message: &Message<'_>, id: &str) {
+        let Some(asked) = self.state().asked.remove(id) else { return };
+        let answer = message.result.as_ref().map(|result| message.at(result).to_owned());
+        // A call that was given up waits for nothing.
+        let _ = asked.send(answer.ok_or(()));
+    }
+
+    fn cancel(&self, id: &str) {
+        // Two requests with one id cannot be told apart, and the wrong one must not be hit.
+        let running = self.state().running.remove(id).unwrap_or_default();
+        if let [(task, stream)] = running.as_slice() {
+            task.abort();
+            let why = "The request was cancelled.";
+            stream.push(error_message(Some(id.as_bytes()), Code::Cancelled, why).into(), true);
+        }
+    }
+
+    fn end(&self) {
+        let state = std::mem::take(&mut *self.state());
+        let running = state.running.into_values().flatten().map(|(task, _)| task);
+        for task in running.chain(state.listening) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! A server with sessions, as a stateless one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::call::{self, Job, Outcome, Running};
+use super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
+use super::listen::Filter;
+use super::questions::responses;
+use super::results::{Greeting, capabilities, params_for_legacy};
+use super::seal::{Sealer, State};
+use crate::child::Placeholders;
+use crate::legacy::{OpenError, Random, Sessions};
+use crate::modern::{Fault, Fields, ParamHeaders, Request, read_tools};
+use crate::protocol::{Code, Kind, Members, members, parse_line, string};
+use crate::stream::{Consumer, First, Stream};
+
+/// Calls of one group that may be waiting for their clients, each in a session of its own.
+const MAX_SEATS: usize = 8;
+/// Requests that a server may answer with questions (2026-07-28, "Multi Round-Trip Requests").
+const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+/// Time between two rounds of clearing.
+const ROUND: Duration = Duration::from_secs(1);
+/// Life of a list of tools about whose changes the child says nothing.
+const TOOLS_LIFE: Duration = Duration::from_secs(5);
+/// Pages of one list that are read.
+const MAX_PAGES: usize = 100;
+/// Rounds of one call.
+const MAX_ROUNDS: u32 = 64;
+
+/// Times.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a call waits for its client's answer.
+    pub input_timeout: Duration,
+    /// How long a request waits for a free session.
+    pub request_timeout: Duration,
+    /// Life of unused sessions.
+    pub idle: Duration,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// No session.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Params that make no sense.
+    #[error("{0}")]
+    Params(String),
+    /// Header and body disagree.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// Nothing that this server can be asked through the translation.
+    #[error("{0} cannot be translated for a server of an earlier revision.")]
+    Method(String),
+    /// The server did not behave.
+    #[error("{0}")]
+    Child(String),
+}
+
+/// The translation for stateless clients.
+pub struct Facade {
+    settings: Settings,
+    sessions: Arc<Sessions>,
+    sealer: Sealer,
+    groups: Mutex<HashMap<GroupKey, Arc<Group>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    next: AtomicU64,
+}
+
+/// A call that waits for its client.
+struct Waiting {
+    running: Running,
+    round: u32,
+    expires: Instant,
+}
+
+/// Stands for the client's interest in a request; dropping it gives the request up.
+pub struct Interest(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end();
+        }
+    }
+}
+
+impl Facade {
+    /// Nothing is open yet.
+    pub fn new(settings: Settings, sessions: Arc<Sessions>, random: Random) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            sessions,
+            sealer: Sealer::new(random),
+            groups: Mutex::default(),
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+        })
+    }
+
+    /// Takes a request; whatever becomes of it comes on `stream`.
+    pub async fn start(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        fields: &Fields<'_>,
+        caller: &Placeholders,
+        owner: &str,
+        stream: &Arc<Stream>,
+    ) -> Result<Interest, Refused> {
+        if request.method.starts_with("tasks/") {
+            return Err(Refused::Method(request.method.clone().into_owned()));
+        }
+        let key = GroupKey { owner: owner.to_owned(), capabilities: capabilities(request.meta.capabilities) };
+        let group =
+            Arc::clone(self.groups().entry(key.clone()).or_insert_with_key(|key| Arc::new(Group::new(key))));
+        let params = request.message.params_text().unwrap_or("{}");
+        let [given, state] = members(params, ["inputResponses", "requestState"])
+            .map_err(|error| Refused::Params(error.to_string()))?;
+        let bound_to =
+            format!("{owner}\n{}\n{}", request.method, request.name.as_deref().unwrap_or_default());
+        let job = Job {
+            method: request.method.clone().into_owned(),
+            id: request.id_text().to_owned(),
+            params: params_for_legacy(params),
+            responses: given.map(str::to_owned),
+            log_level: request.meta.log_level.as_deref().map(str::to_owned),
+            bound_to,
+            stream: Arc::clone(stream),
+        };
+        if responses(given).is_none() {
+            return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
+        }
+        match job.method.as_str() {
+            "server/discover" => {
+                let lease = self.lease(&group, &key, caller, false).await?;
+                job.finish(&lease.seat.greeting.discover());
+                return Ok(Interest(None));
+            }
+            "subscriptions/listen" => return self.listen(&group, &key, caller, job).await,
+            _ => {}
+        }
+        let again = match state.map(|state| self.reopen(state, &job)) {
+            None => None,
+            Some(Err(refused)) => return Err(refused),
+            Some(Ok(state)) => Some(state),
+        };
+        let found = again.as_ref().and_then(|state| Some((state, state.call?)));
+        if let Some((state, number)) = found {
+            let waiting = self.waiting().remove(&number).filter(|waiting| waiting.round == state.round);
+            let waiting = waiting.ok_or_else(|| {
+                Refused::Params("The call of this request state waits no more. Call again.".to_owned())
+            })?;
+            return Ok(self.spawn(job, Work::Resume(waiting)));
+        }
+        let is_exclusive = MAY_ASK.contains(&job.method.as_str())
+            && (job.log_level.is_some()
+                || ["elicitation", "roots", "sampling"]
+                    .iter()
+                    .any(|name| group.capabilities.get(name).is_some()));
+        let lease = self.lease(&group, &key, caller, is_exclusive).await?;
+        self.check_params(&group, &lease.seat, request, fields).await?;
+        Ok(self.spawn(job, Work::Start { lease, group, is_exclusive }))
+    }
+
+    /// Whether header and body agree about the arguments that a tool wants repeated in headers. The list is read for each
+    /// call of a session that has not announced changes, or once.
+    async fn check_params(
+        &self,
+        group: &Group,
+        seat: &Seat,
+        request: &Request<'_>,
+        fields: &Fields<'_>,
+    ) -> Result<(), Refused> {
+        let is_call = request.method == "tools/call" && seat.greeting.has("/tools");
+        let Some(tool) = request.name.as_deref().filter(|_| is_call) else { return Ok(()) };
+        if request.arguments.is_none() && fields.params.is_empty() {
+            return Ok(());
+        }
+        let mut was_read = false;
+        loop {
+            let changes = group.listeners.tool_changes();
+            let tools = if let Some(tools) = seat.tools(changes, TOOLS_LIFE) {
+                tools
+            } else {
+                was_read = true;
+                let tools = Arc::new(self.read_tools(group, seat).await.map_err(Refused::Child)?);
+                seat.set_tools(Arc::clone(&tools), changes);
+                tools
+            };
+            let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
+            match verdict {
+                // A refusal never rests on an old list.
+                Err(_) if !was_read => seat.forget_tools(),
+                verdict => return Ok(verdict?),
+            }
+        }
+    }
+
+    async fn read_tools(&self, group: &Group, seat: &Seat) -> Result<HashMap<String, ParamHeaders>, String> {
+        let mut tools = HashMap::new();
+        let mut params = "{}".to_owned();
+        for _ in 0..MAX_PAGES {
+            let page = call::ask(group, seat, self.number(), "tools/list", &params).await?;
+            let (found, next) = read_tools(&page)?;
+            tools.extend(found);
+            match next {
+                Some(next) => params = next,
+                None => break,
+            }
+        }
+        Ok(tools)
+    }
+
+    /// What a request state says, if it may be used for this request.
+    fn reopen(&self, state: &str, job: &Job) -> Result<State, Refused> {
+        let text = string(state).unwrap_or_default();
+        let state = self.sealer.open(&text, &job.bound_to).ok_or_else(|| {
+            Refused::Params("The request state is not one that was given for this request.".to_owned())
+        })?;
+        let given = job.responses.as_deref().and_then(Members::parse).unwrap_or_default();
+        let is_accepted = |key: &String| {
+            let answer: Value =
+                given.get(key).and_then(|answer| serde_json::from_str(answer).ok()).unwrap_or_default();
+            answer.get("action").and_then(Value::as_str) == Some("accept")
+        };
+        if state.call.is_none() && !state.keys.iter().all(is_accepted) {
+            return Err(Refused::Params(
+                "What the server asked for was not done, so it cannot go on.".to_owned(),
+            ));
+        }
+        Ok(state)
+    }
+
+    fn spawn(self: &Arc<Self>, job: Job, work: Work) -> Interest {
+        let task = tokio::spawn(Arc::clone(self).work(job, work));
+        let handle: AbortHandle = task.abort_handle();
+        Interest(Some(Box::new(move || handle.abort())))
+    }
+
+    async fn work(self: Arc<Self>, job: Job, work: Work) {
+        let (mut running, round, is_exclusive) = match work {
+            Work::Resume(Waiting { mut running, round, .. }) => {
+                let given = job.responses.as_deref().and_then(Members::parse).unwrap_or_default();
+                running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
+                call::resume(&mut running, &given).await;
+                if !running.asked.is_empty() {
+                    return self.suspend(&job, running, round + 1);
+                }
+                (running, round + 1, true)
+            }
+            Work::Start { lease, group, is_exclusive } => {
+                if is_exclusive {
+                    self.set_level(&group, &lease.seat, &job).await;
+                }
+                let number = self.number();
+                (call::start(lease, group, number, &job).await, 1, is_exclusive)
+            }
+        };
+        match call::follow(&mut running, &job, is_exclusive).await {
+            Outcome::Done => {}
+            Outcome::Asks => self.suspend(&job, running, round),
+            Outcome::Again(entries) => {
+                let keys = entries.iter().map(|(key, _)| key.clone()).collect();
+                self.ask_client(&job, &State { call: None, round, keys }, &entries);
+            }
+        }
+    }
+
+    /// Lets a call wait for its client, and asks the client.
+    fn suspend(&self, job: &Job, running: Running, round: u32) {
+        if round > MAX_ROUNDS {
+            return job.fail(Code::InternalError, "The server asks without end.", None);
+        }
+        let number = self.number();
+        let entries: Vec<(String, String)> =
+            running.asked.iter().map(|(key, question)| (key.clone(), question.entry())).collect();
+        let expires = Instant::now() + self.settings.input_timeout;
+        self.waiting().insert(number, Waiting { running, round, expires });
+        self.ask_client(job, &State { call: Some(number), round, keys: Vec::new() }, &entries);
+    }
+
+    fn ask_client(&self, job: &Job, state: &State, entries: &[(String, String)]) {
+        let Some(sealed) = self.sealer.seal(state, &job.bound_to) else {
+            return job.fail(Code::InternalError, "This server has no random numbers.", None);
+        };
+        let mut requests = Members::default();
+        for (key, entry) in entries {
+            requests.set(key, entry.as_str());
+        }
+        job.finish(&format!(
+            r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
+        ));
+    }
+
+    /// Tells the child from which level on it shall log, if the client wants to know and the child can.
+    async fn set_level(&self, group: &Arc<Group>, seat: &Arc<Seat>, job: &Job) {
+        seat.log_to(job.log_level.as_deref(), &job.stream);
+        let Some(level) = job.log_level.as_ref().filter(|_| seat.greeting.has("/logging")) else { return };
+        let mut known = seat.level.lock().await;
+        if known.as_ref() != Some(level) {
+            let params = serde_json::json!({ "level": level }).to_string();
+            // A child that refuses logs as it likes; what is below the level is dropped anyway.
+            let _ = call::ask(group, seat, self.number(), "logging/setLevel", &params).await;
+            *known = Some(level.clone());
+        }
+    }
+
+    async fn listen(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        key: &GroupKey,
+        caller: &Placeholders,
+        job: Job,
+    ) -> Result<Interest, Refused> {
+        let lease = self.lease(group, key, caller, false).await?;
+        let seat = Arc::clone(&lease.seat);
+        let filter = Filter::parse(&job.params, &seat.greeting).map_err(Refused::Params)?;
+        let number = self.number();
+        let acknowledgement = filter.acknowledgement(&job.id);
+        let resources = filter.resources.clone();
+        // Acknowledged first, so that nothing can come before it.
+        job.stream.push(bytes::Bytes::from(acknowledgement).into(), false);
+        group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
+        let (facade, group) = (Arc::clone(self), Arc::clone(group));
+        let interest = {
+            let (facade, group) = (Arc::clone(&facade), Arc::clone(&group));
+            Interest(Some(Box::new(move || {
+                let unwatched = group.listeners.remove(number);
+                tokio::spawn(async move {
+                    for uri in unwatched {
+                        let params = serde_json::json!({ "uri": uri }).to_string();
+                        let number = facade.number();
+                        // A session that has ended watches nothing anyway.
+                        let _ =
+                            call::ask(&group, &lease.seat, number, "resources/unsubscribe", &params).await;
+                    }
+                    drop(lease);
+                });
+            })))
+        };
+        for uri in resources {
+            let params = serde_json::json!({ "uri": uri }).to_string();
+            if let Err(error) =
+                call::ask(&group, &seat, facade.number(), "resources/subscribe", &params).await
+            {
+                tracing::debug!(uri, error, "a resource cannot be watched");
+            }
+        }
+        Ok(interest)
+    }
+
+    /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
+    async fn lease(
+        &self,
+        group: &Arc<Group>,
+        key: &GroupKey,
+        caller: &Placeholders,
+        is_exclusive: bool,
+    ) -> Result<Lease, Refused> {
+        let end = Instant::now() + self.settings.request_timeout;
+        loop {
+            let free = if is_exclusive {
+                group.take_free()
+            } else {
+                group.home().and_then(|seat| Lease::take(&seat, false))
+            };
+            if let Some(lease) = free {
+                return Ok(lease.of(group));
+            }
+            {
+                let _one_at_a_time = group.opening.lock().await;
+                let count = group.seats().len();
+                if count == 0 || (is_exclusive && count < MAX_SEATS && group.take_free().is_none()) {
+                    match self.open(group, key, caller).await {
+                        Ok(()) => continue,
+                        Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
+                        Err(error) => return Err(error),
+                    }
+                } else if count < MAX_SEATS || !is_exclusive {
+                    continue;
+                }
+            }
+            if tokio::time::timeout_at(end, group.freed.notified()).await.is_err() {
+                return Err(OpenError::OwnerFull.into());
+            }
+        }
+    }
+
+    /// Opens a session and greets the child as this client would.
+    async fn open(&self, group: &Arc<Group>, key: &GroupKey, caller: &Placeholders) -> Result<(), Refused> {
+        let opened = self.sessions.open(&key.owner, caller, false);
+        let session = match opened {
+            Err(OpenError::OwnerFull | OpenError::Full) if self.evict(&key.owner) => {
+                self.sessions.open(&key.owner, caller, false)?
+            }
+            opened => opened?,
+        };
+        let text = initialize(&key.capabilities);
+        let message = parse_line(text.as_bytes()).map_err(|error| Refused::Child(error.to_string()))?;
+        let Kind::Request { id, .. } = message.kind.clone() else {
+            return Err(Refused::Child("no request".to_owned()));
+        };
+        let stream = session.post_stream(1);
+        let consumer: Consumer = stream.connect();
+        session.initialize(&message, id, &stream).await;
+        let answer = loop {
+            match stream.first() {
+                First::Answers(answers) => break answers.into_iter().next(),
+                First::Events | First::Wait if session.is_ended() => break None,
+                First::Events => tokio::time::sleep(Duration::from_millis(10)).await,
+                First::Wait => stream.changed().await,
+            }
+        };
+        drop(consumer);
+        let answer = answer.map(crate::protocol::Text::into_bytes).unwrap_or_default();
+        let greeting = parse_line(&answer).ok().and_then(|message| {
+            let result = message.result.as_ref()?;
+            Greeting::parse(message.at(result))
+        });
+        let Some(greeting) = greeting else {
+            self.sessions.end(&session, "initialize failed");
+            let why = "The MCP server refused initialize, or ended before it answered.";
+            return Err(Refused::Child(why.to_owned()));
+        };
+        let seat = Arc::new(Seat::new(session, greeting));
+        seat.notify(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        group.seats().push(Arc::clone(&seat));
+        tokio::spawn(pump(Arc::clone(group), seat));
+        Ok(())
+    }
+
+    /// Gives up the sessions of a group of this principal that nobody uses. False: there is none.
+    fn evict(&self, owner: &str) -> bool {
+        let now = Instant::now();
+        let groups = self.groups();
+        let idle = groups.iter().find(|(key, group)| {
+            key.owner == owner && !group.seats().is_empty() && group.is_idle(now, Duration::ZERO)
+        });
+        idle.is_some_and(|(_, group)| self.end_group(group, "another one is opened"))
+    }
+
+    fn end_group(&self, group: &Group, why: &str) -> bool {
+        let seats: Vec<Arc<Seat>> = group.seats().drain(..).collect();
+        for seat in &seats {
+            self.sessions.end(&seat.session, why);
+        }
+        !seats.is_empty()
+    }
+
+    /// Clears away, for ever: calls whose clients do not come back, and sessions that nobody uses.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(ROUND).await;
+            let now = Instant::now();
+            let late: Vec<Waiting> = self
+                .waiting()
+                .extract_if(|_, waiting| waiting.expires <= now)
+                .map(|(_, waiting)| waiting)
+                .collect();
+            drop(late);
+            self.groups().retain(|_, group| {
+                // Somebody may just be about to use it.
+                let is_idle = Arc::strong_count(group) <= 1 + group.seats().len()
+                    && group.is_idle(now, self.settings.idle);
+                if is_idle {
+                    self.end_group(group, "nobody used it");
+                }
+                !is_idle
+            });
+        }
+    }
+
+    /// Gives up every call that waits.
+    pub fn stop(&self) {
+        let all = std::mem::take(&mut *self.waiting());
+        drop(all);
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<GroupKey, Arc<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a task does.
+enum Work {
+    Start { lease: Lease, group: Arc<Group>, is_exclusive: bool },
+    Resume(Waiting),
+}

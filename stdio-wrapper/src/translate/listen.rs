@@ -1,0 +1,157 @@
+//! `subscriptions/listen` in front of a server with sessions: its changes of lists, and resources that it was asked to
+//! watch.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::results::Greeting;
+use crate::modern::{SUBSCRIPTION, completion};
+use crate::protocol::{Members, Message};
+use crate::stream::Stream;
+
+/// Notifications about lists: what the client asks for, what it gets, and which capability of the child is behind it.
+const LISTS: [(&str, &str, &str); 3] = [
+    ("toolsListChanged", "notifications/tools/list_changed", "/tools/listChanged"),
+    ("promptsListChanged", "notifications/prompts/list_changed", "/prompts/listChanged"),
+    ("resourcesListChanged", "notifications/resources/list_changed", "/resources/listChanged"),
+];
+/// Resources that one client may watch.
+const MAX_RESOURCES: usize = 256;
+
+/// What one client wants to hear, as far as the child can say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    /// Methods of notifications.
+    methods: Vec<&'static str>,
+    pub(super) resources: BTreeSet<String>,
+}
+
+impl Filter {
+    /// Of the params of a request; an error says what is wrong with them.
+    pub(super) fn parse(params: &str, greeting: &Greeting) -> Result<Self, String> {
+        let params: Value = serde_json::from_str(params).unwrap_or_default();
+        let wanted = params
+            .get("notifications")
+            .filter(|wanted| wanted.is_object())
+            .ok_or_else(|| "`notifications` must be an object.".to_owned())?;
+        let is_wanted = |name: &str| wanted.get(name).and_then(Value::as_bool) == Some(true);
+        let methods = LISTS
+            .iter()
+            .filter(|(name, _, capability)| is_wanted(name) && greeting.has(capability))
+            .map(|(_, method, _)| *method)
+            .collect();
+        let mut resources = BTreeSet::new();
+        if greeting.has("/resources/subscribe") {
+            let uris = wanted.get("resourceSubscriptions").and_then(Value::as_array);
+            resources.extend(uris.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+        }
+        if resources.len() > MAX_RESOURCES {
+            return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
+        }
+        Ok(Self { methods, resources })
+    }
+
+    /// The first message of the stream; `id` is JSON text.
+    pub(super) fn acknowledgement(&self, id: &str) -> String {
+        let mut granted = serde_json::Map::new();
+        for (name, method, _) in LISTS {
+            if self.methods.contains(&method) {
+                granted.insert(name.to_owned(), Value::Bool(true));
+            }
+        }
+        if !self.resources.is_empty() {
+            granted.insert("resourceSubscriptions".to_owned(), json!(self.resources));
+        }
+        format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{},"_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#,
+            Value::Object(granted)
+        )
+    }
+
+    fn wants(&self, method: &str, params: &str) -> bool {
+        if method != "notifications/resources/updated" {
+            return self.methods.contains(&method);
+        }
+        let params: Value = serde_json::from_str(params).unwrap_or_default();
+        params.get("uri").and_then(Value::as_str).is_some_and(|uri| self.resources.contains(uri))
+    }
+}
+
+/// Everyone who listens to the sessions of one group.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    all: Mutex<Vec<Listener>>,
+    /// Changes of the tools that were announced.
+    tool_changes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    number: u64,
+    /// The session that watches its resources.
+    session: String,
+    filter: Filter,
+    /// The client's id, as JSON text.
+    id: String,
+    stream: Arc<Stream>,
+}
+
+impl Listeners {
+    /// How often a change of the tools was announced.
+    pub(super) fn tool_changes(&self) -> u64 {
+        self.tool_changes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    pub(super) fn add(&self, number: u64, session: &str, filter: Filter, id: &str, stream: &Arc<Stream>) {
+        let session = session.to_owned();
+        let listener = Listener { number, session, filter, id: id.to_owned(), stream: Arc::clone(stream) };
+        self.all().push(listener);
+    }
+
+    /// Takes one out; tells which of its resources nobody else watches.
+    pub(super) fn remove(&self, number: u64) -> Vec<String> {
+        let mut all = self.all();
+        let Some(at) = all.iter().position(|listener| listener.number == number) else {
+            return Vec::new();
+        };
+        let gone = all.swap_remove(at);
+        let is_free = |uri: &String| !all.iter().any(|other| other.filter.resources.contains(uri));
+        gone.filter.resources.into_iter().filter(is_free).collect()
+    }
+
+    /// Hands a notification of the child to everyone who wants it.
+    pub(super) fn tell(&self, method: &str, message: &Message<'_>) {
+        if method == "notifications/tools/list_changed" {
+            self.tool_changes.fetch_add(1, Ordering::AcqRel);
+        }
+        let params = message.params_text().unwrap_or("{}");
+        for listener in self.all().iter().filter(|listener| listener.filter.wants(method, params)) {
+            let mut params = Members::parse(params).unwrap_or_default();
+            params.set("_meta", format!(r#"{{"{SUBSCRIPTION}":{}}}"#, listener.id));
+            let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+            if listener.stream.has_room() {
+                listener.stream.push(bytes::Bytes::from(text).into(), false);
+            } else {
+                listener.stream.cut();
+            }
+        }
+    }
+
+    /// Ends every stream that rests on a session.
+    pub(super) fn end(&self, session: &str) {
+        for listener in self.all().extract_if(.., |listener| listener.session == session) {
+            listener.stream.push(completion(&listener.id).into(), true);
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,158 @@
+//! What a server asks its client: a request in the earlier revisions, an entry of an input-required result in the
+//! stateless one. Pure.
+
+use serde_json::{Value, json};
+
+use crate::protocol::{Members, Message, object};
+
+/// By this name under `_meta` a server of an earlier revision may say how the question is to be called.
+const KEY_HINT: &str = "mcp-gate/inputKey";
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    /// The child's id, as JSON text.
+    pub(super) id: String,
+    pub(super) method: String,
+    /// As JSON text, without `_meta`.
+    pub(super) params: String,
+    /// What the child wants it to be called.
+    pub(super) hint: Option<String>,
+}
+
+/// What a client has to be able to do to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// It is able to.
+    Nothing,
+    /// It did not declare this capability; as JSON text.
+    Capability(String),
+    /// No client of the stateless revision can be asked this.
+    Unknown,
+}
+
+impl Question {
+    /// Of a request of the child.
+    pub(super) fn of(message: &Message<'_>, method: &str, id: &str) -> Self {
+        let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
+        let meta = members.remove("_meta");
+        let hint = meta.and_then(|meta| {
+            let meta: Value = serde_json::from_str(&meta).ok()?;
+            let hint = meta.get(KEY_HINT)?.as_str()?;
+            (!hint.is_empty() && hint.len() <= 64).then(|| hint.to_owned())
+        });
+        // Tasks are another protocol in the stateless revision.
+        members.remove("task");
+        Self { id: id.to_owned(), method: method.to_owned(), params: members.to_string(), hint }
+    }
+
+    /// Whether a client with these capabilities can be asked.
+    pub(super) fn needs(&self, capabilities: &Value) -> Needs {
+        let name = match self.method.as_str() {
+            "elicitation/create" => "elicitation",
+            "sampling/createMessage" => "sampling",
+            "roots/list" => "roots",
+            _ => return Needs::Unknown,
+        };
+        let Some(declared) = capabilities.get(name) else {
+            return Needs::Capability(json!({ name: {} }).to_string());
+        };
+        let params: Value = serde_json::from_str(&self.params).unwrap_or_default();
+        let is_url = name == "elicitation" && params.get("mode").and_then(Value::as_str) == Some("url");
+        if is_url && declared.get("url").is_none() {
+            return Needs::Capability(json!({ "elicitation": {"url": {}} }).to_string());
+        }
+        Needs::Nothing
+    }
+
+    /// A name that no other question has.
+    pub(super) fn key<'k>(&self, mut taken: impl FnMut(&str) -> bool + 'k) -> String {
+        let kind = self.method.split('/').next().unwrap_or("input");
+        let base = self.hint.clone().unwrap_or_else(|| kind.to_owned());
+        if !taken(&base) {
+            return base;
+        }
+        (2..=u32::MAX).map(|count| format!("{base}_{count}")).find(|key| !taken(key)).unwrap_or(base)
+    }
+
+    /// The entry of `inputRequests`, as JSON text.
+    pub(super) fn entry(&self) -> String {
+        format!(r#"{{"method":{},"params":{}}}"#, Value::from(self.method.as_str()), self.params)
+    }
+
+    /// Whether a text can be the answer.
+    pub(super) fn takes(&self, answer: &str) -> bool {
+        let Ok(answer) = serde_json::from_str::<Value>(answer) else { return false };
+        match self.method.as_str() {
+            "elicitation/create" => answer
+                .get("action")
+                .and_then(Value::as_str)
+                .is_some_and(|action| ["accept", "decline", "cancel"].contains(&action)),
+            "sampling/createMessage" => answer.get("role").is_some() && answer.get("content").is_some(),
+            "roots/list" => answer.get("roots").is_some_and(Value::is_array),
+            _ => false,
+        }
+    }
+
+    /// The response for the child.
+    pub(super) fn response(&self, answer: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{answer}}}"#, self.id)
+    }
+
+    /// The error for a question that needs a capability which the client did not declare.
+    pub(super) fn lacking(&self) -> String {
+        self.refusal(-32601, "The client did not declare this capability.")
+    }
+
+    /// An error for the child.
+    pub(super) fn refusal(&self, code: i32, why: &str) -> String {
+        let why = Value::from(why);
+        format!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":{code},"message":{why}}}}}"#, self.id)
+    }
+}
+
+/// `inputResponses`: the answers by name, as JSON text. `None`: not an object.
+pub(super) fn responses(text: Option<&str>) -> Option<Members<'_>> {
+    match text {
+        None => Some(Members::default()),
+        Some(text) => Members::parse(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Kind, parse_line};
+
+    fn question(text: &str) -> Question {
+        let message = parse_line(text.as_bytes()).unwrap();
+        let Kind::Request { method, id } = &message.kind else { unreachable!() };
+        Question::of(&message, method, message.at(id))
+    }
+
+    #[test]
+    fn a_question_names_what_it_needs_and_takes_only_what_fits() {
+        let ask = question(
+            r#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"_meta":{"mcp-gate/inputKey":"who","progressToken":3},"message":"Who?","requestedSchema":{}}}"#,
+        );
+        assert_eq!(ask.params, r#"{"message":"Who?","requestedSchema":{}}"#);
+        assert_eq!(ask.key(|_| false), "who");
+        assert_eq!(ask.key(|key| key == "who"), "who_2");
+        assert_eq!(ask.needs(&json!({"elicitation": {}})), Needs::Nothing);
+        assert_eq!(
+            ask.needs(&json!({"sampling": {}})),
+            Needs::Capability(r#"{"elicitation":{}}"#.to_owned())
+        );
+        assert!(ask.takes(r#"{"action":"accept","content":{}}"#));
+        assert!(!ask.takes("12345") && !ask.takes(r#"{"action":"maybe"}"#));
+        let url = question(
+            r#"{"jsonrpc":"2.0","id":1,"method":"elicitation/create","params":{"mode":"url","url":"https://a.example"}}"#,
+        );
+        assert_eq!(
+            url.needs(&json!({"elicitation": {}})),
+            Needs::Capability(r#"{"elicitation":{"url":{}}}"#.to_owned())
+        );
+        let odd = question(r#"{"jsonrpc":"2.0","id":1,"method":"tasks/get"}"#);
+        assert_eq!(odd.needs(&json!({})), Needs::Unknown);
+    }
+}

@@ -1,0 +1,194 @@
+//! Requests, results and errors of one era in the words of the other. Pure; what is not named here passes as it was
+//! written.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::modern::{META_PREFIX, SERVER_INFO, VERSION};
+use crate::protocol::{Members, object};
+
+/// Results that say how long they may be kept (2026-07-28, "Caching").
+const CACHEABLE: [&str; 6] = [
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    "resources/read",
+];
+/// The JSON-RPC code of earlier revisions for a resource that does not exist.
+const RESOURCE_NOT_FOUND: i64 = -32002;
+
+/// What the child said in answer to `initialize`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Greeting {
+    pub(super) capabilities: Value,
+    /// As JSON text.
+    pub(super) server_info: String,
+    instructions: Option<String>,
+}
+
+impl Greeting {
+    /// Of an `initialize` result.
+    pub(super) fn parse(result: &str) -> Option<Self> {
+        let members = Members::parse(result)?;
+        Some(Self {
+            capabilities: serde_json::from_str(members.get("capabilities")?).ok()?,
+            server_info: members.get("serverInfo").unwrap_or("{}").to_owned(),
+            instructions: members.get("instructions").map(str::to_owned),
+        })
+    }
+
+    /// Whether the child says that it can do something, such as `/resources/subscribe`.
+    pub(super) fn has(&self, pointer: &str) -> bool {
+        self.capabilities.pointer(pointer).is_some_and(|value| *value != Value::Bool(false))
+    }
+
+    /// The result of `server/discover` that the child would give.
+    pub(super) fn discover(&self) -> String {
+        let mut capabilities = self.capabilities.clone();
+        if let Some(capabilities) = capabilities.as_object_mut() {
+            // Tasks of 2025-11-25 are not the extension of this revision.
+            capabilities.remove("tasks");
+        }
+        let mut result = Members::default();
+        result.set("supportedVersions", json!([VERSION]).to_string());
+        result.set("capabilities", capabilities.to_string());
+        if let Some(instructions) = &self.instructions {
+            result.set("instructions", instructions.as_str());
+        }
+        self.complete("server/discover", &result.to_string())
+    }
+
+    /// A result of the child with what the stateless revision adds.
+    pub(super) fn complete(&self, method: &str, result: &str) -> String {
+        let Some(mut members) = Members::parse(result) else { return result.to_owned() };
+        members.set("resultType", r#""complete""#);
+        if CACHEABLE.contains(&method) {
+            members.set_default("ttlMs", "0");
+            members.set_default("cacheScope", r#""private""#);
+        }
+        let meta = object(members.get("_meta")).map(str::to_owned).unwrap_or_default();
+        let mut meta = Members::parse(&meta).unwrap_or_default();
+        meta.set_default(SERVER_INFO, self.server_info.as_str());
+        members.set("_meta", meta.to_string());
+        members.to_string()
+    }
+}
+
+/// A client's capabilities as the child gets to know them, in one spelling, so that equal ones are one child's.
+pub(super) fn capabilities(text: &str) -> String {
+    let given: Value = serde_json::from_str(text).unwrap_or_default();
+    let mut out = serde_json::Map::new();
+    for name in ["elicitation", "experimental", "roots", "sampling"] {
+        if let Some(value) = given.get(name).filter(|value| value.is_object()) {
+            out.insert(name.to_owned(), sorted(value));
+        }
+    }
+    Value::Object(out).to_string()
+}
+
+fn sorted(value: &Value) -> Value {
+    match value.as_object() {
+        Some(members) => {
+            let mut names: Vec<&String> = members.keys().collect();
+            names.sort_unstable();
+            names
+                .into_iter()
+                .map(|name| (name.clone(), members.get(name).map_or(Value::Null, sorted)))
+                .collect()
+        }
+        None => value.clone(),
+    }
+}
+
+/// Params of a stateless request for a child with a session.
+pub(super) fn params_for_legacy(params: &str) -> String {
+    let mut members = Members::parse(params).unwrap_or_default();
+    members.remove("inputResponses");
+    members.remove("requestState");
+    if let Some(meta) = members.remove("_meta") {
+        let mut meta = Members::parse(&meta).unwrap_or_default();
+        meta.retain(|name| !name.starts_with(META_PREFIX));
+        if !meta.is_empty() {
+            let meta = meta.to_string();
+            members.set("_meta", meta);
+        }
+    }
+    members.to_string()
+}
+
+/// An error of a child with a session, for a stateless client: the `error` member as JSON text.
+pub(super) fn error_for_modern(method: &str, error: &str) -> String {
+    let Some(mut members) = Members::parse(error) else { return error.to_owned() };
+    let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
+    let code = match code {
+        Some(RESOURCE_NOT_FOUND) if method == "resources/read" => -32602,
+        // Codes that mean something only in the stateless revision, and there only if its rules were broken.
+        Some(-32099..=-32020) => -32000,
+        _ => return error.to_owned(),
+    };
+    members.set("code", Cow::Owned(code.to_string()));
+    members.to_string()
+}
+
+/// A result of a stateless child, for a client with a session.
+pub(super) fn result_for_legacy(result: &str) -> String {
+    let Some(mut members) = Members::parse(result) else { return result.to_owned() };
+    for name in ["resultType", "ttlMs", "cacheScope"] {
+        members.remove(name);
+    }
+    if let Some(meta) = members.remove("_meta") {
+        let mut meta = Members::parse(&meta).unwrap_or_default();
+        meta.retain(|name| !name.starts_with(META_PREFIX));
+        if !meta.is_empty() {
+            let meta = meta.to_string();
+            members.set("_meta", meta);
+        }
+    }
+    members.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_get_what_the_revision_adds_and_keep_the_rest() {
+        let greeting = Greeting::parse(
+            r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{"listChanged":true},"tasks":{}},"serverInfo":{"name":"x","version":"1"}}"#,
+        )
+        .unwrap();
+        let discover: Value = serde_json::from_str(&greeting.discover()).unwrap();
+        assert_eq!(discover["supportedVersions"], json!([VERSION]));
+        assert_eq!(discover["capabilities"], json!({"tools": {"listChanged": true}}));
+        assert_eq!((&discover["ttlMs"], &discover["cacheScope"]), (&json!(0), &json!("private")));
+        assert_eq!(discover["_meta"][SERVER_INFO]["name"], "x");
+        let call = greeting.complete("tools/call", r#"{"content":[1E400],"_meta":{"a":1}}"#);
+        assert!(call.starts_with(r#"{"content":[1E400],"_meta":{"a":1,"#), "{call}");
+        assert!(call.contains(r#""resultType":"complete""#) && !call.contains("ttlMs"));
+        assert_eq!(result_for_legacy(&call), r#"{"content":[1E400],"_meta":{"a":1}}"#);
+    }
+
+    #[test]
+    fn what_only_one_era_knows_stays_there() {
+        let params = r#"{"name":"t","arguments":{"a":1.0},"inputResponses":{},"requestState":"s","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","progressToken":"p","x":1}}"#;
+        assert_eq!(
+            params_for_legacy(params),
+            r#"{"name":"t","arguments":{"a":1.0},"_meta":{"progressToken":"p","x":1}}"#
+        );
+        assert_eq!(
+            error_for_modern("resources/read", r#"{"code":-32002,"message":"m","data":{"uri":"u"}}"#),
+            r#"{"code":-32602,"message":"m","data":{"uri":"u"}}"#
+        );
+        assert_eq!(
+            error_for_modern("tools/call", r#"{"code":-32021,"message":"m"}"#),
+            r#"{"code":-32000,"message":"m"}"#
+        );
+        assert_eq!(
+            capabilities(r#"{"sampling":{"b":{},"a":{}},"extensions":{},"elicitation":{}}"#),
+            r#"{"elicitation":{},"sampling":{"a":{},"b":{}}}"#
+        );
+    }
+}
