@@ -152,7 +152,8 @@ def initialize(message):
         return say(id=message["id"], error={"code": -32602, "message": "refused on purpose"})
     wanted = message["params"]["protocolVersion"]
     version = wanted if wanted in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25") else "2025-11-25"
-    result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "test child", "version": str(os.getpid())}}
+    capabilities = {"tools": {"listChanged": True}, "logging": {}} if "--rich" in FLAGS else {"tools": {}}
+    result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": {"name": "test child", "version": str(os.getpid())}}
     say(id=message["id"], result=result)
 
 
@@ -180,8 +181,10 @@ def main():
         elif method == "tools/call":
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
-        elif method == "ping":
+        elif method in ("ping", "logging/setLevel"):
             say(id=message["id"], result={})
+        elif method == "tools/list":
+            say(id=message["id"], result={"tools": []})
         else:
             say(id=message["id"], error={"code": -32601, "message": f"Unknown method {method}"})
         while "--deaf" in FLAGS:

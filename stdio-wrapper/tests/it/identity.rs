@@ -13,15 +13,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::wrapper::{Wrapper, answer_of, call};
 
 /// An authorization service that does nothing but sign and show its key.
-struct Issuer {
+pub(crate) struct Issuer {
     key: Ed25519KeyPair,
-    url: String,
+    pub(crate) url: String,
     fetches: Arc<AtomicUsize>,
     is_down: Arc<AtomicBool>,
 }
 
 impl Issuer {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let key = Ed25519KeyPair::generate().unwrap();
         let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
         let rsa = json!({"kty": "RSA", "kid": "other", "n": "AQAB", "e": "AQAB"});
@@ -51,7 +51,7 @@ impl Issuer {
         Self { key, url, fetches, is_down }
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(header), part(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()).as_ref());
@@ -70,22 +70,22 @@ impl Issuer {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the binary under test has the real clock")]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn header() -> Value {
+pub(crate) fn header() -> Value {
     json!({"alg": "EdDSA", "typ": "mcp-assertion+jwt", "kid": "k1"})
 }
 
-fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({
         "iss": "https://auth.example", "aud": "https://mcp.example/svc", "sub": "u-1", "iat": now(), "exp": now() + 60,
         "username": "ana", "email": "ana@example.com", "groups": ["dev", "ops"], "client_id": "c", "scope": "mcp mcp:read",
     })
 }
 
-fn with(mut base: Value, changes: &[(&str, Value)]) -> Value {
+pub(crate) fn with(mut base: Value, changes: &[(&str, Value)]) -> Value {
     for (name, value) in changes {
         base[*name] = value.clone();
     }

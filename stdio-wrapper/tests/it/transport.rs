@@ -47,7 +47,11 @@ async fn headers_are_checked() {
         );
     }
     let unsupported = client.clone().with_header("mcp-protocol-version", "2026-07-28").post(ping).await;
-    assert_eq!(answer_of(unsupported).await["error"]["code"], -32000, "later clients fall back at this code");
+    assert_eq!(
+        answer_of(unsupported).await["error"]["code"],
+        -32602,
+        "a stateless request needs its metadata"
+    );
     let mut homeless = client.clone();
     homeless.session = None;
     assert_eq!(homeless.status_of_ping().await, 400);

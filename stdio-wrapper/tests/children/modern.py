@@ -1,0 +1,125 @@
+"""A server of the stateless revision for tests: well-behaved by default, and as bad as its tools ask for. Standard library only."""
+
+import json
+import os
+import sys
+import threading
+import time
+
+FLAGS = set(sys.argv[1:])
+LOCK = threading.Lock()
+LISTENS = {}
+CANCELLED = []
+TOOLS = [
+    {"name": "echo", "inputSchema": {"type": "object"}},
+    {"name": "here", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "shard": {"type": "integer", "x-mcp-header": "Shard"}}}},
+]
+PREFIX = "io.modelcontextprotocol/"
+
+
+def say(**message):
+    with LOCK:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.flush()
+
+
+def text(value):
+    return {"resultType": "complete", "content": [{"type": "text", "text": value if isinstance(value, str) else json.dumps(value)}]}
+
+
+def tell(method, **params):
+    for number, wanted in list(LISTENS.items()):
+        say(method=method, params={**params, "_meta": {PREFIX + "subscriptionId": number}})
+
+
+def call(number, params):
+    name, given, meta = params["name"], params.get("arguments", {}), params["_meta"]
+    if name in ("echo", "here"):
+        return text(given)
+    if name == "seen":
+        return text({"id": number, "params": params, "env": dict(os.environ)})
+    if name == "pid":
+        return text(str(os.getpid()))
+    if name == "sleep":
+        time.sleep(given["seconds"])
+        return text("slept")
+    if name == "progress":
+        for step in range(given.get("steps", 1)):
+            say(method="notifications/progress", params={"progressToken": meta["progressToken"], "progress": step, "message": given.get("mark", "")})
+        return text(given.get("mark", "done"))
+    if name == "log":
+        say(method="notifications/message", params={"level": "info", "data": given.get("mark", "")})
+        time.sleep(given.get("seconds", 0))
+        return text("logged")
+    if name == "changed":
+        if given.get("add"):
+            TOOLS.append(given["add"])
+        tell("notifications/tools/list_changed")
+        return text("told")
+    if name == "updated":
+        for each, wanted in list(LISTENS.items()):
+            if given["uri"] in wanted.get("resourceSubscriptions", []):
+                say(method="notifications/resources/updated", params={"uri": given["uri"], "_meta": {PREFIX + "subscriptionId": each}})
+        return text("told")
+    if name == "untagged":
+        say(method="notifications/tools/list_changed")
+        return text("untagged")
+    if name == "demand":
+        say(id="demand", method="sampling/createMessage", params={})
+        return text("demanded")
+    if name == "end_listens":
+        for each in list(LISTENS):
+            say(method="notifications/cancelled", params={"requestId": each})
+        LISTENS.clear()
+        return text("ended")
+    if name == "cancelled":
+        return text(CANCELLED)
+    if name == "ask":
+        if "inputResponses" in params:
+            return text({"state": params.get("requestState"), "responses": params["inputResponses"]})
+        return {"resultType": "input_required", "requestState": "opaque", "future": 1.0, "inputRequests": {"who": {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}}}}
+    if name == "fail":
+        return {"error": given}
+    if name == "crash":
+        os._exit(3)
+    raise KeyError(name)
+
+
+def answer(message):
+    method, number, params = message["method"], message["id"], message.get("params", {})
+    try:
+        if method == "server/discover":
+            result = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 0, "cacheScope": "private",
+                      "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}},
+                      "_meta": {PREFIX + "serverInfo": {"name": "modern child", "version": str(os.getpid())}}}
+        elif method == "tools/list":
+            at = int(params.get("cursor", 0))
+            result = {"resultType": "complete", "tools": TOOLS[at:at + 1], "ttlMs": 0, "cacheScope": "private"}
+            if at + 1 < len(TOOLS):
+                result["nextCursor"] = str(at + 1)
+        elif method == "tools/call":
+            result = call(number, params)
+        elif method == "resources/read":
+            result = {"resultType": "complete", "contents": [{"uri": params["uri"], "text": "x"}], "ttlMs": 0, "cacheScope": "private"}
+        elif method == "subscriptions/listen":
+            LISTENS[number] = params["notifications"]
+            say(method="notifications/subscriptions/acknowledged", params={"notifications": params["notifications"], "_meta": {PREFIX + "subscriptionId": number}})
+            return
+        else:
+            return say(id=number, error={"code": -32601, "message": "unknown"})
+        if "error" in result:
+            return say(id=number, error=result["error"])
+        say(id=number, result=result)
+    except Exception as error:
+        say(id=number, error={"code": -32603, "message": repr(error)})
+
+
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("method") == "initialize":
+        say(id=message["id"], error={"code": -32022, "message": "stateless only", "data": {"supported": ["2026-07-28"], "requested": "2025-11-25"}})
+    elif "id" in message and "method" in message:
+        threading.Thread(target=answer, args=(message,), daemon=True).start()
+    elif message.get("method") == "notifications/cancelled":
+        CANCELLED.append(message["params"]["requestId"])
+        LISTENS.pop(message["params"]["requestId"], None)

@@ -1,0 +1,249 @@
+//! Who gets which message of a child that serves many stateless clients at once.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::modern::{call, listen, request, send, text, wrapper};
+use crate::wrapper::{Events, answer_of};
+
+const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_14_and_15_ids_and_tokens_are_ours_on_the_way_in_and_theirs_on_the_way_out() {
+    let wrapper = wrapper(&[]).await;
+    for id in [json!(1), json!("1"), json!("x")] {
+        let seen = request(
+            id.clone(),
+            "tools/call",
+            json!({"name": "seen", "arguments": {}, "_meta": {"progressToken": "mine"}}),
+        );
+        let answer = answer_of(send(&wrapper.client(), &seen).await).await;
+        assert_eq!(answer["id"], id);
+        let inside: Value =
+            serde_json::from_str(answer["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+        assert!(
+            inside["id"].is_u64() && inside["params"]["_meta"]["progressToken"] == inside["id"],
+            "{inside}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
+    let wrapper = wrapper(&["--max-in-flight=5000"]).await;
+    let client = wrapper.client();
+    // The first call asks what the server is.
+    let _ = text(&client, "pid", json!({})).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..2000 {
+        let client = client.clone();
+        tasks.spawn(async move {
+            let mark = format!("client {number}");
+            if number % 2 == 1 {
+                // Half of them listen, all under one subscription id, each for a resource of its own.
+                let uri = format!("test://{number}");
+                let (mut events, _) = listen(&client, "same", json!({"resourceSubscriptions": [uri]})).await;
+                let _ = call(&client, "updated", json!({"uri": uri})).await;
+                let told = events.next().await.unwrap().data;
+                assert_eq!(told["params"]["uri"], json!(uri));
+                assert_eq!(told["params"]["_meta"][SUBSCRIPTION], "same");
+                return;
+            }
+            let arguments = json!({"mark": mark, "steps": 2});
+            let message = request(
+                1,
+                "tools/call",
+                json!({"name": "progress", "arguments": arguments, "_meta": {"progressToken": "same"}}),
+            );
+            let events = Events::new(send(&client, &message).await).rest().await;
+            assert_eq!(events.len(), 3, "{events:?}");
+            for event in &events[..2] {
+                assert_eq!(event.data["params"]["progressToken"], "same");
+                assert_eq!(event.data["params"]["message"], json!(mark));
+            }
+            assert_eq!(events[2].data["id"], 1);
+            assert_eq!(events[2].data["result"]["content"][0]["text"], json!(mark));
+        });
+    }
+    let mut done = 0;
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+        done += 1;
+    }
+    assert_eq!(done, 2000);
+    assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_17_a_subscription_is_acknowledged_first_and_everything_on_it_has_its_name() {
+    let wrapper = wrapper(&["--keep-alive=100ms"]).await;
+    let client = wrapper.client();
+    let response = send(
+        &client,
+        &request("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})),
+    )
+    .await;
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    let mut one = Events::new(response);
+    assert_eq!(one.next().await.unwrap().data["params"]["_meta"][SUBSCRIPTION], "l");
+    let (mut two, first) = listen(&client, 7, json!({"toolsListChanged": true})).await;
+    assert_eq!(first["params"]["_meta"][SUBSCRIPTION], 7);
+    let _ = text(&client, "changed", json!({})).await;
+    for (events, id) in [(&mut one, json!("l")), (&mut two, json!(7))] {
+        let told = events.next().await.unwrap().data;
+        assert_eq!(told["method"], "notifications/tools/list_changed");
+        assert_eq!(told["params"]["_meta"][SUBSCRIPTION], id);
+    }
+    // The server ends a subscription with a cancellation on stdio, which is its completion here.
+    let _ = text(&client, "end_listens", json!({})).await;
+    for (events, id) in [(one, json!("l")), (two, json!(7))] {
+        let rest = events.rest().await;
+        assert_eq!(rest.len(), 1, "{rest:?}");
+        let last = &rest[0].data;
+        assert_eq!((&last["id"], &last["result"]["resultType"]), (&id, &json!("complete")));
+        assert_eq!(last["result"]["_meta"][SUBSCRIPTION], id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_18_the_end_of_a_response_cancels_its_request_before_and_after_the_first_message() {
+    let wrapper = wrapper(&["--stream-after=30s"]).await;
+    let client = wrapper.client();
+    let _ = text(&client, "pid", json!({})).await;
+    // Before the first message: the response has no headers yet.
+    let waiting = client.clone();
+    let task = tokio::spawn(async move { call(&waiting, "sleep", json!({"seconds": 30})).await });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    task.abort();
+    cancelled(&client, 1).await;
+    // On a stream.
+    let (events, _) = listen(&client, 1, json!({"toolsListChanged": true})).await;
+    drop(events);
+    cancelled(&client, 2).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_cancelled_total", 2).await;
+}
+
+async fn cancelled(client: &crate::wrapper::Client, count: usize) {
+    let mut last = String::new();
+    for _ in 0..100 {
+        last = text(client, "cancelled", json!({})).await;
+        let all: Vec<u64> = serde_json::from_str(&last).unwrap();
+        if all.len() == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("cancelled: {last}, and not {count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_20_to_22_what_names_nobody_is_for_nobody() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let (mut events, _) = listen(&client, 1, json!({"toolsListChanged": true})).await;
+    assert_eq!(text(&client, "untagged", json!({})).await, "untagged");
+    assert_eq!(text(&client, "demand", json!({})).await, "demanded");
+    let told = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
+    assert!(told.is_err(), "{told:?}");
+    // A log message goes to the only request that asked for any, and to none without one.
+    let (_, quiet) = call(&client, "log", json!({"mark": "a"})).await;
+    assert_eq!(quiet["result"]["content"][0]["text"], "logged");
+    let level = json!({"io.modelcontextprotocol/logLevel": "info"});
+    let message =
+        request(1, "tools/call", json!({"name": "log", "arguments": {"mark": "b"}, "_meta": level}));
+    let logged = Events::new(send(&client, &message).await).rest().await;
+    assert_eq!((logged.len(), &logged[0].data["params"]["data"]), (2, &json!("b")), "{logged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a105_log_messages_go_to_nobody_while_two_callers_want_them() {
+    let wrapper = wrapper(&["--identity=headers"]).await;
+    let as_user = |name: &str| wrapper.client().with_header("x-auth-subject", name);
+    let level = json!({"io.modelcontextprotocol/logLevel": "info"});
+    let wants = |mark: &str, seconds: f64| {
+        request(
+            1,
+            "tools/call",
+            json!({"name": "log", "arguments": {"mark": mark, "seconds": seconds}, "_meta": level}),
+        )
+    };
+    let _ = text(&as_user("ana"), "pid", json!({})).await;
+    let ana = as_user("ana");
+    let running = request(1, "tools/call", json!({"name": "sleep", "arguments": {"seconds": 1.5}}));
+    let slow = tokio::spawn(async move { send(&ana, &running).await.status() });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let bob = send(&as_user("bob"), &wants("secret", 0.1)).await;
+    assert_eq!(
+        bob.headers()["content-type"],
+        "application/json",
+        "ana's call runs, so whose message it was is not certain"
+    );
+    assert_eq!(slow.await.unwrap(), 200);
+    let bob = send(&as_user("bob"), &wants("mine", 0.0)).await;
+    assert_eq!(bob.headers()["content-type"], "text/event-stream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_23_rounds_pass_as_they_are() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let (_, first) = call(&client, "ask", json!({})).await;
+    assert_eq!(
+        (&first["result"]["requestState"], &first["result"]["future"]),
+        (&json!("opaque"), &json!(1.0))
+    );
+    let again = json!({"name": "ask", "arguments": {}, "requestState": "opaque", "inputResponses": {"who": {"action": "accept", "content": {}}}});
+    let answer = answer_of(send(&client, &request(2, "tools/call", again)).await).await;
+    assert!(
+        answer["result"]["content"][0]["text"].as_str().unwrap().contains("\"state\": \"opaque\""),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_crash_of_the_shared_child_is_told_at_once_and_the_next_call_has_another() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let before = text(&client, "pid", json!({})).await;
+    let (events, _) = listen(&client, "l", json!({"toolsListChanged": true})).await;
+    let (waiting, crashing) = (client.clone(), client.clone());
+    let waiting = tokio::spawn(async move { call(&waiting, "sleep", json!({"seconds": 30})).await.1 });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let start = Instant::now();
+    let (_, crashed) = call(&crashing, "crash", json!({})).await;
+    assert_eq!(crashed["error"]["code"], -32603);
+    assert_eq!(waiting.await.unwrap()["error"]["code"], -32603);
+    let rest = events.rest().await;
+    assert_eq!(rest[0].data["result"]["resultType"], "complete", "{rest:?}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_ne!(text(&client, "pid", json!({})).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_completes_subscriptions_and_lets_calls_finish() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let (events, _) = listen(&client, 1, json!({"toolsListChanged": true})).await;
+    let slow = client.clone();
+    let slow = tokio::spawn(async move { call(&slow, "sleep", json!({"seconds": 1})).await.1 });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (code, _) = wrapper.terminate().await;
+    assert_eq!(code, Some(0));
+    assert_eq!(events.rest().await[0].data["result"]["resultType"], "complete");
+    assert_eq!(slow.await.unwrap()["result"]["content"][0]["text"], "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a103_a_command_that_names_the_caller_has_a_child_for_each_caller() {
+    let options = ["--identity=headers", "--env=WHO={user}"];
+    let wrapper = wrapper(&options).await;
+    let as_user = |name: &str| {
+        wrapper.client().with_header("x-auth-subject", name).with_header("x-auth-username", name)
+    };
+    let (ana, bob) =
+        (text(&as_user("ana"), "pid", json!({})).await, text(&as_user("bob"), "pid", json!({})).await);
+    assert_ne!(ana, bob);
+    assert_eq!(text(&as_user("ana"), "pid", json!({})).await, ana);
+    assert!(text(&as_user("bob"), "seen", json!({})).await.contains("\"WHO\": \"bob\""));
+}

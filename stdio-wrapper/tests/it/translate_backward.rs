@@ -1,0 +1,96 @@
+//! Clients with sessions in front of a stateless server.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::modern::wrapper;
+use crate::wrapper::{Client, Events, Wrapper, call};
+
+async fn able(wrapper: &Wrapper, capabilities: Value) -> Client {
+    let mut client = wrapper.client();
+    let params = json!({"protocolVersion": "2025-06-18", "capabilities": capabilities, "clientInfo": {"name": "t", "version": "1"}});
+    let response = client
+        .post(json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).to_string())
+        .await;
+    assert_eq!(response.status(), 200);
+    client.session = Some(response.headers()["mcp-session-id"].to_str().unwrap().to_owned());
+    let answer = crate::wrapper::answer_of(response).await;
+    assert_eq!(answer["result"]["protocolVersion"], "2025-06-18");
+    assert_eq!(answer["result"]["serverInfo"]["name"], "modern child");
+    client.post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string()).await;
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_made_and_results_lose_what_it_does_not_know() {
+    let wrapper = wrapper(&[]).await;
+    for _ in 0..2 {
+        let client = able(&wrapper, json!({})).await;
+        assert_eq!(client.status_of_ping().await, 200);
+        let answer = client.call("echo", json!({"a": 1})).await;
+        assert_eq!(answer["result"], json!({"content": [{"type": "text", "text": "{\"a\": 1}"}]}));
+        let level =
+            json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "info"}});
+        assert_eq!(
+            crate::wrapper::answer_of(client.post(level.to_string()).await).await["result"],
+            json!({})
+        );
+        let logged = Events::new(client.post(call(1, "log", json!({"mark": "m"}))).await).rest().await;
+        assert_eq!(logged[0].data["params"]["data"], "m", "{logged:?}");
+        assert_eq!(client.delete().await, 204);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_becomes_a_question_on_the_stream_of_the_call() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({"elicitation": {}})).await;
+    let mut events = Events::new(client.post(call("c", "ask", json!({}))).await);
+    let question = events.next().await.unwrap().data;
+    assert_eq!(
+        (&question["method"], &question["params"]["message"]),
+        (&json!("elicitation/create"), &json!("Who?"))
+    );
+    let reply =
+        json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"n": 1}}});
+    assert_eq!(client.post(reply.to_string()).await.status(), 202);
+    let answer = events.next().await.unwrap().data;
+    assert_eq!(answer["id"], "c");
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("\"opaque\"") && text.contains("accept"), "{answer}");
+    // Who cannot be asked is told what is missing.
+    let unable = able(&wrapper, json!({})).await;
+    let refused = unable.call("ask", json!({})).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("elicitation"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_and_watched_resources_reach_the_get_stream() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({})).await;
+    let mut events = Events::new(client.get(None).await);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let _ = client.text("changed", json!({})).await;
+    let told = events.next().await.unwrap().data;
+    assert_eq!((&told["method"], &told["params"]), (&json!("notifications/tools/list_changed"), &json!({})));
+    let watch =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": "test://w"}});
+    assert_eq!(client.post(watch.to_string()).await.status(), 200);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let _ = client.text("updated", json!({"uri": "test://w"})).await;
+    assert_eq!(events.next().await.unwrap().data["params"], json!({"uri": "test://w"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_call_is_answered_and_the_server_is_told() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({})).await;
+    let slow = client.clone();
+    let slow = tokio::spawn(async move { slow.call("sleep", json!({"seconds": 20})).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    client.post(cancel.to_string()).await;
+    assert_eq!(slow.await.unwrap()["error"]["code"], -32800);
+    assert_ne!(client.text("cancelled", json!({})).await, "[]");
+}

@@ -1,0 +1,156 @@
+//! Stateless clients in front of a server with sessions.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::modern::{call, listen, request, send, text, with_headers};
+use crate::wrapper::{Client, Events, Wrapper, answer_of};
+
+async fn wrapper(options: &[&str]) -> Wrapper {
+    Wrapper::start(options, &["--rich"]).await
+}
+
+fn able(capabilities: Value) -> Value {
+    json!({"io.modelcontextprotocol/clientCapabilities": capabilities})
+}
+
+/// A call of the tool that asks its client something.
+fn asking(capabilities: Value, extra: Value) -> Value {
+    let params = json!({"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}});
+    let arguments = json!({"method": "elicitation/create", "params": params});
+    let mut params = json!({"name": "ask", "arguments": arguments, "_meta": able(capabilities)});
+    for (name, value) in extra.as_object().into_iter().flatten() {
+        params[name] = value.clone();
+    }
+    request(1, "tools/call", params)
+}
+
+async fn answer(client: &Client, message: &Value) -> (u16, Value) {
+    let response = send(client, message).await;
+    (response.status().as_u16(), answer_of(response).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_looks_stateless_and_remembers_its_client() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let (status, found) = answer(&client, &request(1, "server/discover", json!({}))).await;
+    let result = &found["result"];
+    assert_eq!((status, &result["supportedVersions"]), (200, &json!(["2026-07-28"])), "{found}");
+    assert_eq!(
+        (&result["resultType"], &result["ttlMs"], &result["cacheScope"]),
+        (&json!("complete"), &json!(0), &json!("private"))
+    );
+    assert_eq!(result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "test child");
+    let one: Value = serde_json::from_str(&text(&client, "self", json!({})).await).unwrap();
+    let two: Value = serde_json::from_str(&text(&client, "self", json!({})).await).unwrap();
+    assert_eq!(one["pid"], two["pid"]);
+    let (status, _) = answer(&client, &request(1, "no/such", json!({}))).await;
+    assert_eq!(status, 404);
+    let (status, tasks) = answer(&client, &request(1, "tasks/get", json!({"taskId": "x"}))).await;
+    assert_eq!((status, &tasks["error"]["code"]), (404, &json!(-32601)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_becomes_a_round_and_the_waiting_call_goes_on() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let can = json!({"elicitation": {}});
+    let (_, asked) = answer(&client, &asking(can.clone(), json!({}))).await;
+    assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+    assert_eq!(asked["result"]["inputRequests"]["elicitation"]["method"], "elicitation/create");
+    let state = asked["result"]["requestState"].as_str().unwrap().to_owned();
+    // Nothing but the state itself opens it.
+    let forged = json!({"requestState": format!("{state}x"), "inputResponses": {}});
+    assert_eq!(answer(&client, &asking(can.clone(), forged)).await.1["error"]["code"], -32602);
+    // An answer that is none is asked for again, in a new round.
+    let wrong = json!({"requestState": state, "inputResponses": {"elicitation": {"action": "perhaps"}}});
+    let (_, again) = answer(&client, &asking(can.clone(), wrong)).await;
+    let next = again["result"]["requestState"].as_str().unwrap().to_owned();
+    assert_ne!(next, state);
+    let right = json!({"action": "accept", "content": {"name": "Ana"}});
+    let late = json!({"requestState": state, "inputResponses": {"elicitation": right}});
+    assert_eq!(answer(&client, &asking(can.clone(), late)).await.1["error"]["code"], -32602);
+    let good = json!({"requestState": next, "inputResponses": {"elicitation": right}});
+    let (_, done) = answer(&client, &asking(can, good)).await;
+    assert_eq!(done["result"]["resultType"], "complete", "{done}");
+    assert!(done["result"]["content"][0]["text"].as_str().unwrap().contains("Ana"), "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a108_a_request_state_is_its_principals_and_its_calls() {
+    let wrapper = wrapper(&["--identity=headers"]).await;
+    let as_user = |name: &str| wrapper.client().with_header("x-auth-subject", name);
+    let can = json!({"elicitation": {}});
+    let (_, asked) = answer(&as_user("ana"), &asking(can.clone(), json!({}))).await;
+    let state = asked["result"]["requestState"].clone();
+    let given = json!({"requestState": state, "inputResponses": {"elicitation": {"action": "decline"}}});
+    assert_eq!(answer(&as_user("bob"), &asking(can.clone(), given.clone())).await.1["error"]["code"], -32602);
+    let mut other = asking(can.clone(), given.clone());
+    other["params"]["name"] = json!("echo");
+    assert_eq!(answer(&as_user("ana"), &other).await.1["error"]["code"], -32602);
+    assert_eq!(answer(&as_user("ana"), &asking(can, given)).await.1["result"]["resultType"], "complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_client_cannot_be_asked_is_an_error_with_the_capability() {
+    let wrapper = wrapper(&[]).await;
+    let (status, refused) = answer(&wrapper.client(), &asking(json!({}), json!({}))).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!(-32021)), "{refused}");
+    assert_eq!(refused["error"]["data"]["requiredCapabilities"], json!({"elicitation": {}}));
+    let (status, refused) = answer(&wrapper.client(), &asking(json!({"sampling": {}}), json!({}))).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!(-32021)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_client_does_not_come_back_is_given_up() {
+    let wrapper = wrapper(&["--input-timeout=500ms"]).await;
+    let client = wrapper.client();
+    let can = json!({"elicitation": {}});
+    let (_, asked) = answer(&client, &asking(can.clone(), json!({}))).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let late = json!({"requestState": asked["result"]["requestState"], "inputResponses": {"elicitation": {"action": "decline"}}});
+    assert_eq!(answer(&client, &asking(can, late)).await.1["error"]["code"], -32602);
+    wrapper.logged("notifications/cancelled").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_and_changes_arrive_and_logs_only_when_asked_for() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let message = request(
+        "p",
+        "tools/call",
+        json!({"name": "progress", "arguments": {"steps": 2}, "_meta": {"progressToken": "mine"}}),
+    );
+    let events = Events::new(send(&client, &message).await).rest().await;
+    assert_eq!(events.len(), 3, "{events:?}");
+    assert_eq!(events[0].data["params"]["progressToken"], "mine");
+    let (mut events, first) =
+        listen(&client, "l", json!({"toolsListChanged": true, "promptsListChanged": true})).await;
+    assert_eq!(
+        first["params"]["notifications"],
+        json!({"toolsListChanged": true}),
+        "only what the server has"
+    );
+    let _ = text(&client, "changed", json!({})).await;
+    let told = events.next().await.unwrap().data;
+    assert_eq!(told["method"], "notifications/tools/list_changed");
+    assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l");
+    let (_, quiet) = call(&client, "log", json!({"lines": 2})).await;
+    assert_eq!(quiet["result"]["content"][0]["text"], "logged");
+    let level = json!({"io.modelcontextprotocol/logLevel": "info"});
+    let message = request(1, "tools/call", json!({"name": "log", "arguments": {"lines": 2}, "_meta": level}));
+    let logged = Events::new(send(&client, &message).await).rest().await;
+    assert_eq!(logged.len(), 3, "{logged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_response_cancels_the_translated_call() {
+    let wrapper = wrapper(&["--stream-after=100ms"]).await;
+    let message = request(1, "tools/call", json!({"name": "sleep", "arguments": {"seconds": 20}}));
+    let response = with_headers(&wrapper.client(), &message).post(message.to_string()).await;
+    drop(response);
+    wrapper.logged("notifications/cancelled").await;
+}
