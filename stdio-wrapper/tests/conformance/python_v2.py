@@ -1,13 +1,18 @@
 """The fixture on the Python SDK 2.x. Texts and schemas stand in content.json; what moves stands here."""
 
+import hashlib
+import hmac
 import json
 import pathlib
 import re
+import secrets
 
 import anyio
 import mcp_types as types
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, PromptsListChanged, ToolsListChanged
+from mcp.shared.exceptions import MCPError
 
 CONTENT = json.loads((pathlib.Path(__file__).parent / "content.json").read_text())
 
@@ -55,6 +60,67 @@ def elicitation(tool, message, lead):
     return ask
 
 
+PREFIX = "io.modelcontextprotocol/"
+KEY = secrets.token_bytes(32)
+BUS = InMemorySubscriptionBus()
+
+
+def seal(number):
+    return f"{number}.{hmac.new(KEY, str(number).encode(), hashlib.sha256).hexdigest()}"
+
+
+def unseal(state):
+    number = state.split(".")[0]
+    if not hmac.compare_digest(seal(number), state):
+        raise MCPError(-32602, "The request state was changed")
+    return int(number)
+
+
+CAPABILITY = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+
+
+def questions(name, context, params):
+    """What the client still has to be asked; None: nothing."""
+    found, meta = CONTENT["questions"].get(name), (context.params or {}).get("_meta", {})
+    capabilities = meta.get(PREFIX + "clientCapabilities")
+    if found is None or capabilities is None:
+        return None
+    for needed in found.get("requires", []):
+        if needed not in capabilities:
+            raise MCPError(-32021, f"This tool needs {needed}", {"requiredCapabilities": {needed: {}}})
+    responses = params.input_responses or {}
+    number = unseal(params.request_state) if params.request_state is not None else 0
+
+    def chosen(number):
+        asked = found["rounds"][number]
+        if name.endswith("_capabilities"):
+            asked = {key: ask for key, ask in asked.items() if CAPABILITY[ask["method"]] in capabilities}
+        return asked
+
+    if all(key in responses for key in chosen(number)):
+        number += 1
+    if number == len(found["rounds"]):
+        return None
+    result = {"resultType": "input_required", "inputRequests": chosen(number)}
+    if found.get("state"):
+        result["requestState"] = seal(number)
+    return types.InputRequiredResult.model_validate(result)
+
+
+async def logs_if_asked(_, session, __, request_id):
+    await session.send_log_message("info", "Asked for", related_request_id=request_id)
+    return [text("Done.")]
+
+
+def trigger(event, legacy):
+    async def announce(_, session, __, ___):
+        await BUS.publish(event)
+        await getattr(session, legacy)()
+        return [text("Announced.")]
+
+    return announce
+
+
 async def echo(arguments, *_):
     return [text(json.dumps(arguments))]
 
@@ -73,6 +139,9 @@ MOVING = {
         "test_elicitation_sep1330_enums", "Please choose", "Elicitation completed"
     ),
     "json_schema_2020_12_tool": echo,
+    "test_logging_tool": logs_if_asked,
+    "test_trigger_tool_change": trigger(ToolsListChanged(), "send_tool_list_changed"),
+    "test_trigger_prompt_change": trigger(PromptsListChanged(), "send_prompt_list_changed"),
 }
 
 
@@ -83,10 +152,16 @@ async def list_tools(_, __):
 async def call_tool(context, params):
     content = next((entry.get("content") for entry in CONTENT["tools"] if entry["tool"]["name"] == params.name), None)
     try:
+        if asked := questions(params.name, context, params):
+            return asked
+        if content is None and params.name in CONTENT["questions"]:
+            content = [text("All is known: state-ok")]
         if content is None:
             token = (context.meta or {}).get("progress_token")
             content = await MOVING[params.name](params.arguments or {}, context.session, token, context.request_id)
         return types.CallToolResult.model_validate({"content": content})
+    except MCPError:
+        raise
     except Exception as error:
         return types.CallToolResult.model_validate({"content": [text(str(error))], "isError": True})
 
@@ -105,7 +180,9 @@ async def read_resource(_, params):
         data = {"id": found[1], "templateTest": True, "data": f"Data for ID: {found[1]}"}
         content = {"uri": uri, "mimeType": "application/json", "text": json.dumps(data)}
     else:
-        content = next(entry["content"] for entry in CONTENT["resources"] if entry["resource"]["uri"] == uri)
+        content = next((entry["content"] for entry in CONTENT["resources"] if entry["resource"]["uri"] == uri), None)
+        if content is None:
+            raise MCPError(-32602, "Unknown resource", {"uri": uri})
     return types.ReadResourceResult.model_validate({"contents": [content]})
 
 
@@ -113,7 +190,9 @@ async def list_prompts(_, __):
     return types.ListPromptsResult.model_validate({"prompts": [entry["prompt"] for entry in CONTENT["prompts"]]})
 
 
-async def get_prompt(_, params):
+async def get_prompt(context, params):
+    if asked := questions(params.name, context, params):
+        return asked
     messages = next(entry["messages"] for entry in CONTENT["prompts"] if entry["prompt"]["name"] == params.name)
     filled = json.dumps(messages)
     for name, value in (params.arguments or {}).items():
@@ -135,6 +214,7 @@ server = Server(
     version="1.0.0",
     on_list_tools=list_tools,
     on_call_tool=call_tool,
+    on_subscriptions_listen=ListenHandler(BUS),
     on_list_resources=list_resources,
     on_list_resource_templates=list_templates,
     on_read_resource=read_resource,

@@ -20,6 +20,7 @@ const requests = {
 const results = {
   'sampling/createMessage': types.CreateMessageResultSchema,
   'elicitation/create': types.ElicitResultSchema,
+  'roots/list': types.ListRootsResultSchema,
 };
 
 const server = new Server({ name: 'conformance-ts-v1', version: '1.0.0' }, { capabilities });
@@ -27,6 +28,8 @@ for (const [method, schema] of Object.entries(requests)) {
   server.setRequestHandler(schema, ({ params }, extra) => answers[method](params ?? {}, {
     progressToken: extra._meta?.progressToken,
     notify: (name, values) => extra.sendNotification({ method: name, params: values }),
+    capabilities: server.getClientCapabilities(),
+    changed: (list) => (list === 'tools' ? server.sendToolListChanged() : server.sendPromptListChanged()),
     request: (name, values) => extra.sendRequest({ method: name, params: values }, results[name]),
   }));
 }

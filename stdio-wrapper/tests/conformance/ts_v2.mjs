@@ -1,16 +1,32 @@
-// The fixture on the TypeScript SDK 2.x.
-import { Server } from '@modelcontextprotocol/server';
+// The fixture on the TypeScript SDK 2.x: both eras, or with --modern-only just the stateless one.
+import { CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, Server } from '@modelcontextprotocol/server';
 import { serveStdio } from '@modelcontextprotocol/server/stdio';
 import { answers, capabilities } from './content.mjs';
+
+const legacy = process.argv.includes('--modern-only') ? { legacy: 'reject' } : {};
+
+// In the stateless revision a question is an answer, and its answer comes with the next request.
+const ask = ({ inputResponses }, method, params) => {
+  if (inputResponses?.ask) return inputResponses.ask;
+  throw Object.assign(new Error('asks'), { asks: { method, params } });
+};
 
 serveStdio(() => {
   const server = new Server({ name: 'conformance-ts-v2', version: '1.0.0' }, { capabilities });
   for (const [method, answer] of Object.entries(answers)) {
-    server.setRequestHandler(method, ({ params }, context) => answer(params ?? {}, {
-      progressToken: context.mcpReq._meta?.progressToken,
-      notify: (name, values) => context.mcpReq.notify({ method: name, params: values }),
-      request: (name, values) => context.mcpReq.send({ method: name, params: values }),
-    }));
+    server.setRequestHandler(method, ({ params }, context) => {
+      const { mcpReq } = context;
+      const isModern = mcpReq.envelope !== undefined;
+      return answer(params ?? {}, {
+        progressToken: mcpReq._meta?.progressToken,
+        wantsLogs: mcpReq.envelope?.[LOG_LEVEL_META_KEY] !== undefined,
+        capabilities: isModern ? mcpReq.envelope[CLIENT_CAPABILITIES_META_KEY] : server.getClientCapabilities(),
+        changed: (list) => (list === 'tools' ? server.sendToolListChanged() : server.sendPromptListChanged()),
+        notify: (name, values) => mcpReq.notify({ method: name, params: values }),
+        request: (name, values) => (isModern ? ask(mcpReq, name, values) : mcpReq.send({ method: name, params: values })),
+        rounds: isModern ? { responses: mcpReq.inputResponses, state: mcpReq.requestState() } : undefined,
+      });
+    });
   }
   return server;
-});
+}, legacy);
