@@ -10,7 +10,7 @@ use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpServer, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
@@ -18,7 +18,7 @@ use crate::config::Listeners;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
-use crate::oauth::{authorize, consent, login, metadata, protected_resource, revoke, token};
+use crate::oauth::{authorize, consent, fallback, login, metadata, protected_resource, revoke, token};
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
@@ -187,7 +187,36 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .wrap(browsers_may(&[Method::GET]))
                 .route(web::get().to(metadata::openid_configuration)),
         );
+        config.configure(root_of_mcp_hosts);
     }
+}
+
+/// Where clients of MCP 2025-03-26 look, on hosts with a default resource.
+fn root_of_mcp_hosts(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource("/.well-known/oauth-authorization-server")
+                .guard(guard::fn_guard(fallback::applies))
+                .wrap(browsers_may(&[Method::GET]))
+                .route(web::get().to(metadata::authorization_server)),
+        )
+        .service(
+            web::resource("/authorize")
+                .guard(guard::fn_guard(fallback::applies))
+                .route(web::get().to(authorize::authorize)),
+        )
+        .service(
+            web::resource("/token")
+                .guard(guard::fn_guard(fallback::applies))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(token::token)),
+        )
+        .service(
+            web::resource("/register")
+                .guard(guard::fn_guard(fallback::applies))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(register::register)),
+        );
 }
 
 fn ops_routes(config: &mut ServiceConfig) {

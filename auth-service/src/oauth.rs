@@ -2,6 +2,7 @@
 
 pub mod authorize;
 pub mod consent;
+pub mod fallback;
 pub mod login;
 pub mod metadata;
 pub mod protected_resource;

@@ -20,6 +20,7 @@ pub(super) const NAMES: &[&str] = &[
     "CLIENT_UNUSED_TTL",
     "CODE_TTL",
     "DATA_DIR",
+    "DEFAULT_RESOURCE",
     "DPOP",
     "EDGE_GRPC_LISTEN",
     "EDGE_LISTEN",

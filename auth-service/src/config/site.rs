@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::domain::host::HostPattern;
 use crate::domain::issuer::Issuer;
-use crate::domain::resource::{ProtectedHosts, Scheme};
+use crate::domain::resource::{DefaultResources, ProtectedHosts, ResourceUri, Scheme};
 
 use super::{Environment, Problems};
 
@@ -16,12 +16,15 @@ pub struct Site {
     /// `PROTECTED_HOSTS`: hosts of MCP services, `host[:port]` or `*.domain[:port]`, separated by commas. No default.
     /// They share the issuer's scheme.
     pub protected_hosts: ProtectedHosts,
+    /// `DEFAULT_RESOURCE`, `none`: what a client of MCP 2025-03-26 wants that does not say it.
+    pub default_resources: DefaultResources,
 }
 
 #[derive(Default, Deserialize)]
 struct Raw {
     issuer: Option<String>,
     protected_hosts: Option<String>,
+    default_resource: Option<String>,
 }
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option<Site> {
@@ -56,7 +59,32 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
         );
     }
     let protected_hosts = ProtectedHosts::new(issuer.scheme(), patterns);
-    Some(Site { issuer, protected_hosts })
+    let default_resources = read_defaults(raw.default_resource.as_deref(), &protected_hosts, problems);
+    Some(Site { issuer, protected_hosts, default_resources })
+}
+
+fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Problems) -> DefaultResources {
+    let list = match list {
+        None | Some("none") => return DefaultResources::None,
+        Some("host") => return DefaultResources::WholeHost,
+        Some(list) => list,
+    };
+    let mut resources: Vec<ResourceUri> = Vec::new();
+    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match hosts.parse(entry) {
+            Ok(resource) if resources.iter().any(|other| other.origin() == resource.origin()) => {
+                problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is the second one of its host; a host has one"));
+            }
+            Ok(resource) => resources.push(resource),
+            Err(_) => problems.add(
+                "DEFAULT_RESOURCE",
+                format_args!(
+                    "{entry:?} is not the URL of a service on one of PROTECTED_HOSTS; write https://mcp.example.com/mcp, or host, or none"
+                ),
+            ),
+        }
+    }
+    DefaultResources::Listed(resources)
 }
 
 fn read_patterns(list: &str, problems: &mut Problems) -> Vec<HostPattern> {

@@ -39,6 +39,12 @@ impl ResourceUri {
         &self.0
     }
 
+    /// Its scheme and authority.
+    pub fn origin(&self) -> &str {
+        let path_at = self.0.match_indices('/').nth(2).map_or(self.0.len(), |(at, _)| at);
+        self.0.get(..path_at).unwrap_or_default()
+    }
+
     /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
     pub fn includes(&self, other: &Self) -> bool {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -56,6 +62,29 @@ impl fmt::Display for ResourceUri {
 pub struct ProtectedHosts {
     scheme: Scheme,
     patterns: Vec<HostPattern>,
+}
+
+/// What a client wants a token for that does not say it (MCP 2025-03-26 knows no `resource` parameter).
+#[derive(Debug, Clone)]
+pub enum DefaultResources {
+    /// Nothing: it has to say it.
+    None,
+    /// Everything on the host that it asks at.
+    WholeHost,
+    /// The one of these that is on the host that it asks at.
+    Listed(Vec<ResourceUri>),
+}
+
+impl DefaultResources {
+    /// The default at `host`.
+    pub fn of_host(&self, host: &HostName, hosts: &ProtectedHosts) -> Option<ResourceUri> {
+        let origin = hosts.origin(host)?;
+        match self {
+            Self::None => None,
+            Self::WholeHost => Some(ResourceUri(origin)),
+            Self::Listed(resources) => resources.iter().find(|resource| resource.origin() == origin).cloned(),
+        }
+    }
 }
 
 /// Where a resource's metadata document is, before the resource's path (RFC 9728 §3.1).
@@ -169,6 +198,24 @@ mod tests {
         ] {
             assert_eq!(parsed(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_has_its_own_default_resource_or_none() {
+        let hosts = hosts();
+        let at = |defaults: &DefaultResources, host: &str| {
+            let (host, _) = split_authority(host).unwrap();
+            defaults.of_host(&host, &hosts).map(|resource| resource.to_string())
+        };
+        let listed = DefaultResources::Listed(vec![hosts.parse("https://mcp.example.com/mcp").unwrap()]);
+        assert_eq!(at(&listed, "MCP.example.com:443").as_deref(), Some("https://mcp.example.com/mcp"));
+        assert_eq!(at(&listed, "a.tools.example"), None);
+        let whole = at(&DefaultResources::WholeHost, "a.tools.example");
+        assert_eq!(whole.as_deref(), Some("https://a.tools.example:8443"));
+        for defaults in [&DefaultResources::None, &DefaultResources::WholeHost, &listed] {
+            assert_eq!(at(defaults, "evil.example"), None);
+        }
+        assert_eq!(at(&DefaultResources::None, "mcp.example.com"), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::consent;
+use super::fallback;
 use super::params::{BadParams, Params};
 
 pub use request::AuthorizationRequest;
@@ -85,6 +86,9 @@ impl AuthorizeError {
 
 /// Asks the person to log in, then to consent; refuses what cannot be granted.
 pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    if let Some(redirect) = fallback::complete(&request, &state) {
+        return redirect;
+    }
     match answer(&request, &state).await {
         Ok(response) => response,
         Err(error) => error.response(),

@@ -13,10 +13,17 @@ use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
 use super::client_assertion::ALGORITHMS;
+use super::fallback;
 
 /// `GET /.well-known/oauth-authorization-server`, at the root with the issuer's path after it (RFC 8414 §3.1).
-pub async fn authorization_server(state: web::Data<AppState>) -> HttpResponse {
-    cacheable(&document(&state))
+pub async fn authorization_server(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    let mut document = document(&state);
+    if let Some(endpoint) = fallback::authorization_endpoint(&request, &state)
+        && let Some(members) = document.as_object_mut()
+    {
+        members.insert("authorization_endpoint".to_owned(), json!(endpoint));
+    }
+    cacheable(&document)
 }
 
 /// `GET /.well-known/openid-configuration`, in both places that clients look at (MCP authorization, "Authorization

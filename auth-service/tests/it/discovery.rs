@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::app::TestApp;
+use super::app::{self, REDIRECT, TestApp, Tokens, VERIFIER, authorize_query};
 
 async fn get(app: &TestApp, host: &str, path: &str) -> (StatusCode, Value) {
     let response = app.http.get(format!("{}{path}", app.public)).header("host", host).send().await.unwrap();
@@ -122,5 +122,65 @@ async fn operators_see_health_readiness_version_and_metrics() {
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         let elsewhere = app.http.get(format!("{}{path}", app.public)).send().await.unwrap();
         assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND, "{path} on the public listener");
+    }
+}
+
+#[actix_web::test]
+async fn a_client_of_2025_03_26_connects_on_the_mcp_host_when_it_has_a_default_resource() {
+    for issuer in ["https://auth.example/tenant1", app::ISSUER] {
+        let settings = [("ISSUER", issuer), ("DEFAULT_RESOURCE", "https://mcp.example/mcp")];
+        let app = TestApp::start_with(&settings).await;
+        let (status, document) = get(&app, "mcp.example", "/.well-known/oauth-authorization-server").await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(document["issuer"], issuer);
+        assert_eq!(document["authorization_endpoint"], "https://mcp.example/authorize");
+
+        let metadata = json!({ "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" });
+        let register = app.http.post(format!("{}/register", app.public)).header("host", "mcp.example");
+        let registered = register.json(&metadata).send().await.unwrap();
+        assert_eq!(registered.status(), StatusCode::CREATED);
+        let client = registered.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned();
+
+        let query = authorize_query(&client, &[("resource", "")]);
+        let authorize =
+            app.http.get(format!("{}/authorize?{query}", app.public)).header("host", "mcp.example");
+        let redirect = authorize.send().await.unwrap();
+        assert_eq!(redirect.status(), StatusCode::SEE_OTHER);
+        let location = redirect.headers()["location"].to_str().unwrap();
+        assert_eq!(location, format!("{issuer}/authorize?{query}&resource=https%3A%2F%2Fmcp.example%2Fmcp"));
+
+        if issuer != app::ISSUER {
+            // The tests' browser knows no issuer with a path; where it is sent is what differs.
+            continue;
+        }
+        let mut browser = app.browser_of("ana").await;
+        let page = browser.follow(location.strip_prefix(issuer).unwrap()).await;
+        let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
+        let token = app.http.post(format!("{}/token", app.public)).header("host", "mcp.example");
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("client_id", client.as_str()),
+            ("code", code.as_str()),
+            ("code_verifier", VERIFIER),
+            ("redirect_uri", REDIRECT),
+        ];
+        let tokens = Tokens::of(token.form(&form).send().await.unwrap()).await;
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    }
+}
+
+#[actix_web::test]
+async fn without_a_default_resource_an_old_client_is_told_what_is_missing() {
+    let app = TestApp::start_with(&[("ISSUER", "https://auth.example/tenant1")]).await;
+    for path in ["/.well-known/oauth-authorization-server", "/authorize", "/token", "/register"] {
+        assert_eq!(get(&app, "mcp.example", path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    let app = TestApp::start_with(&[("DEFAULT_RESOURCE", "https://other.example/mcp")]).await;
+    let client = app.client().await;
+    let query = authorize_query(&client, &[("resource", "")]);
+    for host in ["mcp.example", "auth.example", "evil.example"] {
+        let request = app.http.get(format!("{}/authorize?{query}", app.public)).header("host", host);
+        let refused = request.send().await.unwrap();
+        assert!(refused.headers()["location"].to_str().unwrap().contains("error=invalid_target"), "{host}");
     }
 }
