@@ -1,5 +1,6 @@
 //! The command line. Settings come from the environment; commands work on the store, or through the running service.
 
+mod doctor;
 mod keys;
 
 use std::io::BufRead;
@@ -19,6 +20,7 @@ use auth_service::store::embedded::{self, OpenError};
 
 use crate::serve::open_store;
 
+pub(crate) use doctor::run as doctor;
 pub(crate) use keys::{KeysCommand, keys};
 
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
@@ -45,6 +47,12 @@ pub(crate) enum Command {
     /// The keys that sign tokens. Works while the service runs, and while it does not.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Look at a running service from outside and in, and say what is wrong and how to mend it.
+    ///
+    /// Asks as clients, browsers and attackers would; needs no account, and deletes the client that it registers.
+    /// Where `ISSUER` and `PROTECTED_HOSTS` are set, it looks at the service's own settings, store and listeners
+    /// too. Exit code 0: nothing is wrong; 1: something is; 2: it could not look.
+    Doctor(doctor::Doctor),
 }
 
 #[derive(Subcommand)]

@@ -8,6 +8,7 @@
 pub mod app;
 pub mod clients;
 pub mod config;
+pub mod doctor;
 pub mod domain;
 pub mod dpop;
 pub mod facts;

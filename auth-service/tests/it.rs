@@ -9,6 +9,7 @@ mod it {
     mod authorize;
     mod check;
     mod discovery;
+    mod doctor;
     mod document_host;
     mod documents;
     mod dpop;

@@ -57,7 +57,7 @@ pub struct Config {
 pub struct Sites {
     /// `None`: any host.
     pub hosts: Option<Vec<String>>,
-    /// Origins, `scheme://host[:port]`.
+    /// Origins, `scheme://host[:port]`; `*` for any.
     pub origins: Vec<String>,
     /// Whether loopback names pass without being listed.
     pub loopback: bool,

@@ -28,7 +28,7 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
         workers: workers(read.number("WORKERS", &options.workers, 0..=256)),
         mcp_path: mcp_path(&mut read, options),
         legacy_sse: read.boolean("LEGACY_SSE", &options.legacy_sse),
-        sites: sites(&mut read, options, listen),
+        sites: sites(&mut read, options, listen, &identity),
         tool_rules: tool_rules(&mut read, options, &identity),
         identity,
         groups: values::list(&options.group_order),
@@ -193,7 +193,7 @@ fn mcp_path(read: &mut Reader, options: &Options) -> String {
     path.to_owned()
 }
 
-fn sites(read: &mut Reader, options: &Options, listen: SocketAddr) -> Sites {
+fn sites(read: &mut Reader, options: &Options, listen: SocketAddr, identity: &Identity) -> Sites {
     let hosts = values::list(&options.allowed_hosts);
     let is_any = hosts.iter().any(|host| host == "*");
     for host in
@@ -205,6 +205,17 @@ fn sites(read: &mut Reader, options: &Options, listen: SocketAddr) -> Sites {
     }
     let mut origins = Vec::new();
     for text in values::list(&options.allowed_origins) {
+        if text == "*" {
+            // Else any web page could call, through the browser of someone who can reach us (attack 104).
+            if !matches!(identity, Identity::Assertion { .. }) && options.identity.trim() != "assertion" {
+                read.problem(
+                    "ALLOWED_ORIGINS is *, which needs IDENTITY=assertion: only then can no web page make up who is calling."
+                        .to_owned(),
+                );
+            }
+            origins.push(text);
+            continue;
+        }
         match Url::parse(&text).map(|url| url.origin()) {
             Ok(origin) if origin.is_tuple() && origin.ascii_serialization() == text.to_ascii_lowercase() => {
                 origins.push(origin.ascii_serialization());
@@ -392,5 +403,9 @@ mod tests {
         assert_eq!(read(&["--listen", "0.0.0.0:80", "--", "sh"]).unwrap().sites.hosts, None);
         assert_eq!(read(&["--allowed-hosts", "*", "--", "sh"]).unwrap().sites.hosts, None);
         assert!(read(&["--allowed-origins", "https://a.example/path", "--", "sh"]).is_err());
+        for identity in ["none", "headers"] {
+            let problems = read(&["--identity", identity, "--allowed-origins", "*", "--", "sh"]).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.contains("IDENTITY=assertion")), "{problems:?}");
+        }
     }
 }

@@ -225,6 +225,9 @@ fn host_name(host: &str) -> &str {
 }
 
 fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
+    if sites.origins.iter().any(|known| known == "*") {
+        return true;
+    }
     let Some(parsed) = Url::parse(origin).ok().filter(|url| url.origin().is_tuple()) else {
         return false;
     };
@@ -283,6 +286,17 @@ mod tests {
         RequestHeaders::from_parts(&headers, &uri)
             .check_site(sites)
             .map_err(|problem| problem.status.as_u16())
+    }
+
+    #[test]
+    fn any_origin_may_call_when_the_operator_says_so_but_only_one_at_a_time() {
+        let any = sites(Some(&["mcp.example.com"]), &["*"], false);
+        let host = ("host", "mcp.example.com");
+        for origin in ["https://app.example", "null", "vscode-webview://x"] {
+            assert_eq!(check(&[host, ("origin", origin)], &any), Ok(()), "{origin}");
+        }
+        assert_eq!(check(&[host, ("origin", "https://a"), ("origin", "https://b")], &any), Err(403));
+        assert_eq!(check(&[("host", "evil.example"), ("origin", "https://a")], &any), Err(403));
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! `auth-service doctor`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use url::Url;
+
+use auth_service::config::Config;
+use auth_service::doctor::{self, Examination, Finding, Outcome};
+use auth_service::domain::clock::{Clock, SystemClock};
+
+/// What to examine.
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// The URL that people paste into their MCP client: <https://mcp.example.com/mcp>.
+    url: Url,
+    /// Print one JSON document with all findings, and nothing else.
+    #[arg(long)]
+    json: bool,
+    /// PEM file of certificates to trust beside the system's.
+    #[arg(long, value_name = "FILE", env = "EXTRA_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Look from outside only, although the service's settings are in the environment.
+    #[arg(long)]
+    outside_only: bool,
+}
+
+/// 0: nothing is wrong. 1: something is. 2: the examination could not be made.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
+pub(crate) async fn run(asked: Doctor) -> ExitCode {
+    let as_json = asked.json;
+    let mut progress = |finding: &Finding| {
+        if !as_json {
+            println!("{}", line(finding));
+        }
+    };
+    let url = asked.url.to_string();
+    let findings = match examination(asked) {
+        Ok(examination) => doctor::examine(&examination, &mut progress).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    let findings = match findings {
+        Ok(findings) => findings,
+        Err(error) => {
+            eprintln!("auth-service: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let count = |outcome| findings.iter().filter(|finding| finding.outcome == outcome).count();
+    let (problems, warnings) = (count(Outcome::Problem), count(Outcome::Warning));
+    if as_json {
+        println!(
+            "{}",
+            json!({ "url": url, "problems": problems, "warnings": warnings, "findings": findings })
+        );
+    } else {
+        println!("{problems} problems, {warnings} warnings, {} checks as they must be", count(Outcome::Fine));
+    }
+    if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn examination(asked: Doctor) -> anyhow::Result<Examination> {
+    let extra_roots = asked
+        .ca_file
+        .map(|path| {
+            std::fs::read(&path).with_context(|| format!("--ca-file: cannot read {}", path.display()))
+        })
+        .transpose()?;
+    let is_set =
+        |name: &str| std::env::var_os(name).or_else(|| std::env::var_os(format!("{name}_FILE"))).is_some();
+    let has_settings = is_set("ISSUER") && is_set("PROTECTED_HOSTS") && !asked.outside_only;
+    let settings = if has_settings {
+        Some(Config::from_variables(std::env::vars()).context("--outside-only does without the settings")?)
+    } else {
+        None
+    };
+    Ok(Examination { url: asked.url, extra_roots, settings, now: SystemClock.now() })
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = match finding.outcome {
+        Outcome::Fine => "ok       ",
+        Outcome::Warning => "WARNING  ",
+        Outcome::Problem => "PROBLEM  ",
+    };
+    let mut text = format!("{mark}{}: {}", finding.check, finding.what);
+    for (name, part) in [("means", finding.meaning), ("mend", finding.fix)] {
+        if let Some(part) = part {
+            text.extend(["\n           ", name, ": ", part]);
+        }
+    }
+    text
+}

@@ -1,0 +1,79 @@
+//! What a client that runs in a browser needs (Fetch standard, "HTTP-CORS protocol").
+
+use reqwest::{Method, Response};
+
+use super::Notes;
+use super::network::Target;
+
+/// A page that nobody knows.
+const ORIGIN: &str = "https://mcp-gate-doctor.example";
+
+/// Asks as a page of an unknown origin does, before and with a request.
+pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) {
+    let preflight = target
+        .http
+        .request(Method::OPTIONS, &target.url)
+        .header("origin", ORIGIN)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,content-type,mcp-protocol-version");
+    if let Ok(response) = preflight.send().await {
+        judge_preflight(&response, notes);
+    }
+    let Ok(denied) = target.http.post(&target.url).header("origin", ORIGIN).send().await else { return };
+    refuse_credentials(&denied, notes);
+    if denied.status() != 401 {
+        return;
+    }
+    let exposed = header(&denied, "access-control-expose-headers").to_ascii_lowercase();
+    if header(&denied, "access-control-allow-origin").is_empty() || !exposed.contains("www-authenticate") {
+        notes.warning(
+            "browser",
+            "a page cannot read the challenge: the 401 lacks Access-Control-Allow-Origin or -Expose-Headers",
+            "clients that run in a browser cannot learn where to log in",
+            "let the edge hand on these headers of the check's answer; nginx needs auth_request_set and add_header … always",
+        );
+    } else {
+        notes.fine("browser", "a page may read the challenge");
+    }
+}
+
+fn judge_preflight(response: &Response, notes: &mut Notes<'_>) {
+    refuse_credentials(response, notes);
+    let status = response.status();
+    let headers = header(response, "access-control-allow-headers").to_ascii_lowercase();
+    let methods = header(response, "access-control-allow-methods");
+    if status == 403 && header(response, "access-control-allow-origin").is_empty() {
+        notes.fine("browser", "pages of unknown origins may not call (ALLOWED_ORIGINS)");
+    } else if !status.is_success() {
+        notes.warning(
+            "browser",
+            format!("a preflight is answered {}", status.as_u16()),
+            "clients that run in a browser cannot call the service",
+            "route OPTIONS on this path to PUBLIC_LISTEN of auth-service; see docs/forward-auth.md",
+        );
+    } else if !headers.contains("authorization") || !methods.contains("POST") {
+        notes.warning(
+            "browser",
+            "a preflight is answered without leave for POST with authorization",
+            "clients that run in a browser cannot call the service, or the preflight reached the service itself",
+            "route OPTIONS on this path to PUBLIC_LISTEN of auth-service; see docs/forward-auth.md",
+        );
+    } else {
+        notes.fine("browser", "a preflight gets its answer");
+    }
+}
+
+fn refuse_credentials(response: &Response, notes: &mut Notes<'_>) {
+    if header(response, "access-control-allow-credentials") == "true" {
+        notes.problem(
+            "browser",
+            "a page of an unknown origin may send cookies",
+            "any web page acts with what the browser of a person holds",
+            "remove Access-Control-Allow-Credentials from the edge's configuration: MCP needs no cookies",
+        );
+    }
+}
+
+fn header<'r>(response: &'r Response, name: &str) -> &'r str {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}

@@ -1,0 +1,121 @@
+//! What only the machine of the service knows: its settings, its store, and who may reach its listeners.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::Value;
+use tokio::net::TcpStream;
+use url::Url;
+
+use crate::config::Config;
+
+use super::network::Target;
+use super::{Notes, PATIENCE};
+
+/// Compares the settings with what was seen from outside.
+pub(super) async fn examine(
+    target: &Target,
+    settings: &Config,
+    issuer: Option<&str>,
+    addresses: &[IpAddr],
+    notes: &mut Notes<'_>,
+) {
+    let site = &settings.site;
+    if site.protected_hosts.parse(&target.url).is_err() {
+        notes.problem(
+            "settings",
+            format!("PROTECTED_HOSTS does not name {}", target.origin),
+            "every request there is refused",
+            "add the host, with its port unless it is the usual one",
+        );
+    }
+    if issuer.is_some_and(|issuer| issuer != site.issuer.as_str()) {
+        notes.problem(
+            "settings",
+            format!("ISSUER here is {}, and from outside it is {}", site.issuer, issuer.unwrap_or_default()),
+            "the edge leads to another auth-service, or this shell has other settings than the service",
+            "run the doctor with the service's own environment, and compare the two",
+        );
+    }
+    if settings.trusted_edge.secret.is_none() {
+        notes.warning(
+            "settings",
+            "EDGE_SECRET is not set",
+            "whoever runs in a trusted network can ask the check about requests that he makes up",
+            "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
+        );
+    }
+    readiness(settings.listeners.ops, notes).await;
+    let mut closed = true;
+    for (name, listener) in [
+        ("EDGE_LISTEN", Some(settings.listeners.edge)),
+        ("EDGE_GRPC_LISTEN", settings.listeners.edge_grpc),
+        ("OPS_LISTEN", Some(settings.listeners.ops)),
+    ] {
+        let Some(listener) = listener else { continue };
+        closed &= !reachable(name, listener, addresses, notes).await;
+    }
+    if closed {
+        notes.fine("listeners", "the internal listeners are not reachable at the service's addresses");
+    }
+}
+
+/// `/ready` asks the store, and there are keys when it listens at all.
+async fn readiness(ops: SocketAddr, notes: &mut Notes<'_>) {
+    let address = match ops.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], ops.port())),
+        ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, ops.port())),
+        _ => ops,
+    };
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+    let Ok(url) = Url::parse(&format!("http://{address}/ready")) else { return };
+    let answered = match client {
+        Ok(client) => client.get(url).send().await.ok(),
+        Err(_) => None,
+    };
+    match answered {
+        None => notes.problem(
+            "store",
+            format!("auth-service does not answer on OPS_LISTEN ({address})"),
+            "it is not running here, or the settings of this shell are not its own",
+            "start it, or run the doctor with the service's own environment",
+        ),
+        Some(response) if response.status() == 200 => {
+            notes.fine("store", "the store answers, and keys are there");
+        }
+        Some(response) => {
+            let body: Value = response.json().await.unwrap_or_default();
+            notes.problem(
+                "store",
+                format!("auth-service is not ready: {body}"),
+                "every request is refused until the store answers",
+                "see that the store runs and that REDIS_URL, or DATA_DIR, is right",
+            );
+        }
+    }
+}
+
+/// Whether a listener that is for neighbours only answers where the internet can reach it.
+async fn reachable(
+    name: &'static str,
+    listener: SocketAddr,
+    addresses: &[IpAddr],
+    notes: &mut Notes<'_>,
+) -> bool {
+    // One that is bound to this machine itself cannot be reached from elsewhere, whatever a connection from here says.
+    if listener.ip().is_loopback() {
+        return false;
+    }
+    for address in addresses {
+        let tried = TcpStream::connect((*address, listener.port()));
+        if matches!(tokio::time::timeout(PATIENCE / 4, tried).await, Ok(Ok(_))) {
+            notes.problem(
+                "listeners",
+                format!("{name} is reachable at {address}:{}", listener.port()),
+                "strangers can ask the check about requests that they make up, or read metrics",
+                "bind it to an address that only the edge reaches, or close the port in the firewall",
+            );
+            return true;
+        }
+    }
+    false
+}

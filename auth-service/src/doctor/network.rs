@@ -1,0 +1,250 @@
+//! Name, connection, certificate, clock.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use url::Url;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::domain::clock::UnixTime;
+
+use super::{CannotExamine, Notes, PATIENCE};
+
+/// A certificate that ends sooner than this should have been renewed.
+const RENEWAL: u64 = 14 * 24 * 3600;
+/// A clock that is off by more makes tokens begin too late or end too early.
+const SKEW: u64 = 30;
+
+/// The service and how to reach it.
+pub(super) struct Target {
+    /// Without a trailing slash, as the resource is named.
+    pub(super) url: String,
+    /// `https://mcp.example.com`.
+    pub(super) origin: String,
+    /// `mcp.example.com:8443`, as in `Host`.
+    pub(super) authority: String,
+    /// `/mcp`, or nothing.
+    pub(super) path: String,
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Follows no redirect and believes no proxy.
+    pub(super) http: Client,
+    /// For requests that no library would send.
+    pub(super) tls: Option<TlsConnector>,
+}
+
+impl Target {
+    pub(super) fn of(url: &Url, extra_roots: Option<&[u8]>) -> Result<Self, CannotExamine> {
+        let refuse = || CannotExamine::Url(url.clone());
+        let is_plain =
+            matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+        let (Some(host), Some(port), true) = (url.host_str(), url.port_or_known_default(), is_plain) else {
+            return Err(refuse());
+        };
+        let path = url.path().trim_end_matches('/').to_owned();
+        let origin = url.origin().ascii_serialization();
+        let authority = origin.split_once("://").map(|(_, rest)| rest.to_owned()).ok_or_else(refuse)?;
+        let failed = |error: &dyn std::fmt::Display| CannotExamine::Client(error.to_string());
+        let builder = Client::builder().redirect(Policy::none()).no_proxy().timeout(PATIENCE);
+        let builder = match extra_roots {
+            Some(pem) => {
+                builder.tls_certs_merge(Certificate::from_pem_bundle(pem).map_err(|error| failed(&error))?)
+            }
+            None => builder,
+        };
+        let http = builder.build().map_err(|error| failed(&error))?;
+        let tls = match url.scheme() {
+            "https" => Some(connector(extra_roots).map_err(|error| failed(&error))?),
+            _ => None,
+        };
+        let host = host.to_owned();
+        Ok(Self { url: format!("{origin}{path}"), origin, authority, path, host, port, http, tls })
+    }
+
+    /// The path as a request target.
+    pub(super) fn request_path(&self) -> &str {
+        if self.path.is_empty() { "/" } else { &self.path }
+    }
+
+    /// A connection, without TLS.
+    pub(super) async fn dial(&self) -> std::io::Result<TcpStream> {
+        let address = (self.host.trim_matches(['[', ']']), self.port);
+        tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await?
+    }
+}
+
+/// Trusts what the system trusts, and the extra roots.
+fn connector(extra_roots: Option<&[u8]>) -> Result<TlsConnector, Box<dyn std::error::Error>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in CertificateDer::pem_slice_iter(extra_roots.unwrap_or_default()) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The addresses of the host.
+pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Vec<IpAddr>> {
+    let name = target.host.trim_matches(['[', ']']).to_owned();
+    let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((name.as_str(), target.port))).await;
+    let mut addresses: Vec<IpAddr> = match found {
+        Ok(Ok(addresses)) => addresses.map(|address: SocketAddr| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    addresses.sort();
+    addresses.dedup();
+    if addresses.is_empty() {
+        notes.problem(
+            "dns",
+            format!("{name} has no address"),
+            "no client finds the service",
+            "add an A or AAAA record for the host that points at the edge proxy",
+        );
+        return None;
+    }
+    let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    notes.fine("dns", format!("{name} is {}", list.join(", ")));
+    Some(addresses)
+}
+
+/// Whether the edge answers, and with a certificate that clients accept for a while yet.
+pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_>) -> bool {
+    let stream = match target.dial().await {
+        Ok(stream) => stream,
+        Err(error) => {
+            notes.problem(
+                "connection",
+                format!("{} does not answer: {error}", target.authority),
+                "no client reaches the service",
+                "start the edge proxy, open its port in the firewall, and see that the host's address is the edge's",
+            );
+            return false;
+        }
+    };
+    notes.fine("connection", format!("{} answers", target.authority));
+    let Some(connector) = &target.tls else {
+        if target.host != "localhost" && !target.host.ends_with(".localhost") && !is_loopback(&target.host) {
+            notes.problem(
+                "tls",
+                "the URL is plain http",
+                "tokens travel readable, and MCP clients refuse the service",
+                "give the edge a certificate and use https; plain http is for this very machine",
+            );
+        }
+        return true;
+    };
+    let Ok(name) = ServerName::try_from(target.host.trim_matches(['[', ']']).to_owned()) else {
+        return false;
+    };
+    match tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await {
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            expiry(chain.first().map(AsRef::as_ref), now, notes);
+            true
+        }
+        failed => {
+            let reason = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => "no answer in time".to_owned(),
+            };
+            notes.problem(
+                "tls",
+                format!("the certificate or handshake is refused: {reason}"),
+                "clients refuse to connect",
+                "serve a certificate for this very host, not expired, with its whole chain, from an authority that clients trust (or name yours by --ca-file)",
+            );
+            false
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn expiry(certificate: Option<&[u8]>, now: UnixTime, notes: &mut Notes<'_>) {
+    let ends = certificate
+        .and_then(|der| X509Certificate::from_der(der).ok())
+        .and_then(|(_, certificate)| u64::try_from(certificate.validity().not_after.timestamp()).ok());
+    let Some(ends) = ends else { return };
+    let left = Duration::from_secs(ends.saturating_sub(now.0)).as_secs();
+    let days = left / 86_400;
+    if left < RENEWAL {
+        notes.warning(
+            "tls",
+            format!("the certificate ends in {days} days"),
+            "clients will refuse to connect from then on",
+            "renew it; an ACME client that works renews a month ahead",
+        );
+    } else {
+        notes.fine("tls", format!("the certificate is trusted, and good for {days} days"));
+    }
+}
+
+/// Whether the clocks there and here agree.
+pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>) {
+    let Ok(response) = target.http.get(&target.url).send().await else { return };
+    let date = response.headers().get("date").and_then(|value| value.to_str().ok());
+    let Some(there) = date.and_then(http_date) else {
+        return notes.warning(
+            "clock",
+            "the edge sends no Date",
+            "its clock cannot be compared with this machine's",
+            "let the edge send Date (RFC 9110 §6.6.1)",
+        );
+    };
+    let apart = there.abs_diff(now.0);
+    if apart > SKEW {
+        notes.problem(
+            "clock",
+            format!("the clock there is {apart} seconds off from the one here"),
+            "tokens and assertions are taken for expired or not yet valid",
+            "run NTP on both machines",
+        );
+    } else {
+        notes.fine("clock", format!("the clocks agree within {SKEW} seconds"));
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, in seconds since 1970.
+fn http_date(text: &str) -> Option<u64> {
+    use time::format_description::well_known::Rfc2822;
+    let moment = time::OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;
+    u64::try_from(moment.unix_timestamp()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_http_are_read() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("yesterday"), None);
+    }
+
+    #[test]
+    fn only_the_url_of_a_service_is_examined() {
+        let target = |text: &str| Target::of(&Url::parse(text).unwrap(), None);
+        let good = target("https://MCP.example.com:8443/mcp/").ok().unwrap();
+        assert_eq!((good.url.as_str(), good.path.as_str()), ("https://mcp.example.com:8443/mcp", "/mcp"));
+        assert_eq!(good.authority, "mcp.example.com:8443");
+        for text in ["ftp://a/mcp", "https://a/mcp?x", "https://a/mcp#x", "mailto:a@b"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+    }
+}

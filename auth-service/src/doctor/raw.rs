@@ -1,0 +1,72 @@
+//! Requests that no HTTP library would send, byte by byte.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::network::Target;
+
+/// An edge that does not answer by then waits for more of the request.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Enough of an answer to read its head.
+const MOST: u64 = 64 * 1024;
+
+/// Status and challenge of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) challenge: Option<String>,
+}
+
+/// Sends `bytes` and reads the head of the answer: none when the connection is closed without one, or nothing comes.
+pub(super) async fn send(target: &Target, bytes: &[u8]) -> Option<Told> {
+    let exchange = async {
+        let stream = target.dial().await.ok()?;
+        match &target.tls {
+            None => talk(stream, bytes).await,
+            Some(connector) => {
+                let name = ServerName::try_from(target.host.trim_matches(['[', ']']).to_owned()).ok()?;
+                talk(connector.connect(name, stream).await.ok()?, bytes).await
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.ok().flatten()
+}
+
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> Option<Told> {
+    stream.write_all(bytes).await.ok()?;
+    let mut answer = Vec::new();
+    let mut limited = stream.take(MOST);
+    // A body that goes on, a stream for example, is of no interest.
+    while !answer.windows(4).any(|window| window == b"\r\n\r\n") {
+        if limited.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    read(&String::from_utf8_lossy(&answer))
+}
+
+fn read(answer: &str) -> Option<Told> {
+    let head = answer.split("\r\n\r\n").next()?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/")?.split(' ').nth(1)?.parse().ok()?;
+    let challenge = lines.filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("www-authenticate").then(|| value.trim().to_owned())
+    });
+    Some(Told { status, challenge })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_of_an_answer_is_read() {
+        let told = read("HTTP/1.1 401 Unauthorized\r\nwww-Authenticate: Bearer x\r\n\r\nbody").unwrap();
+        assert_eq!(told, Told { status: 401, challenge: Some("Bearer x".to_owned()) });
+        assert_eq!(read("HTTP/1.0 400 Bad\r\n\r\n").unwrap().status, 400);
+        assert_eq!(read(""), None);
+        assert_eq!(read("SSH-2.0\r\n"), None);
+    }
+}

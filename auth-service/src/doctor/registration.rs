@@ -1,0 +1,66 @@
+//! Whether a client can register itself (RFC 7591), and be forgotten again (RFC 7592).
+
+use serde_json::{Value, json};
+
+use super::Notes;
+use super::network::Target;
+
+/// Registers a client with a secret, which nobody ever sees, and deletes it.
+pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'_>) {
+    let Some(endpoint) = server.get("registration_endpoint").and_then(Value::as_str) else {
+        return notes.warning(
+            "registration",
+            "the server has no registration endpoint",
+            "clients that nobody registered, and that have no metadata document, cannot connect",
+            "set REGISTRATION=open or token, unless this is meant",
+        );
+    };
+    let metadata = json!({
+        "client_name": "mcp-gate doctor (probe, deleted at once)",
+        "redirect_uris": ["http://127.0.0.1/mcp-gate-doctor"],
+        "grant_types": ["authorization_code"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "client_secret_basic",
+    });
+    let Ok(response) = target.http.post(endpoint).json(&metadata).send().await else {
+        return failed(notes, format!("{endpoint} is not answered"));
+    };
+    match response.status().as_u16() {
+        201 => {}
+        401 | 403 => {
+            return notes.fine("registration", "only whom the operator lets register (REGISTRATION)");
+        }
+        429 => {
+            return notes.warning(
+                "registration",
+                "the server takes no registration at the moment",
+                "new clients have to wait",
+                "try again in a minute; if it stays so, see REGISTRATION_RATE",
+            );
+        }
+        status => return failed(notes, format!("a registration is answered {status}")),
+    }
+    let client: Value = response.json().await.unwrap_or_default();
+    let text = |name: &str| client.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (uri, token) = (text("registration_client_uri"), text("registration_access_token"));
+    let deleted = target.http.delete(&uri).bearer_auth(token).send().await;
+    if deleted.is_ok_and(|deleted| deleted.status() == 204) {
+        notes.fine("registration", "a client registered, and was deleted again");
+    } else {
+        notes.warning(
+            "registration",
+            format!("the probe registered but could not be deleted at {uri:?}"),
+            "a client that nobody uses stays for CLIENT_UNUSED_TTL",
+            "route the whole path below /register to PUBLIC_LISTEN, for GET, PUT and DELETE too",
+        );
+    }
+}
+
+fn failed(notes: &mut Notes<'_>, what: String) {
+    notes.problem(
+        "registration",
+        what,
+        "clients cannot connect by URL alone",
+        "route /register to PUBLIC_LISTEN of auth-service; and see REGISTRATION_REDIRECT_HOSTS, which has to allow what clients register",
+    );
+}
