@@ -12,6 +12,8 @@ mod forwarded;
 mod headers;
 pub mod nginx;
 mod possession;
+#[cfg(test)]
+mod properties;
 mod request;
 pub mod traefik;
 

@@ -1,0 +1,85 @@
+//! What holds of every parser, whatever a proxy or a client sends.
+
+use actix_web::http::Method;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
+
+use super::{AccessRequest, CheckError, caddy, envoy, nginx, traefik};
+
+/// The same request as each proxy over HTTP would put it, with some more headers of the client.
+fn read_by_all(
+    method: &str,
+    host: &str,
+    target: &str,
+    client: &[(String, Vec<u8>)],
+) -> Vec<Result<AccessRequest, CheckError>> {
+    let of = |own: &[(&'static str, &str)]| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in own {
+            let value = HeaderValue::from_str(value).ok()?;
+            headers.append(HeaderName::from_static(name), value);
+        }
+        for (name, value) in client {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            headers.append(name, HeaderValue::from_bytes(value).ok()?);
+        }
+        Some(headers)
+    };
+    let forwarded = of(&[
+        ("x-forwarded-method", method),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", host),
+        ("x-forwarded-uri", target),
+    ]);
+    let url = format!("https://{host}{target}");
+    let original = of(&[("x-original-method", method), ("x-original-url", &url)]);
+    let plain = of(&[("host", host), ("x-forwarded-proto", "https")]);
+    let (Some(forwarded), Some(original), Some(plain)) = (forwarded, original, plain) else {
+        return Vec::new();
+    };
+    let Ok(asked) = Method::from_bytes(method.as_bytes()) else { return Vec::new() };
+    vec![
+        traefik::parse(&forwarded),
+        caddy::parse(&forwarded),
+        nginx::parse(&original),
+        envoy::parse(&asked, target, &plain),
+    ]
+}
+
+fn names() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("authorization".to_owned()),
+        Just("origin".to_owned()),
+        Just("mcp-name".to_owned()),
+        Just("mcp-method".to_owned()),
+        Just("x_auth_subject".to_owned()),
+        Just("x-forwarded-prefix".to_owned()),
+        Just("connection".to_owned()),
+        "[a-z_.!-]{1,12}",
+    ]
+}
+
+proptest! {
+    /// No two proxies lead to two readings of one request, and nothing makes a parser panic.
+    #[test]
+    fn a072_every_parser_reads_a_request_alike_or_refuses_it(
+        method in prop_oneof![Just("POST".to_owned()), Just("GET".to_owned()), "[A-Za-z]{1,8}"],
+        host in prop_oneof![Just("mcp.example".to_owned()), "[a-zA-Z0-9.:@\\[\\], -]{0,20}"],
+        target in prop_oneof![Just("/mcp".to_owned()), "[/a-z.%0-9;?#\\\\ ]{0,20}", "\\PC{0,20}"],
+        client in proptest::collection::vec((names(), proptest::collection::vec(any::<u8>(), 0..20)), 0..4),
+    ) {
+        let read = read_by_all(&method, &host, &target, &client);
+        for result in &read {
+            if let (Ok(asked), Ok(other)) = (result, read.first().unwrap()) {
+                prop_assert_eq!(asked, other);
+            }
+            prop_assert_eq!(result.is_ok(), read.first().unwrap().is_ok());
+        }
+        if let Some(Ok(asked)) = read.first() {
+            prop_assert_eq!(asked.method.as_str(), method);
+            prop_assert_eq!(asked.path.as_str(), target.split('?').next().unwrap());
+            let doubled = client.iter().filter(|(name, _)| name == "mcp-name").count();
+            prop_assert!(doubled <= 1);
+        }
+    }
+}
