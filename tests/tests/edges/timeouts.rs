@@ -1,9 +1,37 @@
-//! A stream lasts longer than any time limit on requests.
+//! A stream lasts longer than any time limit on requests, and not longer than its token.
 
-use tests::Edge;
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+use tests::places::recorder;
+use tests::{Edge, Setup};
 
 use crate::suite;
 use crate::world::{self, BROKEN, Broken};
+
+each_edge!(a086_a_stream_ends_soon_after_its_token);
+
+pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
+    let setup = Setup::as_shipped()
+        .through(edge)
+        .wrapping(recorder())
+        .auth_setting("ACCESS_TOKEN_TTL", "4s")
+        .wrapper_setting("STREAM_GRACE", "1s");
+    let stack = setup.start().await;
+    let token = stack.log_in().await.access_token;
+    let begin = Instant::now();
+    let session = stack.open_session(&token, HeaderMap::new()).await.unwrap();
+    let mut stream = session.listen().await.unwrap();
+    assert_eq!(stream.status(), 200, "{stream:?}\n{}", stack.logs());
+    let ended = tokio::time::timeout(Duration::from_secs(12), async {
+        // However the proxy passes the end on.
+        while let Ok(Some(_)) = stream.chunk().await {}
+    });
+    assert!(ended.await.is_ok(), "the stream outlives its token\n{}", stack.logs());
+    // Four seconds of the token, in whole seconds, and one more.
+    let lasted = begin.elapsed();
+    assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
+}
 
 /// Traefik's only limit on slow request heads is one on whole requests. It must not end answers.
 #[tokio::test]
