@@ -1,6 +1,8 @@
 //! A stateless server, as one with sessions: the wrapper keeps the session, puts the server's questions to the client as
 //! requests, and feeds the GET stream from a subscription.
 
+mod rounds;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::results::{capabilities, result_for_legacy};
+use super::results::capabilities;
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Foreign, Session, Sessions};
 use crate::modern::{
@@ -19,14 +21,12 @@ use crate::modern::{
 };
 use crate::protocol::{
     Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line,
-    peek_requested_version, string,
+    peek_requested_version,
 };
 use crate::stream::{Next, Stream};
 
 /// Rounds of one call.
 const MAX_ROUNDS: usize = 64;
-/// How long a client may take to answer what it is asked.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause before a subscription that ended is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Resources that one session may watch.
@@ -317,82 +317,6 @@ impl Peer {
             }
         }
         fail(out, id, "The server asks without end.");
-    }
-
-    /// Hands an answer on; or asks the client, and gives its answers and the state for the next round.
-    async fn settle(
-        &self,
-        session: &Arc<Session>,
-        answer: &Bytes,
-        id: &str,
-        out: &Arc<Stream>,
-    ) -> Option<(String, Option<String>)> {
-        let message = parse_line(answer).ok()?;
-        let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
-            out.push(answer.clone().into(), true);
-            return None;
-        };
-        let [kind, requests, state] =
-            members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
-        if kind.and_then(string).as_deref() != Some("input_required") {
-            let result = result_for_legacy(result);
-            out.push(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)).into(), true);
-            return None;
-        }
-        match self.ask_all(session, requests.unwrap_or("{}"), out).await {
-            Ok(responses) => Some((responses, state.map(str::to_owned))),
-            Err(why) => {
-                fail(out, id, &why);
-                None
-            }
-        }
-    }
-
-    /// Puts every question to the client at once; the answers by name, as JSON text.
-    async fn ask_all(
-        &self,
-        session: &Arc<Session>,
-        requests: &str,
-        out: &Arc<Stream>,
-    ) -> Result<String, String> {
-        let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
-        let mut waiting = Vec::new();
-        for (key, request) in Members::parse(requests).unwrap_or_default().iter() {
-            let [method, params] =
-                members(request, ["method", "params"]).map_err(|error| error.to_string())?;
-            let method = method.and_then(string).unwrap_or_default().into_owned();
-            let capability = match method.as_str() {
-                "elicitation/create" => "elicitation",
-                "sampling/createMessage" => "sampling",
-                "roots/list" => "roots",
-                _ => return Err(format!("The server asks for {method}, which no client can be asked.")),
-            };
-            if declared.get(capability).is_none() {
-                return Err(format!("The server needs {capability}, which the client did not declare."));
-            }
-            let id = format!(r#""mcp-gate-{}""#, self.next.fetch_add(1, Ordering::Relaxed));
-            let (sender, receiver) = oneshot::channel();
-            self.state().asked.insert(id.clone(), sender);
-            let params = params.unwrap_or("{}");
-            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-            if !session.put(&id, Bytes::from(text), out) {
-                self.state().asked.remove(&id);
-                return Err("Too many questions wait for this client.".to_owned());
-            }
-            waiting.push((key.to_owned(), method, receiver));
-        }
-        let mut responses = serde_json::Map::new();
-        for (key, method, receiver) in waiting {
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, receiver).await;
-            let answer = match answer {
-                Ok(Ok(Ok(answer))) => serde_json::from_str(&answer).unwrap_or_default(),
-                // A question that the client fails to put to its user was not answered by the user.
-                _ if method == "elicitation/create" => json!({"action": "cancel"}),
-                _ => return Err(format!("The client did not answer {method}.")),
-            };
-            responses.insert(key, answer);
-        }
-        Ok(Value::Object(responses).to_string())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,8 @@
 //! A server with sessions, as a stateless one.
 
+mod listen;
+mod tools;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +14,12 @@ use tokio::time::Instant;
 
 use super::call::{self, Job, Outcome, Running};
 use super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
-use super::listen::Filter;
 use super::questions::responses;
 use super::results::{Greeting, capabilities, params_for_legacy};
 use super::seal::{Sealer, State};
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Random, Sessions};
-use crate::modern::{Fault, Fields, ParamHeaders, Request, read_tools};
+use crate::modern::{Fault, Fields, Request};
 use crate::protocol::{Code, Kind, Members, members, parse_line, string};
 use crate::stream::{Consumer, First, Stream};
 
@@ -27,10 +29,6 @@ const MAX_SEATS: usize = 8;
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// Time between two rounds of clearing.
 const ROUND: Duration = Duration::from_secs(1);
-/// Life of a list of tools about whose changes the child says nothing.
-const TOOLS_LIFE: Duration = Duration::from_secs(5);
-/// Pages of one list that are read.
-const MAX_PAGES: usize = 100;
 /// Rounds of one call.
 const MAX_ROUNDS: u32 = 64;
 
@@ -170,55 +168,6 @@ impl Facade {
         Ok(self.spawn(job, Work::Start { lease, group, is_exclusive }))
     }
 
-    /// Whether header and body agree about the arguments that a tool wants repeated in headers. The list is read for each
-    /// call of a session that has not announced changes, or once.
-    async fn check_params(
-        &self,
-        group: &Group,
-        seat: &Seat,
-        request: &Request<'_>,
-        fields: &Fields<'_>,
-    ) -> Result<(), Refused> {
-        let is_call = request.method == "tools/call" && seat.greeting.has("/tools");
-        let Some(tool) = request.name.as_deref().filter(|_| is_call) else { return Ok(()) };
-        if request.arguments.is_none() && fields.params.is_empty() {
-            return Ok(());
-        }
-        let mut was_read = false;
-        loop {
-            let changes = group.listeners.tool_changes();
-            let tools = if let Some(tools) = seat.tools(changes, TOOLS_LIFE) {
-                tools
-            } else {
-                was_read = true;
-                let tools = Arc::new(self.read_tools(group, seat).await.map_err(Refused::Child)?);
-                seat.set_tools(Arc::clone(&tools), changes);
-                tools
-            };
-            let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
-            match verdict {
-                // A refusal never rests on an old list.
-                Err(_) if !was_read => seat.forget_tools(),
-                verdict => return Ok(verdict?),
-            }
-        }
-    }
-
-    async fn read_tools(&self, group: &Group, seat: &Seat) -> Result<HashMap<String, ParamHeaders>, String> {
-        let mut tools = HashMap::new();
-        let mut params = "{}".to_owned();
-        for _ in 0..MAX_PAGES {
-            let page = call::ask(group, seat, self.number(), "tools/list", &params).await?;
-            let (found, next) = read_tools(&page)?;
-            tools.extend(found);
-            match next {
-                Some(next) => params = next,
-                None => break,
-            }
-        }
-        Ok(tools)
-    }
-
     /// What a request state says, if it may be used for this request.
     fn reopen(&self, state: &str, job: &Job) -> Result<State, Refused> {
         let text = string(state).unwrap_or_default();
@@ -311,50 +260,6 @@ impl Facade {
             let _ = call::ask(group, seat, self.number(), "logging/setLevel", &params).await;
             *known = Some(level.clone());
         }
-    }
-
-    async fn listen(
-        self: &Arc<Self>,
-        group: &Arc<Group>,
-        key: &GroupKey,
-        caller: &Placeholders,
-        job: Job,
-    ) -> Result<Interest, Refused> {
-        let lease = self.lease(group, key, caller, false).await?;
-        let seat = Arc::clone(&lease.seat);
-        let filter = Filter::parse(&job.params, &seat.greeting).map_err(Refused::Params)?;
-        let number = self.number();
-        let acknowledgement = filter.acknowledgement(&job.id);
-        let resources = filter.resources.clone();
-        // Acknowledged first, so that nothing can come before it.
-        job.stream.push(bytes::Bytes::from(acknowledgement).into(), false);
-        group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
-        let (facade, group) = (Arc::clone(self), Arc::clone(group));
-        let interest = {
-            let (facade, group) = (Arc::clone(&facade), Arc::clone(&group));
-            Interest(Some(Box::new(move || {
-                let unwatched = group.listeners.remove(number);
-                tokio::spawn(async move {
-                    for uri in unwatched {
-                        let params = serde_json::json!({ "uri": uri }).to_string();
-                        let number = facade.number();
-                        // A session that has ended watches nothing anyway.
-                        let _ =
-                            call::ask(&group, &lease.seat, number, "resources/unsubscribe", &params).await;
-                    }
-                    drop(lease);
-                });
-            })))
-        };
-        for uri in resources {
-            let params = serde_json::json!({ "uri": uri }).to_string();
-            if let Err(error) =
-                call::ask(&group, &seat, facade.number(), "resources/subscribe", &params).await
-            {
-                tracing::debug!(uri, error, "a resource cannot be watched");
-            }
-        }
-        Ok(interest)
     }
 
     /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.

@@ -1,0 +1,96 @@
+//! Answers of a stateless server that ask for input: the client is asked, and the call goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::super::results::result_for_legacy;
+use super::{Peer, fail};
+use crate::legacy::Session;
+use crate::protocol::{Members, members, parse_line, string};
+use crate::stream::Stream;
+
+/// How long a client may take to answer what it is asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Peer {
+    /// Hands an answer on; or asks the client, and gives its answers and the state for the next round.
+    pub(super) async fn settle(
+        &self,
+        session: &Arc<Session>,
+        answer: &Bytes,
+        id: &str,
+        out: &Arc<Stream>,
+    ) -> Option<(String, Option<String>)> {
+        let message = parse_line(answer).ok()?;
+        let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
+            out.push(answer.clone().into(), true);
+            return None;
+        };
+        let [kind, requests, state] =
+            members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
+        if kind.and_then(string).as_deref() != Some("input_required") {
+            let result = result_for_legacy(result);
+            out.push(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)).into(), true);
+            return None;
+        }
+        match self.ask_all(session, requests.unwrap_or("{}"), out).await {
+            Ok(responses) => Some((responses, state.map(str::to_owned))),
+            Err(why) => {
+                fail(out, id, &why);
+                None
+            }
+        }
+    }
+
+    /// Puts every question to the client at once; the answers by name, as JSON text.
+    async fn ask_all(
+        &self,
+        session: &Arc<Session>,
+        requests: &str,
+        out: &Arc<Stream>,
+    ) -> Result<String, String> {
+        let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
+        let mut waiting = Vec::new();
+        for (key, request) in Members::parse(requests).unwrap_or_default().iter() {
+            let [method, params] =
+                members(request, ["method", "params"]).map_err(|error| error.to_string())?;
+            let method = method.and_then(string).unwrap_or_default().into_owned();
+            let capability = match method.as_str() {
+                "elicitation/create" => "elicitation",
+                "sampling/createMessage" => "sampling",
+                "roots/list" => "roots",
+                _ => return Err(format!("The server asks for {method}, which no client can be asked.")),
+            };
+            if declared.get(capability).is_none() {
+                return Err(format!("The server needs {capability}, which the client did not declare."));
+            }
+            let id = format!(r#""mcp-gate-{}""#, self.next.fetch_add(1, Ordering::Relaxed));
+            let (sender, receiver) = oneshot::channel();
+            self.state().asked.insert(id.clone(), sender);
+            let params = params.unwrap_or("{}");
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+            if !session.put(&id, Bytes::from(text), out) {
+                self.state().asked.remove(&id);
+                return Err("Too many questions wait for this client.".to_owned());
+            }
+            waiting.push((key.to_owned(), method, receiver));
+        }
+        let mut responses = serde_json::Map::new();
+        for (key, method, receiver) in waiting {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, receiver).await;
+            let answer = match answer {
+                Ok(Ok(Ok(answer))) => serde_json::from_str(&answer).unwrap_or_default(),
+                // A question that the client fails to put to its user was not answered by the user.
+                _ if method == "elicitation/create" => json!({"action": "cancel"}),
+                _ => return Err(format!("The client did not answer {method}.")),
+            };
+            responses.insert(key, answer);
+        }
+        Ok(Value::Object(responses).to_string())
+    }
+}

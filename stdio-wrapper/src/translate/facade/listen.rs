@@ -1,0 +1,56 @@
+//! `subscriptions/listen` in front of a server with sessions.
+
+use std::sync::Arc;
+
+use super::super::call::{self, Job};
+use super::super::group::{Group, GroupKey};
+use super::super::listen::Filter;
+use super::{Facade, Interest, Refused};
+use crate::child::Placeholders;
+
+impl Facade {
+    /// Opens a subscription: the acknowledgement first, then what the session's child announces.
+    pub(super) async fn listen(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        key: &GroupKey,
+        caller: &Placeholders,
+        job: Job,
+    ) -> Result<Interest, Refused> {
+        let lease = self.lease(group, key, caller, false).await?;
+        let seat = Arc::clone(&lease.seat);
+        let filter = Filter::parse(&job.params, &seat.greeting).map_err(Refused::Params)?;
+        let number = self.number();
+        let acknowledgement = filter.acknowledgement(&job.id);
+        let resources = filter.resources.clone();
+        // Acknowledged first, so that nothing can come before it.
+        job.stream.push(bytes::Bytes::from(acknowledgement).into(), false);
+        group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
+        let (facade, group) = (Arc::clone(self), Arc::clone(group));
+        let interest = {
+            let (facade, group) = (Arc::clone(&facade), Arc::clone(&group));
+            Interest(Some(Box::new(move || {
+                let unwatched = group.listeners.remove(number);
+                tokio::spawn(async move {
+                    for uri in unwatched {
+                        let params = serde_json::json!({ "uri": uri }).to_string();
+                        let number = facade.number();
+                        // A session that has ended watches nothing anyway.
+                        let _ =
+                            call::ask(&group, &lease.seat, number, "resources/unsubscribe", &params).await;
+                    }
+                    drop(lease);
+                });
+            })))
+        };
+        for uri in resources {
+            let params = serde_json::json!({ "uri": uri }).to_string();
+            if let Err(error) =
+                call::ask(&group, &seat, facade.number(), "resources/subscribe", &params).await
+            {
+                tracing::debug!(uri, error, "a resource cannot be watched");
+            }
+        }
+        Ok(interest)
+    }
+}

@@ -1,0 +1,66 @@
+//! `Mcp-Param-…` in front of a server with sessions: its tools say which arguments stand in headers too.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::call;
+use super::super::group::{Group, Seat};
+use super::{Facade, Refused};
+use crate::modern::{Fields, ParamHeaders, Request, read_tools};
+
+/// Life of a list of tools about whose changes the child says nothing.
+const TOOLS_LIFE: Duration = Duration::from_secs(5);
+/// Pages of one list that are read.
+const MAX_PAGES: usize = 100;
+
+impl Facade {
+    /// Whether header and body agree about the arguments that a tool wants repeated in headers. The list is read for each
+    /// call of a session that has not announced changes, or once.
+    pub(super) async fn check_params(
+        &self,
+        group: &Group,
+        seat: &Seat,
+        request: &Request<'_>,
+        fields: &Fields<'_>,
+    ) -> Result<(), Refused> {
+        let is_call = request.method == "tools/call" && seat.greeting.has("/tools");
+        let Some(tool) = request.name.as_deref().filter(|_| is_call) else { return Ok(()) };
+        if request.arguments.is_none() && fields.params.is_empty() {
+            return Ok(());
+        }
+        let mut was_read = false;
+        loop {
+            let changes = group.listeners.tool_changes();
+            let tools = if let Some(tools) = seat.tools(changes, TOOLS_LIFE) {
+                tools
+            } else {
+                was_read = true;
+                let tools = Arc::new(self.read_tools(group, seat).await.map_err(Refused::Child)?);
+                seat.set_tools(Arc::clone(&tools), changes);
+                tools
+            };
+            let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
+            match verdict {
+                // A refusal never rests on an old list.
+                Err(_) if !was_read => seat.forget_tools(),
+                verdict => return Ok(verdict?),
+            }
+        }
+    }
+
+    async fn read_tools(&self, group: &Group, seat: &Seat) -> Result<HashMap<String, ParamHeaders>, String> {
+        let mut tools = HashMap::new();
+        let mut params = "{}".to_owned();
+        for _ in 0..MAX_PAGES {
+            let page = call::ask(group, seat, self.number(), "tools/list", &params).await?;
+            let (found, next) = read_tools(&page)?;
+            tools.extend(found);
+            match next {
+                Some(next) => params = next,
+                None => break,
+            }
+        }
+        Ok(tools)
+    }
+}
