@@ -183,16 +183,16 @@ async fn a_lost_connection_is_not_a_cancellation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unused_sessions_go_and_used_ones_stay() {
-    let wrapper = Wrapper::start(&["--session-idle=2s"], &[]).await;
+    let wrapper = Wrapper::start(&["--session-idle=5s"], &[]).await;
     let unused = wrapper.session().await;
     let used = wrapper.session().await;
     let listening = wrapper.session().await;
     let _stream = listening.get(None).await;
     let busy = tokio::spawn({
         let client = wrapper.session().await;
-        async move { client.text("sleep", json!({"seconds": 5})).await }
+        async move { client.text("sleep", json!({"seconds": 9})).await }
     });
-    for _ in 0..15 {
+    for _ in 0..28 {
         tokio::time::sleep(Duration::from_millis(250)).await;
         assert_eq!(used.status_of_ping().await, 200);
     }
