@@ -18,7 +18,10 @@ use crate::config::Listeners;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
-use crate::oauth::{authorize, consent, fallback, login, metadata, protected_resource, revoke, token};
+use crate::oauth::{
+    authorize, consent, device, device_authorization, fallback, introspect, login, metadata,
+    protected_resource, pushed_request, revoke, token,
+};
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
@@ -158,6 +161,24 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .wrap(browsers_may(&[Method::POST]))
                 .route(web::post().to(revoke::revoke)),
         )
+        .service(
+            web::resource(format!("{base}/device_authorization"))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(device_authorization::start)),
+        )
+        .service(
+            web::resource(format!("{base}/par"))
+                .wrap(browsers_may(&[Method::POST]))
+                .route(web::post().to(pushed_request::push)),
+        )
+        .service(
+            web::resource(format!("{base}/device"))
+                .route(web::get().to(device::form))
+                .route(web::post().to(device::look_up)),
+        )
+        .service(web::resource(format!("{base}/device/consent")).route(web::post().to(device::decide)))
+        .service(web::resource(format!("{base}/login/device")).route(web::get().to(login::device_form)))
+        .service(web::resource(format!("{base}/introspect")).route(web::post().to(introspect::introspect)))
         .service(
             web::resource(format!("{base}/register"))
                 .wrap(browsers_may(&[Method::POST]))

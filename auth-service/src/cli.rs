@@ -1,5 +1,6 @@
 //! The command line. Settings come from the environment; commands work on the store, or through the running service.
 
+mod add_client;
 mod doctor;
 mod keys;
 
@@ -19,6 +20,7 @@ use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socke
 use auth_service::store::embedded::{self, OpenError};
 
 use crate::serve::open_store;
+use add_client::AddClient;
 
 pub(crate) use doctor::run as doctor;
 pub(crate) use keys::{KeysCommand, keys};
@@ -61,6 +63,22 @@ pub(crate) enum UserCommand {
     Add(AddUser),
     /// List all accounts.
     List,
+    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`, so that its assertions about that person count.
+    Link {
+        /// Login name.
+        name: String,
+        /// The issuer's `iss`.
+        issuer: String,
+        /// The person's `sub` there.
+        sub: String,
+    },
+    /// End such a link.
+    Unlink {
+        /// Login name.
+        name: String,
+        /// The issuer's `iss`.
+        issuer: String,
+    },
     /// Print a new one-time password for an account, and end its logins.
     Reset {
         /// Login name.
@@ -85,6 +103,9 @@ pub(crate) struct AddUser {
 
 #[derive(Subcommand)]
 pub(crate) enum ClientCommand {
+    /// Enter a client and print its identifier and secret: a machine, a resource server, or whoever does not register
+    /// by itself.
+    Add(AddClient),
     /// List all clients: identifier, kind, last use, state, name.
     List,
     /// Show one client.
@@ -113,6 +134,13 @@ pub(crate) enum ClientCommand {
 pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
     match command {
         UserCommand::Add(asked) => add_user(asked).await,
+        UserCommand::Link { name, issuer, sub } => {
+            let username = username(&name)?;
+            run(operator::Command::LinkUser { username, issuer, sub }).await.map(|_| ())
+        }
+        UserCommand::Unlink { name, issuer } => {
+            run(operator::Command::UnlinkUser { username: username(&name)?, issuer }).await.map(|_| ())
+        }
         UserCommand::List => print_users(&run(operator::Command::ListUsers).await?),
         UserCommand::Reset { name } => {
             let username = username(&name)?;
@@ -127,6 +155,7 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
 pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     let id = |text: String| ClientId::try_from(text).context("that cannot be a client_id");
     match command {
+        ClientCommand::Add(asked) => print_added(&run(operator::Command::AddClient(asked.read()?)).await?),
         ClientCommand::List => list_clients().await,
         ClientCommand::Show { id: text } => {
             print_client(&run(operator::Command::ShowClient { id: id(text)? }).await?)
@@ -227,6 +256,18 @@ fn print_users(reply: &Reply) -> anyhow::Result<()> {
             email.as_deref().unwrap_or_default(),
             groups.join(",")
         );
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn print_added(reply: &Reply) -> anyhow::Result<()> {
+    let Reply::ClientAdded { id, secret } = reply else {
+        bail!("the service answered something else than a client")
+    };
+    println!("client_id: {id}");
+    if let Some(secret) = secret {
+        println!("client_secret: {secret}");
     }
     Ok(())
 }

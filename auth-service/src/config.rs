@@ -5,6 +5,7 @@ mod clients;
 mod dpop;
 mod durations;
 mod environment;
+mod grants;
 mod lifetimes;
 mod listeners;
 mod observability;
@@ -12,16 +13,19 @@ mod signing;
 mod site;
 mod storage;
 mod trusted_edge;
+mod trusted_issuers;
 
 use std::fmt;
 
 pub use clients::{ClientTerms, RegistrationMode};
+pub use grants::Grants;
 pub use lifetimes::Lifetimes;
 pub use listeners::Listeners;
 pub use observability::{LogFormat, Observability};
 pub use site::Site;
 pub use storage::Storage;
 pub use trusted_edge::TrustedEdge;
+pub use trusted_issuers::TrustedIssuer;
 
 use crate::domain::origin::AllowedOrigins;
 use crate::dpop::DpopMode;
@@ -44,6 +48,10 @@ pub struct Config {
     pub allowed_origins: AllowedOrigins,
     /// Who may become a client, and for how long.
     pub clients: ClientTerms,
+    /// Which ways to a token there are.
+    pub grants: Grants,
+    /// Whose assertions about people are believed.
+    pub trusted_issuers: Vec<TrustedIssuer>,
     /// How long things live.
     pub lifetimes: Lifetimes,
     /// What signs tokens, and how keys are replaced.
@@ -88,6 +96,8 @@ impl Config {
         let clients = clients::read(&environment, &lifetimes, &mut problems);
         let signing = signing::read(&environment, &mut problems);
         let dpop = dpop::read(&environment, &mut problems);
+        let trusted_issuers = trusted_issuers::read(&environment, &mut problems);
+        let grants = grants::read(&environment, !trusted_issuers.is_empty(), &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
             Some(site) if problems.0.is_empty() => Ok(Self {
@@ -97,6 +107,8 @@ impl Config {
                 trusted_edge,
                 allowed_origins,
                 clients,
+                grants,
+                trusted_issuers,
                 lifetimes,
                 signing,
                 dpop,

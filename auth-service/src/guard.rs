@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod client_address;
+pub mod device_rate;
 pub mod fetch;
 pub mod login_rate;
 pub mod registration_rate;

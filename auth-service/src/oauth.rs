@@ -2,16 +2,22 @@
 
 pub mod authorize;
 pub mod consent;
+pub mod device;
+pub mod device_authorization;
 pub mod fallback;
+pub mod introspect;
 pub mod login;
 pub mod metadata;
 pub mod protected_resource;
+pub mod pushed_request;
 pub mod register;
 pub mod revoke;
 pub mod token;
 
 mod client_assertion;
 mod client_auth;
+mod live_token;
 mod params;
 mod proof;
 mod responses;
+mod session;

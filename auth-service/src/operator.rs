@@ -3,6 +3,7 @@
 //! The command line runs a command on the store itself when nobody else has it open, and otherwise sends it to the
 //! running service over a socket that only the service's own user can open.
 
+mod add_client;
 mod keys;
 pub mod socket;
 
@@ -18,6 +19,7 @@ use crate::ops::audit;
 use crate::rotation::RotationError;
 use crate::store::{Store, StoreError};
 
+pub use add_client::{Credentials, NewClient};
 pub use keys::KeyRow;
 
 /// Clients in one answer.
@@ -45,6 +47,24 @@ pub enum Command {
         /// Whose.
         username: Username,
     },
+    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`.
+    LinkUser {
+        /// Whose account.
+        username: Username,
+        /// `iss`.
+        issuer: String,
+        /// `sub` there.
+        sub: String,
+    },
+    /// End that.
+    UnlinkUser {
+        /// Whose account.
+        username: Username,
+        /// `iss`.
+        issuer: String,
+    },
+    /// Enter a client.
+    AddClient(NewClient),
     /// A page of clients, from the one after `after` on.
     ListClients {
         /// The last one of the page before.
@@ -85,6 +105,13 @@ pub enum Reply {
     Done,
     /// The account is there, and has this one-time password.
     OneTimePassword(String),
+    /// The client is there, under this identifier and with this secret.
+    ClientAdded {
+        /// Its identifier.
+        id: ClientId,
+        /// Its secret, when it has one.
+        secret: Option<String>,
+    },
     /// Accounts, by name.
     Users(Vec<UserRow>),
     /// Clients, by identifier.
@@ -173,6 +200,9 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             Ok(Reply::Users(store.accounts().await?.into_iter().map(UserRow::from).collect()))
         }
         Command::ResetUser { username } => reset_user(&username, tools).await,
+        Command::LinkUser { username, issuer, sub } => link_user(&username, &issuer, &sub, store).await,
+        Command::UnlinkUser { username, issuer } => unlink_user(&username, &issuer, store).await,
+        Command::AddClient(new) => add_client::add_client(new, tools).await,
         Command::ListClients { after } => {
             let clients = store.clients(after.as_ref(), PAGE, tools.now).await?;
             Ok(Reply::Clients(clients.into_iter().map(ClientRow::from).collect()))
@@ -191,6 +221,8 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         }
         Command::DeleteClient { id } => {
             let done = store.delete_client(&id).await?;
+            // A machine's account goes with it; nobody else's subject is a client identifier.
+            store.remove_account(&Subject::of_client(&id)).await?;
             Ok(if done { audited(&audit::Event::ClientDeleted { client_id: &id }) } else { no_client(&id) })
         }
         Command::ListKeys => keys::list(tools).await,
@@ -240,9 +272,7 @@ async fn add_user(
 
 async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let Some(account) = tools.store.account_named(username).await? else {
-        return Ok(Reply::Refused(format!(
-            "there is no account named {username}; `auth-service user list` shows them all"
-        )));
+        return Ok(no_account(username));
     };
     if account.kind == AccountKind::Machine {
         return Ok(Reply::Refused(format!("{username} is a machine: it has no password and never logs in")));
@@ -254,6 +284,36 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
     }
     audit::Event::PasswordReset { subject: &account.subject }.emit();
     Ok(Reply::OneTimePassword(password.expose_secret().to_owned()))
+}
+
+async fn link_user(
+    username: &Username,
+    issuer: &str,
+    sub: &str,
+    store: &dyn Store,
+) -> Result<Reply, CommandError> {
+    let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
+    if account.kind == AccountKind::Machine {
+        return Ok(Reply::Refused(format!("{username} is a machine: no issuer speaks for it")));
+    }
+    if !store.link_account(issuer, sub, &account.subject).await? {
+        return Ok(Reply::Refused(format!(
+            "{username} is somebody else at {issuer}, or {sub} is another account; `auth-service user unlink` ends that"
+        )));
+    }
+    Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }))
+}
+
+async fn unlink_user(username: &Username, issuer: &str, store: &dyn Store) -> Result<Reply, CommandError> {
+    let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
+    if !store.unlink_account(issuer, &account.subject).await? {
+        return Ok(Reply::Refused(format!("{username} is nobody at {issuer}")));
+    }
+    Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false }))
+}
+
+fn no_account(username: &Username) -> Reply {
+    Reply::Refused(format!("there is no account named {username}; `auth-service user list` shows them all"))
 }
 
 /// 120 random bits in letters and digits that are hard to confuse: it is typed by hand, once.

@@ -66,7 +66,51 @@ pub struct ConsentPage<'a> {
     pub loopback: bool,
     /// Services that the client will reach.
     pub resources: &'a [String],
-    /// What it will be allowed there.
+    /// What it will be allowed there, and was not before.
+    pub scopes: &'a [String],
+    /// What the person has allowed it before.
+    pub known_scopes: &'a [String],
+}
+
+/// Asks for the code that a device shows.
+#[derive(Template)]
+#[template(path = "device_code.html")]
+pub struct DeviceCodePage<'a> {
+    /// Where the form goes.
+    pub action: &'a str,
+    /// Form ticket.
+    pub ticket: &'a str,
+    /// Who is asked.
+    pub username: &'a str,
+    /// What was typed before, or came with a link.
+    pub user_code: &'a str,
+    /// What was wrong with it.
+    pub problem: Option<&'a str>,
+}
+
+/// Asks whether a device may act for the person.
+#[derive(Template)]
+#[template(path = "device_consent.html")]
+pub struct DeviceConsentPage<'a> {
+    /// Where the form goes.
+    pub action: &'a str,
+    /// Form ticket.
+    pub ticket: &'a str,
+    /// Who is asked.
+    pub username: &'a str,
+    /// What the device shows, too.
+    pub user_code: &'a str,
+    /// What the client calls itself: a claim, shown as one.
+    pub client_name: &'a str,
+    /// How long ago the device asked.
+    pub minutes: u64,
+    /// From where; empty when unknown.
+    pub asked_from: &'a str,
+    /// Whether the person's browser is there, too.
+    pub same_address: bool,
+    /// Services that the client will reach.
+    pub resources: &'a [String],
+    /// What the client may do there.
     pub scopes: &'a [String],
 }
 

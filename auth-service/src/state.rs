@@ -8,7 +8,9 @@ use crate::config::Config;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::scope::Scope;
 use crate::dpop::Dpop;
+use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::login_rate::LoginRate;
 use crate::guard::registration_rate::RegistrationRate;
@@ -38,6 +40,8 @@ pub struct AppState {
     pub tickets: Tickets,
     /// Limits how fast clients register.
     pub registration_rate: RegistrationRate,
+    /// Limits how fast devices start, and user codes may be guessed.
+    pub device_rate: DeviceRate,
     /// Limits how fast passwords may be guessed.
     pub login_rate: LoginRate,
     /// The rules.
@@ -83,6 +87,7 @@ impl AppState {
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             registration_rate: RegistrationRate::new(config.clients.rate),
+            device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
             policy: Policy::default(),
             config,
@@ -107,6 +112,11 @@ impl AppState {
             Ok(true) => tracing::info!("a signing key is gone; nothing that it signed counts any more"),
             Err(error) => tracing::warn!(%error, "the signing keys could not be brought up to date"),
         }
+    }
+
+    /// Every scope that there is.
+    pub fn catalogue(&self) -> Scope {
+        self.policy.catalogue().clone()
     }
 
     /// A use of `client`, now.

@@ -8,6 +8,9 @@ mod it {
     mod app;
     mod authorize;
     mod check;
+    mod consent;
+    mod delegation;
+    mod device;
     mod discovery;
     mod doctor;
     mod document_host;
@@ -17,6 +20,7 @@ mod it {
     mod grpc;
     mod keys;
     mod login;
+    mod machines;
     mod manage;
     mod operator;
     mod proxies;

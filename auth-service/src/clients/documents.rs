@@ -123,6 +123,53 @@ impl Documents {
         self.cached(&self.key_sets, &url, KEY_SET_LIMIT, now, read).await
     }
 
+    /// The keys of an issuer that the operator trusts, at `jwks_uri` or where its own metadata says (RFC 8414 §3, `OpenID`
+    /// Connect Discovery §4). The rules about hosts of clients say nothing about it.
+    pub async fn issuer_keys(
+        &self,
+        issuer: &str,
+        jwks_uri: Option<&str>,
+        fresh: bool,
+        now: UnixTime,
+    ) -> Result<Arc<Value>, DocumentError> {
+        let uri = match jwks_uri {
+            Some(uri) => uri.to_owned(),
+            None => self.discovered_keys(issuer, now).await?,
+        };
+        self.trusted(&uri, fresh, now).await
+    }
+
+    async fn discovered_keys(&self, issuer: &str, now: UnixTime) -> Result<String, DocumentError> {
+        let parsed = Url::parse(issuer).map_err(|_| DocumentError::Keys)?;
+        let origin = parsed.origin().ascii_serialization();
+        let path = parsed.path().trim_end_matches('/');
+        let places = [
+            format!("{origin}/.well-known/oauth-authorization-server{path}"),
+            format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')),
+        ];
+        let mut last = DocumentError::Keys;
+        for place in places {
+            match self.trusted(&place, false, now).await {
+                Ok(metadata) if metadata.get("issuer").and_then(Value::as_str) == Some(issuer) => {
+                    let uri = metadata.get("jwks_uri").and_then(Value::as_str).ok_or(DocumentError::Keys)?;
+                    return Ok(uri.to_owned());
+                }
+                Ok(_) => last = DocumentError::Keys,
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn trusted(&self, uri: &str, fresh: bool, now: UnixTime) -> Result<Arc<Value>, DocumentError> {
+        let url = Url::parse(uri).map_err(|_| DocumentError::Keys)?;
+        if fresh {
+            self.key_sets.remove(url.as_str());
+        }
+        let read = |fetched: &Fetched| serde_json::from_slice(&fetched.body).map_err(|_| DocumentError::Keys);
+        self.cached(&self.key_sets, &url, KEY_SET_LIMIT, now, read).await
+    }
+
     /// Forgets which hosts were asked long ago; called now and then, so that memory stays bounded.
     pub fn forget_idle(&self) {
         self.hosts.retain_recent();

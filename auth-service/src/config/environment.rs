@@ -9,6 +9,7 @@ use super::Problems;
 /// Every variable that we read. The list decides which `…_FILE` names are ours.
 pub(super) const NAMES: &[&str] = &[
     "ACCESS_TOKEN_TTL",
+    "ADDITIONAL_GRANTS",
     "ALLOWED_ORIGINS",
     "CLIENT_CEILING",
     "CLIENT_IDLE_TTL",
@@ -28,6 +29,7 @@ pub(super) const NAMES: &[&str] = &[
     "ISSUER",
     "LOGIN_SESSION_TTL",
     "LOG_FORMAT",
+    "OFFLINE_ACCESS",
     "OPS_LISTEN",
     "PROTECTED_HOSTS",
     "PUBLIC_LISTEN",
@@ -39,11 +41,14 @@ pub(super) const NAMES: &[&str] = &[
     "REGISTRATION_REDIRECT_HOSTS",
     "REGISTRATION_REDIRECT_SCHEMES",
     "REGISTRATION_TOKEN",
+    "REMEMBER_CONSENT",
+    "REQUIRE_PUSHED_REQUESTS",
     "RUST_LOG",
     "SIGNING_ALGORITHM",
     "SIGNING_KEY_LEAD",
     "SIGNING_KEY_PERIOD",
     "STORE_KEY",
+    "TRUSTED_ISSUERS",
     "TRUSTED_PROXIES",
     "WORKERS",
 ];

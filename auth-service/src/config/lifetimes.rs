@@ -22,6 +22,10 @@ pub struct Lifetimes {
     pub refresh_grace: Duration,
     /// `LOGIN_SESSION_TTL`, 12 h: how long a browser stays logged in.
     pub login_session: Duration,
+    /// How long a device code waits for a person (RFC 8628 §3.2).
+    pub device_code: Duration,
+    /// How long a pushed request waits for its browser, and for the login there (RFC 9126 §2.2).
+    pub pushed_request: Duration,
     /// How long a form may stay open.
     pub form: Duration,
 }
@@ -51,6 +55,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Lifeti
         refresh_token: read("REFRESH_TOKEN_TTL", raw.refresh_token_ttl, 90 * DAY, MINUTE, 3650 * DAY),
         refresh_grace: read("REFRESH_GRACE", raw.refresh_grace, 2 * MINUTE, 0, HOUR),
         login_session: read("LOGIN_SESSION_TTL", raw.login_session_ttl, 12 * HOUR, MINUTE, 90 * DAY),
+        device_code: seconds(10 * MINUTE),
+        pushed_request: seconds(10 * MINUTE),
         form: seconds(15 * MINUTE),
     }
 }

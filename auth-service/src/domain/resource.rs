@@ -45,6 +45,26 @@ impl ResourceUri {
         self.0.get(..path_at).unwrap_or_default()
     }
 
+    /// Reads a URL in the spelling of [`ProtectedHosts::parse`] where it is not known yet which hosts are protected. One
+    /// of a host that is not is harmless: it is compared with protected ones and equals none.
+    pub fn well_formed(text: &str) -> Result<Self, NotAResource> {
+        let url = Url::parse(text).map_err(|_| NotAResource)?;
+        let plain = matches!(url.scheme(), "http" | "https")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        let (_, after_scheme) = text.split_once("://").ok_or(NotAResource)?;
+        let path = after_scheme.find('/').and_then(|at| after_scheme.get(at..)).unwrap_or("/");
+        let path = UnambiguousPath::of_target(path).map_err(|_| NotAResource)?;
+        let origin = url.origin().ascii_serialization();
+        if plain {
+            Ok(Self(format!("{origin}{}", path.as_str().trim_end_matches('/'))))
+        } else {
+            Err(NotAResource)
+        }
+    }
+
     /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
     pub fn includes(&self, other: &Self) -> bool {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -56,6 +76,11 @@ impl fmt::Display for ResourceUri {
         f.write_str(&self.0)
     }
 }
+
+/// The text is not the URL of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a resource is an http or https URL without query, fragment, user name and dot segments")]
+pub struct NotAResource;
 
 /// The hosts in front of which the check stands, all on one scheme.
 #[derive(Debug, Clone)]
@@ -176,6 +201,23 @@ mod tests {
             parsed("https://time.tools.example:8443/mcp").as_deref(),
             Some("https://time.tools.example:8443/mcp")
         );
+    }
+
+    #[test]
+    fn an_operator_spells_a_resource_as_clients_do() {
+        for text in ["HTTPS://MCP.Example.com:443/mcp/", "https://mcp.example.com/mcp"] {
+            assert_eq!(ResourceUri::well_formed(text), Ok(hosts().parse(text).unwrap()), "{text}");
+        }
+        for text in [
+            "",
+            "mcp",
+            "ftp://a.example/",
+            "https://a.example/?x",
+            "https://u@a.example/",
+            "https://a.example/../x",
+        ] {
+            assert_eq!(ResourceUri::well_formed(text), Err(NotAResource), "{text}");
+        }
     }
 
     #[test]

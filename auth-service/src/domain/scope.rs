@@ -77,6 +77,12 @@ impl Scope {
         Self(self.0.union(&other.0).cloned().collect())
     }
 
+    /// What both grant: the narrower of each pair.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        self.within(other).union(&other.within(self))
+    }
+
     /// What is in `self` and not granted by `other`.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {
@@ -156,6 +162,8 @@ mod tests {
             let (a, b) = (scope(&a.join(" ")), scope(&b.join(" ")));
             prop_assert!(b.covers(&a.within(&b)));
             prop_assert!(a.covers(&a.within(&b)));
+            prop_assert!(a.covers(&a.meet(&b)) && b.covers(&a.meet(&b)));
+            prop_assert_eq!(a.meet(&b), b.meet(&a));
         }
     }
 }

@@ -23,6 +23,10 @@ pub enum Form {
     NewPassword,
     /// Allow or deny.
     Consent,
+    /// The code that a device shows.
+    UserCode,
+    /// Allow or deny what a device asks for.
+    DeviceConsent,
     /// No form: a browser in which a person has logged in before, bound to the person's name.
     Device,
 }
@@ -33,6 +37,8 @@ impl Form {
             Self::Login => b"login",
             Self::NewPassword => b"new-password",
             Self::Consent => b"consent",
+            Self::UserCode => b"user-code",
+            Self::DeviceConsent => b"device-consent",
             Self::Device => b"device",
         }
     }

@@ -16,6 +16,13 @@ pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 /// `typ` of the assertion that tells a wrapped service who is calling.
 pub const ASSERTION_TYPE: &str = "mcp-assertion+jwt";
 
+/// Who acts for the person of a token (RFC 8693 §4.1).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Actor {
+    /// The client.
+    pub sub: ClientId,
+}
+
 /// Claims of an access token (RFC 9068 §2.2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccessTokenClaims {
@@ -44,6 +51,9 @@ pub struct AccessTokenClaims {
     /// Groups at the time of issue, for verifiers that cannot ask us (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
+    /// Who acts, when it is not the client that the person allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Actor>,
 }
 
 /// Claims of the assertion in `X-Auth-Assertion`.

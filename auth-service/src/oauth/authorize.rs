@@ -10,17 +10,18 @@ use crate::clients::UnknownClient;
 use crate::clients::documents::DocumentError;
 use crate::domain::client::{Client, ClientId, InvalidClientId};
 use crate::domain::redirect_uri::RedirectUri;
-use crate::identity::cookies::OurCookie;
 use crate::pages::{FormTarget, MessagePage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::consent;
+use super::consent::{self, Pushed};
 use super::fallback;
 use super::params::{BadParams, Params};
+use super::{pushed_request, session};
 
 pub use request::AuthorizationRequest;
 use request::Refusal;
+pub(super) use request::{asked_resources, asked_scope, offline_access};
 
 /// Why there can be no redirect back to the client: it is not certain where the client is (RFC 6749 §4.1.2.1).
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,10 @@ pub(super) enum AuthorizeError {
         "The application asked to be answered at an address that it has not registered. Nothing was sent there."
     )]
     Redirect,
+    #[error(
+        "The link that brought you here was used already, or is too old. Go back to the application and connect again."
+    )]
+    RequestUri,
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
 }
@@ -73,6 +78,7 @@ impl AuthorizeError {
             Self::UnknownClient | Self::Disabled | Self::Document(..) => {
                 (StatusCode::BAD_REQUEST, Some("invalid_client"))
             }
+            Self::RequestUri => (StatusCode::BAD_REQUEST, Some("invalid_request_uri")),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some("temporarily_unavailable")),
         };
         let text = self.to_string();
@@ -97,58 +103,61 @@ pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> Http
 
 async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, AuthorizeError> {
     let params = Params::of_query(request.query_string())?;
-    let (client, redirect_uri) = client_and_redirect(&params, state).await?;
-    let site = &state.config.site;
-    let asked = match AuthorizationRequest::read(
-        &params,
-        &client,
-        redirect_uri.clone(),
-        &site.protected_hosts,
-        &state.policy,
-    ) {
-        Ok(asked) => asked,
-        Err(refusal) => {
-            return Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal));
-        }
+    let client = client_of(&params, state).await?;
+    let (params, pushed) = match params.one("request_uri")? {
+        Some(uri) => pushed_params(uri, &client, state).await?,
+        None => (params, None),
     };
-    let now = state.now();
-    let session = match OurCookie::Session.read(request, site.issuer.scheme()) {
-        Some(cookie) => state.store.session(&cookie.hash(), now).await?,
-        None => None,
-    };
-    let account = match &session {
-        Some(session) => {
-            state.store.account(&session.subject).await?.filter(|account| account.is_logged_in_by(session))
-        }
-        None => None,
-    };
-    match (session, account) {
-        (Some(session), Some(account)) => {
-            consent::ask(state, &client, &asked, &session, &account).map_err(|_| AuthorizeError::Unavailable)
-        }
-        _ => Ok(see_other(&site.issuer.endpoint(&format!("/login?{}", request.query_string())))),
+    let redirect_uri = redirect_uri_of(&params, &client)?.ok_or(AuthorizeError::Redirect)?;
+    let refused =
+        |refusal| Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal));
+    if pushed.is_none() && pushes_only(&client, state) {
+        return refused(Refusal::PushRequired);
     }
+    let asked = match AuthorizationRequest::read(&params, &client, redirect_uri.clone(), state) {
+        Ok(asked) => asked,
+        Err(refusal) => return refused(refusal),
+    };
+    if let Some((session, account)) = session::of(request, state).await? {
+        let page = consent::ask(state, client, asked, pushed, &session, &account).await;
+        return page.map_err(|_| AuthorizeError::Unavailable);
+    }
+    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login?{}", request.query_string()))))
+}
+
+/// Whether this client's requests count only when they were pushed (RFC 9126 §5, §6).
+fn pushes_only(client: &Client, state: &AppState) -> bool {
+    state.config.grants.pushed_requests_only
+        || client.operator.as_ref().is_some_and(|terms| terms.pushes_requests)
+}
+
+/// The parameters that were pushed: they count in the place of all that the browser brought (RFC 9126 §4, RFC 9101 §5).
+async fn pushed_params(
+    request_uri: &str,
+    client: &Client,
+    state: &AppState,
+) -> Result<(Params, Option<Pushed>), AuthorizeError> {
+    let handle = pushed_request::handle(request_uri).ok_or(AuthorizeError::RequestUri)?;
+    let found = pushed_request::find(&handle, client, state).await?.ok_or(AuthorizeError::RequestUri)?;
+    let params = Params::of_query(&found.query)?;
+    Ok((params, Some(Pushed { handle, grant_id: found.grant_id })))
 }
 
 /// First of all who asks and where the answer goes; until both are known nothing may be sent anywhere.
-async fn client_and_redirect(
-    params: &Params,
-    state: &AppState,
-) -> Result<(Client, RedirectUri), AuthorizeError> {
+async fn client_of(params: &Params, state: &AppState) -> Result<Client, AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
-    let client =
-        state.clients.find(&id, state.now()).await.map_err(|error| AuthorizeError::unknown(&id, error))?;
+    state.clients.find(&id, state.now()).await.map_err(|error| AuthorizeError::unknown(&id, error))
+}
+
+/// Where the answer goes; none when that is not an address of the client's.
+pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option<RedirectUri>, BadParams> {
     let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
-        (Some(text), _) => RedirectUri::try_from(text.to_owned()).map_err(|_| AuthorizeError::Redirect)?,
+        (Some(text), _) => RedirectUri::try_from(text.to_owned()).ok(),
         // OAuth 2.1 §4.1.1: it may be left out when there is only one.
-        (None, [only]) => only.clone(),
-        (None, _) => return Err(AuthorizeError::Redirect),
+        (None, [only]) => Some(only.clone()),
+        (None, _) => None,
     };
-    if client.allows_redirect(&redirect_uri) {
-        Ok((client, redirect_uri))
-    } else {
-        Err(AuthorizeError::Redirect)
-    }
+    Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
 /// Tells the client, by way of the browser, that it gets nothing (RFC 6749 §4.1.2.1, RFC 9207 §2.1).

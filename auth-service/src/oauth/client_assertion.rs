@@ -1,8 +1,12 @@
 //! `private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 §2.2, §3).
 
-use jsonwebtoken::jwk::{Jwk, JwkSet, KeyAlgorithm};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use std::sync::Arc;
+
+use jsonwebtoken::jwk::{Jwk, KeyAlgorithm};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::clients::Clients;
@@ -94,25 +98,14 @@ pub(super) async fn verify(
     issuer: &Issuer,
     now: UnixTime,
 ) -> Result<(), AssertionError> {
-    let header = jsonwebtoken::decode_header(assertion).map_err(|_| AssertionError::Malformed)?;
-    let accepted =
-        matches!(header.alg, Algorithm::EdDSA | Algorithm::ES256 | Algorithm::RS256 | Algorithm::PS256);
-    if !accepted || header.crit.is_some() {
-        return Err(AssertionError::Malformed);
-    }
+    let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
     let key = match find_key(client, clients, header.kid.as_deref(), header.alg, false, now).await? {
         Some(key) => key,
         None => find_key(client, clients, header.kid.as_deref(), header.alg, true, now)
             .await?
             .ok_or(AssertionError::NoKey)?,
     };
-    let mut validation = Validation::new(header.alg);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    let claims = jsonwebtoken::decode::<Claims>(assertion, &key, &validation)
-        .map_err(|_| AssertionError::Signature)?
-        .claims;
+    let claims: Claims = signed_claims(assertion, &key, header.alg).ok_or(AssertionError::Signature)?;
     check(&claims, client, issuer, now)?;
     // Remembered by client and jti, for as long as the assertion would be good.
     let name = format!(
@@ -151,13 +144,41 @@ async fn find_key(
     now: UnixTime,
 ) -> Result<Option<DecodingKey>, AssertionError> {
     let set = match &client.metadata.keys {
-        Some(ClientKeys::Inline(set)) if !fresh => set.clone(),
-        Some(ClientKeys::Uri(uri)) => clients.documents().key_set(uri, fresh, now).await?.as_ref().clone(),
+        Some(ClientKeys::Inline(set)) if !fresh => Arc::new(set.clone()),
+        Some(ClientKeys::Uri(uri)) => clients.documents().key_set(uri, fresh, now).await?,
         _ => return Ok(None),
     };
-    let set: JwkSet = serde_json::from_value(set).map_err(|_| AssertionError::NoKey)?;
-    let mut fitting = set.keys.iter().filter(|jwk| fits(jwk, kid, algorithm));
-    Ok(fitting.next().and_then(|jwk| DecodingKey::from_jwk(jwk).ok()))
+    Ok(fitting_key(&set, kid, algorithm))
+}
+
+/// The header of a signed JWT whose algorithm is accepted and that asks for no extension (RFC 7515 §4.1.11).
+pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
+    let header = jsonwebtoken::decode_header(jwt).ok()?;
+    let accepted =
+        matches!(header.alg, Algorithm::EdDSA | Algorithm::ES256 | Algorithm::RS256 | Algorithm::PS256);
+    (accepted && header.crit.is_none()).then_some(header)
+}
+
+/// What a JWT says, if `key` signed it. Time and audience are for the caller to check.
+pub(super) fn signed_claims<C: DeserializeOwned>(
+    jwt: &str,
+    key: &DecodingKey,
+    algorithm: Algorithm,
+) -> Option<C> {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    jsonwebtoken::decode::<C>(jwt, key, &validation).ok().map(|data| data.claims)
+}
+
+/// The key of a JWK set for this key identifier and algorithm. Keys that we cannot read are passed over: a set may hold
+/// kinds that came after us (RFC 7517 §5).
+pub(super) fn fitting_key(set: &Value, kid: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
+    let keys = set.get("keys")?.as_array()?;
+    let readable = keys.iter().filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
+    let mut fitting = readable.filter(|jwk| fits(jwk, kid, algorithm));
+    fitting.next().and_then(|jwk| DecodingKey::from_jwk(&jwk).ok())
 }
 
 /// The algorithm belongs to the key: what the assertion's header says must agree with it.

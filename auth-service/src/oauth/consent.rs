@@ -8,9 +8,10 @@ use crate::clients::UnknownClient;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
 use crate::domain::clock::RandomUnavailable;
+use crate::domain::consent::Consent;
 use crate::domain::grant::{AuthorizationCode, GrantId};
-use crate::domain::opaque_token::TokenKind;
-use crate::identity::cookies::OurCookie;
+use crate::domain::opaque_token::{TokenHash, TokenKind};
+use crate::domain::scope::{Scope, ScopeToken};
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
@@ -20,6 +21,7 @@ use crate::store::StoreError;
 
 use super::authorize::{AuthorizationRefusal, AuthorizationRequest, refuse, see_other};
 use super::params::{BadParams, Params};
+use super::session;
 
 /// What the ticket in the form holds: everything that the person was shown. The grant's identifier is fixed
 /// when the page is made, so that one page makes one grant at most.
@@ -28,6 +30,13 @@ struct Asked {
     grant_id: GrantId,
     subject: Subject,
     request: AuthorizationRequest,
+    pushed: Option<TokenHash>,
+}
+
+/// A request that was pushed, and the one grant that it makes.
+pub(super) struct Pushed {
+    pub(super) handle: TokenHash,
+    pub(super) grant_id: GrantId,
 }
 
 /// Why the page cannot be made, or its answer not be taken.
@@ -94,27 +103,39 @@ impl ConsentError {
     }
 }
 
-/// Shows what the client asks for.
-pub fn ask(
+/// Shows what the client asks for, and which part of it is new. When the person has allowed the same client all of it
+/// before, and the answer goes where nobody else can be, there is nothing to ask.
+pub(super) async fn ask(
     state: &AppState,
-    client: &Client,
-    request: &AuthorizationRequest,
+    client: Client,
+    request: AuthorizationRequest,
+    pushed: Option<Pushed>,
     session: &LoginSession,
     account: &Account,
 ) -> Result<HttpResponse, ConsentError> {
-    let asked = Asked {
-        grant_id: GrantId::new(state.random_bytes()?),
-        subject: session.subject.clone(),
-        request: request.clone(),
+    let known = known(state, &client, session).await?;
+    let covered = known.as_ref().is_some_and(|consent| consent.covers(&request.scope, &request.resources));
+    let (grant_id, pushed) = match pushed {
+        Some(pushed) => (pushed.grant_id, Some(pushed.handle)),
+        None => (GrantId::new(state.random_bytes()?), None),
     };
+    let asked = Asked { grant_id, subject: session.subject.clone(), request, pushed };
+    // Any program on the person's machine can answer at a loopback address, so there every request is shown (RFC 8252
+    // §8.6).
+    if covered && !asked.request.redirect_uri.is_local() {
+        let (subject, client_id, scope) = (&asked.subject, &client.id, &asked.request.scope);
+        audit::Event::ConsentRemembered { subject, client_id, scope }.emit();
+        return approve(state, asked, session, client).await;
+    }
     let ticket = state.tickets.issue(
         Form::Consent,
         session.id,
         state.now().plus(state.config.lifetimes.form),
         &asked,
     )?;
+    let request = &asked.request;
+    let allowed = known.map(|consent| consent.known(&request.scope, &request.resources)).unwrap_or_default();
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
-    let scopes: Vec<String> = request.scope.tokens().map(|token| token.as_str().to_owned()).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
         ticket: &ticket,
@@ -123,9 +144,32 @@ pub fn ask(
         redirect_host: &request.redirect_uri.display_host(),
         loopback: request.redirect_uri.is_local(),
         resources: &resources,
-        scopes: &scopes,
+        scopes: &scope_lines(&request.scope.beyond(&allowed), state),
+        known_scopes: &scope_lines(&allowed, state),
     };
     Ok(page(StatusCode::OK, &template, FormTarget::Client(&request.redirect_uri)))
+}
+
+/// What the person has allowed this client, as it is registered now.
+async fn known(
+    state: &AppState,
+    client: &Client,
+    session: &LoginSession,
+) -> Result<Option<Consent>, StoreError> {
+    if !state.config.grants.remember_consent {
+        return Ok(None);
+    }
+    let known = state.store.consent(&session.subject, &client.id, state.now()).await?;
+    Ok(known.filter(|consent| consent.is_to(client)))
+}
+
+/// Scopes as a person reads them.
+pub(super) fn scope_lines(scope: &Scope, _state: &AppState) -> Vec<String> {
+    let line = |token: &ScopeToken| match token.as_str() {
+        "offline_access" => "offline_access: to stay connected when you are away".to_owned(),
+        other => other.to_owned(),
+    };
+    scope.tokens().map(line).collect()
 }
 
 /// `POST /consent`: allow or deny.
@@ -139,9 +183,7 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
     let params = Params::of_form(http, body)?;
     let now = state.now();
-    let cookie =
-        OurCookie::Session.read(http, state.config.site.issuer.scheme()).ok_or(ConsentError::NoSession)?;
-    let session = state.store.session(&cookie.hash(), now).await?.ok_or(ConsentError::NoSession)?;
+    let (session, _) = session::of(http, state).await?.ok_or(ConsentError::NoSession)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
     let request = &asked.request;
@@ -154,14 +196,12 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Err(UnknownClient::Store(error)) => return Err(error.into()),
         _ => return Err(ConsentError::ClientGone),
     };
-    let account =
-        state.store.account(&session.subject).await?.filter(|account| account.is_logged_in_by(&session));
-    if account.is_none() {
-        return Err(ConsentError::NoSession);
-    }
     match params.one("decision")? {
         Some("allow") => approve(state, asked, &session, client).await,
         Some("deny") => {
+            if let Some(handle) = &asked.pushed {
+                state.store.forget_pushed_request(handle).await?;
+            }
             Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), AuthorizationRefusal::Denied))
         }
         _ => Err(ConsentError::NoDecision),
@@ -192,6 +232,14 @@ async fn approve(
     };
     if !state.store.add_code(code.grant_id.as_str(), &token.hash(), &code, &used).await? {
         return Err(ConsentError::AnsweredBefore);
+    }
+    if let Some(handle) = &asked.pushed {
+        state.store.forget_pushed_request(handle).await?;
+    }
+    if state.config.grants.remember_consent {
+        let until = used.at.plus(state.config.lifetimes.refresh_token);
+        let what = (&code.scope, code.resources.as_slice());
+        state.store.add_consent(&code.subject, &used.client, what, used.at, until).await?;
     }
     audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
         .emit();

@@ -66,8 +66,26 @@ impl LoginError {
     }
 }
 
-/// Where to go on after the login: the query of the authorization request, or nowhere. Only ever our own endpoint.
-type Continuation = String;
+/// Where to go on after the login. Only ever an endpoint of our own.
+#[derive(Clone, Serialize, Deserialize)]
+enum Continuation {
+    /// Nowhere.
+    Nowhere,
+    /// The authorization endpoint, with this query.
+    Authorization(String),
+    /// The page for devices, with this query.
+    Device(String),
+}
+
+impl Continuation {
+    fn path(&self) -> Option<String> {
+        match self {
+            Self::Nowhere => None,
+            Self::Authorization(query) => Some(format!("/authorize?{query}")),
+            Self::Device(query) => Some(format!("/device?{query}")),
+        }
+    }
+}
 
 /// A person who proved a one-time password and has yet to choose a lasting one.
 #[derive(Serialize, Deserialize)]
@@ -79,8 +97,17 @@ struct Choosing {
 
 /// `GET /login`: the form. Its query is that of the authorization request which needs the login.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    show_form(&http, &state, http.query_string(), "", None, StatusCode::OK)
-        .unwrap_or_else(|error| error.response())
+    let then = match http.query_string() {
+        "" => Continuation::Nowhere,
+        query => Continuation::Authorization(query.to_owned()),
+    };
+    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
+}
+
+/// `GET /login/device`: the form, for who came to connect a device.
+pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    let then = Continuation::Device(http.query_string().to_owned());
+    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
 }
 
 /// `POST /login`: user name and password.
@@ -100,7 +127,7 @@ pub async fn choose_password(
 fn show_form(
     http: &HttpRequest,
     state: &AppState,
-    then: &str,
+    then: &Continuation,
     username: &str,
     problem: Option<&str>,
     status: StatusCode,
@@ -112,7 +139,7 @@ fn show_form(
         None => state.new_token(TokenKind::LoginAttempt)?,
     };
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, &then)?;
+    let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
     let action = state.config.site.issuer.endpoint("/login");
     let template = LoginPage { action: &action, ticket: &ticket, username, problem };
     let mut response = page(status, &template, FormTarget::Ourselves);
@@ -266,7 +293,11 @@ fn problem_with(chosen: &str, repeated: &str, same_as_before: bool) -> Option<St
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).
-async fn start_session(state: &AppState, account: &Account, then: &str) -> Result<HttpResponse, LoginError> {
+async fn start_session(
+    state: &AppState,
+    account: &Account,
+    then: &Continuation,
+) -> Result<HttpResponse, LoginError> {
     let scheme = state.config.site.issuer.scheme();
     let cookie = state.new_token(TokenKind::Session)?;
     let now = state.now();
@@ -278,15 +309,15 @@ async fn start_session(state: &AppState, account: &Account, then: &str) -> Resul
     };
     state.store.add_session(&session).await?;
     audit::Event::LoggedIn { subject: &account.subject }.emit();
-    let mut response = if then.is_empty() {
+    let mut response = if let Some(path) = then.path() {
+        see_other(&state.config.site.issuer.endpoint(&path))
+    } else {
         let template = MessagePage {
             title: "You are signed in",
             text: "Go back to your MCP client and connect it.",
             code: None,
         };
         page(StatusCode::OK, &template, FormTarget::Ourselves)
-    } else {
-        see_other(&state.config.site.issuer.endpoint(&format!("/authorize?{then}")))
     };
     set_cookie(&mut response, &OurCookie::Session.set(&cookie, scheme));
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());

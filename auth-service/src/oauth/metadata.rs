@@ -7,11 +7,14 @@ use actix_web::mime;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use crate::domain::client::GrantType;
+use crate::domain::scope::Scope;
 use crate::keys::dpop;
 use crate::keys::signing::Jwks;
 use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
+use super::authorize::offline_access;
 use super::client_assertion::ALGORITHMS;
 use super::fallback;
 
@@ -70,36 +73,65 @@ fn jwks_max_age(lead: Duration) -> Duration {
 /// Ways to authenticate at the token and revocation endpoints.
 const AUTH_METHODS: [&str; 4] = ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"];
 
+/// Ways to authenticate where a public client has no business.
+const CONFIDENTIAL_AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
+
 fn cacheable(document: &Value) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(document)
 }
 
 fn document(state: &AppState) -> Value {
     let issuer = &state.config.site.issuer;
-    let scopes: Vec<&str> =
-        state.policy.catalogue().tokens().map(crate::domain::scope::ScopeToken::as_str).collect();
+    let grant_types: Vec<&str> = state.config.grants.offered().map(GrantType::as_str).collect();
+    let catalogue = state.catalogue();
+    // Listed only where it means something: clients that see it ask for it.
+    let offline_access = if state.config.grants.offline_access { offline_access() } else { Scope::default() };
+    let scopes: Vec<&str> = catalogue
+        .tokens()
+        .chain(offline_access.tokens())
+        .map(crate::domain::scope::ScopeToken::as_str)
+        .collect();
     let mut document = json!({
         "issuer": issuer.as_str(),
         "authorization_endpoint": issuer.endpoint("/authorize"),
         "token_endpoint": issuer.endpoint("/token"),
+        "pushed_authorization_request_endpoint": issuer.endpoint("/par"),
+        "require_pushed_authorization_requests": state.config.grants.pushed_requests_only,
         "registration_endpoint": issuer.endpoint("/register"),
         "revocation_endpoint": issuer.endpoint("/revoke"),
         "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
         "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "introspection_endpoint": issuer.endpoint("/introspect"),
+        "introspection_endpoint_auth_methods_supported": CONFIDENTIAL_AUTH_METHODS,
+        "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "introspection_signing_alg_values_supported": [state.config.signing.algorithm.name()],
         "jwks_uri": issuer.endpoint("/jwks"),
         "scopes_supported": scopes,
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": ["authorization_code", "refresh_token"],
+        "grant_types_supported": grant_types,
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": true,
         "client_id_metadata_document_supported": state.clients.documents().are_accepted(),
     });
-    if let Some(members) = document.as_object_mut().filter(|_| state.dpop.is_on()) {
+    let Some(members) = document.as_object_mut() else { return document };
+    if state.dpop.is_on() {
         // RFC 9449 §5.1.
         members.insert("dpop_signing_alg_values_supported".to_owned(), json!(dpop::ALGORITHMS));
     }
+    if state.config.grants.offers(GrantType::DeviceCode) {
+        members.insert(
+            "device_authorization_endpoint".to_owned(),
+            issuer.endpoint("/device_authorization").into(),
+        );
+    }
+    if state.config.grants.offers(GrantType::JwtBearer) {
+        members.insert("authorization_grant_profiles_supported".to_owned(), json!([ID_JAG_PROFILE]));
+    }
     document
 }
+
+/// Enterprise-managed authorization (MCP extension, SEP-990).
+const ID_JAG_PROFILE: &str = "urn:ietf:params:oauth:grant-profile:id-jag";

@@ -68,6 +68,16 @@ impl Params {
             .collect()
     }
 
+    /// All of them in form encoding, without those of these names, and with `set` as given.
+    pub fn encoded_without(&self, names: &[&str], set: (&str, &str)) -> String {
+        let kept = self
+            .0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !names.contains(name) && *name != set.0);
+        url::form_urlencoded::Serializer::new(String::new()).extend_pairs(kept.chain([set])).finish()
+    }
+
     /// Whether any parameter but `resource` comes twice.
     pub fn has_doubled(&self) -> bool {
         let mut names: Vec<&str> =

@@ -165,7 +165,8 @@ fn read_metadata(
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(RegistrationError::ContentType);
     }
-    let metadata = metadata::read(body, state.policy.catalogue())?;
+    let metadata =
+        metadata::read(body, state.policy.catalogue(), |grant_type| state.config.grants.offers(grant_type))?;
     match metadata.redirect_uris.iter().find(|uri| !is_welcome(uri, &state.config.clients)) {
         Some(uri) => Err(RegistrationError::RedirectHost(uri.display_host())),
         None => Ok(metadata),

@@ -15,6 +15,12 @@ pub(super) fn json_no_store(status: StatusCode, body: &impl Serialize) -> HttpRe
         .json(body)
 }
 
+/// The answer where there is nothing, or nothing that is switched on.
+pub(super) fn not_found() -> HttpResponse {
+    HttpResponse::NotFound()
+        .json(json!({ "error": "not_found", "error_description": "there is nothing at this address" }))
+}
+
 /// An error answer (RFC 6749 §5.2). `challenge` asks for HTTP authentication.
 pub(super) fn error(
     status: StatusCode,

@@ -5,7 +5,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::domain::client::Client;
-use crate::domain::grant::GrantId;
+use crate::domain::grant::Grant;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::ops::audit;
@@ -32,14 +32,17 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let client = authenticate(request, &params, state).await?;
     // `token_type_hint` is only a hint (§2.1), and our tokens say what they are.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
-    if let Some(grant_id) = grant_of(token, &client, state).await? {
-        state.store.revoke_grant(&grant_id).await?;
+    if let Some(grant) = grant_of(token, &client, state).await? {
+        state.store.revoke_grant(&grant.id).await?;
+        // Who is disconnected is asked again.
+        state.store.forget_consent(&grant.subject, &grant.client_id).await?;
+        let grant_id = grant.id;
         audit::Event::GrantRevoked { grant_id: &grant_id, client_id: &client.id }.emit();
     }
     Ok(())
 }
 
-async fn grant_of(token: &str, client: &Client, state: &AppState) -> Result<Option<GrantId>, TokenError> {
+async fn grant_of(token: &str, client: &Client, state: &AppState) -> Result<Option<Grant>, TokenError> {
     let grant = match OpaqueToken::parse(TokenKind::RefreshToken, token) {
         Ok(refresh_token) => state.store.grant_of_refresh(&refresh_token.hash(), state.now()).await?,
         Err(_) => match state.keys.verify::<AccessTokenClaims>(ACCESS_TOKEN_TYPE, token) {
@@ -47,5 +50,5 @@ async fn grant_of(token: &str, client: &Client, state: &AppState) -> Result<Opti
             Err(_) => None,
         },
     };
-    Ok(grant.filter(|grant| grant.client_id == client.id).map(|grant| grant.id))
+    Ok(grant.filter(|grant| grant.client_id == client.id))
 }

@@ -31,6 +31,57 @@ pub enum Event<'a> {
         /// Off?
         disabled: bool,
     },
+    /// An operator entered a client.
+    ClientAdded {
+        /// Which.
+        client_id: &'a ClientId,
+    },
+    /// A machine got a token for itself.
+    MachineAuthorized {
+        /// Which grant.
+        grant_id: &'a GrantId,
+        /// Who.
+        client_id: &'a ClientId,
+    },
+    /// An operator said who an account is at a trusted issuer, or that it is nobody there any more.
+    AccountLinked {
+        /// Whose.
+        subject: &'a Subject,
+        /// From now on, or no longer?
+        linked: bool,
+    },
+    /// A trusted issuer's assertion became a grant.
+    AssertionAccepted {
+        /// Which grant.
+        grant_id: &'a GrantId,
+        /// For whom.
+        subject: &'a Subject,
+        /// To whom.
+        client_id: &'a ClientId,
+    },
+    /// A client got a token to act for a person elsewhere.
+    TokenExchanged {
+        /// Which grant.
+        grant_id: &'a GrantId,
+        /// For whom.
+        subject: &'a Subject,
+        /// Who acts.
+        client_id: &'a ClientId,
+    },
+    /// A person tried too many user codes.
+    UserCodesThrottled {
+        /// Who.
+        subject: &'a Subject,
+    },
+    /// A client got again what the person had allowed it before, without a question.
+    ConsentRemembered {
+        /// Whose consent.
+        subject: &'a Subject,
+        /// To whom.
+        client_id: &'a ClientId,
+        /// What.
+        scope: &'a Scope,
+    },
     /// An operator added an account.
     AccountAdded {
         /// Whose.
@@ -118,6 +169,34 @@ impl Event<'_> {
             Self::ClientSwitched { client_id, disabled } => {
                 tracing::info!(target: "audit", event = "client_switched", %client_id, disabled);
                 "client_switched"
+            }
+            Self::ClientAdded { client_id } => {
+                tracing::info!(target: "audit", event = "client_added", %client_id);
+                "client_added"
+            }
+            Self::MachineAuthorized { grant_id, client_id } => {
+                tracing::info!(target: "audit", event = "machine_authorized", %grant_id, %client_id);
+                "machine_authorized"
+            }
+            Self::AccountLinked { subject, linked } => {
+                tracing::info!(target: "audit", event = "account_linked", %subject, linked);
+                "account_linked"
+            }
+            Self::AssertionAccepted { grant_id, subject, client_id } => {
+                tracing::info!(target: "audit", event = "assertion_accepted", %grant_id, %subject, %client_id);
+                "assertion_accepted"
+            }
+            Self::TokenExchanged { grant_id, subject, client_id } => {
+                tracing::info!(target: "audit", event = "token_exchanged", %grant_id, %subject, %client_id);
+                "token_exchanged"
+            }
+            Self::UserCodesThrottled { subject } => {
+                tracing::warn!(target: "audit", event = "user_codes_throttled", %subject);
+                "user_codes_throttled"
+            }
+            Self::ConsentRemembered { subject, client_id, scope } => {
+                tracing::info!(target: "audit", event = "consent_remembered", %subject, %client_id, %scope);
+                "consent_remembered"
             }
             Self::AccountAdded { subject } => {
                 tracing::info!(target: "audit", event = "account_added", %subject);

@@ -90,4 +90,12 @@ pub trait PendingStore: Send + Sync {
     ) -> Result<(), StoreError>;
     /// Forgets it: from now on the person is asked about everything.
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError>;
+
+    /// Who a person of another issuer is here.
+    async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
+    /// Says that a person of another issuer is this account; false when either is linked otherwise: one person of an
+    /// issuer is one account.
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError>;
+    /// Ends the link between an account and whoever it is at that issuer; false when there is none.
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError>;
 }

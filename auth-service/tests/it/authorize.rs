@@ -103,7 +103,7 @@ async fn a007_a_loopback_client_is_shown_with_a_warning_and_on_any_port() {
 
 #[actix_web::test]
 async fn a016_a_consent_counts_once_for_one_browser_in_time() {
-    let app = TestApp::start().await;
+    let app = TestApp::start_with(&[("REMEMBER_CONSENT", "off")]).await;
     let client = app.client().await;
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
     let mut ana = app.browser_of("ana").await;

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 
 use super::app::{PASSWORD, TestApp, error_code};
 
-async fn ask(app: &TestApp, command: Command) -> Reply {
+pub(crate) async fn ask(app: &TestApp, command: Command) -> Reply {
     let directory = tempfile::tempdir().unwrap();
     let listener = socket::listen(directory.path()).unwrap();
     let serving = actix_web::rt::spawn(socket::serve(listener, app.state.clone()));

@@ -243,3 +243,20 @@ pub(crate) async fn a_grant_on_behalf_of_another_ends_with_it(world: &World) {
         assert!(world.store().held_grant(&child.id, now).await.unwrap().is_none(), "{parent_ends_by}");
     }
 }
+
+pub(crate) async fn one_person_of_an_issuer_is_one_account(world: &World) {
+    let (ana, bob) = (account("ana").subject, account("bob").subject);
+    let issuer = "https://idp.example";
+    assert!(world.store().linked_account(issuer, "7").await.unwrap().is_none());
+    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap());
+    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap(), "again is no change");
+    assert!(!world.store().link_account(issuer, "7", &bob).await.unwrap());
+    assert!(!world.store().link_account(issuer, "8", &ana).await.unwrap());
+    assert!(world.store().link_account("https://other.example", "8", &ana).await.unwrap());
+    assert!(world.store().link_account(issuer, "9", &bob).await.unwrap(), "a refusal leaves nothing behind");
+    assert_eq!(world.store().linked_account(issuer, "7").await.unwrap(), Some(ana.clone()));
+    assert!(world.store().unlink_account(issuer, &ana).await.unwrap());
+    assert!(!world.store().unlink_account(issuer, &ana).await.unwrap());
+    assert!(world.store().linked_account(issuer, "7").await.unwrap().is_none());
+    assert!(world.store().link_account(issuer, "8", &ana).await.unwrap());
+}

@@ -77,4 +77,5 @@ conformance! {
     pending::a_client_of_the_operator_stays_and_makes_no_room,
     pending::an_account_that_is_removed_leaves_its_name,
     pending::a_grant_on_behalf_of_another_ends_with_it,
+    pending::one_person_of_an_issuer_is_one_account,
 }

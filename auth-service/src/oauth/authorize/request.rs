@@ -9,7 +9,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::resource::{ProtectedHosts, ResourceUri};
 use crate::domain::scope::Scope;
 use crate::oauth::params::{BadParams, Params};
-use crate::policy::Policy;
+use crate::state::AppState;
 
 /// A valid authorization request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,8 +42,8 @@ pub enum Refusal {
     ResponseMode,
     #[error("request objects are not supported")]
     RequestObject,
-    #[error("request_uri is not supported")]
-    RequestUri,
+    #[error("the request must be pushed first, and request_uri be used")]
+    PushRequired,
     #[error("the client is not registered for the authorization code grant")]
     GrantType,
     #[error("PKCE is required: code_challenge must be the base64url SHA-256 of the verifier, 43 characters")]
@@ -70,10 +70,10 @@ impl Refusal {
             | Self::ResponseMode
             | Self::Challenge
             | Self::ChallengeMethod
-            | Self::Thumbprint => "invalid_request",
+            | Self::Thumbprint
+            | Self::PushRequired => "invalid_request",
             Self::ResponseType => "unsupported_response_type",
             Self::RequestObject => "request_not_supported",
-            Self::RequestUri => "request_uri_not_supported",
             Self::GrantType => "unauthorized_client",
             Self::Scope => "invalid_scope",
             Self::Resource => "invalid_target",
@@ -92,8 +92,26 @@ impl AuthorizationRequest {
         params: &Params,
         client: &Client,
         redirect_uri: RedirectUri,
+        state: &AppState,
+    ) -> Result<Self, Refusal> {
+        let offline_access = state.config.grants.offline_access;
+        Self::within(
+            params,
+            client,
+            redirect_uri,
+            &state.config.site.protected_hosts,
+            &state.catalogue(),
+            offline_access,
+        )
+    }
+
+    fn within(
+        params: &Params,
+        client: &Client,
+        redirect_uri: RedirectUri,
         hosts: &ProtectedHosts,
-        policy: &Policy,
+        catalogue: &Scope,
+        offline_access: bool,
     ) -> Result<Self, Refusal> {
         if params.has_doubled() {
             return Err(BadParams::Doubled.into());
@@ -108,9 +126,6 @@ impl AuthorizationRequest {
         if params.one("request")?.is_some() {
             return Err(Refusal::RequestObject);
         }
-        if params.one("request_uri")?.is_some() {
-            return Err(Refusal::RequestUri);
-        }
         if !client.may_use(GrantType::AuthorizationCode) {
             return Err(Refusal::GrantType);
         }
@@ -124,7 +139,7 @@ impl AuthorizationRequest {
             client_id: client.id.clone(),
             redirect_uri,
             state: params.one("state")?.map(str::to_owned),
-            scope: scope(params, client, policy)?,
+            scope: scope(params, client, catalogue, offline_access)?,
             resources: resources(&params.many("resource"), hosts)?,
             challenge,
             bound_to: thumbprint(params)?,
@@ -137,14 +152,44 @@ fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
     KeyThumbprint::parse(text).map(Some).ok_or(Refusal::Thumbprint)
 }
 
+/// The scope that makes a refresh token, when the operator ties them together (`OpenID` Connect Core §11).
+pub(in crate::oauth) fn offline_access() -> Scope {
+    "offline_access".parse().unwrap_or_default()
+}
+
+/// What a client asks for, of what it may have.
+pub(in crate::oauth) fn asked_scope(
+    params: &Params,
+    client: &Client,
+    state: &AppState,
+) -> Result<Scope, Refusal> {
+    scope(params, client, &state.catalogue(), state.config.grants.offline_access)
+}
+
+/// The resources that a client asks for.
+pub(in crate::oauth) fn asked_resources(
+    params: &Params,
+    state: &AppState,
+) -> Result<Vec<ResourceUri>, Refusal> {
+    resources(&params.many("resource"), &state.config.site.protected_hosts)
+}
+
 /// What was asked for, less what does not exist here or is beyond the client's registration; all that the client may
 /// have when nothing is left. The token answer says what it got (RFC 6749 §3.3 lets us ignore what we do not know).
-fn scope(params: &Params, client: &Client, policy: &Policy) -> Result<Scope, Refusal> {
-    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(policy.catalogue()));
-    let most = limit.unwrap_or_else(|| policy.catalogue().clone());
+fn scope(
+    params: &Params,
+    client: &Client,
+    catalogue: &Scope,
+    with_offline_access: bool,
+) -> Result<Scope, Refusal> {
+    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(catalogue));
+    let most = limit.unwrap_or_else(|| catalogue.clone());
     let Some(text) = params.one("scope")? else { return Ok(most) };
-    let granted = text.parse::<Scope>().map_err(|_| Refusal::Scope)?.within(&most);
-    Ok(if granted.is_empty() { most } else { granted })
+    let asked = text.parse::<Scope>().map_err(|_| Refusal::Scope)?;
+    let granted = Some(asked.within(&most)).filter(|granted| !granted.is_empty()).unwrap_or(most);
+    let stays =
+        with_offline_access && client.may_use(GrantType::RefreshToken) && asked.covers(&offline_access());
+    Ok(if stays { granted.union(&offline_access()) } else { granted })
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
@@ -206,7 +251,7 @@ mod tests {
         };
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
         let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
-        AuthorizationRequest::read(&params, &client, redirect_uri, &hosts, &Policy::default())
+        AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &"mcp".parse().unwrap(), false)
     }
 
     fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {
@@ -236,7 +281,6 @@ mod tests {
             ("response_mode", "form_post", "invalid_request"),
             ("response_mode", "fragment", "invalid_request"),
             ("request", "eyJ", "request_not_supported"),
-            ("request_uri", "https://evil.example/", "request_uri_not_supported"),
             ("code_challenge", "", "invalid_request"),
             ("code_challenge", "short", "invalid_request"),
             ("code_challenge_method", "plain", "invalid_request"),

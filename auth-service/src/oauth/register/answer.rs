@@ -25,7 +25,7 @@ pub(super) struct Registered {
     redirect_uris: Vec<String>,
     token_endpoint_auth_method: ClientAuthMethod,
     grant_types: Vec<GrantType>,
-    response_types: [&'static str; 1],
+    response_types: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +66,8 @@ impl Registered {
     }
 
     fn without_credentials(client: &Client, metadata: ClientMetadata) -> Self {
+        let codes = metadata.grant_types.contains(&GrantType::AuthorizationCode);
+        let response_types = codes.then_some("code").into_iter().collect();
         Self {
             client_id: client.id.clone(),
             client_id_issued_at: client.issued_at,
@@ -79,7 +81,7 @@ impl Registered {
             redirect_uris: metadata.redirect_uris.into_iter().map(String::from).collect(),
             token_endpoint_auth_method: metadata.auth_method,
             grant_types: metadata.grant_types,
-            response_types: ["code"],
+            response_types,
             scope: metadata.scope.map(|scope| scope.to_string()),
             application_type: metadata.application_type,
             dpop_bound_access_tokens: metadata.dpop_bound_access_tokens,

@@ -29,7 +29,9 @@ pub enum InvalidMetadata {
     #[error("private_key_jwt needs either jwks or an https jwks_uri")]
     Keys,
     /// Nothing in it for us.
-    #[error("grant_types must include authorization_code, and response_types code")]
+    #[error(
+        "grant_types must include authorization_code with response_types code, or another grant of this server"
+    )]
     Grants,
     /// RFC 6749 §3.3.
     #[error("the scope is malformed")]
@@ -79,7 +81,11 @@ struct Sent {
 }
 
 /// Reads and checks a request body.
-pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<ClientMetadata, InvalidMetadata> {
+pub(super) fn read(
+    body: &[u8],
+    catalogue: &Scope,
+    offers: impl Fn(GrantType) -> bool,
+) -> Result<ClientMetadata, InvalidMetadata> {
     let sent: Sent =
         serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
     if sent.software_statement.is_some() {
@@ -91,10 +97,20 @@ pub(super) fn read(body: &[u8], catalogue: &Scope) -> Result<ClientMetadata, Inv
     check_display(&sent.display)?;
     let auth_method = auth_method(sent.token_endpoint_auth_method.as_deref())?;
     let keys = keys(auth_method, sent.jwks, sent.jwks_uri)?;
+    let mut grant_types = grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?;
+    grant_types.retain(|grant_type| offers(*grant_type));
+    let redirects = match sent.redirect_uris {
+        // A device has nowhere to be sent back to.
+        none if none.is_empty() && !grant_types.contains(&GrantType::AuthorizationCode) => Vec::new(),
+        sent => redirect_uris(sent)?,
+    };
+    if grant_types.iter().all(|grant_type| *grant_type == GrantType::RefreshToken) {
+        return Err(InvalidMetadata::Grants);
+    }
     Ok(ClientMetadata {
-        redirect_uris: redirect_uris(sent.redirect_uris)?,
+        redirect_uris: redirects,
         auth_method,
-        grant_types: grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?,
+        grant_types,
         scope: scope(sent.scope.as_deref(), catalogue)?,
         application_type: sent.application_type,
         dpop_bound_access_tokens: sent.dpop_bound_access_tokens,
@@ -169,7 +185,8 @@ fn grant_types(
 ) -> Result<Vec<GrantType>, InvalidMetadata> {
     let granted = GrantType::granted(asked);
     let with_code = response_types.is_none_or(|types| types.iter().any(|kind| kind == "code"));
-    if with_code && granted.contains(&GrantType::AuthorizationCode) {
+    let codes = granted.contains(&GrantType::AuthorizationCode);
+    if if codes { with_code } else { granted.contains(&GrantType::DeviceCode) } {
         Ok(granted)
     } else {
         Err(InvalidMetadata::Grants)
@@ -223,7 +240,7 @@ mod tests {
     use super::*;
 
     fn read(metadata: &Value) -> Result<ClientMetadata, InvalidMetadata> {
-        super::read(metadata.to_string().as_bytes(), &"mcp".parse().unwrap())
+        super::read(metadata.to_string().as_bytes(), &"mcp".parse().unwrap(), |_| true)
     }
 
     fn with(name: &str, value: Value) -> Value {
@@ -280,7 +297,7 @@ mod tests {
             assert_eq!(read(&with(name, value.clone())).unwrap_err().code(), code, "{name}={value}");
         }
         for body in [&b""[..], b"[]", b"{", b"null", b"\xff", b"{\"redirect_uris\":[1]}"] {
-            assert!(super::read(body, &Scope::default()).is_err());
+            assert!(super::read(body, &Scope::default(), |_| true).is_err());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The authorization code grant (RFC 6749 §4.1.3, RFC 7636 §4.5, OAuth 2.1 §4.1.3).
 
 use crate::domain::client::{Client, GrantType};
-use crate::domain::grant::{AuthorizationCode, Grant, RefreshState};
+use crate::domain::grant::AuthorizationCode;
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
@@ -9,7 +9,7 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{FoundCode, Redemption};
 
-use super::{Part, TokenError, TokenResponse, account_of, issue, owned_by};
+use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_grant, owned_by};
 
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
@@ -45,28 +45,15 @@ pub(super) async fn redeem(
     let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(key.clone());
     let account = account_of(state, &code.subject).await?;
 
-    let refresh_token = if client.may_use(GrantType::RefreshToken) {
-        Some(state.new_token(TokenKind::RefreshToken)?)
-    } else {
-        None
-    };
-    let lifetimes = &state.config.lifetimes;
-    // Without a refresh token nothing outlives the access token.
-    let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
-    let grant = Grant {
-        id: code.grant_id.clone(),
-        subject: code.subject.clone(),
-        client_id: code.client_id.clone(),
-        registration: code.registration.clone(),
-        resources: code.resources.clone(),
-        scope: code.scope.clone(),
+    let allowed = Allowed {
+        grant_id: code.grant_id,
+        subject: code.subject,
+        resources: code.resources,
+        scope: code.scope,
         authenticated_at: code.authenticated_at,
-        created_at: now,
-        expires_at: now.plus(lifetime),
         bound_to: key.filter(|_| client.is_public()),
-        refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
-        parent: None,
     };
+    let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone())).await? {
         Redemption::Redeemed => Ok(response),

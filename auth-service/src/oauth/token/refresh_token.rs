@@ -69,6 +69,8 @@ pub(super) async fn refresh(
             issue(state, &grant, &account, part, Some(&live), now)
         }
         Rotation::Reused(grant_id) => {
+            // Somebody has a copy: nothing more without the person.
+            state.store.forget_consent(&grant.subject, &client.id).await?;
             audit::Event::RefreshTokenReused { grant_id: &grant_id, client_id: &client.id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }

@@ -19,6 +19,10 @@ use crate::store::{Redemption, StoreError};
 use super::rows::{Rows, Table, Writable};
 use super::{EmbeddedStore, clients, put_grant};
 
+fn link_key(issuer: &str, name: &str) -> String {
+    TokenHash::of(format!("{issuer}\n{name}").as_bytes()).text()
+}
+
 fn user_code_key(code: &UserCode) -> String {
     TokenHash::of(code.as_str().as_bytes()).text()
 }
@@ -202,5 +206,39 @@ impl PendingStore for EmbeddedStore {
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
         let key = consent_key(subject, client);
         self.writer.write(move |rows| rows.remove(Table::Consents, &key)).await
+    }
+
+    async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {
+        self.read(|rows| rows.get(Table::Links, &link_key(issuer, sub)))
+    }
+
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
+        let (there, back) = (link_key(issuer, sub), link_key(issuer, subject.as_str()));
+        let (sub, subject) = (sub.to_owned(), subject.clone());
+        self.writer
+            .write(move |rows| {
+                let led_to: Option<Subject> = rows.get(Table::Links, &there)?;
+                let led_back: Option<String> = rows.get(Table::LinksBack, &back)?;
+                if led_to.is_some_and(|other| other != subject) || led_back.is_some_and(|other| other != sub)
+                {
+                    return Ok(false);
+                }
+                rows.put(Table::LinksBack, &back, &sub, None)?;
+                rows.put(Table::Links, &there, &subject, None)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError> {
+        let (issuer, back) = (issuer.to_owned(), link_key(issuer, subject.as_str()));
+        self.writer
+            .write(move |rows| {
+                let Some(sub) = rows.get::<String>(Table::LinksBack, &back)? else { return Ok(false) };
+                rows.remove(Table::Links, &link_key(&issuer, &sub))?;
+                rows.remove(Table::LinksBack, &back)?;
+                Ok(true)
+            })
+            .await
     }
 }

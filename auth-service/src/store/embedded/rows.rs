@@ -46,6 +46,10 @@ pub(super) enum Table {
     PushedRequests,
     /// SHA-256 of subject and client id → consent.
     Consents,
+    /// SHA-256 of another issuer and its subject → subject.
+    Links,
+    /// SHA-256 of another issuer and our subject → its subject.
+    LinksBack,
     /// Signing keys.
     Keys,
     /// The store's own facts.
@@ -53,7 +57,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Clients,
         Self::UnusedClients,
         Self::Once,
@@ -68,6 +72,8 @@ impl Table {
         Self::UserCodes,
         Self::PushedRequests,
         Self::Consents,
+        Self::Links,
+        Self::LinksBack,
         Self::Keys,
         Self::Meta,
     ];
@@ -103,6 +109,8 @@ impl Table {
             Self::UserCodes => "user_codes",
             Self::PushedRequests => "pushed_requests",
             Self::Consents => "consents",
+            Self::Links => "links",
+            Self::LinksBack => "links_back",
             Self::Keys => "keys",
             Self::Meta => "meta",
         }

@@ -108,6 +108,16 @@ impl Keys {
         self.key(&format!("y:{}", hashed(&format!("{subject}\n{client}"))), "consent")
     }
 
+    /// Leads from a person of another issuer to the account here.
+    pub(super) fn link(&self, issuer: &str, sub: &str) -> String {
+        self.key(&format!("i:{}", hashed(&format!("{issuer}\n{sub}"))), "subject")
+    }
+
+    /// Leads from an account to who it is at another issuer.
+    pub(super) fn link_back(&self, issuer: &str, subject: &Subject) -> String {
+        self.key(&format!("j:{}", hashed(&format!("{issuer}\n{subject}"))), "sub")
+    }
+
     pub(super) fn once(&self, name: &str) -> String {
         self.key(&format!("o:{}", hashed(name)), "once")
     }

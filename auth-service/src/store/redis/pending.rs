@@ -220,4 +220,35 @@ impl PendingStore for RedisStore {
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
         self.cells.remove(&self.cells.keys.consent(subject, client)).await.map(|_| ())
     }
+
+    async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {
+        Ok(self.cells.read(&self.cells.keys.link(issuer, sub)).await?.map(|found| found.value))
+    }
+
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
+        let cells = &self.cells;
+        let (there, back) = (cells.keys.link(issuer, sub), cells.keys.link_back(issuer, subject));
+        // The way back decides: an account is claimed by one person of an issuer, and only then led to.
+        let text = sub.to_owned();
+        if !cells.swap(&back, None::<&Found<()>>, &text, None).await?
+            && cells.read::<String>(&back).await?.is_none_or(|found| found.value != text)
+        {
+            return Ok(false);
+        }
+        if cells.swap(&there, None::<&Found<()>>, subject, None).await? {
+            return Ok(true);
+        }
+        let same = cells.read::<Subject>(&there).await?.is_some_and(|found| found.value == *subject);
+        if !same {
+            cells.remove(&back).await?;
+        }
+        Ok(same)
+    }
+
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError> {
+        let back = self.cells.keys.link_back(issuer, subject);
+        let Some(found) = self.cells.read::<String>(&back).await? else { return Ok(false) };
+        self.cells.remove(&self.cells.keys.link(issuer, &found.value)).await?;
+        self.cells.remove_found(&back, &found).await
+    }
 }

@@ -1,0 +1,227 @@
+//! `/device`: where a person answers a device (RFC 8628 §3.3).
+//!
+//! Three steps, and a link takes over none of them: log in, give the code (a link may fill it in), and say yes on a
+//! page that shows the code, who asks, from where and since when. That page is the person's chance to notice that
+//! somebody else's device is asking (§5.4).
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use crate::clients::UnknownClient;
+use crate::domain::account::{Account, LoginSession, Subject};
+use crate::domain::client::{Client, GrantType};
+use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
+use crate::domain::opaque_token::TokenHash;
+use crate::guard::client_address;
+use crate::identity::ticket::{BadTicket, Form};
+use crate::keys::seal::CryptoFailure;
+use crate::ops::audit;
+use crate::pages::{DeviceCodePage, DeviceConsentPage, FormTarget, MessagePage, displayable, page};
+use crate::state::AppState;
+use crate::store::StoreError;
+
+use super::authorize::see_other;
+use super::consent::scope_lines;
+use super::params::{BadParams, Params};
+use super::{responses, session};
+
+/// What the ticket of the last page holds: what the person was shown.
+#[derive(Serialize, Deserialize)]
+struct Shown {
+    device: TokenHash,
+    subject: Subject,
+}
+
+/// Why a page cannot be shown, or its answer not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The form is broken.
+    #[error("The form that was sent is broken: {0}.")]
+    Params(#[from] BadParams),
+    /// Nobody is logged in here any more.
+    #[error("You are not signed in any more. Open this page again.")]
+    NoSession,
+    /// See [`BadTicket`].
+    #[error("This page cannot be used: {0}. Open it again, and type the code once more.")]
+    Ticket(#[from] BadTicket),
+    /// Answered, or over.
+    #[error("The code was used already or is too old. Let the device show a new one.")]
+    Over,
+    /// Removed or switched off.
+    #[error("The application on the device was removed while this page was open.")]
+    ClientGone,
+    /// Neither allow nor deny.
+    #[error("The form that was sent has no answer in it.")]
+    NoDecision,
+    /// Ours to mend.
+    #[error("The service cannot be used at the moment. Try again in a minute.")]
+    Unavailable,
+}
+
+impl From<StoreError> for DeviceError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed on the device page");
+        Self::Unavailable
+    }
+}
+
+impl From<CryptoFailure> for DeviceError {
+    fn from(_: CryptoFailure) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl DeviceError {
+    fn response(&self) -> HttpResponse {
+        let status = match self {
+            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Over => StatusCode::CONFLICT,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        message(status, "Nothing was allowed", &self.to_string())
+    }
+}
+
+fn message(status: StatusCode, title: &str, text: &str) -> HttpResponse {
+    page(status, &MessagePage { title, text, code: None }, FormTarget::Ourselves)
+}
+
+/// `GET /device`: asks for the code. One in the link is filled in, and counts for nothing before it is sent.
+pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    if !state.config.grants.offers(GrantType::DeviceCode) {
+        return responses::not_found();
+    }
+    open(&http, &state).await.unwrap_or_else(|error| error.response())
+}
+
+/// `POST /device`: looks the code up, and shows what it would allow.
+pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    find(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+}
+
+/// `POST /device/consent`: allow or deny.
+pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    answer(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+}
+
+async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
+    let params = Params::of_query(http.query_string())?;
+    let linked = params.one("user_code")?.and_then(|text| UserCode::parse(text).ok());
+    let Some((session, account)) = session::of(http, state).await? else {
+        let code = linked.map(|code| format!("?user_code={code}")).unwrap_or_default();
+        return Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login/device{code}"))));
+    };
+    let typed = linked.map(|code| code.to_string()).unwrap_or_default();
+    show_form(state, &session, &account, &typed, None, StatusCode::OK)
+}
+
+fn show_form(
+    state: &AppState,
+    session: &LoginSession,
+    account: &Account,
+    typed: &str,
+    problem: Option<&str>,
+    status: StatusCode,
+) -> Result<HttpResponse, DeviceError> {
+    let expires_at = state.now().plus(state.config.lifetimes.form);
+    let ticket = state.tickets.issue(Form::UserCode, session.id, expires_at, &())?;
+    let template = DeviceCodePage {
+        action: &state.config.site.issuer.endpoint("/device"),
+        ticket: &ticket,
+        username: account.username.as_str(),
+        user_code: typed,
+        problem,
+    };
+    Ok(page(status, &template, FormTarget::Ourselves))
+}
+
+async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, DeviceError> {
+    let params = Params::of_form(http, body)?;
+    let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
+    let now = state.now();
+    state.tickets.read::<()>(Form::UserCode, session.id, now, params.one("ticket")?.unwrap_or_default())?;
+    let typed = params.one("user_code")?.unwrap_or_default();
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    if state.device_rate.admit_guess(address, &session.subject).is_err() {
+        audit::Event::UserCodesThrottled { subject: &session.subject }.emit();
+        let problem = "There were too many attempts. Wait a minute, then try again.";
+        return show_form(state, &session, &account, typed, Some(problem), StatusCode::TOO_MANY_REQUESTS);
+    }
+    let found = match UserCode::parse(typed) {
+        Ok(code) => state.store.device_of_user(&code, now).await?.map(|found| (code, found)),
+        Err(_) => None,
+    };
+    let Some((code, (device, asked))) = found else {
+        let problem =
+            "No device is waiting with this code. Look at it again, or let the device show a new one.";
+        return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
+    };
+    let client = client_of(&asked, state).await?;
+    let shown = Shown { device, subject: session.subject.clone() };
+    let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
+    let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
+    let resources: Vec<String> = asked.resources.iter().map(ToString::to_string).collect();
+    let template = DeviceConsentPage {
+        action: &state.config.site.issuer.endpoint("/device/consent"),
+        ticket: &ticket,
+        username: account.username.as_str(),
+        user_code: &code.to_string(),
+        client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
+        minutes: now.since(asked.asked_at).as_secs() / 60,
+        asked_from: &asked.asked_from.map(|address| address.to_string()).unwrap_or_default(),
+        same_address: asked.asked_from.map(client_address::network) == address.map(client_address::network),
+        resources: &resources,
+        scopes: &scope_lines(&asked.scope, state),
+    };
+    Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
+}
+
+/// The client as it was when the device asked.
+async fn client_of(asked: &DeviceAuthorization, state: &AppState) -> Result<Client, DeviceError> {
+    match state.clients.find(&asked.client_id, state.now()).await {
+        Ok(client) if client.registration == asked.registration => Ok(client),
+        Err(UnknownClient::Store(error)) => Err(error.into()),
+        _ => Err(DeviceError::ClientGone),
+    }
+}
+
+async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, DeviceError> {
+    let params = Params::of_form(http, body)?;
+    let (session, _) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
+    let now = state.now();
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
+    if shown.subject != session.subject {
+        return Err(BadTicket::Foreign.into());
+    }
+    let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
+    client_of(&asked, state).await?;
+    let decision = match params.one("decision")? {
+        Some("allow") => DeviceState::Allowed {
+            subject: session.subject.clone(),
+            authenticated_at: session.authenticated_at,
+        },
+        Some("deny") => DeviceState::Denied,
+        _ => return Err(DeviceError::NoDecision),
+    };
+    if !state.store.decide_device(&shown.device, &decision, now).await? {
+        return Err(DeviceError::Over);
+    }
+    if decision == DeviceState::Denied {
+        return Ok(message(
+            StatusCode::OK,
+            "Nothing was allowed",
+            "The device has been told. You can close this page.",
+        ));
+    }
+    let DeviceAuthorization { client_id, scope, .. } = &asked;
+    audit::Event::ConsentGiven { subject: &session.subject, client_id, scope }.emit();
+    Ok(message(
+        StatusCode::OK,
+        "The device is connected",
+        "It will go on by itself in a moment. You can close this page.",
+    ))
+}

@@ -1,0 +1,92 @@
+//! `POST /device_authorization`: a device without a browser asks for the codes that lead a person here (RFC 8628 §3.1).
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use crate::domain::client::GrantType;
+use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
+use crate::domain::grant::GrantId;
+use crate::domain::opaque_token::TokenKind;
+use crate::guard::client_address;
+use crate::state::AppState;
+
+use super::authorize::{asked_resources, asked_scope};
+use super::client_auth::authenticate;
+use super::params::{BadParams, Params};
+use super::responses;
+use super::token::TokenError;
+
+/// Seconds between two questions of a device, until it is told to slow down (RFC 8628 §3.2).
+const INTERVAL: u64 = 5;
+/// How often another user code is tried when one is in use.
+const TRIES: u32 = 5;
+
+/// RFC 8628 §3.2.
+#[derive(Serialize)]
+struct Codes {
+    device_code: String,
+    user_code: String,
+    verification_uri: String,
+    verification_uri_complete: String,
+    expires_in: u64,
+    interval: u64,
+}
+
+/// Hands out codes.
+pub async fn start(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    if !state.config.grants.offers(GrantType::DeviceCode) {
+        return responses::not_found();
+    }
+    match answer(&request, &body, &state).await {
+        Ok(codes) => responses::json_no_store(StatusCode::OK, &codes),
+        Err(error) => error.response(),
+    }
+}
+
+async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<Codes, TokenError> {
+    let params = Params::of_form(request, body)?;
+    if params.has_doubled() {
+        return Err(BadParams::Doubled.into());
+    }
+    let client = authenticate(request, &params, state).await?;
+    if !client.may_use(GrantType::DeviceCode) {
+        return Err(TokenError::UnauthorizedClient);
+    }
+    let scope = asked_scope(&params, &client, state).map_err(|_| TokenError::InvalidScope)?;
+    let resources = asked_resources(&params, state).map_err(|_| TokenError::InvalidTarget)?;
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    state.device_rate.admit_start(address).map_err(|_| TokenError::TooMany)?;
+    let now = state.now();
+    let lifetime = state.config.lifetimes.device_code;
+    let asked = DeviceAuthorization {
+        grant_id: GrantId::new(state.random_bytes()?),
+        client_id: client.id,
+        registration: client.registration,
+        resources,
+        scope,
+        asked_at: now,
+        asked_from: address,
+        expires_at: now.plus(lifetime),
+        interval: INTERVAL,
+        polled_at: None,
+        state: DeviceState::Pending,
+    };
+    let device_code = state.new_token(TokenKind::DeviceCode)?;
+    for _ in 0..TRIES {
+        let Some(user_code) = UserCode::new(state.random_bytes()?) else { continue };
+        if state.store.add_device(&device_code.hash(), &user_code, &asked).await? {
+            let page = state.config.site.issuer.endpoint("/device");
+            return Ok(Codes {
+                device_code: device_code.expose().to_owned(),
+                user_code: user_code.to_string(),
+                verification_uri_complete: format!("{page}?user_code={user_code}"),
+                verification_uri: page,
+                expires_in: lifetime.as_secs(),
+                interval: INTERVAL,
+            });
+        }
+    }
+    tracing::error!("no free user code was found");
+    Err(TokenError::Unavailable)
+}

@@ -1,0 +1,85 @@
+//! `POST /par`: an authorization request is left here before the browser comes, so that nobody on the way reads or
+//! changes it (RFC 9126); and the request behind a `request_uri`.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use crate::domain::client::Client;
+use crate::domain::grant::GrantId;
+use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::domain::pushed_request::PushedRequest;
+use crate::domain::redirect_uri::RedirectUri;
+use crate::state::AppState;
+use crate::store::StoreError;
+
+use super::authorize::{AuthorizationRequest, redirect_uri_of};
+use super::client_auth::authenticate;
+use super::params::{BadParams, Params};
+use super::responses;
+use super::token::TokenError;
+
+/// What a `request_uri` of ours begins with (RFC 9126 §2.2).
+const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
+/// Parameters that prove who the client is: they are checked, and not kept.
+const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_assertion_type"];
+
+/// RFC 9126 §2.2.
+#[derive(Serialize)]
+struct Pushed {
+    request_uri: String,
+    expires_in: u64,
+}
+
+/// Takes a request.
+pub async fn push(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
+    match answer(&request, &body, &state).await {
+        Ok(pushed) => responses::json_no_store(StatusCode::CREATED, &pushed),
+        Err(error) => error.response(),
+    }
+}
+
+async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<Pushed, TokenError> {
+    let params = Params::of_form(request, body)?;
+    if params.has_doubled() {
+        return Err(BadParams::Doubled.into());
+    }
+    let client = authenticate(request, &params, state).await?;
+    if params.one("request_uri")?.is_some() {
+        return Err(TokenError::InvalidRequest(
+            "a request that is pushed has no request_uri (RFC 9126 §2.1)",
+        ));
+    }
+    // Everything that could be refused later is refused now, to the client and not to its user.
+    let redirect_uri: RedirectUri = redirect_uri_of(&params, &client)?
+        .ok_or(TokenError::InvalidRequest("the redirect_uri is not one that the client has registered"))?;
+    AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
+    let query = params.encoded_without(&CREDENTIALS, ("client_id", client.id.as_str()));
+    let handle = state.new_token(TokenKind::PushedRequest)?;
+    let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
+    let pushed = PushedRequest {
+        client_id: client.id,
+        registration: client.registration,
+        grant_id: GrantId::new(state.random_bytes()?),
+        query,
+        expires_at: now.plus(lifetime),
+    };
+    state.store.push_request(&handle.hash(), &pushed, now).await?;
+    Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
+}
+
+/// The handle in a `request_uri` of ours.
+pub(super) fn handle(request_uri: &str) -> Option<TokenHash> {
+    let text = request_uri.strip_prefix(PREFIX)?;
+    OpaqueToken::parse(TokenKind::PushedRequest, text).ok().map(|token| token.hash())
+}
+
+/// The request that `client` pushed under this handle; nobody else's.
+pub(super) async fn find(
+    handle: &TokenHash,
+    client: &Client,
+    state: &AppState,
+) -> Result<Option<PushedRequest>, StoreError> {
+    let found = state.store.pushed_request(handle, state.now()).await?;
+    Ok(found.filter(|pushed| pushed.client_id == client.id && pushed.registration == client.registration))
+}

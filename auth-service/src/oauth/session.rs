@@ -1,0 +1,23 @@
+//! Who is logged in, in the browser that asks.
+
+use actix_web::HttpRequest;
+
+use crate::domain::account::{Account, LoginSession};
+use crate::identity::cookies::OurCookie;
+use crate::state::AppState;
+use crate::store::StoreError;
+
+/// The person behind the browser's cookie, when the login still counts.
+pub(super) async fn of(
+    request: &HttpRequest,
+    state: &AppState,
+) -> Result<Option<(LoginSession, Account)>, StoreError> {
+    let Some(cookie) = OurCookie::Session.read(request, state.config.site.issuer.scheme()) else {
+        return Ok(None);
+    };
+    let Some(session) = state.store.session(&cookie.hash(), state.now()).await? else {
+        return Ok(None);
+    };
+    let account = state.store.account(&session.subject).await?;
+    Ok(account.filter(|account| account.is_logged_in_by(&session)).map(|account| (session, account)))
+}

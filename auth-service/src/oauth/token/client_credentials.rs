@@ -1,0 +1,86 @@
+//! The client credentials grant (RFC 6749 §4.4; MCP extension "OAuth client credentials"): a machine for itself.
+//!
+//! Only a client that the operator entered may use it, at the resources that the operator gave it. It is its own
+//! subject (RFC 9068 §2.2), with an account that policy knows it by. What it gets is a grant as any other, so that it
+//! can be revoked; it is never refreshed, since the client can ask again.
+
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, GrantType, OperatorTerms};
+use crate::domain::grant::{Grant, GrantId};
+use crate::domain::key_thumbprint::KeyThumbprint;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+
+use super::{Part, TokenError, TokenResponse, account_of, issue};
+
+pub(super) async fn grant_to_client(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+    key: Option<KeyThumbprint>,
+) -> Result<TokenResponse, TokenError> {
+    // A public client has proven nothing (RFC 6749 §4.4.2).
+    let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
+    let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
+    let part = Part {
+        scope: scope(state, client, params)?,
+        resources: resources(state, terms, &params.many("resource"))?,
+        bound_to: key,
+    };
+    let subject = Subject::of_client(&client.id);
+    let account = account_of(state, &subject).await?;
+    let now = state.now();
+    let grant = Grant {
+        id: GrantId::new(state.random_bytes()?),
+        subject,
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: part.resources.clone(),
+        scope: part.scope.clone(),
+        authenticated_at: now,
+        created_at: now,
+        expires_at: now.plus(state.config.lifetimes.access_token),
+        bound_to: None,
+        refresh: None,
+        parent: None,
+    };
+    let response = issue(state, &grant, &account, part, None, now)?;
+    if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
+        return Err(TokenError::InvalidGrant("the client was removed or switched off"));
+    }
+    audit::Event::MachineAuthorized { grant_id: &grant.id, client_id: &client.id }.emit();
+    Ok(response)
+}
+
+/// All that the client may have, or the part of it that it asks for.
+fn scope(state: &AppState, client: &Client, params: &Params) -> Result<Scope, TokenError> {
+    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(state.policy.catalogue()));
+    let most = limit.unwrap_or_else(|| state.policy.catalogue().clone());
+    let Some(text) = params.one("scope")? else { return Ok(most) };
+    let asked: Scope = text.parse().map_err(|_| TokenError::InvalidScope)?;
+    if !asked.is_empty() && most.covers(&asked) { Ok(asked) } else { Err(TokenError::InvalidScope) }
+}
+
+/// The resources that it asks for, each within what the operator gave it; without any, the first of those.
+pub(super) fn resources(
+    state: &AppState,
+    terms: &OperatorTerms,
+    asked: &[&str],
+) -> Result<Vec<ResourceUri>, TokenError> {
+    let first = terms.resources.first().map(ResourceUri::as_str);
+    let asked: Vec<&str> = if asked.is_empty() { first.into_iter().collect() } else { asked.to_vec() };
+    let resources = asked
+        .into_iter()
+        .map(|text| state.config.site.protected_hosts.parse(text))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| TokenError::InvalidTarget)?;
+    let given = |resource: &ResourceUri| terms.resources.iter().any(|own| own.includes(resource));
+    if !resources.is_empty() && resources.iter().all(given) {
+        Ok(resources)
+    } else {
+        Err(TokenError::InvalidTarget)
+    }
+}

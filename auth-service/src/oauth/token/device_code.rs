@@ -1,0 +1,70 @@
+//! The device code grant (RFC 8628 §3.4).
+
+use crate::domain::client::{Client, GrantType};
+use crate::domain::device::{DeviceState, Poll};
+use crate::domain::key_thumbprint::KeyThumbprint;
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+use crate::store::Redemption;
+
+use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_grant, owned_by};
+
+const UNKNOWN: &str = "the device_code is unknown, expired, or was issued to another client";
+const REPLAYED: &str = "the device_code was used before; what was issued for it is revoked";
+
+/// Answers a device that asks whether its person has said yes.
+pub(super) async fn poll(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+    key: Option<KeyThumbprint>,
+) -> Result<TokenResponse, TokenError> {
+    if !client.may_use(GrantType::DeviceCode) {
+        return Err(TokenError::UnauthorizedClient);
+    }
+    let now = state.now();
+    let text = params.one("device_code")?.ok_or(TokenError::Missing("device_code"))?;
+    let hash = OpaqueToken::parse(TokenKind::DeviceCode, text)
+        .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
+        .hash();
+    // Whose code it is comes first: nobody else's question is counted against the device.
+    let asked = state.store.device(&hash, now).await?.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
+    owned_by(client, &asked.client_id, UNKNOWN)?;
+    if client.registration != asked.registration {
+        return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
+    }
+    let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(key.clone());
+    let replayed = |grant_id| {
+        audit::Event::CodeReplayed { grant_id, client_id: &client.id }.emit();
+        TokenError::InvalidGrant(REPLAYED)
+    };
+    let device = match state.store.poll_device(&hash, now).await? {
+        Poll::TooFast => return Err(TokenError::SlowDown),
+        Poll::Pending => return Err(TokenError::AuthorizationPending),
+        Poll::Denied => return Err(TokenError::AccessDenied),
+        Poll::Unknown => return Err(TokenError::ExpiredToken),
+        Poll::Redeemed(grant_id) => return Err(replayed(&grant_id)),
+        Poll::Allowed(device) => device,
+    };
+    let DeviceState::Allowed { subject, authenticated_at } = device.state else {
+        return Err(TokenError::Unavailable);
+    };
+    let account = account_of(state, &subject).await?;
+    let allowed = Allowed {
+        grant_id: device.grant_id,
+        subject,
+        resources: device.resources,
+        scope: device.scope,
+        authenticated_at,
+        bound_to: key.filter(|_| client.is_public()),
+    };
+    let (grant, refresh_token) = new_grant(state, client, allowed)?;
+    let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
+    match state.store.redeem_device(&hash, &grant, &state.client_use(client.clone())).await? {
+        Redemption::Redeemed => Ok(response),
+        Redemption::Replayed => Err(replayed(&grant.id)),
+        Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
+    }
+}

@@ -1,0 +1,249 @@
+//! The JWT bearer grant (RFC 7523 §2.1) for enterprise-managed authorization: an identity provider that the operator
+//! trusts says in an Identity Assertion JWT Authorization Grant (ID-JAG) that a person may use a resource here, so that
+//! nobody has to be asked (MCP extension, SEP-990).
+//!
+//! The provider speaks for people, so what it may say is narrow: only for clients that prove who they are and that the
+//! operator allowed, once for each assertion, and for accounts that exist already. An account is found by the link of
+//! issuer and subject that an operator made, or, in mail domains that the operator gave the issuer, by a verified
+//! address; from then on by the link that this first time makes. No refresh token: the provider is asked again.
+
+use serde::Deserialize;
+
+use crate::config::TrustedIssuer;
+use crate::domain::account::{Account, AccountKind};
+use crate::domain::client::{Client, GrantType};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{Grant, GrantId};
+use crate::domain::key_thumbprint::KeyThumbprint;
+use crate::domain::opaque_token::TokenHash;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::oauth::client_assertion::{accepted_header, fitting_key, signed_claims};
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+
+use super::{Part, TokenError, TokenResponse, issue};
+
+/// `typ` of an ID-JAG.
+const TYPE: &str = "oauth-id-jag+jwt";
+/// How long an assertion may last, in seconds: it is made for one exchange, and remembered for as long.
+const LONGEST: u64 = 3600;
+/// How far clocks may lie apart, in seconds.
+const LEEWAY: u64 = 30;
+
+const MALFORMED: TokenError =
+    TokenError::InvalidGrant("the assertion is not an ID-JAG with an accepted signature");
+const NOT_OURS: TokenError =
+    TokenError::InvalidGrant("the assertion is of an issuer, or for a client, that is not trusted here");
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    /// One audience, which is us: an assertion for several could be used by each of them at the others.
+    aud: String,
+    client_id: String,
+    jti: String,
+    exp: u64,
+    iat: u64,
+    nbf: Option<u64>,
+    resource: Option<Resources>,
+    scope: Option<String>,
+    email: Option<String>,
+    #[serde(default)]
+    email_verified: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Resources {
+    One(String),
+    Many(Vec<String>),
+}
+
+pub(super) async fn assert(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+    key: Option<KeyThumbprint>,
+) -> Result<TokenResponse, TokenError> {
+    // Whoever finds an assertion must not be able to use it.
+    if client.is_public() {
+        return Err(TokenError::UnauthorizedClient);
+    }
+    let assertion = params.one("assertion")?.ok_or(TokenError::Missing("assertion"))?;
+    let claims = verified(assertion, client, state).await?;
+    let issuer = issuer_of(&claims.iss, client, state).ok_or(NOT_OURS)?;
+    check(&claims, client, state)?;
+    let part = part(&claims, issuer, client, params, state)?.bound_to(key);
+    let account = account(&claims, issuer, state).await?;
+    let now = state.now();
+    // Last, so that nothing is used up by what is refused anyway.
+    let name =
+        format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
+    if !state.store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await? {
+        return Err(TokenError::InvalidGrant("the assertion was used before"));
+    }
+    let grant = Grant {
+        id: GrantId::new(state.random_bytes()?),
+        subject: account.subject.clone(),
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: part.resources.clone(),
+        scope: part.scope.clone(),
+        authenticated_at: now,
+        created_at: now,
+        expires_at: now.plus(state.config.lifetimes.access_token),
+        bound_to: None,
+        refresh: None,
+        parent: None,
+    };
+    let response = issue(state, &grant, &account, part, None, now)?;
+    if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
+        return Err(TokenError::InvalidGrant("the client was removed or switched off"));
+    }
+    let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
+    audit::Event::AssertionAccepted { grant_id, subject, client_id }.emit();
+    Ok(response)
+}
+
+/// The issuer, when the operator lets it speak for people to this client.
+fn issuer_of<'a>(iss: &str, client: &Client, state: &'a AppState) -> Option<&'a TrustedIssuer> {
+    let issuer = state.config.trusted_issuers.iter().find(|issuer| issuer.issuer == iss)?;
+    let listed = issuer.clients.contains(&client.id);
+    let allowed = if issuer.clients.is_empty() { client.may_use(GrantType::JwtBearer) } else { listed };
+    allowed.then_some(issuer)
+}
+
+/// What the assertion says, once its signature is that of the issuer it names.
+async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<Claims, TokenError> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    if assertion.len() > 16_384 {
+        return Err(MALFORMED);
+    }
+    let header = accepted_header(assertion).ok_or(MALFORMED)?;
+    if !header.typ.as_deref().is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE)) {
+        return Err(MALFORMED);
+    }
+    // Only the issuer is read before the signature, and only to find its keys in our own list.
+    let Issuer { iss } = jsonwebtoken::dangerous::insecure_decode_claims(assertion).map_err(|_| MALFORMED)?;
+    let issuer = issuer_of(&iss, client, state).ok_or(NOT_OURS)?;
+    for fresh in [false, true] {
+        let documents = state.clients.documents();
+        let set = documents.issuer_keys(&issuer.issuer, issuer.jwks_uri.as_deref(), fresh, state.now()).await;
+        let set = set.map_err(|error| {
+            tracing::error!(issuer = %issuer.issuer, %error, "the keys of a trusted issuer cannot be had");
+            TokenError::Unavailable
+        })?;
+        if let Some(key) = fitting_key(set.as_ref(), header.kid.as_deref(), header.alg) {
+            return signed_claims(assertion, &key, header.alg).ok_or(MALFORMED);
+        }
+    }
+    Err(MALFORMED)
+}
+
+fn check(claims: &Claims, client: &Client, state: &AppState) -> Result<(), TokenError> {
+    if claims.aud != state.config.site.issuer.as_str() {
+        return Err(TokenError::InvalidGrant("the assertion is for another authorization server"));
+    }
+    if claims.client_id != client.id.as_str() {
+        return Err(TokenError::InvalidGrant("the assertion is for another client"));
+    }
+    if claims.sub.is_empty() || claims.jti.is_empty() || claims.jti.len() > 512 {
+        return Err(MALFORMED);
+    }
+    let now = state.now().0;
+    let soon = now + LEEWAY;
+    let in_time = claims.exp.saturating_add(LEEWAY) > now
+        && claims.exp <= soon + LONGEST
+        && claims.iat <= soon
+        && claims.nbf.is_none_or(|at| at <= soon);
+    if in_time {
+        Ok(())
+    } else {
+        Err(TokenError::InvalidGrant(
+            "the assertion has expired, is not valid yet, or lasts longer than an hour",
+        ))
+    }
+}
+
+/// What the assertion, the issuer, the client and the request all allow.
+fn part(
+    claims: &Claims,
+    issuer: &TrustedIssuer,
+    client: &Client,
+    params: &Params,
+    state: &AppState,
+) -> Result<Part, TokenError> {
+    let parse =
+        |text: &str| state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget);
+    let asserted: Vec<&str> = match &claims.resource {
+        Some(Resources::One(text)) => vec![text],
+        Some(Resources::Many(texts)) => texts.iter().map(String::as_str).collect(),
+        None => Vec::new(),
+    };
+    let asserted = asserted.into_iter().map(parse).collect::<Result<Vec<ResourceUri>, _>>()?;
+    let asked = params.many("resource").into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let within =
+        |resource: &ResourceUri| asserted.is_empty() || asserted.iter().any(|own| own.includes(resource));
+    if !asked.iter().all(within) {
+        return Err(TokenError::InvalidTarget);
+    }
+    let resources = if asked.is_empty() { asserted } else { asked };
+    if resources.is_empty() {
+        return Err(TokenError::InvalidTarget);
+    }
+    let mut scope = state.catalogue();
+    let parse = |text: &str| text.parse::<Scope>().map_err(|_| TokenError::InvalidScope);
+    let limits = [
+        claims.scope.as_deref().map(parse).transpose()?,
+        params.one("scope")?.map(parse).transpose()?,
+        issuer.scope.clone(),
+        client.metadata.scope.clone(),
+    ];
+    for limit in limits.into_iter().flatten() {
+        scope = scope.meet(&limit);
+    }
+    if scope.is_empty() {
+        return Err(TokenError::InvalidGrant("nothing is left of the scope that the assertion allows"));
+    }
+    Ok(Part { scope, resources, bound_to: None })
+}
+
+/// The account that the assertion speaks of. None is ever made here.
+async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> Result<Account, TokenError> {
+    const NOBODY: TokenError =
+        TokenError::InvalidGrant("nobody here is the person that the assertion speaks of");
+    let found = match state.store.linked_account(&claims.iss, &claims.sub).await? {
+        Some(subject) => state.store.account(&subject).await?,
+        None => by_address(claims, issuer, state).await?,
+    };
+    found.filter(|account| account.kind == AccountKind::Person && !account.disabled).ok_or(NOBODY)
+}
+
+/// The one account with the verified address, when the issuer speaks for its domain and nobody else of that issuer is
+/// this account already: an address that was given to somebody new does not open the account of who had it before.
+async fn by_address(
+    claims: &Claims,
+    issuer: &TrustedIssuer,
+    state: &AppState,
+) -> Result<Option<Account>, TokenError> {
+    let Some(email) = claims.email.as_deref().filter(|_| claims.email_verified) else { return Ok(None) };
+    let Some((local, domain)) = email.split_once('@') else { return Ok(None) };
+    let domain = domain.to_ascii_lowercase();
+    if local.is_empty() || !email.is_ascii() || !issuer.email_domains.contains(&domain) {
+        return Ok(None);
+    }
+    let same = |account: &Account| {
+        account.kind == AccountKind::Person
+            && account.email.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(email))
+    };
+    let mut found = state.store.accounts().await?.into_iter().filter(same);
+    let (Some(account), None) = (found.next(), found.next()) else { return Ok(None) };
+    let linked = state.store.link_account(&claims.iss, &claims.sub, &account.subject).await?;
+    Ok(Some(account).filter(|_| linked))
+}

@@ -1,0 +1,96 @@
+//! Token exchange (RFC 8693): a service that was called with a token calls another service for the same person.
+//!
+//! Off unless the operator turns it on, and then for clients that the operator entered: which tokens such a client may
+//! bring is decided by the resources that it *serves*, and where it may go with them by the *resources* it was given.
+//! The new token says for whom it is (`sub`), and who acts (`act`); its scope is no wider than that of the old one, it
+//! ends with it, and it is revoked with it.
+
+use crate::domain::client::{Client, GrantType};
+use crate::domain::grant::{Grant, GrantId};
+use crate::domain::key_thumbprint::KeyThumbprint;
+use crate::domain::scope::Scope;
+use crate::oauth::live_token::{self, LiveToken};
+use crate::oauth::params::Params;
+use crate::ops::audit;
+use crate::state::AppState;
+
+use super::client_credentials::resources;
+use super::{Part, TokenError, TokenResponse, issue};
+
+/// RFC 8693 §3.
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+pub(super) async fn exchange(
+    state: &AppState,
+    client: &Client,
+    params: &Params,
+    key: Option<KeyThumbprint>,
+) -> Result<TokenResponse, TokenError> {
+    let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::TokenExchange));
+    let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
+    if params.one("subject_token_type")? != Some(ACCESS_TOKEN) {
+        return Err(TokenError::InvalidRequest("subject_token_type must be that of an access token"));
+    }
+    if !matches!(params.one("requested_token_type")?, None | Some(ACCESS_TOKEN)) {
+        return Err(TokenError::InvalidRequest("only access tokens are issued"));
+    }
+    if params.one("actor_token")?.is_some() || params.one("audience")?.is_some() {
+        return Err(TokenError::InvalidRequest(
+            "the client itself is the actor, and resource names the target",
+        ));
+    }
+    let text = params.one("subject_token")?.ok_or(TokenError::Missing("subject_token"))?;
+    let LiveToken { claims, account } =
+        live_token::read(text, state).await?.ok_or(TokenError::InvalidGrant(NOT_THEIRS))?;
+    let own = claims.aud.iter().any(|audience| terms.serves.iter().any(|served| served.includes(audience)));
+    if !own {
+        return Err(TokenError::InvalidGrant(NOT_THEIRS));
+    }
+    // One step and no further: who acts for whom stays plain.
+    if claims.act.is_some() {
+        return Err(TokenError::InvalidGrant("the subject_token was exchanged before"));
+    }
+    let part = Part {
+        scope: scope(&claims.scope, client, params)?,
+        resources: resources(state, terms, &params.many("resource"))?,
+        bound_to: key,
+    };
+    let now = state.now();
+    let grant = Grant {
+        id: GrantId::new(state.random_bytes()?),
+        subject: claims.sub,
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: part.resources.clone(),
+        scope: part.scope.clone(),
+        authenticated_at: now,
+        created_at: now,
+        expires_at: now.plus(state.config.lifetimes.access_token).min(claims.exp),
+        bound_to: None,
+        refresh: None,
+        parent: Some(claims.gid),
+    };
+    let mut response = issue(state, &grant, &account, part, None, now)?;
+    response.issued_token_type = Some(ACCESS_TOKEN);
+    if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
+        return Err(TokenError::InvalidGrant("the client was removed or switched off"));
+    }
+    let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
+    audit::Event::TokenExchanged { grant_id, subject, client_id }.emit();
+    Ok(response)
+}
+
+const NOT_THEIRS: &str = "the subject_token is not a live access token for a resource that the client serves";
+
+/// No more than the person allowed the first client, nor than the operator gave the second.
+fn scope(held: &Scope, client: &Client, params: &Params) -> Result<Scope, TokenError> {
+    let most = match &client.metadata.scope {
+        Some(limit) => held.meet(limit),
+        None => held.clone(),
+    };
+    let asked = match params.one("scope")? {
+        Some(text) => text.parse().map_err(|_| TokenError::InvalidScope)?,
+        None => most.clone(),
+    };
+    if !asked.is_empty() && most.covers(&asked) { Ok(asked) } else { Err(TokenError::InvalidScope) }
+}

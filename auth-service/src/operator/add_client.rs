@@ -1,0 +1,127 @@
+//! Entering a client by hand: for machines, resource servers, and whoever does not register by itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
+use crate::domain::client::{
+    Client, ClientAuthMethod, ClientDisplay, ClientId, ClientKeys, ClientMetadata, ClientOrigin,
+    ClientSecret, GrantType, OperatorTerms, RegistrationId,
+};
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::redirect_uri::RedirectUri;
+use crate::domain::scope::Scope;
+use crate::ops::audit;
+
+use super::{CommandError, Reply, Tools};
+
+/// A client as the operator describes it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NewClient {
+    /// What people and policy know it by.
+    pub name: Username,
+    /// How it proves who it is.
+    pub credentials: Credentials,
+    /// What it may ask the token endpoint for.
+    pub grant_types: Vec<GrantType>,
+    /// Where its codes may go.
+    pub redirect_uris: Vec<RedirectUri>,
+    /// The most it may ever be granted.
+    pub scope: Option<Scope>,
+    /// The groups that it is in when it acts for itself.
+    pub groups: Vec<Group>,
+    /// What nobody else could give it.
+    pub terms: OperatorTerms,
+}
+
+/// How a client proves who it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// By a secret, which is made here.
+    Secret,
+    /// By assertions that these keys sign.
+    Keys(ClientKeys),
+}
+
+/// What is wrong with the description, before anything is done.
+fn problem(new: &NewClient) -> Option<&'static str> {
+    let has = |grant_type| new.grant_types.contains(&grant_type);
+    let without_person = has(GrantType::ClientCredentials) || has(GrantType::TokenExchange);
+    let public = matches!(new.credentials, Credentials::None);
+    if new.grant_types.is_empty() && new.terms.serves.is_empty() {
+        Some("the client could do nothing: give it a grant, or a resource to serve")
+    } else if has(GrantType::AuthorizationCode) && new.redirect_uris.is_empty() {
+        Some("the authorization code grant needs a redirect URI")
+    } else if public && (without_person || has(GrantType::JwtBearer) || !new.terms.serves.is_empty()) {
+        Some("a public client cannot prove who it is; only codes, device codes and refresh tokens are for it")
+    } else if without_person && new.terms.resources.is_empty() {
+        Some("say which resources the client may use for itself")
+    } else {
+        None
+    }
+}
+
+pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Reply, CommandError> {
+    if let Some(problem) = problem(&new) {
+        return Ok(Reply::Refused(problem.to_owned()));
+    }
+    let id = ClientId::issued(tools.random.bytes()?);
+    if new.grant_types.contains(&GrantType::ClientCredentials)
+        && !tools.store.add_account(&machine(&id, &new, tools)).await?
+    {
+        return Ok(Reply::Refused(format!(
+            "there is an account named {} already; choose another name",
+            new.name
+        )));
+    }
+    let (auth_method, keys, secret) = match new.credentials {
+        Credentials::None => (ClientAuthMethod::None, None, None),
+        Credentials::Keys(keys) => (ClientAuthMethod::PrivateKeyJwt, Some(keys), None),
+        Credentials::Secret => {
+            let secret = OpaqueToken::new(TokenKind::ClientSecret, tools.random.bytes()?);
+            (ClientAuthMethod::ClientSecretBasic, None, Some(secret))
+        }
+    };
+    let client = Client {
+        id,
+        registration: RegistrationId::new(tools.random.bytes()?),
+        origin: ClientOrigin::Operator,
+        issued_at: tools.now,
+        last_used_at: None,
+        disabled: false,
+        fingerprint: None,
+        management: None,
+        secret: secret.as_ref().map(|secret| ClientSecret { hash: secret.hash(), expires_at: None }),
+        metadata: ClientMetadata {
+            redirect_uris: new.redirect_uris,
+            auth_method,
+            grant_types: new.grant_types,
+            scope: new.scope,
+            application_type: None,
+            dpop_bound_access_tokens: false,
+            keys,
+            display: ClientDisplay { client_name: Some(new.name.into()), ..ClientDisplay::default() },
+        },
+        operator: Some(new.terms),
+    };
+    if !tools.store.add_client(&client, tools.now).await? {
+        return Ok(Reply::Refused("the identifier was taken in the very moment; try again".to_owned()));
+    }
+    audit::Event::ClientAdded { client_id: &client.id }.emit();
+    Ok(Reply::ClientAdded { id: client.id, secret: secret.map(|secret| secret.expose().to_owned()) })
+}
+
+fn machine(id: &ClientId, new: &NewClient, tools: &Tools<'_>) -> Account {
+    Account {
+        subject: Subject::of_client(id),
+        kind: AccountKind::Machine,
+        username: new.name.clone(),
+        email: None,
+        groups: new.groups.clone(),
+        password: StoredPassword::none(),
+        logins_from: tools.now,
+        disabled: false,
+        created_at: tools.now,
+    }
+}

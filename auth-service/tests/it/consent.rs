@@ -1,0 +1,226 @@
+//! What is remembered of a consent, requests that are pushed, and the scope that keeps a client connected.
+
+use std::time::Duration;
+
+use auth_service::domain::client::{GrantType, OperatorTerms};
+use auth_service::domain::redirect_uri::RedirectUri;
+use auth_service::operator::{Credentials, NewClient};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::app::{CHALLENGE, REDIRECT, RESOURCE, TestApp, Tokens, authorize_query, error_code};
+use super::machines::{enter, new_client};
+
+#[actix_web::test]
+async fn a_person_is_not_asked_again_for_what_the_client_may_do() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let query = |scope: &str, resource: &str| {
+        format!("/authorize?{}", authorize_query(&client, &[("scope", scope), ("resource", resource)]))
+    };
+    let code = browser.allow(&authorize_query(&client, &[("scope", "mcp:read")])).await;
+    let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+    let again = browser.open(&query("mcp:read", RESOURCE)).await;
+    assert_eq!(again.status, StatusCode::SEE_OTHER);
+    assert!(again.parameter("code").is_some() && again.parameter("iss").is_some());
+    // More, or elsewhere, is a question; what is known is shown as known.
+    let more = browser.open(&query("mcp:read mcp:write", RESOURCE)).await;
+    assert_eq!(more.status, StatusCode::OK);
+    assert!(more.body.contains("New: it will be allowed") && more.body.contains("You allowed it before"));
+    let elsewhere = browser.open(&query("mcp:read", "https://other.example/mcp")).await;
+    assert!(elsewhere.status == StatusCode::OK && !elsewhere.body.contains("before"));
+    // Step-up: a second grant; the first one lives on.
+    let code = browser.submit(&more, &[("decision", "allow")]).await.parameter("code").unwrap();
+    let wider: Value = app.redeem(&client, &code).await.json().await.unwrap();
+    assert_eq!(wider["scope"], "mcp:read mcp:write");
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+    assert_eq!(browser.open(&query("mcp:read mcp:write", RESOURCE)).await.status, StatusCode::SEE_OTHER);
+    // Disconnecting forgets it.
+    let form = [("token", wider["access_token"].as_str().unwrap()), ("client_id", &client)];
+    app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
+    assert_eq!(browser.open(&query("mcp:read", RESOURCE)).await.status, StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn a016_a017_a_remembered_consent_is_one_persons_to_one_client_in_time() {
+    let app = TestApp::start().await;
+    let (one, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/other"]).await);
+    let mut ana = app.browser_of("ana").await;
+    let mut eve = app.browser_of("eve").await;
+    ana.allow(&authorize_query(&one, &[])).await;
+    let open = |client: &str| format!("/authorize?{}", authorize_query(client, &[]));
+    assert_eq!(ana.open(&open(&other)).await.status, StatusCode::OK);
+    assert_eq!(eve.open(&open(&one)).await.status, StatusCode::OK);
+    // A program on the person's machine is shown each time: any program could be asking.
+    let local = app.client_with(&["http://127.0.0.1/cb"]).await;
+    let query = authorize_query(&local, &[("redirect_uri", "http://127.0.0.1:5000/cb")]);
+    ana.allow(&query).await;
+    let page = ana.open(&format!("/authorize?{query}")).await;
+    assert!(page.status == StatusCode::OK && page.body.contains("You allowed it before"), "{}", page.body);
+}
+
+#[actix_web::test]
+async fn a031_reuse_of_a_refresh_token_ends_what_is_remembered() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let code = browser.allow(&authorize_query(&client, &[])).await;
+    let first = Tokens::of(app.redeem(&client, &code).await).await;
+    app.refresh(&client, &first.refresh).await;
+    app.wait(Duration::from_secs(121));
+    assert_eq!(error_code(app.refresh(&client, &first.refresh).await).await, "invalid_grant");
+    let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    assert_eq!(page.status, StatusCode::OK);
+}
+
+async fn push(app: &TestApp, form: &[(&str, &str)]) -> Response {
+    app.http.post(format!("{}/par", app.public)).form(form).send().await.unwrap()
+}
+
+fn request(client: &str) -> Vec<(&str, &str)> {
+    vec![
+        ("client_id", client),
+        ("response_type", "code"),
+        ("redirect_uri", REDIRECT),
+        ("state", "pushed state"),
+        ("scope", "mcp"),
+        ("resource", RESOURCE),
+        ("code_challenge", CHALLENGE),
+        ("code_challenge_method", "S256"),
+    ]
+}
+
+fn pushed_query(client: &str, request_uri: &str) -> String {
+    url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([
+            ("client_id", client),
+            ("request_uri", request_uri),
+            ("scope", "ignored"),
+            ("state", "ignored"),
+        ])
+        .finish()
+}
+
+async fn pushed(app: &TestApp, client: &str) -> String {
+    let response = push(app, &request(client)).await;
+    assert_eq!(
+        (response.status(), &response.headers()["cache-control"]),
+        (StatusCode::CREATED, &"no-store".parse().unwrap())
+    );
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["expires_in"], 600);
+    body["request_uri"].as_str().unwrap().to_owned()
+}
+
+#[actix_web::test]
+async fn a_pushed_request_is_what_counts_and_works_once() {
+    let app = TestApp::start_with(&[("REMEMBER_CONSENT", "off")]).await;
+    let (client, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/x"]).await);
+    let uri = pushed(&app, &client).await;
+    let path = format!("/authorize?{}", pushed_query(&client, &uri));
+    // Through the login, too.
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let login = browser.follow(&path).await;
+    let there = browser
+        .submit(&login, &[("username", "ana"), ("password", super::app::PASSWORD)])
+        .await
+        .location
+        .unwrap();
+    let page = browser.open(there.strip_prefix(super::app::ISSUER).unwrap()).await;
+    let reloaded = browser.open(&path).await;
+    let answer = browser.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!(answer.parameter("state").as_deref(), Some("pushed state"));
+    let code = answer.parameter("code").unwrap();
+    assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
+    // The page that was open twice makes no second grant, and the link leads nowhere now.
+    assert_eq!(browser.submit(&reloaded, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
+    for path in [
+        path.clone(),
+        format!("/authorize?{}", pushed_query(&other, &pushed(&app, &client).await)),
+        format!("/authorize?{}", pushed_query(&client, "urn:ietf:params:oauth:request_uri:mgp_x")),
+        format!("/authorize?{}", pushed_query(&client, "https://evil.example/request.jwt")),
+    ] {
+        let page = browser.open(&path).await;
+        assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{path}");
+        assert!(page.body.contains("invalid_request_uri"));
+    }
+    let late = pushed(&app, &client).await;
+    app.wait(Duration::from_secs(600));
+    let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &late))).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST);
+}
+
+#[actix_web::test]
+async fn what_cannot_be_granted_is_refused_when_it_is_pushed() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    for (name, value, error) in [
+        ("redirect_uri", "https://evil.example/cb", "invalid_request"),
+        ("response_type", "token", "unsupported_response_type"),
+        ("code_challenge", "", "invalid_request"),
+        ("resource", "https://evil.example", "invalid_target"),
+        ("request_uri", "urn:ietf:params:oauth:request_uri:x", "invalid_request"),
+        ("request", "eyJ", "request_not_supported"),
+        ("client_id", "nobody", "invalid_client"),
+    ] {
+        let form: Vec<_> =
+            request(&client).into_iter().filter(|(key, _)| *key != name).chain([(name, value)]).collect();
+        assert_eq!(error_code(push(&app, &form).await).await, error, "{name}={value}");
+    }
+}
+
+#[actix_web::test]
+async fn where_requests_must_be_pushed_no_other_counts() {
+    let everywhere = TestApp::start_with(&[("REQUIRE_PUSHED_REQUESTS", "on")]).await;
+    let client = everywhere.client().await;
+    let refused = async |app: &TestApp, client: &str| {
+        let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
+        page.parameter("error")
+    };
+    assert_eq!(refused(&everywhere, &client).await.as_deref(), Some("invalid_request"));
+    let uri = pushed(&everywhere, &client).await;
+    let mut browser = everywhere.browser_of("ana").await;
+    let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &uri))).await;
+    assert_eq!(page.status, StatusCode::OK);
+    // Or for one client alone, that proves who it is.
+    let app = TestApp::start().await;
+    let strict = NewClient {
+        grant_types: vec![GrantType::AuthorizationCode],
+        redirect_uris: vec![RedirectUri::try_from(REDIRECT.to_owned()).unwrap()],
+        credentials: Credentials::Secret,
+        terms: OperatorTerms { pushes_requests: true, ..OperatorTerms::default() },
+        ..new_client("strict")
+    };
+    let (id, secret) = enter(&app, strict).await;
+    assert_eq!(refused(&app, &id).await.as_deref(), Some("invalid_request"));
+    assert_eq!(error_code(push(&app, &request(&id)).await).await, "invalid_client");
+    let mut form = request(&id);
+    form.push(("client_secret", &secret));
+    assert_eq!(push(&app, &form).await.status(), StatusCode::CREATED);
+}
+
+#[actix_web::test]
+async fn with_offline_access_only_who_asks_stays_connected() {
+    let app = TestApp::start_with(&[("OFFLINE_ACCESS", "on")]).await;
+    let client = app.client().await;
+    let metadata: Value = {
+        let url = format!("{}/.well-known/oauth-authorization-server", app.public);
+        app.http.get(url).send().await.unwrap().json().await.unwrap()
+    };
+    assert_eq!(metadata["scopes_supported"], json!(["mcp", "offline_access"]));
+    let mut browser = app.browser_of("ana").await;
+    let code = browser.allow(&authorize_query(&client, &[("scope", "mcp")])).await;
+    assert_eq!(Tokens::of(app.redeem(&client, &code).await).await.refresh, "");
+    let page = browser
+        .open(&format!("/authorize?{}", authorize_query(&client, &[("scope", "mcp offline_access")])))
+        .await;
+    assert!(page.body.contains("to stay connected"), "{}", page.body);
+    let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
+    let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+    // Nor does the resource ask for it (MCP authorization, "Refresh Tokens").
+    let challenge = app.check(reqwest::Method::POST, "mcp.example", "/mcp").send().await.unwrap();
+    assert!(!challenge.headers()["www-authenticate"].to_str().unwrap().contains("offline_access"));
+}
