@@ -116,7 +116,11 @@ impl Facade {
         if request.method.starts_with("tasks/") {
             return Err(Refused::Method(request.method.clone().into_owned()));
         }
-        let key = GroupKey { owner: owner.to_owned(), capabilities: capabilities(request.meta.capabilities) };
+        let key = GroupKey {
+            owner: owner.to_owned(),
+            capabilities: capabilities(request.meta.capabilities),
+            caller: caller.clone(),
+        };
         let group =
             Arc::clone(self.groups().entry(key.clone()).or_insert_with_key(|key| Arc::new(Group::new(key))));
         let params = request.message.params_text().unwrap_or("{}");

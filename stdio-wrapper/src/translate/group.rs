@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::listen::Listeners;
 use super::questions::{Needs, Question};
 use super::results::Greeting;
+use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
 use crate::protocol::{Kind, Message, Version, parse_line};
@@ -30,6 +31,8 @@ pub(super) struct GroupKey {
     pub(super) owner: String,
     /// The client's capabilities in one spelling.
     pub(super) capabilities: String,
+    /// What fills the command's placeholders: who has left a group must not go on with that group's child.
+    pub(super) caller: Placeholders,
 }
 
 /// Sessions of one principal and one set of capabilities.

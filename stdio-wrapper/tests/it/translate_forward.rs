@@ -154,3 +154,14 @@ async fn the_end_of_a_response_cancels_the_translated_call() {
     drop(response);
     wrapper.logged("notifications/cancelled").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a103_who_has_left_a_group_has_left_its_child() {
+    let child = ["python3", crate::wrapper::CHILD];
+    let wrapper = Wrapper::run(&["--identity=headers", "--env=WHERE={group}"], &child, &[]).await;
+    let ana = |group: &str| {
+        wrapper.client().with_header("x-auth-subject", "ana").with_header("x-auth-groups", group)
+    };
+    assert!(text(&ana("ops"), "self", json!({})).await.contains("\"WHERE\": \"ops\""));
+    assert!(text(&ana("dev"), "self", json!({})).await.contains("\"WHERE\": \"dev\""));
+}
