@@ -16,12 +16,44 @@ pub struct Person {
     pub password: String,
     /// What to answer when asked for a new password.
     pub new_password: String,
+    /// What the fields of the forms are called.
+    pub forms: FormNames,
+}
+
+/// What the fields of login and consent are called; the default is how ours are.
+#[derive(Debug, Clone)]
+pub struct FormNames {
+    /// The account name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+    /// The field that says yes, and what it says then.
+    pub consent: (String, String),
+}
+
+impl Default for FormNames {
+    fn default() -> Self {
+        let consent = ("decision".to_owned(), "allow".to_owned());
+        Self { username: "username".to_owned(), password: "password".to_owned(), consent }
+    }
 }
 
 impl Person {
     /// Somebody who keeps this password.
     pub fn new(username: &str, password: &str) -> Self {
-        Self { username: username.into(), password: password.into(), new_password: password.into() }
+        Self {
+            username: username.into(),
+            password: password.into(),
+            new_password: password.into(),
+            forms: FormNames::default(),
+        }
+    }
+
+    /// The same person before forms whose fields are called otherwise.
+    #[must_use]
+    pub fn at_forms(mut self, names: FormNames) -> Self {
+        self.forms = names;
+        self
     }
 
     /// The same person, who chooses a new password when asked.
@@ -34,11 +66,22 @@ impl Person {
 
 /// Goes through login and consent; answers the URL that the authorization server redirects the client to.
 pub async fn authorize(authorization_url: Url, redirect_uri: &str, person: &Person) -> Result<Url> {
-    let browser = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .cookie_store(true)
-        .timeout(std::time::Duration::from_secs(30))
-        .build()?;
+    authorize_in(&browser()?, authorization_url, redirect_uri, person).await
+}
+
+/// A browser that nobody has logged in with.
+pub fn browser() -> Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).cookie_store(true);
+    Ok(builder.timeout(std::time::Duration::from_secs(30)).build()?)
+}
+
+/// The same in a browser in which the person may be logged in already.
+pub async fn authorize_in(
+    browser: &reqwest::Client,
+    authorization_url: Url,
+    redirect_uri: &str,
+    person: &Person,
+) -> Result<Url> {
     let mut url = authorization_url;
     let mut body: Option<Vec<(String, String)>> = None;
     for _ in 0..MOST_STEPS {
@@ -110,10 +153,10 @@ impl Form {
         let mut body: Vec<(String, String)> = Vec::new();
         for field in &self.fields {
             let value = match field.name.as_str() {
-                "username" => person.username.clone(),
-                "password" => person.password.clone(),
+                name if name == person.forms.username => person.username.clone(),
+                name if name == person.forms.password => person.password.clone(),
                 "new_password" | "new_password_repeat" => person.new_password.clone(),
-                "decision" => "allow".to_owned(),
+                name if name == person.forms.consent.0 => person.forms.consent.1.clone(),
                 _ if field.kind == "hidden" => field.value.clone(),
                 _ => continue,
             };

@@ -23,6 +23,7 @@ pub mod process;
 pub mod raw;
 pub mod setup;
 pub mod stack;
+pub mod suite;
 pub mod upstream;
 
 pub use edge::Edge;

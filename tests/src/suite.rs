@@ -1,0 +1,154 @@
+//! A conformance and attack suite for any OAuth authorization server that serves MCP clients, seen from outside only.
+//!
+//! Each check names the section of the specification that asks for it, or the number of the attack in
+//! `docs/threat-model.md`. A check that cannot be made (no login, endpoint not announced) is skipped and says why.
+
+mod authorization;
+mod client;
+mod documents;
+mod grants;
+mod registration;
+mod resource;
+mod target;
+mod token;
+
+use std::fmt;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::browser::Person;
+
+pub use target::Target;
+
+/// What cannot be known from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Who logs in; without anybody, checks that need a code are skipped.
+    pub person: Option<Person>,
+    /// The URL of an MCP server behind this issuer, for `resource` and for checks of the resource itself.
+    pub resource: Option<String>,
+    /// A public client, where none may register.
+    pub client_id: Option<String>,
+    /// That client's redirect URI.
+    pub redirect_uri: Option<String>,
+}
+
+/// What became of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Pass,
+    /// Not as it should be.
+    Fail(String),
+    /// It could not be made.
+    Skip(String),
+}
+
+/// A check that was made, or skipped.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// Who asks for it: `RFC 8414 §3.3`, `attack 26`.
+    pub source: &'static str,
+    /// What has to hold.
+    pub rule: &'static str,
+    /// Whether it does.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// All checks of a run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// In the order in which they were made.
+    pub checks: Vec<Check>,
+}
+
+/// Why a check is skipped.
+#[derive(Debug)]
+struct Skipped(String);
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
+fn skip<T>(reason: impl Into<String>) -> Result<T> {
+    Err(Skipped(reason.into()).into())
+}
+
+impl Report {
+    async fn check(
+        &mut self,
+        source: &'static str,
+        rule: &'static str,
+        made: impl Future<Output = Result<()>>,
+    ) {
+        let outcome = match made.await {
+            Ok(()) => Outcome::Pass,
+            Err(error) => match error.downcast::<Skipped>() {
+                Ok(Skipped(reason)) => Outcome::Skip(reason),
+                Err(error) => Outcome::Fail(format!("{error:#}")),
+            },
+        };
+        self.checks.push(Check { source, rule, outcome });
+    }
+
+    /// How many passed, failed and were skipped.
+    pub fn counts(&self) -> [usize; 3] {
+        let count = |wanted: fn(&Outcome) -> bool| self.checks.iter().filter(|c| wanted(&c.outcome)).count();
+        [
+            count(|outcome| matches!(outcome, Outcome::Pass)),
+            count(|outcome| matches!(outcome, Outcome::Fail(_))),
+            count(|outcome| matches!(outcome, Outcome::Skip(_))),
+        ]
+    }
+
+    /// The rules that do not hold.
+    pub fn failed(&self) -> Vec<&'static str> {
+        let failed = self.checks.iter().filter(|check| matches!(check.outcome, Outcome::Fail(_)));
+        failed.map(|check| check.rule).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.checks.iter().map(|check| check.source.chars().count()).max().unwrap_or_default();
+        for Check { source, rule, outcome } in &self.checks {
+            let (word, reason) = match outcome {
+                Outcome::Pass => ("pass", None),
+                Outcome::Fail(reason) => ("FAIL", Some(reason)),
+                Outcome::Skip(reason) => ("skip", Some(reason)),
+            };
+            writeln!(f, "{word}  {source:width$}  {rule}")?;
+            if let Some(reason) = reason {
+                let line: String =
+                    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+                writeln!(f, "      {:width$}    {line}", "")?;
+            }
+        }
+        let [passed, failed, skipped] = self.counts();
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+/// Makes all checks.
+///
+/// # Errors
+/// When there is nothing to check: the issuer cannot be reached, or shows no metadata.
+pub async fn run(issuer: &str, options: Options) -> Result<Report> {
+    let mut report = Report::default();
+    let target = Target::find(issuer, options).await?;
+    documents::check(&target, &mut report).await;
+    registration::check(&target, &mut report).await;
+    let clients = client::Clients::of(&target).await;
+    authorization::check(&target, &clients, &mut report).await;
+    token::check(&target, &clients, &mut report).await;
+    grants::check(&target, &clients, &mut report).await;
+    resource::check(&target, &clients, &mut report).await;
+    Ok(report)
+}
