@@ -171,6 +171,8 @@ impl ProtectedHosts {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn hosts() -> ProtectedHosts {
@@ -268,5 +270,32 @@ mod tests {
         assert!(!mcp.includes(&resource("https://mcp.example.com/mcp-other")));
         assert!(!mcp.includes(&resource("https://mcp.example.com")));
         assert!(resource("https://mcp.example.com").includes(&mcp));
+    }
+
+    fn uri() -> impl Strategy<Value = ResourceUri> {
+        let segments = prop::collection::vec("[a-b]{1,2}", 0..4);
+        segments.prop_map(|segments| {
+            let path = segments.into_iter().fold(String::new(), |path, segment| path + "/" + &segment);
+            ResourceUri(format!("https://mcp.example{path}"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_resource_includes_what_is_below_it_by_whole_segments(a in uri(), b in uri(), c in uri()) {
+            let segments = |uri: &ResourceUri| uri.0.split('/').map(str::to_owned).collect::<Vec<_>>();
+            prop_assert_eq!(a.includes(&b), segments(&b).starts_with(&segments(&a)));
+            prop_assert!(a.includes(&a));
+            prop_assert!(!(a.includes(&b) && b.includes(&c)) || a.includes(&c));
+            prop_assert!(!(a.includes(&b) && b.includes(&a)) || a == b);
+        }
+
+        #[test]
+        fn what_is_read_stays_what_it_is_when_read_again(text in "(?i)https://mcp\\.example\\.com(:443)?(/[a-z%.;0-9]{0,6}){0,3}/?") {
+            if let Ok(read) = hosts().parse(&text) {
+                prop_assert_eq!(hosts().parse(read.as_str()), Ok(read.clone()));
+                prop_assert!(!read.as_str().ends_with('/'));
+            }
+        }
     }
 }

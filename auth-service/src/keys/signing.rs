@@ -149,6 +149,8 @@ fn ready(stored: &StoredSigningKey) -> Result<(LiveKey, Value), CryptoFailure> {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use crate::domain::clock::UnixTime;
     use crate::keys::set::RotationTerms;
 
@@ -317,6 +319,29 @@ mod tests {
             .map(|c| format!("{}{c}", &token[..token.len() - 1]));
         for token in twin {
             assert!(ring.verify::<Value>("at+jwt", &token).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_text_is_refused_and_so_is_any_change_to_a_token(
+            text in ".{0,120}",
+            at in any::<prop::sample::Index>(),
+            with in any::<char>(),
+        ) {
+            let ring = ring();
+            prop_assert!(ring.verify::<Value>("at+jwt", &text).is_err());
+            let token = ring.sign("at+jwt", &json!({ "sub": "x" })).unwrap();
+            let mut changed: Vec<char> = token.chars().collect();
+            let at = at.index(changed.len());
+            if changed[at] != with {
+                changed[at] = with;
+                let changed: String = changed.into_iter().collect();
+                prop_assert!(ring.verify::<Value>("at+jwt", &changed).is_err());
+            }
+            prop_assert!(ring.verify::<Value>("at+jwt", &token[..at]).is_err());
         }
     }
 }

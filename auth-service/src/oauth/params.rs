@@ -90,6 +90,7 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -130,5 +131,29 @@ mod tests {
     fn a040_thousands_of_parameters_are_refused() {
         let query = "a=1&".repeat(10_000);
         assert_eq!(Params::of_query(&query).unwrap_err(), BadParams::Unreadable);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(params) = Params::read(&bytes) {
+                let _ = params.has_doubled();
+            }
+        }
+
+        #[test]
+        fn what_was_sent_is_what_is_read(pairs in prop::collection::vec(("[a-c]{1,2}", ".{0,12}"), 0..8)) {
+            let encoded = serde_urlencoded::to_string(&pairs).unwrap();
+            let params = Params::of_query(&encoded).unwrap();
+            for (name, value) in &pairs {
+                let values: Vec<_> = pairs.iter().filter(|(other, _)| other == name).collect();
+                let expected = match values.as_slice() {
+                    [_] => Ok(Some(value.as_str()).filter(|value| !value.is_empty())),
+                    _ => Err(BadParams::Doubled),
+                };
+                prop_assert_eq!(params.one(name), expected);
+                prop_assert_eq!(params.has_doubled() || values.len() == 1, true);
+            }
+        }
     }
 }
