@@ -1,7 +1,7 @@
 //! The check behind every edge proxy: one route and one parser for each proxy, one decision for all.
 //!
 //! A proxy's shell (here over HTTP) says whether the caller is a trusted edge, its
-//! parser reads what it says of the request, [`decision`] decides, and the shell puts the answer in the proxy's words.
+//! parser reads what it says of the request, `decision` decides, and the shell puts the answer in the proxy's words.
 
 mod answer;
 pub mod caddy;
