@@ -1,5 +1,8 @@
 //! Who a token is: its verified facts. What they allow is policy's to say, on every request anew.
 
+mod assertions;
+mod cache;
+
 use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
@@ -11,6 +14,9 @@ use crate::domain::scope::Scope;
 use crate::keys::signing::KeyRing;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::store::{Store, StoreError};
+
+pub use assertions::Assertions;
+pub use cache::{CacheTerms, FactsCache, Known, Sources};
 
 /// What is known of the bearer of a valid access token.
 #[derive(Debug, Clone)]
@@ -57,26 +63,30 @@ pub enum NoFacts {
 /// How far the clocks of replicas may lie apart: a token from the future by more was not issued by us.
 const LEEWAY_SECONDS: u64 = 5;
 
-/// Finds out who `token` is.
-pub async fn of_token(
-    token: &str,
-    keys: &KeyRing,
+/// The claims of a token of ours, or that it is none. Nothing but the token and the keys decides this.
+fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, NoFacts> {
+    keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| NoFacts::Invalid)
+}
+
+/// Finds out what became of what the claims say. Also gives the grant on whose behalf the token's own grant is.
+async fn of_claims(
+    claims: AccessTokenClaims,
     issuer: &Issuer,
     store: &dyn Store,
     now: UnixTime,
-) -> Result<Facts, NoFacts> {
-    let claims: AccessTokenClaims = keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| NoFacts::Invalid)?;
+) -> Result<(Facts, Option<GrantId>), NoFacts> {
     if claims.iss != issuer.as_str() || claims.iat.0 > now.0.saturating_add(LEEWAY_SECONDS) {
         return Err(NoFacts::Invalid);
     }
     if claims.exp <= now {
         return Err(NoFacts::Expired);
     }
-    let (grant, account) = store.held_grant(&claims.gid, now).await?.ok_or(NoFacts::Revoked)?;
-    if account.disabled || grant.subject != claims.sub || grant.client_id != claims.client_id {
+    let held = store.held_grant(&claims.gid, &claims.client_id, &claims.sub, now).await?;
+    let (grant, account) = held.ok_or(NoFacts::Revoked)?;
+    if account.disabled {
         return Err(NoFacts::Revoked);
     }
-    Ok(Facts {
+    let facts = Facts {
         subject: claims.sub,
         username: account.username,
         email: account.email,
@@ -86,6 +96,8 @@ pub async fn of_token(
         scope: claims.scope,
         resources: claims.aud,
         bound_to: claims.cnf.map(|cnf| cnf.jkt),
-        expires_at: claims.exp,
-    })
+        // Nothing of a grant outlives it.
+        expires_at: claims.exp.min(grant.expires_at),
+    };
+    Ok((facts, grant.parent))
 }

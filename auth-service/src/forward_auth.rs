@@ -25,7 +25,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::domain::resource::ResourceUri;
-use crate::facts::{self, NoFacts};
+use crate::facts::{Known, NoFacts};
 use crate::policy::{Decision, Presented, decide};
 use crate::state::AppState;
 
@@ -152,36 +152,35 @@ async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppSta
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    let site = &state.config.site;
-    let invalid = |reason| conclude(asked, resource, Presented::InvalidToken(reason), state);
+    let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state);
     let (token, scheme) = match &asked.bearer {
-        Bearer::None => return conclude(asked, resource, Presented::Nothing, state),
+        Bearer::None => return conclude(asked, resource, None, Presented::Nothing, state),
         Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
         Bearer::Token(token) => (token, Scheme::Bearer),
         Bearer::Bound(token) => (token, Scheme::Dpop),
     };
-    let found = facts::of_token(token, &state.keys, &site.issuer, state.store.as_ref(), state.now());
-    let facts = match found.await {
-        Ok(facts) => facts,
+    let known = match state.facts_of(token).await {
+        Ok(known) => known,
         Err(NoFacts::Invalid) => return invalid("the access token is not valid"),
         Err(NoFacts::Expired) => return invalid("the access token has expired"),
         Err(NoFacts::Revoked) => return invalid("the access token has been revoked"),
         Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
     };
-    if let Err(unproven) = possession::check(asked, resource, scheme, token, &facts, state).await {
+    if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.facts, state).await {
         return Answer::unproven(&unproven, resource, &asked.host, state);
     }
-    conclude(asked, resource, Presented::Token(&facts), state)
+    conclude(asked, resource, Some(&known), Presented::Token(&known.facts), state)
 }
 
 fn conclude(
     asked: &AccessRequest,
     resource: &ResourceUri,
+    known: Option<&Known>,
     presented: Presented<'_>,
     state: &AppState,
 ) -> Answer {
-    match (decide(presented, &state.policy, resource), presented) {
-        (Decision::Allow, Presented::Token(facts)) => Answer::allow(facts, resource, state),
+    match (decide(presented, &state.policy, resource), known) {
+        (Decision::Allow, Some(known)) => Answer::allow(known, resource, state),
         (Decision::Deny(denial), _) => Answer::deny(&denial, resource, &asked.host, state),
         // No rule allows what has no token. Should one ever, there is no identity to hand on.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),

@@ -10,6 +10,7 @@ use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::scope::Scope;
 use crate::dpop::Dpop;
+use crate::facts::{FactsCache, Known, NoFacts, Sources};
 use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::login_rate::LoginRate;
@@ -44,6 +45,8 @@ pub struct AppState {
     pub device_rate: DeviceRate,
     /// Limits how fast passwords may be guessed.
     pub login_rate: LoginRate,
+    /// Who tokens are.
+    pub facts: FactsCache,
     /// The rules.
     pub policy: Policy,
     clock: Arc<dyn Clock>,
@@ -89,6 +92,7 @@ impl AppState {
             registration_rate: RegistrationRate::new(config.clients.rate),
             device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
+            facts: FactsCache::new(config.storage.facts),
             policy: Policy::default(),
             config,
             store,
@@ -117,6 +121,13 @@ impl AppState {
     /// Every scope that there is.
     pub fn catalogue(&self) -> Scope {
         self.policy.catalogue().clone()
+    }
+
+    /// Who `token` is.
+    pub async fn facts_of(&self, token: &str) -> Result<Arc<Known>, NoFacts> {
+        let (keys, issuer) = (&self.keys, &self.config.site.issuer);
+        let sources = Sources { keys, issuer, store: self.store.as_ref(), now: self.now() };
+        self.facts.of_token(token, sources).await
     }
 
     /// A use of `client`, now.

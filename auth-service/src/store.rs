@@ -1,6 +1,7 @@
 //! What is remembered: one trait in terms of the domain, not of keys. Every method is atomic and, when it
 //! returns, durable as far as the store in use promises.
 
+pub mod changes;
 pub mod embedded;
 mod pending;
 pub mod redis;
@@ -11,12 +12,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::set::KeySet;
+
+use changes::Changes;
 
 pub use pending::PendingStore;
 
@@ -158,6 +161,14 @@ pub trait Store: PendingStore {
         now: UnixTime,
     ) -> Result<bool, StoreError>;
 
+    /// Switches an account on or off; false when there is none. One that is switched off is logged out, and its tokens
+    /// open nothing.
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError>;
+    /// Replaces the groups of an account; false when there is none.
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError>;
+    /// Replaces the address of an account; false when there is none.
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError>;
+
     /// Remembers a login.
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
     /// The live login behind a cookie.
@@ -200,9 +211,16 @@ pub trait Store: PendingStore {
     ) -> Result<Rotation, StoreError>;
     /// Ends a grant and everything issued from it.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
-    /// A live grant whose client still holds it ([`Grant::is_held_by`]), with the person behind it: what a check
-    /// needs, in one call. A grant on behalf of another one counts only as long as that other one does.
-    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError>;
+    /// A live grant of that client and person, if the client still holds it ([`Grant::is_held_by`]), with the person's
+    /// account: what a check needs, in one round trip. A grant on behalf of another one counts only as long as that
+    /// other one does.
+    async fn held_grant(
+        &self,
+        id: &GrantId,
+        client: &ClientId,
+        subject: &Subject,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError>;
 
     /// The signing keys; none before the first start.
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
@@ -215,6 +233,9 @@ pub trait Store: PendingStore {
 
     /// Removes what has expired and does not go by itself; how many rows it was.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
+    /// What changes, for those who keep copies of what [`Store::held_grant`] said. A change is noted before the call
+    /// that made it returns; those of other processes as soon as they are heard of.
+    fn changes(&self) -> &Changes;
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,12 +1,15 @@
 //! What every store must do: one suite, run on the embedded store, on a Redis and on a Redis Cluster.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/chaos.rs"]
+mod chaos;
 #[path = "support/redis_server.rs"]
 mod redis_server;
 
 mod store {
     mod accounts;
     mod clients;
+    mod facts;
     mod faults;
     mod grants;
     mod keys;

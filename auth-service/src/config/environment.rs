@@ -26,6 +26,8 @@ pub(super) const NAMES: &[&str] = &[
     "EDGE_GRPC_LISTEN",
     "EDGE_LISTEN",
     "EDGE_SECRET",
+    "FACTS_CACHE",
+    "FACTS_TTL",
     "ISSUER",
     "LOGIN_SESSION_TTL",
     "LOG_FORMAT",

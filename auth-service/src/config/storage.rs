@@ -1,13 +1,18 @@
 //! What is remembered where.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::facts::CacheTerms;
 use crate::keys::seal::StoreKey;
 use crate::store::redis::RedisAddress;
 
-use super::{Environment, Problems};
+use super::{Environment, Problems, durations};
+
+const TOKENS: usize = 100_000;
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The store.
 #[derive(Debug, Clone)]
@@ -19,6 +24,9 @@ pub struct Storage {
     /// `STORE_KEY`: 32 bytes in base64 that encrypt what is stored. Required with Redis; with the embedded store made
     /// in `DATA_DIR` on the first start when not set.
     pub key: Option<StoreKey>,
+    /// `FACTS_CACHE`, 100000: the most access tokens whose facts are kept in memory. `FACTS_TTL`, 10 s: for how long at
+    /// most, changes or not.
+    pub facts: CacheTerms,
 }
 
 #[derive(Default, Deserialize)]
@@ -26,6 +34,8 @@ struct Raw {
     data_dir: Option<PathBuf>,
     store_key: Option<String>,
     redis_url: Option<String>,
+    facts_cache: Option<String>,
+    facts_ttl: Option<String>,
 }
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storage {
@@ -50,5 +60,14 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
             None
         }
     });
-    Storage { data_dir: raw.data_dir.unwrap_or_else(|| PathBuf::from("data")), redis, key }
+    let tokens = raw.facts_cache.map_or(Ok(TOKENS), |text| text.parse::<usize>());
+    let tokens = tokens.ok().filter(|tokens| (1..=10_000_000).contains(tokens)).unwrap_or_else(|| {
+        problems.add("FACTS_CACHE", "must be a number of tokens from 1 to 10000000");
+        TOKENS
+    });
+    // The net under a change that goes unnoticed: it must not be wide.
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
+    let longest = durations::read("FACTS_TTL", raw.facts_ttl, LONGEST, least, most, problems);
+    let facts = CacheTerms { tokens, longest };
+    Storage { facts, data_dir: raw.data_dir.unwrap_or_else(|| PathBuf::from("data")), redis, key }
 }

@@ -123,6 +123,11 @@ impl TokenHash {
         Self(Sha256::digest(text).into())
     }
 
+    /// The hash itself.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The hash in base64url: a store key.
     pub fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
 use crate::dpop::ProofRefused;
-use crate::facts::Facts;
+use crate::facts::Known;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
 use crate::policy::Denial;
@@ -47,25 +47,30 @@ pub(super) struct Answer {
 impl Answer {
     /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
     /// client's own through.
-    pub(super) fn allow(facts: &Facts, resource: &ResourceUri, state: &AppState) -> Self {
+    pub(super) fn allow(known: &Known, resource: &ResourceUri, state: &AppState) -> Self {
+        let facts = &known.facts;
         let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
         let scope = facts.scope.to_string();
         let email = facts.email.as_deref().unwrap_or_default();
         let now = state.now();
-        let claims = AssertionClaims {
-            iss: state.config.site.issuer.as_str(),
-            aud: resource.as_str(),
-            sub: facts.subject.as_str(),
-            username: facts.username.as_str(),
-            email,
-            groups: &facts.groups,
-            client_id: facts.client_id.as_str(),
-            scope: &scope,
-            iat: now,
-            exp: now.plus(ASSERTION_LIFETIME),
-            token_exp: facts.expires_at,
+        let sign = || {
+            let claims = AssertionClaims {
+                iss: state.config.site.issuer.as_str(),
+                aud: resource.as_str(),
+                sub: facts.subject.as_str(),
+                username: facts.username.as_str(),
+                email,
+                groups: &facts.groups,
+                client_id: facts.client_id.as_str(),
+                scope: &scope,
+                iat: now,
+                exp: now.plus(ASSERTION_LIFETIME),
+                token_exp: facts.expires_at,
+            };
+            state.keys.sign(ASSERTION_TYPE, &claims)
         };
-        let Ok(assertion) = state.keys.sign(ASSERTION_TYPE, &claims) else {
+        let signed = known.assertions.for_resource(resource, 0, now, ASSERTION_LIFETIME, sign);
+        let Ok(assertion) = signed else {
             tracing::error!("an assertion could not be signed");
             return Self::unavailable();
         };

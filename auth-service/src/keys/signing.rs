@@ -83,6 +83,11 @@ impl KeyRing {
         Ok(is_gone)
     }
 
+    /// Which keys these are: another number, other keys.
+    pub fn revision(&self) -> u64 {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).set.revision()
+    }
+
     /// The public keys.
     pub fn jwks(&self) -> Jwks {
         self.ring().jwks.clone()

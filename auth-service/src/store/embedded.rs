@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redb::{Database, DatabaseError, ReadableDatabase};
 
-use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
@@ -21,6 +21,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
+use super::changes::Changes;
 use super::rules::{self, CodeRow};
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use rows::{Reader, Rows, Table, Writable};
@@ -32,6 +33,7 @@ pub use files::{OpenError, exists, store_key};
 pub struct EmbeddedStore {
     database: Arc<Database>,
     sealer: Arc<Sealer>,
+    changes: Arc<Changes>,
     writer: Writer,
 }
 
@@ -54,8 +56,28 @@ impl EmbeddedStore {
             StoreError::Unavailable(reason) => OpenError::Damaged(path.clone(), reason),
         };
         rows::prepare(&database, &sealer).map_err(damaged)?;
-        let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer)).map_err(damaged)?;
-        Ok(Self { database, sealer, writer })
+        let changes = Arc::new(Changes::of_one_process());
+        let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer), Arc::clone(&changes))
+            .map_err(damaged)?;
+        Ok(Self { database, sealer, changes, writer })
+    }
+
+    async fn change_account(
+        &self,
+        subject: &Subject,
+        change: impl Fn(&mut Account) + Send + 'static,
+    ) -> Result<bool, StoreError> {
+        let subject = subject.clone();
+        self.writer
+            .write(move |rows| {
+                let Some(mut account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
+                    return Ok(false);
+                };
+                change(&mut account);
+                rows.put(Table::Accounts, subject.as_str(), &account, None)?;
+                Ok(true)
+            })
+            .await
     }
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
@@ -221,6 +243,20 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
+        self.change_account(subject, move |account| account.disabled = disabled).await
+    }
+
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
+        let groups = groups.to_vec();
+        self.change_account(subject, move |account| account.groups.clone_from(&groups)).await
+    }
+
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
+        let email = email.map(str::to_owned);
+        self.change_account(subject, move |account| account.email.clone_from(&email)).await
+    }
+
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
         let session = session.clone();
         self.writer
@@ -364,21 +400,26 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| rows.remove(Table::Grants, id.as_str())).await
     }
 
-    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError> {
+    async fn held_grant(
+        &self,
+        id: &GrantId,
+        client: &ClientId,
+        subject: &Subject,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError> {
         self.read(|rows| {
-            let Some(grant) = live_grant(rows, id, now)? else {
+            let grant = live_grant(rows, id, now)?;
+            let client = clients::live(rows, client, now)?;
+            let account = rows.get(Table::Accounts, subject.as_str())?;
+            let Some((grant, account)) = rules::held(grant, client.as_ref(), account) else {
                 return Ok(None);
             };
-            if !is_held(rows, &grant, now)? {
-                return Ok(None);
-            }
             if let Some(parent) = &grant.parent
                 && !live_grant(rows, parent, now)?.map_or(Ok(false), |parent| is_held(rows, &parent, now))?
             {
                 return Ok(None);
             }
-            let account: Option<Account> = rows.get(Table::Accounts, grant.subject.as_str())?;
-            Ok(account.map(|account| (grant, account)))
+            Ok(Some((grant, account)))
         })
     }
 
@@ -423,6 +464,10 @@ impl Store for EmbeddedStore {
             }
         }
         Ok(removed)
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -6,17 +6,20 @@
 mod accounts;
 mod address;
 mod cells;
+mod circuit;
 mod clients;
 mod connection;
 mod grants;
 mod keys;
 mod pending;
+mod tracking;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
@@ -24,11 +27,13 @@ use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
+use super::changes::Changes;
 use super::rules;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use cells::{Cells, Found, Life, Tries};
 use connection::Connection;
 use keys::Keys;
+use tracking::Tracking;
 
 pub use address::{InvalidRedisUrl, RedisAddress};
 
@@ -40,6 +45,7 @@ const KEY_CHECK: &str = "right key, schema 1";
 /// See the module's text.
 pub struct RedisStore {
     cells: Cells,
+    _tracking: Tracking,
 }
 
 impl RedisStore {
@@ -61,7 +67,10 @@ impl RedisStore {
         let sealer = Sealer::new(key, Purpose::StoredValue)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let connection = Connection::open(address).await?;
-        let store = Self { cells: Cells { connection, keys: Keys::new(prefix), sealer } };
+        let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
+        let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
+        let cells = Cells { connection, keys, sealer, changes };
+        let store = Self { cells, _tracking: tracking };
         let check = store.cells.keys.key_check();
         store.cells.swap(&check, None::<&Found<()>>, &KEY_CHECK, None).await?;
         store.ping().await?;
@@ -143,6 +152,18 @@ impl Store for RedisStore {
         accounts::replace_password(&self.cells, subject, old, new, now).await
     }
 
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
+        accounts::change(&self.cells, subject, |account| account.disabled = disabled).await
+    }
+
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
+        accounts::change(&self.cells, subject, |account| account.groups = groups.to_vec()).await
+    }
+
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
+        accounts::change(&self.cells, subject, |account| account.email = email.map(str::to_owned)).await
+    }
+
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
         // A session is added in the second of its login.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
@@ -206,8 +227,14 @@ impl Store for RedisStore {
         grants::revoke(&self.cells, id).await
     }
 
-    async fn held_grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<(Grant, Account)>, StoreError> {
-        grants::held(&self.cells, id, now).await
+    async fn held_grant(
+        &self,
+        id: &GrantId,
+        client: &ClientId,
+        subject: &Subject,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError> {
+        grants::held(&self.cells, id, client, subject, now).await
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
@@ -243,6 +270,10 @@ impl Store for RedisStore {
         clients::sweep(&self.cells, now).await
     }
 
+    fn changes(&self) -> &Changes {
+        &self.cells.changes
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
             Some(check) if check.value == KEY_CHECK => Ok(()),
@@ -251,7 +282,10 @@ impl Store for RedisStore {
                 check.value
             ))),
             // Redis answers, but was emptied since we connected: everything is refused until clients come back.
-            None => Ok(()),
+            None => {
+                self.cells.changes.note_everything();
+                Ok(())
+            }
         }
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::Subject;
+use crate::domain::account::{Account, Subject};
 use crate::domain::client::{Client, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::Consent;
 use crate::domain::device::DeviceAuthorization;
-use crate::domain::grant::AuthorizationCode;
+use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
@@ -54,6 +54,16 @@ pub(super) fn with_consent(
     let mut consent = known.unwrap_or_else(|| Consent::new(subject.clone(), client));
     consent.add(what.0, what.1);
     consent
+}
+
+/// The grant and the person, if the grant is theirs and the client still holds it.
+pub(super) fn held(
+    grant: Option<Grant>,
+    client: Option<&Client>,
+    account: Option<Account>,
+) -> Option<(Grant, Account)> {
+    let (grant, client, account) = (grant?, client?, account?);
+    (grant.is_held_by(client) && grant.subject == account.subject).then_some((grant, account))
 }
 
 /// Whether a registration asks for the public client that is there already.

@@ -174,12 +174,18 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
 
 pub(crate) async fn a_client_that_is_switched_off_is_not_used(world: &World) {
     let (client, _, grant) = granted(world.store(), "a", "refresh").await;
-    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_some());
+    assert!(
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some()
+    );
     assert!(world.store().set_client_disabled(&client.id, true).await.unwrap());
-    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
+    );
     assert!(!use_it(world.store(), &client, NOW).await);
     assert!(world.store().set_client_disabled(&client.id, false).await.unwrap());
-    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_some());
+    assert!(
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some()
+    );
     assert!(use_it(world.store(), &client, NOW).await);
     assert!(!world.store().set_client_disabled(&id("nobody"), true).await.unwrap());
 }
@@ -190,10 +196,14 @@ pub(crate) async fn deletion_ends_grants_and_coming_back_does_not_revive_them(wo
     assert!(!world.store().delete_client(&gone.id).await.unwrap());
     assert!(world.store().client(&gone.id, NOW).await.unwrap().is_none());
     assert!(names(world.store()).await.is_empty());
-    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
+    );
     assert!(!use_it(world.store(), &gone, NOW).await, "who saw it before cannot use it");
     register(world.store(), &client("a")).await;
-    assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+    assert!(
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
+    );
     assert!(!use_it(world.store(), &gone, NOW).await, "it is another registration now");
 }
 

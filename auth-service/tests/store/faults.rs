@@ -32,19 +32,22 @@ async fn a088_redis_that_is_killed_is_an_error_at_once_and_works_again_when_it_i
     server.kill();
     for _ in 0..20 {
         let start = Instant::now();
-        let error = store.held_grant(&grant.id, NOW).await.unwrap_err();
+        let error = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert!(store.ping().await.is_err() && store.revoke_grant(&grant.id).await.is_err());
     }
     let start = Instant::now();
     for _ in 0..100 {
-        assert!(store.held_grant(&grant.id, NOW).await.is_err());
+        assert!(store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.is_err());
     }
     assert!(start.elapsed() < Duration::from_millis(200), "nothing waits while Redis is away");
     assert!(server.run());
     recovers(&store, Duration::from_secs(10)).await;
-    assert!(store.held_grant(&grant.id, NOW).await.unwrap().is_some(), "what was acknowledged is there");
+    assert!(
+        store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some(),
+        "what was acknowledged is there"
+    );
     assert!(
         store.delete_client(&client.id).await.unwrap(),
         "scripts work although the new process knows none"
@@ -96,7 +99,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
     let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +eval +evalsha \
-                +zadd +zrem +zcard +zscore +zrange +zrangebylex +zrangebyscore +sadd +srem +smembers";
+                +client|tracking +ping +zadd +zrem +zcard +zscore +zrange +zrangebylex +zrangebyscore +sadd +srem +smembers";
     let words: Vec<&[u8]> = rule.split_whitespace().map(str::as_bytes).collect();
     assert_eq!(admin.ask(&words), super::resp::Reply::Text("OK".to_owned()));
     let limited = connect(&at("gate:p%40ss@")).await.unwrap();

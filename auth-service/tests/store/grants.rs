@@ -122,10 +122,18 @@ pub(crate) async fn a_grant_lives_until_its_end_or_its_revocation(world: &World)
     let last = UnixTime(grant.expires_at.0 - 1);
     assert!(world.store().grant(&grant.id, last).await.unwrap().is_some());
     assert!(world.store().grant(&grant.id, grant.expires_at).await.unwrap().is_none());
-    assert!(world.store().held_grant(&grant.id, grant.expires_at).await.unwrap().is_none());
+    assert!(
+        world
+            .store()
+            .held_grant(&grant.id, &grant.client_id, &grant.subject, grant.expires_at)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert!(world.store().grant_of_refresh(&hash("refresh"), last).await.unwrap().is_some());
     assert!(world.store().grant_of_refresh(&hash("refresh"), grant.expires_at).await.unwrap().is_none());
-    let (held, account) = world.store().held_grant(&grant.id, NOW).await.unwrap().unwrap();
+    let (held, account) =
+        world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().unwrap();
     assert_eq!((held.id, account.subject), (grant.id.clone(), person.subject));
     world.store().revoke_grant(&grant.id).await.unwrap();
     world.store().revoke_grant(&grant.id).await.unwrap();
@@ -223,6 +231,13 @@ pub(crate) async fn a066_a_revoked_grant_stays_revoked_whatever_comes_at_once(wo
             })
             .await;
         assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_none());
-        assert!(world.store().held_grant(&grant.id, NOW).await.unwrap().is_none());
+        assert!(
+            world
+                .store()
+                .held_grant(&grant.id, &grant.client_id, &grant.subject, NOW)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -194,7 +194,7 @@ impl Caller {
         let mut all = said(&store.clients(None, 100, self.now).await);
         for code in &self.codes {
             all += &said(&store.grant(&code.grant_id, self.now).await);
-            all += &said(&store.held_grant(&code.grant_id, self.now).await);
+            all += &said(&store.held_grant(&code.grant_id, &code.client_id, &code.subject, self.now).await);
         }
         for token in &self.tokens {
             all += &said(&store.grant_of_refresh(&hash(token), self.now).await);

@@ -233,14 +233,29 @@ pub(crate) async fn a_grant_on_behalf_of_another_ends_with_it(world: &World) {
             ..grant(&code(&service, &person.subject, NOW), "", NOW)
         };
         assert!(world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap());
-        assert!(world.store().held_grant(&child.id, NOW).await.unwrap().is_some());
+        assert!(
+            world
+                .store()
+                .held_grant(&child.id, &child.client_id, &child.subject, NOW)
+                .await
+                .unwrap()
+                .is_some()
+        );
         let mut now = NOW;
         match parent_ends_by {
             "revocation" => world.store().revoke_grant(&parent.id).await.unwrap(),
             "client" => assert!(world.store().set_client_disabled(&parent_client.id, true).await.unwrap()),
             _ => now = parent.expires_at,
         }
-        assert!(world.store().held_grant(&child.id, now).await.unwrap().is_none(), "{parent_ends_by}");
+        assert!(
+            world
+                .store()
+                .held_grant(&child.id, &child.client_id, &child.subject, now)
+                .await
+                .unwrap()
+                .is_none(),
+            "{parent_ends_by}"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! The suite, on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, grants, keys, pending};
+use super::{accounts, clients, facts, grants, keys, pending};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -78,4 +78,8 @@ conformance! {
     pending::an_account_that_is_removed_leaves_its_name,
     pending::a_grant_on_behalf_of_another_ends_with_it,
     pending::one_person_of_an_issuer_is_one_account,
+    facts::a066_a083_what_ends_is_refused_everywhere_within_a_moment,
+    facts::a083_facts_follow_the_account_at_once,
+    facts::a084_callers_who_come_at_once_get_their_own_facts,
+    facts::facts_end_with_their_token_and_after_a_while_are_asked_anew,
 }

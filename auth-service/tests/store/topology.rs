@@ -131,7 +131,7 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
     let mut refused = 0;
     loop {
         let asked = Instant::now();
-        match store.held_grant(&grant.id, NOW).await {
+        match store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await {
             Ok(found) => {
                 assert!(found.is_some(), "the replica has what the master acknowledged a while ago");
                 break;

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use crate::redis_server::RedisServer;
 
 pub(crate) struct World {
-    replicas: Vec<Arc<dyn Store>>,
+    pub(crate) replicas: Vec<Arc<dyn Store>>,
     next: AtomicUsize,
     _server: Option<RedisServer>,
     _data: Option<tempfile::TempDir>,

@@ -1,5 +1,6 @@
 //! Tables of rows ([`row`]). A row's place is its table and key.
 
+use std::cell::RefCell;
 use std::ops::Bound;
 
 use redb::{
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::Sealer;
+use crate::store::changes::About;
 use crate::store::{StoreError, row};
 
 type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -113,6 +115,16 @@ impl Table {
             Self::LinksBack => "links_back",
             Self::Keys => "keys",
             Self::Meta => "meta",
+        }
+    }
+
+    /// What copies are made from, when it is kept here.
+    const fn about(self) -> Option<About> {
+        match self {
+            Self::Grants => Some(About::Grant),
+            Self::Clients => Some(About::Client),
+            Self::Accounts => Some(About::Account),
+            _ => None,
         }
     }
 
@@ -259,13 +271,25 @@ impl Rows for Reader<'_> {
 pub(super) struct Writable<'a> {
     transaction: &'a WriteTransaction,
     sealer: &'a Sealer,
+    touched: RefCell<Vec<(About, String)>>,
 }
 
 type OpenTable<'a> = redb::Table<'a, &'static str, &'static [u8]>;
 
 impl<'a> Writable<'a> {
     pub(super) fn new(transaction: &'a WriteTransaction, sealer: &'a Sealer) -> Self {
-        Self { transaction, sealer }
+        Self { transaction, sealer, touched: RefCell::default() }
+    }
+
+    /// The rows written so far that copies are made from.
+    pub(super) fn touched(self) -> Vec<(About, String)> {
+        self.touched.into_inner()
+    }
+
+    fn touch(&self, table: Table, key: &str) {
+        if let Some(about) = table.about() {
+            self.touched.borrow_mut().push((about, key.to_owned()));
+        }
     }
 
     fn table(&self, table: Table) -> Result<OpenTable<'a>, StoreError> {
@@ -281,6 +305,7 @@ impl<'a> Writable<'a> {
         expires_at: Option<UnixTime>,
     ) -> Result<(), StoreError> {
         let row = row::seal(self.sealer, &place(table, key), value, expires_at)?;
+        self.touch(table, key);
         self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
         Ok(())
     }
@@ -309,6 +334,7 @@ impl<'a> Writable<'a> {
 
     /// Removes a row, if it is there.
     pub(super) fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
+        self.touch(table, key);
         self.table(table)?.remove(key).map_err(unavailable)?;
         Ok(())
     }
@@ -328,6 +354,7 @@ impl<'a> Writable<'a> {
                 .map_err(unavailable)?
                 .is_some_and(|row| row::is_over(row.value(), now));
             if gone {
+                self.touch(table, key);
                 rows.remove(key.as_str()).map_err(unavailable)?;
                 removed += 1;
             }

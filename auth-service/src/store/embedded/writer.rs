@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::seal::Sealer;
 use crate::store::StoreError;
+use crate::store::changes::Changes;
 
 use super::rows::{Writable, unavailable};
 
@@ -57,12 +58,16 @@ fn stopped() -> StoreError {
 }
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>, sealer: Arc<Sealer>) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        database: Arc<Database>,
+        sealer: Arc<Sealer>,
+        changes: Arc<Changes>,
+    ) -> Result<Self, StoreError> {
         let (queue, mut waiting) = mpsc::channel::<Box<dyn Job>>(QUEUE);
         let run = move || {
             let mut batch = Vec::with_capacity(BATCH);
             while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
-                write_batch(&database, &sealer, std::mem::take(&mut batch));
+                write_batch(&database, &sealer, &changes, std::mem::take(&mut batch));
             }
         };
         let thread =
@@ -93,8 +98,8 @@ impl Drop for Writer {
     }
 }
 
-fn write_batch(database: &Database, sealer: &Sealer, mut batch: Vec<Box<dyn Job>>) {
-    if commit(database, sealer, &mut batch).is_ok() {
+fn write_batch(database: &Database, sealer: &Sealer, changes: &Changes, mut batch: Vec<Box<dyn Job>>) {
+    if commit(database, sealer, changes, &mut batch).is_ok() {
         for job in batch {
             job.finish(Ok(()));
         }
@@ -103,20 +108,29 @@ fn write_batch(database: &Database, sealer: &Sealer, mut batch: Vec<Box<dyn Job>
     // One of them cannot be done. Alone, each gets the answer that is its own.
     for job in batch {
         let mut alone = [job];
-        let committed = commit(database, sealer, &mut alone);
+        let committed = commit(database, sealer, changes, &mut alone);
         let [job] = alone;
         job.finish(committed);
     }
 }
 
-fn commit(database: &Database, sealer: &Sealer, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+fn commit(
+    database: &Database,
+    sealer: &Sealer,
+    changes: &Changes,
+    jobs: &mut [Box<dyn Job>],
+) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(unavailable)?;
-    {
-        let rows = Writable::new(&transaction, sealer);
-        for job in jobs {
-            job.run(&rows)?;
-        }
+    let rows = Writable::new(&transaction, sealer);
+    for job in jobs {
+        job.run(&rows)?;
     }
+    let touched = rows.touched();
     // redb's default durability: on disk when commit returns.
-    transaction.commit().map_err(unavailable)
+    let committed = transaction.commit().map_err(unavailable);
+    // Noted before anybody is told, and also when nobody can say what became of it.
+    for (about, id) in touched {
+        changes.note(about, &id);
+    }
+    committed
 }

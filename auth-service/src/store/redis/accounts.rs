@@ -99,3 +99,24 @@ pub(super) async fn replace_password(
         }
     }
 }
+
+/// Changes an account; false when there is none.
+pub(super) async fn change(
+    cells: &Cells,
+    subject: &Subject,
+    change: impl Fn(&mut Account),
+) -> Result<bool, StoreError> {
+    let key = cells.keys.account(subject);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = cells.read::<Account>(&key).await? else {
+            return Ok(false);
+        };
+        let mut account = found.value.clone();
+        change(&mut account);
+        if cells.swap(&key, Some(&found), &account, None).await? {
+            return Ok(true);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Sealed values in Redis, and the one way to change them. Redis cannot read them, so a change is read, decided here,
 //! and written on condition that nobody wrote in between.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fred::bytes::Bytes;
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::Sealer;
+use crate::store::changes::Changes;
 use crate::store::{StoreError, row};
 
 use super::connection::{Connection, Script};
@@ -61,6 +62,7 @@ pub(super) struct Cells {
     pub(super) connection: Connection,
     pub(super) keys: Keys,
     pub(super) sealer: Sealer,
+    pub(super) changes: Arc<Changes>,
 }
 
 /// A value as it was read.
@@ -108,6 +110,13 @@ fn bytes(row: Vec<u8>) -> Value {
 }
 
 impl Cells {
+    /// To be called after a row was written, or may have been: our own copies must not wait for Redis to tell us.
+    fn note(&self, key: &str) {
+        if let Some((about, hash)) = self.keys.about(key) {
+            self.changes.note_hashed(about, hash);
+        }
+    }
+
     fn seal<T: Serialize>(&self, key: &str, value: &T, life: Option<Life>) -> Result<Vec<u8>, StoreError> {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
@@ -144,9 +153,10 @@ impl Cells {
         life: Life,
     ) -> Result<(), StoreError> {
         let row = self.seal(key, value, Some(life))?;
-        self.connection
-            .run("SET", vec![key.into(), bytes(row), "PX".into(), life.milliseconds().into()])
-            .await
+        let arguments = vec![key.into(), bytes(row), "PX".into(), life.milliseconds().into()];
+        let written = self.connection.run("SET", arguments).await;
+        self.note(key);
+        written
     }
 
     /// Writes a value if what was found there still is there; whether it was.
@@ -160,7 +170,20 @@ impl Cells {
         let row = self.seal(key, value, life)?;
         let before = found.map(|found| found.row.clone()).unwrap_or_default();
         let arguments = vec![Value::Bytes(before), bytes(row), milliseconds(life)];
-        self.connection.script(&SWAP, &[key], arguments).await
+        self.change(&SWAP, &[key], arguments).await
+    }
+
+    async fn change(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: Vec<Value>,
+    ) -> Result<bool, StoreError> {
+        let changed = self.connection.script(script, keys, arguments).await;
+        for key in keys {
+            self.note(key);
+        }
+        changed
     }
 
     /// As [`Cells::swap`]; the row ends when it would have ended before.
@@ -171,7 +194,7 @@ impl Cells {
         value: &T,
     ) -> Result<bool, StoreError> {
         let row = row::seal(&self.sealer, key.as_bytes(), value, row::expiry(&found.row))?;
-        self.connection.script(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
+        self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
     /// Writes two values of one slot, if what was found at the first key still is there; whether it was.
@@ -189,18 +212,20 @@ impl Cells {
             bytes(self.seal(other_key, other, Some(other_life))?),
             other_life.milliseconds().into(),
         ];
-        self.connection.script(&SWAP_AND_ADD, &[key, other_key], arguments).await
+        self.change(&SWAP_AND_ADD, &[key, other_key], arguments).await
     }
 
     /// Removes what was found, if it still is there; whether it was.
     pub(super) async fn remove_found<T>(&self, key: &str, found: &Found<T>) -> Result<bool, StoreError> {
         let arguments = vec![Value::Bytes(found.row.clone()), "".into(), "0".into()];
-        self.connection.script(&SWAP, &[key], arguments).await
+        self.change(&SWAP, &[key], arguments).await
     }
 
     /// Removes whatever is at `key`; whether there was something.
     pub(super) async fn remove(&self, key: &str) -> Result<bool, StoreError> {
-        self.connection.run("DEL", vec![key.into()]).await
+        let removed = self.connection.run("DEL", vec![key.into()]).await;
+        self.note(key);
+        removed
     }
 }
 

@@ -1,6 +1,7 @@
 //! The connection: commands and scripts with a budget, failing at once while Redis is away.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use fred::prelude::{
 use fred::types::config::UnresponsiveConfig;
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use fred::util::redis_keyslot;
+use tokio::task::JoinHandle;
 
 use crate::store::StoreError;
 
 use super::address::RedisAddress;
+use super::circuit::Circuit;
 
 /// How long a connection may take to make.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -24,6 +27,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const COMMAND: Duration = Duration::from_millis(500);
 /// A connection that owes an answer for this long is given up.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
+
+/// A key to ask for, to see whether there is an answer: any answer, be it that we may not.
+const PROBED: &str = "mcp-gate:{meta}:key-check";
 
 /// How often a command is given to a cluster whose nodes say that it belongs elsewhere, and the pause between. Not so
 /// often that it takes longer than a command may.
@@ -52,14 +58,18 @@ impl Script {
 
 /// One multiplexed connection to each node; remade for ever when it breaks.
 pub(super) struct Connection {
+    bare: Client,
     client: WithOptions<Client>,
     task: ConnectHandle,
     asked: AtomicU64,
+    circuit: Arc<Circuit>,
+    mender: JoinHandle<()>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
+        self.mender.abort();
     }
 }
 
@@ -94,7 +104,29 @@ impl Connection {
             timeout: Some(COMMAND),
             ..Options::default()
         };
-        Ok(Self { client: client.with_options(&options), task, asked: AtomicU64::new(0) })
+        let (bare, client, circuit) =
+            (client.clone(), client.with_options(&options), Arc::new(Circuit::new()));
+        let (asking, broken) = (client.clone(), Arc::clone(&circuit));
+        let mender = tokio::spawn(async move {
+            loop {
+                broken.next_try().await;
+                let get = CustomCommand::new_static("GET", ClusterHash::FirstKey, false);
+                let answer: Result<Value, Error> = asking.custom(get, vec![Value::from(PROBED)]).await;
+                if answer.is_err_and(|error| is_silence(&error)) {
+                    // fred counts the silence of a connection from the last command that it sent: as long as somebody
+                    // asks, a connection whose other end is gone would never be given up.
+                    let _ = tokio::time::timeout(CONNECT, asking.force_reconnection()).await;
+                } else {
+                    broken.succeeded();
+                }
+            }
+        });
+        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, mender })
+    }
+
+    /// The client whose servers are to be followed.
+    pub(super) fn followed(&self) -> Client {
+        self.bare.clone()
     }
 
     /// Runs a command whose first argument is its key.
@@ -147,6 +179,23 @@ impl Connection {
 
     /// Asks, and asks again while a cluster answers that the slot is on its way to another node.
     async fn ask<T: FromValue>(&self, command: &CustomCommand, arguments: &[Value]) -> Result<T, Error> {
+        if self.circuit.is_open() {
+            return Err(Error::new(ErrorKind::Backpressure, "Redis does not answer"));
+        }
+        // Boxed, because a caller holds several of these at once.
+        let answer = Box::pin(self.ask_until_told(command, arguments)).await;
+        match &answer {
+            Err(error) if is_silence(error) => self.circuit.failed(),
+            _ => self.circuit.succeeded(),
+        }
+        answer
+    }
+
+    async fn ask_until_told<T: FromValue>(
+        &self,
+        command: &CustomCommand,
+        arguments: &[Value],
+    ) -> Result<T, Error> {
         let mut asked = 1;
         loop {
             match self.client.custom(command.clone(), arguments.to_vec()).await {
@@ -158,6 +207,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether no answer came at all.
+fn is_silence(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::IO)
 }
 
 /// Whether a node of a cluster has done nothing, because the keys are at another node or on their way.
@@ -179,6 +233,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
 fn unavailable(error: &Error) -> StoreError {
     let reason = match error.kind() {
         ErrorKind::Canceled => "not connected to Redis; the connection is being made anew".to_owned(),
+        ErrorKind::Backpressure => "Redis does not answer; it is tried again a few times a second".to_owned(),
         ErrorKind::Timeout => format!("Redis did not answer within {} ms", COMMAND.as_millis()),
         _ => format!("Redis answered {error}"),
     };

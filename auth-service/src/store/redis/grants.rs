@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join;
+use futures_util::future::{try_join, try_join3};
 
-use crate::domain::account::Account;
-use crate::domain::client::ClientUse;
+use crate::domain::account::{Account, Subject};
+use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
-use crate::store::rules::CodeRow;
+use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 
 use super::cells::{Cells, Found, Life, Tries};
@@ -178,24 +178,31 @@ pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError
     cells.remove(&cells.keys.grant(id)).await.map(|_| ())
 }
 
+/// All three at once: commands that are given together go to Redis together.
 pub(super) async fn held(
     cells: &Cells,
     id: &GrantId,
+    client: &ClientId,
+    subject: &Subject,
     now: UnixTime,
 ) -> Result<Option<(Grant, Account)>, StoreError> {
-    let Some(grant) = live(cells, id, now).await? else {
+    let (grant, client, account) = try_join3(
+        live(cells, id, now),
+        clients::live(cells, client, now),
+        accounts::by_subject(cells, subject),
+    )
+    .await?;
+    let Some((grant, account)) = rules::held(grant, client.as_ref(), account) else {
         return Ok(None);
     };
-    let client = clients::live(cells, &grant.client_id, now);
-    let (client, account) = try_join(client, accounts::by_subject(cells, &grant.subject)).await?;
-    let mut held = client.is_some_and(|client| grant.is_held_by(&client));
-    if let Some(parent) = grant.parent.as_ref().filter(|_| held) {
-        held = match live(cells, parent, now).await? {
-            Some(parent) => clients::live(cells, &parent.client_id, now)
-                .await?
-                .is_some_and(|client| parent.is_held_by(&client)),
-            None => false,
+    if let Some(parent) = &grant.parent {
+        let Some(parent) = live(cells, parent, now).await? else {
+            return Ok(None);
         };
+        let client = clients::live(cells, &parent.client_id, now).await?;
+        if !client.is_some_and(|client| parent.is_held_by(&client)) {
+            return Ok(None);
+        }
     }
-    Ok(account.filter(|_| held).map(|account| (grant, account)))
+    Ok(Some((grant, account)))
 }

@@ -6,8 +6,10 @@ use crate::domain::client::ClientId;
 use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
+use crate::store::changes::About;
 
 /// Names below one prefix.
+#[derive(Clone)]
 pub(super) struct Keys {
     prefix: String,
 }
@@ -33,6 +35,28 @@ impl Keys {
 
     fn key(&self, tag: &str, rest: &str) -> String {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
+    }
+
+    /// What names of rows start with that copies are made from.
+    pub(super) fn tracked(&self) -> Vec<String> {
+        ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix)).into()
+    }
+
+    /// Whether a name is one of [`Keys::tracked`].
+    pub(super) fn is_tracked(&self, key: &str) -> bool {
+        self.tracked().iter().any(|start| key.starts_with(start))
+    }
+
+    /// What a row is about that copies are made from, and the hash of its id.
+    pub(super) fn about<'a>(&self, key: &'a str) -> Option<(About, &'a str)> {
+        let (tag, rest) = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.split_once("}:")?;
+        let (kind, hash) = tag.split_once(':')?;
+        match (kind, rest) {
+            ("g", "grant") => Some((About::Grant, hash)),
+            ("c", "client") => Some((About::Client, hash)),
+            ("s", "account") => Some((About::Account, hash)),
+            _ => None,
+        }
     }
 
     pub(super) fn client(&self, id: &ClientId) -> String {
@@ -143,6 +167,26 @@ mod tests {
             let key = keys.once(text);
             assert_eq!(key.len(), keys.once("").len());
             assert!(key.bytes().all(|b| b.is_ascii_alphanumeric() || b":{}-_".contains(&b)), "{key}");
+        }
+    }
+
+    #[test]
+    fn rows_that_copies_are_made_from_are_known_by_their_names() {
+        let keys = Keys::new("mcp-gate");
+        let (grant, client, subject) =
+            (GrantId::new([1; 32]), ClientId::issued([2; 32]), Subject::new([3; 32]));
+        for (key, about, id) in [
+            (keys.grant(&grant), About::Grant, grant.as_str()),
+            (keys.client(&client), About::Client, client.as_str()),
+            (keys.account(&subject), About::Account, subject.as_str()),
+        ] {
+            assert!(keys.is_tracked(&key));
+            assert_eq!(keys.about(&key), Some((about, &*hashed(id))));
+        }
+        let code = keys.code(&grant, &TokenHash::of(b"code"));
+        assert!(keys.is_tracked(&code) && keys.about(&code).is_none());
+        for key in [keys.signing_key(), keys.key_check(), keys.client_index().all, "x".to_owned()] {
+            assert!(!keys.is_tracked(&key) && keys.about(&key).is_none(), "{key}");
         }
     }
 

@@ -1,0 +1,94 @@
+//! Assertions that were signed a moment ago for one token: the same for every request to one resource.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::domain::clock::UnixTime;
+use crate::domain::resource::ResourceUri;
+
+/// How many resources of one token are remembered. Most tokens have one; paths below it are resources too.
+const RESOURCES: usize = 4;
+
+/// Kept with the facts that they are about, and gone with them: no other caller can ever get one (attacks 82, 91).
+#[derive(Debug, Default)]
+pub struct Assertions(Mutex<Vec<Signed>>);
+
+#[derive(Debug)]
+struct Signed {
+    resource: ResourceUri,
+    policy: u64,
+    good_until: UnixTime,
+    text: Arc<str>,
+}
+
+impl Assertions {
+    /// The assertion for `resource` under the policy of that number: the one that was signed before, while at least
+    /// half of its `lifetime` is left, or what `sign` makes.
+    pub fn for_resource<E>(
+        &self,
+        resource: &ResourceUri,
+        policy: u64,
+        now: UnixTime,
+        lifetime: Duration,
+        sign: impl FnOnce() -> Result<String, E>,
+    ) -> Result<Arc<str>, E> {
+        let is_for = |signed: &&Signed| signed.resource == *resource && signed.policy == policy;
+        // Nothing in here panics while it holds the lock, and a list is a list.
+        let mut signed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let half = lifetime / 2;
+        let fresh = |signed: &&Signed| now <= signed.good_until && signed.good_until.since(now) <= half;
+        if let Some(found) = signed.iter().find(is_for).filter(fresh) {
+            return Ok(Arc::clone(&found.text));
+        }
+        let text: Arc<str> = sign()?.into();
+        signed.retain(|signed| !is_for(&signed));
+        if signed.len() == RESOURCES {
+            signed.remove(0);
+        }
+        let good_until = now.plus(half);
+        signed.push(Signed { resource: resource.clone(), policy, good_until, text: Arc::clone(&text) });
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::domain::resource::{ProtectedHosts, Scheme};
+
+    const LIFETIME: Duration = Duration::from_secs(60);
+
+    fn resource(text: &str) -> ResourceUri {
+        let hosts = vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()];
+        ProtectedHosts::new(Scheme::Https, hosts).parse(text).unwrap()
+    }
+
+    fn signed(assertions: &Assertions, at: &str, policy: u64, now: u64) -> String {
+        let sign = || Ok::<_, Infallible>(format!("{at} {policy} {now}"));
+        assertions.for_resource(&resource(at), policy, UnixTime(now), LIFETIME, sign).unwrap().to_string()
+    }
+
+    #[test]
+    fn a082_an_assertion_is_for_its_resource_and_policy_alone() {
+        let assertions = Assertions::default();
+        for at in ["https://a.example/mcp", "https://b.example/mcp", "https://a.example/mcp/x"] {
+            for policy in [1, 2] {
+                assert_eq!(signed(&assertions, at, policy, 100), format!("{at} {policy} 100"));
+            }
+        }
+        assert!(assertions.0.lock().unwrap().len() <= RESOURCES);
+    }
+
+    #[test]
+    fn an_assertion_is_signed_anew_when_half_of_its_time_is_over() {
+        let assertions = Assertions::default();
+        let at = "https://a.example/mcp";
+        for (now, from) in [(100, 100), (101, 100), (130, 100), (131, 131), (161, 131), (162, 162)] {
+            assert_eq!(signed(&assertions, at, 1, now), format!("{at} 1 {from}"));
+        }
+        // A clock that was set back makes nothing last longer.
+        assert_eq!(signed(&assertions, at, 1, 50), format!("{at} 1 50"));
+    }
+}

@@ -1,0 +1,89 @@
+//! After a few answers that did not come, Redis is not waited for any more: commands fail at once, until a question that
+//! nobody waits for finds out that it is back.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use metrics::Gauge;
+use tokio::sync::Notify;
+
+/// How many commands in a row have to fail. Of one dead node in a cluster, the others' answers keep it closed.
+const FAILURES: u32 = 5;
+/// How often Redis is tried while the circuit is open.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Closed while commands go through.
+pub(super) struct Circuit {
+    failures: AtomicU32,
+    opened: Notify,
+    open: Gauge,
+}
+
+impl Circuit {
+    pub(super) fn new() -> Self {
+        let open = metrics::gauge!("mcp_gate_store_circuit_open");
+        open.set(0.0);
+        Self { failures: AtomicU32::new(0), opened: Notify::new(), open }
+    }
+
+    /// Whether commands are refused.
+    pub(super) fn is_open(&self) -> bool {
+        self.failures.load(Ordering::SeqCst) >= FAILURES
+    }
+
+    /// An answer came, whatever it was.
+    pub(super) fn succeeded(&self) {
+        let before = self.failures.load(Ordering::Relaxed);
+        if before != 0 && self.failures.swap(0, Ordering::SeqCst) >= FAILURES {
+            self.open.set(0.0);
+            tracing::info!("Redis answers again");
+        }
+    }
+
+    /// No answer came.
+    pub(super) fn failed(&self) {
+        let more = |failures: u32| Some(failures.saturating_add(1));
+        if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more) == Ok(FAILURES - 1) {
+            self.open.set(1.0);
+            tracing::error!(
+                "Redis does not answer: everything that needs it is refused at once until it does"
+            );
+            self.opened.notify_one();
+        }
+    }
+
+    /// Waits until the circuit is open and it is time to ask Redis once more. What asks then must not be a request: one
+    /// that goes away would take the question with it.
+    pub(super) async fn next_try(&self) {
+        if !self.is_open() {
+            self.opened.notified().await;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_opens_after_failures_in_a_row_and_closes_when_there_is_an_answer() {
+        let circuit = Circuit::new();
+        for _ in 0..FAILURES - 1 {
+            circuit.failed();
+        }
+        circuit.succeeded();
+        assert!(tokio::time::timeout(RETRY * 2, circuit.next_try()).await.is_err(), "nothing to try");
+        for _ in 0..FAILURES {
+            assert!(!circuit.is_open());
+            circuit.failed();
+        }
+        for _ in 0..2 {
+            circuit.next_try().await;
+            circuit.failed();
+            assert!(circuit.is_open());
+        }
+        circuit.succeeded();
+        assert!(!circuit.is_open());
+    }
+}

@@ -1,0 +1,273 @@
+//! Hears of what other replicas change: every server tells, over a connection of its own to each, which rows were
+//! written (client-side caching of Redis 6, RESP3, broadcasting mode). Whatever stands in a row's way is told too: its
+//! removal by hand, its eviction, its end.
+//!
+//! What a server tells, and the answer to a PING on the same connection, come in the order in which they happened
+//! there. So an answered PING says that everything up to its sending has been heard, and lets copies count for
+//! [`LEASE`] more. A connection that hangs, half open or not, lets the lease run out; one that breaks ends it at once.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, EventInterface, TrackingInterface};
+use fred::prelude::{Config, ConnectionConfig, Error, PerformanceConfig, Server};
+use fred::types::client::Invalidation;
+use fred::types::config::{ServerConfig, UnresponsiveConfig};
+use fred::types::{ConnectHandle, RespVersion};
+use futures_util::future::try_join_all;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::task::JoinHandle;
+
+use crate::store::changes::Changes;
+
+use super::address::RedisAddress;
+use super::keys::Keys;
+
+/// How long copies count after everything was known to have been heard. This is the longest that a revocation can go
+/// unnoticed, whatever the network does.
+pub(super) const LEASE: Duration = Duration::from_secs(1);
+/// How often a server is asked whether everything has been heard, and how often its place is looked at.
+const BEAT: Duration = Duration::from_millis(200);
+/// How long a connection may take to make, and an answer to come.
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_millis(500);
+/// Pause before the next try.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How many messages may wait to be read. More than that are not read but taken for a change of everything.
+const WAITING: usize = 16_384;
+
+/// Follows the servers that `followed` talks to until it is dropped.
+pub(super) struct Tracking(JoinHandle<()>);
+
+impl Drop for Tracking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why changes are not heard of any more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("Redis: {0}")]
+    Redis(#[from] Error),
+    #[error("a server of Redis was lost or added")]
+    Servers,
+    #[error("more changes came than could be read")]
+    Lag,
+    #[error("a message about changes could not be read")]
+    Unreadable,
+    #[error("a server of Redis did not answer within {} ms", ANSWER.as_millis())]
+    Silence,
+}
+
+impl Tracking {
+    pub(super) fn start(address: &RedisAddress, followed: Client, keys: Keys, changes: Arc<Changes>) -> Self {
+        let config = address.config();
+        Self(tokio::spawn(async move {
+            let mut told = None;
+            loop {
+                let Err(lost) = follow(&config, &followed, &keys, &changes, &mut told).await;
+                changes.end_lease();
+                metrics::gauge!("mcp_gate_facts_channel_live").set(0.0);
+                metrics::counter!("mcp_gate_facts_channel_losses_total").increment(1);
+                // Once for each reason: Redis may be away for hours.
+                let reason = lost.to_string();
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(
+                        %reason,
+                        "changes in Redis are not heard of: facts are not cached until they are. The Redis user needs \
+                         +client|tracking and +ping, and Redis 6 or later"
+                    );
+                    told = Some(reason);
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }))
+    }
+}
+
+/// A connection to one server.
+struct Followed {
+    client: Client,
+    task: ConnectHandle,
+    changed: Receiver<Invalidation>,
+    broken: Receiver<(Error, Option<Server>)>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(
+    config: &Config,
+    main: &Client,
+    keys: &Keys,
+    changes: &Changes,
+    told: &mut Option<String>,
+) -> Result<Infallible, Lost> {
+    let mut reconnected = main.reconnect_rx();
+    let servers = servers(main);
+    if servers.is_empty() {
+        return Err(Lost::Servers);
+    }
+    let mut connections = try_join_all(servers.iter().map(|server| connect(config, server, keys))).await?;
+    // When each was last known to have told everything. Until each has been asked, there is no lease.
+    let heard = Mutex::new(vec![None; connections.len()]);
+    let renew = |at: usize, asked: Instant| {
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = heard.get_mut(at) {
+            *slot = Some(asked);
+        }
+        let earliest: Option<Vec<Instant>> = heard.iter().copied().collect();
+        if let Some(earliest) = earliest.and_then(|all| all.into_iter().min()) {
+            let first = !changes.is_live();
+            changes.renew(earliest, LEASE);
+            first
+        } else {
+            false
+        }
+    };
+    let mut started = false;
+    let mut begun = |first: bool| {
+        if first && !started {
+            started = true;
+            metrics::gauge!("mcp_gate_facts_channel_live").set(1.0);
+            tracing::info!(servers = servers.len(), "changes in Redis are heard of: facts are cached");
+            *told = None;
+        }
+    };
+    let begun = Mutex::new(&mut begun);
+    let following = connections.iter_mut().enumerate().map(|(at, connection)| {
+        let (renew, begun) = (&renew, &begun);
+        hear(connection, keys, changes, move |asked| {
+            let first = renew(at, asked);
+            (begun.lock().unwrap_or_else(PoisonError::into_inner))(first);
+        })
+    });
+    let watching = async {
+        let mut beats = tokio::time::interval(BEAT);
+        loop {
+            tokio::select! {
+                _ = reconnected.recv() => return Err(Lost::Servers),
+                _ = beats.tick() => {
+                    if self::servers(main) != servers {
+                        return Err(Lost::Servers);
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        lost = try_join_all(following) => match lost {
+            Err(lost) => Err(lost),
+            Ok(_) => Err(Lost::Servers),
+        },
+        lost = watching => lost,
+    }
+}
+
+/// Where rows are read from now.
+fn servers(main: &Client) -> Vec<Server> {
+    let mut servers = main.active_connections();
+    servers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
+    servers
+}
+
+async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Followed, Lost> {
+    let config = Config {
+        version: RespVersion::RESP3,
+        server: ServerConfig::Centralized { server: server.clone() },
+        ..config.clone()
+    };
+    let performance = PerformanceConfig {
+        default_command_timeout: ANSWER,
+        broadcast_channel_capacity: WAITING,
+        ..PerformanceConfig::default()
+    };
+    let connection = ConnectionConfig {
+        connection_timeout: CONNECT,
+        internal_command_timeout: CONNECT,
+        unresponsive: UnresponsiveConfig { max_timeout: Some(LEASE), interval: BEAT },
+        ..ConnectionConfig::default()
+    };
+    // It is never made again behind our back: a connection that was lost has not told everything.
+    let client = Client::new(config, Some(performance), Some(connection), None);
+    let (changed, broken) = (client.invalidation_rx(), client.error_rx());
+    let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
+    let task = connected.map_err(|_| Lost::Silence)??;
+    let followed = Followed { client, task, changed, broken };
+    followed.client.start_tracking(keys.tracked(), true, false, false, false).await?;
+    Ok(followed)
+}
+
+/// Notes what a server tells, and calls `heard` with every moment up to which it has told everything.
+async fn hear(
+    connection: &mut Followed,
+    keys: &Keys,
+    changes: &Changes,
+    heard: impl Fn(Instant),
+) -> Result<Infallible, Lost> {
+    let Followed { client, changed, broken, .. } = connection;
+    // The first at once.
+    let mut beat = Box::pin(beat(client, Duration::ZERO));
+    loop {
+        tokio::select! {
+            biased;
+            told = changed.recv() => match told {
+                Ok(told) => note(&told, keys, changes)?,
+                Err(RecvError::Lagged(_)) => return Err(Lost::Lag),
+                Err(RecvError::Closed) => return Err(Lost::Servers),
+            },
+            error = broken.recv() => return Err(error.map_or(Lost::Servers, |(error, _)| Lost::Redis(error))),
+            asked = &mut beat => {
+                let asked = asked?;
+                // fred hands out what it reads in the order in which it came, so what came before the answer waits here.
+                drain(changed, keys, changes)?;
+                heard(asked);
+                beat.set(self::beat(client, BEAT));
+            }
+        }
+    }
+}
+
+/// Asks after `pause` whether everything has been told; when that was asked.
+async fn beat(client: &Client, pause: Duration) -> Result<Instant, Lost> {
+    tokio::time::sleep(pause).await;
+    let asked = Instant::now();
+    tokio::time::timeout(ANSWER, client.ping::<()>(None)).await.map_err(|_| Lost::Silence)??;
+    Ok(asked)
+}
+
+/// Notes what waits to be read.
+fn drain(waiting: &mut Receiver<Invalidation>, keys: &Keys, changes: &Changes) -> Result<(), Lost> {
+    loop {
+        match waiting.try_recv() {
+            Ok(told) => note(&told, keys, changes)?,
+            Err(TryRecvError::Empty) => return Ok(()),
+            Err(TryRecvError::Lagged(_)) => return Err(Lost::Lag),
+            Err(TryRecvError::Closed) => return Err(Lost::Servers),
+        }
+    }
+}
+
+fn note(told: &Invalidation, keys: &Keys, changes: &Changes) -> Result<(), Lost> {
+    if told.keys.is_empty() {
+        return Err(Lost::Unreadable);
+    }
+    for key in &told.keys {
+        let key = key.as_str().ok_or(Lost::Unreadable)?;
+        if !keys.is_tracked(key) {
+            return Err(Lost::Unreadable);
+        }
+        if let Some((about, hash)) = keys.about(key) {
+            metrics::counter!("mcp_gate_facts_changes_heard_total").increment(1);
+            changes.note_hashed(about, hash);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! Copies of what the store said, and how soon they stop to count: on the replica that changes something at once, on
+//! the others as soon as they hear of it, and whatever happens after a second.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use auth_service::domain::clock::UnixTime;
+use auth_service::domain::grant::Grant;
+use auth_service::domain::issuer::Issuer;
+use auth_service::domain::opaque_token::TokenHash;
+use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
+use auth_service::keys::signing::{KeyRing, StoredSigningKey};
+use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
+use auth_service::store::Store;
+use auth_service::store::redis::{RedisAddress, RedisStore};
+
+use super::things::{HOUR, NOW, granted, hash, later, password, random, successor, usage};
+use super::worlds::{World, key};
+use crate::chaos::{Chaos, Weather};
+use crate::redis_server::RedisServer;
+
+/// A replica of the service, as far as tokens go.
+pub(crate) struct Replica {
+    store: Arc<dyn Store>,
+    keys: Arc<KeyRing>,
+    issuer: Issuer,
+    cache: FactsCache,
+}
+
+impl Replica {
+    pub(crate) fn new(store: Arc<dyn Store>, keys: Arc<KeyRing>) -> Self {
+        let terms = CacheTerms { tokens: 1000, longest: Duration::from_secs(10) };
+        Self {
+            store,
+            keys,
+            issuer: Issuer::parse("https://auth.example").unwrap(),
+            cache: FactsCache::new(terms),
+        }
+    }
+
+    pub(crate) async fn check_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
+        let sources = Sources { keys: &self.keys, issuer: &self.issuer, store: &*self.store, now };
+        self.cache.of_token(token, sources).await
+    }
+
+    pub(crate) async fn check(&self, token: &str) -> Result<Arc<Known>, NoFacts> {
+        self.check_at(token, NOW).await
+    }
+
+    /// Waits until copies count.
+    pub(crate) async fn is_live(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.store.changes().is_live() {
+            assert!(Instant::now() < deadline, "changes are not heard of");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// How long until the token is refused.
+    pub(crate) async fn refuses(&self, token: &str, within: Duration) -> Duration {
+        let start = Instant::now();
+        loop {
+            match self.check(token).await {
+                Ok(_) => {}
+                Err(NoFacts::Revoked) => return start.elapsed(),
+                Err(error) => panic!("{error}"),
+            }
+            assert!(start.elapsed() < within, "the token still counts");
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    }
+}
+
+pub(crate) fn keys() -> Arc<KeyRing> {
+    Arc::new(KeyRing::new(&StoredSigningKey::generate(NOW).unwrap()).unwrap())
+}
+
+/// An access token on that grant.
+pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
+    let claims = AccessTokenClaims {
+        iss: "https://auth.example".to_owned(),
+        sub: grant.subject.clone(),
+        aud: grant.resources.clone(),
+        client_id: grant.client_id.clone(),
+        scope: grant.scope.clone(),
+        exp: later(HOUR),
+        iat: NOW,
+        jti: TokenHash::of(&random()).text(),
+        gid: grant.id.clone(),
+        groups: vec![],
+    };
+    keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
+}
+
+async fn connect(url: &str) -> Arc<dyn Store> {
+    Arc::new(RedisStore::connect(&RedisAddress::parse(url).unwrap(), &key()).await.unwrap())
+}
+
+async fn replicas(world: &World) -> Vec<Replica> {
+    let keys = keys();
+    let replicas: Vec<_> =
+        world.replicas.iter().map(|store| Replica::new(Arc::clone(store), Arc::clone(&keys))).collect();
+    for replica in &replicas {
+        replica.is_live().await;
+    }
+    replicas
+}
+
+/// What ends or alters facts, and whether the token is refused afterwards.
+const ENDS: [&str; 6] = ["revoke", "disable client", "delete client", "reuse", "replay", "disable account"];
+
+async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
+    let client = store.client(&grant.client_id, NOW).await.unwrap().unwrap();
+    match way {
+        "revoke" => store.revoke_grant(&grant.id).await.unwrap(),
+        "disable client" => assert!(store.set_client_disabled(&client.id, true).await.unwrap()),
+        "delete client" => assert!(store.delete_client(&client.id).await.unwrap()),
+        "reuse" => {
+            for (next, seconds) in [("second", 1), ("third", 2)] {
+                let at = later(Duration::from_secs(seconds));
+                let next = successor(&format!("{name} {next}"), at);
+                store.rotate_refresh(&hash(name), &next, &usage(&client, at), Duration::ZERO).await.unwrap();
+            }
+        }
+        "replay" => {
+            store.find_code(&hash(&format!("{name} {name}")), NOW).await.unwrap();
+        }
+        "disable account" => {
+            assert!(store.set_account_disabled(&grant.subject, true).await.unwrap());
+        }
+        other => panic!("{other}"),
+    }
+}
+
+pub(crate) async fn a066_a083_what_ends_is_refused_everywhere_within_a_moment(world: &World) {
+    let replicas = replicas(world).await;
+    for way in ENDS {
+        let name = way.replace(' ', "-");
+        let (_, _, grant) = granted(world.store(), &name, &name).await;
+        let token = token(&replicas[0].keys, &grant);
+        for replica in &replicas {
+            replica.check(&token).await.unwrap();
+            let again = replica.check(&token).await.unwrap();
+            assert!(Arc::ptr_eq(&again, &replica.check(&token).await.unwrap()), "facts are kept");
+        }
+        end(way, &name, &*replicas[0].store, &grant).await;
+        assert!(
+            matches!(replicas[0].check(&token).await, Err(NoFacts::Revoked)),
+            "{way}: at once where it was done"
+        );
+        for replica in &replicas {
+            replica.refuses(&token, Duration::from_secs(1)).await;
+        }
+    }
+}
+
+pub(crate) async fn a083_facts_follow_the_account_at_once(world: &World) {
+    let replicas = replicas(world).await;
+    let (_, person, grant) = granted(world.store(), "a", "refresh").await;
+    let token = token(&replicas[0].keys, &grant);
+    for replica in &replicas {
+        assert_eq!(replica.check(&token).await.unwrap().facts.groups, person.groups);
+    }
+    assert!(replicas[0].store.set_account_groups(&person.subject, &[]).await.unwrap());
+    assert!(replicas[0].check(&token).await.unwrap().facts.groups.is_empty());
+    for replica in &replicas {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !replica.check(&token).await.unwrap().facts.groups.is_empty() {
+            assert!(Instant::now() < deadline, "the groups of yesterday");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let new = password("another");
+    assert!(replicas[0].store.replace_password(&person.subject, &person.password, &new, NOW).await.unwrap());
+    assert!(replicas[0].check(&token).await.is_ok(), "a new password ends logins, not grants");
+}
+
+pub(crate) async fn a084_callers_who_come_at_once_get_their_own_facts(world: &World) {
+    let replicas = Arc::new(replicas(world).await);
+    let mut owners = Vec::new();
+    for n in 0..16 {
+        let (_, person, grant) = granted(world.store(), &format!("c{n}"), &format!("r{n}")).await;
+        owners.push((token(&replicas[0].keys, &grant), person.subject));
+    }
+    let calls = (0..640).map(|n| {
+        let (replicas, (token, subject)) = (Arc::clone(&replicas), owners[n % 16].clone());
+        tokio::spawn(async move {
+            let known = replicas[n % replicas.len()].check(&token).await.unwrap();
+            assert_eq!(known.facts.subject, subject);
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    for replica in &*replicas {
+        assert!(replica.cache.len() <= 16);
+    }
+}
+
+pub(crate) async fn facts_end_with_their_token_and_after_a_while_are_asked_anew(world: &World) {
+    let replicas = replicas(world).await;
+    let (_, _, grant) = granted(world.store(), "a", "refresh").await;
+    let token = token(&replicas[0].keys, &grant);
+    let first = replicas[0].check(&token).await.unwrap();
+    let at = |seconds| replicas[0].check_at(&token, later(Duration::from_secs(seconds)));
+    assert!(Arc::ptr_eq(&first, &at(9).await.unwrap()));
+    assert!(!Arc::ptr_eq(&first, &at(10).await.unwrap()), "ten seconds at the most");
+    let second = at(10).await.unwrap();
+    assert!(!Arc::ptr_eq(&second, &at(5).await.unwrap()), "a clock that was set back prolongs nothing");
+    at(3599).await.unwrap();
+    assert!(matches!(at(3600).await, Err(NoFacts::Expired)));
+    // What has no signature of ours is remembered apart.
+    let count = replicas[0].cache.len();
+    for n in 0..200 {
+        let forged = format!("{token}{n}");
+        assert!(matches!(replicas[0].check(&forged).await, Err(NoFacts::Invalid)));
+        assert!(matches!(replicas[0].check(&forged).await, Err(NoFacts::Invalid)));
+    }
+    assert_eq!(replicas[0].cache.len(), count);
+}
+
+/// An answer that was on its way while the grant was revoked must not be kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let proxy = Chaos::before(server.port).await;
+    let keys = keys();
+    let slow = Arc::new(Replica::new(connect(&proxy.url()).await, Arc::clone(&keys)));
+    let direct = connect(&server.url()).await;
+    slow.is_live().await;
+    for round in 0..10 {
+        let name = format!("round{round}");
+        let (_, _, grant) = granted(&*direct, &name, &name).await;
+        let token = token(&keys, &grant);
+        // The first connection is the one that facts are read over. It holds the answer, while what changes is heard.
+        proxy.turn(Weather::Hold(0));
+        let asking = tokio::spawn({
+            let (slow, token) = (Arc::clone(&slow), token.clone());
+            async move { slow.check(&token).await.is_ok() }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        direct.revoke_grant(&grant.id).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        proxy.turn(Weather::Fair);
+        assert!(asking.await.unwrap(), "it was asked before the revocation");
+        assert!(matches!(slow.check(&token).await, Err(NoFacts::Revoked)), "{name}: the old answer was kept");
+    }
+}
+
+/// Whatever becomes of the connection that changes are heard over: after the lease, nothing from before counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let keys = keys();
+    let direct = connect(&server.url()).await;
+    for weather in [
+        Weather::Cut,
+        Weather::HalfOpen,
+        Weather::Garbage,
+        Weather::Slow,
+        Weather::Delay(Duration::from_millis(300)),
+    ] {
+        let proxy = Chaos::before(server.port).await;
+        let far = Replica::new(connect(&proxy.url()).await, Arc::clone(&keys));
+        far.is_live().await;
+        let name = format!("{weather:?}").replace(['(', ')', '.'], "");
+        let (_, _, grant) = granted(&*direct, &name, &name).await;
+        let token = token(&keys, &grant);
+        far.check(&token).await.unwrap();
+        proxy.turn(weather);
+        direct.revoke_grant(&grant.id).await.unwrap();
+        let start = Instant::now();
+        let mut last = Duration::ZERO;
+        while start.elapsed() < Duration::from_secs(3) {
+            let asked = start.elapsed();
+            if far.check(&token).await.is_ok() {
+                last = asked;
+            }
+            let took = start.elapsed().saturating_sub(asked);
+            assert!(took < Duration::from_millis(1200), "{weather:?}: longer than its budget");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        println!("{weather:?}: the revoked token last counted after {last:?}");
+        assert!(last < Duration::from_millis(1100), "{weather:?}: {last:?}");
+        proxy.turn(Weather::Fair);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match far.check(&token).await {
+                Err(NoFacts::Revoked) => break,
+                Err(NoFacts::Store(error)) => {
+                    assert!(Instant::now() < deadline, "{weather:?}: does not recover: {error}");
+                }
+                other => panic!("{weather:?}: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        println!(
+            "{weather:?}: works again after {:?}",
+            start.elapsed().saturating_sub(Duration::from_secs(3))
+        );
+        far.is_live().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn without_leave_to_track_changes_facts_are_asked_every_time() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no", "--requirepass", "hunter2hunter2"]) else {
+        return;
+    };
+    let mut admin = super::resp::Resp::connect(server.port);
+    admin.ask(&[b"AUTH", b"hunter2hunter2"]);
+    admin.ask(&[b"ACL", b"SETUSER", b"gate", b"on", b">pass", b"~*", b"+@all", b"-client|tracking"]);
+    let store = connect(&format!("redis://gate:pass@127.0.0.1:{}", server.port)).await;
+    let keys = keys();
+    let replica = Replica::new(Arc::clone(&store), Arc::clone(&keys));
+    let (_, _, grant) = granted(&*store, "a", "refresh").await;
+    let token = token(&keys, &grant);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _ in 0..5 {
+        replica.check(&token).await.unwrap();
+    }
+    assert!(replica.cache.is_empty() && !store.changes().is_live());
+    store.revoke_grant(&grant.id).await.unwrap();
+    assert!(matches!(replica.check(&token).await, Err(NoFacts::Revoked)));
+}

@@ -1,0 +1,122 @@
+//! A way to Redis that breaks when the test says so: a TCP proxy on a free loopback port.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What becomes of what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weather {
+    /// Passed on.
+    Fair,
+    /// Passed on this much later.
+    Delay(Duration),
+    /// Swallowed, while the connections stay open.
+    HalfOpen,
+    /// Answers are replaced by bytes that mean nothing.
+    Garbage,
+    /// A few bytes at a time.
+    Slow,
+    /// Answers on the connection of that number wait until the weather changes.
+    Hold(usize),
+    /// Every connection is cut, and new ones too.
+    Cut,
+}
+
+pub(crate) struct Chaos {
+    pub(crate) address: SocketAddr,
+    weather: watch::Sender<Weather>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Chaos {
+    /// A proxy to that port of this machine.
+    pub(crate) async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (weather, seen) = watch::channel(Weather::Fair);
+        let task = tokio::spawn(async move {
+            for number in 0.. {
+                let Ok((near, _)) = listener.accept().await else { return };
+                let seen = seen.clone();
+                tokio::spawn(async move {
+                    if *seen.borrow() == Weather::Cut {
+                        return;
+                    }
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    let (_, _) = (near.set_nodelay(true), far.set_nodelay(true));
+                    let (near_read, near_write) = near.into_split();
+                    let (far_read, far_write) = far.into_split();
+                    let there = carry(near_read, far_write, seen.clone(), None);
+                    let back = carry(far_read, near_write, seen, Some(number));
+                    tokio::select! { () = there => {}, () = back => {} }
+                });
+            }
+        });
+        Self { address, weather, task }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    pub(crate) fn turn(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+}
+
+/// Carries bytes one way; `answers_of` is the connection's number on the way back.
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut seen: watch::Receiver<Weather>,
+    answers_of: Option<usize>,
+) {
+    let mut buffer = vec![0_u8; 16 * 1024];
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            changed = seen.changed() => {
+                if changed.is_err() || *seen.borrow() == Weather::Cut { return }
+                continue;
+            }
+        };
+        let Ok(read @ 1..) = read else { return };
+        let mut bytes = buffer[..read].to_vec();
+        loop {
+            let weather = *seen.borrow_and_update();
+            match weather {
+                Weather::Cut => return,
+                Weather::Delay(time) => tokio::time::sleep(time).await,
+                Weather::HalfOpen => bytes.clear(),
+                Weather::Garbage if answers_of.is_some() => bytes.iter_mut().for_each(|byte| *byte = b'?'),
+                Weather::Hold(number) if answers_of == Some(number) => {
+                    if seen.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                _ => {}
+            }
+            break;
+        }
+        let pieces = if *seen.borrow() == Weather::Slow { 7 } else { bytes.len().max(1) };
+        for piece in bytes.chunks(pieces) {
+            if to.write_all(piece).await.is_err() {
+                return;
+            }
+            if pieces == 7 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
