@@ -1,5 +1,7 @@
 //! The check in the words of each proxy: the same request gets the same answer, and the same attacks get none.
 
+use std::time::Duration;
+
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::app::{EDGE_SECRET, TestApp};
@@ -302,6 +304,12 @@ async fn a088_with_the_store_down_every_proxy_hears_no() {
         assert_eq!(status(app.check_by(proxy, "POST", "mcp.example", "/mcp").bearer_auth(&token)).await, 200);
     }
     app.kill_store();
+    // What is known counts until the connection's end has been seen: a second at the very most.
+    let seen = std::time::Instant::now();
+    while app.state.store.changes().is_live() {
+        assert!(seen.elapsed() < Duration::from_secs(1), "the loss of the store is not noticed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     for proxy in PROXIES {
         let refused = app.check_by(proxy, "POST", "mcp.example", "/mcp").bearer_auth(&token).send().await;
         let refused = refused.unwrap();
