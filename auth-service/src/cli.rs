@@ -79,6 +79,30 @@ pub(crate) enum UserCommand {
         /// The issuer's `iss`.
         issuer: String,
     },
+    /// Switch an account off: it cannot log in, and its tokens open nothing from now on.
+    Disable {
+        /// Login name.
+        name: String,
+    },
+    /// Switch an account on again.
+    Enable {
+        /// Login name.
+        name: String,
+    },
+    /// Replace the groups of an account; without any, it is in none. It counts from the next request on.
+    Groups {
+        /// Login name.
+        name: String,
+        /// All groups that the person is in.
+        groups: Vec<String>,
+    },
+    /// Replace the address of an account; without one, it has none.
+    Email {
+        /// Login name.
+        name: String,
+        /// Where to reach the person.
+        email: Option<String>,
+    },
     /// Print a new one-time password for an account, and end its logins.
     Reset {
         /// Login name.
@@ -142,6 +166,22 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
             run(operator::Command::UnlinkUser { username: username(&name)?, issuer }).await.map(|_| ())
         }
         UserCommand::List => print_users(&run(operator::Command::ListUsers).await?),
+        UserCommand::Disable { name } => {
+            let username = username(&name)?;
+            run(operator::Command::SwitchUser { username, disabled: true }).await.map(|_| ())
+        }
+        UserCommand::Enable { name } => {
+            let username = username(&name)?;
+            run(operator::Command::SwitchUser { username, disabled: false }).await.map(|_| ())
+        }
+        UserCommand::Groups { name, groups } => {
+            let (username, groups) = (username(&name)?, self::groups(groups)?);
+            run(operator::Command::SetUserGroups { username, groups }).await.map(|_| ())
+        }
+        UserCommand::Email { name, email } => {
+            let (username, email) = (username(&name)?, self::email(email)?);
+            run(operator::Command::SetUserEmail { username, email }).await.map(|_| ())
+        }
         UserCommand::Reset { name } => {
             let username = username(&name)?;
             let reply = run(operator::Command::ResetUser { username: username.clone() }).await?;
@@ -212,19 +252,25 @@ fn username(text: &str) -> anyhow::Result<Username> {
 
 async fn add_user(asked: AddUser) -> anyhow::Result<()> {
     let username = username(&asked.name)?;
-    if asked
-        .email
+    let (email, groups) = (email(asked.email)?, groups(asked.groups)?);
+    let password = if asked.password_stdin { Some(typed_password()?) } else { None };
+    let command = operator::Command::AddUser { username: username.clone(), email, groups, password };
+    print_password(&username, &run(command).await?);
+    Ok(())
+}
+
+fn email(text: Option<String>) -> anyhow::Result<Option<String>> {
+    if text
         .as_ref()
         .is_some_and(|email| email.matches('@').count() != 1 || !email.is_ascii() || email.len() > 254)
     {
-        bail!("--email must be one plain ASCII address such as ana@example.com");
+        bail!("an email must be one plain ASCII address such as ana@example.com");
     }
-    let groups = asked.groups.into_iter().map(Group::try_from).collect::<Result<Vec<_>, _>>()?;
-    let password = if asked.password_stdin { Some(typed_password()?) } else { None };
-    let command =
-        operator::Command::AddUser { username: username.clone(), email: asked.email, groups, password };
-    print_password(&username, &run(command).await?);
-    Ok(())
+    Ok(text)
+}
+
+fn groups(names: Vec<String>) -> anyhow::Result<Vec<Group>> {
+    Ok(names.into_iter().map(Group::try_from).collect::<Result<Vec<_>, _>>()?)
 }
 
 fn typed_password() -> anyhow::Result<SecretString> {

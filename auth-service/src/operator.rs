@@ -65,6 +65,27 @@ pub enum Command {
     },
     /// Enter a client.
     AddClient(NewClient),
+    /// Switch an account off or on.
+    SwitchUser {
+        /// Whose.
+        username: Username,
+        /// Off?
+        disabled: bool,
+    },
+    /// Replace what policy knows a person by.
+    SetUserGroups {
+        /// Whose.
+        username: Username,
+        /// All of them.
+        groups: Vec<Group>,
+    },
+    /// Replace where a person is reached.
+    SetUserEmail {
+        /// Whose.
+        username: Username,
+        /// None, if absent.
+        email: Option<String>,
+    },
     /// A page of clients, from the one after `after` on.
     ListClients {
         /// The last one of the page before.
@@ -203,6 +224,30 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         Command::LinkUser { username, issuer, sub } => link_user(&username, &issuer, &sub, store).await,
         Command::UnlinkUser { username, issuer } => unlink_user(&username, &issuer, store).await,
         Command::AddClient(new) => add_client::add_client(new, tools).await,
+        Command::SwitchUser { username, disabled } => {
+            let Some(account) = store.account_named(&username).await? else {
+                return Ok(no_account(&username));
+            };
+            let done = store.set_account_disabled(&account.subject, disabled).await?;
+            let event = audit::Event::AccountSwitched { subject: &account.subject, disabled };
+            Ok(if done { audited(&event) } else { no_account(&username) })
+        }
+        Command::SetUserGroups { username, groups } => {
+            let Some(account) = store.account_named(&username).await? else {
+                return Ok(no_account(&username));
+            };
+            let done = store.set_account_groups(&account.subject, &groups).await?;
+            let event = audit::Event::AccountChanged { subject: &account.subject, what: "groups" };
+            Ok(if done { audited(&event) } else { no_account(&username) })
+        }
+        Command::SetUserEmail { username, email } => {
+            let Some(account) = store.account_named(&username).await? else {
+                return Ok(no_account(&username));
+            };
+            let done = store.set_account_email(&account.subject, email.as_deref()).await?;
+            let event = audit::Event::AccountChanged { subject: &account.subject, what: "email" };
+            Ok(if done { audited(&event) } else { no_account(&username) })
+        }
         Command::ListClients { after } => {
             let clients = store.clients(after.as_ref(), PAGE, tools.now).await?;
             Ok(Reply::Clients(clients.into_iter().map(ClientRow::from).collect()))

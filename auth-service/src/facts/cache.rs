@@ -159,13 +159,11 @@ impl FactsCache {
             self.refused.increment(1);
             return Err(NoFacts::Invalid);
         }
-        let claims =
-            claims_of(token, sources.keys).inspect_err(|_| self.invalid.insert(*key, verified))?;
+        let claims = claims_of(token, sources.keys).inspect_err(|_| self.invalid.insert(*key, verified))?;
         let (facts, version) = ask(claims, sources).await?;
         let counter = if version.is_some() { &self.misses } else { &self.bypassed };
         counter.increment(1);
-        let known =
-            Arc::new(Known { facts, assertions: Assertions::default(), version, verified });
+        let known = Arc::new(Known { facts, assertions: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
             // It fails when somebody removed the placeholder, and then the facts are ours alone.
             let _ = guard.insert(Arc::clone(&known));

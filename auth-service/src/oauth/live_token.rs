@@ -21,10 +21,6 @@ pub(super) async fn read(text: &str, state: &AppState) -> Result<Option<LiveToke
     if claims.iss != state.config.site.issuer.as_str() || claims.exp <= now {
         return Ok(None);
     }
-    let held = state.store.held_grant(&claims.gid, now).await?;
-    Ok(held
-        .filter(|(grant, account)| {
-            !account.disabled && grant.subject == claims.sub && grant.client_id == claims.client_id
-        })
-        .map(|(_, account)| LiveToken { claims, account }))
+    let held = state.store.held_grant(&claims.gid, &claims.client_id, &claims.sub, now).await?;
+    Ok(held.filter(|(_, account)| !account.disabled).map(|(_, account)| LiveToken { claims, account }))
 }

@@ -92,6 +92,20 @@ pub enum Event<'a> {
         /// Whom.
         subject: &'a Subject,
     },
+    /// An operator switched an account off or on.
+    AccountSwitched {
+        /// Whose.
+        subject: &'a Subject,
+        /// Off?
+        disabled: bool,
+    },
+    /// An operator changed what is known of a person.
+    AccountChanged {
+        /// Whom.
+        subject: &'a Subject,
+        /// Which part of it.
+        what: &'static str,
+    },
     /// A person logged in.
     LoggedIn {
         /// Who.
@@ -205,6 +219,14 @@ impl Event<'_> {
             Self::PasswordReset { subject } => {
                 tracing::info!(target: "audit", event = "password_reset", %subject);
                 "password_reset"
+            }
+            Self::AccountSwitched { subject, disabled } => {
+                tracing::info!(target: "audit", event = "account_switched", %subject, disabled);
+                "account_switched"
+            }
+            Self::AccountChanged { subject, what } => {
+                tracing::info!(target: "audit", event = "account_changed", %subject, what);
+                "account_changed"
             }
             Self::LoggedIn { subject } => {
                 tracing::info!(target: "audit", event = "logged_in", %subject);

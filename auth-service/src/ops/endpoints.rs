@@ -11,12 +11,15 @@ pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// Can serve: the store answers. The keys were loaded before we listened.
+/// Can serve: the store answers. The keys were loaded before we listened. Says which part is not as it should be; without
+/// news of changes everything works, and every check asks the store.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
+    let facts =
+        if state.store.changes().is_live() { "cached" } else { "not cached: changes are not heard of" };
     match state.store.ping().await {
-        Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready" })),
+        Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready", "store": "ok", "facts": facts })),
         Err(error) => HttpResponse::ServiceUnavailable()
-            .json(json!({ "status": "not ready", "store": error.to_string() })),
+            .json(json!({ "status": "not ready", "store": error.to_string(), "facts": facts })),
     }
 }
 

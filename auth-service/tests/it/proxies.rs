@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use std::time::Duration;
+
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::app::{EDGE_SECRET, TestApp};

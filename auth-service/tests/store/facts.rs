@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use auth_service::domain::clock::UnixTime;
+use auth_service::domain::clock::{Clock, UnixTime};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
-use auth_service::keys::signing::{KeyRing, StoredSigningKey};
+use auth_service::keys::set::KeySet;
+use auth_service::keys::signing::KeyRing;
 use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::store::Store;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 
+use super::keys::TERMS;
 use super::things::{HOUR, NOW, granted, hash, later, password, random, successor, usage};
 use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
@@ -71,8 +73,17 @@ impl Replica {
     }
 }
 
+/// It is always the same second.
+struct Standing;
+
+impl Clock for Standing {
+    fn now(&self) -> UnixTime {
+        NOW
+    }
+}
+
 pub(crate) fn keys() -> Arc<KeyRing> {
-    Arc::new(KeyRing::new(&StoredSigningKey::generate(NOW).unwrap()).unwrap())
+    Arc::new(KeyRing::new(KeySet::first(&TERMS, NOW).unwrap(), Arc::new(Standing)).unwrap())
 }
 
 /// An access token on that grant.

@@ -185,7 +185,7 @@ mod tests {
         }
         let code = keys.code(&grant, &TokenHash::of(b"code"));
         assert!(keys.is_tracked(&code) && keys.about(&code).is_none());
-        for key in [keys.signing_key(), keys.key_check(), keys.client_index().all, "x".to_owned()] {
+        for key in [keys.signing_keys(), keys.key_check(), keys.client_index().all, "x".to_owned()] {
             assert!(!keys.is_tracked(&key) && keys.about(&key).is_none(), "{key}");
         }
     }

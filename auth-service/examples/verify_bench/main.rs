@@ -1,0 +1,216 @@
+//! What a check costs, next to floors that are measured in the same run.
+//!
+//! `cargo run --release --example verify_bench` compares everything on this machine (the parts on Redis where there is
+//! one). `… -- --url http://127.0.0.1:8080/mcp --host mcp.example.com --bearer TOKEN` only puts load on that address, an
+//! edge proxy's, say, and prints what it saw.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark"
+)]
+
+mod load;
+#[path = "../../tests/support/redis_server.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod redis_server;
+mod stores;
+#[path = "../../tests/store/things.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod things;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::HeaderMap;
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpResponse, HttpServer};
+use anyhow::{Context, ensure};
+use auth_service::app;
+use auth_service::config::Config;
+use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::domain::opaque_token::TokenHash;
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
+use auth_service::state::AppState;
+use auth_service::store::Store;
+use auth_service::store::embedded::EmbeddedStore;
+use clap::Parser;
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use load::{Figures, drive, request};
+
+#[derive(Parser)]
+struct Options {
+    /// Only put load on this address.
+    #[arg(long)]
+    url: Option<url::Url>,
+    /// The Host to send, when it is not the URL's.
+    #[arg(long)]
+    host: Option<String>,
+    /// The access token to send.
+    #[arg(long, default_value = "none")]
+    bearer: String,
+    /// The method.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// Connections.
+    #[arg(long, default_value_t = 32)]
+    connections: usize,
+    /// Seconds a measurement.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Measurements of each kind; the figures are those of the median.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+/// People whose tokens take turns.
+const PEOPLE: usize = 256;
+
+#[actix_web::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let time = Duration::from_secs(options.seconds);
+    if let Some(url) = &options.url {
+        let to = url.socket_addrs(|| None)?.into_iter().next().context("no address")?;
+        let host = options.host.clone().unwrap_or_else(|| url.authority().to_owned());
+        let requests = Arc::new(vec![request(&options.method, url.path(), &host, &options.bearer)]);
+        print("load", &drive(to, &requests, options.connections, time)?);
+        return Ok(());
+    }
+    check(&options, time).await?;
+    stores::compare().await
+}
+
+/// An allowed check whose facts are known, against a handler that has nothing to think about.
+async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
+    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let directory = tempfile::tempdir()?;
+    let key = StoreKey::new([7; 32]);
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory.path(), &key)?);
+    let settings = [
+        ("ISSUER", "https://auth.example.com"),
+        ("PROTECTED_HOSTS", "mcp.example"),
+        ("WORKERS", "1"),
+        ("PUBLIC_LISTEN", "127.0.0.1:0"),
+        ("EDGE_LISTEN", "127.0.0.1:0"),
+        ("OPS_LISTEN", "127.0.0.1:0"),
+    ];
+    let config = Config::from_variables(settings.map(|(name, value)| (name.to_owned(), value.to_owned())))?;
+    let listeners = config.listeners;
+    let clock = Arc::new(SystemClock);
+    let state = Data::new(
+        AppState::new(config, Arc::clone(&store), &key, clock, Arc::new(SystemRandomSource)).await?,
+    );
+    let tokens = tokens(&state).await?;
+    let servers = app::listen(listeners, &state, metrics)?;
+    let edge = servers.addresses[1];
+    tokio::spawn(servers.public);
+    tokio::spawn(servers.edge);
+    tokio::spawn(servers.ops);
+
+    let asked = |token: &String| request("POST", "/verify/envoy/mcp", "mcp.example", token);
+    let requests: Arc<Vec<Vec<u8>>> = Arc::new(tokens.iter().map(asked).collect());
+    let url = format!("http://{edge}/verify/envoy/mcp");
+    let sample = reqwest::Client::builder().no_proxy().build()?;
+    let sample = sample.post(url).header("host", "mcp.example").header("x-forwarded-proto", "https");
+    let sample = sample.bearer_auth(&tokens[0]).send().await?;
+    ensure!(sample.status() == reqwest::StatusCode::OK, "{}", sample.status());
+    let mut headers = HeaderMap::new();
+    for (name, value) in sample.headers().iter().filter(|(name, _)| name.as_str() != "date") {
+        if name.as_str() != "content-length" {
+            headers.append(name.as_str().parse()?, value.to_str()?.parse()?);
+        }
+    }
+    let floor = bare(headers)?;
+
+    let (mut floors, mut checks) = (Vec::new(), Vec::new());
+    let round = |to: SocketAddr| drive(to, &requests, options.connections, time);
+    drive(floor, &requests, options.connections, time / 3)?;
+    drive(edge, &requests, options.connections, time / 3)?;
+    // In turns, so that whatever else this machine does hits both.
+    for _ in 0..options.rounds {
+        floors.push(
+            tokio::task::spawn_blocking({
+                let (requests, connections) = (Arc::clone(&requests), options.connections);
+                move || drive(floor, &requests, connections, time)
+            })
+            .await??,
+        );
+        checks.push(round(edge)?);
+    }
+    let (floor, check) = (median(floors), median(checks));
+    println!(
+        "check, facts known, policy and assertion on ({PEOPLE} tokens, {} connections, one worker)",
+        options.connections
+    );
+    print("  bare handler", &floor);
+    print("  check", &check);
+    println!(
+        "  ratio to the floor: throughput {:.2}, p50 {:.2}, p99 {:.2}",
+        check.a_second / floor.a_second,
+        check.p50.as_secs_f64() / floor.p50.as_secs_f64(),
+        check.p99.as_secs_f64() / floor.p99.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn median(mut figures: Vec<Figures>) -> Figures {
+    figures.sort_by(|a, b| a.a_second.total_cmp(&b.a_second));
+    figures.remove(figures.len() / 2)
+}
+
+fn print(what: &str, figures: &Figures) {
+    println!(
+        "{what:<28} {:>9.0}/s   p50 {:>9.1?}   p99 {:>9.1?}",
+        figures.a_second, figures.p50, figures.p99
+    );
+}
+
+/// A handler that answers 200 with those headers at once.
+fn bare(headers: HeaderMap) -> anyhow::Result<SocketAddr> {
+    let server = HttpServer::new(move || {
+        let headers = headers.clone();
+        App::new().default_service(web::to(move || {
+            let mut response = HttpResponse::Ok();
+            for (name, value) in &headers {
+                response.insert_header((name.clone(), value.clone()));
+            }
+            std::future::ready(response.finish())
+        }))
+    })
+    .workers(1)
+    .backlog(4096)
+    .keep_alive(Duration::from_secs(90))
+    .disable_signals()
+    .bind("127.0.0.1:0")?;
+    let address = server.addrs()[0];
+    tokio::spawn(server.run());
+    Ok(address)
+}
+
+/// Access tokens of as many people.
+async fn tokens(state: &AppState) -> anyhow::Result<Vec<String>> {
+    let mut tokens = Vec::new();
+    for n in 0..PEOPLE {
+        let (_, _, grant) = things::granted(state.store.as_ref(), &format!("p{n}"), &format!("r{n}")).await;
+        let now = SystemClock.now();
+        let claims = AccessTokenClaims {
+            iss: "https://auth.example.com".to_owned(),
+            sub: grant.subject,
+            aud: grant.resources,
+            client_id: grant.client_id,
+            scope: grant.scope,
+            exp: now.plus(things::HOUR),
+            iat: now,
+            jti: TokenHash::of(&things::random()).text(),
+            gid: grant.id,
+            groups: vec![],
+        };
+        tokens.push(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?);
+    }
+    Ok(tokens)
+}

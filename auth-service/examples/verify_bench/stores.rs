@@ -1,0 +1,101 @@
+//! What the stores cost: a miss against one round trip, refreshing and redeeming in round trips, writes against fsync.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use auth_service::keys::seal::StoreKey;
+use auth_service::store::embedded::EmbeddedStore;
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Rotation, Store};
+
+use super::redis_server::RedisServer;
+use super::things::{GRACE, NOW, account, client, code, grant, granted, hash, register, successor, usage};
+
+const CALLS: u32 = 2000;
+
+pub(crate) async fn compare() -> anyhow::Result<()> {
+    let key = StoreKey::new([7; 32]);
+    let directory = tempfile::tempdir()?;
+    let store = EmbeddedStore::open(directory.path(), &key)?;
+    println!("embedded store, one caller, durable writes ({} each)", CALLS / 10);
+    let floor = fsync_floor(directory.path())?;
+    let write = write(&store, CALLS / 10).await;
+    println!(
+        "  fsync of 4 KiB {floor:?}, a revocation {write:?}: {:.2} of the floor's rate",
+        ratio(floor, write)
+    );
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return Ok(()) };
+    let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &key).await?;
+    println!("Redis, one caller after the other ({CALLS} each)");
+    let (client, _, held) = granted(&store, "held", "refresh").await;
+    let floor = per_call(CALLS, async |_| store.ping().await.unwrap()).await;
+    let miss = per_call(CALLS, async |_| {
+        let found = store.held_grant(&held.id, &held.client_id, &held.subject, NOW).await.unwrap();
+        assert!(found.is_some());
+    })
+    .await;
+    println!("  one GET {floor:?}, the facts of a token {miss:?}: {:.2} round trips", ratio(miss, floor));
+    let used = usage(&client, NOW);
+    let rotate = per_call(CALLS / 4, async |n| {
+        let (last, next) = (name("refresh", n), successor(&name("refresh", n + 1), NOW));
+        let rotated = store.rotate_refresh(&hash(&last), &next, &used, GRACE).await.unwrap();
+        assert!(matches!(rotated, Rotation::Rotated(_)));
+    })
+    .await;
+    println!("  a refresh (store's part) {rotate:?}: {:.2} round trips", ratio(rotate, floor));
+    let person = account("redeemer");
+    assert!(store.add_account(&person).await?);
+    let redeeming = register(&store, &super::things::client("redeeming")).await;
+    let used = usage(&redeeming, NOW);
+    let mut codes = Vec::new();
+    for n in 0..CALLS / 4 {
+        let made = code(&redeeming, &person.subject, NOW);
+        let secret = hash(&format!("code {n}"));
+        assert!(store.add_code(made.grant_id.as_str(), &secret, &made, &used).await?);
+        codes.push((secret, made));
+    }
+    let redeem = per_call(CALLS / 4, async |n| {
+        let (secret, made) = &codes[n as usize];
+        store.redeem_code(secret, &grant(made, &format!("of code {n}"), NOW), &used).await.unwrap();
+    })
+    .await;
+    println!("  a redemption (store's part) {redeem:?}: {:.2} round trips", ratio(redeem, floor));
+    Ok(())
+}
+
+fn name(of: &str, n: u32) -> String {
+    if n == 0 { of.to_owned() } else { format!("{of} {n}") }
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
+
+async fn per_call(calls: u32, call: impl AsyncFn(u32)) -> Duration {
+    let start = Instant::now();
+    for n in 0..calls {
+        call(n).await;
+    }
+    start.elapsed() / calls
+}
+
+async fn write(store: &dyn Store, calls: u32) -> Duration {
+    let id = client("x").id;
+    let grants: Vec<_> = {
+        let person = account("writer");
+        (0..calls).map(|_| code(&client(id.as_str()), &person.subject, NOW).grant_id).collect()
+    };
+    per_call(calls, async |n| store.revoke_grant(&grants[n as usize]).await.unwrap()).await
+}
+
+fn fsync_floor(directory: &std::path::Path) -> anyhow::Result<Duration> {
+    let mut file = std::fs::File::create(directory.join("floor"))?;
+    let page = [7_u8; 4096];
+    let calls = CALLS / 10;
+    let start = Instant::now();
+    for _ in 0..calls {
+        file.write_all(&page)?;
+        file.sync_data()?;
+    }
+    Ok(start.elapsed() / calls)
+}
