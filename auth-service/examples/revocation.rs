@@ -11,7 +11,6 @@
 )]
 
 #[path = "../tests/support/redis_server.rs"]
-#[expect(dead_code, reason = "tests use the rest")]
 mod redis_server;
 #[path = "../tests/store/things.rs"]
 #[expect(dead_code, reason = "tests use the rest")]
@@ -154,6 +153,7 @@ fn token(state: &AppState, grant: &Grant) -> anyhow::Result<String> {
         jti: TokenHash::of(&things::random()).text(),
         gid: grant.id.clone(),
         groups: vec![],
+        cnf: None,
     };
     Ok(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?)
 }

@@ -13,7 +13,6 @@
 
 mod load;
 #[path = "../../tests/support/redis_server.rs"]
-#[expect(dead_code, reason = "tests use the rest")]
 mod redis_server;
 mod stores;
 #[path = "../../tests/store/things.rs"]
@@ -209,6 +208,7 @@ async fn tokens(state: &AppState) -> anyhow::Result<Vec<String>> {
             jti: TokenHash::of(&things::random()).text(),
             gid: grant.id,
             groups: vec![],
+            cnf: None,
         };
         tokens.push(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?);
     }

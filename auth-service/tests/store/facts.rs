@@ -99,6 +99,7 @@ pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
         jti: TokenHash::of(&random()).text(),
         gid: grant.id.clone(),
         groups: vec![],
+        cnf: None,
     };
     keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
 }
