@@ -154,6 +154,7 @@ fn token(state: &AppState, grant: &Grant) -> anyhow::Result<String> {
         gid: grant.id.clone(),
         groups: vec![],
         cnf: None,
+        act: None,
     };
     Ok(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?)
 }

@@ -229,7 +229,8 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_disabled(&account.subject, disabled).await?;
-            let event = audit::Event::AccountSwitched { subject: &account.subject, disabled };
+            let what = if disabled { "off" } else { "on" };
+            let event = audit::Event::AccountChanged { subject: &account.subject, what };
             Ok(if done { audited(&event) } else { no_account(&username) })
         }
         Command::SetUserGroups { username, groups } => {

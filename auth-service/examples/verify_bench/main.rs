@@ -209,6 +209,7 @@ async fn tokens(state: &AppState) -> anyhow::Result<Vec<String>> {
             gid: grant.id,
             groups: vec![],
             cnf: None,
+            act: None,
         };
         tokens.push(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?);
     }

@@ -92,18 +92,11 @@ pub enum Event<'a> {
         /// Whom.
         subject: &'a Subject,
     },
-    /// An operator switched an account off or on.
-    AccountSwitched {
-        /// Whose.
-        subject: &'a Subject,
-        /// Off?
-        disabled: bool,
-    },
-    /// An operator changed what is known of a person.
+    /// An operator changed an account.
     AccountChanged {
         /// Whom.
         subject: &'a Subject,
-        /// Which part of it.
+        /// What: `off`, `on`, `groups` or `email`.
         what: &'static str,
     },
     /// A person logged in.
@@ -219,10 +212,6 @@ impl Event<'_> {
             Self::PasswordReset { subject } => {
                 tracing::info!(target: "audit", event = "password_reset", %subject);
                 "password_reset"
-            }
-            Self::AccountSwitched { subject, disabled } => {
-                tracing::info!(target: "audit", event = "account_switched", %subject, disabled);
-                "account_switched"
             }
             Self::AccountChanged { subject, what } => {
                 tracing::info!(target: "audit", event = "account_changed", %subject, what);

@@ -100,6 +100,7 @@ pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
         gid: grant.id.clone(),
         groups: vec![],
         cnf: None,
+        act: None,
     };
     keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
 }
