@@ -79,7 +79,7 @@ async fn real_clients_register_and_get_what_they_need() {
         assert_eq!(response.status(), StatusCode::CREATED, "{name}");
         let body: Value = response.json().await.unwrap();
         assert_eq!(body["redirect_uris"], metadata["redirect_uris"], "{name}");
-        assert_eq!(body["grant_types"], metadata["grant_types"], "{name}");
+        assert_eq!(body["grant_types"], json!(["authorization_code", "refresh_token"]), "{name}");
         let method =
             metadata.get("token_endpoint_auth_method").cloned().unwrap_or(json!("client_secret_basic"));
         assert_eq!(body["token_endpoint_auth_method"], method, "{name}");
