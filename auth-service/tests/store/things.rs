@@ -77,7 +77,7 @@ pub(crate) fn terms(now: UnixTime, ceiling: u64) -> RegistrationTerms {
 
 /// Registers `client` under its own identifier.
 pub(crate) async fn register(store: &dyn Store, client: &Client) -> Client {
-    let terms = terms(client.issued_at, 1000);
+    let terms = terms(client.issued_at, 100_000);
     match store.register_client(client, std::slice::from_ref(&client.id), &terms).await.unwrap() {
         Registration::Added(client) | Registration::Known(client) => client,
         Registration::Full => panic!("full"),
