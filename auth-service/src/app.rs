@@ -15,11 +15,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
 use crate::config::Listeners;
+use crate::domain::error_code::ERRORS_PATH;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
 use crate::oauth::{
-    authorize, consent, device, device_authorization, fallback, introspect, login, metadata,
+    authorize, consent, device, device_authorization, errors, fallback, introspect, login, metadata,
     protected_resource, pushed_request, revoke, token,
 };
 use crate::ops::endpoints;
@@ -178,6 +179,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         )
         .service(web::resource(format!("{base}/device/consent")).route(web::post().to(device::decide)))
         .service(web::resource(format!("{base}/login/device")).route(web::get().to(login::device_form)))
+        .service(web::resource(format!("{base}{ERRORS_PATH}")).route(web::get().to(errors::show)))
         .service(web::resource(format!("{base}/introspect")).route(web::post().to(introspect::introspect)))
         .service(
             web::resource(format!("{base}/register"))

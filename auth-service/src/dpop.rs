@@ -1,6 +1,7 @@
 //! Taking proofs of possession (RFC 9449): what the token endpoint and the check have in common.
 
 use crate::domain::clock::UnixTime;
+use crate::domain::error_code::ErrorCode;
 use crate::keys::dpop::{Expected, InvalidProof, Nonces, Proof, check};
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::store::{Store, StoreError};
@@ -42,11 +43,11 @@ pub enum ProofRefused {
 
 impl ProofRefused {
     /// The error code (RFC 9449 §5, §8), if it is the client's to mend.
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Nonce { .. } => "use_dpop_nonce",
-            Self::Invalid(_) | Self::Replayed => "invalid_dpop_proof",
-            Self::Store(_) | Self::Crypto(_) => "temporarily_unavailable",
+            Self::Nonce { .. } => ErrorCode::UseDpopNonce,
+            Self::Invalid(_) | Self::Replayed => ErrorCode::InvalidDpopProof,
+            Self::Store(_) | Self::Crypto(_) => ErrorCode::TemporarilyUnavailable,
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod authorize;
 pub mod consent;
 pub mod device;
 pub mod device_authorization;
+pub mod errors;
 pub mod fallback;
 pub mod introspect;
 pub mod login;

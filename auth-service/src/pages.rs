@@ -13,6 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use crate::domain::error_code::ErrorCode;
+use crate::domain::issuer::Issuer;
 use crate::domain::redirect_uri::RedirectUri;
 
 const STYLE: &str = include_str!("../templates/style.css");
@@ -122,8 +124,34 @@ pub struct MessagePage<'a> {
     pub title: &'a str,
     /// Why, and what to do.
     pub text: &'a str,
-    /// The OAuth error code, for the client's developer.
-    pub code: Option<&'a str>,
+    /// For the client's developer.
+    pub code: Option<CodeLink>,
+}
+
+/// An OAuth error code, and where it is explained.
+#[derive(Debug, Clone)]
+pub struct CodeLink {
+    /// The code.
+    pub code: ErrorCode,
+    /// `error_uri`.
+    pub uri: String,
+}
+
+impl CodeLink {
+    /// The code as `issuer` explains it.
+    pub fn new(code: ErrorCode, issuer: &Issuer) -> Self {
+        Self { code, uri: code.uri(issuer) }
+    }
+}
+
+/// A text of this repository.
+#[derive(Template)]
+#[template(path = "document.html")]
+pub struct DocumentPage<'a> {
+    /// What it is about.
+    pub title: &'a str,
+    /// The rest of it, as HTML. Only ever made from files that are compiled in.
+    pub html: &'a str,
 }
 
 /// Where a form on the page may lead, beyond ourselves.
@@ -192,7 +220,7 @@ mod tests {
     #[test]
     fn a018_a019_pages_cannot_be_framed_scripted_or_cached() {
         let hostile = "<script>alert(1)</script>\"'><img src=x onerror=y>";
-        let template = MessagePage { title: hostile, text: hostile, code: Some(hostile) };
+        let template = MessagePage { title: hostile, text: hostile, code: None };
         let response = page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves);
         let header = |name| response.headers().get(name).unwrap().to_str().unwrap().to_owned();
         assert!(header(CONTENT_SECURITY_POLICY).contains("frame-ancestors 'none'"));

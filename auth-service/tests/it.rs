@@ -17,6 +17,7 @@ mod it {
     mod document_host;
     mod documents;
     mod dpop;
+    mod errors;
     mod fixtures;
     mod grpc;
     mod keys;

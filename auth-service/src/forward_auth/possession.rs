@@ -39,7 +39,7 @@ impl NotProven {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Downgraded | Self::NotBound | Self::Key => "invalid_token",
-            Self::Proof(refused) => refused.code(),
+            Self::Proof(refused) => refused.code().as_str(),
         }
     }
 

@@ -9,8 +9,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use crate::clients::UnknownClient;
 use crate::clients::documents::DocumentError;
 use crate::domain::client::{Client, ClientId, InvalidClientId};
+use crate::domain::error_code::ErrorCode;
+use crate::domain::issuer::Issuer;
 use crate::domain::redirect_uri::RedirectUri;
-use crate::pages::{FormTarget, MessagePage, page};
+use crate::pages::{CodeLink, FormTarget, MessagePage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
@@ -70,18 +72,19 @@ impl From<StoreError> for AuthorizeError {
 }
 
 impl AuthorizeError {
-    pub(super) fn response(&self) -> HttpResponse {
+    pub(super) fn response(&self, issuer: &Issuer) -> HttpResponse {
         let (status, code) = match self {
             Self::Params(_) | Self::NoClient(_) | Self::Redirect => {
-                (StatusCode::BAD_REQUEST, Some("invalid_request"))
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
             Self::UnknownClient | Self::Disabled | Self::Document(..) => {
-                (StatusCode::BAD_REQUEST, Some("invalid_client"))
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidClient)
             }
-            Self::RequestUri => (StatusCode::BAD_REQUEST, Some("invalid_request_uri")),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some("temporarily_unavailable")),
+            Self::RequestUri => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequestUri),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
         };
         let text = self.to_string();
+        let code = Some(CodeLink::new(code, issuer));
         page(
             status,
             &MessagePage { title: "This request cannot be answered", text: &text, code },
@@ -97,7 +100,7 @@ pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> Http
     }
     match answer(&request, &state).await {
         Ok(response) => response,
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 
@@ -167,10 +170,12 @@ pub(super) fn refuse(
     client_state: Option<&str>,
     refusal: Refusal,
 ) -> HttpResponse {
-    let description = refusal.to_string();
-    let mut pairs = vec![("error", refusal.code()), ("error_description", description.as_str())];
+    let issuer = &state.config.site.issuer;
+    let (description, uri) = (refusal.to_string(), refusal.code().uri(issuer));
+    let mut pairs =
+        vec![("error", refusal.code().as_str()), ("error_description", &description), ("error_uri", &uri)];
     pairs.extend(client_state.map(|value| ("state", value)));
-    pairs.push(("iss", state.config.site.issuer.as_str()));
+    pairs.push(("iss", issuer.as_str()));
     see_other(&redirect_uri.with_query(&pairs))
 }
 

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clients::UnknownClient;
 use crate::domain::client::{Client, ClientAuthMethod, ClientId};
+use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::TokenHash;
 use crate::state::AppState;
 use crate::store::StoreError;
@@ -37,6 +38,9 @@ pub enum ClientAuthError {
     /// 503.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// 503.
+    #[error(transparent)]
+    Random(#[from] RandomUnavailable),
 }
 
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(super) async fn authenticate(
     let invalid = |description: String| ClientAuthError::Invalid { description, basic };
     let client = state.clients.find(&id, now).await.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
+        UnknownClient::Random(error) => ClientAuthError::Random(error),
         other => invalid(other.to_string()),
     })?;
     let problem = match (client.metadata.auth_method, proof) {

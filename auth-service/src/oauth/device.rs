@@ -92,7 +92,7 @@ fn message(status: StatusCode, title: &str, text: &str) -> HttpResponse {
 /// `GET /device`: asks for the code. One in the link is filled in, and counts for nothing before it is sent.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     if !state.config.grants.offers(GrantType::DeviceCode) {
-        return responses::not_found();
+        return responses::not_found(&state.config.site.issuer);
     }
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }

@@ -36,11 +36,11 @@ struct Codes {
 /// Hands out codes.
 pub async fn start(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     if !state.config.grants.offers(GrantType::DeviceCode) {
-        return responses::not_found();
+        return responses::not_found(&state.config.site.issuer);
     }
     match answer(&request, &body, &state).await {
         Ok(codes) => responses::json_no_store(StatusCode::OK, &codes),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 

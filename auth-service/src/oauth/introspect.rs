@@ -72,7 +72,8 @@ struct Signed<'a> {
 
 /// Answers who may know.
 pub async fn introspect(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    answer(&request, &body, &state).await.unwrap_or_else(|error| error.response())
+    let issuer = &state.config.site.issuer;
+    answer(&request, &body, &state).await.unwrap_or_else(|error| error.response(issuer))
 }
 
 async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, TokenError> {

@@ -35,7 +35,7 @@ struct Pushed {
 pub async fn push(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(pushed) => responses::json_no_store(StatusCode::CREATED, &pushed),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::domain::client::{
     Client, ClientAuthMethod, ClientId, ClientMetadata, ClientOrigin, ClientSecret, RegistrationId,
 };
 use crate::domain::clock::RandomUnavailable;
+use crate::domain::error_code::ErrorCode;
+use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
@@ -65,24 +67,27 @@ impl From<StoreError> for RegistrationError {
 }
 
 impl From<RandomUnavailable> for RegistrationError {
-    fn from(_: RandomUnavailable) -> Self {
+    fn from(error: RandomUnavailable) -> Self {
+        tracing::error!(%error, "a client could not be registered");
         Self::Unavailable
     }
 }
 
 impl RegistrationError {
-    fn response(&self) -> HttpResponse {
+    fn response(&self, issuer: &Issuer) -> HttpResponse {
         let (status, code) = match self {
-            Self::ContentType => (StatusCode::BAD_REQUEST, "invalid_client_metadata"),
+            Self::ContentType => (StatusCode::BAD_REQUEST, ErrorCode::InvalidClientMetadata),
             Self::Metadata(invalid) => (StatusCode::BAD_REQUEST, invalid.code()),
-            Self::RedirectHost(_) => (StatusCode::BAD_REQUEST, "invalid_redirect_uri"),
-            Self::Closed => (StatusCode::FORBIDDEN, "access_denied"),
-            Self::InitialAccessToken => (StatusCode::UNAUTHORIZED, "invalid_token"),
-            Self::Crowded(_) => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable"),
-            Self::Full | Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
+            Self::RedirectHost(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRedirectUri),
+            Self::Closed => (StatusCode::FORBIDDEN, ErrorCode::AccessDenied),
+            Self::InitialAccessToken => (StatusCode::UNAUTHORIZED, ErrorCode::InvalidToken),
+            Self::Crowded(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable),
+            Self::Full | Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
+            }
         };
         let challenge = matches!(self, Self::InitialAccessToken).then_some("Bearer error=\"invalid_token\"");
-        let mut response = responses::error(status, code, &self.to_string(), challenge);
+        let mut response = responses::error(issuer, status, code, &self.to_string(), challenge);
         if let Self::Crowded(crowded) = self {
             response.headers_mut().insert(RETRY_AFTER, crowded.retry_after_seconds.into());
         }
@@ -94,7 +99,7 @@ impl RegistrationError {
 pub async fn register(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(registered) => responses::json_no_store(StatusCode::CREATED, &registered),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 

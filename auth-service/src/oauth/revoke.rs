@@ -20,7 +20,7 @@ use super::token::TokenError;
 pub async fn revoke(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(()) => HttpResponse::build(StatusCode::OK).insert_header(("cache-control", "no-store")).finish(),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 

@@ -91,7 +91,16 @@ impl TestApp {
         self.server.as_mut().unwrap().kill();
     }
 
+    /// With this source of randomness.
+    pub(crate) async fn start_with_random(random: Arc<dyn Random>) -> Self {
+        Self::start_from(false, random, &[]).await
+    }
+
     async fn start_on(on_redis: bool, settings: &[(&str, &str)]) -> Self {
+        Self::start_from(on_redis, Arc::new(SystemRandomSource), settings).await
+    }
+
+    async fn start_from(on_redis: bool, random: Arc<dyn Random>, settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let defaults = [
             ("ISSUER", ISSUER),
@@ -109,7 +118,7 @@ impl TestApp {
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (store, server) = open_store(data.path(), &StoreKey::new(STORE_KEY), on_redis).await;
         let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
-        Self::launch(settings, store, clock, data, server).await
+        Self::launch(settings, store, (clock, random), data, server).await
     }
 
     /// Another replica on the same store, with the same clock. With Redis it has a connection of its own.
@@ -123,28 +132,22 @@ impl TestApp {
         };
         let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let settings = self.settings.iter().cloned().chain(owned).collect();
-        Self::launch(settings, store, Arc::clone(&self.clock), tempfile::tempdir().unwrap(), None).await
+        let sources = (Arc::clone(&self.clock), Arc::new(SystemRandomSource) as Arc<dyn Random>);
+        Self::launch(settings, store, sources, tempfile::tempdir().unwrap(), None).await
     }
 
     async fn launch(
         settings: Vec<(String, String)>,
         store: Arc<dyn Store>,
-        clock: Arc<TestClock>,
+        (clock, random): (Arc<TestClock>, Arc<dyn Random>),
         data: tempfile::TempDir,
         server: Option<RedisServer>,
     ) -> Self {
         let config = Config::from_variables(settings.iter().cloned()).unwrap();
         let listeners = config.listeners;
         let key = StoreKey::new(STORE_KEY);
-        let state = AppState::new(
-            config,
-            store,
-            &key,
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            Arc::new(SystemRandomSource),
-        )
-        .await
-        .unwrap();
+        let state =
+            AppState::new(config, store, &key, Arc::clone(&clock) as Arc<dyn Clock>, random).await.unwrap();
         let state = Data::new(state);
         let servers =
             app::listen(listeners, &state, PrometheusBuilder::new().build_recorder().handle()).unwrap();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::client::{Client, ClientId, GrantType};
+use crate::domain::error_code::ErrorCode;
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::pkce::CodeChallenge;
 use crate::domain::redirect_uri::RedirectUri;
@@ -64,21 +65,21 @@ pub enum Refusal {
 
 impl Refusal {
     /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> ErrorCode {
         match self {
             Self::Params(_)
             | Self::ResponseMode
             | Self::Challenge
             | Self::ChallengeMethod
             | Self::Thumbprint
-            | Self::PushRequired => "invalid_request",
-            Self::ResponseType => "unsupported_response_type",
-            Self::RequestObject => "request_not_supported",
-            Self::GrantType => "unauthorized_client",
-            Self::Scope => "invalid_scope",
-            Self::Resource => "invalid_target",
-            Self::Denied => "access_denied",
-            Self::Unavailable => "temporarily_unavailable",
+            | Self::PushRequired => ErrorCode::InvalidRequest,
+            Self::ResponseType => ErrorCode::UnsupportedResponseType,
+            Self::RequestObject => ErrorCode::RequestNotSupported,
+            Self::GrantType => ErrorCode::UnauthorizedClient,
+            Self::Scope => ErrorCode::InvalidScope,
+            Self::Resource => ErrorCode::InvalidTarget,
+            Self::Denied => ErrorCode::AccessDenied,
+            Self::Unavailable => ErrorCode::TemporarilyUnavailable,
         }
     }
 }
@@ -292,7 +293,7 @@ mod tests {
             ("resource", "https://other.example/mcp", "invalid_target"),
         ];
         for (name, value, code) in cases {
-            assert_eq!(read(&with(name, value)).unwrap_err().code(), code, "{name}={value}");
+            assert_eq!(read(&with(name, value)).unwrap_err().code().as_str(), code, "{name}={value}");
         }
     }
 
@@ -300,7 +301,7 @@ mod tests {
     fn a011_doubled_parameters_are_refused_and_resources_may_repeat() {
         for name in ["state", "scope", "code_challenge", "response_type", "unheard_of"] {
             let doubled: Vec<_> = GOOD.into_iter().chain([(name, "x"), (name, "x")]).collect();
-            assert_eq!(read(&doubled).unwrap_err().code(), "invalid_request", "{name}");
+            assert_eq!(read(&doubled).unwrap_err().code(), ErrorCode::InvalidRequest, "{name}");
         }
         let two: Vec<_> = GOOD
             .into_iter()

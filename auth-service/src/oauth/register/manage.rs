@@ -10,6 +10,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use crate::domain::client::{Client, ClientAuthMethod, ClientId};
+use crate::domain::error_code::ErrorCode;
+use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::oauth::responses;
 use crate::ops::audit;
@@ -48,17 +50,16 @@ impl IsInternal for crate::store::StoreError {}
 impl IsInternal for crate::domain::clock::RandomUnavailable {}
 
 impl ManagementError {
-    fn response(&self) -> HttpResponse {
-        match self {
+    fn response(&self, issuer: &Issuer) -> HttpResponse {
+        let (status, code, challenge) = match self {
             Self::Token => {
                 let challenge = Some("Bearer error=\"invalid_token\"");
-                responses::error(StatusCode::UNAUTHORIZED, "invalid_token", &self.to_string(), challenge)
+                (StatusCode::UNAUTHORIZED, ErrorCode::InvalidToken, challenge)
             }
-            Self::Update(problem) => {
-                responses::error(StatusCode::BAD_REQUEST, "invalid_client_metadata", problem, None)
-            }
-            Self::Registration(error) => error.response(),
-        }
+            Self::Update(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidClientMetadata, None),
+            Self::Registration(error) => return error.response(issuer),
+        };
+        responses::error(issuer, status, code, &self.to_string(), challenge)
     }
 }
 
@@ -69,7 +70,7 @@ pub async fn read(request: HttpRequest, id: web::Path<String>, state: web::Data<
             StatusCode::OK,
             &Registered::managed(&client, &state.config.site.issuer, &token),
         ),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 
@@ -82,7 +83,7 @@ pub async fn update(
 ) -> HttpResponse {
     match replace(&request, &id, &body, &state).await {
         Ok(registered) => responses::json_no_store(StatusCode::OK, &registered),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 
@@ -96,7 +97,7 @@ pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Dat
     };
     match outcome.await {
         Ok(()) => HttpResponse::NoContent().insert_header(("cache-control", "no-store")).finish(),
-        Err(error) => error.response(),
+        Err(error) => error.response(&state.config.site.issuer),
     }
 }
 

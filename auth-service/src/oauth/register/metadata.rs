@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientKeys, ClientMetadata, GrantType};
+use crate::domain::error_code::ErrorCode;
 use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
 use crate::domain::scope::Scope;
 
@@ -52,11 +53,11 @@ pub enum InvalidMetadata {
 
 impl InvalidMetadata {
     /// The error code (RFC 7591 §3.2.2).
-    pub(super) fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
-            Self::RedirectUriCount | Self::RedirectUri(..) => "invalid_redirect_uri",
-            Self::SoftwareStatement => "unapproved_software_statement",
-            _ => "invalid_client_metadata",
+            Self::RedirectUriCount | Self::RedirectUri(..) => ErrorCode::InvalidRedirectUri,
+            Self::SoftwareStatement => ErrorCode::UnapprovedSoftwareStatement,
+            _ => ErrorCode::InvalidClientMetadata,
         }
     }
 }
@@ -294,7 +295,7 @@ mod tests {
             ("software_statement", json!("eyJ"), "unapproved_software_statement"),
         ];
         for (name, value, code) in cases {
-            assert_eq!(read(&with(name, value.clone())).unwrap_err().code(), code, "{name}={value}");
+            assert_eq!(read(&with(name, value.clone())).unwrap_err().code().as_str(), code, "{name}={value}");
         }
         for body in [&b""[..], b"[]", b"{", b"null", b"\xff", b"{\"redirect_uris\":[1]}"] {
             assert!(super::read(body, &Scope::default(), |_| true).is_err());
@@ -304,7 +305,7 @@ mod tests {
     #[test]
     fn a053_a_web_application_has_https_redirects_but_for_loopback() {
         let web = |uri: &str| read(&json!({ "redirect_uris": [uri], "application_type": "web" }));
-        assert_eq!(web("http://app.example/cb").unwrap_err().code(), "invalid_redirect_uri");
+        assert_eq!(web("http://app.example/cb").unwrap_err().code(), ErrorCode::InvalidRedirectUri);
         assert!(web("https://app.example/cb").is_ok() && web("http://localhost:6274/oauth/callback").is_ok());
     }
 

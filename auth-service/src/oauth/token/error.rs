@@ -1,0 +1,147 @@
+//! Why no token is issued, and what the client is told. The endpoints beside the token endpoint that authenticate
+//! clients share it.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderName;
+
+use crate::domain::clock::RandomUnavailable;
+use crate::domain::error_code::ErrorCode;
+use crate::domain::issuer::Issuer;
+use crate::dpop::ProofRefused;
+use crate::keys::seal::CryptoFailure;
+use crate::oauth::authorize::AuthorizationRefusal as Refusal;
+use crate::oauth::client_auth::ClientAuthError;
+use crate::oauth::params::BadParams;
+use crate::oauth::responses;
+use crate::store::StoreError;
+
+/// Why no token is issued.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Broken parameters.
+    #[error(transparent)]
+    Params(#[from] BadParams),
+    /// A parameter is missing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// Who is asking?
+    #[error(transparent)]
+    Client(#[from] ClientAuthError),
+    /// Not one of ours.
+    #[error("the grant_type is not supported here; the server's metadata lists those that are")]
+    UnsupportedGrantType,
+    /// Ours, but not this client's.
+    #[error("the client is not registered for this grant_type")]
+    UnauthorizedClient,
+    /// The code or refresh token does not count.
+    #[error("{0}")]
+    InvalidGrant(&'static str),
+    /// More, or other, than was granted.
+    #[error("the scope is malformed or goes beyond what was granted")]
+    InvalidScope,
+    /// RFC 8707 §2.2.
+    #[error("the resource is not one that was granted")]
+    InvalidTarget,
+    /// The proof of possession does not count (RFC 9449 §5).
+    #[error(transparent)]
+    Proof(ProofRefused),
+    /// Something that the endpoint does not do.
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// A pushed authorization request that would be refused.
+    #[error(transparent)]
+    Pushed(#[from] Refusal),
+    /// RFC 8628 §3.5.
+    #[error("nobody has answered yet; ask again after the interval")]
+    AuthorizationPending,
+    /// RFC 8628 §3.5.
+    #[error("too soon; from now on, let five more seconds pass between two questions")]
+    SlowDown,
+    /// RFC 8628 §3.5.
+    #[error("the person said no")]
+    AccessDenied,
+    /// RFC 8628 §3.5.
+    #[error("the device_code has expired; start again")]
+    ExpiredToken,
+    /// Too many devices.
+    #[error("too many devices ask from this network; try again in a minute")]
+    TooMany,
+    /// Ours to mend.
+    #[error("the service cannot issue tokens at the moment; try again in a minute")]
+    Unavailable,
+}
+
+impl From<ProofRefused> for TokenError {
+    fn from(refused: ProofRefused) -> Self {
+        match refused {
+            ProofRefused::Store(error) => error.into(),
+            ProofRefused::Crypto(error) => error.into(),
+            refused => Self::Proof(refused),
+        }
+    }
+}
+
+impl From<StoreError> for TokenError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed at the token endpoint");
+        Self::Unavailable
+    }
+}
+
+impl From<CryptoFailure> for TokenError {
+    fn from(error: CryptoFailure) -> Self {
+        tracing::error!(%error, "a token could not be made");
+        Self::Unavailable
+    }
+}
+
+impl From<RandomUnavailable> for TokenError {
+    fn from(error: RandomUnavailable) -> Self {
+        tracing::error!(%error, "a token could not be made");
+        Self::Unavailable
+    }
+}
+
+impl TokenError {
+    pub(in crate::oauth) fn response(&self, issuer: &Issuer) -> HttpResponse {
+        let (status, code) = match self {
+            Self::Client(ClientAuthError::Invalid { .. }) => {
+                (StatusCode::UNAUTHORIZED, ErrorCode::InvalidClient)
+            }
+            Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) | Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
+            }
+            Self::Params(_) | Self::Missing(_) | Self::Client(_) | Self::InvalidRequest(_) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
+            }
+            Self::Pushed(refusal) => (StatusCode::BAD_REQUEST, refusal.code()),
+            Self::AuthorizationPending => (StatusCode::BAD_REQUEST, ErrorCode::AuthorizationPending),
+            Self::SlowDown => (StatusCode::BAD_REQUEST, ErrorCode::SlowDown),
+            Self::AccessDenied => (StatusCode::BAD_REQUEST, ErrorCode::AccessDenied),
+            Self::ExpiredToken => (StatusCode::BAD_REQUEST, ErrorCode::ExpiredToken),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable),
+            Self::UnsupportedGrantType => (StatusCode::BAD_REQUEST, ErrorCode::UnsupportedGrantType),
+            Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, ErrorCode::UnauthorizedClient),
+            Self::Proof(refused) => (StatusCode::BAD_REQUEST, refused.code()),
+            Self::InvalidGrant(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidGrant),
+            Self::InvalidScope => (StatusCode::BAD_REQUEST, ErrorCode::InvalidScope),
+            Self::InvalidTarget => (StatusCode::BAD_REQUEST, ErrorCode::InvalidTarget),
+        };
+        let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
+            .then_some("Basic realm=\"token endpoint\"");
+        // What the store says is for the log, not for the client.
+        let description = if status == StatusCode::SERVICE_UNAVAILABLE {
+            Self::Unavailable.to_string()
+        } else {
+            self.to_string()
+        };
+        let mut response = responses::error(issuer, status, code, &description, challenge);
+        if let Self::Proof(ProofRefused::Nonce { fresh }) = self
+            && let Ok(nonce) = fresh.parse()
+        {
+            response.headers_mut().insert(HeaderName::from_static("dpop-nonce"), nonce);
+        }
+        response
+    }
+}

@@ -1,0 +1,167 @@
+//! From what was allowed to tokens: the grant, the part of it that a request asks for, and the answer. What all grants
+//! have in common.
+
+use serde::Serialize;
+
+use crate::domain::account::{Account, Subject, short_id};
+use crate::domain::client::{Client, ClientId, GrantType};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{Grant, GrantId, RefreshState};
+use crate::domain::key_thumbprint::KeyThumbprint;
+use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::keys::dpop::Confirmation;
+use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor};
+use crate::oauth::authorize::offline_access;
+use crate::oauth::params::Params;
+use crate::state::AppState;
+
+use super::TokenError;
+
+/// The answer of RFC 6749 §5.1.
+#[derive(Serialize)]
+pub(super) struct TokenResponse {
+    pub(super) access_token: String,
+    pub(super) token_type: &'static str,
+    pub(super) expires_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) refresh_token: Option<String>,
+    pub(super) scope: String,
+    /// RFC 8693 §2.2.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issued_token_type: Option<&'static str>,
+}
+
+/// What a person has allowed a client.
+pub(super) struct Allowed {
+    pub(super) grant_id: GrantId,
+    pub(super) subject: Subject,
+    pub(super) resources: Vec<ResourceUri>,
+    pub(super) scope: Scope,
+    pub(super) authenticated_at: UnixTime,
+    /// The key that refresh tokens are bound to.
+    pub(super) bound_to: Option<KeyThumbprint>,
+}
+
+/// The grant of what was allowed, with a refresh token if the client may have one.
+pub(super) fn new_grant(
+    state: &AppState,
+    client: &Client,
+    allowed: Allowed,
+) -> Result<(Grant, Option<OpaqueToken>), TokenError> {
+    let now = state.now();
+    let may_stay = client.may_use(GrantType::RefreshToken)
+        && (!state.config.grants.offline_access || allowed.scope.covers(&offline_access()));
+    let refresh_token = if may_stay { Some(state.new_token(TokenKind::RefreshToken)?) } else { None };
+    let lifetimes = &state.config.lifetimes;
+    // Without a refresh token nothing outlives the access token.
+    let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
+    let grant = Grant {
+        id: allowed.grant_id,
+        subject: allowed.subject,
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: allowed.resources,
+        scope: allowed.scope,
+        authenticated_at: allowed.authenticated_at,
+        created_at: now,
+        expires_at: now.plus(lifetime),
+        bound_to: allowed.bound_to,
+        refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
+        parent: None,
+    };
+    Ok((grant, refresh_token))
+}
+
+/// Signs an access token on `grant` for a part of what it allows.
+pub(super) fn issue(
+    state: &AppState,
+    grant: &Grant,
+    account: &Account,
+    part: Part,
+    refresh_token: Option<&OpaqueToken>,
+    now: UnixTime,
+) -> Result<TokenResponse, TokenError> {
+    // No token outlives its grant.
+    let exp = now.plus(state.config.lifetimes.access_token).min(grant.expires_at);
+    let claims = AccessTokenClaims {
+        iss: state.config.site.issuer.as_str().to_owned(),
+        sub: grant.subject.clone(),
+        aud: part.resources,
+        client_id: grant.client_id.clone(),
+        scope: part.scope,
+        exp,
+        iat: now,
+        jti: short_id(state.random_bytes()?),
+        gid: grant.id.clone(),
+        cnf: part.bound_to.map(|jkt| Confirmation { jkt }),
+        groups: account.groups.clone(),
+        act: grant.parent.as_ref().map(|_| Actor { sub: grant.client_id.clone() }),
+    };
+    Ok(TokenResponse {
+        access_token: state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?,
+        token_type: if claims.cnf.is_some() { "DPoP" } else { "Bearer" },
+        expires_in: exp.since(now).as_secs(),
+        refresh_token: refresh_token.map(|token| token.expose().to_owned()),
+        scope: claims.scope.to_string(),
+        issued_token_type: None,
+    })
+}
+
+/// What one access token covers of its grant.
+pub(super) struct Part {
+    pub(super) scope: Scope,
+    pub(super) resources: Vec<ResourceUri>,
+    /// The key that it is bound to, if any.
+    pub(super) bound_to: Option<KeyThumbprint>,
+}
+
+impl Part {
+    /// The same, bound to the key that the client proved to hold.
+    pub(super) fn bound_to(self, key: Option<KeyThumbprint>) -> Self {
+        Self { bound_to: key, ..self }
+    }
+
+    /// Reads `scope` and `resource`: each may narrow what was granted and never widen it (RFC 6749 §6, RFC 8707 §2.2).
+    pub(super) fn read(
+        state: &AppState,
+        params: &Params,
+        granted_scope: &Scope,
+        granted: &[ResourceUri],
+    ) -> Result<Self, TokenError> {
+        let scope = match params.one("scope")? {
+            Some(text) => text.parse().map_err(|_| TokenError::InvalidScope)?,
+            None => granted_scope.clone(),
+        };
+        if !granted_scope.covers(&scope) {
+            return Err(TokenError::InvalidScope);
+        }
+        let asked = params.many("resource");
+        if asked.is_empty() {
+            return Ok(Self { scope, resources: granted.to_vec(), bound_to: None });
+        }
+        let parse = |text: &&str| {
+            state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget)
+        };
+        let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if resources.iter().all(|resource| granted.contains(resource)) {
+            Ok(Self { scope, resources, bound_to: None })
+        } else {
+            Err(TokenError::InvalidTarget)
+        }
+    }
+}
+
+/// The person behind a grant, if still welcome.
+pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Account, TokenError> {
+    let account = state.store.account(subject).await?;
+    account
+        .filter(|account| !account.disabled)
+        .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
+}
+
+/// What a client is told that does not own the grant: the same as if there were none.
+pub(super) fn owned_by(client: &Client, owner: &ClientId, what: &'static str) -> Result<(), TokenError> {
+    if client.id == *owner { Ok(()) } else { Err(TokenError::InvalidGrant(what)) }
+}
