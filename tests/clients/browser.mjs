@@ -30,13 +30,16 @@ function fillFirstForm(html, page, { username, password, newPassword }) {
     if (!name) continue;
     if (name === "decision") body.set("decision", "allow");
     else if (name in typed) body.set(name, typed[name]);
-    else if (type === "hidden" || checked !== undefined) body.append(name, value);
+    else if (!["checkbox", "radio", "submit"].includes(type) || checked !== undefined) body.append(name, value);
   }
   const action = attributes(/<form\b[^>]*>/i.exec(form)[0]).action;
   return { action: new URL(action || page, page), body };
 }
 
-/** Goes through login and consent; answers the URL that the authorization server redirects the client to. */
+/**
+ * Goes through login and consent; answers the URL that the authorization server redirects the client to. The pages on
+ * the way are added to `person.pages`.
+ */
 export async function authorizeInBrowser(authorizationUrl, redirectUri, person) {
   const cookies = new Map();
   let next = { url: new URL(authorizationUrl), init: { method: "GET" } };
@@ -64,6 +67,7 @@ export async function authorizeInBrowser(authorizationUrl, redirectUri, person) 
     }
     const html = await response.text();
     if (response.status !== 200) throw new Error(`${next.url} answered ${response.status}:\n${html.slice(0, 2000)}`);
+    person.pages?.push(html);
     const { action, body } = fillFirstForm(html, next.url, person);
     next = { url: action, init: { method: "POST", body } };
   }

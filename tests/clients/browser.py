@@ -47,8 +47,13 @@ def fill(form: FirstForm, username: str, password: str) -> dict[str, str]:
     return body
 
 
-async def authorize(url: str, redirect_uri: str, username: str, password: str) -> dict[str, str]:
-    """Goes through login and consent; answers the parameters of the redirect to the client."""
+async def authorize(
+    url: str, redirect_uri: str, username: str, password: str, pages: list[str] | None = None
+) -> dict[str, str]:
+    """Goes through login and consent; answers the parameters of the redirect to the client.
+
+    The pages on the way are added to `pages`.
+    """
     body: dict[str, str] | None = None
     async with httpx2.AsyncClient(follow_redirects=False) as browser:
         for _ in range(MOST_STEPS):
@@ -65,6 +70,8 @@ async def authorize(url: str, redirect_uri: str, username: str, password: str) -
                 continue
             if response.status_code != 200:
                 raise RuntimeError(f"{url} answered {response.status_code}:\n{response.text[:2000]}")
+            if pages is not None:
+                pages.append(response.text)
             form = FirstForm()
             form.feed(response.text)
             if form.action is None:

@@ -6,7 +6,8 @@ import { authorizeInBrowser } from "./browser.mjs";
 const { MCP_URL, ACCOUNT, PASSWORD, NEW_PASSWORD, MCP_GATE_TOOLS } = process.env;
 const { TOOL = "echo", TOOL_ARGUMENTS = '{"message":"hello"}' } = process.env;
 // Without a name the client registers; with a URL it says who it is by a document (SEP-991).
-const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS } = process.env;
+// With STEP_UP_FROM the first login asks for less than the server says is needed, and the second one for the rest.
+const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS, STEP_UP_FROM, GRANTS } = process.env;
 
 export const url = new URL(MCP_URL);
 export const load = createRequire(`${MCP_GATE_TOOLS}/npm/package.json`);
@@ -40,7 +41,7 @@ export class Provider {
     this.clientMetadata = {
       client_name: CLIENT_NAME,
       redirect_uris: [this.redirectUrl],
-      grant_types: ["authorization_code", "refresh_token"],
+      grant_types: GRANTS?.split(" ") ?? ["authorization_code", "refresh_token"],
       response_types: ["code"],
       token_endpoint_auth_method: "none",
     };
@@ -78,11 +79,13 @@ export class Provider {
     const query = authorizationUrl.searchParams;
     this.askedAs = query.get("client_id");
     if (this.staysOut) return;
-    report({ authorize: query.get("code_challenge_method"), resource: query.get("resource") });
-    const person = { username: ACCOUNT, password: PASSWORD, newPassword: NEW_PASSWORD };
+    if (this.less) query.set("scope", this.less);
+    this.less = undefined;
+    report({ authorize: query.get("code_challenge_method"), resource: query.get("resource"), scope: query.get("scope") });
+    const person = { username: ACCOUNT, password: PASSWORD, newPassword: NEW_PASSWORD, pages: [] };
     this.callback = await authorizeInBrowser(authorizationUrl, this.redirectUrl, person);
     if (this.callback.searchParams.get("state") !== this.sentState) throw new Error(`the state changed: ${this.callback}`);
-    report({ iss: this.callback.searchParams.get("iss") });
+    report({ iss: this.callback.searchParams.get("iss"), consent: person.pages.at(-1) });
   }
 }
 
@@ -121,9 +124,24 @@ async function reconnect(sdk, runs) {
   report({ done: true });
 }
 
+/** A token that allows too little: the SDK finds out by the 403, and asks the person for the rest. */
+async function stepUp(sdk) {
+  const provider = new Provider();
+  provider.less = STEP_UP_FROM;
+  await sdk.finish(await askForLogin(sdk, provider), provider.callback);
+  await sdk.finish(await askForLogin(sdk, provider), provider.callback);
+  const { client, transport } = sdk.connect(provider);
+  await client.connect(transport);
+  report({ called: (await client.callTool({ name: TOOL, arguments: JSON.parse(TOOL_ARGUMENTS) })).content });
+  await transport.terminateSession?.();
+  await client.close();
+  report({ done: true });
+}
+
 /** The whole story. `connect` makes a client and a transport; `finish` hands the SDK the authorization response. */
 export async function run(sdk) {
   if (RECONNECTS) return reconnect(sdk, Number(RECONNECTS));
+  if (STEP_UP_FROM) return stepUp(sdk);
   const provider = new Provider();
   await sdk.finish(await askForLogin(sdk, provider), provider.callback);
   report({ token_type: provider.held.token_type, expires_in: provider.held.expires_in, refreshable: "refresh_token" in provider.held });

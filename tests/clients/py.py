@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import browser
 import httpx2
@@ -11,6 +11,7 @@ from mcp import Client
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from watching import report, watch
 
 MCP_URL = os.environ["MCP_URL"]
 ACCOUNT = os.environ["ACCOUNT"]
@@ -23,11 +24,8 @@ AUTH_METHOD = os.environ.get("AUTH_METHOD")
 # With it the client does not register, but says who it is by a document (SEP-991).
 CLIENT_METADATA_URL = os.environ.get("CLIENT_METADATA_URL")
 RECONNECTS = int(os.environ.get("RECONNECTS", "0"))
-
-
-def report(**event: object) -> None:
-    """One JSON line for each thing that happened, in order."""
-    print(json.dumps(event), flush=True)
+# With it the first login asks for less than the server says is needed, and the second one for the rest.
+STEP_UP_FROM = os.environ.get("STEP_UP_FROM")
 
 
 class Memory:
@@ -51,40 +49,37 @@ class Memory:
         report(registered=bool(client_info.client_id))
 
 
-async def watch(response: httpx2.Response) -> None:
-    """The SDK's own requests, reported. Nothing is changed on the way."""
-    request = response.request
-    form: dict[str, list[str]] = {}
-    if request.headers.get("content-type") == "application/x-www-form-urlencoded":
-        form = parse_qs(request.content.decode())
-    event = {
-        "http": request.method,
-        "path": request.url.path,
-        "status": response.status_code,
-        "challenge": response.headers.get("www-authenticate"),
-        "grant_type": form.get("grant_type", [None])[0],
-        "resource": form.get("resource", [None])[0],
-    }
-    report(**{name: value for name, value in event.items() if value is not None})
-
-
 class LoginWanted(Exception):
     """The SDK asks for a person, and there is none: by then it has discovered, registered and made its URL."""
+
+
+def with_scope(url: str, scope: str) -> str:
+    parts = urlsplit(url)
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    return parts._replace(query=urlencode({**query, "scope": scope})).geturl()
 
 
 def make_provider(memory: Memory, port: int = 9, stays_out: bool = False) -> OAuthClientProvider:
     """`port` is where this run of the client listens on loopback: another one each time, as with real ones."""
     redirect_uri = f"http://127.0.0.1:{port}/callback"
     callback: dict[str, str] = {}
+    less = STEP_UP_FROM
 
     async def redirect(url: str) -> None:
+        nonlocal less
         query = parse_qs(urlsplit(url).query)
         memory.asked_as = query["client_id"][0]
         if stays_out:
             raise LoginWanted
-        report(authorize=query["code_challenge_method"][0], resource=query.get("resource", [None])[0])
-        callback.update(await browser.authorize(url, redirect_uri, ACCOUNT, PASSWORD))
-        report(iss=callback.get("iss"))
+        if less:
+            url, less = with_scope(url, less), None
+            query = parse_qs(urlsplit(url).query)
+        scope = query.get("scope", [None])[0]
+        report(authorize=query["code_challenge_method"][0], resource=query.get("resource", [None])[0], scope=scope)
+        pages: list[str] = []
+        callback.clear()
+        callback.update(await browser.authorize(url, redirect_uri, ACCOUNT, PASSWORD, pages))
+        report(iss=callback.get("iss"), consent=pages[-1])
 
     async def answer() -> AuthorizationCodeResult:
         return AuthorizationCodeResult(code=callback["code"], state=callback.get("state"), iss=callback.get("iss"))
@@ -146,6 +141,9 @@ async def main() -> None:
             report(tools=[tool.name for tool in (await client.list_tools()).tools])
             called = await client.call_tool(TOOL, TOOL_ARGUMENTS)
             report(called=[block.model_dump(mode="json", exclude_none=True) for block in called.content])
+            if STEP_UP_FROM:
+                report(done=True)
+                return
 
             # This SDK refreshes by the clock, not by the challenge: for it, the token's hour is over.
             provider.context.token_expiry_time = 1

@@ -157,6 +157,11 @@ impl Stack {
         out.into_owned()
     }
 
+    /// The MCP endpoint behind the edge, as nobody outside reaches it.
+    pub fn upstream_url(&self) -> String {
+        format!("http://127.0.0.1:{}/mcp", self.upstream_port)
+    }
+
     /// The process id of auth-service.
     #[track_caller]
     pub fn auth_service_pid(&self) -> u32 {

@@ -1,7 +1,6 @@
 //! The SDKs that are not Rust's: a program each, which reports what happens to it as lines of JSON.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -31,21 +30,26 @@ impl Sdk {
         }
     }
 
-    fn command(self) -> Command {
-        let (program, script): (PathBuf, &str) = match self {
-            Self::TypeScript1 => (tool("node/bin/node"), "ts-v1.mjs"),
-            Self::TypeScript2 => (tool("node/bin/node"), "ts-v2.mjs"),
-            Self::Python2 => (tool("venv/bin/python"), "py.py"),
-        };
-        let mut command = process::command(program);
-        command.arg(repository().join("tests/clients").join(script)).stderr(Stdio::inherit());
-        command
+    /// With a person.
+    fn script(self) -> &'static str {
+        match self {
+            Self::TypeScript1 => "ts-v1.mjs",
+            Self::TypeScript2 => "ts-v2.mjs",
+            Self::Python2 => "py.py",
+        }
     }
 }
 
 /// Runs a client against a stack, with these variables of its own; answers the events that it reported.
 pub(crate) async fn events(stack: &Stack, sdk: Sdk, settings: &[(&str, &str)]) -> Vec<Value> {
-    let mut command = sdk.command();
+    events_of(stack, sdk.script(), settings).await
+}
+
+/// The same for a program in `tests/clients`.
+pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &str)]) -> Vec<Value> {
+    let is_python = script.rsplit_once('.').is_some_and(|(_, kind)| kind == "py");
+    let mut command = process::command(tool(if is_python { "venv/bin/python" } else { "node/bin/node" }));
+    command.arg(repository().join("tests/clients").join(script)).stderr(Stdio::inherit());
     command
         .env("MCP_URL", &stack.mcp_url)
         .env("ACCOUNT", ACCOUNT.0)

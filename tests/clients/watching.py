@@ -1,0 +1,27 @@
+"""What both Python SDK drivers report: one JSON line for each thing that happened, in order."""
+
+import json
+from urllib.parse import parse_qs
+
+import httpx2
+
+
+def report(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+async def watch(response: httpx2.Response) -> None:
+    """The SDK's own requests, reported. Nothing is changed on the way."""
+    request = response.request
+    form: dict[str, list[str]] = {}
+    if request.headers.get("content-type") == "application/x-www-form-urlencoded":
+        form = parse_qs(request.content.decode())
+    event = {
+        "http": request.method,
+        "path": request.url.path,
+        "status": response.status_code,
+        "challenge": response.headers.get("www-authenticate"),
+        "grant_type": form.get("grant_type", [None])[0],
+        "resource": form.get("resource", [None])[0],
+    }
+    report(**{name: value for name, value in event.items() if value is not None})
