@@ -22,8 +22,8 @@ use crate::domain::clock::UnixTime;
 
 use network::Target;
 
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take, for [`Examination::patience`].
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to look at.
 pub struct Examination {
@@ -35,6 +35,8 @@ pub struct Examination {
     pub settings: Option<Config>,
     /// The present second.
     pub now: UnixTime,
+    /// How long an answer may take. What does not answer by then is said to be silent, never to be safe.
+    pub patience: Duration,
 }
 
 /// How bad it is.
@@ -121,7 +123,7 @@ pub async fn examine(
     examination: &Examination,
     progress: &mut dyn FnMut(&Finding),
 ) -> Result<Vec<Finding>, CannotExamine> {
-    let target = Target::of(&examination.url, examination.extra_roots.as_deref())?;
+    let target = Target::of(&examination.url, examination.extra_roots.as_deref(), examination.patience)?;
     let mut notes = Notes { progress, findings: Vec::new() };
     if let Some(addresses) = network::resolve(&target, &mut notes).await
         && network::connect(&target, examination.now, &mut notes).await

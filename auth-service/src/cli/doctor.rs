@@ -9,7 +9,7 @@ use serde_json::json;
 use url::Url;
 
 use auth_service::config::Config;
-use auth_service::doctor::{self, Examination, Finding, Outcome};
+use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
 use auth_service::domain::clock::{Clock, SystemClock};
 
 /// What to examine.
@@ -77,7 +77,7 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
     } else {
         None
     };
-    Ok(Examination { url: asked.url, extra_roots, settings, now: SystemClock.now() })
+    Ok(Examination { url: asked.url, extra_roots, settings, now: SystemClock.now(), patience: PATIENCE })
 }
 
 fn line(finding: &Finding) -> String {

@@ -1,6 +1,7 @@
 //! What only the machine of the service knows: its settings, its store, and who may reach its listeners.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -8,8 +9,8 @@ use url::Url;
 
 use crate::config::Config;
 
+use super::Notes;
 use super::network::Target;
-use super::{Notes, PATIENCE};
 
 /// Compares the settings with what was seen from outside.
 pub(super) async fn examine(
@@ -44,7 +45,7 @@ pub(super) async fn examine(
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
         );
     }
-    readiness(settings.listeners.ops, notes).await;
+    readiness(settings.listeners.ops, target.patience, notes).await;
     let mut closed = true;
     for (name, listener) in [
         ("EDGE_LISTEN", Some(settings.listeners.edge)),
@@ -52,7 +53,7 @@ pub(super) async fn examine(
         ("OPS_LISTEN", Some(settings.listeners.ops)),
     ] {
         let Some(listener) = listener else { continue };
-        closed &= !reachable(name, listener, addresses, notes).await;
+        closed &= !reachable(name, listener, addresses, target.patience / 4, notes).await;
     }
     if closed {
         notes.fine("listeners", "the internal listeners are not reachable at the service's addresses");
@@ -60,13 +61,13 @@ pub(super) async fn examine(
 }
 
 /// `/ready` asks the store, and there are keys when it listens at all.
-async fn readiness(ops: SocketAddr, notes: &mut Notes<'_>) {
+async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
     let address = match ops.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], ops.port())),
         ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, ops.port())),
         _ => ops,
     };
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+    let client = reqwest::Client::builder().no_proxy().timeout(patience).build();
     let Ok(url) = Url::parse(&format!("http://{address}/ready")) else { return };
     let answered = match client {
         Ok(client) => client.get(url).send().await.ok(),
@@ -99,6 +100,7 @@ async fn reachable(
     name: &'static str,
     listener: SocketAddr,
     addresses: &[IpAddr],
+    patience: Duration,
     notes: &mut Notes<'_>,
 ) -> bool {
     // One that is bound to this machine itself cannot be reached from elsewhere, whatever a connection from here says.
@@ -107,7 +109,7 @@ async fn reachable(
     }
     for address in addresses {
         let tried = TcpStream::connect((*address, listener.port()));
-        if matches!(tokio::time::timeout(PATIENCE / 4, tried).await, Ok(Ok(_))) {
+        if matches!(tokio::time::timeout(patience, tried).await, Ok(Ok(_))) {
             notes.problem(
                 "listeners",
                 format!("{name} is reachable at {address}:{}", listener.port()),

@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::domain::clock::UnixTime;
 
-use super::{CannotExamine, Notes, PATIENCE};
+use super::{CannotExamine, Notes};
 
 /// A certificate that ends sooner than this should have been renewed.
 const RENEWAL: u64 = 14 * 24 * 3600;
@@ -40,10 +40,16 @@ pub(super) struct Target {
     pub(super) http: Client,
     /// For requests that no library would send.
     pub(super) tls: Option<TlsConnector>,
+    /// How long an answer may take.
+    pub(super) patience: Duration,
 }
 
 impl Target {
-    pub(super) fn of(url: &Url, extra_roots: Option<&[u8]>) -> Result<Self, CannotExamine> {
+    pub(super) fn of(
+        url: &Url,
+        extra_roots: Option<&[u8]>,
+        patience: Duration,
+    ) -> Result<Self, CannotExamine> {
         let refuse = || CannotExamine::Url(url.clone());
         let is_plain =
             matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
@@ -54,7 +60,7 @@ impl Target {
         let origin = url.origin().ascii_serialization();
         let authority = origin.split_once("://").map(|(_, rest)| rest.to_owned()).ok_or_else(refuse)?;
         let failed = |error: &dyn std::fmt::Display| CannotExamine::Client(error.to_string());
-        let builder = Client::builder().redirect(Policy::none()).no_proxy().timeout(PATIENCE);
+        let builder = Client::builder().redirect(Policy::none()).no_proxy().timeout(patience);
         let builder = match extra_roots {
             Some(pem) => {
                 builder.tls_certs_merge(Certificate::from_pem_bundle(pem).map_err(|error| failed(&error))?)
@@ -67,7 +73,7 @@ impl Target {
             _ => None,
         };
         let host = host.to_owned();
-        Ok(Self { url: format!("{origin}{path}"), origin, authority, path, host, port, http, tls })
+        Ok(Self { url: format!("{origin}{path}"), origin, authority, path, host, port, http, tls, patience })
     }
 
     /// The path as a request target.
@@ -78,7 +84,7 @@ impl Target {
     /// A connection, without TLS.
     pub(super) async fn dial(&self) -> std::io::Result<TcpStream> {
         let address = (self.host.trim_matches(['[', ']']), self.port);
-        tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await?
+        tokio::time::timeout(self.patience, TcpStream::connect(address)).await?
     }
 }
 
@@ -100,7 +106,8 @@ fn connector(extra_roots: Option<&[u8]>) -> Result<TlsConnector, Box<dyn std::er
 /// The addresses of the host.
 pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Vec<IpAddr>> {
     let name = target.host.trim_matches(['[', ']']).to_owned();
-    let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((name.as_str(), target.port))).await;
+    let found =
+        tokio::time::timeout(target.patience, tokio::net::lookup_host((name.as_str(), target.port))).await;
     let mut addresses: Vec<IpAddr> = match found {
         Ok(Ok(addresses)) => addresses.map(|address: SocketAddr| address.ip()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
@@ -150,7 +157,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
     let Ok(name) = ServerName::try_from(target.host.trim_matches(['[', ']']).to_owned()) else {
         return false;
     };
-    match tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await {
+    match tokio::time::timeout(target.patience, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             expiry(chain.first().map(AsRef::as_ref), now, notes);
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn only_the_url_of_a_service_is_examined() {
-        let target = |text: &str| Target::of(&Url::parse(text).unwrap(), None);
+        let target = |text: &str| Target::of(&Url::parse(text).unwrap(), None, Duration::from_secs(1));
         let good = target("https://MCP.example.com:8443/mcp/").ok().unwrap();
         assert_eq!((good.url.as_str(), good.path.as_str()), ("https://mcp.example.com:8443/mcp", "/mcp"));
         assert_eq!(good.authority, "mcp.example.com:8443");

@@ -1,14 +1,10 @@
 //! Requests that no HTTP library would send, byte by byte.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::network::Target;
 
-/// An edge that does not answer by then waits for more of the request.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Enough of an answer to read its head.
 const MOST: u64 = 64 * 1024;
 
@@ -19,8 +15,19 @@ pub(super) struct Told {
     pub(super) challenge: Option<String>,
 }
 
-/// Sends `bytes` and reads the head of the answer: none when the connection is closed without one, or nothing comes.
-pub(super) async fn send(target: &Target, bytes: &[u8]) -> Option<Told> {
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// An answer.
+    Told(Told),
+    /// The connection was closed without one.
+    HungUp,
+    /// Nothing, for as long as we waited: nobody knows what became of it.
+    Silent,
+}
+
+/// Sends `bytes` and reads the head of the answer.
+pub(super) async fn send(target: &Target, bytes: &[u8]) -> Reply {
     let exchange = async {
         let stream = target.dial().await.ok()?;
         match &target.tls {
@@ -31,7 +38,11 @@ pub(super) async fn send(target: &Target, bytes: &[u8]) -> Option<Told> {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, exchange).await.ok().flatten()
+    match tokio::time::timeout(target.patience, exchange).await {
+        Ok(Some(told)) => Reply::Told(told),
+        Ok(None) => Reply::HungUp,
+        Err(_) => Reply::Silent,
+    }
 }
 
 async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> Option<Told> {

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use super::Notes;
 use super::challenge::Challenge;
 use super::network::Target;
-use super::raw::{self, Told};
+use super::raw::{self, Reply, Told};
 
 /// Headers of a request to the service's own path.
 const HEADERS: [(&str, &str); 22] = [
@@ -62,7 +62,6 @@ const TARGETS: [&str; 15] = [
 /// Methods that are none of MCP's.
 const METHODS: [&str; 7] = ["post", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X-POST"];
 
-/// Some wait for an answer that never comes.
 const AT_ONCE: usize = 16;
 
 /// Sends them all.
@@ -86,11 +85,24 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
             (label, raw::send(target, &bytes).await, expected)
         }));
     let mut answers = answers.buffered(AT_ONCE);
-    let mut open = false;
-    while let Some((label, told, expected)) = answers.next().await {
-        open |= judge(&label, told.as_ref(), expected, notes);
+    let (mut open, mut silent) = (false, Vec::new());
+    while let Some((label, reply, expected)) = answers.next().await {
+        match reply {
+            Reply::Told(told) => open |= judge(&label, &told, expected, notes),
+            // The edge wants to have nothing to do with it.
+            Reply::HungUp => {}
+            Reply::Silent => silent.push(label),
+        }
     }
-    if !open {
+    if !silent.is_empty() {
+        notes.warning(
+            "bypass",
+            format!("no answer within {} s to: {}", target.patience.as_secs(), silent.join(", ")),
+            "nobody knows whether these requests got past the check",
+            "try again when the edge is less busy; if it stays so, look into its log for what it waits for",
+        );
+    }
+    if !open && silent.is_empty() {
         notes.fine("bypass", format!("{sent} forged and malformed requests got no further than the check"));
     }
 }
@@ -107,9 +119,7 @@ fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> 
 }
 
 /// Whether it is a problem. `expected` is the challenge that an honest request gets: nothing in a request may alter it.
-fn judge(label: &str, told: Option<&Told>, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
-    // No answer at all is an answer: the edge hung up.
-    let Some(told) = told else { return false };
+fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
     match told.status {
         100..=299 => {
             notes.problem(
@@ -167,7 +177,7 @@ mod tests {
         let told = Told { status, challenge: challenge.map(str::to_owned) };
         let mut ignore = |_: &super::super::Finding| {};
         let mut notes = Notes { progress: &mut ignore, findings: Vec::new() };
-        judge("x", Some(&told), Some("Bearer resource_metadata=\"https://a/\", scope=\"mcp\""), &mut notes)
+        judge("x", &told, Some("Bearer resource_metadata=\"https://a/\", scope=\"mcp\""), &mut notes)
     }
 
     #[test]
