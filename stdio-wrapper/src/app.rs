@@ -134,6 +134,7 @@ fn modern_settings(config: &Config) -> modern::Settings {
         request_timeout: limits.request_timeout,
         start_timeout: limits.start_timeout,
         max_line: limits.max_line,
+        list_cache: limits.list_cache,
     }
 }
 

@@ -139,6 +139,8 @@ pub struct Limits {
     pub max_batch: usize,
     /// Memory for events that a client may ask for again, per session, in bytes.
     pub event_log: usize,
+    /// `LIST_CACHE`: bytes per stateless child of lists that may be given again.
+    pub list_cache: usize,
     /// How long shutting down may take.
     pub shutdown_timeout: Duration,
 }

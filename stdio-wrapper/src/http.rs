@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod cors;
 mod delete;
 mod events;
 mod get;
@@ -170,7 +171,7 @@ async fn mcp(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpo
         Method::POST => post::handle(&request, body, &endpoint).await,
         Method::GET => get::handle(&request, &endpoint).await,
         Method::DELETE => delete::handle(&request, &endpoint).await,
-        Method::OPTIONS => preflight(&request, &endpoint),
+        Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("GET, POST, DELETE, OPTIONS")),
     };
     finish(&request, &endpoint, answer)
@@ -179,7 +180,7 @@ async fn mcp(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpo
 async fn sse(request: HttpRequest, endpoint: web::Data<Endpoint>) -> HttpResponse {
     let answer = match *request.method() {
         Method::GET => sse_2024::stream(&request, &endpoint).await,
-        Method::OPTIONS => preflight(&request, &endpoint),
+        Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("GET, OPTIONS")),
     };
     finish(&request, &endpoint, answer)
@@ -188,7 +189,7 @@ async fn sse(request: HttpRequest, endpoint: web::Data<Endpoint>) -> HttpRespons
 async fn messages(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpoint>) -> HttpResponse {
     let answer = match *request.method() {
         Method::POST => sse_2024::message(&request, body, &endpoint).await,
-        Method::OPTIONS => preflight(&request, &endpoint),
+        Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("POST, OPTIONS")),
     };
     finish(&request, &endpoint, answer)
@@ -205,22 +206,9 @@ fn finish(request: &HttpRequest, endpoint: &Endpoint, answer: Result<HttpRespons
     if let Some(origin) = RequestHeaders::new(request).allowed_origin(&endpoint.sites) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
         let exposed = HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, Retry-After");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     response
-}
-
-/// CORS preflight (Fetch standard). No identity: browsers send none with it.
-fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
-    RequestHeaders::new(request).check_site(&endpoint.sites)?;
-    Ok(HttpResponse::NoContent()
-        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"))
-        .insert_header((
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name",
-        ))
-        .insert_header((header::ACCESS_CONTROL_MAX_AGE, "600"))
-        .finish())
 }

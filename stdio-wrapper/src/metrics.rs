@@ -58,6 +58,10 @@ numbers! {
     "counter" requests_timed_out_total,
     /// Requests of the stateless revision whose client went away before the answer.
     "counter" requests_cancelled_total,
+    /// Requests for lists answered with what the child has said may be said again.
+    "counter" list_cache_hits_total,
+    /// Requests for lists that went to the child.
+    "counter" list_cache_misses_total,
     /// JSON-RPC requests waiting for a child now.
     "gauge" requests_in_flight,
     /// tools/call requests refused by a tool rule.

@@ -5,15 +5,19 @@ mod check;
 mod dispatch;
 mod header;
 mod link;
+mod lists;
 mod param_headers;
+mod pending;
 mod probe;
 mod servers;
 mod tools;
+mod watch;
 
 pub use check::{Era, Fault, Meta, Request, check, era, is_modern_version};
 pub use header::{Field, Fields};
-pub use link::{Ticket, completion};
+pub use link::Ticket;
 pub use param_headers::ParamHeaders;
+pub use pending::completion;
 pub use servers::{CallError, Native, Place, Servers, Settings};
 pub use tools::read_tools;
 

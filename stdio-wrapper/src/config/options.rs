@@ -149,6 +149,9 @@ pub struct Options {
     /// Memory per session for events that a client may ask for again.
     #[arg(long, env = "EVENT_LOG", default_value = "1MiB", value_name = "SIZE")]
     pub event_log: String,
+    /// Memory per stateless child for lists that it allows to be given again (`ttlMs`); 0: none are.
+    #[arg(long, env = "LIST_CACHE", default_value = "8MiB", value_name = "SIZE")]
+    pub list_cache: String,
     /// How long shutting down may take.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "10s", value_name = "TIME")]
     pub shutdown_timeout: String,

@@ -308,6 +308,7 @@ fn limits(read: &mut Reader, options: &Options) -> Limits {
         max_line: read.size("MAX_LINE", &options.max_line, 1024..=1 << 30),
         max_batch: read.number("MAX_BATCH", &options.max_batch, 1..=10_000),
         event_log: read.size("EVENT_LOG", &options.event_log, 0..=1 << 30),
+        list_cache: read.size("LIST_CACHE", &options.list_cache, 0..=1 << 30),
         shutdown_timeout: read.duration(
             "SHUTDOWN_TIMEOUT",
             &options.shutdown_timeout,

@@ -5,9 +5,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
-use super::link::{Link, Waits};
+use super::link::Link;
+use super::pending::Waits;
 use crate::child::{Decoder, Exit, Frame, Frames, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Patch, Span, Text, error_message, members, object, parse_line, peek_cancelled,
@@ -107,6 +109,9 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     let Some(pending) = number(message.at(id).as_bytes()).and_then(|number| link.take(number)) else {
         return drop_message(link, "an answer that nobody waits for");
     };
+    if let (Some((key, generation)), Some(result)) = (&pending.keep, &message.result) {
+        link.lists.keep(key, *generation, message.at(result), Instant::now());
+    }
     let subscription = message.result.as_ref().filter(|_| pending.waits == Waits::Subscription);
     let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
         None => Text::splice(text, id, &pending.id),
@@ -154,6 +159,7 @@ fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     if method == "notifications/tools/list_changed" {
         link.tools.invalidate();
     }
+    link.lists.changed(method);
     let span = message.params_text().and_then(|params| subscription_in(message, params));
     let found = span.and_then(|span| {
         let number = subscription_number(message.at(&span))?;

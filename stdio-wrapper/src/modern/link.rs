@@ -3,6 +3,9 @@
 //! Ids, progress tokens and subscription ids of independent clients may be equal, so each request gets a number of ours,
 //! which stands for all three, and the client's own come back on the way out (attack 105).
 
+mod ending;
+mod own;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,15 +15,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::check::Request;
+use super::lists::{Key, Lists};
+use super::pending::{Pending, Waits};
 use super::tools::Tools;
-use super::{CAPABILITIES, PROTOCOL_VERSION, SUBSCRIPTION, VERSION};
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
 use crate::metrics::Metrics;
-use crate::protocol::{Code, Kind, Message, Patch, Span, Text, error_message, parse_line};
-use crate::stream::{First, Stream};
+use crate::protocol::{Message, Patch, Span};
+use crate::stream::Stream;
 
-/// Progress keeps a request alive, but not for longer than so many times its timeout.
-const MAX_EXTENSIONS: u32 = 12;
 /// Junk lines of one child that are logged per second.
 const JUNK_RATE: u32 = 5;
 /// How long a message of ours may wait for a child that does not read.
@@ -35,6 +37,8 @@ pub(super) struct Link {
     pub(super) metrics: Arc<Metrics>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) tools: Tools,
+    /// Results that later requests may have as well.
+    pub(super) lists: Lists,
     junk_log: Mutex<RateLimit>,
     next: AtomicU64,
     pending: Mutex<BTreeMap<u64, Pending>>,
@@ -55,51 +59,12 @@ impl std::fmt::Debug for FramingBox {
     }
 }
 
-/// What a request waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// One answer.
-    Answer,
-    /// Notifications, until the client goes or the server ends it.
-    Subscription,
-}
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) stream: Arc<Stream>,
-    /// The caller's id, as JSON text.
-    pub(super) id: Box<[u8]>,
-    /// The caller's progress token, as JSON text.
-    pub(super) token: Option<Box<[u8]>>,
-    pub(super) owner: Arc<str>,
-    pub(super) waits: Waits,
-    pub(super) wants_logs: bool,
-    started: Instant,
-    deadline: Instant,
-    timeout: Duration,
-}
-
-impl Pending {
-    /// The completion of a subscription (2026-07-28, "Subscriptions").
-    pub(super) fn completion(&self) -> Bytes {
-        completion(&String::from_utf8_lossy(&self.id))
-    }
-}
-
-/// The result that ends a subscription; `id` is JSON text.
-pub fn completion(id: &str) -> Bytes {
-    format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#
-    )
-    .into()
-}
-
 /// A request under way. Dropping it tells the child that nobody waits any more (2026-07-28, "Cancellation": the end of
 /// the response stream is the cancellation).
 #[derive(Debug)]
 pub struct Ticket {
     link: Arc<Link>,
+    /// 0: it was never sent.
     number: u64,
 }
 
@@ -107,7 +72,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if self.link.take(self.number).is_some() {
             self.link.metrics.requests_cancelled_total.add();
-            self.link.say(&cancelled(self.number, "the client has gone"));
+            self.link.say(&ending::cancelled(self.number, "the client has gone"));
         }
     }
 }
@@ -119,6 +84,7 @@ impl Link {
         framing: Arc<FramingBox>,
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
+        cache: usize,
     ) -> Self {
         Self {
             child,
@@ -127,6 +93,7 @@ impl Link {
             metrics,
             launcher,
             tools: Tools::default(),
+            lists: Lists::new(cache),
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             next: AtomicU64::new(1),
             pending: Mutex::default(),
@@ -137,7 +104,8 @@ impl Link {
         }
     }
 
-    /// Sends a client's request; whatever becomes of it comes on `stream`.
+    /// Sends a client's request, or answers it with what the child has said may be said again; whatever becomes of it
+    /// comes on `stream`.
     pub(super) async fn send(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -150,10 +118,22 @@ impl Link {
             if request.method == "subscriptions/listen" { Waits::Subscription } else { Waits::Answer };
         let now = Instant::now();
         let token = request.meta.progress_token.clone();
+        let key = if self.lists.is_on() { Key::of(request, &owner) } else { None };
+        if let Some(key) = &key {
+            if let Some(result) = self.lists.get(key, now) {
+                self.metrics.list_cache_hits_total.add();
+                let id = request.id_text();
+                let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+                stream.push(Bytes::from(answer).into(), true);
+                return Ticket { link: Arc::clone(self), number: 0 };
+            }
+            self.metrics.list_cache_misses_total.add();
+        }
         let pending = Pending {
             stream: Arc::clone(stream),
             id: request.id_text().as_bytes().into(),
             token: token.as_ref().map(|token| message.at(token).as_bytes().into()),
+            keep: key.map(|key| (key, self.lists.generation())),
             owner,
             waits,
             wants_logs: request.meta.log_level.is_some(),
@@ -208,64 +188,6 @@ impl Link {
         ticket
     }
 
-    /// Asks the child something ourselves. The answer is the whole message, or an error in words.
-    pub(super) async fn ask(
-        self: &Arc<Self>,
-        method: &str,
-        params: &str,
-        capabilities: &str,
-        within: Duration,
-    ) -> Result<Bytes, String> {
-        let stream = Stream::for_post(1, 1, 1 << 20);
-        let _ticket = self.open(method, params, capabilities, within, &stream).await?;
-        let answered = async {
-            loop {
-                match stream.first() {
-                    First::Answers(answers) => return answers.into_iter().next().map(Text::into_bytes),
-                    First::Events => return None,
-                    First::Wait => stream.changed().await,
-                }
-            }
-        };
-        let late = || format!("The MCP server did not answer {method} in time.");
-        tokio::time::timeout(within, answered).await.ok().flatten().ok_or_else(late)
-    }
-
-    /// Starts a request of our own.
-    pub(super) async fn open(
-        self: &Arc<Self>,
-        method: &str,
-        params: &str,
-        capabilities: &str,
-        within: Duration,
-        stream: &Arc<Stream>,
-    ) -> Result<Ticket, String> {
-        let params = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
-        let comma = if params.trim().is_empty() { "" } else { "," };
-        let text = format!(
-            r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{{{params}{comma}"_meta":{{"{PROTOCOL_VERSION}":"{VERSION}","{CAPABILITIES}":{capabilities},"io.modelcontextprotocol/clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}}}"#,
-            env!("CARGO_PKG_VERSION")
-        );
-        let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
-        let Kind::Request { id, .. } = message.kind.clone() else {
-            return Err("no request".to_owned());
-        };
-        let now = Instant::now();
-        let is_subscription = method == "subscriptions/listen";
-        let pending = Pending {
-            stream: Arc::clone(stream),
-            id: (*b"0").into(),
-            token: None,
-            owner: Arc::from(""),
-            waits: if is_subscription { Waits::Subscription } else { Waits::Answer },
-            wants_logs: false,
-            started: now,
-            deadline: now + within,
-            timeout: within,
-        };
-        Ok(self.dispatch(&message, id, None, pending).await)
-    }
-
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
         let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
@@ -301,64 +223,6 @@ impl Link {
         let one = wanting.next()?;
         let is_certain = wanting.next().is_none() && calls().all(|other| other.owner == one.owner);
         is_certain.then(|| Arc::clone(&one.stream))
-    }
-
-    /// Fails what has waited too long, and tells the child.
-    pub(super) fn expire(&self, now: Instant) {
-        let late: Vec<u64> = self
-            .pending()
-            .iter()
-            .filter(|(_, pending)| pending.waits == Waits::Answer)
-            .filter(|(_, pending)| {
-                now >= pending.deadline || now >= pending.started + pending.timeout * MAX_EXTENSIONS
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        for number in late {
-            let Some(pending) = self.take(number) else { continue };
-            self.metrics.requests_timed_out_total.add();
-            self.metrics.requests_failed_total.add();
-            self.say(&cancelled(number, "timed out"));
-            let message =
-                format!("The MCP server did not answer within {} s.", pending.timeout.as_secs_f32());
-            pending.stream.push(error_message(Some(&pending.id), Code::InternalError, &message).into(), true);
-        }
-    }
-
-    /// The child is gone: everyone who waits is told. The first reason stays.
-    pub(super) fn died(&self, reason: String) {
-        let _ = self.dead.set(reason);
-        self.end_all(&self.death());
-    }
-
-    /// Ends every subscription with its completion, and fails everything else.
-    pub(super) fn end_all(&self, message: &str) {
-        self.end_subscriptions();
-        let numbers: Vec<u64> = self.pending().keys().copied().collect();
-        for number in numbers {
-            self.fail(number, message);
-        }
-    }
-
-    /// Ends every subscription with its completion.
-    pub(super) fn end_subscriptions(&self) {
-        let numbers: Vec<u64> = {
-            let all = self.pending();
-            let listens = all.iter().filter(|(_, pending)| pending.waits == Waits::Subscription);
-            listens.map(|(number, _)| *number).collect()
-        };
-        for number in numbers {
-            if let Some(pending) = self.take(number) {
-                pending.stream.push(pending.completion().into(), true);
-            }
-        }
-    }
-
-    fn fail(&self, number: u64, message: &str) {
-        if let Some(pending) = self.take(number) {
-            self.metrics.requests_failed_total.add();
-            pending.stream.push(error_message(Some(&pending.id), Code::InternalError, message).into(), true);
-        }
     }
 
     /// The child works: it has answered something.
@@ -400,18 +264,7 @@ impl Link {
         *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn death(&self) -> String {
-        self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
-    }
-
     fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A cancellation of ours.
-fn cancelled(number: u64, reason: &str) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#
-    )
 }

@@ -45,6 +45,8 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// Longest line of a child.
     pub max_line: usize,
+    /// Bytes of lists that may be given again, for each child; 0: none.
+    pub list_cache: usize,
 }
 
 /// Why a request was not taken.
@@ -191,7 +193,7 @@ impl Servers {
                 None => return Ok(None),
             },
         };
-        tokio::spawn(Arc::clone(&link).watch_tools());
+        tokio::spawn(Arc::clone(&link).watch());
         *slot.link.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
         Ok(Some(Native(link)))
     }
@@ -202,7 +204,8 @@ impl Servers {
         }
         let (child, outbox, stdout) = self.launcher.take(caller)?;
         let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
-        let link = Arc::new(Link::new(child, outbox, framing, launcher, Arc::clone(&self.metrics)));
+        let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
+        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.0.decoder(self.settings.max_line);
         tokio::spawn(dispatch::read(Arc::clone(&link), stdout, decoder));

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::link::Link;
 use super::param_headers::ParamHeaders;
 use crate::protocol::Code;
-use crate::stream::{Next, Stream};
 
 /// Pages of one list that are read.
 const MAX_PAGES: usize = 100;
@@ -44,6 +43,12 @@ struct List {
 }
 
 impl Tools {
+    /// Whether the child announces changes from now on. What was read before may have changed unseen.
+    pub(super) fn set_watched(&self, is_watched: bool) {
+        self.invalidate();
+        self.is_watched.store(is_watched, Ordering::Release);
+    }
+
     /// The child says that its tools have changed.
     pub(super) fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -166,41 +171,4 @@ impl Link {
         }
         Ok(tools)
     }
-
-    /// Asks the child to announce changes of its tools, for as long as it lives.
-    pub(super) async fn watch_tools(self: Arc<Self>) {
-        let stream = Stream::endless(1, 1 << 16);
-        let consumer = stream.connect();
-        let params = r#"{"notifications":{"toolsListChanged":true}}"#;
-        let Ok(_ticket) =
-            self.open("subscriptions/listen", params, "{}", Duration::from_secs(3600), &stream).await
-        else {
-            return;
-        };
-        loop {
-            match consumer.next() {
-                Next::Event(_, text) => match granted(&text.into_bytes()) {
-                    Some(true) => {
-                        // What was read before may have changed unseen.
-                        self.tools.invalidate();
-                        self.tools.is_watched.store(true, Ordering::Release);
-                    }
-                    Some(false) => {}
-                    None => break,
-                },
-                Next::End => break,
-                Next::Wait => stream.changed().await,
-            }
-        }
-        self.tools.is_watched.store(false, Ordering::Relaxed);
-        self.tools.invalidate();
-    }
-}
-
-/// Whether a message of the subscription grants it; `None`: it is the end.
-fn granted(text: &[u8]) -> Option<bool> {
-    let message: Value = serde_json::from_slice(text).ok()?;
-    let method = message.get("method")?.as_str()?;
-    let granted = message.pointer("/params/notifications/toolsListChanged").and_then(Value::as_bool);
-    Some(method == "notifications/subscriptions/acknowledged" && granted == Some(true))
 }

@@ -1,12 +1,12 @@
 //! A stateless server, as one with sessions: the wrapper keeps the session, puts the server's questions to the client as
 //! requests, and feeds the GET stream from a subscription.
 
+mod listen;
 mod rounds;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -27,8 +27,6 @@ use crate::stream::{Next, Stream};
 
 /// Rounds of one call.
 const MAX_ROUNDS: usize = 64;
-/// Pause before a subscription that ended is opened again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// Resources that one session may watch.
 const MAX_RESOURCES: usize = 256;
 
@@ -161,74 +159,6 @@ impl Peer {
                 Some(Err("Tasks of this revision cannot be translated for this server."))
             }
             _ => None,
-        }
-    }
-
-    /// Subscribes to everything that the client would be told, in place of what was subscribed before.
-    fn listen(self: &Arc<Self>, session: &Arc<Session>) {
-        let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
-        let resources = self.state().resources.clone();
-        let mut wanted = serde_json::Map::new();
-        for (name, pointer) in [
-            ("toolsListChanged", "/capabilities/tools/listChanged"),
-            ("promptsListChanged", "/capabilities/prompts/listChanged"),
-            ("resourcesListChanged", "/capabilities/resources/listChanged"),
-        ] {
-            if has(pointer) {
-                wanted.insert(name.to_owned(), Value::Bool(true));
-            }
-        }
-        if !resources.is_empty() {
-            wanted.insert("resourceSubscriptions".to_owned(), json!(resources));
-        }
-        let wanted = (!wanted.is_empty()).then(|| Value::Object(wanted).to_string());
-        let task = wanted.map(|wanted| {
-            let (peer, session) = (Arc::clone(self), Arc::downgrade(session));
-            tokio::spawn(async move {
-                while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
-                    peer.listen_once(&session, &wanted).await;
-                    drop(session);
-                    tokio::time::sleep(AGAIN).await;
-                }
-            })
-            .abort_handle()
-        });
-        if let Some(before) = std::mem::replace(&mut self.state().listening, task) {
-            before.abort();
-        }
-    }
-
-    async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
-        let params = format!(r#"{{"notifications":{wanted}}}"#);
-        let stream = Stream::endless(1, 1 << 20);
-        let consumer = stream.connect();
-        let Ok(Some(_ticket)) = self.send(session, "subscriptions/listen", &params, "0", &stream).await
-        else {
-            return;
-        };
-        loop {
-            match consumer.next() {
-                Next::Event(_, text) => {
-                    let text = text.into_bytes();
-                    let Ok(message) = parse_line(&text) else { continue };
-                    match &message.kind {
-                        Kind::Notification { method }
-                            if method != "notifications/subscriptions/acknowledged" =>
-                        {
-                            let mut params =
-                                message.params_text().and_then(Members::parse).unwrap_or_default();
-                            params.remove("_meta");
-                            let text =
-                                format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
-                            session.get_stream().push(Bytes::from(text).into(), false);
-                        }
-                        Kind::Notification { .. } | Kind::Request { .. } => {}
-                        Kind::Response { .. } => return,
-                    }
-                }
-                Next::End => return,
-                Next::Wait => stream.changed().await,
-            }
         }
     }
 

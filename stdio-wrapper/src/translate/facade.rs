@@ -1,6 +1,7 @@
 //! A server with sessions, as a stateless one.
 
 mod listen;
+mod opening;
 mod tools;
 
 use std::collections::HashMap;
@@ -13,18 +14,16 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::call::{self, Job, Outcome, Running};
-use super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
+use super::group::{Group, GroupKey, Lease, Seat};
 use super::questions::responses;
-use super::results::{Greeting, capabilities, params_for_legacy};
+use super::results::{capabilities, params_for_legacy};
 use super::seal::{Sealer, State};
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Random, Sessions};
 use crate::modern::{Fault, Fields, Request};
-use crate::protocol::{Code, Kind, Members, members, parse_line, string};
-use crate::stream::{Consumer, First, Stream};
+use crate::protocol::{Code, Members, members, string};
+use crate::stream::Stream;
 
-/// Calls of one group that may be waiting for their clients, each in a session of its own.
-const MAX_SEATS: usize = 8;
 /// Requests that a server may answer with questions (2026-07-28, "Multi Round-Trip Requests").
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// Time between two rounds of clearing.
@@ -264,104 +263,6 @@ impl Facade {
             let _ = call::ask(group, seat, self.number(), "logging/setLevel", &params).await;
             *known = Some(level.clone());
         }
-    }
-
-    /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
-    async fn lease(
-        &self,
-        group: &Arc<Group>,
-        key: &GroupKey,
-        caller: &Placeholders,
-        is_exclusive: bool,
-    ) -> Result<Lease, Refused> {
-        let end = Instant::now() + self.settings.request_timeout;
-        loop {
-            let free = if is_exclusive {
-                group.take_free()
-            } else {
-                group.home().and_then(|seat| Lease::take(&seat, false))
-            };
-            if let Some(lease) = free {
-                return Ok(lease.of(group));
-            }
-            {
-                let _one_at_a_time = group.opening.lock().await;
-                let count = group.seats().len();
-                if count == 0 || (is_exclusive && count < MAX_SEATS && group.take_free().is_none()) {
-                    match self.open(group, key, caller).await {
-                        Ok(()) => continue,
-                        Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
-                        Err(error) => return Err(error),
-                    }
-                } else if count < MAX_SEATS || !is_exclusive {
-                    continue;
-                }
-            }
-            if tokio::time::timeout_at(end, group.freed.notified()).await.is_err() {
-                return Err(OpenError::OwnerFull.into());
-            }
-        }
-    }
-
-    /// Opens a session and greets the child as this client would.
-    async fn open(&self, group: &Arc<Group>, key: &GroupKey, caller: &Placeholders) -> Result<(), Refused> {
-        let opened = self.sessions.open(&key.owner, caller, false);
-        let session = match opened {
-            Err(OpenError::OwnerFull | OpenError::Full) if self.evict(&key.owner) => {
-                self.sessions.open(&key.owner, caller, false)?
-            }
-            opened => opened?,
-        };
-        let text = initialize(&key.capabilities);
-        let message = parse_line(text.as_bytes()).map_err(|error| Refused::Child(error.to_string()))?;
-        let Kind::Request { id, .. } = message.kind.clone() else {
-            return Err(Refused::Child("no request".to_owned()));
-        };
-        let stream = session.post_stream(1);
-        let consumer: Consumer = stream.connect();
-        session.initialize(&message, id, &stream).await;
-        let answer = loop {
-            match stream.first() {
-                First::Answers(answers) => break answers.into_iter().next(),
-                First::Events | First::Wait if session.is_ended() => break None,
-                First::Events => tokio::time::sleep(Duration::from_millis(10)).await,
-                First::Wait => stream.changed().await,
-            }
-        };
-        drop(consumer);
-        let answer = answer.map(crate::protocol::Text::into_bytes).unwrap_or_default();
-        let greeting = parse_line(&answer).ok().and_then(|message| {
-            let result = message.result.as_ref()?;
-            Greeting::parse(message.at(result))
-        });
-        let Some(greeting) = greeting else {
-            self.sessions.end(&session, "initialize failed");
-            let why = "The MCP server refused initialize, or ended before it answered.";
-            return Err(Refused::Child(why.to_owned()));
-        };
-        let seat = Arc::new(Seat::new(session, greeting));
-        seat.notify(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
-        group.seats().push(Arc::clone(&seat));
-        tokio::spawn(pump(Arc::clone(group), seat));
-        Ok(())
-    }
-
-    /// Gives up the sessions of a group of this principal that nobody uses. False: there is none.
-    fn evict(&self, owner: &str) -> bool {
-        let now = Instant::now();
-        let groups = self.groups();
-        let idle = groups.iter().find(|(key, group)| {
-            key.owner == owner && !group.seats().is_empty() && group.is_idle(now, Duration::ZERO)
-        });
-        idle.is_some_and(|(_, group)| self.end_group(group, "another one is opened"))
-    }
-
-    fn end_group(&self, group: &Group, why: &str) -> bool {
-        let seats: Vec<Arc<Seat>> = group.seats().drain(..).collect();
-        for seat in &seats {
-            self.sessions.end(&seat.session, why);
-        }
-        !seats.is_empty()
     }
 
     /// Clears away, for ever: calls whose clients do not come back, and sessions that nobody uses.

@@ -14,6 +14,9 @@ TOOLS = [
     {"name": "echo", "inputSchema": {"type": "object"}},
     {"name": "here", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "shard": {"type": "integer", "x-mcp-header": "Shard"}}}},
 ]
+# With "fresh" lists are good for a minute, with "public" for everybody; "deaf" refuses subscriptions.
+FRESH = {"ttlMs": 60000 if "fresh" in FLAGS else 0, "cacheScope": "public" if "public" in FLAGS else "private"}
+ANSWERED = []
 PREFIX = "io.modelcontextprotocol/"
 
 
@@ -94,14 +97,15 @@ def answer(message):
                       "_meta": {PREFIX + "serverInfo": {"name": "modern child", "version": str(os.getpid())}}}
         elif method == "tools/list":
             at = int(params.get("cursor", 0))
-            result = {"resultType": "complete", "tools": TOOLS[at:at + 1], "ttlMs": 0, "cacheScope": "private"}
+            ANSWERED.append(method)
+            result = {"resultType": "complete", "tools": TOOLS[at:at + 1], **FRESH, "_meta": {"answer": f"{os.getpid()} {len(ANSWERED)}"}}
             if at + 1 < len(TOOLS):
                 result["nextCursor"] = str(at + 1)
         elif method == "tools/call":
             result = call(number, params)
         elif method == "resources/read":
             result = {"resultType": "complete", "contents": [{"uri": params["uri"], "text": "x"}], "ttlMs": 0, "cacheScope": "private"}
-        elif method == "subscriptions/listen":
+        elif method == "subscriptions/listen" and "deaf" not in FLAGS:
             LISTENS[number] = params["notifications"]
             say(method="notifications/subscriptions/acknowledged", params={"notifications": params["notifications"], "_meta": {PREFIX + "subscriptionId": number}})
             return

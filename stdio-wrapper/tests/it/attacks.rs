@@ -212,11 +212,19 @@ async fn a110_a_page_elsewhere_cannot_run_a_tool() {
     let answer = client
         .clone()
         .with_header("origin", "http://localhost:6274")
+        .with_header("access-control-request-headers", "mcp-method,mcp-param-region,x-auth-subject")
         .request(Method::OPTIONS)
         .send()
         .await
         .unwrap();
     assert_eq!(answer.headers()["access-control-allow-origin"], "http://localhost:6274");
+    let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
+    for (name, is_allowed) in [("mcp-method", true), ("mcp-param-region", true), ("x-auth-subject", false)] {
+        assert_eq!(allowed.split(", ").any(|known| known == name), is_allowed, "{name}: {allowed}");
+    }
+    let vary: Vec<&str> =
+        answer.headers().get_all("vary").iter().filter_map(|value| value.to_str().ok()).collect();
+    assert_eq!(vary, ["Access-Control-Request-Headers", "Origin"], "a cache must not mix these answers up");
 }
 
 #[tokio::test(flavor = "multi_thread")]

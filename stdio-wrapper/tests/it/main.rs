@@ -14,6 +14,7 @@ mod children;
 mod identity;
 mod modern;
 mod modern_checks;
+mod modern_lists;
 mod modern_routing;
 mod resuming;
 mod settings;

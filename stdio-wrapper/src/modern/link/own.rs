@@ -1,0 +1,74 @@
+//! Requests of the wrapper itself: the probe, the lists of tools, the subscription to changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Link, Ticket};
+use crate::modern::pending::{Pending, Waits};
+use crate::modern::{CAPABILITIES, PROTOCOL_VERSION, VERSION};
+use crate::protocol::{Kind, Text, parse_line};
+use crate::stream::{First, Stream};
+
+impl Link {
+    /// Asks the child something ourselves. The answer is the whole message, or an error in words.
+    pub(in crate::modern) async fn ask(
+        self: &Arc<Self>,
+        method: &str,
+        params: &str,
+        capabilities: &str,
+        within: Duration,
+    ) -> Result<Bytes, String> {
+        let stream = Stream::for_post(1, 1, 1 << 20);
+        let _ticket = self.open(method, params, capabilities, within, &stream).await?;
+        let answered = async {
+            loop {
+                match stream.first() {
+                    First::Answers(answers) => return answers.into_iter().next().map(Text::into_bytes),
+                    First::Events => return None,
+                    First::Wait => stream.changed().await,
+                }
+            }
+        };
+        let late = || format!("The MCP server did not answer {method} in time.");
+        tokio::time::timeout(within, answered).await.ok().flatten().ok_or_else(late)
+    }
+
+    /// Starts a request of our own.
+    pub(in crate::modern) async fn open(
+        self: &Arc<Self>,
+        method: &str,
+        params: &str,
+        capabilities: &str,
+        within: Duration,
+        stream: &Arc<Stream>,
+    ) -> Result<Ticket, String> {
+        let params = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
+        let comma = if params.trim().is_empty() { "" } else { "," };
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{{{params}{comma}"_meta":{{"{PROTOCOL_VERSION}":"{VERSION}","{CAPABILITIES}":{capabilities},"io.modelcontextprotocol/clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}}}"#,
+            env!("CARGO_PKG_VERSION")
+        );
+        let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
+        let Kind::Request { id, .. } = message.kind.clone() else {
+            return Err("no request".to_owned());
+        };
+        let now = Instant::now();
+        let is_subscription = method == "subscriptions/listen";
+        let pending = Pending {
+            stream: Arc::clone(stream),
+            id: (*b"0").into(),
+            token: None,
+            owner: Arc::from(""),
+            waits: if is_subscription { Waits::Subscription } else { Waits::Answer },
+            wants_logs: false,
+            keep: None,
+            started: now,
+            deadline: now + within,
+            timeout: within,
+        };
+        Ok(self.dispatch(&message, id, None, pending).await)
+    }
+}

@@ -1,0 +1,338 @@
+//! Results of list requests that may be given again, as the child's `ttlMs` and `cacheScope` say (2026-07-28, "Caching").
+//!
+//! A result is given again only when nobody could tell the difference: to a request with the very same method and params,
+//! `_meta` included; to the principal that asked, unless the child says that it is the same for all; while the child
+//! calls it fresh, with the rest of that time as its new `ttlMs`; and only if no change was announced since it was asked
+//! for. It goes with its child.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::check::Request;
+use crate::protocol::{members, string};
+
+/// Longest params of a request whose result is kept, in bytes.
+const MAX_PARAMS: usize = 4096;
+/// Largest share of the room that one result may take: one part of so many.
+const SHARE: usize = 8;
+
+/// Results that are kept, however small.
+const MAX_KEPT: usize = 1024;
+
+/// Lists, and the notification that says that they have changed.
+const LISTS: [(&str, &str); 4] = [
+    ("tools/list", "notifications/tools/list_changed"),
+    ("prompts/list", "notifications/prompts/list_changed"),
+    ("resources/list", "notifications/resources/list_changed"),
+    ("resources/templates/list", "notifications/resources/list_changed"),
+];
+
+/// What a request has to be equal in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    method: &'static str,
+    /// As the client wrote them.
+    params: Box<str>,
+    owner: Arc<str>,
+}
+
+impl Key {
+    /// Of a request for a list; `None` if its result is nothing to keep. Progress and logs are for one request only, and
+    /// what rests on a client's answers is no list any more.
+    pub(super) fn of(request: &Request<'_>, owner: &Arc<str>) -> Option<Self> {
+        let (method, _) = LISTS.iter().find(|(method, _)| *method == request.method)?;
+        let params = request.message.params_text().filter(|params| params.len() <= MAX_PARAMS)?;
+        let is_plain = request.meta.progress_token.is_none() && request.meta.log_level.is_none();
+        let is_first =
+            members(params, ["inputResponses", "requestState"]).is_ok_and(|found| found == [None; 2]);
+        (is_plain && is_first).then(|| Self { method, params: params.into(), owner: Arc::clone(owner) })
+    }
+
+    /// Whether it is known who asks. Without a subject nobody is told apart.
+    fn is_somebodys(&self) -> bool {
+        !self.owner.starts_with('\n')
+    }
+
+    fn anyones(&self) -> Self {
+        Self { owner: Arc::from(""), ..self.clone() }
+    }
+}
+
+/// How many changes had been announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+/// The results of one child.
+#[derive(Debug)]
+pub(super) struct Lists {
+    /// Bytes that may be kept; 0: nothing is.
+    room: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: HashMap<Key, Kept>,
+    /// Bytes in use.
+    used: usize,
+    generation: u64,
+    /// Whether it is known that changes would be heard, or that the child announces none.
+    is_open: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// The result up to and after the number that `ttlMs` has.
+    before: Box<str>,
+    after: Box<str>,
+    until: Instant,
+    size: usize,
+}
+
+impl State {
+    fn drop_if(&mut self, is_gone: impl Fn(&Key, &Kept) -> bool) {
+        self.kept.retain(|key, kept| !is_gone(key, kept));
+        self.used = self.kept.values().map(|kept| kept.size).sum();
+    }
+
+    fn is_full(&self, size: usize, room: usize) -> bool {
+        self.used + size > room || self.kept.len() >= MAX_KEPT
+    }
+}
+
+impl Lists {
+    /// Nothing is kept yet, nor before `open`.
+    pub(super) fn new(room: usize) -> Self {
+        Self { room, state: Mutex::default() }
+    }
+
+    /// Whether anything is ever kept.
+    pub(super) fn is_on(&self) -> bool {
+        self.room > 0
+    }
+
+    /// From now on changes are heard, or the child has none to tell.
+    pub(super) fn open(&self) {
+        self.set(true);
+    }
+
+    /// From now on changes go unheard.
+    pub(super) fn close(&self) {
+        self.set(false);
+    }
+
+    fn set(&self, is_open: bool) {
+        let mut state = self.state();
+        state.is_open = is_open;
+        state.generation += 1;
+        state.drop_if(|_, _| true);
+    }
+
+    /// A notification of the child; if it tells of a change, what it is about goes.
+    pub(super) fn changed(&self, notification: &str) {
+        let is_about = |method: &str| LISTS.contains(&(method, notification));
+        if LISTS.iter().any(|(_, known)| *known == notification) {
+            let mut state = self.state();
+            state.generation += 1;
+            state.drop_if(|key, _| is_about(key.method));
+        }
+    }
+
+    /// The state of things, to be noted when a request is sent.
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.state().generation)
+    }
+
+    /// A result that is still fresh, as JSON text, with the rest of its time as `ttlMs`.
+    pub(super) fn get(&self, key: &Key, now: Instant) -> Option<String> {
+        let state = self.state();
+        let fresh = |key: &Key| state.kept.get(key).filter(|kept| now < kept.until);
+        let kept = fresh(key).or_else(|| fresh(&key.anyones()))?;
+        let rest = kept.until.saturating_duration_since(now).as_millis();
+        Some(format!("{}{rest}{}", kept.before, kept.after))
+    }
+
+    /// Keeps a result (JSON text), if the child allows it and nothing has changed since it was asked for.
+    pub(super) fn keep(&self, key: &Key, asked: Generation, result: &str, now: Instant) {
+        let Some((kept, is_public)) = read(result, now) else { return };
+        let key = if is_public {
+            key.anyones()
+        } else if key.is_somebodys() {
+            key.clone()
+        } else {
+            return;
+        };
+        let size = kept.size + key.params.len();
+        let kept = Kept { size, ..kept };
+        let mut state = self.state();
+        if !state.is_open || state.generation != asked.0 || size > self.room / SHARE {
+            return;
+        }
+        if state.is_full(size, self.room) {
+            state.drop_if(|_, kept| kept.until <= now);
+        }
+        while state.is_full(size, self.room) {
+            let next = state.kept.iter().min_by_key(|(_, kept)| kept.until).map(|(key, _)| key.clone());
+            let Some(next) = next else { return };
+            state.drop_if(|key, _| *key == next);
+        }
+        state.kept.insert(key, kept);
+        state.drop_if(|_, _| false);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a result says about keeping it: `None` if it may not be kept, else whether it is for everybody.
+fn read(result: &str, now: Instant) -> Option<(Kept, bool)> {
+    let [kind, ttl, scope] = members(result, ["resultType", "ttlMs", "cacheScope"]).ok()?;
+    if string(kind?)? != "complete" {
+        return None;
+    }
+    let is_public = match string(scope?)?.as_ref() {
+        "public" => true,
+        "private" => false,
+        _ => return None,
+    };
+    let ttl = ttl?;
+    let until = now.checked_add(Duration::from_millis(ttl.parse().ok().filter(|ttl| *ttl > 0)?))?;
+    let at = crate::protocol::span_in(result, ttl);
+    let (before, after) = (result.get(..at.start)?.into(), result.get(at.end..)?.into());
+    Some((Kept { before, after, until, size: result.len() }, is_public))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(owner: &str, params: &str) -> Key {
+        Key { method: "tools/list", params: params.into(), owner: Arc::from(owner) }
+    }
+
+    fn lists() -> Lists {
+        let lists = Lists::new(1 << 16);
+        lists.open();
+        lists
+    }
+
+    fn result(ttl: &str, scope: &str) -> String {
+        format!(r#"{{"resultType":"complete","tools":[1.0],"ttlMs":{ttl},"cacheScope":"{scope}"}}"#)
+    }
+
+    #[test]
+    fn what_is_fresh_is_given_again_with_the_rest_of_its_time() {
+        let (lists, now) = (lists(), Instant::now());
+        lists.keep(&key("ana", "{}"), lists.generation(), &result("1000", "private"), now);
+        let later = now + Duration::from_millis(400);
+        assert_eq!(lists.get(&key("ana", "{}"), later), Some(result("600", "private")));
+        assert_eq!(lists.get(&key("ana", "{}"), now + Duration::from_secs(1)), None);
+        assert_eq!(lists.get(&key("ana", r#"{"cursor":"2"}"#), later), None);
+    }
+
+    #[test]
+    fn a105_what_is_private_is_its_principals_and_only_what_is_public_is_everybodys() {
+        let (lists, now) = (lists(), Instant::now());
+        lists.keep(&key("ana", "{}"), lists.generation(), &result("1000", "private"), now);
+        assert_eq!(lists.get(&key("bob", "{}"), now), None);
+        lists.keep(&key("ana", "{}"), lists.generation(), &result("1000", "public"), now);
+        assert_eq!(lists.get(&key("bob", "{}"), now), Some(result("1000", "public")));
+        // Without an identity two callers look like one.
+        let anybody = Key { method: "prompts/list", ..key("\n", "{}") };
+        lists.keep(&anybody, lists.generation(), &result("1000", "private"), now);
+        assert_eq!(lists.get(&anybody, now), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_that_the_child_does_not_clearly_allow() {
+        let (lists, now) = (lists(), Instant::now());
+        for text in [
+            result("0", "public"),
+            result("-5", "public"),
+            result("1.5", "public"),
+            result("1e3", "public"),
+            result(r#""1000""#, "public"),
+            result("99999999999999999999", "public"),
+            result("1000", "shared"),
+            result("1000", "public").replace("complete", "input_required"),
+            r#"{"resultType":"complete","ttlMs":1000}"#.to_owned(),
+            r#"{"ttlMs":1000,"cacheScope":"public"}"#.to_owned(),
+            r#"{"resultType":"complete","ttlMs":1000,"ttlMs":5,"cacheScope":"public"}"#.to_owned(),
+        ] {
+            lists.keep(&key("ana", "{}"), lists.generation(), &text, now);
+            assert_eq!(lists.get(&key("ana", "{}"), now), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_change_drops_its_lists_and_what_was_asked_for_before_it() {
+        let (lists, now) = (lists(), Instant::now());
+        let prompts = Key { method: "prompts/list", ..key("ana", "{}") };
+        let asked = lists.generation();
+        lists.keep(&prompts, asked, &result("1000", "public"), now);
+        lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
+        lists.changed("notifications/message");
+        assert!(lists.get(&key("ana", "{}"), now).is_some());
+        lists.changed("notifications/tools/list_changed");
+        assert_eq!(lists.get(&key("ana", "{}"), now), None);
+        assert!(lists.get(&prompts, now).is_some());
+        // The child may have made this answer before the change.
+        lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
+        assert_eq!(lists.get(&key("ana", "{}"), now), None);
+    }
+
+    #[test]
+    fn resource_changes_drop_templates_too() {
+        let (lists, now) = (lists(), Instant::now());
+        for method in ["resources/list", "resources/templates/list"] {
+            let key = Key { method, ..key("ana", "{}") };
+            lists.keep(&key, lists.generation(), &result("1000", "public"), now);
+            assert!(lists.get(&key, now).is_some());
+            lists.changed("notifications/resources/list_changed");
+            assert_eq!(lists.get(&key, now), None, "{method}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_before_changes_are_heard_nor_after_they_no_longer_are() {
+        let (lists, now) = (Lists::new(1 << 16), Instant::now());
+        let ana = key("ana", "{}");
+        lists.keep(&ana, lists.generation(), &result("1000", "public"), now);
+        assert_eq!(lists.get(&ana, now), None);
+        let asked = lists.generation();
+        lists.open();
+        lists.keep(&ana, asked, &result("1000", "public"), now);
+        assert_eq!(lists.get(&ana, now), None, "a change before this could have been missed");
+        lists.keep(&ana, lists.generation(), &result("1000", "public"), now);
+        assert!(lists.get(&ana, now).is_some());
+        lists.close();
+        assert_eq!(lists.get(&ana, now), None);
+    }
+
+    #[test]
+    fn the_room_is_bounded_and_what_ends_first_goes_first() {
+        let (lists, now) = (lists(), Instant::now());
+        for number in 0..5000 {
+            let text = result(&(100_000 + number).to_string(), "private");
+            lists.keep(&key(&format!("user {number}"), "{}"), lists.generation(), &text, now);
+        }
+        let state = lists.state();
+        let size: usize = state.kept.values().map(|kept| kept.size).sum();
+        assert!(state.used == size && size <= 1 << 16 && state.kept.len() > 100, "{size} bytes");
+        assert!(state.kept.len() <= MAX_KEPT);
+        drop(state);
+        assert!(lists.get(&key("user 4999", "{}"), now).is_some());
+        assert!(lists.get(&key("user 0", "{}"), now).is_none());
+        let large = result("1000", "public").replace("1.0", &"1,".repeat(5000));
+        lists.keep(&key("ana", "large"), lists.generation(), &large, now);
+        assert_eq!(lists.get(&key("ana", "large"), now), None);
+        let off = Lists::new(0);
+        off.open();
+        off.keep(&key("ana", "{}"), off.generation(), &result("1000", "public"), now);
+        assert_eq!(off.get(&key("ana", "{}"), now), None);
+    }
+}

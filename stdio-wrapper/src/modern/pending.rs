@@ -1,0 +1,53 @@
+//! A request that waits for a child, and what its caller calls it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::SUBSCRIPTION;
+use super::lists::{Generation, Key};
+use crate::stream::Stream;
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// One answer.
+    Answer,
+    /// Notifications, until the client goes or the server ends it.
+    Subscription,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) stream: Arc<Stream>,
+    /// The caller's id, as JSON text.
+    pub(super) id: Box<[u8]>,
+    /// The caller's progress token, as JSON text.
+    pub(super) token: Option<Box<[u8]>>,
+    pub(super) owner: Arc<str>,
+    pub(super) waits: Waits,
+    pub(super) wants_logs: bool,
+    /// Where to keep the result if it may be kept, and the state of things when it was asked for.
+    pub(super) keep: Option<(Key, Generation)>,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) timeout: Duration,
+}
+
+impl Pending {
+    /// The completion of a subscription (2026-07-28, "Subscriptions").
+    pub(super) fn completion(&self) -> Bytes {
+        completion(&String::from_utf8_lossy(&self.id))
+    }
+}
+
+/// The result that ends a subscription; `id` is JSON text.
+pub fn completion(id: &str) -> Bytes {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#
+    )
+    .into()
+}
