@@ -1,20 +1,47 @@
-//! Headers and body of a stateless request: no panic, and what passes agrees.
+//! Headers, body and a tool's schema of a stateless request: no panic, and what passes agrees. One line each: version,
+//! method, name, `Mcp-Param-…` as `token:value;…`, schema, body. `seeds/modern` holds some that pass.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stdio_wrapper::modern::{Field, Fields, check};
-use stdio_wrapper::protocol::parse_line;
+use stdio_wrapper::modern::{Era, Field, Fields, ParamHeaders, VERSION, check, era};
+use stdio_wrapper::protocol::{Members, parse_line};
 
-fuzz_target!(|input: (&str, &str, &str, &[u8])| {
-    let (version, method, name, body) = input;
-    let fields =
-        Fields { version: Field::One(version), method: Field::One(method), name: Field::One(name), params: Vec::new() };
-    let Ok(message) = parse_line(body) else { return };
-    if let Ok(request) = check(&message, &fields) {
-        assert_eq!(request.method, method);
-        assert_eq!(version, stdio_wrapper::modern::VERSION);
-        if let Some(named) = &request.name {
-            assert!(named.as_ref() == name || name.starts_with("=?base64?"));
+fuzz_target!(|input: &str| {
+    let lines: Vec<&str> = input.splitn(6, '\n').collect();
+    let [version, method, name, params, schema, body] = lines[..] else { return };
+    let params = params.split(';').filter(|text| !text.is_empty()).map(|text| match text.split_once(':') {
+        Some((token, value)) => (token.to_ascii_lowercase(), Field::One(value)),
+        None => (text.to_ascii_lowercase(), Field::Ambiguous),
+    });
+    let fields = Fields {
+        version: Field::One(version),
+        method: Field::One(method),
+        name: Field::One(name),
+        params: params.collect(),
+    };
+    let Ok(message) = parse_line(body.as_bytes()) else { return };
+    let era = era(&message, Field::One(version));
+    match check(&message, &fields) {
+        Ok(request) => {
+            assert_eq!(era, Ok(Era::Modern), "what passes is of this era");
+            assert_eq!(request.method, method);
+            assert_eq!(version, VERSION);
+            if let Some(named) = &request.name {
+                assert!(named.as_ref() == name || name.starts_with("=?base64?"));
+            }
+        }
+        Err(fault) => {
+            let (status, _) = fault.status();
+            assert!(status == 400 || status == 404);
+            let _ = fault.data();
+        }
+    }
+    // A schema may be anything that a child says, arguments anything that is an object.
+    let params = message.params_text().and_then(Members::parse).unwrap_or_default();
+    if let Ok(schema) = serde_json::from_str(schema) {
+        let headers = ParamHeaders::of(&schema);
+        if headers.check(params.get("arguments"), &fields).is_err() {
+            assert!(!headers.is_empty(), "a refusal needs a rule");
         }
     }
 });
