@@ -3,6 +3,7 @@
 mod add_client;
 mod doctor;
 mod keys;
+mod store;
 
 use std::io::BufRead;
 
@@ -24,6 +25,7 @@ use add_client::AddClient;
 
 pub(crate) use doctor::run as doctor;
 pub(crate) use keys::{KeysCommand, keys};
+pub(crate) use store::{StoreCommand, store};
 
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
 ///
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     /// The keys that sign tokens. Works while the service runs, and while it does not.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// All of the state at once: backups, moves between stores, a new key.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Look at a running service from outside and in, and say what is wrong and how to mend it.
     ///
     /// Asks as clients, browsers and attackers would; needs no account, and deletes the client that it registers.
@@ -224,14 +229,16 @@ async fn run(command: operator::Command) -> anyhow::Result<Reply> {
         );
     }
     let reply = match open_store(&storage).await {
-        Ok((store, _)) => {
+        Ok((open, _)) => {
             let passwords = Passwords::new(1)?;
+            let progress = store::told();
             let tools = Tools {
-                store: store.as_ref(),
+                store: open.as_ref(),
                 passwords: &passwords,
                 rotation,
                 random: &SystemRandomSource,
                 now: SystemClock.now(),
+                progress: &progress,
             };
             operator::run(command, &tools).await?
         }

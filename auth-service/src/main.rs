@@ -16,6 +16,7 @@ async fn main() -> ExitCode {
         Command::User(command) => cli::user(command).await,
         Command::Client(command) => cli::client(command).await,
         Command::Keys(command) => cli::keys(command).await,
+        Command::Store(command) => cli::store(command).await,
         Command::Doctor(asked) => return cli::doctor(asked).await,
     };
     match outcome {

@@ -6,6 +6,10 @@
 mod add_client;
 mod keys;
 pub mod socket;
+mod store;
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -17,10 +21,12 @@ use crate::identity::password::{HashingFailed, Passwords};
 use crate::keys::set::RotationTerms;
 use crate::ops::audit;
 use crate::rotation::RotationError;
+use crate::store::records::{Counts, Resealed};
 use crate::store::{Store, StoreError};
 
 pub use add_client::{Credentials, NewClient};
 pub use keys::KeyRow;
+pub use store::{KeyFileError, read_key};
 
 /// Clients in one answer.
 pub const PAGE: usize = 1000;
@@ -117,6 +123,26 @@ pub enum Command {
         /// Which.
         kid: String,
     },
+    /// Write everything that is stored to a new file.
+    ExportStore {
+        /// Which; an absolute path.
+        file: PathBuf,
+        /// Where the key is that seals it, when that is not the store's.
+        key_file: Option<PathBuf>,
+    },
+    /// Seal everything with the key that seals now.
+    ResealStore,
+}
+
+impl Command {
+    /// How long it may take.
+    fn budget(&self) -> Duration {
+        match self {
+            // All of a store.
+            Self::ExportStore { .. } | Self::ResealStore => Duration::from_secs(6 * 3600),
+            _ => Duration::from_secs(30),
+        }
+    }
 }
 
 /// What came of it.
@@ -139,6 +165,10 @@ pub enum Reply {
     Clients(Vec<ClientRow>),
     /// Signing keys, in the order in which they begin to sign.
     Keys(Vec<KeyRow>),
+    /// It is in the file, so many of each kind.
+    Exported(Counts),
+    /// What became of the rows.
+    Resealed(Resealed),
     /// It cannot be done, and why.
     Refused(String),
 }
@@ -208,6 +238,8 @@ pub struct Tools<'a> {
     pub random: &'a dyn Random,
     /// The present second.
     pub now: UnixTime,
+    /// Hears how many records a long command has dealt with.
+    pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 
 /// Runs a command.
@@ -274,6 +306,8 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         Command::ListKeys => keys::list(tools).await,
         Command::RotateKeys => keys::rotate(tools).await,
         Command::RevokeKey { kid } => keys::revoke(&kid, tools).await,
+        Command::ExportStore { file, key_file } => store::export(&file, key_file.as_deref(), tools).await,
+        Command::ResealStore => store::reseal(tools).await,
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Sto
     }
     let key = match &storage.key {
         Some(key) => key.clone(),
-        None => embedded::store_key(&storage.data_dir, &SystemRandomSource)?,
+        None => embedded::store_key(&storage.data_dir, storage.previous_key.as_ref(), &SystemRandomSource)?,
     };
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }

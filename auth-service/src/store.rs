@@ -2,11 +2,14 @@
 //! returns, durable as far as the store in use promises.
 
 pub mod changes;
+pub mod dump;
 pub mod embedded;
 mod pending;
+pub mod records;
 pub mod redis;
 mod row;
 mod rules;
+pub mod transfer;
 
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::keys::set::KeySet;
 
 use changes::Changes;
+use records::Portable;
 
 pub use pending::PendingStore;
 
@@ -113,7 +117,7 @@ pub struct Successor {
 
 /// The store.
 #[async_trait]
-pub trait Store: PendingStore {
+pub trait Store: PendingStore + Portable {
     /// Finds `client` under one of `ids`, or registers it under the first of them that is free ([`Registration`]). Of
     /// equal registrations at once, one adds it.
     async fn register_client(

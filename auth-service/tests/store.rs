@@ -9,16 +9,19 @@ mod redis_server;
 mod store {
     mod accounts;
     mod clients;
+    mod everything;
     mod facts;
     mod faults;
     mod grants;
     mod keys;
     mod model;
     mod pending;
+    mod portable;
     mod resp;
     mod secrecy;
     mod suite;
     mod things;
     mod topology;
+    mod upgrade;
     mod worlds;
 }

@@ -50,6 +50,7 @@ pub(super) const NAMES: &[&str] = &[
     "SIGNING_KEY_LEAD",
     "SIGNING_KEY_PERIOD",
     "STORE_KEY",
+    "STORE_KEY_PREVIOUS",
     "TRUSTED_ISSUERS",
     "TRUSTED_PROXIES",
     "WORKERS",

@@ -24,6 +24,8 @@ pub struct Storage {
     /// `STORE_KEY`: 32 bytes in base64 that encrypt what is stored. Required with Redis; with the embedded store made
     /// in `DATA_DIR` on the first start when not set.
     pub key: Option<StoreKey>,
+    /// `STORE_KEY_PREVIOUS`: while `STORE_KEY` is being replaced, the one from before: what it sealed is read too.
+    pub previous_key: Option<StoreKey>,
     /// `FACTS_CACHE`, 100000: the most access tokens whose facts are kept in memory. `FACTS_TTL`, 10 s: for how long at
     /// most, changes or not.
     pub facts: CacheTerms,
@@ -33,6 +35,7 @@ pub struct Storage {
 struct Raw {
     data_dir: Option<PathBuf>,
     store_key: Option<String>,
+    store_key_previous: Option<String>,
     redis_url: Option<String>,
     facts_cache: Option<String>,
     facts_ttl: Option<String>,
@@ -53,13 +56,15 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
             None
         }
     });
-    let key = raw.store_key.and_then(|text| match StoreKey::parse(&text) {
+    let mut key = |name: &str, text: Option<String>| match text.as_deref().map(StoreKey::parse)? {
         Ok(key) => Some(key),
         Err(error) => {
-            problems.add("STORE_KEY", error);
+            problems.add(name, error);
             None
         }
-    });
+    };
+    let previous_key = key("STORE_KEY_PREVIOUS", raw.store_key_previous);
+    let key = key("STORE_KEY", raw.store_key).map(|key| key.with_previous(previous_key.as_ref()));
     let tokens = raw.facts_cache.map_or(Ok(TOKENS), |text| text.parse::<usize>());
     let tokens = tokens.ok().filter(|tokens| (1..=10_000_000).contains(tokens)).unwrap_or_else(|| {
         problems.add("FACTS_CACHE", "must be a number of tokens from 1 to 10000000");
@@ -69,5 +74,6 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
     let longest = durations::read("FACTS_TTL", raw.facts_ttl, LONGEST, least, most, problems);
     let facts = CacheTerms { tokens, longest };
-    Storage { facts, data_dir: raw.data_dir.unwrap_or_else(|| PathBuf::from("data")), redis, key }
+    let data_dir = raw.data_dir.unwrap_or_else(|| PathBuf::from("data"));
+    Storage { data_dir, redis, key, previous_key, facts }
 }

@@ -12,9 +12,13 @@ use zeroize::Zeroizing;
 
 use crate::domain::clock::{Random, RandomUnavailable};
 
-/// The deployment's one master secret (`STORE_KEY`): 32 bytes. Everything else is derived from it by purpose.
+/// The deployment's one master secret (`STORE_KEY`): 32 bytes. Everything else is derived from it by purpose. While it is
+/// being replaced, the other one (`STORE_KEY_PREVIOUS`) goes with it: that opens, and never seals.
 #[derive(Clone)]
-pub struct StoreKey(Zeroizing<[u8; 32]>);
+pub struct StoreKey {
+    current: Zeroizing<[u8; 32]>,
+    previous: Option<Zeroizing<[u8; 32]>>,
+}
 
 /// The text is not a store key.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -24,19 +28,25 @@ pub struct InvalidStoreKey;
 impl StoreKey {
     /// A new key of these random bytes.
     pub fn new(random: [u8; 32]) -> Self {
-        Self(Zeroizing::new(random))
+        Self { current: Zeroizing::new(random), previous: None }
+    }
+
+    /// The same key, for data that `previous` may have sealed too.
+    #[must_use]
+    pub fn with_previous(self, previous: Option<&Self>) -> Self {
+        Self { previous: previous.map(|key| key.current.clone()), ..self }
     }
 
     /// Reads the base64 form.
     pub fn parse(text: &str) -> Result<Self, InvalidStoreKey> {
         let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| InvalidStoreKey)?);
         let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| InvalidStoreKey)?;
-        Ok(Self(Zeroizing::new(bytes)))
+        Ok(Self { current: Zeroizing::new(bytes), previous: None })
     }
 
     /// The base64 form, for the key file.
     pub fn encode(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.0.as_slice()))
+        Zeroizing::new(STANDARD.encode(self.current.as_slice()))
     }
 }
 
@@ -55,6 +65,8 @@ pub enum Purpose {
     FormTicket,
     /// Nonces of DPoP proofs.
     DpopNonce,
+    /// A store's content in a file.
+    Dump,
 }
 
 impl Purpose {
@@ -63,12 +75,17 @@ impl Purpose {
             Self::StoredValue => b"mcp-gate stored value v1",
             Self::FormTicket => b"mcp-gate form ticket v1",
             Self::DpopNonce => b"mcp-gate dpop nonce v1",
+            Self::Dump => b"mcp-gate store dump v1",
         }
     }
 }
 
 /// Seals and opens for one purpose: AES-256-GCM-SIV, which stays safe should a random nonce ever repeat (RFC 8452).
-pub struct Sealer(LessSafeKey);
+/// It may open what another key sealed before.
+pub struct Sealer {
+    current: LessSafeKey,
+    previous: Option<LessSafeKey>,
+}
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,23 +118,13 @@ pub struct CannotOpen;
 impl Sealer {
     /// The sealer for `purpose`.
     pub fn new(key: &StoreKey, purpose: Purpose) -> Result<Self, CryptoFailure> {
-        Self::derive(key.0.as_slice(), purpose.label())
+        let derive = |key: &Zeroizing<[u8; 32]>| derive(key.as_slice(), purpose.label());
+        Ok(Self { current: derive(&key.current)?, previous: key.previous.as_ref().map(derive).transpose()? })
     }
 
     /// A sealer whose key is known only to who knows `secret`, which must have 256 random bits.
     pub fn from_secret(secret: &[u8]) -> Result<Self, CryptoFailure> {
-        Self::derive(secret, b"mcp-gate refresh successor v1")
-    }
-
-    fn derive(secret: &[u8], label: &[u8]) -> Result<Self, CryptoFailure> {
-        let mut bytes = Zeroizing::new([0_u8; 32]);
-        Salt::new(HKDF_SHA256, b"mcp-gate")
-            .extract(secret)
-            .expand(&[label], KeyLength)
-            .and_then(|okm| okm.fill(bytes.as_mut_slice()))
-            .map_err(|_| CryptoFailure)?;
-        let key = UnboundKey::new(&AES_256_GCM_SIV, bytes.as_slice()).map_err(|_| CryptoFailure)?;
-        Ok(Self(LessSafeKey::new(key)))
+        Ok(Self { current: derive(secret, b"mcp-gate refresh successor v1")?, previous: None })
     }
 
     /// Encrypts `plain`; it opens only together with the same `name`.
@@ -125,7 +132,7 @@ impl Sealer {
         let mut nonce = [0_u8; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| CryptoFailure)?;
         let mut body = plain.to_vec();
-        self.0
+        self.current
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name), &mut body)
             .map_err(|_| CryptoFailure)?;
         let mut sealed = nonce.to_vec();
@@ -133,15 +140,38 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// Decrypts what [`Sealer::seal`] made for the same `name`.
+    /// Decrypts what [`Sealer::seal`] made for the same `name`, with this key or the one before.
     pub fn open(&self, name: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
-        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(CannotOpen)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CannotOpen)?;
-        let mut body = body.to_vec();
-        let plain = self.0.open_in_place(nonce, Aad::from(name), &mut body).map_err(|_| CannotOpen)?.len();
-        body.truncate(plain);
-        Ok(body)
+        open(&self.current, name, sealed).or_else(|error| match &self.previous {
+            Some(previous) => open(previous, name, sealed),
+            None => Err(error),
+        })
     }
+
+    /// Whether it was sealed with the key that seals now.
+    pub fn is_current(&self, name: &[u8], sealed: &[u8]) -> bool {
+        open(&self.current, name, sealed).is_ok()
+    }
+}
+
+fn derive(secret: &[u8], label: &[u8]) -> Result<LessSafeKey, CryptoFailure> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    Salt::new(HKDF_SHA256, b"mcp-gate")
+        .extract(secret)
+        .expand(&[label], KeyLength)
+        .and_then(|okm| okm.fill(bytes.as_mut_slice()))
+        .map_err(|_| CryptoFailure)?;
+    let key = UnboundKey::new(&AES_256_GCM_SIV, bytes.as_slice()).map_err(|_| CryptoFailure)?;
+    Ok(LessSafeKey::new(key))
+}
+
+fn open(key: &LessSafeKey, name: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
+    let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(CannotOpen)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CannotOpen)?;
+    let mut body = body.to_vec();
+    let plain = key.open_in_place(nonce, Aad::from(name), &mut body).map_err(|_| CannotOpen)?.len();
+    body.truncate(plain);
+    Ok(body)
 }
 
 struct KeyLength;
@@ -189,9 +219,21 @@ mod tests {
     }
 
     #[test]
+    fn while_a_key_is_replaced_the_one_before_opens_and_does_not_seal() {
+        let (old, new) = (StoreKey::new([1; 32]), StoreKey::new([2; 32]));
+        let sealer = |key: &StoreKey| Sealer::new(key, Purpose::StoredValue).unwrap();
+        let both = sealer(&new.clone().with_previous(Some(&old)));
+        let (of_old, of_both) = (sealer(&old).seal(b"a", b"x").unwrap(), both.seal(b"a", b"y").unwrap());
+        assert_eq!(both.open(b"a", &of_old).unwrap(), b"x");
+        assert!(!both.is_current(b"a", &of_old) && both.is_current(b"a", &of_both));
+        assert_eq!(sealer(&new).open(b"a", &of_both).unwrap(), b"y");
+        assert!(sealer(&old).open(b"a", &of_both).is_err() && both.open(b"b", &of_old).is_err());
+    }
+
+    #[test]
     fn a_store_key_reads_back_and_does_not_print() {
         let key = StoreKey::new([3; 32]);
-        assert_eq!(StoreKey::parse(&key.encode()).unwrap().0, key.0);
+        assert_eq!(StoreKey::parse(&key.encode()).unwrap().current, key.current);
         assert!(StoreKey::parse("c2hvcnQ=").is_err() && StoreKey::parse("not base64").is_err());
         assert_eq!(format!("{key:?}"), "StoreKey(…)");
     }

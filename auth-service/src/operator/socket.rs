@@ -16,6 +16,7 @@ use super::{Command, Reply, Tools, run};
 const NAME: &str = "operator.sock";
 /// Bytes in the longest command.
 const LONGEST: u64 = 64 * 1024;
+/// How long a command may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The socket cannot be used.
@@ -65,8 +66,7 @@ pub async fn serve(listener: UnixListener, state: Data<AppState>) {
             Ok((stream, _)) => {
                 let state = state.clone();
                 tokio::spawn(async move {
-                    let answered = tokio::time::timeout(TIMEOUT, answer(stream, &state)).await;
-                    if !matches!(answered, Ok(Ok(()))) {
+                    if answer(stream, &state).await.is_err() {
                         tracing::warn!("an operator's command was cut off");
                     }
                 });
@@ -82,10 +82,10 @@ pub async fn serve(listener: UnixListener, state: Data<AppState>) {
 async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    tokio::time::timeout(TIMEOUT, BufReader::new(read.take(LONGEST)).read_line(&mut line)).await??;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
-            let reply = run(command, &tools(state)).await;
+            let reply = tokio::time::timeout(command.budget(), run(command, &tools(state))).await?;
             if matches!(reply, Ok(Reply::Keys(_))) {
                 // What was done to the keys holds here before the operator reads that it is done.
                 state.follow_keys().await;
@@ -98,7 +98,7 @@ async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
-    write.write_all(&text).await
+    tokio::time::timeout(TIMEOUT, write.write_all(&text)).await?
 }
 
 fn tools(state: &AppState) -> Tools<'_> {
@@ -108,6 +108,7 @@ fn tools(state: &AppState) -> Tools<'_> {
         rotation: state.config.signing,
         random: state.random(),
         now: state.now(),
+        progress: &|_| {},
     }
 }
 
@@ -123,7 +124,8 @@ pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketErr
         stream.read_to_end(&mut answer).await?;
         Ok(serde_json::from_slice(&answer)?)
     };
-    let answered =
-        tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    let answered = tokio::time::timeout(command.budget() + TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     answered.map_err(|source| SocketError::Ask { path, source })
 }

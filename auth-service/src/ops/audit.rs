@@ -148,6 +148,18 @@ pub enum Event<'a> {
         /// Which.
         kid: &'a str,
     },
+    /// An operator had everything that is stored written to a file, sealed.
+    StoreExported {
+        /// How much.
+        records: u64,
+    },
+    /// An operator had everything sealed with the key that seals now.
+    StoreResealed {
+        /// All rows.
+        rows: u64,
+        /// Those that had another key.
+        changed: u64,
+    },
     /// A used refresh token came again; its grant is revoked.
     RefreshTokenReused {
         /// Which grant.
@@ -159,6 +171,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// Writes and counts the event.
+    #[expect(clippy::too_many_lines, reason = "an arm for each event")]
     pub fn emit(&self) {
         let event = match self {
             Self::ClientRegistered { client_id } => {
@@ -252,6 +265,14 @@ impl Event<'_> {
             Self::SigningKeyRevoked { kid } => {
                 tracing::warn!(target: "audit", event = "signing_key_revoked", %kid);
                 "signing_key_revoked"
+            }
+            Self::StoreExported { records } => {
+                tracing::warn!(target: "audit", event = "store_exported", records);
+                "store_exported"
+            }
+            Self::StoreResealed { rows, changed } => {
+                tracing::info!(target: "audit", event = "store_resealed", rows, changed);
+                "store_resealed"
             }
             Self::RefreshTokenReused { grant_id, client_id } => {
                 tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id);

@@ -1,8 +1,11 @@
 //! The embedded store: one redb file, one process, every acknowledged write on disk before the answer.
 
+mod accounts;
 mod clients;
 mod files;
+mod grants;
 mod pending;
+mod portable;
 mod rows;
 mod writer;
 
@@ -16,21 +19,24 @@ use redb::{Database, DatabaseError, ReadableDatabase};
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
 use super::changes::Changes;
+use super::records::SIGNING;
 use super::rules::{self, CodeRow};
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
-use rows::{Reader, Rows, Table, Writable};
+use rows::{Reader, Rows, Table, Unfit};
 use writer::Writer;
 
-pub use files::{OpenError, exists, store_key};
+pub use files::{OpenError, exists, has_key_file, store_key};
+pub use portable::EmbeddedTarget;
 
 /// See the module's text.
 pub struct EmbeddedStore {
+    key: StoreKey,
     database: Arc<Database>,
     sealer: Arc<Sealer>,
     changes: Arc<Changes>,
@@ -44,40 +50,28 @@ impl EmbeddedStore {
     /// When the directory cannot be used, another process holds the store, or the key is not the one it was
     /// written with.
     pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
-        let path = files::store_file(directory)?;
-        let database = Database::create(&path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
-            other => OpenError::Damaged(path.clone(), other.to_string()),
+        Self::open_file(&files::store_file(directory)?, key)
+    }
+
+    fn open_file(path: &Path, key: &StoreKey) -> Result<Self, OpenError> {
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+            other => OpenError::Damaged(path.to_owned(), other.to_string()),
         })?;
         let database = Arc::new(database);
         let sealer = Arc::new(Sealer::new(key, Purpose::StoredValue)?);
         let damaged = |error: StoreError| match error {
-            StoreError::Unreadable => OpenError::WrongKey(path.clone()),
-            StoreError::Unavailable(reason) => OpenError::Damaged(path.clone(), reason),
+            StoreError::Unreadable => OpenError::WrongKey(path.to_owned()),
+            StoreError::Unavailable(reason) => OpenError::Damaged(path.to_owned(), reason),
         };
-        rows::prepare(&database, &sealer).map_err(damaged)?;
+        rows::prepare(&database, &sealer).map_err(|unfit| match unfit {
+            Unfit::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
+            Unfit::Store(error) => damaged(error),
+        })?;
         let changes = Arc::new(Changes::of_one_process());
         let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer), Arc::clone(&changes))
             .map_err(damaged)?;
-        Ok(Self { database, sealer, changes, writer })
-    }
-
-    async fn change_account(
-        &self,
-        subject: &Subject,
-        change: impl Fn(&mut Account) + Send + 'static,
-    ) -> Result<bool, StoreError> {
-        let subject = subject.clone();
-        self.writer
-            .write(move |rows| {
-                let Some(mut account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
-                    return Ok(false);
-                };
-                change(&mut account);
-                rows.put(Table::Accounts, subject.as_str(), &account, None)?;
-                Ok(true)
-            })
-            .await
+        Ok(Self { key: key.clone(), database, sealer, changes, writer })
     }
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
@@ -87,35 +81,14 @@ impl EmbeddedStore {
     }
 }
 
-/// The one row of signing keys.
-const SIGNING: &str = "signing";
-
 /// Keys are not encrypted, and names are people's own.
 fn name_key(username: &Username) -> String {
-    TokenHash::of(username.as_str().as_bytes()).text()
+    hashed(username.as_str())
 }
 
-fn live_grant(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-    let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
-    Ok(grant.filter(|grant| !grant.is_expired(now)))
-}
-
-fn is_held(rows: &impl Rows, grant: &Grant, now: UnixTime) -> Result<bool, StoreError> {
-    let client = clients::live(rows, &grant.client_id, now)?;
-    Ok(client.is_some_and(|client| grant.is_held_by(&client)))
-}
-
-fn grant_of_refresh(rows: &impl Rows, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-    let id: Option<GrantId> = rows.get_live(Table::RefreshTokens, &hash.text(), now)?;
-    id.map_or(Ok(None), |id| live_grant(rows, &id, now))
-}
-
-fn put_grant(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
-    rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
-    if let Some(refresh) = &grant.refresh {
-        rows.put(Table::RefreshTokens, &refresh.current.text(), &grant.id, Some(grant.expires_at))?;
-    }
-    Ok(())
+/// What comes from outside is a key as its SHA-256.
+fn hashed(text: &str) -> String {
+    TokenHash::of(text.as_bytes()).text()
 }
 
 #[async_trait]
@@ -177,38 +150,16 @@ impl Store for EmbeddedStore {
 
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
         let account = account.clone();
-        self.writer
-            .write(move |rows| {
-                let name = name_key(&account.username);
-                if rows.get::<Subject>(Table::Usernames, &name)?.is_some() {
-                    return Ok(false);
-                }
-                rows.put(Table::Usernames, &name, &account.subject, None)?;
-                rows.put(Table::Accounts, account.subject.as_str(), &account, None)?;
-                Ok(true)
-            })
-            .await
+        self.writer.write(move |rows| accounts::add(rows, &account)).await
     }
 
     async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError> {
         let subject = subject.clone();
-        self.writer
-            .write(move |rows| {
-                let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
-                    return Ok(false);
-                };
-                rows.remove(Table::Usernames, &name_key(&account.username))?;
-                rows.remove(Table::Accounts, subject.as_str())?;
-                Ok(true)
-            })
-            .await
+        self.writer.write(move |rows| accounts::remove(rows, &subject)).await
     }
 
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
-        self.read(|rows| {
-            let subject: Option<Subject> = rows.get(Table::Usernames, &name_key(username))?;
-            subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
-        })
+        self.read(|rows| accounts::named(rows, username))
     }
 
     async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError> {
@@ -229,32 +180,25 @@ impl Store for EmbeddedStore {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
-        self.writer
-            .write(move |rows| {
-                let account: Option<Account> = rows.get(Table::Accounts, subject.as_str())?;
-                let Some(mut account) = account.filter(|account| account.password == old) else {
-                    return Ok(false);
-                };
-                account.password = new.clone();
-                account.logins_from = now;
-                rows.put(Table::Accounts, subject.as_str(), &account, None)?;
-                Ok(true)
-            })
-            .await
+        self.writer.write(move |rows| accounts::replace_password(rows, &subject, &old, &new, now)).await
     }
 
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
-        self.change_account(subject, move |account| account.disabled = disabled).await
+        let subject = subject.clone();
+        let switch = move |account: &mut Account| account.disabled = disabled;
+        self.writer.write(move |rows| accounts::change(rows, &subject, switch)).await
     }
 
     async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
-        let groups = groups.to_vec();
-        self.change_account(subject, move |account| account.groups.clone_from(&groups)).await
+        let (subject, groups) = (subject.clone(), groups.to_vec());
+        let replace = move |account: &mut Account| account.groups.clone_from(&groups);
+        self.writer.write(move |rows| accounts::change(rows, &subject, &replace)).await
     }
 
     async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
-        let email = email.map(str::to_owned);
-        self.change_account(subject, move |account| account.email.clone_from(&email)).await
+        let (subject, email) = (subject.clone(), email.map(str::to_owned));
+        let replace = move |account: &mut Account| account.email.clone_from(&email);
+        self.writer.write(move |rows| accounts::change(rows, &subject, &replace)).await
     }
 
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
@@ -283,21 +227,8 @@ impl Store for EmbeddedStore {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<bool, StoreError> {
-        let (approval, key, code, used) = (approval.to_owned(), hash.text(), code.clone(), used.clone());
-        self.writer
-            .write(move |rows| {
-                if rows.get_live::<String>(Table::Approvals, &approval, used.at)?.is_some() {
-                    return Ok(false);
-                }
-                let Some(client) = clients::note_use(rows, &used)? else {
-                    return Ok(false);
-                };
-                let row = CodeRow::new(&code, &client);
-                rows.put(Table::Approvals, &approval, &key, Some(row.forget_at()))?;
-                rows.put(Table::Codes, &key, &row, Some(row.forget_at()))?;
-                Ok(true)
-            })
-            .await
+        let (approval, key, code, used) = (hashed(approval), hash.text(), code.clone(), used.clone());
+        self.writer.write(move |rows| grants::add_code(rows, &approval, &key, &code, &used)).await
     }
 
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
@@ -318,45 +249,20 @@ impl Store for EmbeddedStore {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
         let (key, grant, used) = (hash.text(), grant.clone(), used.clone());
-        self.writer
-            .write(move |rows| {
-                let Some(mut row) = rows.get_live::<CodeRow>(Table::Codes, &key, used.at)? else {
-                    return Ok(Redemption::Unknown);
-                };
-                if row.redeemed {
-                    rows.remove(Table::Grants, row.code.grant_id.as_str())?;
-                    return Ok(Redemption::Replayed);
-                }
-                if row.code.expires_at <= used.at || clients::note_use(rows, &used)?.is_none() {
-                    return Ok(Redemption::Unknown);
-                }
-                row.redeemed = true;
-                rows.put(Table::Codes, &key, &row, Some(row.forget_at()))?;
-                put_grant(rows, &grant)?;
-                Ok(Redemption::Redeemed)
-            })
-            .await
+        self.writer.write(move |rows| grants::redeem_code(rows, &key, &grant, &used)).await
     }
 
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
         let (grant, used) = (grant.clone(), used.clone());
-        self.writer
-            .write(move |rows| {
-                if clients::note_use(rows, &used)?.is_none() {
-                    return Ok(false);
-                }
-                put_grant(rows, &grant)?;
-                Ok(true)
-            })
-            .await
+        self.writer.write(move |rows| grants::add(rows, &grant, &used)).await
     }
 
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-        self.read(|rows| live_grant(rows, id, now))
+        self.read(|rows| grants::live(rows, id, now))
     }
 
     async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-        self.read(|rows| grant_of_refresh(rows, hash, now))
+        self.read(|rows| grants::of_refresh(rows, hash, now))
     }
 
     async fn rotate_refresh(
@@ -366,33 +272,8 @@ impl Store for EmbeddedStore {
         used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
-        let (presented, successor, used, now) = (*presented, successor.clone(), used.clone(), used.at);
-        self.writer
-            .write(move |rows| {
-                let Some(mut grant) = grant_of_refresh(rows, &presented, now)? else {
-                    return Ok(Rotation::Unknown);
-                };
-                match grant.judge_refresh(&presented, now, grace) {
-                    RefreshUse::Current => {
-                        if clients::note_use(rows, &used)?.is_none() {
-                            return Ok(Rotation::Unknown);
-                        }
-                        grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
-                        put_grant(rows, &grant)?;
-                        // The used token stays known as long as the grant may live, so that its reuse is noticed.
-                        rows.put(Table::RefreshTokens, &presented.text(), &grant.id, Some(grant.expires_at))?;
-                        Ok(Rotation::Rotated(grant))
-                    }
-                    RefreshUse::Repeated { sealed_successor } => {
-                        Ok(Rotation::Repeated { grant, sealed_successor })
-                    }
-                    RefreshUse::Reused => {
-                        rows.remove(Table::Grants, grant.id.as_str())?;
-                        Ok(Rotation::Reused(grant.id))
-                    }
-                }
-            })
-            .await
+        let (presented, successor, used) = (*presented, successor.clone(), used.clone());
+        self.writer.write(move |rows| grants::rotate(rows, &presented, &successor, &used, grace)).await
     }
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
@@ -407,20 +288,7 @@ impl Store for EmbeddedStore {
         subject: &Subject,
         now: UnixTime,
     ) -> Result<Option<(Grant, Account)>, StoreError> {
-        self.read(|rows| {
-            let grant = live_grant(rows, id, now)?;
-            let client = clients::live(rows, client, now)?;
-            let account = rows.get(Table::Accounts, subject.as_str())?;
-            let Some((grant, account)) = rules::held(grant, client.as_ref(), account) else {
-                return Ok(None);
-            };
-            if let Some(parent) = &grant.parent
-                && !live_grant(rows, parent, now)?.map_or(Ok(false), |parent| is_held(rows, &parent, now))?
-            {
-                return Ok(None);
-            }
-            Ok(Some((grant, account)))
-        })
+        self.read(|rows| grants::held(rows, id, client, subject, now))
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
@@ -442,7 +310,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
-        let name = name.to_owned();
+        let name = hashed(name);
         self.writer
             .write(move |rows| {
                 if rows.get_live::<bool>(Table::Once, &name, now)?.is_some() {

@@ -12,6 +12,7 @@ mod connection;
 mod grants;
 mod keys;
 mod pending;
+mod portable;
 mod tracking;
 
 use std::sync::Arc;
@@ -36,14 +37,20 @@ use keys::Keys;
 use tracking::Tracking;
 
 pub use address::{InvalidRedisUrl, RedisAddress};
+pub use portable::RedisTarget;
 
 /// What every key starts with.
 const PREFIX: &str = "mcp-gate";
 /// What the key check says, together with the version of the schema.
 const KEY_CHECK: &str = "right key, schema 1";
+/// What it says while an import is under way.
+const UNFINISHED: &str = "an import is under way";
+/// The version of the schema.
+const SCHEMA: u32 = 1;
 
 /// See the module's text.
 pub struct RedisStore {
+    key: StoreKey,
     cells: Cells,
     _tracking: Tracking,
 }
@@ -64,18 +71,38 @@ impl RedisStore {
         key: &StoreKey,
         prefix: &str,
     ) -> Result<Self, StoreError> {
+        let store = Self::unchecked(address, key, prefix).await?;
+        let check = store.cells.keys.key_check();
+        store.cells.swap(&check, None::<&Found<()>>, &KEY_CHECK, None).await?;
+        store.ping().await?;
+        Ok(store)
+    }
+
+    /// Connects, whatever is there.
+    async fn unchecked(address: &RedisAddress, key: &StoreKey, prefix: &str) -> Result<Self, StoreError> {
         let sealer = Sealer::new(key, Purpose::StoredValue)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let connection = Connection::open(address).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
         let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
         let cells = Cells { connection, keys, sealer, changes };
-        let store = Self { cells, _tracking: tracking };
-        let check = store.cells.keys.key_check();
-        store.cells.swap(&check, None::<&Found<()>>, &KEY_CHECK, None).await?;
-        store.ping().await?;
-        Ok(store)
+        Ok(Self { key: key.clone(), cells, _tracking: tracking })
     }
+}
+
+/// Why this is no store of ours, as its key check says.
+fn unfit(check: &str) -> StoreError {
+    let schema = check.strip_prefix("right key, schema ").and_then(|version| version.parse::<u32>().ok());
+    StoreError::Unavailable(match schema {
+        _ if check == UNFINISHED => {
+            "an import into it was begun and is not finished: run `auth-service store import` or `migrate` again".to_owned()
+        }
+        Some(newer) if newer > SCHEMA => format!(
+            "it was written by a newer release: its schema is version {newer}, and this one reads up to {SCHEMA}. Start \
+             that release, or restore a backup from before it"
+        ),
+        _ => format!("it was written by another release ({check:?})"),
+    })
 }
 
 #[async_trait]
@@ -277,10 +304,7 @@ impl Store for RedisStore {
     async fn ping(&self) -> Result<(), StoreError> {
         match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
             Some(check) if check.value == KEY_CHECK => Ok(()),
-            Some(check) => Err(StoreError::Unavailable(format!(
-                "it was written by another release ({}), and this one reads {KEY_CHECK:?}",
-                check.value
-            ))),
+            Some(check) => Err(unfit(&check.value)),
             // Redis answers, but was emptied since we connected: everything is refused until clients come back.
             None => {
                 self.cells.changes.note_everything();

@@ -21,20 +21,43 @@ pub(super) fn seal<T: Serialize>(
     value: &T,
     expires_at: Option<UnixTime>,
 ) -> Result<Vec<u8>, StoreError> {
+    let plain = serde_json::to_vec(value).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    seal_json(sealer, place, &plain, expires_at)
+}
+
+/// As [`seal`], of a value that is in JSON already.
+pub(super) fn seal_json(
+    sealer: &Sealer,
+    place: &[u8],
+    plain: &[u8],
+    expires_at: Option<UnixTime>,
+) -> Result<Vec<u8>, StoreError> {
     let mut row = vec![VERSION];
     row.extend_from_slice(&expires_at.map_or(NEVER, |at| at.0).to_be_bytes());
-    let failed = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
-    let plain = serde_json::to_vec(value).map_err(|error| failed(&error))?;
-    let body = sealer.seal(&name(place, &row), &plain).map_err(|error| failed(&error))?;
+    let body =
+        sealer.seal(&name(place, &row), plain).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     row.extend_from_slice(&body);
     Ok(row)
 }
 
 /// The value in a row that was sealed for `place`.
 pub(super) fn open<T: DeserializeOwned>(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(&open_json(sealer, place, row)?).map_err(|_| StoreError::Unreadable)
+}
+
+/// As [`open`], as JSON.
+pub(super) fn open_json(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Vec<u8>, StoreError> {
     let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
-    let plain = sealer.open(&name(place, header), body).map_err(|_| StoreError::Unreadable)?;
-    serde_json::from_slice(&plain).map_err(|_| StoreError::Unreadable)
+    sealer.open(&name(place, header), body).map_err(|_| StoreError::Unreadable)
+}
+
+/// The row under the key that seals now; none if it is already.
+pub(super) fn resealed(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
+    if sealer.is_current(&name(place, header), body) {
+        return Ok(None);
+    }
+    seal_json(sealer, place, &open_json(sealer, place, row)?, expiry(row)).map(Some)
 }
 
 /// When the row's time is over; none if never.

@@ -22,6 +22,7 @@ impl TestApp {
             random: &SystemRandomSource,
             rotation: self.state.config.signing,
             now: self.state.now(),
+            progress: &|_| {},
         };
         operator::run(command, &tools).await.unwrap()
     }

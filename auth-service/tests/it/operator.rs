@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use auth_service::domain::account::Username;
+use auth_service::domain::account::{Group, Username};
 use auth_service::domain::client::ClientId;
 use auth_service::operator::{Command, Reply, socket};
+use auth_service::store::records::Kind;
+use auth_service::store::transfer::Source;
 use reqwest::StatusCode;
 
 use super::app::{PASSWORD, TestApp, error_code};
@@ -80,4 +82,94 @@ async fn a_password_reset_ends_logins_and_gives_a_one_time_password() {
     );
     let choose = browser.submit(&page, &[("username", "ana"), ("password", &password)]).await;
     assert!(choose.body.contains("Choose your own password"));
+}
+
+async fn username_of(app: &TestApp, token: &str) -> String {
+    let answer = app.check_token(token).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.headers().get("x-auth-username").unwrap().to_str().unwrap().to_owned()
+}
+
+#[actix_web::test]
+async fn an_account_that_is_switched_off_gets_nothing_until_it_is_switched_on() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let name = username_of(&app, &tokens.access).await;
+    let person = || Username::try_from(name.clone()).unwrap();
+    let switch = |disabled| ask(&app, Command::SwitchUser { username: person(), disabled });
+    assert!(matches!(switch(true).await, Reply::Done));
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    let mut browser = app.browser();
+    let page = browser.open("/login").await;
+    let refused = browser.submit(&page, &[("username", &name), ("password", PASSWORD)]).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let refused = app.refresh(&client, &tokens.refresh).await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let Reply::Users(users) = ask(&app, Command::ListUsers).await else { panic!() };
+    assert!(users.iter().any(|user| user.username == person() && user.disabled));
+    assert!(matches!(switch(false).await, Reply::Done));
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    let nobody = Username::try_from("nobody".to_owned()).unwrap();
+    for command in [
+        Command::SwitchUser { username: nobody.clone(), disabled: true },
+        Command::SetUserGroups { username: nobody.clone(), groups: vec![] },
+        Command::SetUserEmail { username: nobody.clone(), email: None },
+    ] {
+        assert!(matches!(ask(&app, command).await, Reply::Refused(_)));
+    }
+}
+
+#[actix_web::test]
+async fn groups_and_address_count_from_the_next_check_on() {
+    let app = TestApp::start().await;
+    let tokens = app.tokens(&app.client().await).await;
+    let name = username_of(&app, &tokens.access).await;
+    let person = || Username::try_from(name.clone()).unwrap();
+    let header = async |name: &str| {
+        let answer = app.check_token(&tokens.access).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.headers().get(name).unwrap().to_str().unwrap().to_owned()
+    };
+    header("x-auth-groups").await;
+    let groups = ["night".to_owned(), "day".to_owned()].map(|name| Group::try_from(name).unwrap()).into();
+    assert!(matches!(ask(&app, Command::SetUserGroups { username: person(), groups }).await, Reply::Done));
+    let shown = header("x-auth-groups").await;
+    assert!(shown.contains("night") && shown.contains("day"), "{shown}");
+    let email = Some("new@people.example".to_owned());
+    assert!(matches!(ask(&app, Command::SetUserEmail { username: person(), email }).await, Reply::Done));
+    assert_eq!(header("x-auth-email").await, "new@people.example");
+    assert!(matches!(
+        ask(&app, Command::SetUserEmail { username: person(), email: None }).await,
+        Reply::Done
+    ));
+    assert_eq!(header("x-auth-email").await, "");
+    assert!(matches!(
+        ask(&app, Command::SetUserGroups { username: person(), groups: vec![] }).await,
+        Reply::Done
+    ));
+    assert_eq!(header("x-auth-groups").await, "");
+}
+
+#[actix_web::test]
+async fn the_running_service_exports_its_store() {
+    let app = TestApp::start().await;
+    let tokens = app.tokens(&app.client().await).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dump");
+    let export = |key_file| ask(&app, Command::ExportStore { file: file.clone(), key_file });
+    let Reply::Exported(counts) = export(None).await else { panic!() };
+    assert!(counts.0[&Kind::Grant] == 1 && counts.0[&Kind::Account] >= 1, "{counts}");
+    let read = Source::Dump(file.clone(), app.state.store.key().clone()).count(app.state.now()).await;
+    assert_eq!(read.unwrap(), counts);
+    let bytes = std::fs::read(&file).unwrap();
+    for secret in [tokens.refresh.as_str(), "mcp.example"] {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret}");
+    }
+    let Reply::Refused(reason) = export(None).await else { panic!("it was overwritten") };
+    assert!(reason.contains("exists"), "{reason}");
+    let Reply::Refused(reason) = export(Some(directory.path().join("no key"))).await else { panic!() };
+    assert!(reason.contains("no key"), "{reason}");
+    let Reply::Resealed(resealed) = ask(&app, Command::ResealStore).await else { panic!() };
+    assert!(resealed.rows > 5 && resealed.changed == 0);
 }

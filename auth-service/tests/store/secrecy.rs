@@ -3,10 +3,11 @@
 use auth_service::domain::account::LoginSession;
 use auth_service::domain::client::{Client, ClientSecret};
 use auth_service::domain::opaque_token::{OpaqueToken, TokenKind};
-use auth_service::keys::seal::StoreKey;
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::rotation;
+use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, StoreError};
+use auth_service::store::{Store, StoreError, transfer};
 
 use super::resp::{Reply, Resp};
 use super::things::{
@@ -81,7 +82,7 @@ async fn fill(store: &dyn Store) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_dump_of_redis_tells_no_secret_and_no_name() {
+async fn a094_a_dump_of_redis_tells_no_secret_and_no_name() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let secrets = fill(&store(&server).await).await;
     let mut thief = Resp::connect(server.port);
@@ -93,6 +94,25 @@ async fn a_dump_of_redis_tells_no_secret_and_no_name() {
             let found = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             let shown = String::from_utf8_lossy(&name);
             assert!(!found(&name) && !found(&dump), "{secret} in {shown}");
+        }
+    }
+}
+
+/// The same of the embedded store's file, of a dump of it, and of what lies beside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a094_the_files_of_the_embedded_store_tell_no_secret_and_no_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(directory.path(), &key()).unwrap();
+    let secrets = fill(&store).await;
+    let dump = directory.path().join("dump");
+    transfer::export(&store, &dump, &key(), (NOW, &SystemRandomSource), |_| {}).await.unwrap();
+    drop(store);
+    for file in ["store.redb", "dump"] {
+        let bytes = std::fs::read(directory.path().join(file)).unwrap();
+        assert!(bytes.len() > 4000);
+        for secret in &secrets {
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} in {file}");
         }
     }
 }

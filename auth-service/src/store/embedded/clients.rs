@@ -91,7 +91,7 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
 }
 
 /// Sorts by age.
-fn unused_key(client: &Client) -> String {
+pub(super) fn unused_key(client: &Client) -> String {
     format!("{:020}/{}", client.issued_at.0, client.id)
 }
 

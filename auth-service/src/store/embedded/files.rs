@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::clock::{Random, RandomUnavailable};
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 
-const DATABASE: &str = "store.redb";
+pub(super) const DATABASE: &str = "store.redb";
 const KEY: &str = "store.key";
 
 /// Why the embedded store cannot be opened, with what to do about it.
@@ -30,6 +30,18 @@ pub enum OpenError {
     /// redb cannot read it.
     #[error("{0} cannot be opened as a store: {1}. Restore it from a backup")]
     Damaged(PathBuf, String),
+    /// A newer release made it.
+    #[error(
+        "{path} was written by a newer release: its schema is version {found}, and this one reads up to {}. Start that \
+         release, or restore a backup from before it",
+        super::rows::SCHEMA_VERSION
+    )]
+    Newer {
+        /// What was opened.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
     /// The key does not fit the data.
     #[error(
         "{0} was written with another store key. Put back the store.key (or STORE_KEY) that belongs to it"
@@ -60,19 +72,34 @@ pub fn exists(directory: &Path) -> bool {
     directory.join(DATABASE).exists()
 }
 
+/// Whether there is a key in `directory`.
+pub fn has_key_file(directory: &Path) -> bool {
+    directory.join(KEY).exists()
+}
+
 /// The store key kept in `directory`; made there on the first start.
-pub fn store_key(directory: &Path, random: &dyn Random) -> Result<StoreKey, OpenError> {
+///
+/// # Errors
+/// When it cannot be read, and when it is missing beside a store. With a `previous` one that opens what is there, the
+/// key is being replaced, and a new one is made.
+pub fn store_key(
+    directory: &Path,
+    previous: Option<&StoreKey>,
+    random: &dyn Random,
+) -> Result<StoreKey, OpenError> {
     create_directory(directory)?;
     let path = directory.join(KEY);
     match fs::read_to_string(&path) {
-        Ok(text) => StoreKey::parse(&text).map_err(|error| OpenError::KeyInvalid(path, error)),
+        Ok(text) => StoreKey::parse(&text)
+            .map(|key| key.with_previous(previous))
+            .map_err(|error| OpenError::KeyInvalid(path, error)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if directory.join(DATABASE).exists() {
+            if directory.join(DATABASE).exists() && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
             let key = StoreKey::new(random.bytes()?);
             write_key(directory, &path, &key).map_err(io_error(&path))?;
-            Ok(key)
+            Ok(key.with_previous(previous))
         }
         Err(error) => Err(io_error(&path)(error)),
     }
@@ -90,20 +117,26 @@ fn write_key(directory: &Path, path: &Path, key: &StoreKey) -> std::io::Result<(
 
 /// The path of the database, whose file exists afterwards with mode 0600.
 pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
-    create_directory(directory)?;
     let path = directory.join(DATABASE);
+    make_file(directory, &path)?;
+    Ok(path)
+}
+
+/// Makes sure that there is a file at `path` in `directory`, and that it is ours alone.
+pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> {
+    create_directory(directory)?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(&path)
-        .map_err(io_error(&path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(&path))?;
+        .open(path)
+        .map_err(io_error(path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(path))?;
     // Reading a byte tells a directory, or a file of someone else, from a store before redb does.
-    file.read(&mut [0]).map_err(io_error(&path))?;
-    Ok(path)
+    file.read(&mut [0]).map_err(io_error(path))?;
+    Ok(())
 }
 
 fn create_directory(directory: &Path) -> Result<(), OpenError> {

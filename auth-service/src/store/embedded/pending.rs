@@ -17,7 +17,7 @@ use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
 use super::rows::{Rows, Table, Writable};
-use super::{EmbeddedStore, clients, put_grant};
+use super::{EmbeddedStore, clients, grants};
 
 fn link_key(issuer: &str, name: &str) -> String {
     TokenHash::of(format!("{issuer}\n{name}").as_bytes()).text()
@@ -143,7 +143,7 @@ impl PendingStore for EmbeddedStore {
                 }
                 found.state = DeviceState::Redeemed;
                 put_device(rows, &key, &found)?;
-                put_grant(rows, &grant)?;
+                grants::put(rows, &grant)?;
                 Ok(Redemption::Redeemed)
             })
             .await

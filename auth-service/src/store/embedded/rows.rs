@@ -11,8 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::Sealer;
 use crate::store::changes::About;
+use crate::store::records::{Kind, Resealed};
 use crate::store::{StoreError, row};
 
 type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -24,7 +26,7 @@ pub(super) enum Table {
     Clients,
     /// Registration time and client id → client id, for clients that were never used.
     UnusedClients,
-    /// Names that may come once.
+    /// SHA-256 of names that may come once.
     Once,
     /// Subject → account.
     Accounts,
@@ -32,7 +34,7 @@ pub(super) enum Table {
     Usernames,
     /// Cookie hash → login session.
     Sessions,
-    /// Consent approval → code hash: one code an approval.
+    /// SHA-256 of a consent approval → code hash: one code an approval.
     Approvals,
     /// Code hash → code.
     Codes,
@@ -59,7 +61,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Clients,
         Self::UnusedClients,
         Self::Once,
@@ -128,7 +130,50 @@ impl Table {
         }
     }
 
-    const fn definition(self) -> Definition {
+    /// What an export calls its rows; none for rows that only lead to others, and the store's own.
+    pub(super) const fn kind(self) -> Option<Kind> {
+        Some(match self {
+            Self::Clients => Kind::Client,
+            Self::Once => Kind::Once,
+            Self::Accounts => Kind::Account,
+            Self::Sessions => Kind::Session,
+            Self::Approvals => Kind::Approval,
+            Self::Codes => Kind::Code,
+            Self::Grants => Kind::Grant,
+            Self::RefreshTokens => Kind::RefreshToken,
+            Self::Devices => Kind::Device,
+            Self::UserCodes => Kind::UserCode,
+            Self::PushedRequests => Kind::PushedRequest,
+            Self::Consents => Kind::Consent,
+            Self::Links => Kind::Link,
+            Self::LinksBack => Kind::LinkBack,
+            Self::Keys => Kind::SigningKeys,
+            Self::UnusedClients | Self::Usernames | Self::Meta => return None,
+        })
+    }
+
+    /// Where records of that kind are kept.
+    pub(super) const fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Client => Self::Clients,
+            Kind::Once => Self::Once,
+            Kind::Account => Self::Accounts,
+            Kind::Session => Self::Sessions,
+            Kind::Approval => Self::Approvals,
+            Kind::Code => Self::Codes,
+            Kind::Grant => Self::Grants,
+            Kind::RefreshToken => Self::RefreshTokens,
+            Kind::Device => Self::Devices,
+            Kind::UserCode => Self::UserCodes,
+            Kind::PushedRequest => Self::PushedRequests,
+            Kind::Consent => Self::Consents,
+            Kind::Link => Self::Links,
+            Kind::LinkBack => Self::LinksBack,
+            Kind::SigningKeys => Self::Keys,
+        }
+    }
+
+    pub(super) const fn definition(self) -> Definition {
         TableDefinition::new(self.name())
     }
 }
@@ -136,7 +181,8 @@ impl Table {
 /// The row that tells whether the key is the right one.
 pub(super) const KEY_CHECK: &str = "key-check";
 const SCHEMA: &str = "schema";
-const SCHEMA_VERSION: u32 = 1;
+/// 1: the first release. 2: names that come once, and approvals, are keys as their SHA-256.
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// Any failure of redb, as its text.
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
@@ -144,26 +190,41 @@ pub(super) fn unavailable(error: impl ToString) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
-/// Makes the tables, and checks key and schema.
-pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), StoreError> {
+/// Why a database is no store of ours.
+pub(super) enum Unfit {
+    /// It has this schema, which is newer than ours.
+    Newer(u32),
+    /// As it says.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unfit {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Makes the tables, checks key and schema, and brings what an earlier release left up to date. It is one transaction:
+/// broken off, it has not begun.
+pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit> {
     let transaction = database.begin_write().map_err(unavailable)?;
     for table in Table::ALL {
         transaction.open_table(table.definition()).map_err(unavailable)?;
     }
     let rows = Writable::new(&transaction, sealer);
     match rows.get::<u32>(Table::Meta, SCHEMA)? {
-        None => {
-            rows.put(Table::Meta, SCHEMA, &SCHEMA_VERSION, None)?;
-            rows.put(Table::Meta, KEY_CHECK, &"right key", None)?;
+        None => rows.put(Table::Meta, KEY_CHECK, &"right key", None)?,
+        Some(SCHEMA_VERSION) => return Ok(transaction.commit().map_err(unavailable)?),
+        Some(1) => {
+            for table in [Table::Once, Table::Approvals] {
+                let renamed = rows.rename(table, |name| TokenHash::of(name.as_bytes()).text())?;
+                tracing::info!(table = table.name(), rows = renamed, "the store was brought up to date");
+            }
         }
-        Some(SCHEMA_VERSION) => {}
-        Some(other) => {
-            let reason =
-                format!("its schema is version {other}, and this release reads version {SCHEMA_VERSION}");
-            return Err(StoreError::Unavailable(reason));
-        }
+        Some(other) => return Err(Unfit::Newer(other)),
     }
-    transaction.commit().map_err(unavailable)
+    rows.put(Table::Meta, SCHEMA, &SCHEMA_VERSION, None)?;
+    Ok(transaction.commit().map_err(unavailable)?)
 }
 
 /// Reading, in either kind of transaction.
@@ -242,6 +303,31 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
+    /// Shows every live row of a table: its key, when its time is over, and its value in JSON.
+    pub(super) fn each_live(
+        &self,
+        table: Table,
+        now: UnixTime,
+        mut show: impl FnMut(&str, Option<UnixTime>, Vec<u8>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        for row in rows.iter().map_err(unavailable)? {
+            let (key, row) = row.map_err(unavailable)?;
+            let (key, row) = (key.value(), row.value());
+            if !row::is_over(row, now) {
+                show(key, row::expiry(row), row::open_json(self.sealer, &place(table, key), row)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every key of a table.
+    pub(super) fn keys(&self, table: Table) -> Result<Vec<String>, StoreError> {
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        let keys = rows.iter().map_err(unavailable)?;
+        keys.map(|row| Ok(row.map_err(unavailable)?.0.value().to_owned())).collect()
+    }
+
     /// The keys of rows that may go.
     pub(super) fn expired(&self, table: Table, now: UnixTime) -> Result<Vec<String>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
@@ -308,6 +394,53 @@ impl<'a> Writable<'a> {
         self.touch(table, key);
         self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
         Ok(())
+    }
+
+    /// As [`Writable::put`], of a value that is in JSON already.
+    pub(super) fn put_json(
+        &self,
+        table: Table,
+        key: &str,
+        json: &[u8],
+        expires_at: Option<UnixTime>,
+    ) -> Result<(), StoreError> {
+        let row = row::seal_json(self.sealer, &place(table, key), json, expires_at)?;
+        self.touch(table, key);
+        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Gives every row of a table another key; how many there were. It also changes what each is sealed to.
+    fn rename(&self, table: Table, name: impl Fn(&str) -> String) -> Result<u64, StoreError> {
+        let mut renamed = Vec::new();
+        {
+            let rows = self.table(table)?;
+            for row in rows.iter().map_err(unavailable)? {
+                let (key, row) = row.map_err(unavailable)?;
+                let (key, row) = (key.value(), row.value());
+                let json = row::open_json(self.sealer, &place(table, key), row)?;
+                renamed.push((key.to_owned(), json, row::expiry(row)));
+            }
+        }
+        for (before, json, expires_at) in &renamed {
+            self.remove(table, before)?;
+            self.put_json(table, &name(before), json, *expires_at)?;
+        }
+        Ok(renamed.len() as u64)
+    }
+
+    /// Seals those of `keys` that are still there with the key that seals now.
+    pub(super) fn reseal(&self, table: Table, keys: &[String]) -> Result<Resealed, StoreError> {
+        let mut resealed = Resealed::default();
+        for key in keys {
+            let Some(row) = self.raw(table, key)? else { continue };
+            resealed.rows += 1;
+            if let Some(row) = row::resealed(self.sealer, &place(table, key), &row)? {
+                self.table(table)?.insert(key.as_str(), row.as_slice()).map_err(unavailable)?;
+                resealed.changed += 1;
+            }
+        }
+        Ok(resealed)
     }
 
     /// Replaces a value and leaves its expiry as it is.

@@ -159,6 +159,49 @@ impl Cells {
         written
     }
 
+    /// As [`Cells::write`]; without a life it stays.
+    pub(super) async fn write_for<T: Serialize>(
+        &self,
+        key: &str,
+        value: &T,
+        life: Option<Life>,
+    ) -> Result<(), StoreError> {
+        let json = serde_json::to_vec(value).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        self.write_json(key, &json, life).await
+    }
+
+    /// As [`Cells::write_for`], of a value that is in JSON already.
+    pub(super) async fn write_json(
+        &self,
+        key: &str,
+        json: &[u8],
+        life: Option<Life>,
+    ) -> Result<(), StoreError> {
+        let row = row::seal_json(&self.sealer, key.as_bytes(), json, life.map(|life| life.until))?;
+        let mut arguments = vec![key.into(), bytes(row)];
+        if let Some(life) = life {
+            arguments.extend(["PX".into(), life.milliseconds().into()]);
+        }
+        let written = self.connection.run("SET", arguments).await;
+        self.note(key);
+        written
+    }
+
+    /// The value at `key` in JSON, and when its time is over.
+    pub(super) async fn json(&self, key: &str) -> Result<Option<(Vec<u8>, Option<UnixTime>)>, StoreError> {
+        let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
+        row.map(|row| Ok((row::open_json(&self.sealer, key.as_bytes(), &row)?, row::expiry(&row))))
+            .transpose()
+    }
+
+    /// Seals what is at `key` with the key that seals now: whether it could be written; none if there was no need.
+    pub(super) async fn resealed(&self, key: &str) -> Result<Option<bool>, StoreError> {
+        let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let Some(resealed) = row::resealed(&self.sealer, key.as_bytes(), &row)? else { return Ok(None) };
+        self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(row), bytes(resealed)]).await.map(Some)
+    }
+
     /// Writes a value if what was found there still is there; whether it was.
     pub(super) async fn swap<T: Serialize, U>(
         &self,

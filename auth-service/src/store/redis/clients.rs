@@ -196,7 +196,7 @@ async fn on_index<T: fred::prelude::FromValue>(
 
 /// Makes the index say what is there now. If that changes meanwhile, says the new thing too: who changes a client
 /// settles it afterwards, so whoever comes last has seen everything.
-async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
+pub(super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
     let mut before = cells.read::<Client>(&key).await?;

@@ -12,8 +12,10 @@ use fred::prelude::{
     Client, ClientLike, ConnectionConfig, FromValue, Options, PerformanceConfig, ReconnectPolicy,
 };
 use fred::types::config::UnresponsiveConfig;
+use fred::types::scan::{ScanResult, Scanner};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use fred::util::redis_keyslot;
+use futures_util::stream::{BoxStream, StreamExt};
 use tokio::task::JoinHandle;
 
 use crate::store::StoreError;
@@ -27,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 const COMMAND: Duration = Duration::from_millis(500);
 /// A connection that owes an answer for this long is given up.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
+
+/// How many keys a server looks at for a page of a scan.
+const SCANNED: u32 = 1000;
 
 /// A key to ask for, to see whether there is an answer: any answer, be it that we may not.
 const PROBED: &str = "mcp-gate:{meta}:key-check";
@@ -137,6 +142,22 @@ impl Connection {
     ) -> Result<T, StoreError> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
         self.ask(&command, &arguments).await.map_err(|error| unavailable(&error))
+    }
+
+    /// Every key that matches, by and by, from every server that has some. A key may come twice; one that is made or
+    /// removed meanwhile may come or not.
+    pub(super) fn scan(&self, pattern: String) -> BoxStream<'static, Result<Vec<String>, StoreError>> {
+        let client = self.bare.clone();
+        // The next page is asked for when this one is dropped.
+        let keys = |page: Result<ScanResult, Error>| {
+            let keys = page.map_err(|error| unavailable(&error))?.take_results().unwrap_or_default();
+            keys.into_iter().map(|key| key.into_string().ok_or(StoreError::Unreadable)).collect()
+        };
+        if client.is_clustered() {
+            client.scan_cluster(pattern, Some(SCANNED), None).map(keys).boxed()
+        } else {
+            client.scan(pattern, Some(SCANNED), None).map(keys).boxed()
+        }
     }
 
     /// Runs a script on keys of one slot.

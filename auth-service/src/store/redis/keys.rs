@@ -7,6 +7,7 @@ use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::changes::About;
+use crate::store::records::{Kind, SIGNING};
 
 /// Names below one prefix.
 #[derive(Clone)]
@@ -22,6 +23,17 @@ pub(super) struct ClientIndex {
     pub(super) unused: String,
     /// Ids by the second at which the client may be forgotten.
     pub(super) ends: String,
+}
+
+/// What a key is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Named<'a> {
+    /// That of a record. The name is the one of the record, or for clients, accounts and grants its hash.
+    Record(Kind, &'a str),
+    /// That of a row that leads to a record, or the store's own.
+    Pointer,
+    /// That of a set, which is not sealed.
+    Index,
 }
 
 fn hashed(text: &str) -> String {
@@ -59,6 +71,85 @@ impl Keys {
         }
     }
 
+    /// What all keys match, and no others.
+    pub(super) fn all(&self) -> String {
+        format!("{}:{{*", self.prefix)
+    }
+
+    /// What a key is; none if it is none of ours.
+    pub(super) fn named<'a>(&self, key: &'a str) -> Option<Named<'a>> {
+        let (tag, rest) = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.split_once("}:")?;
+        let (kind, hash) = tag.split_once(':').unwrap_or((tag, ""));
+        Some(match (kind, rest) {
+            ("c", "client") => Named::Record(Kind::Client, hash),
+            ("s", "account") => Named::Record(Kind::Account, hash),
+            ("l", "session") => Named::Record(Kind::Session, hash),
+            ("a", "approval") => Named::Record(Kind::Approval, hash),
+            ("g", "grant") => Named::Record(Kind::Grant, hash),
+            ("r", "grant") => Named::Record(Kind::RefreshToken, hash),
+            ("u", "device") => Named::Record(Kind::UserCode, hash),
+            ("p", "request") => Named::Record(Kind::PushedRequest, hash),
+            ("y", "consent") => Named::Record(Kind::Consent, hash),
+            ("i", "subject") => Named::Record(Kind::Link, hash),
+            ("j", "sub") => Named::Record(Kind::LinkBack, hash),
+            ("o", "once") => Named::Record(Kind::Once, hash),
+            ("keys", SIGNING) => Named::Record(Kind::SigningKeys, SIGNING),
+            ("g", _) => {
+                let (kind, hash) = rest.split_once(':')?;
+                match kind {
+                    "code" => Named::Record(Kind::Code, hash),
+                    "device" => Named::Record(Kind::Device, hash),
+                    _ => return None,
+                }
+            }
+            ("n", "subject") | ("k" | "d", "grant") | ("meta", "key-check") => Named::Pointer,
+            ("clients", "all" | "unused" | "ends") | ("accounts", "all") => Named::Index,
+            _ => return None,
+        })
+    }
+
+    /// The key of a record of that kind and name. Codes and devices have one below their grant instead.
+    pub(super) fn of(&self, kind: Kind, name: &str) -> String {
+        let key = |tag: &str, rest| self.key(&format!("{tag}:{name}"), rest);
+        match kind {
+            Kind::Client => self.key(&format!("c:{}", hashed(name)), "client"),
+            Kind::Account => self.key(&format!("s:{}", hashed(name)), "account"),
+            Kind::Grant => self.key(&format!("g:{}", hashed(name)), "grant"),
+            Kind::Session => key("l", "session"),
+            Kind::Approval => key("a", "approval"),
+            Kind::Code => self.of_code(name),
+            Kind::RefreshToken => key("r", "grant"),
+            Kind::Device => self.of_device(name),
+            Kind::UserCode => key("u", "device"),
+            Kind::PushedRequest => key("p", "request"),
+            Kind::Consent => key("y", "consent"),
+            Kind::Link => key("i", "subject"),
+            Kind::LinkBack => key("j", "sub"),
+            Kind::Once => key("o", "once"),
+            Kind::SigningKeys => self.signing_keys(),
+        }
+    }
+
+    /// As [`Keys::grant_of_code`], by the hash's text.
+    pub(super) fn of_code(&self, hash: &str) -> String {
+        self.key(&format!("k:{hash}"), "grant")
+    }
+
+    /// As [`Keys::code`], by the hash's text.
+    pub(super) fn code_below(&self, grant: &GrantId, hash: &str) -> String {
+        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("code:{hash}"))
+    }
+
+    /// As [`Keys::grant_of_device`], by the hash's text.
+    pub(super) fn of_device(&self, hash: &str) -> String {
+        self.key(&format!("d:{hash}"), "grant")
+    }
+
+    /// As [`Keys::device`], by the hash's text.
+    pub(super) fn device_below(&self, grant: &GrantId, hash: &str) -> String {
+        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
+    }
+
     pub(super) fn client(&self, id: &ClientId) -> String {
         self.key(&format!("c:{}", hashed(id.as_str())), "client")
     }
@@ -92,12 +183,12 @@ impl Keys {
 
     /// Leads from a code to the grant that it makes, and so to the slot where both are.
     pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
-        self.key(&format!("k:{}", code.text()), "grant")
+        self.of_code(&code.text())
     }
 
     /// A code, in the slot of its grant.
     pub(super) fn code(&self, grant: &GrantId, code: &TokenHash) -> String {
-        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("code:{}", code.text()))
+        self.code_below(grant, &code.text())
     }
 
     pub(super) fn grant(&self, id: &GrantId) -> String {
@@ -111,12 +202,12 @@ impl Keys {
 
     /// Leads from a device code to the grant that it makes.
     pub(super) fn grant_of_device(&self, code: &TokenHash) -> String {
-        self.key(&format!("d:{}", code.text()), "grant")
+        self.of_device(&code.text())
     }
 
     /// A device authorization, in the slot of its grant.
     pub(super) fn device(&self, grant: &GrantId, code: &TokenHash) -> String {
-        self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{}", code.text()))
+        self.device_below(grant, &code.text())
     }
 
     /// Leads from a user code to its device code.
@@ -147,7 +238,7 @@ impl Keys {
     }
 
     pub(super) fn signing_keys(&self) -> String {
-        self.key("keys", "signing")
+        self.key("keys", SIGNING)
     }
 
     /// The row that tells whether `STORE_KEY` is the right one.

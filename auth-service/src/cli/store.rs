@@ -1,0 +1,221 @@
+//! `auth-service store …`: all of the state at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use auth_service::config::{Config, Storage};
+use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::operator::{self, Reply, read_key};
+use auth_service::store::embedded::{self, EmbeddedStore, EmbeddedTarget};
+use auth_service::store::redis::{RedisStore, RedisTarget};
+use auth_service::store::transfer::{self, Source};
+
+use super::run;
+
+#[derive(Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Write everything that is stored to a new file, sealed. Works while the service runs, and while it does not.
+    Export {
+        /// The file. It must not exist; it is readable by its owner only. With the embedded store in use, the running
+        /// service writes it.
+        file: PathBuf,
+        /// Seal it with the key in this file (32 random bytes in base64) in place of the store's own.
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+    },
+    /// Bring everything from such a file into the store that the settings name. Stop the service first.
+    Import(Import),
+    /// Bring everything from the embedded store in `DATA_DIR` to the Redis at `REDIS_URL`, or back. Stop the service first.
+    Migrate {
+        /// Where to.
+        #[arg(long)]
+        to: Place,
+        /// Replace what is there.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Look whether such a file is whole and opens, and say what is in it.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// What it was sealed with, when that is not the store's key.
+        #[arg(long)]
+        key_file: Option<PathBuf>,
+    },
+    /// Seal everything with `STORE_KEY` that `STORE_KEY_PREVIOUS` had sealed; after this the latter is no longer needed.
+    /// Works while the service runs.
+    Rekey,
+}
+
+#[derive(Args)]
+pub(crate) struct Import {
+    /// The file.
+    file: PathBuf,
+    /// What it was sealed with, when that is not the store's key.
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// Replace what is in the store. The embedded one is kept as `store.redb.replaced`.
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Place {
+    /// The Redis at `REDIS_URL`.
+    Redis,
+    /// The embedded store in `DATA_DIR`.
+    Embedded,
+}
+
+/// Runs a command on the store.
+pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
+    match command {
+        StoreCommand::Export { file, key_file } => export(&file, key_file).await,
+        StoreCommand::Import(asked) => import(asked).await,
+        StoreCommand::Migrate { to, replace } => migrate(to, replace).await,
+        StoreCommand::Verify { file, key_file } => {
+            let key = dump_key(&storage()?, key_file.as_deref())?;
+            let counts = Source::Dump(file.clone(), key).count(SystemClock.now()).await?;
+            say(&format!("{} is whole: {counts}", file.display()));
+            Ok(())
+        }
+        StoreCommand::Rekey => rekey().await,
+    }
+}
+
+fn storage() -> anyhow::Result<Storage> {
+    Ok(Config::storage_from_variables(std::env::vars())?.0)
+}
+
+/// The one who writes it may be in another directory.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+}
+
+async fn export(file: &Path, key_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let key_file = key_file.as_deref().map(absolute).transpose()?;
+    let command = operator::Command::ExportStore { file: absolute(file)?, key_file };
+    let Reply::Exported(counts) = run(command).await? else {
+        bail!("the service answered something else than what it exported")
+    };
+    say(&format!("exported to {}: {counts}", file.display()));
+    Ok(())
+}
+
+async fn rekey() -> anyhow::Result<()> {
+    if storage()?.previous_key.is_none() {
+        bail!("STORE_KEY_PREVIOUS is not set: there is no key to replace; docs/state.md tells the steps");
+    }
+    let Reply::Resealed(resealed) = run(operator::Command::ResealStore).await? else {
+        bail!("the service answered something else than what it sealed")
+    };
+    say(&format!(
+        "{} of {} rows had the previous key, and none has now: remove STORE_KEY_PREVIOUS, and keep that key as long as \
+         backups that were made with it",
+        resealed.changed, resealed.rows
+    ));
+    Ok(())
+}
+
+async fn import(asked: Import) -> anyhow::Result<()> {
+    let storage = storage()?;
+    let place = if storage.redis.is_some() { Place::Redis } else { Place::Embedded };
+    let source = Source::Dump(asked.file.clone(), dump_key(&storage, asked.key_file.as_deref())?);
+    copy(&source, &storage, place, asked.replace).await
+}
+
+async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
+    let storage = storage()?;
+    let (Some(address), Some(key)) = (&storage.redis, &storage.key) else {
+        bail!("set REDIS_URL and STORE_KEY, and DATA_DIR to where the embedded store is or is to be")
+    };
+    let source = match to {
+        Place::Redis => {
+            if !embedded::exists(&storage.data_dir) {
+                bail!("there is no store in {}; set DATA_DIR to where it is", storage.data_dir.display());
+            }
+            Source::Store(Arc::new(open_embedded(&storage)?))
+        }
+        Place::Embedded => Source::Store(Arc::new(RedisStore::connect(address, key).await?)),
+    };
+    copy(&source, &storage, to, replace).await
+}
+
+/// The embedded store, with whatever key of those at hand is its own.
+fn open_embedded(storage: &Storage) -> anyhow::Result<EmbeddedStore> {
+    let of_file = || embedded::store_key(&storage.data_dir, storage.key.as_ref(), &SystemRandomSource);
+    let Some(key) = &storage.key else { return Ok(EmbeddedStore::open(&storage.data_dir, &of_file()?)?) };
+    match EmbeddedStore::open(&storage.data_dir, key) {
+        Err(embedded::OpenError::WrongKey(_)) if embedded::has_key_file(&storage.data_dir) => {
+            Ok(EmbeddedStore::open(&storage.data_dir, &of_file()?)?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// What opens a dump. It makes no key: one that was made now opens nothing.
+fn dump_key(storage: &Storage, key_file: Option<&Path>) -> anyhow::Result<StoreKey> {
+    match (key_file, &storage.key) {
+        (Some(path), _) => Ok(read_key(path)?),
+        (None, Some(key)) => Ok(key.clone()),
+        (None, None) if embedded::has_key_file(&storage.data_dir) => own_key(storage),
+        (None, None) => bail!(
+            "name the key that the file was sealed with: STORE_KEY, or --key-file with the store.key that was beside the \
+             store that it was made from"
+        ),
+    }
+}
+
+/// What the embedded store is, or will be, sealed with.
+fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
+    let previous = storage.previous_key.as_ref();
+    Ok(match &storage.key {
+        Some(key) => key.clone(),
+        None => embedded::store_key(&storage.data_dir, previous, &SystemRandomSource)?,
+    })
+}
+
+async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
+    let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
+        let target = async || RedisTarget::new(address, key, replace).await;
+        transfer::copy(source, target, &SystemClock, told()).await?
+    } else {
+        // Before anything is read: a source that fails leaves no more than a key behind.
+        let key = own_key(storage)?;
+        let target = async || EmbeddedTarget::new(&storage.data_dir, &key, replace);
+        transfer::copy(source, target, &SystemClock, told()).await?
+    };
+    let place = match (&storage.redis, to) {
+        (Some(address), Place::Redis) => address.to_string(),
+        _ => storage.data_dir.display().to_string(),
+    };
+    say(&format!("{place} has everything, read back and counted: {counts}"));
+    Ok(())
+}
+
+/// Says every two seconds how far it is.
+pub(super) fn told() -> impl Fn(u64) + Send + Sync {
+    let last = std::sync::Mutex::new(Instant::now());
+    move |records| {
+        let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.elapsed() > Duration::from_secs(2) {
+            *last = Instant::now();
+            tell(records);
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "how far a long command is")]
+fn tell(records: u64) {
+    eprintln!("{records} records so far …");
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,60 @@
+//! What an operator may do to all of the store.
+
+use std::path::{Path, PathBuf};
+
+use crate::keys::seal::{InvalidStoreKey, StoreKey};
+use crate::ops::audit;
+use crate::store::records::Portable;
+use crate::store::transfer;
+
+use super::{CommandError, Reply, Tools};
+
+/// A key of its own for a dump.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It holds something else.
+    #[error("{0} does not hold a key: {1}")]
+    Invalid(PathBuf, InvalidStoreKey),
+}
+
+/// Reads the key in a file.
+pub fn read_key(path: &Path) -> Result<StoreKey, KeyFileError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    StoreKey::parse(&text).map_err(|error| KeyFileError::Invalid(path.to_owned(), error))
+}
+
+/// Writes everything to a file, sealed with the store's key or the one in `key_file`.
+pub(super) async fn export(
+    file: &Path,
+    key_file: Option<&Path>,
+    tools: &Tools<'_>,
+) -> Result<Reply, CommandError> {
+    let key = match key_file.map(read_key).transpose() {
+        Ok(key) => key.unwrap_or_else(|| tools.store.key().clone()),
+        Err(error) => return Ok(Reply::Refused(error.to_string())),
+    };
+    let store: &dyn Portable = tools.store;
+    match transfer::export(store, file, &key, (tools.now, tools.random), tools.progress).await {
+        Ok(counts) => {
+            audit::Event::StoreExported { records: counts.total() }.emit();
+            Ok(Reply::Exported(counts))
+        }
+        Err(error) => Ok(Reply::Refused(error.to_string())),
+    }
+}
+
+/// Seals everything with the key that seals now.
+pub(super) async fn reseal(tools: &Tools<'_>) -> Result<Reply, CommandError> {
+    let resealed = tools.store.reseal().await?;
+    audit::Event::StoreResealed { rows: resealed.rows, changed: resealed.changed }.emit();
+    Ok(Reply::Resealed(resealed))
+}

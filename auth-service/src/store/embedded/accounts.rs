@@ -1,0 +1,67 @@
+//! People. A user name leads to a subject, and that to the account.
+
+use crate::domain::account::{Account, StoredPassword, Subject, Username};
+use crate::domain::clock::UnixTime;
+use crate::store::StoreError;
+
+use super::name_key;
+use super::rows::{Rows, Table, Writable};
+
+/// Adds an account; whether its name was free.
+pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<bool, StoreError> {
+    let name = name_key(&account.username);
+    if rows.get::<Subject>(Table::Usernames, &name)?.is_some() {
+        return Ok(false);
+    }
+    rows.put(Table::Usernames, &name, &account.subject, None)?;
+    rows.put(Table::Accounts, account.subject.as_str(), account, None)?;
+    Ok(true)
+}
+
+/// Removes an account; whether there was one.
+pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<bool, StoreError> {
+    let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
+        return Ok(false);
+    };
+    rows.remove(Table::Usernames, &name_key(&account.username))?;
+    rows.remove(Table::Accounts, subject.as_str())?;
+    Ok(true)
+}
+
+/// The account of that name.
+pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Account>, StoreError> {
+    let subject: Option<Subject> = rows.get(Table::Usernames, &name_key(username))?;
+    subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
+}
+
+/// Replaces a password, if it still is `old`; whether it was.
+pub(super) fn replace_password(
+    rows: &Writable<'_>,
+    subject: &Subject,
+    old: &StoredPassword,
+    new: &StoredPassword,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let account: Option<Account> = rows.get(Table::Accounts, subject.as_str())?;
+    let Some(mut account) = account.filter(|account| account.password == *old) else {
+        return Ok(false);
+    };
+    account.password = new.clone();
+    account.logins_from = now;
+    rows.put(Table::Accounts, subject.as_str(), &account, None)?;
+    Ok(true)
+}
+
+/// Changes an account; false when there is none.
+pub(super) fn change(
+    rows: &Writable<'_>,
+    subject: &Subject,
+    change: impl Fn(&mut Account),
+) -> Result<bool, StoreError> {
+    let Some(mut account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
+        return Ok(false);
+    };
+    change(&mut account);
+    rows.put(Table::Accounts, subject.as_str(), &account, None)?;
+    Ok(true)
+}

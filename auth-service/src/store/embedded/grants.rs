@@ -1,0 +1,149 @@
+//! Codes, grants and their refresh tokens.
+
+use std::time::Duration;
+
+use crate::domain::account::{Account, Subject};
+use crate::domain::client::{ClientId, ClientUse};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
+use crate::domain::opaque_token::TokenHash;
+use crate::store::rules::{self, CodeRow};
+use crate::store::{Redemption, Rotation, StoreError, Successor};
+
+use super::clients;
+use super::rows::{Rows, Table, Writable};
+
+/// The live grant of that identifier.
+pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+    let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
+    Ok(grant.filter(|grant| !grant.is_expired(now)))
+}
+
+/// The live grant of a refresh token, used or not.
+pub(super) fn of_refresh(
+    rows: &impl Rows,
+    hash: &TokenHash,
+    now: UnixTime,
+) -> Result<Option<Grant>, StoreError> {
+    let id: Option<GrantId> = rows.get_live(Table::RefreshTokens, &hash.text(), now)?;
+    id.map_or(Ok(None), |id| live(rows, &id, now))
+}
+
+/// Writes a grant, and what leads to it from its refresh token.
+pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
+    rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
+    if let Some(refresh) = &grant.refresh {
+        rows.put(Table::RefreshTokens, &refresh.current.text(), &grant.id, Some(grant.expires_at))?;
+    }
+    Ok(())
+}
+
+/// Makes a grant that no code stands for.
+pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+    if clients::note_use(rows, used)?.is_none() {
+        return Ok(false);
+    }
+    put(rows, grant)?;
+    Ok(true)
+}
+
+/// Writes a code; false when `approval` made one already, or the client is gone.
+pub(super) fn add_code(
+    rows: &Writable<'_>,
+    approval: &str,
+    key: &str,
+    code: &AuthorizationCode,
+    used: &ClientUse,
+) -> Result<bool, StoreError> {
+    if rows.get_live::<String>(Table::Approvals, approval, used.at)?.is_some() {
+        return Ok(false);
+    }
+    let Some(client) = clients::note_use(rows, used)? else {
+        return Ok(false);
+    };
+    let row = CodeRow::new(code, &client);
+    rows.put(Table::Approvals, approval, &key, Some(row.forget_at()))?;
+    rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
+    Ok(true)
+}
+
+/// Uses a code and makes its grant.
+pub(super) fn redeem_code(
+    rows: &Writable<'_>,
+    key: &str,
+    grant: &Grant,
+    used: &ClientUse,
+) -> Result<Redemption, StoreError> {
+    let Some(mut row) = rows.get_live::<CodeRow>(Table::Codes, key, used.at)? else {
+        return Ok(Redemption::Unknown);
+    };
+    if row.redeemed {
+        rows.remove(Table::Grants, row.code.grant_id.as_str())?;
+        return Ok(Redemption::Replayed);
+    }
+    if row.code.expires_at <= used.at || clients::note_use(rows, used)?.is_none() {
+        return Ok(Redemption::Unknown);
+    }
+    row.redeemed = true;
+    rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
+    put(rows, grant)?;
+    Ok(Redemption::Redeemed)
+}
+
+/// Judges a refresh token and acts on it.
+pub(super) fn rotate(
+    rows: &Writable<'_>,
+    presented: &TokenHash,
+    successor: &Successor,
+    used: &ClientUse,
+    grace: Duration,
+) -> Result<Rotation, StoreError> {
+    let now = used.at;
+    let Some(mut grant) = of_refresh(rows, presented, now)? else {
+        return Ok(Rotation::Unknown);
+    };
+    match grant.judge_refresh(presented, now, grace) {
+        RefreshUse::Current => {
+            if clients::note_use(rows, used)?.is_none() {
+                return Ok(Rotation::Unknown);
+            }
+            grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
+            put(rows, &grant)?;
+            // The used token stays known as long as the grant may live, so that its reuse is noticed.
+            rows.put(Table::RefreshTokens, &presented.text(), &grant.id, Some(grant.expires_at))?;
+            Ok(Rotation::Rotated(grant))
+        }
+        RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated { grant, sealed_successor }),
+        RefreshUse::Reused => {
+            rows.remove(Table::Grants, grant.id.as_str())?;
+            Ok(Rotation::Reused(grant.id))
+        }
+    }
+}
+
+/// What a check needs of the store.
+pub(super) fn held(
+    rows: &impl Rows,
+    id: &GrantId,
+    client: &ClientId,
+    subject: &Subject,
+    now: UnixTime,
+) -> Result<Option<(Grant, Account)>, StoreError> {
+    let grant = live(rows, id, now)?;
+    let client = clients::live(rows, client, now)?;
+    let account = rows.get(Table::Accounts, subject.as_str())?;
+    let Some((grant, account)) = rules::held(grant, client.as_ref(), account) else {
+        return Ok(None);
+    };
+    if let Some(parent) = &grant.parent
+        && !live(rows, parent, now)?.map_or(Ok(false), |parent| is_held(rows, &parent, now))?
+    {
+        return Ok(None);
+    }
+    Ok(Some((grant, account)))
+}
+
+fn is_held(rows: &impl Rows, grant: &Grant, now: UnixTime) -> Result<bool, StoreError> {
+    let client = clients::live(rows, &grant.client_id, now)?;
+    Ok(client.is_some_and(|client| grant.is_held_by(&client)))
+}

@@ -1,0 +1,181 @@
+//! All of the store at once: out, in, and under another key.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redb::{ReadableDatabase, ReadableTableMetadata};
+
+use crate::domain::account::Account;
+use crate::domain::client::{Client, ClientOrigin};
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::Grant;
+use crate::keys::seal::StoreKey;
+use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
+use crate::store::transfer::{Target, TargetError};
+use crate::store::{Store, StoreError};
+
+use super::files::{self, OpenError};
+use super::rows::{self, Reader, Table, Writable};
+use super::{EmbeddedStore, clients, name_key};
+
+#[async_trait]
+impl Portable for EmbeddedStore {
+    async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
+        let (database, sealer) = (Arc::clone(&self.database), Arc::clone(&self.sealer));
+        let export = move || -> Result<(), StoreError> {
+            // One transaction: what others write meanwhile is not seen.
+            let transaction = database.begin_read().map_err(rows::unavailable)?;
+            let reader = Reader::new(&transaction, &sealer);
+            let mut batch = Vec::with_capacity(BATCH);
+            for table in Table::ALL {
+                let Some(kind) = table.kind() else { continue };
+                reader.each_live(table, now, |name, until, json| {
+                    batch.push(Record::new(kind, name, until, json)?);
+                    if batch.len() >= BATCH {
+                        to.blocking_send(std::mem::take(&mut batch)).map_err(nobody_receives)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            if batch.is_empty() { Ok(()) } else { to.blocking_send(batch).map_err(nobody_receives) }
+        };
+        tokio::task::spawn_blocking(export).await.map_err(rows::unavailable)?
+    }
+
+    async fn reseal(&self) -> Result<Resealed, StoreError> {
+        let mut resealed = Resealed::default();
+        for table in Table::ALL {
+            let keys = self.read(|rows| rows.keys(table))?;
+            for keys in keys.chunks(BATCH) {
+                let keys = keys.to_vec();
+                let done = self.writer.write(move |rows| rows.reseal(table, &keys)).await?;
+                resealed.rows += done.rows;
+                resealed.changed += done.changed;
+            }
+        }
+        Ok(resealed)
+    }
+
+    fn key(&self) -> &StoreKey {
+        &self.key
+    }
+}
+
+/// Writes a record, and what leads to it.
+fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
+    let table = Table::of(record.kind);
+    rows.put_json(table, &record.name, record.value.get().as_bytes(), record.until)?;
+    match record.kind {
+        Kind::Account => {
+            let account: Account = record.read()?;
+            rows.put(Table::Usernames, &name_key(&account.username), &account.subject, None)
+        }
+        Kind::Client => {
+            let client: Client = record.read()?;
+            if client.last_used_at.is_some() || client.origin == ClientOrigin::Operator {
+                return Ok(());
+            }
+            rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
+        }
+        // An export of a store at work may have missed the token that a refresh made a moment ago.
+        Kind::Grant => super::grants::put(rows, &record.read::<Grant>()?),
+        _ => Ok(()),
+    }
+}
+
+/// A store that is made beside the one in its directory and takes its place when it is whole.
+pub struct EmbeddedTarget {
+    directory: PathBuf,
+    /// Held open, so that nobody else uses it while it is being replaced.
+    before: Option<EmbeddedStore>,
+    made: Option<EmbeddedStore>,
+}
+
+const BESIDE: &str = "store.redb.import";
+const REPLACED: &str = "store.redb.replaced";
+
+impl EmbeddedTarget {
+    /// A target in `directory`, sealed with `key`.
+    ///
+    /// # Errors
+    /// When there is a store with something in it and `replace` is not set, and as [`EmbeddedStore::open`].
+    pub fn new(directory: &Path, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
+        let open = |path: &Path| EmbeddedStore::open_file(path, key);
+        let path = directory.join(files::DATABASE);
+        let before = match files::exists(directory).then(|| open(&path)).transpose() {
+            Ok(before) => before,
+            // It is in the way, whatever it is.
+            Err(OpenError::WrongKey(_) | OpenError::Damaged(..) | OpenError::Newer { .. }) if replace => None,
+            Err(error) => return Err(TargetError::Open(error)),
+        };
+        if let Some(before) = &before
+            && !replace
+            && !before.is_empty()?
+        {
+            return Err(TargetError::NotEmpty(path.display().to_string()));
+        }
+        let beside = directory.join(BESIDE);
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            // What an import left behind that was broken off.
+            _ => {}
+        }
+        files::make_file(directory, &beside).map_err(TargetError::Open)?;
+        let made = open(&beside).map_err(TargetError::Open)?;
+        Ok(Self { directory: directory.to_owned(), before, made: Some(made) })
+    }
+
+    fn made(&self) -> Result<&EmbeddedStore, StoreError> {
+        self.made.as_ref().ok_or_else(|| StoreError::Unavailable("the import has ended".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Target for EmbeddedTarget {
+    async fn put(&mut self, records: Vec<Record>, _now: UnixTime) -> Result<(), StoreError> {
+        self.made()?.writer.write(move |rows| records.iter().try_for_each(|record| put(rows, record))).await
+    }
+
+    fn content(&self) -> Result<&dyn Store, StoreError> {
+        self.made().map(|made| made as &dyn Store)
+    }
+
+    async fn finish(mut self) -> Result<(), TargetError> {
+        // Closed, it is whole on disk.
+        self.made.take();
+        let place = self.directory.join(files::DATABASE);
+        if place.exists() {
+            fs::rename(&place, self.directory.join(REPLACED))?;
+        }
+        fs::rename(self.directory.join(BESIDE), &place)?;
+        File::open(&self.directory)?.sync_all()?;
+        self.before.take();
+        Ok(())
+    }
+}
+
+impl Drop for EmbeddedTarget {
+    fn drop(&mut self) {
+        if self.made.take().is_some() {
+            // Nobody misses half a store; the next import would remove it too.
+            let _ = fs::remove_file(self.directory.join(BESIDE));
+        }
+    }
+}
+
+impl EmbeddedStore {
+    fn is_empty(&self) -> Result<bool, StoreError> {
+        let transaction = self.database.begin_read().map_err(rows::unavailable)?;
+        for table in Table::ALL {
+            if table.kind().is_some() {
+                let rows = transaction.open_table(table.definition()).map_err(rows::unavailable)?;
+                if rows.len().map_err(rows::unavailable)? > 0 {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}

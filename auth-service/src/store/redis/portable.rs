@@ -1,0 +1,258 @@
+//! All of the store at once: out, in, and under another key. This is the one place where keys are looked for (`SCAN`).
+
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::types::Value;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use crate::domain::account::{Account, Subject};
+use crate::domain::client::Client;
+use crate::domain::clock::UnixTime;
+use crate::domain::device::DeviceAuthorization;
+use crate::domain::grant::Grant;
+use crate::keys::seal::StoreKey;
+use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
+use crate::store::rules::CodeRow;
+use crate::store::transfer::{Target, TargetError};
+use crate::store::{Store, StoreError};
+
+use super::address::RedisAddress;
+use super::cells::{Cells, Found, Life, Tries};
+use super::keys::Named;
+use super::{KEY_CHECK, RedisStore, UNFINISHED, clients};
+
+/// How many rows are asked for, or written, at once.
+const AT_ONCE: usize = 64;
+/// How often a write of an import is tried: it may be written twice.
+const WRITES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(250);
+
+#[async_trait]
+impl Portable for RedisStore {
+    async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
+        let cells = &self.cells;
+        // A key may be found twice. Eight bytes of its hash tell it from others, but for one in 10^19 pairs.
+        let mut seen = HashSet::new();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut pages = cells.connection.scan(cells.keys.all());
+        while let Some(mut page) = pages.try_next().await? {
+            page.retain(|key| seen.insert(short(key)));
+            let mut records = stream::iter(page).map(|key| record(cells, key, now)).buffer_unordered(AT_ONCE);
+            while let Some(record) = records.try_next().await? {
+                batch.extend(record);
+            }
+            if batch.len() >= BATCH {
+                to.send(std::mem::take(&mut batch)).await.map_err(nobody_receives)?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { to.send(batch).await.map_err(nobody_receives) }
+    }
+
+    async fn reseal(&self) -> Result<Resealed, StoreError> {
+        let cells = &self.cells;
+        let check = cells.keys.key_check();
+        let mut resealed = Resealed::default();
+        let mut seen = HashSet::new();
+        let mut pages = cells.connection.scan(cells.keys.all());
+        while let Some(mut page) = pages.try_next().await? {
+            page.retain(|key| {
+                !matches!(cells.keys.named(key), Some(Named::Index))
+                    && *key != check
+                    && seen.insert(short(key))
+            });
+            let mut rows = stream::iter(page).map(|key| reseal(cells, key)).buffer_unordered(AT_ONCE);
+            while let Some(changed) = rows.try_next().await? {
+                resealed.rows += 1;
+                resealed.changed += u64::from(changed);
+            }
+        }
+        // Last: as long as it has the key from before, that one is needed.
+        resealed.rows += 1;
+        resealed.changed += u64::from(reseal(cells, check).await?);
+        Ok(resealed)
+    }
+
+    fn key(&self) -> &StoreKey {
+        &self.key
+    }
+}
+
+fn short(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+async fn reseal(cells: &Cells, key: String) -> Result<bool, StoreError> {
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        match cells.resealed(&key).await? {
+            Some(true) => return Ok(true),
+            Some(false) => {}
+            None => return Ok(false),
+        }
+    }
+}
+
+/// What is at a key, as a record; none for what only leads to something, and for what is over.
+async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Record>, StoreError> {
+    let (kind, name) = match cells.keys.named(&key) {
+        Some(Named::Record(kind, name)) => (kind, name.to_owned()),
+        Some(Named::Pointer | Named::Index) => return Ok(None),
+        None => {
+            return Err(StoreError::Unavailable(format!(
+                "there is a key that this release does not know, {key}: export with the release that made it"
+            )));
+        }
+    };
+    let Some((json, until)) = cells.json(&key).await? else { return Ok(None) };
+    if until.is_some_and(|until| until <= now) {
+        return Ok(None);
+    }
+    let record = Record::new(kind, name, until, json)?;
+    // The names of these are hashed in their keys.
+    let name = match kind {
+        Kind::Client => record.read::<Client>()?.id.as_str().to_owned(),
+        Kind::Grant => record.read::<Grant>()?.id.as_str().to_owned(),
+        Kind::Account => {
+            let account: Account = record.read()?;
+            let led_to = cells.read::<Subject>(&cells.keys.username(&account.username)).await?;
+            if led_to.is_none_or(|found| found.value != account.subject) {
+                // Nothing leads to it: it is nobody's.
+                return Ok(None);
+            }
+            account.subject.as_str().to_owned()
+        }
+        _ => return Ok(Some(record)),
+    };
+    Ok(Some(Record { name, ..record }))
+}
+
+/// Writes a record, and what leads to it.
+async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreError> {
+    let life = record.until.map(|until| Life { until, now });
+    let name = record.name.as_str();
+    let json = record.value.get().as_bytes();
+    let mut key = cells.keys.of(record.kind, name);
+    match record.kind {
+        Kind::Code => {
+            let grant = record.read::<CodeRow>()?.code.grant_id;
+            key = cells.keys.code_below(&grant, name);
+            cells.write_for(&cells.keys.of_code(name), &grant, life).await?;
+        }
+        Kind::Device => {
+            let grant = record.read::<DeviceAuthorization>()?.grant_id;
+            key = cells.keys.device_below(&grant, name);
+            cells.write_for(&cells.keys.of_device(name), &grant, life).await?;
+        }
+        // An export of a store at work may have missed the token that a refresh made a moment ago.
+        Kind::Grant => {
+            let grant: Grant = record.read()?;
+            if let Some(refresh) = &grant.refresh {
+                cells.write_for(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
+            }
+        }
+        Kind::Account => {
+            let account: Account = record.read()?;
+            let member: Value = account.subject.as_str().into();
+            cells.connection.run::<()>("SADD", vec![cells.keys.account_index().into(), member]).await?;
+            cells.write_for(&cells.keys.username(&account.username), &account.subject, None).await?;
+        }
+        Kind::Client => {
+            cells.write_json(&key, json, life).await?;
+            return clients::settle(cells, &record.read::<Client>()?.id).await;
+        }
+        _ => {}
+    }
+    cells.write_json(&key, json, life).await
+}
+
+async fn put_surely(cells: &Cells, record: Record, now: UnixTime) -> Result<(), StoreError> {
+    let mut tries = 1;
+    loop {
+        match put(cells, &record, now).await {
+            Err(StoreError::Unavailable(_)) if tries < WRITES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// A Redis that is being filled. As long as it is, it says of itself that it is not finished, and no service starts on it
+/// or calls itself ready.
+pub struct RedisTarget {
+    store: RedisStore,
+}
+
+impl RedisTarget {
+    /// A target in the Redis at `address`, sealed with `key`.
+    ///
+    /// # Errors
+    /// When something is in it, unless that is what an import left that was broken off, or `replace` is set: then it is
+    /// emptied. When Redis cannot be reached or used.
+    pub async fn new(address: &RedisAddress, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
+        Self::below(address, key, super::PREFIX, replace).await
+    }
+
+    /// As [`RedisTarget::new`], below a prefix as that of [`RedisStore::connect_below`].
+    pub async fn below(
+        address: &RedisAddress,
+        key: &StoreKey,
+        prefix: &str,
+        replace: bool,
+    ) -> Result<Self, TargetError> {
+        let store = RedisStore::unchecked(address, key, prefix).await?;
+        let cells = &store.cells;
+        let check = cells.keys.key_check();
+        let begun = match cells.read::<String>(&check).await {
+            Ok(found) => found.is_some_and(|found| found.value == UNFINISHED),
+            Err(StoreError::Unreadable) if replace => false,
+            Err(error) => return Err(error.into()),
+        };
+        let mut pages = cells.connection.scan(cells.keys.all());
+        let mut all = Vec::new();
+        while let Some(page) = pages.try_next().await? {
+            let others = page.into_iter().filter(|key| *key != check);
+            all.extend(others);
+            if !all.is_empty() && !begun && !replace {
+                return Err(TargetError::NotEmpty(address.to_string()));
+            }
+        }
+        cells.write_for(&check, &UNFINISHED, None).await?;
+        let removed = stream::iter(all).map(|key| async move { cells.remove(&key).await });
+        removed.buffer_unordered(AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        Ok(Self { store })
+    }
+}
+
+#[async_trait]
+impl Target for RedisTarget {
+    async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError> {
+        let cells = &self.store.cells;
+        let writes = stream::iter(records).map(|record| put_surely(cells, record, now));
+        writes.buffer_unordered(AT_ONCE).try_for_each(|()| std::future::ready(Ok(()))).await
+    }
+
+    fn content(&self) -> Result<&dyn Store, StoreError> {
+        Ok(&self.store)
+    }
+
+    async fn finish(self) -> Result<(), TargetError> {
+        let cells = &self.store.cells;
+        let check = cells.keys.key_check();
+        let found: Option<Found<String>> = cells.read(&check).await?;
+        if found.as_ref().is_none_or(|found| found.value != UNFINISHED) {
+            let reason = "Redis was emptied or filled by another while it was being filled".to_owned();
+            return Err(StoreError::Unavailable(reason).into());
+        }
+        cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! One of everything that a store keeps, under names that are known, and the proof that all of it is there: what exports,
+//! imports, upgrades and new keys must not lose.
+
+use std::time::Duration;
+
+use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
+use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
+use auth_service::domain::clock::UnixTime;
+use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
+use auth_service::domain::pushed_request::PushedRequest;
+use auth_service::keys::set::KeySet;
+use auth_service::rotation;
+use auth_service::store::{FoundCode, Redemption, Rotation, Store};
+
+use super::keys::TERMS;
+use super::things::{
+    DAY, GRACE, HOUR, NOW, account, client, code, document_client, grant, hash, later, register, successor,
+    usage,
+};
+
+const ISSUER: &str = "https://idp.example";
+
+fn person() -> Account {
+    let password =
+        StoredPassword { phc: "$argon2id$v=19$m=1,t=1,p=1$c2FsdA$kept".to_owned(), one_time: true };
+    Account { subject: Subject::new([1; 32]), password, ..account("josephine@people.example") }
+}
+
+fn public() -> Client {
+    let client = client("Quarterly-planner");
+    Client { registration: RegistrationId::new([2; 32]), management: Some(hash("management")), ..client }
+}
+
+fn unused() -> Client {
+    Client { registration: RegistrationId::new([3; 32]), ..client("Never-used") }
+}
+
+fn operators() -> Client {
+    Client {
+        registration: RegistrationId::new([4; 32]),
+        origin: ClientOrigin::Operator,
+        fingerprint: None,
+        management: None,
+        ..client("Nightly-report")
+    }
+}
+
+fn document() -> Client {
+    Client {
+        registration: RegistrationId::new([5; 32]),
+        ..document_client("https://app.example/client.json")
+    }
+}
+
+fn code_of(grant: u8, by: &Client) -> AuthorizationCode {
+    AuthorizationCode { grant_id: GrantId::new([grant; 32]), ..code(by, &person().subject, NOW) }
+}
+
+fn refreshed() -> Grant {
+    grant(&code_of(10, &public()), "first", NOW)
+}
+
+fn device() -> DeviceAuthorization {
+    DeviceAuthorization {
+        grant_id: GrantId::new([12; 32]),
+        client_id: public().id,
+        registration: public().registration,
+        resources: vec![],
+        scope: "mcp".parse().unwrap(),
+        asked_at: NOW,
+        asked_from: None,
+        expires_at: later(Duration::from_secs(600)),
+        interval: 5,
+        polled_at: None,
+        state: DeviceState::Pending,
+    }
+}
+
+fn user_code() -> UserCode {
+    UserCode::parse("BCDFGHJK").unwrap()
+}
+
+fn pushed() -> PushedRequest {
+    PushedRequest {
+        client_id: public().id,
+        registration: public().registration,
+        grant_id: GrantId::new([13; 32]),
+        query: "scope=mcp".to_owned(),
+        expires_at: later(HOUR),
+    }
+}
+
+fn session() -> LoginSession {
+    LoginSession {
+        id: hash("cookie"),
+        subject: person().subject,
+        authenticated_at: NOW,
+        expires_at: later(HOUR),
+    }
+}
+
+/// Puts one of everything into an empty store.
+pub(crate) async fn fill(store: &dyn Store) -> KeySet {
+    assert!(store.add_account(&person()).await.unwrap());
+    for client in [public(), unused()] {
+        register(store, &client).await;
+    }
+    assert!(store.add_client(&operators(), NOW).await.unwrap());
+    store.add_session(&session()).await.unwrap();
+    let used = usage(&public(), NOW);
+    for (grant, name) in [(10, "used"), (11, "waiting")] {
+        let code = code_of(grant, &public());
+        assert!(store.add_code(&format!("approval of {name}"), &hash(name), &code, &used).await.unwrap());
+    }
+    store.redeem_code(&hash("used"), &refreshed(), &used).await.unwrap();
+    let rotated =
+        store.rotate_refresh(&hash("first"), &successor("second", NOW), &used, GRACE).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated(_)));
+    let of_document = grant(&code_of(14, &document()), "of document", NOW);
+    assert!(store.add_grant(&of_document, &usage(&document(), NOW)).await.unwrap());
+    assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
+    store.push_request(&hash("handle"), &pushed(), NOW).await.unwrap();
+    let resources = code_of(10, &public()).resources;
+    let what = (&"mcp".parse().unwrap(), resources.as_slice());
+    store.add_consent(&person().subject, &public(), what, NOW, later(DAY)).await.unwrap();
+    assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
+    assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
+    rotation::up_to_date(store, &TERMS, NOW).await.unwrap()
+}
+
+/// Everything that [`fill`] put there is there, and behaves as it did. `at` is a moment within the minute.
+pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
+    is_there_to_read(store, keys, at).await;
+    let used = usage(&public(), at);
+    // Singles stay single.
+    assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
+    assert!(!store.remember_once("jti of josephine", later(HOUR), at).await.unwrap());
+    let again = code_of(15, &public());
+    assert!(!store.add_code("approval of waiting", &hash("another"), &again, &used).await.unwrap());
+    assert!(store.add_code("approval of another", &hash("another"), &again, &used).await.unwrap());
+    assert!(!store.add_account(&Account { subject: Subject::new([9; 32]), ..person() }).await.unwrap());
+    assert!(!store.link_account(ISSUER, "somebody else", &person().subject).await.unwrap());
+    let granted = grant(&code_of(11, &public()), "of waiting", at);
+    let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
+    assert!(matches!(redeemed, Redemption::Redeemed));
+    assert!(store.grant_of_refresh(&hash("of waiting"), at).await.unwrap().is_some());
+    // A lost answer is repeated, the next token rotates, and a used one ends the grant.
+    let repeated = store.rotate_refresh(&hash("first"), &successor("lost", at), &used, GRACE).await.unwrap();
+    assert!(matches!(repeated, Rotation::Repeated { .. }), "{repeated:?}");
+    let rotated = store.rotate_refresh(&hash("second"), &successor("third", at), &used, GRACE).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated(_)), "{rotated:?}");
+    let reused = store.rotate_refresh(&hash("first"), &successor("late", at), &used, GRACE).await.unwrap();
+    assert!(matches!(reused, Rotation::Reused(_)), "{reused:?}");
+    assert!(store.grant(&refreshed().id, at).await.unwrap().is_none());
+    assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Replayed(_)));
+    // The device goes on.
+    let (code, _) = store.device_of_user(&user_code(), at).await.unwrap().unwrap();
+    let yes = DeviceState::Allowed { subject: person().subject, authenticated_at: at };
+    assert!(code == hash("device") && store.decide_device(&code, &yes, at).await.unwrap());
+    // Ends are where they were.
+    assert!(store.session(&hash("cookie"), later(HOUR)).await.unwrap().is_none());
+    assert!(store.client(&unused().id, later(DAY)).await.unwrap().is_none());
+    assert!(store.client(&operators().id, later(DAY * 1000)).await.unwrap().is_some());
+    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 4);
+    assert!(store.unlink_account(ISSUER, &person().subject).await.unwrap());
+    assert!(store.remove_account(&person().subject).await.unwrap());
+    assert!(store.account_named(&person().username).await.unwrap().is_none());
+    assert!(store.sweep(later(DAY * 400)).await.unwrap() > 0);
+    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "the operator's");
+}
+
+/// As [`is_there`], without changing anything.
+pub(crate) async fn is_there_to_read(store: &dyn Store, keys: &KeySet, at: UnixTime) {
+    let found = store.account_named(&person().username).await.unwrap().unwrap();
+    assert!(found.subject == person().subject && found.password == person().password);
+    assert_eq!(store.accounts().await.unwrap().len(), 1);
+    for client in [public(), unused(), operators(), document()] {
+        let found = store.client(&client.id, at).await.unwrap().unwrap();
+        assert!(found.registration == client.registration && found.origin == client.origin);
+    }
+    assert_eq!(store.session(&hash("cookie"), at).await.unwrap().unwrap().subject, person().subject);
+    let held = store.grant_of_refresh(&hash("second"), at).await.unwrap().unwrap();
+    assert_eq!(held.id, refreshed().id);
+    assert!(store.held_grant(&held.id, &held.client_id, &held.subject, at).await.unwrap().is_some());
+    assert_eq!(store.grant_of_refresh(&hash("first"), at).await.unwrap().unwrap().id, held.id);
+    let of_document = store.grant_of_refresh(&hash("of document"), at).await.unwrap().unwrap();
+    assert_eq!(of_document.id, GrantId::new([14; 32]));
+    assert_eq!(store.device(&hash("device"), at).await.unwrap().unwrap(), device());
+    assert_eq!(store.pushed_request(&hash("handle"), at).await.unwrap().unwrap(), pushed());
+    let consent = store.consent(&person().subject, &public().id, at).await.unwrap().unwrap();
+    assert!(consent.covers(&"mcp".parse().unwrap(), &code_of(10, &public()).resources));
+    assert_eq!(store.linked_account(ISSUER, "jo-1").await.unwrap().unwrap(), person().subject);
+    let kids = |set: &KeySet| set.keys().iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
+    assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(keys));
+}
