@@ -67,7 +67,7 @@ impl ClientHandler for Heard {
 
 type Client = RunningService<RoleClient, Heard>;
 
-fn params(name: &'static str, arguments: serde_json::Value) -> CallToolRequestParams {
+fn params(name: &'static str, arguments: &serde_json::Value) -> CallToolRequestParams {
     CallToolRequestParams::new(name).with_arguments(arguments.as_object().cloned().unwrap_or_default())
 }
 
@@ -78,7 +78,7 @@ fn has(result: &CallToolResult, part: &str) -> anyhow::Result<()> {
 }
 
 async fn check(client: &Client, heard: &Heard, name: &str) -> anyhow::Result<()> {
-    let call = |name, arguments| client.call_tool(params(name, arguments));
+    let call = |name, arguments: serde_json::Value| client.call_tool(params(name, &arguments));
     match name {
         "list" => {
             let tools = client.list_all_tools().await?;
@@ -110,7 +110,7 @@ async fn check(client: &Client, heard: &Heard, name: &str) -> anyhow::Result<()>
         }
         "cancellation" => {
             let request =
-                ClientRequest::CallToolRequest(Request::new(params("test_reconnection", json!({}))));
+                ClientRequest::CallToolRequest(Request::new(params("test_reconnection", &json!({}))));
             let running = client.send_cancellable_request(request, PeerRequestOptions::no_options()).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
             running.cancel(Some("enough".to_owned())).await?;
