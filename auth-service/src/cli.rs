@@ -3,6 +3,7 @@
 mod add_client;
 mod doctor;
 mod keys;
+mod policy;
 mod store;
 
 use std::io::BufRead;
@@ -25,6 +26,7 @@ use add_client::AddClient;
 
 pub(crate) use doctor::run as doctor;
 pub(crate) use keys::{KeysCommand, keys};
+pub(crate) use policy::{PolicyCommand, policy};
 pub(crate) use store::{StoreCommand, store};
 
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// All of the state at once: backups, moves between stores, a new key.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Rules: check a policy file, and say what would come of a request.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Look at a running service from outside and in, and say what is wrong and how to mend it.
     ///
     /// Asks as clients, browsers and attackers would; needs no account, and deletes the client that it registers.

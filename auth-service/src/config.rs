@@ -1,5 +1,6 @@
 //! Settings: read from the environment once, all checked at the start, every problem reported together.
 
+mod admission;
 mod browsers;
 mod clients;
 mod dpop;
@@ -30,6 +31,7 @@ pub use trusted_issuers::TrustedIssuer;
 use crate::domain::origin::AllowedOrigins;
 use crate::dpop::DpopMode;
 use crate::keys::set::RotationTerms;
+use crate::policy::PolicySource;
 
 use environment::Environment;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub trusted_edge: TrustedEdge,
     /// Which web pages may call the protected services.
     pub allowed_origins: AllowedOrigins,
+    /// Who may use anything, and where the finer rules are.
+    pub policy: PolicySource,
     /// Who may become a client, and for how long.
     pub clients: ClientTerms,
     /// Which ways to a token there are.
@@ -92,6 +96,7 @@ impl Config {
         let storage = storage::read(&environment, &mut problems);
         let trusted_edge = trusted_edge::read(&environment, &mut problems);
         let allowed_origins = browsers::read(&environment, &mut problems);
+        let policy = admission::read(&environment, &mut problems);
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let clients = clients::read(&environment, &lifetimes, &mut problems);
         let signing = signing::read(&environment, &mut problems);
@@ -106,6 +111,7 @@ impl Config {
                 storage,
                 trusted_edge,
                 allowed_origins,
+                policy,
                 clients,
                 grants,
                 trusted_issuers,
@@ -116,6 +122,17 @@ impl Config {
             }),
             _ => Err(problems),
         }
+    }
+
+    /// Reads only what rules depend on: where they are, and which hosts are protected, when that is set.
+    pub fn policy_from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(PolicySource, Option<Site>), Problems> {
+        let mut problems = Problems::default();
+        let environment = Environment::new(variables, &mut problems);
+        let source = admission::read(&environment, &mut problems);
+        let site = site::read(&environment, &mut Problems::default());
+        if problems.0.is_empty() { Ok((source, site)) } else { Err(problems) }
     }
 
     /// Reads only where the store is and how keys are made: all that an operator's commands need.

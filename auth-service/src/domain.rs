@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod consent;
 pub mod device;
+pub mod email;
 pub mod error_code;
 pub mod grant;
 pub mod host;

@@ -26,7 +26,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::domain::resource::ResourceUri;
 use crate::facts::{Known, NoFacts};
-use crate::policy::{Decision, Presented, decide};
+use crate::policy::{Asked, Decision, Operation, Presented, decide};
 use crate::state::AppState;
 
 use answer::Answer;
@@ -179,8 +179,16 @@ fn conclude(
     presented: Presented<'_>,
     state: &AppState,
 ) -> Answer {
-    match (decide(presented, &state.policy, resource), known) {
-        (Decision::Allow, Some(known)) => Answer::allow(known, resource, state),
+    // Taken once: a policy that changes meanwhile is the next request's.
+    let policy = state.policy.now();
+    let operation = Operation::of_headers(
+        asked.mcp_protocol_version.as_deref(),
+        asked.mcp_method.as_deref(),
+        asked.mcp_name.as_deref(),
+    );
+    let wanted = Asked { resource, http_method: asked.method.as_str(), operation };
+    match (decide(presented, &policy, &wanted), known) {
+        (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state),
         (Decision::Deny(denial), _) => Answer::deny(&denial, resource, &asked.host, state),
         // No rule allows what has no token. Should one ever, there is no identity to hand on.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),

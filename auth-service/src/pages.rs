@@ -74,6 +74,20 @@ pub struct ConsentPage<'a> {
     pub known_scopes: &'a [String],
 }
 
+/// Says that the person may not use what a client wants to use for them, before anything is allowed.
+#[derive(Template)]
+#[template(path = "barred.html")]
+pub struct BarredPage<'a> {
+    /// Where the form goes, which tells the client.
+    pub action: &'a str,
+    /// Form ticket.
+    pub ticket: &'a str,
+    /// Who is signed in.
+    pub username: &'a str,
+    /// Services that this person may not use.
+    pub resources: &'a [String],
+}
+
 /// Asks for the code that a device shows.
 #[derive(Template)]
 #[template(path = "device_code.html")]

@@ -1,35 +1,100 @@
 //! What may be done: rules, and one pure decision.
 //!
-//! Without a policy file there is one rule: any person who can log in may use any protected service through a
-//! client that was granted the scope `mcp`.
+//! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file there is one rule:
+//! any person who may log in may use any protected service through a client that was granted the scope `mcp`.
+//!
+//! Everything that a request is under must let it pass: the settings, the one service rule that is most specific, and
+//! every rule of that service that matches the operation. So another rule can only ever close a door.
 
+mod current;
 mod decide;
+mod explain;
+mod file;
+mod operation;
+mod pattern;
+mod service;
+mod unmet;
+mod who;
+
+use std::collections::BTreeMap;
 
 use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
+use crate::domain::scope::{Scope, ScopeToken};
 
-pub use decide::{Decision, Denial, Presented, decide};
+pub use current::{CurrentPolicy, LoadError, PolicySource, Standing};
+pub use decide::{Asked, Decision, Denial, Presented, decide};
+pub use explain::{Era, Explanation, Question, Verdict, explain};
+pub use file::{LONGEST_FILE, Note, PolicyProblems, parse};
+pub use operation::Operation;
+pub use who::{Person, Who};
+
+use service::{Service, Table};
 
 /// The rules.
 #[derive(Debug, Clone)]
 pub struct Policy {
+    /// Which policy of this process this is, counted from 1: what was derived from another must not be used.
+    epoch: u64,
+    /// Who may use anything at all.
+    allowed: Who,
     default_scope: Scope,
+    services: Table,
+    catalogue: Scope,
+    descriptions: BTreeMap<ScopeToken, String>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { default_scope: "mcp".parse().unwrap_or_default() }
+        Self::without_file(Who::default())
     }
 }
 
 impl Policy {
-    /// What a request to `resource` needs.
-    pub fn required_scope(&self, _resource: &ResourceUri) -> &Scope {
-        &self.default_scope
+    /// The one rule that there is without a file.
+    pub fn without_file(allowed: Who) -> Self {
+        let default_scope: Scope = "mcp".parse().unwrap_or_default();
+        Self {
+            epoch: 1,
+            allowed,
+            catalogue: default_scope.clone(),
+            default_scope,
+            services: Table::default(),
+            descriptions: BTreeMap::new(),
+        }
+    }
+
+    /// The number of this policy. It grows with every change, and only within one process.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What a request to `resource` needs at least, whatever it is about to do.
+    pub fn required_scope(&self, resource: &ResourceUri) -> &Scope {
+        self.service(resource).map_or(&self.default_scope, |service| &service.needs.scope)
     }
 
     /// Every scope that there is.
     pub fn catalogue(&self) -> &Scope {
-        &self.default_scope
+        &self.catalogue
+    }
+
+    /// What a scope is for, in words for the person who grants it.
+    pub fn description(&self, scope: &ScopeToken) -> Option<&str> {
+        self.descriptions.get(scope).map(String::as_str)
+    }
+
+    /// Whether `person` may use `resource` at all.
+    pub fn admits(&self, person: Person<'_>, resource: &ResourceUri) -> bool {
+        self.allowed.includes(person)
+            && self.service(resource).is_none_or(|service| service.needs.who.includes(person))
+    }
+
+    /// The rule that is about `resource`.
+    fn service(&self, resource: &ResourceUri) -> Option<&Service> {
+        let (host, path) = resource.host_and_path();
+        self.services.find(host, path)
     }
 }
+
+#[cfg(test)]
+mod tests;

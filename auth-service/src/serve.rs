@@ -69,6 +69,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     }
 
     let key_keeper = tokio::spawn(keep_keys_forever(state.clone()));
+    let policy = tokio::spawn(Arc::clone(&state.policy).follow());
     let sweeper = tokio::spawn(sweep_forever(store, state));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
@@ -92,6 +93,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     });
     sweeper.abort();
     key_keeper.abort();
+    policy.abort();
     if let Some(operators) = operators {
         operators.abort();
     }

@@ -19,7 +19,7 @@ use crate::identity::password::{HashingFailed, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::keys::signing::KeyRing;
-use crate::policy::Policy;
+use crate::policy::{CurrentPolicy, LoadError};
 use crate::rotation::{self, RotationError};
 use crate::store::Store;
 
@@ -47,8 +47,8 @@ pub struct AppState {
     pub login_rate: LoginRate,
     /// Who tokens are.
     pub facts: FactsCache,
-    /// The rules.
-    pub policy: Policy,
+    /// The rules that are in force.
+    pub policy: Arc<CurrentPolicy>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -56,6 +56,9 @@ pub struct AppState {
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The policy file cannot be used.
+    #[error("POLICY_FILE: {0}")]
+    Policy(#[from] LoadError),
     /// There are no signing keys.
     #[error(transparent)]
     Keys(#[from] RotationError),
@@ -79,6 +82,7 @@ impl AppState {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
+        let policy = CurrentPolicy::load(config.policy.clone(), config.site.protected_hosts.clone())?;
         let keys = rotation::up_to_date(store.as_ref(), &config.signing, clock.now()).await?;
         let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
@@ -93,7 +97,7 @@ impl AppState {
             device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
             facts: FactsCache::new(config.storage.facts),
-            policy: Policy::default(),
+            policy: Arc::new(policy),
             config,
             store,
             clock,
@@ -120,7 +124,7 @@ impl AppState {
 
     /// Every scope that there is.
     pub fn catalogue(&self) -> Scope {
-        self.policy.catalogue().clone()
+        self.policy.now().catalogue().clone()
     }
 
     /// Who `token` is.

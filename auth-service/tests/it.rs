@@ -25,6 +25,7 @@ mod it {
     mod machines;
     mod manage;
     mod operator;
+    mod policy;
     mod proxies;
     mod register;
     mod token;

@@ -42,6 +42,9 @@ struct UnmetRule {
     /// Patterns of methods.
     #[serde(default)]
     methods: Vec<String>,
+    /// Patterns of names that it is not about.
+    #[serde(default)]
+    except: Vec<String>,
     /// Everything that calls under this rule need.
     #[serde(default)]
     scopes: Vec<String>,
@@ -68,11 +71,15 @@ impl UnmetRules {
     /// Decides about one message.
     pub fn decide(&self, asked: Asked<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
+        let is_about = |rule: &UnmetRule, patterns: &[String], name: &str| {
+            any(patterns, name) && !any(&rule.except, name)
+        };
         let matching: Vec<&UnmetRule> = self
             .0
             .iter()
             .filter(|rule| {
-                any(&rule.methods, asked.method) || asked.tool.is_some_and(|tool| any(&rule.tools, tool))
+                is_about(rule, &rule.methods, asked.method)
+                    || asked.tool.is_some_and(|tool| is_about(rule, &rule.tools, tool))
             })
             .collect();
         // An unmet rule that names nothing to ask for cannot be met by asking.
@@ -225,7 +232,7 @@ mod tests {
 
     fn unmet() -> UnmetRules {
         serde_json::from_str(
-            r#"[{"tools":["delete_*","drop"],"scopes":["mcp:read","mcp:write"]},{"tools":["*_all"],"scopes":["mcp:admin"]},
+            r#"[{"tools":["delete_*","drop"],"except":["delete_draft"],"scopes":["mcp:read","mcp:write"]},{"tools":["*_all"],"scopes":["mcp:admin"]},
                 {"tools":["delete_root"],"denied":true},{"methods":["resources/*"],"scopes":["mcp:files"]},{"tools":["odd"]}]"#,
         )
         .unwrap()
@@ -235,6 +242,7 @@ mod tests {
     fn unmet_rules_refuse_what_they_match_and_nothing_else() {
         let tool = |name| unmet().decide(Asked { method: "tools/call", tool: Some(name) });
         assert_eq!(tool("list"), Decision::Allow);
+        assert_eq!(tool("delete_draft"), Decision::Allow);
         assert_eq!(tool("drop"), Decision::NeedsScopes(words("mcp:read mcp:write")));
         assert_eq!(tool("delete_all"), Decision::NeedsScopes(words("mcp:admin mcp:read mcp:write")));
         assert_eq!(tool("delete_root"), Decision::WrongGroup);

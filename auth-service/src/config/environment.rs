@@ -10,7 +10,10 @@ use super::Problems;
 pub(super) const NAMES: &[&str] = &[
     "ACCESS_TOKEN_TTL",
     "ADDITIONAL_GRANTS",
+    "ALLOWED_EMAIL_DOMAINS",
+    "ALLOWED_GROUPS",
     "ALLOWED_ORIGINS",
+    "ALLOWED_USERS",
     "CLIENT_CEILING",
     "CLIENT_IDLE_TTL",
     "CLIENT_METADATA_BLOCKED_HOSTS",
@@ -33,6 +36,7 @@ pub(super) const NAMES: &[&str] = &[
     "LOG_FORMAT",
     "OFFLINE_ACCESS",
     "OPS_LISTEN",
+    "POLICY_FILE",
     "PROTECTED_HOSTS",
     "PUBLIC_LISTEN",
     "REDIS_URL",

@@ -77,18 +77,35 @@ impl HostPattern {
     /// The authority that clients use for `host`, if this entry is about it. The port is the configured one:
     /// what a request says of its port decides nothing.
     pub fn authority_for(&self, host: &HostName) -> Option<String> {
-        let matches = if self.wildcard {
-            host.0
-                .strip_suffix(&self.name.0)
-                .and_then(|rest| rest.strip_suffix('.'))
-                .is_some_and(|label| !label.is_empty() && !label.contains('.'))
-        } else {
-            *host == self.name
-        };
-        matches.then(|| match self.port {
+        self.matches(host.as_str()).then(|| match self.port {
             Some(port) => format!("{host}:{port}"),
             None => host.to_string(),
         })
+    }
+
+    /// Whether this entry is about `host`, the text of a [`HostName`].
+    pub fn matches(&self, host: &str) -> bool {
+        if !self.wildcard {
+            return host == self.name.0;
+        }
+        host.strip_suffix(&self.name.0)
+            .and_then(|rest| rest.strip_suffix('.'))
+            .is_some_and(|label| !label.is_empty() && !label.contains('.'))
+    }
+
+    /// The name after the star, or the whole.
+    pub fn name(&self) -> &HostName {
+        &self.name
+    }
+
+    /// Whether it has a star.
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// Whether every host that it stands for is this very machine.

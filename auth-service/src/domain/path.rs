@@ -52,7 +52,8 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,=:@%".contains(&byte)
 }
 
-/// Every `%` starts an escape of a printable ASCII character that is not a delimiter, a dot or `%` itself.
+/// Every `%` starts an escape of a printable ASCII character that is not a delimiter, a dot or `%` itself, nor one that
+/// needs no escape: `/%6dcp` is `/mcp` to whoever decodes (RFC 3986 §6.2.2.2), and would be under no rule of `/mcp`.
 /// Escapes of UTF-8 sequences are allowed when they decode to valid UTF-8.
 fn escapes_are_plain(path: &str) -> bool {
     let mut decoded = Vec::with_capacity(path.len());
@@ -67,7 +68,8 @@ fn escapes_are_plain(path: &str) -> bool {
             return false;
         };
         let value = high << 4 | low;
-        if value < 0x20 || value == 0x7f || b"/\\.;%?#".contains(&value) {
+        let needs_none = value.is_ascii_alphanumeric() || b"-._~".contains(&value);
+        if value < 0x20 || value == 0x7f || needs_none || b"/\\;%?#".contains(&value) {
             return false;
         }
         decoded.push(value);
@@ -112,6 +114,9 @@ mod tests {
             "/a%zz",
             "/a#b",
             "/a%23b",
+            "/%6dcp",
+            "/mcp%2Dx",
+            "/mcp%7Ex",
             "/a%3Fb",
             "/a b",
             "/\u{e9}",

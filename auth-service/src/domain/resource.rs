@@ -65,6 +65,19 @@ impl ResourceUri {
         }
     }
 
+    /// Host (the text of a [`HostName`]) and path, which is empty or starts with `/`.
+    pub fn host_and_path(&self) -> (&str, &str) {
+        let after_scheme = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        let path_at = after_scheme.find('/').unwrap_or(after_scheme.len());
+        let (authority, path) = after_scheme.split_at_checked(path_at).unwrap_or_default();
+        // The colons of an IPv6 literal stand before its bracket.
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => host,
+            _ => authority,
+        };
+        (host, path)
+    }
+
     /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
     pub fn includes(&self, other: &Self) -> bool {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -129,6 +142,11 @@ impl ProtectedHosts {
     /// The scheme that clients use.
     pub fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// What `PROTECTED_HOSTS` lists.
+    pub fn patterns(&self) -> &[HostPattern] {
+        &self.patterns
     }
 
     /// The origin that clients use for a protected host (`https://mcp.example.com`).
@@ -220,6 +238,25 @@ mod tests {
         ] {
             assert_eq!(ResourceUri::well_formed(text), Err(NotAResource), "{text}");
         }
+    }
+
+    #[test]
+    fn host_and_path_are_read_back() {
+        let hosts = ProtectedHosts::new(
+            Scheme::Http,
+            vec!["[::1]:8080".parse().unwrap(), "[::2]".parse().unwrap(), "localhost:1".parse().unwrap()],
+        );
+        for (text, parts) in [
+            ("http://[::1]:8080/mcp", ("[::1]", "/mcp")),
+            ("http://[::2]/a/b:c", ("[::2]", "/a/b:c")),
+            ("http://localhost:1", ("localhost", "")),
+        ] {
+            assert_eq!(hosts.parse(text).unwrap().host_and_path(), parts);
+        }
+        assert_eq!(
+            self::hosts().parse("https://mcp.example.com/x").unwrap().host_and_path().0,
+            "mcp.example.com"
+        );
     }
 
     #[test]

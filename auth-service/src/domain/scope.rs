@@ -89,8 +89,21 @@ impl Scope {
         Self(self.0.iter().filter(|token| !other.grants(token)).cloned().collect())
     }
 
+    /// The same without tokens that another of them includes.
+    #[must_use]
+    pub fn minimal(&self) -> Self {
+        let spare = |token: &ScopeToken| self.0.iter().any(|held| held != token && held.includes(token));
+        Self(self.0.iter().filter(|token| !spare(token)).cloned().collect())
+    }
+
     fn grants(&self, needed: &ScopeToken) -> bool {
         self.0.iter().any(|held| held.includes(needed))
+    }
+}
+
+impl FromIterator<ScopeToken> for Scope {
+    fn from_iter<T: IntoIterator<Item = ScopeToken>>(tokens: T) -> Self {
+        Self(tokens.into_iter().collect())
     }
 }
 
@@ -164,6 +177,17 @@ mod tests {
             prop_assert!(a.covers(&a.within(&b)));
             prop_assert!(a.covers(&a.meet(&b)) && b.covers(&a.meet(&b)));
             prop_assert_eq!(a.meet(&b), b.meet(&a));
+        }
+
+        #[test]
+        fn a_minimal_union_grants_what_both_grant_and_no_more(
+            a in prop::collection::vec("[a-c](:[a-c]){0,2}", 0..5),
+            b in prop::collection::vec("[a-c](:[a-c]){0,2}", 0..5),
+        ) {
+            let (a, b) = (scope(&a.join(" ")), scope(&b.join(" ")));
+            let union = a.union(&b).minimal();
+            prop_assert!(union.covers(&a) && union.covers(&b));
+            prop_assert!(union.tokens().all(|token| a.grants(token) || b.grants(token)));
         }
     }
 }

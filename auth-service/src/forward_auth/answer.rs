@@ -11,7 +11,7 @@ use crate::dpop::ProofRefused;
 use crate::facts::Known;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
-use crate::policy::Denial;
+use crate::policy::{Denial, Policy};
 use crate::state::AppState;
 
 use super::possession::NotProven;
@@ -47,7 +47,7 @@ pub(super) struct Answer {
 impl Answer {
     /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
     /// client's own through.
-    pub(super) fn allow(known: &Known, resource: &ResourceUri, state: &AppState) -> Self {
+    pub(super) fn allow(known: &Known, resource: &ResourceUri, policy: &Policy, state: &AppState) -> Self {
         let facts = &known.facts;
         let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
         let scope = facts.scope.to_string();
@@ -66,10 +66,11 @@ impl Answer {
                 iat: now,
                 exp: now.plus(ASSERTION_LIFETIME),
                 token_exp: facts.expires_at,
+                tool_rules: &policy.unmet_rules(facts, resource),
             };
             state.keys.sign(ASSERTION_TYPE, &claims)
         };
-        let signed = known.assertions.for_resource(resource, 0, now, ASSERTION_LIFETIME, sign);
+        let signed = known.assertions.for_resource(resource, policy.epoch(), now, ASSERTION_LIFETIME, sign);
         let Ok(assertion) = signed else {
             tracing::error!("an assertion could not be signed");
             return Self::unavailable();
@@ -92,6 +93,10 @@ impl Answer {
     /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
     pub(super) fn deny(denial: &Denial, resource: &ResourceUri, host: &HostName, state: &AppState) -> Self {
         let (status, error, scope) = match denial {
+            // No challenge: it would send the person to a consent that changes nothing (RFC 6750 §3.1).
+            Denial::Forbidden { reason } => {
+                return Self::problem(StatusCode::FORBIDDEN, "access_denied", reason, "forbidden");
+            }
             Denial::Unauthenticated { scope } => (StatusCode::UNAUTHORIZED, None, scope),
             Denial::InvalidToken { reason, scope } => {
                 (StatusCode::UNAUTHORIZED, Some(("invalid_token", *reason)), scope)
@@ -131,7 +136,8 @@ impl Answer {
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
         let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
-        let scope = state.policy.required_scope(resource);
+        let policy = state.policy.now();
+        let scope = policy.required_scope(resource);
         let challenge = format!(
             "DPoP error=\"{code}\", error_description=\"{reason}\", algs=\"{}\", resource_metadata=\"{metadata}\", scope=\"{scope}\"",
             ALGORITHMS.join(" ")

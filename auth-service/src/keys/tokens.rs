@@ -7,7 +7,7 @@ use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
+use crate::domain::scope::{Scope, ScopeToken};
 
 use super::dpop::Confirmation;
 
@@ -81,6 +81,29 @@ pub struct AssertionClaims<'a> {
     pub exp: UnixTime,
     /// Until when the caller's own access token lasts: a stream must not outlive it.
     pub token_exp: UnixTime,
+    /// Rules that the caller does not meet: the service must refuse what they are about, by the body.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tool_rules: &'a [UnmetRule],
+}
+
+/// A rule that the caller does not meet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnmetRule {
+    /// Patterns of tool names that it is about; `*` stands for any text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// Patterns of method names that it is about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Patterns of names that it is not about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// Everything that is needed; absent when no scope would help.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<ScopeToken>,
+    /// The person is not among those whom the rule lets in.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
 }
 
 /// A scope as the space-separated text that RFC 8693 §4.2 asks for.

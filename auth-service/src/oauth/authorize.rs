@@ -23,7 +23,7 @@ use super::{pushed_request, session};
 
 pub use request::AuthorizationRequest;
 use request::Refusal;
-pub(super) use request::{asked_resources, asked_scope, offline_access};
+pub(super) use request::{asked_resources, asked_scope, most, offline_access, usual_scope};
 
 /// Why there can be no redirect back to the client: it is not certain where the client is (RFC 6749 §4.1.2.1).
 #[derive(Debug, thiserror::Error)]

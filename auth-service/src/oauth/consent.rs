@@ -11,11 +11,12 @@ use crate::domain::clock::RandomUnavailable;
 use crate::domain::consent::Consent;
 use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{TokenHash, TokenKind};
+use crate::domain::resource::ResourceUri;
 use crate::domain::scope::{Scope, ScopeToken};
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{ConsentPage, FormTarget, MessagePage, displayable, page};
+use crate::pages::{BarredPage, ConsentPage, FormTarget, MessagePage, displayable, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
@@ -59,6 +60,9 @@ pub enum ConsentError {
     /// The client or its redirect URI is gone.
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
+    /// The rules do not let the person use what was asked for.
+    #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
+    Barred,
     /// Neither allow nor deny.
     #[error("The form that was sent has no answer in it.")]
     NoDecision,
@@ -93,6 +97,7 @@ impl ConsentError {
                 StatusCode::BAD_REQUEST
             }
             Self::AnsweredBefore => StatusCode::CONFLICT,
+            Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         page(
@@ -113,6 +118,7 @@ pub(super) async fn ask(
     session: &LoginSession,
     account: &Account,
 ) -> Result<HttpResponse, ConsentError> {
+    let barred = barred(account, &request.resources, state);
     let known = known(state, &client, session).await?;
     let covered = known.as_ref().is_some_and(|consent| consent.covers(&request.scope, &request.resources));
     let (grant_id, pushed) = match pushed {
@@ -122,7 +128,7 @@ pub(super) async fn ask(
     let asked = Asked { grant_id, subject: session.subject.clone(), request, pushed };
     // Any program on the person's machine can answer at a loopback address, so there every request is shown (RFC 8252
     // §8.6).
-    if covered && !asked.request.redirect_uri.is_local() {
+    if covered && barred.is_empty() && !asked.request.redirect_uri.is_local() {
         let (subject, client_id, scope) = (&asked.subject, &client.id, &asked.request.scope);
         audit::Event::ConsentRemembered { subject, client_id, scope }.emit();
         return approve(state, asked, session, client).await;
@@ -134,6 +140,17 @@ pub(super) async fn ask(
         &asked,
     )?;
     let request = &asked.request;
+    let target = FormTarget::Client(&request.redirect_uri);
+    if !barred.is_empty() {
+        audit::Event::Barred { subject: &asked.subject, client_id: &client.id }.emit();
+        let template = BarredPage {
+            action: &state.config.site.issuer.endpoint("/consent"),
+            ticket: &ticket,
+            username: account.username.as_str(),
+            resources: &barred,
+        };
+        return Ok(page(StatusCode::FORBIDDEN, &template, target));
+    }
     let allowed = known.map(|consent| consent.known(&request.scope, &request.resources)).unwrap_or_default();
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
     let template = ConsentPage {
@@ -147,7 +164,15 @@ pub(super) async fn ask(
         scopes: &scope_lines(&request.scope.beyond(&allowed), state),
         known_scopes: &scope_lines(&allowed, state),
     };
-    Ok(page(StatusCode::OK, &template, FormTarget::Client(&request.redirect_uri)))
+    Ok(page(StatusCode::OK, &template, target))
+}
+
+/// The resources that the rules do not let this person use at all. Whoever allows a client to use one would get a token
+/// that opens nothing, and never learn why.
+pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppState) -> Vec<String> {
+    let policy = state.policy.now();
+    let closed = |resource: &&ResourceUri| !policy.admits(account.into(), resource);
+    resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
 /// What the person has allowed this client, as it is registered now.
@@ -164,10 +189,12 @@ async fn known(
 }
 
 /// Scopes as a person reads them.
-pub(super) fn scope_lines(scope: &Scope, _state: &AppState) -> Vec<String> {
-    let line = |token: &ScopeToken| match token.as_str() {
-        "offline_access" => "offline_access: to stay connected when you are away".to_owned(),
-        other => other.to_owned(),
+pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
+    let policy = state.policy.now();
+    let line = |token: &ScopeToken| match (token.as_str(), policy.description(token)) {
+        (name, Some(words)) => format!("{name}: {words}"),
+        ("offline_access", None) => "offline_access: to stay connected when you are away".to_owned(),
+        (name, None) => name.to_owned(),
     };
     scope.tokens().map(line).collect()
 }
@@ -183,7 +210,7 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
     let params = Params::of_form(http, body)?;
     let now = state.now();
-    let (session, _) = session::of(http, state).await?.ok_or(ConsentError::NoSession)?;
+    let (session, account) = session::of(http, state).await?.ok_or(ConsentError::NoSession)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
     let request = &asked.request;
@@ -197,6 +224,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         _ => return Err(ConsentError::ClientGone),
     };
     match params.one("decision")? {
+        Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
         Some("allow") => approve(state, asked, &session, client).await,
         Some("deny") => {
             if let Some(handle) = &asked.pushed {

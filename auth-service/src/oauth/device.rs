@@ -17,12 +17,14 @@ use crate::guard::client_address;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{DeviceCodePage, DeviceConsentPage, FormTarget, MessagePage, displayable, page};
+use crate::pages::{
+    BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, MessagePage, displayable, page,
+};
 use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::authorize::see_other;
-use super::consent::scope_lines;
+use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
 use super::{responses, session};
 
@@ -51,6 +53,9 @@ pub enum DeviceError {
     /// Removed or switched off.
     #[error("The application on the device was removed while this page was open.")]
     ClientGone,
+    /// The rules do not let the person use what was asked for.
+    #[error("This account may not use what the device asked for. Ask whoever runs this server.")]
+    Barred,
     /// Neither allow nor deny.
     #[error("The form that was sent has no answer in it.")]
     NoDecision,
@@ -79,6 +84,7 @@ impl DeviceError {
                 StatusCode::BAD_REQUEST
             }
             Self::Over => StatusCode::CONFLICT,
+            Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         message(status, "Nothing was allowed", &self.to_string())
@@ -163,6 +169,17 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     let shown = Shown { device, subject: session.subject.clone() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
+    let barred = barred(&account, &asked.resources, state);
+    if !barred.is_empty() {
+        audit::Event::Barred { subject: &session.subject, client_id: &client.id }.emit();
+        let template = BarredPage {
+            action: &state.config.site.issuer.endpoint("/device/consent"),
+            ticket: &ticket,
+            username: account.username.as_str(),
+            resources: &barred,
+        };
+        return Ok(page(StatusCode::FORBIDDEN, &template, FormTarget::Ourselves));
+    }
     let resources: Vec<String> = asked.resources.iter().map(ToString::to_string).collect();
     let template = DeviceConsentPage {
         action: &state.config.site.issuer.endpoint("/device/consent"),
@@ -190,7 +207,7 @@ async fn client_of(asked: &DeviceAuthorization, state: &AppState) -> Result<Clie
 
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, DeviceError> {
     let params = Params::of_form(http, body)?;
-    let (session, _) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
+    let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
     let now = state.now();
     let ticket = params.one("ticket")?.unwrap_or_default();
     let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
@@ -200,6 +217,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
     client_of(&asked, state).await?;
     let decision = match params.one("decision")? {
+        Some("allow") if !barred(&account, &asked.resources, state).is_empty() => {
+            return Err(DeviceError::Barred);
+        }
         Some("allow") => DeviceState::Allowed {
             subject: session.subject.clone(),
             authenticated_at: session.authenticated_at,

@@ -16,7 +16,8 @@ pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpR
         let message = json!({ "error": "not_found", "error_description": "this host or path is not a protected resource" });
         return HttpResponse::NotFound().insert_header((CACHE_CONTROL, "no-store")).json(message);
     };
-    let scopes: Vec<&str> = state.policy.required_scope(&resource).tokens().map(ScopeToken::as_str).collect();
+    let policy = state.policy.now();
+    let scopes: Vec<&str> = policy.required_scope(&resource).tokens().map(ScopeToken::as_str).collect();
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(json!({
         "resource": resource.as_str(),
         "authorization_servers": [state.config.site.issuer.as_str()],

@@ -171,7 +171,7 @@ fn read_metadata(
         return Err(RegistrationError::ContentType);
     }
     let metadata =
-        metadata::read(body, state.policy.catalogue(), |grant_type| state.config.grants.offers(grant_type))?;
+        metadata::read(body, &state.catalogue(), |grant_type| state.config.grants.offers(grant_type))?;
     match metadata.redirect_uris.iter().find(|uri| !is_welcome(uri, &state.config.clients)) {
         Some(uri) => Err(RegistrationError::RedirectHost(uri.display_host())),
         None => Ok(metadata),

@@ -82,6 +82,13 @@ pub enum Event<'a> {
         /// What.
         scope: &'a Scope,
     },
+    /// A client asked for what the rules do not let its user use.
+    Barred {
+        /// Who is not let in.
+        subject: &'a Subject,
+        /// Who asked.
+        client_id: &'a ClientId,
+    },
     /// An operator added an account.
     AccountAdded {
         /// Whose.
@@ -217,6 +224,10 @@ impl Event<'_> {
             Self::ConsentRemembered { subject, client_id, scope } => {
                 tracing::info!(target: "audit", event = "consent_remembered", %subject, %client_id, %scope);
                 "consent_remembered"
+            }
+            Self::Barred { subject, client_id } => {
+                tracing::info!(target: "audit", event = "barred", %subject, %client_id);
+                "barred"
             }
             Self::AccountAdded { subject } => {
                 tracing::info!(target: "audit", event = "account_added", %subject);

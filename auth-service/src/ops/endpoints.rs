@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
+use crate::policy::Standing;
 use crate::state::AppState;
 
 /// Alive: the process answers. Asks nobody else, so that a store outage does not restart the service.
@@ -12,14 +13,23 @@ pub async fn health() -> HttpResponse {
 }
 
 /// Can serve: the store answers. The keys were loaded before we listened. Says which part is not as it should be; without
-/// news of changes everything works, and every check asks the store.
+/// news of changes everything works, and every check asks the store. A policy file that cannot be used is told and does
+/// not make us unready: the last good one is in force, and with one file for all replicas a slip of the pen would
+/// otherwise take every one of them away.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let facts =
         if state.store.changes().is_live() { "cached" } else { "not cached: changes are not heard of" };
+    let Standing { epoch, error } = state.policy.standing();
+    let policy = match error {
+        None => json!({ "epoch": epoch, "state": "current" }),
+        Some(error) => json!({ "epoch": epoch, "state": "stale", "error": error }),
+    };
     match state.store.ping().await {
-        Ok(()) => HttpResponse::Ok().json(json!({ "status": "ready", "store": "ok", "facts": facts })),
-        Err(error) => HttpResponse::ServiceUnavailable()
-            .json(json!({ "status": "not ready", "store": error.to_string(), "facts": facts })),
+        Ok(()) => HttpResponse::Ok()
+            .json(json!({ "status": "ready", "store": "ok", "facts": facts, "policy": policy })),
+        Err(error) => HttpResponse::ServiceUnavailable().json(
+            json!({ "status": "not ready", "store": error.to_string(), "facts": facts, "policy": policy }),
+        ),
     }
 }
 

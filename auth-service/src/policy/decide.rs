@@ -5,6 +5,9 @@ use crate::domain::scope::Scope;
 use crate::facts::Facts;
 
 use super::Policy;
+use super::operation::Operation;
+use super::service::{LegacyTools, Needs, Rule, Service};
+use super::who::Person;
 
 /// What the request brought to prove who it is from.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +18,17 @@ pub enum Presented<'a> {
     InvalidToken(&'static str),
     /// A valid token.
     Token(&'a Facts),
+}
+
+/// What the request is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Where it goes.
+    pub resource: &'a ResourceUri,
+    /// HTTP method.
+    pub http_method: &'a str,
+    /// What it is about to do there.
+    pub operation: Operation<'a>,
 }
 
 /// The answer.
@@ -43,103 +57,103 @@ pub enum Denial {
     },
     /// Its token does not allow this (403 `insufficient_scope`).
     InsufficientScope {
-        /// Everything that is needed (MCP authorization, "Scope Challenge Handling").
+        /// Everything that is needed, and what was granted already: a client that asks for exactly this gets what it
+        /// needs and keeps what it has (MCP authorization, "Scope Challenge Handling").
         scope: Scope,
+    },
+    /// The rules are not for this person, or the service does not take this (403). No challenge: no scope that the client
+    /// could ask for would help.
+    Forbidden {
+        /// Why, for the person.
+        reason: &'static str,
     },
 }
 
+/// What stands in the way of a person.
+pub(super) const NOT_FOR_ANYTHING: &str = "this account may not use any service here";
+pub(super) const NOT_FOR_SERVICE: &str = "this account may not use this service";
+pub(super) const NOT_FOR_OPERATION: &str = "this account may not do this here";
+pub(super) const NOT_THIS_METHOD: &str = "this service does not take this HTTP method";
+
+/// Everything that a request must meet.
+pub(super) struct Requirements<'p> {
+    pub(super) service: Option<&'p Service>,
+    base: &'p Scope,
+    pub(super) rules: Vec<&'p Rule>,
+}
+
+impl<'p> Requirements<'p> {
+    pub(super) fn of(policy: &'p Policy, asked: &Asked<'_>) -> Self {
+        let service = policy.service(asked.resource);
+        let rules = service.map_or_else(Vec::new, |service| applying(service, asked.operation));
+        let base = service.map_or(&policy.default_scope, |service| &service.needs.scope);
+        Self { service, base, rules }
+    }
+
+    /// All scopes that are needed, in one.
+    pub(super) fn scope(&self) -> Scope {
+        self.rules.iter().fold(self.base.clone(), |all, rule| all.union(&rule.needs.scope)).minimal()
+    }
+
+    fn are_covered_by(&self, granted: &Scope) -> bool {
+        granted.covers(self.base) && self.rules.iter().all(|rule| granted.covers(&rule.needs.scope))
+    }
+}
+
+/// The rules of `service` that decide here about `operation`.
+fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule> {
+    if operation == Operation::Unknown && service.legacy == LegacyTools::Wrapper {
+        return Vec::new();
+    }
+    service.rules.iter().filter(|rule| rule.is_about(operation)).collect()
+}
+
 /// Decides. Anything not allowed here is denied.
-pub fn decide(presented: Presented<'_>, policy: &Policy, resource: &ResourceUri) -> Decision {
-    let needed = policy.required_scope(resource);
+pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> Decision {
+    let needed = Requirements::of(policy, asked);
     let facts = match presented {
         Presented::Nothing => {
-            return Decision::Deny(Denial::Unauthenticated { scope: needed.clone() });
+            return Decision::Deny(Denial::Unauthenticated { scope: needed.scope() });
         }
         Presented::InvalidToken(reason) => {
-            return Decision::Deny(Denial::InvalidToken { reason, scope: needed.clone() });
+            return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
         }
         Presented::Token(facts) => facts,
     };
     // A token is good only for what it was issued for (RFC 8707 §2.2, MCP "Token Audience Binding").
-    if !facts.resources.iter().any(|audience| audience.includes(resource)) {
+    if !facts.resources.iter().any(|audience| audience.includes(asked.resource)) {
         let reason = "the access token was issued for another resource";
-        return Decision::Deny(Denial::InvalidToken { reason, scope: needed.clone() });
+        return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
     }
-    if !facts.scope.covers(needed) {
-        return Decision::Deny(Denial::InsufficientScope { scope: needed.clone() });
+    // Who comes before what: a person who is not let in anyway must not be sent to consent once more.
+    if let Some(reason) = obstacle(policy, &needed, Person::from(facts), asked.http_method) {
+        return Decision::Deny(Denial::Forbidden { reason });
     }
-    Decision::Allow
+    if needed.are_covered_by(&facts.scope) {
+        return Decision::Allow;
+    }
+    let granted = facts.scope.within(&policy.catalogue);
+    Decision::Deny(Denial::InsufficientScope { scope: needed.scope().union(&granted).minimal() })
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::domain::account::{Subject, Username};
-    use crate::domain::client::ClientId;
-    use crate::domain::clock::UnixTime;
-    use crate::domain::grant::GrantId;
-    use crate::domain::resource::{ProtectedHosts, Scheme};
-
-    use super::*;
-
-    fn resource(text: &str) -> ResourceUri {
-        let hosts = vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()];
-        ProtectedHosts::new(Scheme::Https, hosts).parse(text).unwrap()
+/// What no scope would mend.
+fn obstacle(
+    policy: &Policy,
+    needed: &Requirements<'_>,
+    person: Person<'_>,
+    http_method: &str,
+) -> Option<&'static str> {
+    let lets_in = |needs: &Needs| needs.who.includes(person);
+    if !policy.allowed.includes(person) {
+        return Some(NOT_FOR_ANYTHING);
     }
-
-    fn facts(scope: &str, resource_text: &str) -> Facts {
-        Facts {
-            subject: Subject::new([1; 32]),
-            username: Username::try_from("ana".to_owned()).unwrap(),
-            email: None,
-            groups: vec![],
-            client_id: ClientId::try_from("c".to_owned()).unwrap(),
-            grant_id: GrantId::new([2; 32]),
-            scope: scope.parse().unwrap(),
-            resources: vec![resource(resource_text)],
-            bound_to: None,
-            expires_at: UnixTime(10),
-        }
+    let service = needed.service?;
+    if !lets_in(&service.needs) {
+        return Some(NOT_FOR_SERVICE);
     }
-
-    fn decided(facts: &Facts, asked: &str) -> Decision {
-        decide(Presented::Token(facts), &Policy::default(), &resource(asked))
+    let methods = &service.http_methods;
+    if !methods.is_empty() && !methods.iter().any(|method| method == http_method) {
+        return Some(NOT_THIS_METHOD);
     }
-
-    #[test]
-    fn a_token_passes_at_its_own_resource_with_enough_scope() {
-        let facts = facts("mcp", "https://a.example/mcp");
-        assert_eq!(decided(&facts, "https://a.example/mcp"), Decision::Allow);
-        assert_eq!(decided(&facts, "https://a.example/mcp/x"), Decision::Allow);
-    }
-
-    #[test]
-    fn a060_a061_a_token_is_refused_at_any_other_resource() {
-        let facts = facts("mcp", "https://a.example/mcp");
-        for asked in ["https://b.example/mcp", "https://a.example/mcp-other", "https://a.example"] {
-            assert!(matches!(decided(&facts, asked), Decision::Deny(Denial::InvalidToken { .. })), "{asked}");
-        }
-    }
-
-    #[test]
-    fn too_little_scope_names_what_is_needed() {
-        for scope in ["", "mcp:read", "other"] {
-            let needed = Denial::InsufficientScope { scope: "mcp".parse().unwrap() };
-            assert_eq!(
-                decided(&facts(scope, "https://a.example"), "https://a.example/mcp"),
-                Decision::Deny(needed)
-            );
-        }
-    }
-
-    #[test]
-    fn no_token_and_a_bad_token_are_told_apart() {
-        let asked = resource("https://a.example/mcp");
-        let policy = Policy::default();
-        assert!(matches!(
-            decide(Presented::Nothing, &policy, &asked),
-            Decision::Deny(Denial::Unauthenticated { .. })
-        ));
-        let invalid = decide(Presented::InvalidToken("x"), &policy, &asked);
-        assert!(matches!(invalid, Decision::Deny(Denial::InvalidToken { reason: "x", .. })));
-    }
+    (!needed.rules.iter().all(|rule| lets_in(&rule.needs))).then_some(NOT_FOR_OPERATION)
 }

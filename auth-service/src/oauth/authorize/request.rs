@@ -10,6 +10,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::resource::{ProtectedHosts, ResourceUri};
 use crate::domain::scope::Scope;
 use crate::oauth::params::{BadParams, Params};
+use crate::policy::Policy;
 use crate::state::AppState;
 
 /// A valid authorization request.
@@ -101,7 +102,7 @@ impl AuthorizationRequest {
             client,
             redirect_uri,
             &state.config.site.protected_hosts,
-            &state.catalogue(),
+            &state.policy.now(),
             offline_access,
         )
     }
@@ -111,7 +112,7 @@ impl AuthorizationRequest {
         client: &Client,
         redirect_uri: RedirectUri,
         hosts: &ProtectedHosts,
-        catalogue: &Scope,
+        policy: &Policy,
         offline_access: bool,
     ) -> Result<Self, Refusal> {
         if params.has_doubled() {
@@ -136,12 +137,13 @@ impl AuthorizationRequest {
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
         }
+        let resources = resources(&params.many("resource"), hosts)?;
         Ok(Self {
             client_id: client.id.clone(),
             redirect_uri,
             state: params.one("state")?.map(str::to_owned),
-            scope: scope(params, client, catalogue, offline_access)?,
-            resources: resources(&params.many("resource"), hosts)?,
+            scope: scope(params, client, &resources, policy, offline_access)?,
+            resources,
             challenge,
             bound_to: thumbprint(params)?,
         })
@@ -158,13 +160,14 @@ pub(in crate::oauth) fn offline_access() -> Scope {
     "offline_access".parse().unwrap_or_default()
 }
 
-/// What a client asks for, of what it may have.
+/// What a client asks for at these resources, of what it may have.
 pub(in crate::oauth) fn asked_scope(
     params: &Params,
     client: &Client,
+    resources: &[ResourceUri],
     state: &AppState,
 ) -> Result<Scope, Refusal> {
-    scope(params, client, &state.catalogue(), state.config.grants.offline_access)
+    scope(params, client, resources, &state.policy.now(), state.config.grants.offline_access)
 }
 
 /// The resources that a client asks for.
@@ -175,22 +178,39 @@ pub(in crate::oauth) fn asked_resources(
     resources(&params.many("resource"), &state.config.site.protected_hosts)
 }
 
-/// What was asked for, less what does not exist here or is beyond the client's registration; all that the client may
-/// have when nothing is left. The token answer says what it got (RFC 6749 §3.3 lets us ignore what we do not know).
+/// What was asked for, less what does not exist here or is beyond the client's registration. When nothing is left, what the
+/// resources need at least, and no more: a client that wants to call the dangerous tools has to ask for that. The token
+/// answer says what it got (RFC 6749 §3.3 lets us ignore what we do not know).
 fn scope(
     params: &Params,
     client: &Client,
-    catalogue: &Scope,
+    resources: &[ResourceUri],
+    policy: &Policy,
     with_offline_access: bool,
 ) -> Result<Scope, Refusal> {
-    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(catalogue));
-    let most = limit.unwrap_or_else(|| catalogue.clone());
-    let Some(text) = params.one("scope")? else { return Ok(most) };
+    let most = most(client, policy);
+    let Some(text) = params.one("scope")? else { return Ok(usual_scope(&most, resources, policy)) };
     let asked = text.parse::<Scope>().map_err(|_| Refusal::Scope)?;
-    let granted = Some(asked.within(&most)).filter(|granted| !granted.is_empty()).unwrap_or(most);
+    let granted = Some(asked.within(&most)).filter(|granted| !granted.is_empty());
+    let granted = granted.unwrap_or_else(|| usual_scope(&most, resources, policy));
     let stays =
         with_offline_access && client.may_use(GrantType::RefreshToken) && asked.covers(&offline_access());
     Ok(if stays { granted.union(&offline_access()) } else { granted })
+}
+
+/// All that a client may have.
+pub(in crate::oauth) fn most(client: &Client, policy: &Policy) -> Scope {
+    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(policy.catalogue()));
+    limit.unwrap_or_else(|| policy.catalogue().clone())
+}
+
+/// The part of `most` without which nothing can be done at these resources; all of it when that is nothing.
+pub(in crate::oauth) fn usual_scope(most: &Scope, resources: &[ResourceUri], policy: &Policy) -> Scope {
+    let needed = resources
+        .iter()
+        .fold(Scope::default(), |all, resource| all.union(policy.required_scope(resource)))
+        .within(most);
+    if needed.is_empty() { most.clone() } else { needed.minimal() }
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
@@ -252,7 +272,7 @@ mod tests {
         };
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
         let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
-        AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &"mcp".parse().unwrap(), false)
+        AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &Policy::default(), false)
     }
 
     fn with(name: &'static str, value: &'static str) -> Vec<(&'static str, &'static str)> {

@@ -10,6 +10,7 @@ use crate::domain::grant::{Grant, GrantId};
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
+use crate::oauth::authorize::{most, usual_scope};
 use crate::oauth::params::Params;
 use crate::ops::audit;
 use crate::state::AppState;
@@ -25,11 +26,8 @@ pub(super) async fn grant_to_client(
     // A public client has proven nothing (RFC 6749 §4.4.2).
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
-    let part = Part {
-        scope: scope(state, client, params)?,
-        resources: resources(state, terms, &params.many("resource"))?,
-        bound_to: key,
-    };
+    let resources = resources(state, terms, &params.many("resource"))?;
+    let part = Part { scope: scope(state, client, &resources, params)?, resources, bound_to: key };
     let subject = Subject::of_client(&client.id);
     let account = account_of(state, &subject).await?;
     let now = state.now();
@@ -55,11 +53,16 @@ pub(super) async fn grant_to_client(
     Ok(response)
 }
 
-/// All that the client may have, or the part of it that it asks for.
-fn scope(state: &AppState, client: &Client, params: &Params) -> Result<Scope, TokenError> {
-    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(state.policy.catalogue()));
-    let most = limit.unwrap_or_else(|| state.policy.catalogue().clone());
-    let Some(text) = params.one("scope")? else { return Ok(most) };
+/// The part that it asks for of all that the client may have, or what its resources need at least.
+fn scope(
+    state: &AppState,
+    client: &Client,
+    resources: &[ResourceUri],
+    params: &Params,
+) -> Result<Scope, TokenError> {
+    let policy = state.policy.now();
+    let most = most(client, &policy);
+    let Some(text) = params.one("scope")? else { return Ok(usual_scope(&most, resources, &policy)) };
     let asked: Scope = text.parse().map_err(|_| TokenError::InvalidScope)?;
     if !asked.is_empty() && most.covers(&asked) { Ok(asked) } else { Err(TokenError::InvalidScope) }
 }

@@ -1,0 +1,236 @@
+//! `auth-service policy`: what a policy file says, before anybody depends on it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use auth_service::config::Config;
+use auth_service::domain::account::Group;
+use auth_service::domain::client::ClientId;
+use auth_service::domain::path::UnambiguousPath;
+use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
+use auth_service::operator::{self, Reply, UserRow};
+use auth_service::policy::{
+    Era, Explanation, LONGEST_FILE, Policy, PolicySource, Question, Verdict, explain, parse,
+};
+
+use super::{email, groups, run, username};
+
+#[derive(Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Read a policy file and print everything that is wrong with it, line by line.
+    ///
+    /// Where `PROTECTED_HOSTS` is set, rules that no request can be under are warned of too. Exit code 0: it can be used
+    /// (warnings go to standard error); 1: it cannot; 2: it could not be read.
+    Check {
+        /// The file; `POLICY_FILE` when it is left out.
+        file: Option<PathBuf>,
+    },
+    /// Say what would come of a request, and which rule decides.
+    ///
+    /// Email and groups are those of the stored account, unless one of them is given. Exit code 0: it would pass; 1: it
+    /// would be refused; 2: the question makes no sense.
+    Explain(Box<Explain>),
+}
+
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// Login name.
+    #[arg(long)]
+    user: String,
+    /// Host of the protected service.
+    #[arg(long)]
+    host: String,
+    /// Path of its MCP endpoint.
+    #[arg(long, default_value = "/mcp")]
+    path: String,
+    /// Tool that is called.
+    #[arg(long, conflicts_with = "method")]
+    tool: Option<String>,
+    /// MCP method in place of a tool call.
+    #[arg(long, default_value = "tools/list")]
+    method: String,
+    /// Scopes of the token, separated by blanks; those that the service asks for when it is left out.
+    #[arg(long)]
+    scope: Option<String>,
+    /// Group that the person is in; may be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// The person's address.
+    #[arg(long)]
+    email: Option<String>,
+    /// The client's `client_id`.
+    #[arg(long, default_value = "any-client")]
+    client: String,
+    /// HTTP method.
+    #[arg(long, default_value = "POST")]
+    http_method: String,
+    /// Whether the client says in headers what it is about to do (MCP 2026-07-28 and later), or in the body alone.
+    #[arg(long, value_enum, default_value = "modern")]
+    era: AskedEra,
+    /// The policy file; `POLICY_FILE` when it is left out.
+    #[arg(long)]
+    file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AskedEra {
+    Modern,
+    Legacy,
+}
+
+/// Runs a command on policies.
+#[expect(clippy::print_stderr, reason = "the last word of a failing command")]
+pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
+    let outcome = match command {
+        PolicyCommand::Check { file } => check(file),
+        PolicyCommand::Explain(asked) => explained(*asked).await,
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("auth-service: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
+fn check(file: Option<PathBuf>) -> anyhow::Result<bool> {
+    let (source, hosts) = settings(file)?;
+    let path = source.file.context("name a file, or set POLICY_FILE")?;
+    match parse(&text(&path)?, source.allowed, hosts.as_ref()) {
+        Ok((_, warnings)) => {
+            for warning in &warnings {
+                eprintln!("warning: {}: {warning}", path.display());
+            }
+            println!("{}: good, {} warnings", path.display(), warnings.len());
+            Ok(true)
+        }
+        Err(problems) => {
+            eprintln!("{}: {problems}", path.display());
+            Ok(false)
+        }
+    }
+}
+
+/// Where the rules are, and which hosts are protected when the environment says so.
+fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<ProtectedHosts>)> {
+    let (mut source, site) = Config::policy_from_variables(std::env::vars())?;
+    source.file = file.or(source.file);
+    Ok((source, site.map(|site| site.protected_hosts)))
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    let length = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    if length > u64::try_from(LONGEST_FILE).unwrap_or(u64::MAX) {
+        bail!("{} has {length} bytes; a policy file has {LONGEST_FILE} at most", path.display());
+    }
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+async fn explained(asked: Explain) -> anyhow::Result<bool> {
+    let (source, hosts) = settings(asked.file.clone())?;
+    let policy = match &source.file {
+        None => Policy::without_file(source.allowed),
+        Some(path) => {
+            let parsed = parse(&text(path)?, source.allowed, hosts.as_ref());
+            parsed.with_context(|| path.display().to_string())?.0
+        }
+    };
+    let person = person(&asked).await?;
+    let resource = resource(&asked, hosts)?;
+    let scope = match &asked.scope {
+        Some(text) => text.parse().ok().context("--scope: scopes are words with blanks between them")?,
+        None => policy.required_scope(&resource).clone(),
+    };
+    let method = if asked.tool.is_some() { "tools/call".to_owned() } else { asked.method };
+    let question = Question {
+        username: username(&asked.user)?,
+        email: person.email,
+        groups: person.groups,
+        client_id: ClientId::try_from(asked.client).ok().context("--client: that cannot be a client_id")?,
+        scope,
+        resource,
+        http_method: asked.http_method.to_ascii_uppercase(),
+        method,
+        tool: asked.tool,
+        era: match asked.era {
+            AskedEra::Modern => Era::Modern,
+            AskedEra::Legacy => Era::Legacy,
+        },
+    };
+    println!("who: {}", person.found);
+    println!("token: scope \"{}\" for {}", question.scope, question.resource.as_str());
+    let Explanation { verdict, steps } = explain(&policy, &question);
+    for step in &steps {
+        println!("{step}");
+    }
+    println!(
+        "=> {}",
+        match verdict {
+            _ if person.disabled => "REFUSED: the account is switched off, so no token of it counts",
+            Verdict::Allowed => "PASSES",
+            Verdict::Refused(_) => "REFUSED by the check",
+            Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
+        }
+    );
+    Ok(verdict == Verdict::Allowed && !person.disabled)
+}
+
+fn resource(asked: &Explain, hosts: Option<ProtectedHosts>) -> anyhow::Result<ResourceUri> {
+    let path = UnambiguousPath::of_target(&asked.path)
+        .with_context(|| format!("--path: the check refuses {:?}", asked.path))?;
+    let is_known = hosts.is_some();
+    let hosts = if let Some(hosts) = hosts {
+        hosts
+    } else {
+        let pattern = asked.host.parse().with_context(|| format!("--host: {:?} is not one", asked.host))?;
+        ProtectedHosts::new(Scheme::Https, vec![pattern])
+    };
+    let (host, _) = auth_service::domain::host::split_authority(&asked.host)
+        .with_context(|| format!("--host: {:?} is not one", asked.host))?;
+    hosts.resource(&host, &path).with_context(|| {
+        let cause =
+            if is_known { "none of PROTECTED_HOSTS, so the check refuses it" } else { "no plain host" };
+        format!("--host: {:?} is {cause}", asked.host)
+    })
+}
+
+struct Person {
+    email: Option<String>,
+    groups: Vec<Group>,
+    disabled: bool,
+    /// Where that is from.
+    found: String,
+}
+
+/// The person that the flags describe, or whom the store knows.
+async fn person(asked: &Explain) -> anyhow::Result<Person> {
+    let user = &asked.user;
+    let (own_email, own_groups) = (email(asked.email.clone())?, groups(asked.groups.clone())?);
+    let given = own_email.is_some() || !own_groups.is_empty();
+    let of = |email: Option<String>, groups: Vec<Group>, disabled: bool, source: &str| {
+        let names: Vec<&str> = groups.iter().map(Group::as_str).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let address = email.as_deref().unwrap_or("none");
+        let found = format!("{user} (email {address}; groups {names}; {source})");
+        Person { email, groups, disabled, found }
+    };
+    if given {
+        return Ok(of(own_email, own_groups, false, "as you say"));
+    }
+    let wanted = username(user)?;
+    Ok(match run(operator::Command::ListUsers).await {
+        Ok(Reply::Users(users)) => match users.into_iter().find(|row| row.username == wanted) {
+            Some(UserRow { email, groups, disabled, .. }) => of(email, groups, disabled, "as stored"),
+            None => of(None, Vec::new(), false, "no such account is stored"),
+        },
+        Ok(_) => bail!("the service answered something else than accounts"),
+        Err(error) => of(None, Vec::new(), false, &format!("accounts cannot be looked up: {error:#}")),
+    })
+}

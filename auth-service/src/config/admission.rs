@@ -1,0 +1,55 @@
+//! Who may use anything at all, and the file with all finer rules.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::domain::account::{Group, Username};
+use crate::domain::email::EmailDomain;
+use crate::policy::{PolicySource, Who};
+
+use super::{Environment, Problems};
+
+#[derive(Default, Deserialize)]
+struct Raw {
+    policy_file: Option<PathBuf>,
+    allowed_users: Option<String>,
+    allowed_groups: Option<String>,
+    allowed_email_domains: Option<String>,
+}
+
+/// Reads `POLICY_FILE` and the lists `ALLOWED_USERS`, `ALLOWED_GROUPS` and `ALLOWED_EMAIL_DOMAINS`.
+pub(super) fn read(environment: &Environment, problems: &mut Problems) -> PolicySource {
+    let raw: Raw = environment.concern(problems);
+    let allowed = Who {
+        users: list(problems, "ALLOWED_USERS", raw.allowed_users, Username::try_from),
+        groups: list(problems, "ALLOWED_GROUPS", raw.allowed_groups, Group::try_from),
+        email_domains: list(problems, "ALLOWED_EMAIL_DOMAINS", raw.allowed_email_domains, |text| {
+            EmailDomain::parse(&text)
+        }),
+    };
+    PolicySource { file: raw.policy_file, allowed }
+}
+
+/// The entries of a comma list. One that names nobody is a problem: it could be meant to let in nobody, or everybody.
+fn list<T, E: Display>(
+    problems: &mut Problems,
+    variable: &str,
+    text: Option<String>,
+    parse: impl Fn(String) -> Result<T, E>,
+) -> Vec<T> {
+    let Some(text) = text else { return Vec::new() };
+    let mut entries = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match parse(entry.to_owned()) {
+            Ok(value) => entries.push(value),
+            Err(error) => problems.add(variable, format_args!("{entry:?} is not one: {error}")),
+        }
+    }
+    if entries.is_empty() {
+        problems
+            .add(variable, "names nobody; name at least one, or unset it to let in everybody who can log in");
+    }
+    entries
+}

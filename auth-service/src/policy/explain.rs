@@ -1,0 +1,235 @@
+//! What would happen to a request, and which rule decides: for the people who write rules. Pure, and built on the same
+//! decision as the check.
+
+use crate::domain::account::{Group, Subject, Username};
+use crate::domain::client::ClientId;
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::GrantId;
+use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
+use crate::facts::Facts;
+use crate::keys::tokens::UnmetRule;
+
+use super::Policy;
+use super::decide::{Asked, Decision, Denial, Presented, Requirements, decide};
+use super::operation::Operation;
+use super::service::{LegacyTools, Needs, Rule, Service, Subject as RuleSubject};
+use super::who::Person;
+
+/// How a client says what it is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Era {
+    /// In headers (2026-07-28 and later).
+    Modern,
+    /// In the body alone (2025-11-25 and earlier).
+    Legacy,
+}
+
+/// A request that might come.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who.
+    pub username: Username,
+    /// The person's address.
+    pub email: Option<String>,
+    /// The person's groups.
+    pub groups: Vec<Group>,
+    /// Through which client.
+    pub client_id: ClientId,
+    /// With which scopes.
+    pub scope: Scope,
+    /// Where.
+    pub resource: ResourceUri,
+    /// HTTP method.
+    pub http_method: String,
+    /// MCP method.
+    pub method: String,
+    /// Tool, when the method is `tools/call`.
+    pub tool: Option<String>,
+    /// Of which era.
+    pub era: Era,
+}
+
+/// What would come of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passes.
+    Allowed,
+    /// The check refuses it.
+    Refused(Denial),
+    /// The check lets it pass, and a stdio-wrapper that verifies assertions refuses it by its body.
+    RefusedByWrapper,
+}
+
+/// The answer, step by step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// What would come of it.
+    pub verdict: Verdict,
+    /// What was looked at, and what it gave.
+    pub steps: Vec<String>,
+}
+
+/// Explains what would come of a request.
+pub fn explain(policy: &Policy, question: &Question) -> Explanation {
+    let facts = facts(question);
+    let operation = operation(question);
+    let headers_say = if question.era == Era::Modern { operation } else { Operation::Unknown };
+    let asked =
+        Asked { resource: &question.resource, http_method: &question.http_method, operation: headers_say };
+    let mut steps = steps(policy, &asked, &facts);
+    let decision = decide(Presented::Token(&facts), policy, &asked);
+    steps.push(format!("check: {}", outcome(&decision)));
+    let verdict = match decision {
+        Decision::Deny(denial) => Verdict::Refused(denial),
+        Decision::Allow => {
+            let unmet = policy.unmet_rules(&facts, &question.resource);
+            let service = policy.service(&question.resource);
+            let refused = service.is_some_and(|service| {
+                service.rules.iter().any(|rule| rule.is_about(operation) && !meets(&rule.needs, &facts))
+            });
+            steps.extend(wrapper(&unmet, question, refused));
+            if refused { Verdict::RefusedByWrapper } else { Verdict::Allowed }
+        }
+    };
+    Explanation { verdict, steps }
+}
+
+fn operation(question: &Question) -> Operation<'_> {
+    match &question.tool {
+        Some(tool) => Operation::Tool(tool),
+        None if question.method == "tools/call" => Operation::Unknown,
+        None => Operation::Method(&question.method),
+    }
+}
+
+/// A caller as a valid token would make one.
+fn facts(question: &Question) -> Facts {
+    Facts {
+        subject: Subject::new([0; 32]),
+        username: question.username.clone(),
+        email: question.email.clone(),
+        groups: question.groups.clone(),
+        client_id: question.client_id.clone(),
+        grant_id: GrantId::new([0; 32]),
+        scope: question.scope.clone(),
+        resources: vec![question.resource.clone()],
+        bound_to: None,
+        expires_at: UnixTime(u64::MAX),
+    }
+}
+
+fn steps(policy: &Policy, asked: &Asked<'_>, facts: &Facts) -> Vec<String> {
+    let person = Person::from(facts);
+    let found = |yes: bool| if yes { "yes" } else { "NO" };
+    let mut steps =
+        vec![format!("settings ALLOWED_…: {}: {}", policy.allowed, found(policy.allowed.includes(person)))];
+    let required = Requirements::of(policy, asked);
+    let Some(service) = required.service else {
+        steps.push("service: no rule is about this resource, so the default is".to_owned());
+        steps.push(scopes_step("default_scope", &policy.default_scope, facts));
+        return steps;
+    };
+    steps.push(format!("service: {} (line {})", service.label, service.line));
+    steps.push(format!(
+        "service lets in {}: {}",
+        service.needs.who,
+        found(service.needs.who.includes(person))
+    ));
+    if !service.http_methods.is_empty() {
+        let takes = service.http_methods.iter().any(|method| method == asked.http_method);
+        steps.push(format!("service takes {}: {}", service.http_methods.join(", "), found(takes)));
+    }
+    steps.push(scopes_step("service", &service.needs.scope, facts));
+    steps.push(rules_step(service, asked, required.rules.len()));
+    for rule in required.rules {
+        steps.push(format!("  {}: {}", rule.label(), needs_step(rule, facts)));
+    }
+    steps
+}
+
+fn scopes_step(of: &str, scope: &Scope, facts: &Facts) -> String {
+    let result = if facts.scope.covers(scope) { "granted" } else { "NOT granted" };
+    format!("{of} needs the scope {scope}: {result}")
+}
+
+fn rules_step(service: &Service, asked: &Asked<'_>, applying: usize) -> String {
+    let all = service.rules.len();
+    match (asked.operation, service.legacy) {
+        _ if all == 0 => "the service has no rules of tools or methods".to_owned(),
+        (Operation::Unknown, LegacyTools::Wrapper) => {
+            format!(
+                "the headers do not say what the request does; legacy_tools = \"wrapper\" leaves the {all} rules of the service to stdio-wrapper"
+            )
+        }
+        (Operation::Unknown, LegacyTools::Strict) => {
+            format!(
+                "the headers do not say what the request does, so all {all} rules of the service must be met"
+            )
+        }
+        _ => format!("{applying} of {all} rules of the service are about this"),
+    }
+}
+
+fn needs_step(rule: &Rule, facts: &Facts) -> String {
+    let who = &rule.needs.who;
+    let mut parts = Vec::new();
+    if !who.is_everybody() {
+        let result = if who.includes(Person::from(facts)) { "yes" } else { "NO" };
+        parts.push(format!("lets in {who}: {result}"));
+    }
+    if !rule.needs.scope.is_empty() {
+        let result = if facts.scope.covers(&rule.needs.scope) { "granted" } else { "NOT granted" };
+        parts.push(format!("needs the scope {}: {result}", rule.needs.scope));
+    }
+    parts.join("; ")
+}
+
+fn meets(needs: &Needs, facts: &Facts) -> bool {
+    needs.who.includes(Person::from(facts)) && facts.scope.covers(&needs.scope)
+}
+
+fn outcome(decision: &Decision) -> String {
+    match decision {
+        Decision::Allow => "passes".to_owned(),
+        Decision::Deny(Denial::InsufficientScope { scope }) => {
+            format!("403 insufficient_scope, scope=\"{scope}\"; the client may ask the person for it")
+        }
+        Decision::Deny(Denial::Forbidden { reason }) => format!("403 access_denied: {reason}"),
+        Decision::Deny(Denial::InvalidToken { reason, .. }) => format!("401 invalid_token: {reason}"),
+        Decision::Deny(Denial::Unauthenticated { .. }) => "401".to_owned(),
+    }
+}
+
+fn wrapper(unmet: &[UnmetRule], question: &Question, refused: bool) -> Vec<String> {
+    if unmet.is_empty() {
+        return vec!["wrapper: is told of no rule that the caller does not meet".to_owned()];
+    }
+    let what = question.tool.as_deref().unwrap_or(&question.method);
+    let mut steps = vec![format!("wrapper: is told of {} rules that the caller does not meet", unmet.len())];
+    for rule in unmet {
+        let (kind, names) = match RuleSubject::of(rule) {
+            RuleSubject::Tool => ("tools", &rule.tools),
+            RuleSubject::Method => ("methods", &rule.methods),
+        };
+        let scopes: Vec<&str> = rule.scopes.iter().map(crate::domain::scope::ScopeToken::as_str).collect();
+        let answer = if rule.denied {
+            "403".to_owned()
+        } else {
+            format!("403 insufficient_scope, scope=\"{}\"", scopes.join(" "))
+        };
+        steps.push(format!("  {kind} {}: {answer}", names.join(", ")));
+    }
+    steps.push(if refused {
+        format!("wrapper: refuses {what} by its body, with IDENTITY=assertion; with headers or none it would let it PASS, so use legacy_tools = \"strict\" there")
+    } else {
+        format!("wrapper: none of them is about {what}")
+    });
+    steps
+}
+
+impl RuleSubject {
+    fn of(rule: &UnmetRule) -> Self {
+        if rule.tools.is_empty() { Self::Method } else { Self::Tool }
+    }
+}

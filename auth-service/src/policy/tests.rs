@@ -1,0 +1,251 @@
+//! The file and the decision together: a policy in, requests in, decisions out.
+
+mod file;
+mod properties;
+
+use crate::domain::account::{Group, Subject, Username};
+use crate::domain::client::ClientId;
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::GrantId;
+use crate::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
+use crate::facts::Facts;
+
+use super::*;
+
+const TOOLS: &str = r#"
+default_scope = "mcp:use"
+
+[scopes]
+"notes:read" = "Read your notes"
+
+[[service]]
+name = "notes"
+host = "a.example"
+path = "/mcp"
+scopes = ["notes:read"]
+
+[[service.tool]]
+match = ["delete_*", "drop"]
+scopes = ["notes:write"]
+
+[[service.tool]]
+match = "*_all"
+scopes = ["notes:admin"]
+groups = ["ops"]
+
+[[service.method]]
+match = "resources/*"
+scopes = ["notes:files"]
+"#;
+
+fn hosts() -> ProtectedHosts {
+    let patterns = ["a.example", "b.example", "*.wild.example"];
+    ProtectedHosts::new(Scheme::Https, patterns.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+fn resource(text: &str) -> ResourceUri {
+    hosts().parse(text).unwrap()
+}
+
+fn policy(text: &str) -> Policy {
+    parse(text, Who::default(), Some(&hosts())).unwrap().0
+}
+
+/// Ana, in the groups, with the scope, for every resource of these tests.
+fn ana(scope: &str, groups: &[&str]) -> Facts {
+    Facts {
+        subject: Subject::new([1; 32]),
+        username: Username::try_from("ana".to_owned()).unwrap(),
+        email: Some("ana@example.com".to_owned()),
+        groups: groups.iter().map(|text| Group::try_from((*text).to_owned()).unwrap()).collect(),
+        client_id: ClientId::try_from("c".to_owned()).unwrap(),
+        grant_id: GrantId::new([2; 32]),
+        scope: scope.parse().unwrap(),
+        resources: ["https://a.example", "https://b.example", "https://x.wild.example"]
+            .map(resource)
+            .to_vec(),
+        bound_to: None,
+        expires_at: UnixTime(10),
+    }
+}
+
+fn asked<'a>(resource: &'a ResourceUri, operation: Operation<'a>) -> Asked<'a> {
+    Asked { resource, http_method: "POST", operation }
+}
+
+fn decided(policy: &Policy, facts: &Facts, url: &str, operation: Operation<'_>) -> Decision {
+    decide(Presented::Token(facts), policy, &asked(&resource(url), operation))
+}
+
+const NOTES: &str = "https://a.example/mcp";
+
+fn needs(scope: &str) -> Decision {
+    Decision::Deny(Denial::InsufficientScope { scope: scope.parse().unwrap() })
+}
+
+fn is_forbidden(decision: &Decision) -> bool {
+    matches!(decision, Decision::Deny(Denial::Forbidden { .. }))
+}
+
+#[test]
+fn without_a_file_any_person_passes_with_the_scope_mcp_at_the_resource_of_the_token() {
+    let mut facts = ana("mcp", &[]);
+    facts.resources = vec![resource("https://a.example/mcp")];
+    let policy = Policy::default();
+    for url in ["https://a.example/mcp", "https://a.example/mcp/x"] {
+        assert_eq!(decided(&policy, &facts, url, Operation::Unknown), Decision::Allow);
+    }
+    for scope in ["", "mcp:read", "other"] {
+        facts.scope = scope.parse().unwrap();
+        assert_eq!(decided(&policy, &facts, "https://a.example/mcp", Operation::Unknown), needs("mcp"));
+    }
+}
+
+#[test]
+fn a060_a061_a_token_is_refused_at_any_other_resource() {
+    let mut facts = ana("mcp", &[]);
+    facts.resources = vec![resource("https://a.example/mcp")];
+    for url in ["https://b.example/mcp", "https://a.example/mcp-other", "https://a.example"] {
+        let decision = decided(&Policy::default(), &facts, url, Operation::Unknown);
+        assert!(matches!(decision, Decision::Deny(Denial::InvalidToken { .. })), "{url}");
+    }
+}
+
+#[test]
+fn no_token_and_a_bad_token_are_told_apart_and_told_what_is_needed() {
+    let (policy, resource) = (policy(TOOLS), resource(NOTES));
+    let of = |presented, operation| decide(presented, &policy, &asked(&resource, operation));
+    let scope = "notes:read notes:write".parse().unwrap();
+    assert_eq!(
+        of(Presented::Nothing, Operation::Tool("drop")),
+        Decision::Deny(Denial::Unauthenticated { scope })
+    );
+    let scope = "notes:read".parse().unwrap();
+    assert_eq!(
+        of(Presented::InvalidToken("x"), Operation::Tool("list")),
+        Decision::Deny(Denial::InvalidToken { reason: "x", scope })
+    );
+}
+
+#[test]
+fn a_modern_call_is_under_the_rules_of_its_tool() {
+    let policy = policy(TOOLS);
+    let reader = ana("notes:read", &[]);
+    let tool = |facts: &Facts, name| decided(&policy, facts, NOTES, Operation::Tool(name));
+    assert_eq!(tool(&reader, "list"), Decision::Allow);
+    assert_eq!(tool(&reader, "drop"), needs("notes:read notes:write"));
+    assert!(is_forbidden(&tool(&reader, "delete_all")), "no scope would help");
+    let operator = ana("notes:read", &["ops"]);
+    // Every scope that is needed is in one challenge, with what was granted.
+    assert_eq!(tool(&operator, "delete_all"), needs("notes:admin notes:read notes:write"));
+    assert_eq!(
+        tool(&ana("notes", &["ops"]), "delete_all"),
+        Decision::Allow,
+        "a scope includes those below it"
+    );
+    let method = |facts: &Facts, name| decided(&policy, facts, NOTES, Operation::Method(name));
+    assert_eq!(method(&reader, "tools/list"), Decision::Allow);
+    assert_eq!(method(&reader, "resources/read"), needs("notes:files notes:read"));
+}
+
+#[test]
+fn a092_what_the_headers_do_not_say_is_under_every_rule() {
+    let policy = policy(TOOLS);
+    let unknown = |facts: &Facts| decided(&policy, facts, NOTES, Operation::Unknown);
+    assert!(is_forbidden(&unknown(&ana("notes", &[]))));
+    assert_eq!(
+        unknown(&ana("notes:read", &["ops"])),
+        needs("notes:admin notes:files notes:read notes:write")
+    );
+    assert_eq!(unknown(&ana("notes", &["ops"])), Decision::Allow);
+}
+
+#[test]
+fn a092_with_a_wrapper_the_rules_that_are_not_met_travel_in_its_assertion() {
+    let policy = policy(&TOOLS.replace("path = \"/mcp\"", "path = \"/mcp\"\nlegacy_tools = \"wrapper\""));
+    let facts = ana("notes:read notes:files", &[]);
+    assert_eq!(decided(&policy, &facts, NOTES, Operation::Unknown), Decision::Allow);
+    assert_eq!(
+        decided(&policy, &facts, NOTES, Operation::Tool("drop")),
+        needs("notes:files notes:read notes:write")
+    );
+    let told = serde_json::to_value(policy.unmet_rules(&facts, &resource(NOTES))).unwrap();
+    let expected = serde_json::json!([
+        { "tools": ["delete_*", "drop"], "scopes": ["notes:read", "notes:write"] },
+        { "tools": ["*_all"], "denied": true },
+    ]);
+    assert_eq!(told, expected);
+    assert!(policy.unmet_rules(&ana("notes", &["ops"]), &resource(NOTES)).is_empty());
+    assert!(policy.unmet_rules(&facts, &resource("https://b.example")).is_empty());
+}
+
+#[test]
+fn the_most_specific_rule_is_the_one_that_counts() {
+    let policy = policy(
+        r#"
+        [[service]]
+        host = "*"
+        scopes = "any"
+        [[service]]
+        host = "*.wild.example"
+        scopes = "wild"
+        [[service]]
+        host = "*.wild.example"
+        path = "/deep/er"
+        scopes = "deep"
+        [[service]]
+        host = "x.wild.example"
+        scopes = "exact"
+        [[service]]
+        host = ["A.example.", "b.example"]
+        path = "/mcp/"
+        scopes = "mcp"
+        "#,
+    );
+    for (url, scope) in [
+        ("https://a.example", "any"),
+        ("https://a.example/mcp-other", "any"),
+        ("https://a.example/mcp", "mcp"),
+        ("https://b.example/mcp/x", "mcp"),
+        ("https://y.wild.example/deep", "wild"),
+        ("https://y.wild.example/deep/er", "deep"),
+        ("https://y.wild.example/deep/er/x", "deep"),
+        ("https://y.wild.example/deep/erx", "wild"),
+        ("https://x.wild.example/deep/er", "exact"),
+    ] {
+        assert_eq!(policy.required_scope(&resource(url)).to_string(), scope, "{url}");
+    }
+}
+
+#[test]
+fn people_are_let_in_by_settings_and_service_both() {
+    let allowed = Who {
+        email_domains: vec![crate::domain::email::EmailDomain::parse("example.com").unwrap()],
+        ..Who::default()
+    };
+    let text = "[[service]]\nhost = \"a.example\"\ngroups = [\"staff\"]\nusers = [\"eve\"]\n";
+    let policy = parse(text, allowed, None).unwrap().0;
+    let passes = |facts: &Facts, url| decided(&policy, facts, url, Operation::Unknown);
+    assert_eq!(passes(&ana("mcp", &["staff"]), NOTES), Decision::Allow);
+    assert!(is_forbidden(&passes(&ana("mcp", &[]), NOTES)));
+    assert_eq!(passes(&ana("mcp", &[]), "https://b.example"), Decision::Allow);
+    let mut stranger = ana("mcp", &["staff"]);
+    for email in [None, Some("ana@example.org"), Some(""), Some("ana@evil.test@example.com")] {
+        stranger.email = email.map(str::to_owned);
+        for url in [NOTES, "https://b.example"] {
+            assert!(is_forbidden(&passes(&stranger, url)), "{email:?} {url}");
+            assert!(!policy.admits(Person::from(&stranger), &resource(url)));
+        }
+    }
+}
+
+#[test]
+fn a_service_may_take_some_http_methods_only() {
+    let policy = policy("[[service]]\nhost = \"a.example\"\nhttp_methods = [\"POST\"]\n");
+    let (resource, facts) = (resource(NOTES), ana("mcp", &[]));
+    for (http_method, allowed) in [("POST", true), ("GET", false), ("post", false)] {
+        let asked = Asked { resource: &resource, http_method, operation: Operation::Unknown };
+        let decision = decide(Presented::Token(&facts), &policy, &asked);
+        assert_eq!(decision == Decision::Allow, allowed, "{http_method}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What may be written in a policy file, and what is said about what may not.
+
+use super::*;
+
+fn problems(text: &str) -> String {
+    parse(text, Who::default(), None).unwrap_err().to_string()
+}
+
+fn warnings(text: &str) -> Vec<String> {
+    parse(text, Who::default(), Some(&hosts())).unwrap().1.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_problem_is_in_one_list_with_its_line() {
+    let text = r#"default_scop = "mcp"
+default_scope = 7
+[scopes]
+"a b" = "Blank"
+notes.read = "Dotted"
+"mcp" = ""
+[[service]]
+host = "mcp.example.com:8443"
+path = "/a/../b"
+users = ["a@b@c"]
+groups = ["", "a,b"]
+email_domains = ["@example.com"]
+http_methods = ["post"]
+legacy_tools = "off"
+scopes = []
+[[service]]
+host = ["*.*.example", 7]
+group = ["misspelled"]
+[[service.tool]]
+match = ""
+[[service.tool]]
+scopes = "mcp:x"
+[service.method]
+match = "x"
+[[service]]
+host = "a.example"
+[[service]]
+host = "A.Example."
+path = "/"
+"#;
+    let problems = problems(text);
+    for expected in [
+        "line 1: the file has no key \"default_scop\"",
+        "line 2: default_scope must be a list of texts, not integer",
+        "line 4: scopes: \"a b\" is not one",
+        "line 5: scopes: \"notes\" must be a text; a name with a dot is written in quotes",
+        "line 6: scopes: the description of \"mcp\" must be one line",
+        "line 8: host: \"mcp.example.com:8443\" is not one: write the host without a port",
+        "line 9: path: \"/a/../b\" cannot be one",
+        "line 10: users: \"a@b@c\" is not one",
+        "line 11: groups: \"\" is not one",
+        "line 11: groups: \"a,b\" is not one",
+        "line 12: email_domains: \"@example.com\" is not one",
+        "line 13: http_methods: \"post\" is not one",
+        "line 14: legacy_tools is \"strict\" or \"wrapper\", not \"off\"",
+        "line 15: scopes is empty",
+        "line 17: host must hold texts in quotes, not integer",
+        "line 17: host: \"*.*.example\" is not one",
+        "line 18: [[service]] has no key \"group\"",
+        "line 19: [[service.tool]] asks for nothing",
+        "line 20: match: \"\" is not one",
+        "line 21: [[service.tool]] needs match",
+        "line 23: method must be written as [[service.method]]",
+        "line 27: there is a [[service]] for a.example already, in line 25",
+    ] {
+        assert!(problems.contains(expected), "{expected}\nin {problems}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_lines() {
+    let problems = problems("default_scope = \"mcp\nscopes = = 1\n[[service]]\nhost = 'a'\nhost = 'b'\n");
+    assert!(problems.contains("line 1: ") && problems.contains("line 2: "), "{problems}");
+    assert!(problems.contains("line 5: ") && problems.contains("duplicate"), "{problems}");
+}
+
+#[test]
+fn a_file_that_says_nothing_is_not_a_policy_without_rules() {
+    for text in ["", "\n \n", "# nothing\n"] {
+        assert!(problems(text).contains("unset POLICY_FILE"), "{text:?}");
+    }
+    let long = format!("#{}\n", "x".repeat(LONGEST_FILE));
+    assert!(problems(&long).contains("more than"));
+}
+
+#[test]
+fn rules_that_do_not_fit_into_an_assertion_are_refused_when_they_are_read() {
+    let rule =
+        |at: usize| format!("[[service.tool]]\nmatch = \"some_tool_number_{at}\"\nscopes = \"s:{at}\"\n");
+    let text =
+        |count| format!("[[service]]\nhost = \"a.example\"\n{}", (0..count).map(rule).collect::<String>());
+    let policy = parse(&text(20), Who::default(), None).unwrap().0;
+    let json = serde_json::to_string(&policy.unmet_rules(&ana("", &[]), &resource(NOTES))).unwrap();
+    assert!(json.len() <= unmet::LONGEST, "{}", json.len());
+    assert!(problems(&text(60)).contains("have room"));
+}
+
+#[test]
+fn warnings_name_what_has_no_effect_and_what_nobody_described() {
+    let warnings = warnings(
+        r#"[scopes]
+mcp = "All"
+[[service]]
+host = "elsewhere.example"
+[[service]]
+host = "b.example"
+scopes = "mcp"
+legacy_tools = "wrapper"
+[[service]]
+host = "a.example"
+scopes = "mcp"
+[[service.tool]]
+match = "x[yz]"
+scopes = "mcp:x"
+"#,
+    );
+    for expected in [
+        "line 3: no host of PROTECTED_HOSTS is elsewhere.example",
+        "line 5: legacy_tools has no effect",
+        "line 12: the scope mcp:x is not described",
+        "line 12: this rule refuses nothing",
+        "line 12: [[service.tool]]: names like \"x[yz]\" are unusual",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.starts_with(expected)), "{expected}\nin {warnings:#?}");
+    }
+    assert_eq!(warnings.len(), 5, "{warnings:#?}");
+}
+
+#[test]
+fn a_rule_behind_more_specific_ones_everywhere_is_warned_of() {
+    let text = "[[service]]\nhost = \"*\"\n[[service]]\nhost = [\"a.example\", \"b.example\"]\n";
+    let only =
+        ProtectedHosts::new(Scheme::Https, vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()]);
+    let warned = |hosts| parse(text, Who::default(), Some(hosts)).unwrap().1;
+    assert!(warned(&only)[0].to_string().starts_with("line 1: nothing is under *"));
+    assert!(warned(&hosts()).is_empty(), "the wildcard host has no rule of its own");
+}
+
+#[test]
+fn what_is_needed_can_be_granted_and_what_is_described_is_told() {
+    let policy = policy(TOOLS);
+    assert_eq!(policy.catalogue().to_string(), "mcp:use notes:admin notes:files notes:read notes:write");
+    let token = |text: &str| ScopeToken::try_from(text.to_owned()).unwrap();
+    assert_eq!(policy.description(&token("notes:read")), Some("Read your notes"));
+    assert_eq!(policy.description(&token("notes:admin")), None);
+}
+
+#[test]
+fn everything_but_some_is_one_rule() {
+    let policy = policy(
+        "[[service]]\nhost = \"a.example\"\nscopes = \"r\"\n[[service.tool]]\nmatch = \"*\"\nexcept = [\"list_*\", \"get\"]\nscopes = \"w\"\n",
+    );
+    let facts = ana("r", &[]);
+    for (tool, allowed) in [("list_all", true), ("get", true), ("get_more", false), ("new_tool", false)] {
+        assert_eq!(
+            decided(&policy, &facts, NOTES, Operation::Tool(tool)) == Decision::Allow,
+            allowed,
+            "{tool}"
+        );
+    }
+}
+
+#[test]
+fn the_example_file_is_good_and_means_what_it_says() {
+    let text = include_str!("../../../../compose/policy.example.toml");
+    let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example.com".parse().unwrap()]);
+    let (policy, warnings) = parse(text, Who::default(), Some(&hosts)).unwrap();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+    let notes = hosts.parse("https://mcp.example.com/notes").unwrap();
+    let mut facts = ana("notes:read", &["staff"]);
+    facts.resources = vec![hosts.parse("https://mcp.example.com").unwrap()];
+    let tool = |name| decide(Presented::Token(&facts), &policy, &asked(&notes, Operation::Tool(name)));
+    assert_eq!(tool("list_pages"), Decision::Allow);
+    assert_eq!(tool("delete_page"), needs("notes:read notes:write"));
+    assert!(is_forbidden(&tool("export_all")));
+}

@@ -1,0 +1,148 @@
+//! What holds for every policy and every request.
+
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+
+use super::*;
+
+/// A rule of a tool or a method as text; few names and scopes, so that they meet often.
+fn rule() -> impl Strategy<Value = String> {
+    let kind = prop::sample::select(vec!["tool", "method"]);
+    let pattern = prop::sample::select(vec!["*", "a*", "*b", "ab", "tools/*", "tools/call"]);
+    let except = prop::option::of(prop::sample::select(vec!["a", "ab", "*c"]));
+    let scopes = subsequence(vec!["s:a", "s:b", "t"], 0..=2);
+    let groups = subsequence(vec!["g", "h"], 0..=2);
+    (kind, pattern, except, scopes, groups).prop_filter_map("asks for something", |parts| {
+        let (kind, pattern, except, scopes, groups) = parts;
+        if scopes.is_empty() && groups.is_empty() {
+            return None;
+        }
+        let list = |key: &str, list: &[&str]| {
+            if list.is_empty() { String::new() } else { format!("{key} = {list:?}\n") }
+        };
+        let except = list("except", &except.into_iter().collect::<Vec<_>>());
+        let needs = list("scopes", &scopes) + &list("groups", &groups);
+        Some(format!("[[service.{kind}]]\nmatch = {pattern:?}\n{except}{needs}"))
+    })
+}
+
+/// A service on `a.example`, without and with one rule more.
+fn services() -> impl Strategy<Value = (String, String)> {
+    let who = prop::sample::select(vec![
+        "",
+        "groups = [\"g\"]\n",
+        "users = [\"ana\"]\n",
+        "email_domains = [\"example.com\"]\n",
+    ]);
+    let legacy = prop::sample::select(vec!["", "legacy_tools = \"wrapper\"\n"]);
+    (who, legacy, prop::collection::vec(rule(), 0..4), rule()).prop_map(|(who, legacy, rules, more)| {
+        let text =
+            format!("[[service]]\nhost = \"a.example\"\nscopes = \"s:r\"\n{who}{legacy}{}", rules.concat());
+        (text.clone(), text + &more)
+    })
+}
+
+/// Somebody, and the same with less.
+fn callers() -> impl Strategy<Value = (Facts, Facts)> {
+    let scopes = subsequence(vec!["s", "s:r", "s:a", "s:b", "t"], 0..=5);
+    let groups = subsequence(vec!["g", "h", "other"], 0..=3);
+    let email = prop::option::of(prop::sample::select(vec![
+        "ana@example.com",
+        "ana@example.org",
+        "a@b@example.com",
+        "",
+    ]));
+    (scopes, groups, email, any::<(prop::sample::Index, bool, bool, bool)>()).prop_map(
+        |(scopes, groups, email, less)| {
+            let mut facts = ana(&scopes.join(" "), &groups);
+            facts.email = email.map(str::to_owned);
+            let (at, drop_scope, drop_group, drop_email) = less;
+            let without = |list: &[&'static str], drop: bool| {
+                let mut list = list.to_vec();
+                if drop && !list.is_empty() {
+                    list.remove(at.index(list.len()));
+                }
+                list
+            };
+            let mut lesser = ana(&without(&scopes, drop_scope).join(" "), &without(&groups, drop_group));
+            lesser.email = if drop_email { None } else { facts.email.clone() };
+            (facts, lesser)
+        },
+    )
+}
+
+fn operations() -> impl Strategy<Value = Operation<'static>> {
+    prop::sample::select(vec![
+        Operation::Unknown,
+        Operation::Tool("a"),
+        Operation::Tool("ab"),
+        Operation::Tool("abc"),
+        Operation::Tool("zb"),
+        Operation::Method("tools/list"),
+        Operation::Method("resources/read"),
+    ])
+}
+
+fn passes(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
+    decided(policy, facts, NOTES, operation) == Decision::Allow
+}
+
+/// What a wrapper makes of the rules that it is told of; it reads them as `stdio-wrapper/src/policy.rs` does.
+fn wrapper_refuses(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
+    let any = |patterns: &[String], name: &str| {
+        patterns.iter().any(|text| pattern::Pattern::parse(text).unwrap().matches(name))
+    };
+    let about = |patterns: &[String], except: &[String], name| any(patterns, name) && !any(except, name);
+    policy.unmet_rules(facts, &resource(NOTES)).iter().any(|rule| {
+        let tool = matches!(operation, Operation::Tool(name) if about(&rule.tools, &rule.except, name));
+        tool || operation.method().is_some_and(|method| about(&rule.methods, &rule.except, method))
+    })
+}
+
+proptest! {
+    #[test]
+    fn taking_something_from_a_caller_opens_nothing(
+        (text, _) in services(), (more, less) in callers(), operation in operations(),
+    ) {
+        let policy = policy(&text);
+        prop_assert!(!passes(&policy, &less, operation) || passes(&policy, &more, operation));
+        // Nor does it take a rule away that a wrapper has to enforce.
+        prop_assert!(wrapper_refuses(&policy, &less, operation) || !wrapper_refuses(&policy, &more, operation));
+    }
+
+    #[test]
+    fn a_rule_more_opens_nothing((text, with_rule) in services(), (facts, _) in callers(), operation in operations()) {
+        let (before, after) = (policy(&text), policy(&with_rule));
+        prop_assert!(!passes(&after, &facts, operation) || passes(&before, &facts, operation));
+        prop_assert!(wrapper_refuses(&after, &facts, operation) || !wrapper_refuses(&before, &facts, operation));
+    }
+
+    #[test]
+    fn a092_headers_that_are_left_out_open_nothing((text, _) in services(), (facts, _) in callers(), operation in operations()) {
+        let policy = policy(&text);
+        let by_headers = passes(&policy, &facts, operation);
+        // The wrapper reads the body, which names the operation in any case.
+        let without_headers = passes(&policy, &facts, Operation::Unknown) && !wrapper_refuses(&policy, &facts, operation);
+        prop_assert!(!without_headers || by_headers);
+        // And where the check decides by headers, the wrapper decides the same by the body.
+        prop_assert_eq!(by_headers, by_headers && !wrapper_refuses(&policy, &facts, operation));
+    }
+
+    #[test]
+    fn what_a_challenge_names_is_enough((text, _) in services(), (mut facts, _) in callers(), operation in operations()) {
+        let policy = policy(&text);
+        if let Decision::Deny(Denial::InsufficientScope { scope }) = decided(&policy, &facts, NOTES, operation) {
+            prop_assert!(scope.within(policy.catalogue()) == scope, "{} is not all to be had", scope);
+            facts.scope = scope;
+            prop_assert!(passes(&policy, &facts, operation));
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_policy_or_a_list_of_problems(text in "([a-z_]{1,8} = [\"\\[\\]a-z,0-9 ]{0,20}\n|\\[\\[service\\]\\]\n|\\[\\[service.tool\\]\\]\n|host = \"[a-z.*]{0,8}\"\n|.{0,10}\n){0,8}") {
+        match parse(&text, Who::default(), None) {
+            Ok((policy, _)) => prop_assert!(!passes(&policy, &ana("", &[]), Operation::Unknown)),
+            Err(problems) => prop_assert!(!problems.0.is_empty()),
+        }
+    }
+}
