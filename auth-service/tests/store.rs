@@ -19,6 +19,7 @@ mod store {
     mod portable;
     mod resp;
     mod secrecy;
+    mod storm;
     mod suite;
     mod things;
     mod topology;
