@@ -110,3 +110,15 @@ http_head() {
   done
   exec 3>&-
 }
+
+# Sets AUTH_SERVICE to the program: the one that is named, the one on the PATH, or the one that was built here.
+find_auth_service() {
+  local program
+  for program in "${AUTH_SERVICE-}" "$(command -v auth-service || true)" "$TARGET/release/auth-service" "$TARGET/debug/auth-service"; do
+    if [[ -n $program && -x $program ]]; then
+      AUTH_SERVICE=$program
+      return
+    fi
+  done
+  die "There is no auth-service on the PATH, and none was built here. Name it with AUTH_SERVICE, or run cargo build -p auth-service."
+}

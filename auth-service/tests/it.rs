@@ -7,6 +7,7 @@ mod redis_server;
 mod it {
     mod app;
     mod authorize;
+    mod backup;
     mod bursts;
     mod check;
     mod consent;

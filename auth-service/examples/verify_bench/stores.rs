@@ -7,6 +7,7 @@ use auth_service::keys::seal::StoreKey;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store};
+use futures_util::future::try_join_all;
 
 use super::redis_server::RedisServer;
 use super::things::{GRACE, NOW, account, client, code, grant, granted, hash, register, successor, usage};
@@ -17,12 +18,15 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
     let key = StoreKey::new([7; 32]);
     let directory = tempfile::tempdir()?;
     let store = EmbeddedStore::open(directory.path(), &key)?;
-    println!("embedded store, one caller, durable writes ({} each)", CALLS / 10);
+    println!("embedded store, durable writes ({} each)", CALLS / 10);
     let floor = fsync_floor(directory.path())?;
-    let write = write(&store, CALLS / 10).await;
+    let (alone, together) = (write(&store, CALLS / 10, false).await?, write(&store, CALLS / 10, true).await?);
     println!(
-        "  fsync of 4 KiB {floor:?}, a revocation {write:?}: {:.2} of the floor's rate",
-        ratio(floor, write)
+        "  write and fsync of 4 KiB {floor:?}; a revocation {alone:?}: {:.2} times that; of {} at once each {together:?}: \
+         {:.2} times that",
+        ratio(alone, floor),
+        CALLS / 10,
+        ratio(together, floor)
     );
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return Ok(()) };
     let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &key).await?;
@@ -79,13 +83,29 @@ async fn per_call(calls: u32, call: impl AsyncFn(u32)) -> Duration {
     start.elapsed() / calls
 }
 
-async fn write(store: &dyn Store, calls: u32) -> Duration {
-    let id = client("x").id;
-    let grants: Vec<_> = {
-        let person = account("writer");
-        (0..calls).map(|_| code(&client(id.as_str()), &person.subject, NOW).grant_id).collect()
-    };
-    per_call(calls, async |n| store.revoke_grant(&grants[n as usize]).await.unwrap()).await
+/// Ends as many grants as there are, one after the other or all at once.
+async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<Duration> {
+    let client = register(store, &client(if at_once { "many" } else { "one" })).await;
+    let (person, used) = (account("writer"), usage(&client, NOW));
+    let mut grants = Vec::new();
+    for n in 0..calls {
+        let granted = grant(&code(&client, &person.subject, NOW), &format!("{} {n}", client.id), NOW);
+        anyhow::ensure!(store.add_grant(&granted, &used).await?, "no grant");
+        grants.push(granted.id);
+    }
+    let start = Instant::now();
+    if at_once {
+        try_join_all(grants.iter().map(|grant| store.revoke_grant(grant))).await?;
+    } else {
+        for grant in &grants {
+            store.revoke_grant(grant).await?;
+        }
+    }
+    let took = start.elapsed() / calls;
+    for grant in &grants {
+        anyhow::ensure!(store.grant(grant, NOW).await?.is_none(), "a grant is left");
+    }
+    Ok(took)
 }
 
 fn fsync_floor(directory: &std::path::Path) -> anyhow::Result<Duration> {

@@ -206,7 +206,9 @@ async fn ask(claims: AccessTokenClaims, sources: Sources<'_>) -> Result<(Facts, 
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
     let (facts, _) = of_claims(claims, issuer, store, now).await?;
-    Ok((facts, version))
+    // Its end may have been put off in between, which the version tells, or have come.
+    let end = store.grant(&parent, now).await?.ok_or(NoFacts::Revoked)?.expires_at;
+    Ok((Facts { expires_at: facts.expires_at.min(end), ..facts }, version))
 }
 
 impl Known {

@@ -12,11 +12,13 @@ use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
 use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
 use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
-use auth_service::store::Store;
 use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Store, Successor};
 
 use super::keys::TERMS;
-use super::things::{HOUR, NOW, granted, hash, later, password, random, successor, usage};
+use super::things::{
+    GRACE, HOUR, NOW, client, code, grant, granted, hash, later, password, random, register, successor, usage,
+};
 use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
@@ -165,6 +167,60 @@ pub(crate) async fn a066_a083_what_ends_is_refused_everywhere_within_a_moment(wo
             replica.refuses(&token, Duration::from_secs(1)).await;
         }
     }
+}
+
+pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &World) {
+    let replicas = replicas(world).await;
+    for way in ["revoke", "disable client", "delete client", "time"] {
+        let name = format!("parent-{}", way.replace(' ', "-"));
+        let (_, person, parent) = granted(world.store(), &name, &name).await;
+        let service = register(world.store(), &client(&format!("service-{name}"))).await;
+        let of_code = grant(&code(&service, &person.subject, NOW), "", NOW);
+        let child = Grant { parent: Some(parent.id.clone()), refresh: None, ..of_code };
+        assert!(world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap());
+        let token = token(&replicas[0].keys, &child);
+        for replica in &replicas {
+            let known = replica.check(&token).await.unwrap();
+            assert!(Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()), "facts are kept");
+        }
+        if way == "time" {
+            // A parent that ends sooner than its child's token: to the second, whatever is cached.
+            let soon = successor(&format!("{name} next"), later(Duration::from_secs(3)));
+            let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };
+            let by = world.store().client(&parent.client_id, NOW).await.unwrap().unwrap();
+            world.store().rotate_refresh(&hash(&name), &soon, &usage(&by, NOW), GRACE).await.unwrap();
+            for replica in &replicas {
+                let deadline = Instant::now() + Duration::from_secs(1);
+                while replica.check(&token).await.unwrap().facts.expires_at != soon.expires_at {
+                    assert!(Instant::now() < deadline, "the end of yesterday");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                replica.check_at(&token, later(Duration::from_secs(2))).await.unwrap();
+                assert!(replica.check_at(&token, later(Duration::from_secs(3))).await.is_err());
+            }
+            continue;
+        }
+        end(way, &name, &*replicas[0].store, &parent).await;
+        assert!(matches!(replicas[0].check(&token).await, Err(NoFacts::Revoked)), "{way}");
+        for replica in &replicas {
+            replica.refuses(&token, Duration::from_secs(1)).await;
+        }
+    }
+}
+
+pub(crate) async fn facts_that_a_revoked_key_signed_are_gone_at_once(world: &World) {
+    let replicas = replicas(world).await;
+    let (_, _, grant) = granted(world.store(), "a", "refresh").await;
+    let before = KeySet::first(&TERMS, NOW).unwrap();
+    replicas[0].keys.install(before.clone()).unwrap();
+    let of_old = token(&replicas[0].keys, &grant);
+    replicas[0].check(&of_old).await.unwrap();
+    let after = before.without(&before.keys()[0].kid, &TERMS, NOW).unwrap();
+    replicas[0].keys.install(after).unwrap();
+    assert!(matches!(replicas[0].check(&of_old).await, Err(NoFacts::Invalid)));
+    let of_new = token(&replicas[0].keys, &grant);
+    replicas[0].check(&of_new).await.unwrap();
+    assert!(matches!(replicas[0].check(&of_old).await, Err(NoFacts::Invalid)));
 }
 
 pub(crate) async fn a083_facts_follow_the_account_at_once(world: &World) {

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, StoreError};
+use auth_service::store::{Rotation, Store, StoreError};
 
 use super::resp::Resp;
-use super::things::{NOW, account, client, granted, id, register};
+use super::things::{GRACE, NOW, account, client, granted, hash, id, register, successor, usage};
 use super::worlds::key;
 use crate::redis_server::RedisServer;
 
@@ -109,4 +109,23 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
     let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
     assert!(numbered.accounts().await.unwrap().is_empty(), "another database");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_broke_off_is_brought_about_by_the_same_token() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let (client, _, grant) = granted(&store, "a", "first").await;
+    let used = usage(&client, NOW);
+    store.rotate_refresh(&hash("first"), &successor("second", NOW), &used, GRACE).await.unwrap();
+    // As when the grant was written and the process died before what leads to it was.
+    let mut redis = Resp::connect(server.port);
+    let pointer = format!("mcp-gate:{{r:{}}}:grant", hash("second").text());
+    assert_eq!(redis.ask(&[b"DEL", pointer.as_bytes()]), super::resp::Reply::Number(1));
+    assert!(store.grant_of_refresh(&hash("second"), NOW).await.unwrap().is_none());
+    let again = store.rotate_refresh(&hash("first"), &successor("other", NOW), &used, GRACE).await.unwrap();
+    assert!(matches!(again, Rotation::Repeated { .. }), "{again:?}");
+    assert_eq!(store.grant_of_refresh(&hash("second"), NOW).await.unwrap().unwrap().id, grant.id);
+    let next = store.rotate_refresh(&hash("second"), &successor("third", NOW), &used, GRACE).await.unwrap();
+    assert!(matches!(next, Rotation::Rotated(_)), "{next:?}");
 }

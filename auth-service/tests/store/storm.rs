@@ -426,10 +426,10 @@ impl Storm {
             }
             sleep(Duration::from_millis(100 + 4 * u64::try_from(chance()).unwrap())).await;
             // One at a time has fair weather again, so that several may have none at once.
-            if !chance().is_multiple_of(3) {
-                self.replicas.iter().for_each(|replica| replica.way.turn(Weather::Fair));
-            } else {
+            if chance().is_multiple_of(3) {
                 self.replica().way.turn(Weather::Fair);
+            } else {
+                self.replicas.iter().for_each(|replica| replica.way.turn(Weather::Fair));
             }
             self.replicas.iter().for_each(Replica::see_that_it_runs);
         }

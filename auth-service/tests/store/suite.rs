@@ -79,6 +79,8 @@ conformance! {
     pending::a_grant_on_behalf_of_another_ends_with_it,
     pending::one_person_of_an_issuer_is_one_account,
     facts::a066_a083_what_ends_is_refused_everywhere_within_a_moment,
+    facts::a066_facts_on_behalf_of_another_grant_end_with_it,
+    facts::facts_that_a_revoked_key_signed_are_gone_at_once,
     facts::a083_facts_follow_the_account_at_once,
     facts::a084_callers_who_come_at_once_get_their_own_facts,
     facts::facts_end_with_their_token_and_after_a_while_are_asked_anew,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use auth_service::facts::NoFacts;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store, StoreError};
 
+use super::facts;
 use super::resp::Resp;
 use super::things::{GRACE, NOW, granted, hash, successor, usage};
 use super::worlds::{Cluster, key};
@@ -98,6 +100,25 @@ impl Drop for Sentinel {
     }
 }
 
+/// Checks a live token and a revoked one until told to stop: how often the first passed, and how often nobody could say.
+async fn check_for_ever(
+    gate: Arc<facts::Replica>,
+    tokens: Arc<(String, String)>,
+    stop: Arc<AtomicBool>,
+) -> (u32, u32) {
+    let (mut passed, mut unavailable) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        match gate.check(&tokens.0).await {
+            Ok(_) => passed += 1,
+            Err(NoFacts::Store(_)) => unavailable += 1,
+            Err(wrong) => panic!("a live token: {wrong}"),
+        }
+        assert!(gate.check(&tokens.1).await.is_err(), "a revoked token passes");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    (passed, unavailable)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
     let Some(mut master) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -118,14 +139,25 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         assert!(Instant::now() < deadline, "the sentinel does not know the replica");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let store = RedisStore::connect(&RedisAddress::parse(&url).unwrap(), &key()).await.unwrap();
-    let (_, _, grant) = granted(&store, "a", "refresh").await;
+    let store = Arc::new(RedisStore::connect(&RedisAddress::parse(&url).unwrap(), &key()).await.unwrap());
+    let (_, _, grant) = granted(&*store, "a", "refresh").await;
+    let (_, _, revoked) = granted(&*store, "b", "another").await;
+    store.revoke_grant(&revoked.id).await.unwrap();
+    let keys = facts::keys();
+    let gate = Arc::new(facts::Replica::new(Arc::clone(&store) as _, Arc::clone(&keys)));
+    let tokens = Arc::new((facts::token(&keys, &grant), facts::token(&keys, &revoked)));
     let (mut of_master, mut of_replica) = (Resp::connect(master.port), Resp::connect(replica.port));
     let deadline = Instant::now() + Duration::from_secs(20);
     while of_master.keys().len() != of_replica.keys().len() {
         assert!(Instant::now() < deadline, "the replica lags behind");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    gate.is_live().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(check_for_ever(Arc::clone(&gate), Arc::clone(&tokens), Arc::clone(&stop))))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
     master.kill();
     let start = Instant::now();
     let mut refused = 0;
@@ -144,6 +176,16 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     println!("back after {:?}, {refused} calls refused meanwhile", start.elapsed());
+    gate.is_live().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut passed, mut unavailable) = (0, 0);
+    for task in load {
+        let (some, others) = task.await.unwrap();
+        (passed, unavailable) = (passed + some, unavailable + others);
+    }
+    println!("{passed} checks passed, {unavailable} were refused for lack of a store");
+    assert!(passed > 100 && unavailable > 100);
     let deadline = Instant::now() + Duration::from_secs(10);
     while store.revoke_grant(&grant.id).await.is_err() {
         assert!(Instant::now() < deadline, "the new master takes no writes");

@@ -14,7 +14,8 @@ pub(crate) enum Weather {
     Fair,
     /// Passed on this much later.
     Delay(Duration),
-    /// Swallowed, while the connections stay open.
+    /// Swallowed, while the connections stay open. One that lost something stays so: no byte of a stream is ever missing
+    /// from its middle.
     HalfOpen,
     /// Answers are replaced by bytes that mean nothing.
     Garbage,
@@ -82,6 +83,7 @@ async fn carry(
     answers_of: Option<usize>,
 ) {
     let mut buffer = vec![0_u8; 16 * 1024];
+    let mut lost = false;
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
@@ -97,7 +99,7 @@ async fn carry(
             match weather {
                 Weather::Cut => return,
                 Weather::Delay(time) => tokio::time::sleep(time).await,
-                Weather::HalfOpen => bytes.clear(),
+                Weather::HalfOpen => lost = true,
                 Weather::Garbage if answers_of.is_some() => bytes.iter_mut().for_each(|byte| *byte = b'?'),
                 Weather::Hold(number) if answers_of == Some(number) => {
                     if seen.changed().await.is_err() {
@@ -108,6 +110,9 @@ async fn carry(
                 _ => {}
             }
             break;
+        }
+        if lost {
+            continue;
         }
         let pieces = if *seen.borrow() == Weather::Slow { 7 } else { bytes.len().max(1) };
         for piece in bytes.chunks(pieces) {

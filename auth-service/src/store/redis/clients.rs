@@ -307,12 +307,25 @@ pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreEr
 
 /// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
 pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
+    let found = of_use(cells, used).await?;
+    note_use_of(cells, used, found).await
+}
+
+/// The client of a use as it is now, to be judged later: who has to ask for more asks for all of it at once.
+pub(super) async fn of_use(cells: &Cells, used: &ClientUse) -> Result<Option<Found<Client>>, StoreError> {
+    cells.read(&cells.keys.client(&used.client.id)).await
+}
+
+/// As [`note_use`], of a client that was read a moment ago.
+pub(super) async fn note_use_of(
+    cells: &Cells,
+    used: &ClientUse,
+    mut found: Option<Found<Client>>,
+) -> Result<Option<Client>, StoreError> {
     let id = &used.client.id;
-    let key = cells.keys.client(id);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let found = cells.read::<Client>(&key).await?;
         let known = found.as_ref().filter(|found| found.is_live(used.at)).map(|found| found.value.clone());
         match judge_use(known, used) {
             UseOfClient::Refused => return Ok(None),
@@ -320,10 +333,11 @@ pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<C
             UseOfClient::News(client) => {
                 let life = Some(Life { until: used.keep_until, now: used.at })
                     .filter(|_| client.origin != ClientOrigin::Operator);
-                if cells.swap(&key, found.as_ref(), &client, life).await? {
+                if cells.swap(&cells.keys.client(id), found.as_ref(), &client, life).await? {
                     settle(cells, id).await?;
                     return Ok(Some(client));
                 }
+                found = of_use(cells, used).await?;
             }
         }
     }

@@ -58,6 +58,8 @@ pub(super) async fn find_code(
     }
 }
 
+/// Two round trips. What leads to the grant from its refresh token is written together with the first questions: as long
+/// as there is no grant, it leads nowhere.
 pub(super) async fn redeem_code(
     cells: &Cells,
     hash: &TokenHash,
@@ -69,18 +71,21 @@ pub(super) async fn redeem_code(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let Some(found) = cells.read_live::<CodeRow>(&place, now).await? else {
+        let (found, client, ()) = try_join3(
+            cells.read_live::<CodeRow>(&place, now),
+            clients::of_use(cells, used),
+            lead_to(cells, grant, life),
+        )
+        .await?;
+        let Some(found) = found else {
             return Ok(Redemption::Unknown);
         };
         if found.value.redeemed {
             revoke(cells, &found.value.code.grant_id).await?;
             return Ok(Redemption::Replayed);
         }
-        if found.value.code.expires_at <= now || clients::note_use(cells, used).await?.is_none() {
+        if found.value.code.expires_at <= now || clients::note_use_of(cells, used, client).await?.is_none() {
             return Ok(Redemption::Unknown);
-        }
-        if let Some(refresh) = &grant.refresh {
-            cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
         }
         let row = CodeRow { redeemed: true, ..found.value.clone() };
         let code_life = Life { until: row.forget_at(), now };
@@ -91,15 +96,21 @@ pub(super) async fn redeem_code(
     }
 }
 
+/// Writes what leads to a grant from its refresh token, if it has one.
+async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<(), StoreError> {
+    match &grant.refresh {
+        Some(refresh) => cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await,
+        None => Ok(()),
+    }
+}
+
 /// Makes a grant that no code stands for.
 pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
     if clients::note_use(cells, used).await?.is_none() {
         return Ok(false);
     }
     let life = Life { until: grant.expires_at, now: used.at };
-    if let Some(refresh) = &grant.refresh {
-        cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
-    }
+    lead_to(cells, grant, life).await?;
     cells.write(&cells.keys.grant(&grant.id), grant, life).await?;
     Ok(true)
 }
@@ -132,6 +143,7 @@ pub(super) async fn live_of_refresh(
     Ok(of_refresh(cells, hash, now).await?.map(|found| found.value))
 }
 
+/// Three round trips: what the token leads to, what is there, the change.
 pub(super) async fn rotate(
     cells: &Cells,
     presented: &TokenHash,
@@ -143,27 +155,35 @@ pub(super) async fn rotate(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let Some(found) = of_refresh(cells, presented, now).await? else {
+        let Some(id) = cells.live::<GrantId>(&cells.keys.grant_of_refresh(presented), now).await? else {
+            return Ok(Rotation::Unknown);
+        };
+        let (found, client) = try_join(found(cells, &id, now), clients::of_use(cells, used)).await?;
+        let Some(found) = found else {
             return Ok(Rotation::Unknown);
         };
         match found.value.judge_refresh(presented, now, grace) {
             RefreshUse::Current => {
-                if clients::note_use(cells, used).await?.is_none() {
+                if clients::note_use_of(cells, used, client).await?.is_none() {
                     return Ok(Rotation::Unknown);
                 }
                 let mut grant = found.value.clone();
                 grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
                 let life = Life { until: grant.expires_at, now };
-                let next = cells.keys.grant_of_refresh(&successor.hash);
-                // The used token stays known as long as the grant may live, so that its reuse is noticed.
-                let last = cells.keys.grant_of_refresh(presented);
-                try_join(cells.write(&next, &grant.id, life), cells.write(&last, &grant.id, life)).await?;
-                if cells.swap(&cells.keys.grant(&grant.id), Some(&found), &grant, Some(life)).await? {
+                // Nobody is told of the successor before all of it is written. Of a change that broke off, the same token
+                // brings the rest about.
+                let key = cells.keys.grant(&grant.id);
+                let change = cells.swap(&key, Some(&found), &grant, Some(life));
+                let (changed, ()) = try_join(change, lead_from_both(cells, &grant, presented, life)).await?;
+                if changed {
                     return Ok(Rotation::Rotated(grant));
                 }
             }
             RefreshUse::Repeated { sealed_successor } => {
-                return Ok(Rotation::Repeated { grant: found.value, sealed_successor });
+                let grant = found.value;
+                let life = Life { until: grant.expires_at, now };
+                lead_from_both(cells, &grant, presented, life).await?;
+                return Ok(Rotation::Repeated { grant, sealed_successor });
             }
             // A token that is used up stays so, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
@@ -172,6 +192,18 @@ pub(super) async fn rotate(
             }
         }
     }
+}
+
+/// Writes what leads to a grant from its new refresh token, and from the used one: that stays known as long as the grant may
+/// live, so that its reuse is noticed.
+async fn lead_from_both(
+    cells: &Cells,
+    grant: &Grant,
+    used: &TokenHash,
+    life: Life,
+) -> Result<(), StoreError> {
+    let last = cells.keys.grant_of_refresh(used);
+    try_join(lead_to(cells, grant, life), cells.write(&last, &grant.id, life)).await.map(|_| ())
 }
 
 pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {

@@ -1,0 +1,160 @@
+//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with the facts of some.
+//!
+//! `cargo run --release --example live_grants [GRANTS [FACTS]]` (1000000, 100000). `docs/state.md` has the figures.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measurement"
+)]
+
+#[path = "../tests/support/redis_server.rs"]
+mod redis_server;
+#[path = "../tests/store/things.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod things;
+
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::domain::grant::Grant;
+use auth_service::domain::issuer::Issuer;
+use auth_service::domain::opaque_token::TokenHash;
+use auth_service::facts::{CacheTerms, FactsCache, Sources};
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::keys::set::RotationTerms;
+use auth_service::keys::signing::KeyRing;
+use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
+use auth_service::rotation;
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Store, transfer};
+use futures_util::stream::{self, StreamExt};
+use redis_server::RedisServer;
+use things::{HOUR, NOW, account, client, code, grant, random, register, usage};
+
+/// People, each of whom has as many grants as it takes.
+const PEOPLE: usize = 1000;
+const AT_ONCE: usize = 256;
+const TERMS: RotationTerms = RotationTerms {
+    algorithm: auth_service::keys::algorithm::SigningAlgorithm::EdDsa,
+    period: None,
+    lead: Duration::from_secs(600),
+};
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let grants = arguments.next().unwrap_or(Ok(1_000_000)).context("how many grants?")?;
+    let facts = arguments.next().unwrap_or(Ok(100_000)).context("facts of how many tokens?")?;
+    let server = RedisServer::start(&["--appendonly", "no"]).context("there is no Redis")?;
+    let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &StoreKey::new([7; 32])).await?;
+    let client = register(&store, &client("client")).await;
+    let mut people = Vec::new();
+    for n in 0..PEOPLE {
+        people.push(account(&format!("person{n}")));
+        ensure!(store.add_account(&people[n]).await?, "no account");
+    }
+    let used = usage(&client, NOW);
+    let made =
+        |n: usize| grant(&code(&client, &people[n % PEOPLE].subject, NOW), &format!("refresh {n}"), NOW);
+    let (before, start) = (redis_memory(&server)?, Instant::now());
+    let mut some: Vec<Grant> = Vec::new();
+    let mut writes = stream::iter(0..grants)
+        .map(|n| {
+            let (store, used, granted) = (&store, &used, made(n));
+            async move { store.add_grant(&granted, used).await.map(|added| (added, granted)) }
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some(written) = writes.next().await {
+        let (added, granted) = written?;
+        ensure!(added, "no grant");
+        if some.len() < facts {
+            some.push(granted);
+        }
+    }
+    drop(writes);
+    let bytes = redis_memory(&server)? - before;
+    println!(
+        "Redis: {grants} grants, each with its refresh token, made in {:.0?}: {} MiB, {} bytes a grant",
+        start.elapsed(),
+        bytes >> 20,
+        bytes / grants
+    );
+
+    let directory = tempfile::tempdir()?;
+    let (file, start) = (directory.path().join("dump"), Instant::now());
+    let key = StoreKey::new([7; 32]);
+    let counts = transfer::export(&store, &file, &key, (NOW, &SystemRandomSource), |_| {}).await?;
+    println!(
+        "export: {} records in {:.0?}, a file of {} MiB",
+        counts.total(),
+        start.elapsed(),
+        file.metadata()?.len() >> 20
+    );
+
+    let set = rotation::up_to_date(&store, &TERMS, SystemClock.now()).await?;
+    let keys = KeyRing::new(set, Arc::new(SystemClock))?;
+    let issuer = Issuer::parse("https://auth.example.com")?;
+    while !store.changes().is_live() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = own_memory()?;
+    let cache = FactsCache::new(CacheTerms { tokens: facts, longest: Duration::from_secs(300) });
+    let now = SystemClock.now();
+    for granted in &some {
+        let claims = AccessTokenClaims {
+            iss: issuer.as_str().to_owned(),
+            sub: granted.subject.clone(),
+            aud: granted.resources.clone(),
+            client_id: granted.client_id.clone(),
+            scope: granted.scope.clone(),
+            exp: now.plus(HOUR),
+            iat: now,
+            jti: TokenHash::of(&random()).text(),
+            gid: granted.id.clone(),
+            groups: vec![],
+            cnf: None,
+            act: None,
+        };
+        let token = keys.sign(ACCESS_TOKEN_TYPE, &claims)?;
+        let known =
+            cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
+        // What a check has signed about it, once.
+        let resource = known.facts.resources.first().context("a resource")?.clone();
+        // As long as the token, about.
+        let signed = || Ok::<_, Infallible>(token.clone());
+        let Ok(_) = known.assertions.for_resource(&resource, 0, now, Duration::from_secs(60), signed);
+    }
+    ensure!(cache.len() * 10 >= facts * 9, "the cache kept {}", cache.len());
+    let bytes = own_memory()?.saturating_sub(before);
+    println!(
+        "replica: facts of {} tokens: {} MiB, {} bytes each",
+        cache.len(),
+        bytes >> 20,
+        bytes / cache.len()
+    );
+    Ok(())
+}
+
+/// `used_memory` of Redis, in bytes.
+fn redis_memory(server: &RedisServer) -> anyhow::Result<usize> {
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port))?;
+    stream.write_all(b"INFO memory\r\nQUIT\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("used_memory:")).context("no used_memory")?;
+    Ok(line.trim().parse()?)
+}
+
+/// Memory of this process that is in RAM, in bytes.
+fn own_memory() -> anyhow::Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<usize>()? * 1024)
+}

@@ -1,0 +1,119 @@
+//! Backup and restore as an operator does them, with the real program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::redis_server::RedisServer;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_auth-service");
+const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+const OTHER_KEY: &str = "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=";
+
+fn run(program: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", path).env("AUTH_SERVICE", PROGRAM);
+    command.envs(settings.iter().copied()).output().unwrap()
+}
+
+#[track_caller]
+fn works(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[track_caller]
+fn fails(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    text
+}
+
+fn command(words: &str, settings: &[(&str, &str)]) -> Output {
+    run(Path::new(PROGRAM), &words.split(' ').collect::<Vec<_>>(), settings)
+}
+
+fn script(name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(name);
+    run(&path, arguments, settings)
+}
+
+#[test]
+fn a_backup_of_one_machine_is_restored_on_another() {
+    let all = tempfile::tempdir().unwrap();
+    let at = |name: &str| all.path().join(name).display().to_string();
+    let (data, new, dumps) = (at("data"), at("new"), at("dumps"));
+    fs::create_dir(&dumps).unwrap();
+    let (here, there) = ([("DATA_DIR", data.as_str())], [("DATA_DIR", new.as_str())]);
+    works(&command("user add ana --email ana@people.example --group staff", &here));
+    works(&command("user add bo", &here));
+    for _ in 0..2 {
+        works(&script("backup", &["--keep", "1", &dumps], &here));
+        // Their names have seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [dump] = kept.as_slice() else { panic!("{kept:?}") };
+    let dump = dump.to_str().unwrap();
+    let bytes = fs::read(dump).unwrap();
+    assert!(!bytes.windows(6).any(|window| window == b"people"));
+    // What is lost after it is lost; what was there comes back, with the key of then.
+    works(&command("user disable ana", &here));
+    let refused = fails(&script("restore", &[dump], &there));
+    assert!(refused.contains("--key-file"), "{refused}");
+    assert!(!Path::new(&new).join("store.key").exists(), "nothing was begun");
+    let key_file = format!("{data}/store.key");
+    works(&script("restore", &["--key-file", &key_file, dump], &there));
+    let users = works(&command("user list", &there));
+    assert!(users.contains("ana@people.example\tactive\tstaff") && users.contains("bo\t"), "{users}");
+    assert_ne!(fs::read(&key_file).unwrap(), fs::read(format!("{new}/store.key")).unwrap());
+    // Over a store that is in the way only when told, and that one is kept.
+    let refused = fails(&script("restore", &[dump], &here));
+    assert!(refused.contains("not empty") && refused.contains("--replace"), "{refused}");
+    assert!(works(&command("user list", &here)).contains("disabled"));
+    works(&script("restore", &["--replace", dump], &here));
+    assert!(!works(&command("user list", &here)).contains("disabled"));
+    assert!(Path::new(&data).join("store.redb.replaced").exists());
+    for name in ["backup", "restore"] {
+        assert!(works(&script(name, &["--help"], &[])).contains("Usage: scripts/"));
+        assert!(fails(&script(name, &[], &here)).contains("--help"));
+        assert!(fails(&script(name, &["--what"], &here)).contains("no option"));
+    }
+    assert!(fails(&script("restore", &["/nowhere"], &here)).contains("no file"));
+    assert!(fails(&script("backup", &["/nowhere"], &here)).contains("not a directory"));
+}
+
+#[test]
+fn one_machine_becomes_a_fleet_and_one_machine_again() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let all = tempfile::tempdir().unwrap();
+    let (data, back) =
+        (all.path().join("data").display().to_string(), all.path().join("back").display().to_string());
+    let url = server.url();
+    let here = [("DATA_DIR", data.as_str())];
+    works(&command("user add ana", &here));
+    let both = [("DATA_DIR", data.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
+    let said = works(&command("store migrate --to redis", &both));
+    assert!(said.contains("read back and counted") && said.contains("1 accounts"), "{said}");
+    assert!(works(&command("user list", &both)).starts_with("ana\t"));
+    assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
+    // A new key, by the steps of docs/state.md.
+    let rotating = [("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY), ("STORE_KEY_PREVIOUS", KEY)];
+    assert!(fails(&command("store rekey", &both)).contains("STORE_KEY_PREVIOUS"));
+    assert!(works(&command("store rekey", &rotating)).contains("none has now"));
+    assert!(fails(&command("user list", &both)).contains("STORE_KEY"));
+    let target = [("DATA_DIR", back.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY)];
+    works(&command("store migrate --to embedded", &target));
+    let alone = [("DATA_DIR", back.as_str()), ("STORE_KEY", OTHER_KEY)];
+    assert!(works(&command("user list", &alone)).starts_with("ana\t"));
+    // The key of a box on its own is in a file: it is moved away, and a new one is made.
+    let (key_file, old) = (format!("{data}/store.key"), format!("{data}/store.key.old"));
+    fs::rename(&key_file, &old).unwrap();
+    assert!(fails(&command("user list", &here)).contains("store.key is missing"));
+    let rotating = [("DATA_DIR", data.as_str()), ("STORE_KEY_PREVIOUS_FILE", old.as_str())];
+    works(&command("store rekey", &rotating));
+    fs::remove_file(old).unwrap();
+    assert!(works(&command("user list", &here)).starts_with("ana\t"));
+}
