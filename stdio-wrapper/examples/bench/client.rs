@@ -50,6 +50,8 @@ pub(crate) struct Connection {
     host: String,
     path: String,
     session: Option<String>,
+    /// Header lines of every POST.
+    fields: &'static str,
     buffer: Vec<u8>,
 }
 
@@ -63,8 +65,15 @@ impl Connection {
             host: host.to_owned(),
             path: path.to_owned(),
             session,
+            fields: "",
             buffer: Vec::with_capacity(1 << 16),
         })
+    }
+
+    /// Sends header lines with every POST.
+    pub(crate) fn with_fields(mut self, fields: &'static str) -> Self {
+        self.fields = fields;
+        self
     }
 
     /// The session that was opened.
@@ -82,7 +91,8 @@ impl Connection {
 
     /// Posts a message; gives the length of the answer.
     pub(crate) async fn post(&mut self, body: &str) -> anyhow::Result<usize> {
-        let fields = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        let fields =
+            format!("{}content-type: application/json\r\ncontent-length: {}\r\n", self.fields, body.len());
         let head = self.head("POST", &fields);
         self.socket.write_all(format!("{head}{body}").as_bytes()).await?;
         self.read_answer().await

@@ -27,8 +27,9 @@ struct Arguments {
     size: Option<usize>,
 }
 
-/// Answers every request of a stdio client: `tools/call` with so many bytes of text.
-pub(crate) fn echo() -> anyhow::Result<()> {
+/// Answers every request of a stdio client: `tools/call` with so many bytes of text. Speaks the revisions with sessions,
+/// or the stateless one.
+pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     let mut input = BufReader::with_capacity(64 << 10, std::io::stdin().lock());
     let mut output = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
     let mut line = String::new();
@@ -36,7 +37,10 @@ pub(crate) fn echo() -> anyhow::Result<()> {
     while input.read_line(&mut line)? > 0 {
         let message: Message<'_> = serde_json::from_str(&line)?;
         if let Some(id) = message.id {
-            answer(&mut output, id.get(), &message, &filling)?;
+            match is_stateless.then(|| stateless(&message)).flatten() {
+                Some(answer) => writeln!(output, r#"{{"jsonrpc":"2.0","id":{},{answer}}}"#, id.get())?,
+                None => answer(&mut output, id.get(), &message, is_stateless, &filling)?,
+            }
         }
         line.clear();
         if input.buffer().is_empty() {
@@ -46,10 +50,28 @@ pub(crate) fn echo() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a stateless server says to everything but a call.
+fn stateless(message: &Message<'_>) -> Option<&'static str> {
+    match message.method? {
+        "tools/call" => None,
+        "server/discover" => Some(
+            r#""result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":0,"cacheScope":"private"}"#,
+        ),
+        "tools/list" => {
+            Some(r#""result":{"resultType":"complete","tools":[],"ttlMs":0,"cacheScope":"private"}"#)
+        }
+        "initialize" => Some(
+            r#""error":{"code":-32022,"message":"stateless","data":{"supported":["2026-07-28"],"requested":"2025-11-25"}}"#,
+        ),
+        _ => Some(r#""error":{"code":-32601,"message":"unknown"}"#),
+    }
+}
+
 fn answer(
     output: &mut impl std::io::Write,
     id: &str,
     message: &Message<'_>,
+    is_stateless: bool,
     filling: &str,
 ) -> std::io::Result<()> {
     let params = message.params.as_ref();
@@ -66,9 +88,10 @@ fn answer(
         .and_then(|arguments| arguments.size)
         .unwrap_or(100);
     let text = filling.get(..size.min(filling.len())).unwrap_or_default();
+    let kind = if is_stateless { r#""resultType":"complete","# } else { "" };
     writeln!(
         output,
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[{{"type":"text","text":"{text}"}}]}}}}"#
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{{kind}"content":[{{"type":"text","text":"{text}"}}]}}}}"#
     )
 }
 

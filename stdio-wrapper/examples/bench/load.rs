@@ -24,6 +24,43 @@ fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
     Outcome { per_second, p50: at(50), p99: at(99) }
 }
 
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// With a session.
+    Session,
+    /// Stateless (2026-07-28).
+    Stateless,
+    /// Stateless, and the server may ask the client something.
+    Asked,
+}
+
+impl Style {
+    /// What the headers repeat.
+    fn fields(self) -> &'static str {
+        match self {
+            Self::Session => "",
+            Self::Stateless | Self::Asked => {
+                "mcp-protocol-version: 2026-07-28\r\nmcp-method: tools/call\r\nmcp-name: echo\r\n"
+            }
+        }
+    }
+
+    /// A call of the echo tool.
+    fn call(self, id: usize, size: usize) -> String {
+        let call = call(id, size);
+        let able = match self {
+            Self::Session => return call,
+            Self::Stateless => "{}",
+            Self::Asked => r#"{"elicitation":{}}"#,
+        };
+        let meta = format!(
+            r#""params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{able}}},"#
+        );
+        call.replacen(r#""params":{"#, &meta, 1)
+    }
+}
+
 /// A call of the echo tool. Ours take the size of the result, others the text itself, if it is small.
 pub(crate) fn call(id: usize, size: usize) -> String {
     let message = if size <= 1000 { "x".repeat(size) } else { String::new() };
@@ -32,28 +69,32 @@ pub(crate) fn call(id: usize, size: usize) -> String {
     )
 }
 
-/// Over HTTP, on one session.
+/// Over HTTP, on one session if there are any.
 pub(crate) async fn http(
     host: &str,
     path: &str,
+    style: Style,
     size: usize,
     in_flight: usize,
     time: Duration,
 ) -> anyhow::Result<Outcome> {
     let mut opener = Connection::open(host, path, None).await?;
-    opener.initialize().await?;
-    let mut warm = Connection::open(host, path, opener.session()).await?;
+    if style == Style::Session {
+        opener.initialize().await?;
+    }
+    let mut warm = Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
     for _ in 0..20 {
-        warm.post(&call(1, size)).await?;
+        warm.post(&style.call(1, size)).await?;
     }
     let start = Instant::now();
     let mut callers = Vec::new();
     for caller in 0..in_flight {
-        let mut connection = Connection::open(host, path, opener.session()).await?;
+        let mut connection =
+            Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
         callers.push(tokio::spawn(async move {
             let mut times = Vec::new();
             // Equal ids would be fairer to us than to the others, some of which then hang.
-            let body = call(caller + 1, size);
+            let body = style.call(caller + 1, size);
             while start.elapsed() < time {
                 let before = Instant::now();
                 let length = connection.post(&body).await?;
@@ -73,6 +114,7 @@ pub(crate) async fn http(
 /// To the child's own pipes.
 pub(crate) async fn direct(
     command: &[String],
+    style: Style,
     size: usize,
     in_flight: usize,
     time: Duration,
@@ -92,18 +134,21 @@ pub(crate) async fn direct(
     let _ = rustix::pipe::fcntl_setpipe_size(&output, 1 << 20);
     let mut output = BufReader::with_capacity(256 << 10, output);
     let mut line = Vec::new();
-    input.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"2025-06-18\",\"capabilities\":{},\"clientInfo\":{\"name\":\"bench\",\"version\":\"1\"}}}\n").await?;
-    output.read_until(b'\n', &mut line).await?;
-    input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").await?;
+    if style == Style::Session {
+        let greeting = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+        input.write_all(format!("{greeting}\n").as_bytes()).await?;
+        output.read_until(b'\n', &mut line).await?;
+        input.write_all(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n").await?;
+    }
     for _ in 0..20 {
-        input.write_all(format!("{}\n", call(1, size)).as_bytes()).await?;
+        input.write_all(format!("{}\n", style.call(1, size)).as_bytes()).await?;
         output.read_until(b'\n', &mut line).await?;
     }
     let start = Instant::now();
     let mut sent = std::collections::VecDeque::new();
     let mut times = Vec::new();
     for id in 0..in_flight {
-        input.write_all(format!("{}\n", call(id + 1, size)).as_bytes()).await?;
+        input.write_all(format!("{}\n", style.call(id + 1, size)).as_bytes()).await?;
         sent.push_back(Instant::now());
     }
     while !sent.is_empty() {
@@ -112,7 +157,7 @@ pub(crate) async fn direct(
         let before = sent.pop_front().context("an answer too many")?;
         times.push(before.elapsed());
         if start.elapsed() < time {
-            input.write_all(format!("{}\n", call(1, size)).as_bytes()).await?;
+            input.write_all(format!("{}\n", style.call(1, size)).as_bytes()).await?;
             sent.push_back(Instant::now());
         }
     }

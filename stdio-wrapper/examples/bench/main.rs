@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…
+//! bench eras --wrapper PATH [--seconds N] [--small]
 //! bench echo          the compiled echo child
 //! bench bare PORT     the bare handler
 //! bench soak --wrapper PATH [--seconds N]
@@ -10,6 +11,7 @@
 //! ```
 
 mod client;
+mod eras;
 mod floors;
 mod load;
 mod report;
@@ -29,11 +31,25 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// The compiled echo child.
-    Echo,
+    Echo {
+        /// Speaks the stateless revision, and no other.
+        #[arg(long)]
+        stateless: bool,
+    },
     /// The bare handler.
     Bare { port: u16 },
     /// The comparison.
     Run(Run),
+    /// Stateless requests, and translation between the eras.
+    Eras {
+        #[arg(long)]
+        wrapper: String,
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Only results of 100 bytes.
+        #[arg(long)]
+        small: bool,
+    },
     /// Sessions opened, used, abandoned and killed, for so many seconds.
     Soak {
         #[arg(long)]
@@ -71,7 +87,11 @@ struct Run {
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().command {
-        Command::Echo => floors::echo(),
+        Command::Echo { stateless } => floors::echo(stateless),
+        Command::Eras { wrapper, seconds, small } => {
+            let sizes: &[usize] = if small { &[100] } else { &[100, 1_000_000] };
+            block_on(eras::compare(&wrapper, seconds, sizes))
+        }
         Command::Bare { port } => floors::bare(port),
         Command::Run(run) => block_on(compare(&run)),
         Command::Soak { wrapper, seconds } => block_on(soak::sessions(&wrapper, seconds)),

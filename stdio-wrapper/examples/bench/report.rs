@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::client::{Connection, wait_for};
-use crate::load::{self, Outcome};
+use crate::load::{self, Outcome, Style};
 use crate::{Target, start_wrapper};
 
 /// Prints as it goes.
@@ -32,7 +32,7 @@ impl Report {
         in_flight: usize,
         direct: Option<Outcome>,
     ) {
-        let measured = load::http(&target.host, &target.path, size, in_flight, self.time);
+        let measured = load::http(&target.host, &target.path, Style::Session, size, in_flight, self.time);
         let limit = self.time * 3 + Duration::from_secs(10);
         let outcome = match tokio::time::timeout(limit, measured).await {
             Ok(Ok(outcome)) => outcome,
@@ -67,7 +67,7 @@ impl Report {
         size: usize,
         in_flight: usize,
     ) -> anyhow::Result<Outcome> {
-        let outcome = load::direct(command, size, in_flight, self.time).await?;
+        let outcome = load::direct(command, Style::Session, size, in_flight, self.time).await?;
         line(&format!("direct, {name}"), outcome, "");
         Ok(outcome)
     }
@@ -107,7 +107,7 @@ impl Report {
     }
 }
 
-fn line(name: &str, outcome: Outcome, ratios: &str) {
+pub(crate) fn line(name: &str, outcome: Outcome, ratios: &str) {
     println!(
         "  {name:34} {:>10.0} {:>11.1?} {:>11.1?}  {ratios}",
         outcome.per_second, outcome.p50, outcome.p99

@@ -159,6 +159,23 @@ async fn rules_13_16_19_and_20_removed_methods_statuses_and_messages_without_an_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_sessions_have_is_ignored_and_ids_are_never_null() {
+    let wrapper = wrapper(&[]).await;
+    let list = request(1, "tools/list", json!({}));
+    let client = with_headers(&wrapper.client(), &list)
+        .with_header("mcp-session-id", "no-such-session")
+        .with_header("last-event-id", "0-1");
+    let answer = client.post(list.to_string()).await;
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("mcp-session-id"));
+    let client = with_headers(&wrapper.client(), &list);
+    for id in [json!(null), json!({}), json!([1]), json!(true)] {
+        let message = request(id.clone(), "tools/list", json!({}));
+        assert_eq!(refusal(&client, &message.to_string()).await.0, 400, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rule_5_both_eras_live_on_one_endpoint() {
     let wrapper = crate::wrapper::Wrapper::start(&[], &[]).await;
     let session = wrapper.session().await;

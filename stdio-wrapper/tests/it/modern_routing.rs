@@ -35,6 +35,7 @@ async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
     let client = wrapper.client();
     // The first call asks what the server is.
     let _ = text(&client, "pid", json!({})).await;
+    let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..2000 {
         let client = client.clone();
@@ -73,6 +74,12 @@ async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
     }
     assert_eq!(done, 2000);
     assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1);
+    let (requests, dropped) = (
+        wrapper.metric("stdio_wrapper_requests_total").await,
+        wrapper.metric("stdio_wrapper_child_messages_dropped_total").await,
+    );
+    assert_eq!(dropped, 0, "every message of the child was somebody's");
+    println!("2000 clients, one child, {requests} requests, {:.1?}: every message its own", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
