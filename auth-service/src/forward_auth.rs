@@ -10,6 +10,7 @@ pub mod envoy;
 pub mod envoy_grpc;
 mod forwarded;
 mod headers;
+mod names;
 pub mod nginx;
 mod possession;
 #[cfg(test)]
@@ -44,7 +45,7 @@ pub async fn check(request: HttpRequest, state: Data<AppState>) -> HttpResponse 
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let headers = request.headers();
     let peer = request.peer_addr().map(|peer| peer.ip());
-    let trusted = trust(peer, headers.get_all(EDGE_SECRET).map(HeaderValue::as_bytes), &state);
+    let trusted = trust(peer, headers.get_all(&names::X_EDGE_SECRET).map(HeaderValue::as_bytes), &state);
     let Some(proxy) = Proxy::at(target) else {
         return counted(Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy))).into_response();
     };

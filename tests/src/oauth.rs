@@ -18,6 +18,21 @@ pub const REDIRECT_URI: &str = "http://127.0.0.1:9/callback";
 /// 43 characters at least (RFC 7636 §4.1). The same in every test, which is no secret to anyone.
 const VERIFIER: &str = "a-code-verifier-that-every-test-uses-0123456789-abc";
 
+fn redemption<'a>(
+    client: &'a Registration,
+    code: &'a str,
+    resource: &'a str,
+) -> [(&'static str, &'a str); 6] {
+    [
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", REDIRECT_URI),
+        ("client_id", &client.client_id),
+        ("code_verifier", VERIFIER),
+        ("resource", resource),
+    ]
+}
+
 /// A registered client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
@@ -95,15 +110,19 @@ impl Gate {
 
     /// Code for tokens.
     pub async fn redeem(&self, client: &Registration, code: &str, resource: &str) -> Result<Tokens> {
-        let form = [
-            ("grant_type", "authorization_code"),
-            ("code", code),
-            ("redirect_uri", REDIRECT_URI),
-            ("client_id", &client.client_id),
-            ("code_verifier", VERIFIER),
-            ("resource", resource),
-        ];
-        Tokens::read(&self.token_endpoint(&form).await?)
+        Tokens::read(&self.token_endpoint(&redemption(client, code, resource)).await?)
+    }
+
+    /// The same with a proof of possession (RFC 9449 §5); the token endpoint's answer, whatever it is.
+    pub async fn redeem_proving(
+        &self,
+        client: &Registration,
+        code: &str,
+        resource: &str,
+        proof: &str,
+    ) -> Result<Answer> {
+        let request = self.http.post(self.endpoint("token")).header("dpop", proof);
+        Answer::read(request.form(&redemption(client, code, resource)).send().await?).await
     }
 
     /// Refresh token for new tokens.

@@ -56,6 +56,9 @@ fn is_plain(byte: u8) -> bool {
 /// needs no escape: `/%6dcp` is `/mcp` to whoever decodes (RFC 3986 §6.2.2.2), and would be under no rule of `/mcp`.
 /// Escapes of UTF-8 sequences are allowed when they decode to valid UTF-8.
 fn escapes_are_plain(path: &str) -> bool {
+    if !path.contains('%') {
+        return true;
+    }
     let mut decoded = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {

@@ -24,12 +24,13 @@ use crate::state::AppState;
 
 use super::answer::Answer;
 use super::headers;
+use super::names;
 use super::request::CheckError;
 
 /// Methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
 /// What a page has to read: where to log in, its session, and when to come again.
-const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, Retry-After";
+const EXPOSED: &str = "WWW-Authenticate, DPoP-Nonce, Mcp-Session-Id, Retry-After";
 /// Request headers of MCP clients.
 const HEADERS: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, dpop";
 /// Request headers that a server names itself begin like this (MCP 2026-07-28, "x-mcp-header").
@@ -102,7 +103,7 @@ fn asked_at_public_listener(
     client: &HeaderMap,
     state: &AppState,
 ) -> Result<Option<Asked>, CheckError> {
-    let authority = headers::single(client, "host")?.ok_or(CheckError::BadHost)?;
+    let authority = headers::single(client, &names::HOST)?.ok_or(CheckError::BadHost)?;
     let host = headers::host(authority)?;
     let Some(own) = state.config.site.protected_hosts.origin(&host) else {
         return Ok(None);

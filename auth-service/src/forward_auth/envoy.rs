@@ -1,11 +1,12 @@
 //! Envoy's `ext_authz` over HTTP: the original path and query behind a prefix, the original method and Host.
 
 use actix_web::http::Method;
-use actix_web::http::header::{HOST, HeaderMap};
+use actix_web::http::header::HeaderMap;
 
 use crate::domain::path::UnambiguousPath;
 
 use super::headers::{host, method, scheme, single};
+use super::names;
 use super::request::{AccessRequest, CheckError, Target};
 
 /// Envoy's `path_prefix`.
@@ -17,8 +18,8 @@ pub fn parse(
     original_target: &str,
     headers: &HeaderMap,
 ) -> Result<AccessRequest, CheckError> {
-    let proto = single(headers, "x-forwarded-proto")?;
-    let authority = single(headers, HOST.as_str()).ok().flatten().ok_or(CheckError::BadHost)?;
+    let proto = single(headers, &names::X_FORWARDED_PROTO)?;
+    let authority = single(headers, &names::HOST).ok().flatten().ok_or(CheckError::BadHost)?;
     let target = Target {
         scheme: proto.map(|text| scheme(text, "X-Forwarded-Proto")).transpose()?,
         host: host(authority)?,

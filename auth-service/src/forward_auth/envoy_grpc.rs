@@ -21,6 +21,7 @@ use crate::domain::path::UnambiguousPath;
 
 use super::answer::{Answer, IDENTITY};
 use super::headers::{host, method, scheme, single};
+use super::names;
 use super::request::{AccessRequest, CheckError, Target};
 
 /// What the service behind must never see: credentials are for us.
@@ -37,7 +38,7 @@ pub fn parse(check: &CheckRequest) -> Result<AccessRequest, CheckError> {
     let http = http(check)?;
     let headers = headers(http)?;
     // What a proxy in front of Envoy says, which Envoy lets through from trusted ones only; its own view otherwise.
-    let proto = single(&headers, "x-forwarded-proto")?.unwrap_or(&http.scheme);
+    let proto = single(&headers, &names::X_FORWARDED_PROTO)?.unwrap_or(&http.scheme);
     let target = Target {
         scheme: Some(scheme(proto, "X-Forwarded-Proto")?),
         host: host(&http.host)?,

@@ -1,7 +1,7 @@
 //! Reading headers so that nobody else can read them otherwise. Pure.
 
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, CONNECTION, HeaderMap, ORIGIN};
+use actix_web::http::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -9,23 +9,27 @@ use crate::domain::host::{HostName, split_authority};
 use crate::domain::origin::Origin;
 use crate::domain::resource::Scheme;
 
+use super::names;
 use super::request::{Bearer, CheckError};
 
 /// The one value of a header, or none; two are an attempt to be read differently by two parsers.
-pub(super) fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, CheckError> {
+pub(super) fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &'static HeaderName,
+) -> Result<Option<&'a str>, CheckError> {
     let mut values = headers.get_all(name);
     let Some(first) = values.next() else {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(CheckError::BadHeader(name));
+        return Err(CheckError::BadHeader(name.as_str()));
     }
-    first.to_str().map(Some).map_err(|_| CheckError::BadHeader(name))
+    first.to_str().map(Some).map_err(|_| CheckError::BadHeader(name.as_str()))
 }
 
 /// The one value of a header that the proxy has to send.
-pub(super) fn required<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, CheckError> {
-    single(headers, name)?.ok_or(CheckError::Missing(name))
+pub(super) fn required<'a>(headers: &'a HeaderMap, name: &'static HeaderName) -> Result<&'a str, CheckError> {
+    single(headers, name)?.ok_or(CheckError::Missing(name.as_str()))
 }
 
 /// Reads a host as the edge passes it on.
@@ -65,8 +69,8 @@ pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
     }
     let token = first.to_str().ok().and_then(|text| text.split_once(' ')).and_then(|(scheme, token)| {
         // b64token of RFC 6750 §2.1, which every token of ours is.
-        let plain =
-            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
+        let of_token = |b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-'..=b'/' | b'_' | b'~' | b'+' | b'=');
+        let plain = !token.is_empty() && token.bytes().all(of_token);
         let kind = match scheme {
             bearer if bearer.eq_ignore_ascii_case("bearer") => Bearer::Token,
             dpop if dpop.eq_ignore_ascii_case("dpop") => Bearer::Bound,
@@ -79,20 +83,20 @@ pub(super) fn bearer(headers: &HeaderMap) -> Bearer {
 
 /// Reads `Origin`.
 pub(super) fn origin(headers: &HeaderMap) -> Result<Option<Origin>, CheckError> {
-    let text = single(headers, ORIGIN.as_str()).map_err(|_| CheckError::BadHeader("Origin"))?;
+    let text = single(headers, &names::ORIGIN).map_err(|_| CheckError::BadHeader("Origin"))?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
 /// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
 pub(super) fn preflight(headers: &HeaderMap) -> Result<Option<String>, CheckError> {
-    let method = single(headers, "access-control-request-method")?;
-    let wanted = single(headers, "access-control-request-headers")?;
+    let method = single(headers, &names::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let wanted = single(headers, &names::ACCESS_CONTROL_REQUEST_HEADERS)?;
     Ok(method.map(|_| wanted.unwrap_or_default().to_owned()))
 }
 
 /// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
 pub(super) fn mcp_name(headers: &HeaderMap) -> Result<Option<String>, CheckError> {
-    single(headers, "mcp-name")?.map(decode_sentinel).transpose()
+    single(headers, &names::MCP_NAME)?.map(decode_sentinel).transpose()
 }
 
 fn decode_sentinel(text: &str) -> Result<String, CheckError> {
@@ -134,7 +138,7 @@ pub(super) fn refuse_reserved_aliases(headers: &HeaderMap) -> Result<(), CheckEr
         return Err(CheckError::ReservedHeader);
     }
     // Also from a client that wants the path to be read otherwise than it is.
-    if headers.contains_key("x-forwarded-prefix") { Err(CheckError::Rewritten) } else { Ok(()) }
+    if headers.contains_key(&names::X_FORWARDED_PREFIX) { Err(CheckError::Rewritten) } else { Ok(()) }
 }
 
 fn is_reserved(name: &str) -> bool {

@@ -8,6 +8,7 @@ use actix_web::http::header::HeaderMap;
 use crate::domain::path::UnambiguousPath;
 
 use super::headers::{host, method, required, scheme};
+use super::names;
 use super::request::{AccessRequest, CheckError, Target};
 
 /// The path that the authorization subrequest is passed to.
@@ -17,7 +18,7 @@ pub const PATH: &str = "/verify/nginx";
 /// request target as the client sent it.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
     let malformed = CheckError::BadHeader("X-Original-URL");
-    let Some((proto, rest)) = required(headers, "x-original-url")?.split_once("://") else {
+    let Some((proto, rest)) = required(headers, &names::X_ORIGINAL_URL)?.split_once("://") else {
         return Err(malformed);
     };
     let path_at = rest.find('/').unwrap_or(rest.len());
@@ -28,7 +29,7 @@ pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
         scheme: Some(scheme(proto, "X-Original-URL")?),
         host: host(authority)?,
         path: UnambiguousPath::of_target(original_target).map_err(|_| CheckError::AmbiguousPath)?,
-        method: method(required(headers, "x-original-method")?)?,
+        method: method(required(headers, &names::X_ORIGINAL_METHOD)?)?,
     };
     AccessRequest::read(target, headers)
 }

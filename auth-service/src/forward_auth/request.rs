@@ -10,6 +10,7 @@ use crate::domain::resource::Scheme;
 use crate::store::StoreError;
 
 use super::headers;
+use super::names;
 
 /// A request that waits at the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +60,11 @@ impl AccessRequest {
             method,
             origin: headers::origin(client)?,
             bearer: headers::bearer(client),
-            dpop: headers::single(client, "dpop")?.map(str::to_owned),
+            dpop: headers::single(client, &names::DPOP)?.map(str::to_owned),
             preflight: headers::preflight(client)?,
-            mcp_method: headers::single(client, "mcp-method")?.map(str::to_owned),
+            mcp_method: headers::single(client, &names::MCP_METHOD)?.map(str::to_owned),
             mcp_name: headers::mcp_name(client)?,
-            mcp_protocol_version: headers::single(client, "mcp-protocol-version")?.map(str::to_owned),
+            mcp_protocol_version: headers::single(client, &names::MCP_PROTOCOL_VERSION)?.map(str::to_owned),
         })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tests::Edge;
 
 use crate::world::{self, BROKEN, Broken};
-use crate::{availability, forged, paths, suite};
+use crate::{availability, forged, paths, possession, suite};
 
 /// Runs a test of the suite over a changed configuration: the stack must start, and the test must fail.
 async fn notices<F: Future<Output = ()> + Send + 'static>(
@@ -83,6 +83,9 @@ breaking! {
     nginx_that_believes_the_client_about_the_method: Nginx,
         [("X-Original-Method $request_method;", "X-Original-Method $http_x_original_method;")],
         suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
+    nginx_that_keeps_the_nonce_to_itself: Nginx,
+        [("add_header DPoP-Nonce $denial_nonce always;", "")],
+        possession::a_bound_token_works_with_a_proof_and_the_nonce_that_the_check_asks_for;
     nginx_that_sends_preflights_to_the_check: Nginx,
         [("if ($request_method = OPTIONS)", "if ($request_method = NEVER)")],
         suite::a_browser_gets_its_preflight_answered_and_may_read_a_challenge;

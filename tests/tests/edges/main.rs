@@ -41,6 +41,7 @@ mod forged;
 mod framing;
 mod identities;
 mod paths;
+mod possession;
 mod suite;
 mod timeouts;
 mod world;
