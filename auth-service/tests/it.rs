@@ -19,6 +19,7 @@ mod it {
     mod documents;
     mod dpop;
     mod errors;
+    mod faulty_edge;
     mod fixtures;
     mod grpc;
     mod keys;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -23,6 +24,9 @@ pub(crate) struct Doctor {
     /// PEM file of certificates to trust beside the system's.
     #[arg(long, value_name = "FILE", env = "EXTRA_CA_FILE")]
     ca_file: Option<PathBuf>,
+    /// Seconds that an answer may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs())]
+    patience: u64,
     /// Look from outside only, although the service's settings are in the environment.
     #[arg(long)]
     outside_only: bool,
@@ -77,7 +81,13 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
     } else {
         None
     };
-    Ok(Examination { url: asked.url, extra_roots, settings, now: SystemClock.now(), patience: PATIENCE })
+    Ok(Examination {
+        url: asked.url,
+        extra_roots,
+        settings,
+        now: SystemClock.now(),
+        patience: Duration::from_secs(asked.patience.max(1)),
+    })
 }
 
 fn line(finding: &Finding) -> String {

@@ -1,219 +1,31 @@
 //! `auth-service doctor` in front of a healthy stack, and of stacks that are broken on purpose.
 
-use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::web::{self, Data, Payload};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use auth_service::doctor::{Examination, Finding, Outcome, examine};
 use auth_service::domain::clock::{Clock, SystemClock};
-
 use futures_util::stream::{self, StreamExt};
+use serde_json::Value;
 
-use super::app::{EDGE_SECRET, TestApp};
+use super::document_host::tls_of_localhost;
+use super::faulty_edge::{Fault, Patient, patient};
 
 /// Longer than any machine is busy: an answer that comes late is an answer, and every answer here comes.
 const PATIENT: Duration = Duration::from_secs(120);
 
-/// What is wrong with the edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    /// The service's route does not go through the check.
-    Unchecked,
-    /// GET does not.
-    UncheckedGet,
-    /// A request with `X-Auth-Subject` counts as checked.
-    BelievesIdentity,
-    /// The check hears the client's `X-Forwarded-Host`.
-    BelievesHost,
-    /// Routing resolves dot segments, the check is for the plain path only.
-    ResolvesDots,
-    /// The challenge is dropped.
-    NoChallenge,
-    /// The resource metadata is not routed.
-    NoMetadata,
-    /// Something else answers at that path.
-    WrongMetadata,
-    /// The authorization server metadata is another's.
-    WrongIssuer,
-    /// OPTIONS goes through the check.
-    PreflightChecked,
-    /// CORS headers are dropped.
-    NoCors,
-    /// Cookies of any origin.
-    CorsCredentials,
-    /// Registration is not routed.
-    NoRegistration,
-    /// The deletion of clients is not routed.
-    NoDeletion,
-    /// auth-service is gone.
-    NoAuthService,
-    /// The clock is an hour ahead.
-    Clock,
-    /// The key set is not routed.
-    NoKeys,
-}
-
-struct Edge {
-    fault: Fault,
-    public: String,
-    checks: String,
-    origin: String,
-    http: reqwest::Client,
-}
-
-/// A small edge proxy with a fault.
-async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResponse {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let path = request.uri().path();
-    let method = request.method().as_str();
-    let fault = edge.fault;
-    let resolves = fault == Fault::ResolvesDots && path.ends_with("/mcp") && path.contains("..");
-    let mut response = if resolves || (path == "/mcp" && passes(&edge, &request)) {
-        HttpResponse::Ok().json(serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
-    } else if path == "/mcp" && (method != "OPTIONS" || fault == Fault::PreflightChecked) {
-        check(&edge, &request, &target).await
-    } else if is_missing(fault, method, path) {
-        HttpResponse::NotFound().finish()
-    } else {
-        forward(&edge, &request, body, &target).await
-    };
-    let wrong = match (fault, path) {
-        (Fault::WrongMetadata, "/.well-known/oauth-protected-resource/mcp") => Some(
-            serde_json::json!({ "resource": "https://other.example/mcp", "authorization_servers": [edge.origin] }),
-        ),
-        (Fault::WrongIssuer, "/.well-known/oauth-authorization-server") => {
-            Some(serde_json::json!({ "issuer": "https://other.example" }))
-        }
-        _ => None,
-    };
-    if let Some(wrong) = wrong {
-        response = HttpResponse::Ok().json(wrong);
-    }
-    spoil(fault, &mut response);
-    response
-}
-
-fn passes(edge: &Edge, request: &HttpRequest) -> bool {
-    match edge.fault {
-        Fault::Unchecked => true,
-        Fault::UncheckedGet => request.method() == "GET",
-        Fault::BelievesIdentity => request.headers().contains_key("x-auth-subject"),
-        _ => false,
-    }
-}
-
-fn is_missing(fault: Fault, method: &str, path: &str) -> bool {
-    match fault {
-        Fault::NoMetadata => path.starts_with("/.well-known/oauth-protected-resource"),
-        Fault::NoRegistration => path == "/register",
-        Fault::NoDeletion => method == "DELETE",
-        Fault::NoKeys => path == "/jwks",
-        _ => false,
-    }
-}
-
-fn spoil(fault: Fault, response: &mut HttpResponse) {
-    let header = HeaderName::from_static;
-    let headers = response.headers_mut();
-    match fault {
-        Fault::NoChallenge => drop(headers.remove("www-authenticate")),
-        Fault::NoCors => {
-            drop(headers.remove("access-control-allow-origin"));
-            drop(headers.remove("access-control-allow-headers"));
-        }
-        Fault::CorsCredentials => {
-            headers.insert(header("access-control-allow-credentials"), HeaderValue::from_static("true"));
-        }
-        Fault::Clock => {
-            headers.insert(header("date"), HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
-        }
-        _ => {}
-    }
-}
-
-async fn check(edge: &Edge, request: &HttpRequest, target: &str) -> HttpResponse {
-    if edge.fault == Fault::NoAuthService {
-        return HttpResponse::InternalServerError().finish();
-    }
-    let mut ask = edge.http.get(format!("{}/verify/traefik", edge.checks));
-    let forwarded = request.headers().get("x-forwarded-host").filter(|_| edge.fault == Fault::BelievesHost);
-    let host = forwarded.or_else(|| request.headers().get("host")).unwrap().as_bytes();
-    ask = ask
-        .header("x-edge-secret", EDGE_SECRET)
-        .header("x-forwarded-method", request.method().as_str())
-        .header("x-forwarded-proto", "http")
-        .header("x-forwarded-host", host)
-        .header("x-forwarded-uri", target);
-    for name in ["authorization", "origin", "accept"] {
-        for value in request.headers().get_all(name) {
-            ask = ask.header(name, value.as_bytes());
-        }
-    }
-    copied(ask).await
-}
-
-async fn forward(edge: &Edge, request: &HttpRequest, body: Payload, target: &str) -> HttpResponse {
-    // Read here only: that of a WebSocket has no end.
-    let Ok(body) = body.to_bytes().await else { return HttpResponse::BadRequest().finish() };
-    let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes()).unwrap();
-    let mut ask = edge.http.request(method, format!("{}{target}", edge.public)).body(body);
-    for (name, value) in request.headers() {
-        if !["connection", "content-length", "transfer-encoding", "upgrade"].contains(&name.as_str()) {
-            ask = ask.header(name.as_str(), value.as_bytes());
-        }
-    }
-    copied(ask).await
-}
-
-async fn copied(ask: reqwest::RequestBuilder) -> HttpResponse {
-    let Ok(answer) = ask.send().await else { return HttpResponse::BadGateway().finish() };
-    let status = StatusCode::from_u16(answer.status().as_u16()).unwrap();
-    let mut response = HttpResponse::build(status);
-    for (name, value) in answer.headers() {
-        if name != "content-length" && name != "transfer-encoding" {
-            response.append_header((name.as_str(), value.as_bytes()));
-        }
-    }
-    response.body(answer.bytes().await.unwrap())
-}
-
 /// What the doctor says of a stack with this fault and these settings.
 async fn findings(fault: Fault, settings: &[(&str, &str)]) -> Vec<Finding> {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let authority = socket.local_addr().unwrap().to_string();
-    let origin = format!("http://{authority}");
-    let defaults = [("ISSUER", origin.as_str()), ("PROTECTED_HOSTS", authority.as_str())];
-    let kept = defaults.iter().filter(|(name, _)| !settings.iter().any(|(other, _)| other == name));
-    let owned: Vec<_> =
-        kept.chain(settings).map(|(name, value)| (*name, value.replace("{authority}", &authority))).collect();
-    let settings: Vec<_> = owned.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let app = TestApp::start_with(&settings).await;
-    let http =
-        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
-    let shared = Arc::new(Edge {
-        fault,
-        public: app.public.clone(),
-        checks: app.edge.clone(),
-        origin: origin.clone(),
-        http,
-    });
-    let server = HttpServer::new(move || {
-        App::new().app_data(Data::from(Arc::clone(&shared))).default_service(web::to(edge))
-    });
-    let server = server.workers(1).disable_signals().listen(socket).unwrap().run();
-    let handle = server.handle();
-    actix_web::rt::spawn(server);
+    examined(&patient(fault, settings, None).await, None).await
+}
+
+async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Finding> {
+    let Patient { app, origin, server } = patient;
     let mut config = app.state.config.clone();
     config.listeners.ops = app.ops.strip_prefix("http://").unwrap().parse().unwrap();
     config.listeners.edge = app.edge.strip_prefix("http://").unwrap().parse().unwrap();
     let examination = Examination {
         url: format!("{origin}/mcp").parse().unwrap(),
-        extra_roots: None,
+        extra_roots,
         settings: Some(config),
         now: SystemClock.now(),
         patience: PATIENT,
@@ -221,7 +33,7 @@ async fn findings(fault: Fault, settings: &[(&str, &str)]) -> Vec<Finding> {
     let mut told = 0;
     let findings = examine(&examination, &mut |_| told += 1).await.unwrap();
     assert_eq!(told, findings.len(), "progress is told");
-    handle.stop(false).await;
+    server.stop(false).await;
     findings
 }
 
@@ -311,5 +123,67 @@ async fn a_name_without_address_and_a_port_without_listener_are_told_apart() {
             Examination { url, extra_roots: None, settings: None, now: SystemClock.now(), patience: PATIENT };
         let findings = examine(&examination, &mut |_| {}).await.unwrap();
         assert_eq!(complaints(&findings), [(check, Outcome::Problem)]);
+    }
+}
+
+#[actix_web::test]
+async fn over_https_the_certificate_is_looked_at_and_every_request_is_made() {
+    let (ca, acceptor) = tls_of_localhost();
+    let healthy = patient(Fault::None, &[], Some(acceptor.clone())).await;
+    let findings = examined(&healthy, Some(std::fs::read(ca.path()).unwrap())).await;
+    assert_eq!(complaints(&findings), [], "{findings:#?}");
+    for check in ["tls", "bypass", "registration"] {
+        assert!(findings.iter().any(|finding| finding.check == check), "{check} was not looked at");
+    }
+    let open = patient(Fault::BelievesIdentity, &[], Some(acceptor.clone())).await;
+    let findings = examined(&open, Some(std::fs::read(ca.path()).unwrap())).await;
+    assert!(complaints(&findings).contains(&("bypass", Outcome::Problem)), "{findings:#?}");
+    // Nobody else trusts that CA.
+    let findings = examined(&patient(Fault::None, &[], Some(acceptor)).await, None).await;
+    assert_eq!(complaints(&findings), [("tls", Outcome::Problem)], "{findings:#?}");
+}
+
+/// Runs the command; its exit code, and what it says on standard output and standard error.
+async fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_auth-service"));
+    command.arg("doctor").args(arguments).args(["--patience", "120"]).env_clear();
+    let output = command.output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[actix_web::test]
+async fn the_command_says_it_to_people_and_to_programs() {
+    let (ca, acceptor) = tls_of_localhost();
+    let ca = ca.path().to_str().unwrap();
+    let sick = patient(Fault::NoKeys, &[], Some(acceptor.clone())).await;
+    let healthy = patient(Fault::None, &[], Some(acceptor)).await;
+    let (sick, healthy) = (format!("{}/mcp", sick.origin), format!("{}/mcp", healthy.origin));
+
+    let (code, said, _) = doctor(&[&healthy, "--ca-file", ca, "--json"]).await;
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(document["url"], healthy);
+    assert_eq!((&document["problems"], &document["warnings"]), (&0.into(), &0.into()), "{said}");
+    let findings = document["findings"].as_array().unwrap();
+    assert!(findings.len() > 10 && findings.iter().all(|finding| finding["outcome"] == "fine"), "{said}");
+
+    let (code, said, _) = doctor(&[&sick, "--ca-file", ca, "--json"]).await;
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &document["problems"]), (Some(1), &1.into()), "{said}");
+    let findings = document["findings"].as_array().unwrap();
+    let problem = findings.iter().find(|finding| finding["outcome"] == "problem").unwrap();
+    assert_eq!(problem["check"], "keys");
+    assert!(["what", "meaning", "fix"].iter().all(|name| problem[*name].is_string()), "{problem}");
+
+    let (code, said, _) = doctor(&[&sick, "--ca-file", ca]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("\nPROBLEM  keys: ") && said.contains("\n           mend: "), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("1 problems, 0 warnings, "), "{said}");
+
+    for arguments in [&["ftp://mcp.example/mcp", "--json"][..], &[&healthy, "--ca-file", "/nowhere"]] {
+        let (code, said, why) = doctor(arguments).await;
+        assert_eq!((code, said.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(why.starts_with("auth-service: "), "{why}");
     }
 }
