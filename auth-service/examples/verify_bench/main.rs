@@ -11,6 +11,9 @@
     reason = "a benchmark"
 )]
 
+#[path = "../../tests/support/chaos.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod chaos;
 mod load;
 #[path = "../../tests/support/redis_server.rs"]
 mod redis_server;

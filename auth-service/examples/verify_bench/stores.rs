@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 use auth_service::keys::seal::StoreKey;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Rotation, Store};
+use auth_service::store::{Redemption, Rotation, Store};
 use futures_util::future::try_join_all;
 
+use super::chaos::{Chaos, Weather};
 use super::redis_server::RedisServer;
 use super::things::{GRACE, NOW, account, client, code, grant, granted, hash, register, successor, usage};
 
 const CALLS: u32 = 2000;
+/// How long a message takes to Redis, and back as long again.
+const FAR: Duration = Duration::from_millis(10);
 
 pub(crate) async fn compare() -> anyhow::Result<()> {
     let key = StoreKey::new([7; 32]);
@@ -30,37 +33,52 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
     );
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return Ok(()) };
     let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &key).await?;
-    println!("Redis, one caller after the other ({CALLS} each)");
-    let (client, _, held) = granted(&store, "held", "refresh").await;
-    let floor = per_call(CALLS, async |_| store.ping().await.unwrap()).await;
-    let miss = per_call(CALLS, async |_| {
+    println!("Redis on this machine, one caller after the other ({CALLS} each)");
+    round_trips(&store, "here", CALLS).await?;
+    // Where the way is what takes time, the ratio is the number of round trips.
+    let way = Chaos::before(server.port).await;
+    let store = RedisStore::connect(&RedisAddress::parse(&way.url())?, &key).await?;
+    way.turn(Weather::Delay(FAR));
+    println!("Redis {FAR:?} away, one caller after the other ({} each)", CALLS / 50);
+    round_trips(&store, "there", CALLS / 50).await
+}
+
+/// What is asked of Redis, in times of one question.
+async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Result<()> {
+    let (client, _, held) = granted(store, &format!("held-{place}"), &format!("refresh {place}")).await;
+    let floor = per_call(calls, async |_| store.ping().await.unwrap()).await;
+    let miss = per_call(calls, async |_| {
         let found = store.held_grant(&held.id, &held.client_id, &held.subject, NOW).await.unwrap();
         assert!(found.is_some());
     })
     .await;
     println!("  one GET {floor:?}, the facts of a token {miss:?}: {:.2} round trips", ratio(miss, floor));
-    let used = usage(&client, NOW);
-    let rotate = per_call(CALLS / 4, async |n| {
-        let (last, next) = (name("refresh", n), successor(&name("refresh", n + 1), NOW));
+    let (used, first) = (usage(&client, NOW), format!("refresh {place}"));
+    let rotate = per_call(calls / 4, async |n| {
+        let (last, next) = (name(&first, n), successor(&name(&first, n + 1), NOW));
         let rotated = store.rotate_refresh(&hash(&last), &next, &used, GRACE).await.unwrap();
         assert!(matches!(rotated, Rotation::Rotated(_)));
     })
     .await;
     println!("  a refresh (store's part) {rotate:?}: {:.2} round trips", ratio(rotate, floor));
-    let person = account("redeemer");
+    let person = account(&format!("redeemer-{place}"));
     assert!(store.add_account(&person).await?);
-    let redeeming = register(&store, &super::things::client("redeeming")).await;
+    let redeeming = register(store, &super::things::client(&format!("redeeming-{place}"))).await;
     let used = usage(&redeeming, NOW);
     let mut codes = Vec::new();
-    for n in 0..CALLS / 4 {
+    for n in 0..calls / 4 {
         let made = code(&redeeming, &person.subject, NOW);
-        let secret = hash(&format!("code {n}"));
+        let secret = hash(&format!("code {place} {n}"));
         assert!(store.add_code(made.grant_id.as_str(), &secret, &made, &used).await?);
         codes.push((secret, made));
     }
-    let redeem = per_call(CALLS / 4, async |n| {
+    let redeem = per_call(calls / 4, async |n| {
         let (secret, made) = &codes[n as usize];
-        store.redeem_code(secret, &grant(made, &format!("of code {n}"), NOW), &used).await.unwrap();
+        let redeemed = store
+            .redeem_code(secret, &grant(made, &format!("of code {place} {n}"), NOW), &used)
+            .await
+            .unwrap();
+        assert!(matches!(redeemed, Redemption::Redeemed));
     })
     .await;
     println!("  a redemption (store's part) {redeem:?}: {:.2} round trips", ratio(redeem, floor));

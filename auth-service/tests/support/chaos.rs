@@ -98,7 +98,13 @@ async fn carry(
             let weather = *seen.borrow_and_update();
             match weather {
                 Weather::Cut => return,
-                Weather::Delay(time) => tokio::time::sleep(time).await,
+                Weather::Delay(time) => {
+                    tokio::time::sleep(time).await;
+                    // A long way carries many messages at once: what came meanwhile is not delayed once more.
+                    while let Ok(more @ 1..) = from.try_read(&mut buffer) {
+                        bytes.extend_from_slice(&buffer[..more]);
+                    }
+                }
                 Weather::HalfOpen => lost = true,
                 Weather::Garbage if answers_of.is_some() => bytes.iter_mut().for_each(|byte| *byte = b'?'),
                 Weather::Hold(number) if answers_of == Some(number) => {

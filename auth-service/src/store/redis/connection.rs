@@ -11,7 +11,7 @@ use fred::error::{Error, ErrorKind};
 use fred::prelude::{
     Client, ClientLike, ConnectionConfig, FromValue, Options, PerformanceConfig, ReconnectPolicy,
 };
-use fred::types::config::UnresponsiveConfig;
+use fred::types::config::{TcpConfig, UnresponsiveConfig};
 use fred::types::scan::{ScanResult, Scanner};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use fred::util::redis_keyslot;
@@ -90,6 +90,9 @@ impl Connection {
             // fred follows ASK by reading the next answer on the connection as that to its own ASKING, whosever it is,
             // and from then on all answers go to the wrong callers. So it follows nothing, and we ask again.
             max_redirections: 0,
+            // Commands that are given together go together. Otherwise the second waits until the first was acknowledged
+            // (RFC 896), and that costs a round trip.
+            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
             ..ConnectionConfig::default()
         };
         let mut policy = ReconnectPolicy::new_exponential(0, 50, 1000, 2);
