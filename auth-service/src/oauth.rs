@@ -6,6 +6,8 @@ pub mod device;
 pub mod device_authorization;
 pub mod errors;
 pub mod fallback;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod introspect;
 pub mod login;
 pub mod metadata;

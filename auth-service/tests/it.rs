@@ -23,6 +23,7 @@ mod it {
     mod fixtures;
     mod grpc;
     mod keys;
+    mod life_cycle;
     mod login;
     mod machines;
     mod manage;

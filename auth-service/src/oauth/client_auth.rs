@@ -151,7 +151,7 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
 }
 
 /// Reads HTTP Basic with both parts form-encoded (RFC 6749 §2.3.1).
-fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
+pub(super) fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
     let (scheme, encoded) = header.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 8192 {
         return None;

@@ -96,7 +96,7 @@ impl TestApp {
         Self::start_from(false, random, &[]).await
     }
 
-    async fn start_on(on_redis: bool, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_on(on_redis: bool, settings: &[(&str, &str)]) -> Self {
         Self::start_from(on_redis, Arc::new(SystemRandomSource), settings).await
     }
 

@@ -17,10 +17,10 @@ use super::app::{ISSUER, REDIRECT, RESOURCE, TestApp, VERIFIER, authorize_query,
 const TOKEN_URL: &str = "https://auth.example/token";
 
 /// A client's key.
-struct Key(Ed25519KeyPair);
+pub(crate) struct Key(Ed25519KeyPair);
 
 impl Key {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Ed25519KeyPair::generate().unwrap())
     }
 
@@ -46,11 +46,11 @@ impl Key {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.0.sign(signed.as_bytes()).as_ref()))
     }
 
-    fn for_token_endpoint(&self, app: &TestApp) -> String {
+    pub(crate) fn for_token_endpoint(&self, app: &TestApp) -> String {
         self.proof(app.state.now(), "POST", TOKEN_URL, &json!({}))
     }
 
-    fn for_call(&self, app: &TestApp, token: &str) -> String {
+    pub(crate) fn for_call(&self, app: &TestApp, token: &str) -> String {
         self.proof(app.state.now(), "POST", RESOURCE, &json!({ "ath": ath(token) }))
     }
 }

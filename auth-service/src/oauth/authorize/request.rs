@@ -107,7 +107,7 @@ impl AuthorizationRequest {
         )
     }
 
-    fn within(
+    pub(in crate::oauth) fn within(
         params: &Params,
         client: &Client,
         redirect_uri: RedirectUri,
