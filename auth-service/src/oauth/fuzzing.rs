@@ -18,10 +18,10 @@ use crate::domain::client::{
 use crate::domain::clock::{Clock, UnixTime};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::resource::{ProtectedHosts, Scheme};
-use crate::domain::scope::Scope;
 use crate::keys::algorithm::SigningAlgorithm;
 use crate::keys::set::{KeySet, RotationTerms};
 use crate::keys::signing::KeyRing;
+use crate::policy::Policy;
 
 use super::authorize::{AuthorizationRequest, redirect_uri_of};
 use super::client_assertion::{accepted_header, claimed_client};
@@ -85,11 +85,11 @@ pub fn authorize_query(bytes: &[u8]) {
     let Ok(Some(redirect_uri)) = redirect_uri_of(&params, &client) else { return };
     assert!(client.metadata.redirect_uris.iter().any(|known| known.matches(&redirect_uri)));
     let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().expect("a host")]);
-    let catalogue: Scope = "mcp".parse().expect("a scope");
-    let read = AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &catalogue, false);
+    let policy = Policy::default();
+    let read = AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &policy, false);
     let Ok(asked) = read else { return };
     assert!(!params.has_doubled());
-    assert!(!asked.scope.is_empty() && catalogue.covers(&asked.scope));
+    assert!(!asked.scope.is_empty() && policy.catalogue().covers(&asked.scope));
     assert!(!asked.resources.is_empty());
     for resource in &asked.resources {
         let url = url::Url::parse(resource.as_str()).expect("a resource is a URL");

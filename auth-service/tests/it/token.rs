@@ -201,6 +201,8 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     for (authorization, body, status) in [
         (None, vec![("client_id", id.to_owned())], 401),
         (None, vec![("client_id", id.to_owned()), ("client_secret", format!("{secret}x"))], 401),
+        (None, vec![("client_id", id.to_owned()), ("client_secret", String::new())], 401),
+        (basic(format!("{id}:")), vec![], 401),
         (basic(format!("{id}:wrong")), vec![], 401),
         (basic(id.to_owned()), vec![], 401),
         (Some("Basic !!!".to_owned()), vec![], 401),
@@ -224,6 +226,65 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
         ("refresh_token", &tokens.refresh),
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
+    // One that has none must not pretend, in whichever way.
+    let public = app.client().await;
+    let held = app.tokens(&public).await.refresh;
+    let form = [("grant_type", "refresh_token"), ("refresh_token", held.as_str())];
+    let pretended = [("client_id", public.as_str()), ("client_secret", secret)];
+    let in_body: Vec<_> = form.into_iter().chain(pretended).collect();
+    assert_eq!(error_code(app.token(&in_body).await).await, "invalid_client");
+    let request =
+        app.http.post(format!("{}/token", app.public)).basic_auth(&public, Some(secret)).form(&form);
+    assert_eq!(error_code(request.send().await.unwrap()).await, "invalid_client");
+    assert_eq!(app.refresh(&public, &held).await.status(), StatusCode::OK, "and loses nothing by it");
+}
+
+#[actix_web::test]
+async fn a041_a_grant_outside_the_registered_ones_is_refused() {
+    let app =
+        TestApp::start_with(&[("ADDITIONAL_GRANTS", "client_credentials, device_code, token_exchange")])
+            .await;
+    let device = "urn:ietf:params:oauth:grant-type:device_code";
+    for (registered, others) in [
+        ("authorization_code", ["refresh_token", "client_credentials", device]),
+        (device, ["authorization_code", "refresh_token", "client_credentials"]),
+    ] {
+        let metadata = json!({
+            "redirect_uris": [REDIRECT], "grant_types": [registered], "token_endpoint_auth_method": "none",
+            "response_types": if registered == device { json!([]) } else { json!(["code"]) },
+        });
+        let client: Value = app.register(&metadata).await.json().await.unwrap();
+        let id = client["client_id"].as_str().unwrap();
+        for other in others {
+            let form = [("grant_type", other), ("client_id", id), ("code", "x"), ("refresh_token", "x")];
+            assert_eq!(
+                error_code(app.token(&form).await).await,
+                "unauthorized_client",
+                "{registered} {other}"
+            );
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a034_a_refresh_carries_the_groups_of_now() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let code = browser.allow(&authorize_query(&client, &[])).await;
+    let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+    assert_eq!(claims(&tokens.access)["groups"], json!(["staff", "ops"]));
+    let name = "ana".to_owned().try_into().unwrap();
+    let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
+    assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
+    // The old token opens what it opened in the name of nobody's group any more, and the new one names none.
+    assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
+    let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+    assert!(
+        matches!(&claims(&renewed.access)["groups"], Value::Null)
+            || claims(&renewed.access)["groups"] == json!([])
+    );
+    assert_eq!(app.check_token(&renewed.access).await.headers()["x-auth-groups"], "");
 }
 
 #[actix_web::test]
