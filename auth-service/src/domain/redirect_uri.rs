@@ -30,6 +30,9 @@ pub enum InvalidRedirectUri {
         "a redirect URI must use https, http on localhost, 127.0.0.1 or [::1], or a desktop application's own scheme followed by ://"
     )]
     Scheme,
+    /// URL parsers take hosts such as `a;b`, which mean something in a Content-Security-Policy.
+    #[error("a redirect URI must have a host of letters, digits, dots and hyphens, or an address")]
+    Host,
     /// Longer than anyone needs.
     #[error("a redirect URI must not be longer than 2048 characters")]
     TooLong,
@@ -171,6 +174,9 @@ impl TryFrom<String> for RedirectUri {
         if url.scheme() != "https" && !is_loopback_http(&url) && !is_private_use(&url, &text) {
             return Err(InvalidRedirectUri::Scheme);
         }
+        if !has_plain_host(&url) {
+            return Err(InvalidRedirectUri::Host);
+        }
         // What survives here has one reading only, so that comparing bytes is comparing meanings.
         let normal = url.as_str();
         let bare_authority = url.path() == "/" && normal.strip_suffix('/') == Some(text.as_str());
@@ -180,6 +186,16 @@ impl TryFrom<String> for RedirectUri {
             return Err(InvalidRedirectUri::NotNormal(normal.to_owned()));
         }
         Ok(Self(text))
+    }
+}
+
+fn has_plain_host(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        }
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        None => false,
     }
 }
 
@@ -252,6 +268,12 @@ mod tests {
             "https://app.example:443/cb",
             "https://app.example/a//b",
             "file:///etc/passwd",
+            "https://\"/cb",
+            "https://a;script-src/cb",
+            "https://a,b.example/cb",
+            "https://a'b.example/cb",
+            "https://*.example/cb",
+            "cursor://a;b/cb",
             "http://app.example/cb",
             "",
         ] {
