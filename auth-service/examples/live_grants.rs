@@ -21,12 +21,13 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::http::header::HeaderValue;
 use anyhow::{Context, ensure};
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
 use auth_service::domain::opaque_token::TokenHash;
-use auth_service::facts::{CacheTerms, FactsCache, Sources};
+use auth_service::facts::{CacheTerms, FactsCache, IDENTITY, Sources};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::RotationTerms;
 use auth_service::keys::signing::KeyRing;
@@ -127,9 +128,12 @@ async fn main() -> anyhow::Result<()> {
             cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
         // What a check has signed about it, once.
         let resource = known.facts.resources.first().context("a resource")?.clone();
-        // As long as the token, about.
-        let signed = || Ok::<_, Infallible>(token.clone());
-        let Ok(_) = known.assertions.for_resource(&resource, 0, now, Duration::from_secs(60), signed);
+        // The assertion is as long as the token, about, and comes last.
+        let finished = || {
+            let of = |at| if at + 1 == IDENTITY { token.as_str() } else { granted.subject.as_str() };
+            Ok::<_, Infallible>(std::array::from_fn(|at| HeaderValue::from_str(of(at)).unwrap()))
+        };
+        let Ok(_) = known.identity.for_resource(&resource, 0, now, Duration::from_secs(60), finished);
     }
     ensure!(cache.len() * 10 >= facts * 9, "the cache kept {}", cache.len());
     let bytes = own_memory()?.saturating_sub(before);

@@ -16,7 +16,7 @@ use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::store::{Store, StoreError};
 
 pub use assertions::Assertions;
-pub use cache::{CacheTerms, FactsCache, Known, Sources};
+pub use cache::{CacheTerms, FactsCache, IDENTITY, Known, Sources};
 
 /// What is known of the bearer of a valid access token.
 #[derive(Debug, Clone)]

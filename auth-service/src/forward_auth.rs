@@ -47,14 +47,15 @@ pub async fn check(request: HttpRequest, state: Data<AppState>) -> HttpResponse 
     let peer = request.peer_addr().map(|peer| peer.ip());
     let trusted = trust(peer, headers.get_all(&names::X_EDGE_SECRET).map(HeaderValue::as_bytes), &state);
     let Some(proxy) = Proxy::at(target) else {
-        return counted(Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy))).into_response();
+        let refused = Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy));
+        return counted(refused, &state).into_response();
     };
     let asked = trusted.and_then(|()| proxy.parse(request.method(), headers));
     let answer = match asked {
         Ok(asked) => decision(&asked, &state).await,
         Err(error) => Answer::refuse(&error),
     };
-    proxy.words(counted(answer)).into_response()
+    proxy.words(counted(answer, &state)).into_response()
 }
 
 /// A proxy that asks over HTTP, told by the path that it asks at.
@@ -97,8 +98,12 @@ impl<'a> Proxy<'a> {
     }
 }
 
-fn counted(answer: Answer) -> Answer {
-    metrics::counter!("mcp_gate_checks_total", "outcome" => answer.outcome).increment(1);
+fn counted(answer: Answer, state: &AppState) -> Answer {
+    if answer.status == StatusCode::OK {
+        state.allowed_checks.increment(1);
+    } else {
+        metrics::counter!("mcp_gate_checks_total", "outcome" => answer.outcome).increment(1);
+    }
     answer
 }
 
@@ -116,7 +121,7 @@ fn trust<'a>(
 
 /// The one way from a request to an answer, whichever proxy asks.
 async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
-    let (resource, own_origin) = match resource(asked, state) {
+    let resource = match resource(asked, state) {
         Ok(found) => found,
         Err(error) => return Answer::refuse(&error),
     };
@@ -124,7 +129,7 @@ async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
     let Some(origin) = &asked.origin else {
         return decide_on(asked, &resource, state).await;
     };
-    if !origins.allow(origin, &own_origin) {
+    if !origins.allow(origin, resource.origin()) {
         return Answer::refuse(&CheckError::Origin);
     }
     if let (&Method::OPTIONS, Some(wanted)) = (&asked.method, &asked.preflight) {
@@ -138,14 +143,12 @@ async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
     answer
 }
 
-fn resource(asked: &AccessRequest, state: &AppState) -> Result<(ResourceUri, String), CheckError> {
+fn resource(asked: &AccessRequest, state: &AppState) -> Result<ResourceUri, CheckError> {
     let hosts = &state.config.site.protected_hosts;
     if asked.scheme.is_some_and(|scheme| scheme != hosts.scheme()) {
         return Err(CheckError::Scheme);
     }
-    let own_origin = hosts.origin(&asked.host).ok_or(CheckError::UnknownHost)?;
-    let resource = hosts.resource(&asked.host, &asked.path).ok_or(CheckError::UnknownHost)?;
-    Ok((resource, own_origin))
+    hosts.resource(&asked.host, &asked.path).ok_or(CheckError::UnknownHost)
 }
 
 async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppState) -> Answer {
@@ -190,7 +193,11 @@ fn conclude(
     let wanted = Asked { resource, http_method: asked.method.as_str(), operation };
     match (decide(presented, &policy, &wanted), known) {
         (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state),
-        (Decision::Deny(denial), _) => Answer::deny(&denial, resource, &asked.host, state),
+        (Decision::Deny(denial), _) => {
+            // Told in the scheme that was used (RFC 9449 §7.1).
+            let scheme = if matches!(asked.bearer, Bearer::Bound(_)) { Scheme::Dpop } else { Scheme::Bearer };
+            Answer::deny(&denial, scheme, resource, &asked.host, state)
+        }
         // No rule allows what has no token. Should one ever, there is no identity to hand on.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),
     }

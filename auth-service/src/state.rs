@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use metrics::Counter;
+
 use crate::clients::Clients;
 use crate::clients::documents::Documents;
 use crate::config::Config;
@@ -47,6 +49,8 @@ pub struct AppState {
     pub login_rate: LoginRate,
     /// Who tokens are.
     pub facts: FactsCache,
+    /// Counts the checks that were allowed. Looked up once: it happens on every request.
+    pub allowed_checks: Counter,
     /// The rules that are in force.
     pub policy: Arc<CurrentPolicy>,
     clock: Arc<dyn Clock>,
@@ -98,6 +102,7 @@ impl AppState {
             login_rate: LoginRate::default(),
             facts: FactsCache::new(config.storage.facts),
             policy: Arc::new(policy),
+            allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,
             store,
             clock,

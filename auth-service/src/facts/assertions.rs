@@ -1,4 +1,4 @@
-//! Assertions that were signed a moment ago for one token: the same for every request to one resource.
+//! What was made and signed a moment ago for one token, ready to be sent: the same for every request to one resource.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,19 +10,25 @@ use crate::domain::resource::ResourceUri;
 const RESOURCES: usize = 4;
 
 /// Kept with the facts that they are about, and gone with them: no other caller can ever get one (attacks 82, 91).
-#[derive(Debug, Default)]
-pub struct Assertions(Mutex<Vec<Signed>>);
+#[derive(Debug)]
+pub struct Assertions<T>(Mutex<Vec<Signed<T>>>);
 
 #[derive(Debug)]
-struct Signed {
+struct Signed<T> {
     resource: ResourceUri,
     policy: u64,
     good_until: UnixTime,
-    text: Arc<str>,
+    made: Arc<T>,
 }
 
-impl Assertions {
-    /// The assertion for `resource` under the policy of that number: the one that was signed before, while at least
+impl<T> Default for Assertions<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Assertions<T> {
+    /// What was made for `resource` under the policy of that number: what was signed before, while at least
     /// half of its `lifetime` is left, or what `sign` makes.
     pub fn for_resource<E>(
         &self,
@@ -30,24 +36,24 @@ impl Assertions {
         policy: u64,
         now: UnixTime,
         lifetime: Duration,
-        sign: impl FnOnce() -> Result<String, E>,
-    ) -> Result<Arc<str>, E> {
-        let is_for = |signed: &&Signed| signed.resource == *resource && signed.policy == policy;
+        sign: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let is_for = |signed: &&Signed<T>| signed.resource == *resource && signed.policy == policy;
         // Nothing in here panics while it holds the lock, and a list is a list.
         let mut signed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let half = lifetime / 2;
-        let fresh = |signed: &&Signed| now <= signed.good_until && signed.good_until.since(now) <= half;
+        let fresh = |signed: &&Signed<T>| now <= signed.good_until && signed.good_until.since(now) <= half;
         if let Some(found) = signed.iter().find(is_for).filter(fresh) {
-            return Ok(Arc::clone(&found.text));
+            return Ok(Arc::clone(&found.made));
         }
-        let text: Arc<str> = sign()?.into();
+        let made = Arc::new(sign()?);
         signed.retain(|signed| !is_for(&signed));
         if signed.len() == RESOURCES {
             signed.remove(0);
         }
         let good_until = now.plus(half);
-        signed.push(Signed { resource: resource.clone(), policy, good_until, text: Arc::clone(&text) });
-        Ok(text)
+        signed.push(Signed { resource: resource.clone(), policy, good_until, made: Arc::clone(&made) });
+        Ok(made)
     }
 }
 
@@ -65,7 +71,7 @@ mod tests {
         ProtectedHosts::new(Scheme::Https, hosts).parse(text).unwrap()
     }
 
-    fn signed(assertions: &Assertions, at: &str, policy: u64, now: u64) -> String {
+    fn signed(assertions: &Assertions<String>, at: &str, policy: u64, now: u64) -> String {
         let sign = || Ok::<_, Infallible>(format!("{at} {policy} {now}"));
         assertions.for_resource(&resource(at), policy, UnixTime(now), LIFETIME, sign).unwrap().to_string()
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::header::HeaderValue;
 use metrics::Counter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
 
@@ -18,6 +19,8 @@ use crate::store::{Store, StoreError};
 use super::assertions::Assertions;
 use super::{Facts, NoFacts, claims_of, of_claims};
 
+/// How many headers say who somebody is (`forward_auth::IDENTITY`).
+pub const IDENTITY: usize = 7;
 /// How long one check may wait for facts, whatever it waits for: the store, or another request that asks it.
 const BUDGET: Duration = Duration::from_secs(1);
 /// Signed tokens are remembered one by one; of what is not ours, one for every so many of them.
@@ -41,8 +44,8 @@ type Guard<'a> = PlaceholderGuard<
 pub struct Known {
     /// Who the token is.
     pub facts: Facts,
-    /// What was signed about it.
-    pub assertions: Assertions,
+    /// The headers that say who it is, in the order of `forward_auth::IDENTITY`, the signed one last.
+    pub identity: Assertions<[HeaderValue; IDENTITY]>,
     /// What the facts were made from; none if they cannot be kept.
     version: Option<Version>,
     verified: Verified,
@@ -163,7 +166,7 @@ impl FactsCache {
         let (facts, version) = ask(claims, sources).await?;
         let counter = if version.is_some() { &self.misses } else { &self.bypassed };
         counter.increment(1);
-        let known = Arc::new(Known { facts, assertions: Assertions::default(), version, verified });
+        let known = Arc::new(Known { facts, identity: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
             // It fails when somebody removed the placeholder, and then the facts are ours alone.
             let _ = guard.insert(Arc::clone(&known));

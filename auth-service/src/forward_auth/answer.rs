@@ -7,21 +7,25 @@ use serde_json::json;
 
 use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
+use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
-use crate::facts::Known;
+use crate::facts::{self, Known};
 use crate::keys::dpop::ALGORITHMS;
+use crate::keys::seal::CryptoFailure;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
 use crate::policy::{Denial, Policy};
 use crate::state::AppState;
 
-use super::possession::NotProven;
+use super::possession::{NotProven, Scheme};
 use super::request::CheckError;
 
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// Headers that say who is calling: every one of them is in every 200.
-pub const IDENTITY: [HeaderName; 7] = [
+pub const IDENTITY: [HeaderName; facts::IDENTITY] = [
     HeaderName::from_static("x-auth-subject"),
     HeaderName::from_static("x-auth-username"),
     HeaderName::from_static("x-auth-email"),
@@ -37,7 +41,7 @@ pub(super) struct Answer {
     /// 200 lets the request pass; nothing else does.
     pub(super) status: StatusCode,
     /// Printable ASCII, each name once.
-    pub(super) headers: Vec<(HeaderName, String)>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// JSON.
     pub(super) body: Option<String>,
     /// Name in metrics.
@@ -49,11 +53,12 @@ impl Answer {
     /// client's own through.
     pub(super) fn allow(known: &Known, resource: &ResourceUri, policy: &Policy, state: &AppState) -> Self {
         let facts = &known.facts;
-        let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
-        let scope = facts.scope.to_string();
-        let email = facts.email.as_deref().unwrap_or_default();
         let now = state.now();
-        let sign = || {
+        // All of them, signed or not, are made together and kept beside the facts.
+        let finish = || {
+            let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
+            let scope = facts.scope.to_string();
+            let email = facts.email.as_deref().unwrap_or_default();
             let claims = AssertionClaims {
                 iss: state.config.site.issuer.as_str(),
                 aud: resource.as_str(),
@@ -68,30 +73,37 @@ impl Answer {
                 token_exp: facts.expires_at,
                 tool_rules: &policy.unmet_rules(facts, resource),
             };
-            state.keys.sign(ASSERTION_TYPE, &claims)
+            let assertion = state.keys.sign(ASSERTION_TYPE, &claims)?;
+            let values = [
+                facts.subject.as_str(),
+                facts.username.as_str(),
+                email,
+                &groups.join(","),
+                facts.client_id.as_str(),
+                &scope,
+                &assertion,
+            ];
+            Ok::<_, CryptoFailure>(values.map(|text| value(&one_line(text))))
         };
-        let signed = known.assertions.for_resource(resource, policy.epoch(), now, ASSERTION_LIFETIME, sign);
-        let Ok(assertion) = signed else {
+        let finished = known.identity.for_resource(resource, policy.epoch(), now, ASSERTION_LIFETIME, finish);
+        let Ok(identity) = finished else {
             tracing::error!("an assertion could not be signed");
             return Self::unavailable();
         };
-        let values = [
-            facts.subject.as_str(),
-            facts.username.as_str(),
-            email,
-            &groups.join(","),
-            facts.client_id.as_str(),
-            &scope,
-            &assertion,
-        ];
-        let mut headers: Vec<_> =
-            IDENTITY.into_iter().zip(values).map(|(name, value)| (name, one_line(value))).collect();
-        headers.push((CACHE_CONTROL, "no-store".to_owned()));
+        let mut headers = Vec::with_capacity(IDENTITY.len() + 1);
+        headers.extend(IDENTITY.into_iter().zip(identity.iter().cloned()));
+        headers.push((CACHE_CONTROL, NO_STORE));
         Self { status: StatusCode::OK, headers, body: None, outcome: "allowed" }
     }
 
     /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
-    pub(super) fn deny(denial: &Denial, resource: &ResourceUri, host: &HostName, state: &AppState) -> Self {
+    pub(super) fn deny(
+        denial: &Denial,
+        scheme: Scheme,
+        resource: &ResourceUri,
+        host: &HostName,
+        state: &AppState,
+    ) -> Self {
         let (status, error, scope) = match denial {
             // No challenge: it would send the person to a consent that changes nothing (RFC 6750 §3.1).
             Denial::Forbidden { reason } => {
@@ -108,18 +120,12 @@ impl Answer {
             ),
         };
         let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
-        // RFC 6750 §3.1: no error code when the request brought no credentials.
-        let problem =
-            error.map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "));
-        let challenge = format!(
-            "Bearer {}resource_metadata=\"{metadata}\", scope=\"{scope}\"",
-            problem.unwrap_or_default()
-        );
+        let challenge = challenge(scheme, error, &metadata, scope);
         let (code, reason) =
             error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
         let outcome = if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" };
         let mut answer = Self::problem(status, code, reason, outcome);
-        answer.headers.push((WWW_AUTHENTICATE, challenge));
+        answer.headers.push((WWW_AUTHENTICATE, value(&challenge)));
         answer
     }
 
@@ -138,14 +144,11 @@ impl Answer {
         let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
         let policy = state.policy.now();
         let scope = policy.required_scope(resource);
-        let challenge = format!(
-            "DPoP error=\"{code}\", error_description=\"{reason}\", algs=\"{}\", resource_metadata=\"{metadata}\", scope=\"{scope}\"",
-            ALGORITHMS.join(" ")
-        );
+        let challenge = challenge(Scheme::Dpop, Some((code, reason.as_str())), &metadata, scope);
         let mut answer = Self::problem(StatusCode::UNAUTHORIZED, code, &reason, "unproven");
-        answer.headers.push((WWW_AUTHENTICATE, challenge));
+        answer.headers.push((WWW_AUTHENTICATE, value(&challenge)));
         if let Some(nonce) = unproven.nonce() {
-            answer.headers.push((HeaderName::from_static("dpop-nonce"), nonce.to_owned()));
+            answer.headers.push((HeaderName::from_static("dpop-nonce"), value(nonce)));
         }
         answer
     }
@@ -177,7 +180,7 @@ impl Answer {
 
     fn problem(status: StatusCode, code: &str, description: &str, outcome: &'static str) -> Self {
         let headers =
-            vec![(CACHE_CONTROL, "no-store".to_owned()), (CONTENT_TYPE, "application/json".to_owned())];
+            vec![(CACHE_CONTROL, NO_STORE), (CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let body = json!({ "error": code, "error_description": description }).to_string();
         Self { status, headers, body: Some(body), outcome }
     }
@@ -186,10 +189,7 @@ impl Answer {
     pub(super) fn into_response(self) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(self.status);
         for (name, value) in self.headers {
-            // Never fails: every value is printable ASCII.
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.insert_header((name, value));
-            }
+            response.insert_header((name, value));
         }
         match self.body {
             Some(body) => response.body(body),
@@ -219,7 +219,26 @@ impl Answer {
     }
 }
 
-/// A header value that says `text` and nothing else: what is not printable ASCII is percent-encoded.
+/// The challenge: a code only where the request brought credentials (RFC 6750 §3.1), for a client that proves its key
+/// with the algorithms of proofs (RFC 9449 §7.1).
+fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope: &Scope) -> String {
+    let problem = error
+        .map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "))
+        .unwrap_or_default();
+    let rest = format!("resource_metadata=\"{metadata}\", scope=\"{scope}\"");
+    match scheme {
+        Scheme::Bearer => format!("Bearer {problem}{rest}"),
+        Scheme::Dpop => format!("DPoP {problem}algs=\"{}\", {rest}", ALGORITHMS.join(" ")),
+    }
+}
+
+/// A header value that says `text`, which is printable ASCII.
+pub(super) fn value(text: &str) -> HeaderValue {
+    // The empty one says that there is none, and never happens.
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// What says `text` and nothing else: what is not printable ASCII is percent-encoded.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -247,6 +266,26 @@ mod tests {
         assert_eq!(one_line("a b\r\nX-Auth-Groups: admin"), "a b%0D%0AX-Auth-Groups: admin");
         assert_eq!(one_line("100% é"), "100%25 %C3%A9");
         assert_eq!(one_line(""), "");
+    }
+
+    #[test]
+    fn a_challenge_is_in_the_scheme_that_was_used() {
+        let scope: Scope = "mcp".parse().unwrap();
+        let lacking = Some(("insufficient_scope", "more"));
+        assert_eq!(
+            challenge(Scheme::Bearer, lacking, "https://a/m", &scope),
+            "Bearer error=\"insufficient_scope\", error_description=\"more\", resource_metadata=\"https://a/m\", scope=\"mcp\""
+        );
+        let proving = challenge(Scheme::Dpop, lacking, "https://a/m", &scope);
+        assert!(
+            proving
+                .starts_with("DPoP error=\"insufficient_scope\", error_description=\"more\", algs=\"EdDSA ")
+        );
+        assert!(proving.ends_with("\", resource_metadata=\"https://a/m\", scope=\"mcp\""), "{proving}");
+        assert_eq!(
+            challenge(Scheme::Bearer, None, "https://a/m", &scope),
+            "Bearer resource_metadata=\"https://a/m\", scope=\"mcp\""
+        );
     }
 
     #[test]

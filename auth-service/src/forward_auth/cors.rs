@@ -12,7 +12,7 @@
 
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderName, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderName, HeaderValue, VARY,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -22,7 +22,7 @@ use crate::domain::origin::{AllowedOrigins, Origin};
 use crate::domain::path::UnambiguousPath;
 use crate::state::AppState;
 
-use super::answer::Answer;
+use super::answer::{Answer, value};
 use super::headers;
 use super::names;
 use super::request::CheckError;
@@ -39,20 +39,22 @@ const PARAMETER: &str = "mcp-param-";
 const MAX_AGE: &str = "600";
 
 /// Headers that let a page of `origin` read an answer of the check.
-pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, String)> {
-    let mut headers =
-        vec![allow_origin(origins, origin), (ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED.to_owned())];
+pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![
+        allow_origin(origins, origin),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED)),
+    ];
     if matches!(origins, AllowedOrigins::Listed(_)) {
-        headers.push((VARY, "Origin".to_owned()));
+        headers.push((VARY, HeaderValue::from_static("Origin")));
     }
     headers
 }
 
 /// Never with the credentials header: what is allowed here is worth nothing to who has no token.
-fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, String) {
+fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, HeaderValue) {
     let value = match origins {
-        AllowedOrigins::Any => "*".to_owned(),
-        AllowedOrigins::Listed(_) => origin.to_string(),
+        AllowedOrigins::Any => HeaderValue::from_static("*"),
+        AllowedOrigins::Listed(_) => value(origin.as_str()),
     };
     (ACCESS_CONTROL_ALLOW_ORIGIN, value)
 }
@@ -61,10 +63,10 @@ fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, Strin
 pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str) -> Answer {
     let headers = vec![
         allow_origin(origins, origin),
-        (ACCESS_CONTROL_ALLOW_METHODS, METHODS.to_owned()),
-        (ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(wanted)),
-        (ACCESS_CONTROL_MAX_AGE, MAX_AGE.to_owned()),
-        (VARY, "Origin, Access-Control-Request-Headers".to_owned()),
+        (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS)),
+        (ACCESS_CONTROL_ALLOW_HEADERS, value(&allowed_headers(wanted))),
+        (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE)),
+        (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers")),
     ];
     Answer { status: StatusCode::NO_CONTENT, headers, body: None, outcome: "preflight" }
 }
@@ -131,10 +133,10 @@ mod tests {
     fn a097_any_origin_without_credentials_or_a_listed_one_by_name() {
         let origin: Origin = "https://app.example".parse().unwrap();
         let any = on_answer(&AllowedOrigins::Any, &origin);
-        assert!(any.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned())));
+        assert!(any.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, value("*"))));
         let listed = on_answer(&AllowedOrigins::Listed([origin.clone()].into()), &origin);
-        assert!(listed.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, "https://app.example".to_owned())));
-        assert!(listed.contains(&(VARY, "Origin".to_owned())));
+        assert!(listed.contains(&(ACCESS_CONTROL_ALLOW_ORIGIN, value("https://app.example"))));
+        assert!(listed.contains(&(VARY, value("Origin"))));
         for headers in [any, listed] {
             assert!(headers.iter().all(|(name, _)| name != "access-control-allow-credentials"));
         }

@@ -71,7 +71,7 @@ fn headers(http: &HttpRequest) -> Result<HeaderMap, CheckError> {
 
 /// The answer as Envoy wants it. `check` says which headers the client sent.
 pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
-    let headers = answer.headers.into_iter().map(|(name, value)| overwrite(name.as_str(), value));
+    let headers = answer.headers.into_iter().map(|(name, value)| overwrite(name.as_str(), &value));
     // Codes of google.rpc.Code: OK, or PERMISSION_DENIED.
     let (code, response) = if answer.status == StatusCode::OK {
         let headers_to_remove = unwanted(check);
@@ -89,7 +89,9 @@ pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
     }
 }
 
-fn overwrite(name: &str, value: String) -> core::HeaderValueOption {
+fn overwrite(name: &str, value: &HeaderValue) -> core::HeaderValueOption {
+    // Printable ASCII, all of them.
+    let value = value.to_str().unwrap_or_default().to_owned();
     core::HeaderValueOption {
         header: Some(core::HeaderValue { key: name.to_owned(), value, ..Default::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
@@ -183,7 +185,7 @@ mod tests {
     fn a076_a_yes_takes_credentials_and_foreign_identity_away() {
         let check =
             check("POST", "mcp.example", "/mcp", &[("X-Auth-Role", "admin"), ("x-auth-subject", "x")]);
-        let headers = IDENTITY.into_iter().map(|name| (name, String::new())).collect();
+        let headers = IDENTITY.into_iter().map(|name| (name, HeaderValue::from_static(""))).collect();
         let answer = Answer { status: StatusCode::OK, headers, body: None, outcome: "" };
         let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
             panic!("not a yes")

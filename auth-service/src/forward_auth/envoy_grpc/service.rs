@@ -37,6 +37,6 @@ impl Authorization for Authorizer {
             Ok(asked) => decision(&asked, &self.state).await,
             Err(error) => Answer::refuse(&error),
         };
-        Ok(Response::new(super::respond(counted(answer), check)))
+        Ok(Response::new(super::respond(counted(answer, &self.state), check)))
     }
 }
