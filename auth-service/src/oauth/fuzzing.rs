@@ -196,7 +196,7 @@ pub fn redirect_uri(bytes: &[u8]) {
     );
     assert!(!matches!(url.scheme(), "javascript" | "data" | "file" | "blob" | "vbscript"));
     assert_eq!(url.scheme() == "http", uri.is_local() && uri.private_scheme().is_none());
-    assert!(!text.contains(['\\', '\n', '\r', '\t', ' ', '"', '<', '>']), "{text}");
+    assert!(!text.contains(['\n', '\r', '\t', ' ', '"', '<', '>']), "{text}");
     let answer = url::Url::parse(&uri.with_query(&[("code", "a&b=c#d"), ("state", "\u{202e}\"")]))
         .expect("an answer is a URL");
     assert_eq!(
