@@ -38,12 +38,13 @@ fn read_by_all(
         return Vec::new();
     };
     let Ok(asked) = Method::from_bytes(method.as_bytes()) else { return Vec::new() };
-    vec![
-        traefik::parse(&forwarded),
-        caddy::parse(&forwarded),
-        nginx::parse(&original),
-        envoy::parse(&asked, target, &plain),
-    ]
+    let mut read =
+        vec![traefik::parse(&forwarded), caddy::parse(&forwarded), envoy::parse(&asked, target, &plain)];
+    // nginx itself refuses a target without a slash; in its URL, that would be more of the host.
+    if target.starts_with('/') {
+        read.push(nginx::parse(&original));
+    }
+    read
 }
 
 fn names() -> impl Strategy<Value = String> {
