@@ -99,7 +99,11 @@ impl Gate {
 
     /// Login and consent of a person; answers the authorization code.
     pub async fn code(&self, client: &Registration, person: &Person, resource: &str) -> Result<String> {
-        let callback = authorize(self.authorization_url(client, resource), REDIRECT_URI, person).await?;
+        self.code_from(self.authorization_url(client, resource), person).await
+    }
+
+    async fn code_from(&self, url: Url, person: &Person) -> Result<String> {
+        let callback = authorize(url, REDIRECT_URI, person).await?;
         let parameter = |name: &str| {
             callback.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
         };
@@ -160,5 +164,14 @@ impl Gate {
             Ok((_, tokens)) => tokens,
             Err(error) => panic!("no tokens for {resource}: {error:#}"),
         }
+    }
+
+    /// Tokens of the account that every stack has, for a resource, with just this scope.
+    pub async fn log_in_with_scope(&self, resource: &str, scope: &str) -> Result<Tokens> {
+        let client = self.register().await?;
+        let mut url = self.authorization_url(&client, resource);
+        url.query_pairs_mut().append_pair("scope", scope);
+        let code = self.code_from(url, &Person::new(ACCOUNT.0, ACCOUNT.1)).await?;
+        self.redeem(&client, &code, resource).await
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tests::Edge;
 
 use crate::world::{self, BROKEN, Broken};
-use crate::{availability, forged, paths, possession, suite};
+use crate::{availability, forged, paths, possession, suite, tools};
 
 /// Runs a test of the suite over a changed configuration: the stack must start, and the test must fail.
 async fn notices<F: Future<Output = ()> + Send + 'static>(
@@ -86,6 +86,9 @@ breaking! {
     nginx_that_keeps_the_nonce_to_itself: Nginx,
         [("add_header DPoP-Nonce $denial_nonce always;", "")],
         possession::a_bound_token_works_with_a_proof_and_the_nonce_that_the_check_asks_for;
+    nginx_that_loses_the_challenge_of_a_403: Nginx,
+        [("403 $auth_challenge;", "403 \"\";")],
+        tools::a092_a_modern_request_is_judged_by_the_tool_that_its_headers_name;
     nginx_that_sends_preflights_to_the_check: Nginx,
         [("if ($request_method = OPTIONS)", "if ($request_method = NEVER)")],
         suite::a_browser_gets_its_preflight_answered_and_may_read_a_challenge;

@@ -44,4 +44,5 @@ mod paths;
 mod possession;
 mod suite;
 mod timeouts;
+mod tools;
 mod world;
