@@ -17,12 +17,16 @@ use auth_service::operator::socket;
 use auth_service::ops::telemetry;
 use auth_service::rotation::LOOK_EVERY;
 use auth_service::state::AppState;
-use auth_service::store::Store;
 use auth_service::store::embedded::{self, EmbeddedStore};
 use auth_service::store::redis::RedisStore;
+use auth_service::store::{Store, StoreError};
 
 /// How often expired rows are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// How often Redis is asked at the start before it counts as gone, and the pause between.
+const START_ATTEMPTS: u32 = 10;
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Opens the store that the settings name, with its key.
 pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
@@ -37,12 +41,26 @@ pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Sto
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }
 
+/// The store, with some patience: in a stack whose parts start together, Redis may still be reading its log.
+async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
+    for _ in 1..START_ATTEMPTS {
+        match open_store(storage).await {
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unavailable(_))) => {
+                tracing::warn!("trying again in a moment: {error:#}");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    open_store(storage).await
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability);
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics cannot be recorded")?;
-    let (store, key) = open_store(&config.storage).await?;
+    let (store, key) = awaited_store(&config.storage).await?;
     let listeners = config.listeners;
     let place = match &config.storage.redis {
         Some(address) => address.to_string(),
