@@ -1,0 +1,35 @@
+//! A policy file, and a question about it: whatever both say, nobody gets in without a scope, and nobody gets in by not
+//! saying what for.
+#![no_main]
+
+use auth_service::domain::account::{Group, Username};
+use auth_service::domain::client::ClientId;
+use auth_service::domain::resource::{ProtectedHosts, Scheme};
+use auth_service::policy::{Era, Question, Verdict, Who, explain, parse};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (&str, &str, &str, &str)| {
+    let (file, tool, scope, group) = input;
+    let hosts = ProtectedHosts::new(Scheme::Https, vec!["a.example".parse().expect("a host")]);
+    let Ok((policy, _)) = parse(file, Who::default(), Some(&hosts)) else { return };
+    let question = |scope: &str, era| Question {
+        username: Username::try_from("ana".to_owned()).expect("a name"),
+        email: Some("ana@example.com".to_owned()),
+        groups: Group::try_from(group.to_owned()).into_iter().collect(),
+        client_id: ClientId::try_from("c".to_owned()).expect("an id"),
+        scope: scope.parse().unwrap_or_default(),
+        resource: hosts.parse("https://a.example/mcp").expect("a resource"),
+        http_method: "POST".to_owned(),
+        method: "tools/call".to_owned(),
+        tool: Some(tool.to_owned()),
+        era,
+    };
+    let passes = |scope, era| explain(&policy, &question(scope, era)).verdict == Verdict::Allowed;
+    for era in [Era::Modern, Era::Legacy] {
+        assert!(!passes("", era), "without any scope");
+        let more = format!("{scope} more");
+        assert!(scope.len() > 200 || !passes(scope, era) || passes(&more, era), "with more");
+    }
+    // An empty name says nothing: both eras are judged alike then.
+    assert!(tool.is_empty() || !passes(scope, Era::Legacy) || passes(scope, Era::Modern), "by keeping quiet");
+});
