@@ -1,5 +1,7 @@
 //! One caller's verdict is nobody else's, nor is it any longer theirs once something has changed.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use tests::browser::Person;
 use tests::setup::ACCOUNT;
@@ -13,6 +15,7 @@ each_edge!(
     a082_a_verdict_for_one_host_is_none_for_another,
     a083_a_revoked_token_is_refused_at_once,
     a084_two_callers_at_once_are_two_callers,
+    a085_nobody_is_in_a_group_or_domain_by_having_none,
     an_expired_token_is_refused,
 );
 
@@ -39,6 +42,40 @@ pub(crate) async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
     }
     assert_eq!(seen[0], seen[1]);
     assert_eq!(seen[0].0, ["ana"]);
+}
+
+pub(crate) async fn a085_nobody_is_in_a_group_or_domain_by_having_none(edge: Edge) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    std::fs::write(&file, "default_scope = \"mcp\"\n").unwrap();
+    let setup = Setup::as_shipped().through(edge).auth_setting("POLICY_FILE", file.to_str().unwrap());
+    let world = World::of(setup).await;
+    // Bob has neither address nor group.
+    let bearer = format!("Bearer {}", world.second_person().await);
+    let ask = async |more: &[(&str, &str)]| {
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend_from_slice(more);
+        world.ask(Method::POST, &headers).await
+    };
+    assert_eq!(ask(&[]).await.status, 200);
+
+    let rules = "[[service]]\nhost = \"*\"\ngroups = [\"staff\"]\nemail_domains = [\"example.com\"]\n";
+    std::fs::write(&file, rules).unwrap();
+    for _ in 0..100 {
+        if ask(&[]).await.status == 403 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.upstream.take_heads();
+    for claimed in ["", ",", "staff", "@example.com"] {
+        let answer = ask(&[("x-auth-groups", claimed), ("x-auth-email", claimed)]).await;
+        assert_eq!(answer.status, 403, "{claimed:?}: {answer:?}");
+        assert_eq!(answer.challenge(), "", "no scope would help: {answer:?}");
+    }
+    world.assert_nothing_passed("a request of somebody who is not let in");
+    world.stack.operator(&["user", "groups", "bob", "staff"]);
+    assert_eq!(ask(&[]).await.status, 200, "{}", world.stack.logs());
 }
 
 pub(crate) async fn a082_a_verdict_for_one_host_is_none_for_another(edge: Edge) {
@@ -101,7 +138,7 @@ pub(crate) async fn an_expired_token_is_refused(edge: Edge) {
     let world = World::of(Setup::as_shipped().through(edge).auth_setting("ACCESS_TOKEN_TTL", "2s")).await;
     let bearer = world.bearer();
     assert_eq!(world.ask(Method::POST, &[("authorization", &bearer)]).await.status, 200);
-    tokio::time::sleep(std::time::Duration::from_millis(3100)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     world.upstream.take_heads();
     let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
     assert_eq!(answer.status, 401, "{answer:?}");
