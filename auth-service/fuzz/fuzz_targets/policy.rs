@@ -24,7 +24,7 @@ fuzz_target!(|input: (&str, &str, &str, &str)| {
         tool: Some(tool.to_owned()),
         era,
     };
-    let passes = |scope, era| explain(&policy, &question(scope, era)).verdict == Verdict::Allowed;
+    let passes = |scope: &str, era| explain(&policy, &question(scope, era)).verdict == Verdict::Allowed;
     for era in [Era::Modern, Era::Legacy] {
         assert!(!passes("", era), "without any scope");
         let more = format!("{scope} more");
