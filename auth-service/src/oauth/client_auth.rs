@@ -150,10 +150,13 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
     Ok(Credentials { id: id(&name, true)?, proof: Proof::Secret(secret), basic: true })
 }
 
+/// Bytes in the longest credentials that are read, encoded.
+pub(super) const LONGEST_BASIC: usize = 8192;
+
 /// Reads HTTP Basic with both parts form-encoded (RFC 6749 §2.3.1).
 pub(super) fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
     let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 8192 {
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > LONGEST_BASIC {
         return None;
     }
     let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
