@@ -19,6 +19,7 @@ each_edge!(
     a_bad_token_is_told_so,
     a_browser_gets_its_preflight_answered_and_may_read_a_challenge,
     discovery_documents_are_open,
+    the_doctor_finds_nothing_wrong,
     every_endpoint_that_the_metadata_names_is_open,
     events_arrive_one_by_one,
     eight_mebibytes_pass_each_way,
@@ -113,9 +114,19 @@ pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     }
     let keys = world.stack.get_json(&world.stack.endpoint("jwks")).await.unwrap();
     assert!(keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()));
+    let explained = world.stack.get(&world.stack.endpoint("errors")).await.unwrap();
+    assert!(explained.status == 200 && explained.body.contains("invalid_grant"), "{explained:?}");
     let nothing = world.stack.get(&format!("{site}/nothing")).await.unwrap();
     assert_eq!(nothing.status, 404);
     world.assert_nothing_passed("a discovery document");
+}
+
+pub(crate) async fn the_doctor_finds_nothing_wrong(edge: Edge) {
+    // A stack with a real wrapper: the doctor asks as clients do.
+    let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
+    let told = stack.operator(&["doctor", "--outside-only", "--json", &stack.mcp_url]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["problems"], &told["warnings"]), (&json!(0), &json!(0)), "{told:#}");
 }
 
 pub(crate) async fn every_endpoint_that_the_metadata_names_is_open(edge: Edge) {
