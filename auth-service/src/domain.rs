@@ -19,5 +19,6 @@ pub mod path;
 pub mod pkce;
 pub mod pushed_request;
 pub mod redirect_uri;
+pub mod refresh_token;
 pub mod resource;
 pub mod scope;

@@ -20,6 +20,7 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::refresh_token::{Line, Presented};
 use crate::keys::set::KeySet;
 
 use changes::Changes;
@@ -109,10 +110,20 @@ pub enum Rotation {
 pub struct Successor {
     /// SHA-256 of the new token.
     pub hash: TokenHash,
+    /// Its place in the line of the grant's tokens.
+    pub line: Line,
     /// The new token, sealed with the old one.
     pub sealed: Vec<u8>,
     /// The grant's new end.
     pub expires_at: UnixTime,
+}
+
+impl Successor {
+    /// Puts it in the place of the grant's live token.
+    fn replace(&self, grant: &mut Grant, now: UnixTime) {
+        let current = (self.hash, self.line.clone());
+        grant.rotate(current, self.sealed.clone(), now, self.expires_at);
+    }
 }
 
 /// The store.
@@ -203,12 +214,12 @@ pub trait Store: PendingStore + Portable {
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError>;
     /// The live grant of that identifier.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
-    /// The live grant that a refresh token, used or not, belongs to.
-    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError>;
+    /// The live grant that a refresh token, used or not, belongs to ([`Grant::has_issued`]).
+    async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError>;
     /// Judges a refresh token ([`Grant::judge_refresh`]) and acts on it, in one step.
     async fn rotate_refresh(
         &self,
-        presented: &TokenHash,
+        presented: &Presented,
         successor: &Successor,
         used: &ClientUse,
         grace: Duration,

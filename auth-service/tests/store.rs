@@ -18,6 +18,7 @@ mod store {
     mod pending;
     mod portable;
     mod resp;
+    mod round_trips;
     mod secrecy;
     mod storm;
     mod suite;

@@ -55,8 +55,9 @@ async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Res
     println!("  one GET {floor:?}, the facts of a token {miss:?}: {:.2} round trips", ratio(miss, floor));
     let (used, first) = (usage(&client, NOW), format!("refresh {place}"));
     let rotate = per_call(calls / 4, async |n| {
-        let (last, next) = (name(&first, n), successor(&name(&first, n + 1), NOW));
-        let rotated = store.rotate_refresh(&hash(&last), &next, &used, GRACE).await.unwrap();
+        let (last, next) = (name(&first, n), successor(&held, n + 1, &name(&first, n + 1), NOW));
+        let rotated =
+            store.rotate_refresh(&super::things::held(&held, n, &last), &next, &used, GRACE).await.unwrap();
         assert!(matches!(rotated, Rotation::Rotated(_)));
     })
     .await;

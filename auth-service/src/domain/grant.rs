@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::account::{Subject, short_id};
@@ -12,23 +14,55 @@ use super::key_thumbprint::KeyThumbprint;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
 use super::redirect_uri::RedirectUri;
+use super::refresh_token::{Line, Presented};
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
-/// Identifies a grant: what is revoked (`gid` in access tokens).
+const PREFIX: &str = "grt_";
+
+/// Identifies a grant: what is revoked (`gid` in access tokens). `grt_` and 16 bytes in base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct GrantId(String);
 
 impl GrantId {
     /// A new identifier of these random bytes.
     pub fn new(random: [u8; 32]) -> Self {
-        Self(format!("grt_{}", short_id(random)))
+        Self(format!("{PREFIX}{}", short_id(random)))
+    }
+
+    /// The identifier of these bytes.
+    pub(super) fn of(bytes: [u8; 16]) -> Self {
+        Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+    }
+
+    /// The bytes that it is made of. Its form has been checked.
+    pub(super) fn bytes(&self) -> [u8; 16] {
+        decode(&self.0).unwrap_or_default()
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+fn decode(text: &str) -> Option<[u8; 16]> {
+    let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(PREFIX)?).ok()?;
+    bytes.try_into().ok()
+}
+
+impl TryFrom<String> for GrantId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        decode(&text).map(|_| Self(text)).ok_or("expected the identifier of a grant")
+    }
+}
+
+impl From<GrantId> for String {
+    fn from(id: GrantId) -> Self {
+        id.0
     }
 }
 
@@ -104,6 +138,9 @@ pub struct RefreshState {
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
+    /// What used tokens are known by. None as long as `current` is a token of the first release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Line>,
 }
 
 /// A refresh token that was used, and what its owner needs should the answer have been lost.
@@ -130,37 +167,52 @@ pub enum RefreshUse {
     },
     /// A token that was used up: someone else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
     Reused,
+    /// None of this grant's tokens, whatever it says of itself.
+    Foreign,
 }
 
 impl Grant {
-    /// Judges a refresh token that belongs to this grant.
-    pub fn judge_refresh(&self, presented: &TokenHash, now: UnixTime, grace: Duration) -> RefreshUse {
+    /// Judges a refresh token that names this grant or, if it is of the first release, led here.
+    pub fn judge_refresh(&self, presented: &Presented, now: UnixTime, grace: Duration) -> RefreshUse {
         let Some(refresh) = &self.refresh else {
-            return RefreshUse::Reused;
+            return RefreshUse::Foreign;
         };
-        if refresh.current == *presented {
+        if refresh.current == *presented.hash() {
             return RefreshUse::Current;
         }
         // The successor is unused exactly as long as it is still the current token.
         match &refresh.replaced {
-            Some(replaced) if replaced.hash == *presented && now.since(replaced.at) <= grace => {
+            Some(replaced) if replaced.hash == *presented.hash() && now.since(replaced.at) <= grace => {
                 RefreshUse::Repeated { sealed_successor: replaced.sealed_successor.clone() }
             }
-            _ => RefreshUse::Reused,
+            // Anybody can write the name of a grant into a token. Ours cannot be made by others.
+            _ if self.has_issued(presented) => RefreshUse::Reused,
+            _ => RefreshUse::Foreign,
         }
     }
 
-    /// Puts `successor` in the place of the live token.
+    /// Whether a refresh token that names this grant, or led here, is one of its own, used or not.
+    pub fn has_issued(&self, presented: &Presented) -> bool {
+        let Some(refresh) = &self.refresh else { return false };
+        match (presented.grant(), &refresh.line) {
+            (Some(_), Some(line)) => presented.is_of(line),
+            (Some(_), None) => false,
+            // Only the store's own row leads from such a token to its grant.
+            (None, _) => true,
+        }
+    }
+
+    /// Puts `current`, which has that place in the line, in the place of the live token.
     pub fn rotate(
         &mut self,
-        successor: TokenHash,
+        (current, line): (TokenHash, Line),
         sealed_successor: Vec<u8>,
         now: UnixTime,
         expires_at: UnixTime,
     ) {
         let replaced =
             self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: now, sealed_successor });
-        self.refresh = Some(RefreshState { current: successor, replaced });
+        self.refresh = Some(RefreshState { current, replaced, line: Some(line) });
         self.expires_at = expires_at;
     }
 

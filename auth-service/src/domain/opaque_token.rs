@@ -1,4 +1,4 @@
-//! Opaque credentials: codes, refresh tokens, session ids, client secrets.
+//! Opaque credentials: codes, session ids, client secrets. ([Refresh tokens](super::refresh_token) say a little more.)
 //!
 //! Text form: a prefix that names the kind, then base64url of 32 random bytes and a CRC-32 over prefix and
 //! bytes. The prefix lets secret scanners find a leaked token and keeps one kind from being used as another;
@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 pub enum TokenKind {
     /// Authorization code (RFC 6749 §1.3.1).
     AuthorizationCode,
-    /// Refresh token (RFC 6749 §1.5).
+    /// Refresh token (RFC 6749 §1.5) of the first release; today's are [`super::refresh_token`].
     RefreshToken,
     /// Client secret (RFC 6749 §2.3.1).
     ClientSecret,
@@ -100,7 +100,8 @@ impl fmt::Debug for OpaqueToken {
     }
 }
 
-fn crc(kind: TokenKind, body: &[u8]) -> u32 {
+/// The checksum that a credential of that kind ends with.
+pub(super) fn crc(kind: TokenKind, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(kind.prefix().as_bytes());
     hasher.update(body);

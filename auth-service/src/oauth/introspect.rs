@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::refresh_token::RefreshToken;
 use crate::domain::resource::ResourceUri;
 use crate::keys::dpop::Confirmation;
 use crate::keys::tokens::Actor;
@@ -87,7 +87,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     // `token_type_hint` is only a hint (§2.1), and our tokens say what they are.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
-    let found = match OpaqueToken::parse(TokenKind::RefreshToken, token) {
+    let found = match RefreshToken::parse(token) {
         Ok(refresh_token) => of_refresh_token(&refresh_token, &client, state).await?,
         Err(_) => live_token::read(token, state).await?.and_then(|token| of_access_token(token, &client)),
     };
@@ -144,15 +144,14 @@ fn of_access_token(token: LiveToken, client: &Client) -> Option<Introspection> {
 
 /// A refresh token is its client's business alone, and counts while it is the live one.
 async fn of_refresh_token(
-    token: &OpaqueToken,
+    token: &RefreshToken,
     client: &Client,
     state: &AppState,
 ) -> Result<Option<Introspection>, StoreError> {
-    let hash = token.hash();
-    let Some(grant) = state.store.grant_of_refresh(&hash, state.now()).await? else {
+    let Some(grant) = state.store.grant_of_refresh(&token.presented(), state.now()).await? else {
         return Ok(None);
     };
-    let live = grant.refresh.as_ref().is_some_and(|refresh| refresh.current == hash);
+    let live = grant.refresh.as_ref().is_some_and(|refresh| refresh.current == token.hash());
     if !live || !grant.is_held_by(client) {
         return Ok(None);
     }

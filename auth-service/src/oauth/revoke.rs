@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::domain::client::Client;
 use crate::domain::grant::Grant;
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::refresh_token::RefreshToken;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::ops::audit;
 use crate::state::AppState;
@@ -43,8 +43,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
 }
 
 async fn grant_of(token: &str, client: &Client, state: &AppState) -> Result<Option<Grant>, TokenError> {
-    let grant = match OpaqueToken::parse(TokenKind::RefreshToken, token) {
-        Ok(refresh_token) => state.store.grant_of_refresh(&refresh_token.hash(), state.now()).await?,
+    let grant = match RefreshToken::parse(token) {
+        Ok(refresh_token) => state.store.grant_of_refresh(&refresh_token.presented(), state.now()).await?,
         Err(_) => match state.keys.verify::<AccessTokenClaims>(ACCESS_TOKEN_TYPE, token) {
             Ok(claims) => state.store.grant(&claims.gid, state.now()).await?,
             Err(_) => None,

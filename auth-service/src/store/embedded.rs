@@ -7,6 +7,8 @@ mod grants;
 mod pending;
 mod portable;
 mod rows;
+mod tables;
+mod writable;
 mod writer;
 
 use std::path::Path;
@@ -21,6 +23,7 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::refresh_token::Presented;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
@@ -28,7 +31,8 @@ use super::changes::Changes;
 use super::records::SIGNING;
 use super::rules::{self, CodeRow};
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
-use rows::{Reader, Rows, Table, Unfit};
+use rows::{Reader, Rows, Unfit};
+use tables::Table;
 use writer::Writer;
 
 pub use files::{OpenError, exists, has_key_file, store_key};
@@ -261,18 +265,18 @@ impl Store for EmbeddedStore {
         self.read(|rows| grants::live(rows, id, now))
     }
 
-    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-        self.read(|rows| grants::of_refresh(rows, hash, now))
+    async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        self.read(|rows| grants::of_refresh(rows, token, now))
     }
 
     async fn rotate_refresh(
         &self,
-        presented: &TokenHash,
+        presented: &Presented,
         successor: &Successor,
         used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
-        let (presented, successor, used) = (*presented, successor.clone(), used.clone());
+        let (presented, successor, used) = (presented.clone(), successor.clone(), used.clone());
         self.writer.write(move |rows| grants::rotate(rows, &presented, &successor, &used, grace)).await
     }
 

@@ -25,13 +25,14 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::refresh_token::Presented;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
 use super::changes::Changes;
 use super::rules;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
-use cells::{Cells, Found, Life, Tries};
+use cells::{Cells, Life, Tries};
 use connection::Connection;
 use keys::Keys;
 use tracking::Tracking;
@@ -42,11 +43,14 @@ pub use portable::RedisTarget;
 /// What every key starts with.
 const PREFIX: &str = "mcp-gate";
 /// What the key check says, together with the version of the schema.
-const KEY_CHECK: &str = "right key, schema 1";
+const KEY_CHECK: &str = "right key, schema 2";
+/// What it said before refresh tokens told which grant they belong to. What is there stays as it is; an earlier release
+/// would refuse the new tokens.
+const EARLIER: &str = "right key, schema 1";
 /// What it says while an import is under way.
 const UNFINISHED: &str = "an import is under way";
 /// The version of the schema.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// See the module's text.
 pub struct RedisStore {
@@ -73,7 +77,10 @@ impl RedisStore {
     ) -> Result<Self, StoreError> {
         let store = Self::unchecked(address, key, prefix).await?;
         let check = store.cells.keys.key_check();
-        store.cells.swap(&check, None::<&Found<()>>, &KEY_CHECK, None).await?;
+        let found = store.cells.read::<String>(&check).await?;
+        if found.as_ref().is_none_or(|found| found.value == EARLIER) {
+            store.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
+        }
         store.ping().await?;
         Ok(store)
     }
@@ -236,13 +243,13 @@ impl Store for RedisStore {
         grants::live(&self.cells, id, now).await
     }
 
-    async fn grant_of_refresh(&self, hash: &TokenHash, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-        grants::live_of_refresh(&self.cells, hash, now).await
+    async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        grants::live_of_refresh(&self.cells, token, now).await
     }
 
     async fn rotate_refresh(
         &self,
-        presented: &TokenHash,
+        presented: &Presented,
         successor: &Successor,
         used: &ClientUse,
         grace: Duration,

@@ -56,6 +56,11 @@ pub(super) fn with_consent(
     consent
 }
 
+/// The live refresh token if it is of the first release, which does not say whose it is: a row of its own has to.
+pub(super) fn leading(grant: &Grant) -> Option<&TokenHash> {
+    grant.refresh.as_ref().filter(|refresh| refresh.line.is_none()).map(|refresh| &refresh.current)
+}
+
 /// The grant and the person, if the grant is theirs and the client still holds it.
 pub(super) fn held(
     grant: Option<Grant>,

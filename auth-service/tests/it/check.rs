@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use auth_service::domain::opaque_token::TokenHash;
+use auth_service::domain::refresh_token::RefreshToken;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, Response, StatusCode};
@@ -126,8 +126,8 @@ async fn a034_a_disabled_or_revoked_owner_is_refused() {
     let app = TestApp::start().await;
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
-    let hash = TokenHash::of(tokens.refresh.as_bytes());
-    let grant = app.state.store.grant_of_refresh(&hash, app.state.now()).await.unwrap().unwrap();
+    let refresh = RefreshToken::parse(&tokens.refresh).unwrap().presented();
+    let grant = app.state.store.grant_of_refresh(&refresh, app.state.now()).await.unwrap().unwrap();
     app.state.store.revoke_grant(&grant.id).await.unwrap();
     let response = app.check_token(&tokens.access).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use auth_service::domain::grant::GrantId;
+use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
@@ -352,4 +354,24 @@ async fn a066_a_client_gives_back_its_own_grant_and_no_other() {
     let again = app.tokens(&client).await;
     assert_eq!(revoke(&client, &again.access).await, StatusCode::OK);
     assert_eq!(error_code(app.refresh(&client, &again.refresh).await).await, "invalid_grant");
+}
+
+/// Every access token tells its grant. Who writes that into a refresh token of their own gets nothing, and ends nothing.
+#[actix_web::test]
+async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let grant: GrantId = serde_json::from_value(claims(&tokens.access)["gid"].clone()).unwrap();
+    assert_eq!(RefreshToken::parse(&tokens.refresh).unwrap().presented().grant(), Some(&grant));
+    for number in [0, 1, u32::MAX] {
+        let line = Line { key: LineKey::new([7; 32]), number };
+        let forged = RefreshToken::new(&grant, &line, [7; 32]);
+        assert_eq!(error_code(app.refresh(&client, forged.expose()).await).await, "invalid_grant");
+        let form = [("token", forged.expose()), ("client_id", &client)];
+        let revoked = app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
+        assert_eq!(revoked.status(), StatusCode::OK, "as for any token that nobody knows");
+    }
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
 }

@@ -7,16 +7,17 @@ use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subje
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
-use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::pushed_request::PushedRequest;
+use auth_service::domain::refresh_token::Presented;
 use auth_service::keys::set::KeySet;
 use auth_service::rotation;
 use auth_service::store::{FoundCode, Redemption, Rotation, Store};
 
 use super::keys::TERMS;
 use super::things::{
-    DAY, GRACE, HOUR, NOW, account, client, code, document_client, grant, hash, later, register, successor,
-    usage,
+    DAY, GRACE, HOUR, NOW, account, client, code, document_client, grant, hash, held, later, register,
+    successor, usage,
 };
 
 const ISSUER: &str = "https://idp.example";
@@ -100,8 +101,36 @@ fn session() -> LoginSession {
     }
 }
 
+/// What was filled in, and by which release.
+pub(crate) struct Filled {
+    pub(crate) keys: KeySet,
+    /// Whose refresh tokens did not say which grant they belong to.
+    by_the_first: bool,
+}
+
+impl Filled {
+    pub(crate) fn by_the_first_release(keys: KeySet) -> Self {
+        Self { keys, by_the_first: true }
+    }
+
+    /// A refresh token that it handed out.
+    fn token(&self, grant: &Grant, number: u32, name: &str) -> Presented {
+        if self.by_the_first { hash(name).into() } else { held(grant, number, name) }
+    }
+}
+
+fn of_document() -> Grant {
+    grant(&code_of(14, &document()), "of document", NOW)
+}
+
+/// A grant that nobody has refreshed since the first release.
+fn from_before() -> Grant {
+    let refresh = RefreshState { current: hash("from before"), replaced: None, line: None };
+    Grant { refresh: Some(refresh), ..grant(&code_of(16, &public()), "", NOW) }
+}
+
 /// Puts one of everything into an empty store.
-pub(crate) async fn fill(store: &dyn Store) -> KeySet {
+pub(crate) async fn fill(store: &dyn Store) -> Filled {
     assert!(store.add_account(&person()).await.unwrap());
     for client in [public(), unused()] {
         register(store, &client).await;
@@ -114,11 +143,11 @@ pub(crate) async fn fill(store: &dyn Store) -> KeySet {
         assert!(store.add_code(&format!("approval of {name}"), &hash(name), &code, &used).await.unwrap());
     }
     store.redeem_code(&hash("used"), &refreshed(), &used).await.unwrap();
-    let rotated =
-        store.rotate_refresh(&hash("first"), &successor("second", NOW), &used, GRACE).await.unwrap();
+    let (first, second) = (held(&refreshed(), 0, "first"), successor(&refreshed(), 1, "second", NOW));
+    let rotated = store.rotate_refresh(&first, &second, &used, GRACE).await.unwrap();
     assert!(matches!(rotated, Rotation::Rotated(_)));
-    let of_document = grant(&code_of(14, &document()), "of document", NOW);
-    assert!(store.add_grant(&of_document, &usage(&document(), NOW)).await.unwrap());
+    assert!(store.add_grant(&of_document(), &usage(&document(), NOW)).await.unwrap());
+    assert!(store.add_grant(&from_before(), &used).await.unwrap());
     assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
     store.push_request(&hash("handle"), &pushed(), NOW).await.unwrap();
     let resources = code_of(10, &public()).resources;
@@ -126,12 +155,13 @@ pub(crate) async fn fill(store: &dyn Store) -> KeySet {
     store.add_consent(&person().subject, &public(), what, NOW, later(DAY)).await.unwrap();
     assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
-    rotation::up_to_date(store, &TERMS, NOW).await.unwrap()
+    let keys = rotation::up_to_date(store, &TERMS, NOW).await.unwrap();
+    Filled { keys, by_the_first: false }
 }
 
 /// Everything that [`fill`] put there is there, and behaves as it did. `at` is a moment within the minute.
-pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
-    is_there_to_read(store, keys, at).await;
+pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
+    is_there_to_read(store, filled, at).await;
     let used = usage(&public(), at);
     // Singles stay single.
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
@@ -144,13 +174,18 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     let granted = grant(&code_of(11, &public()), "of waiting", at);
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed));
-    assert!(store.grant_of_refresh(&hash("of waiting"), at).await.unwrap().is_some());
+    assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
     // A lost answer is repeated, the next token rotates, and a used one ends the grant.
-    let repeated = store.rotate_refresh(&hash("first"), &successor("lost", at), &used, GRACE).await.unwrap();
+    let token = |number, name| filled.token(&refreshed(), number, name);
+    let rotate = |token: Presented, number, next: &str| {
+        let (next, used) = (successor(&refreshed(), number, next, at), &used);
+        async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
+    };
+    let repeated = rotate(token(0, "first"), 1, "lost").await;
     assert!(matches!(repeated, Rotation::Repeated { .. }), "{repeated:?}");
-    let rotated = store.rotate_refresh(&hash("second"), &successor("third", at), &used, GRACE).await.unwrap();
+    let rotated = rotate(token(1, "second"), 2, "third").await;
     assert!(matches!(rotated, Rotation::Rotated(_)), "{rotated:?}");
-    let reused = store.rotate_refresh(&hash("first"), &successor("late", at), &used, GRACE).await.unwrap();
+    let reused = rotate(token(0, "first"), 1, "late").await;
     assert!(matches!(reused, Rotation::Reused(_)), "{reused:?}");
     assert!(store.grant(&refreshed().id, at).await.unwrap().is_none());
     assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Replayed(_)));
@@ -171,7 +206,7 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
 }
 
 /// As [`is_there`], without changing anything.
-pub(crate) async fn is_there_to_read(store: &dyn Store, keys: &KeySet, at: UnixTime) {
+pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: UnixTime) {
     let found = store.account_named(&person().username).await.unwrap().unwrap();
     assert!(found.subject == person().subject && found.password == person().password);
     assert_eq!(store.accounts().await.unwrap().len(), 1);
@@ -180,17 +215,23 @@ pub(crate) async fn is_there_to_read(store: &dyn Store, keys: &KeySet, at: UnixT
         assert!(found.registration == client.registration && found.origin == client.origin);
     }
     assert_eq!(store.session(&hash("cookie"), at).await.unwrap().unwrap().subject, person().subject);
-    let held = store.grant_of_refresh(&hash("second"), at).await.unwrap().unwrap();
+    let token = |number, name| filled.token(&refreshed(), number, name);
+    let held = store.grant_of_refresh(&token(1, "second"), at).await.unwrap().unwrap();
     assert_eq!(held.id, refreshed().id);
     assert!(store.held_grant(&held.id, &held.client_id, &held.subject, at).await.unwrap().is_some());
-    assert_eq!(store.grant_of_refresh(&hash("first"), at).await.unwrap().unwrap().id, held.id);
-    let of_document = store.grant_of_refresh(&hash("of document"), at).await.unwrap().unwrap();
+    assert_eq!(store.grant_of_refresh(&token(0, "first"), at).await.unwrap().unwrap().id, held.id);
+    let of_document = filled.token(&of_document(), 0, "of document");
+    let of_document = store.grant_of_refresh(&of_document, at).await.unwrap().unwrap();
     assert_eq!(of_document.id, GrantId::new([14; 32]));
+    if !filled.by_the_first {
+        let found = store.grant_of_refresh(&hash("from before").into(), at).await.unwrap().unwrap();
+        assert_eq!(found.id, from_before().id);
+    }
     assert_eq!(store.device(&hash("device"), at).await.unwrap().unwrap(), device());
     assert_eq!(store.pushed_request(&hash("handle"), at).await.unwrap().unwrap(), pushed());
     let consent = store.consent(&person().subject, &public().id, at).await.unwrap().unwrap();
     assert!(consent.covers(&"mcp".parse().unwrap(), &code_of(10, &public()).resources));
     assert_eq!(store.linked_account(ISSUER, "jo-1").await.unwrap().unwrap(), person().subject);
     let kids = |set: &KeySet| set.keys().iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
-    assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(keys));
+    assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(&filled.keys));
 }

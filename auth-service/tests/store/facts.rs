@@ -17,7 +17,8 @@ use auth_service::store::{Store, Successor};
 
 use super::keys::TERMS;
 use super::things::{
-    GRACE, HOUR, NOW, client, code, grant, granted, hash, later, password, random, register, successor, usage,
+    GRACE, HOUR, NOW, client, code, grant, granted, hash, held, later, password, random, register, successor,
+    usage,
 };
 use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
@@ -133,8 +134,11 @@ async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
         "reuse" => {
             for (next, seconds) in [("second", 1), ("third", 2)] {
                 let at = later(Duration::from_secs(seconds));
-                let next = successor(&format!("{name} {next}"), at);
-                store.rotate_refresh(&hash(name), &next, &usage(&client, at), Duration::ZERO).await.unwrap();
+                let next = successor(grant, 1, next, at);
+                store
+                    .rotate_refresh(&held(grant, 0, name), &next, &usage(&client, at), Duration::ZERO)
+                    .await
+                    .unwrap();
             }
         }
         "replay" => {
@@ -185,10 +189,14 @@ pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &Wo
         }
         if way == "time" {
             // A parent that ends sooner than its child's token: to the second, whatever is cached.
-            let soon = successor(&format!("{name} next"), later(Duration::from_secs(3)));
+            let soon = successor(&parent, 1, "next", later(Duration::from_secs(3)));
             let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };
             let by = world.store().client(&parent.client_id, NOW).await.unwrap().unwrap();
-            world.store().rotate_refresh(&hash(&name), &soon, &usage(&by, NOW), GRACE).await.unwrap();
+            world
+                .store()
+                .rotate_refresh(&held(&parent, 0, &name), &soon, &usage(&by, NOW), GRACE)
+                .await
+                .unwrap();
             for replica in &replicas {
                 let deadline = Instant::now() + Duration::from_secs(1);
                 while replica.check(&token).await.unwrap().facts.expires_at != soon.expires_at {

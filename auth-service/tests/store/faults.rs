@@ -6,7 +6,7 @@ use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store, StoreError};
 
 use super::resp::Resp;
-use super::things::{GRACE, NOW, account, client, granted, hash, id, register, successor, usage};
+use super::things::{GRACE, NOW, account, client, granted, held, id, register, successor, usage};
 use super::worlds::key;
 use crate::redis_server::RedisServer;
 
@@ -112,20 +112,23 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_that_broke_off_is_brought_about_by_the_same_token() {
+async fn a_rotation_whose_answer_was_lost_is_told_again() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let store = connect(&server.url()).await.unwrap();
     let (client, _, grant) = granted(&store, "a", "first").await;
     let used = usage(&client, NOW);
-    store.rotate_refresh(&hash("first"), &successor("second", NOW), &used, GRACE).await.unwrap();
-    // As when the grant was written and the process died before what leads to it was.
-    let mut redis = Resp::connect(server.port);
-    let pointer = format!("mcp-gate:{{r:{}}}:grant", hash("second").text());
-    assert_eq!(redis.ask(&[b"DEL", pointer.as_bytes()]), super::resp::Reply::Number(1));
-    assert!(store.grant_of_refresh(&hash("second"), NOW).await.unwrap().is_none());
-    let again = store.rotate_refresh(&hash("first"), &successor("other", NOW), &used, GRACE).await.unwrap();
-    assert!(matches!(again, Rotation::Repeated { .. }), "{again:?}");
-    assert_eq!(store.grant_of_refresh(&hash("second"), NOW).await.unwrap().unwrap().id, grant.id);
-    let next = store.rotate_refresh(&hash("second"), &successor("third", NOW), &used, GRACE).await.unwrap();
-    assert!(matches!(next, Rotation::Rotated(_)), "{next:?}");
+    let rotate = |number: u32, token: &str, next: &str| {
+        let (token, next) = (held(&grant, number, token), successor(&grant, number + 1, next, NOW));
+        let (store, used) = (&store, &used);
+        async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
+    };
+    // As when the process died with the answer in its hands.
+    drop(rotate(0, "first", "second").await);
+    let again = rotate(0, "first", "other").await;
+    assert!(matches!(again, Rotation::Repeated { sealed_successor, .. } if sealed_successor == b"second"));
+    assert!(matches!(rotate(1, "second", "third").await, Rotation::Rotated(_)));
+    // All of it is one row: there is no half of a rotation.
+    let keys = Resp::connect(server.port).keys();
+    let of_refresh = |key: &&Vec<u8>| key.starts_with(b"mcp-gate:{r:");
+    assert_eq!(keys.iter().filter(of_refresh).count(), 0);
 }

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use auth_service::domain::clock::UnixTime;
+use auth_service::domain::grant::{Grant, RefreshState};
+use auth_service::domain::refresh_token::{Line, LineKey, Presented, RefreshToken};
 use auth_service::store::{FoundCode, Redemption, Rotation};
 
 use super::things::{
-    DAY, GRACE, HOUR, NOW, account, client, code, grant, granted, hash, later, register, successor, usage,
+    DAY, GRACE, HOUR, NOW, account, client, code, grant, grant as grant_of, granted, hash, held, later,
+    refresh_token, register, successor, usage,
 };
 use super::worlds::World;
 
@@ -90,7 +93,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
         assert!(world.store().add_code(name, &hash(name), &made, &used).await.unwrap());
         let outcome = world.store().redeem_code(&hash(name), &grant, &used).await.unwrap();
         assert!(matches!(outcome, Redemption::Redeemed));
-        assert!(world.store().grant_of_refresh(&hash(name), NOW).await.unwrap().is_some());
+        assert!(world.store().grant_of_refresh(&held(&grant, 0, name), NOW).await.unwrap().is_some());
         // Long after the code itself has ended.
         if look {
             let found = world.store().find_code(&hash(name), later(HOUR)).await.unwrap();
@@ -101,7 +104,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
             assert!(matches!(outcome, Redemption::Replayed));
         }
         assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_none());
-        assert!(world.store().grant_of_refresh(&hash(name), NOW).await.unwrap().is_none());
+        assert!(world.store().grant_of_refresh(&held(&grant, 0, name), NOW).await.unwrap().is_none());
     }
 }
 
@@ -130,67 +133,155 @@ pub(crate) async fn a_grant_lives_until_its_end_or_its_revocation(world: &World)
             .unwrap()
             .is_none()
     );
-    assert!(world.store().grant_of_refresh(&hash("refresh"), last).await.unwrap().is_some());
-    assert!(world.store().grant_of_refresh(&hash("refresh"), grant.expires_at).await.unwrap().is_none());
-    let (held, account) =
+    assert!(world.store().grant_of_refresh(&held(&grant, 0, "refresh"), last).await.unwrap().is_some());
+    assert!(
+        world
+            .store()
+            .grant_of_refresh(&held(&grant, 0, "refresh"), grant.expires_at)
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let (found, account) =
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().unwrap();
-    assert_eq!((held.id, account.subject), (grant.id.clone(), person.subject));
+    assert_eq!((found.id, account.subject), (grant.id.clone(), person.subject));
     world.store().revoke_grant(&grant.id).await.unwrap();
     world.store().revoke_grant(&grant.id).await.unwrap();
     assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_none());
-    assert!(world.store().grant_of_refresh(&hash("refresh"), NOW).await.unwrap().is_none());
+    assert!(world.store().grant_of_refresh(&held(&grant, 0, "refresh"), NOW).await.unwrap().is_none());
 }
 
 pub(crate) async fn a_refresh_token_rotates_and_a_lost_answer_is_repeated(world: &World) {
     let (client, _, grant) = granted(world.store(), "a", "one").await;
-    let rotate = |token: &'static str, next: &'static str, at: UnixTime| {
-        let used = usage(&client, at);
-        async move {
-            world.store().rotate_refresh(&hash(token), &successor(next, at), &used, GRACE).await.unwrap()
-        }
+    let rotate = |token: (u32, &str), next: &str, at: UnixTime| {
+        let (presented, used) = (held(&grant, token.0, token.1), usage(&client, at));
+        let next = successor(&grant, token.0 + 1, next, at);
+        async move { world.store().rotate_refresh(&presented, &next, &used, GRACE).await.unwrap() }
     };
-    let Rotation::Rotated(rotated) = rotate("one", "two", later(HOUR)).await else { panic!("not rotated") };
+    let Rotation::Rotated(rotated) = rotate((0, "one"), "two", later(HOUR)).await else {
+        panic!("not rotated")
+    };
     assert_eq!(rotated.expires_at, later(HOUR + DAY * 30));
-    let of_new = world.store().grant_of_refresh(&hash("two"), later(DAY * 30)).await.unwrap();
+    let of_new = world.store().grant_of_refresh(&held(&grant, 1, "two"), later(DAY * 30)).await.unwrap();
     assert_eq!(of_new.unwrap().id, grant.id, "the grant lives on");
-    match rotate("one", "three", later(HOUR + GRACE)).await {
+    match rotate((0, "one"), "three", later(HOUR + GRACE)).await {
         Rotation::Repeated { sealed_successor, .. } => assert_eq!(sealed_successor, b"two"),
         outcome => panic!("{outcome:?}"),
     }
-    assert!(matches!(rotate("three", "x", later(HOUR)).await, Rotation::Unknown), "it was never handed out");
-    assert!(matches!(rotate("never", "x", later(HOUR)).await, Rotation::Unknown));
-    assert!(matches!(rotate("two", "four", later(HOUR * 2)).await, Rotation::Rotated(_)));
-    assert!(matches!(rotate("four", "five", later(DAY * 60)).await, Rotation::Unknown), "the grant is over");
+    assert!(matches!(rotate((1, "two"), "four", later(HOUR * 2)).await, Rotation::Rotated(_)));
+    let late = rotate((2, "four"), "five", later(DAY * 60)).await;
+    assert!(matches!(late, Rotation::Unknown), "the grant is over");
 }
 
 pub(crate) async fn a031_a_refresh_token_that_is_used_up_ends_the_grant(world: &World) {
     for (name, wait, next) in [("late", HOUR, None), ("used", Duration::ZERO, Some("three"))] {
-        let (client, _, grant) = granted(world.store(), name, &format!("{name} one")).await;
-        let rotate = |token: &str, next: &str, at: UnixTime| {
-            let (token, next, used) =
-                (hash(&format!("{name} {token}")), format!("{name} {next}"), usage(&client, at));
-            async move { world.store().rotate_refresh(&token, &successor(&next, at), &used, GRACE).await.unwrap() }
+        let (client, _, grant) = granted(world.store(), name, "one").await;
+        let rotate = |token: (u32, &str), next: &str, at: UnixTime| {
+            let (presented, used) = (held(&grant, token.0, token.1), usage(&client, at));
+            let next = successor(&grant, token.0 + 1, next, at);
+            async move { world.store().rotate_refresh(&presented, &next, &used, GRACE).await.unwrap() }
         };
-        assert!(matches!(rotate("one", "two", NOW).await, Rotation::Rotated(_)));
+        assert!(matches!(rotate((0, "one"), "two", NOW).await, Rotation::Rotated(_)));
         if let Some(next) = next {
-            assert!(matches!(rotate("two", next, NOW).await, Rotation::Rotated(_)));
+            assert!(matches!(rotate((1, "two"), next, NOW).await, Rotation::Rotated(_)));
         }
-        let outcome = rotate("one", "x", later(wait)).await;
+        let outcome = rotate((0, "one"), "x", later(wait)).await;
         assert!(matches!(outcome, Rotation::Reused(id) if id == grant.id));
         assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_none());
-        assert!(matches!(rotate("two", "x", later(wait)).await, Rotation::Unknown));
+        assert!(matches!(rotate((1, "two"), "x", later(wait)).await, Rotation::Unknown));
     }
+}
+
+/// However old: what a grant has issued it knows, and nothing is kept about it.
+pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again(world: &World) {
+    for again in [0, 1, 17, 38] {
+        let (client, _, grant) = granted(world.store(), &format!("client{again}"), "token 0").await;
+        let mut at = NOW;
+        for number in 0..40 {
+            at = at.plus(DAY);
+            let (presented, used) = (held(&grant, number, &format!("token {number}")), usage(&client, at));
+            let next = successor(&grant, number + 1, &format!("token {}", number + 1), at);
+            let rotated = world.store().rotate_refresh(&presented, &next, &used, GRACE).await.unwrap();
+            assert!(matches!(rotated, Rotation::Rotated(_)));
+        }
+        let (old, used) = (held(&grant, again, &format!("token {again}")), usage(&client, at));
+        assert!(
+            world.store().grant_of_refresh(&old, at).await.unwrap().is_some(),
+            "it is one of the grant's"
+        );
+        let next = successor(&grant, again + 1, "x", at);
+        let outcome = world.store().rotate_refresh(&old, &next, &used, GRACE).await.unwrap();
+        assert!(matches!(outcome, Rotation::Reused(id) if id == grant.id));
+        assert!(world.store().grant(&grant.id, at).await.unwrap().is_none());
+    }
+}
+
+/// Who knows a grant's identifier, and every access token tells it, cannot end the grant with a token that names it.
+pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_nothing(world: &World) {
+    let (client, person, grant) = granted(world.store(), "a", "one").await;
+    let used = usage(&client, NOW);
+    let next = successor(&grant, 1, "two", NOW);
+    let rotated = world.store().rotate_refresh(&held(&grant, 0, "one"), &next, &used, GRACE).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated(_)));
+    let of_other_key = |number| {
+        let line = Line { key: LineKey::new([1; 32]), number };
+        RefreshToken::new(&grant.id, &line, [1; 32]).presented()
+    };
+    // One that was issued after the backup that is restored now: genuine, and not used here.
+    let of_the_future = held(&grant, 2, "three");
+    for foreign in [of_other_key(0), of_other_key(1), of_other_key(2), of_the_future] {
+        assert!(world.store().grant_of_refresh(&foreign, NOW).await.unwrap().is_none());
+        let next = successor(&grant, 3, "x", NOW);
+        let outcome = world.store().rotate_refresh(&foreign, &next, &used, GRACE).await.unwrap();
+        assert!(matches!(outcome, Rotation::Unknown), "{outcome:?}");
+    }
+    // A grant without refresh tokens has issued none.
+    let without = Grant { refresh: None, ..grant_of(&code(&client, &person.subject, NOW), "none", NOW) };
+    assert!(world.store().add_grant(&without, &used).await.unwrap());
+    let named = held(&without, 0, "none");
+    assert!(world.store().grant_of_refresh(&named, NOW).await.unwrap().is_none());
+    let outcome = world.store().rotate_refresh(&named, &successor(&without, 1, "x", NOW), &used, GRACE).await;
+    assert!(matches!(outcome.unwrap(), Rotation::Unknown));
+    for grant in [&grant.id, &without.id] {
+        assert!(world.store().grant(grant, NOW).await.unwrap().is_some());
+    }
+}
+
+/// Tokens of the first release do not say whose they are. Their first refresh brings one that does.
+pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let made = code(&client, &account("ana").subject, NOW);
+    let refresh = RefreshState { current: hash("old"), replaced: None, line: None };
+    let grant = Grant { refresh: Some(refresh), ..grant_of(&made, "", NOW) };
+    assert!(world.store().add_grant(&grant, &usage(&client, NOW)).await.unwrap());
+    let old = Presented::from(hash("old"));
+    assert!(world.store().grant_of_refresh(&old, NOW).await.unwrap().is_some());
+    assert!(
+        world.store().grant_of_refresh(&held(&grant, 0, ""), NOW).await.unwrap().is_none(),
+        "no line yet"
+    );
+    let rotate = |token: Presented, number, next: &str, at| {
+        let (next, used) = (successor(&grant, number, next, at), usage(&client, at));
+        async move { world.store().rotate_refresh(&token, &next, &used, GRACE).await.unwrap() }
+    };
+    assert!(matches!(rotate(old.clone(), 1, "new", NOW).await, Rotation::Rotated(_)));
+    let repeated = rotate(old.clone(), 1, "lost", later(GRACE)).await;
+    assert!(matches!(repeated, Rotation::Repeated { sealed_successor, .. } if sealed_successor == b"new"));
+    let late = later(DAY * 29);
+    assert!(matches!(rotate(held(&grant, 1, "new"), 2, "newer", late).await, Rotation::Rotated(_)));
+    let reused = rotate(old, 1, "x", late).await;
+    assert!(matches!(reused, Rotation::Reused(id) if id == grant.id), "a month later");
+    assert!(world.store().grant(&grant.id, late).await.unwrap().is_none());
 }
 
 pub(crate) async fn a032_parallel_refreshes_leave_one_live_branch(world: &World) {
     let (client, _, grant) = granted(world.store(), "a", "one").await;
+    let granted = grant.clone();
     let outcomes = world
         .at_once(32, move |n, store| {
-            let used = usage(&client, NOW);
-            async move {
-                let next = successor(&format!("next{n}"), NOW);
-                store.rotate_refresh(&hash("one"), &next, &used, GRACE).await.unwrap()
-            }
+            let (used, one) = (usage(&client, NOW), held(&granted, 0, "one"));
+            let next = successor(&granted, 1, &format!("next{n}"), NOW);
+            async move { store.rotate_refresh(&one, &next, &used, GRACE).await.unwrap() }
         })
         .await;
     let rotated: Vec<usize> = outcomes
@@ -209,24 +300,25 @@ pub(crate) async fn a032_parallel_refreshes_leave_one_live_branch(world: &World)
         }
     }
     let found = world.store().grant(&grant.id, NOW).await.unwrap().unwrap();
-    assert!(found.refresh.unwrap().current == hash(&live));
-    assert!(world.store().grant_of_refresh(&hash(&live), NOW).await.unwrap().is_some());
+    assert!(found.refresh.unwrap().current == refresh_token(&grant.id, 1, &live).hash());
+    assert!(world.store().grant_of_refresh(&held(&grant, 1, &live), NOW).await.unwrap().is_some());
 }
 
 pub(crate) async fn a066_a_revoked_grant_stays_revoked_whatever_comes_at_once(world: &World) {
     for round in 0..8 {
         let name = format!("client{round}");
-        let (client, _, grant) = granted(world.store(), &name, &format!("{name} token")).await;
-        let (id, of_name) = (grant.id.clone(), name.clone());
+        let (client, _, grant) = granted(world.store(), &name, "token").await;
+        let granted = grant.clone();
         world
             .at_once(8, move |n, store| {
-                let (id, used, name) = (id.clone(), usage(&client, NOW), of_name.clone());
+                let (grant, used) = (granted.clone(), usage(&client, NOW));
                 async move {
                     if n == 4 {
-                        return store.revoke_grant(&id).await.unwrap();
+                        return store.revoke_grant(&grant.id).await.unwrap();
                     }
-                    let next = successor(&format!("{name} next{n}"), NOW);
-                    store.rotate_refresh(&hash(&format!("{name} token")), &next, &used, GRACE).await.unwrap();
+                    let next = successor(&grant, 1, &format!("next{n}"), NOW);
+                    let token = held(&grant, 0, "token");
+                    store.rotate_refresh(&token, &next, &used, GRACE).await.unwrap();
                 }
             })
             .await;

@@ -2,13 +2,13 @@
 
 use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::clock::UnixTime;
-use auth_service::domain::grant::{AuthorizationCode, GrantId};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
 use auth_service::store::{Store, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::things::{
-    GRACE, IDLE, NOW, account, client, code, document_client, grant, hash, id, successor, terms, usage,
+    GRACE, IDLE, NOW, account, client, code, document_client, grant, hash, held, id, successor, terms, usage,
 };
 use super::worlds::World;
 use crate::redis_server::RedisServer;
@@ -62,7 +62,8 @@ struct Caller {
     now: UnixTime,
     seen: Vec<Client>,
     codes: Vec<AuthorizationCode>,
-    tokens: Vec<String>,
+    /// Refresh tokens: of which grant, the how-manieth, by which name.
+    tokens: Vec<(Grant, u32, String)>,
     steps: usize,
 }
 
@@ -111,9 +112,10 @@ impl Caller {
         for (answer, store) in answers.iter_mut().zip(stores) {
             *answer = match step {
                 Step::Wait(_) => String::new(),
-                Step::Register(n) => said(
-                    &store.register_client(newcomer.as_ref().unwrap(), &ids(*n), &terms(now, CEILING)).await,
-                ),
+                Step::Register(n) => {
+                    let newcomer = newcomer.as_ref().unwrap();
+                    said(&store.register_client(newcomer, &ids(*n), &terms(now, CEILING)).await)
+                }
                 Step::Look(n) => {
                     let found = store.client(&known(*n).id, now).await;
                     if let Ok(Some(client)) = &found {
@@ -147,14 +149,15 @@ impl Caller {
                     None => String::new(),
                 },
                 Step::Rotate(n) => match self.tokens.get(n % self.tokens.len().max(1)) {
-                    Some(token) => {
-                        let belongs = store.grant_of_refresh(&hash(token), now).await;
+                    Some((grant, number, name)) => {
+                        let token = held(grant, *number, name);
+                        let belongs = store.grant_of_refresh(&token, now).await;
                         let holder = belongs.as_ref().ok().and_then(Option::as_ref);
                         let holder =
                             holder.and_then(|grant| self.seen.iter().find(|c| c.id == grant.client_id));
                         let used = usage(holder.unwrap_or(&self.seen[0]), now);
-                        let next = successor(&fresh, now);
-                        let outcome = store.rotate_refresh(&hash(token), &next, &used, GRACE).await;
+                        let next = successor(grant, number + 1, &fresh, now);
+                        let outcome = store.rotate_refresh(&token, &next, &used, GRACE).await;
                         said(&belongs) + &said(&outcome)
                     }
                     None => String::new(),
@@ -180,13 +183,29 @@ impl Caller {
                 made.authenticated_at = now;
                 self.codes.push(made);
             }
-            Step::Redeem(_) | Step::Rotate(_) => self.tokens.push(fresh),
+            Step::Redeem(_) | Step::Rotate(_) => self.note_token(step, fresh),
             _ => {}
         }
         if let Some((n, client)) = seen_now {
             self.seen[n] = client;
         }
         answers
+    }
+
+    /// Notes the refresh token that a step may have made.
+    fn note_token(&mut self, step: &Step, name: String) {
+        let made = match step {
+            Step::Redeem(n) => {
+                let code = self.codes.get(n % self.codes.len().max(1));
+                code.map(|code| (grant(code, "", self.now), 0))
+            }
+            Step::Rotate(n) => {
+                let last = self.tokens.get(n % self.tokens.len().max(1));
+                last.map(|(grant, number, _)| (grant.clone(), number + 1))
+            }
+            _ => None,
+        };
+        self.tokens.extend(made.map(|(grant, number)| (grant, number, name)));
     }
 
     /// What can be seen without doing anything.
@@ -196,8 +215,8 @@ impl Caller {
             all += &said(&store.grant(&code.grant_id, self.now).await);
             all += &said(&store.held_grant(&code.grant_id, &code.client_id, &code.subject, self.now).await);
         }
-        for token in &self.tokens {
-            all += &said(&store.grant_of_refresh(&hash(token), self.now).await);
+        for (grant, number, name) in &self.tokens {
+            all += &said(&store.grant_of_refresh(&held(grant, *number, name), self.now).await);
         }
         all
     }

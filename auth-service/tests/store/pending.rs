@@ -10,7 +10,7 @@ use auth_service::domain::pushed_request::PushedRequest;
 use auth_service::store::{Redemption, Registration};
 
 use super::things::{
-    DAY, HOUR, NOW, account, client, code, grant, granted, hash, later, random, register, terms, usage,
+    DAY, HOUR, NOW, account, client, code, grant, granted, hash, held, later, random, register, terms, usage,
 };
 use super::worlds::World;
 
@@ -67,7 +67,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     assert!(matches!(world.store().poll_device(&hash("device"), soon).await.unwrap(), Poll::Allowed(_)));
     let redeemed = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed));
-    assert!(world.store().grant_of_refresh(&hash("refresh"), NOW).await.unwrap().is_some());
+    assert!(world.store().grant_of_refresh(&held(&grant, 0, "refresh"), NOW).await.unwrap().is_some());
 }
 
 pub(crate) async fn a043_a_device_code_that_comes_again_ends_its_grant(world: &World) {

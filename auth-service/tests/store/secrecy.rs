@@ -7,12 +7,12 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, StoreError, transfer};
+use auth_service::store::{Store, StoreError, Successor, transfer};
 
 use super::resp::{Reply, Resp};
 use super::things::{
-    GRACE, HOUR, NOW, account, client, code, document_client, grant, id, later, password, random, register,
-    successor, terms, usage,
+    GRACE, HOUR, NOW, account, client, code, document_client, grant, id, later, password, random,
+    refresh_token, register, successor, terms, usage,
 };
 use super::worlds::key;
 use crate::redis_server::RedisServer;
@@ -45,14 +45,16 @@ async fn fill(store: &dyn Store) -> Vec<String> {
         expires_at: later(HOUR),
     };
     store.add_session(&session).await.unwrap();
-    let (first, refresh, next) =
-        (token(TokenKind::AuthorizationCode), token(TokenKind::RefreshToken), token(TokenKind::RefreshToken));
     let made = code(&client, &person.subject, NOW);
+    let first = token(TokenKind::AuthorizationCode);
+    let (refresh, next) =
+        (refresh_token(&made.grant_id, 0, "refresh"), refresh_token(&made.grant_id, 1, "next"));
     let used = usage(&client, NOW);
     assert!(store.add_code("approval of josephine", &first.hash(), &made, &used).await.unwrap());
-    let granted = grant(&made, refresh.expose(), NOW);
+    let granted = grant(&made, "refresh", NOW);
     store.redeem_code(&first.hash(), &granted, &used).await.unwrap();
-    store.rotate_refresh(&refresh.hash(), &successor(next.expose(), NOW), &used, GRACE).await.unwrap();
+    let after = Successor { sealed: next.expose().into(), ..successor(&granted, 1, "next", NOW) };
+    store.rotate_refresh(&refresh.presented(), &after, &used, GRACE).await.unwrap();
     let document = document_client("https://app.example/client.json");
     let of_document = code(&document, &person.subject, NOW);
     store
@@ -62,9 +64,9 @@ async fn fill(store: &dyn Store) -> Vec<String> {
     let keys = rotation::up_to_date(store, &super::keys::TERMS, NOW).await.unwrap();
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
     let private = serde_json::to_value(&keys.keys()[0]).unwrap()["pkcs8"].as_str().unwrap().to_owned();
-    let mut secrets: Vec<String> = [&secret, &management, &cookie, &first, &refresh, &next]
-        .map(|token| token.expose().to_owned())
-        .into();
+    let mut secrets: Vec<String> =
+        [&secret, &management, &cookie, &first].map(|token| token.expose().to_owned()).into();
+    secrets.extend([&refresh, &next].map(|token| token.expose().to_owned()));
     secrets.push(private);
     for text in [
         "josephine",

@@ -1,24 +1,23 @@
 //! Three replicas of the real program before one Redis, in weather: each way to Redis is cut, slowed, half open, or brings
-//! garbage, and Redis and the replicas are killed, while people use them. Ten seconds; `CHAOS_SECONDS=600` for longer.
+//! garbage, and Redis and the replicas are killed, while people use them. Ten seconds; `CHAOS_SECONDS=600` for longer. What the weather does follows from a
+//! number that is printed; `CHAOS_SEED` gives it again.
 //!
 //! What must hold all the while: nobody unknown passes; a second after a revocation was acknowledged nobody passes on it;
 //! nobody is told that a live token is none; of two redemptions of a code one succeeds at most; what was acknowledged is
 //! there in the end.
 
+mod people;
+mod replica;
+
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use auth_service::domain::account::Account;
-use auth_service::domain::client::Client;
-use auth_service::domain::clock::{Clock, SystemClock};
-use auth_service::domain::grant::{Grant, GrantId};
-use auth_service::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use auth_service::domain::clock::Clock;
+use auth_service::domain::clock::SystemClock;
 use auth_service::keys::signing::KeyRing;
-use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::rotation;
 use auth_service::store::Store;
 use auth_service::store::redis::{RedisAddress, RedisStore};
@@ -26,76 +25,16 @@ use reqwest::StatusCode;
 use tokio::time::sleep;
 
 use super::keys::TERMS;
-use super::things::{HOUR, NOW, account, client, code, grant, random, register, usage};
+use super::things::{client, random, register};
 use super::worlds::key;
-use crate::chaos::{Chaos, Weather};
-use crate::redis_server::{RedisServer, free_port};
+use crate::chaos::Weather;
+use crate::redis_server::RedisServer;
+use replica::Replica;
 
 const ISSUER: &str = "https://auth.example";
 /// Longest that a revocation may go unnoticed (`docs/adr/0009`), and what a request may take on its way back.
 const BOUND: Duration = Duration::from_millis(1_000 + 250);
 const REPLICAS: usize = 3;
-
-/// One of the program's processes.
-struct Replica {
-    process: Mutex<Option<Child>>,
-    way: Chaos,
-    public: u16,
-    edge: u16,
-    data: tempfile::TempDir,
-}
-
-impl Replica {
-    async fn start(redis: u16) -> Self {
-        let way = Chaos::before(redis).await;
-        let data = tempfile::tempdir().unwrap();
-        let replica = Self { process: Mutex::new(None), way, public: free_port(), edge: free_port(), data };
-        replica.run();
-        replica
-    }
-
-    fn run(&self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.data.path().join("log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
-        command.env_clear().envs([
-            ("ISSUER", ISSUER),
-            ("PROTECTED_HOSTS", "mcp.example"),
-            ("REGISTRATION_RATE", "100000"),
-            ("WORKERS", "1"),
-            ("RUST_LOG", "warn"),
-            ("OPS_LISTEN", "127.0.0.1:0"),
-        ]);
-        command.env("REDIS_URL", self.way.url()).env("STORE_KEY", key().encode().as_str());
-        command.env("PUBLIC_LISTEN", format!("127.0.0.1:{}", self.public));
-        command.env("EDGE_LISTEN", format!("127.0.0.1:{}", self.edge));
-        command.stdout(log.unwrap()).stderr(Stdio::null());
-        *self.process.lock().unwrap() = Some(command.spawn().unwrap());
-    }
-
-    fn kill(&self) {
-        if let Some(mut process) = self.process.lock().unwrap().take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    /// It does not start while Redis is away, so it may have to be started again and again, as a supervisor would.
-    fn see_that_it_runs(&self) {
-        let ended = match self.process.lock().unwrap().as_mut() {
-            Some(process) => process.try_wait().unwrap().is_some(),
-            None => true,
-        };
-        if ended {
-            self.run();
-        }
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
 
 /// What was seen.
 #[derive(Default)]
@@ -123,10 +62,29 @@ struct Storm {
     http: reqwest::Client,
     stop: AtomicBool,
     seen: Seen,
+    begun: Instant,
+    /// What the weather did, and when.
+    diary: Mutex<Vec<(Duration, String)>>,
 }
 
 fn chance() -> usize {
     usize::from(random()[0])
+}
+
+/// Throws the same dice again for the same seed (`SplitMix64`).
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::from((mixed ^ (mixed >> 31)).to_be_bytes()[0])
+    }
+
+    fn milliseconds(&mut self, least: u64, times: u64) -> Duration {
+        Duration::from_millis(least + times * u64::try_from(self.throw()).unwrap())
+    }
 }
 
 impl Storm {
@@ -134,8 +92,12 @@ impl Storm {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    fn wrong(&self, what: String) {
-        self.seen.wrong.lock().unwrap().push(what);
+    fn wrong(&self, what: &str) {
+        let at = self.begun.elapsed();
+        let before = at.saturating_sub(Duration::from_secs(6));
+        let diary = self.diary.lock().unwrap();
+        let weather: Vec<_> = diary.iter().filter(|(then, _)| *then >= before).collect();
+        self.seen.wrong.lock().unwrap().push(format!("{at:.2?}: {what}, after {weather:?}"));
     }
 
     fn replica(&self) -> &Replica {
@@ -164,231 +126,6 @@ impl Storm {
         Some((status, serde_json::from_str(&text).unwrap_or_default()))
     }
 
-    /// Somebody new, with a grant and its two tokens; none if Redis did not take all of it.
-    async fn newcomer(&self, name: &str) -> Option<(Client, Account, Grant, String, OpaqueToken)> {
-        let client = client(name);
-        let terms = super::things::terms(NOW, 1_000_000);
-        let ids = [client.id.clone()];
-        self.store.register_client(&client, &ids, &terms).await.ok()?;
-        let account = account(&format!("{name}-person"));
-        self.store.add_account(&account).await.ok().filter(|added| *added)?;
-        let refresh = OpaqueToken::new(TokenKind::RefreshToken, random());
-        let granted = grant(&code(&client, &account.subject, NOW), refresh.expose(), NOW);
-        let added = self.store.add_grant(&granted, &usage(&client, NOW)).await;
-        added.ok().filter(|added| *added)?;
-        let token = self.token(&granted);
-        Some((client, account, granted, token, refresh))
-    }
-
-    fn token(&self, grant: &Grant) -> String {
-        let now = SystemClock.now();
-        let claims = AccessTokenClaims {
-            iss: ISSUER.to_owned(),
-            sub: grant.subject.clone(),
-            aud: grant.resources.clone(),
-            client_id: grant.client_id.clone(),
-            scope: grant.scope.clone(),
-            exp: now.plus(HOUR),
-            iat: now,
-            jti: TokenHash::of(&random()).text(),
-            gid: grant.id.clone(),
-            groups: vec![],
-            cnf: None,
-            act: None,
-        };
-        self.keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
-    }
-
-    /// Grants that end, one after the other.
-    async fn revoke(&self, who: usize) {
-        for n in 0.. {
-            if !self.goes_on() {
-                return;
-            }
-            let name = format!("r{who}-{n}");
-            let Some((client, account, grant, token, refresh)) = self.newcomer(&name).await else {
-                sleep(Duration::from_millis(20)).await;
-                continue;
-            };
-            // Everybody knows it.
-            for replica in &self.replicas {
-                for _ in 0..2 {
-                    self.check(replica, &token).await;
-                }
-            }
-            let by_http = [("token", refresh.expose()), ("client_id", client.id.as_str())];
-            let acknowledged = match chance() % 4 {
-                0 => self.store.revoke_grant(&grant.id).await.is_ok(),
-                1 => self.store.set_account_disabled(&account.subject, true).await.is_ok_and(|done| done),
-                2 => self.store.delete_client(&client.id).await.is_ok_and(|done| done),
-                _ => self.post("/revoke", &by_http).await.is_some_and(|(status, _)| status == StatusCode::OK),
-            };
-            if !acknowledged {
-                continue;
-            }
-            count(&self.seen.revoked);
-            let since = Instant::now();
-            for wait in [BOUND, Duration::from_millis(100), Duration::from_millis(400)] {
-                sleep(wait).await;
-                for (number, replica) in self.replicas.iter().enumerate() {
-                    let asked = since.elapsed();
-                    if self.check(replica, &token).await == Some(StatusCode::OK) {
-                        self.wrong(format!(
-                            "{name} passes at replica {number}, asked {asked:?} after its end"
-                        ));
-                    }
-                }
-            }
-        }
-    }
-
-    /// One grant that lives, and whose tokens are refreshed again and again.
-    async fn live(&self, who: usize) {
-        let (client, _, grant, _, first) = loop {
-            let started = Instant::now();
-            match self.newcomer(&format!("l{who}-{}", TokenHash::of(&random()).text())).await {
-                Some(newcomer) => break newcomer,
-                None if started.elapsed() > Duration::from_secs(60) => panic!("no newcomer"),
-                None => sleep(Duration::from_millis(50)).await,
-            }
-        };
-        let (mut refresh, mut access) = (first.expose().to_owned(), self.token(&grant));
-        let mut tries = Instant::now();
-        while self.goes_on() {
-            if self.check(self.replica(), &access).await == Some(StatusCode::UNAUTHORIZED) {
-                self.wrong(format!("l{who}: a live token is refused"));
-            }
-            let form = [
-                ("grant_type", "refresh_token"),
-                ("client_id", client.id.as_str()),
-                ("refresh_token", refresh.as_str()),
-            ];
-            match self.post("/token", &form).await {
-                Some((StatusCode::OK, body)) => {
-                    let text = |name: &str| body[name].as_str().unwrap().to_owned();
-                    (refresh, access) = (text("refresh_token"), text("access_token"));
-                    count(&self.seen.refreshed);
-                    tries = Instant::now();
-                }
-                Some((StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED, body)) => {
-                    self.wrong(format!("l{who}: a live refresh token: {body}"));
-                    return;
-                }
-                // No answer, or that the store is away: the same token again.
-                _ => sleep(Duration::from_millis(20)).await,
-            }
-            assert!(tries.elapsed() < Duration::from_secs(100), "l{who}: nothing works any more");
-        }
-        self.is_back().await;
-        match self
-            .store
-            .grant_of_refresh(&TokenHash::of(refresh.as_bytes()), SystemClock.now())
-            .await
-            .unwrap()
-        {
-            Some(found) if found.id == grant.id => {}
-            _ => self.wrong(format!("l{who}: an acknowledged refresh token is lost")),
-        }
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.check(self.replica(), &access).await {
-                Some(StatusCode::OK) => return,
-                // A replica may just notice that its connection is one that the weather broke.
-                Some(StatusCode::SERVICE_UNAVAILABLE) | None if Instant::now() < deadline => {}
-                status => return self.wrong(format!("l{who}: in the end a live token gets {status:?}")),
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Codes that two replicas get at once.
-    async fn redeem(&self) {
-        for n in 0.. {
-            if !self.goes_on() {
-                return;
-            }
-            let name = format!("c-{n}");
-            let Some((client, account, ..)) = self.newcomer(&name).await else {
-                sleep(Duration::from_millis(20)).await;
-                continue;
-            };
-            let made = code(&client, &account.subject, NOW);
-            let secret = OpaqueToken::new(TokenKind::AuthorizationCode, random());
-            let added = self.store.add_code(&name, &secret.hash(), &made, &usage(&client, NOW)).await;
-            if !added.is_ok_and(|added| added) {
-                continue;
-            }
-            let form = [
-                ("grant_type", "authorization_code"),
-                ("client_id", client.id.as_str()),
-                ("code", secret.expose()),
-                ("redirect_uri", "https://app.example/cb"),
-                ("code_verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"),
-            ];
-            let mut redeemed = 0;
-            for _ in 0..2 {
-                let (a, b) = tokio::join!(self.post("/token", &form), self.post("/token", &form));
-                let of = |answer: Option<(StatusCode, _)>| {
-                    answer.is_some_and(|(status, _)| status == StatusCode::OK)
-                };
-                redeemed += usize::from(of(a)) + usize::from(of(b));
-            }
-            match redeemed {
-                0 => {}
-                1 => count(&self.seen.redeemed),
-                times => self.wrong(format!("{name}: redeemed {times} times")),
-            }
-        }
-    }
-
-    /// Clients that register, each of which is there in the end.
-    async fn register(&self) {
-        let mut registered = Vec::new();
-        for n in 0.. {
-            if !self.goes_on() {
-                break;
-            }
-            let asked = serde_json::json!({
-                "client_name": format!("registered {n}"),
-                "redirect_uris": [format!("https://app{n}.example/cb")],
-                "token_endpoint_auth_method": "none",
-            });
-            let url = format!("http://127.0.0.1:{}/register", self.replica().public);
-            if let Ok(response) = self.http.post(url).json(&asked).send().await
-                && response.status() == StatusCode::CREATED
-                && let Ok(body) = response.json::<serde_json::Value>().await
-            {
-                count(&self.seen.registered);
-                registered.push(super::things::id(body["client_id"].as_str().unwrap()));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        self.is_back().await;
-        for id in registered {
-            if self.store.client(&id, SystemClock.now()).await.unwrap().is_none() {
-                self.wrong(format!("an acknowledged client is lost: {id}"));
-            }
-        }
-    }
-
-    /// Tokens that nobody has: signed ones of no grant, and such as are none.
-    async fn strangers(&self) {
-        let client = client("stranger");
-        while self.goes_on() {
-            let of_nobody = Grant {
-                id: GrantId::new(random()),
-                ..grant(&code(&client, &account("nobody").subject, NOW), "none", NOW)
-            };
-            let token = self.token(&of_nobody);
-            let forged = format!("{}A", token.trim_end_matches('A'));
-            for token in [&token, &forged] {
-                if self.check(self.replica(), token).await == Some(StatusCode::OK) {
-                    self.wrong("a token of nobody passes".to_owned());
-                }
-            }
-        }
-    }
-
     /// Waits until all is well.
     async fn is_back(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -407,48 +144,66 @@ impl Storm {
         }
     }
 
+    fn note(&self, what: String) {
+        self.diary.lock().unwrap().push((self.begun.elapsed(), what));
+    }
+
+    fn turn(&self, which: usize, weather: Weather) {
+        self.note(format!("{which} {weather:?}"));
+        self.replicas[which].way.turn(weather);
+    }
+
     /// The weather.
-    async fn blow(&self, mut redis: RedisServer, time: Duration) -> RedisServer {
+    async fn blow(&self, mut redis: RedisServer, time: Duration, dice: &mut Dice) -> RedisServer {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            sleep(Duration::from_millis(100 + 6 * u64::try_from(chance()).unwrap())).await;
-            match chance() % 8 {
+            sleep(dice.milliseconds(100, 6)).await;
+            let which = dice.throw() % self.replicas.len();
+            match dice.throw() % 8 {
                 0 => {
+                    self.note("Redis is killed".to_owned());
                     redis.kill();
-                    sleep(Duration::from_millis(4 * u64::try_from(chance()).unwrap())).await;
+                    sleep(dice.milliseconds(0, 4)).await;
                     assert!(redis.run(), "Redis does not start again");
+                    self.note("Redis runs".to_owned());
                     count(&self.seen.killed);
                 }
                 1 => {
-                    self.replica().kill();
+                    self.note(format!("{which} is killed"));
+                    self.replicas[which].kill();
                     count(&self.seen.killed);
                 }
-                2 => self.replica().way.turn(Weather::Cut),
-                3 => self.replica().way.turn(Weather::Delay(Duration::from_millis(5))),
-                4 => self.replica().way.turn(Weather::Delay(Duration::from_millis(700))),
-                5 => self.replica().way.turn(Weather::HalfOpen),
-                6 => self.replica().way.turn(Weather::Garbage),
-                _ => self.replica().way.turn(Weather::Slow),
+                2 => self.turn(which, Weather::Cut),
+                3 => self.turn(which, Weather::Delay(Duration::from_millis(5))),
+                4 => self.turn(which, Weather::Delay(Duration::from_millis(700))),
+                5 => self.turn(which, Weather::HalfOpen),
+                6 => self.turn(which, Weather::Garbage),
+                _ => self.turn(which, Weather::Slow),
             }
-            sleep(Duration::from_millis(100 + 4 * u64::try_from(chance()).unwrap())).await;
+            sleep(dice.milliseconds(100, 4)).await;
             // One at a time has fair weather again, so that several may have none at once.
-            if chance().is_multiple_of(3) {
-                self.replica().way.turn(Weather::Fair);
+            if dice.throw().is_multiple_of(3) {
+                self.turn(dice.throw() % self.replicas.len(), Weather::Fair);
             } else {
-                self.replicas.iter().for_each(|replica| replica.way.turn(Weather::Fair));
+                self.all_fair();
             }
             self.replicas.iter().for_each(Replica::see_that_it_runs);
         }
-        for replica in &self.replicas {
-            replica.way.turn(Weather::Fair);
-        }
+        self.all_fair();
         redis
+    }
+
+    fn all_fair(&self) {
+        (0..self.replicas.len()).for_each(|which| self.turn(which, Weather::Fair));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowledged_is_lost() {
-    let seconds = std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seconds = number("CHAOS_SECONDS").unwrap_or(10);
+    let dice = number("CHAOS_SEED").unwrap_or_else(|| u64::from_be_bytes(random()[..8].try_into().unwrap()));
+    println!("CHAOS_SEED={dice}");
     let Some(redis) = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]) else { return };
     let address = RedisAddress::parse(&redis.url()).unwrap();
     let direct = RedisStore::connect(&address, &key()).await.unwrap();
@@ -461,7 +216,8 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
     }
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(3)).build().unwrap();
     let seen = Seen::default();
-    let storm = Arc::new(Storm { store: direct, keys, replicas, http, stop: AtomicBool::new(false), seen });
+    let (stop, begun, diary) = (AtomicBool::new(false), Instant::now(), Mutex::default());
+    let storm = Arc::new(Storm { store: direct, keys, replicas, http, stop, seen, begun, diary });
     storm.is_back().await;
     let mut tasks = Vec::new();
     for who in 0..4 {
@@ -473,7 +229,7 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
     tasks.push(tokio::spawn(async move { a.redeem().await }));
     tasks.push(tokio::spawn(async move { b.register().await }));
     tasks.push(tokio::spawn(async move { c.strangers().await }));
-    let redis = storm.blow(redis, Duration::from_secs(seconds)).await;
+    let redis = storm.blow(redis, Duration::from_secs(seconds), &mut Dice(dice)).await;
     // Whoever was killed last has to come back before the others look for what they were told.
     let supervised = {
         let storm = Arc::clone(&storm);
@@ -505,6 +261,9 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
         get(&seen.killed),
     );
     let wrong = seen.wrong.lock().unwrap().clone();
+    if !wrong.is_empty() {
+        storm.replicas.iter().for_each(|replica| println!("the log of a replica ends:\n{}\n", replica.log()));
+    }
     assert!(wrong.is_empty(), "{} wrong answers: {wrong:#?}", wrong.len());
     for done in
         [&seen.passed, &seen.unavailable, &seen.revoked, &seen.refreshed, &seen.redeemed, &seen.registered]

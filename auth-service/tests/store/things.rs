@@ -11,6 +11,7 @@ use auth_service::domain::clock::{Random, UnixTime};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::domain::pkce::CodeChallenge;
+use auth_service::domain::refresh_token::{Line, LineKey, Presented, RefreshToken};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::store::{Registration, RegistrationTerms, Store, Successor};
 use serde_json::{from_value, json};
@@ -136,13 +137,37 @@ pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Gr
         created_at: at,
         expires_at: at.plus(DAY * 30),
         bound_to: None,
-        refresh: Some(RefreshState { current: hash(refresh), replaced: None }),
+        refresh: Some(RefreshState {
+            current: refresh_token(&code.grant_id, 0, refresh).hash(),
+            replaced: None,
+            line: Some(line(0)),
+        }),
         parent: None,
     }
 }
 
-pub(crate) fn successor(refresh: &str, at: UnixTime) -> Successor {
-    Successor { hash: hash(refresh), sealed: refresh.as_bytes().to_vec(), expires_at: at.plus(DAY * 30) }
+fn line(number: u32) -> Line {
+    Line { key: LineKey::new([9; 32]), number }
+}
+
+/// The refresh token of that name, before which the grant had `number` others.
+pub(crate) fn refresh_token(grant: &GrantId, number: u32, name: &str) -> RefreshToken {
+    RefreshToken::new(grant, &line(number), *hash(name).bytes())
+}
+
+/// As [`refresh_token`], as the store gets it.
+pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> Presented {
+    refresh_token(&grant.id, number, name).presented()
+}
+
+/// As it takes the place of another.
+pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) -> Successor {
+    Successor {
+        hash: refresh_token(&grant.id, number, name).hash(),
+        line: line(number),
+        sealed: name.as_bytes().to_vec(),
+        expires_at: at.plus(DAY * 30),
+    }
 }
 
 /// A client, a person and a grant between them whose refresh token is `refresh`.

@@ -11,7 +11,7 @@ use auth_service::store::{Rotation, Store, StoreError};
 
 use super::facts;
 use super::resp::Resp;
-use super::things::{GRACE, NOW, granted, hash, successor, usage};
+use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
 use crate::redis_server::{self, RedisServer};
 
@@ -20,17 +20,18 @@ use crate::redis_server::{self, RedisServer};
 async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<AtomicBool>) -> (u32, u32) {
     let (client, _, grant) = granted(&*store, &name, &format!("{name} 0")).await;
     let used = usage(&client, NOW);
-    let (mut held, mut rotated, mut refused) = (format!("{name} 0"), 0, 0);
+    let (mut last, mut number, mut rotated, mut refused) = (format!("{name} 0"), 0, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         let next = format!("{name} {}", rotated + refused + 1);
-        match store.rotate_refresh(&hash(&held), &successor(&next, NOW), &used, GRACE).await {
+        let successor = successor(&grant, number + 1, &next, NOW);
+        match store.rotate_refresh(&held(&grant, number, &last), &successor, &used, GRACE).await {
             Ok(Rotation::Rotated(_)) => {
-                held = next;
+                (last, number) = (next, number + 1);
                 rotated += 1;
             }
             // The answer to an earlier try was lost, and that try's token is the one now.
             Ok(Rotation::Repeated { sealed_successor, .. }) => {
-                held = String::from_utf8(sealed_successor).unwrap();
+                (last, number) = (String::from_utf8(sealed_successor).unwrap(), number + 1);
             }
             Ok(wrong) => panic!("{name}: {wrong:?}"),
             Err(StoreError::Unavailable(_)) => {
@@ -40,7 +41,7 @@ async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<Atomic
             Err(StoreError::Unreadable) => panic!("unreadable"),
         }
     }
-    let last = store.grant_of_refresh(&hash(&held), NOW).await.unwrap().unwrap();
+    let last = store.grant_of_refresh(&held(&grant, number, &last), NOW).await.unwrap().unwrap();
     assert_eq!(last.id, grant.id);
     (rotated, refused)
 }

@@ -9,7 +9,7 @@ use auth_service::store::redis::{RedisAddress, RedisStore};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::everything::{fill, is_there, is_there_to_read};
+use super::everything::{Filled, fill, is_there, is_there_to_read};
 use super::resp::{Reply, Resp};
 use super::things::NOW;
 use super::worlds::key;
@@ -31,13 +31,13 @@ async fn write_fixtures() {
     fs::create_dir_all(&to).unwrap();
     let data = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(data.path(), &key()).unwrap();
-    let keys = fill(&store).await;
+    let filled = fill(&store).await;
     drop(store);
     fs::copy(data.path().join("store.redb"), to.join("store.redb")).unwrap();
-    fs::write(to.join("embedded-keys.json"), serde_json::to_vec(&keys).unwrap()).unwrap();
+    fs::write(to.join("embedded-keys.json"), serde_json::to_vec(&filled.keys).unwrap()).unwrap();
     let server = RedisServer::start(&["--appendonly", "no"]).unwrap();
-    let keys = fill(&connect(&server).await).await;
-    fs::write(to.join("redis-keys.json"), serde_json::to_vec(&keys).unwrap()).unwrap();
+    let filled = fill(&connect(&server).await).await;
+    fs::write(to.join("redis-keys.json"), serde_json::to_vec(&filled.keys).unwrap()).unwrap();
     let mut redis = Resp::connect(server.port);
     let mut lines = Vec::new();
     let mut names = redis.keys();
@@ -53,7 +53,10 @@ async fn write_fixtures() {
 #[tokio::test(flavor = "multi_thread")]
 async fn data_of_the_first_release_is_all_there() {
     let from = fixtures("0.1.0");
-    let keys = |name: &str| serde_json::from_slice(&fs::read(from.join(name)).unwrap()).unwrap();
+    let keys = |name: &str| {
+        let keys = serde_json::from_slice(&fs::read(from.join(name)).unwrap()).unwrap();
+        Filled::by_the_first_release(keys)
+    };
     let data = tempfile::tempdir().unwrap();
     fs::copy(from.join("store.redb"), data.path().join("store.redb")).unwrap();
     // Once as it is brought up to date, and once as it then is.
@@ -86,19 +89,19 @@ async fn data_of_a_newer_release_is_refused_and_left_alone() {
         let database = redb::Database::open(&file).unwrap();
         let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
         let transaction = database.begin_write().unwrap();
-        transaction.open_table(meta).unwrap().insert("schema", &*newer(b"meta\0schema", b"3")).unwrap();
+        transaction.open_table(meta).unwrap().insert("schema", &*newer(b"meta\0schema", b"4")).unwrap();
         transaction.commit().unwrap();
     }
     let before = fs::read(&file).unwrap();
     let refused = EmbeddedStore::open(data.path(), &key()).err().unwrap();
-    assert!(matches!(refused, OpenError::Newer { found: 3, .. }), "{refused}");
+    assert!(matches!(refused, OpenError::Newer { found: 4, .. }), "{refused}");
     assert!(refused.to_string().contains("newer release"), "{refused}");
     assert_eq!(fs::metadata(&file).unwrap().len(), before.len() as u64);
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     fill(&connect(&server).await).await;
     let mut redis = Resp::connect(server.port);
     let (check, keys) = (b"mcp-gate:{meta}:key-check", redis.keys().len());
-    redis.ask(&[b"SET", check, &newer(check, b"\"right key, schema 2\"")]);
+    redis.ask(&[b"SET", check, &newer(check, b"\"right key, schema 3\"")]);
     let refused =
         RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.err().unwrap();
     assert!(refused.to_string().contains("newer release"), "{refused}");

@@ -1,6 +1,8 @@
 //! A way to Redis that breaks when the test says so: a TCP proxy on a free loopback port.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +32,25 @@ pub(crate) enum Weather {
 pub(crate) struct Chaos {
     pub(crate) address: SocketAddr,
     weather: watch::Sender<Weather>,
+    turns: Arc<Turns>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// How often the first connection's near end said something after it had heard something: its round trips.
+#[derive(Default)]
+struct Turns {
+    heard: AtomicBool,
+    count: AtomicUsize,
+}
+
+impl Turns {
+    fn carried(&self, is_answer: bool) {
+        if is_answer {
+            self.heard.store(true, Ordering::SeqCst);
+        } else if self.heard.swap(false, Ordering::SeqCst) {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Drop for Chaos {
@@ -45,10 +65,13 @@ impl Chaos {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (weather, seen) = watch::channel(Weather::Fair);
+        let turns = Arc::new(Turns::default());
+        let counted = Arc::clone(&turns);
         let task = tokio::spawn(async move {
             for number in 0.. {
                 let Ok((near, _)) = listener.accept().await else { return };
                 let seen = seen.clone();
+                let counted = if number == 0 { Arc::clone(&counted) } else { Arc::default() };
                 tokio::spawn(async move {
                     if *seen.borrow() == Weather::Cut {
                         return;
@@ -57,17 +80,22 @@ impl Chaos {
                     let (_, _) = (near.set_nodelay(true), far.set_nodelay(true));
                     let (near_read, near_write) = near.into_split();
                     let (far_read, far_write) = far.into_split();
-                    let there = carry(near_read, far_write, seen.clone(), None);
-                    let back = carry(far_read, near_write, seen, Some(number));
+                    let there = carry(near_read, far_write, seen.clone(), None, &counted);
+                    let back = carry(far_read, near_write, seen, Some(number), &counted);
                     tokio::select! { () = there => {}, () = back => {} }
                 });
             }
         });
-        Self { address, weather, task }
+        Self { address, weather, turns, task }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address)
+    }
+
+    /// Round trips over the first connection so far: what is sent together counts as one.
+    pub(crate) fn round_trips(&self) -> usize {
+        self.turns.count.load(Ordering::SeqCst)
     }
 
     pub(crate) fn turn(&self, weather: Weather) {
@@ -81,6 +109,7 @@ async fn carry(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     mut seen: watch::Receiver<Weather>,
     answers_of: Option<usize>,
+    turns: &Turns,
 ) {
     let mut buffer = vec![0_u8; 16 * 1024];
     let mut lost = false;
@@ -93,6 +122,9 @@ async fn carry(
             }
         };
         let Ok(read @ 1..) = read else { return };
+        if answers_of.is_none() {
+            turns.carried(false);
+        }
         let mut bytes = buffer[..read].to_vec();
         loop {
             let weather = *seen.borrow_and_update();
@@ -119,6 +151,9 @@ async fn carry(
         }
         if lost {
             continue;
+        }
+        if answers_of.is_some() {
+            turns.carried(true);
         }
         let pieces = if *seen.borrow() == Weather::Slow { 7 } else { bytes.len().max(1) };
         for piece in bytes.chunks(pieces) {

@@ -8,7 +8,7 @@ use crate::domain::client::{Client, ClientId, GrantType};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{Grant, GrantId, RefreshState};
 use crate::domain::key_thumbprint::KeyThumbprint;
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::keys::dpop::Confirmation;
@@ -49,11 +49,16 @@ pub(super) fn new_grant(
     state: &AppState,
     client: &Client,
     allowed: Allowed,
-) -> Result<(Grant, Option<OpaqueToken>), TokenError> {
+) -> Result<(Grant, Option<RefreshToken>), TokenError> {
     let now = state.now();
     let may_stay = client.may_use(GrantType::RefreshToken)
         && (!state.config.grants.offline_access || allowed.scope.covers(&offline_access()));
-    let refresh_token = if may_stay { Some(state.new_token(TokenKind::RefreshToken)?) } else { None };
+    let line = Line { key: LineKey::new(state.random_bytes()?), number: 0 };
+    let refresh_token = if may_stay {
+        Some(RefreshToken::new(&allowed.grant_id, &line, state.random_bytes()?))
+    } else {
+        None
+    };
     let lifetimes = &state.config.lifetimes;
     // Without a refresh token nothing outlives the access token.
     let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
@@ -68,7 +73,10 @@ pub(super) fn new_grant(
         created_at: now,
         expires_at: now.plus(lifetime),
         bound_to: allowed.bound_to,
-        refresh: refresh_token.as_ref().map(|token| RefreshState { current: token.hash(), replaced: None }),
+        refresh: refresh_token.as_ref().map(|token| {
+            let current = token.hash();
+            RefreshState { current, replaced: None, line: Some(line) }
+        }),
         parent: None,
     };
     Ok((grant, refresh_token))
@@ -80,7 +88,7 @@ pub(super) fn issue(
     grant: &Grant,
     account: &Account,
     part: Part,
-    refresh_token: Option<&OpaqueToken>,
+    refresh_token: Option<&RefreshToken>,
     now: UnixTime,
 ) -> Result<TokenResponse, TokenError> {
     // No token outlives its grant.

@@ -6,7 +6,7 @@
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::key_thumbprint::KeyThumbprint;
-use crate::domain::opaque_token::{OpaqueToken, TokenKind};
+use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
 use crate::keys::seal::Sealer;
 use crate::oauth::params::Params;
 use crate::ops::audit;
@@ -30,11 +30,10 @@ pub(super) async fn refresh(
     }
     let now = state.now();
     let text = params.one("refresh_token")?.ok_or(TokenError::Missing("refresh_token"))?;
-    let presented =
-        OpaqueToken::parse(TokenKind::RefreshToken, text).map_err(|_| TokenError::InvalidGrant(UNKNOWN))?;
+    let presented = RefreshToken::parse(text).map_err(|_| TokenError::InvalidGrant(UNKNOWN))?;
     let grant = state
         .store
-        .grant_of_refresh(&presented.hash(), now)
+        .grant_of_refresh(&presented.presented(), now)
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     // Another client's mistake, or theft: either way it changes nothing about the grant.
@@ -51,22 +50,29 @@ pub(super) async fn refresh(
     let account = account_of(state, &grant.subject).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
-    let new = state.new_token(TokenKind::RefreshToken)?;
+    let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());
+    let key = match known {
+        Some(line) => line.key.clone(),
+        None => LineKey::new(state.random_bytes()?),
+    };
+    let line = Line { key, number: presented.next_number() };
+    let new = RefreshToken::new(&grant.id, &line, state.random_bytes()?);
     let successor = Successor {
         hash: new.hash(),
+        line,
         sealed: sealer.seal(SEALED_AS, new.expose().as_bytes())?,
         expires_at: now.plus(state.config.lifetimes.refresh_token),
     };
     let grace = state.config.lifetimes.refresh_grace;
     match state
         .store
-        .rotate_refresh(&presented.hash(), &successor, &state.client_use(client.clone()), grace)
+        .rotate_refresh(&presented.presented(), &successor, &state.client_use(client.clone()), grace)
         .await?
     {
         Rotation::Rotated(grant) => issue(state, &grant, &account, part, Some(&new), now),
         Rotation::Repeated { grant, sealed_successor } => {
-            let live = unseal(&sealer, &sealed_successor)?;
-            issue(state, &grant, &account, part, Some(&live), now)
+            let successor = unseal(&sealer, &sealed_successor)?;
+            issue(state, &grant, &account, part, Some(&successor), now)
         }
         Rotation::Reused(grant_id) => {
             // Somebody has a copy: nothing more without the person.
@@ -78,9 +84,9 @@ pub(super) async fn refresh(
     }
 }
 
-fn unseal(sealer: &Sealer, successor: &[u8]) -> Result<OpaqueToken, TokenError> {
+fn unseal(sealer: &Sealer, successor: &[u8]) -> Result<RefreshToken, TokenError> {
     let text = sealer.open(SEALED_AS, successor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let token = text.and_then(|text| OpaqueToken::parse(TokenKind::RefreshToken, &text).ok());
+    let token = text.and_then(|text| RefreshToken::parse(&text).ok());
     token.ok_or_else(|| {
         tracing::error!("a sealed refresh token successor cannot be opened");
         TokenError::Unavailable

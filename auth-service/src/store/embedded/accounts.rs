@@ -5,7 +5,9 @@ use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 
 use super::name_key;
-use super::rows::{Rows, Table, Writable};
+use super::rows::Rows;
+use super::tables::Table;
+use super::writable::Writable;
 
 /// Adds an account; whether its name was free.
 pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<bool, StoreError> {

@@ -5,7 +5,9 @@ use crate::domain::clock::UnixTime;
 use crate::store::rules::{UseOfClient, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
-use super::rows::{Rows, Table, Writable};
+use super::rows::Rows;
+use super::tables::Table;
+use super::writable::Writable;
 
 /// The live client of that identifier.
 pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {

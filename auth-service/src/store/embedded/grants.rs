@@ -6,12 +6,14 @@ use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
-use crate::domain::opaque_token::TokenHash;
+use crate::domain::refresh_token::Presented;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{Redemption, Rotation, StoreError, Successor};
 
 use super::clients;
-use super::rows::{Rows, Table, Writable};
+use super::rows::Rows;
+use super::tables::Table;
+use super::writable::Writable;
 
 /// The live grant of that identifier.
 pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
@@ -22,20 +24,24 @@ pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Opti
 /// The live grant of a refresh token, used or not.
 pub(super) fn of_refresh(
     rows: &impl Rows,
-    hash: &TokenHash,
+    token: &Presented,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
-    let id: Option<GrantId> = rows.get_live(Table::RefreshTokens, &hash.text(), now)?;
-    id.map_or(Ok(None), |id| live(rows, &id, now))
+    let id = match token.grant() {
+        Some(id) => Some(id.clone()),
+        None => rows.get_live::<GrantId>(Table::RefreshTokens, &token.hash().text(), now)?,
+    };
+    let grant = id.map_or(Ok(None), |id| live(rows, &id, now))?;
+    Ok(grant.filter(|grant| grant.has_issued(token)))
 }
 
-/// Writes a grant, and what leads to it from its refresh token.
+/// Writes a grant, and what leads to it from a refresh token of the first release.
 pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
     rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
-    if let Some(refresh) = &grant.refresh {
-        rows.put(Table::RefreshTokens, &refresh.current.text(), &grant.id, Some(grant.expires_at))?;
+    match rules::leading(grant) {
+        Some(token) => rows.put(Table::RefreshTokens, &token.text(), &grant.id, Some(grant.expires_at)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes a grant that no code stands for.
@@ -93,7 +99,7 @@ pub(super) fn redeem_code(
 /// Judges a refresh token and acts on it.
 pub(super) fn rotate(
     rows: &Writable<'_>,
-    presented: &TokenHash,
+    presented: &Presented,
     successor: &Successor,
     used: &ClientUse,
     grace: Duration,
@@ -107,10 +113,13 @@ pub(super) fn rotate(
             if clients::note_use(rows, used)?.is_none() {
                 return Ok(Rotation::Unknown);
             }
-            grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
+            successor.replace(&mut grant, now);
             put(rows, &grant)?;
-            // The used token stays known as long as the grant may live, so that its reuse is noticed.
-            rows.put(Table::RefreshTokens, &presented.text(), &grant.id, Some(grant.expires_at))?;
+            if presented.grant().is_none() {
+                // It does not say whose it is, so it stays known as long as the grant may live.
+                let known = presented.hash().text();
+                rows.put(Table::RefreshTokens, &known, &grant.id, Some(grant.expires_at))?;
+            }
             Ok(Rotation::Rotated(grant))
         }
         RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated { grant, sealed_successor }),
@@ -118,6 +127,7 @@ pub(super) fn rotate(
             rows.remove(Table::Grants, grant.id.as_str())?;
             Ok(Rotation::Reused(grant.id))
         }
+        RefreshUse::Foreign => Ok(Rotation::Unknown),
     }
 }
 

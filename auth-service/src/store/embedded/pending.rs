@@ -16,7 +16,9 @@ use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
-use super::rows::{Rows, Table, Writable};
+use super::rows::Rows;
+use super::tables::Table;
+use super::writable::Writable;
 use super::{EmbeddedStore, clients, grants};
 
 fn link_key(issuer: &str, name: &str) -> String {

@@ -17,7 +17,9 @@ use crate::store::transfer::{Target, TargetError};
 use crate::store::{Store, StoreError};
 
 use super::files::{self, OpenError};
-use super::rows::{self, Reader, Table, Writable};
+use super::rows::{self, Reader};
+use super::tables::Table;
+use super::writable::Writable;
 use super::{EmbeddedStore, clients, name_key};
 
 #[async_trait]
@@ -79,7 +81,7 @@ fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
         }
-        // An export of a store at work may have missed the token that a refresh made a moment ago.
+        // An export of a store at work may have missed the token that a refresh by the first release made a moment ago.
         Kind::Grant => super::grants::put(rows, &record.read::<Grant>()?),
         _ => Ok(()),
     }

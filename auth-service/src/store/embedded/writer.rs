@@ -11,7 +11,8 @@ use crate::keys::seal::Sealer;
 use crate::store::StoreError;
 use crate::store::changes::Changes;
 
-use super::rows::{Writable, unavailable};
+use super::rows::unavailable;
+use super::writable::Writable;
 
 /// How many writes share a transaction at most.
 const BATCH: usize = 256;

@@ -1,5 +1,5 @@
 //! Codes and grants. A code lies in the slot of the grant that it makes, so that redeeming it is one step. What leads
-//! there (from a code, from a refresh token) is written first: nothing live can be out of reach.
+//! there (from a code, from a refresh token of the first release) is written first: nothing live can be out of reach.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::refresh_token::Presented;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 
@@ -58,8 +59,7 @@ pub(super) async fn find_code(
     }
 }
 
-/// Two round trips. What leads to the grant from its refresh token is written together with the first questions: as long
-/// as there is no grant, it leads nowhere.
+/// Two round trips.
 pub(super) async fn redeem_code(
     cells: &Cells,
     hash: &TokenHash,
@@ -96,10 +96,10 @@ pub(super) async fn redeem_code(
     }
 }
 
-/// Writes what leads to a grant from its refresh token, if it has one.
-async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<(), StoreError> {
-    match &grant.refresh {
-        Some(refresh) => cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await,
+/// Writes what leads to a grant from a refresh token of the first release.
+pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<(), StoreError> {
+    match rules::leading(grant) {
+        Some(token) => cells.write(&cells.keys.grant_of_refresh(token), &grant.id, life).await,
         None => Ok(()),
     }
 }
@@ -124,29 +124,33 @@ pub(super) async fn live(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<O
     Ok(found(cells, id, now).await?.map(|found| found.value))
 }
 
-async fn of_refresh(
+/// The grant that a refresh token names or, if it is of the first release, leads to.
+async fn id_of_refresh(
     cells: &Cells,
-    hash: &TokenHash,
+    token: &Presented,
     now: UnixTime,
-) -> Result<Option<Found<Grant>>, StoreError> {
-    match cells.live::<GrantId>(&cells.keys.grant_of_refresh(hash), now).await? {
-        Some(id) => found(cells, &id, now).await,
-        None => Ok(None),
+) -> Result<Option<GrantId>, StoreError> {
+    match token.grant() {
+        Some(id) => Ok(Some(id.clone())),
+        None => cells.live(&cells.keys.grant_of_refresh(token.hash()), now).await,
     }
 }
 
 pub(super) async fn live_of_refresh(
     cells: &Cells,
-    hash: &TokenHash,
+    token: &Presented,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
-    Ok(of_refresh(cells, hash, now).await?.map(|found| found.value))
+    let Some(id) = id_of_refresh(cells, token, now).await? else {
+        return Ok(None);
+    };
+    Ok(live(cells, &id, now).await?.filter(|grant| grant.has_issued(token)))
 }
 
-/// Three round trips: what the token leads to, what is there, the change.
+/// Two round trips: what is there, and the change. One more for a token of the first release.
 pub(super) async fn rotate(
     cells: &Cells,
-    presented: &TokenHash,
+    presented: &Presented,
     successor: &Successor,
     used: &ClientUse,
     grace: Duration,
@@ -155,7 +159,7 @@ pub(super) async fn rotate(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let Some(id) = cells.live::<GrantId>(&cells.keys.grant_of_refresh(presented), now).await? else {
+        let Some(id) = id_of_refresh(cells, presented, now).await? else {
             return Ok(Rotation::Unknown);
         };
         let (found, client) = try_join(found(cells, &id, now), clients::of_use(cells, used)).await?;
@@ -168,21 +172,19 @@ pub(super) async fn rotate(
                     return Ok(Rotation::Unknown);
                 }
                 let mut grant = found.value.clone();
-                grant.rotate(successor.hash, successor.sealed.clone(), now, successor.expires_at);
+                successor.replace(&mut grant, now);
                 let life = Life { until: grant.expires_at, now };
-                // Nobody is told of the successor before all of it is written. Of a change that broke off, the same token
-                // brings the rest about.
                 let key = cells.keys.grant(&grant.id);
                 let change = cells.swap(&key, Some(&found), &grant, Some(life));
-                let (changed, ()) = try_join(change, lead_from_both(cells, &grant, presented, life)).await?;
+                let (changed, ()) = try_join(change, stay_known(cells, &grant, presented, life)).await?;
                 if changed {
                     return Ok(Rotation::Rotated(grant));
                 }
             }
             RefreshUse::Repeated { sealed_successor } => {
                 let grant = found.value;
-                let life = Life { until: grant.expires_at, now };
-                lead_from_both(cells, &grant, presented, life).await?;
+                // What broke off in a rotation is brought about by the same token.
+                stay_known(cells, &grant, presented, Life { until: grant.expires_at, now }).await?;
                 return Ok(Rotation::Repeated { grant, sealed_successor });
             }
             // A token that is used up stays so, whatever happens to the grant at the same time.
@@ -190,20 +192,18 @@ pub(super) async fn rotate(
                 revoke(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
             }
+            RefreshUse::Foreign => return Ok(Rotation::Unknown),
         }
     }
 }
 
-/// Writes what leads to a grant from its new refresh token, and from the used one: that stays known as long as the grant may
+/// A used token of the first release does not say whose it is: what leads from it to its grant stays as long as that may
 /// live, so that its reuse is noticed.
-async fn lead_from_both(
-    cells: &Cells,
-    grant: &Grant,
-    used: &TokenHash,
-    life: Life,
-) -> Result<(), StoreError> {
-    let last = cells.keys.grant_of_refresh(used);
-    try_join(lead_to(cells, grant, life), cells.write(&last, &grant.id, life)).await.map(|_| ())
+async fn stay_known(cells: &Cells, grant: &Grant, used: &Presented, life: Life) -> Result<(), StoreError> {
+    match used.grant() {
+        Some(_) => Ok(()),
+        None => cells.write(&cells.keys.grant_of_refresh(used.hash()), &grant.id, life).await,
+    }
 }
 
 pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {

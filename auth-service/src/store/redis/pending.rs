@@ -3,6 +3,7 @@
 //! from the user code.
 
 use async_trait::async_trait;
+use futures_util::future::try_join3;
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientUse};
@@ -126,6 +127,7 @@ impl PendingStore for RedisStore {
         }
     }
 
+    /// Two round trips.
     async fn redeem_device(
         &self,
         code: &TokenHash,
@@ -133,12 +135,18 @@ impl PendingStore for RedisStore {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
         let cells = &self.cells;
-        let now = used.at;
+        let (place, now) = (cells.keys.device(&grant.id, code), used.at);
         let grant_life = Life { until: grant.expires_at, now };
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
-            let Some((place, found)) = device(cells, code, now).await? else {
+            let (found, client, ()) = try_join3(
+                cells.read_live::<DeviceAuthorization>(&place, now),
+                clients::of_use(cells, used),
+                grants::lead_to(cells, grant, grant_life),
+            )
+            .await?;
+            let Some(found) = found else {
                 return Ok(Redemption::Unknown);
             };
             match found.value.state {
@@ -149,11 +157,8 @@ impl PendingStore for RedisStore {
                 DeviceState::Allowed { .. } if !found.value.is_expired(now) => {}
                 _ => return Ok(Redemption::Unknown),
             }
-            if clients::note_use(cells, used).await?.is_none() {
+            if clients::note_use_of(cells, used, client).await?.is_none() {
                 return Ok(Redemption::Unknown);
-            }
-            if let Some(refresh) = &grant.refresh {
-                cells.write(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, grant_life).await?;
             }
             let redeemed = DeviceAuthorization { state: DeviceState::Redeemed, ..found.value.clone() };
             let device_life = life(&redeemed, now);

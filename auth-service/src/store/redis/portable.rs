@@ -16,7 +16,7 @@ use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::Grant;
 use crate::keys::seal::StoreKey;
 use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
-use crate::store::rules::CodeRow;
+use crate::store::rules::{self, CodeRow};
 use crate::store::transfer::{Target, TargetError};
 use crate::store::{Store, StoreError};
 
@@ -150,11 +150,11 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             key = cells.keys.device_below(&grant, name);
             cells.write_for(&cells.keys.of_device(name), &grant, life).await?;
         }
-        // An export of a store at work may have missed the token that a refresh made a moment ago.
+        // An export of a store at work may have missed the token that a refresh by the first release made a moment ago.
         Kind::Grant => {
             let grant: Grant = record.read()?;
-            if let Some(refresh) = &grant.refresh {
-                cells.write_for(&cells.keys.grant_of_refresh(&refresh.current), &grant.id, life).await?;
+            if let Some(token) = rules::leading(&grant) {
+                cells.write_for(&cells.keys.grant_of_refresh(token), &grant.id, life).await?;
             }
         }
         Kind::Account => {

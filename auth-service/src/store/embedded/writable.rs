@@ -1,0 +1,170 @@
+//! Rows in a write transaction.
+
+use std::cell::RefCell;
+
+use redb::{ReadableTable, ReadableTableMetadata, TableError, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::clock::UnixTime;
+use crate::keys::seal::Sealer;
+use crate::store::changes::About;
+use crate::store::records::Resealed;
+use crate::store::{StoreError, row};
+
+use super::rows::{Rows, open, place, unavailable};
+use super::tables::Table;
+
+/// A write in progress.
+pub(super) struct Writable<'a> {
+    transaction: &'a WriteTransaction,
+    sealer: &'a Sealer,
+    touched: RefCell<Vec<(About, String)>>,
+}
+
+type OpenTable<'a> = redb::Table<'a, &'static str, &'static [u8]>;
+
+impl<'a> Writable<'a> {
+    pub(super) fn new(transaction: &'a WriteTransaction, sealer: &'a Sealer) -> Self {
+        Self { transaction, sealer, touched: RefCell::default() }
+    }
+
+    /// The rows written so far that copies are made from.
+    pub(super) fn touched(self) -> Vec<(About, String)> {
+        self.touched.into_inner()
+    }
+
+    fn touch(&self, table: Table, key: &str) {
+        if let Some(about) = table.about() {
+            self.touched.borrow_mut().push((about, key.to_owned()));
+        }
+    }
+
+    fn table(&self, table: Table) -> Result<OpenTable<'a>, StoreError> {
+        self.transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
+    }
+
+    /// Writes a value that may be swept from `expires_at` on.
+    pub(super) fn put<T: Serialize>(
+        &self,
+        table: Table,
+        key: &str,
+        value: &T,
+        expires_at: Option<UnixTime>,
+    ) -> Result<(), StoreError> {
+        let row = row::seal(self.sealer, &place(table, key), value, expires_at)?;
+        self.touch(table, key);
+        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// As [`Writable::put`], of a value that is in JSON already.
+    pub(super) fn put_json(
+        &self,
+        table: Table,
+        key: &str,
+        json: &[u8],
+        expires_at: Option<UnixTime>,
+    ) -> Result<(), StoreError> {
+        let row = row::seal_json(self.sealer, &place(table, key), json, expires_at)?;
+        self.touch(table, key);
+        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Gives every row of a table another key; how many there were. It also changes what each is sealed to.
+    pub(super) fn rename(&self, table: Table, name: impl Fn(&str) -> String) -> Result<u64, StoreError> {
+        let mut renamed = Vec::new();
+        {
+            let rows = self.table(table)?;
+            for row in rows.iter().map_err(unavailable)? {
+                let (key, row) = row.map_err(unavailable)?;
+                let (key, row) = (key.value(), row.value());
+                let json = row::open_json(self.sealer, &place(table, key), row)?;
+                renamed.push((key.to_owned(), json, row::expiry(row)));
+            }
+        }
+        for (before, json, expires_at) in &renamed {
+            self.remove(table, before)?;
+            self.put_json(table, &name(before), json, *expires_at)?;
+        }
+        Ok(renamed.len() as u64)
+    }
+
+    /// Seals those of `keys` that are still there with the key that seals now.
+    pub(super) fn reseal(&self, table: Table, keys: &[String]) -> Result<Resealed, StoreError> {
+        let mut resealed = Resealed::default();
+        for key in keys {
+            let Some(row) = self.raw(table, key)? else { continue };
+            resealed.rows += 1;
+            if let Some(row) = row::resealed(self.sealer, &place(table, key), &row)? {
+                self.table(table)?.insert(key.as_str(), row.as_slice()).map_err(unavailable)?;
+                resealed.changed += 1;
+            }
+        }
+        Ok(resealed)
+    }
+
+    /// Replaces a value and leaves its expiry as it is.
+    pub(super) fn replace<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
+        let expires_at = self.raw(table, key)?.and_then(|row| row::expiry(&row));
+        self.put(table, key, value, expires_at)
+    }
+
+    /// How many rows a table has, those included whose time is over and that wait to be swept.
+    pub(super) fn count(&self, table: Table) -> Result<u64, StoreError> {
+        self.table(table)?.len().map_err(unavailable)
+    }
+
+    /// The first row by key.
+    pub(super) fn first<T: DeserializeOwned>(&self, table: Table) -> Result<Option<(String, T)>, StoreError> {
+        let rows = self.table(table)?;
+        let Some((key, value)) = rows.first().map_err(unavailable)? else {
+            return Ok(None);
+        };
+        let key = key.value().to_owned();
+        let content = open(self.sealer, table, &key, value.value())?;
+        Ok(Some((key, content)))
+    }
+
+    /// Removes a row, if it is there.
+    pub(super) fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
+        self.touch(table, key);
+        self.table(table)?.remove(key).map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Removes those of `keys` that still are expired; how many.
+    pub(super) fn remove_expired(
+        &self,
+        table: Table,
+        keys: &[String],
+        now: UnixTime,
+    ) -> Result<u64, StoreError> {
+        let mut rows = self.table(table)?;
+        let mut removed = 0;
+        for key in keys {
+            let gone = rows
+                .get(key.as_str())
+                .map_err(unavailable)?
+                .is_some_and(|row| row::is_over(row.value(), now));
+            if gone {
+                self.touch(table, key);
+                rows.remove(key.as_str()).map_err(unavailable)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Rows for Writable<'_> {
+    fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let rows = self.table(table)?;
+        Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
+    }
+
+    fn sealer(&self) -> &Sealer {
+        self.sealer
+    }
+}
