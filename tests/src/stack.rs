@@ -18,6 +18,9 @@ use crate::setup::{ACCOUNT, Behind, Setup};
 /// How long a stack may take from its start to its first answer.
 const START: Duration = Duration::from_secs(40);
 
+/// Settings of auth-service that say where its state is.
+const STATE: [&str; 2] = ["REDIS_URL", "STORE_KEY"];
+
 /// Real auth-service, real wrapper, real edge proxy, in a directory of their own. Dropped, it stops them.
 #[derive(Debug)]
 pub struct Stack {
@@ -143,13 +146,14 @@ impl Stack {
     }
 
     /// What an operator's command on auth-service prints: on the running service when it runs, otherwise on its state.
-    /// Only `DATA_DIR` is set, as for an operator who has just that.
+    /// Only `DATA_DIR` is set, as for an operator who has just that; with Redis, what leads to it.
     #[track_caller]
     pub fn operator(&self, arguments: &[&str]) -> String {
         let mut command = process::clean_command(binary("auth-service"));
         let output = command
             .args(arguments)
             .env("DATA_DIR", self.dir().join("auth"))
+            .envs(self.setup.auth_settings.iter().filter(|(name, _)| STATE.contains(&name.as_str())).cloned())
             .output()
             .expect("auth-service starts");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -181,6 +185,24 @@ impl Stack {
         self.auth_service = Some(process);
         let ready = format!("http://127.0.0.1:{}/ready", self.ops_port);
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
+    }
+
+    /// Another replica of auth-service, which answers checks on that port. The edge has to be told of it.
+    pub async fn start_replica(&mut self, auth_edge_port: u16) -> Process {
+        let ops_port = free_port();
+        let mut command = self.auth_command();
+        command
+            .env("DATA_DIR", self.dir().join(format!("auth-{auth_edge_port}")))
+            .env("PUBLIC_LISTEN", loopback(free_port()))
+            .env("EDGE_LISTEN", loopback(auth_edge_port))
+            .env("OPS_LISTEN", loopback(ops_port))
+            .env_remove("EDGE_GRPC_LISTEN");
+        let replica = Process::start("replica", &mut command, self.dir());
+        self.wait_for("a replica", &format!("http://127.0.0.1:{ops_port}/ready"), |answer| {
+            answer.status == 200
+        })
+        .await;
+        replica
     }
 
     fn auth_command(&self) -> Command {

@@ -1,0 +1,206 @@
+//! Three replicas of auth-service behind one edge, before one Redis: how soon what is done at one is so at all of them.
+//!
+//! Envoy gives requests that come one after the other to the replicas in turn, so three answers in a row are of all three.
+//! `REVOCATIONS=1000` for so many of each kind; `docs/state.md` has the figures.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "../../auth-service/tests/support/redis_server.rs"]
+mod redis_server;
+
+use std::time::{Duration, Instant};
+
+use redis_server::RedisServer;
+use serde_json::Value;
+use tests::process::Process;
+use tests::setup::ACCOUNT;
+use tests::upstream::Upstream;
+use tests::{Answer, Setup, Stack, places};
+
+const REPLICAS: usize = 3;
+/// What the shipped configuration says of the one replica that it knows.
+const ENDPOINT: &str = r#"- endpoint: { address: { socket_address: { address: "@AUTH_ADDRESS@", port_value: @AUTH_EDGE_PORT@ } } }"#;
+/// Within this, 99 of 100 changes are known everywhere.
+const BOUND: Duration = Duration::from_millis(50);
+
+struct Fleet {
+    stack: Stack,
+    http: reqwest::Client,
+    _others: Vec<Process>,
+    _upstream: Upstream,
+}
+
+impl Fleet {
+    async fn start(redis: &RedisServer) -> Self {
+        let upstream = Upstream::start().await;
+        let ports: Vec<u16> = (1..REPLICAS).map(|_| places::free_port()).collect();
+        let of = |port: u16| ENDPOINT.replace("@AUTH_EDGE_PORT@", &port.to_string());
+        let all: Vec<String> =
+            [ENDPOINT.to_owned()].into_iter().chain(ports.iter().copied().map(of)).collect();
+        let mut stack = Setup::as_shipped()
+            .in_front_of(upstream.port)
+            .auth_setting("REDIS_URL", &redis.url())
+            .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+            .edge_changed(ENDPOINT, &all.join("\n              "))
+            .start()
+            .await;
+        let mut others = Vec::new();
+        for port in ports {
+            others.push(stack.start_replica(port).await);
+        }
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let fleet = Self { stack, http, _others: others, _upstream: upstream };
+        fleet.is_whole().await;
+        fleet
+    }
+
+    /// Waits until the edge has heard of every replica.
+    async fn is_whole(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut known = 0;
+        while known < 3 * REPLICAS {
+            known = if self.ask("none").await.status == 401 { known + 1 } else { 0 };
+            assert!(Instant::now() < deadline, "the edge does not find all replicas");
+        }
+    }
+
+    async fn ask(&self, token: &str) -> Answer {
+        let request = self.http.post(&self.stack.mcp_url).bearer_auth(token);
+        Answer::read(request.send().await.unwrap()).await.unwrap()
+    }
+
+    /// Every replica knows the token, and the second time from memory.
+    async fn is_known(&self, token: &str, says: &str) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut known = 0;
+        while known < 2 * REPLICAS {
+            let answer = self.ask(token).await;
+            known = if answer.status == 200 && answer.body.contains(says) { known + 1 } else { 0 };
+            assert!(Instant::now() < deadline, "{answer:?}");
+        }
+    }
+
+    /// Until all replicas say the new thing. None may say the old one afterwards.
+    async fn until(&self, token: &str, since: Instant, is_new: impl Fn(&Answer) -> bool) -> Spread {
+        let (mut in_a_row, mut spread) = (0, Spread::default());
+        while in_a_row < 3 * REPLICAS {
+            let answer = self.ask(token).await;
+            if is_new(&answer) {
+                in_a_row += 1;
+            } else {
+                assert!(in_a_row < REPLICAS, "a replica goes back to what was: {answer:?}");
+                in_a_row = 0;
+                spread.last_old = since.elapsed();
+            }
+            if in_a_row == REPLICAS {
+                spread.all_new = since.elapsed();
+            }
+            assert!(since.elapsed() < Duration::from_secs(5), "never: {answer:?}");
+        }
+        spread
+    }
+
+    /// Enters a machine; its identifier and secret.
+    fn machine(&self, name: &str) -> (String, String) {
+        let grant = ["--grant", "client-credentials", "--resource", &self.stack.mcp_url];
+        let printed = self.stack.operator(&[&["client", "add", name][..], &grant].concat());
+        let value = |name: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            line.unwrap_or_else(|| panic!("no {name} in {printed}")).to_owned()
+        };
+        (value("client_id"), value("client_secret"))
+    }
+
+    /// Asks the first replica, without the edge.
+    async fn post(&self, path: &str, (id, secret): &(String, String), form: &[(&str, &str)]) -> Answer {
+        let url = format!("http://127.0.0.1:{}{path}", self.stack.auth_public_port);
+        let request = self.http.post(url).basic_auth(id, Some(secret)).form(form);
+        let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    }
+
+    async fn token(&self, machine: &(String, String)) -> String {
+        let form = [("grant_type", "client_credentials"), ("resource", &self.stack.mcp_url)];
+        let answer: Value = serde_json::from_str(&self.post("/token", machine, &form).await.body).unwrap();
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// How a change came about.
+#[derive(Default)]
+struct Spread {
+    /// When the last answer came that did not know of it; nothing if every answer did.
+    last_old: Duration,
+    /// When an answer of each replica had come that did. A busy machine takes its time for three requests.
+    all_new: Duration,
+}
+
+fn print(what: &str, spreads: &[Spread]) {
+    println!("{what}, {} times", spreads.len());
+    let of = |name: &str, one: fn(&Spread) -> Duration| {
+        let mut times: Vec<_> = spreads.iter().map(one).collect();
+        times.sort_unstable();
+        let at = |share: usize| times[(times.len() - 1) * share / 1000];
+        println!("  {name:<36} p50 {:>8.2?}  p99 {:>8.2?}  longest {:>8.2?}", at(500), at(990), at(1000));
+        at(990)
+    };
+    of("each replica was seen to know of it", |spread| spread.all_new);
+    let late = of("the last answer that did not", |spread| spread.last_old);
+    assert!(late < BOUND, "{what}: all replicas must know within {BOUND:?}");
+}
+
+fn refused(answer: &Answer) -> bool {
+    assert!([200, 401].contains(&answer.status), "{answer:?}");
+    answer.status == 401
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms() {
+    let Some(redis) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let times = std::env::var("REVOCATIONS").map_or(20, |text| text.parse().unwrap());
+    let fleet = Fleet::start(&redis).await;
+
+    let (machine, mut spreads) = (fleet.machine("bot"), Vec::new());
+    for _ in 0..times {
+        let token = fleet.token(&machine).await;
+        fleet.is_known(&token, "").await;
+        let since = Instant::now();
+        fleet.post("/revoke", &machine, &[("token", &token)]).await;
+        spreads.push(fleet.until(&token, since, refused).await);
+    }
+    print("a grant revoked at one, since it was asked for", &spreads);
+
+    let mut spreads = Vec::new();
+    for n in 0..times {
+        let machine = fleet.machine(&format!("bot-{n}"));
+        let token = fleet.token(&machine).await;
+        fleet.is_known(&token, "").await;
+        fleet.stack.operator(&["client", "delete", &machine.0]);
+        spreads.push(fleet.until(&token, Instant::now(), refused).await);
+    }
+    print("a client deleted, since the operator was told", &spreads);
+
+    let token = fleet.stack.log_in().await.access_token;
+    let (name, mut spreads) = (ACCOUNT.0, Vec::new());
+    for _ in 0..times {
+        fleet.is_known(&token, "").await;
+        fleet.stack.operator(&["user", "disable", name]);
+        spreads.push(fleet.until(&token, Instant::now(), refused).await);
+        fleet.stack.operator(&["user", "enable", name]);
+    }
+    print("a user disabled, since the operator was told", &spreads);
+
+    let mut spreads = Vec::new();
+    for n in 0..times {
+        let (before, after) = (format!("team-{n}-a"), format!("team-{n}-b"));
+        fleet.stack.operator(&["user", "groups", name, &before]);
+        fleet.is_known(&token, &before).await;
+        fleet.stack.operator(&["user", "groups", name, &after]);
+        let is_new = |answer: &Answer| {
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.body.contains(&after)
+        };
+        spreads.push(fleet.until(&token, Instant::now(), is_new).await);
+    }
+    print("groups changed, since the operator was told", &spreads);
+}
