@@ -26,18 +26,16 @@ use anyhow::{Context, ensure};
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
-use auth_service::domain::opaque_token::TokenHash;
 use auth_service::facts::{CacheTerms, FactsCache, IDENTITY, Sources};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::RotationTerms;
 use auth_service::keys::signing::KeyRing;
-use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::rotation;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Store, transfer};
 use futures_util::stream::{self, StreamExt};
 use redis_server::RedisServer;
-use things::{HOUR, NOW, account, client, code, grant, random, register, usage};
+use things::{NOW, access_token, account, client, code, grant, register, usage};
 
 /// People, each of whom has as many grants as it takes.
 const PEOPLE: usize = 1000;
@@ -101,7 +99,7 @@ async fn main() -> anyhow::Result<()> {
 
     let set = rotation::up_to_date(&store, &TERMS, SystemClock.now()).await?;
     let keys = KeyRing::new(set, Arc::new(SystemClock))?;
-    let issuer = Issuer::parse("https://auth.example.com")?;
+    let issuer = Issuer::parse(things::ISSUER)?;
     while !store.changes().is_live() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -109,21 +107,7 @@ async fn main() -> anyhow::Result<()> {
     let cache = FactsCache::new(CacheTerms { tokens: facts, longest: Duration::from_secs(300) });
     let now = SystemClock.now();
     for granted in &some {
-        let claims = AccessTokenClaims {
-            iss: issuer.as_str().to_owned(),
-            sub: granted.subject.clone(),
-            aud: granted.resources.clone(),
-            client_id: granted.client_id.clone(),
-            scope: granted.scope.clone(),
-            exp: now.plus(HOUR),
-            iat: now,
-            jti: TokenHash::of(&random()).text(),
-            gid: granted.id.clone(),
-            groups: vec![],
-            cnf: None,
-            act: None,
-        };
-        let token = keys.sign(ACCESS_TOKEN_TYPE, &claims)?;
+        let token = access_token(&keys, granted, now);
         let known =
             cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
         // What a check has signed about it, once.

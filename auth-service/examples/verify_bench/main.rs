@@ -33,9 +33,7 @@ use anyhow::{Context, ensure};
 use auth_service::app;
 use auth_service::config::Config;
 use auth_service::domain::clock::{Clock, SystemClock};
-use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
-use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::state::AppState;
 use auth_service::store::Store;
 use auth_service::store::embedded::EmbeddedStore;
@@ -94,7 +92,7 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     let key = StoreKey::new([7; 32]);
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory.path(), &key)?);
     let settings = [
-        ("ISSUER", "https://auth.example.com"),
+        ("ISSUER", things::ISSUER),
         ("PROTECTED_HOSTS", "mcp.example"),
         ("WORKERS", "1"),
         ("PUBLIC_LISTEN", "127.0.0.1:0"),
@@ -197,22 +195,7 @@ async fn tokens(state: &AppState) -> anyhow::Result<Vec<String>> {
     let mut tokens = Vec::new();
     for n in 0..PEOPLE {
         let (_, _, grant) = things::granted(state.store.as_ref(), &format!("p{n}"), &format!("r{n}")).await;
-        let now = SystemClock.now();
-        let claims = AccessTokenClaims {
-            iss: "https://auth.example.com".to_owned(),
-            sub: grant.subject,
-            aud: grant.resources,
-            client_id: grant.client_id,
-            scope: grant.scope,
-            exp: now.plus(things::HOUR),
-            iat: now,
-            jti: TokenHash::of(&things::random()).text(),
-            gid: grant.id,
-            groups: vec![],
-            cnf: None,
-            act: None,
-        };
-        tokens.push(state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?);
+        tokens.push(things::access_token(&state.keys, &grant, SystemClock.now()));
     }
     Ok(tokens)
 }

@@ -40,7 +40,8 @@ const GOOD: [(&str, &str); 9] = [
     ("dpop_jkt", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
 ];
 
-fn client() -> Client {
+/// A client with two redirect URIs.
+pub(super) fn client() -> Client {
     let redirects = ["https://app.example/cb?x=1", "http://127.0.0.1/cb"];
     Client {
         id: ClientId::try_from("c".to_owned()).expect("an identifier"),

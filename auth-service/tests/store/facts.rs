@@ -7,17 +7,15 @@ use std::time::{Duration, Instant};
 use auth_service::domain::clock::{Clock, UnixTime};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
-use auth_service::domain::opaque_token::TokenHash;
 use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
 use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
-use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Store, Successor};
 
 use super::keys::TERMS;
 use super::things::{
-    GRACE, HOUR, NOW, client, code, grant, granted, hash, held, later, password, random, register, successor,
+    GRACE, NOW, access_token, client, code, grant, granted, hash, held, later, password, register, successor,
     usage,
 };
 use super::worlds::{World, key};
@@ -91,21 +89,7 @@ pub(crate) fn keys() -> Arc<KeyRing> {
 
 /// An access token on that grant.
 pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
-    let claims = AccessTokenClaims {
-        iss: "https://auth.example".to_owned(),
-        sub: grant.subject.clone(),
-        aud: grant.resources.clone(),
-        client_id: grant.client_id.clone(),
-        scope: grant.scope.clone(),
-        exp: later(HOUR),
-        iat: NOW,
-        jti: TokenHash::of(&random()).text(),
-        gid: grant.id.clone(),
-        groups: vec![],
-        cnf: None,
-        act: None,
-    };
-    keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
+    access_token(keys, grant, NOW)
 }
 
 async fn connect(url: &str) -> Arc<dyn Store> {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 pub(crate) struct Resp(BufReader<TcpStream>);
 
@@ -76,4 +77,15 @@ impl Resp {
             _ => panic!("{line}"),
         }
     }
+}
+
+/// Whether the server's first answer to an inline command contains `expected`.
+pub(crate) fn says(port: u16, command: &str, expected: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answer = [0_u8; 2048];
+    let read = stream.write_all(command.as_bytes()).and_then(|()| stream.read(&mut answer));
+    read.is_ok_and(|read| String::from_utf8_lossy(&answer[..read]).contains(expected))
 }

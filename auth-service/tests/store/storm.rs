@@ -31,7 +31,6 @@ use crate::chaos::Weather;
 use crate::redis_server::RedisServer;
 use replica::Replica;
 
-const ISSUER: &str = "https://auth.example";
 /// Longest that a revocation may go unnoticed (`docs/adr/0009`), and what a request may take on its way back.
 const BOUND: Duration = Duration::from_millis(1_000 + 250);
 const REPLICAS: usize = 3;

@@ -13,9 +13,13 @@ use auth_service::domain::opaque_token::TokenHash;
 use auth_service::domain::pkce::CodeChallenge;
 use auth_service::domain::refresh_token::{Line, LineKey, Presented, RefreshToken};
 use auth_service::keys::seal::SystemRandomSource;
+use auth_service::keys::signing::KeyRing;
+use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::store::{Registration, RegistrationTerms, Store, Successor};
 use serde_json::{from_value, json};
 
+/// Who issues tokens.
+pub(crate) const ISSUER: &str = "https://auth.example";
 pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -183,4 +187,23 @@ pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Cl
     store.redeem_code(&secret, &grant, &used).await.unwrap();
     assert!(store.grant(&grant.id, NOW).await.unwrap().is_some());
     (client, account, grant)
+}
+
+/// An access token on that grant, good for an hour.
+pub(crate) fn access_token(keys: &KeyRing, grant: &Grant, at: UnixTime) -> String {
+    let claims = AccessTokenClaims {
+        iss: ISSUER.to_owned(),
+        sub: grant.subject.clone(),
+        aud: grant.resources.clone(),
+        client_id: grant.client_id.clone(),
+        scope: grant.scope.clone(),
+        exp: at.plus(HOUR),
+        iat: at,
+        jti: TokenHash::of(&random()).text(),
+        gid: grant.id.clone(),
+        groups: vec![],
+        cnf: None,
+        act: None,
+    };
+    keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
 }

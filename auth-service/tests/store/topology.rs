@@ -10,7 +10,7 @@ use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store, StoreError};
 
 use super::facts;
-use super::resp::Resp;
+use super::resp::{Resp, says};
 use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
 use crate::redis_server::{self, RedisServer};
@@ -128,7 +128,7 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
     let Some(replica) = RedisServer::start(&[&diskless[..], &["--replicaof", &of]].concat()) else { return };
     let sentinel = Sentinel::of(&master);
     let deadline = Instant::now() + Duration::from_secs(20);
-    let in_sync = |server: &RedisServer| server.says("INFO replication\r\n", "master_link_status:up");
+    let in_sync = |server: &RedisServer| says(server.port, "INFO replication\r\n", "master_link_status:up");
     while !in_sync(&replica) {
         assert!(Instant::now() < deadline, "the replica does not follow");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -136,7 +136,7 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
     // The sentinel asks its master for replicas every ten seconds.
     let deadline = Instant::now() + Duration::from_secs(30);
     let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=gate", sentinel.port);
-    while !redis_server::says(sentinel.port, "SENTINEL REPLICAS gate\r\n", &replica.port.to_string()) {
+    while !says(sentinel.port, "SENTINEL REPLICAS gate\r\n", &replica.port.to_string()) {
         assert!(Instant::now() < deadline, "the sentinel does not know the replica");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -13,6 +13,7 @@ use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use futures_util::future::join_all;
 
+use super::resp::says;
 use crate::redis_server::RedisServer;
 
 pub(crate) struct World {
@@ -86,7 +87,7 @@ impl Cluster {
         create.args(["--cluster-replicas", "0", "--cluster-yes"]).stdout(Stdio::null());
         assert!(create.status().unwrap().success(), "the cluster cannot be created");
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !nodes.iter().all(|node| node.says("CLUSTER INFO\r\n", "cluster_state:ok")) {
+        while !nodes.iter().all(|node| says(node.port, "CLUSTER INFO\r\n", "cluster_state:ok")) {
             assert!(Instant::now() < deadline, "the cluster does not come up");
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -115,6 +116,6 @@ impl Cluster {
 
     /// Whether each node has keys.
     pub(crate) fn filled(&self) -> Vec<bool> {
-        self.nodes.iter().map(|node| !node.says("DBSIZE\r\n", ":0\r\n")).collect()
+        self.nodes.iter().map(|node| !says(node.port, "DBSIZE\r\n", ":0\r\n")).collect()
     }
 }

@@ -229,11 +229,8 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>,
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::client::{
-        ClientAuthMethod, ClientDisplay, ClientMetadata, ClientOrigin, RegistrationId,
-    };
-    use crate::domain::clock::UnixTime;
     use crate::domain::resource::Scheme;
+    use crate::oauth::fuzzing;
 
     use super::*;
 
@@ -248,28 +245,7 @@ mod tests {
 
     fn read(pairs: &[(&str, &str)]) -> Result<AuthorizationRequest, Refusal> {
         let redirect_uri = RedirectUri::try_from("https://app.example/cb".to_owned()).unwrap();
-        let client = Client {
-            id: ClientId::try_from("c".to_owned()).unwrap(),
-            registration: RegistrationId::new([0; 32]),
-            origin: ClientOrigin::Registration,
-            issued_at: UnixTime(0),
-            last_used_at: None,
-            disabled: false,
-            fingerprint: None,
-            management: None,
-            secret: None,
-            metadata: ClientMetadata {
-                redirect_uris: vec![redirect_uri.clone()],
-                auth_method: ClientAuthMethod::None,
-                grant_types: vec![GrantType::AuthorizationCode],
-                scope: None,
-                application_type: None,
-                dpop_bound_access_tokens: false,
-                keys: None,
-                display: ClientDisplay::default(),
-            },
-            operator: None,
-        };
+        let client = fuzzing::client();
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
         let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
         AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &Policy::default(), false)

@@ -8,14 +8,13 @@ use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::{Grant, GrantId};
 use auth_service::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use auth_service::domain::refresh_token::RefreshToken;
-use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::store::Store;
 use reqwest::StatusCode;
 use tokio::time::sleep;
 
-use super::{BOUND, ISSUER, Storm, chance, count};
+use super::{BOUND, Storm, chance, count};
 use crate::store::things::{
-    HOUR, NOW, account, client, code, grant, id, random, refresh_token, terms, usage,
+    NOW, access_token, account, client, code, grant, id, random, refresh_token, terms, usage,
 };
 
 /// Somebody with a grant and its two tokens.
@@ -45,22 +44,7 @@ impl Storm {
     }
 
     fn token(&self, grant: &Grant) -> String {
-        let now = SystemClock.now();
-        let claims = AccessTokenClaims {
-            iss: ISSUER.to_owned(),
-            sub: grant.subject.clone(),
-            aud: grant.resources.clone(),
-            client_id: grant.client_id.clone(),
-            scope: grant.scope.clone(),
-            exp: now.plus(HOUR),
-            iat: now,
-            jti: TokenHash::of(&random()).text(),
-            gid: grant.id.clone(),
-            groups: vec![],
-            cnf: None,
-            act: None,
-        };
-        self.keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
+        access_token(&self.keys, grant, SystemClock.now())
     }
 
     /// Grants that end, one after the other.

@@ -3,9 +3,9 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
-use super::ISSUER;
 use crate::chaos::Chaos;
 use crate::redis_server::free_port;
+use crate::store::things::ISSUER;
 use crate::store::worlds::key;
 
 /// One of the program's processes.
