@@ -31,5 +31,6 @@ mod it {
     mod policy;
     mod proxies;
     mod register;
+    mod store_away;
     mod token;
 }

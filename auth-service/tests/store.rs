@@ -23,6 +23,7 @@ mod store {
     mod storm;
     mod suite;
     mod things;
+    mod tls;
     mod topology;
     mod upgrade;
     mod worlds;

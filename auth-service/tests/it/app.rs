@@ -91,6 +91,15 @@ impl TestApp {
         self.server.as_mut().unwrap().kill();
     }
 
+    pub(crate) fn run_store(&mut self) {
+        assert!(self.server.as_mut().unwrap().run());
+    }
+
+    /// The id of the process of the store.
+    pub(crate) fn store_process(&self) -> u32 {
+        self.server.as_ref().unwrap().process.as_ref().unwrap().id()
+    }
+
     /// With this source of randomness.
     pub(crate) async fn start_with_random(random: Arc<dyn Random>) -> Self {
         Self::start_from(false, random, &[]).await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct RedisServer {
     pub(crate) port: u16,
-    process: Option<Child>,
+    pub(crate) process: Option<Child>,
     options: Vec<String>,
     data: tempfile::TempDir,
 }

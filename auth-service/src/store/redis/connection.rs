@@ -249,7 +249,13 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
         ErrorKind::Cluster | ErrorKind::Protocol => {
             "check that the kind of Redis is the one that REDIS_URL names"
         }
-        _ => "check REDIS_URL, and that Redis runs and can be reached from here",
+        _ if error.details().contains("InvalidCertificate") => {
+            "its certificate is not one that is trusted for this host name; SSL_CERT_FILE may name a file of the \
+             certificates to trust"
+        }
+        _ => {
+            "check REDIS_URL (rediss if Redis expects TLS, redis if not), and that Redis runs and can be reached from here"
+        }
     };
     StoreError::Unavailable(format!("cannot connect to {address}: {error}; {fix}"))
 }

@@ -1,0 +1,97 @@
+//! A store that is gone, and one that hangs: who is told what, and how soon.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::app::{REDIRECT, TestApp};
+
+/// The most that a request may wait for a store that says nothing, and what a busy machine adds.
+const BUDGET: Duration = Duration::from_millis(1_000 + 700);
+/// As above, once it is known that nobody answers.
+const AT_ONCE: Duration = Duration::from_millis(400);
+
+async fn ready(app: &TestApp) -> (StatusCode, Value) {
+    let answer = app.http.get(format!("{}/ready", app.ops)).send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+async fn is_ready_again(app: &TestApp) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while ready(app).await.0 != StatusCode::OK {
+        assert!(Instant::now() < deadline, "it does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What each kind of request gets, none of which may take longer than `within`.
+async fn all_unavailable(app: &TestApp, tokens: (&str, &str), within: Duration) {
+    let (access, refresh) = tokens;
+    let start = Instant::now();
+    let check = app.check(Method::POST, "mcp.example", "/mcp").bearer_auth(access).send();
+    let form = [("client_id", "mcp_x"), ("grant_type", "refresh_token"), ("refresh_token", refresh)];
+    let token = app.http.post(format!("{}/token", app.public)).form(&form).send();
+    let registration = json!({ "redirect_uris": [REDIRECT] });
+    let register = app.http.post(format!("{}/register", app.public)).json(&registration).send();
+    for answer in join_all([check, token, register].map(|asked| async move { asked.await.unwrap() })).await {
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    }
+    assert!(start.elapsed() < within, "{:?}", start.elapsed());
+}
+
+#[actix_web::test]
+async fn a088_readiness_says_that_redis_is_gone_and_heals_by_itself() {
+    let Some(mut app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    assert_eq!(ready(&app).await.0, StatusCode::OK);
+    app.kill_store();
+    let gone = Instant::now();
+    let told = loop {
+        let (status, body) = ready(&app).await;
+        if status == StatusCode::SERVICE_UNAVAILABLE && body["facts"] != "cached" {
+            break body;
+        }
+        assert!(gone.elapsed() < Duration::from_secs(2), "{body}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(told["status"], "not ready");
+    assert!(told["store"].as_str().unwrap().contains("Redis"), "{told}");
+    assert!(told["facts"].as_str().unwrap().starts_with("not cached"), "{told}");
+    all_unavailable(&app, (&tokens.access, &tokens.refresh), BUDGET).await;
+    app.run_store();
+    is_ready_again(&app).await;
+}
+
+#[actix_web::test]
+async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &app.store_process().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    // What is known counts for a second after the last sign of life.
+    let stopped = Instant::now();
+    while app.state.store.changes().is_live() {
+        assert!(stopped.elapsed() < Duration::from_millis(1500), "a copy counts for longer than a second");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..2 {
+        all_unavailable(&app, (&tokens.access, &tokens.refresh), BUDGET).await;
+    }
+    let (status, told) = ready(&app).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(told["store"].as_str().unwrap().contains("does not answer"), "{told}");
+    for _ in 0..5 {
+        all_unavailable(&app, (&tokens.access, &tokens.refresh), AT_ONCE).await;
+    }
+    signal("-CONT");
+    is_ready_again(&app).await;
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+}
