@@ -1,9 +1,10 @@
-//! kill -9 of auth-service in the middle of its work: what it acknowledged is still there when it comes back.
+//! kill -9 of auth-service in the middle of its work: what it acknowledged is still there when it comes back, and what it
+//! ended is still over. Six rounds; `CHAOS_SECONDS=600` for longer.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::browser::Person;
 use tests::{Registration, Setup, Stack, Tokens};
@@ -19,6 +20,7 @@ struct Acknowledged {
     clients: Vec<Registration>,
     accounts: Vec<Person>,
     grants: Vec<(Registration, Tokens)>,
+    revoked: Vec<(Registration, Tokens)>,
 }
 
 type Shared = Arc<Mutex<Acknowledged>>;
@@ -52,6 +54,17 @@ async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
             return;
         };
         done.lock().unwrap().grants.get_mut(slot).unwrap().1 = newer;
+        let Ok(code) = stack.code(&client, &person, &stack.mcp_url).await else {
+            return;
+        };
+        let Ok(tokens) = stack.redeem(&client, &code, &stack.mcp_url).await else {
+            return;
+        };
+        let form = [("token", &tokens.refresh_token), ("client_id", &client.client_id)];
+        match stack.http.post(stack.endpoint("revoke")).form(&form).send().await {
+            Ok(answer) if answer.status() == 200 => done.lock().unwrap().revoked.push((client, tokens)),
+            _ => return,
+        }
     }
 }
 
@@ -77,14 +90,22 @@ async fn verify(stack: &Stack, done: &Acknowledged) {
             panic!("the grant of {client:?} is gone: {error:#}");
         }
     }
+    for (client, tokens) in &done.revoked {
+        let refreshed = stack.refresh(client, &tokens.refresh_token).await;
+        assert!(refreshed.is_err(), "{client:?} refreshes a grant that was revoked");
+        let answer = stack.http.post(&stack.mcp_url).bearer_auth(&tokens.access_token).send().await.unwrap();
+        assert_eq!(answer.status(), 401, "a token of {client:?} passes although it was revoked");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
     let upstream = tests::upstream::Upstream::start().await;
     let mut stack = Setup::as_shipped().in_front_of(upstream.port).start().await;
-    let (mut clients, mut accounts, mut grants) = (0, 0, 0);
-    for round in 0..ROUNDS {
+    let (mut clients, mut accounts, mut grants, mut revoked) = (0, 0, 0, 0);
+    let least = std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let (begun, mut round) = (Instant::now(), 0);
+    while round < ROUNDS || begun.elapsed() < Duration::from_secs(least) {
         stack.kill_auth_service();
         let newcomers: Vec<Person> = (0..WORKERS)
             .map(|worker| {
@@ -102,7 +123,7 @@ async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
             workers.spawn(work(shared.clone(), person, done.clone()));
         }
         // Other moments every round: early in the first logins, and later.
-        tokio::time::sleep(Duration::from_millis(300 + 450 * round)).await;
+        tokio::time::sleep(Duration::from_millis(300 + 450 * (round % ROUNDS) + 67 * (round / ROUNDS))).await;
         let pid = shared.read().await.auth_service_pid();
         tests::process::kill_9(pid);
         while let Some(ended) = workers.join_next().await {
@@ -117,9 +138,15 @@ async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
         clients += done.clients.len();
         accounts += done.accounts.len();
         grants += done.grants.len();
+        revoked += done.revoked.len();
+        round += 1;
     }
     println!(
-        "{ROUNDS} rounds: {clients} clients, {accounts} passwords and {grants} grants acknowledged, all kept"
+        "{round} rounds: {clients} clients, {accounts} passwords and {grants} grants acknowledged, all kept; {revoked} \
+         revocations, none undone"
     );
-    assert!(clients > 0 && accounts > 0 && grants > 0, "too little happened to prove anything");
+    assert!(
+        clients > 0 && accounts > 0 && grants > 0 && revoked > 0,
+        "too little happened to prove anything"
+    );
 }
