@@ -85,7 +85,8 @@ pub fn listen(
     .map_err(|cause| ListenError { variable: "PUBLIC_LISTEN", address: public, cause })?;
     // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
     let edge_server = HttpServer::new(move || {
-        App::new().app_data(edge_state.clone()).default_service(web::to(forward_auth::check))
+        let state = edge_state.clone();
+        App::new().default_service(web::to(move |request| forward_auth::check(request, state.clone())))
     })
     .workers(workers.get())
     .backlog(4096)

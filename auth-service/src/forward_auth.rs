@@ -80,7 +80,7 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    fn parse(&self, method: &Method, headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+    fn parse<'h>(&self, method: &Method, headers: &'h HeaderMap) -> Result<AccessRequest<'h>, CheckError> {
         match self {
             Self::Traefik => traefik::parse(headers),
             Self::Caddy => caddy::parse(headers),
@@ -120,7 +120,7 @@ fn trust<'a>(
 }
 
 /// The one way from a request to an answer, whichever proxy asks.
-async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
+async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
     let resource = match resource(asked, state) {
         Ok(found) => found,
         Err(error) => return Answer::refuse(&error),
@@ -132,7 +132,7 @@ async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
     if !origins.allow(origin, resource.origin()) {
         return Answer::refuse(&CheckError::Origin);
     }
-    if let (&Method::OPTIONS, Some(wanted)) = (&asked.method, &asked.preflight) {
+    if let (&Method::OPTIONS, Some(wanted)) = (&asked.method, asked.preflight) {
         return cors::preflight(origins, origin, wanted);
     }
     let mut answer = decide_on(asked, &resource, state).await;
@@ -143,7 +143,7 @@ async fn decision(asked: &AccessRequest, state: &AppState) -> Answer {
     answer
 }
 
-fn resource(asked: &AccessRequest, state: &AppState) -> Result<ResourceUri, CheckError> {
+fn resource(asked: &AccessRequest<'_>, state: &AppState) -> Result<ResourceUri, CheckError> {
     let hosts = &state.config.site.protected_hosts;
     if asked.scheme.is_some_and(|scheme| scheme != hosts.scheme()) {
         return Err(CheckError::Scheme);
@@ -151,13 +151,13 @@ fn resource(asked: &AccessRequest, state: &AppState) -> Result<ResourceUri, Chec
     hosts.resource(&asked.host, &asked.path).ok_or(CheckError::UnknownHost)
 }
 
-async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppState) -> Answer {
+async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &AppState) -> Answer {
     // What is not a preflight has no business with OPTIONS at an MCP endpoint.
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
     let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state);
-    let (token, scheme) = match &asked.bearer {
+    let (token, scheme) = match asked.bearer {
         Bearer::None => return conclude(asked, resource, None, Presented::Nothing, state),
         Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
         Bearer::Token(token) => (token, Scheme::Bearer),
@@ -177,7 +177,7 @@ async fn decide_on(asked: &AccessRequest, resource: &ResourceUri, state: &AppSta
 }
 
 fn conclude(
-    asked: &AccessRequest,
+    asked: &AccessRequest<'_>,
     resource: &ResourceUri,
     known: Option<&Known>,
     presented: Presented<'_>,
@@ -185,11 +185,8 @@ fn conclude(
 ) -> Answer {
     // Taken once: a policy that changes meanwhile is the next request's.
     let policy = state.policy.now();
-    let operation = Operation::of_headers(
-        asked.mcp_protocol_version.as_deref(),
-        asked.mcp_method.as_deref(),
-        asked.mcp_name.as_deref(),
-    );
+    let operation =
+        Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());
     let wanted = Asked { resource, http_method: asked.method.as_str(), operation };
     match (decide(presented, &policy, &wanted), known) {
         (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state),

@@ -86,11 +86,12 @@ async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Re
     Ok(())
 }
 
-/// A request as the edge sends it.
+/// The call of a tool by a client of MCP 2026-07-28, as the edge asks about it.
 pub(crate) fn request(method: &str, target: &str, host: &str, bearer: &str) -> Vec<u8> {
     format!(
         "{method} {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nAuthorization: Bearer {bearer}\r\n\
-         Accept: application/json, text/event-stream\r\nContent-Length: 0\r\n\r\n"
+         Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n\
+         Mcp-Name: read_page\r\nContent-Length: 0\r\n\r\n"
     )
     .into_bytes()
 }

@@ -91,7 +91,10 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let key = StoreKey::new([7; 32]);
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory.path(), &key)?);
+    let policy = directory.path().join("policy.toml");
+    std::fs::write(&policy, include_str!("policy.toml"))?;
     let settings = [
+        ("POLICY_FILE", policy.to_str().context("a directory that is no text")?),
         ("ISSUER", things::ISSUER),
         ("PROTECTED_HOSTS", "mcp.example"),
         ("WORKERS", "1"),
@@ -117,7 +120,11 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     let url = format!("http://{edge}/verify/envoy/mcp");
     let sample = reqwest::Client::builder().no_proxy().build()?;
     let sample = sample.post(url).header("host", "mcp.example").header("x-forwarded-proto", "https");
-    let sample = sample.bearer_auth(&tokens[0]).send().await?;
+    let sample = sample.header("mcp-protocol-version", "2026-07-28").header("mcp-method", "tools/call");
+    let refused = sample.try_clone().context("a request without a body")?.header("mcp-name", "delete_page");
+    let refused = refused.bearer_auth(&tokens[0]).send().await?.status();
+    ensure!(refused == reqwest::StatusCode::FORBIDDEN, "the rules do not count: {refused}");
+    let sample = sample.header("mcp-name", "read_page").bearer_auth(&tokens[0]).send().await?;
     ensure!(sample.status() == reqwest::StatusCode::OK, "{}", sample.status());
     let mut headers = HeaderMap::new();
     for (name, value) in sample.headers().iter().filter(|(name, _)| name.as_str() != "date") {

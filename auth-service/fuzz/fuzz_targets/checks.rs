@@ -45,7 +45,7 @@ fuzz_target!(|input: (&str, &str, Vec<(u8, &[u8])>)| {
     }
 });
 
-fn check(read: Result<AccessRequest, CheckError>, headers: &HeaderMap) {
+fn check(read: Result<AccessRequest<'_>, CheckError>, headers: &HeaderMap) {
     let Ok(asked) = read else { return };
     assert!(asked.path.as_str().starts_with('/') && !asked.path.as_str().contains("//"));
     assert!(asked.path.as_str().split('/').all(|segment| segment != ".."));

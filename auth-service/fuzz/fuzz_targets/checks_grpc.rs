@@ -24,7 +24,8 @@ fuzz_target!(|input: (&str, &str, &str, &str, Vec<(&str, &[u8])>)| {
     };
     let request = Some(Request { http: Some(http), ..Default::default() });
     let check = CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) };
-    if let Ok(asked) = envoy_grpc::parse(&check) {
+    let Ok(headers) = envoy_grpc::headers(&check) else { return };
+    if let Ok(asked) = envoy_grpc::parse(&check, &headers) {
         assert_eq!(asked.method.as_str(), method);
         assert_eq!(Some(asked.path.as_str()), path.split('?').next());
     }

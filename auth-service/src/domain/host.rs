@@ -1,5 +1,6 @@
 //! Host names: one spelling for what a `Host` header may write in many, and the list of those we protect.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -38,11 +39,14 @@ pub fn split_authority(text: &str) -> Result<(HostName, Option<u16>), InvalidHos
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or(InvalidHost)?;
             let address: std::net::Ipv6Addr = address.parse().map_err(|_| InvalidHost)?;
-            (format!("[{address}]"), after.strip_prefix(':').or_else(|| after.is_empty().then_some("")))
+            (
+                Cow::Owned(format!("[{address}]")),
+                after.strip_prefix(':').or_else(|| after.is_empty().then_some("")),
+            )
         }
         None => match text.split_once(':') {
-            Some((host, port)) => (host.to_owned(), Some(port).filter(|port| !port.is_empty())),
-            None => (text.to_owned(), Some("")),
+            Some((host, port)) => (Cow::Borrowed(host), Some(port).filter(|port| !port.is_empty())),
+            None => (Cow::Borrowed(text), Some("")),
         },
     };
     let port = match port.ok_or(InvalidHost)? {
@@ -71,16 +75,15 @@ pub struct HostPattern {
     name: HostName,
     wildcard: bool,
     port: Option<u16>,
+    /// `:port`, or nothing.
+    port_text: String,
 }
 
 impl HostPattern {
-    /// The authority that clients use for `host`, if this entry is about it. The port is the configured one:
+    /// The authority that clients use for `host`, if this entry is about it: name, and `:port` or nothing. The port is the configured one:
     /// what a request says of its port decides nothing.
-    pub fn authority_for(&self, host: &HostName) -> Option<String> {
-        self.matches(host.as_str()).then(|| match self.port {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_string(),
-        })
+    pub fn authority_for<'a>(&'a self, host: &'a HostName) -> Option<[&'a str; 2]> {
+        self.matches(host.as_str()).then_some([host.as_str(), &self.port_text])
     }
 
     /// Whether this entry is about `host`, the text of a [`HostName`].
@@ -120,7 +123,8 @@ impl FromStr for HostPattern {
     fn from_str(text: &str) -> Result<Self, InvalidHost> {
         let (wildcard, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         let (name, port) = split_authority(rest)?;
-        Ok(Self { name, wildcard, port })
+        let port_text = port.map(|port| format!(":{port}")).unwrap_or_default();
+        Ok(Self { name, wildcard, port, port_text })
     }
 }
 
@@ -157,12 +161,12 @@ mod tests {
     fn a_pattern_names_the_authority_that_clients_use() {
         let host = |text| split_authority(text).unwrap().0;
         let pattern: HostPattern = "*.example.com:8443".parse().unwrap();
-        assert_eq!(pattern.authority_for(&host("A.example.com:1")).unwrap(), "a.example.com:8443");
+        assert_eq!(pattern.authority_for(&host("A.example.com:1")).unwrap().concat(), "a.example.com:8443");
         for other in ["example.com", "a.b.example.com", "aexample.com", "a.example.com.evil.test"] {
             assert_eq!(pattern.authority_for(&host(other)), None, "{other}");
         }
         let exact: HostPattern = "Time.localhost:8080".parse().unwrap();
-        assert_eq!(exact.authority_for(&host("time.localhost")).unwrap(), "time.localhost:8080");
+        assert_eq!(exact.authority_for(&host("time.localhost")).unwrap().concat(), "time.localhost:8080");
         assert!(exact.is_loopback() && !pattern.is_loopback());
     }
 }

@@ -151,14 +151,18 @@ impl ProtectedHosts {
 
     /// The origin that clients use for a protected host (`https://mcp.example.com`).
     pub fn origin(&self, host: &HostName) -> Option<String> {
-        let authority = self.patterns.iter().find_map(|pattern| pattern.authority_for(host))?;
-        Some(format!("{}://{authority}", self.scheme.as_str()))
+        self.url(host, "")
     }
 
     /// The resource at this path of this host.
     pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
-        let origin = self.origin(host)?;
-        Some(ResourceUri(format!("{origin}{}", path.as_str().trim_end_matches('/'))))
+        self.url(host, path.as_str().trim_end_matches('/')).map(ResourceUri)
+    }
+
+    /// Built at once: every check needs one.
+    fn url(&self, host: &HostName, path: &str) -> Option<String> {
+        let [name, port] = self.patterns.iter().find_map(|pattern| pattern.authority_for(host))?;
+        Some([self.scheme.as_str(), "://", name, port, path].concat())
     }
 
     /// The URL of the metadata document about `resource`, which is one of `host`: the well-known part goes between

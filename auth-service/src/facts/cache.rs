@@ -114,7 +114,9 @@ impl FactsCache {
             self.hits.increment(1);
             return known.unless_expired(sources.now);
         }
-        match tokio::time::timeout(BUDGET, self.find(&key, token, sources)).await {
+        // In a box, so that the check that finds what it needs does not carry the room for looking it up.
+        let find = Box::pin(self.find(&key, token, sources));
+        match tokio::time::timeout(BUDGET, find).await {
             Ok(found) => found?.unless_expired(sources.now),
             Err(_) => Err(NoFacts::Store(StoreError::Unavailable(format!(
                 "it did not say within {} ms who a token belongs to",

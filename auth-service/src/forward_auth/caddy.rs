@@ -10,6 +10,6 @@ pub const PATH: &str = "/verify/caddy";
 
 /// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy `-Proto` and `-Host`.
 /// All other headers of the client come along.
-pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

@@ -91,20 +91,20 @@ pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data
     }
     match asked_at_public_listener(request.uri().path(), request.headers(), &state) {
         Ok(Some((origin, wanted))) => {
-            preflight(&state.config.allowed_origins, &origin, &wanted).into_response()
+            preflight(&state.config.allowed_origins, &origin, wanted).into_response()
         }
         Ok(None) => not_found(),
         Err(error) => Answer::refuse(&error).into_response(),
     }
 }
 
-type Asked = (Origin, String);
+type Asked<'a> = (Origin, &'a str);
 
-fn asked_at_public_listener(
+fn asked_at_public_listener<'a>(
     path: &str,
-    client: &HeaderMap,
+    client: &'a HeaderMap,
     state: &AppState,
-) -> Result<Option<Asked>, CheckError> {
+) -> Result<Option<Asked<'a>>, CheckError> {
     let authority = headers::single(client, &names::HOST)?.ok_or(CheckError::BadHost)?;
     let host = headers::host(authority)?;
     let Some(own) = state.config.site.protected_hosts.origin(&host) else {

@@ -13,11 +13,11 @@ use super::request::{AccessRequest, CheckError, Target};
 pub const PREFIX: &str = "/verify/envoy";
 
 /// Reads a check. `original_target` is what follows the prefix.
-pub fn parse(
+pub fn parse<'a>(
     asked: &Method,
     original_target: &str,
-    headers: &HeaderMap,
-) -> Result<AccessRequest, CheckError> {
+    headers: &'a HeaderMap,
+) -> Result<AccessRequest<'a>, CheckError> {
     let proto = single(headers, &names::X_FORWARDED_PROTO)?;
     let authority = single(headers, &names::HOST).ok().flatten().ok_or(CheckError::BadHost)?;
     let target = Target {

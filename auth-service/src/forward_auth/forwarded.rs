@@ -10,7 +10,7 @@ use super::request::{AccessRequest, CheckError, Target};
 
 /// All four exactly once: a proxy that leaves one out is not configured as it must be, and one that comes twice was
 /// written by the client.
-pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let target = Target {
         scheme: Some(scheme(required(headers, &names::X_FORWARDED_PROTO)?, "X-Forwarded-Proto")?),
         host: host(required(headers, &names::X_FORWARDED_HOST)?)?,

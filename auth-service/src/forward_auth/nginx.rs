@@ -16,7 +16,7 @@ pub const PATH: &str = "/verify/nginx";
 
 /// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host that nginx chose the server by, and the
 /// request target as the client sent it.
-pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let malformed = CheckError::BadHeader("X-Original-URL");
     let Some((proto, rest)) = required(headers, &names::X_ORIGINAL_URL)?.split_once("://") else {
         return Err(malformed);

@@ -6,13 +6,15 @@ use proptest::prelude::*;
 
 use super::{AccessRequest, CheckError, caddy, envoy, nginx, traefik};
 
-/// The same request as each proxy over HTTP would put it, with some more headers of the client.
-fn read_by_all(
-    method: &str,
-    host: &str,
-    target: &str,
-    client: &[(String, Vec<u8>)],
-) -> Vec<Result<AccessRequest, CheckError>> {
+/// The same request as each proxy over HTTP would put it.
+struct Put {
+    forwarded: HeaderMap,
+    original: HeaderMap,
+    plain: HeaderMap,
+}
+
+/// With some more headers of the client; none where no such request can be sent.
+fn put(method: &str, host: &str, target: &str, client: &[(String, Vec<u8>)]) -> Option<Put> {
     let of = |own: &[(&'static str, &str)]| {
         let mut headers = HeaderMap::new();
         for (name, value) in own {
@@ -34,17 +36,20 @@ fn read_by_all(
     let url = format!("https://{host}{target}");
     let original = of(&[("x-original-method", method), ("x-original-url", &url)]);
     let plain = of(&[("host", host), ("x-forwarded-proto", "https")]);
-    let (Some(forwarded), Some(original), Some(plain)) = (forwarded, original, plain) else {
-        return Vec::new();
-    };
-    let Ok(asked) = Method::from_bytes(method.as_bytes()) else { return Vec::new() };
-    let mut read =
-        vec![traefik::parse(&forwarded), caddy::parse(&forwarded), envoy::parse(&asked, target, &plain)];
-    // nginx itself refuses a target without a slash; in its URL, that would be more of the host.
-    if target.starts_with('/') {
-        read.push(nginx::parse(&original));
+    Some(Put { forwarded: forwarded?, original: original?, plain: plain? })
+}
+
+impl Put {
+    fn read_by_all(&self, method: &Method, target: &str) -> Vec<Result<AccessRequest<'_>, CheckError>> {
+        let Self { forwarded, original, plain } = self;
+        let mut read =
+            vec![traefik::parse(forwarded), caddy::parse(forwarded), envoy::parse(method, target, plain)];
+        // nginx itself refuses a target without a slash; in its URL, that would be more of the host.
+        if target.starts_with('/') {
+            read.push(nginx::parse(original));
+        }
+        read
     }
-    read
 }
 
 fn names() -> impl Strategy<Value = String> {
@@ -69,7 +74,9 @@ proptest! {
         target in prop_oneof![Just("/mcp".to_owned()), "[/a-z.%0-9;?#\\\\ ]{0,20}", "\\PC{0,20}"],
         client in proptest::collection::vec((names(), proptest::collection::vec(any::<u8>(), 0..20)), 0..4),
     ) {
-        let read = read_by_all(&method, &host, &target, &client);
+        let asked = Method::from_bytes(method.as_bytes()).unwrap();
+        let Some(put) = put(&method, &host, &target, &client) else { return Ok(()) };
+        let read = put.read_by_all(&asked, &target);
         for result in &read {
             if let (Ok(asked), Ok(other)) = (result, read.first().unwrap()) {
                 prop_assert_eq!(asked, other);

@@ -1,5 +1,7 @@
 //! What a check is about, the same whichever proxy asks. Made by the parsers only.
 
+use std::borrow::Cow;
+
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 
@@ -12,9 +14,9 @@ use crate::store::StoreError;
 use super::headers;
 use super::names;
 
-/// A request that waits at the edge.
+/// A request that waits at the edge. What is the client's own stays where it came: a check allocates next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccessRequest {
+pub struct AccessRequest<'a> {
     /// What the edge says of the scheme, when it does.
     pub scheme: Option<Scheme>,
     /// Whom the client addressed.
@@ -26,18 +28,18 @@ pub struct AccessRequest {
     /// The web page that made the request, if one did.
     pub origin: Option<Origin>,
     /// The credentials.
-    pub bearer: Bearer,
+    pub bearer: Bearer<'a>,
     /// A proof of possession (RFC 9449 §4), as it came.
-    pub dpop: Option<String>,
+    pub dpop: Option<&'a str>,
     /// Whether it is a browser that asks leave for a request, with the headers that it wants to send
     /// (`Access-Control-Request-*`; Fetch standard, "CORS-preflight request").
-    pub preflight: Option<String>,
+    pub preflight: Option<&'a str>,
     /// `Mcp-Method`, the JSON-RPC method (MCP 2026-07-28).
-    pub mcp_method: Option<String>,
+    pub mcp_method: Option<&'a str>,
     /// `Mcp-Name`, decoded: the tool, prompt or resource.
-    pub mcp_name: Option<String>,
+    pub mcp_name: Option<Cow<'a, str>>,
     /// `MCP-Protocol-Version`, as it came.
-    pub mcp_protocol_version: Option<String>,
+    pub mcp_protocol_version: Option<&'a str>,
 }
 
 /// What a proxy says of the request in its own way: the rest is in the client's headers, the same for all.
@@ -48,9 +50,9 @@ pub(super) struct Target {
     pub(super) method: Method,
 }
 
-impl AccessRequest {
+impl<'a> AccessRequest<'a> {
     /// Completes a request by the client's own headers.
-    pub(super) fn read(target: Target, client: &HeaderMap) -> Result<Self, CheckError> {
+    pub(super) fn read(target: Target, client: &'a HeaderMap) -> Result<Self, CheckError> {
         headers::refuse_reserved_aliases(client)?;
         let Target { scheme, host, path, method } = target;
         Ok(Self {
@@ -60,29 +62,29 @@ impl AccessRequest {
             method,
             origin: headers::origin(client)?,
             bearer: headers::bearer(client),
-            dpop: headers::single(client, &names::DPOP)?.map(str::to_owned),
+            dpop: headers::single(client, &names::DPOP)?,
             preflight: headers::preflight(client)?,
-            mcp_method: headers::single(client, &names::MCP_METHOD)?.map(str::to_owned),
+            mcp_method: headers::single(client, &names::MCP_METHOD)?,
             mcp_name: headers::mcp_name(client)?,
-            mcp_protocol_version: headers::single(client, &names::MCP_PROTOCOL_VERSION)?.map(str::to_owned),
+            mcp_protocol_version: headers::single(client, &names::MCP_PROTOCOL_VERSION)?,
         })
     }
 }
 
 /// The request's credentials.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Bearer {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bearer<'a> {
     /// There is no Authorization header.
     None,
     /// There is one, or several, but not one Bearer token.
     Malformed,
     /// A token.
-    Token(String),
+    Token(&'a str),
     /// A token that is bound to a key, or so the client says (`Authorization: DPoP`, RFC 9449 §7.1).
-    Bound(String),
+    Bound(&'a str),
 }
 
-impl std::fmt::Debug for Bearer {
+impl std::fmt::Debug for Bearer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "None",

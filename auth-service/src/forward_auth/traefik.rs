@@ -10,6 +10,6 @@ pub const PATH: &str = "/verify/traefik";
 
 /// Reads a check. Traefik sets `X-Forwarded-Method`, `-Proto`, `-Host` and `-Uri` itself, and gives a WebSocket the
 /// scheme `ws` or `wss`. `X-Forwarded-Port` decides nothing: the port is ours to configure.
-pub fn parse(headers: &HeaderMap) -> Result<AccessRequest, CheckError> {
+pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

@@ -33,9 +33,11 @@ impl Authorization for Authorizer {
         let secrets = metadata.get_all(EDGE_SECRET).iter().map(MetadataValue::as_encoded_bytes);
         let trusted = trust(peer, secrets, &self.state);
         let check = request.get_ref();
-        let answer = match trusted.and_then(|()| super::parse(check)) {
-            Ok(asked) => decision(&asked, &self.state).await,
-            Err(error) => Answer::refuse(&error),
+        let headers = trusted.and_then(|()| super::headers(check));
+        let answer = match headers.as_ref().map(|headers| super::parse(check, headers)) {
+            Ok(Ok(asked)) => decision(&asked, &self.state).await,
+            Ok(Err(error)) => Answer::refuse(&error),
+            Err(error) => Answer::refuse(error),
         };
         Ok(Response::new(super::respond(counted(answer, &self.state), check)))
     }
