@@ -25,6 +25,7 @@ pub mod setup;
 pub mod stack;
 pub mod suite;
 pub mod upstream;
+pub mod web_page;
 
 pub use edge::Edge;
 pub use gate::{Answer, Gate};

@@ -26,7 +26,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::{Context, ensure};
@@ -126,10 +127,10 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     ensure!(refused == reqwest::StatusCode::FORBIDDEN, "the rules do not count: {refused}");
     let sample = sample.header("mcp-name", "read_page").bearer_auth(&tokens[0]).send().await?;
     ensure!(sample.status() == reqwest::StatusCode::OK, "{}", sample.status());
-    let mut headers = HeaderMap::new();
+    let mut headers = Vec::new();
     for (name, value) in sample.headers().iter().filter(|(name, _)| name.as_str() != "date") {
         if name.as_str() != "content-length" {
-            headers.append(name.as_str().parse()?, value.to_str()?.parse()?);
+            headers.push((name.as_str().parse()?, value.to_str()?.parse()?));
         }
     }
     let floor = bare(headers)?;
@@ -176,15 +177,17 @@ fn print(what: &str, figures: &Figures) {
 }
 
 /// A handler that answers 200 with those headers at once.
-fn bare(headers: HeaderMap) -> anyhow::Result<SocketAddr> {
+fn bare(headers: Vec<(HeaderName, HeaderValue)>) -> anyhow::Result<SocketAddr> {
+    // Shared: actix clones a handler for every request.
+    let headers: Arc<[_]> = headers.into();
     let server = HttpServer::new(move || {
-        let headers = headers.clone();
+        let headers = Arc::clone(&headers);
         App::new().default_service(web::to(move || {
-            let mut response = HttpResponse::Ok();
-            for (name, value) in &headers {
-                response.insert_header((name.clone(), value.clone()));
+            let mut response = HttpResponse::new(StatusCode::OK);
+            for (name, value) in headers.iter() {
+                response.headers_mut().insert(name.clone(), value.clone());
             }
-            std::future::ready(response.finish())
+            std::future::ready(response)
         }))
     })
     .workers(1)

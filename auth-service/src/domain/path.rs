@@ -22,8 +22,8 @@ impl UnambiguousPath {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let well_formed = path.starts_with('/')
             && path.len() <= 4096
-            && !path.contains("//")
             && path.bytes().all(is_plain)
+            && !path.as_bytes().windows(2).any(|pair| pair == b"//")
             && path.split('/').all(|segment| segment != "." && segment != "..")
             && escapes_are_plain(path);
         if well_formed { Ok(Self(path.to_owned())) } else { Err(AmbiguousPath) }

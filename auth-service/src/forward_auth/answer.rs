@@ -1,8 +1,11 @@
 //! What the edge is told: identity headers or a challenge. The same for every proxy; how it is put is the shells'.
 
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde_json::json;
 
 use crate::domain::host::HostName;
@@ -22,10 +25,10 @@ use super::request::CheckError;
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// Headers that say who is calling: every one of them is in every 200.
-pub const IDENTITY: [HeaderName; facts::IDENTITY] = [
+pub static IDENTITY: [HeaderName; facts::IDENTITY] = [
     HeaderName::from_static("x-auth-subject"),
     HeaderName::from_static("x-auth-username"),
     HeaderName::from_static("x-auth-email"),
@@ -40,7 +43,9 @@ pub const IDENTITY: [HeaderName; facts::IDENTITY] = [
 pub(super) struct Answer {
     /// 200 lets the request pass; nothing else does.
     pub(super) status: StatusCode,
-    /// Printable ASCII, each name once.
+    /// Who is calling, in the order of [`IDENTITY`]: in every 200, and nowhere else. Shared with the next checks.
+    pub(super) identity: Option<Arc<[HeaderValue; facts::IDENTITY]>>,
+    /// The others. Printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// JSON.
     pub(super) body: Option<String>,
@@ -90,10 +95,8 @@ impl Answer {
             tracing::error!("an assertion could not be signed");
             return Self::unavailable();
         };
-        let mut headers = Vec::with_capacity(IDENTITY.len() + 1);
-        headers.extend(IDENTITY.into_iter().zip(identity.iter().cloned()));
-        headers.push((CACHE_CONTROL, NO_STORE));
-        Self { status: StatusCode::OK, headers, body: None, outcome: "allowed" }
+        let (identity, headers) = (Some(identity), Vec::new());
+        Self { status: StatusCode::OK, identity, headers, body: None, outcome: "allowed" }
     }
 
     /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
@@ -179,22 +182,30 @@ impl Answer {
     }
 
     fn problem(status: StatusCode, code: &str, description: &str, outcome: &'static str) -> Self {
-        let headers =
-            vec![(CACHE_CONTROL, NO_STORE), (CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let headers = vec![NO_STORE.clone(), (CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let body = json!({ "error": code, "error_description": description }).to_string();
-        Self { status, headers, body: Some(body), outcome }
+        Self { status, identity: None, headers, body: Some(body), outcome }
+    }
+
+    /// All headers.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let identity = self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()));
+        // Whose request may pass is never the next one's to know.
+        let no_store = self.identity.as_ref().map(|_| &NO_STORE);
+        let own = no_store.into_iter().chain(&self.headers).map(|(name, value)| (name, value));
+        identity.chain(own)
     }
 
     /// For a proxy that hands a denial on whole.
-    pub(super) fn into_response(self) -> HttpResponse {
-        let mut response = HttpResponseBuilder::new(self.status);
-        for (name, value) in self.headers {
-            response.insert_header((name, value));
+    pub(super) fn into_response(mut self) -> HttpResponse {
+        let mut response = match self.body.take() {
+            Some(body) => HttpResponse::with_body(self.status, BoxBody::new(body)),
+            None => HttpResponse::new(self.status),
+        };
+        for (name, value) in self.headers() {
+            response.headers_mut().insert(name.clone(), value.clone());
         }
-        match self.body {
-            Some(body) => response.body(body),
-            None => response.finish(),
-        }
+        response
     }
 
     /// For nginx, which turns anything but 2xx, 401 and 403 into 500, and drops the body.
@@ -292,7 +303,8 @@ mod tests {
     fn nginx_hears_200_401_and_403_only() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, headers: vec![], body: None, outcome: "" }.in_words_of_nginx();
+            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" }
+                .in_words_of_nginx();
             assert!([200, 401, 403].contains(&answer.status.as_u16()));
             assert_eq!(answer.status == 200, status == 200);
         }
@@ -302,7 +314,7 @@ mod tests {
     fn a081_no_success_but_200_reaches_a_proxy_that_passes_on_any() {
         for status in 200..300_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, headers: vec![], body: None, outcome: "" };
+            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" };
             assert_eq!(answer.in_words_of_traefik_and_caddy().status.is_success(), status == 200);
         }
     }

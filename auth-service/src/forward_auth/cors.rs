@@ -68,7 +68,7 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str)
         (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE)),
         (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers")),
     ];
-    Answer { status: StatusCode::NO_CONTENT, headers, body: None, outcome: "preflight" }
+    Answer { status: StatusCode::NO_CONTENT, identity: None, headers, body: None, outcome: "preflight" }
 }
 
 /// A wildcard would do, but for `authorization` it does not count, and a list says what is meant.

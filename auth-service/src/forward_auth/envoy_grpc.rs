@@ -73,7 +73,7 @@ pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
 
 /// The answer as Envoy wants it. `check` says which headers the client sent.
 pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
-    let headers = answer.headers.into_iter().map(|(name, value)| overwrite(name.as_str(), &value));
+    let headers = answer.headers().map(|(name, value)| overwrite(name.as_str(), value));
     // Codes of google.rpc.Code: OK, or PERMISSION_DENIED.
     let (code, response) = if answer.status == StatusCode::OK {
         let headers_to_remove = unwanted(check);
@@ -81,8 +81,9 @@ pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
         (0, HttpResponse::OkResponse(OkHttpResponse { headers, headers_to_remove, ..Default::default() }))
     } else {
         let status = Some(HttpStatus { code: i32::from(answer.status.as_u16()) });
+        let headers = headers.collect();
         let body = answer.body.unwrap_or_default();
-        (7, HttpResponse::DeniedResponse(DeniedHttpResponse { status, headers: headers.collect(), body }))
+        (7, HttpResponse::DeniedResponse(DeniedHttpResponse { status, headers, body }))
     };
     CheckResponse {
         status: Some(rpc::Status { code, ..Default::default() }),
@@ -114,6 +115,8 @@ fn unwanted(check: &CheckRequest) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
     use envoy_types::pb::envoy::service::auth::v3::attribute_context::Request;
 
@@ -193,8 +196,8 @@ mod tests {
     fn a076_a_yes_takes_credentials_and_foreign_identity_away() {
         let check =
             check("POST", "mcp.example", "/mcp", &[("X-Auth-Role", "admin"), ("x-auth-subject", "x")]);
-        let headers = IDENTITY.into_iter().map(|name| (name, HeaderValue::from_static(""))).collect();
-        let answer = Answer { status: StatusCode::OK, headers, body: None, outcome: "" };
+        let identity = Some(Arc::new(IDENTITY.each_ref().map(|_| HeaderValue::from_static(""))));
+        let answer = Answer { status: StatusCode::OK, identity, headers: vec![], body: None, outcome: "" };
         let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
             panic!("not a yes")
         };
@@ -212,7 +215,7 @@ mod tests {
     fn a_no_is_never_a_yes_by_another_name() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, headers: vec![], body: None, outcome: "" };
+            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" };
             let response = respond(answer, &CheckRequest::default());
             assert_eq!(response.status.unwrap().code == 0, status == 200);
             assert_eq!(matches!(response.http_response, Some(HttpResponse::OkResponse(_))), status == 200);

@@ -32,7 +32,7 @@ async fn a076_every_proxy_gets_every_identity_header_with_a_yes() {
             let response = app.check_by(proxy, method, "mcp.example", "/mcp").bearer_auth(&token).send();
             let response = response.await.unwrap();
             assert_eq!(response.status(), StatusCode::OK, "{proxy} {method}");
-            for name in auth_service::forward_auth::IDENTITY {
+            for name in &auth_service::forward_auth::IDENTITY {
                 assert_eq!(response.headers().get_all(name.as_str()).iter().count(), 1, "{proxy}: {name}");
             }
         }

@@ -81,7 +81,8 @@ pub(super) fn response<G: 'static>(
         Body { consumer, timing, options, started: Instant::now(), is_done: false, counted, _guard: guard };
     HttpResponse::Ok()
         .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache, no-transform"))
+        // Not "no-cache", which lets a browser write what it has read of the stream to its disk.
+        .insert_header((header::CACHE_CONTROL, "no-store, no-transform"))
         .insert_header(("X-Accel-Buffering", "no"))
         .streaming(stream::unfold(body, |mut body| async move {
             let piece = body.next().await?;

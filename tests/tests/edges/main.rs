@@ -45,4 +45,5 @@ mod possession;
 mod suite;
 mod timeouts;
 mod tools;
+mod web_page;
 mod world;

@@ -13,9 +13,13 @@ use tests::browser::Person;
 use tests::setup::ACCOUNT;
 use tests::{Answer, Edge, Setup};
 
+use crate::tools::{CALL, MODERN, under_policy};
 use crate::world::{World, arrived};
 
-each_edge!(a_bound_token_works_with_a_proof_and_the_nonce_that_the_check_asks_for);
+each_edge!(
+    a_bound_token_works_with_a_proof_and_the_nonce_that_the_check_asks_for,
+    a_bound_token_that_lacks_a_scope_is_told_so_in_its_scheme,
+);
 
 /// A client's key.
 struct Key(KeyPair);
@@ -108,4 +112,31 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
     world.upstream.take_heads();
     assert_eq!(call("DPoP", &proof).await.status, 401, "a proof counts once");
     world.assert_nothing_passed("a proof that was used before");
+}
+
+pub(crate) async fn a_bound_token_that_lacks_a_scope_is_told_so_in_its_scheme(edge: Edge) {
+    let (setup, _policy) = under_policy(edge);
+    let world = World::of(setup.auth_setting("DPOP", "nonce")).await;
+    let key = Key::new();
+    let token = bound(&world, &key).await;
+    let ath = URL_SAFE_NO_PAD.encode(Sha256::digest(&token));
+    let authorization = format!("DPoP {token}");
+    let call = async |tool: &str, claims: Value| {
+        let proof = key.proof("POST", &world.stack.mcp_url, &claims);
+        let headers =
+            [("authorization", authorization.as_str()), ("dpop", &proof), MODERN, CALL, ("Mcp-Name", tool)];
+        world.ask(Method::POST, &headers).await
+    };
+    let asked = call("read_all", json!({ "ath": ath })).await;
+    let proven = || json!({ "ath": ath, "nonce": nonce(&asked) });
+
+    let refused = call("delete_all", proven()).await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    let challenge = refused.challenge();
+    assert!(challenge.starts_with("DPoP error=\"insufficient_scope\""), "{challenge}");
+    for part in ["algs=\"", "resource_metadata=\"", "notes:write"] {
+        assert!(challenge.contains(part), "{part} in {challenge}");
+    }
+    world.assert_nothing_passed("a tool beyond the scope of a bound token");
+    assert_eq!(call("read_all", proven()).await.status, 200, "{}", world.stack.logs());
 }

@@ -40,10 +40,10 @@ match = "delete_*"
 scopes = "notes:write"
 "#;
 
-const MODERN: (&str, &str) = ("MCP-Protocol-Version", "2026-07-28");
-const CALL: (&str, &str) = ("Mcp-Method", "tools/call");
+pub(crate) const MODERN: (&str, &str) = ("MCP-Protocol-Version", "2026-07-28");
+pub(crate) const CALL: (&str, &str) = ("Mcp-Method", "tools/call");
 
-fn under_policy(edge: Edge) -> (Setup, TempDir) {
+pub(crate) fn under_policy(edge: Edge) -> (Setup, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("policy.toml");
     fs::write(&file, POLICY).unwrap();

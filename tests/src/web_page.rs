@@ -1,0 +1,100 @@
+//! A web page in a real browser: headless Chromium, and the server that the page comes from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use url::Url;
+
+use crate::browser::{Person, authorize};
+use crate::process::{Process, clean_command};
+
+/// How long a page may take. Chromium starts slowly where many tests start one.
+const MOST: Duration = Duration::from_secs(90);
+
+/// Where Chromium is.
+pub fn chromium() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").context("there is no PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let mut found = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));
+    found
+        .find(|program| program.is_file())
+        .context("there is no chromium on the PATH (`scripts/tools chromium`)")
+}
+
+/// Shows `html` with `?mcp=` and the URL of a server, from an origin of its own, and gives what the page posts to `/seen`.
+///
+/// The page may post an authorization URL to `/person`, and is told the URL at its own `/callback` to which `person` was
+/// sent after login and consent.
+pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let origin = format!("http://{}", listener.local_addr()?);
+    let url = Url::parse_with_params(&origin, [("mcp", mcp)])?;
+    let home = TempDir::new()?;
+    let profile = format!("--user-data-dir={}", home.path().display());
+    let mut command = clean_command(chromium()?);
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+    ]);
+    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    command.args([&profile, "--remote-debugging-port=0", url.as_str()]).env("HOME", home.path());
+    let chromium = Process::start("chromium", &mut command, home.path());
+    let seen = timeout(MOST, serve(&listener, html, &format!("{origin}/callback"), person)).await;
+    seen.with_context(|| format!("the page said nothing in {MOST:?}\n{}", chromium.log_tail()))?
+}
+
+/// One request a connection, until the page says what it saw.
+async fn serve(listener: &TcpListener, html: &str, callback: &str, person: &Person) -> Result<Value> {
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        // A browser opens connections that it may need later, and sends nothing on them.
+        let Ok(Ok((line, body))) = timeout(Duration::from_secs(5), request(&mut stream)).await else {
+            continue;
+        };
+        let (kind, answer) = if line.starts_with("POST /seen ") {
+            answer(&mut stream, "text/plain", "").await?;
+            return serde_json::from_str(&body).context("what the page saw is no JSON");
+        } else if line.starts_with("POST /person ") {
+            ("text/plain", authorize(Url::parse(&body)?, callback, person).await?.to_string())
+        } else {
+            ("text/html", html.to_owned())
+        };
+        self::answer(&mut stream, kind, &answer).await?;
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> Result<(String, String)> {
+    let (mut received, mut buffer) = (String::new(), vec![0; 16 * 1024]);
+    loop {
+        if let Some((head, body)) = received.split_once("\r\n\r\n") {
+            let length = head
+                .to_ascii_lowercase()
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()));
+            }
+        }
+        let count = stream.read(&mut buffer).await?;
+        anyhow::ensure!(count > 0, "the browser hung up");
+        received.push_str(std::str::from_utf8(buffer.get(..count).unwrap_or_default())?);
+    }
+}
+
+async fn answer(stream: &mut TcpStream, kind: &str, body: &str) -> Result<()> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    Ok(stream.shutdown().await?)
+}
