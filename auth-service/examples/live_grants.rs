@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header::HeaderValue;
 use anyhow::{Context, ensure};
+use auth_service::domain::client::ClientUse;
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
@@ -32,10 +33,12 @@ use auth_service::keys::set::RotationTerms;
 use auth_service::keys::signing::KeyRing;
 use auth_service::rotation;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, transfer};
+use auth_service::store::{Rotation, Store, Successor, transfer};
 use futures_util::stream::{self, StreamExt};
 use redis_server::RedisServer;
-use things::{NOW, access_token, account, client, code, grant, register, usage};
+use things::{
+    GRACE, NOW, access_token, account, client, code, grant, held, refresh_token, register, successor, usage,
+};
 
 /// People, each of whom has as many grants as it takes.
 const PEOPLE: usize = 1000;
@@ -69,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
             let (store, used, granted) = (&store, &used, made(n));
             async move { store.add_grant(&granted, used).await.map(|added| (added, granted)) }
         })
-        .buffer_unordered(AT_ONCE);
+        .buffered(AT_ONCE);
     while let Some(written) = writes.next().await {
         let (added, granted) = written?;
         ensure!(added, "no grant");
@@ -85,6 +88,18 @@ async fn main() -> anyhow::Result<()> {
         bytes >> 20,
         bytes / grants
     );
+
+    for times in 1..=2 {
+        let before = redis_memory(&server)?;
+        refresh(&store, &some, times, &used).await?;
+        // Signed: memory may also shrink.
+        let more = redis_memory(&server)?.cast_signed() - before.cast_signed();
+        println!(
+            "Redis: {} of them refreshed once more: {} bytes each",
+            some.len(),
+            more / some.len().cast_signed()
+        );
+    }
 
     let directory = tempfile::tempdir()?;
     let (file, start) = (directory.path().join("dump"), Instant::now());
@@ -127,6 +142,26 @@ async fn main() -> anyhow::Result<()> {
         bytes >> 20,
         bytes / cache.len()
     );
+    Ok(())
+}
+
+/// Refreshes each of those grants, for the how-manieth time.
+async fn refresh(store: &RedisStore, grants: &[Grant], times: u32, used: &ClientUse) -> anyhow::Result<()> {
+    let name =
+        |n: usize, times: u32| if times == 0 { format!("refresh {n}") } else { format!("{n} {times}") };
+    let mut refreshes = stream::iter(grants.iter().enumerate())
+        .map(|(n, grant)| async move {
+            let token = held(grant, times - 1, &name(n, times - 1));
+            let next = refresh_token(&grant.id, times, &name(n, times));
+            // As long as it really is: sealing adds a nonce and a tag.
+            let sealed = [next.expose().as_bytes(), &[7; 28]].concat();
+            let next = Successor { sealed, ..successor(grant, times, &name(n, times), NOW) };
+            store.rotate_refresh(&token, &next, used, GRACE).await
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some(refreshed) = refreshes.next().await {
+        ensure!(matches!(refreshed?, Rotation::Rotated(_)), "not refreshed");
+    }
     Ok(())
 }
 

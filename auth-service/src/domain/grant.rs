@@ -152,7 +152,33 @@ pub struct ReplacedToken {
     pub at: UnixTime,
     /// Its successor, encrypted so that only the replaced token itself opens it. Whoever repeats the request
     /// gets the same successor, so that no second branch ever lives.
+    #[serde(with = "sealed_bytes")]
     pub sealed_successor: Vec<u8>,
+}
+
+/// In base64. The first release wrote a list of numbers, which takes three times the room.
+mod sealed_bytes {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        Numbers(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Text(text) => URL_SAFE_NO_PAD.decode(text).map_err(D::Error::custom),
+            Written::Numbers(bytes) => Ok(bytes),
+        }
+    }
 }
 
 /// What presenting a refresh token means for its grant.
@@ -224,5 +250,35 @@ impl Grant {
     /// Whether the grant is over.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.expires_at <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_successor_is_read_as_this_and_as_the_first_release_wrote_it() {
+        let hash = TokenHash::of(b"used");
+        let token = ReplacedToken { hash, at: UnixTime(1), sealed_successor: vec![0, 1, 250] };
+        let written = serde_json::to_value(&token).unwrap();
+        assert_eq!(written["sealed_successor"], "AAH6");
+        let mut earlier = written.clone();
+        earlier["sealed_successor"] = serde_json::json!([0, 1, 250]);
+        for written in [written, earlier] {
+            let read: ReplacedToken = serde_json::from_value(written).unwrap();
+            assert_eq!(read.sealed_successor, token.sealed_successor);
+        }
+    }
+
+    #[test]
+    fn the_identifier_of_a_grant_has_one_form() {
+        let id = GrantId::new([7; 32]);
+        assert_eq!(GrantId::of(id.bytes()), id);
+        assert_eq!(serde_json::from_value::<GrantId>(serde_json::json!(id.as_str())).unwrap(), id);
+        for other in ["", "grt_", "grt_AA", "AAAAAAAAAAAAAAAAAAAAAA", "grt_AAAAAAAAAAAAAAAAAAAAAAA", "grt_*"]
+        {
+            assert!(GrantId::try_from(other.to_owned()).is_err(), "{other}");
+        }
     }
 }
