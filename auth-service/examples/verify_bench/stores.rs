@@ -1,6 +1,6 @@
 //! What the stores cost: a miss against one round trip, refreshing and redeeming in round trips, writes against fsync.
 
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use auth_service::keys::seal::StoreKey;
@@ -127,13 +127,15 @@ async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<D
     Ok(took)
 }
 
+/// Writes and syncs one page again and again, in the middle of a file that keeps its length: what a commit cannot go below.
 fn fsync_floor(directory: &std::path::Path) -> anyhow::Result<Duration> {
-    let mut file = std::fs::File::create(directory.join("floor"))?;
-    let page = [7_u8; 4096];
+    let file = std::fs::File::create(directory.join("floor"))?;
+    file.write_all_at(&vec![0_u8; 1024 * 1024], 0)?;
+    file.sync_all()?;
     let calls = CALLS / 10;
     let start = Instant::now();
-    for _ in 0..calls {
-        file.write_all(&page)?;
+    for n in 0..calls {
+        file.write_all_at(&[n.to_be_bytes()[3]; 4096], 512 * 1024)?;
         file.sync_data()?;
     }
     Ok(start.elapsed() / calls)
