@@ -122,3 +122,19 @@ find_auth_service() {
   done
   die "There is no auth-service on the PATH, and none was built here. Name it with AUTH_SERVICE, or run cargo build -p auth-service."
 }
+
+# set_in_env FILE NAME VALUE: the one line NAME=… of a file of settings, in its place, or at the end.
+set_in_env() {
+  local line text='' found=no
+  while IFS= read -r line || [[ -n $line ]]; do
+    if [[ $line == "$2="* ]]; then
+      line="$2=$3" found=yes
+    fi
+    text+=$line$'\n'
+  done <"$1"
+  [[ $found == yes ]] || text+="$2=$3"$'\n'
+  printf '%s' "$text" >"$1"
+}
+
+# env_value FILE NAME: what the file says, or nothing.
+env_value() { sed -n "s/^$2=//p" "$1" | tail -n 1; }

@@ -139,7 +139,9 @@ start_edge() {
         second="{ address: { socket_address: { address: \"::1\", port_value: $PORT } } }"
       fi
       render_edge "compose/envoy/$EDGE.yaml.in" envoy.yaml \
-        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_ADDRESSES="$second"
+        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_ADDRESSES="$second" \
+        MCP_MATCH='path: /mcp' MCP_CLUSTER=stdio-wrapper MCP_HOST='' \
+        MORE_LISTENERS='' MORE_FILTERS='' MORE_CLUSTERS=''
       # Hot restart shares memory by a number that a second Envoy on this machine would collide with.
       start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
       ;;
@@ -147,21 +149,26 @@ start_edge() {
       if has_ipv6_loopback; then second="listen [::1]:$PORT default_server;"; fi
       mkdir -p "$DATA/nginx"
       render_edge compose/nginx/nginx.conf.in nginx.conf \
-        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" EDGE_WORKERS=auto
+        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" EDGE_WORKERS=auto \
+        MCP_LOCATION='= /mcp' MCP_URI=/mcp MORE_HTTP='' \
+        TO_WRAPPER=stdio_wrapper TO_CHECK=auth_service_edge TO_AUTH_SERVICE=auth_service_public
       # Debian keeps it where only root looks.
       start nginx "${DIE_WITH_PARENT[@]}" env PATH="$PATH:/usr/sbin" nginx -p "$DATA" -e stderr -c "$DATA/nginx.conf"
       ;;
     caddy)
       if has_ipv6_loopback; then bind+=' ::1'; fi
-      render_edge compose/caddy/Caddyfile.in Caddyfile EDGE_SITE="http://:$PORT" EDGE_BIND="$bind"
+      render_edge compose/caddy/Caddyfile.in Caddyfile EDGE_SITE="http://:$PORT" EDGE_BIND="$bind" MCP_URI=/mcp
       start caddy "${DIE_WITH_PARENT[@]}" env XDG_DATA_HOME="$DATA" XDG_CONFIG_HOME="$DATA" \
         caddy run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
       # An entry point has one address, so that ::1 would need a second one, and routers for both.
-      render_edge traefik/dynamic.yaml.in dynamic.yaml
+      mkdir -p "$DATA/traefik"
+      # shellcheck disable=SC2016 # Traefik's quotes
+      render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml MCP_RULE='Path(`/mcp`)'
+      render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
-        EDGE_ADDRESS="$address" TRUSTED_IPS='' DYNAMIC_FILE="$DATA/dynamic.yaml"
+        EDGE_ADDRESS="$address" TRUSTED_IPS='' DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
       start traefik "${DIE_WITH_PARENT[@]}" traefik --configFile="$DATA/traefik.yaml"
       ;;
   esac

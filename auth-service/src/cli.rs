@@ -2,6 +2,7 @@
 
 mod add_client;
 mod doctor;
+mod healthcheck;
 mod keys;
 mod policy;
 mod store;
@@ -25,6 +26,7 @@ use crate::serve::open_store;
 use add_client::AddClient;
 
 pub(crate) use doctor::run as doctor;
+pub(crate) use healthcheck::{Healthcheck, healthcheck};
 pub(crate) use keys::{KeysCommand, keys};
 pub(crate) use policy::{PolicyCommand, policy};
 pub(crate) use store::{StoreCommand, store};
@@ -65,6 +67,10 @@ pub(crate) enum Command {
     /// Where `ISSUER` and `PROTECTED_HOSTS` are set, it looks at the service's own settings, store and listeners
     /// too. Exit code 0: nothing is wrong; 1: something is; 2: it could not look.
     Doctor(doctor::Doctor),
+    /// Ask a running service at its `OPS_LISTEN` whether it can serve, for the health check of a container.
+    ///
+    /// Exit code 0: it can; 1: it cannot, or does not answer.
+    Healthcheck(Healthcheck),
 }
 
 #[derive(Subcommand)]

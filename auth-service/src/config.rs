@@ -17,6 +17,7 @@ mod trusted_edge;
 mod trusted_issuers;
 
 use std::fmt;
+use std::net::SocketAddr;
 
 pub use clients::{ClientTerms, RegistrationMode};
 pub use grants::Grants;
@@ -133,6 +134,17 @@ impl Config {
         let source = admission::read(&environment, &mut problems);
         let site = site::read(&environment, &mut Problems::default());
         if problems.0.is_empty() { Ok((source, site)) } else { Err(problems) }
+    }
+
+    /// Reads only `OPS_LISTEN`: where a running service answers the one who looks after it.
+    pub fn ops_listen_from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<SocketAddr, Problems> {
+        let mut problems = Problems::default();
+        let ops = variables.into_iter().filter(|(name, _)| ["OPS_LISTEN", "OPS_LISTEN_FILE"].contains(&&**name));
+        let environment = Environment::new(ops, &mut problems);
+        let listeners = listeners::read(&environment, &mut problems);
+        if problems.0.is_empty() { Ok(listeners.ops) } else { Err(problems) }
     }
 
     /// Reads only where the store is and how keys are made: all that an operator's commands need.

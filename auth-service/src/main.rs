@@ -17,6 +17,7 @@ async fn main() -> ExitCode {
         Command::Client(command) => cli::client(command).await,
         Command::Keys(command) => cli::keys(command).await,
         Command::Store(command) => cli::store(command).await,
+        Command::Healthcheck(asked) => cli::healthcheck(&asked),
         Command::Policy(command) => return cli::policy(command).await,
         Command::Doctor(asked) => return cli::doctor(asked).await,
     };

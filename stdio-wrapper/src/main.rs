@@ -1,5 +1,7 @@
 //! Settings, then the program. The clock and the random source are the real ones here and nowhere else.
 
+mod healthcheck;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -11,6 +13,15 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if options.healthcheck {
+        return match healthcheck::ask(&options.ops_listen) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("stdio-wrapper: {problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match Config::new(&options, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(problems) => {

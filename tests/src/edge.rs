@@ -91,7 +91,11 @@ impl Edge {
             let (text, hits) = rendered(template, &values, changes);
             found += hits;
             let name = Path::new(template).file_stem().expect("a template has a name");
-            let file = around.dir.join(name);
+            // Traefik reads every file of a directory.
+            let dynamic = matches!(template, "traefik/dynamic.yaml.in" | "traefik/service.yaml.in");
+            let dir = if dynamic { around.dir.join("traefik") } else { around.dir.clone() };
+            fs::create_dir_all(&dir).expect("a directory can be made");
+            let file = dir.join(name);
             fs::write(&file, text).expect("the configuration can be written");
             file
         };
@@ -116,6 +120,7 @@ impl Edge {
             }
             Self::Traefik => {
                 written("traefik/dynamic.yaml.in");
+                written("traefik/service.yaml.in");
                 command.arg(format!("--configFile={}", written("traefik/traefik.yaml.in").display()));
             }
         }
@@ -144,20 +149,39 @@ impl Edge {
                     r#"{{ address: {{ socket_address: {{ address: "::1", port_value: {port} }} }} }}"#
                 );
                 values.push(("EDGE_ADDITIONAL_ADDRESSES", if v6 { second } else { String::new() }));
+                values.push(("MCP_MATCH", "path: /mcp".to_owned()));
+                values.push(("MCP_CLUSTER", "stdio-wrapper".to_owned()));
+                let more = ["MORE_LISTENERS", "MORE_FILTERS", "MORE_CLUSTERS", "MCP_HOST"];
+                values.extend(more.map(|name| (name, String::new())));
             }
             Self::Nginx => {
                 values.push(("RUN_DIR", around.dir.join("nginx").display().to_string()));
                 values.push(("EDGE_WORKERS", "1".to_owned()));
                 let second = format!("listen [::1]:{port} default_server;");
                 values.push(("EDGE_ADDITIONAL_LISTEN", if v6 { second } else { String::new() }));
+                values.extend(
+                    [
+                        ("MCP_LOCATION", "= /mcp"),
+                        ("MCP_URI", "/mcp"),
+                        ("TO_WRAPPER", "stdio_wrapper"),
+                        ("TO_CHECK", "auth_service_edge"),
+                        ("TO_AUTH_SERVICE", "auth_service_public"),
+                        ("MORE_HTTP", ""),
+                    ]
+                    .map(|(name, value)| (name, value.to_owned())),
+                );
             }
             Self::Caddy => {
                 values.push(("EDGE_SITE", format!("http://:{port}")));
+                values.push(("MCP_URI", "/mcp".to_owned()));
                 values.push(("EDGE_BIND", if v6 { "127.0.0.1 ::1" } else { "127.0.0.1" }.to_owned()));
             }
             Self::Traefik => {
                 values.push(("TRUSTED_IPS", String::new()));
-                values.push(("DYNAMIC_FILE", around.dir.join("dynamic.yaml").display().to_string()));
+                values.push(("DYNAMIC_DIR", around.dir.join("traefik").display().to_string()));
+                values.push(("MCP_RULE", "Path(`/mcp`)".to_owned()));
+                let more = ["TLS", "MORE_ENTRY_POINTS", "MORE_PROVIDERS"];
+                values.extend(more.map(|name| (name, String::new())));
             }
         }
         values

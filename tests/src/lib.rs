@@ -12,6 +12,7 @@
     reason = "a test harness fails by panicking"
 )]
 
+pub mod blocks;
 pub mod browser;
 pub mod edge;
 pub mod gate;

@@ -163,6 +163,11 @@ pub struct Options {
     #[arg(long, env = "LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: String,
 
+    /// Ask the wrapper that runs with the same `OPS_LISTEN` whether it lives, and end: 0 if it does, 1 if not. For the
+    /// health check of a container; starts no MCP server.
+    #[arg(long)]
+    pub healthcheck: bool,
+
     /// The MCP server to run, after --.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,

@@ -126,7 +126,7 @@ breaking! {
         [("middlewares: [to-check, check, to-wrapper]", "middlewares: [to-check, to-wrapper]")],
         suite::without_a_token_every_method_is_challenged_exactly;
     traefik_that_sends_preflights_to_the_check: Traefik,
-        [("rule: \"Path(`/mcp`) && !Method(`OPTIONS`)\"", "rule: \"Path(`/mcp`)\""), ("Path(`/mcp`) && Method(`OPTIONS`)", "Path(`/none`)")],
+        [("rule: \"Path(`/mcp`) && !Method(`OPTIONS`)\"", "rule: \"Path(`/mcp`)\""), ("@MCP_RULE@ && Method(`OPTIONS`)", "Path(`/none`)")],
         suite::a_browser_gets_its_preflight_answered_and_may_read_a_challenge;
     traefik_that_has_the_path_changed_before_the_check: Traefik,
         [

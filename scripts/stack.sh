@@ -1,0 +1,166 @@
+# shellcheck shell=bash
+# The stack in containers: what the scripts that handle it share. Sourced.
+# shellcheck disable=SC2034,SC2153,SC2154
+
+ENV_FILE=$ROOT/.env
+SERVICES_FILE=$ROOT/compose/services.yaml
+COMPOSE=() STACK_CANNOT=''
+
+# Sets COMPOSE to the command of Compose, whichever there is; otherwise STACK_CANNOT to why there is none.
+stack_can_run() {
+  if ! have docker; then
+    STACK_CANNOT="there is no docker on the PATH."
+  elif ! docker version >/dev/null 2>&1; then
+    STACK_CANNOT="no Docker engine answers: start it, or let this user speak with it."
+  elif docker compose version >/dev/null 2>&1; then
+    COMPOSE=(docker compose)
+  elif have docker-compose; then
+    COMPOSE=(docker-compose)
+  else
+    STACK_CANNOT="there is neither \"docker compose\" nor docker-compose."
+  fi
+  ((${#COMPOSE[@]}))
+}
+
+need_stack() {
+  stack_can_run || die "This is about containers, and $STACK_CANNOT"
+  [[ -f $ENV_FILE ]] || die "There is no .env, so no stack was ever started here. Run scripts/up first."
+}
+
+# compose ARGUMENT…: Compose on this stack. Only the root's .env says which files make it; a COMPOSE_FILE of the shell's would
+# move where the old Compose looks for .env.
+compose() { (cd "$ROOT" && env -u COMPOSE_FILE -u COMPOSE_PROJECT_NAME -u COMPOSE_PROFILES "${COMPOSE[@]}" "$@"); }
+
+setting() { env_value "$ENV_FILE" "$1"; }
+
+# The container of a service, if there is one.
+container_of() { compose ps -q "$1" 2>/dev/null | head -n 1; }
+
+health_of() {
+  docker inspect -f '{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}' "$1" 2>/dev/null
+}
+
+# wait_for_health SERVICE SECONDS
+wait_for_health() {
+  local deadline=$((SECONDS + $2)) state=''
+  while ((SECONDS < deadline)); do
+    state=$(health_of "$(container_of "$1")") || state=
+    case $state in
+      healthy | running) return 0 ;;
+      exited | dead) break ;;
+    esac
+    sleep 0.3
+  done
+  compose logs --tail 20 "$1" 2>&1 | sed 's/^/    | /' >&2
+  return 1
+}
+
+stack_files() {
+  local socket
+  if [[ ! -f $ENV_FILE ]]; then
+    cp "$ROOT/.env.example" "$ENV_FILE"
+    say "  Settings are in .env"
+  fi
+  if [[ ! -f $SERVICES_FILE ]]; then
+    cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
+    say "  Services are in compose/services.yaml"
+  fi
+  # The engine that this shell speaks with, if it is on this machine.
+  if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
+  socket=$(setting DOCKER_SOCKET)
+  if [[ -S $socket ]]; then set_in_env "$ENV_FILE" DOCKER_GID "$(stat -L -c %g "$socket")"; fi
+  if [[ -n $PORT ]]; then
+    set_in_env "$ENV_FILE" LISTEN "127.0.0.1:$PORT"
+    set_in_env "$ENV_FILE" PUBLIC_URL "http://localhost:$PORT"
+  fi
+  if [[ -n $EDGE ]]; then
+    [[ -f $ROOT/compose/edge-$EDGE.yaml ]] || die "--edge $EDGE is not known. Choose traefik, envoy, nginx or caddy."
+    set_in_env "$ENV_FILE" COMPOSE_FILE "$(setting COMPOSE_FILE | sed -E "s#compose/edge-(traefik|envoy|nginx|caddy)\\.yaml#compose/edge-$EDGE.yaml#")"
+  fi
+}
+
+# The account of the first start. Prints nothing when there is one.
+stack_account() {
+  local list out
+  list=$(compose exec -T auth-service /auth-service user list </dev/null) ||
+    die "auth-service does not say which accounts there are. What it says instead stands above."
+  if [[ -n $list ]]; then
+    ACCOUNT=$(cut -f 1 <<<"$list" | head -n 1)
+    return
+  fi
+  out=$(compose exec -T auth-service /auth-service user add "$ACCOUNT" </dev/null) ||
+    die "The account $ACCOUNT could not be made. What auth-service says about it stands above."
+  PASSWORD=$(sed -n 's/^password: *//p' <<<"$out" | tr -d '\r')
+  [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password."
+}
+
+# The names of the services behind the edge that were started, one a line.
+stack_services() {
+  docker ps --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)" \
+    --format '{{.Label "com.docker.compose.service"}}' | grep -vxE 'setup|redis|auth-service|edge|docker-api' | sort -u || true
+}
+
+stack_up() {
+  local started=$SECONDS url service first='' answer port
+  trap 'stop_step; exit 130' INT TERM HUP
+  say "mcp-gate starts in containers ($("${COMPOSE[@]}" version --short 2>/dev/null | head -n 1), $(docker version -f '{{.Server.Version}}'))."
+  stack_files
+  if [[ $LOCAL_IMAGES == yes ]]; then
+    "$ROOT/scripts/base-images" || exit 1
+    if [[ $(setting TRAEFIK_IMAGE) != mcp-gate.local/* && $(setting COMPOSE_FILE) == *edge-traefik* ]]; then
+      EDGE=envoy
+      stack_files
+      say "  There is no image of Traefik, so Envoy is the edge."
+    fi
+  fi
+  url=$(setting PUBLIC_URL)
+  step "Images (the first time this takes some minutes)" compose build ||
+    die "The images could not be built. Without a way to a container registry: scripts/up --local-images."
+  step "Containers" compose up -d --remove-orphans ||
+    die "The containers did not start. The end of what Compose says stands above; a taken port is changed by scripts/up --port N."
+  for service in auth-service edge $(stack_services); do
+    wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log stands above."
+    case $service in auth-service | edge) ;; *) [[ -n $first && $first != everything ]] && [[ $service != everything ]] || first=$service ;; esac
+  done
+  # Ready is what a client would see: a request through the edge is told where to log in.
+  if [[ $url == http://localhost:* ]]; then
+    port=${url##*:}
+    for ((i = 0; i < 150; i++)); do
+      answer=$(http_head "$port" POST "/$first/mcp" "localhost:$port") || answer=
+      [[ $answer == "HTTP/1.1 401"*resource_metadata=* ]] && break
+      sleep 0.2
+    done
+    [[ $answer == "HTTP/1.1 401"* ]] ||
+      die "The edge does not ask for a login at $url/$first/mcp after 30 s. What it answers: ${answer:-nothing}. See ${COMPOSE[*]} logs edge."
+  fi
+  stack_account
+
+  cat <<END
+
+Ready after $((SECONDS - started)) s.
+
+END
+  for service in $(stack_services); do printf '  %-12s %s\n' "$service" "$url/$service/mcp"; done
+  if [[ -n $PASSWORD ]]; then
+    cat <<END
+
+  Account      $ACCOUNT
+  Password     $PASSWORD   (for the first login; it then asks for one of your own)
+END
+  else
+    cat <<END
+
+  Account      $ACCOUNT (from an earlier start)
+               A lost password: ${COMPOSE[*]} exec auth-service /auth-service user reset $ACCOUNT
+END
+  fi
+  cat <<END
+
+  Claude Code  claude mcp add --transport http ${first:-mcp-gate} $url/${first:-NAME}/mcp
+  Inspector    npx @modelcontextprotocol/inspector --transport http --server-url $url/${first:-NAME}/mcp
+  Others       paste the URL; the client opens a browser to log in
+
+  Add a server scripts/add-service thinking -- npx -y @modelcontextprotocol/server-sequential-thinking
+  Stop         scripts/down (keeps accounts and tokens)
+END
+}

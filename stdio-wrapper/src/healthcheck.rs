@@ -1,0 +1,61 @@
+//! `--healthcheck`: in an image without a shell there is no other program that could ask.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long the answer may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether the wrapper whose `OPS_LISTEN` is this text answers 200 on `/health`. The error is one sentence that says what
+/// it did in place of that.
+pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
+    let listener: SocketAddr = ops_listen.trim().parse().map_err(|_| {
+        format!("OPS_LISTEN is `{ops_listen}`, which is not an address with a port. Write it like 127.0.0.1:8081.")
+    })?;
+    let address = from_inside(listener);
+    let answer = get(address)
+        .map_err(|error| format!("nothing answers at OPS_LISTEN ({address}): {error}. Does the wrapper run?"))?;
+    if answer.starts_with("HTTP/1.1 200 ") {
+        Ok(())
+    } else {
+        Err(format!("/health answered `{}`.", answer.lines().next().unwrap_or_default()))
+    }
+}
+
+/// Where a listener on every address is reached from the same machine.
+fn from_inside(listener: SocketAddr) -> SocketAddr {
+    let address = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(address, listener.port())
+}
+
+fn get(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(16 * 1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_at_loopback() {
+        let asked = |text: &str| from_inside(text.parse().unwrap()).to_string();
+        assert_eq!(asked("0.0.0.0:8081"), "127.0.0.1:8081");
+        assert_eq!(asked("[::]:8081"), "[::1]:8081");
+    }
+
+    #[test]
+    fn what_is_no_address_is_said() {
+        assert!(ask("here").unwrap_err().contains("OPS_LISTEN"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Compose files, as far as a test has to understand them: services, and whether their labels say what Traefik takes.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Map, Value};
+
+use crate::places::repository;
+
+/// The labels that the stack uses, as Traefik 3.7 spells them (its reference of Docker labels). `*` is a name that we
+/// choose. Another one is added here once it has been looked up there.
+const LABELS: [&str; 7] = [
+    "traefik.enable",
+    "traefik.docker.network",
+    "traefik.http.routers.*.entrypoints",
+    "traefik.http.routers.*.rule",
+    "traefik.http.routers.*.middlewares",
+    "traefik.http.services.*.loadbalancer.server.port",
+    "traefik.http.services.*.loadbalancer.serverstransport",
+];
+
+/// The most label lines that a service may need.
+pub const MOST_LABELS: usize = 8;
+
+/// A compose file, anchors and merges resolved; variables stay as they are written.
+pub fn read(below: &str) -> Result<Value> {
+    let path = repository().join(below);
+    parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)
+        .with_context(|| path.display().to_string())
+}
+
+/// The same from text.
+pub fn parse(text: &str) -> Result<Value> {
+    serde_saphyr::from_str(text).context("no YAML")
+}
+
+/// A section of a compose file (`services`, `networks`), empty when there is none.
+pub fn section<'a>(file: &'a Value, name: &str) -> Vec<(&'a str, &'a Value)> {
+    let entries = file[name].as_object().map(Map::iter).into_iter().flatten();
+    entries.map(|(name, value)| (name.as_str(), value)).collect()
+}
+
+/// The names in a list, or the keys of a mapping: Compose takes either in many places.
+pub fn names(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::Object(map) => map.keys().cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What the blocks lean on, read from the files that define it.
+#[derive(Debug)]
+pub struct Ground {
+    /// Chains and middlewares of `traefik/dynamic.yaml.in`.
+    pub middlewares: BTreeSet<String>,
+    /// Its transports.
+    pub transports: BTreeSet<String>,
+    /// Entry points of `traefik/traefik.yaml.in`.
+    pub entry_points: BTreeSet<String>,
+    /// Networks named `lane-…` in `compose/stack.yaml`.
+    pub lanes: BTreeSet<String>,
+}
+
+impl Ground {
+    /// As this repository ships it.
+    pub fn read() -> Result<Self> {
+        // The placeholders are no YAML; none of them holds what we look for.
+        let template = |below: &str| -> Result<Value> {
+            let text = fs::read_to_string(repository().join(below)).context(below.to_owned())?;
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with('@'));
+            parse(&lines.collect::<Vec<_>>().join("\n").replace('@', "")).context(below.to_owned())
+        };
+        let dynamic = template("traefik/dynamic.yaml.in")?;
+        let fixed = template("traefik/traefik.yaml.in")?;
+        let stack = read("compose/stack.yaml")?;
+        let set = |value: &Value| names(value).into_iter().collect();
+        Ok(Self {
+            middlewares: set(&dynamic["http"]["middlewares"]),
+            transports: set(&dynamic["http"]["serversTransports"]),
+            entry_points: set(&fixed["entryPoints"]),
+            lanes: names(&stack["networks"]).into_iter().filter(|name| name.starts_with("lane-")).collect(),
+        })
+    }
+
+    /// Everything that has to be so in the block of one service; answers its lane. The error names what is wrong.
+    pub fn check(&self, name: &str, block: &Value) -> Result<String> {
+        let labels = block["labels"].as_object().context("it has no labels")?;
+        ensure!(labels.len() <= MOST_LABELS, "{} label lines are more than {MOST_LABELS}", labels.len());
+        let label = |wanted: &str| {
+            let text = labels.get(wanted).and_then(Value::as_str);
+            text.with_context(|| format!("no label {wanted}, or it is not a string"))
+        };
+        for written in labels.keys() {
+            ensure!(LABELS.iter().any(|known| is_spelled(written, known, name)), "Traefik knows no label {written}");
+        }
+        ensure!(label("traefik.enable")? == "true", "traefik.enable is not \"true\"");
+
+        let router = |field: &str| label(&format!("traefik.http.routers.{name}.{field}"));
+        ensure!(self.entry_points.contains(router("entrypoints")?), "no such entry point");
+        let middlewares = router("middlewares")?;
+        let known = middlewares.strip_suffix("@file").filter(|chain| self.middlewares.contains(*chain));
+        // The whole chain, and nothing in front of it that could change what is checked.
+        ensure!(known == Some("mcp"), "middlewares are {middlewares}: not checked by auth-service");
+
+        let environment = &block["environment"];
+        let setting = |name: &str| environment[name].as_str().with_context(|| format!("no {name} in environment"));
+        let path = setting("MCP_PATH")?;
+        let rule = router("rule")?;
+        let asked = format!("Path(`{path}`) && !Method(`OPTIONS`)");
+        let host = rule.strip_suffix(&asked).with_context(|| format!("the rule is not for {path}: {rule}"))?;
+        let resource = setting("RESOURCE")?;
+        match host.strip_prefix("Host(`").and_then(|rest| rest.strip_suffix("`) && ")) {
+            None => {
+                ensure!(host.is_empty(), "the rule begins with {host}");
+                ensure!(path == format!("/{name}/mcp"), "without a host of its own the path is /{name}/mcp");
+                ensure!(resource == format!("${{PUBLIC_URL}}{path}"), "RESOURCE is {resource}");
+            }
+            Some(host) => ensure!(resource.contains(&format!("://{host}")), "RESOURCE is {resource}, not on {host}"),
+        }
+        ensure!(setting("IDENTITY")? == "assertion", "callers are not known by assertions");
+
+        let service = |field: &str| label(&format!("traefik.http.services.{name}.loadbalancer.{field}"));
+        let port = service("server.port")?;
+        ensure!(setting("LISTEN")?.ends_with(&format!(":{port}")), "LISTEN is not at port {port}");
+        let transport = service("serverstransport")?.strip_suffix("@file");
+        ensure!(transport.is_some_and(|name| self.transports.contains(name)), "no such transport");
+
+        let networks = block["networks"].as_object().context("its networks are not a mapping")?;
+        let mut lanes = networks.keys().filter(|network| network.as_str() != "outbound");
+        let (Some(lane), None) = (lanes.next(), lanes.next()) else { bail!("it is not in one lane: {networks:?}") };
+        ensure!(self.lanes.contains(lane), "there is no network {lane}");
+        ensure!(names(&networks[lane]["aliases"]) == [format!("mcp-{name}")], "its alias is not mcp-{name}");
+        let network = label("traefik.docker.network")?;
+        ensure!(
+            network == format!("${{COMPOSE_PROJECT_NAME:-mcp-gate}}_{lane}"),
+            "Traefik is to find it in {network}, but it is in {lane}"
+        );
+        Ok(lane.clone())
+    }
+}
+
+/// Whether a container of this block is held to what every container is held to. The error names what is missing.
+pub fn check_hardening(block: &Value) -> Result<()> {
+    ensure!(block["read_only"] == true, "its root file system can be written");
+    ensure!(names(&block["cap_drop"]) == ["ALL"], "it keeps capabilities");
+    ensure!(names(&block["security_opt"]) == ["no-new-privileges:true"], "it may gain privileges");
+    let user = block["user"].as_str().and_then(|user| user.split_once(':')).map(|(user, _)| user);
+    ensure!(user.is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "it runs as {user:?}");
+    ensure!(block["privileged"].is_null() && block["cap_add"].is_null(), "it has more than it needs");
+    ensure!(!block["mem_limit"].is_null() && block["pids_limit"].is_u64(), "its memory or processes have no bound");
+    Ok(())
+}
+
+/// Label names are compared without regard to case, as Traefik does.
+fn is_spelled(written: &str, known: &str, name: &str) -> bool {
+    written.eq_ignore_ascii_case(&known.replace('*', name))
+}

@@ -1,0 +1,386 @@
+//! What the compose files say, without an engine: labels that Traefik takes, containers that are held to the rules, and
+//! settings that exist. A slip of the pen in one of them fails here.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tests::blocks::{self, Ground, check_hardening, names, section};
+use tests::places::repository;
+
+const EDGES: [&str; 4] = ["traefik", "envoy", "nginx", "caddy"];
+const SERVICES: &str = "compose/services.example.yaml";
+
+fn text(below: &str) -> String {
+    fs::read_to_string(repository().join(below)).unwrap()
+}
+
+/// Checks every block, and that no two of them share a lane.
+#[track_caller]
+fn assert_good(file: &Value) -> usize {
+    let ground = Ground::read().unwrap();
+    let mut lanes: BTreeMap<String, &str> = BTreeMap::new();
+    for (name, block) in section(file, "services") {
+        let lane = ground.check(name, block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        check_hardening(block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        if let Some(other) = lanes.insert(lane, name) {
+            panic!("{name} and {other} are in one lane, and so reach each other");
+        }
+    }
+    lanes.len()
+}
+
+/// The commented template, as a user makes a block of it.
+fn template() -> String {
+    let text = text(SERVICES);
+    let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
+    let block: Vec<&str> = lines.skip(2).map_while(|line| line.strip_prefix("  # ")).collect();
+    assert!(block.len() > 10, "{block:?}");
+    block.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+#[test]
+fn the_ready_made_services_are_good_blocks() {
+    assert_eq!(assert_good(&blocks::read(SERVICES).unwrap()), 6);
+}
+
+#[test]
+fn the_template_makes_a_good_block() {
+    let block = template().replace("NAME:", "notes:").replace("NAME", "notes").replace("LANE", "7");
+    // The project's name is Compose's own variable.
+    let block = block.replace("COMPOSE_PROJECT_notes", "COMPOSE_PROJECT_NAME");
+    let all = text(SERVICES).replace("\nvolumes:\n", &format!("\n{block}\nvolumes:\n"));
+    assert_eq!(assert_good(&blocks::parse(&all).unwrap()), 7);
+}
+
+#[test]
+fn a_slip_of_the_pen_is_found() {
+    let slips = [
+        ("traefik.http.routers.everything.rule", "traefik.http.router.everything.rule"),
+        ("traefik.http.routers.everything.middlewares", "traefik.http.routers.everything.midlewares"),
+        ("traefik.http.routers.everything.middlewares", "traefik.http.routers.other.middlewares"),
+        ("mcp@file", "mpc@file"),
+        ("mcp@file", "to-wrapper@file"),
+        ("services@file", "service@file"),
+        ("entrypoints: edge", "entrypoints: egde"),
+        ("port: \"8080\"", "port: \"8081\""),
+        ("Path(`/everything/mcp`)", "Path(`/everithing/mcp`)"),
+        ("Path(`/everything/mcp`)", "PathPrefix(`/`)"),
+        (" && !Method(`OPTIONS`)", ""),
+        ("_lane-1", "_lane-2"),
+        ("{ lane-1:", "{ lane-13:"),
+        ("[mcp-everything]", "[everything]"),
+        ("traefik.enable: \"true\"", "traefik.enable: true"),
+        ("MCP_PATH: /everything/mcp", "MCP_PATH: /mcp"),
+        ("IDENTITY: assertion", "IDENTITY: headers"),
+    ];
+    let ground = Ground::read().unwrap();
+    let good = text(SERVICES);
+    let check = |text: &str| {
+        let file = blocks::parse(text).unwrap();
+        ground.check("everything", &file["services"]["everything"]).map_err(|error| format!("{error:#}"))
+    };
+    check(&good).unwrap();
+    for (from, to) in slips {
+        let slipped = good.replacen(from, to, 1);
+        assert_ne!(slipped, good, "{from} is not in the file");
+        assert!(check(&slipped).is_err(), "nobody notices {to} in place of {from}");
+    }
+    for rule in ["read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "user: \"10001", "pids_limit: 256"] {
+        let file = blocks::parse(&good.replace(rule, "x: \"0")).or_else(|_| blocks::parse(&good.replace(rule, "x: y")));
+        let Ok(file) = file else { continue };
+        assert!(check_hardening(&file["services"]["everything"]).is_err(), "nobody misses {rule}");
+    }
+}
+
+#[test]
+fn every_container_of_the_stack_is_held_to_the_rules() {
+    let edges = EDGES.map(|edge| format!("compose/edge-{edge}.yaml"));
+    let mut seen = 0;
+    for below in edges.iter().map(String::as_str).chain(["compose/stack.yaml"]) {
+        for (name, block) in section(&blocks::read(below).unwrap(), "services") {
+            // A file that adds to a service of another one.
+            if block["image"].is_null() {
+                continue;
+            }
+            check_hardening(block).unwrap_or_else(|error| panic!("{name} in {below}: {error:#}"));
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 8);
+}
+
+#[test]
+fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
+    let stack = blocks::read("compose/stack.yaml").unwrap();
+    let lanes = Ground::read().unwrap().lanes;
+    assert!(lanes.len() >= 12);
+    for (name, network) in section(&stack, "networks") {
+        let open = ["public", "outbound"].contains(&name);
+        assert_eq!(network["internal"].as_bool().unwrap_or_default(), !open, "{name}");
+    }
+    let quiet = &stack["networks"]["outbound"]["driver_opts"]["com.docker.network.bridge.enable_icc"];
+    assert_eq!(quiet, "false", "those that may go out could reach each other");
+    for edge in EDGES {
+        let file = blocks::read(&format!("compose/edge-{edge}.yaml")).unwrap();
+        let edge_is_in: BTreeSet<String> = names(&file["services"]["edge"]["networks"]).into_iter().collect();
+        assert!(edge_is_in.is_superset(&lanes), "{edge}");
+        for forbidden in ["store", "outbound"] {
+            assert!(!edge_is_in.contains(forbidden), "{edge} is in {forbidden}");
+        }
+        for (name, block) in section(&file, "services").into_iter().chain(section(&stack, "services")) {
+            assert!(name == "edge" || block["ports"].is_null(), "{name} publishes a port");
+            if name != "edge" {
+                assert!(!names(&block["networks"]).iter().any(|network| lanes.contains(network)), "{name}");
+            }
+        }
+    }
+    assert_eq!(names(&stack["services"]["redis"]["networks"]), ["store"]);
+}
+
+/// The names in the list of `config/environment.rs`.
+fn settings_of_auth_service() -> BTreeSet<String> {
+    let source = text("auth-service/src/config/environment.rs");
+    let list = source.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_setting_of_auth_service_can_be_made_in_dot_env() {
+    let stack = blocks::read("compose/stack.yaml").unwrap();
+    let passed = names(&stack["services"]["auth-service"]["environment"]);
+    let known = settings_of_auth_service();
+    let missing: Vec<_> = known
+        .iter()
+        // The edge asks over HTTP, and with Redis there is no directory.
+        .filter(|name| !["DATA_DIR", "EDGE_GRPC_LISTEN"].contains(&name.as_str()))
+        .filter(|name| !passed.contains(name) && !passed.contains(&format!("{name}_FILE")))
+        .collect();
+    assert!(missing.is_empty(), "compose/stack.yaml does not hand on {missing:?}");
+    for name in &passed {
+        let is_setting = known.contains(name) || name.strip_suffix("_FILE").is_some_and(|name| known.contains(name));
+        assert!(is_setting, "auth-service has no setting {name}");
+    }
+}
+
+/// The variables that a file asks Compose for.
+fn variables(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let parts = lines.flat_map(|line| line.split("${").skip(1).map(str::to_owned).collect::<Vec<_>>());
+    parts
+        .map(|part| part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>())
+        .collect()
+}
+
+#[test]
+fn dot_env_explains_every_variable_and_has_every_variable() {
+    let example = text(".env.example");
+    let mut explained = BTreeSet::new();
+    let mut comment = false;
+    for line in example.lines() {
+        match line.split_once('=') {
+            Some((name, _)) if !line.starts_with('#') => {
+                assert!(comment, "{name} in .env.example stands without an explanation");
+                explained.insert(name.to_owned());
+            }
+            _ => comment = line.starts_with('#'),
+        }
+    }
+    let settings = settings_of_auth_service();
+    let known = |name: &String| {
+        let plain = name.strip_suffix("_FILE").unwrap_or(name);
+        explained.contains(name) || settings.contains(name) || settings.contains(plain) || name == "LISTEN_TLS"
+    };
+    let mut used = BTreeSet::new();
+    for entry in fs::read_dir(repository().join("compose")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "yaml") && !path.ends_with("services.yaml") {
+            used.extend(variables(&fs::read_to_string(path).unwrap()));
+        }
+    }
+    let unexplained: Vec<_> = used.iter().filter(|name| !known(name)).collect();
+    assert!(unexplained.is_empty(), "not in .env.example: {unexplained:?}");
+    let unused: Vec<_> = explained
+        .iter()
+        .filter(|name| !used.contains(*name) && !["COMPOSE_FILE", "COMPOSE_PROFILES"].contains(&name.as_str()))
+        .collect();
+    assert!(unused.is_empty(), "in .env.example and nowhere else: {unused:?}");
+}
+
+/// A copy of what the scripts need, to write into.
+fn checkout() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for below in ["compose", "scripts", ".env.example"] {
+        let status =
+            Command::new("cp").arg("-r").arg(repository().join(below)).arg(dir.path()).status().unwrap();
+        assert!(status.success());
+    }
+    for mine in ["compose/services.yaml", ".env"] {
+        fs::remove_file(dir.path().join(mine)).ok();
+    }
+    dir
+}
+
+/// `scripts/add-service`, with an engine that does not answer.
+fn add_service(checkout: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new(checkout.join("scripts/add-service"));
+    command.args(words).env("DOCKER_HOST", "unix:///nonexistent").output().unwrap()
+}
+
+#[test]
+fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
+    let checkout = checkout();
+    let services: [&[&str]; 6] = [
+        &["notes", "--data", "--", "npx", "-y", "@scope/server-notes", "--flag", "a \"b\" $c \\d"],
+        &["pages", "--internet", "--env", "TOKEN", "--env", "MODE=x=$y", "--", "uvx", "mcp-server-fetch"],
+        &["many", "--", "uvx", "--from", "package[extra]==1.2", "script", "--x"],
+        &["own", "--host", "own", "--", "npx", "server-own@1.2.3"],
+        &["plain", "--data", "--", "/bin/true", "--serve"],
+        &["tools", "--debian", "git", "--debian", "jq", "--", "npx", "-y", "server-tools"],
+    ];
+    for words in services {
+        let output = add_service(checkout.path(), words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let file = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
+    let file = blocks::parse(&file).unwrap();
+    assert_eq!(assert_good(&file), 12);
+    let block = |name: &str| &file["services"][name];
+    assert_eq!(block("notes")["command"], serde_json::json!(["server", "--flag", "a \"b\" $$c \\d"]));
+    assert_eq!(block("notes")["build"]["args"]["NPM_PACKAGE"], "@scope/server-notes");
+    assert_eq!(block("notes")["volumes"][0], "notes-data:/data");
+    assert!(file["volumes"].as_object().unwrap().contains_key("notes-data"));
+    assert_eq!(block("pages")["environment"]["CHILD_ENV"], "TOKEN\nMODE=x=$$y\n");
+    assert_eq!(block("pages")["environment"]["TOKEN"], "${TOKEN:?Set TOKEN in .env}");
+    assert!(names(&block("pages")["networks"]).contains(&"outbound".to_owned()));
+    assert_eq!(block("many")["build"]["args"]["SCRIPT"], "script");
+    assert_eq!(block("own")["environment"]["RESOURCE"], "http://own.localhost:8080/mcp");
+    assert_eq!(block("plain")["command"], serde_json::json!(["/usr/local/bin/server", "--serve"]));
+    assert_eq!(block("tools")["build"]["args"]["DEBIAN_PACKAGES"], "git jq");
+
+    let before = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
+    for (words, told) in [
+        (&["more", "--", "npx", "-y", "x"][..], "All twelve lanes are taken"),
+        (&["notes", "--", "npx", "-y", "x"], "has a block notes already"),
+        (&["redis", "--", "npx", "-y", "x"], "a part of the stack itself"),
+        (&["Bad_Name", "--", "npx", "x"], "cannot be a service's name"),
+        (&["other", "--", "npx", "-y", "x; rm -rf /"], "is no npm package"),
+        (&["other", "--", "uvx", "x y"], "is no PyPI package"),
+        (&["other", "--", "rm", "-rf"], "is not understood"),
+        (&["other"], "There is no command"),
+    ] {
+        let output = add_service(checkout.path(), words);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(told), "{words:?}: {error}");
+    }
+    assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
+}
+
+#[test]
+fn setup_makes_secrets_once_and_configurations_each_time() {
+    let checkout = tempfile::tempdir().unwrap();
+    let volumes = checkout.path().join("volumes");
+    for volume in ["auth", "edge", "redis", "redis-data", "certificates"] {
+        fs::create_dir_all(volumes.join(volume)).unwrap();
+    }
+    // As the image lays it out.
+    let setup = checkout.path().join("setup");
+    for (from, to) in [("compose/setup", ""), ("traefik", "traefik"), ("compose/envoy", "envoy"), ("compose/nginx", "nginx"), ("compose/caddy", "caddy")] {
+        let status = Command::new("cp").arg("-r").arg(repository().join(from)).arg(setup.join(to)).status().unwrap();
+        assert!(status.success());
+    }
+    let run = |url: &str, edge: &str, email: &str| {
+        let mut command = Command::new(setup.join("setup"));
+        command.env("VOLUMES", &volumes).env("PUBLIC_URL", url).env("EDGE", edge).env("ACME_EMAIL", email);
+        command.env("ACME_SERVER", "").env("TRUSTED_IPS", "").env("COMPOSE_PROJECT_NAME", "x").output().unwrap()
+    };
+    let made = |below: &str| fs::read_to_string(volumes.join(below)).unwrap();
+    let mut secrets = None;
+    for edge in EDGES {
+        let output = run("http://localhost:8080", edge, "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let now = ["auth/edge-secret", "auth/store-key", "auth/redis-url"].map(made);
+        assert!(now.iter().all(|secret| secret.len() >= 43));
+        assert_eq!(secrets.get_or_insert_with(|| now.clone()), &now, "secrets changed");
+    }
+    assert_eq!(made("auth/protected-hosts"), "localhost:8080, *.localhost:8080");
+    assert!(!made("redis/users.acl").contains(made("auth/redis-password").trim()), "the password itself");
+    for file in ["envoy.yaml", "nginx.conf", "Caddyfile", "dynamic/dynamic.yaml"] {
+        assert!(made(&format!("edge/{file}")).contains(&made("auth/edge-secret")), "{file}");
+    }
+    // The hardening of the template is all there, and it is YAML with what was added.
+    for (url, email) in [("http://localhost:8080", ""), ("https://mcp.example.com", "me@example.com"), ("https://mcp.example.com", "")] {
+        assert!(run(url, "traefik", email).status.success());
+        let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
+        let edge = &fixed["entryPoints"]["edge"];
+        assert_eq!(edge["http"]["underscoreHeadersStrategy"], "reject");
+        assert_eq!(edge["http"]["encodedCharacters"]["allowEncodedSlash"], false);
+        assert_eq!(fixed["providers"]["docker"]["exposedByDefault"], false);
+        let tls = url.starts_with("https");
+        assert_eq!(edge["address"], if tls { ":8443" } else { ":8080" });
+        assert_eq!(edge["http"].as_object().unwrap().contains_key("tls"), tls);
+        assert_eq!(edge["http"]["tls"]["certResolver"].as_str(), (!email.is_empty()).then_some("acme"));
+        assert_eq!(fixed["entryPoints"].as_object().unwrap().contains_key("plain"), tls);
+    }
+    for (url, told) in [
+        ("http://mcp.example.com", "for localhost only"),
+        ("https://mcp.example.com/", "slash"),
+        ("https://mcp.example.com/x", "no path"),
+        ("mcp.example.com", "no URL"),
+    ] {
+        let output = run(url, "traefik", "");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(told), "{url}: {error}");
+    }
+    // Another key over the same data would open nothing.
+    fs::remove_file(volumes.join("auth/store-key")).unwrap();
+    let output = run("http://localhost:8080", "envoy", "");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another key sealed"), "{output:?}");
+}
+
+/// Both Composes, as far as they are here. Neither needs an engine for this.
+fn composes() -> Vec<Vec<&'static str>> {
+    let all = [vec!["docker", "compose"], vec!["docker-compose"]];
+    let is_here = |words: &Vec<&str>| {
+        let version = Command::new(words[0]).args(&words[1..]).arg("version").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    all.into_iter().filter(is_here).collect()
+}
+
+#[test]
+fn compose_takes_every_variant() {
+    let composes = composes();
+    if composes.is_empty() {
+        println!("SKIPPED compose_takes_every_variant: there is no Compose here (Debian: apt-get install docker-compose)");
+        return;
+    }
+    let checkout = checkout();
+    let env = checkout.path().join(".env");
+    let example = text(".env.example");
+    fs::copy(repository().join(SERVICES), checkout.path().join("compose/services.yaml")).unwrap();
+    for edge in EDGES {
+        for more in ["", ":compose/scale.yaml", ":compose/tls.yaml", ":compose/edge-certificate.yaml"] {
+            let files = format!("COMPOSE_FILE=compose/stack.yaml:compose/edge-{edge}.yaml:compose/services.yaml{more}\n");
+            let mut settings: String =
+                example.lines().filter(|line| !line.starts_with("COMPOSE_FILE=")).map(|line| format!("{line}\n")).collect();
+            settings = settings.replace("COMPOSE_PROFILES=", "COMPOSE_PROFILES=filesystem,memory,time,fetch,git");
+            fs::write(&env, settings + &files).unwrap();
+            for compose in &composes {
+                let mut command = Command::new(compose[0]);
+                command.args(&compose[1..]).args(["config"]).current_dir(checkout.path());
+                for name in ["COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"] {
+                    command.env_remove(name);
+                }
+                let output = command.output().unwrap();
+                let error = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success(), "{compose:?} {files}: {error}");
+                let shown = blocks::parse(&String::from_utf8(output.stdout).unwrap()).unwrap();
+                assert_eq!(section(&shown, "services").len(), if edge == "traefik" { 11 } else { 10 }, "{files}");
+            }
+        }
+    }
+}
