@@ -164,3 +164,57 @@ END
   Stop         scripts/down (keeps accounts and tokens)
 END
 }
+
+# Files go in and out of the stack through a volume that belongs to its user: no container of it runs as root, and none may
+# write anywhere else.
+in_setup() { docker run --rm -i --network none --user 65532:65532 --cap-drop ALL --entrypoint sh "$@"; }
+
+SCRATCH=''
+make_scratch() {
+  local project
+  project=$(setting COMPOSE_PROJECT_NAME)
+  SCRATCH=${project}_scratch-$$ SETUP_IMAGE=${project}-setup AUTH_CONFIG=${project}_auth-config
+  docker volume create "$SCRATCH" >/dev/null
+  # Its owner becomes that of the directory in the image.
+  in_setup -v "$SCRATCH:/volumes/certificates" "$SETUP_IMAGE" -c : </dev/null ||
+    die "There is no image $SETUP_IMAGE. Run scripts/up first."
+}
+remove_scratch() { [[ -z $SCRATCH ]] || docker volume rm -f "$SCRATCH" >/dev/null; }
+
+# stack_store ARGUMENT…: a command of "auth-service store" with the stack's settings, and files in /scratch.
+stack_store() { compose run --rm --no-deps -T -v "$SCRATCH:/scratch" auth-service store "$@" </dev/null; }
+
+# stack_backup FILE KEY_FILE
+stack_backup() {
+  need_stack
+  trap 'remove_scratch' EXIT
+  make_scratch
+  stack_store export /scratch/dump || die "There is no backup. What auth-service says about it stands above."
+  stack_store verify /scratch/dump >/dev/null || die "What was written cannot be read back. What auth-service says about it stands above."
+  (umask 077 && set -C && in_setup -v "$SCRATCH:/scratch:ro" "$SETUP_IMAGE" -c 'cat /scratch/dump' </dev/null >"$1") ||
+    die "$1 cannot be written."
+  if [[ -n $2 ]]; then
+    (umask 077 && set -C && in_setup -v "$AUTH_CONFIG:/auth:ro" "$SETUP_IMAGE" -c 'cat /auth/store-key' </dev/null >"$2") ||
+      die "$2 cannot be written; if it is there already, it may be the only key to other dumps."
+  fi
+}
+
+# stack_restore DUMP KEY_FILE OPTION…
+stack_restore() {
+  local dump=$1 key=$2 options=("${@:3}")
+  need_stack
+  trap 'remove_scratch' EXIT
+  make_scratch
+  in_setup -v "$SCRATCH:/scratch" "$SETUP_IMAGE" -c 'cat >/scratch/dump' <"$dump"
+  if [[ -n $key ]]; then
+    in_setup -v "$SCRATCH:/scratch" "$SETUP_IMAGE" -c 'umask 077 && cat >/scratch/key' <"$key"
+    options+=(--key-file /scratch/key)
+  fi
+  compose stop auth-service
+  if ! stack_store import ${options[@]+"${options[@]}"} /scratch/dump; then
+    compose start auth-service
+    die "Nothing was restored. What auth-service says about it stands above."
+  fi
+  compose start auth-service
+  wait_for_health auth-service 60 || die "auth-service is not healthy. The end of its log stands above."
+}

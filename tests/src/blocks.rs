@@ -10,9 +10,10 @@ use crate::places::repository;
 
 /// The labels that the stack uses, as Traefik 3.7 spells them (its reference of Docker labels). `*` is a name that we
 /// choose. Another one is added here once it has been looked up there.
-const LABELS: [&str; 7] = [
+const LABELS: [&str; 8] = [
     "traefik.enable",
     "traefik.docker.network",
+    "traefik.docker.allownonrunning",
     "traefik.http.routers.*.entrypoints",
     "traefik.http.routers.*.rule",
     "traefik.http.routers.*.middlewares",

@@ -15,6 +15,7 @@
 pub mod blocks;
 pub mod browser;
 pub mod edge;
+pub mod engine;
 pub mod gate;
 pub mod layers;
 pub mod mcp;

@@ -1,0 +1,126 @@
+//! A real Docker engine: the one that answers here, or one that the test starts for itself as root.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::places::binary_dir;
+use crate::process::{self, Process};
+
+/// How long an engine may take to start.
+const START: Duration = Duration::from_secs(60);
+
+/// An engine. Dropped, one that was started here stops.
+#[derive(Debug)]
+pub struct Engine {
+    /// `DOCKER_HOST`, when it is not the machine's own.
+    host: Option<String>,
+    // Dropped in this order.
+    _daemon: Option<Process>,
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl Engine {
+    /// The engine that answers, or a new one. The error says what is missing on this machine.
+    pub fn find() -> Result<Self, String> {
+        let said = |program: &str, word: &str| {
+            let output = Command::new(program).arg(word).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !said("docker", "--version") {
+            return Err("there is no docker (Debian: apt-get install docker.io docker-compose)".into());
+        }
+        let plugin = Command::new("docker").args(["compose", "version"]).output();
+        if !plugin.is_ok_and(|output| output.status.success()) && !said("docker-compose", "version") {
+            return Err("there is no Compose (Debian: apt-get install docker-compose)".into());
+        }
+        if said("docker", "info") && Self::answers(None) {
+            return Ok(Self { host: None, _daemon: None, _dir: None });
+        }
+        if !rustix::process::getuid().is_root() || !said("dockerd", "--version") {
+            return Err("no Docker engine answers, and only root can start one".into());
+        }
+        Self::start().map_err(|error| format!("the Docker engine does not start here: {error:#}"))
+    }
+
+    fn answers(host: Option<&str>) -> bool {
+        let mut command = Command::new("docker");
+        command.args(["version", "--format", "{{.Server.Version}}"]);
+        if let Some(host) = host {
+            command.env("DOCKER_HOST", host);
+        }
+        command.output().is_ok_and(|output| output.status.success())
+    }
+
+    /// With state of its own: images are kept for the next run, everything else is in a directory that goes away.
+    fn start() -> Result<Self> {
+        let images = binary_dir().parent().context("no target directory")?.join("docker");
+        std::fs::create_dir_all(&images)?;
+        // Short, because the path of a socket has a hundred characters at most.
+        let dir = tempfile::Builder::new().prefix("engine-").tempdir_in("/tmp")?;
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let host = format!("unix://{}", at("sock"));
+        let mut command = process::command("dockerd");
+        command.arg("--data-root").arg(&images).args(["--exec-root", &at("exec"), "--pidfile", &at("pid")]);
+        command.args(["--host", &host, "--log-level", "warn"]);
+        let mut daemon = Process::start("dockerd", &mut command, dir.path());
+        let deadline = Instant::now() + START;
+        while !Self::answers(Some(&host)) {
+            if daemon.ended().is_some() || Instant::now() > deadline {
+                bail!("{}", daemon.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(Self { host: Some(host), _daemon: Some(daemon), _dir: Some(dir) })
+    }
+
+    /// Whether nobody else uses it.
+    pub fn is_ours(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// A command that speaks with this engine.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = process::command(program);
+        if let Some(host) = &self.host {
+            command.env("DOCKER_HOST", host);
+        }
+        command
+    }
+
+    /// `docker …`; what it prints.
+    pub fn docker(&self, words: &[&str]) -> Result<String> {
+        let output = self.command("docker").args(words).output()?;
+        text(&output).with_context(|| format!("docker {}", words.join(" ")))
+    }
+
+    /// `docker inspect` of one thing.
+    pub fn inspect(&self, id: &str) -> Result<Value> {
+        let list: Value = serde_json::from_str(&self.docker(&["inspect", id])?)?;
+        Ok(list[0].clone())
+    }
+}
+
+/// What a command printed, which must have ended well.
+pub fn text(output: &Output) -> Result<String> {
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{}{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(printed)
+}
+
+/// A checkout of this repository in which nothing was built, with what is changed and not yet committed.
+pub fn clean_clone(repository: &Path, dir: &Path) -> Result<PathBuf> {
+    let checkout = dir.join("checkout");
+    let script = format!(
+        "git clone --quiet --no-hardlinks . '{to}' \
+         && git ls-files -z --modified --others --exclude-standard \
+         | tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null | tar -C '{to}' -mxf -",
+        to = checkout.display()
+    );
+    let output = Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(repository).output()?;
+    text(&output)?;
+    Ok(checkout)
+}
