@@ -141,7 +141,8 @@ impl Config {
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<SocketAddr, Problems> {
         let mut problems = Problems::default();
-        let ops = variables.into_iter().filter(|(name, _)| ["OPS_LISTEN", "OPS_LISTEN_FILE"].contains(&&**name));
+        let ops =
+            variables.into_iter().filter(|(name, _)| ["OPS_LISTEN", "OPS_LISTEN_FILE"].contains(&&**name));
         let environment = Environment::new(ops, &mut problems);
         let listeners = listeners::read(&environment, &mut problems);
         if problems.0.is_empty() { Ok(listeners.ops) } else { Err(problems) }

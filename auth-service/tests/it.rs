@@ -22,6 +22,7 @@ mod it {
     mod faulty_edge;
     mod fixtures;
     mod grpc;
+    mod healthcheck;
     mod keys;
     mod life_cycle;
     mod login;

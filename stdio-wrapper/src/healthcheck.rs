@@ -11,11 +11,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// it did in place of that.
 pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     let listener: SocketAddr = ops_listen.trim().parse().map_err(|_| {
-        format!("OPS_LISTEN is `{ops_listen}`, which is not an address with a port. Write it like 127.0.0.1:8081.")
+        format!(
+            "OPS_LISTEN is `{ops_listen}`, which is not an address with a port. Write it like 127.0.0.1:8081."
+        )
     })?;
     let address = from_inside(listener);
-    let answer = get(address)
-        .map_err(|error| format!("nothing answers at OPS_LISTEN ({address}): {error}. Does the wrapper run?"))?;
+    let answer = get(address).map_err(|error| {
+        format!("nothing answers at OPS_LISTEN ({address}): {error}. Does the wrapper run?")
+    })?;
     if answer.starts_with("HTTP/1.1 200 ") {
         Ok(())
     } else {

@@ -10,14 +10,13 @@ use crate::places::repository;
 
 /// The labels that the stack uses, as Traefik 3.7 spells them (its reference of Docker labels). `*` is a name that we
 /// choose. Another one is added here once it has been looked up there.
-const LABELS: [&str; 8] = [
+const LABELS: [&str; 7] = [
     "traefik.enable",
-    "traefik.docker.network",
     "traefik.docker.allownonrunning",
     "traefik.http.routers.*.entrypoints",
     "traefik.http.routers.*.rule",
     "traefik.http.routers.*.middlewares",
-    "traefik.http.services.*.loadbalancer.server.port",
+    "traefik.http.services.*.loadbalancer.server.url",
     "traefik.http.services.*.loadbalancer.serverstransport",
 ];
 
@@ -94,7 +93,10 @@ impl Ground {
             text.with_context(|| format!("no label {wanted}, or it is not a string"))
         };
         for written in labels.keys() {
-            ensure!(LABELS.iter().any(|known| is_spelled(written, known, name)), "Traefik knows no label {written}");
+            ensure!(
+                LABELS.iter().any(|known| is_spelled(written, known, name)),
+                "Traefik knows no label {written}"
+            );
         }
         ensure!(label("traefik.enable")? == "true", "traefik.enable is not \"true\"");
 
@@ -106,11 +108,13 @@ impl Ground {
         ensure!(known == Some("mcp"), "middlewares are {middlewares}: not checked by auth-service");
 
         let environment = &block["environment"];
-        let setting = |name: &str| environment[name].as_str().with_context(|| format!("no {name} in environment"));
+        let setting =
+            |name: &str| environment[name].as_str().with_context(|| format!("no {name} in environment"));
         let path = setting("MCP_PATH")?;
         let rule = router("rule")?;
         let asked = format!("Path(`{path}`) && !Method(`OPTIONS`)");
-        let host = rule.strip_suffix(&asked).with_context(|| format!("the rule is not for {path}: {rule}"))?;
+        let host =
+            rule.strip_suffix(&asked).with_context(|| format!("the rule is not for {path}: {rule}"))?;
         let resource = setting("RESOURCE")?;
         match host.strip_prefix("Host(`").and_then(|rest| rest.strip_suffix("`) && ")) {
             None => {
@@ -118,26 +122,26 @@ impl Ground {
                 ensure!(path == format!("/{name}/mcp"), "without a host of its own the path is /{name}/mcp");
                 ensure!(resource == format!("${{PUBLIC_URL}}{path}"), "RESOURCE is {resource}");
             }
-            Some(host) => ensure!(resource.contains(&format!("://{host}")), "RESOURCE is {resource}, not on {host}"),
+            Some(host) => {
+                ensure!(resource.contains(&format!("://{host}")), "RESOURCE is {resource}, not on {host}");
+            }
         }
         ensure!(setting("IDENTITY")? == "assertion", "callers are not known by assertions");
 
         let service = |field: &str| label(&format!("traefik.http.services.{name}.loadbalancer.{field}"));
-        let port = service("server.port")?;
-        ensure!(setting("LISTEN")?.ends_with(&format!(":{port}")), "LISTEN is not at port {port}");
+        let url = service("server.url")?;
+        ensure!(url == format!("http://mcp-{name}:8080"), "Traefik is to find it at {url}");
+        ensure!(setting("LISTEN")?.ends_with(":8080"), "LISTEN is not at port 8080");
         let transport = service("serverstransport")?.strip_suffix("@file");
         ensure!(transport.is_some_and(|name| self.transports.contains(name)), "no such transport");
 
         let networks = block["networks"].as_object().context("its networks are not a mapping")?;
         let mut lanes = networks.keys().filter(|network| network.as_str() != "outbound");
-        let (Some(lane), None) = (lanes.next(), lanes.next()) else { bail!("it is not in one lane: {networks:?}") };
+        let (Some(lane), None) = (lanes.next(), lanes.next()) else {
+            bail!("it is not in one lane: {networks:?}")
+        };
         ensure!(self.lanes.contains(lane), "there is no network {lane}");
         ensure!(names(&networks[lane]["aliases"]) == [format!("mcp-{name}")], "its alias is not mcp-{name}");
-        let network = label("traefik.docker.network")?;
-        ensure!(
-            network == format!("${{COMPOSE_PROJECT_NAME:-mcp-gate}}_{lane}"),
-            "Traefik is to find it in {network}, but it is in {lane}"
-        );
         Ok(lane.clone())
     }
 }
@@ -150,7 +154,10 @@ pub fn check_hardening(block: &Value) -> Result<()> {
     let user = block["user"].as_str().and_then(|user| user.split_once(':')).map(|(user, _)| user);
     ensure!(user.is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "it runs as {user:?}");
     ensure!(block["privileged"].is_null() && block["cap_add"].is_null(), "it has more than it needs");
-    ensure!(!block["mem_limit"].is_null() && block["pids_limit"].is_u64(), "its memory or processes have no bound");
+    ensure!(
+        !block["mem_limit"].is_null() && block["pids_limit"].is_u64(),
+        "its memory or processes have no bound"
+    );
     Ok(())
 }
 

@@ -120,7 +120,8 @@ pub fn clean_clone(repository: &Path, dir: &Path) -> Result<PathBuf> {
          | tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null | tar -C '{to}' -mxf -",
         to = checkout.display()
     );
-    let output = Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(repository).output()?;
+    let output =
+        Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(repository).output()?;
     text(&output)?;
     Ok(checkout)
 }

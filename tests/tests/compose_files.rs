@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -66,11 +67,11 @@ fn a_slip_of_the_pen_is_found() {
         ("mcp@file", "to-wrapper@file"),
         ("services@file", "service@file"),
         ("entrypoints: edge", "entrypoints: egde"),
-        ("port: \"8080\"", "port: \"8081\""),
+        ("LISTEN: 0.0.0.0:8080", "LISTEN: 0.0.0.0:8081"),
         ("Path(`/everything/mcp`)", "Path(`/everithing/mcp`)"),
         ("Path(`/everything/mcp`)", "PathPrefix(`/`)"),
         (" && !Method(`OPTIONS`)", ""),
-        ("_lane-1", "_lane-2"),
+        ("http://mcp-everything:8080", "http://mcp-everyting:8080"),
         ("{ lane-1:", "{ lane-13:"),
         ("[mcp-everything]", "[everything]"),
         ("traefik.enable: \"true\"", "traefik.enable: true"),
@@ -89,10 +90,20 @@ fn a_slip_of_the_pen_is_found() {
         assert_ne!(slipped, good, "{from} is not in the file");
         assert!(check(&slipped).is_err(), "nobody notices {to} in place of {from}");
     }
-    for rule in ["read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "user: \"10001", "pids_limit: 256"] {
-        let file = blocks::parse(&good.replace(rule, "x: \"0")).or_else(|_| blocks::parse(&good.replace(rule, "x: y")));
-        let Ok(file) = file else { continue };
-        assert!(check_hardening(&file["services"]["everything"]).is_err(), "nobody misses {rule}");
+    for (from, to) in [
+        ("read_only: true", "read_only: false"),
+        ("cap_drop: [ALL]", "cap_drop: [NET_RAW]"),
+        ("no-new-privileges:true", "seccomp:unconfined"),
+        ("user: \"10001:10001\"", "user: \"0:0\""),
+        ("user: \"10001:10001\"", "user: root"),
+        ("mem_limit: 1g", "shm_size: 1g"),
+        ("pids_limit: 256", "init: true"),
+    ] {
+        let slipped = good.replacen(from, to, 1);
+        assert_ne!(slipped, good, "{from} is not in the file");
+        let file = blocks::parse(&slipped).unwrap();
+        let checked = check_hardening(&file["services"]["everything"]);
+        assert!(checked.is_err(), "nobody notices {to} in place of {from}");
     }
 }
 
@@ -161,7 +172,8 @@ fn every_setting_of_auth_service_can_be_made_in_dot_env() {
         .collect();
     assert!(missing.is_empty(), "compose/stack.yaml does not hand on {missing:?}");
     for name in &passed {
-        let is_setting = known.contains(name) || name.strip_suffix("_FILE").is_some_and(|name| known.contains(name));
+        let is_setting =
+            known.contains(name) || name.strip_suffix("_FILE").is_some_and(|name| known.contains(name));
         assert!(is_setting, "auth-service has no setting {name}");
     }
 }
@@ -192,7 +204,10 @@ fn dot_env_explains_every_variable_and_has_every_variable() {
     let settings = settings_of_auth_service();
     let known = |name: &String| {
         let plain = name.strip_suffix("_FILE").unwrap_or(name);
-        explained.contains(name) || settings.contains(name) || settings.contains(plain) || name == "LISTEN_TLS"
+        explained.contains(name)
+            || settings.contains(name)
+            || settings.contains(plain)
+            || name == "LISTEN_TLS"
     };
     let mut used = BTreeSet::new();
     for entry in fs::read_dir(repository().join("compose")).unwrap() {
@@ -205,7 +220,9 @@ fn dot_env_explains_every_variable_and_has_every_variable() {
     assert!(unexplained.is_empty(), "not in .env.example: {unexplained:?}");
     let unused: Vec<_> = explained
         .iter()
-        .filter(|name| !used.contains(*name) && !["COMPOSE_FILE", "COMPOSE_PROFILES"].contains(&name.as_str()))
+        .filter(|name| {
+            !used.contains(*name) && !["COMPOSE_FILE", "COMPOSE_PROFILES"].contains(&name.as_str())
+        })
         .collect();
     assert!(unused.is_empty(), "in .env.example and nowhere else: {unused:?}");
 }
@@ -288,14 +305,26 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
     }
     // As the image lays it out.
     let setup = checkout.path().join("setup");
-    for (from, to) in [("compose/setup", ""), ("traefik", "traefik"), ("compose/envoy", "envoy"), ("compose/nginx", "nginx"), ("compose/caddy", "caddy")] {
-        let status = Command::new("cp").arg("-r").arg(repository().join(from)).arg(setup.join(to)).status().unwrap();
+    for (from, to) in [
+        ("compose/setup", ""),
+        ("traefik", "traefik"),
+        ("compose/envoy", "envoy"),
+        ("compose/nginx", "nginx"),
+        ("compose/caddy", "caddy"),
+    ] {
+        let status =
+            Command::new("cp").arg("-r").arg(repository().join(from)).arg(setup.join(to)).status().unwrap();
         assert!(status.success());
     }
     let run = |url: &str, edge: &str, email: &str| {
         let mut command = Command::new(setup.join("setup"));
         command.env("VOLUMES", &volumes).env("PUBLIC_URL", url).env("EDGE", edge).env("ACME_EMAIL", email);
-        command.env("ACME_SERVER", "").env("TRUSTED_IPS", "").env("COMPOSE_PROJECT_NAME", "x").output().unwrap()
+        command
+            .env("ACME_SERVER", "")
+            .env("TRUSTED_IPS", "")
+            .env("COMPOSE_PROJECT_NAME", "x")
+            .output()
+            .unwrap()
     };
     let made = |below: &str| fs::read_to_string(volumes.join(below)).unwrap();
     let mut secrets = None;
@@ -312,7 +341,11 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         assert!(made(&format!("edge/{file}")).contains(&made("auth/edge-secret")), "{file}");
     }
     // The hardening of the template is all there, and it is YAML with what was added.
-    for (url, email) in [("http://localhost:8080", ""), ("https://mcp.example.com", "me@example.com"), ("https://mcp.example.com", "")] {
+    for (url, email) in [
+        ("http://localhost:8080", ""),
+        ("https://mcp.example.com", "me@example.com"),
+        ("https://mcp.example.com", ""),
+    ] {
         assert!(run(url, "traefik", email).status.success());
         let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
         let edge = &fixed["entryPoints"]["edge"];
@@ -355,7 +388,8 @@ fn composes() -> Vec<Vec<&'static str>> {
 fn compose_takes_every_variant() {
     let composes = composes();
     if composes.is_empty() {
-        println!("SKIPPED compose_takes_every_variant: there is no Compose here (Debian: apt-get install docker-compose)");
+        let told = "SKIPPED compose_takes_every_variant: there is no Compose here (Debian: apt-get install docker-compose)\n";
+        std::io::stderr().write_all(told.as_bytes()).unwrap();
         return;
     }
     let checkout = checkout();
@@ -364,10 +398,16 @@ fn compose_takes_every_variant() {
     fs::copy(repository().join(SERVICES), checkout.path().join("compose/services.yaml")).unwrap();
     for edge in EDGES {
         for more in ["", ":compose/scale.yaml", ":compose/tls.yaml", ":compose/edge-certificate.yaml"] {
-            let files = format!("COMPOSE_FILE=compose/stack.yaml:compose/edge-{edge}.yaml:compose/services.yaml{more}\n");
-            let mut settings: String =
-                example.lines().filter(|line| !line.starts_with("COMPOSE_FILE=")).map(|line| format!("{line}\n")).collect();
-            settings = settings.replace("COMPOSE_PROFILES=", "COMPOSE_PROFILES=filesystem,memory,time,fetch,git");
+            let files = format!(
+                "COMPOSE_FILE=compose/stack.yaml:compose/edge-{edge}.yaml:compose/services.yaml{more}\n"
+            );
+            let mut settings: String = example
+                .lines()
+                .filter(|line| !line.starts_with("COMPOSE_FILE="))
+                .map(|line| format!("{line}\n"))
+                .collect();
+            settings =
+                settings.replace("COMPOSE_PROFILES=", "COMPOSE_PROFILES=filesystem,memory,time,fetch,git");
             fs::write(&env, settings + &files).unwrap();
             for compose in &composes {
                 let mut command = Command::new(compose[0]);
@@ -379,7 +419,11 @@ fn compose_takes_every_variant() {
                 let error = String::from_utf8_lossy(&output.stderr).into_owned();
                 assert!(output.status.success(), "{compose:?} {files}: {error}");
                 let shown = blocks::parse(&String::from_utf8(output.stdout).unwrap()).unwrap();
-                assert_eq!(section(&shown, "services").len(), if edge == "traefik" { 11 } else { 10 }, "{files}");
+                assert_eq!(
+                    section(&shown, "services").len(),
+                    if edge == "traefik" { 11 } else { 10 },
+                    "{files}"
+                );
             }
         }
     }

@@ -53,6 +53,18 @@ fn help_and_version_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_wrapper_is_healthy_and_one_that_is_gone_is_not() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let ops = wrapper.ops.clone();
+    assert!(run(&["--healthcheck"], &[("OPS_LISTEN", &ops)]).status.success());
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 0);
+    wrapper.terminate().await;
+    let output = run(&["--healthcheck"], &[("OPS_LISTEN", &ops)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&ops), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_starts_no_child() {
     let wrapper = Wrapper::start(&[], &[]).await;
     for path in ["/health", "/ready", "/metrics"] {

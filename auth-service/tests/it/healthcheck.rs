@@ -1,0 +1,47 @@
+//! The health check of a container, with the real program.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn healthcheck(listener: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
+    // Nothing else is set: an image's health check must not depend on secrets that can be read.
+    command.env_clear().env("OPS_LISTEN", listener).arg("healthcheck").args(more).output().unwrap()
+}
+
+/// Answers one request; what was asked for comes back.
+fn answering(listener: TcpListener, status: &'static str) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = [0; 1024];
+        let length = stream.read(&mut asked).unwrap();
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nwhy.").unwrap();
+        String::from_utf8_lossy(&asked[..length]).lines().next().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn a_service_is_healthy_when_it_says_so_and_unhealthy_when_it_does_not_or_is_not_there() {
+    for (more, path, status, healthy) in [
+        (&[][..], "/ready", "200 OK", true),
+        (&[][..], "/ready", "503 Service Unavailable", false),
+        (&["--alive"][..], "/health", "200 OK", true),
+        (&[][..], "/ready", "2000 No", false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let service = answering(listener, status);
+        let output = healthcheck(&address, more);
+        assert_eq!(output.status.success(), healthy, "{status}: {output:?}");
+        assert_eq!(service.join().unwrap(), format!("GET {path} HTTP/1.1"));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(healthy || told.contains("why."), "{told}");
+        // Nobody is there any more.
+        let output = healthcheck(&address, more);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && told.contains(&address), "{told}");
+    }
+    let told = String::from_utf8_lossy(&healthcheck("nowhere", &[]).stderr).into_owned();
+    assert!(told.contains("OPS_LISTEN"), "{told}");
+}
