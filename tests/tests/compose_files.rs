@@ -40,7 +40,7 @@ fn template() -> String {
     let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
     let block: Vec<&str> = lines.skip(2).map_while(|line| line.strip_prefix("  # ")).collect();
     assert!(block.len() > 10, "{block:?}");
-    block.iter().map(|line| format!("  {line}\n")).collect()
+    format!("  {}\n", block.join("\n  "))
 }
 
 #[test]
@@ -401,11 +401,9 @@ fn compose_takes_every_variant() {
             let files = format!(
                 "COMPOSE_FILE=compose/stack.yaml:compose/edge-{edge}.yaml:compose/services.yaml{more}\n"
             );
-            let mut settings: String = example
-                .lines()
-                .filter(|line| !line.starts_with("COMPOSE_FILE="))
-                .map(|line| format!("{line}\n"))
-                .collect();
+            let settings: Vec<&str> =
+                example.lines().filter(|line| !line.starts_with("COMPOSE_FILE=")).collect();
+            let mut settings = settings.join("\n") + "\n";
             settings =
                 settings.replace("COMPOSE_PROFILES=", "COMPOSE_PROFILES=filesystem,memory,time,fetch,git");
             fs::write(&env, settings + &files).unwrap();

@@ -1,0 +1,74 @@
+//! A service is added while the stack runs.
+
+use std::collections::BTreeMap;
+
+use reqwest::header::{HOST, HeaderMap};
+use serde_json::json;
+use tests::browser::Person;
+use tests::{Gate, Tokens};
+
+use crate::PASSWORD;
+use crate::stack::{Containers, call, tell};
+
+/// Container and start of every part.
+pub(crate) fn starts(stack: &Containers) -> BTreeMap<String, String> {
+    let all = stack
+        .containers(false)
+        .into_iter()
+        .flat_map(|(service, ids)| ids.into_iter().map(move |id| (id, service.clone())).collect::<Vec<_>>());
+    all.map(|(id, service)| {
+        let about = stack.engine.inspect(&id).unwrap();
+        (format!("{service} {id}"), about["State"]["StartedAt"].as_str().unwrap().to_owned())
+    })
+    .collect()
+}
+
+pub(crate) async fn a_service_appears_and_nobody_else_notices(stack: &Containers, tokens: &Tokens) {
+    let before = starts(stack);
+    let gate = stack.gate("everything");
+    let mut session = gate.open_session(&tokens.access_token, HeaderMap::new()).await.unwrap();
+    stack.script(&[
+        "add-service",
+        "clock",
+        "--internet",
+        "--",
+        "uvx",
+        "mcp-server-time==2026.10.19",
+        "--local-timezone",
+        "UTC",
+    ]);
+    let clock = stack.gate("clock");
+    let person = Person::new("admin", PASSWORD);
+    let (_, for_clock) = clock.log_in_as(&person, &clock.mcp_url).await.unwrap();
+    let time =
+        call(&clock, &for_clock.access_token, "get_current_time", json!({ "timezone": "Europe/Rome" })).await;
+    assert!(time.as_ref().is_ok_and(|text| text.contains("Europe/Rome")), "{time:?}");
+    // A token is for the service that it was asked for.
+    let other = call(&clock, &tokens.access_token, "get_current_time", json!({ "timezone": "UTC" })).await;
+    assert!(other.is_err_and(|error| format!("{error:#}").contains("401")));
+
+    if stack.setting("COMPOSE_FILE").contains("traefik") {
+        a_service_at_a_host_of_its_own(stack).await;
+    }
+    let after = starts(stack);
+    for (part, start) in &before {
+        assert_eq!(after.get(part), Some(start), "{part} was restarted");
+    }
+    assert_eq!(session.call("echo", json!({ "message": "still" })).await.unwrap(), "Echo: still");
+    tell(&format!("  a service was added: {} others as they were, an open session goes on", before.len()));
+}
+
+pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
+    let package = "@modelcontextprotocol/server-everything@2026.8.31";
+    stack.script(&["add-service", "own", "--host", "own", "--", "npx", "-y", package, "stdio"]);
+    let resource = format!("http://own.localhost:{}/mcp", stack.port);
+    let person = Person::new("admin", PASSWORD);
+    let anywhere = stack.gate("everything");
+    let (_, tokens) = anywhere.log_in_as(&person, &resource).await.unwrap();
+    // Not every machine finds names below localhost, so the name is said and the address is known.
+    let gate = Gate::at(&anywhere.issuer, &format!("http://localhost:{}/mcp", stack.port));
+    let host: HeaderMap =
+        [(HOST, format!("own.localhost:{}", stack.port).parse().unwrap())].into_iter().collect();
+    let mut session = gate.open_session(&tokens.access_token, host).await.unwrap();
+    assert_eq!(session.call("echo", json!({ "message": "own" })).await.unwrap(), "Echo: own");
+}

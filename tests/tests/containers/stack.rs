@@ -1,0 +1,151 @@
+//! A stack in a checkout of its own, and what a test asks of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+use tests::Gate;
+use tests::engine::{Engine, text};
+use tests::places::tools_dir;
+
+/// How long a part of the stack may take to be as it should.
+pub(crate) const SOON: Duration = Duration::from_secs(40);
+
+/// A line for whoever runs the tests, whether this one passes or not.
+pub(crate) fn tell(text: &str) {
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
+}
+
+/// A stack in a checkout of its own.
+pub(crate) struct Containers {
+    pub(crate) engine: Engine,
+    pub(crate) checkout: PathBuf,
+    pub(crate) project: String,
+    pub(crate) port: u16,
+    // Dropped last.
+    pub(crate) _dir: tempfile::TempDir,
+}
+
+impl Containers {
+    pub(crate) fn script(&self, words: &[&str]) -> String {
+        let started = Instant::now();
+        let mut command = self.engine.command(self.checkout.join("scripts").join(words[0]));
+        command.args(&words[1..]).env("MCP_GATE_TOOLS", tools_dir()).stdin(Stdio::null());
+        let printed = text(&command.output().unwrap()).unwrap_or_else(|error| panic!("{words:?}: {error:#}"));
+        tell(&format!("  {} ({:.0} s)", words.join(" "), started.elapsed().as_secs_f32()));
+        printed
+    }
+
+    /// Adds, or replaces, a line of `.env`.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        let path = self.checkout.join(".env");
+        let old = fs::read_to_string(&path).unwrap();
+        let others = old.lines().filter(|line| !line.starts_with(&format!("{name}=")));
+        let lines: Vec<&str> = others.collect();
+        fs::write(path, format!("{}\n{name}={value}\n", lines.join("\n"))).unwrap();
+    }
+
+    pub(crate) fn setting(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.checkout.join(".env")).unwrap();
+        let line = text.lines().rev().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn docker(&self, words: &[&str]) -> String {
+        self.engine.docker(words).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// The ids of the containers by service, running ones or all.
+    pub(crate) fn containers(&self, all: bool) -> BTreeMap<String, Vec<String>> {
+        let project = format!("label=com.docker.compose.project={}", self.project);
+        let format = "{{.ID}} {{.Label \"com.docker.compose.service\"}}";
+        let mut words = vec!["ps", "--no-trunc", "--filter", &project, "--format", format];
+        if all {
+            words.push("--all");
+        }
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in self.docker(&words).lines() {
+            let (id, service) = line.split_once(' ').unwrap();
+            found.entry(service.to_owned()).or_default().push(id.to_owned());
+        }
+        found
+    }
+
+    pub(crate) fn container(&self, service: &str) -> String {
+        self.containers(true).get(service).and_then(|ids| ids.first().cloned()).expect(service)
+    }
+
+    /// The address of a container in one of the stack's networks.
+    pub(crate) fn address(&self, service: &str, network: &str) -> String {
+        let about = self.engine.inspect(&self.container(service)).unwrap();
+        let networks = &about["NetworkSettings"]["Networks"];
+        networks[format!("{}_{network}", self.project)]["IPAddress"].as_str().expect(network).to_owned()
+    }
+
+    pub(crate) fn gate(&self, service: &str) -> Gate {
+        let url = format!("http://localhost:{}", self.port);
+        Gate::at(&url, &format!("{url}/{service}/mcp"))
+    }
+
+    pub(crate) fn logs(&self) -> String {
+        let mut all = String::new();
+        for (service, ids) in self.containers(true) {
+            for id in ids {
+                let output =
+                    self.engine.command("docker").args(["logs", "--tail", "15", &id]).output().unwrap();
+                let lines = [output.stdout, output.stderr].concat();
+                writeln!(all, "--- {service}\n{}", String::from_utf8_lossy(&lines)).unwrap();
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        let mut command = self.engine.command(self.checkout.join("scripts/down"));
+        command.arg("--delete-everything").stdin(Stdio::null()).stdout(Stdio::null());
+        command.status().ok();
+    }
+}
+
+/// Opens a session and calls a tool.
+pub(crate) async fn call(gate: &Gate, token: &str, tool: &str, arguments: Value) -> anyhow::Result<String> {
+    gate.open_session(token, HeaderMap::new()).await?.call(tool, arguments).await
+}
+
+pub(crate) async fn echo(gate: &Gate, token: &str) -> anyhow::Result<String> {
+    call(gate, token, "echo", json!({ "message": "hello" })).await
+}
+
+/// Until a tool call works again; answers how long that took.
+pub(crate) async fn until_it_works(stack: &Containers, gate: &Gate, token: &str) -> Duration {
+    let started = Instant::now();
+    loop {
+        match echo(gate, token).await {
+            Ok(said) => {
+                assert_eq!(said, "Echo: hello");
+                return started.elapsed();
+            }
+            Err(error) if started.elapsed() > SOON => {
+                panic!("no tool call after {SOON:?}: {error:#}\n{}", stack.logs())
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// The word after this one in what a script printed.
+pub(crate) fn told(output: &str, word: &str) -> Option<String> {
+    let after = output.lines().find_map(|line| line.trim_start().strip_prefix(word))?;
+    after.split_whitespace().next().map(str::to_owned)
+}
