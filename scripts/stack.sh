@@ -100,8 +100,13 @@ stack_services() {
     --format '{{.Label "com.docker.compose.service"}}' | grep -vxE 'setup|redis|auth-service|edge|docker-api' | sort -u || true
 }
 
+# Where clients find a service: what its wrapper takes tokens for.
+url_of() {
+  docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$(container_of "$1")" | sed -n 's/^RESOURCE=//p'
+}
+
 stack_up() {
-  local started=$SECONDS url service first='' answer port
+  local started=$SECONDS service first='' example answer='' host port path
   trap 'stop_step; exit 130' INT TERM HUP
   say "mcp-gate starts in containers ($("${COMPOSE[@]}" version --short 2>/dev/null | head -n 1), $(docker version -f '{{.Server.Version}}'))."
   stack_files
@@ -113,25 +118,29 @@ stack_up() {
       say "  There is no image of Traefik, so Envoy is the edge."
     fi
   fi
-  url=$(setting PUBLIC_URL)
+  example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||
     die "The images could not be built. Without a way to a container registry: scripts/up --local-images."
   step "Containers" compose up -d --remove-orphans ||
     die "The containers did not start. The end of what Compose says stands above; a taken port is changed by scripts/up --port N."
   for service in auth-service edge $(stack_services); do
     wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log stands above."
-    case $service in auth-service | edge) ;; *) [[ -n $first && $first != everything ]] && [[ $service != everything ]] || first=$service ;; esac
+  done
+  # What is shown as the example, and asked for: everything, or else any.
+  for service in $(stack_services); do
+    if [[ -z $first || $service == everything ]]; then first=$service; fi
   done
   # Ready is what a client would see: a request through the edge is told where to log in.
-  if [[ $url == http://localhost:* ]]; then
-    port=${url##*:}
+  if [[ -n $first ]]; then example=$(url_of "$first"); fi
+  if [[ $example =~ ^http://([a-z0-9.-]*localhost):([0-9]+)(/.*)$ ]]; then
+    host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} path=${BASH_REMATCH[3]}
     for ((i = 0; i < 150; i++)); do
-      answer=$(http_head "$port" POST "/$first/mcp" "localhost:$port") || answer=
+      answer=$(http_head "$port" POST "$path" "$host:$port") || answer=
       [[ $answer == "HTTP/1.1 401"*resource_metadata=* ]] && break
       sleep 0.2
     done
     [[ $answer == "HTTP/1.1 401"* ]] ||
-      die "The edge does not ask for a login at $url/$first/mcp after 30 s. What it answers: ${answer:-nothing}. See ${COMPOSE[*]} logs edge."
+      die "The edge does not ask for a login at $example after 30 s. What it answers: ${answer:-nothing}. See ${COMPOSE[*]} logs edge."
   fi
   stack_account
 
@@ -140,7 +149,7 @@ stack_up() {
 Ready after $((SECONDS - started)) s.
 
 END
-  for service in $(stack_services); do printf '  %-12s %s\n' "$service" "$url/$service/mcp"; done
+  for service in $(stack_services); do printf '  %-12s %s\n' "$service" "$(url_of "$service")"; done
   if [[ -n $PASSWORD ]]; then
     cat <<END
 
@@ -156,8 +165,8 @@ END
   fi
   cat <<END
 
-  Claude Code  claude mcp add --transport http ${first:-mcp-gate} $url/${first:-NAME}/mcp
-  Inspector    npx @modelcontextprotocol/inspector --transport http --server-url $url/${first:-NAME}/mcp
+  Claude Code  claude mcp add --transport http ${first:-mcp-gate} $example
+  Inspector    npx @modelcontextprotocol/inspector --transport http --server-url $example
   Others       paste the URL; the client opens a browser to log in
 
   Add a server scripts/add-service thinking -- npx -y @modelcontextprotocol/server-sequential-thinking
