@@ -80,8 +80,8 @@ pub struct HostPattern {
 }
 
 impl HostPattern {
-    /// The authority that clients use for `host`, if this entry is about it: name, and `:port` or nothing. The port is the configured one:
-    /// what a request says of its port decides nothing.
+    /// The authority that clients use for `host`, if this entry is about it: name, and `:port` or nothing. The port is
+    /// the configured one: what a request says of its port decides nothing.
     pub fn authority_for<'a>(&'a self, host: &'a HostName) -> Option<[&'a str; 2]> {
         self.matches(host.as_str()).then_some([host.as_str(), &self.port_text])
     }
