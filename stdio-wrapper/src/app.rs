@@ -104,6 +104,7 @@ fn spec(config: &Config) -> Spec {
     Spec {
         child: config.child.clone(),
         prewarm: config.prewarm,
+        start_timeout: config.limits.start_timeout,
         max_queue: (2 * config.limits.max_body).max(1 << 20),
     }
 }

@@ -9,14 +9,16 @@ mod oversized;
 mod process;
 mod reader;
 mod reaper;
+mod spares;
 mod stderr;
+mod warm_up;
 mod writer;
 
 pub use command::{CommandError, Placeholders};
 pub use framing::{Decoder, Frame, Framing, LineFraming};
 pub use launcher::{Launcher, Spec, StartError};
 pub use process::{Child, Exit};
-pub use reader::{Frames, read_frames};
+pub use reader::{Frames, Output, read_frames};
 pub use reaper::Reaper;
 pub use stderr::{Pass, RateLimit};
 pub use writer::{Closed, Outbox};

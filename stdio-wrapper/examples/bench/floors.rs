@@ -83,6 +83,9 @@ fn answer(
             std::process::id()
         );
     }
+    if message.method == Some("ping") {
+        return writeln!(output, r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+    }
     let size = params
         .and_then(|params| params.arguments.as_ref())
         .and_then(|arguments| arguments.size)

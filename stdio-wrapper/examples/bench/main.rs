@@ -1,17 +1,21 @@
-//! Calls a second and latency through the wrapper, next to two floors measured in the same run: the same child spoken to
-//! directly, and a bare actix handler that answers the same bytes. `tests/bench` runs it with everything it needs.
+//! Calls a second and latency through the wrapper, next to three floors measured in the same run: the same child spoken to
+//! directly, a bare actix handler that answers the same bytes, and the smallest bridge between HTTP and that child.
+//! `tests/bench` runs it with everything it needs.
 //!
 //! ```text
 //! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…
 //! bench eras --wrapper PATH [--seconds N] [--small]
 //! bench echo          the compiled echo child
 //! bench bare PORT     the bare handler
+//! bench bridge PORT WORKERS COMMAND…   the smallest bridge
 //! bench soak --wrapper PATH [--seconds N]
 //! bench streams --wrapper PATH [--count N]
 //! ```
 
+mod bridge;
 mod client;
 mod eras;
+mod first_byte;
 mod floors;
 mod load;
 mod report;
@@ -38,6 +42,13 @@ enum Command {
     },
     /// The bare handler.
     Bare { port: u16 },
+    /// The smallest bridge.
+    Bridge {
+        port: u16,
+        workers: usize,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// The comparison.
     Run(Run),
     /// Stateless requests, and translation between the eras.
@@ -93,6 +104,7 @@ fn main() -> anyhow::Result<()> {
             block_on(eras::compare(&wrapper, seconds, sizes))
         }
         Command::Bare { port } => floors::bare(port),
+        Command::Bridge { port, workers, command } => bridge::serve(port, workers, &command),
         Command::Run(run) => block_on(compare(&run)),
         Command::Soak { wrapper, seconds } => block_on(soak::sessions(&wrapper, seconds)),
         Command::Streams { wrapper, count } => block_on(soak::streams(&wrapper, count)),
@@ -160,7 +172,8 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
                     continue;
                 }
                 let direct = report.direct(name, command, *size, in_flight).await?;
-                report.http(target, *size, in_flight, Some(direct)).await;
+                let bridge = report.bridge(name, command, *size, in_flight, direct).await?;
+                report.http(target, *size, in_flight, Some((direct, bridge))).await;
             }
             for peer in &peers {
                 report.http(peer, *size, in_flight, None).await;
@@ -170,7 +183,7 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
     for (name, _, _, process) in &wrappers {
         println!("resident memory of the wrapper after all this, {name}: {} MiB", process.resident_mib());
     }
-    report.first_byte(&run.wrapper, &children).await
+    first_byte::compare(&run.wrapper, &children).await
 }
 
 async fn start_wrapper(binary: &str, port: u16, command: &[String]) -> anyhow::Result<client::Process> {

@@ -1,22 +1,28 @@
 //! The table, and the ratios that the goals speak of.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::client::{Connection, wait_for};
+use anyhow::Context as _;
+
+use crate::Target;
+use crate::client::{Process, wait_for};
 use crate::load::{self, Outcome, Style};
-use crate::{Target, start_wrapper};
+
+/// Where the first of the smallest bridges listens; each has a port of its own, since the one before may still be there.
+const BRIDGE: u16 = 18700;
 
 /// Prints as it goes.
 pub(crate) struct Report {
     time: Duration,
     bare: Outcome,
     wrapper: Outcome,
+    bridges: u16,
 }
 
 impl Report {
     pub(crate) fn new(time: Duration) -> Self {
-        Self { time, bare: Outcome::default(), wrapper: Outcome::default() }
+        Self { time, bare: Outcome::default(), wrapper: Outcome::default(), bridges: 0 }
     }
 
     pub(crate) fn heading(size: usize, in_flight: usize) {
@@ -24,13 +30,13 @@ impl Report {
         println!("  {:34} {:>10} {:>11} {:>11}  ratios", "", "calls/s", "p50", "p99");
     }
 
-    /// Measures over HTTP. `direct` is the floor of the same child.
+    /// Measures over HTTP. `floors` are those of the same child: directly, and through the smallest bridge.
     pub(crate) async fn http(
         &mut self,
         target: &Target,
         size: usize,
         in_flight: usize,
-        direct: Option<Outcome>,
+        floors: Option<(Outcome, Outcome)>,
     ) {
         let measured = load::http(&target.host, &target.path, Style::Session, size, in_flight, self.time);
         let limit = self.time * 3 + Duration::from_secs(10);
@@ -42,12 +48,13 @@ impl Report {
         let mut ratios = String::new();
         if target.name == "bare handler" {
             self.bare = outcome;
-        } else if let Some(direct) = direct {
+        } else if let Some((direct, bridge)) = floors {
             let added = outcome.p50.saturating_sub(direct.p50);
             ratios = format!(
-                "{:.2} of direct, p50 +{} µs",
+                "{:.2} of direct, p50 +{} µs, {:.2} of bridge",
                 outcome.per_second / direct.per_second,
-                added.as_micros()
+                added.as_micros(),
+                outcome.per_second / bridge.per_second
             );
             if target.name.contains("compiled") {
                 self.wrapper = outcome;
@@ -72,38 +79,38 @@ impl Report {
         Ok(outcome)
     }
 
-    /// How long `initialize` takes with a spare ready.
-    pub(crate) async fn first_byte(
-        &self,
-        wrapper: &str,
-        children: &[(String, Vec<String>)],
-    ) -> anyhow::Result<()> {
-        for (index, (name, command)) in children.iter().enumerate() {
-            let port = 18650 + 2 * u16::try_from(index)?;
-            let process = start_wrapper(wrapper, port, command).await?;
+    /// Measures the smallest bridge to the child, with one thread and with two; gives the better.
+    pub(crate) async fn bridge(
+        &mut self,
+        name: &str,
+        command: &[String],
+        size: usize,
+        in_flight: usize,
+        direct: Outcome,
+    ) -> anyhow::Result<Outcome> {
+        let mut best: Option<(usize, Outcome)> = None;
+        for workers in [1, 2] {
+            let port = BRIDGE + self.bridges;
+            self.bridges += 1;
+            let mut own = vec![std::env::current_exe()?.display().to_string()];
+            own.extend(["bridge".to_owned(), port.to_string(), workers.to_string()]);
+            own.extend(command.iter().cloned());
+            let _process = Process::start(&own)?;
             let host = format!("127.0.0.1:{port}");
             wait_for(&host).await?;
-            println!(
-                "resident memory of a fresh wrapper with one spare ({name}): {} MiB",
-                process.resident_mib()
-            );
-            let mut times = Vec::new();
-            for _ in 0..5 {
-                // Time for the spare to be up; that it is there in time is its purpose.
-                tokio::time::sleep(Duration::from_millis(2500)).await;
-                let mut connection = Connection::open(&host, "/mcp", None).await?;
-                let before = Instant::now();
-                connection.initialize().await?;
-                times.push(before.elapsed());
+            let outcome = load::http(&host, "/mcp", Style::Session, size, in_flight, self.time).await?;
+            if best.is_none_or(|(_, best)| best.per_second < outcome.per_second) {
+                best = Some((workers, outcome));
             }
-            times.sort_unstable();
-            println!(
-                "new session with a warm spare ({name}), initialize and initialized: median {:?}, worst {:?}",
-                times.get(2).copied().unwrap_or_default(),
-                times.last().copied().unwrap_or_default()
-            );
         }
-        Ok(())
+        let (workers, outcome) = best.context("no measurement")?;
+        let mut ratios = format!("{:.2} of direct", outcome.per_second / direct.per_second);
+        if name.contains("compiled") {
+            let _ = write!(ratios, ", {:.2} of bare", outcome.per_second / self.bare.per_second);
+        }
+        let _ = write!(ratios, " (threads: {workers})");
+        line(&format!("bridge, {name}"), outcome, &ratios);
+        Ok(outcome)
     }
 }
 

@@ -1,11 +1,9 @@
 //! Starts children: from the spares that are ready, or new ones, and not at all while they keep dying.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -13,7 +11,10 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::command::{CommandError, Placeholders, fill};
 use super::process::Child;
+use super::reader::Output;
 use super::reaper::Reaper;
+use super::spares::{Shown, Spares, Wanted};
+use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::config;
 use crate::metrics::Metrics;
@@ -25,6 +26,8 @@ pub struct Spec {
     pub child: config::Child,
     /// Spares.
     pub prewarm: usize,
+    /// How long a spare may take to answer a ping.
+    pub start_timeout: Duration,
     /// Bytes that may wait for a child's input.
     pub max_queue: usize,
 }
@@ -57,7 +60,7 @@ pub struct Launcher {
 
 #[derive(Debug, Default)]
 struct State {
-    spares: VecDeque<Child>,
+    spares: Spares,
     backoff: Backoff,
 }
 
@@ -75,13 +78,19 @@ impl Launcher {
         })
     }
 
-    /// A child for one caller, a spare if there is one, with the ways in and out. They belong to the runtime of the
-    /// caller: a message that is handled where its HTTP connection is needs no other thread.
-    pub fn take(&self, caller: &Placeholders) -> Result<(Child, Outbox, pipe::Receiver), StartError> {
-        let spare = {
-            let mut state = self.state();
-            std::iter::from_fn(|| state.spares.pop_front()).find(|spare| !spare.has_exited())
-        };
+    /// A child for a session of one caller, a spare if there is one, with the ways in and out. They belong to the runtime
+    /// of the caller: a message that is handled where its HTTP connection is needs no other thread.
+    pub fn take(&self, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
+        self.take_as(Wanted::Greeting, caller)
+    }
+
+    /// The same, but a child that was never sent anything.
+    pub fn take_untouched(&self, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
+        self.take_as(Wanted::Untouched, caller)
+    }
+
+    fn take_as(&self, wanted: Wanted, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
+        let spare = self.state().spares.take(wanted);
         self.taken.notify_one();
         let child = match spare {
             Some(spare) => spare,
@@ -120,7 +129,7 @@ impl Launcher {
 
     /// Lets every spare go, and waits for their ends.
     pub async fn stop_spares(&self) {
-        let spares = std::mem::take(&mut self.state().spares);
+        let spares = self.state().spares.take_all();
         for spare in &spares {
             spare.stop();
         }
@@ -129,25 +138,60 @@ impl Launcher {
         }
     }
 
-    fn refill(&self) {
+    fn refill(self: &Arc<Self>) {
         let missing = {
             let mut state = self.state();
-            let before = state.spares.len();
-            state.spares.retain(|spare| !spare.has_exited());
-            if state.spares.len() < before {
+            if state.spares.forget_ended() {
                 state.backoff.failed(Instant::now());
             }
             self.spec.prewarm.saturating_sub(state.spares.len())
         };
         for _ in 0..missing {
             match self.start(&Placeholders::default()) {
-                Ok(spare) => self.state().spares.push_back(spare),
+                Ok(spare) => self.add_spare(spare),
                 Err(error) => {
                     tracing::debug!(%error, "no spare child");
                     return;
                 }
             }
         }
+    }
+
+    fn add_spare(self: &Arc<Self>, spare: Child) {
+        let number = spare.number;
+        let ping = {
+            let mut state = self.state();
+            let _runtime = self.runtime.enter();
+            let ping = state.spares.wants_ping(number).then(|| spare.ping());
+            state.spares.add(spare, ping.is_some());
+            ping
+        };
+        let Some(ping) = ping else { return };
+        let launcher = Arc::clone(self);
+        let within = self.spec.start_timeout;
+        self.runtime.spawn(async move {
+            let pinged = match ping {
+                Ok(ping) => tokio::time::timeout(within, ping).await.unwrap_or(Pinged::Refused),
+                Err(_) => Pinged::Ended,
+            };
+            launcher.pinged(number, pinged);
+        });
+    }
+
+    fn pinged(&self, number: u64, pinged: Pinged) {
+        let shown = self.state().spares.pinged(number, pinged);
+        match shown {
+            Some(Shown::Work) => {
+                tracing::debug!(child = number, "spares are warmed up with a ping");
+            }
+            Some(Shown::Harm) => tracing::info!(
+                child = number,
+                ?pinged,
+                "the MCP server does not take a ping before initialize, so spares are not warmed up with one"
+            ),
+            None => {}
+        }
+        self.taken.notify_one();
     }
 
     fn start(&self, caller: &Placeholders) -> Result<Child, StartError> {

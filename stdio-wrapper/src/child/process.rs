@@ -2,18 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::command::Filled;
 use super::limits;
+use super::reader::Output;
 use super::reaper::{MARKER, Reaper, mark};
 use super::stderr;
+use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::config;
 use crate::metrics::Metrics;
@@ -58,19 +61,64 @@ struct Pipes(Mutex<PipeState>);
 #[derive(Debug)]
 enum PipeState {
     /// A spare: nobody talks to it yet.
-    Idle { stdin: OwnedFd, stdout: OwnedFd },
+    Idle(Idle),
     /// In use.
     Open(Outbox),
     /// Ending.
     Closed,
 }
 
+#[derive(Debug)]
+struct Idle {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    /// What the child has written already, as far as it was read.
+    early: BytesMut,
+    /// Set while the answer to a ping is waited for: tells that the child is used now.
+    ping: Option<oneshot::Sender<()>>,
+}
+
 impl Pipes {
-    /// Closes the child's input, after what is queued.
-    fn close(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let PipeState::Open(outbox) = std::mem::replace(&mut *state, PipeState::Closed) {
-            outbox.close();
+    /// Closes the child's input, after what is queued. Tells whether the child had not answered a ping.
+    fn close(&self) -> bool {
+        match std::mem::replace(&mut *self.state(), PipeState::Closed) {
+            PipeState::Open(outbox) => {
+                outbox.close();
+                false
+            }
+            PipeState::Idle(idle) => idle.ping.is_some(),
+            PipeState::Closed => false,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, PipeState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what a spare writes, until it has answered the ping or is used.
+    async fn answer(&self, stdout: pipe::Receiver) -> Pinged {
+        loop {
+            if stdout.readable().await.is_err() {
+                return Pinged::Ended;
+            }
+            let mut state = self.state();
+            // Only while nobody uses the child: nothing that is meant for a session is read here.
+            let idle = match &mut *state {
+                PipeState::Idle(idle) => idle,
+                PipeState::Open(_) => return Pinged::Taken,
+                PipeState::Closed => return Pinged::Ended,
+            };
+            match stdout.try_read_buf(&mut idle.early) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                Ok(0) | Err(_) => return Pinged::Ended,
+            }
+            let is_much = idle.early.len() > warm_up::MAX_EARLY;
+            if let Some(pinged) = warm_up::take_answer(&mut idle.early).or(is_much.then_some(Pinged::Refused))
+            {
+                idle.ping = None;
+                return pinged;
+            }
         }
     }
 }
@@ -102,7 +150,8 @@ impl Child {
         tokio::spawn(stderr::drain(stderr, number, settings.stderr_rate, Arc::clone(metrics)));
         // Whoever takes the child in use connects the pipes, so that its messages are handled on that thread.
         let (stdin, stdout) = (stdin.into_owned_fd()?, stdout.into_owned_fd()?);
-        let pipes = Arc::new(Pipes(Mutex::new(PipeState::Idle { stdin, stdout })));
+        let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
+        let pipes = Arc::new(Pipes(Mutex::new(PipeState::Idle(idle))));
         let (exit_sender, exit) = watch::channel(None);
         let stop = Arc::new(Notify::new());
         let watched = Watched {
@@ -120,16 +169,44 @@ impl Child {
     }
 
     /// Puts the child to use on the runtime of the caller. At most about `max_queue` bytes wait for its input.
-    pub(super) fn connect(self, max_queue: usize) -> std::io::Result<(Self, Outbox, pipe::Receiver)> {
-        let mut state = self.pipes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let PipeState::Idle { stdin, stdout } = std::mem::replace(&mut *state, PipeState::Closed) else {
+    pub(super) fn connect(self, max_queue: usize) -> std::io::Result<(Self, Outbox, Output)> {
+        let mut state = self.pipes.state();
+        let PipeState::Idle(idle) = std::mem::replace(&mut *state, PipeState::Closed) else {
             return Err(std::io::Error::other("the child has ended"));
         };
-        let outbox = Outbox::start(pipe::Sender::from_owned_fd(stdin)?, max_queue);
+        if let Some(waiting) = idle.ping {
+            // It may have stopped waiting.
+            let _ = waiting.send(());
+        }
+        let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue);
         *state = PipeState::Open(outbox.clone());
         drop(state);
-        let stdout = pipe::Receiver::from_owned_fd(stdout)?;
-        Ok((self, outbox, stdout))
+        let output = Output { pipe: pipe::Receiver::from_owned_fd(idle.stdout)?, early: idle.early };
+        Ok((self, outbox, output))
+    }
+
+    /// Sends a ping to a spare; the future tells what came of it.
+    pub(super) fn ping(&self) -> std::io::Result<impl Future<Output = Pinged> + Send + use<>> {
+        let (waiting, mut used) = oneshot::channel();
+        let stdout = {
+            let mut state = self.pipes.state();
+            let PipeState::Idle(idle) = &mut *state else {
+                return Err(std::io::Error::other("the child is in use"));
+            };
+            let stdout = pipe::Receiver::from_owned_fd(idle.stdout.try_clone()?)?;
+            // So little goes into an empty pipe at once.
+            rustix::io::write(&idle.stdin, warm_up::PING)?;
+            idle.ping = Some(waiting);
+            stdout
+        };
+        let (pipes, exited) = (Arc::clone(&self.pipes), self.exited());
+        Ok(async move {
+            tokio::select! {
+                pinged = pipes.answer(stdout) => pinged,
+                Ok(()) = &mut used => Pinged::Taken,
+                _ = exited => Pinged::Ended,
+            }
+        })
     }
 
     /// Asks the child to end: input closed, then SIGTERM, then SIGKILL, each after the grace period.
@@ -194,11 +271,12 @@ struct Watched {
 impl Watched {
     async fn run(mut self, exit: watch::Sender<Option<Exit>>) {
         let stop = Arc::clone(&self.stop);
-        let (status, is_wanted) = tokio::select! {
+        let (status, mut is_wanted) = tokio::select! {
             status = self.process.wait() => (status, false),
             () = stop.notified() => (self.end().await, true),
         };
-        self.pipes.close();
+        // A child that ends at a ping does so because of us.
+        is_wanted |= self.pipes.close();
         // Whatever the child started and left in its group ends with it (attack 107).
         self.signal(Signal::KILL);
         self.reaper.child_ended(self.number);

@@ -15,6 +15,14 @@ const LARGE_READ: usize = 1 << 20;
 /// How long output may still come after the process has ended (a process it left behind may hold the pipe open).
 const AFTERLIFE: Duration = Duration::from_millis(100);
 
+/// The way out of a child.
+#[derive(Debug)]
+pub struct Output {
+    pub(super) pipe: pipe::Receiver,
+    /// What was read while the child was a spare.
+    pub(super) early: BytesMut,
+}
+
 /// Takes what a child writes.
 pub trait Frames: Send {
     /// The next frame. No other is read before this is done.
@@ -24,14 +32,14 @@ pub trait Frames: Send {
 /// Hands over every frame; tells how the child ended, if it has.
 pub async fn read_frames(
     child: &Child,
-    mut stdout: pipe::Receiver,
+    output: Output,
     mut decoder: Box<dyn Decoder>,
     frames: &mut impl Frames,
 ) -> Option<Exit> {
     let exited = child.exited();
     tokio::pin!(exited);
     let mut exit = None;
-    let mut buffer = BytesMut::new();
+    let Output { pipe: mut stdout, early: mut buffer } = output;
     loop {
         while let Some(frame) = decoder.decode(&mut buffer) {
             frames.frame(frame).await;

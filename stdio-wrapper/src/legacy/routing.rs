@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::unix::pipe;
 
 use super::link::{Audience, Link, Progress};
 use super::session::Session;
-use crate::child::{Decoder, Exit, Frame, Frames, read_frames};
+use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Patch, Span, Text, error_message, parse_line, peek_cancelled,
     peek_initialize_result, peek_progress, rewrite,
@@ -28,8 +27,8 @@ impl Frames for Routes {
 }
 
 /// Reads until the child is gone, then tells everyone who waits.
-pub(super) async fn read(link: Arc<Link>, stdout: pipe::Receiver, decoder: Box<dyn Decoder>) {
-    let exit = read_frames(&link.child, stdout, decoder, &mut Routes(Arc::clone(&link))).await;
+pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
+    let exit = read_frames(&link.child, output, decoder, &mut Routes(Arc::clone(&link))).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
     }

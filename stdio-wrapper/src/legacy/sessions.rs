@@ -175,7 +175,7 @@ impl Sessions {
         if let Some(shared) = &self.shared {
             return Ok(Behind::Shared(Arc::clone(shared)));
         }
-        let (child, outbox, stdout) = self.launcher.take(caller)?;
+        let (child, outbox, output) = self.launcher.take(caller)?;
         let audience = Audience::Session(Arc::downgrade(session));
         let link = Link::new(
             child,
@@ -187,7 +187,7 @@ impl Sessions {
         );
         let link = Arc::new(link);
         let decoder = self.framing.0.decoder(self.settings.max_line);
-        tokio::spawn(routing::read(Arc::clone(&link), stdout, decoder));
+        tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
         Ok(Behind::Own(link))
     }
 

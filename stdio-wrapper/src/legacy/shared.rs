@@ -147,7 +147,7 @@ impl SharedChildren {
     /// Starts a child and greets it.
     async fn start(&self, version: Version) -> Result<Ready, Refusal> {
         let taken = self.launcher.take(&Placeholders::default());
-        let (child, outbox, stdout) = taken.map_err(|error| failure(error.to_string()))?;
+        let (child, outbox, output) = taken.map_err(|error| failure(error.to_string()))?;
         let link = Link::new(
             child,
             outbox,
@@ -158,7 +158,7 @@ impl SharedChildren {
         );
         let link = Arc::new(link);
         let decoder = self.framing.0.decoder(self.settings.max_line);
-        tokio::spawn(routing::read(Arc::clone(&link), stdout, decoder));
+        tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
         let answer = self.greet(&link, version).await;
         if answer.is_err() {
             link.child.stop();

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
 use super::link::Link;
 use super::pending::Waits;
-use crate::child::{Decoder, Exit, Frame, Frames, read_frames};
+use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Patch, Span, Text, error_message, members, object, parse_line, peek_cancelled,
     peek_progress, rewrite, span_in,
@@ -27,8 +26,8 @@ impl Frames for Routes {
 }
 
 /// Reads until the child is gone, then tells everyone who waits.
-pub(super) async fn read(link: Arc<Link>, stdout: pipe::Receiver, decoder: Box<dyn Decoder>) {
-    let exit = read_frames(&link.child, stdout, decoder, &mut Routes(Arc::clone(&link))).await;
+pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
+    let exit = read_frames(&link.child, output, decoder, &mut Routes(Arc::clone(&link))).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
     if !link.has_answered() && !is_wanted && !link.is_probe.load(Ordering::Relaxed) {
         link.launcher.child_failed();

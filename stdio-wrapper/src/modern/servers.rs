@@ -202,13 +202,13 @@ impl Servers {
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
-        let (child, outbox, stdout) = self.launcher.take(caller)?;
+        let (child, outbox, output) = self.launcher.take_untouched(caller)?;
         let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
         let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
         let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.0.decoder(self.settings.max_line);
-        tokio::spawn(dispatch::read(Arc::clone(&link), stdout, decoder));
+        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder));
         Ok(link)
     }
 

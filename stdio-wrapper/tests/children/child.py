@@ -52,6 +52,7 @@ def ask(method, params):
 
 
 HELD = []
+GREETED = threading.Event()
 
 
 def call(message):
@@ -145,7 +146,30 @@ def run(message):
         say(id=message["id"], result=result)
 
 
+def late(message):
+    """Answers a ping after the session has begun, if it begins soon, in two pieces."""
+    if not GREETED.wait(1.5):
+        return say(id=message["id"], result={})
+    time.sleep(0.3)
+    line = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}).encode() + b"\n"
+    with LOCK:
+        for piece in (line[:20], line[20:]):
+            OUT.write(piece)
+            OUT.flush()
+            time.sleep(0.1)
+
+
+def ping(message):
+    if "--refuses-ping" in FLAGS:
+        return say(id=message["id"], error={"code": -32601, "message": "greet me first"})
+    if "--late-ping" in FLAGS:
+        return threading.Thread(target=late, args=(message,), daemon=True).start()
+    if "--ignores-ping" not in FLAGS:
+        say(id=message["id"], result={})
+
+
 def initialize(message):
+    GREETED.set()
     if "--never-answers" in FLAGS:
         return
     if "--refuses" in FLAGS:
@@ -169,6 +193,9 @@ def main():
         if is_first and method != "initialize" and "--picky" in FLAGS:
             sys.exit(1)
         is_first = False
+        if method == "ping" and "--tells-pings" in FLAGS:
+            sys.stderr.write("got a ping\n")
+            sys.stderr.flush()
         if method is None:
             ANSWERS[message["id"]] = message.get("result", message.get("error"))
             if message["id"] in WAITING:
@@ -178,10 +205,14 @@ def main():
             sys.stderr.flush()
         elif method == "initialize":
             initialize(message)
+        elif "--greets-at-once" in FLAGS and not GREETED.is_set():
+            initialize({"params": {"protocolVersion": "2025-11-25"}, **message})
+        elif method == "ping":
+            ping(message)
         elif method == "tools/call":
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
-        elif method in ("ping", "logging/setLevel"):
+        elif method == "logging/setLevel":
             say(id=message["id"], result={})
         elif method == "tools/list":
             say(id=message["id"], result={"tools": []})

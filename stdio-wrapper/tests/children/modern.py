@@ -14,7 +14,8 @@ TOOLS = [
     {"name": "echo", "inputSchema": {"type": "object"}},
     {"name": "here", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "shard": {"type": "integer", "x-mcp-header": "Shard"}}}},
 ]
-# With "fresh" lists are good for a minute, with "public" for everybody; "deaf" refuses subscriptions.
+# With "fresh" lists are good for a minute, with "public" for everybody; "deaf" refuses subscriptions,
+# "pinned" answers a ping and has sessions from then on if that came first.
 FRESH = {"ttlMs": 60000 if "fresh" in FLAGS else 0, "cacheScope": "public" if "public" in FLAGS else "private"}
 ANSWERED = []
 PREFIX = "io.modelcontextprotocol/"
@@ -118,12 +119,20 @@ def answer(message):
         say(id=number, error={"code": -32603, "message": repr(error)})
 
 
+is_first = True
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("method") == "initialize":
+    if "pinned" in FLAGS and message.get("method") == "ping":
+        # The first message has settled the era.
+        FLAGS.update({"legacy"} if is_first else ())
+        say(id=message["id"], result={})
+    elif "legacy" in FLAGS:
+        say(id=message["id"], error={"code": -32601, "message": "this process has sessions"})
+    elif message.get("method") == "initialize":
         say(id=message["id"], error={"code": -32022, "message": "stateless only", "data": {"supported": ["2026-07-28"], "requested": "2025-11-25"}})
     elif "id" in message and "method" in message:
         threading.Thread(target=answer, args=(message,), daemon=True).start()
     elif message.get("method") == "notifications/cancelled":
         CANCELLED.append(message["params"]["requestId"])
         LISTENS.pop(message["params"]["requestId"], None)
+    is_first = False

@@ -240,16 +240,6 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
     wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a107_a_child_that_exits_at_an_unknown_first_message_never_gets_one() {
-    let wrapper = Wrapper::start(&["--prewarm=2"], &["--picky"]).await;
-    wrapper.metric_becomes("stdio_wrapper_children", 2).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let client = wrapper.session().await;
-    assert_eq!(client.text("echo", json!({})).await, "{}");
-    assert_eq!(wrapper.metric("stdio_wrapper_children_crashed_total").await, 0);
-}
-
 /// Reads a little of a long stream and then nothing more.
 async fn slow_reader(client: &Client) -> Events {
     let mut events =

@@ -19,6 +19,7 @@ mod modern_routing;
 mod resuming;
 mod settings;
 mod shared;
+mod spares;
 mod sse_2024;
 mod stopping;
 mod token_end;
