@@ -2,11 +2,12 @@
 //! settings that exist. A slip of the pen in one of them fails here.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod scripts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 use tests::blocks::{self, Ground, check_hardening, names, section};
@@ -239,139 +240,6 @@ fn checkout() -> tempfile::TempDir {
         fs::remove_file(dir.path().join(mine)).ok();
     }
     dir
-}
-
-/// `scripts/add-service`, with an engine that does not answer.
-fn add_service(checkout: &Path, words: &[&str]) -> Output {
-    let mut command = Command::new(checkout.join("scripts/add-service"));
-    command.args(words).env("DOCKER_HOST", "unix:///nonexistent").output().unwrap()
-}
-
-#[test]
-fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
-    let checkout = checkout();
-    let services: [&[&str]; 6] = [
-        &["notes", "--data", "--", "npx", "-y", "@scope/server-notes", "--flag", "a \"b\" $c \\d"],
-        &["pages", "--internet", "--env", "TOKEN", "--env", "MODE=x=$y", "--", "uvx", "mcp-server-fetch"],
-        &["many", "--", "uvx", "--from", "package[extra]==1.2", "script", "--x"],
-        &["own", "--host", "own", "--", "npx", "server-own@1.2.3"],
-        &["plain", "--data", "--", "/bin/true", "--serve"],
-        &["tools", "--debian", "git", "--debian", "jq", "--", "npx", "-y", "server-tools"],
-    ];
-    for words in services {
-        let output = add_service(checkout.path(), words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let file = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
-    let file = blocks::parse(&file).unwrap();
-    assert_eq!(assert_good(&file), 12);
-    let block = |name: &str| &file["services"][name];
-    assert_eq!(block("notes")["command"], serde_json::json!(["server", "--flag", "a \"b\" $$c \\d"]));
-    assert_eq!(block("notes")["build"]["args"]["NPM_PACKAGE"], "@scope/server-notes");
-    assert_eq!(block("notes")["volumes"][0], "notes-data:/data");
-    assert!(file["volumes"].as_object().unwrap().contains_key("notes-data"));
-    assert_eq!(block("pages")["environment"]["CHILD_ENV"], "TOKEN\nMODE=x=$$y\n");
-    assert_eq!(block("pages")["environment"]["TOKEN"], "${TOKEN:?Set TOKEN in .env}");
-    assert!(names(&block("pages")["networks"]).contains(&"outbound".to_owned()));
-    assert_eq!(block("many")["build"]["args"]["SCRIPT"], "script");
-    assert_eq!(block("own")["environment"]["RESOURCE"], "http://own.localhost:8080/mcp");
-    assert_eq!(block("plain")["command"], serde_json::json!(["/usr/local/bin/server", "--serve"]));
-    assert_eq!(block("tools")["build"]["args"]["DEBIAN_PACKAGES"], "git jq");
-
-    let before = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
-    for (words, told) in [
-        (&["more", "--", "npx", "-y", "x"][..], "All twelve lanes are taken"),
-        (&["notes", "--", "npx", "-y", "x"], "has a block notes already"),
-        (&["redis", "--", "npx", "-y", "x"], "a part of the stack itself"),
-        (&["Bad_Name", "--", "npx", "x"], "cannot be a service's name"),
-        (&["other", "--", "npx", "-y", "x; rm -rf /"], "is no npm package"),
-        (&["other", "--", "uvx", "x y"], "is no PyPI package"),
-        (&["other", "--", "rm", "-rf"], "is not understood"),
-        (&["other"], "There is no command"),
-    ] {
-        let output = add_service(checkout.path(), words);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(told), "{words:?}: {error}");
-    }
-    assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
-}
-
-#[test]
-fn setup_makes_secrets_once_and_configurations_each_time() {
-    let checkout = tempfile::tempdir().unwrap();
-    let volumes = checkout.path().join("volumes");
-    for volume in ["auth", "edge", "redis", "redis-data", "certificates"] {
-        fs::create_dir_all(volumes.join(volume)).unwrap();
-    }
-    // As the image lays it out.
-    let setup = checkout.path().join("setup");
-    for (from, to) in [
-        ("compose/setup", ""),
-        ("traefik", "traefik"),
-        ("compose/envoy", "envoy"),
-        ("compose/nginx", "nginx"),
-        ("compose/caddy", "caddy"),
-    ] {
-        let status =
-            Command::new("cp").arg("-r").arg(repository().join(from)).arg(setup.join(to)).status().unwrap();
-        assert!(status.success());
-    }
-    let run = |url: &str, edge: &str, email: &str| {
-        let mut command = Command::new(setup.join("setup"));
-        command.env("VOLUMES", &volumes).env("PUBLIC_URL", url).env("EDGE", edge).env("ACME_EMAIL", email);
-        command
-            .env("ACME_SERVER", "")
-            .env("TRUSTED_IPS", "")
-            .env("COMPOSE_PROJECT_NAME", "x")
-            .output()
-            .unwrap()
-    };
-    let made = |below: &str| fs::read_to_string(volumes.join(below)).unwrap();
-    let mut secrets = None;
-    for edge in EDGES {
-        let output = run("http://localhost:8080", edge, "");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let now = ["auth/edge-secret", "auth/store-key", "auth/redis-url"].map(made);
-        assert!(now.iter().all(|secret| secret.len() >= 43));
-        assert_eq!(secrets.get_or_insert_with(|| now.clone()), &now, "secrets changed");
-    }
-    assert_eq!(made("auth/protected-hosts"), "localhost:8080, *.localhost:8080");
-    assert!(!made("redis/users.acl").contains(made("auth/redis-password").trim()), "the password itself");
-    for file in ["envoy.yaml", "nginx.conf", "Caddyfile", "dynamic/dynamic.yaml"] {
-        assert!(made(&format!("edge/{file}")).contains(&made("auth/edge-secret")), "{file}");
-    }
-    // The hardening of the template is all there, and it is YAML with what was added.
-    for (url, email) in [
-        ("http://localhost:8080", ""),
-        ("https://mcp.example.com", "me@example.com"),
-        ("https://mcp.example.com", ""),
-    ] {
-        assert!(run(url, "traefik", email).status.success());
-        let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
-        let edge = &fixed["entryPoints"]["edge"];
-        assert_eq!(edge["http"]["underscoreHeadersStrategy"], "reject");
-        assert_eq!(edge["http"]["encodedCharacters"]["allowEncodedSlash"], false);
-        assert_eq!(fixed["providers"]["docker"]["exposedByDefault"], false);
-        let tls = url.starts_with("https");
-        assert_eq!(edge["address"], if tls { ":8443" } else { ":8080" });
-        assert_eq!(edge["http"].as_object().unwrap().contains_key("tls"), tls);
-        assert_eq!(edge["http"]["tls"]["certResolver"].as_str(), (!email.is_empty()).then_some("acme"));
-        assert_eq!(fixed["entryPoints"].as_object().unwrap().contains_key("plain"), tls);
-    }
-    for (url, told) in [
-        ("http://mcp.example.com", "for localhost only"),
-        ("https://mcp.example.com/", "slash"),
-        ("https://mcp.example.com/x", "no path"),
-        ("mcp.example.com", "no URL"),
-    ] {
-        let output = run(url, "traefik", "");
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(told), "{url}: {error}");
-    }
-    // Another key over the same data would open nothing.
-    fs::remove_file(volumes.join("auth/store-key")).unwrap();
-    let output = run("http://localhost:8080", "envoy", "");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("another key sealed"), "{output:?}");
 }
 
 /// Both Composes, as far as they are here. Neither needs an engine for this.
