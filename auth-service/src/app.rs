@@ -2,15 +2,17 @@
 
 mod edge_grpc;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_web::dev::Server;
+use actix_http::Request;
+use actix_web::dev::{Server, fn_service};
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpServer, guard};
+use actix_web::{App, HttpResponse, HttpServer, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
@@ -86,7 +88,7 @@ pub fn listen(
     // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
     let edge_server = HttpServer::new(move || {
         let state = edge_state.clone();
-        App::new().default_service(web::to(move |request| forward_auth::check(request, state.clone())))
+        fn_service(move |request| checked(request, state.clone()))
     })
     .workers(workers.get())
     .backlog(4096)
@@ -127,6 +129,11 @@ pub fn listen(
         ops: ops_server.run(),
         addresses,
     })
+}
+
+/// A check is an answer whatever happens.
+async fn checked(request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
+    Ok(forward_auth::check(request, state).await)
 }
 
 /// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.

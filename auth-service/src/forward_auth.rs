@@ -10,21 +10,23 @@ pub mod envoy;
 pub mod envoy_grpc;
 mod forwarded;
 mod headers;
-mod names;
 pub mod nginx;
 mod possession;
 #[cfg(test)]
 mod properties;
 mod request;
+mod sent;
 pub mod traefik;
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{HeaderMap, HeaderValue};
+use actix_http::Request;
+use actix_web::HttpResponse;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
-use actix_web::{HttpRequest, HttpResponse};
 
+use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
 use crate::facts::{Known, NoFacts};
 use crate::policy::{Asked, Decision, Operation, Presented, decide};
@@ -37,15 +39,15 @@ pub use answer::IDENTITY;
 pub use request::{AccessRequest, Bearer, CheckError};
 
 /// Header in which the edge proves that it is the edge.
-const EDGE_SECRET: &str = "x-edge-secret";
+static EDGE_SECRET: HeaderName = HeaderName::from_static("x-edge-secret");
 
-/// Answers every request on the edge listener. Nothing is routed by pattern here: a router that normalises
-/// paths would read the checked path before we do.
-pub async fn check(request: HttpRequest, state: Data<AppState>) -> HttpResponse {
+/// Answers every request on the edge listener. It takes the request as it was read from the wire: a router that
+/// normalises paths would read the checked path before we do, and costs more than the rest of a check.
+pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let headers = request.headers();
+    let headers = &request.head().headers;
     let peer = request.peer_addr().map(|peer| peer.ip());
-    let trusted = trust(peer, headers.get_all(&names::X_EDGE_SECRET).map(HeaderValue::as_bytes), &state);
+    let trusted = trust(peer, headers.get_all(&EDGE_SECRET).map(HeaderValue::as_bytes), &state);
     let Some(proxy) = Proxy::at(target) else {
         let refused = Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy));
         return counted(refused, &state).into_response();
@@ -156,14 +158,16 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state);
+    // Once: all of a check is about one moment.
+    let now = state.now();
+    let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
-        Bearer::None => return conclude(asked, resource, None, Presented::Nothing, state),
+        Bearer::None => return conclude(asked, resource, None, Presented::Nothing, state, now),
         Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
         Bearer::Token(token) => (token, Scheme::Bearer),
         Bearer::Bound(token) => (token, Scheme::Dpop),
     };
-    let known = match state.facts_of(token).await {
+    let known = match state.facts_of(token, now).await {
         Ok(known) => known,
         Err(NoFacts::Invalid) => return invalid("the access token is not valid"),
         Err(NoFacts::Expired) => return invalid("the access token has expired"),
@@ -173,7 +177,7 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.facts, state).await {
         return Answer::unproven(&unproven, resource, &asked.host, state);
     }
-    conclude(asked, resource, Some(&known), Presented::Token(&known.facts), state)
+    conclude(asked, resource, Some(&known), Presented::Token(&known.facts), state, now)
 }
 
 fn conclude(
@@ -182,6 +186,7 @@ fn conclude(
     known: Option<&Known>,
     presented: Presented<'_>,
     state: &AppState,
+    now: UnixTime,
 ) -> Answer {
     // Taken once: a policy that changes meanwhile is the next request's.
     let policy = state.policy.now();
@@ -189,7 +194,7 @@ fn conclude(
         Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());
     let wanted = Asked { resource, http_method: asked.method.as_str(), operation };
     match (decide(presented, &policy, &wanted), known) {
-        (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state),
+        (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state, now),
         (Decision::Deny(denial), _) => {
             // Told in the scheme that was used (RFC 9449 §7.1).
             let scheme = if matches!(asked.bearer, Bearer::Bound(_)) { Scheme::Dpop } else { Scheme::Bearer };

@@ -132,10 +132,10 @@ impl AppState {
         self.policy.now().catalogue().clone()
     }
 
-    /// Who `token` is.
-    pub async fn facts_of(&self, token: &str) -> Result<Arc<Known>, NoFacts> {
+    /// Who `token` is at that moment.
+    pub async fn facts_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
-        let sources = Sources { keys, issuer, store: self.store.as_ref(), now: self.now() };
+        let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
         self.facts.of_token(token, sources).await
     }
 

@@ -64,9 +64,20 @@ fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
         return Ok(HostName(host.to_owned()));
     }
     let host = host.strip_suffix('.').unwrap_or(host);
+    if is_normal(host) {
+        return Ok(HostName(host.to_owned()));
+    }
     let ascii = idna::domain_to_ascii_strict(host).map_err(|_| InvalidHost)?;
     let plain = !ascii.is_empty() && ascii.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if plain { Ok(HostName(ascii)) } else { Err(InvalidHost) }
+}
+
+/// Whether IDNA has nothing to say of `host`: what most requests bring, and a check asks.
+fn is_normal(host: &str) -> bool {
+    host.len() < 254
+        && host.split('.').all(|label| {
+            (1..64).contains(&label.len()) && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'))
+        })
 }
 
 /// One entry of `PROTECTED_HOSTS`: `host`, `host:port` or `*.domain[:port]`, one label for the star.
@@ -130,7 +141,25 @@ impl FromStr for HostPattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_counts_as_normal_is_what_idna_leaves_alone(
+            host in prop_oneof![
+                "[a-z0-9.]{0,20}",
+                "([a-z0-9-]{1,4}[.]?){0,6}",
+                "[a-z]{60,66}",
+                "([a-z]{30}[.]){7}[a-z]{30,42}",
+            ],
+        ) {
+            if is_normal(&host) {
+                prop_assert_eq!(idna::domain_to_ascii_strict(&host).ok(), Some(host));
+            }
+        }
+    }
 
     fn name(text: &str) -> String {
         split_authority(text).unwrap().0.to_string()

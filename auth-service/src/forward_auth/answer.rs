@@ -8,6 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use serde_json::json;
 
+use crate::domain::clock::UnixTime;
 use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
@@ -56,9 +57,14 @@ pub(super) struct Answer {
 impl Answer {
     /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
     /// client's own through.
-    pub(super) fn allow(known: &Known, resource: &ResourceUri, policy: &Policy, state: &AppState) -> Self {
+    pub(super) fn allow(
+        known: &Known,
+        resource: &ResourceUri,
+        policy: &Policy,
+        state: &AppState,
+        now: UnixTime,
+    ) -> Self {
         let facts = &known.facts;
-        let now = state.now();
         // All of them, signed or not, are made together and kept beside the facts.
         let finish = || {
             let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
@@ -202,9 +208,8 @@ impl Answer {
             Some(body) => HttpResponse::with_body(self.status, BoxBody::new(body)),
             None => HttpResponse::new(self.status),
         };
-        for (name, value) in self.headers() {
-            response.headers_mut().insert(name.clone(), value.clone());
-        }
+        let headers = response.headers_mut();
+        self.headers().for_each(|(name, value)| drop(headers.insert(name.clone(), value.clone())));
         response
     }
 

@@ -24,8 +24,8 @@ use crate::state::AppState;
 
 use super::answer::{Answer, value};
 use super::headers;
-use super::names;
 use super::request::CheckError;
+use super::sent::{Field, Sent};
 
 /// Methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
@@ -105,14 +105,15 @@ fn asked_at_public_listener<'a>(
     client: &'a HeaderMap,
     state: &AppState,
 ) -> Result<Option<Asked<'a>>, CheckError> {
-    let authority = headers::single(client, &names::HOST)?.ok_or(CheckError::BadHost)?;
+    let sent = Sent::of(client);
+    let authority = sent.single(Field::Host)?.ok_or(CheckError::BadHost)?;
     let host = headers::host(authority)?;
     let Some(own) = state.config.site.protected_hosts.origin(&host) else {
         return Ok(None);
     };
     UnambiguousPath::of_target(path).map_err(|_| CheckError::AmbiguousPath)?;
-    let origin = headers::origin(client)?.ok_or(CheckError::Missing("Origin"))?;
-    let wanted = headers::preflight(client)?.ok_or(CheckError::Missing("Access-Control-Request-Method"))?;
+    let origin = headers::origin(&sent)?.ok_or(CheckError::Missing("Origin"))?;
+    let wanted = headers::preflight(&sent)?.ok_or(CheckError::Missing("Access-Control-Request-Method"))?;
     if state.config.allowed_origins.allow(&origin, &own) {
         Ok(Some((origin, wanted)))
     } else {

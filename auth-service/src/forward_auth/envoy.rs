@@ -5,9 +5,9 @@ use actix_web::http::header::HeaderMap;
 
 use crate::domain::path::UnambiguousPath;
 
-use super::headers::{host, method, scheme, single};
-use super::names;
+use super::headers::{host, method, scheme};
 use super::request::{AccessRequest, CheckError, Target};
+use super::sent::{Field, Sent};
 
 /// Envoy's `path_prefix`.
 pub const PREFIX: &str = "/verify/envoy";
@@ -18,13 +18,14 @@ pub fn parse<'a>(
     original_target: &str,
     headers: &'a HeaderMap,
 ) -> Result<AccessRequest<'a>, CheckError> {
-    let proto = single(headers, &names::X_FORWARDED_PROTO)?;
-    let authority = single(headers, &names::HOST).ok().flatten().ok_or(CheckError::BadHost)?;
+    let sent = Sent::of(headers);
+    let proto = sent.single(Field::XForwardedProto)?;
+    let authority = sent.single(Field::Host).ok().flatten().ok_or(CheckError::BadHost)?;
     let target = Target {
         scheme: proto.map(|text| scheme(text, "X-Forwarded-Proto")).transpose()?,
         host: host(authority)?,
         path: UnambiguousPath::of_target(original_target).map_err(|_| CheckError::AmbiguousPath)?,
         method: method(asked.as_str())?,
     };
-    AccessRequest::read(target, headers)
+    AccessRequest::read(target, &sent)
 }

@@ -20,9 +20,9 @@ use envoy_types::pb::google::rpc;
 use crate::domain::path::UnambiguousPath;
 
 use super::answer::{Answer, IDENTITY};
-use super::headers::{host, method, scheme, single};
-use super::names;
+use super::headers::{host, method, scheme};
 use super::request::{AccessRequest, CheckError, Target};
+use super::sent::{Field, Sent};
 
 /// What the service behind must never see: credentials are for us.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -35,16 +35,16 @@ const CREDENTIALS: [HeaderName; 5] = [
 
 /// Reads a check with its [`headers`].
 pub fn parse<'a>(check: &CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
-    let http = http(check)?;
+    let (http, sent) = (http(check)?, Sent::of(headers));
     // What a proxy in front of Envoy says, which Envoy lets through from trusted ones only; its own view otherwise.
-    let proto = single(headers, &names::X_FORWARDED_PROTO)?.unwrap_or(&http.scheme);
+    let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);
     let target = Target {
         scheme: Some(scheme(proto, "X-Forwarded-Proto")?),
         host: host(&http.host)?,
         path: UnambiguousPath::of_target(&http.path).map_err(|_| CheckError::AmbiguousPath)?,
         method: method(&http.method)?,
     };
-    AccessRequest::read(target, headers)
+    AccessRequest::read(target, &sent)
 }
 
 fn http(check: &CheckRequest) -> Result<&HttpRequest, CheckError> {

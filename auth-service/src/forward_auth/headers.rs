@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName};
+use actix_web::http::header::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -11,28 +11,8 @@ use crate::domain::host::{HostName, split_authority};
 use crate::domain::origin::Origin;
 use crate::domain::resource::Scheme;
 
-use super::names;
 use super::request::{Bearer, CheckError};
-
-/// The one value of a header, or none; two are an attempt to be read differently by two parsers.
-pub(super) fn single<'a>(
-    headers: &'a HeaderMap,
-    name: &'static HeaderName,
-) -> Result<Option<&'a str>, CheckError> {
-    let mut values = headers.get_all(name);
-    let Some(first) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(CheckError::BadHeader(name.as_str()));
-    }
-    first.to_str().map(Some).map_err(|_| CheckError::BadHeader(name.as_str()))
-}
-
-/// The one value of a header that the proxy has to send.
-pub(super) fn required<'a>(headers: &'a HeaderMap, name: &'static HeaderName) -> Result<&'a str, CheckError> {
-    single(headers, name)?.ok_or(CheckError::Missing(name.as_str()))
-}
+use super::sent::{Field, Sent, Times};
 
 /// Reads a host as the edge passes it on.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
@@ -61,50 +41,53 @@ pub(super) fn method(name: &str) -> Result<Method, CheckError> {
 }
 
 /// Reads `Authorization` (RFC 6750 §2.1). Tokens in the query or the body are never looked at.
-pub(super) fn bearer(headers: &HeaderMap) -> Bearer<'_> {
-    let mut values = headers.get_all(AUTHORIZATION);
-    let Some(first) = values.next() else {
-        return Bearer::None;
+pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
+    let value = match sent.times(Field::Authorization) {
+        Times::Never => return Bearer::None,
+        Times::Once(value) => value,
+        Times::More => return Bearer::Malformed,
     };
-    if values.next().is_some() {
-        return Bearer::Malformed;
-    }
-    let Some((scheme, token)) =
-        std::str::from_utf8(first.as_bytes()).ok().and_then(|text| text.split_once(' '))
+    let bytes = value.as_bytes();
+    let Some((scheme, rest)) = bytes.iter().position(|byte| *byte == b' ').map(|at| bytes.split_at(at))
     else {
         return Bearer::Malformed;
     };
+    let token = rest.strip_prefix(b" ").filter(|token| is_b64token(token));
+    let Some(token) = token.and_then(|token| std::str::from_utf8(token).ok()) else {
+        return Bearer::Malformed;
+    };
     match scheme {
-        _ if !is_b64token(token) => Bearer::Malformed,
-        bearer if bearer.eq_ignore_ascii_case("bearer") => Bearer::Token(token),
-        dpop if dpop.eq_ignore_ascii_case("dpop") => Bearer::Bound(token),
+        bearer if bearer.eq_ignore_ascii_case(b"bearer") => Bearer::Token(token),
+        dpop if dpop.eq_ignore_ascii_case(b"dpop") => Bearer::Bound(token),
         _ => Bearer::Malformed,
     }
 }
 
 /// `b64token` of RFC 6750 §2.1, which every token of ours is. All bytes are looked at, since a loop that can stop early
 /// cannot look at sixteen at once, and a token is the longest thing in a request.
-fn is_b64token(text: &str) -> bool {
-    let is_of_token = |b: u8| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-'..=b'/' | b'_' | b'~' | b'+' | b'=');
-    !text.is_empty() && text.bytes().fold(true, |all, byte| all & is_of_token(byte))
+fn is_b64token(text: &[u8]) -> bool {
+    // With few ranges, since each costs every byte: one for letters of both cases, one for `-./` and digits.
+    let is_of_token =
+        |b: u8| (b | 0x20).is_ascii_lowercase() | matches!(b, b'-'..=b'9' | b'_' | b'~' | b'+' | b'=');
+    !text.is_empty() && text.iter().fold(true, |all, byte| all & is_of_token(*byte))
 }
 
 /// Reads `Origin`.
-pub(super) fn origin(headers: &HeaderMap) -> Result<Option<Origin>, CheckError> {
-    let text = single(headers, &names::ORIGIN).map_err(|_| CheckError::BadHeader("Origin"))?;
+pub(super) fn origin(sent: &Sent<'_>) -> Result<Option<Origin>, CheckError> {
+    let text = sent.single(Field::Origin).map_err(|_| CheckError::BadHeader("Origin"))?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
 /// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
-pub(super) fn preflight(headers: &HeaderMap) -> Result<Option<&str>, CheckError> {
-    let method = single(headers, &names::ACCESS_CONTROL_REQUEST_METHOD)?;
-    let wanted = single(headers, &names::ACCESS_CONTROL_REQUEST_HEADERS)?;
+pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckError> {
+    let method = sent.single(Field::AccessControlRequestMethod)?;
+    let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
 }
 
 /// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
-pub(super) fn mcp_name(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, CheckError> {
-    single(headers, &names::MCP_NAME)?.map(decode_sentinel).transpose()
+pub(super) fn mcp_name<'a>(sent: &Sent<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
+    sent.single(Field::McpName)?.map(decode_sentinel).transpose()
 }
 
 fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
@@ -129,26 +112,29 @@ const RESERVED_WHOLE: [&str; 7] =
 
 /// Refuses headers that a server behind the edge may take for a reserved one, and a `Connection` header that asks a
 /// proxy to drop one (RFC 9110 §7.6.1). CGI and its heirs read `X_Auth_Subject` as `X-Auth-Subject`.
-pub(super) fn refuse_reserved_aliases(headers: &HeaderMap) -> Result<(), CheckError> {
-    let is_alias = |name: &str| {
-        // A name in a header map has no capitals.
-        let odd = name.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
-        odd && !name.starts_with("mcp-param-")
-            && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
-    };
-    if headers.keys().any(|name| is_alias(name.as_str())) {
-        return Err(CheckError::ReservedHeader);
+pub(super) fn refuse_reserved(sent: &Sent<'_>) -> Result<(), CheckError> {
+    match sent.times(Field::XForwardedPrefix) {
+        _ if sent.meddles => Err(CheckError::ReservedHeader),
+        Times::Never => Ok(()),
+        // Also from a client that wants the path to be read otherwise than it is.
+        Times::Once(_) | Times::More => Err(CheckError::Rewritten),
     }
-    let drops_reserved = |options: &str| {
+}
+
+/// Whether some server could take this name, which is without capitals, for a reserved one that it is not.
+pub(super) fn is_alias(name: &str) -> bool {
+    let odd = name.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
+    odd && !name.starts_with("mcp-param-")
+        && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+}
+
+/// Whether this value of `Connection` names a reserved header.
+pub(super) fn drops_reserved(value: &HeaderValue) -> bool {
+    let names_one = |options: &str| {
         options.split(',').any(|option| is_reserved(&option.trim().to_ascii_lowercase().replace('_', "-")))
     };
-    let mut connection = headers.get_all(CONNECTION);
-    if connection.any(|value| value.to_str().map_or(true, drops_reserved)) {
-        return Err(CheckError::ReservedHeader);
-    }
-    // Also from a client that wants the path to be read otherwise than it is.
-    if headers.contains_key(&names::X_FORWARDED_PREFIX) { Err(CheckError::Rewritten) } else { Ok(()) }
+    value.to_str().map_or(true, names_one)
 }
 
 fn is_reserved(name: &str) -> bool {
@@ -157,7 +143,7 @@ fn is_reserved(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::{HeaderMap, HeaderName};
 
     use super::*;
 
@@ -175,8 +161,8 @@ mod tests {
             let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
             of(&headers)
         };
-        assert_eq!(bearer(&sent(&[])), Bearer::None);
-        assert_eq!(bearer(&sent(&["bearer abc.def"])), Bearer::Token("abc.def"));
+        assert_eq!(bearer(&Sent::of(&sent(&[]))), Bearer::None);
+        assert_eq!(bearer(&Sent::of(&sent(&["bearer abc.def"]))), Bearer::Token("abc.def"));
         for values in [
             &["Basic abc"][..],
             &["Bearer"],
@@ -189,13 +175,24 @@ mod tests {
             &["Bearer  a"],
             &[""],
         ] {
-            assert_eq!(bearer(&sent(values)), Bearer::Malformed, "{values:?}");
+            assert_eq!(bearer(&Sent::of(&sent(values))), Bearer::Malformed, "{values:?}");
         }
     }
 
     #[test]
+    fn a_token_is_made_of_the_characters_of_rfc_6750() {
+        for byte in 0..=u8::MAX {
+            let allowed = byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+            assert_eq!(is_b64token(&[b'a', byte, b'a']), allowed, "{byte}");
+        }
+        assert!(!is_b64token(b""));
+    }
+
+    #[test]
     fn a092_a_name_is_decoded_before_it_is_compared() {
-        let name = |text: &str| mcp_name(&of(&[("mcp-name", text)])).map(|name| name.map(Cow::into_owned));
+        let name = |text: &str| {
+            mcp_name(&Sent::of(&of(&[("mcp-name", text)]))).map(|name| name.map(Cow::into_owned))
+        };
         for (sent, meant) in [
             ("delete_all", "delete_all"),
             ("=?base64?ZGVsZXRlX2FsbA==?=", "delete_all"),
@@ -217,7 +214,7 @@ mod tests {
         ] {
             assert!(name(odd).is_err(), "{odd}");
         }
-        assert!(mcp_name(&of(&[("mcp-name", "read"), ("mcp-name", "delete")])).is_err());
+        assert!(mcp_name(&Sent::of(&of(&[("mcp-name", "read"), ("mcp-name", "delete")]))).is_err());
     }
 
     #[test]
@@ -234,10 +231,10 @@ mod tests {
             "mcp.method",
             "x_real_ip",
         ] {
-            assert!(refuse_reserved_aliases(&of(&[(name, "x")])).is_err(), "{name}");
+            assert!(refuse_reserved(&Sent::of(&of(&[(name, "x")]))).is_err(), "{name}");
         }
         for name in ["x-auth-subject", "sentry_trace", "baggage.x", "x-forwarded-host", "mcp-param-user_id"] {
-            assert!(refuse_reserved_aliases(&of(&[(name, "x")])).is_ok(), "{name}");
+            assert!(refuse_reserved(&Sent::of(&of(&[(name, "x")]))).is_ok(), "{name}");
         }
     }
 
@@ -251,17 +248,17 @@ mod tests {
             "mcp-name",
             "X_Auth_Subject",
         ] {
-            assert!(refuse_reserved_aliases(&of(&[("connection", value)])).is_err(), "{value}");
+            assert!(refuse_reserved(&Sent::of(&of(&[("connection", value)]))).is_err(), "{value}");
         }
         for value in ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "HTTP2-Settings", ""] {
-            assert!(refuse_reserved_aliases(&of(&[("connection", value)])).is_ok(), "{value}");
+            assert!(refuse_reserved(&Sent::of(&of(&[("connection", value)]))).is_ok(), "{value}");
         }
     }
 
     #[test]
     fn a075_a_rewritten_path_is_not_half_trusted() {
         assert!(matches!(
-            refuse_reserved_aliases(&of(&[("x-forwarded-prefix", "/x")])),
+            refuse_reserved(&Sent::of(&of(&[("x-forwarded-prefix", "/x")]))),
             Err(CheckError::Rewritten)
         ));
     }

@@ -7,9 +7,9 @@ use actix_web::http::header::HeaderMap;
 
 use crate::domain::path::UnambiguousPath;
 
-use super::headers::{host, method, required, scheme};
-use super::names;
+use super::headers::{host, method, scheme};
 use super::request::{AccessRequest, CheckError, Target};
+use super::sent::{Field, Sent};
 
 /// The path that the authorization subrequest is passed to.
 pub const PATH: &str = "/verify/nginx";
@@ -17,8 +17,9 @@ pub const PATH: &str = "/verify/nginx";
 /// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host that nginx chose the server by, and the
 /// request target as the client sent it.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
+    let sent = Sent::of(headers);
     let malformed = CheckError::BadHeader("X-Original-URL");
-    let Some((proto, rest)) = required(headers, &names::X_ORIGINAL_URL)?.split_once("://") else {
+    let Some((proto, rest)) = sent.required(Field::XOriginalUrl)?.split_once("://") else {
         return Err(malformed);
     };
     let path_at = rest.find('/').unwrap_or(rest.len());
@@ -29,7 +30,7 @@ pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
         scheme: Some(scheme(proto, "X-Original-URL")?),
         host: host(authority)?,
         path: UnambiguousPath::of_target(original_target).map_err(|_| CheckError::AmbiguousPath)?,
-        method: method(required(headers, &names::X_ORIGINAL_METHOD)?)?,
+        method: method(sent.required(Field::XOriginalMethod)?)?,
     };
-    AccessRequest::read(target, headers)
+    AccessRequest::read(target, &sent)
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use actix_web::http::Method;
-use actix_web::http::header::HeaderMap;
 
 use crate::domain::host::HostName;
 use crate::domain::origin::Origin;
@@ -12,7 +11,7 @@ use crate::domain::resource::Scheme;
 use crate::store::StoreError;
 
 use super::headers;
-use super::names;
+use super::sent::{Field, Sent};
 
 /// A request that waits at the edge. What is the client's own stays where it came: a check allocates next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,21 +51,21 @@ pub(super) struct Target {
 
 impl<'a> AccessRequest<'a> {
     /// Completes a request by the client's own headers.
-    pub(super) fn read(target: Target, client: &'a HeaderMap) -> Result<Self, CheckError> {
-        headers::refuse_reserved_aliases(client)?;
+    pub(super) fn read(target: Target, sent: &Sent<'a>) -> Result<Self, CheckError> {
+        headers::refuse_reserved(sent)?;
         let Target { scheme, host, path, method } = target;
         Ok(Self {
             scheme,
             host,
             path,
-            origin: headers::origin(client)?,
-            bearer: headers::bearer(client),
-            dpop: headers::single(client, &names::DPOP)?,
-            preflight: if method == Method::OPTIONS { headers::preflight(client)? } else { None },
+            origin: headers::origin(sent)?,
+            bearer: headers::bearer(sent),
+            dpop: sent.single(Field::Dpop)?,
+            preflight: if method == Method::OPTIONS { headers::preflight(sent)? } else { None },
             method,
-            mcp_method: headers::single(client, &names::MCP_METHOD)?,
-            mcp_name: headers::mcp_name(client)?,
-            mcp_protocol_version: headers::single(client, &names::MCP_PROTOCOL_VERSION)?,
+            mcp_method: sent.single(Field::McpMethod)?,
+            mcp_name: headers::mcp_name(sent)?,
+            mcp_protocol_version: sent.single(Field::McpProtocolVersion)?,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use crate::domain::resource::ProtectedHosts;
 
@@ -96,8 +96,8 @@ impl CurrentPolicy {
     }
 
     /// The rules as they are now.
-    pub fn now(&self) -> Arc<Policy> {
-        self.policy.load_full()
+    pub fn now(&self) -> Guard<Arc<Policy>> {
+        self.policy.load()
     }
 
     /// How they stand to the file.

@@ -30,7 +30,7 @@ impl Authorization for Authorizer {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let peer = request.remote_addr().map(|peer| peer.ip());
         let metadata = request.metadata();
-        let secrets = metadata.get_all(EDGE_SECRET).iter().map(MetadataValue::as_encoded_bytes);
+        let secrets = metadata.get_all(EDGE_SECRET.as_str()).iter().map(MetadataValue::as_encoded_bytes);
         let trusted = trust(peer, secrets, &self.state);
         let check = request.get_ref();
         let headers = trusted.and_then(|()| super::headers(check));

@@ -1,0 +1,129 @@
+//! The headers that a check is read from, found in one pass over all that were sent: looking each of them up would hash
+//! and compare names a dozen times, most of them in vain. Pure.
+
+use actix_web::http::header::{HeaderMap, HeaderValue};
+
+use super::headers;
+use super::request::CheckError;
+
+/// One list for the fields, how they are written, and which one a text is.
+macro_rules! fields {
+    ($($field:ident = $text:literal),+ $(,)?) => {
+        /// A header that decides something.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Field { $($field),+ }
+
+        impl Field {
+            const ALL: &[Self] = &[$(Self::$field),+];
+
+            /// As it is written in a header map, without capitals.
+            pub(super) const fn as_str(self) -> &'static str {
+                match self { $(Self::$field => $text),+ }
+            }
+
+            fn of(text: &str) -> Option<Self> {
+                match text {
+                    $($text => Some(Self::$field),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    AccessControlRequestHeaders = "access-control-request-headers",
+    AccessControlRequestMethod = "access-control-request-method",
+    Authorization = "authorization",
+    Connection = "connection",
+    Dpop = "dpop",
+    Host = "host",
+    McpMethod = "mcp-method",
+    McpName = "mcp-name",
+    McpProtocolVersion = "mcp-protocol-version",
+    Origin = "origin",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedMethod = "x-forwarded-method",
+    XForwardedPrefix = "x-forwarded-prefix",
+    XForwardedProto = "x-forwarded-proto",
+    XForwardedUri = "x-forwarded-uri",
+    XOriginalMethod = "x-original-method",
+    XOriginalUrl = "x-original-url",
+}
+
+/// How often a header was sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Times<'a> {
+    #[default]
+    Never,
+    Once(&'a HeaderValue),
+    /// An attempt to be read differently by two parsers.
+    More,
+}
+
+/// What was sent under each [`Field`].
+#[derive(Debug)]
+pub(super) struct Sent<'a> {
+    values: [Times<'a>; Field::ALL.len()],
+    /// Whether some other header could be taken for a reserved one, or asks to drop one.
+    pub(super) meddles: bool,
+}
+
+impl<'a> Sent<'a> {
+    pub(super) fn of(map: &'a HeaderMap) -> Self {
+        let mut sent = Self { values: [Times::Never; Field::ALL.len()], meddles: false };
+        for (name, value) in map {
+            let Some(field) = Field::of(name.as_str()) else {
+                sent.meddles |= headers::is_alias(name.as_str());
+                continue;
+            };
+            // `Connection` may come as often as it likes: each says more of the same.
+            sent.meddles |= field == Field::Connection && headers::drops_reserved(value);
+            if let Some(times) = sent.values.get_mut(field as usize) {
+                *times = if matches!(times, Times::Never) { Times::Once(value) } else { Times::More };
+            }
+        }
+        sent
+    }
+
+    pub(super) fn times(&self, field: Field) -> Times<'a> {
+        self.values.get(field as usize).copied().unwrap_or_default()
+    }
+
+    /// The one value of a header, or none.
+    pub(super) fn single(&self, field: Field) -> Result<Option<&'a str>, CheckError> {
+        let malformed = || CheckError::BadHeader(field.as_str());
+        match self.times(field) {
+            Times::Never => Ok(None),
+            Times::Once(value) => value.to_str().map(Some).map_err(|_| malformed()),
+            Times::More => Err(malformed()),
+        }
+    }
+
+    /// The one value of a header that the proxy has to send.
+    pub(super) fn required(&self, field: Field) -> Result<&'a str, CheckError> {
+        self.single(field)?.ok_or(CheckError::Missing(field.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn every_header_is_found_under_its_name_and_no_other() {
+        for field in Field::ALL {
+            let mut map = HeaderMap::new();
+            map.append(HeaderName::from_static(field.as_str()), HeaderValue::from_static("x"));
+            let sent = Sent::of(&map);
+            for other in Field::ALL {
+                let found = sent.single(*other).unwrap();
+                assert_eq!(found, (field == other).then_some("x"), "{field:?} {other:?}");
+            }
+            map.append(HeaderName::from_static(field.as_str()), HeaderValue::from_static("x"));
+            assert!(Sent::of(&map).single(*field).is_err());
+        }
+    }
+}
