@@ -1,6 +1,7 @@
 //! Settings: read once at start, checked together, never read again.
 
 mod child;
+mod limits;
 mod options;
 mod read;
 mod values;

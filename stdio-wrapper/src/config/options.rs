@@ -18,7 +18,7 @@ pub struct Options {
     /// Path of the MCP endpoint.
     #[arg(long, env = "MCP_PATH", default_value = "/mcp", value_name = "PATH")]
     pub mcp_path: String,
-    /// Threads that answer HTTP; 0: one per processor, at most 4.
+    /// Threads that answer HTTP; 0: one per processor but one, at most 4.
     #[arg(long, env = "WORKERS", default_value = "0", value_name = "N")]
     pub workers: String,
     /// Also serve the deprecated 2024-11-05 endpoints GET /sse and POST /messages.

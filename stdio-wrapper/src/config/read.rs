@@ -8,7 +8,7 @@ use url::Url;
 
 use super::options::Options;
 use super::values;
-use super::{Config, Identity, Limits, Sites, child};
+use super::{Config, Identity, Sites, child, limits};
 use crate::policy::ToolRules;
 
 /// Looks a variable up in the wrapper's own environment.
@@ -33,7 +33,7 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
         identity,
         groups: values::list(&options.group_order),
         child: child::read(&mut read, options, environment),
-        limits: limits(&mut read, options),
+        limits: limits::read(&mut read, options),
         shared: read.boolean("SHARED", &options.shared),
         translate: read.boolean("TRANSLATE", &options.translate),
         prewarm: read.number("PREWARM", &options.prewarm, 0..=1000),
@@ -175,9 +175,10 @@ impl Reader {
     }
 }
 
+/// A processor is left for the children: threads that take it from them make every call wait for it.
 fn workers(wanted: usize) -> usize {
     match wanted {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(4),
+        0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).clamp(1, 4)),
         some => some,
     }
 }
@@ -237,7 +238,7 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
         "headers" => Identity::Headers,
         "assertion" => {
             let jwks_url = read.url("JWKS_URL", &options.jwks_url);
-            // The HTTP client has no TLS: the authorization service is a neighbour in the deployment's own network.
+            // Requests come over plain http in that network too, so TLS for the keys alone would protect nothing.
             if jwks_url.as_ref().is_some_and(|url| url.scheme() != "http") {
                 read.problem(format!(
                     "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Name the authorization service's internal address, like http://auth-service:9000/jwks.",
@@ -283,38 +284,6 @@ fn tool_rules(read: &mut Reader, options: &Options, identity: &Identity) -> Opti
         },
     }
     None
-}
-
-fn limits(read: &mut Reader, options: &Options) -> Limits {
-    let ms = Duration::from_millis;
-    let hours = |count: u64| Duration::from_secs(count * 3600);
-    let max_sessions = read.number("MAX_SESSIONS", &options.max_sessions, 1..=1_000_000);
-    let per_principal: usize =
-        read.number("MAX_SESSIONS_PER_PRINCIPAL", &options.max_sessions_per_principal, 0..=1_000_000);
-    Limits {
-        max_sessions,
-        max_sessions_per_principal: if per_principal == 0 { max_sessions } else { per_principal },
-        max_in_flight: read.number("MAX_IN_FLIGHT", &options.max_in_flight, 1..=1_000_000),
-        session_idle: read.duration("SESSION_IDLE", &options.session_idle, ms(100)..=hours(24 * 30)),
-        request_timeout: read.duration("REQUEST_TIMEOUT", &options.request_timeout, ms(100)..=hours(24)),
-        start_timeout: read.duration("START_TIMEOUT", &options.start_timeout, ms(100)..=hours(1)),
-        stream_after: read.duration("STREAM_AFTER", &options.stream_after, ms(1)..=hours(1)),
-        stream_max_age: read.duration("STREAM_MAX_AGE", &options.stream_max_age, ms(100)..=hours(24 * 30)),
-        input_timeout: read.duration("INPUT_TIMEOUT", &options.input_timeout, ms(100)..=hours(24)),
-        stream_grace: read.duration("STREAM_GRACE", &options.stream_grace, Duration::ZERO..=hours(24)),
-        keep_alive: read.duration("KEEP_ALIVE", &options.keep_alive, ms(100)..=hours(1)),
-        retry: read.duration("RETRY", &options.retry, ms(1)..=hours(1)),
-        max_body: read.size("MAX_BODY", &options.max_body, 1024..=1 << 30),
-        max_line: read.size("MAX_LINE", &options.max_line, 1024..=1 << 30),
-        max_batch: read.number("MAX_BATCH", &options.max_batch, 1..=10_000),
-        event_log: read.size("EVENT_LOG", &options.event_log, 0..=1 << 30),
-        list_cache: read.size("LIST_CACHE", &options.list_cache, 0..=1 << 30),
-        shutdown_timeout: read.duration(
-            "SHUTDOWN_TIMEOUT",
-            &options.shutdown_timeout,
-            Duration::ZERO..=hours(1),
-        ),
-    }
 }
 
 #[cfg(test)]

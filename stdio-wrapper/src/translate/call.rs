@@ -164,7 +164,7 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
     match &message.kind {
         Kind::Response { is_error, .. } => {
             running.is_done = true;
-            Some(answer(&running.lease.seat, job, message, *is_error))
+            Some(answer(running, job, message, *is_error))
         }
         Kind::Notification { method } if method == "notifications/progress" => {
             job.stream.push(Bytes::copy_from_slice(message.text.as_bytes()).into(), false);
@@ -200,14 +200,19 @@ fn lacks(job: &Job, needed: &str) -> Outcome {
     Outcome::Done
 }
 
-fn answer(seat: &Seat, job: &Job, message: &Message<'_>, is_error: bool) -> Outcome {
+fn answer(running: &Running, job: &Job, message: &Message<'_>, is_error: bool) -> Outcome {
     if let (false, Some(result)) = (is_error, &message.result) {
-        job.finish(&seat.greeting.complete(&job.method, message.at(result)));
+        job.finish(&running.lease.seat.greeting.complete(&job.method, message.at(result)));
         return Outcome::Done;
     }
     let error = members(message.text, ["error"]).ok().and_then(|[error]| error).unwrap_or("{}");
     if let Some(elicitations) = url_elicitations(error) {
-        return Outcome::Again(elicitations);
+        let can_visit = running.group.capabilities.pointer("/elicitation/url").is_some();
+        return if can_visit {
+            Outcome::Again(elicitations)
+        } else {
+            lacks(job, r#"{"elicitation":{"url":{}}}"#)
+        };
     }
     let error = error_for_modern(&job.method, error);
     let text = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id);

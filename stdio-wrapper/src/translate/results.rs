@@ -125,8 +125,9 @@ pub(super) fn error_for_modern(method: &str, error: &str) -> String {
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
     let code = match code {
         Some(RESOURCE_NOT_FOUND) if method == "resources/read" => -32602,
-        // Codes that mean something only in the stateless revision, and there only if its rules were broken.
-        Some(-32099..=-32020) => -32000,
+        // Codes that mean something only in the stateless revision, and there only if its rules were broken, and those of
+        // earlier revisions, which it has no more.
+        Some(-32099..=-32020 | RESOURCE_NOT_FOUND) => -32000,
         _ => return error.to_owned(),
     };
     members.set("code", Cow::Owned(code.to_string()));
@@ -182,10 +183,12 @@ mod tests {
             error_for_modern("resources/read", r#"{"code":-32002,"message":"m","data":{"uri":"u"}}"#),
             r#"{"code":-32602,"message":"m","data":{"uri":"u"}}"#
         );
-        assert_eq!(
-            error_for_modern("tools/call", r#"{"code":-32021,"message":"m"}"#),
-            r#"{"code":-32000,"message":"m"}"#
-        );
+        for code in [-32021, -32042, RESOURCE_NOT_FOUND] {
+            assert_eq!(
+                error_for_modern("tools/call", &format!(r#"{{"code":{code},"message":"m"}}"#)),
+                r#"{"code":-32000,"message":"m"}"#
+            );
+        }
         assert_eq!(
             capabilities(r#"{"sampling":{"b":{},"a":{}},"extensions":{},"elicitation":{}}"#),
             r#"{"elicitation":{},"sampling":{"a":{},"b":{}}}"#

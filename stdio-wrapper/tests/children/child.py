@@ -52,6 +52,7 @@ def ask(method, params):
 
 
 HELD = []
+VISITS = {}
 GREETED = threading.Event()
 
 
@@ -75,6 +76,17 @@ def call(message):
                 HELD.clear()
         for one, value in reversed(ready):
             say(id=one, result=text(value))
+        return None
+    if name == "visit":
+        # Until the page was visited, the call is refused with its address (2025-11-25, URL mode).
+        if VISITS.get(given["url"], 0) == given.get("refusals", 1):
+            return text("visited")
+        VISITS[given["url"]] = VISITS.get(given["url"], 0) + 1
+        entry = {"mode": "url", "elicitationId": "e-1", "url": given["url"], "message": "Sign in."}
+        say(id=number, error={"code": -32042, "message": "Visit first.", "data": {"elicitations": [entry]}})
+        return None
+    if name == "fail":
+        say(id=number, error=given)
         return None
     if name == "crash":
         os._exit(3)

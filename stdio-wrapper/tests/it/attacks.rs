@@ -228,6 +228,34 @@ async fn a110_a_page_elsewhere_cannot_run_a_tool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_may_call() {
+    let wrapper = Wrapper::start(&["--allowed-origins=https://app.example"], &[]).await;
+    let page = wrapper.client().with_header("origin", "https://app.example");
+    let opened = page.try_initialize("2025-11-25").await;
+    let exposed = opened.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
+    // The session's id, why and with what to authenticate, and when to come again; everything else a client needs is in
+    // the body, or safelisted (Fetch standard).
+    assert_eq!(exposed, "mcp-session-id, www-authenticate, retry-after");
+    assert_eq!(opened.headers()["access-control-allow-origin"], "https://app.example");
+    assert!(opened.headers().contains_key("mcp-session-id"));
+    assert!(!opened.headers().contains_key("access-control-allow-credentials"), "no cookies here");
+    // Refusals are read too: a 404 tells a client to open a new session.
+    let mut stale = page.clone();
+    stale.session = Some("gone".to_owned());
+    let refused = stale.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await;
+    assert_eq!(refused.status(), 404);
+    assert_eq!(
+        refused.headers()["access-control-expose-headers"],
+        opened.headers()["access-control-expose-headers"]
+    );
+    let foreign =
+        wrapper.client().with_header("origin", "https://evil.example").try_initialize("2025-11-25").await;
+    for header in ["access-control-allow-origin", "access-control-expose-headers", "mcp-session-id"] {
+        assert!(!foreign.headers().contains_key(header), "{header}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a111_the_child_never_sees_token_cookie_or_setting() {
     let env = [("EDGE_SECRET", "s3cret-edge"), ("ISSUER", "https://s3cret.example"), ("GIVEN", "on purpose")];
     let command = ["python3", crate::wrapper::CHILD];

@@ -165,3 +165,38 @@ async fn a103_who_has_left_a_group_has_left_its_child() {
     assert!(text(&ana("ops"), "self", json!({})).await.contains("\"WHERE\": \"ops\""));
     assert!(text(&ana("dev"), "self", json!({})).await.contains("\"WHERE\": \"dev\""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past_go_to_nobody() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let visit = |capabilities: Value, extra: Value| {
+        let arguments = json!({"url": "https://auth.example/sign-in"});
+        let mut params = json!({"name": "visit", "arguments": arguments, "_meta": able(capabilities)});
+        for (name, value) in extra.as_object().into_iter().flatten() {
+            params[name] = value.clone();
+        }
+        request(1, "tools/call", params)
+    };
+    for lacking in [json!({}), json!({"elicitation": {}}), json!({"elicitation": {"form": {}}})] {
+        // Each of these clients has a server session of its own, so each is refused anew.
+        let (status, refused) = answer(&client, &visit(lacking, json!({}))).await;
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!(-32021)), "{refused}");
+        assert_eq!(refused["error"]["data"]["requiredCapabilities"], json!({"elicitation": {"url": {}}}));
+    }
+    let can = json!({"elicitation": {"url": {}}});
+    let (status, asked) = answer(&client, &visit(can.clone(), json!({}))).await;
+    assert_eq!((status, &asked["result"]["resultType"]), (200, &json!("input_required")), "{asked}");
+    let question = &asked["result"]["inputRequests"]["elicitation_1"];
+    assert_eq!(question["method"], "elicitation/create", "{asked}");
+    assert_eq!(question["params"]["url"], "https://auth.example/sign-in");
+    let state = asked["result"]["requestState"].clone();
+    let went = json!({"requestState": state, "inputResponses": {"elicitation_1": {"action": "accept"}}});
+    let (_, done) = answer(&client, &visit(can, went)).await;
+    assert_eq!(done["result"]["content"][0]["text"], "visited", "{done}");
+    for code in [-32042, -32002, -32021] {
+        let failed = json!({"name": "fail", "arguments": {"code": code, "message": "old"}});
+        let (_, failed) = answer(&client, &request(1, "tools/call", failed)).await;
+        assert_eq!(failed["error"], json!({"code": -32000, "message": "old"}));
+    }
+}
