@@ -102,12 +102,13 @@ http_head() {
   {
     exec 3<>"/dev/tcp/127.0.0.1/$1"
   } 2>/dev/null || return 1
-  printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" >&3
+  printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" 2>/dev/null >&3 || return 1
+  # One that is still starting may hang up; what it has said until then is the answer.
   while IFS= read -r -t 5 line <&3; do
     line=${line%$'\r'}
     [[ -n $line ]] || break
     printf '%s\n' "$line"
-  done
+  done 2>/dev/null
   exec 3>&-
 }
 
