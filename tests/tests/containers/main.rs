@@ -13,6 +13,7 @@
 
 mod failures;
 mod reach;
+mod ready_made;
 mod services;
 mod stack;
 
@@ -33,6 +34,7 @@ use crate::reach::{
     a_wrapped_server_reaches_nothing, figures, nobody_is_root_and_nobody_writes,
     the_filter_answers_what_traefik_asks_and_nothing_else,
 };
+use crate::ready_made::{every_ready_made_service_does_its_work, what_was_remembered_is_still_known};
 use crate::services::a_service_appears_and_nobody_else_notices;
 use crate::stack::{Containers, call, echo, tell, told, until_it_works};
 
@@ -76,12 +78,14 @@ async fn the_stack_on_a_real_engine() {
     an_sdk_client_goes_the_whole_way(&gate, "ts-v2.mjs");
     nobody_is_root_and_nobody_writes(&stack);
     a_service_appears_and_nobody_else_notices(&stack, &tokens).await;
+    let remembered = every_ready_made_service_does_its_work(&stack).await;
     a_wrapped_server_reaches_nothing(&stack);
     if has_traefik {
         the_filter_answers_what_traefik_asks_and_nothing_else(&stack);
     }
     every_container_is_killed_once(&stack, &gate, &tokens, first).await;
     let tokens = logins_survive_down_and_up(&stack, &gate, &client, &tokens).await;
+    what_was_remembered_is_still_known(&stack, remembered).await;
     every_other_edge_does_the_same(&stack, &gate, &tokens, first).await;
     three_auth_services_share_the_work(&stack, &gate, &tokens).await;
     a_backup_brings_everything_back(&stack, &gate, &tokens).await;

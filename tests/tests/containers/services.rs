@@ -23,6 +23,14 @@ pub(crate) fn starts(stack: &Containers) -> BTreeMap<String, String> {
     .collect()
 }
 
+/// All of these run, and have since then.
+pub(crate) fn nobody_was_restarted(before: &BTreeMap<String, String>, stack: &Containers) {
+    let after = starts(stack);
+    for (part, start) in before {
+        assert_eq!(after.get(part), Some(start), "{part} was restarted");
+    }
+}
+
 pub(crate) async fn a_service_appears_and_nobody_else_notices(stack: &Containers, tokens: &Tokens) {
     let before = starts(stack);
     let gate = stack.gate("everything");
@@ -50,10 +58,7 @@ pub(crate) async fn a_service_appears_and_nobody_else_notices(stack: &Containers
     if stack.setting("COMPOSE_FILE").contains("traefik") {
         a_service_at_a_host_of_its_own(stack).await;
     }
-    let after = starts(stack);
-    for (part, start) in &before {
-        assert_eq!(after.get(part), Some(start), "{part} was restarted");
-    }
+    nobody_was_restarted(&before, stack);
     assert_eq!(session.call("echo", json!({ "message": "still" })).await.unwrap(), "Echo: still");
     tell(&format!("  a service was added: {} others as they were, an open session goes on", before.len()));
 }

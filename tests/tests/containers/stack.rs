@@ -88,6 +88,16 @@ impl Containers {
         networks[format!("{}_{network}", self.project)]["IPAddress"].as_str().expect(network).to_owned()
     }
 
+    /// The address of this machine in one of the stack's networks.
+    pub(crate) fn gateway(&self, network: &str) -> String {
+        let about = self.engine.inspect(&format!("{}_{network}", self.project)).unwrap();
+        about["IPAM"]["Config"][0]["Gateway"].as_str().map_or_else(
+            // Not written down where Docker has chosen it: the first of the network.
+            || about["IPAM"]["Config"][0]["Subnet"].as_str().unwrap().replace("0.64/26", "0.65"),
+            |address| address.split('/').next().unwrap().to_owned(),
+        )
+    }
+
     pub(crate) fn gate(&self, service: &str) -> Gate {
         let url = format!("http://localhost:{}", self.port);
         Gate::at(&url, &format!("{url}/{service}/mcp"))
