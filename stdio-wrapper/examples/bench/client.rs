@@ -98,6 +98,13 @@ impl Connection {
         self.read_answer().await
     }
 
+    /// Whether the last answer says that the call failed.
+    pub(crate) fn has_error(&self) -> bool {
+        [r#""isError":true"#, r#""error":{"#]
+            .iter()
+            .any(|sign| memchr::memmem::find(&self.buffer, sign.as_bytes()).is_some())
+    }
+
     /// The head of a request.
     pub(crate) fn head(&self, method: &str, fields: &str) -> String {
         let session = self.session.as_ref().map(|id| format!("mcp-session-id: {id}\r\n")).unwrap_or_default();

@@ -83,6 +83,10 @@ fn answer(
             std::process::id()
         );
     }
+    if message.method == Some("tools/list") {
+        let tools = r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}]}"#;
+        return writeln!(output, r#"{{"jsonrpc":"2.0","id":{id},"result":{tools}}}"#);
+    }
     if message.method == Some("ping") {
         return writeln!(output, r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
     }

@@ -85,6 +85,8 @@ pub(crate) async fn http(
     let mut warm = Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
     for _ in 0..20 {
         warm.post(&style.call(1, size)).await?;
+        // An error may be as long as an answer.
+        anyhow::ensure!(!warm.has_error(), "an error for an answer");
     }
     let start = Instant::now();
     let mut callers = Vec::new();
