@@ -1,9 +1,9 @@
 //! What the check costs at each edge proxy: allowed requests through the proxy with auth-service behind it, next to the
-//! same proxy with a check that answers the same headers and looks at nothing, in turns, in one run.
+//! same proxy with a bare actix handler that answers the same headers and looks at nothing, in turns, in one run.
 //!
 //!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench -- [SECONDS] [CONNECTIONS]
 //!
-//! The load, the service behind the edge and the floor's check run in this process; all of them share the machine.
+//! The load and the service behind the edge run in this process; the check of either side runs in its own. All share the machine.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,12 +11,17 @@
     reason = "a benchmark for people to run"
 )]
 
+use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{App, HttpResponse, HttpServer, web};
 use tests::upstream::Upstream;
 use tests::{Edge, Setup, Stack, raw};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 /// How often floor and check take turns.
@@ -41,30 +46,50 @@ impl Side {
     }
 }
 
-/// A check that says yes to everyone, with the headers of a real yes.
-async fn yes_to_everyone(headers: String) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let answer = format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            stream.set_nodelay(true).unwrap();
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let (mut received, mut buffer) = (Vec::new(), vec![0; 8192]);
-                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    received.extend_from_slice(buffer.get(..count).unwrap_or_default());
-                    while let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") {
-                        received.drain(..end + 4);
-                        if stream.write_all(answer.as_bytes()).await.is_err() {
-                            return;
-                        }
-                    }
+/// The floor's check: an actix handler that says yes to everyone, in a process of its own as auth-service is.
+struct BareHandler {
+    port: u16,
+    _process: Child,
+}
+
+/// Makes this program the bare handler. It reads the headers to answer with, and prints its port.
+const BARE: &str = "--bare-handler";
+
+impl BareHandler {
+    async fn start(headers: &str) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .arg(BARE)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        process.stdin.take().unwrap().write_all(headers.as_bytes()).await.unwrap();
+        let mut port = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).await.unwrap();
+        Self { port: port.trim().parse().expect("the bare handler prints its port"), _process: process }
+    }
+
+    fn serve() {
+        let text = std::io::read_to_string(std::io::stdin()).unwrap();
+        let headers = text.lines().filter_map(|line| line.split_once(": "));
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        // Shared: actix clones a handler for every request.
+        let headers: Arc<[(HeaderName, HeaderValue)]> = headers.collect();
+        let server = HttpServer::new(move || {
+            let headers = Arc::clone(&headers);
+            App::new().default_service(web::to(move || {
+                let mut response = HttpResponse::Ok().finish();
+                for (name, value) in headers.iter() {
+                    response.headers_mut().insert(name.clone(), value.clone());
                 }
-            });
-        }
-    });
-    port
+                std::future::ready(response)
+            }))
+        });
+        let server = server.keep_alive(Duration::from_secs(90)).bind("127.0.0.1:0").unwrap();
+        println!("{}", server.addrs().first().unwrap().port());
+        actix_web::rt::System::new().block_on(server.run()).unwrap();
+    }
 }
 
 /// The identity headers of a yes, as auth-service gives them to this token.
@@ -142,8 +167,14 @@ fn print(what: &str, floor: &mut Side, check: &mut Side) {
     );
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    if std::env::args().nth(1).is_some_and(|argument| argument == BARE) {
+        return BareHandler::serve();
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(compare());
+}
+
+async fn compare() {
     let mut arguments = std::env::args().skip(1);
     let seconds = arguments.next().map_or(2, |text| text.parse().expect("SECONDS is a number"));
     let connections = arguments.next().map_or(16, |text| text.parse().expect("CONNECTIONS is a number"));
@@ -164,7 +195,8 @@ async fn main() {
         let setup = Setup::as_shipped().in_front_of(upstream.port);
         let real = setup.clone().through(edge).start().await;
         let token = real.log_in().await.access_token;
-        let port = yes_to_everyone(headers_of_a_yes(&real, &token).await).await;
+        let bare_handler = BareHandler::start(&headers_of_a_yes(&real, &token).await).await;
+        let port = bare_handler.port;
         // gRPC has no floor of its own here: it stands next to the HTTP form's.
         let floor_edge = if edge == Edge::EnvoyGrpc { Edge::EnvoyHttp } else { edge };
         let floor = setup.through(floor_edge).checked_at(port).with_any_answer().start().await;
