@@ -1,8 +1,6 @@
 //! One of everything that a store keeps, under names that are known, and the proof that all of it is there: what exports,
 //! imports, upgrades and new keys must not lose.
 
-use std::time::Duration;
-
 use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
 use auth_service::domain::clock::UnixTime;
@@ -16,8 +14,8 @@ use auth_service::store::{FoundCode, Redemption, Rotation, Store};
 
 use super::keys::TERMS;
 use super::things::{
-    DAY, GRACE, HOUR, NOW, account, client, code, document_client, grant, hash, held, later, register,
-    successor, usage,
+    DAY, GRACE, HOUR, NOW, account, asked_for_device, client, code, document_client, grant, hash, held,
+    later, register, successor, usage,
 };
 
 const ISSUER: &str = "https://idp.example";
@@ -63,19 +61,7 @@ fn refreshed() -> Grant {
 }
 
 fn device() -> DeviceAuthorization {
-    DeviceAuthorization {
-        grant_id: GrantId::new([12; 32]),
-        client_id: public().id,
-        registration: public().registration,
-        resources: vec![],
-        scope: "mcp".parse().unwrap(),
-        asked_at: NOW,
-        asked_from: None,
-        expires_at: later(Duration::from_secs(600)),
-        interval: 5,
-        polled_at: None,
-        state: DeviceState::Pending,
-    }
+    asked_for_device(&public(), GrantId::new([12; 32]))
 }
 
 fn user_code() -> UserCode {

@@ -10,24 +10,13 @@ use auth_service::domain::pushed_request::PushedRequest;
 use auth_service::store::{Redemption, Registration};
 
 use super::things::{
-    DAY, HOUR, NOW, account, client, code, grant, granted, hash, held, later, random, register, terms, usage,
+    DAY, HOUR, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, random,
+    register, terms, usage,
 };
 use super::worlds::World;
 
 fn asked(client: &Client) -> DeviceAuthorization {
-    DeviceAuthorization {
-        grant_id: GrantId::new(random()),
-        client_id: client.id.clone(),
-        registration: client.registration.clone(),
-        resources: vec![],
-        scope: "mcp".parse().unwrap(),
-        asked_at: NOW,
-        asked_from: None,
-        expires_at: later(Duration::from_secs(600)),
-        interval: 5,
-        polled_at: None,
-        state: DeviceState::Pending,
-    }
+    asked_for_device(client, GrantId::new(random()))
 }
 
 fn user_code(letter: char) -> UserCode {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use auth_service::domain::clock::UnixTime;
-use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
+use auth_service::domain::device::{DeviceState, UserCode};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::SystemRandomSource;
@@ -11,7 +11,8 @@ use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{PendingStore as _, Redemption, Rotation, Store, transfer};
 
 use super::things::{
-    DAY, GRACE, NOW, account, client, code, grant, granted, hash, held, later, register, successor, usage,
+    DAY, GRACE, NOW, account, asked_for_device, client, code, grant, granted, hash, held, register,
+    successor, usage,
 };
 use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
@@ -27,19 +28,7 @@ async fn counted<T>(way: &Chaos, call: impl Future<Output = T>) -> (usize, T) {
 async fn allowed_device(store: &dyn Store, name: &str, letter: char) -> (TokenHash, Grant) {
     let client = store.client(&super::things::id("a"), NOW).await.unwrap().unwrap();
     let of_code = code(&client, &account("ana").subject, NOW);
-    let asked = DeviceAuthorization {
-        grant_id: of_code.grant_id.clone(),
-        client_id: client.id.clone(),
-        registration: client.registration.clone(),
-        resources: vec![],
-        scope: "mcp".parse().unwrap(),
-        asked_at: NOW,
-        asked_from: None,
-        expires_at: later(Duration::from_secs(600)),
-        interval: 5,
-        polled_at: None,
-        state: DeviceState::Pending,
-    };
+    let asked = asked_for_device(&client, of_code.grant_id.clone());
     let user_code = UserCode::parse(&letter.to_string().repeat(8)).unwrap();
     assert!(store.add_device(&hash(name), &user_code, &asked).await.unwrap());
     let yes = DeviceState::Allowed { subject: of_code.subject.clone(), authenticated_at: NOW };

@@ -8,6 +8,7 @@ use auth_service::domain::client::{
     RegistrationId,
 };
 use auth_service::domain::clock::{Random, UnixTime};
+use auth_service::domain::device::{DeviceAuthorization, DeviceState};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::domain::pkce::CodeChallenge;
@@ -206,4 +207,21 @@ pub(crate) fn access_token(keys: &KeyRing, grant: &Grant, at: UnixTime) -> Strin
         act: None,
     };
     keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
+}
+
+/// A device's request that nobody has decided on, of ten minutes.
+pub(crate) fn asked_for_device(client: &Client, grant_id: GrantId) -> DeviceAuthorization {
+    DeviceAuthorization {
+        grant_id,
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        resources: vec![],
+        scope: "mcp".parse().unwrap(),
+        asked_at: NOW,
+        asked_from: None,
+        expires_at: later(Duration::from_secs(600)),
+        interval: 5,
+        polled_at: None,
+        state: DeviceState::Pending,
+    }
 }

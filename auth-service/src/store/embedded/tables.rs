@@ -28,7 +28,7 @@ pub(super) enum Table {
     Codes,
     /// Grant id → grant.
     Grants,
-    /// Refresh token hash → grant id, for live and used tokens.
+    /// Hash of a refresh token of the first release → grant id; those of today name their grant.
     RefreshTokens,
     /// Device code hash → device authorization.
     Devices,

@@ -195,7 +195,7 @@ impl Keys {
         self.key(&format!("g:{}", hashed(id.as_str())), "grant")
     }
 
-    /// Leads from a refresh token, live or used, to its grant.
+    /// Leads from a refresh token of the first release, live or used, to its grant.
     pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
         self.key(&format!("r:{}", token.text()), "grant")
     }
