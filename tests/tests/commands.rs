@@ -1,0 +1,52 @@
+//! What scripts and documents tell cargo to run is there to be run.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use tests::places::repository;
+
+/// Kind and name of everything that cargo can run here.
+fn targets() -> BTreeSet<(String, String)> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--locked", "--no-deps", "--format-version", "1"]).current_dir(repository());
+    let metadata: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    let packages = metadata.get("packages").and_then(Value::as_array).unwrap().iter();
+    let targets = packages.flat_map(|package| package.get("targets").and_then(Value::as_array).unwrap());
+    let pair = |target: &Value| {
+        let kind = target.pointer("/kind/0").and_then(Value::as_str).unwrap();
+        (kind.to_owned(), target.get("name").and_then(Value::as_str).unwrap().to_owned())
+    };
+    targets.map(pair).collect()
+}
+
+/// Every tracked script and document.
+fn files() -> Vec<String> {
+    let mut command = Command::new("git");
+    command.args(["ls-files", "*.md", "scripts", ".ci", "stdio-wrapper/tests"]).current_dir(repository());
+    let printed = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    printed.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
+    let targets = targets();
+    let (mut seen, mut missing) = (0, Vec::new());
+    for file in files() {
+        // What is not text tells cargo nothing.
+        let Ok(text) = fs::read_to_string(repository().join(&file)) else { continue };
+        let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || "`'\"()".contains(c)).collect();
+        for pair in words.windows(2) {
+            let [option, name] = pair else { continue };
+            let Some(kind @ ("example" | "test" | "bin")) = option.strip_prefix("--") else { continue };
+            seen += 1;
+            if !targets.contains(&(kind.to_owned(), (*name).to_owned())) {
+                missing.push(format!("{file}: --{kind} {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "cargo knows none of these:\n{}", missing.join("\n"));
+    assert!(seen > 20, "only {seen} commands were found");
+}
