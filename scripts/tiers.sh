@@ -54,7 +54,7 @@ auth_service_command() {
     OPS_LISTEN="127.0.0.1:$AUTH_OPS_PORT"
     LOG_FORMAT="${LOG_FORMAT:-text}"
     RUST_LOG="${RUST_LOG:-info}"
-    "${DIE_WITH_PARENT[@]}" "$TARGET/$PROFILE/auth-service"
+    "${DIE_WITH_PARENT[@]}" "$PROGRAMS/auth-service"
   )
 }
 
@@ -105,7 +105,7 @@ start_wrapper() {
       command=("$TOOLS/node/bin/node" "$TOOLS/npm/node_modules/@modelcontextprotocol/server-everything/dist/index.js" stdio)
       ;;
     time) SERVER_TEXT=mcp-server-time command=("$TOOLS/venv/bin/mcp-server-time" --local-timezone UTC) ;;
-    example) SERVER_TEXT="the example server of this repository" command=("$TARGET/$PROFILE/example-server") ;;
+    example) SERVER_TEXT="the example server of this repository" command=("$PROGRAMS/example-server") ;;
   esac
   start stdio-wrapper env \
     LISTEN="127.0.0.1:$WRAPPER_PORT" \
@@ -116,7 +116,7 @@ start_wrapper() {
     ISSUER="$ISSUER" \
     RESOURCE="$MCP_URL" \
     LOG="${RUST_LOG:-info}" \
-    "${DIE_WITH_PARENT[@]}" "$TARGET/$PROFILE/stdio-wrapper" -- "${command[@]}"
+    "${DIE_WITH_PARENT[@]}" "$PROGRAMS/stdio-wrapper" -- "${command[@]}"
 }
 
 # render_edge TEMPLATE FILE NAME=VALUE…: the shipped configuration of an edge proxy, filled in for this machine.

@@ -6,7 +6,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,58 +14,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use tests::Gate;
 use tests::browser::Person;
-use tests::places::{binary_dir, free_port, repository, tool, tools_dir};
+use tests::engine::clean_clone;
+use tests::places::{binary, free_port, repository, tool, tools_dir};
 use tests::process::{self, Process, kill_9};
 
-/// From the first line to "Ready", with a build in it.
-const READY: Duration = Duration::from_secs(900);
+/// From the first line to "Ready".
+const READY: Duration = Duration::from_secs(60);
 /// From Ctrl-C to the end.
 const STOP: Duration = Duration::from_secs(30);
-
-/// A clone of this repository in which nothing has been built, and a target directory that it builds into.
-///
-/// What is changed and not yet committed comes along, so that a developer tests what is on the screen. Dependencies are
-/// copied from this build: compiling them once more would prove nothing and take minutes. The target directory cannot
-/// be shared, since the same crate at two places would be taken for one.
-fn clone() -> &'static (PathBuf, PathBuf) {
-    static CLONE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
-    CLONE.get_or_init(|| {
-        let base = binary_dir().parent().expect("target/debug lies in target").join("clean-clone");
-        let (checkout, target) = (base.join("checkout"), base.join("target"));
-        if checkout.exists() {
-            fs::remove_dir_all(&checkout).unwrap();
-        }
-        fs::create_dir_all(&target).unwrap();
-        sh(&base, &format!("git clone --quiet --no-hardlinks '{}' checkout", repository().display()));
-        sh(
-            repository(),
-            &format!(
-                "git ls-files -z --modified --others --exclude-standard \
-                 | tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null | tar -C '{}' -mxf -",
-                checkout.display()
-            ),
-        );
-        if !target.join("debug").exists() {
-            let to = target.join("debug").display().to_string();
-            let libraries =
-                r"find deps \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' -o -name '*.d' \) -print0";
-            sh(
-                &binary_dir(),
-                &format!(
-                    "mkdir -p '{to}' && cp -a .fingerprint build '{to}/' \
-                     && {libraries} | tar --null --files-from=- -cf - | tar -C '{to}' -xf -"
-                ),
-            );
-        }
-        (checkout, target)
-    })
-}
-
-fn sh(dir: &Path, command: &str) {
-    let status =
-        Command::new("bash").args(["-euo", "pipefail", "-c", command]).current_dir(dir).status().unwrap();
-    assert!(status.success(), "`{command}` ended with {status}");
-}
 
 /// `scripts/up --native` over a data directory.
 struct Up {
@@ -75,19 +30,25 @@ struct Up {
 }
 
 impl Up {
+    /// From a clone in which nothing has been built. The programs are those of this build: compiling them once more
+    /// would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
-        // Named before anything is built, so that what is missing is said at once.
         tool("envoy");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");
-        let (checkout, target) = clone();
+        let dir = data.parent().expect("the data directory lies in the test's directory");
+        let checkout = dir.join("checkout");
+        if !checkout.exists() {
+            clean_clone(repository(), dir).unwrap();
+        }
         let mut command = process::command(checkout.join("scripts/up"));
         command
-            .args(["--native", "--debug", "--port", &port.to_string(), "--data"])
+            .args(["--native", "--port", &port.to_string(), "--data"])
             .arg(data)
-            .env("CARGO_TARGET_DIR", target)
+            .arg("--programs")
+            .arg(binary("auth-service").parent().unwrap())
             .env("MCP_GATE_TOOLS", tools_dir())
             .current_dir("/");
-        let process = Process::start(name, &mut command, data.parent().unwrap());
+        let process = Process::start(name, &mut command, dir);
         Self { process, data: data.to_path_buf() }
     }
 
@@ -254,4 +215,19 @@ fn a_taken_port_is_one_clear_line() {
         output.starts_with(&format!("error: Port {port} is taken by another program. Stop it,")),
         "{output}"
     );
+}
+
+#[test]
+fn programs_that_are_not_there_are_one_clear_line() {
+    let ended = Command::new(repository().join("scripts/up"))
+        .args(["--native", "--programs", "/nowhere"])
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        error.starts_with("error: --programs /nowhere: auth-service and stdio-wrapper are not"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
