@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::child::{Launcher, LineFraming, Reaper, Spec};
+use crate::child::{Launcher, LineFraming, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
@@ -31,6 +31,8 @@ pub struct World {
 pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let reaper = Reaper::install();
+    let files = raise_files();
+    tracing::debug!(files, "that many files may be open");
     let launcher = Launcher::new(spec(&config), Handle::current(), Arc::clone(&reaper), Arc::clone(&metrics));
     let sessions = Sessions::new(
         settings(&config),

@@ -1,5 +1,6 @@
 //! Processes, and an HTTP/1.1 client that does just enough, so that it costs little next to what it measures.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -31,6 +32,41 @@ impl Process {
     pub(crate) fn resident_mib(&self) -> u64 {
         self.resident_kib() / 1024
     }
+}
+
+/// Processor time that a process and its children have used, user and system.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Used {
+    own: Duration,
+    children: BTreeMap<u32, Duration>,
+}
+
+impl Used {
+    pub(crate) fn now(id: u32) -> Self {
+        // Threads of a process start children for it, and the kernel lists them by thread.
+        let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+        let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+        let children: String = lists.map(Result::unwrap_or_default).collect();
+        let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+        Self { own: used_by(id), children: children.map(|child| (child, used_by(child))).collect() }
+    }
+
+    /// Of the process, and of the child that was busiest, since then.
+    pub(crate) fn since(&self, before: &Self) -> (Duration, Duration) {
+        let children = self.children.iter().map(|(child, used)| {
+            used.saturating_sub(before.children.get(child).copied().unwrap_or_default())
+        });
+        (self.own.saturating_sub(before.own), children.max().unwrap_or_default())
+    }
+}
+
+fn used_by(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // proc_pid_stat(5): after the name, which may hold anything, utime and stime are the 12th and 13th field.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    // The unit that the kernel shows programs is a hundredth of a second on every architecture we build for.
+    Duration::from_millis(10 * ticks)
 }
 
 /// Waits until something listens.

@@ -14,6 +14,14 @@ pub(crate) struct Outcome {
     pub(crate) per_second: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    calls: u32,
+}
+
+impl Outcome {
+    /// What of a sum falls to one call.
+    pub(crate) fn a_call(&self, sum: Duration) -> Duration {
+        sum.checked_div(self.calls).unwrap_or_default()
+    }
 }
 
 fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
@@ -21,7 +29,8 @@ fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
     let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let per_second = times.len() as f64 / elapsed.as_secs_f64();
-    Outcome { per_second, p50: at(50), p99: at(99) }
+    let calls = u32::try_from(times.len()).unwrap_or(u32::MAX);
+    Outcome { per_second, p50: at(50), p99: at(99), calls }
 }
 
 /// How a client speaks.

@@ -8,6 +8,7 @@
 //! bench echo          the compiled echo child
 //! bench bare PORT     the bare handler
 //! bench bridge PORT WORKERS COMMAND…   the smallest bridge
+//! bench load NAME=URL [--seconds N] [--in-flight N] [--size BYTES]
 //! bench soak --wrapper PATH [--seconds N]
 //! bench streams --wrapper PATH [--count N]
 //! ```
@@ -23,7 +24,7 @@ mod soak;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -68,6 +69,18 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Load on what listens already, for a profile of it.
+    Load {
+        /// A peer's name and URL, as for `run`.
+        peer: String,
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        #[arg(long, default_value_t = 16)]
+        in_flight: usize,
+        /// Bytes of a result.
+        #[arg(long, default_value_t = 100)]
+        size: usize,
+    },
     /// Idle streams held.
     Streams {
         #[arg(long)]
@@ -94,6 +107,9 @@ struct Run {
     /// Only results of 100 bytes.
     #[arg(long)]
     small: bool,
+    /// Calls in flight.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
+    in_flight: Vec<usize>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -106,6 +122,12 @@ fn main() -> anyhow::Result<()> {
         Command::Bare { port } => floors::bare(port),
         Command::Bridge { port, workers, command } => bridge::serve(port, workers, &command),
         Command::Run(run) => block_on(compare(&run)),
+        Command::Load { peer, seconds, in_flight, size } => block_on(async {
+            let mut report = report::Report::new(Duration::from_secs(seconds));
+            report::Report::heading(size, in_flight);
+            report.http(&target(&peer)?, size, in_flight, None).await;
+            Ok(())
+        }),
         Command::Soak { wrapper, seconds } => block_on(soak::sessions(&wrapper, seconds)),
         Command::Streams { wrapper, count } => block_on(soak::streams(&wrapper, count)),
     }
@@ -120,6 +142,8 @@ struct Target {
     name: String,
     host: String,
     path: String,
+    /// Whose processor time is of interest.
+    process: Option<u32>,
 }
 
 async fn compare(run: &Run) -> anyhow::Result<()> {
@@ -133,6 +157,7 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
         name: "bare handler".to_owned(),
         host: "127.0.0.1:18590".to_owned(),
         path: "/mcp".to_owned(),
+        process: None,
     };
 
     let mut children = vec![("compiled echo".to_owned(), echo)];
@@ -143,27 +168,22 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
     let mut wrappers = Vec::new();
     for (index, (name, command)) in children.iter().enumerate() {
         let port = 18600 + 2 * u16::try_from(index)?;
-        wrappers.push((
-            name.clone(),
-            command.clone(),
-            Target {
-                name: format!("wrapper, {name}"),
-                host: format!("127.0.0.1:{port}"),
-                path: "/mcp".to_owned(),
-            },
-            start_wrapper(&run.wrapper, port, command).await?,
-        ));
+        let process = start_wrapper(&run.wrapper, port, command).await?;
+        let target = Target {
+            name: format!("wrapper, {name}"),
+            host: format!("127.0.0.1:{port}"),
+            path: "/mcp".to_owned(),
+            process: Some(process.id()),
+        };
+        wrappers.push((name.clone(), command.clone(), target, process));
     }
     let mut peers = Vec::new();
     for peer in &run.peers {
-        let (name, url) = peer.split_once('=').context("--peer is NAME=URL")?;
-        let rest = url.strip_prefix("http://").context("a peer's URL starts with http://")?;
-        let Some((host, path)) = rest.split_once('/') else { bail!("a peer's URL has a path") };
-        peers.push(Target { name: name.to_owned(), host: host.to_owned(), path: format!("/{path}") });
+        peers.push(target(peer)?);
     }
     let sizes: &[usize] = if run.small { &[100] } else { &[100, 1_000_000] };
     for size in sizes {
-        for in_flight in [1, 16, 64] {
+        for &in_flight in &run.in_flight {
             report::Report::heading(*size, in_flight);
             report.http(&bare, *size, in_flight, None).await;
             for (name, command, target, _) in &wrappers {
@@ -184,6 +204,13 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
         println!("resident memory of the wrapper after all this, {name}: {} MiB", process.resident_mib());
     }
     first_byte::compare(&run.wrapper, &children).await
+}
+
+fn target(peer: &str) -> anyhow::Result<Target> {
+    let (name, url) = peer.split_once('=').context("a peer is NAME=URL")?;
+    let rest = url.strip_prefix("http://").context("a peer's URL starts with http://")?;
+    let (host, path) = rest.split_once('/').context("a peer's URL has a path")?;
+    Ok(Target { name: name.to_owned(), host: host.to_owned(), path: format!("/{path}"), process: None })
 }
 
 async fn start_wrapper(binary: &str, port: u16, command: &[String]) -> anyhow::Result<client::Process> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::Target;
-use crate::client::{Process, wait_for};
+use crate::client::{Process, Used, wait_for};
 use crate::load::{self, Outcome, Style};
 
 /// Where the first of the smallest bridges listens; each has a port of its own, since the one before may still be there.
@@ -40,6 +40,7 @@ impl Report {
     ) {
         let measured = load::http(&target.host, &target.path, Style::Session, size, in_flight, self.time);
         let limit = self.time * 3 + Duration::from_secs(10);
+        let meter = Meter::start(target.process);
         let outcome = match tokio::time::timeout(limit, measured).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => return println!("  {:34} failed: {error:#}", target.name),
@@ -60,9 +61,10 @@ impl Report {
                 self.wrapper = outcome;
                 let _ = write!(ratios, ", {:.2} of bare", outcome.per_second / self.bare.per_second);
             }
-        } else {
+        } else if self.wrapper.per_second > 0.0 {
             ratios = format!("wrapper is {:.1} ×", self.wrapper.per_second / outcome.per_second);
         }
+        ratios += &meter.read(outcome);
         line(&target.name, outcome, &ratios);
     }
 
@@ -74,8 +76,9 @@ impl Report {
         size: usize,
         in_flight: usize,
     ) -> anyhow::Result<Outcome> {
+        let meter = Meter::start(None);
         let outcome = load::direct(command, Style::Session, size, in_flight, self.time).await?;
-        line(&format!("direct, {name}"), outcome, "");
+        line(&format!("direct, {name}"), outcome, &meter.read(outcome));
         Ok(outcome)
     }
 
@@ -88,29 +91,54 @@ impl Report {
         in_flight: usize,
         direct: Outcome,
     ) -> anyhow::Result<Outcome> {
-        let mut best: Option<(usize, Outcome)> = None;
+        let mut best: Option<(usize, Outcome, String)> = None;
         for workers in [1, 2] {
             let port = BRIDGE + self.bridges;
             self.bridges += 1;
             let mut own = vec![std::env::current_exe()?.display().to_string()];
             own.extend(["bridge".to_owned(), port.to_string(), workers.to_string()]);
             own.extend(command.iter().cloned());
-            let _process = Process::start(&own)?;
+            let process = Process::start(&own)?;
             let host = format!("127.0.0.1:{port}");
             wait_for(&host).await?;
+            let meter = Meter::start(Some(process.id()));
             let outcome = load::http(&host, "/mcp", Style::Session, size, in_flight, self.time).await?;
-            if best.is_none_or(|(_, best)| best.per_second < outcome.per_second) {
-                best = Some((workers, outcome));
+            if best.as_ref().is_none_or(|(_, best, _)| best.per_second < outcome.per_second) {
+                best = Some((workers, outcome, meter.read(outcome)));
             }
         }
-        let (workers, outcome) = best.context("no measurement")?;
+        let (workers, outcome, used) = best.context("no measurement")?;
         let mut ratios = format!("{:.2} of direct", outcome.per_second / direct.per_second);
         if name.contains("compiled") {
             let _ = write!(ratios, ", {:.2} of bare", outcome.per_second / self.bare.per_second);
         }
-        let _ = write!(ratios, " (threads: {workers})");
+        let _ = write!(ratios, " (threads: {workers}){used}");
         line(&format!("bridge, {name}"), outcome, &ratios);
         Ok(outcome)
+    }
+}
+
+/// Processor time a call, of the load generator and of what is measured. It moves less than calls a second do when the
+/// machine has other work.
+struct Meter {
+    generator: Used,
+    process: Option<(u32, Used)>,
+}
+
+impl Meter {
+    fn start(process: Option<u32>) -> Self {
+        Self { generator: Used::now(std::process::id()), process: process.map(|id| (id, Used::now(id))) }
+    }
+
+    fn read(&self, outcome: Outcome) -> String {
+        let (generator, _) = Used::now(std::process::id()).since(&self.generator);
+        let mut text = format!("  processor a call: generator {:.1?}", outcome.a_call(generator));
+        if let Some((id, before)) = &self.process {
+            let (own, child) = Used::now(*id).since(before);
+            // Writing to a string cannot fail.
+            let _ = write!(text, ", itself {:.1?}, child {:.1?}", outcome.a_call(own), outcome.a_call(child));
+        }
+        text
     }
 }
 

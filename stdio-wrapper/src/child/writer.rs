@@ -1,5 +1,6 @@
-//! The way into a child: messages queue, bounded in bytes, and one task writes them, several with one call. A caller on
-//! another thread than that task writes by itself when nothing else goes on: waking the task would cost more than that.
+//! The way into a child: messages queue, bounded in bytes, and one task writes them, several with one call. While that
+//! task's thread has time to spare, a caller writes by itself in place of that: a child that waits for work then has it
+//! sooner. Under pressure the calls that are saved are worth more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,8 @@ use std::thread::ThreadId;
 use bytes::{Bytes, BytesMut};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, Semaphore};
+
+use super::pressure::Pressure;
 
 /// Bytes in one unit of the queue's budget.
 const UNIT: usize = 256;
@@ -46,6 +49,8 @@ struct Backlog {
     is_writing: bool,
     /// Close when the queue is empty.
     is_closing: bool,
+    /// On the thread of the writing task.
+    pressure: Pressure,
 }
 
 impl Outbox {
@@ -57,6 +62,7 @@ impl Outbox {
             frames: VecDeque::new(),
             is_writing: false,
             is_closing: false,
+            pressure: Pressure::of_this_thread(),
         };
         let shared = Arc::new(Shared {
             backlog: Mutex::new(backlog),
@@ -102,9 +108,8 @@ impl Shared {
     fn take(&self, mut frame: Bytes, is_alone: bool) -> Result<(), Closed> {
         let cost = self.cost(frame.len());
         let mut backlog = self.backlog();
-        let Some(stdin) = backlog.stdin.as_ref().filter(|_| !backlog.is_closing) else { return Err(Closed) };
-        let may_write = is_alone && backlog.frames.is_empty() && !backlog.is_writing;
-        if may_write && std::thread::current().id() != self.home {
+        let stdin = backlog.stdin.clone().filter(|_| !backlog.is_closing).ok_or(Closed)?;
+        if backlog.frames.is_empty() && !backlog.is_writing && self.is_for_caller(&mut backlog, is_alone) {
             match stdin.try_write(&frame) {
                 Ok(count) if count == frame.len() => {
                     self.budget.add_permits(cost as usize);
@@ -123,6 +128,12 @@ impl Shared {
         drop(backlog);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Whether a caller writes by itself, given that nothing waits before its message.
+    fn is_for_caller(&self, backlog: &mut Backlog, is_alone: bool) -> bool {
+        // From another thread even a busy task would have to be woken for this one message.
+        !backlog.pressure.is_high() || (is_alone && std::thread::current().id() != self.home)
     }
 
     /// The next messages to write; `None` ends the task.

@@ -58,7 +58,9 @@ pub(super) async fn wait(
 
 fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
     let mut response = HttpResponse::Ok();
-    response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
+    response
+        .insert_header((header::CONTENT_TYPE, header::HeaderValue::from_static("application/json")))
+        .insert_header((header::CACHE_CONTROL, header::HeaderValue::from_static("no-store")));
     let mut response = if form == Form::Batch {
         response.body(gather(&answers))
     } else {

@@ -5,15 +5,22 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, Uri};
 use url::Url;
 
-use super::SESSION_ID;
 use super::problem::Problem;
 use crate::config::Sites;
 use crate::identity::Header;
 use crate::modern::{self, Field, Fields};
 use crate::protocol::{Code, EventId, Version};
 
+// Parsed once, since every request looks for them.
 /// Header with the revision (2025-06-18 and later).
-const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+static SESSION_ID: HeaderName = HeaderName::from_static(super::SESSION_ID);
+static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+static METHOD: HeaderName = HeaderName::from_static("mcp-method");
+static NAME: HeaderName = HeaderName::from_static("mcp-name");
+
+/// How SDKs say what they read, word for word; it holds for POST and GET.
+const USUAL: &str = "application/json, text/event-stream";
 
 /// What a client must be ready to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,9 +121,11 @@ impl<'r> RequestHeaders<'r> {
             Accepts::JsonAndEvents => &["application/json", "text/event-stream"],
             Accepts::Events => &["text/event-stream"],
         };
-        let values: Vec<&str> =
-            self.headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok()).collect();
-        if wanted.iter().all(|media| values.iter().any(|value| takes(value, media))) {
+        if matches!(self.one(&header::ACCEPT), Header::One(USUAL)) {
+            return Ok(());
+        }
+        let values = || self.headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+        if wanted.iter().all(|media| values().any(|value| takes(value, media))) {
             return Ok(());
         }
         let message = format!("The client must accept {}.", wanted.join(" and "));
@@ -125,7 +134,7 @@ impl<'r> RequestHeaders<'r> {
 
     /// The revision named in the header, which must be one with sessions.
     pub(super) fn check_version(self) -> Result<Option<Version>, Problem> {
-        let text = match self.one_named(PROTOCOL_VERSION) {
+        let text = match self.one(&PROTOCOL_VERSION) {
             Header::Absent => return Ok(None),
             Header::One(text) => text.trim(),
             Header::Ambiguous => {
@@ -144,7 +153,7 @@ impl<'r> RequestHeaders<'r> {
 
     /// The session's id, if one is named.
     pub(super) fn session_id(self) -> Result<Option<&'r str>, Problem> {
-        match self.one_named(SESSION_ID) {
+        match self.one(&SESSION_ID) {
             Header::Absent => Ok(None),
             Header::One(id) => Ok(Some(id)),
             Header::Ambiguous => Err(Problem::bad_request("The Mcp-Session-Id header must be there once.")),
@@ -153,7 +162,7 @@ impl<'r> RequestHeaders<'r> {
 
     /// Where to resume.
     pub(super) fn last_event_id(self) -> Result<Option<EventId>, Problem> {
-        match self.one_named("last-event-id") {
+        match self.one(&LAST_EVENT_ID) {
             Header::Absent => Ok(None),
             Header::One(text) => match EventId::parse(text.trim()) {
                 Some(id) => Ok(Some(id)),
@@ -165,34 +174,30 @@ impl<'r> RequestHeaders<'r> {
 
     /// The headers that mirror the body (2026-07-28).
     pub fn fields(self) -> Fields<'r> {
-        let field = |header: Header<'r>| match header {
-            Header::Absent => Field::Absent,
-            Header::One(text) => Field::One(text.trim_matches([' ', '\t'])),
-            Header::Ambiguous => Field::Ambiguous,
-        };
         let params = self.headers.keys().filter_map(|name| {
             let token = name.as_str().strip_prefix("mcp-param-")?;
             Some((token.to_owned(), field(read_one(self.headers.get_all(name)))))
         });
         Fields {
-            version: field(self.one_named(PROTOCOL_VERSION)),
-            method: field(self.one_named("mcp-method")),
-            name: field(self.one_named("mcp-name")),
+            version: self.version(),
+            method: field(self.one(&METHOD)),
+            name: field(self.one(&NAME)),
             params: params.collect(),
         }
     }
 
+    /// The revision that the headers name, whatever it is.
+    pub(super) fn version(self) -> Field<'r> {
+        field(self.one(&PROTOCOL_VERSION))
+    }
+
     /// Whether the request can only be one of the stateless revision, which knows no method but POST.
     pub(super) fn is_stateless(self) -> bool {
-        modern::is_modern_version(self.fields().version) && matches!(self.session_id(), Ok(None))
+        modern::is_modern_version(self.version()) && matches!(self.session_id(), Ok(None))
     }
 
     /// A header for the identity room.
     pub(super) fn identity(self, name: &'static str) -> Header<'r> {
-        self.one_named(name)
-    }
-
-    fn one_named(self, name: &str) -> Header<'r> {
         read_one(self.headers.get_all(name))
     }
 
@@ -206,6 +211,14 @@ fn read_one<'v>(mut values: impl Iterator<Item = &'v HeaderValue>) -> Header<'v>
         (None, _) => Header::Absent,
         (Some(Ok(text)), None) => Header::One(text),
         _ => Header::Ambiguous,
+    }
+}
+
+fn field(header: Header<'_>) -> Field<'_> {
+    match header {
+        Header::Absent => Field::Absent,
+        Header::One(text) => Field::One(text.trim_matches([' ', '\t'])),
+        Header::Ambiguous => Field::Ambiguous,
     }
 }
 
@@ -259,12 +272,13 @@ fn takes(accept: &str, media: &str) -> bool {
         let is_match = name.eq_ignore_ascii_case(media)
             || name == "*/*"
             || name.strip_suffix("/*").is_some_and(|start| start.eq_ignore_ascii_case(family));
-        let is_refused = range
-            .split(';')
-            .skip(1)
-            .filter_map(|parameter| parameter.trim().strip_prefix("q="))
-            .any(|quality| quality.trim().parse::<f32>().is_ok_and(|quality| quality <= 0.0));
-        is_match && !is_refused
+        let is_refused = || {
+            let parameters = range.split(';').skip(1);
+            parameters
+                .filter_map(|parameter| parameter.trim().strip_prefix("q="))
+                .any(|quality| quality.trim().parse::<f32>().is_ok_and(|quality| quality <= 0.0))
+        };
+        is_match && !is_refused()
     })
 }
 

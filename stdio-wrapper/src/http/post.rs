@@ -41,7 +41,7 @@ pub(super) async fn handle(
     headers.check_accept(Accepts::JsonAndEvents)?;
     let body = read_body(body, endpoint.max_body).await?;
     match parse(&body, endpoint.max_batch)? {
-        Body::Single(message) => match modern::era(&message, headers.fields().version)? {
+        Body::Single(message) => match modern::era(&message, headers.version())? {
             Era::Modern => super::modern::handle(request, endpoint, &caller, &message).await,
             Era::Legacy => single(request, endpoint, &caller, &message).await,
         },

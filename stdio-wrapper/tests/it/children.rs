@@ -286,3 +286,18 @@ async fn limits_of_the_kernel_hold_for_the_child() {
         assert!(line.split_whitespace().any(|word| word == value), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_low_limit_of_open_files_is_the_childs_and_not_ours() {
+    let wrapper = Wrapper::with_files(64).await;
+    // Two files each are more than 64.
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(tokio::net::TcpStream::connect(&wrapper.address).await.unwrap());
+    }
+    let client = wrapper.session().await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", client.server_pid)).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().nth(3), Some("64"), "{line}");
+}

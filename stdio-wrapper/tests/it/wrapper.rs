@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 /// The test server in Python.
 pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_stdio-wrapper");
+
 /// A running wrapper; it is stopped when the value goes.
 pub(crate) struct Wrapper {
     process: Child,
@@ -28,7 +30,17 @@ impl Wrapper {
 
     /// With any command and with variables of the wrapper's own.
     pub(crate) async fn run(options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
+        Self::launch(Command::new(PROGRAM), options, command, env).await
+    }
+
+    /// Started by a shell that lets its programs have no more than so many files open, unless they ask for more.
+    pub(crate) async fn with_files(files: u32) -> Self {
+        let mut process = Command::new("sh");
+        process.args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
+        Self::launch(process, &[], &["python3", CHILD], &[]).await
+    }
+
+    async fn launch(mut process: Command, options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
         process.args([
             "--listen=127.0.0.1:0",
             "--ops-listen=127.0.0.1:0",
