@@ -40,8 +40,12 @@ impl Up {
         if !checkout.exists() {
             clean_clone(repository(), dir).unwrap();
         }
-        let mut command = process::command(checkout.join("scripts/up"));
+        // Whoever started the tests may ignore SIGINT, as a shell does for what it runs in the background, and a script
+        // cannot undo that by itself.
+        let mut command = process::command("env");
         command
+            .arg("--default-signal=INT")
+            .arg(checkout.join("scripts/up"))
             .args(["--native", "--port", &port.to_string(), "--data"])
             .arg(data)
             .arg("--programs")

@@ -32,7 +32,7 @@ impl Pressure {
         Self { thread, since: Instant::now(), busy: Duration::ZERO, is_high: false }
     }
 
-    /// Whether the thread had work for nearly all of the last window.
+    /// Whether the thread had work for most of the last window.
     pub(super) fn is_high(&mut self) -> bool {
         let (now, Some(thread)) = (Instant::now(), &self.thread) else { return false };
         let window = now.duration_since(self.since);
