@@ -112,11 +112,6 @@ stack_up() {
   stack_files
   if [[ $LOCAL_IMAGES == yes ]]; then
     "$ROOT/scripts/base-images" || exit 1
-    if [[ $(setting TRAEFIK_IMAGE) != mcp-gate.local/* && $(setting COMPOSE_FILE) == *edge-traefik* ]]; then
-      EDGE=envoy
-      stack_files
-      say "  There is no image of Traefik, so Envoy is the edge."
-    fi
   fi
   example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||

@@ -159,7 +159,7 @@ start_edge() {
       if has_ipv6_loopback; then bind+=' ::1'; fi
       render_edge compose/caddy/Caddyfile.in Caddyfile EDGE_SITE="http://:$PORT" EDGE_BIND="$bind" MCP_URI=/mcp
       start caddy "${DIE_WITH_PARENT[@]}" env XDG_DATA_HOME="$DATA" XDG_CONFIG_HOME="$DATA" \
-        caddy run --adapter caddyfile --config "$DATA/Caddyfile"
+        "$EDGE_PROGRAM" run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
       # An entry point has one address, so that ::1 would need a second one, and routers for both.
@@ -169,7 +169,7 @@ start_edge() {
       render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
         EDGE_ADDRESS="$address" TRUSTED_IPS='' DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
-      start traefik "${DIE_WITH_PARENT[@]}" traefik --configFile="$DATA/traefik.yaml"
+      start traefik "${DIE_WITH_PARENT[@]}" "$EDGE_PROGRAM" --configFile="$DATA/traefik.yaml"
       ;;
   esac
 }

@@ -27,7 +27,7 @@ use tests::browser::Person;
 use tests::engine::Engine;
 use tests::places::{binary_dir, free_port, repository, tool, tools_dir};
 use tests::process::Process;
-use tests::{Edge, Gate, Registration, Tokens, engine, process};
+use tests::{Gate, Registration, Tokens, engine, process};
 
 use crate::failures::every_container_is_killed_once;
 use crate::reach::{
@@ -67,11 +67,7 @@ async fn the_stack_on_a_real_engine() {
         stack.set("COMPOSE_PROJECT_NAME", &stack.project);
         stack.set("SUBNET", "10.214");
     }
-    let has_traefik = Edge::Traefik.program().is_ok();
-    let first = if has_traefik { "traefik" } else { "envoy" };
-    if !has_traefik {
-        tell(&format!("SKIPPED {NAME}, through Traefik: there is no traefik on the PATH"));
-    }
+    let first = "traefik";
 
     let (client, tokens) = from_clean_clone_to_a_tool_call(&stack, first).await;
     let gate = stack.gate("everything");
@@ -80,9 +76,7 @@ async fn the_stack_on_a_real_engine() {
     a_service_appears_and_nobody_else_notices(&stack, &tokens).await;
     let remembered = every_ready_made_service_does_its_work(&stack).await;
     a_wrapped_server_reaches_nothing(&stack);
-    if has_traefik {
-        the_filter_answers_what_traefik_asks_and_nothing_else(&stack);
-    }
+    the_filter_answers_what_traefik_asks_and_nothing_else(&stack);
     every_container_is_killed_once(&stack, &gate, &tokens, first).await;
     let tokens = logins_survive_down_and_up(&stack, &gate, &client, &tokens).await;
     what_was_remembered_is_still_known(&stack, remembered).await;
