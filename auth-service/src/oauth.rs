@@ -22,5 +22,6 @@ mod client_auth;
 mod live_token;
 mod params;
 mod proof;
+mod requested_scope;
 mod responses;
 mod session;

@@ -32,6 +32,7 @@ mod it {
     mod policy;
     mod proxies;
     mod register;
+    mod scopes;
     mod store_away;
     mod token;
 }

@@ -131,6 +131,15 @@ fn includes(held: &str, needed: &str) -> bool {
     needed.strip_prefix(held).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
+/// The scopes that a client is told to ask for: what the call needs and what the caller was granted, since clients ask for
+/// just what they are told and would lose the rest (2025-11-25, "Scope Challenge Handling"). Without those that another of
+/// them includes, and without `offline_access`, which is for the client alone to ask.
+pub fn scopes_to_ask_for(needed: &[String], granted: &[String]) -> Vec<String> {
+    let all = sorted(needed.iter().chain(granted).filter(|scope| *scope != "offline_access").cloned());
+    let is_spare = |scope: &String| all.iter().any(|other| other != scope && includes(other, scope));
+    all.iter().filter(|scope| !is_spare(scope)).cloned().collect()
+}
+
 impl ToolRules {
     /// Reads a rule file.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -202,6 +211,14 @@ mod tests {
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_client_is_told_to_ask_for_what_it_needs_and_what_it_has() {
+        let asked = |needed, granted| scopes_to_ask_for(&words(needed), &words(granted));
+        assert_eq!(asked("mcp:write", "mcp:read offline_access"), words("mcp:read mcp:write"));
+        assert_eq!(asked("mcp notes:read", "mcp:read"), words("mcp notes:read"));
+        assert_eq!(asked("mcp:write", ""), words("mcp:write"));
     }
 
     #[test]

@@ -7,7 +7,8 @@ const { MCP_URL, ACCOUNT, PASSWORD, NEW_PASSWORD, MCP_GATE_TOOLS } = process.env
 const { TOOL = "echo", TOOL_ARGUMENTS = '{"message":"hello"}' } = process.env;
 // Without a name the client registers; with a URL it says who it is by a document (SEP-991).
 // With STEP_UP_FROM the first login asks for less than the server says is needed, and the second one for the rest.
-const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS, STEP_UP_FROM, GRANTS } = process.env;
+// With STEP_UP_IN_CALL the call is what the first login is too little for, and nothing is changed on the way.
+const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS, STEP_UP_FROM, STEP_UP_IN_CALL, GRANTS } = process.env;
 
 export const url = new URL(MCP_URL);
 export const load = createRequire(`${MCP_GATE_TOOLS}/npm/package.json`);
@@ -55,7 +56,7 @@ export class Provider {
   }
   saveClientInformation(client) {
     this.client = client;
-    report({ registered: Boolean(client.client_id) });
+    report({ registered: Boolean(client.client_id), registered_scope: client.scope });
   }
   tokens() {
     return this.held;
@@ -138,10 +139,36 @@ async function stepUp(sdk) {
   report({ done: true });
 }
 
+/** The call is refused for its scope: the SDK asks the person for the rest, and calls again. */
+async function stepUpInCall(sdk) {
+  const provider = new Provider();
+  await sdk.finish(await askForLogin(sdk, provider), provider.callback);
+  const call = async () => {
+    const { client, transport } = sdk.connect(provider);
+    await client.connect(transport);
+    try {
+      const { content } = await client.callTool({ name: TOOL, arguments: JSON.parse(TOOL_ARGUMENTS) });
+      report({ called: content });
+      await transport.terminateSession?.();
+      await client.close();
+    } catch (error) {
+      if (!sdk.isUnauthorized(error)) throw error;
+      return { client, transport };
+    }
+  };
+  const refused = await call();
+  if (!refused) throw new Error("the first call needed no more than the first login");
+  await sdk.finish(refused.transport, provider.callback);
+  await refused.client.close();
+  if (await call()) throw new Error("the second login was too little again");
+  report({ done: true });
+}
+
 /** The whole story. `connect` makes a client and a transport; `finish` hands the SDK the authorization response. */
 export async function run(sdk) {
   if (RECONNECTS) return reconnect(sdk, Number(RECONNECTS));
   if (STEP_UP_FROM) return stepUp(sdk);
+  if (STEP_UP_IN_CALL) return stepUpInCall(sdk);
   const provider = new Provider();
   await sdk.finish(await askForLogin(sdk, provider), provider.callback);
   report({ token_type: provider.held.token_type, expires_in: provider.held.expires_in, refreshable: "refresh_token" in provider.held });

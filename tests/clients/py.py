@@ -26,6 +26,8 @@ CLIENT_METADATA_URL = os.environ.get("CLIENT_METADATA_URL")
 RECONNECTS = int(os.environ.get("RECONNECTS", "0"))
 # With it the first login asks for less than the server says is needed, and the second one for the rest.
 STEP_UP_FROM = os.environ.get("STEP_UP_FROM")
+# With it the call is what the first login is too little for, and nothing is changed on the way.
+STEP_UP_IN_CALL = os.environ.get("STEP_UP_IN_CALL")
 
 
 class Memory:
@@ -46,7 +48,7 @@ class Memory:
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
         self.client = client_info
-        report(registered=bool(client_info.client_id))
+        report(registered=bool(client_info.client_id), registered_scope=client_info.scope)
 
 
 class LoginWanted(Exception):
@@ -141,7 +143,7 @@ async def main() -> None:
             report(tools=[tool.name for tool in (await client.list_tools()).tools])
             called = await client.call_tool(TOOL, TOOL_ARGUMENTS)
             report(called=[block.model_dump(mode="json", exclude_none=True) for block in called.content])
-            if STEP_UP_FROM:
+            if STEP_UP_FROM or STEP_UP_IN_CALL:
                 report(done=True)
                 return
 

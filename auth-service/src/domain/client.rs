@@ -215,7 +215,8 @@ pub struct ClientMetadata {
     pub auth_method: ClientAuthMethod,
     /// What it may ask the token endpoint for.
     pub grant_types: Vec<GrantType>,
-    /// The most it may ever be granted; nothing registered means no limit of its own.
+    /// From an operator the most that it may ever be granted, from the client itself what it asks for by default: see
+    /// [`Client::scope_limit`] and [`Client::registered_scope`].
     pub scope: Option<Scope>,
     /// `native` or `web` (`OpenID` Connect Registration §2), as registered.
     pub application_type: Option<String>,
@@ -298,6 +299,16 @@ impl Client {
     /// Whether a code may be sent to `requested`.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
         self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
+    }
+
+    /// The most that it may ever be granted, when the operator has said so.
+    pub fn scope_limit(&self) -> Option<&Scope> {
+        self.metadata.scope.as_ref().filter(|_| self.origin == ClientOrigin::Operator)
+    }
+
+    /// What it means by asking for no scope, as it said of itself (`scope`, RFC 7591 §2). It limits nothing.
+    pub fn registered_scope(&self) -> Option<&Scope> {
+        self.metadata.scope.as_ref().filter(|_| self.origin != ClientOrigin::Operator)
     }
 
     /// Whether it may ask the token endpoint for this.

@@ -23,7 +23,7 @@ use super::{pushed_request, session};
 
 pub use request::AuthorizationRequest;
 use request::Refusal;
-pub(super) use request::{asked_resources, asked_scope, most, offline_access, usual_scope};
+pub(super) use request::{asked_resources, asked_scope};
 
 /// Why there can be no redirect back to the client: it is not certain where the client is (RFC 6749 §4.1.2.1).
 #[derive(Debug, thiserror::Error)]
@@ -112,14 +112,15 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         None => (params, None),
     };
     let redirect_uri = redirect_uri_of(&params, &client)?.ok_or(AuthorizeError::Redirect)?;
-    let refused =
-        |refusal| Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal));
+    let refused = |refusal: &Refusal| {
+        Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal))
+    };
     if pushed.is_none() && pushes_only(&client, state) {
-        return refused(Refusal::PushRequired);
+        return refused(&Refusal::PushRequired);
     }
     let asked = match AuthorizationRequest::read(&params, &client, redirect_uri.clone(), state) {
         Ok(asked) => asked,
-        Err(refusal) => return refused(refusal),
+        Err(refusal) => return refused(&refusal),
     };
     if let Some((session, account)) = session::of(request, state).await? {
         let page = consent::ask(state, client, asked, pushed, &session, &account).await;
@@ -168,7 +169,7 @@ pub(super) fn refuse(
     state: &AppState,
     redirect_uri: &RedirectUri,
     client_state: Option<&str>,
-    refusal: Refusal,
+    refusal: &Refusal,
 ) -> HttpResponse {
     let issuer = &state.config.site.issuer;
     let (description, uri) = (refusal.to_string(), refusal.code().uri(issuer));

@@ -230,7 +230,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
             if let Some(handle) = &asked.pushed {
                 state.store.forget_pushed_request(handle).await?;
             }
-            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), AuthorizationRefusal::Denied))
+            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), &AuthorizationRefusal::Denied))
         }
         _ => Err(ConsentError::NoDecision),
     }

@@ -53,8 +53,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     if !client.may_use(GrantType::DeviceCode) {
         return Err(TokenError::UnauthorizedClient);
     }
-    let resources = asked_resources(&params, state).map_err(|_| TokenError::InvalidTarget)?;
-    let scope = asked_scope(&params, &client, &resources, state).map_err(|_| TokenError::InvalidScope)?;
+    let resources = asked_resources(&params, state)?;
+    let scope = asked_scope(&params, &client, &resources, state)?;
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.device_rate.admit_start(address).map_err(|_| TokenError::TooMany)?;
     let now = state.now();

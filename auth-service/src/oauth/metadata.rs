@@ -14,9 +14,9 @@ use crate::keys::signing::Jwks;
 use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
-use super::authorize::offline_access;
 use super::client_assertion::ALGORITHMS;
 use super::fallback;
+use super::requested_scope::offline_access;
 
 /// `GET /.well-known/oauth-authorization-server`, at the root with the issuer's path after it (RFC 8414 §3.1).
 pub async fn authorization_server(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {

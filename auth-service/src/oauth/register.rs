@@ -20,12 +20,14 @@ use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::redirect_uri::RedirectUri;
+use crate::domain::scope::Scope;
 use crate::guard::client_address;
 use crate::guard::registration_rate::Crowded;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
+use super::requested_scope::offline_access;
 use super::responses;
 use answer::Registered;
 use metadata::{InvalidMetadata, canonical};
@@ -170,8 +172,10 @@ fn read_metadata(
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(RegistrationError::ContentType);
     }
-    let metadata =
-        metadata::read(body, &state.catalogue(), |grant_type| state.config.grants.offers(grant_type))?;
+    let grants = &state.config.grants;
+    let scopes = if grants.offline_access { offline_access() } else { Scope::default() };
+    let scopes = state.catalogue().union(&scopes);
+    let metadata = metadata::read(body, &scopes, |grant_type| grants.offers(grant_type))?;
     match metadata.redirect_uris.iter().find(|uri| !is_welcome(uri, &state.config.clients)) {
         Some(uri) => Err(RegistrationError::RedirectHost(uri.display_host())),
         None => Ok(metadata),

@@ -356,7 +356,8 @@ pub(crate) async fn error_code(response: Response) -> String {
     response.json::<Value>().await.unwrap()["error"].as_str().unwrap().to_owned()
 }
 
-fn rand_suffix() -> String {
+/// For a name that nobody has yet.
+pub(crate) fn rand_suffix() -> String {
     let bytes = SystemRandomSource.bytes().unwrap();
     bytes.iter().take(6).map(|byte| char::from(b'a' + byte % 26)).collect()
 }

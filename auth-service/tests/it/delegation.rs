@@ -191,6 +191,59 @@ async fn a037_an_assertion_counts_once_for_one_client_in_time() {
 }
 
 #[actix_web::test]
+async fn what_a_client_says_of_its_scope_does_not_narrow_what_the_enterprise_allows() {
+    let provider = Provider::start().await;
+    let id = provider.host.url("/client.json");
+    let x = URL_SAFE_NO_PAD.encode(provider.pair.public_key_raw());
+    let document = json!({
+        "client_id": id, "client_name": "Agent", "redirect_uris": ["https://agent.example/cb"], "scope": "mcp:read",
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks": { "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x }] },
+    });
+    provider.host.put("/client.json", Answer::json(&document, "max-age=600"));
+    let app = provider.app(&format!("email_domains = [\"example.com\"]\nclients = [\"{id}\"]")).await;
+    app.person("ana").await;
+    let now = app.state.now().0;
+    let ask = async |jti: &str, asserted: Value, asked: &str| -> Value {
+        let proof =
+            json!({ "iss": id, "sub": id, "aud": ISSUER, "exp": now + 60, "jti": format!("proof {jti}") });
+        let mut claims = provider.claims(&app, &id, jti);
+        claims["scope"] = asserted;
+        let (proof, assertion) = (provider.sign("JWT", &proof), provider.id_jag(&claims));
+        let form = [
+            ("grant_type", JWT_BEARER),
+            ("assertion", &assertion),
+            ("scope", asked),
+            ("client_assertion", &proof),
+            ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+        ];
+        let body: Value = app.token(&form).await.json().await.unwrap();
+        body["scope"].as_str().map_or(body.clone(), |scope| json!(scope))
+    };
+    assert_eq!(ask("1", json!("mcp"), "").await, "mcp");
+    assert_eq!(ask("2", json!("mcp"), "mcp").await, "mcp");
+    assert_eq!(ask("3", json!("mcp:read mcp:write"), "mcp:write unheard_of").await, "mcp:write");
+    assert_eq!(ask("4", Value::Null, "").await, "mcp:read", "who says nothing means what it registered");
+}
+
+#[actix_web::test]
+async fn a_scope_beyond_the_operator_s_limit_is_refused_to_an_agent_too() {
+    let provider = Provider::start().await;
+    let app = provider.app("email_domains = [\"example.com\"]").await;
+    app.person("ana").await;
+    let limited = NewClient { scope: Some("mcp:read".parse().unwrap()), ..agent() };
+    let (id, secret) = enter(&app, limited).await;
+    let ask = async |jti: &str, scope: &str| {
+        let assertion = provider.id_jag(&provider.claims(&app, &id, jti));
+        let request = app.http.post(format!("{}/token", app.public)).basic_auth(&id, Some(&secret));
+        let form = [("grant_type", JWT_BEARER), ("assertion", &assertion), ("scope", scope)];
+        request.form(&form).send().await.unwrap()
+    };
+    assert_eq!(error_code(ask("1", "mcp").await).await, "invalid_scope");
+    assert_eq!(ask("2", "").await.json::<Value>().await.unwrap()["scope"], "mcp:read");
+}
+
+#[actix_web::test]
 async fn without_a_mail_domain_accounts_are_linked_by_the_operator() {
     let provider = Provider::start().await;
     let app = provider.app("").await;

@@ -72,6 +72,23 @@ async fn a_client_connects_by_its_document_and_is_fetched_once() {
 }
 
 #[actix_web::test]
+async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_ceiling() {
+    let host = DocumentHost::start().await;
+    let mut limited = document(&host);
+    limited["scope"] = json!("mcp:read unheard_of");
+    host.put(PATH, Answer::json(&limited, "max-age=600"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    let code = code(&app, &id, "ana").await;
+    let token: Value = app.token(&redemption(&id, &code)).await.json().await.unwrap();
+    assert_eq!(token["scope"], "mcp");
+    let silent = query(&id).replace("scope=mcp&", "");
+    let mut browser = app.browser_of("bob").await;
+    let page = browser.follow(&format!("/authorize?{silent}")).await;
+    assert!(page.body.contains("<dd>mcp</dd>"), "what the service needs comes with it: {}", page.body);
+}
+
+#[actix_web::test]
 async fn documents_are_announced_as_hosted_clients_expect() {
     let announced = async |app: &TestApp| -> Value {
         app.http

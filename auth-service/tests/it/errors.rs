@@ -73,7 +73,7 @@ async fn every_endpoint_says_what_is_wrong_and_where_it_is_explained() {
     let tokens = app.tokens(&client).await;
     let refresh = [id, ("grant_type", "refresh_token"), ("refresh_token", tokens.refresh.as_str())];
     for (more, code) in [
-        (("scope", "root"), "invalid_scope"),
+        (("scope", "\""), "invalid_scope"),
         (("resource", "https://elsewhere.example/mcp"), "invalid_target"),
         (("client_id", "twice"), "invalid_request"),
     ] {

@@ -32,14 +32,14 @@ groups = ["directors"]
 "#;
 
 /// An app whose policy file a test can write.
-struct Ruled {
-    app: TestApp,
+pub(crate) struct Ruled {
+    pub(crate) app: TestApp,
     file: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Ruled {
-    async fn by(rules: &str, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn by(rules: &str, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("policy.toml");
         std::fs::write(&file, rules).unwrap();

@@ -64,7 +64,8 @@ async fn a028_a029_a033_a_wrong_redemption_is_refused_and_burns_nothing() {
     let app = TestApp::start().await;
     let client = app.client().await;
     let other = app.client_with(&["https://other-app.example/cb"]).await;
-    let code = app.code(&client).await;
+    let query = authorize_query(&client, &[("scope", "mcp:read")]);
+    let code = app.browser_of("ana").await.allow(&query).await;
     let good = [
         ("grant_type", "authorization_code"),
         ("client_id", &client),
@@ -79,7 +80,7 @@ async fn a028_a029_a033_a_wrong_redemption_is_refused_and_burns_nothing() {
         ("redirect_uri", "https://app.example/cb2", "invalid_grant"),
         ("resource", "https://other.example/mcp", "invalid_target"),
         ("resource", "https://mcp.example", "invalid_target"),
-        ("scope", "mcp admin", "invalid_scope"),
+        ("scope", "mcp", "invalid_scope"),
         ("grant_type", "password", "unsupported_grant_type"),
         ("code", "mgc_x", "invalid_grant"),
         ("client_secret", "x", "invalid_client"),
@@ -145,7 +146,9 @@ async fn a033_a034_a_refresh_by_another_client_or_for_more_is_refused_and_change
     let app = TestApp::start().await;
     let client = app.client().await;
     let other = app.client_with(&["https://other-app.example/cb"]).await;
-    let tokens = app.tokens(&client).await;
+    let query = authorize_query(&client, &[("scope", "mcp:read mcp:write")]);
+    let code = app.browser_of("ana").await.allow(&query).await;
+    let tokens = Tokens::of(app.redeem(&client, &code).await).await;
     assert_eq!(error_code(app.refresh(&other, &tokens.refresh).await).await, "invalid_grant");
     let form = |name: &'static str, value: &'static str| {
         [
@@ -155,13 +158,45 @@ async fn a033_a034_a_refresh_by_another_client_or_for_more_is_refused_and_change
             (name, value),
         ]
     };
-    assert_eq!(error_code(app.token(&form("scope", "mcp admin")).await).await, "invalid_scope");
+    assert_eq!(error_code(app.token(&form("scope", "mcp")).await).await, "invalid_scope");
     assert_eq!(
         error_code(app.token(&form("resource", "https://other.example/mcp")).await).await,
         "invalid_target"
     );
     let narrowed = app.token(&form("scope", "mcp:read")).await;
     assert_eq!(narrowed.json::<Value>().await.unwrap()["scope"], "mcp:read");
+}
+
+#[actix_web::test]
+async fn a_token_may_be_for_a_part_of_the_host_that_was_allowed_and_for_no_more() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let whole = "https://mcp.example";
+    let query = authorize_query(&client, &[("resource", whole)]);
+    let code = app.browser_of("ana").await.allow(&query).await;
+    // A client that read the metadata of the whole host, and after a restart knows only where it calls.
+    let response = app.redeem(&client, &code).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let tokens = Tokens::of(response).await;
+    assert_eq!(claims(&tokens.access)["aud"], json!([RESOURCE]));
+    let refresh = async |resource: &str| {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", &client),
+            ("refresh_token", &tokens.refresh),
+            ("resource", resource),
+        ];
+        app.token(&form).await
+    };
+    for resource in ["https://mcp.example/mcp", "https://mcp.example/mcp/", whole, "https://mcp.example/"] {
+        let body: Value = refresh(resource).await.json().await.unwrap();
+        let audience = json!([resource.trim_end_matches('/')]);
+        assert_eq!(claims(body["access_token"].as_str().unwrap())["aud"], audience, "{resource}");
+    }
+    for resource in ["https://other.example/mcp", "https://other.example", "https://mcp.example.evil.example"]
+    {
+        assert_eq!(error_code(refresh(resource).await).await, "invalid_target", "{resource}");
+    }
 }
 
 #[actix_web::test]

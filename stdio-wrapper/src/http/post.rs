@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::Session;
 use crate::modern::{self, Era};
-use crate::policy::{Asked, Decision};
+use crate::policy::{Asked, Decision, scopes_to_ask_for};
 use crate::protocol::{
     Body, Code, Kind, Malformed, Message, Span, Version, error_message, is_too_deep, parse_body, peek_call,
 };
@@ -102,7 +102,7 @@ async fn single(
         return Ok(HttpResponse::Accepted().finish());
     };
     if let Err(refusal) = permit(endpoint, caller, method, message) {
-        return Err(refusal.into_problem(endpoint, message.at(id)));
+        return Err(refusal.into_problem(endpoint, caller, message.at(id)));
     }
     let stream = session.post_stream(1);
     let consumer = stream.connect();
@@ -307,11 +307,12 @@ impl ToolRefusal {
         }
     }
 
-    pub(super) fn into_problem(self, endpoint: &Endpoint, id: &str) -> Problem {
+    pub(super) fn into_problem(self, endpoint: &Endpoint, caller: &Caller, id: &str) -> Problem {
         let sentence = self.sentence();
         match self {
-            Self::NeedsScopes(scopes) => {
-                // Clients ask for these scopes and try again (RFC 6750 §3.1; 2025-11-25, "Scope Challenge Handling").
+            Self::NeedsScopes(needed) => {
+                // Clients ask for these scopes and try again (RFC 6750 §3.1).
+                let scopes = scopes_to_ask_for(&needed, &caller.scopes);
                 let mut challenge =
                     format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
                 if let Some(metadata) = endpoint.resource.as_deref().and_then(metadata_url) {

@@ -257,7 +257,8 @@ async fn tool_rules_are_enforced_from_the_body() {
     let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
     assert_eq!(
         challenge,
-        r#"Bearer error="insufficient_scope", scope="mcp:write", resource_metadata="https://mcp.example/.well-known/oauth-protected-resource/svc""#
+        r#"Bearer error="insufficient_scope", scope="mcp:read mcp:write", resource_metadata="https://mcp.example/.well-known/oauth-protected-resource/svc""#,
+        "what the caller has is named too: a client that asks for just this loses nothing"
     );
     let answer = answer_of(response).await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32000)));

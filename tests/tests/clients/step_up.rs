@@ -2,7 +2,7 @@
 //! Handling").
 
 use serde_json::Value;
-use tests::Stack;
+use tests::{Setup, Stack};
 
 use crate::sdk::{Sdk, events, lines};
 
@@ -54,4 +54,67 @@ async fn a_403_leads_to_a_login_that_asks_only_for_what_is_new() {
         }
         assert_steps_up(&events(&stack, sdk, &settings).await);
     }
+}
+
+/// The set-up of docs/policy.md, with the tool that the clients call.
+const NOTES: &str = r#"
+[scopes]
+"notes:read" = "Read your notes"
+"notes:write" = "Change and delete your notes"
+
+[[service]]
+host = "localhost"
+scopes = "notes:read"
+legacy_tools = "wrapper"
+
+[[service.tool]]
+match = "echo"
+scopes = "notes:write"
+"#;
+
+fn assert_steps_up_in_a_call(events: &[Value]) {
+    let story = lines(events);
+    let registered: Vec<_> = events.iter().filter_map(|event| event["registered_scope"].as_str()).collect();
+    assert_eq!(
+        registered,
+        ["notes:read"],
+        "the SDK registers with the scope of the first challenge\n{story}"
+    );
+    let asked: Vec<_> = events.iter().filter_map(|event| event["scope"].as_str()).collect();
+    assert_eq!(asked, ["notes:read", "notes:read notes:write"], "{story}");
+    let pages: Vec<_> = events.iter().filter_map(|event| event["consent"].as_str()).collect();
+    let [first, second] = pages.as_slice() else { panic!("not two pages in:\n{story}") };
+    assert_eq!(scopes_under(first, "It will be allowed"), ["notes:read"]);
+    assert_eq!(scopes_under(second, "New: it will be allowed"), ["notes:write"]);
+    assert_eq!(scopes_under(second, "You allowed it before"), ["notes:read"]);
+    assert!(events.iter().any(|event| event["called"][0]["text"] == "Echo: hello"), "no call in:\n{story}");
+}
+
+async fn registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(sdk: Sdk) {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = directory.path().join("policy.toml");
+    std::fs::write(&policy, NOTES).unwrap();
+    let setup = Setup::as_shipped().auth_setting("POLICY_FILE", policy.to_str().unwrap());
+    let stack = setup.start().await;
+    let mut settings = vec![("STEP_UP_IN_CALL", "1")];
+    if matches!(sdk, Sdk::TypeScript1) {
+        // See above.
+        settings.push(("GRANTS", "authorization_code"));
+    }
+    assert_steps_up_in_a_call(&events(&stack, sdk, &settings).await);
+}
+
+#[tokio::test]
+async fn typescript_1_registers_with_the_first_challenge_s_scope_and_steps_up_in_a_call() {
+    registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(Sdk::TypeScript1).await;
+}
+
+#[tokio::test]
+async fn typescript_2_registers_with_the_first_challenge_s_scope_and_steps_up_in_a_call() {
+    registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(Sdk::TypeScript2).await;
+}
+
+#[tokio::test]
+async fn python_2_registers_with_the_first_challenge_s_scope_and_steps_up_in_a_call() {
+    registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(Sdk::Python2).await;
 }

@@ -10,6 +10,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::resource::{ProtectedHosts, ResourceUri};
 use crate::domain::scope::Scope;
 use crate::oauth::params::{BadParams, Params};
+use crate::oauth::requested_scope::{ScopeRefused, requested_scope};
 use crate::policy::Policy;
 use crate::state::AppState;
 
@@ -34,7 +35,7 @@ pub struct AuthorizationRequest {
 }
 
 /// Why a request is refused; the client is told by redirect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("{0}")]
     Params(#[from] BadParams),
@@ -54,8 +55,8 @@ pub enum Refusal {
     ChallengeMethod,
     #[error("dpop_jkt must be the base64url SHA-256 thumbprint of a key")]
     Thumbprint,
-    #[error("the scope is malformed")]
-    Scope,
+    #[error(transparent)]
+    Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
     #[error("the person said no")]
@@ -66,7 +67,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
-    pub fn code(self) -> ErrorCode {
+    pub fn code(&self) -> ErrorCode {
         match self {
             Self::Params(_)
             | Self::ResponseMode
@@ -77,7 +78,7 @@ impl Refusal {
             Self::ResponseType => ErrorCode::UnsupportedResponseType,
             Self::RequestObject => ErrorCode::RequestNotSupported,
             Self::GrantType => ErrorCode::UnauthorizedClient,
-            Self::Scope => ErrorCode::InvalidScope,
+            Self::Scope(_) => ErrorCode::InvalidScope,
             Self::Resource => ErrorCode::InvalidTarget,
             Self::Denied => ErrorCode::AccessDenied,
             Self::Unavailable => ErrorCode::TemporarilyUnavailable,
@@ -155,12 +156,7 @@ fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
     KeyThumbprint::parse(text).map(Some).ok_or(Refusal::Thumbprint)
 }
 
-/// The scope that makes a refresh token, when the operator ties them together (`OpenID` Connect Core §11).
-pub(in crate::oauth) fn offline_access() -> Scope {
-    "offline_access".parse().unwrap_or_default()
-}
-
-/// What a client asks for at these resources, of what it may have.
+/// What a client asks for at these resources.
 pub(in crate::oauth) fn asked_scope(
     params: &Params,
     client: &Client,
@@ -178,9 +174,6 @@ pub(in crate::oauth) fn asked_resources(
     resources(&params.many("resource"), &state.config.site.protected_hosts)
 }
 
-/// What was asked for, less what does not exist here or is beyond the client's registration. When nothing is left, what the
-/// resources need at least, and no more: a client that wants to call the dangerous tools has to ask for that. The token
-/// answer says what it got (RFC 6749 §3.3 lets us ignore what we do not know).
 fn scope(
     params: &Params,
     client: &Client,
@@ -188,29 +181,7 @@ fn scope(
     policy: &Policy,
     with_offline_access: bool,
 ) -> Result<Scope, Refusal> {
-    let most = most(client, policy);
-    let Some(text) = params.one("scope")? else { return Ok(usual_scope(&most, resources, policy)) };
-    let asked = text.parse::<Scope>().map_err(|_| Refusal::Scope)?;
-    let granted = Some(asked.within(&most)).filter(|granted| !granted.is_empty());
-    let granted = granted.unwrap_or_else(|| usual_scope(&most, resources, policy));
-    let stays =
-        with_offline_access && client.may_use(GrantType::RefreshToken) && asked.covers(&offline_access());
-    Ok(if stays { granted.union(&offline_access()) } else { granted })
-}
-
-/// All that a client may have.
-pub(in crate::oauth) fn most(client: &Client, policy: &Policy) -> Scope {
-    let limit = client.metadata.scope.as_ref().map(|limit| limit.within(policy.catalogue()));
-    limit.unwrap_or_else(|| policy.catalogue().clone())
-}
-
-/// The part of `most` without which nothing can be done at these resources; all of it when that is nothing.
-pub(in crate::oauth) fn usual_scope(most: &Scope, resources: &[ResourceUri], policy: &Policy) -> Scope {
-    let needed = resources
-        .iter()
-        .fold(Scope::default(), |all, resource| all.union(policy.required_scope(resource)))
-        .within(most);
-    if needed.is_empty() { most.clone() } else { needed.minimal() }
+    Ok(requested_scope(params.one("scope")?, client, resources, policy, with_offline_access)?)
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {

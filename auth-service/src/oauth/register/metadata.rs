@@ -194,8 +194,8 @@ fn grant_types(
     }
 }
 
-/// What exists of what was asked for. Hosted clients register scopes of their own making; asking for nothing that
-/// exists is no limit, not an error.
+/// What exists of what the client says that it will ask for. Hosted clients register scopes of their own making, so a
+/// name that does not exist is no error.
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else { return Ok(None) };
     let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);

@@ -10,8 +10,8 @@ use crate::domain::grant::{Grant, GrantId};
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
-use crate::oauth::authorize::{most, usual_scope};
 use crate::oauth::params::Params;
+use crate::oauth::requested_scope::{largest_scope, usual_scope};
 use crate::ops::audit;
 use crate::state::AppState;
 
@@ -53,7 +53,8 @@ pub(super) async fn grant_to_client(
     Ok(response)
 }
 
-/// The part that it asks for of all that the client may have, or what its resources need at least.
+/// The part that it asks for of all that the client may have, or what its resources need at least. A name that does not
+/// exist is refused: nobody but the operator's own program has written it.
 fn scope(
     state: &AppState,
     client: &Client,
@@ -61,10 +62,12 @@ fn scope(
     params: &Params,
 ) -> Result<Scope, TokenError> {
     let policy = state.policy.now();
-    let most = most(client, &policy);
-    let Some(text) = params.one("scope")? else { return Ok(usual_scope(&most, resources, &policy)) };
+    let Some(text) = params.one("scope")? else {
+        return Ok(usual_scope(&Scope::default(), client, resources, &policy));
+    };
     let asked: Scope = text.parse().map_err(|_| TokenError::InvalidScope)?;
-    if !asked.is_empty() && most.covers(&asked) { Ok(asked) } else { Err(TokenError::InvalidScope) }
+    let allowed = largest_scope(client, &policy).covers(&asked);
+    if !asked.is_empty() && allowed { Ok(asked) } else { Err(TokenError::InvalidScope) }
 }
 
 /// The resources that it asks for, each within what the operator gave it; without any, the first of those.

@@ -13,6 +13,7 @@ use crate::keys::seal::CryptoFailure;
 use crate::oauth::authorize::AuthorizationRefusal as Refusal;
 use crate::oauth::client_auth::ClientAuthError;
 use crate::oauth::params::BadParams;
+use crate::oauth::requested_scope::ScopeRefused;
 use crate::oauth::responses;
 use crate::store::StoreError;
 
@@ -40,6 +41,9 @@ pub enum TokenError {
     /// More, or other, than was granted.
     #[error("the scope is malformed or goes beyond what was granted")]
     InvalidScope,
+    /// More than the operator lets the client have.
+    #[error(transparent)]
+    Scope(#[from] ScopeRefused),
     /// RFC 8707 §2.2.
     #[error("the resource is not one that was granted")]
     InvalidTarget,
@@ -49,9 +53,9 @@ pub enum TokenError {
     /// Something that the endpoint does not do.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// A pushed authorization request that would be refused.
+    /// What the authorization endpoint would refuse, when it was pushed or a device asks for it.
     #[error(transparent)]
-    Pushed(#[from] Refusal),
+    Authorization(#[from] Refusal),
     /// RFC 8628 §3.5.
     #[error("nobody has answered yet; ask again after the interval")]
     AuthorizationPending,
@@ -115,7 +119,7 @@ impl TokenError {
             Self::Params(_) | Self::Missing(_) | Self::Client(_) | Self::InvalidRequest(_) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
-            Self::Pushed(refusal) => (StatusCode::BAD_REQUEST, refusal.code()),
+            Self::Authorization(refusal) => (StatusCode::BAD_REQUEST, refusal.code()),
             Self::AuthorizationPending => (StatusCode::BAD_REQUEST, ErrorCode::AuthorizationPending),
             Self::SlowDown => (StatusCode::BAD_REQUEST, ErrorCode::SlowDown),
             Self::AccessDenied => (StatusCode::BAD_REQUEST, ErrorCode::AccessDenied),
@@ -125,7 +129,7 @@ impl TokenError {
             Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, ErrorCode::UnauthorizedClient),
             Self::Proof(refused) => (StatusCode::BAD_REQUEST, refused.code()),
             Self::InvalidGrant(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidGrant),
-            Self::InvalidScope => (StatusCode::BAD_REQUEST, ErrorCode::InvalidScope),
+            Self::InvalidScope | Self::Scope(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidScope),
             Self::InvalidTarget => (StatusCode::BAD_REQUEST, ErrorCode::InvalidTarget),
         };
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))

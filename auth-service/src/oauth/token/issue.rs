@@ -13,8 +13,8 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::keys::dpop::Confirmation;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor};
-use crate::oauth::authorize::offline_access;
 use crate::oauth::params::Params;
+use crate::oauth::requested_scope::{offline_access, part_of_granted};
 use crate::state::AppState;
 
 use super::TokenError;
@@ -138,13 +138,8 @@ impl Part {
         granted_scope: &Scope,
         granted: &[ResourceUri],
     ) -> Result<Self, TokenError> {
-        let scope = match params.one("scope")? {
-            Some(text) => text.parse().map_err(|_| TokenError::InvalidScope)?,
-            None => granted_scope.clone(),
-        };
-        if !granted_scope.covers(&scope) {
-            return Err(TokenError::InvalidScope);
-        }
+        let scope = part_of_granted(params.one("scope")?, granted_scope, &state.policy.now())
+            .ok_or(TokenError::InvalidScope)?;
         let asked = params.many("resource");
         if asked.is_empty() {
             return Ok(Self { scope, resources: granted.to_vec(), bound_to: None });
@@ -153,7 +148,9 @@ impl Part {
             state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget)
         };
         let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        if resources.iter().all(|resource| granted.contains(resource)) {
+        // What lies below a granted resource is a part of it, and a token for less is good for less.
+        let is_granted = |resource: &ResourceUri| granted.iter().any(|whole| whole.includes(resource));
+        if resources.iter().all(is_granted) {
             Ok(Self { scope, resources, bound_to: None })
         } else {
             Err(TokenError::InvalidTarget)

@@ -20,6 +20,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::client_assertion::{accepted_header, fitting_key, signed_claims};
 use crate::oauth::params::Params;
+use crate::oauth::requested_scope::within_limit;
 use crate::ops::audit;
 use crate::state::AppState;
 
@@ -197,21 +198,36 @@ fn part(
     if resources.is_empty() {
         return Err(TokenError::InvalidTarget);
     }
-    let mut scope = state.catalogue();
-    let parse = |text: &str| text.parse::<Scope>().map_err(|_| TokenError::InvalidScope);
-    let limits = [
-        claims.scope.as_deref().map(parse).transpose()?,
-        params.one("scope")?.map(parse).transpose()?,
-        issuer.scope.clone(),
-        client.metadata.scope.clone(),
-    ];
-    for limit in limits.into_iter().flatten() {
-        scope = scope.meet(&limit);
-    }
-    if scope.is_empty() {
-        return Err(TokenError::InvalidGrant("nothing is left of the scope that the assertion allows"));
-    }
+    let scope = scope(claims, issuer, client, params, state)?;
     Ok(Part { scope, resources, bound_to: None })
+}
+
+/// What the assertion, the issuer and the operator allow of what the client asks for. It may well be less, since the
+/// assertion is the provider's word about this one person, and the answer says so (RFC 6749 §3.3).
+fn scope(
+    claims: &Claims,
+    issuer: &TrustedIssuer,
+    client: &Client,
+    params: &Params,
+    state: &AppState,
+) -> Result<Scope, TokenError> {
+    let parse = |text: &str| text.parse::<Scope>().map_err(|_| TokenError::InvalidScope);
+    let exists = state.catalogue();
+    let asserted = claims.scope.as_deref().map(parse).transpose()?;
+    let asked = params.one("scope")?.map(parse).transpose()?;
+    if let Some(asked) = &asked {
+        within_limit(asked.within(&exists), client)?;
+    }
+    let silent = asserted.is_none() && asked.is_none();
+    let limits = [asserted, asked, issuer.scope.clone(), client.scope_limit().cloned()];
+    let scope = limits.into_iter().flatten().fold(exists, |scope, limit| scope.meet(&limit));
+    let usual = client.registered_scope().filter(|_| silent).map(|usual| scope.meet(usual));
+    match usual.filter(|usual| !usual.is_empty()).unwrap_or(scope) {
+        nothing if nothing.is_empty() => {
+            Err(TokenError::InvalidGrant("nothing is left of the scope that the assertion allows"))
+        }
+        scope => Ok(scope),
+    }
 }
 
 /// The account that the assertion speaks of. None is ever made here.

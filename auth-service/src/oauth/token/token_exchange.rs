@@ -84,7 +84,7 @@ const NOT_THEIRS: &str = "the subject_token is not a live access token for a res
 
 /// No more than the person allowed the first client, nor than the operator gave the second.
 fn scope(held: &Scope, client: &Client, params: &Params) -> Result<Scope, TokenError> {
-    let most = match &client.metadata.scope {
+    let most = match client.scope_limit() {
         Some(limit) => held.meet(limit),
         None => held.clone(),
     };
