@@ -1,6 +1,8 @@
 //! One stream of messages to a client: a POST's answers or the GET stream. It is the queue to a connected client and the
 //! log that a reconnecting one is served from, in one bounded list.
 
+mod consumer;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +10,10 @@ use tokio::sync::Notify;
 
 use crate::protocol::{EventId, StreamId, Text};
 
+pub use consumer::Consumer;
+
+/// Clients that may be connected to one stream at the same time.
+const MAX_CONSUMERS: usize = 4;
 /// What each kept event costs besides its text.
 const OVERHEAD: usize = 64;
 
@@ -37,9 +43,18 @@ struct State {
     untaken: usize,
     /// Answers that are still to come; `None`: the stream does not end with its answers.
     open_answers: Option<usize>,
-    /// Counts consumers, so that an older one notices that it was replaced. Even: nobody is connected.
-    consumer: u64,
+    /// Connected clients, oldest first. The newest gets the messages; the others wait for it to go.
+    consumers: Vec<Place>,
+    /// Number of the next consumer.
+    next_consumer: u64,
     is_closed: bool,
+}
+
+/// One connected client.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    wake: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -96,7 +111,8 @@ impl Stream {
             kept: 0,
             untaken: 0,
             open_answers,
-            consumer: 0,
+            consumers: Vec::new(),
+            next_consumer: 0,
             is_closed: false,
         };
         Self { id, limit, state: Mutex::new(state), changed: Notify::new(), drained: Notify::new() }
@@ -117,6 +133,7 @@ impl Stream {
             *open = open.saturating_sub(1);
         }
         state.trim(self.limit);
+        state.wake();
         drop(state);
         self.changed.notify_one();
     }
@@ -144,15 +161,21 @@ impl Stream {
 
     /// Ends the stream; what is there can still be read.
     pub fn close(&self) {
-        self.state().is_closed = true;
+        let mut state = self.state();
+        state.is_closed = true;
+        state.wake_all();
+        drop(state);
         self.changed.notify_one();
         self.drained.notify_one();
     }
 
-    /// Takes the connected client off; it may come back and ask for the rest.
+    /// Takes the connected client off; it may come back and ask for the rest. Another one that waits takes its place.
     pub fn cut(&self) {
         let mut state = self.state();
-        state.consumer = (state.consumer + 1) & !1;
+        if let Some(place) = state.consumers.pop() {
+            place.wake.notify_one();
+        }
+        state.wake();
         state.trim(self.limit);
         drop(state);
         self.changed.notify_one();
@@ -189,15 +212,25 @@ impl Stream {
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 
-    /// Connects a client, which gets what no client has taken yet, and replaces the one before.
+    /// Connects a client, which gets what no client has taken yet, and replaces those before.
     pub fn connect(self: &Arc<Self>) -> Consumer {
+        self.state().consumers.drain(..).for_each(|place| place.wake.notify_one());
+        self.join()
+    }
+
+    /// Connects one more client, which gets the messages from now on. Those before stay connected, and the newest of them
+    /// goes on when this one has gone: a message must go to one of several streams (2025-11-25, "Multiple Connections"),
+    /// and a client that is gone may look alive for as long as TCP takes.
+    pub fn join(self: &Arc<Self>) -> Consumer {
         let mut state = self.state();
-        state.consumer = (state.consumer + 1) | 1;
-        let number = state.consumer;
-        drop(state);
-        // Wakes the consumer that was replaced, if there is one.
-        self.changed.notify_waiters();
-        Consumer { stream: Arc::clone(self), number }
+        let wake = Arc::new(Notify::new());
+        let number = state.next_consumer;
+        state.next_consumer += 1;
+        if state.consumers.len() >= MAX_CONSUMERS {
+            state.consumers.remove(0).wake.notify_one();
+        }
+        state.consumers.push(Place { number, wake: Arc::clone(&wake) });
+        Consumer { stream: Arc::clone(self), number, wake }
     }
 
     /// Connects a client that has seen everything up to an event. `None` if what follows is not kept any more, or the
@@ -210,8 +243,11 @@ impl Stream {
         }
         state.cursor = after + 1;
         state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
+        let is_endless = state.open_answers.is_none();
         drop(state);
-        Some(self.connect())
+        // Of a stream that ends with its answers there is one copy, and this client has it now. On the other one, clients
+        // that put each other off would come back and do so in turn.
+        Some(if is_endless { self.join() } else { self.connect() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -221,7 +257,18 @@ impl Stream {
 
 impl State {
     fn is_connected(&self) -> bool {
-        self.consumer & 1 == 1
+        !self.consumers.is_empty()
+    }
+
+    /// Makes the client look that gets the messages.
+    fn wake(&self) {
+        if let Some(place) = self.consumers.last() {
+            place.wake.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.consumers.iter().for_each(|place| place.wake.notify_one());
     }
 
     /// Forgets the oldest events: those that were taken, and when nobody is connected the others too.
@@ -237,57 +284,6 @@ impl State {
                 self.cursor = front.sequence + 1;
             }
         }
-    }
-}
-
-/// A connected client. Dropping it disconnects.
-#[derive(Debug)]
-pub struct Consumer {
-    stream: Arc<Stream>,
-    number: u64,
-}
-
-impl Consumer {
-    /// The stream.
-    pub fn stream(&self) -> &Arc<Stream> {
-        &self.stream
-    }
-
-    /// The id of the event before the first one that will come.
-    pub fn position(&self) -> EventId {
-        EventId { stream: self.stream.id, sequence: self.stream.state().cursor - 1 }
-    }
-
-    /// Takes the next message.
-    pub fn next(&self) -> Next {
-        let mut state = self.stream.state();
-        if state.consumer != self.number {
-            return Next::End;
-        }
-        let oldest = state.events.front().map_or(state.next, |event| event.sequence);
-        let index = usize::try_from(state.cursor.max(oldest) - oldest).unwrap_or(usize::MAX);
-        let Some(event) = state.events.get(index) else {
-            return if state.is_closed || state.open_answers == Some(0) { Next::End } else { Next::Wait };
-        };
-        let (sequence, data, cost) = (event.sequence, event.data.clone(), event.cost());
-        state.cursor = sequence + 1;
-        state.untaken = state.untaken.saturating_sub(cost);
-        state.trim(self.stream.limit);
-        drop(state);
-        self.stream.drained.notify_one();
-        Next::Event(EventId { stream: self.stream.id, sequence }, data)
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        let mut state = self.stream.state();
-        if state.consumer == self.number {
-            state.consumer += 1;
-            state.trim(self.stream.limit);
-        }
-        drop(state);
-        self.stream.drained.notify_one();
     }
 }
 
@@ -327,15 +323,34 @@ mod tests {
     }
 
     #[test]
-    fn a_second_client_replaces_the_first() {
-        let stream = Stream::endless(0, 1000);
+    fn a_client_that_resumes_a_call_replaces_the_one_before() {
+        let stream = Stream::for_post(7, 1, 1000);
         let first = stream.connect();
         let second = stream.resume(0).unwrap();
         push(&stream, "x", false);
         assert_eq!(text(first.next()), "end");
         drop(first);
         assert!(stream.is_connected());
-        assert_eq!(text(second.next()), "0-1 x");
+        assert_eq!(text(second.next()), "7-1 x");
+    }
+
+    #[test]
+    fn a_client_that_joins_gets_the_messages_and_the_one_before_goes_on_after_it() {
+        let stream = Stream::endless(0, 1000);
+        let first = stream.connect();
+        push(&stream, "a", false);
+        assert_eq!(text(first.next()), "0-1 a");
+        let second = stream.join();
+        push(&stream, "b", false);
+        assert_eq!(text(first.next()), "wait");
+        assert_eq!(text(second.next()), "0-2 b");
+        drop(second);
+        push(&stream, "c", false);
+        assert_eq!(text(first.next()), "0-3 c");
+        let others: Vec<Consumer> = (0..MAX_CONSUMERS).map(|_| stream.join()).collect();
+        assert_eq!(text(first.next()), "end", "the oldest makes room");
+        stream.close();
+        assert!(others.iter().all(|client| text(client.next()) == "end"));
     }
 
     #[test]

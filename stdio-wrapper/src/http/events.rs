@@ -125,7 +125,7 @@ impl<G> Body<G> {
                 }
             };
             tokio::select! {
-                () = self.consumer.stream().changed() => {}
+                () = self.consumer.changed() => {}
                 () = gone => return None,
                 () = tokio::time::sleep(wait) => {
                     if wait == self.timing.keep_alive {

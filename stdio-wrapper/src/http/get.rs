@@ -1,14 +1,13 @@
 //! GET: the stream for what belongs to no request, and resuming of any stream (2025-11-25, "Listening for Messages from
 //! the Server", "Resumability and Redelivery").
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::guard::{Accepts, RequestHeaders};
 use super::problem::Problem;
 use super::{Endpoint, events};
 use crate::legacy::Session;
-use crate::protocol::{Code, EventId, Version};
+use crate::protocol::{EventId, Version};
 use crate::stream::Consumer;
 
 pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
@@ -22,7 +21,7 @@ pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result
     let session = endpoint.session(request, &caller)?;
     let consumer = match headers.last_event_id()? {
         Some(last) => resume(endpoint, &session, last)?,
-        None => listen(&session)?,
+        None => session.get_stream().join(),
     };
     let options = events::Options {
         priming: session.version().is_some_and(Version::has_priming),
@@ -34,13 +33,6 @@ pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))
 }
 
-fn listen(session: &Session) -> Result<Consumer, Problem> {
-    let stream = session.get_stream();
-    let conflict =
-        || Problem::new(StatusCode::CONFLICT, Code::Refused, "This session has a GET stream already.");
-    if stream.is_connected() { Err(conflict()) } else { Ok(stream.connect()) }
-}
-
 /// The stream of the named event, from there on, and no other stream.
 fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
     let gone = || Problem::bad_request("The stream of this Last-Event-ID is not kept any more.");
@@ -48,7 +40,7 @@ fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consu
     let consumer = match stream.resume(last.sequence) {
         Some(consumer) => consumer,
         // The GET stream goes on even if some of it is lost; what is left of an answer alone is worth nothing.
-        None if last.stream == 0 => stream.connect(),
+        None if last.stream == 0 => stream.join(),
         None => return Err(gone()),
     };
     endpoint.metrics.streams_resumed_total.add();
