@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use tokio::runtime::Handle;
@@ -18,6 +20,14 @@ use crate::metrics::Metrics;
 use crate::modern::{self, Servers};
 use crate::ops::{self, Ready};
 use crate::translate::{self, Backward, Facade};
+use crate::unread::close_unread;
+
+/// How long the head of a request may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections to the operator's listener at the same time.
+const MAX_OPS_CONNECTIONS: usize = 100;
 
 /// What the program takes from the world, so that tests can give something else.
 pub struct World {
@@ -96,7 +106,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tokio::join!(sessions.stop(within), modern.stop(within));
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
     // What is left after this dies with the process.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), stop_connections).await;
+    let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -163,41 +173,47 @@ fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>) -> Ready {
 fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, SocketAddr)> {
     let endpoint = web::Data::new(endpoint);
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
-    let server =
-        HttpServer::new(move || App::new().configure(http::routes(endpoint.clone(), &path, legacy_sse)))
-            .workers(config.workers)
-            // Idle streams count as connections; each is cheap.
-            .max_connections(100_000)
-            .backlog(4096)
-            // An event is small and wanted now.
-            .tcp_nodelay(true)
-            .shutdown_timeout(1)
-            .disable_signals()
-            .on_connect(http::remember)
-            .bind(config.listen)
-            .with_context(|| {
-                format!(
-                    "LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
-                    config.listen
-                )
-            })?;
+    let server = HttpServer::new(move || {
+        let routes = http::routes(endpoint.clone(), &path, legacy_sse);
+        App::new().wrap(from_fn(close_unread)).configure(routes)
+    })
+    .workers(config.workers)
+    // Each worker has its share. Those beyond wait, and are refused by the system when too many do.
+    .max_connections(config.limits.max_connections.div_ceil(config.workers.max(1)))
+    .backlog(4096)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(CLOSE_TIMEOUT)
+    // An event is small and wanted now.
+    .tcp_nodelay(true)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .on_connect(http::remember)
+    .bind(config.listen)
+    .with_context(|| {
+        format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
+    })?;
     let address = server.addrs().first().copied().unwrap_or(config.listen);
     Ok((server.run(), address))
 }
 
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
-    let server =
-        HttpServer::new(move || App::new().configure(ops::routes(Arc::clone(&metrics), Arc::clone(&ready))))
-            .workers(1)
-            .shutdown_timeout(1)
-            .disable_signals()
-            .bind(config.ops_listen)
-            .with_context(|| {
-                format!(
-                    "OPS_LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
-                    config.ops_listen
-                )
-            })?;
+    let server = HttpServer::new(move || {
+        let routes = ops::routes(Arc::clone(&metrics), Arc::clone(&ready));
+        App::new().wrap(from_fn(close_unread)).configure(routes)
+    })
+    .workers(1)
+    .max_connections(MAX_OPS_CONNECTIONS)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(CLOSE_TIMEOUT)
+    .shutdown_timeout(1)
+    .disable_signals()
+    .bind(config.ops_listen)
+    .with_context(|| {
+        format!(
+            "OPS_LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
+            config.ops_listen
+        )
+    })?;
     for address in server.addrs() {
         tracing::info!(%address, "health, readiness and metrics");
     }

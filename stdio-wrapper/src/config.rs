@@ -132,6 +132,8 @@ pub struct Limits {
     pub stream_grace: Duration,
     /// What clients are told to wait before they connect again.
     pub retry: Duration,
+    /// Connections of clients at the same time.
+    pub max_connections: usize,
     /// Largest POST body, in bytes.
     pub max_body: usize,
     /// Longest line of a child, in bytes.

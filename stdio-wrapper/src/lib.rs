@@ -3,7 +3,7 @@
 //! Rooms, and which may use which: `protocol`, `policy` and `metrics` stand at the bottom and use no other; `stream` uses
 //! `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses `config` and `policy`; `legacy`
 //! (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol` and `metrics`; `translate`
-//! uses both of them; `http` uses all of these; `ops` uses `metrics`; `app` puts them together.
+//! uses both of them; `http` uses all of these; `ops` uses `metrics`; `unread` uses none; `app` puts them together.
 
 pub mod app;
 pub mod child;
@@ -18,3 +18,4 @@ pub mod policy;
 pub mod protocol;
 pub mod stream;
 pub mod translate;
+pub mod unread;

@@ -25,6 +25,7 @@ pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
         stream_grace: read.duration("STREAM_GRACE", &options.stream_grace, Duration::ZERO..=hours(24)),
         keep_alive: read.duration("KEEP_ALIVE", &options.keep_alive, ms(100)..=hours(1)),
         retry: read.duration("RETRY", &options.retry, ms(1)..=hours(1)),
+        max_connections: read.number("MAX_CONNECTIONS", &options.max_connections, 10..=1_000_000),
         max_body: read.size("MAX_BODY", &options.max_body, 1024..=1 << 30),
         max_line: read.size("MAX_LINE", &options.max_line, 1024..=1 << 30),
         max_batch: read.number("MAX_BATCH", &options.max_batch, 1..=10_000),

@@ -137,6 +137,9 @@ pub struct Options {
     /// What clients are told to wait before they connect again.
     #[arg(long, env = "RETRY", default_value = "1s", value_name = "TIME")]
     pub retry: String,
+    /// Connections of clients at the same time; more wait until one closes. Idle streams count.
+    #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
+    pub max_connections: String,
     /// Largest POST body.
     #[arg(long, env = "MAX_BODY", default_value = "4MiB", value_name = "SIZE")]
     pub max_body: String,
