@@ -5,7 +5,6 @@ mod command;
 mod framing;
 mod launcher;
 mod limits;
-mod oversized;
 mod pressure;
 mod process;
 mod reader;

@@ -8,6 +8,7 @@ mod events;
 mod get;
 mod gone;
 mod guard;
+mod incoming;
 mod modern;
 mod post;
 mod problem;
@@ -71,7 +72,7 @@ pub struct Endpoint {
     tool_rules: Option<ToolRules>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
-    max_body: usize,
+    bodies: incoming::Bodies,
     max_batch: usize,
     stream_after: Duration,
     timing: events::Timing,
@@ -103,7 +104,7 @@ impl Endpoint {
             groups: config.groups.clone(),
             tool_rules: config.tool_rules.clone(),
             resource,
-            max_body: config.limits.max_body,
+            bodies: incoming::Bodies::new(config.limits.max_body),
             max_batch: config.limits.max_batch,
             stream_after: config.limits.stream_after,
             timing: events::Timing {
@@ -158,11 +159,24 @@ pub fn routes(
     move |service| {
         service.app_data(endpoint);
         service.route(&mcp_path, web::route().to(mcp));
+        // The check of auth-service takes a path with and without a slash at its end for the same resource.
+        if let Some(other) = other_spelling(&mcp_path) {
+            service.route(&other, web::route().to(mcp));
+        }
         if legacy_sse {
             service.route("/sse", web::route().to(sse));
             service.route("/messages", web::route().to(messages));
         }
         service.default_service(web::route().to(HttpResponse::NotFound));
+    }
+}
+
+/// The path with a slash at its end, or without the one that it has.
+fn other_spelling(path: &str) -> Option<String> {
+    match path.strip_suffix('/') {
+        Some("") => None,
+        Some(bare) => Some(bare.to_owned()),
+        None => Some(format!("{path}/")),
     }
 }
 

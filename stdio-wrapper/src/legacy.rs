@@ -2,6 +2,7 @@
 
 mod foreign;
 mod link;
+mod questions;
 mod routing;
 mod session;
 mod sessions;

@@ -7,24 +7,36 @@ mod depth;
 mod edit;
 mod envelope;
 mod error;
+mod ids;
 mod large;
+mod outcome;
+mod outline;
 mod peek;
 mod rewrite;
+mod salvage;
 mod sse;
+mod strings;
 mod text;
+mod tidy;
 mod version;
 
 pub use depth::{MAX_DEPTH, is_too_deep};
 pub use edit::Members;
-pub use envelope::{Body, Kind, Malformed, Message, Span, parse_body, parse_line};
+pub use envelope::{BadItem, Body, Kind, Malformed, Message, Span, parse_body, parse_line};
 pub use error::{Code, error_message, error_with_data};
+pub use ids::{own_number, same_id};
+pub use outcome::{Relayed, is_sound, relay};
+pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
     CallParams, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
-    peek_requested_version, span_in, string,
+    peek_requested_version, progress_token, span_in, string,
 };
 pub use rewrite::{Patch, rewrite, rewrite_line};
+pub use salvage::{Salvage, Salvaged};
 pub use sse::{EventId, StreamId, encode_event, encode_priming, encode_retry};
+pub use strings::without_lone_surrogates;
 pub use text::Text;
+pub use tidy::{tidy, tidy_body};
 pub use version::Version;
 
 #[cfg(test)]

@@ -3,18 +3,17 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::oversized::IdScanner;
-use crate::protocol::{Patch, rewrite_line};
+use crate::protocol::{Outline, OutlineReader, Patch, rewrite_line};
 
 /// What a child wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// One message; not yet known to be one.
     Message(Bytes),
-    /// A message over the limit. Its text is gone; its id may have been seen.
+    /// A message over the limit. Its text is gone.
     Oversized {
-        /// The id as JSON text.
-        id: Option<Vec<u8>>,
+        /// What was seen of it.
+        outline: Outline,
         /// How long it was.
         length: usize,
     },
@@ -57,7 +56,7 @@ struct LineDecoder {
     /// How much of the buffer is known to have no line break.
     scanned: usize,
     /// Set while a line over the limit is being thrown away.
-    oversized: Option<IdScanner>,
+    oversized: Option<OutlineReader>,
 }
 
 impl Decoder for LineDecoder {
@@ -73,7 +72,7 @@ impl Decoder for LineDecoder {
                 let mut scanner = self.oversized.take().unwrap_or_default();
                 scanner.feed(buffer.get(..length)?);
                 buffer.advance(length + 1);
-                return Some(scanner.into_frame());
+                return Some(oversized(&scanner));
             }
             let mut line = buffer.split_to(length + 1);
             while line.last().is_some_and(u8::is_ascii_whitespace) {
@@ -91,12 +90,16 @@ impl Decoder for LineDecoder {
             Some(mut scanner) => {
                 scanner.feed(buffer);
                 buffer.clear();
-                Some(scanner.into_frame())
+                Some(oversized(&scanner))
             }
             None if buffer.iter().all(u8::is_ascii_whitespace) => None,
             None => Some(Frame::Cut(buffer.split().freeze())),
         }
     }
+}
+
+fn oversized(seen: &OutlineReader) -> Frame {
+    Frame::Oversized { outline: seen.outline(), length: seen.length() }
 }
 
 impl LineDecoder {
@@ -152,10 +155,8 @@ mod tests {
         for size in [1, 7, 64, 4096] {
             let pieces: Vec<&[u8]> = long.as_bytes().chunks(size).collect();
             let length = long.find('\n').unwrap();
-            assert_eq!(
-                frames(100, &pieces),
-                [Frame::Oversized { id: Some(b"\"a\\\"b\"".to_vec()), length }, message("next")]
-            );
+            let outline = Outline { id: Some(b"\"a\\\"b\"".to_vec()), has_method: false, has_outcome: true };
+            assert_eq!(frames(100, &pieces), [Frame::Oversized { outline, length }, message("next")]);
         }
     }
 

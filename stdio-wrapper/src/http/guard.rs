@@ -121,7 +121,8 @@ impl<'r> RequestHeaders<'r> {
             Accepts::JsonAndEvents => &["application/json", "text/event-stream"],
             Accepts::Events => &["text/event-stream"],
         };
-        if matches!(self.one(&header::ACCEPT), Header::One(USUAL)) {
+        // Without the header the client takes anything (RFC 9110 §12.5.1).
+        if matches!(self.one(&header::ACCEPT), Header::One(USUAL) | Header::Absent) {
             return Ok(());
         }
         let values = || self.headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());

@@ -46,7 +46,7 @@ async fn request(
     let fields = RequestHeaders::new(http).fields();
     let request = modern::check(message, &fields)?;
     permit(endpoint, caller, &request.method, message)
-        .map_err(|refusal| refusal.into_problem(endpoint, caller, request.id_text()))?;
+        .map_err(|refusal| refusal.into_problem(endpoint, caller, http.query_string(), request.id_text()))?;
     let place = endpoint.modern.admit(&caller.owner())?;
     let stream = endpoint.modern.stream();
     // Connected before anything is sent, so that nothing is lost.

@@ -7,25 +7,21 @@ use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
 use url::Url;
 
 use super::Endpoint;
 use super::answer::{self, Form};
 use super::guard::{Accepts, RequestHeaders};
+use super::incoming::parse;
 use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::Session;
 use crate::modern::{self, Era};
 use crate::policy::{Asked, Decision, scopes_to_ask_for};
 use crate::protocol::{
-    Body, Code, Kind, Malformed, Message, Span, Version, error_message, is_too_deep, parse_body, peek_call,
+    BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, outline, peek_call,
 };
 use crate::stream::Stream;
-
-/// A client that sends its body slower than this only holds a connection.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server that has not answered `initialize` within this time is not taken for one without sessions.
 const GREETING: Duration = Duration::from_secs(15);
@@ -39,8 +35,16 @@ pub(super) async fn handle(
     let caller = endpoint.admit(request).await?;
     headers.check_content()?;
     headers.check_accept(Accepts::JsonAndEvents)?;
-    let body = read_body(body, endpoint.max_body).await?;
-    match parse(&body, endpoint.max_batch)? {
+    let body = endpoint.bodies.read(body).await?;
+    let mut tidied = String::new();
+    let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            lost_answer(request, endpoint, &caller, &body).await;
+            return Err(problem);
+        }
+    };
+    match parsed {
         Body::Single(message) => match modern::era(&message, headers.version())? {
             Era::Modern => super::modern::handle(request, endpoint, &caller, &message).await,
             Era::Legacy => single(request, endpoint, &caller, &message).await,
@@ -49,39 +53,13 @@ pub(super) async fn handle(
     }
 }
 
-/// The whole body, if it is not too large and does not take too long.
-pub(super) async fn read_body(body: web::Payload, limit: usize) -> Result<Bytes, Problem> {
-    let slow =
-        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, Code::Refused, "The request body came too slowly.");
-    tokio::time::timeout(BODY_TIMEOUT, collect(body, limit)).await.map_err(slow)?
-}
-
-async fn collect(mut body: web::Payload, limit: usize) -> Result<Bytes, Problem> {
-    let mut whole = BytesMut::new();
-    let mut first = None;
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|_| Problem::bad_request("The request body ended early."))?;
-        if whole.len() + first.as_ref().map_or(0, Bytes::len) + piece.len() > limit {
-            return Err(Problem::too_large(limit));
-        }
-        // Most bodies come in one piece and need no copy.
-        match first.take() {
-            None if whole.is_empty() => first = Some(piece),
-            before => {
-                whole.extend_from_slice(before.as_deref().unwrap_or_default());
-                whole.extend_from_slice(&piece);
-            }
-        }
+/// The child that asked does not wait for an answer that nobody can read.
+async fn lost_answer(request: &HttpRequest, endpoint: &Endpoint, caller: &Caller, body: &[u8]) {
+    if let Some(Unreadable::Response(id)) = outline(body).unreadable()
+        && let Ok(session) = endpoint.session(request, caller)
+    {
+        session.reply_lost(Some(&String::from_utf8_lossy(&id))).await;
     }
-    Ok(first.unwrap_or_else(|| whole.freeze()))
-}
-
-pub(super) fn parse(body: &[u8], max_batch: usize) -> Result<Body<'_>, Problem> {
-    let parsed = parse_body(body, max_batch)?;
-    if is_too_deep(body) {
-        return Err(Problem::bad_request("The message nests too deeply."));
-    }
-    Ok(parsed)
 }
 
 async fn single(
@@ -98,11 +76,13 @@ async fn single(
     RequestHeaders::new(request).check_version()?;
     let session = endpoint.session(request, caller)?;
     let Kind::Request { method, id } = &message.kind else {
-        take(endpoint, caller, &session, message).await;
+        take(endpoint, caller, &session, message).await?;
         return Ok(HttpResponse::Accepted().finish());
     };
+    // What the schema forbids in the params of any request; SDKs drop such a request without an answer.
+    peek_call(message).map_err(|error| Problem::from(error).with_id(message.at(id)))?;
     if let Err(refusal) = permit(endpoint, caller, method, message) {
-        return Err(refusal.into_problem(endpoint, caller, message.at(id)));
+        return Err(refusal.into_problem(endpoint, caller, request.query_string(), message.at(id)));
     }
     let stream = session.post_stream(1);
     let consumer = stream.connect();
@@ -119,6 +99,9 @@ async fn initialize(
 ) -> Result<HttpResponse, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
     if RequestHeaders::new(request).session_id()?.is_some() {
+        // A client that still names a session which is gone is told so, and begins anew (2025-11-25, "Session
+        // Management").
+        endpoint.session(request, caller).map_err(with_id)?;
         return Err(with_id(Problem::bad_request(
             "This session is initialized already. Send initialize without Mcp-Session-Id.",
         )));
@@ -177,7 +160,7 @@ async fn batch(
     request: &HttpRequest,
     endpoint: &Endpoint,
     caller: &Caller,
-    items: Vec<Result<Message<'_>, Malformed>>,
+    items: Vec<Result<Message<'_>, BadItem>>,
 ) -> Result<HttpResponse, Problem> {
     let named = RequestHeaders::new(request).check_version()?;
     let session = endpoint.session(request, caller)?;
@@ -187,7 +170,7 @@ async fn batch(
             "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
         ));
     }
-    let needs_answer = |item: &&Result<Message<'_>, Malformed>| {
+    let needs_answer = |item: &&Result<Message<'_>, BadItem>| {
         !matches!(item, Ok(Message { kind: Kind::Notification { .. } | Kind::Response { .. }, .. }))
     };
     let answers = items.iter().filter(needs_answer).count();
@@ -208,16 +191,16 @@ async fn send_item(
     caller: &Caller,
     session: &Arc<Session>,
     stream: &Arc<Stream>,
-    item: &Result<Message<'_>, Malformed>,
+    item: &Result<Message<'_>, BadItem>,
 ) {
     let message = match item {
         Ok(message) => message,
-        Err(error) => {
-            return stream.push(error_message(None, Code::InvalidRequest, &error.to_string()).into(), true);
-        }
+        Err(bad) => return bad_item(session, stream, bad).await,
     };
     let Kind::Request { method, id } = &message.kind else {
-        return take(endpoint, caller, session, message).await;
+        // One bad answer does not spoil the batch, and the child was told.
+        let _ = take(endpoint, caller, session, message).await;
+        return;
     };
     if method == "initialize" {
         return session.refuse(
@@ -234,21 +217,41 @@ async fn send_item(
     }
 }
 
+/// Answers an item that is no message, under its id if that can be told.
+async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
+    let id = match &bad.meant {
+        Some(Unreadable::Request(id)) => Some(id.as_slice()),
+        Some(Unreadable::Response(id)) => {
+            session.reply_lost(Some(&String::from_utf8_lossy(id))).await;
+            None
+        }
+        None => None,
+    };
+    stream.push(error_message(id, Code::InvalidRequest, &bad.error.to_string()).into(), true);
+}
+
 /// A message that wants no answer. A call does not get past the rules by wanting none: it goes nowhere.
 pub(super) async fn take(
     endpoint: &Endpoint,
     caller: &Caller,
     session: &Arc<Session>,
     message: &Message<'_>,
-) {
+) -> Result<(), Problem> {
     match &message.kind {
         Kind::Notification { method } if permit(endpoint, caller, method, message).is_err() => {
             tracing::debug!("a notification that the tool rules do not allow was dropped");
         }
         Kind::Notification { method } => session.notify(message, method).await,
-        Kind::Response { id: Some(id), .. } => session.reply(message, message.at(id)).await,
-        Kind::Response { id: None, .. } | Kind::Request { .. } => {}
+        Kind::Response { id: Some(id), .. } if !session.reply(message, message.at(id)).await => {
+            return Err(Problem::bad_request(
+                "An answer needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
+            ));
+        }
+        // The client could not read the id of what it was asked.
+        Kind::Response { id: None, .. } => session.reply_lost(None).await,
+        Kind::Response { .. } | Kind::Request { .. } => {}
     }
+    Ok(())
 }
 
 /// Why a tool call is refused.
@@ -307,7 +310,7 @@ impl ToolRefusal {
         }
     }
 
-    pub(super) fn into_problem(self, endpoint: &Endpoint, caller: &Caller, id: &str) -> Problem {
+    pub(super) fn into_problem(self, endpoint: &Endpoint, caller: &Caller, query: &str, id: &str) -> Problem {
         let sentence = self.sentence();
         match self {
             Self::NeedsScopes(needed) => {
@@ -315,7 +318,9 @@ impl ToolRefusal {
                 let scopes = scopes_to_ask_for(&needed, &caller.scopes);
                 let mut challenge =
                     format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));
-                if let Some(metadata) = endpoint.resource.as_deref().and_then(metadata_url) {
+                if let Some(metadata) =
+                    endpoint.resource.as_deref().and_then(|resource| metadata_url(resource, query))
+                {
                     // Writing to a string cannot fail.
                     let _ = write!(challenge, r#", resource_metadata="{metadata}""#);
                 }
@@ -328,9 +333,28 @@ impl ToolRefusal {
     }
 }
 
-/// Where the protected resource metadata of a resource is (RFC 9728 §3.1).
-fn metadata_url(resource: &str) -> Option<String> {
+/// Where the protected resource metadata of a resource is (RFC 9728 §3.1). A query of the request goes along, because
+/// clients compare the metadata with the URL that they were given.
+fn metadata_url(resource: &str, query: &str) -> Option<String> {
     let url = Url::parse(resource).ok()?;
     let path = url.path().trim_end_matches('/');
-    Some(format!("{}/.well-known/oauth-protected-resource{path}", url.origin().ascii_serialization()))
+    let origin = url.origin().ascii_serialization();
+    let mut metadata = Url::parse(&format!("{origin}/.well-known/oauth-protected-resource{path}")).ok()?;
+    metadata.set_query(Some(query).filter(|query| !query.is_empty()));
+    // It stands in a quoted string, in which a backslash escapes (RFC 9110 §5.6.4).
+    Some(String::from(metadata).replace('\\', "%5C"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metadata_of_a_url_with_a_query_has_the_query_and_stays_inside_its_quotes() {
+        let of = |query| metadata_url("https://mcp.example.com/notes/", query).unwrap();
+        let bare = "https://mcp.example.com/.well-known/oauth-protected-resource/notes";
+        assert_eq!(of(""), bare);
+        assert_eq!(of("toolset=a&b=%20"), format!("{bare}?toolset=a&b=%20"));
+        assert_eq!(of("a\"\\b"), format!("{bare}?a%22%5Cb"));
+    }
 }

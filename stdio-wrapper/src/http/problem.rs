@@ -73,7 +73,7 @@ impl Problem {
         self
     }
 
-    fn retry_after(self, wait: Duration) -> Self {
+    pub(super) fn retry_after(self, wait: Duration) -> Self {
         self.with_header(header::RETRY_AFTER, (wait.as_secs() + 1).to_string())
     }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
-use super::post::{parse, permit, read_body, take};
+use super::incoming::parse;
+use super::post::{permit, take};
 use super::problem::Problem;
 use super::{Endpoint, events};
 use crate::legacy::{Session, Sessions};
@@ -59,14 +60,15 @@ pub(super) async fn message(
         web::Query::<Query>::from_query(request.query_string()).map_err(|_| Problem::no_session_id())?;
     let found = endpoint.sessions.find(&query.session_id, &caller.owner()).filter(|session| session.is_sse());
     let session = found.ok_or_else(Problem::no_such_session)?;
-    let body = read_body(body, endpoint.max_body).await?;
-    let Body::Single(message) = parse(&body, endpoint.max_batch)? else {
+    let body = endpoint.bodies.read(body).await?;
+    let mut tidied = String::new();
+    let Body::Single(message) = parse(&body, endpoint.max_batch, &mut tidied)? else {
         return Err(Problem::bad_request(
             "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
         ));
     };
     let Kind::Request { method, id } = &message.kind else {
-        take(endpoint, &caller, &session, &message).await;
+        take(endpoint, &caller, &session, &message).await?;
         return Ok(HttpResponse::Accepted().finish());
     };
     let stream = session.post_stream(1);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
 use crate::metrics::Metrics;
-use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
+use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
 
 /// Progress keeps a request alive, but not for longer than so many times its timeout.
@@ -44,6 +44,8 @@ pub(super) struct Link {
     pub(super) launcher: Arc<Launcher>,
     junk_log: Mutex<RateLimit>,
     next_id: AtomicU64,
+    /// Number of the request that was sent last; 0 if it was something else.
+    last_sent: AtomicU64,
     state: Mutex<State>,
     /// Whether `initialize` was answered.
     has_answered: AtomicBool,
@@ -83,6 +85,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Whether the caller's id is this one.
+    fn has_id(&self, id: &str) -> bool {
+        std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
+    }
+
     /// Answers with an error of ours.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
@@ -133,6 +140,7 @@ impl Link {
             launcher,
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             next_id: AtomicU64::new(1),
+            last_sent: AtomicU64::new(0),
             state: Mutex::default(),
             has_answered: AtomicBool::new(false),
             dead: OnceLock::new(),
@@ -166,6 +174,7 @@ impl Link {
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.0.encode(message.text, &mut patches);
+        self.last_sent.store(number, Ordering::Relaxed);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
@@ -188,12 +197,14 @@ impl Link {
     /// Passes on a message that wants no answer.
     pub(super) async fn pass(&self, message: &Message<'_>, patches: &mut [Patch<'_>]) {
         let line = self.framing.0.encode(message.text, patches);
+        self.last_sent.store(0, Ordering::Relaxed);
         // A child that is gone has nothing to be told.
         let _ = tokio::time::timeout(Duration::from_secs(30), self.outbox.send(line)).await;
     }
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
+        self.last_sent.store(0, Ordering::Relaxed);
         let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
     }
 
@@ -208,6 +219,18 @@ impl Link {
             }
         }
         Some(pending)
+    }
+
+    /// Takes the only waiting request out, if it is the last thing that was sent.
+    pub(super) fn take_last(&self) -> Option<Pending> {
+        let last = self.last_sent.load(Ordering::Relaxed);
+        let is_only = self.state().pending.keys().eq([&last]);
+        if is_only { self.take(last) } else { None }
+    }
+
+    /// Whether a request was sent under this number at any time.
+    pub(super) fn was_given(&self, number: u64) -> bool {
+        number < self.next_id.load(Ordering::Relaxed)
     }
 
     /// The stream and the caller's token for progress of ours, and a new lease of life for the request.
@@ -230,12 +253,12 @@ impl Link {
 
     /// The one waiting request of a session with this id of the caller's. Two with the same id cannot be told apart, and
     /// cancelling the wrong one would hurt somebody else.
-    pub(super) fn find(&self, session: &Session, id: &[u8]) -> Option<u64> {
+    pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
         let state = self.state();
         let mut found = state
             .pending
             .iter()
-            .filter(|(_, pending)| *pending.id == *id && std::ptr::eq(&raw const *pending.session, session));
+            .filter(|(_, pending)| pending.has_id(id) && std::ptr::eq(&raw const *pending.session, session));
         let (number, pending) = found.next()?;
         (found.next().is_none() && !pending.is_initialize).then_some(*number)
     }

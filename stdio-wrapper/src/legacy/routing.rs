@@ -9,8 +9,9 @@ use super::link::{Audience, Link, Progress};
 use super::session::Session;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Patch, Span, Text, error_message, parse_line, peek_cancelled,
-    peek_initialize_result, peek_progress, rewrite,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
+    own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress, relay, rewrite,
+    tidy, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -18,17 +19,57 @@ use crate::stream::Stream;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Hands each frame of one child on.
-struct Routes(Arc<Link>);
+struct Routes {
+    link: Arc<Link>,
+    salvage: Salvage,
+}
 
 impl Frames for Routes {
     async fn frame(&mut self, frame: Frame) {
-        deliver(&self.0, frame).await;
+        match frame {
+            Frame::Message(line) => self.line(line).await,
+            Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
+            Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+        }
+    }
+}
+
+impl Routes {
+    async fn line(&mut self, line: Bytes) {
+        let line = without_lone_surrogates(line);
+        let why = match parse_line(&line) {
+            Ok(message) => {
+                self.salvage.reset();
+                return dispatch(&self.link, &line, &message).await;
+            }
+            Err(error) => error.to_string(),
+        };
+        // Of a child for all sessions a line may show what another client has sent.
+        let accepts_prefixed =
+            matches!(self.link.audience, Audience::Session(_)) || !self.link.has_answered();
+        match self.salvage.read(&line, accepts_prefixed) {
+            Salvaged::Messages(messages) => {
+                log_line(&self.link, &line, &why, "a line of the child was put right");
+                for text in messages {
+                    let text = without_lone_surrogates(text);
+                    if let Ok(message) = parse_line(&text) {
+                        dispatch(&self.link, &text, &message).await;
+                    }
+                }
+            }
+            Salvaged::Unreadable(message) => {
+                junk(&self.link, &line, &why);
+                unreadable(&self.link, message, &format!("it cannot be read: {why}"));
+            }
+            Salvaged::Nothing => junk(&self.link, &line, &why),
+        }
     }
 }
 
 /// Reads until the child is gone, then tells everyone who waits.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
-    let exit = read_frames(&link.child, output, decoder, &mut Routes(Arc::clone(&link))).await;
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
+    let exit = read_frames(&link.child, output, decoder, &mut routes).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
     }
@@ -41,76 +82,132 @@ pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decod
     }
 }
 
-async fn deliver(link: &Arc<Link>, frame: Frame) {
-    match frame {
-        Frame::Message(text) => match parse_line(&text) {
-            Ok(message) => dispatch(link, &text, &message).await,
-            Err(error) => junk(link, &text, &error.to_string()),
-        },
-        Frame::Cut(text) => junk(link, &text, "the output ended within a line"),
-        Frame::Oversized { id, length } => oversized(link, id.as_deref(), length),
-    }
-}
-
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
+    log_line(link, text, why, "a line on the child's standard output is no MCP message and was skipped");
+}
+
+fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
     // A flood of junk must not become a flood of log lines.
     if link.may_log_junk() {
         let shown = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default()).into_owned();
-        tracing::warn!(
-            child = link.child.number,
-            line = shown,
-            why,
-            "a line on the child's standard output is no MCP message and was skipped"
-        );
+        tracing::warn!(child = link.child.number, line = shown, why, "{what}");
     }
 }
 
-fn oversized(link: &Link, id: Option<&[u8]>, length: usize) {
+fn oversized(link: &Link, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
     tracing::warn!(
         child = link.child.number,
         length,
         "a message of the child is over MAX_LINE and was dropped"
     );
-    if let Some(pending) = id.and_then(number).and_then(|number| link.take(number)) {
-        pending.fail(
-            Code::InternalError,
-            &format!("The MCP server's answer has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less."),
-        );
+    if let Some(message) = outline.unreadable() {
+        let why = format!("it has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less");
+        unreadable(link, message, &why);
+    }
+}
+
+/// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
+fn unreadable(link: &Link, message: Unreadable, why: &str) {
+    match message {
+        Unreadable::Response(id) => {
+            if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
+                let is_initialize = pending.is_initialize;
+                let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
+                pending.fail(Code::InternalError, &format!("The MCP server's answer cannot be used: {why}."));
+                if is_initialize {
+                    not_initialized(&session, &stream);
+                }
+            }
+        }
+        Unreadable::Request(id) => {
+            let text = error_message(
+                Some(&id),
+                Code::InvalidRequest,
+                &format!("The request is not passed on: {why}."),
+            );
+            link.say(&String::from_utf8_lossy(&text));
+        }
     }
 }
 
 async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
+    if let Kind::Response { id, .. } = &message.kind {
+        return match id {
+            Some(id) => answer(link, text, message, id).await,
+            None => nameless_error(link, message),
+        };
+    }
+    let tidied = tidy(message);
+    let tidied = tidied.as_deref().and_then(|text| parse_line(text.as_bytes()).ok());
+    let message = tidied.as_ref().unwrap_or(message);
     match &message.kind {
-        Kind::Response { id: Some(id), .. } => answer(link, text, message, id).await,
-        Kind::Response { id: None, .. } => drop_message(link, "an error without an id"),
         Kind::Request { method, id } => request(link, message, method, id).await,
         Kind::Notification { method } => match method.as_ref() {
             "notifications/progress" => progress(link, message).await,
             "notifications/cancelled" => cancelled(link, message).await,
             other => notification(link, message, other).await,
         },
+        Kind::Response { .. } => {}
     }
+}
+
+/// The child could not even read the id of what it got. That can only be told to be one request's if that is what it got
+/// last and nothing else waits.
+fn nameless_error(link: &Link, message: &Message<'_>) {
+    let Some(pending) = link.take_last() else {
+        return drop_message(link, "an error without an id");
+    };
+    let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
+    log_line(
+        link,
+        message.text.as_bytes(),
+        "it has no id",
+        "an error of the child was given to the only request that waits",
+    );
+    pending.fail(Code::InternalError, &format!("The MCP server did not understand the request: {shown}"));
 }
 
 /// Gives the answer to whom it belongs, under the id that the caller used.
 async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
-    let Some(pending) = number(message.at(id).as_bytes()).and_then(|number| link.take(number)) else {
+    let number = own_number(message.at(id).as_bytes());
+    let Some(pending) = number.and_then(|number| link.take(number)) else {
+        if !number.is_some_and(|number| link.was_given(number)) {
+            log_line(link, text, "nothing was asked under its id", "an answer of the child was dropped");
+        }
         return drop_message(link, "an answer that nobody waits for");
     };
-    if pending.is_initialize {
+    let version = peek_initialize_result(message).and_then(|(_, version)| version);
+    let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
+    let is_initialize = pending.is_initialize;
+    if is_initialize {
         link.set_answered();
-        pending.session.initialized(peek_initialize_result(message).and_then(|(_, version)| version));
+        // The response carries the session's id if the session has a revision by then.
+        if version.is_some() {
+            session.initialized(version);
+        }
     }
-    let data = Text::splice(text, id, &pending.id);
-    room(link, &pending.stream).await;
+    let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
+    if let Some(fault) = fault {
+        log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
+    }
+    room(link, &stream).await;
     pending.answer(data);
+    if is_initialize && version.is_none() {
+        not_initialized(&session, &stream);
+    }
+}
+
+/// Ends a session whose `initialize` failed. Its client was told before, because a stream that is closed takes nothing more.
+fn not_initialized(session: &Session, stream: &Stream) {
+    session.initialized(None);
+    stream.wake();
 }
 
 async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     let span = peek_progress(message).ok().flatten();
-    let ours = span.as_ref().and_then(|span| number(message.at(span).as_bytes()));
+    let ours = span.as_ref().and_then(|span| own_number(message.at(span).as_bytes()));
     let (Some(span), Some(Progress { stream, token })) = (span, ours.and_then(|ours| link.progress(ours)))
     else {
         return drop_message(link, "progress for a token that nobody gave");
@@ -126,6 +223,10 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
 /// A request of the child's own: sampling, elicitation, roots, ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
     let id = message.at(id);
+    // Clients drop what the schema forbids without a word.
+    if let Err(error) = peek_call(message) {
+        return unreadable(link, Unreadable::Request(id.into()), &error.to_string());
+    }
     let Some(session) = owner(link) else {
         return answer_for_nobody(link, method, id);
     };
@@ -209,11 +310,4 @@ fn owner(link: &Link) -> Option<Arc<Session>> {
 fn drop_message(link: &Link, what: &str) {
     link.metrics.child_messages_dropped_total.add();
     tracing::debug!(child = link.child.number, what, "a message of the child was dropped");
-}
-
-/// An id or token of ours, exactly as we wrote it.
-fn number(text: &[u8]) -> Option<u64> {
-    let is_ours =
-        matches!(text, [b'1'..=b'9', rest @ ..] if rest.len() < 19 && rest.iter().all(u8::is_ascii_digit));
-    std::str::from_utf8(text).ok().filter(|_| is_ours)?.parse().ok()
 }

@@ -1,6 +1,8 @@
 //! One client's session: its streams, its child, and what it may send.
 
-use std::collections::{HashMap, VecDeque};
+mod replies;
+
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use tokio::time::Instant;
 
 use super::foreign::Foreign;
 use super::link::{Link, Outgoing, cancelled};
+use super::questions::Questions;
 use super::shared::SharedChildren;
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -16,8 +19,6 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Requests of a child that may wait for the client at the same time.
-const MAX_EXPECTED: usize = 1024;
 /// Streams that are kept for clients that may come back.
 const MAX_KEPT_STREAMS: usize = 64;
 
@@ -70,8 +71,7 @@ pub(super) enum Behind {
 struct State {
     /// Streams that were answered as events, oldest first.
     streams: VecDeque<Arc<Stream>>,
-    /// Requests of the child that the client has not answered: id as JSON text, and where it was sent.
-    expected: HashMap<String, Arc<Stream>>,
+    questions: Questions,
 }
 
 /// Why a message was not taken.
@@ -179,7 +179,15 @@ impl Session {
             Some(Behind::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
             Some(Behind::Shared(children)) => children.initialize(self, message, &id, stream).await,
             // The translation greets such a session itself.
-            Some(Behind::Foreign(_)) | None => {}
+            Some(Behind::Foreign(_)) | None => {
+                self.refuse(
+                    message,
+                    &id,
+                    stream,
+                    Code::InvalidRequest,
+                    "This session is initialized already.",
+                );
+            }
         }
     }
 
@@ -209,7 +217,7 @@ impl Session {
             Some(Behind::Foreign(peer)) => {
                 peer.request(self, message, &id, params.progress_token.as_ref(), stream);
             }
-            None => {}
+            None => self.refuse(message, &id, stream, Code::InternalError, "This session has no server."),
         }
     }
 
@@ -251,11 +259,11 @@ impl Session {
         let Ok(Some(span)) = peek_cancelled(message) else {
             return;
         };
-        let id = message.at(&span).as_bytes();
+        let id = message.at(&span);
         let link = match self.behind.get() {
             Some(Behind::Own(link)) => Some(Arc::clone(link)),
             Some(Behind::Shared(children)) => children.current(self),
-            Some(Behind::Foreign(peer)) => return peer.cancel(message.at(&span)),
+            Some(Behind::Foreign(peer)) => return peer.cancel(id),
             None => None,
         };
         let Some(link) = link else { return };
@@ -274,42 +282,9 @@ impl Session {
         }
     }
 
-    /// Takes the client's answer to a request of the child. One that was not asked for goes nowhere.
-    pub async fn reply(&self, message: &Message<'_>, id: &str) {
-        self.touch();
-        if self.answered(id).is_none() {
-            return;
-        }
-        match self.behind.get() {
-            Some(Behind::Own(link)) => link.pass(message, &mut []).await,
-            Some(Behind::Foreign(peer)) => peer.reply(message, id),
-            Some(Behind::Shared(_)) | None => {}
-        }
-    }
-
-    /// Notes a request of the child that the client shall answer. False: too many already.
-    pub(super) fn expect_answer(&self, id: &str, stream: &Arc<Stream>) -> bool {
-        let mut state = self.state();
-        let has_room = state.expected.len() < MAX_EXPECTED;
-        if has_room {
-            state.expected.insert(id.to_owned(), Arc::clone(stream));
-        }
-        has_room
-    }
-
     /// Whether the child has answered `initialize` in one way or the other.
     pub fn was_answered(&self) -> bool {
         self.own_link().is_some_and(|link| link.has_answered())
-    }
-
-    /// Takes note of an answer, and tells where the question went.
-    pub(super) fn answered(&self, id: &str) -> Option<Arc<Stream>> {
-        self.state().expected.remove(id)
-    }
-
-    /// Whether the child waits for this client, which is no reason to say that the child is late.
-    pub(super) fn waits_for_client(&self) -> bool {
-        !self.state().expected.is_empty()
     }
 
     /// `initialize` was answered; without a version it was refused or made no sense.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::header::{Field, Fields, decode};
 use super::{CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, VERSION};
-use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, span_in, string};
+use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, progress_token, string};
 
 /// Methods of earlier revisions that this one has no more (SEP-2575).
 const REMOVED: [&str; 5] =
@@ -196,7 +196,7 @@ fn read_meta<'a>(message: &Message<'a>, meta: Option<&'a str>) -> Result<(Meta<'
         members(meta, [PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
     let version = version.and_then(string).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities = object(capabilities).ok_or_else(|| missing(CAPABILITIES))?;
-    let progress_token = token.filter(|token| *token != "null").map(|token| span_in(message.text, token));
+    let progress_token = token.map_or(Ok(None), |token| progress_token(message, token))?;
     Ok((Meta { capabilities, log_level: log_level.and_then(string), progress_token }, version))
 }
 

@@ -11,23 +11,62 @@ use super::link::Link;
 use super::pending::Waits;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Patch, Span, Text, error_message, members, object, parse_line, peek_cancelled,
-    peek_progress, rewrite, span_in,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
+    members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
+    without_lone_surrogates,
 };
 use crate::stream::Stream;
 
 /// Hands each frame of one child on.
-struct Routes(Arc<Link>);
+struct Routes {
+    link: Arc<Link>,
+    salvage: Salvage,
+}
 
 impl Frames for Routes {
     async fn frame(&mut self, frame: Frame) {
-        deliver(&self.0, frame);
+        match frame {
+            Frame::Message(line) => self.line(line),
+            Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
+            Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+        }
+    }
+}
+
+impl Routes {
+    fn line(&mut self, line: Bytes) {
+        let line = without_lone_surrogates(line);
+        let why = match parse_line(&line) {
+            Ok(message) => {
+                self.salvage.reset();
+                return dispatch(&self.link, &line, &message);
+            }
+            Err(error) => error.to_string(),
+        };
+        // The child serves many clients: once it has got something, a line may show what one of them has sent.
+        let accepts_prefixed = !self.link.has_answered();
+        match self.salvage.read(&line, accepts_prefixed) {
+            Salvaged::Messages(messages) => {
+                log_line(&self.link, &line, &why, "a line of the child was put right");
+                for text in messages.into_iter().map(without_lone_surrogates) {
+                    if let Ok(message) = parse_line(&text) {
+                        dispatch(&self.link, &text, &message);
+                    }
+                }
+            }
+            Salvaged::Unreadable(message) => {
+                junk(&self.link, &line, &why);
+                unreadable(&self.link, message, &format!("it cannot be read: {why}"));
+            }
+            Salvaged::Nothing => junk(&self.link, &line, &why),
+        }
     }
 }
 
 /// Reads until the child is gone, then tells everyone who waits.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
-    let exit = read_frames(&link.child, output, decoder, &mut Routes(Arc::clone(&link))).await;
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
+    let exit = read_frames(&link.child, output, decoder, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
     if !link.has_answered() && !is_wanted && !link.is_probe.load(Ordering::Relaxed) {
         link.launcher.child_failed();
@@ -36,60 +75,67 @@ pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decod
     link.child.stop();
 }
 
-fn deliver(link: &Arc<Link>, frame: Frame) {
-    match frame {
-        Frame::Message(text) => match parse_line(&text) {
-            Ok(message) => dispatch(link, &text, &message),
-            Err(error) => junk(link, &text, &error.to_string()),
-        },
-        Frame::Cut(text) => junk(link, &text, "the output ended within a line"),
-        Frame::Oversized { id, length } => oversized(link, id.as_deref(), length),
-    }
-}
-
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
+    log_line(link, text, why, "a line on the child's standard output is no MCP message and was skipped");
+}
+
+fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
     if link.may_log_junk() {
         let shown = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default()).into_owned();
-        let child = link.child.number;
-        tracing::warn!(
-            child,
-            line = shown,
-            why,
-            "a line on the child's standard output is no MCP message and was skipped"
-        );
+        tracing::warn!(child = link.child.number, line = shown, why, "{what}");
     }
 }
 
-fn oversized(link: &Link, id: Option<&[u8]>, length: usize) {
+fn oversized(link: &Link, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
     tracing::warn!(
         child = link.child.number,
         length,
         "a message of the child is over MAX_LINE and was dropped"
     );
-    if let Some(pending) = id.and_then(number).and_then(|number| link.take(number)) {
-        link.metrics.requests_failed_total.add();
-        let why = format!(
-            "The MCP server's answer has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less."
-        );
-        pending.stream.push(error_message(Some(&pending.id), Code::InternalError, &why).into(), true);
+    if let Some(message) = outline.unreadable() {
+        let why = format!("it has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less");
+        unreadable(link, message, &why);
     }
 }
 
-fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
-    match &message.kind {
-        Kind::Response { id: Some(id), .. } => answer(link, text, message, id),
-        Kind::Response { id: None, .. } => drop_message(link, "an error without an id"),
-        // The stateless revision has no requests from the server (2026-07-28, "stdio").
-        Kind::Request { .. } => {
-            let child = link.child.number;
-            tracing::warn!(
-                child,
-                "a modern child sent a request, which the protocol forbids; it was dropped"
-            );
-            drop_message(link, "a request of a modern child");
+/// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
+fn unreadable(link: &Link, message: Unreadable, why: &str) {
+    match message {
+        Unreadable::Response(id) => {
+            if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
+                link.metrics.requests_failed_total.add();
+                pending.fail(&format!("The MCP server's answer cannot be used: {why}."));
+            }
         }
+        Unreadable::Request(id) => forbidden_request(link, &id),
+    }
+}
+
+/// The stateless revision has no requests from the server (2026-07-28, "stdio"). The child is told, so that the call that
+/// it is sent for does not wait.
+fn forbidden_request(link: &Link, id: &[u8]) {
+    let child = link.child.number;
+    tracing::warn!(child, "a modern child sent a request, which the protocol forbids; it was refused");
+    let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
+    let text = error_message(Some(id), Code::MethodNotFound, why);
+    link.say(&String::from_utf8_lossy(&text));
+    drop_message(link, "a request of a modern child");
+}
+
+fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
+    if let Kind::Response { id, .. } = &message.kind {
+        return match id {
+            Some(id) => answer(link, text, message, id),
+            None => nameless_error(link, message),
+        };
+    }
+    let tidied = tidy(message);
+    let tidied = tidied.as_deref().and_then(|text| parse_line(text.as_bytes()).ok());
+    let message = tidied.as_ref().unwrap_or(message);
+    match &message.kind {
+        Kind::Request { id, .. } => forbidden_request(link, message.at(id).as_bytes()),
         Kind::Notification { method } => match method.as_ref() {
             "notifications/progress" => progress(link, message),
             "notifications/cancelled" => cancelled(link, message),
@@ -99,34 +145,58 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
             },
             other => notification(link, message, other),
         },
+        Kind::Response { .. } => {}
     }
+}
+
+/// The child could not even read the id of what it got. That can only be told to be one request's if that is what it got
+/// last and nothing else waits.
+fn nameless_error(link: &Link, message: &Message<'_>) {
+    let Some(pending) = link.take_last() else {
+        return drop_message(link, "an error without an id");
+    };
+    let what = "an error of the child was given to the only request that waits";
+    log_line(link, message.text.as_bytes(), "it has no id", what);
+    link.metrics.requests_failed_total.add();
+    let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
+    pending.fail(&format!("The MCP server did not understand the request: {shown}"));
 }
 
 /// Gives the answer to whom it belongs, under the id that the caller used.
 fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     link.set_answered();
-    let Some(pending) = number(message.at(id).as_bytes()).and_then(|number| link.take(number)) else {
+    let number = own_number(message.at(id).as_bytes());
+    let Some(pending) = number.and_then(|number| link.take(number)) else {
+        if !number.is_some_and(|number| link.was_given(number)) {
+            log_line(link, text, "nothing was asked under its id", "an answer of the child was dropped");
+        }
         return drop_message(link, "an answer that nobody waits for");
     };
-    if let (Some((key, generation)), Some(result)) = (&pending.keep, &message.result) {
-        link.lists.keep(key, *generation, message.at(result), Instant::now());
-    }
     let subscription = message.result.as_ref().filter(|_| pending.waits == Waits::Subscription);
     let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
-        None => Text::splice(text, id, &pending.id),
+        None => {
+            let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
+            if let Some(fault) = fault {
+                log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
+            }
+            data
+        }
         Some(span) => {
             let mut patches =
                 [Patch { span: id.clone(), with: &pending.id }, Patch { span, with: &pending.id }];
             rewrite(text, &mut patches).into()
         }
     };
+    if let (Some((key, generation)), Some(result)) = (&pending.keep, &message.result) {
+        link.lists.keep(key, *generation, message.at(result), Instant::now());
+    }
     pending.stream.push(data, true);
 }
 
 fn progress(link: &Arc<Link>, message: &Message<'_>) {
     let span = peek_progress(message).ok().flatten();
     let found = span.and_then(|span| {
-        let number = number(message.at(&span).as_bytes())?;
+        let number = own_number(message.at(&span).as_bytes())?;
         link.with(number, |pending| {
             Link::extend(pending);
             Some((Arc::clone(&pending.stream), pending.token.clone()?))
@@ -145,7 +215,7 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
 /// The child ends a subscription (on stdio it has no other way); over HTTP its completion says so.
 fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
-    let ours = id.and_then(|id| number(message.at(&id).as_bytes()));
+    let ours = id.and_then(|id| own_number(message.at(&id).as_bytes()));
     let is_subscription = |number| link.with(number, |pending| pending.waits == Waits::Subscription);
     match ours.filter(|number| is_subscription(*number) == Some(true)).and_then(|number| link.take(number)) {
         Some(pending) => pending.stream.push(pending.completion().into(), true),
@@ -161,7 +231,7 @@ fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     link.lists.changed(method);
     let span = message.params_text().and_then(|params| subscription_in(message, params));
     let found = span.and_then(|span| {
-        let number = subscription_number(message.at(&span))?;
+        let number = own_number(message.at(&span).as_bytes())?;
         link.with(number, |pending| {
             let is_listening = pending.waits == Waits::Subscription;
             is_listening.then(|| (Arc::clone(&pending.stream), pending.id.clone()))
@@ -197,16 +267,4 @@ fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
 fn drop_message(link: &Link, what: &str) {
     link.metrics.child_messages_dropped_total.add();
     tracing::debug!(child = link.child.number, what, "a message of the child was dropped");
-}
-
-/// A subscription id of ours; some servers write every id as a string here.
-fn subscription_number(text: &str) -> Option<u64> {
-    number(text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text).as_bytes())
-}
-
-/// An id or token of ours, exactly as we wrote it.
-fn number(text: &[u8]) -> Option<u64> {
-    let is_ours =
-        matches!(text, [b'1'..=b'9', rest @ ..] if rest.len() < 19 && rest.iter().all(u8::is_ascii_digit));
-    std::str::from_utf8(text).ok().filter(|_| is_ours)?.parse().ok()
 }

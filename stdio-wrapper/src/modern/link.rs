@@ -41,6 +41,8 @@ pub(super) struct Link {
     pub(super) lists: Lists,
     junk_log: Mutex<RateLimit>,
     next: AtomicU64,
+    /// Number of the request that was sent last; 0 if it was something else.
+    last_sent: AtomicU64,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
     /// Whether it is still open which revisions the child speaks; such a child may end as it likes.
@@ -96,6 +98,7 @@ impl Link {
             lists: Lists::new(cache),
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             next: AtomicU64::new(1),
+            last_sent: AtomicU64::new(0),
             pending: Mutex::default(),
             has_answered: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
@@ -168,6 +171,7 @@ impl Link {
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.0.encode(message.text, &mut patches);
+        self.last_sent.store(number, Ordering::Relaxed);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
@@ -190,6 +194,7 @@ impl Link {
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
+        self.last_sent.store(0, Ordering::Relaxed);
         let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
     }
 
@@ -201,6 +206,18 @@ impl Link {
         }
         self.touch();
         Some(pending)
+    }
+
+    /// Takes the only waiting request out, if it is the last thing that was sent.
+    pub(super) fn take_last(&self) -> Option<Pending> {
+        let last = self.last_sent.load(Ordering::Relaxed);
+        let is_only = self.pending().keys().eq([&last]);
+        if is_only { self.take(last) } else { None }
+    }
+
+    /// Whether a request was sent under this number at any time.
+    pub(super) fn was_given(&self, number: u64) -> bool {
+        number < self.next.load(Ordering::Relaxed)
     }
 
     /// Uses a waiting request.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
 use super::lists::{Generation, Key};
+use crate::protocol::{Code, error_message};
 use crate::stream::Stream;
 
 /// What a request waits for.
@@ -38,6 +39,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Answers with an error of ours.
+    pub(super) fn fail(&self, message: &str) {
+        self.stream.push(error_message(Some(&self.id), Code::InternalError, message).into(), true);
+    }
+
     /// The completion of a subscription (2026-07-28, "Subscriptions").
     pub(super) fn completion(&self) -> Bytes {
         completion(&String::from_utf8_lossy(&self.id))

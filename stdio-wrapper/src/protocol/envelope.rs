@@ -12,12 +12,13 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::large;
+use super::outline::{Unreadable, outline};
 
 /// Where a value stands in the text it was parsed from, in bytes.
 pub type Span = Range<usize>;
 
 /// Longest id or progress token that is taken, in bytes of JSON text.
-const MAX_ID: usize = 1024;
+pub(super) const MAX_ID: usize = 1024;
 
 /// Why a text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,11 @@ pub struct Message<'a> {
     pub params: Option<Span>,
     /// Where `result` stands (responses).
     pub result: Option<Span>,
+    /// Where `error` stands (responses).
+    pub error: Option<Span>,
+    /// It has a key that JSON-RPC does not know, or `null` where a member is optional. SDKs refuse such a message as a
+    /// whole and say nothing; [`super::tidy`] takes that out.
+    pub is_untidy: bool,
 }
 
 impl<'a> Message<'a> {
@@ -85,7 +91,30 @@ pub enum Body<'a> {
     /// One message.
     Single(Message<'a>),
     /// A batch; each item parsed on its own, so that a bad one spoils only itself.
-    Batch(Vec<Result<Message<'a>, Malformed>>),
+    Batch(Vec<Result<Message<'a>, BadItem>>),
+}
+
+/// An item of a batch that is no message.
+#[derive(Debug)]
+pub struct BadItem {
+    /// What is wrong with it.
+    pub error: Malformed,
+    /// What it was meant to be, if that can be told.
+    pub meant: Option<Unreadable>,
+}
+
+impl Body<'_> {
+    /// Whether [`super::tidy_body`] may find something. A quick look, so that the second one is seldom needed.
+    pub fn may_be_untidy(&self) -> bool {
+        let is_untidy = |message: &Message<'_>| {
+            let params = message.params_text().unwrap_or_default();
+            message.is_untidy || memchr::memmem::find(params.as_bytes(), b"null").is_some()
+        };
+        match self {
+            Self::Single(message) => is_untidy(message),
+            Self::Batch(items) => items.iter().flatten().any(is_untidy),
+        }
+    }
 }
 
 /// Parses a POST body. `max_batch` bounds the items of a batch (attack 109).
@@ -102,7 +131,10 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
     if items.len() > max_batch {
         return Err(Malformed::Envelope(format!("a batch may have at most {max_batch} messages")));
     }
-    Ok(Body::Batch(items.into_iter().map(|item| parse(item.get())).collect()))
+    let read = |item: &'_ RawValue| outline(item.get().as_bytes()).unreadable();
+    let items =
+        items.into_iter().map(|item| parse(item.get()).map_err(|error| BadItem { error, meant: read(item) }));
+    Ok(Body::Batch(items.collect()))
 }
 
 /// Parses one line of a child's output.
@@ -143,6 +175,7 @@ pub(super) struct RawEnvelope<'a> {
     params: Option<&'a str>,
     result: Option<&'a str>,
     error: Option<&'a str>,
+    has_others: bool,
 }
 
 impl<'a> RawEnvelope<'a> {
@@ -155,7 +188,10 @@ impl<'a> RawEnvelope<'a> {
             Key::Params => &mut self.params,
             Key::Result => &mut self.result,
             Key::Error => &mut self.error,
-            Key::Other => return Ok(()),
+            Key::Other => {
+                self.has_others = true;
+                return Ok(());
+            }
         };
         match slot.replace(value) {
             None => Ok(()),
@@ -163,7 +199,8 @@ impl<'a> RawEnvelope<'a> {
         }
     }
 
-    fn into_message(self, text: &'a str) -> Result<Message<'a>, &'static str> {
+    fn into_message(mut self, text: &'a str) -> Result<Message<'a>, &'static str> {
+        let is_untidy = self.has_others | self.drop_nulls();
         if self.jsonrpc != Some(r#""2.0""#) {
             return Err("`jsonrpc` must be \"2.0\"");
         }
@@ -176,6 +213,7 @@ impl<'a> RawEnvelope<'a> {
                 Kind::Request { method: method_name(method)?, id: span(valid_id(id)?) }
             }
             (Some(method), None) => Kind::Notification { method: method_name(method)? },
+            (None, _) if self.error == Some("null") => return Err("`error` must be an object"),
             (None, id) => {
                 if self.result.is_some() == self.error.is_some() {
                     return Err("a message needs `method`, or exactly one of `result` and `error`");
@@ -189,12 +227,28 @@ impl<'a> RawEnvelope<'a> {
                 Kind::Response { id, is_error: self.error.is_some() }
             }
         };
-        if let Some(params) = self.params
-            && !params.starts_with(['{', '['])
-        {
+        // JSON-RPC knows arrays here, MCP does not (2025-11-25, "Requests").
+        if self.params.is_some_and(|params| !params.starts_with('{')) {
             return Err("`params` must be an object");
         }
-        Ok(Message { text, kind, params: self.params.map(span), result: self.result.map(span) })
+        let [params, result, error] = [self.params, self.result, self.error].map(|part| part.map(span));
+        Ok(Message { text, kind, params, result, error, is_untidy })
+    }
+
+    /// `null` in place of an optional member is how many libraries write that there is none. Tells whether there was one.
+    fn drop_nulls(&mut self) -> bool {
+        let is_null = |part: Option<&str>| part == Some("null");
+        let is_empty = self.method.is_none() && is_null(self.result);
+        if is_null(self.params) {
+            self.params = None;
+        } else if is_null(self.error) && self.result.is_some() {
+            self.error = None;
+        } else if is_empty && self.error.is_some() {
+            self.result = None;
+        } else {
+            return is_empty;
+        }
+        true
     }
 }
 

@@ -53,6 +53,11 @@ pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
     error_with_data(id, code, message, None)
 }
 
+/// The `error` member of a response, as JSON text.
+pub(super) fn error_text(code: i64, message: &str) -> String {
+    format!(r#"{{"code":{code},"message":{}}}"#, serde_json::Value::from(message))
+}
+
 /// The same with `data`, which is JSON text.
 pub fn error_with_data(id: Option<&[u8]>, code: Code, message: &str, data: Option<&str>) -> Bytes {
     let text = serde_json::Value::from(message).to_string();

@@ -7,7 +7,7 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::{Malformed, Message, Span, folds_to};
+use super::envelope::{MAX_ID, Malformed, Message, Span, folds_to};
 use super::version::Version;
 
 /// What a request's params say about itself.
@@ -29,11 +29,25 @@ pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed>
     if let Some(name) = name {
         out.name = string(name);
     }
-    if let Some(meta) = meta.and_then(|meta| object(Some(meta))) {
+    if let Some(meta) = meta.filter(|meta| *meta != "null") {
+        let meta = object(Some(meta)).ok_or_else(|| forbidden("`_meta` must be an object"))?;
         let [token] = members(meta, ["progressToken"])?;
-        out.progress_token = token.filter(|token| *token != "null").map(|token| span_in(message.text, token));
+        out.progress_token = token.map_or(Ok(None), |token| progress_token(message, token))?;
     }
     Ok(out)
+}
+
+/// Where a progress token stands; `null` is none.
+pub fn progress_token(message: &Message<'_>, token: &str) -> Result<Option<Span>, Malformed> {
+    match token.as_bytes() {
+        b"null" => Ok(None),
+        [b'"' | b'-' | b'0'..=b'9', ..] if token.len() <= MAX_ID => Ok(Some(span_in(message.text, token))),
+        _ => Err(forbidden("`progressToken` must be a string or a number of at most 1024 bytes")),
+    }
+}
+
+fn forbidden(why: &str) -> Malformed {
+    Malformed::Envelope(why.to_owned())
 }
 
 /// Where the `requestId` of a `notifications/cancelled` stands.

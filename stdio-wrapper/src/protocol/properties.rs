@@ -115,10 +115,13 @@ proptest! {
             let id = EventId { stream: stream.into(), sequence };
             let text = rewrite(serde_json::to_string_pretty(value).unwrap().as_bytes(), &mut []);
             bytes.extend_from_slice(&encode_event(Some(id), "message", &text.clone().into()));
-            expected.push((Some(id.to_string()), String::from_utf8(text.to_vec()).unwrap()));
+            expected.push((Some(id.to_string()), value.to_string()));
             prop_assert_eq!(EventId::parse(&id.to_string()), Some(id));
         }
-        prop_assert_eq!(read_events(&bytes), expected);
+        // Letters that some readers take for the end of a line are written as escapes, so values are compared.
+        let same = |data: &str| serde_json::from_str::<Value>(data).map_or_else(|_| data.to_owned(), |value| value.to_string());
+        let read: Vec<_> = read_events(&bytes).into_iter().map(|(id, data)| (id, same(&data))).collect();
+        prop_assert_eq!(read, expected);
     }
 
     #[test]

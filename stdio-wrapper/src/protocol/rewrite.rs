@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::envelope::Span;
+use super::strings::{has_separator, mend_surrogates, put_without_separators};
 
 /// Replace the text at `span` by `with`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +19,17 @@ pub fn rewrite(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     build(text, patches, false).freeze()
 }
 
-/// The same as one line for a child: no line break inside, one at the end (stdio transport, 2025-11-25).
+/// The same as one line for a child: no line break inside, one at the end (stdio transport, 2025-11-25), and no letter that
+/// makes a child's reader drop the line or cut it.
 pub fn rewrite_line(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
-    build(text, patches, true).freeze()
+    let mut line = build(text, patches, true);
+    mend_surrogates(&mut line);
+    if has_separator(&line) {
+        let mut out = BytesMut::with_capacity(line.len() + 64);
+        put_without_separators(&mut out, &line);
+        line = out;
+    }
+    line.freeze()
 }
 
 fn build(text: &[u8], patches: &mut [Patch<'_>], is_line: bool) -> BytesMut {

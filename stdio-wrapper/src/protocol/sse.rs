@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::strings::put_without_separators;
 use super::text::Text;
 
 /// A stream within a session: 0 is the GET stream, the others are POSTs in order of arrival.
@@ -33,7 +34,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// One message as an event. `data` has no line break (the framing and [`super::rewrite`] see to that).
+/// One message as an event. `data` is JSON without a line break (the framing and [`super::rewrite`] see to that). Letters
+/// that are no line break in an event stream, but are one for widely installed clients, are escaped.
 pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     let mut out = BytesMut::with_capacity(data.len() + 64);
     out.put_slice(b"event: ");
@@ -44,7 +46,7 @@ pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     }
     out.put_slice(b"\ndata: ");
     for piece in data.pieces() {
-        out.put_slice(piece);
+        put_without_separators(&mut out, piece);
     }
     out.put_slice(b"\n\n");
     out.freeze()

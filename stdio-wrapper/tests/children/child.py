@@ -43,10 +43,22 @@ def orphan(seconds):
     return int(found.stdout)
 
 
-def ask(method, params):
-    number = f"ask-{len(WAITING)}-{os.getpid()}"
+def is_sound(message):
+    """Whether a child on an SDK would take this message; it drops every other without a word (`--strict`)."""
+    params = message.get("params", {})
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+        token = params.get("_meta", {}).get("progressToken", "")
+    except (UnicodeEncodeError, AttributeError):
+        return False
+    known = {"jsonrpc", "id", "method", "params", "result", "error"}
+    return set(message) <= known and isinstance(token, (str, int)) and isinstance(message.get("result", {}), dict)
+
+
+def ask(method, params, number=None):
+    number = number or f"ask-{len(WAITING)}-{os.getpid()}"
     WAITING[number] = threading.Event()
-    say(id=number, method=method, params=params)
+    say(id=number, method=method, **({} if params is None else {"params": params}))
     WAITING[number].wait(20)
     return ANSWERS.get(number)
 
@@ -95,6 +107,10 @@ def call(message):
     if name == "junk":
         raw(b"Listening on port 3000\n{\"not\": \"rpc\"}\n[1,2]\nnull\n\n\x1b[32mok\x1b[0m\n{\"jsonrpc\":\"2.0\",\n")
         return text("after junk")
+    if name == "raw":
+        # Any bytes; {ID} stands for the id of this call.
+        raw(given["text"].replace("{ID}", str(number)).encode(given.get("encoding", "utf-8")) + b"\n")
+        return None
     if name == "half":
         raw(b'{"jsonrpc":"2.0","id":' + str(number).encode() + b',"result":{"half":')
         os._exit(0)
@@ -127,7 +143,8 @@ def call(message):
         say(method="notifications/tools/list_changed")
         return text("announced")
     if name == "ask":
-        return text(ask(given["method"], given.get("params", {})))
+        params = {"x": "x" * given["size"]} if "size" in given else given.get("params", {})
+        return text(ask(given["method"], params, given.get("id")))
     if name == "self":
         return text({"pid": os.getpid(), "argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd()})
     if name == "close":
@@ -139,7 +156,7 @@ def call(message):
         return text("deaf now")
     if name == "odd":
         # Fields that nobody has heard of, numbers that do not survive a float.
-        body = b'{"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "jsonrpc": "2.0", "id": %d, "result": {"x" : [1 , 2], "s": "\\u00e9\\ud83d\\ude00"} }\n'
+        body = b'{"jsonrpc": "2.0", "id": %d, "result": {"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "x" : [1 , 2], "s": "\\u00e9\\ud83d\\ude00"} }\n'
         raw(body % number)
         return None
     if name == "double":
@@ -184,7 +201,13 @@ def initialize(message):
     GREETED.set()
     if "--never-answers" in FLAGS:
         return
-    if "--refuses" in FLAGS:
+    if "--banner" in FLAGS:
+        raw(b"Loading model ... ")
+    if "--late-refusal" in FLAGS or "--late-nonsense" in FLAGS:
+        time.sleep(1)
+    if "--late-nonsense" in FLAGS:
+        return raw(b'{"jsonrpc":"2.0","id":%d,"result":{"x":NaN}}\n' % message["id"])
+    if "--refuses" in FLAGS or "--late-refusal" in FLAGS:
         return say(id=message["id"], error={"code": -32602, "message": "refused on purpose"})
     wanted = message["params"]["protocolVersion"]
     version = wanted if wanted in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25") else "2025-11-25"
@@ -202,6 +225,8 @@ def main():
     for line in sys.stdin.buffer:
         message = json.loads(line)
         method = message.get("method")
+        if "--strict" in FLAGS and not is_sound(message):
+            continue
         if is_first and method != "initialize" and "--picky" in FLAGS:
             sys.exit(1)
         is_first = False

@@ -76,7 +76,7 @@ async fn a107_half_a_line_and_a_closed_output_are_a_dead_child() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a107_junk_and_invalid_utf8_are_skipped_and_logged() {
+async fn a107_junk_is_skipped_and_logged_and_invalid_utf8_is_put_right() {
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.session().await;
     let start = Instant::now();
@@ -85,9 +85,11 @@ async fn a107_junk_and_invalid_utf8_are_skipped_and_logged() {
     assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 6);
     wrapper.logged("Listening on port 3000").await;
     let start = Instant::now();
-    assert_eq!(client.text("utf8", json!({})).await, "after invalid UTF-8");
-    row("writes invalid UTF-8", "the answer; the line is logged", start);
-    assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 7);
+    let events = Events::new(client.post(call(1, "utf8", json!({}))).await).rest().await;
+    assert_eq!(events[1].data["params"]["data"], "\u{fffd}\u{fffd}\u{fffd}", "{events:?}");
+    assert_eq!(events[2].data["result"]["content"][0]["text"], "after invalid UTF-8");
+    row("writes invalid UTF-8", "the message with replacement characters", start);
+    assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

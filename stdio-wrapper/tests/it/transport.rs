@@ -35,6 +35,8 @@ async fn headers_are_checked() {
     };
     assert_eq!(with("application/json, text/event-stream", "application/json; charset=utf-8").await, 200);
     assert_eq!(with("*/*", "application/json").await, 200);
+    let bare = client.request(Method::POST).header("content-type", "application/json").body(ping);
+    assert_eq!(bare.send().await.unwrap().status(), 200, "without Accept the client takes anything");
     assert_eq!(with("application/json", "application/json").await, 406);
     assert_eq!(with("text/event-stream", "application/json").await, 406);
     assert_eq!(with("application/json, text/event-stream;q=0", "application/json").await, 406);
@@ -56,6 +58,11 @@ async fn headers_are_checked() {
     homeless.session = None;
     assert_eq!(homeless.status_of_ping().await, 400);
     assert_eq!(client.try_initialize("2025-11-25").await.status(), 400, "a session is initialized once");
+    let mut stale = client.clone();
+    stale.session = Some("gone".to_owned());
+    let refused = stale.try_initialize("2025-11-25").await;
+    assert_eq!(refused.status(), 404, "the session that the client names is gone");
+    assert_eq!(answer_of(refused).await["id"], 1);
     let put = client.request(Method::PUT).send().await.unwrap();
     assert_eq!(
         (put.status().as_u16(), put.headers()["allow"].to_str().unwrap()),
@@ -79,10 +86,10 @@ async fn values_pass_byte_for_byte() {
     let text = client.post(call("odd id \" é", "odd", json!({}))).await.text().await.unwrap();
     assert_eq!(
         text,
-        r#"{"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "jsonrpc": "2.0", "id": "odd id \" é", "result": {"x" : [1 , 2], "s": "\u00e9\ud83d\ude00"} }"#
+        r#"{"jsonrpc": "2.0", "id": "odd id \" é", "result": {"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "x" : [1 , 2], "s": "\u00e9\ud83d\ude00"} }"#
     );
     // Line breaks between tokens are the only thing that changes on the way in.
-    let body = "{\n \"jsonrpc\":\"2.0\",\r\n \"id\" : 1.50 ,\n \"method\":\"tools\\/call\",\"unknown\":[1.0],\n\"params\":{\"name\":\"params\",\"extra\":{\"n\":1.0}}\n}";
+    let body = "{\n \"jsonrpc\":\"2.0\",\r\n \"id\" : 1.50 ,\n \"method\":\"tools\\/call\",\n\"params\":{\"name\":\"params\",\"extra\":{\"n\":1.0}}\n}";
     let answer = client.post(body).await.text().await.unwrap();
     assert!(answer.contains(r#""id": 1.50"#), "{answer}");
     assert!(answer.contains(r#"\"extra\": {\"n\": 1.0}"#), "{answer}");
@@ -126,7 +133,6 @@ async fn changes_come_on_the_get_stream_and_wait_for_it() {
     let wrapper = Wrapper::start(&["--keep-alive=100ms"], &[]).await;
     let client = wrapper.client().initialize("2025-06-18").await;
     let mut stream = Events::new(client.get(None).await);
-    assert_eq!(client.get(None).await.status(), 409, "one GET stream a session");
     let response = client.post(call(1, "changed", json!({}))).await;
     assert_eq!(response.headers()["content-type"], "application/json", "the change is not about the call");
     assert_eq!(stream.next().await.unwrap().data["method"], "notifications/tools/list_changed");
@@ -237,4 +243,51 @@ async fn old_get_streams_end_so_that_the_caller_is_checked_again() {
     let events = Events::new(client.get(None).await).rest().await;
     assert_eq!(events.last().unwrap().retry, Some(2000));
     assert_eq!(client.get(events[0].id.as_deref()).await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_get_stream_lives_next_to_the_first_and_each_message_goes_to_one_of_them() {
+    let wrapper = Wrapper::start(&["--keep-alive=100ms"], &[]).await;
+    let client = wrapper.session().await;
+    let mut first = Events::new(client.get(None).await);
+    let primed = first.next().await.unwrap();
+    assert_eq!((primed.id.as_deref(), &primed.data), (Some("0-0"), &Value::Null));
+    client.text("changed", json!({})).await;
+    let seen = first.next().await.unwrap().id.unwrap();
+    let second = client.get(None).await;
+    assert_eq!(second.status(), 200, "the peer of the first may be gone without a word");
+    let mut second = Events::new(second);
+    assert_eq!(second.next().await.unwrap().id.as_deref(), Some(seen.as_str()), "it can be resumed at once");
+    client.text("changed", json!({})).await;
+    assert_eq!(second.next().await.unwrap().data["method"], "notifications/tools/list_changed");
+    // What the first one has lost on its way can be had again, while the second lives on.
+    let mut third = Events::new(client.get(Some(&seen)).await);
+    third.next().await.unwrap();
+    assert_eq!(third.next().await.unwrap().data["method"], "notifications/tools/list_changed");
+    drop(third);
+    wrapper.metric_becomes("stdio_wrapper_streams", 2).await;
+    drop(second);
+    wrapper.metric_becomes("stdio_wrapper_streams", 1).await;
+    client.text("changed", json!({})).await;
+    assert_eq!(first.next().await.unwrap().data["method"], "notifications/tools/list_changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endpoint_is_found_with_a_query_and_with_a_slash_at_its_end() {
+    for path in ["/mcp", "/mcp/"] {
+        let wrapper = Wrapper::start(&[&format!("--mcp-path={path}")], &[]).await;
+        for suffix in ["/mcp?toolset=a", "/mcp/", "/mcp/?toolset=a&x=%2F"] {
+            let mut client = wrapper.client();
+            client.url = format!("http://{}{suffix}", wrapper.address);
+            let client = client.initialize("2025-11-25").await;
+            assert_eq!(client.text("echo", json!({})).await, "{}", "{suffix}");
+            assert_eq!(client.get(None).await.status(), 200, "{suffix}");
+            assert_eq!(client.delete().await, 204, "{suffix}");
+        }
+        let mut client = wrapper.client();
+        for suffix in ["/mcp//", "/mcp/x", "/MCP", "/"] {
+            client.url = format!("http://{}{suffix}", wrapper.address);
+            assert_eq!(client.status_of_ping().await, 404, "{suffix}");
+        }
+    }
 }

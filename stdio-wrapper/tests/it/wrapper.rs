@@ -118,6 +118,17 @@ impl Wrapper {
         panic!("{name} stays {last} instead of {wanted}");
     }
 
+    /// Waits until a metric has at least a value.
+    pub(crate) async fn metric_at_least(&self, name: &str, wanted: u64) {
+        for _ in 0..400 {
+            if self.metric(name).await >= wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{name} does not reach {wanted}");
+    }
+
     /// Status of a GET on the operator's listener.
     pub(crate) async fn ops_status(&self, path: &str) -> u16 {
         self.http.get(format!("http://{}{path}", self.ops)).send().await.unwrap().status().as_u16()

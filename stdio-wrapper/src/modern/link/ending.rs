@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::Link;
 use crate::modern::pending::Waits;
-use crate::protocol::{Code, error_message};
 
 /// Progress keeps a request alive, but not for longer than so many times its timeout.
 const MAX_EXTENSIONS: u32 = 12;
@@ -28,7 +27,7 @@ impl Link {
             self.say(&cancelled(number, "timed out"));
             let message =
                 format!("The MCP server did not answer within {} s.", pending.timeout.as_secs_f32());
-            pending.stream.push(error_message(Some(&pending.id), Code::InternalError, &message).into(), true);
+            pending.fail(&message);
         }
     }
 
@@ -64,7 +63,7 @@ impl Link {
     pub(in crate::modern) fn fail(&self, number: u64, message: &str) {
         if let Some(pending) = self.take(number) {
             self.metrics.requests_failed_total.add();
-            pending.stream.push(error_message(Some(&pending.id), Code::InternalError, message).into(), true);
+            pending.fail(message);
         }
     }
 

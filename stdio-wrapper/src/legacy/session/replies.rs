@@ -1,0 +1,75 @@
+//! What the child asks of the client, and what becomes of the answers.
+
+use std::sync::Arc;
+
+use super::{Behind, Session};
+use crate::legacy::questions::Question;
+use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse_line};
+use crate::stream::Stream;
+
+impl Session {
+    /// Takes the client's answer to a request of the child. One that was not asked for goes nowhere. False: it is none that
+    /// MCP knows, and the child, whose SDK would drop it without a word, was told so in its place.
+    pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
+        self.touch();
+        let taken = self.state().questions.take(id);
+        let Some(Question { id: own, .. }) = taken else { return true };
+        let is_sound = is_sound(message);
+        if is_sound {
+            self.hand_over(message, &own).await;
+        } else {
+            self.give_up(&own).await;
+        }
+        is_sound
+    }
+
+    /// The client's answer to this question, or without an id to the only one that waits, cannot be used.
+    pub async fn reply_lost(&self, id: Option<&str>) {
+        let taken = {
+            let questions = &mut self.state().questions;
+            match id {
+                Some(id) => questions.take(id),
+                None => questions.take_only(),
+            }
+        };
+        if let Some(question) = taken {
+            self.give_up(&question.id).await;
+        }
+    }
+
+    /// Gives the child an answer under the id that the child wrote.
+    async fn hand_over(&self, message: &Message<'_>, own: &str) {
+        let Kind::Response { id: Some(id), .. } = &message.kind else { return };
+        match self.behind.get() {
+            Some(Behind::Own(link)) => {
+                link.pass(message, &mut [Patch { span: id.clone(), with: own.as_bytes() }]).await;
+            }
+            Some(Behind::Foreign(peer)) => peer.reply(message, own),
+            Some(Behind::Shared(_)) | None => {}
+        }
+    }
+
+    /// Answers a question of the child in the client's place.
+    async fn give_up(&self, own: &str) {
+        let why = "The client's answer could not be used.";
+        let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
+        if let Ok(message) = parse_line(&text) {
+            self.hand_over(&message, own).await;
+        }
+    }
+
+    /// Notes a request of the child that the client shall answer. False: too many already.
+    pub(in crate::legacy) fn expect_answer(&self, id: &str, stream: &Arc<Stream>) -> bool {
+        self.state().questions.put(id, stream)
+    }
+
+    /// Takes note of an answer, and tells where the question went.
+    pub(in crate::legacy) fn answered(&self, id: &str) -> Option<Arc<Stream>> {
+        self.state().questions.take(id).map(|question| question.stream)
+    }
+
+    /// Whether the child waits for this client, which is no reason to say that the child is late.
+    pub(in crate::legacy) fn waits_for_client(&self) -> bool {
+        !self.state().questions.is_empty()
+    }
+}

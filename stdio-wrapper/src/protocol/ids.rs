@@ -1,0 +1,55 @@
+//! Ids as JSON text: which number of ours one stands for, and whether two of them are the same.
+
+use std::borrow::Cow;
+
+use super::peek::string;
+
+/// An id or token of ours. Some servers write every id as a string, some write every number as a float, and the official
+/// clients accept that; ours are numbers only, so nothing is mixed up.
+pub fn own_number(text: &[u8]) -> Option<u64> {
+    let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
+    let text = std::str::from_utf8(text).ok()?;
+    let digits = match text.split_once('.') {
+        Some((digits, fraction)) if !fraction.is_empty() && fraction.bytes().all(|byte| byte == b'0') => {
+            digits
+        }
+        Some(_) => return None,
+        None => text,
+    };
+    let is_ours = matches!(digits.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.len() < 19 && rest.iter().all(u8::is_ascii_digit));
+    digits.parse().ok().filter(|_| is_ours)
+}
+
+/// Whether two ids have the same value, however their letters are written (`"\u0061"` is `"a"`).
+pub fn same_id(one: &str, other: &str) -> bool {
+    one == other || (one.contains('\\') || other.contains('\\')) && value(one) == value(other)
+}
+
+fn value(id: &str) -> Cow<'_, str> {
+    match string(id) {
+        Some(text) => Cow::Owned(format!("\"{text}")),
+        None => Cow::Borrowed(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_ours_is_known_as_a_number_a_string_and_a_float() {
+        for text in ["17", "\"17\"", "17.0", "\"17.00\""] {
+            assert_eq!(own_number(text.as_bytes()), Some(17), "{text}");
+        }
+        for text in ["", "017", "0", "-17", "17.5", "17.", "\"17", "1e3", "\" 17\"", "99999999999999999999"] {
+            assert_eq!(own_number(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn equal_ids_are_equal_in_any_spelling_and_a_number_is_no_string() {
+        assert!(same_id(r#""\u00e9\/""#, "\"é/\""));
+        assert!(!same_id("1", "\"1\""));
+        assert!(!same_id(r#""\u0031""#, "1"));
+    }
+}

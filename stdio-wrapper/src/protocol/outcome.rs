@@ -1,0 +1,111 @@
+//! Whether a response says what became of its request in a form that clients understand.
+
+use bytes::Bytes;
+
+use super::envelope::{Message, Span};
+use super::error::{Code, error_message, error_text};
+use super::peek::{members, object, string};
+use super::text::Text;
+
+/// Longest text of a broken error that is shown to the caller, in letters.
+const MAX_SHOWN: usize = 500;
+
+/// What a response says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A result or an error as the schema wants it.
+    Sound,
+    /// An error without an integer `code` or a text in `message`; this one, as JSON text, says the same.
+    Error(String),
+    /// A result that is no object, which no client accepts.
+    NoObject,
+}
+
+/// A response as its caller gets it, and what was wrong with it, if anything was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relayed {
+    /// The response under the caller's id.
+    pub text: Text,
+    /// For the log.
+    pub fault: Option<&'static str>,
+}
+
+/// The response that `frame` holds, with its id at `id` replaced by the caller's, `with`. One that clients would drop
+/// without a word is put right, or becomes an error.
+pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> Relayed {
+    let put = |name: &str, value: &str| {
+        let id = String::from_utf8_lossy(with);
+        Text::from(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"{name}":{value}}}"#)))
+    };
+    match outcome(response) {
+        Outcome::Sound if !response.is_untidy => Relayed { text: Text::splice(frame, id, with), fault: None },
+        Outcome::Sound => {
+            let (name, part) = match (&response.result, &response.error) {
+                (None, Some(error)) => ("error", response.at(error)),
+                (result, _) => ("result", result.as_ref().map_or("{}", |result| response.at(result))),
+            };
+            let value = if part == "null" { "{}" } else { part };
+            Relayed { text: put(name, &value.replace(['\r', '\n'], " ")), fault: None }
+        }
+        Outcome::Error(error) => {
+            let fault = "`error` must have an integer `code` and a text in `message`";
+            Relayed { text: put("error", &error), fault: Some(fault) }
+        }
+        Outcome::NoObject => {
+            let fault = "`result` must be an object";
+            let why = format!("The MCP server's answer cannot be used: {fault}.");
+            Relayed { text: error_message(Some(with), Code::InternalError, &why).into(), fault: Some(fault) }
+        }
+    }
+}
+
+/// Whether the client's answer to a question says what became of it. The child's SDK drops one that does not.
+pub fn is_sound(response: &Message<'_>) -> bool {
+    outcome(response) == Outcome::Sound
+}
+
+/// Looks at the result or error of a response.
+fn outcome(response: &Message<'_>) -> Outcome {
+    if let Some(result) = &response.result {
+        let is_object = matches!(response.at(result), "null") || response.at(result).starts_with('{');
+        return if is_object { Outcome::Sound } else { Outcome::NoObject };
+    }
+    let error = response.error.as_ref().map(|error| response.at(error)).unwrap_or_default();
+    let [code, message] =
+        object(Some(error)).and_then(|error| members(error, ["code", "message"]).ok()).unwrap_or_default();
+    let code = code.and_then(|code| code.parse::<i64>().ok());
+    let message = message.and_then(string);
+    match (code, message) {
+        (Some(_), Some(_)) => Outcome::Sound,
+        (code, message) => {
+            let shown = message.or_else(|| string(error)).unwrap_or_else(|| error.into());
+            let shown: String = shown.chars().take(MAX_SHOWN).collect();
+            let code = code.unwrap_or_else(|| Code::InternalError.number().into());
+            Outcome::Error(error_text(code, &shown))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::parse_line;
+    use super::*;
+
+    #[test]
+    fn a_broken_error_becomes_one_that_clients_understand_and_a_result_is_an_object() {
+        let read = |member: &str| {
+            outcome(&parse_line(format!(r#"{{"jsonrpc":"2.0","id":1,{member}}}"#).as_bytes()).unwrap())
+        };
+        assert_eq!(read(r#""result":{}"#), Outcome::Sound);
+        assert_eq!(read(r#""result":null"#), Outcome::Sound, "tidied to an object");
+        assert_eq!(read(r#""result":[1]"#), Outcome::NoObject);
+        assert_eq!(read(r#""error":{"code":-1,"message":"x","data":1}"#), Outcome::Sound);
+        let broken = |member: &str, text: &str| {
+            assert_eq!(read(member), Outcome::Error(text.to_owned()), "{member}");
+        };
+        broken(r#""error":"boom""#, r#"{"code":-32603,"message":"boom"}"#);
+        broken(r#""error":{"code":"E1","message":"boom"}"#, r#"{"code":-32603,"message":"boom"}"#);
+        broken(r#""error":{"code":7}"#, r#"{"code":7,"message":"{\"code\":7}"}"#);
+        broken(r#""error":{"code":1.5,"message":"m"}"#, r#"{"code":-32603,"message":"m"}"#);
+    }
+}

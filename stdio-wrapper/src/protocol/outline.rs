@@ -1,0 +1,218 @@
+//! What can be told of a message that cannot be used as a whole, because it is too large to keep, or because it is not
+//! quite JSON: its id, and whether it answers a request or is one. Whoever waits for it can then be told.
+
+use super::envelope::folds_to;
+
+/// Ids longer than this are not remembered.
+const MAX_ID: usize = 1024;
+
+/// What could be read of a message.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The id as JSON text, if there is exactly one.
+    pub id: Option<Vec<u8>>,
+    /// It has a `method`.
+    pub has_method: bool,
+    /// It has a `result` or an `error`.
+    pub has_outcome: bool,
+}
+
+/// What a message is for, with its id as JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It answers the request with this id.
+    Response(Vec<u8>),
+    /// It wants an answer under this id.
+    Request(Vec<u8>),
+}
+
+impl Outline {
+    /// Who waits for this message or for an answer to it, if that is certain.
+    pub fn unreadable(self) -> Option<Unreadable> {
+        match (self.id?, self.has_method, self.has_outcome) {
+            (id, false, true) => Some(Unreadable::Response(id)),
+            (id, true, false) => Some(Unreadable::Request(id)),
+            _ => None,
+        }
+    }
+}
+
+/// Where in the text the reader stands.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Outside,
+    InString,
+    /// After a backslash.
+    Escaped,
+}
+
+/// A reader of JSON text that keeps nothing but the current key and the id. It takes the text piece by piece.
+#[derive(Debug, Default)]
+pub struct OutlineReader {
+    length: usize,
+    depth: usize,
+    place: Place,
+    /// Whether the next value at the top level belongs to the key `id`.
+    wants_value: bool,
+    /// The last string at the top level, with its quotes.
+    text: Vec<u8>,
+    /// A string at the top level has ended, and a colon may follow.
+    is_key: bool,
+    /// An id was found already, or a key that some readers take for `id`.
+    is_ambiguous: bool,
+    outline: Outline,
+}
+
+impl OutlineReader {
+    /// Takes the next piece.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.length += piece.len();
+        let mut rest = piece;
+        while let Some((byte, tail)) = rest.split_first() {
+            rest = tail;
+            if self.place == Place::Outside {
+                self.outside(*byte);
+                continue;
+            }
+            // Long strings inside the result: jump to what may end them.
+            if self.depth > 1 && self.place == Place::InString && !matches!(byte, b'"' | b'\\') {
+                rest = memchr::memchr2(b'"', b'\\', rest).and_then(|at| rest.get(at..)).unwrap_or_default();
+                continue;
+            }
+            self.inside_string(*byte);
+        }
+    }
+
+    /// What is known so far.
+    pub fn outline(&self) -> Outline {
+        let id = self.outline.id.clone().filter(|_| !self.is_ambiguous);
+        Outline { id, ..self.outline }
+    }
+
+    /// Bytes that were fed.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether every bracket that was opened is closed again.
+    pub fn is_balanced(&self) -> bool {
+        self.depth == 0 && self.place == Place::Outside
+    }
+
+    fn inside_string(&mut self, byte: u8) {
+        self.keep(byte);
+        if self.place == Place::Escaped {
+            self.place = Place::InString;
+        } else if byte == b'\\' {
+            self.place = Place::Escaped;
+        } else if byte == b'"' {
+            self.place = Place::Outside;
+            if self.depth == 1 {
+                if self.wants_value {
+                    self.end_value();
+                } else {
+                    self.is_key = true;
+                }
+            }
+        }
+    }
+
+    fn outside(&mut self, byte: u8) {
+        match byte {
+            b'"' => {
+                if self.depth == 1 {
+                    self.text.clear();
+                }
+                self.place = Place::InString;
+                self.keep(byte);
+            }
+            b'{' | b'[' => {
+                self.depth += 1;
+                self.wants_value = false;
+                self.is_key = false;
+            }
+            b'}' | b']' => {
+                if self.depth == 1 && self.wants_value {
+                    self.end_value();
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+            b':' if self.depth == 1 => {
+                if std::mem::take(&mut self.is_key) {
+                    self.key();
+                }
+                self.text.clear();
+            }
+            b',' if self.depth == 1 => {
+                if self.wants_value {
+                    self.end_value();
+                }
+                self.is_key = false;
+            }
+            digit @ (b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
+                if self.depth == 1 && self.wants_value =>
+            {
+                self.keep(digit);
+            }
+            _ => {}
+        }
+    }
+
+    /// A key at the top level has ended.
+    fn key(&mut self) {
+        match self.text.as_slice() {
+            br#""id""# => self.wants_value = true,
+            br#""method""# => self.outline.has_method = true,
+            br#""result""# | br#""error""# => self.outline.has_outcome = true,
+            other => {
+                // Another reader may take this key for the id (attack 106).
+                let name = std::str::from_utf8(other).unwrap_or_default().trim_matches('"');
+                self.is_ambiguous |= folds_to(name, "id");
+            }
+        }
+    }
+
+    fn keep(&mut self, byte: u8) {
+        if self.depth == 1 && self.text.len() <= MAX_ID {
+            self.text.push(byte);
+        }
+    }
+
+    fn end_value(&mut self) {
+        self.wants_value = false;
+        let text = std::mem::take(&mut self.text);
+        if !text.is_empty() && text.len() <= MAX_ID {
+            self.is_ambiguous |= self.outline.id.is_some();
+            self.outline.id = Some(text);
+        }
+    }
+}
+
+/// The outline of a whole text.
+pub fn outline(text: &[u8]) -> Outline {
+    let mut reader = OutlineReader::default();
+    reader.feed(text);
+    reader.outline()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outline_tells_answers_from_requests_and_doubts_ambiguous_ids() {
+        let response = |id: &str| Some(Unreadable::Response(id.into()));
+        for (text, found) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#, response("7")),
+            (r#"{"error":{"code":1,"id":9},"id":"a\"b""#, response(r#""a\"b""#)),
+            (r#"{"id":7,"method":"ping","params":{"x":NaN}}"#, Some(Unreadable::Request("7".into()))),
+            (r#"{"id":7,"id":8,"result":{}}"#, None),
+            (r#"{"ID":7,"id":8,"result":{}}"#, None),
+            (r#"{"id":null,"result":{}}"#, None),
+            (r#"{"id":7"#, None),
+        ] {
+            assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Lines of a child that are no message as they stand: what they were meant to be, and if that cannot be told, who waits
+//! for them.
+//!
+//! What changes no value is put right: bytes that are not UTF-8, a byte order mark, colours, several messages on one line,
+//! text before or after one. Everything else is only read for its id.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::envelope::{Kind, parse_line};
+use super::outline::{OutlineReader, Unreadable};
+
+/// Messages that one line may hold.
+const MAX_MESSAGES: usize = 1024;
+/// Places on one line at which a message is looked for.
+const MAX_PLACES: usize = 8;
+
+/// What became of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Salvaged {
+    /// Messages after all, each of them readable.
+    Messages(Vec<Bytes>),
+    /// A message that cannot be read, but is known to be waited for.
+    Unreadable(Unreadable),
+    /// Nothing.
+    Nothing,
+}
+
+/// Reads the lines of one child that are no messages.
+#[derive(Debug, Default)]
+pub struct Salvage {
+    /// A message that goes on over several lines, and whether somebody was told of it.
+    open: Option<(OutlineReader, bool)>,
+}
+
+impl Salvage {
+    /// Notes that the child has written a proper message, so what was open before it is not continued.
+    pub fn reset(&mut self) {
+        self.open = None;
+    }
+
+    /// Reads a line. `accepts_prefixed`: an answer is taken from behind other text. That must not be done with the
+    /// lines of a child that serves several callers, since the text may be one caller's and forge the answer to another.
+    pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
+        let text = String::from_utf8_lossy(line);
+        let text = undecorated(&text);
+        let messages = at_start(text);
+        let messages = if messages.is_empty() && accepts_prefixed { behind_text(text) } else { messages };
+        if !messages.is_empty() {
+            self.reset();
+            return Salvaged::Messages(messages);
+        }
+        self.outline(text).map_or(Salvaged::Nothing, Salvaged::Unreadable)
+    }
+
+    fn outline(&mut self, text: &str) -> Option<Unreadable> {
+        let starts = text.starts_with('{');
+        let (mut reader, is_told) = match self.open.take() {
+            // A line that looks like the start of a message is one.
+            Some(open) if !(starts && text.contains("\"jsonrpc\"")) => open,
+            _ => (OutlineReader::default(), false),
+        };
+        let continues = reader.length() > 0;
+        let from = if continues { 0 } else { text.find('{')? };
+        reader.feed(text.get(from..).unwrap_or_default().as_bytes());
+        // Servers print what they get and send. What is cut off there follows as a message of its own.
+        if !starts && !continues && !reader.is_balanced() {
+            return None;
+        }
+        let is_own = |found: &Unreadable| starts || continues || matches!(found, Unreadable::Response(_));
+        let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
+        if !reader.is_balanced() {
+            // The line break stood inside of it.
+            reader.feed(b" ");
+            self.open = Some((reader, is_told || found.is_some()));
+        }
+        found
+    }
+}
+
+/// The line without a byte order mark and the control sequences of terminals before its text (ECMA-48).
+fn undecorated(line: &str) -> &str {
+    let mut text = line;
+    loop {
+        let bare = text.trim_start_matches(|letter: char| letter.is_whitespace() || letter == '\u{feff}');
+        match without_sequence(bare) {
+            Some(rest) => text = rest,
+            None => return bare,
+        }
+    }
+}
+
+/// What follows a control sequence.
+fn without_sequence(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix('\u{1b}')?;
+    if let Some(parameters) = rest.strip_prefix('[') {
+        let end = parameters.find(|letter: char| ('@'..='~').contains(&letter))?;
+        return parameters.get(end + 1..);
+    }
+    if let Some(command) = rest.strip_prefix(']') {
+        let end = command.find(['\u{7}', '\u{1b}'])?;
+        return command.get(end + 1..).map(|rest| rest.strip_prefix('\\').unwrap_or(rest));
+    }
+    let mut letters = rest.chars();
+    letters.next()?;
+    Some(letters.as_str())
+}
+
+/// The messages with which the text begins: one, several, or a batch.
+fn at_start(text: &str) -> Vec<Bytes> {
+    let mut found = Vec::new();
+    if text.starts_with('[') {
+        let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+        found.extend(items.into_iter().map(|item| Bytes::from(item.get().to_owned())));
+    } else if text.starts_with('{') {
+        let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        found.extend(values.map_while(Result::ok).map(|value| Bytes::from(value.get().to_owned())));
+    }
+    let is_message = |text: &Bytes| parse_line(text).is_ok();
+    // One that is none is left to be read for its id, and a batch of strangers is no batch.
+    if found.len() > MAX_MESSAGES || !found.first().is_some_and(is_message) {
+        return Vec::new();
+    }
+    found.retain(is_message);
+    found
+}
+
+/// Answers behind other text. Requests are not looked for: servers print those that they get.
+fn behind_text(text: &str) -> Vec<Bytes> {
+    let places = text.match_indices('{').map(|(at, _)| at).take(MAX_PLACES);
+    let found = places.filter_map(|at| text.get(at..)).map(at_start).find(|found| !found.is_empty());
+    let is_response =
+        |text: &Bytes| parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { .. }));
+    found.filter(|found| found.iter().all(is_response)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = r#"{"jsonrpc":"2.0","id":7,"result":{"a":"}{"}}"#;
+
+    fn read(line: &[u8]) -> Salvaged {
+        Salvage::default().read(line, true)
+    }
+
+    fn messages(texts: &[&str]) -> Salvaged {
+        Salvaged::Messages(texts.iter().map(|text| Bytes::from((*text).to_owned())).collect())
+    }
+
+    fn response(id: &str) -> Salvaged {
+        Salvaged::Unreadable(Unreadable::Response(id.into()))
+    }
+
+    #[test]
+    fn what_changes_no_value_is_put_right() {
+        for line in [
+            format!("\u{feff}{ANSWER}"),
+            format!("\u{1b}[32m{ANSWER}\u{1b}[0m"),
+            format!("\u{1b}]0;title\u{7}\u{1b}[2K {ANSWER}"),
+            format!("Loading {{model}} ... {ANSWER}"),
+            format!("{ANSWER} done."),
+            format!("[{ANSWER}]"),
+        ] {
+            assert_eq!(read(line.as_bytes()), messages(&[ANSWER]), "{line}");
+        }
+        assert_eq!(read(format!("{ANSWER}{ANSWER}").as_bytes()), messages(&[ANSWER, ANSWER]));
+        let latin = b"{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"a\":\"caf\xe9\"}}";
+        assert_eq!(
+            read(latin),
+            messages(&["{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"a\":\"caf\u{fffd}\"}}"])
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_put_right_is_read_for_its_id() {
+        for line in [
+            r#"{"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#,
+            r#"{"id":7,"result":{}}"#,
+            "{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"x\":\"a\tb\"}}",
+            r#"{"jsonrpc":"2.0","id":7,"error":null}"#,
+            r#"warning: {"jsonrpc":"2.0","id":7,"result":{"x":Infinity}} (slow)"#,
+            r#"{"jsonrpc":"2.0","id":7,"result":{"x":"#,
+        ] {
+            assert_eq!(read(line.as_bytes()), response("7"), "{line}");
+        }
+        let request = Salvaged::Unreadable(Unreadable::Request("7".into()));
+        assert_eq!(read(br#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[]}"#), request);
+        for line in ["", "Listening on {port}", "null", "[1,2]", r#"{"not":"rpc"}"#, "}{", "\u{1b}"] {
+            assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_answer_over_several_lines_is_told_once() {
+        let mut salvage = Salvage::default();
+        let pretty = serde_json::to_string_pretty(&serde_json::json!(
+            {"jsonrpc": "2.0", "result": {"id": 9, "x": [{"id": 8}]}, "id": 7}
+        ));
+        let found: Vec<Salvaged> =
+            pretty.unwrap().lines().map(|line| salvage.read(line.as_bytes(), true)).collect();
+        let told: Vec<&Salvaged> = found.iter().filter(|found| **found != Salvaged::Nothing).collect();
+        assert_eq!(told, [&response("7")]);
+        // A line break inside of a text is not escaped.
+        assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","result":{"x":"one"#, true), Salvaged::Nothing);
+        assert_eq!(salvage.read(br#"two"},"id":5}"#, true), response("5"));
+        // What is left open does not swallow the next message.
+        assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","x":"left open"#, true), Salvaged::Nothing);
+        assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","id":6,"result":NaN}"#, true), response("6"));
+    }
+
+    #[test]
+    fn a_log_line_that_shows_a_message_is_not_taken_for_it() {
+        for line in [
+            r#"DEBUG got {"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#,
+            r#"DEBUG sends {"jsonrpc":"2.0","id":7,"result":{"cont..."#,
+            r"DEBUG got {'jsonrpc': '2.0', 'id': 7, 'result': {}}",
+        ] {
+            assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
+        }
+        let forged = format!("user says: {ANSWER}");
+        assert!(!matches!(Salvage::default().read(forged.as_bytes(), false), Salvaged::Messages(_)));
+    }
+}

@@ -1,0 +1,106 @@
+//! What may stand in a JSON string and still trouble a reader: half a surrogate pair, and letters that some readers take
+//! for the end of a line. Both have another spelling that everybody understands.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Bytes of `\uXXXX`.
+const ESCAPE: usize = 6;
+
+/// Replaces `\ud83d` without its other half by `\ufffd`: there is no such letter, and readers that keep text as UTF-8
+/// refuse the whole message for it. `text` is JSON.
+pub fn without_lone_surrogates(text: Bytes) -> Bytes {
+    if next_lone(&text, 0).is_none() {
+        return text;
+    }
+    let mut text = BytesMut::from(text);
+    mend_surrogates(&mut text);
+    text.freeze()
+}
+
+/// The same in place.
+pub(super) fn mend_surrogates(text: &mut [u8]) {
+    let mut at = 0;
+    while let Some(next) = next_lone(text, at) {
+        if let Some(digits) = text.get_mut(next + 2..next + ESCAPE) {
+            digits.copy_from_slice(b"fffd");
+        }
+        at = next + ESCAPE;
+    }
+}
+
+/// Where the next escape with half a pair stands.
+fn next_lone(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        at += memchr::memchr(b'\\', text.get(at..)?)?;
+        match unit(text, at) {
+            Some(0xD800..=0xDBFF) if matches!(unit(text, at + ESCAPE), Some(0xDC00..=0xDFFF)) => {
+                at += 2 * ESCAPE;
+            }
+            Some(0xD800..=0xDFFF) => return Some(at),
+            // An escaped backslash is skipped together with what escapes it.
+            _ => at += 2,
+        }
+    }
+}
+
+/// The code unit of the escape at a place.
+fn unit(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + ESCAPE)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Appends JSON text with U+0085, U+2028 and U+2029 escaped. They can only stand inside strings there, so the text keeps
+/// its meaning. Python's `splitlines` and Node's `readline` end a line at them, and so do clients that are built on these.
+pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
+    let mut rest = text;
+    while let Some((at, length, escape)) = next_separator(rest) {
+        out.put_slice(rest.get(..at).unwrap_or_default());
+        out.put_slice(escape);
+        rest = rest.get(at + length..).unwrap_or_default();
+    }
+    out.put_slice(rest);
+}
+
+/// Where the next such letter stands, how long it is, and how it is written instead.
+fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
+    memchr::memchr2_iter(0xC2, 0xE2, text).find_map(|at| match text.get(at..)? {
+        [0xE2, 0x80, 0xA8, ..] => Some((at, 3, &br"\u2028"[..])),
+        [0xE2, 0x80, 0xA9, ..] => Some((at, 3, &br"\u2029"[..])),
+        [0xC2, 0x85, ..] => Some((at, 2, &br"\u0085"[..])),
+        _ => None,
+    })
+}
+
+/// Whether there is one.
+pub(super) fn has_separator(text: &[u8]) -> bool {
+    next_separator(text).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_pair_becomes_the_replacement_character_and_whole_pairs_stay() {
+        for (text, mended) in [
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\uDE00\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\\ud83d \u0041 \n""#, r#""\\ud83d \u0041 \n""#),
+            (r#""\ud83dx\udbff""#, r#""\ufffdx\ufffd""#),
+        ] {
+            assert_eq!(without_lone_surrogates(Bytes::from_static(text.as_bytes())), mended);
+        }
+    }
+
+    #[test]
+    fn letters_that_end_lines_are_escaped_and_their_neighbours_are_not() {
+        let mut out = BytesMut::new();
+        let text = "\"a\u{2028}b\u{2029}\u{85}c\u{2027}\u{a0}–é\"";
+        put_without_separators(&mut out, text.as_bytes());
+        assert_eq!(out, r#""a\u2028b\u2029\u0085c"#.to_owned() + "\u{2027}\u{a0}–é\"");
+        let value: String = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value, text.trim_matches('"'));
+    }
+}

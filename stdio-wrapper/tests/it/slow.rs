@@ -1,0 +1,111 @@
+//! Clients that send slowly, nothing, or from everywhere at once hold neither memory nor connections for ever, at both
+//! listeners.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::wrapper::Wrapper;
+
+/// Sends some bytes and nothing more.
+fn send(address: &str, text: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    // Far more than any of the wrapper's own limits, so that a connection which is held fails its test.
+    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    // The other side may have refused already.
+    let _ = stream.write_all(text);
+    stream
+}
+
+/// What comes until the other side closes. Panics if it never does.
+async fn until_closed(mut stream: TcpStream) -> String {
+    let read = move || {
+        let mut out = Vec::new();
+        match stream.read_to_end(&mut out) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the connection is held"),
+            _ => String::from_utf8_lossy(&out).into_owned(),
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+/// The head of a POST with a body of this length.
+fn head(address: &str, length: usize) -> String {
+    format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: */*\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_given_up_and_so_is_a_head() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let stalled = send(&wrapper.address, (head(&wrapper.address, 60_000) + "{").as_bytes());
+    let half_a_head = send(&wrapper.address, b"POST /mcp HTTP/1.1\r\nHost: loc");
+    let nothing = send(&wrapper.address, b"");
+    let answer = until_closed(stalled).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("16 KiB a second"), "{answer}");
+    until_closed(half_a_head).await;
+    until_closed(nothing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_does_not_hold_its_connection_until_its_body_comes() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let refused = [
+        head(&wrapper.address, 60_000),
+        head(&wrapper.address, 60_000).replace("POST /mcp", "POST /nothing"),
+        head(&wrapper.address, 60_000).replace("POST /mcp", "PUT /mcp"),
+        head(&wrapper.address, 60_000).replace("Content-Length: 60000", "Transfer-Encoding: chunked"),
+    ];
+    for request in refused {
+        let answer = until_closed(send(&wrapper.address, request.as_bytes())).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{request}: {answer}");
+    }
+    for framing in ["Content-Length: 60000", "Transfer-Encoding: chunked"] {
+        let request = format!("GET /health HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
+        let answer = until_closed(send(&wrapper.ops, request.as_bytes())).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{framing}: {answer}");
+    }
+    until_closed(send(&wrapper.ops, b"GET /metrics HTTP/1.1\r\nHos")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_held_back_have_a_ceiling_together() {
+    let wrapper = Wrapper::start(&["--max-body=1MiB"], &[]).await;
+    let idle = wrapper.metric("process_resident_memory_bytes").await;
+    // 54 MB, of which 32 MiB are let in.
+    let body = vec![b' '; 900_000];
+    let (address, flood) = (wrapper.address.clone(), 60);
+    let streams = tokio::task::spawn_blocking(move || {
+        let request = [head(&address, 1_000_000).into_bytes(), body].concat();
+        (0..flood).map(|_| send(&address, &request)).collect::<Vec<_>>()
+    });
+    let mut answers = Vec::new();
+    let mut memory = 0;
+    for stream in streams.await.unwrap() {
+        memory = memory.max(wrapper.metric("process_resident_memory_bytes").await);
+        answers.push(until_closed(stream).await);
+    }
+    let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503 ")).count();
+    let late = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 408 ")).count();
+    assert!(refused >= 20 && refused + late <= flood, "{refused} refused, {late} late: {answers:?}");
+    assert!(memory < idle + (80 << 20), "{memory} after {idle}");
+    assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}", "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
+    let wrapper = Wrapper::start(&["--max-connections=20", "--workers=1"], &[]).await;
+    let before = wrapper.metric("process_open_fds").await;
+    let request = head(&wrapper.address, 60_000);
+    let streams: Vec<TcpStream> = (0..200).map(|_| send(&wrapper.address, request.as_bytes())).collect();
+    wrapper.metric_at_least("process_open_fds", before + 20).await;
+    let open = wrapper.metric("process_open_fds").await;
+    // Each takes two, and one more may be on its way.
+    assert!(open <= before + 2 * 24, "{open} open files after {before}");
+    assert_eq!(wrapper.ops_status("/health").await, 200, "the operator has a listener of their own");
+    drop(streams);
+    assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
+}
