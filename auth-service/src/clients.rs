@@ -71,6 +71,11 @@ impl Clients {
     ) -> Result<Client, UnknownClient> {
         let metadata = self.documents.metadata(id, now).await?;
         Ok(match known {
+            Some(client) if client.metadata.drops_credentials(&metadata) => {
+                // What was given to a client that proves who it is must not be usable without that proof.
+                let registration = RegistrationId::new(self.documents.random_bytes()?);
+                Client { metadata, registration, ..client }
+            }
             Some(client) => Client { metadata, ..client },
             None => Client {
                 id: id.clone(),

@@ -148,8 +148,8 @@ pub trait Store: PendingStore + Portable {
         most: usize,
         now: UnixTime,
     ) -> Result<Vec<Client>, StoreError>;
-    /// Replaces secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2); false
-    /// when `management` is not its registration access token any more.
+    /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2);
+    /// false when `management` is not its registration access token any more.
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
     /// Switches a client on or off; false when there is none.
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;

@@ -231,6 +231,29 @@ pub struct ClientMetadata {
     pub display: ClientDisplay,
 }
 
+impl ClientMetadata {
+    /// SHA-256 of all that the client says of itself. The order of members and of redirect URIs makes no difference, and
+    /// neither does a loopback port (RFC 8252 §7.3).
+    pub fn digest(&self) -> TokenHash {
+        let mut redirect_uris: Vec<String> = self.redirect_uris.iter().map(RedirectUri::comparable).collect();
+        redirect_uris.sort_unstable();
+        redirect_uris.dedup();
+        let mut members = serde_json::to_value(self).unwrap_or_default();
+        if let Some(members) = members.as_object_mut() {
+            members.insert("redirect_uris".to_owned(), redirect_uris.into());
+            // What is not said, a later release may learn to read: that alone is no change of the client.
+            members.retain(|_, value| !value.is_null());
+        }
+        members.sort_all_objects();
+        TokenHash::of(members.to_string().as_bytes())
+    }
+
+    /// Whether a client with this metadata proves who it is, and with `updated` no longer would.
+    pub fn drops_credentials(&self, updated: &Self) -> bool {
+        self.auth_method != ClientAuthMethod::None && updated.auth_method == ClientAuthMethod::None
+    }
+}
+
 /// Where a client's public keys are (RFC 7591 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientKeys {

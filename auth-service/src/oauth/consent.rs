@@ -8,7 +8,7 @@ use crate::clients::UnknownClient;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
 use crate::domain::clock::RandomUnavailable;
-use crate::domain::consent::Consent;
+use crate::domain::consent::{Approval, Consent};
 use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{TokenHash, TokenKind};
 use crate::domain::resource::ResourceUri;
@@ -30,6 +30,10 @@ use super::session;
 struct Asked {
     grant_id: GrantId,
     subject: Subject,
+    /// The client's metadata ([`ClientMetadata::digest`]): its name on the page is a part of what the user answers.
+    ///
+    /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
+    client: TokenHash,
     request: AuthorizationRequest,
     pushed: Option<TokenHash>,
 }
@@ -60,6 +64,9 @@ pub enum ConsentError {
     /// The client or its redirect URI is gone.
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
+    /// It is not the one that the page showed.
+    #[error("The application has changed what it says of itself while this page was open. Connect it again.")]
+    ClientChanged,
     /// The rules do not let the person use what was asked for.
     #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
     Barred,
@@ -93,9 +100,12 @@ impl From<RandomUnavailable> for ConsentError {
 impl ConsentError {
     fn response(&self) -> HttpResponse {
         let status = match self {
-            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Params(_)
+            | Self::NoSession
+            | Self::Ticket(_)
+            | Self::NoDecision
+            | Self::ClientGone
+            | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::AnsweredBefore => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -120,12 +130,14 @@ pub(super) async fn ask(
 ) -> Result<HttpResponse, ConsentError> {
     let barred = barred(account, &request.resources, state);
     let known = known(state, &client, session).await?;
-    let covered = known.as_ref().is_some_and(|consent| consent.covers(&request.scope, &request.resources));
+    let approval = approval_of(&request);
+    let covered = known.as_ref().is_some_and(|consent| consent.covers(&approval));
     let (grant_id, pushed) = match pushed {
         Some(pushed) => (pushed.grant_id, Some(pushed.handle)),
         None => (GrantId::new(state.random_bytes()?), None),
     };
-    let asked = Asked { grant_id, subject: session.subject.clone(), request, pushed };
+    let (subject, digest) = (session.subject.clone(), client.metadata.digest());
+    let asked = Asked { grant_id, subject, client: digest, request, pushed };
     // Any program on the person's machine can answer at a loopback address, so there every request is shown (RFC 8252
     // §8.6).
     if covered && barred.is_empty() && !asked.request.redirect_uri.is_local() {
@@ -151,7 +163,7 @@ pub(super) async fn ask(
         };
         return Ok(page(StatusCode::FORBIDDEN, &template, target));
     }
-    let allowed = known.map(|consent| consent.known(&request.scope, &request.resources)).unwrap_or_default();
+    let allowed = known.map(|consent| consent.known(&approval)).unwrap_or_default();
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
@@ -175,7 +187,16 @@ pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppSt
     resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
-/// What the person has allowed this client, as it is registered now.
+/// What the user answers when this request is shown.
+fn approval_of(request: &AuthorizationRequest) -> Approval {
+    Approval {
+        redirect_uri: request.redirect_uri.clone(),
+        scope: request.scope.clone(),
+        resources: request.resources.clone(),
+    }
+}
+
+/// What the person has allowed this client, as it is now.
 async fn known(
     state: &AppState,
     client: &Client,
@@ -223,6 +244,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Err(UnknownClient::Store(error)) => return Err(error.into()),
         _ => return Err(ConsentError::ClientGone),
     };
+    if client.metadata.digest() != asked.client {
+        return Err(ConsentError::ClientChanged);
+    }
     match params.one("decision")? {
         Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
         Some("allow") => approve(state, asked, &session, client).await,
@@ -242,6 +266,7 @@ async fn approve(
     session: &LoginSession,
     client: Client,
 ) -> Result<HttpResponse, ConsentError> {
+    let approval = approval_of(&asked.request);
     let request = asked.request;
     let token = state.new_token(TokenKind::AuthorizationCode)?;
     let used = state.client_use(client);
@@ -266,8 +291,7 @@ async fn approve(
     }
     if state.config.grants.remember_consent {
         let until = used.at.plus(state.config.lifetimes.refresh_token);
-        let what = (&code.scope, code.resources.as_slice());
-        state.store.add_consent(&code.subject, &used.client, what, used.at, until).await?;
+        state.store.add_consent(&code.subject, &used.client, &approval, used.at, until).await?;
     }
     audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
         .emit();

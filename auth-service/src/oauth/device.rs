@@ -33,6 +33,8 @@ use super::{responses, session};
 struct Shown {
     device: TokenHash,
     subject: Subject,
+    /// The client's metadata: its name on the page is a part of what the user answers.
+    client: TokenHash,
 }
 
 /// Why a page cannot be shown, or its answer not be taken.
@@ -53,6 +55,11 @@ pub enum DeviceError {
     /// Removed or switched off.
     #[error("The application on the device was removed while this page was open.")]
     ClientGone,
+    /// It is not the one that the page showed.
+    #[error(
+        "The application on the device has changed what it says of itself while this page was open. Open it again, and type the code once more."
+    )]
+    ClientChanged,
     /// The rules do not let the person use what was asked for.
     #[error("This account may not use what the device asked for. Ask whoever runs this server.")]
     Barred,
@@ -80,9 +87,12 @@ impl From<CryptoFailure> for DeviceError {
 impl DeviceError {
     fn response(&self) -> HttpResponse {
         let status = match self {
-            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Params(_)
+            | Self::NoSession
+            | Self::Ticket(_)
+            | Self::NoDecision
+            | Self::ClientGone
+            | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::Over => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -166,7 +176,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
     };
     let client = client_of(&asked, state).await?;
-    let shown = Shown { device, subject: session.subject.clone() };
+    let shown = Shown { device, subject: session.subject.clone(), client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
     let barred = barred(&account, &asked.resources, state);
@@ -215,7 +225,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(BadTicket::Foreign.into());
     }
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
-    client_of(&asked, state).await?;
+    if client_of(&asked, state).await?.metadata.digest() != shown.client {
+        return Err(DeviceError::ClientChanged);
+    }
     let decision = match params.one("decision")? {
         Some("allow") if !barred(&account, &asked.resources, state).is_empty() => {
             return Err(DeviceError::Barred);

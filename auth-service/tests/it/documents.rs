@@ -161,6 +161,68 @@ async fn a051_a_document_that_changed_between_authorize_and_token_is_noticed() {
 }
 
 #[actix_web::test]
+async fn a016_a_document_that_changed_is_asked_about_again() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&query(&id)).await;
+    let link = format!("/authorize?{}", query(&id));
+    assert!(browser.open(&link).await.parameter("code").is_some());
+    // The same content, served anew, is no change.
+    app.wait(Duration::from_secs(61));
+    assert!(browser.open(&link).await.parameter("code").is_some());
+    assert_eq!(host.requests(PATH), 2);
+    for (name, value) in [
+        ("client_name", json!("Somebody else")),
+        ("redirect_uris", json!([REDIRECT, "https://evil.example/cb"])),
+        ("jwks_uri", json!("https://keys.example/jwks")),
+    ] {
+        let mut changed = document(&host);
+        changed[name] = value;
+        if name == "jwks_uri" {
+            changed["token_endpoint_auth_method"] = json!("private_key_jwt");
+        }
+        host.put(PATH, Answer::json(&changed, "max-age=60"));
+        app.wait(Duration::from_secs(61));
+        let page = browser.open(&link).await;
+        assert_eq!((page.status, &page.location), (StatusCode::OK, &None), "{name}");
+        assert!(!page.body.contains("You allowed it before"), "{name}");
+        browser.submit(&page, &[("decision", "allow")]).await;
+    }
+}
+
+#[actix_web::test]
+async fn a034_what_a_document_with_keys_was_given_is_worth_nothing_once_it_has_none() {
+    let host = DocumentHost::start().await;
+    let signer = Signer::new();
+    let id = host.url(PATH);
+    let mut with_keys = document(&host);
+    with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
+    with_keys["jwks"] = signer.jwks();
+    host.put(PATH, Answer::json(&with_keys, "max-age=60"));
+    let app = app(&host, &[]).await;
+    let code = code(&app, &id, "ana").await;
+    let now = app.state.now().0;
+    let claims = json!({ "iss": id, "sub": id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": "one" });
+    let assertion = signer.sign(&claims);
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let form: Vec<_> = redemption(&id, &code)
+        .into_iter()
+        .chain([("client_assertion_type", kind), ("client_assertion", assertion.as_str())])
+        .collect();
+    let tokens = Tokens::of(app.token(&form).await).await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    app.wait(Duration::from_secs(61));
+    assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_grant");
+    // Whoever allows the client as it is now gets it going again.
+    let code = app.browser_of("eve").await.allow(&query(&id)).await;
+    let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
+    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
+}
+
+#[actix_web::test]
 async fn a049_nobody_is_sent_inside_by_a_deployment_on_the_internet() {
     let host = DocumentHost::start().await;
     host.put(PATH, Answer::json(&document(&host), ""));

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
+use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
-use auth_service::domain::grant::{Grant, GrantId};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
 use auth_service::domain::pushed_request::PushedRequest;
 use auth_service::store::{Redemption, Registration};
 
@@ -139,22 +140,32 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
     let client = register(world.store(), &client("a")).await;
     let (ana, eve) = (account("ana").subject, account("eve").subject);
     let resources = code(&client, &ana, NOW).resources;
+    let redirect_uri = code(&client, &ana, NOW).redirect_uri;
+    let asks = |scope: &str| Approval {
+        redirect_uri: redirect_uri.clone(),
+        scope: scope.parse().unwrap(),
+        resources: resources.clone(),
+    };
     let allow = async |scope: &str| {
-        let scope = scope.parse().unwrap();
-        world.store().add_consent(&ana, &client, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+        world.store().add_consent(&ana, &client, &asks(scope), NOW, later(DAY)).await.unwrap();
     };
     allow("mcp:read").await;
     allow("mcp:write").await;
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
-    assert!(known.covers(&"mcp:read mcp:write".parse().unwrap(), &resources) && known.is_to(&client));
+    assert!(known.covers(&asks("mcp:read mcp:write")) && known.is_to(&client));
     assert!(world.store().consent(&eve, &client.id, NOW).await.unwrap().is_none());
     assert!(world.store().consent(&ana, &client.id, later(DAY)).await.unwrap().is_none());
     // A new registration under the same name starts from nothing.
     let again = Client { registration: super::things::client("b").registration, ..client.clone() };
-    let scope = "mcp:x".parse().unwrap();
-    world.store().add_consent(&ana, &again, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+    world.store().add_consent(&ana, &again, &asks("mcp:x"), NOW, later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
-    assert!(!known.is_to(&client) && !known.covers(&"mcp:read".parse().unwrap(), &resources));
+    assert!(!known.is_to(&client) && !known.covers(&asks("mcp:read")));
+    // And so does the same registration under another name (a016).
+    let mut renamed = again.clone();
+    renamed.metadata.display.client_name = Some("renamed".to_owned());
+    world.store().add_consent(&ana, &renamed, &asks("mcp:y"), NOW, later(DAY)).await.unwrap();
+    let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
+    assert!(known.is_to(&renamed) && !known.covers(&asks("mcp:x")) && known.covers(&asks("mcp:y")));
     world.store().forget_consent(&ana, &client.id).await.unwrap();
     assert!(world.store().consent(&ana, &client.id, NOW).await.unwrap().is_none());
 }
@@ -162,19 +173,21 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
 pub(crate) async fn consents_given_at_once_all_count(world: &World) {
     let client = register(world.store(), &client("a")).await;
     let ana = account("ana").subject;
-    let resources = code(&client, &ana, NOW).resources;
-    let (of_client, of_ana, of_resources) = (client.clone(), ana.clone(), resources.clone());
+    let AuthorizationCode { redirect_uri, resources, scope, .. } = code(&client, &ana, NOW);
+    let approval = Approval { redirect_uri, scope, resources };
+    let all = Approval { scope: "s0 s1 s2 s3 s4 s5 s6 s7".parse().unwrap(), ..approval.clone() };
+    let (of_client, of_ana) = (client.clone(), ana.clone());
     world
         .at_once(8, move |n, store| {
-            let (client, ana, resources) = (of_client.clone(), of_ana.clone(), of_resources.clone());
+            let (client, ana) = (of_client.clone(), of_ana.clone());
+            let approval = Approval { scope: format!("s{n}").parse().unwrap(), ..approval.clone() };
             async move {
-                let scope = format!("s{n}").parse().unwrap();
-                store.add_consent(&ana, &client, (&scope, &resources), NOW, later(DAY)).await.unwrap();
+                store.add_consent(&ana, &client, &approval, NOW, later(DAY)).await.unwrap();
             }
         })
         .await;
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
-    assert!(known.covers(&"s0 s1 s2 s3 s4 s5 s6 s7".parse().unwrap(), &resources));
+    assert!(known.covers(&all));
 }
 
 pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &World) {

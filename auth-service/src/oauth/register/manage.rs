@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use crate::domain::client::{Client, ClientAuthMethod, ClientId};
+use crate::domain::client::{Client, ClientAuthMethod, ClientId, RegistrationId};
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
@@ -138,7 +138,14 @@ async fn replace(
         .map_err(|_| ManagementError::Update("the body must be a JSON object"))?;
     check_identity(&identity, &client)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
+    // What was given to a client that proves who it is must not be usable without that proof: its grants end here.
+    let registration = if client.metadata.drops_credentials(&metadata) {
+        RegistrationId::new(state.random_bytes()?)
+    } else {
+        client.registration.clone()
+    };
     let updated = Client {
+        registration,
         fingerprint: (metadata.auth_method == ClientAuthMethod::None)
             .then(|| TokenHash::of(canonical(&metadata).as_bytes())),
         management: Some(credentials.management.hash()),

@@ -8,13 +8,11 @@ use futures_util::future::try_join3;
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::Consent;
+use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::{Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
 use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
@@ -205,7 +203,7 @@ impl PendingStore for RedisStore {
         &self,
         subject: &Subject,
         client: &Client,
-        what: (&Scope, &[ResourceUri]),
+        approval: &Approval,
         now: UnixTime,
         until: UnixTime,
     ) -> Result<(), StoreError> {
@@ -215,7 +213,7 @@ impl PendingStore for RedisStore {
             tries.next().await?;
             let found = self.cells.read::<Consent>(&key).await?;
             let known = found.as_ref().filter(|found| found.is_live(now)).map(|found| found.value.clone());
-            let consent = with_consent(known, subject, client, what);
+            let consent = with_consent(known, subject, client, approval);
             if self.cells.swap(&key, found.as_ref(), &consent, Some(Life { until, now })).await? {
                 return Ok(());
             }
