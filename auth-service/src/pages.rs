@@ -15,7 +15,6 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
-use crate::domain::redirect_uri::RedirectUri;
 
 const STYLE: &str = include_str!("../templates/style.css");
 static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
@@ -168,30 +167,32 @@ pub struct DocumentPage<'a> {
     pub html: &'a str,
 }
 
-/// Where a form on the page may lead, beyond ourselves.
-#[derive(Debug, Clone, Copy)]
-pub enum FormTarget<'a> {
-    /// Nowhere else.
+/// Where the answer to a form on the page may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormTarget {
+    /// Nowhere but to pages of ours.
     Ourselves,
-    /// To the client, by the redirect that answers the form: browsers apply `form-action` to it too.
-    Client(&'a RedirectUri),
+    /// Out of here, by a redirect to the client. Chromium applies `form-action` to every redirect that follows a form, also
+    /// to those of the client's site, and blocks the one that is not listed, after the code was spent. Where a client sends
+    /// its user next is not for us to know, so such a page has no `form-action` (ADR 17).
+    MayLeave,
 }
 
 /// Renders a page with every header that keeps it from being framed, cached, or made to load anything.
-pub fn page(status: StatusCode, template: &impl Template, target: FormTarget<'_>) -> HttpResponse {
+pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) -> HttpResponse {
     let Ok(body) = template.render() else {
         return HttpResponse::InternalServerError().finish();
     };
     let form_action = match target {
-        FormTarget::Ourselves => "'self'".to_owned(),
-        FormTarget::Client(uri) => format!("'self' {}", form_action_source(uri)),
+        FormTarget::Ourselves => "form-action 'self'; ",
+        FormTarget::MayLeave => "",
     };
     HttpResponseBuilder::new(status)
         .content_type(ContentType::html())
         .insert_header((
             CONTENT_SECURITY_POLICY,
             format!(
-                "default-src 'none'; style-src 'sha256-{}'; form-action {form_action}; frame-ancestors 'none'; base-uri 'none'",
+                "default-src 'none'; style-src 'sha256-{}'; {form_action}frame-ancestors 'none'; base-uri 'none'",
                 *STYLE_HASH
             ),
         ))
@@ -200,12 +201,6 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget<'_>
         .insert_header((REFERRER_POLICY, "no-referrer"))
         .insert_header((CACHE_CONTROL, "no-store"))
         .body(body)
-}
-
-fn form_action_source(uri: &RedirectUri) -> String {
-    let origin = uri.origin();
-    // The grammar of CSP sources has no IPv6 literals.
-    if origin.contains('[') { "http:".to_owned() } else { origin }
 }
 
 /// A self-asserted name as it may be shown: one line of bounded length without invisible, control or direction

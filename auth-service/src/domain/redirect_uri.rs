@@ -77,14 +77,6 @@ impl RedirectUri {
             .unwrap_or_default()
     }
 
-    /// `scheme://host:port`, or `scheme:` of an application, as a Content-Security-Policy source.
-    pub fn origin(&self) -> String {
-        if let Some(scheme) = self.private_scheme() {
-            return format!("{scheme}:");
-        }
-        Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
-    }
-
     /// This URI with `pairs` added to its query.
     pub fn with_query(&self, pairs: &[(&str, &str)]) -> String {
         // It parsed when it was made, so the fallback is never taken.
@@ -317,7 +309,6 @@ mod tests {
         assert!(cursor.is_local() && cursor.matches(&cursor.clone()));
         assert!(!cursor.matches(&uri("cursor://anysphere.cursor-mcp/oauth/callback2")));
         assert_eq!(cursor.display_host(), "cursor://anysphere.cursor-mcp");
-        assert_eq!(cursor.origin(), "cursor:");
         assert!(uri("http://127.0.0.1:1/cb").is_local() && !uri("https://app.example/cb").is_local());
     }
 

@@ -152,7 +152,7 @@ pub(super) async fn ask(
         &asked,
     )?;
     let request = &asked.request;
-    let target = FormTarget::Client(&request.redirect_uri);
+    let target = FormTarget::MayLeave;
     if !barred.is_empty() {
         audit::Event::Barred { subject: &asked.subject, client_id: &client.id }.emit();
         let template = BarredPage {

@@ -85,6 +85,15 @@ impl Continuation {
             Self::Device(query) => Some(format!("/device?{query}")),
         }
     }
+
+    /// Where the answer to a form that ends the login may lead: a client that is allowed everything already is answered
+    /// without another page.
+    fn form_target(&self) -> FormTarget {
+        match self {
+            Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,
+            Self::Authorization(_) => FormTarget::MayLeave,
+        }
+    }
 }
 
 /// A person who proved a one-time password and has yet to choose a lasting one.
@@ -142,7 +151,7 @@ fn show_form(
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
     let action = state.config.site.issuer.endpoint("/login");
     let template = LoginPage { action: &action, ticket: &ticket, username, problem };
-    let mut response = page(status, &template, FormTarget::Ourselves);
+    let mut response = page(status, &template, then.form_target());
     set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, scheme));
     Ok(response)
 }
@@ -232,7 +241,7 @@ fn ask_for_password(
         problem,
     };
     let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok(page(status, &template, FormTarget::Ourselves))
+    Ok(page(status, &template, choosing.then.form_target()))
 }
 
 async fn take_password(

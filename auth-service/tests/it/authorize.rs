@@ -95,10 +95,32 @@ async fn a007_a_loopback_client_is_shown_with_a_warning_and_on_any_port() {
     let query = authorize_query(&client, &[("redirect_uri", "http://127.0.0.1:50123/cb")]);
     let page = browser.open(&format!("/authorize?{query}")).await;
     assert!(page.body.contains("127.0.0.1:50123") && page.body.contains("any program here could be asking"));
-    let policy = page.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.contains("form-action 'self' http://127.0.0.1:50123;"), "{policy}");
     let answer = browser.submit(&page, &[("decision", "allow")]).await;
     assert!(answer.location.unwrap().starts_with("http://127.0.0.1:50123/cb?code="));
+}
+
+#[actix_web::test]
+async fn only_a_form_whose_answer_stays_here_is_held_here() {
+    let app = TestApp::start_with(&[("ADDITIONAL_GRANTS", "device_code")]).await;
+    let client = app.client().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let held = |page: &super::app::Page| {
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("base-uri 'none'"), "{policy}");
+        policy.contains("form-action 'self'")
+    };
+    // Login, new password and consent may be answered by a redirect to the client, and that by one to anywhere: Chromium
+    // applies `form-action` to all of them.
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let choose = browser.submit(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
+    let fields = [("new_password", "a password of my own"), ("new_password_repeat", "a password of my own")];
+    let there = browser.submit(&choose, &fields).await.location.unwrap();
+    let consent = browser.open(there.strip_prefix(ISSUER).unwrap()).await;
+    assert!(!held(&login) && !held(&choose) && !held(&consent));
+    for path in ["/login", "/device", "/login/device"] {
+        assert!(held(&browser.open(path).await), "{path}");
+    }
 }
 
 #[actix_web::test]
