@@ -208,7 +208,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::post().to(login::log_in)),
         )
         .service(
-            web::resource(format!("{base}/login/password")).route(web::post().to(login::choose_password)),
+            web::resource(format!("{base}/login/password"))
+                .route(web::post().to(login::new_password::choose_password)),
         )
         .default_service(web::to(cors::preflight_at_public_listener));
     if !base.is_empty() {

@@ -5,6 +5,7 @@
 mod redis_server;
 
 mod it {
+    mod again;
     mod app;
     mod authorize;
     mod backup;
@@ -30,6 +31,7 @@ mod it {
     mod manage;
     mod operator;
     mod policy;
+    mod prompt;
     mod proxies;
     mod register;
     mod scopes;

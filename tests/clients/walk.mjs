@@ -1,14 +1,22 @@
-// A user in a real browser: walk.mjs CHROMIUM PROFILE SWITCHES, with the steps as JSON on standard input. It clicks with
-// a real mouse, so that the browser treats each click as a user's. Prints one JSON line per step: where the browser is,
-// what it shows, every document it asked for since the last step, and what it complained about.
+// A user in a real browser: walk.mjs CHROMIUM PROFILE SWITCHES, with the steps as JSON on standard input. It clicks with a
+// real mouse, so that the browser treats each click as a user's. Prints one JSON line per step: where the browser is, what
+// it shows, every document it asked for since the last step, and what it complained about. Pages of the origin that the
+// first step opens, and of app.example, may open applications without a question, which nobody would answer here.
 
 import { spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 
 const MOST = 45_000;
 const [chromium, profile, switches] = process.argv.slice(2);
 const steps = JSON.parse(await readFile("/dev/stdin", "utf8"));
+
+const origins = [new URL(steps[0].open).origin, "https://app.example"];
+const applications = {
+  allowed_origin_protocol_pairs: Object.fromEntries(origins.map((origin) => [origin, { cursor: true, claude: true }])),
+};
+mkdirSync(`${profile}/Default`);
+writeFileSync(`${profile}/Default/Preferences`, JSON.stringify({ protocol_handler: applications }));
 
 const child = spawn(chromium, [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -69,7 +77,8 @@ let tab = 0;
 const call = (method, params) => send(method, params, tabs[tab].sessionId);
 
 async function evaluate(expression) {
-  const { result, exceptionDetails } = await call("Runtime.evaluate", { expression, returnByValue: true });
+  const how = { expression, returnByValue: true, awaitPromise: true };
+  const { result, exceptionDetails } = await call("Runtime.evaluate", how);
   if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
   return result.value;
 }
@@ -102,15 +111,30 @@ const place = (words) => `(() => {
   return { x: x + width / 2, y: y + height / 2 };
 })()`;
 
+/** Until the page is drawn, or as good as: a click before that hits nothing. */
+const DRAWN = `Promise.race([
+  new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(() => drawn(true)))),
+  new Promise((enough) => setTimeout(() => enough(true), 1000)),
+])`;
+
+/** Clicks so many times. Chromium drops the clicks of a page that it has not quite put on the screen: those are repeated. */
 async function press(words, times) {
-  const { x, y } = await until(`a button ${words}`, () => evaluate(place(words)).catch(() => null));
-  const clicks = [];
-  for (let click = 0; click < times; click += 1) {
-    for (const type of ["mousePressed", "mouseReleased"]) {
-      clicks.push(call("Input.dispatchMouseEvent", { type, x, y, button: "left", clickCount: 1 }));
+  await evaluate(DRAWN).catch(() => null);
+  await until(`a page that takes the click on ${words}`, async () => {
+    const at = await evaluate(place(words)).catch(() => null);
+    if (!at) return false;
+    await evaluate("globalThis.pressed = false; addEventListener('click', () => { pressed = true; }, true)");
+    const point = { x: at.x, y: at.y, button: "left", clickCount: 1 };
+    const events = [call("Input.dispatchMouseEvent", { ...point, type: "mouseMoved", button: "none" })];
+    for (let click = 0; click < times; click += 1) {
+      for (const type of ["mousePressed", "mouseReleased"]) {
+        events.push(call("Input.dispatchMouseEvent", { ...point, type }));
+      }
     }
-  }
-  await Promise.allSettled(clicks);
+    await Promise.allSettled(events);
+    // A page that has gone meanwhile has taken it.
+    return (await evaluate("globalThis.pressed").catch(() => true)) !== false;
+  });
 }
 
 async function fill(name, value) {
@@ -153,7 +177,7 @@ async function take(step) {
     await until(step.asks, () => asked.some((url) => url.startsWith(step.asks)));
   }
   if (step.picture) {
-    const { data } = await call("Page.captureScreenshot", { captureBeyondViewport: true });
+    const { data } = await call("Page.captureScreenshot");
     writeFileSync(step.picture, Buffer.from(data, "base64"));
   }
   console.log(JSON.stringify({ ...(seen ?? (await look())), asked, complaints }));

@@ -179,7 +179,8 @@ mod tests {
     fn a016_what_may_be_sent_to_one_redirect_uri_is_new_at_another() {
         let mut consent = consent();
         consent.add(&asks(HERE, "mcp", &["one"]));
-        for elsewhere in ["https://app.example/cb2", "https://evil.example/cb", "https://app.example:8443/cb"] {
+        for elsewhere in ["https://app.example/cb2", "https://evil.example/cb", "https://app.example:8443/cb"]
+        {
             assert!(!consent.covers(&asks(elsewhere, "mcp", &["one"])), "{elsewhere}");
             assert!(consent.known(&asks(elsewhere, "mcp", &["one"])).is_empty(), "{elsewhere}");
             assert!(!consent.covers(&asks(elsewhere, "", &["one"])), "{elsewhere}");
@@ -232,6 +233,8 @@ mod tests {
             consent.add(&asks(HERE, "mcp", &[&format!("p{n}")]));
         }
         assert!(consent.answers.values().map(BTreeMap::len).sum::<usize>() <= Consent::MAX_PAIRS);
-        assert!(consent.covers(&asks(HERE, "mcp", &["p999"])) && !consent.covers(&asks(HERE, "mcp", &["p0"])));
+        assert!(
+            consent.covers(&asks(HERE, "mcp", &["p999"])) && !consent.covers(&asks(HERE, "mcp", &["p0"]))
+        );
     }
 }

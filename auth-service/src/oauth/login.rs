@@ -1,26 +1,31 @@
-//! The login page, and the page on which a one-time password is exchanged for one of one's own.
+//! The login page.
+
+pub mod new_password;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::{Account, LoginSession, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, LoginSession, Username};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::guard::client_address;
 use crate::guard::login_rate::Browser;
 use crate::identity::cookies::{OurCookie, device};
-use crate::identity::password::{HashingFailed, LONGEST, SHORTEST};
+use crate::identity::password::HashingFailed;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{FormTarget, LoginPage, MessagePage, NewPasswordPage, page};
+use crate::pages::{FormTarget, Link, LoginPage, MessagePage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::see_other;
+use super::authorize::{Prompt, see_other};
 use super::params::{BadParams, Params};
+use super::session;
+use new_password::Choosing;
 
 /// Why a person cannot log in here and now, other than by a wrong password.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +33,6 @@ pub enum LoginError {
     /// The form is broken.
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
-    /// See [`BadTicket`].
-    #[error("This page cannot be used: {0}. Go back to the application and connect again.")]
-    Ticket(#[from] BadTicket),
-    /// The one-time password has been used meanwhile.
-    #[error("The one-time password was used already. Sign in with the password that was chosen then.")]
-    PasswordChanged,
     /// Ours to mend.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -54,15 +53,13 @@ unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingFailed);
 impl LoginError {
     fn response(&self) -> HttpResponse {
         let status = match self {
-            Self::Params(_) | Self::Ticket(_) => StatusCode::BAD_REQUEST,
-            Self::PasswordChanged => StatusCode::CONFLICT,
+            Self::Params(_) => StatusCode::BAD_REQUEST,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        page(
-            status,
-            &MessagePage { title: "You are not signed in", text: &self.to_string(), code: None },
-            FormTarget::Ourselves,
-        )
+        let text = self.to_string();
+        let template =
+            MessagePage { title: "Signing in did not work", text: &text, code: None, way_on: None };
+        page(status, &template, FormTarget::Ourselves)
     }
 }
 
@@ -86,6 +83,17 @@ impl Continuation {
         }
     }
 
+    /// Where a user who is signed in goes on without the login form; nowhere if the client wants the form to be shown.
+    fn without_form(&self) -> Option<String> {
+        let wants_form = match self {
+            Self::Nowhere | Self::Device(_) => false,
+            Self::Authorization(query) => {
+                Params::of_query(query).ok().and_then(|params| Prompt::read(&params).ok())?.login
+            }
+        };
+        self.path().filter(|_| !wants_form)
+    }
+
     /// Where the answer to a form that ends the login may lead: a client that is allowed everything already is answered
     /// without another page.
     fn form_target(&self) -> FormTarget {
@@ -96,27 +104,19 @@ impl Continuation {
     }
 }
 
-/// A person who proved a one-time password and has yet to choose a lasting one.
-#[derive(Serialize, Deserialize)]
-struct Choosing {
-    subject: Subject,
-    one_time: StoredPassword,
-    then: Continuation,
-}
-
 /// `GET /login`: the form. Its query is that of the authorization request which needs the login.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = match http.query_string() {
         "" => Continuation::Nowhere,
         query => Continuation::Authorization(query.to_owned()),
     };
-    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
+    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
 }
 
 /// `GET /login/device`: the form, for who came to connect a device.
 pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = Continuation::Device(http.query_string().to_owned());
-    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
+    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
 }
 
 /// `POST /login`: user name and password.
@@ -124,35 +124,51 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// `POST /login/password`: the password that replaces the one-time one.
-pub async fn choose_password(
-    http: HttpRequest,
-    body: web::Bytes,
-    state: web::Data<AppState>,
-) -> HttpResponse {
-    take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+/// What the login form says besides its fields.
+#[derive(Clone, Copy, Default)]
+struct Said<'a> {
+    username: &'a str,
+    problem: Option<&'a str>,
+    signed_in: Option<&'a str>,
+}
+
+/// Whoever is signed in already (a second tab, the back button) can go on from here, or become somebody else.
+async fn first_form(
+    http: &HttpRequest,
+    state: &AppState,
+    then: &Continuation,
+) -> Result<HttpResponse, LoginError> {
+    let account = session::of(http, state).await?.map(|(_, account)| account);
+    let signed_in = account.as_ref().map(|account| account.username.as_str());
+    show_form(http, state, then, Said { signed_in, ..Said::default() }, StatusCode::OK)
 }
 
 fn show_form(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
-    username: &str,
-    problem: Option<&str>,
+    said: Said<'_>,
     status: StatusCode,
 ) -> Result<HttpResponse, LoginError> {
-    let scheme = state.config.site.issuer.scheme();
+    let site = &state.config.site;
     // A browser with several tabs keeps one cookie, so that all of its forms stay good.
-    let cookie = match OurCookie::LoginAttempt.read(http, scheme) {
+    let cookie = match OurCookie::LoginAttempt.read(http, site.issuer.scheme()) {
         Some(cookie) => cookie,
         None => state.new_token(TokenKind::LoginAttempt)?,
     };
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    let action = state.config.site.issuer.endpoint("/login");
-    let template = LoginPage { action: &action, ticket: &ticket, username, problem };
+    let way_on = then.without_form().map(|path| site.issuer.endpoint(&path));
+    let template = LoginPage {
+        action: &site.issuer.endpoint("/login"),
+        ticket: &ticket,
+        username: said.username,
+        problem: said.problem,
+        signed_in: said.signed_in,
+        way_on: way_on.as_deref().map(|url| Link { text: "Go on", url }),
+    };
     let mut response = page(status, &template, then.form_target());
-    set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, scheme));
+    set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, site.issuer.scheme()));
     Ok(response)
 }
 
@@ -162,8 +178,33 @@ fn set_cookie(response: &mut HttpResponse, cookie: &actix_web::cookie::Cookie<'_
     }
 }
 
-fn attempt_cookie(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, BadTicket> {
-    OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme()).ok_or(BadTicket::Foreign)
+const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
+                     comes again, let your browser keep cookies of this site.";
+const TOO_MANY: &str = "There were too many attempts. Wait a minute, then try again.";
+
+/// What the ticket of a form says, if the form was shown to this browser not long ago; and the cookie that it is bound to.
+fn shown_here<T: DeserializeOwned>(
+    http: &HttpRequest,
+    state: &AppState,
+    form: Form,
+    ticket: &str,
+) -> Result<(OpaqueToken, T), BadTicket> {
+    let cookie = OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme());
+    let cookie = cookie.ok_or(BadTicket::Foreign)?;
+    let content = state.tickets.read(form, cookie.hash(), state.now(), ticket)?;
+    Ok((cookie, content))
+}
+
+/// A fresh form in the place of one that cannot be used. It leads where that one would have led, as any link could, and
+/// takes over nothing else of it: another site may have sent it.
+fn show_again(
+    http: &HttpRequest,
+    state: &AppState,
+    then: &Continuation,
+    problem: &str,
+    status: StatusCode,
+) -> Result<HttpResponse, LoginError> {
+    show_form(http, state, then, Said { problem: Some(problem), ..Said::default() }, status)
 }
 
 async fn check_password(
@@ -172,13 +213,11 @@ async fn check_password(
     state: &AppState,
 ) -> Result<HttpResponse, LoginError> {
     let params = Params::of_form(http, body)?;
-    let cookie = attempt_cookie(http, state)?;
-    let then: Continuation = state.tickets.read(
-        Form::Login,
-        cookie.hash(),
-        state.now(),
-        params.one("ticket")?.unwrap_or_default(),
-    )?;
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, ticket) else {
+        let then = state.tickets.content(Form::Login, ticket).unwrap_or(Continuation::Nowhere);
+        return show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST);
+    };
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
     let username = Username::try_from(typed.to_owned());
@@ -186,8 +225,8 @@ async fn check_password(
         && !may_try(http, state, username)
     {
         audit::Event::LoginThrottled.emit();
-        let problem = "There were too many attempts. Wait a minute, then try again.";
-        return show_form(http, state, &then, typed, Some(problem), StatusCode::TOO_MANY_REQUESTS);
+        let said = Said { username: typed, problem: Some(TOO_MANY), ..Said::default() };
+        return show_form(http, state, &then, said, StatusCode::TOO_MANY_REQUESTS);
     }
     let account = match username {
         Ok(username) => state.store.account_named(&username).await?.filter(Account::may_log_in),
@@ -199,14 +238,15 @@ async fn check_password(
         Some(account) if account.password.one_time => {
             let choosing =
                 Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
-            ask_for_password(state, &cookie, &choosing, &account, None)
+            new_password::ask(state, &cookie, &choosing, &account, None)
         }
         Some(account) => start_session(state, &account, &then).await,
         None => {
             audit::Event::LoginFailed.emit();
             // One sentence for every reason, so that nobody learns which names exist.
             let problem = "The user name or the password is wrong.";
-            show_form(http, state, &then, typed, Some(problem), StatusCode::FORBIDDEN)
+            let said = Said { username: typed, problem: Some(problem), ..Said::default() };
+            show_form(http, state, &then, said, StatusCode::FORBIDDEN)
         }
     }
 }
@@ -221,84 +261,6 @@ fn may_try(http: &HttpRequest, state: &AppState, username: &Username) -> bool {
     let browser = if known { Browser::KnownDevice } else { Browser::Stranger };
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     state.login_rate.admit(username, address, browser).is_ok()
-}
-
-fn ask_for_password(
-    state: &AppState,
-    cookie: &OpaqueToken,
-    choosing: &Choosing,
-    account: &Account,
-    problem: Option<&str>,
-) -> Result<HttpResponse, LoginError> {
-    let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
-    let action = state.config.site.issuer.endpoint("/login/password");
-    let template = NewPasswordPage {
-        action: &action,
-        ticket: &ticket,
-        username: account.username.as_str(),
-        shortest: SHORTEST,
-        problem,
-    };
-    let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok(page(status, &template, choosing.then.form_target()))
-}
-
-async fn take_password(
-    http: &HttpRequest,
-    body: &[u8],
-    state: &AppState,
-) -> Result<HttpResponse, LoginError> {
-    let params = Params::of_form(http, body)?;
-    let cookie = attempt_cookie(http, state)?;
-    let choosing: Choosing = state.tickets.read(
-        Form::NewPassword,
-        cookie.hash(),
-        state.now(),
-        params.one("ticket")?.unwrap_or_default(),
-    )?;
-    let account = state
-        .store
-        .account(&choosing.subject)
-        .await?
-        .filter(Account::may_log_in)
-        .ok_or(LoginError::PasswordChanged)?;
-    let chosen = params.one("new_password")?.unwrap_or_default();
-    let repeated = params.one("new_password_repeat")?.unwrap_or_default();
-    let same_as_before =
-        state.passwords.verify(Some(choosing.one_time.phc.clone()), SecretString::from(chosen)).await?;
-    if let Some(problem) = problem_with(chosen, repeated, same_as_before) {
-        return ask_for_password(state, &cookie, &choosing, &account, Some(&problem));
-    }
-    let phc = state.passwords.hash(SecretString::from(chosen)).await?;
-    let replaced = state
-        .store
-        .replace_password(
-            &account.subject,
-            &choosing.one_time,
-            &StoredPassword { phc, one_time: false },
-            state.now(),
-        )
-        .await?;
-    if !replaced {
-        return Err(LoginError::PasswordChanged);
-    }
-    audit::Event::PasswordChosen { subject: &account.subject }.emit();
-    start_session(state, &account, &choosing.then).await
-}
-
-fn problem_with(chosen: &str, repeated: &str, same_as_before: bool) -> Option<String> {
-    if chosen.chars().count() < SHORTEST {
-        Some(format!("That is too short: at least {SHORTEST} characters, please."))
-    } else if chosen.len() > LONGEST {
-        Some(format!("That is too long: at most {LONGEST} characters, please."))
-    } else if chosen != repeated {
-        Some("The two are not the same.".to_owned())
-    } else if same_as_before {
-        Some("That is the one-time password. Choose another one.".to_owned())
-    } else {
-        None
-    }
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).
@@ -325,6 +287,7 @@ async fn start_session(
             title: "You are signed in",
             text: "Go back to your MCP client and connect it.",
             code: None,
+            way_on: None,
         };
         page(StatusCode::OK, &template, FormTarget::Ourselves)
     };
@@ -332,6 +295,6 @@ async fn start_session(
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookie(&mut response, &device::set(device, scheme));
-    set_cookie(&mut response, &OurCookie::LoginAttempt.clear(scheme));
+    // The cookie of the login form stays, so that the form in another tab, or behind the back button, is still good.
     Ok(response)
 }

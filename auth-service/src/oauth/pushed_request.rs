@@ -13,7 +13,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::{AuthorizationRequest, redirect_uri_of};
+use super::authorize::{AuthorizationRequest, Prompt, redirect_uri_of};
 use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
 use super::responses;
@@ -54,6 +54,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let redirect_uri: RedirectUri = redirect_uri_of(&params, &client)?
         .ok_or(TokenError::InvalidRequest("the redirect_uri is not one that the client has registered"))?;
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
+    Prompt::read(&params)?;
     let query = params.encoded_without(&CREDENTIALS, ("client_id", client.id.as_str()));
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);

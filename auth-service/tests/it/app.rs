@@ -233,6 +233,11 @@ impl TestApp {
         Browser { app: self, cookies: Vec::new() }
     }
 
+    /// Another window of the same browser: it has the same cookies.
+    pub(crate) fn browser_with(&self, same: &Browser<'_>) -> Browser<'_> {
+        Browser { app: self, cookies: same.cookies.clone() }
+    }
+
     /// A browser in which `name`, made for the purpose, has logged in.
     pub(crate) async fn browser_of(&self, name: &str) -> Browser<'_> {
         self.person(name).await;

@@ -68,7 +68,8 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
 async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    let mut browser = app.browser();
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&client, &[])).await;
     for (name, value, code) in [
         ("response_type", "token", "unsupported_response_type"),
         ("code_challenge", "", "invalid_request"),
@@ -85,6 +86,38 @@ async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
             (Some("the state"), Some(ISSUER))
         );
     }
+}
+
+#[actix_web::test]
+async fn a005_an_error_leads_no_browser_to_a_place_where_its_user_has_let_no_answer_go() {
+    let app = TestApp::start().await;
+    let (evil, deep) = ("https://evil.example/landing", "cursor://anysphere.cursor-mcp/oauth/callback");
+    let client = app.client_with(&[REDIRECT, evil, deep]).await;
+    let (mut nobody, mut ana) = (app.browser(), app.browser_of("ana").await);
+    let mut eve = app.browser_of("eve").await;
+    ana.allow(&authorize_query(&client, &[])).await;
+    let wrong = [("response_type", "token"), ("resource", "https://evil.example/"), ("prompt", "none login")];
+    for (name, value) in wrong {
+        for uri in [REDIRECT, evil, deep] {
+            let link =
+                format!("/authorize?{}", authorize_query(&client, &[("redirect_uri", uri), (name, value)]));
+            for browser in
+                [&mut nobody, &mut eve, &mut ana].into_iter().take(if uri == REDIRECT { 2 } else { 3 })
+            {
+                let page = browser.open(&link).await;
+                assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None), "{link}");
+                // The user sees where it would go, and decides.
+                let host = if uri == REDIRECT { "app.example" } else { uri.split('/').nth(2).unwrap() };
+                assert!(page.body.contains(host) && page.body.contains("Tell the application"));
+                assert!(page.body.contains(&format!("href=\"{uri}?error=")), "{}", page.body);
+            }
+        }
+    }
+    // With a login and a consent for the very address, the client is told at once; and no longer when that is over.
+    let link = format!("/authorize?{}", authorize_query(&client, &[("response_type", "token")]));
+    assert!(ana.open(&link).await.location.unwrap().starts_with(REDIRECT));
+    app.wait(Duration::from_secs(12 * 3600));
+    assert_eq!(ana.open(&link).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[actix_web::test]

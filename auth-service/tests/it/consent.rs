@@ -312,11 +312,11 @@ async fn what_cannot_be_granted_is_refused_when_it_is_pushed() {
 async fn where_requests_must_be_pushed_no_other_counts() {
     let everywhere = TestApp::start_with(&[("REQUIRE_PUSHED_REQUESTS", "on")]).await;
     let client = everywhere.client().await;
-    let refused = async |app: &TestApp, client: &str| {
-        let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
-        page.parameter("error")
+    let open = async |app: &TestApp, client: &str| {
+        app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await
     };
-    assert_eq!(refused(&everywhere, &client).await.as_deref(), Some("invalid_request"));
+    let page = open(&everywhere, &client).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.body.contains("must be pushed first"));
     let uri = pushed(&everywhere, &client).await;
     let mut browser = everywhere.browser_of("ana").await;
     let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &uri))).await;
@@ -331,7 +331,8 @@ async fn where_requests_must_be_pushed_no_other_counts() {
         ..new_client("strict")
     };
     let (id, secret) = enter(&app, strict).await;
-    assert_eq!(refused(&app, &id).await.as_deref(), Some("invalid_request"));
+    // A place that the operator entered is one that people may be sent to.
+    assert_eq!(open(&app, &id).await.parameter("error").as_deref(), Some("invalid_request"));
     assert_eq!(error_code(push(&app, &request(&id)).await).await, "invalid_client");
     let mut form = request(&id);
     form.push(("client_secret", &secret));

@@ -181,6 +181,7 @@ async fn without_a_default_resource_an_old_client_is_told_what_is_missing() {
     for host in ["mcp.example", "auth.example", "evil.example"] {
         let request = app.http.get(format!("{}/authorize?{query}", app.public)).header("host", host);
         let refused = request.send().await.unwrap();
-        assert!(refused.headers()["location"].to_str().unwrap().contains("error=invalid_target"), "{host}");
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{host}");
+        assert!(refused.text().await.unwrap().contains("error=invalid_target"), "{host}");
     }
 }

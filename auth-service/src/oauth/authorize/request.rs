@@ -59,6 +59,12 @@ pub enum Refusal {
     Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
+    #[error("prompt=none must not be combined with other values")]
+    Prompt,
+    #[error("the user is not signed in, and prompt=none allows no page")]
+    LoginRequired,
+    #[error("the user has to be asked, and prompt=none allows no page")]
+    ConsentRequired,
     #[error("the person said no")]
     Denied,
     #[error("the service cannot answer at the moment")]
@@ -66,7 +72,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
+    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7, `OpenID` Connect Core §3.1.2.6).
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Params(_)
@@ -74,12 +80,15 @@ impl Refusal {
             | Self::Challenge
             | Self::ChallengeMethod
             | Self::Thumbprint
+            | Self::Prompt
             | Self::PushRequired => ErrorCode::InvalidRequest,
             Self::ResponseType => ErrorCode::UnsupportedResponseType,
             Self::RequestObject => ErrorCode::RequestNotSupported,
             Self::GrantType => ErrorCode::UnauthorizedClient,
             Self::Scope(_) => ErrorCode::InvalidScope,
             Self::Resource => ErrorCode::InvalidTarget,
+            Self::LoginRequired => ErrorCode::LoginRequired,
+            Self::ConsentRequired => ErrorCode::ConsentRequired,
             Self::Denied => ErrorCode::AccessDenied,
             Self::Unavailable => ErrorCode::TemporarilyUnavailable,
         }
@@ -151,6 +160,27 @@ impl AuthorizationRequest {
     }
 }
 
+impl AuthorizationRequest {
+    /// The same request in form encoding, as the client could have sent it: for a link that asks it again.
+    pub fn query(&self) -> String {
+        let scope = self.scope.to_string();
+        let pairs = [
+            ("response_type", "code"),
+            ("client_id", self.client_id.as_str()),
+            ("redirect_uri", self.redirect_uri.as_str()),
+            ("scope", &scope),
+            ("code_challenge", self.challenge.as_str()),
+            ("code_challenge_method", "S256"),
+        ];
+        let resources = self.resources.iter().map(|resource| ("resource", resource.as_str()));
+        let state = self.state.as_deref().map(|state| ("state", state));
+        let bound_to = self.bound_to.as_ref().map(|key| ("dpop_jkt", key.as_str()));
+        url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(pairs.into_iter().chain(resources).chain(state).chain(bound_to))
+            .finish()
+    }
+}
+
 fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
     let Some(text) = params.one("dpop_jkt")? else { return Ok(None) };
     KeyThumbprint::parse(text).map(Some).ok_or(Refusal::Thumbprint)
@@ -215,10 +245,14 @@ mod tests {
     ];
 
     fn read(pairs: &[(&str, &str)]) -> Result<AuthorizationRequest, Refusal> {
+        read_query(&serde_urlencoded::to_string(pairs).unwrap())
+    }
+
+    fn read_query(query: &str) -> Result<AuthorizationRequest, Refusal> {
         let redirect_uri = RedirectUri::try_from("https://app.example/cb".to_owned()).unwrap();
         let client = fuzzing::client();
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
-        let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
+        let params = Params::of_query(query).unwrap();
         AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &Policy::default(), false)
     }
 
@@ -232,6 +266,10 @@ mod tests {
         assert_eq!(asked.state.as_deref(), Some("s t&=#"));
         assert_eq!(asked.scope.to_string(), "mcp mcp:read");
         assert_eq!(asked.resources.first().unwrap().as_str(), "https://mcp.example/mcp");
+        // Asked again, it is the same.
+        let more = [("resource", "https://mcp.example/other"), ("dpop_jkt", GOOD[1].1)];
+        let asked = read(&[&GOOD[..], &more].concat()).unwrap();
+        assert_eq!(read_query(&asked.query()).unwrap(), asked);
     }
 
     #[test]
