@@ -12,7 +12,7 @@ use actix_web::dev::{Server, fn_service};
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer, guard};
+use actix_web::{App, HttpResponse, HttpServer, Route, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
@@ -142,23 +142,23 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     config
         .service(
             web::resource(well_known("oauth-authorization-server"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::authorization_server)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::authorization_server)),
         )
         .service(
             web::resource(well_known("openid-configuration"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::openid_configuration)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::openid_configuration)),
         )
         .service(
             web::resource([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{path:.*}}")])
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(protected_resource::document)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(protected_resource::document)),
         )
         .service(
             web::resource(format!("{base}/jwks"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::jwks)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::jwks)),
         )
         .service(
             web::resource(format!("{base}/token"))
@@ -216,8 +216,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         // OpenID Connect Discovery §4 appends where RFC 8414 inserts; clients try both.
         config.service(
             web::resource(format!("{base}/.well-known/openid-configuration"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::openid_configuration)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::openid_configuration)),
         );
         config.configure(root_of_mcp_hosts);
     }
@@ -229,8 +229,8 @@ fn root_of_mcp_hosts(config: &mut ServiceConfig) {
         .service(
             web::resource("/.well-known/oauth-authorization-server")
                 .guard(guard::fn_guard(fallback::applies))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::authorization_server)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::authorization_server)),
         )
         .service(
             web::resource("/authorize")
@@ -253,10 +253,15 @@ fn root_of_mcp_hosts(config: &mut ServiceConfig) {
 
 fn ops_routes(config: &mut ServiceConfig) {
     config
-        .route("/health", web::get().to(endpoints::health))
-        .route("/ready", web::get().to(endpoints::ready))
-        .route("/metrics", web::get().to(endpoints::metrics))
-        .route("/version", web::get().to(endpoints::version));
+        .route("/health", reading().to(endpoints::health))
+        .route("/ready", reading().to(endpoints::ready))
+        .route("/metrics", reading().to(endpoints::metrics))
+        .route("/version", reading().to(endpoints::version));
+}
+
+/// GET, and HEAD for whoever looks before fetching: the same answer without its body (RFC 9110 §9.3.2).
+fn reading() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// CORS for what browser-based clients call: any origin, never with cookies (Fetch standard, "CORS protocol").

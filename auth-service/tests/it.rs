@@ -33,6 +33,7 @@ mod it {
     mod policy;
     mod prompt;
     mod proxies;
+    mod queries;
     mod register;
     mod scopes;
     mod store_away;

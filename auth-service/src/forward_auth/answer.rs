@@ -9,7 +9,6 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderVal
 use serde_json::json;
 
 use crate::domain::clock::UnixTime;
-use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
@@ -21,7 +20,7 @@ use crate::policy::{Denial, Policy};
 use crate::state::AppState;
 
 use super::possession::{NotProven, Scheme};
-use super::request::CheckError;
+use super::request::{AccessRequest, CheckError};
 
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
@@ -106,13 +105,7 @@ impl Answer {
     }
 
     /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
-    pub(super) fn deny(
-        denial: &Denial,
-        scheme: Scheme,
-        resource: &ResourceUri,
-        host: &HostName,
-        state: &AppState,
-    ) -> Self {
+    pub(super) fn deny(denial: &Denial, scheme: Scheme, asked: &AccessRequest<'_>, state: &AppState) -> Self {
         let (status, error, scope) = match denial {
             // No challenge: it would send the person to a consent that changes nothing (RFC 6750 §3.1).
             Denial::Forbidden { reason } => {
@@ -128,7 +121,7 @@ impl Answer {
                 scope,
             ),
         };
-        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        let metadata = asked.metadata_url(&state.config.site.protected_hosts);
         let challenge = challenge(scheme, error, &metadata, scope);
         let (code, reason) =
             error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
@@ -142,7 +135,7 @@ impl Answer {
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,
-        host: &HostName,
+        asked: &AccessRequest<'_>,
         state: &AppState,
     ) -> Self {
         if let NotProven::Proof(cause @ (ProofRefused::Store(_) | ProofRefused::Crypto(_))) = unproven {
@@ -150,7 +143,7 @@ impl Answer {
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
-        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        let metadata = asked.metadata_url(&state.config.site.protected_hosts);
         let policy = state.policy.now();
         let scope = policy.required_scope(resource);
         let challenge = challenge(Scheme::Dpop, Some((code, reason.as_str())), &metadata, scope);

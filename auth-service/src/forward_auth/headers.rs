@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::host::{HostName, split_authority};
 use crate::domain::origin::Origin;
+use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::Scheme;
 
 use super::request::{Bearer, CheckError};
@@ -17,6 +18,12 @@ use super::sent::{Field, Sent, Times};
 /// Reads a host as the edge passes it on.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
     split_authority(text).map(|(host, _)| host).map_err(|_| CheckError::BadHost)
+}
+
+/// Reads a request target: its path, and its query as it came.
+pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), CheckError> {
+    let path = UnambiguousPath::of_target(target).map_err(|_| CheckError::AmbiguousPath)?;
+    Ok((path, target.split_once('?').map_or("", |(_, query)| query)))
 }
 
 /// Reads a scheme as the edge passes it on. A WebSocket's is that of the request that opens it.
@@ -52,7 +59,9 @@ pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
     else {
         return Bearer::Malformed;
     };
-    let token = rest.strip_prefix(b" ").filter(|token| is_b64token(token));
+    // RFC 9110 §11.4: one space or more.
+    let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
+    let token = rest.get(blanks..).filter(|token| is_b64token(token));
     let Some(token) = token.and_then(|token| std::str::from_utf8(token).ok()) else {
         return Bearer::Malformed;
     };
@@ -162,7 +171,10 @@ mod tests {
             of(&headers)
         };
         assert_eq!(bearer(&Sent::of(&sent(&[]))), Bearer::None);
-        assert_eq!(bearer(&Sent::of(&sent(&["bearer abc.def"]))), Bearer::Token("abc.def"));
+        for value in ["bearer abc.def", "Bearer  abc.def", "BEARER     abc.def"] {
+            assert_eq!(bearer(&Sent::of(&sent(&[value]))), Bearer::Token("abc.def"), "{value}");
+        }
+        assert_eq!(bearer(&Sent::of(&sent(&["DPoP  abc"]))), Bearer::Bound("abc"));
         for values in [
             &["Basic abc"][..],
             &["Bearer"],
@@ -172,7 +184,10 @@ mod tests {
             &["Bearer a, Bearer a"],
             &["abc"],
             &["Bearer a", "Bearer a"],
-            &["Bearer  a"],
+            &["Bearer   "],
+            &["Bearer \ta"],
+            &["Bearer\ta"],
+            &["Bearer a "],
             &[""],
         ] {
             assert_eq!(bearer(&Sent::of(&sent(values))), Bearer::Malformed, "{values:?}");

@@ -7,7 +7,8 @@ use actix_web::http::Method;
 use crate::domain::host::HostName;
 use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
-use crate::domain::resource::Scheme;
+use crate::domain::resource::{ProtectedHosts, Scheme};
+use crate::domain::resource_query::ResourceQuery;
 use crate::store::StoreError;
 
 use super::headers;
@@ -22,6 +23,8 @@ pub struct AccessRequest<'a> {
     pub host: HostName,
     /// What it asked for.
     pub path: UnambiguousPath,
+    /// The query of what it asked for, as it came; empty when there is none. It decides nothing.
+    pub query: &'a str,
     /// How.
     pub method: Method,
     /// The web page that made the request, if one did.
@@ -42,22 +45,24 @@ pub struct AccessRequest<'a> {
 }
 
 /// What a proxy says of the request in its own way: the rest is in the client's headers, the same for all.
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
     pub(super) path: UnambiguousPath,
+    pub(super) query: &'a str,
     pub(super) method: Method,
 }
 
 impl<'a> AccessRequest<'a> {
     /// Completes a request by the client's own headers.
-    pub(super) fn read(target: Target, sent: &Sent<'a>) -> Result<Self, CheckError> {
+    pub(super) fn read(target: Target<'a>, sent: &Sent<'a>) -> Result<Self, CheckError> {
         headers::refuse_reserved(sent)?;
-        let Target { scheme, host, path, method } = target;
+        let Target { scheme, host, path, query, method } = target;
         Ok(Self {
             scheme,
             host,
             path,
+            query,
             origin: headers::origin(sent)?,
             bearer: headers::bearer(sent),
             dpop: sent.single(Field::Dpop)?,
@@ -67,6 +72,14 @@ impl<'a> AccessRequest<'a> {
             mcp_name: headers::mcp_name(sent)?,
             mcp_protocol_version: sent.single(Field::McpProtocolVersion)?,
         })
+    }
+}
+
+impl AccessRequest<'_> {
+    /// Where the client learns how to get a token for what it asked for. A query that no header could carry is left out.
+    pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
+        let query = ResourceQuery::parse(self.query).unwrap_or_default();
+        hosts.metadata_url(&self.host, &self.path, query)
     }
 }
 

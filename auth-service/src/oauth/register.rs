@@ -158,6 +158,8 @@ fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationErro
 fn bearer(request: &HttpRequest) -> Option<&str> {
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let (scheme, token) = headers.next()?.to_str().ok()?.split_once(' ')?;
+    // RFC 9110 §11.4: one space or more.
+    let token = token.trim_start_matches(' ');
     (headers.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then_some(token)
 }
 
