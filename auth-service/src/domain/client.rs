@@ -313,15 +313,40 @@ pub struct ClientDisplay {
     pub software_version: Option<String>,
 }
 
+/// A member of metadata that says something. Programs write an empty text where they mean none, and read it so (RFC 7591 §2:
+/// all of these members are optional).
+pub fn said(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+impl ClientDisplay {
+    /// The same without texts that say nothing.
+    #[must_use]
+    pub fn said(self) -> Self {
+        Self {
+            client_name: said(self.client_name),
+            client_uri: said(self.client_uri),
+            logo_uri: said(self.logo_uri),
+            policy_uri: said(self.policy_uri),
+            tos_uri: said(self.tos_uri),
+            contacts: self.contacts,
+            software_id: said(self.software_id),
+            software_version: said(self.software_version),
+        }
+    }
+}
+
 impl Client {
     /// Whether the client cannot keep a secret.
     pub fn is_public(&self) -> bool {
         self.metadata.auth_method == ClientAuthMethod::None
     }
 
-    /// Whether a code may be sent to `requested`.
+    /// Whether a code may be sent to `requested`. What could be mistaken for an answer may have been registered with an
+    /// earlier release.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
-        self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
+        requested.part_of_answer().is_none()
+            && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
     /// The most that it may ever be granted, when the operator has said so.

@@ -33,12 +33,50 @@ pub enum InvalidRedirectUri {
     /// URL parsers take hosts such as `a;b`, which mean something in a Content-Security-Policy.
     #[error("a redirect URI must have a host of letters, digits, dots and hyphens, or an address")]
     Host,
+    /// A reader could take the client's own text for a part of the answer.
+    #[error(
+        "a redirect URI must not have {0} in its query, which is a part of the answer that is sent there"
+    )]
+    PartOfAnswer(&'static str),
     /// Longer than anyone needs.
     #[error("a redirect URI must not be longer than 2048 characters")]
     TooLong,
 }
 
+/// Parameters of an authorization response (RFC 6749 §4.1.2 and §4.2.2, RFC 9207 §2, and those of other response types and
+/// modes).
+const ANSWER: [&str; 9] = [
+    "code",
+    "state",
+    "iss",
+    "error",
+    "error_description",
+    "error_uri",
+    "response",
+    "access_token",
+    "id_token",
+];
+
 impl RedirectUri {
+    /// One that a client may register: without [`Self::part_of_answer`].
+    pub fn to_register(text: String) -> Result<Self, InvalidRedirectUri> {
+        let uri = Self::try_from(text)?;
+        match uri.part_of_answer() {
+            Some(name) => Err(InvalidRedirectUri::PartOfAnswer(name)),
+            None => Ok(uri),
+        }
+    }
+
+    /// The parameter in its query that an answer has as well. Of two with one name, readers take the first, the last or
+    /// both; some compare names without case, and take `code[]` for `code`.
+    pub fn part_of_answer(&self) -> Option<&'static str> {
+        let url = Url::parse(&self.0).ok()?;
+        url.query_pairs().find_map(|(name, _)| {
+            let name = name.split('[').next().unwrap_or_default();
+            ANSWER.into_iter().find(|known| name.trim().eq_ignore_ascii_case(known))
+        })
+    }
+
     /// The URI as registered.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -271,6 +309,26 @@ mod tests {
         ] {
             assert!(refused(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a001_a_part_of_an_answer_cannot_be_registered() {
+        let part = |query: &str| uri(&format!("https://app.example/cb{query}")).part_of_answer();
+        for (query, name) in [
+            ("?code=x", "code"),
+            ("?a=b&state", "state"),
+            ("?ISS=x", "iss"),
+            ("?error[]=x", "error"),
+            ("?c%6Fde=x", "code"),
+            ("?code%20=x", "code"),
+            ("?access_token=x", "access_token"),
+        ] {
+            assert_eq!(part(query), Some(name), "{query}");
+        }
+        for query in ["", "?", "?x=code", "?codes=x", "?x%26code=y", "?provider=code&session=1"] {
+            assert_eq!(part(query), None, "{query}");
+        }
+        assert!(RedirectUri::to_register("cursor://x/cb?code=y".to_owned()).is_err());
     }
 
     #[test]

@@ -287,6 +287,9 @@ mod tests {
             ("application/ld+json", true),
             ("text/html", false),
             ("text/json", false),
+            ("text/plain", false),
+            ("text/plain; charset=utf-8", false),
+            ("application/octet-stream", false),
             ("", false),
         ] {
             assert_eq!(is_json(&headers("content-type", value)), json, "{value}");

@@ -35,7 +35,7 @@ pub(super) enum AssertionError {
     NoKey,
     #[error("the signature of the client assertion is not that of the client's key")]
     Signature,
-    #[error("the client assertion has the wrong iss, sub or aud")]
+    #[error("the client assertion has the wrong iss or sub, or an aud that is not this server alone")]
     Claims,
     #[error("the client assertion has expired, is not valid yet, or lasts longer than ten minutes")]
     Time,
@@ -66,12 +66,16 @@ enum Audience {
 }
 
 impl Audience {
-    /// Ours are the issuer and the token endpoint (RFC 7523 §3; OAuth 2.1 prefers the issuer).
-    fn is_ours(&self, issuer: &Issuer) -> bool {
-        let ours = |audience: &String| audience == issuer.as_str() || *audience == issuer.endpoint("/token");
+    /// Ours are the issuer, the token endpoint and the one for pushed requests (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers
+    /// the issuer). An assertion for somebody else as well could be used here by whoever it was sent to there.
+    fn is_ours_alone(&self, issuer: &Issuer) -> bool {
+        let ours = |audience: &String| {
+            audience == issuer.as_str()
+                || ["/token", "/par"].iter().any(|path| *audience == issuer.endpoint(path))
+        };
         match self {
             Self::One(audience) => ours(audience),
-            Self::Many(audiences) => audiences.iter().any(ours),
+            Self::Many(audiences) => !audiences.is_empty() && audiences.iter().all(ours),
         }
     }
 }
@@ -120,7 +124,7 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     let id = client.id.as_str();
     if claims.iss != id
         || claims.sub != id
-        || !claims.aud.is_ours(issuer)
+        || !claims.aud.is_ours_alone(issuer)
         || claims.jti.is_empty()
         || claims.jti.len() > 512
     {

@@ -89,6 +89,38 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
 }
 
 #[actix_web::test]
+async fn a_document_with_members_that_say_nothing_is_a_client_like_any_other() {
+    let host = DocumentHost::start().await;
+    let mut odd = document(&host);
+    for name in [
+        "logo_uri",
+        "client_uri",
+        "policy_uri",
+        "scope",
+        "token_endpoint_auth_method",
+        "application_type",
+        "jwks_uri",
+    ] {
+        odd[name] = json!("");
+    }
+    for name in ["grant_types", "response_types", "dpop_bound_access_tokens", "contacts", "client_secret"] {
+        odd[name] = Value::Null;
+    }
+    // One of its products is no client of ours: an answer could be mistaken there.
+    odd["redirect_uris"] = json!(["https://app.example/cb?state=x", REDIRECT]);
+    host.put(PATH, Answer::json(&odd, "max-age=600"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    code(&app, &id, "ana").await;
+    let query = authorize_query(
+        &id,
+        &[("resource", "http://localhost:8080/mcp"), ("redirect_uri", "https://app.example/cb?state=x")],
+    );
+    let page = app.browser().open(&format!("/authorize?{query}")).await;
+    assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None));
+}
+
+#[actix_web::test]
 async fn documents_are_announced_as_hosted_clients_expect() {
     let announced = async |app: &TestApp| -> Value {
         app.http
@@ -126,6 +158,7 @@ async fn a051_bad_documents_are_refused_shown_to_the_person_and_never_cached() {
         (with("redirect_uris", json!(["javascript:alert(1)"])), "redirect_uris"),
         (with("padding", json!("x".repeat(6000))), "more than 5120 bytes"),
         (head("200 OK\r\nContent-Type: text/html"), "Content-Type"),
+        (head("200 OK\r\nContent-Type: text/plain; charset=utf-8"), "Content-Type"),
         (head(&format!("302 Found\r\nLocation: {elsewhere}")), "answered 302"),
         (head("500 Internal Server Error\r\nContent-Type: application/json"), "answered 500"),
         (head("200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip"), "not a JSON object"),
@@ -332,6 +365,8 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
         ("alg none", format!("{}.{}.", part(json!({ "alg": "none", "kid": "k1" })), part(good.clone()))),
         ("HS256 with the public key", hmac),
         ("another audience", with("aud", json!("https://evil.example"))),
+        ("ours and another audience", with("aud", json!(["http://localhost:9", "https://evil.example"]))),
+        ("no audience", with("aud", json!([]))),
         ("another issuer", with("iss", json!("https://evil.example/c"))),
         ("expired", with("exp", json!(now - 31))),
         ("far too long", with("exp", json!(now + 3600))),
@@ -353,6 +388,20 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(response.status(), StatusCode::OK);
     let replayed = redeem(&signer.sign(&good)).await;
     assert_eq!(error_code(replayed).await, "invalid_client");
+    // All of them ours (RFC 7523 §3, RFC 9126 §2): the assertion counts, and what is refused is the code.
+    let endpoint = |path: &str| format!("http://localhost:9{path}");
+    let ours =
+        [json!(endpoint("/token")), json!(endpoint("/par")), json!([endpoint(""), endpoint("/token")])];
+    for (n, audience) in ours.iter().enumerate() {
+        let mut claims = good.clone();
+        claims["aud"] = audience.clone();
+        claims["jti"] = json!(format!("ours {n}"));
+        let assertion = signer.sign(&claims);
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let proof = [("client_assertion_type", kind), ("client_assertion", assertion.as_str())];
+        let form: Vec<_> = redemption(&id, "unknown").into_iter().chain(proof).collect();
+        assert_eq!(error_code(app.token(&form).await).await, "invalid_grant", "{audience}");
+    }
     // The client rotates its key; we look again when the old set does not fit.
     let rotated = Signer::new();
     let mut set = rotated.jwks();

@@ -147,7 +147,7 @@ impl AuthorizationRequest {
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
         }
-        let resources = resources(&params.many("resource"), hosts)?;
+        let resources = resources(&params.many("resource"), hosts, policy)?;
         Ok(Self {
             client_id: client.id.clone(),
             redirect_uri,
@@ -201,7 +201,7 @@ pub(in crate::oauth) fn asked_resources(
     params: &Params,
     state: &AppState,
 ) -> Result<Vec<ResourceUri>, Refusal> {
-    resources(&params.many("resource"), &state.config.site.protected_hosts)
+    resources(&params.many("resource"), &state.config.site.protected_hosts, &state.policy.now())
 }
 
 fn scope(
@@ -214,7 +214,7 @@ fn scope(
     Ok(requested_scope(params.one("scope")?, client, resources, policy, with_offline_access)?)
 }
 
-fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
+fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<Vec<ResourceUri>, Refusal> {
     if asked.is_empty() || asked.len() > MOST_RESOURCES {
         return Err(Refusal::Resource);
     }
@@ -223,6 +223,10 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>,
         .map(|text| hosts.parse(text))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Refusal::Resource)?;
+    // A token for one would open nothing.
+    if resources.iter().any(|resource| policy.is_lookalike(resource)) {
+        return Err(Refusal::Resource);
+    }
     resources.sort();
     resources.dedup();
     Ok(resources)
