@@ -83,20 +83,20 @@ fn is_b64token(text: &[u8]) -> bool {
 
 /// Reads `Origin`.
 pub(super) fn origin(sent: &Sent<'_>) -> Result<Option<Origin>, CheckError> {
-    let text = sent.single(Field::Origin).map_err(|_| CheckError::BadHeader("Origin"))?;
+    let text = sent.short(Field::Origin)?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
 /// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
 pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckError> {
-    let method = sent.single(Field::AccessControlRequestMethod)?;
+    let method = sent.short(Field::AccessControlRequestMethod)?;
     let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
 }
 
 /// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
 pub(super) fn mcp_name<'a>(sent: &Sent<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
-    sent.single(Field::McpName)?.map(decode_sentinel).transpose()
+    sent.short(Field::McpName)?.map(decode_sentinel).transpose()
 }
 
 fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
@@ -154,7 +154,9 @@ fn is_reserved(name: &str) -> bool {
 mod tests {
     use actix_web::http::header::{HeaderMap, HeaderName};
 
+    use super::super::request::{AccessRequest, Target};
     use super::*;
+    use crate::domain::path::UnambiguousPath;
 
     fn of(headers: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -230,6 +232,25 @@ mod tests {
             assert!(name(odd).is_err(), "{odd}");
         }
         assert!(mcp_name(&Sent::of(&of(&[("mcp-name", "read"), ("mcp-name", "delete")]))).is_err());
+    }
+
+    #[test]
+    fn a092_a_name_that_is_too_long_is_not_even_decoded() {
+        let sent = |name: &str, len: usize| {
+            let headers = of(&[(name, &"a".repeat(len))]);
+            let target = Target {
+                scheme: None,
+                host: host("mcp.example").unwrap(),
+                path: UnambiguousPath::of_target("/mcp").unwrap(),
+                method: Method::POST,
+            };
+            AccessRequest::read(target, &Sent::of(&headers)).map(|_| ())
+        };
+        for name in ["mcp-name", "mcp-method", "mcp-protocol-version"] {
+            assert!(sent(name, 1024).is_ok(), "{name}");
+            assert!(matches!(sent(name, 1025), Err(CheckError::TooLong(told)) if told == name), "{name}");
+        }
+        assert!(matches!(sent("origin", 45_000), Err(CheckError::TooLong("origin"))));
     }
 
     #[test]

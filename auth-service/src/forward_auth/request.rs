@@ -12,7 +12,7 @@ use crate::domain::resource_query::ResourceQuery;
 use crate::store::StoreError;
 
 use super::headers;
-use super::sent::{Field, Sent};
+use super::sent::{Field, MAX_LEN, Sent};
 
 /// A request that waits at the edge. What is the client's own stays where it came: a check allocates next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +68,9 @@ impl<'a> AccessRequest<'a> {
             dpop: sent.single(Field::Dpop)?,
             preflight: if method == Method::OPTIONS { headers::preflight(sent)? } else { None },
             method,
-            mcp_method: sent.single(Field::McpMethod)?,
+            mcp_method: sent.short(Field::McpMethod)?,
             mcp_name: headers::mcp_name(sent)?,
-            mcp_protocol_version: sent.single(Field::McpProtocolVersion)?,
+            mcp_protocol_version: sent.short(Field::McpProtocolVersion)?,
         })
     }
 }
@@ -142,6 +142,9 @@ pub enum CheckError {
     /// More than one reading.
     #[error("the header {0} is doubled or malformed")]
     BadHeader(&'static str),
+    /// Longer than anything that has a meaning.
+    #[error("the header {0} is longer than {MAX_LEN} bytes")]
+    TooLong(&'static str),
     /// A header that another server could take for one of ours.
     #[error("a header could be taken for one that only the edge proxy may send")]
     ReservedHeader,
