@@ -21,5 +21,4 @@ pub mod pushed_request;
 pub mod redirect_uri;
 pub mod refresh_token;
 pub mod resource;
-pub mod resource_query;
 pub mod scope;

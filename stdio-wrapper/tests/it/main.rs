@@ -28,6 +28,5 @@ mod stopping;
 mod token_end;
 mod translate_backward;
 mod translate_forward;
-mod translate_questions;
 mod transport;
 mod wrapper;

@@ -30,13 +30,9 @@ impl Facade {
         let interest = {
             let (facade, group) = (Arc::clone(&facade), Arc::clone(&group));
             Interest(Some(Box::new(move || {
-                let watched = group.listeners.remove(number);
+                let unwatched = group.listeners.remove(number);
                 tokio::spawn(async move {
-                    let _in_order = group.watching.lock().await;
-                    for uri in watched {
-                        if group.listeners.is_watched(&lease.seat.session.id, &uri) {
-                            continue;
-                        }
+                    for uri in unwatched {
                         let params = serde_json::json!({ "uri": uri }).to_string();
                         let number = facade.number();
                         // A session that has ended watches nothing anyway.
@@ -47,7 +43,6 @@ impl Facade {
                 });
             })))
         };
-        let _in_order = group.watching.lock().await;
         for uri in resources {
             let params = serde_json::json!({ "uri": uri }).to_string();
             if let Err(error) =
