@@ -1,7 +1,5 @@
 //! The one route table: what each of the three listeners serves.
 
-mod bounds;
-mod connections;
 mod edge_grpc;
 
 use std::convert::Infallible;
@@ -13,9 +11,8 @@ use actix_http::Request;
 use actix_web::dev::{Server, fn_service};
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
-use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer, guard};
+use actix_web::{App, HttpResponse, HttpServer, Route, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
@@ -26,7 +23,7 @@ use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
 use crate::oauth::{
     authorize, consent, device, device_authorization, errors, fallback, introspect, login, metadata,
-    protected_resource, pushed_request, responses, revoke, token,
+    protected_resource, pushed_request, revoke, token,
 };
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
@@ -34,10 +31,8 @@ use crate::state::AppState;
 
 pub use edge_grpc::EdgeGrpc;
 
-/// Connections that may be open at a time. One takes up to 128 kB while its request head is being sent.
-const PUBLIC_CONNECTIONS: usize = 1024;
-const EDGE_CONNECTIONS: usize = 2048;
-const OPS_CONNECTIONS: usize = 64;
+/// Bytes in the largest body that any endpoint takes.
+const BODY_LIMIT: usize = 64 * 1024;
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once we are told to stop, in seconds.
@@ -79,17 +74,13 @@ pub fn listen(
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
         App::new()
-            .wrap(from_fn(bounds::bounded))
             .wrap(TracingLogger::<RequestSpan>::new())
-            .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
+            .app_data(web::PayloadConfig::new(BODY_LIMIT))
             .app_data(public_state.clone())
             .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
     })
     .workers(workers.get())
-    .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
     .client_request_timeout(HEAD_TIMEOUT)
-    // Who hangs up is noticed at once, and not when the answer is written.
-    .h1_allow_half_closed(false)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
@@ -101,7 +92,6 @@ pub fn listen(
     })
     .workers(workers.get())
     .backlog(4096)
-    .max_connections(EDGE_CONNECTIONS.div_ceil(workers.get()))
     .keep_alive(Duration::from_secs(90))
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
@@ -112,7 +102,6 @@ pub fn listen(
         App::new().app_data(ops_state.clone()).app_data(metrics.clone()).configure(ops_routes)
     })
     .workers(1)
-    .max_connections(OPS_CONNECTIONS)
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(1)
     .disable_signals()
@@ -153,23 +142,23 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     config
         .service(
             web::resource(well_known("oauth-authorization-server"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::authorization_server)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::authorization_server)),
         )
         .service(
             web::resource(well_known("openid-configuration"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::openid_configuration)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::openid_configuration)),
         )
         .service(
             web::resource([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{path:.*}}")])
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(protected_resource::document)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(protected_resource::document)),
         )
         .service(
             web::resource(format!("{base}/jwks"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::jwks)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::jwks)),
         )
         .service(
             web::resource(format!("{base}/token"))
@@ -219,15 +208,16 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::post().to(login::log_in)),
         )
         .service(
-            web::resource(format!("{base}/login/password")).route(web::post().to(login::choose_password)),
+            web::resource(format!("{base}/login/password"))
+                .route(web::post().to(login::new_password::choose_password)),
         )
         .default_service(web::to(cors::preflight_at_public_listener));
     if !base.is_empty() {
         // OpenID Connect Discovery §4 appends where RFC 8414 inserts; clients try both.
         config.service(
             web::resource(format!("{base}/.well-known/openid-configuration"))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::openid_configuration)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::openid_configuration)),
         );
         config.configure(root_of_mcp_hosts);
     }
@@ -239,8 +229,8 @@ fn root_of_mcp_hosts(config: &mut ServiceConfig) {
         .service(
             web::resource("/.well-known/oauth-authorization-server")
                 .guard(guard::fn_guard(fallback::applies))
-                .wrap(browsers_may(&[Method::GET]))
-                .route(web::get().to(metadata::authorization_server)),
+                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+                .route(reading().to(metadata::authorization_server)),
         )
         .service(
             web::resource("/authorize")
@@ -263,10 +253,15 @@ fn root_of_mcp_hosts(config: &mut ServiceConfig) {
 
 fn ops_routes(config: &mut ServiceConfig) {
     config
-        .route("/health", web::get().to(endpoints::health))
-        .route("/ready", web::get().to(endpoints::ready))
-        .route("/metrics", web::get().to(endpoints::metrics))
-        .route("/version", web::get().to(endpoints::version));
+        .route("/health", reading().to(endpoints::health))
+        .route("/ready", reading().to(endpoints::ready))
+        .route("/metrics", reading().to(endpoints::metrics))
+        .route("/version", reading().to(endpoints::version));
+}
+
+/// GET, and HEAD for whoever looks before fetching: the same answer without its body (RFC 9110 §9.3.2).
+fn reading() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// CORS for what browser-based clients call: any origin, never with cookies (Fetch standard, "CORS protocol").

@@ -21,4 +21,5 @@ pub mod pushed_request;
 pub mod redirect_uri;
 pub mod refresh_token;
 pub mod resource;
+pub mod resource_query;
 pub mod scope;

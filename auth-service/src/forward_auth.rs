@@ -82,7 +82,7 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    fn parse<'h>(&self, method: &Method, headers: &'h HeaderMap) -> Result<AccessRequest<'h>, CheckError> {
+    fn parse(&self, method: &Method, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
         match self {
             Self::Traefik => traefik::parse(headers),
             Self::Caddy => caddy::parse(headers),
@@ -175,7 +175,7 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
         Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
     };
     if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.facts, state).await {
-        return Answer::unproven(&unproven, resource, &asked.host, state);
+        return Answer::unproven(&unproven, resource, asked, state);
     }
     conclude(asked, resource, Some(&known), Presented::Token(&known.facts), state, now)
 }
@@ -198,7 +198,7 @@ fn conclude(
         (Decision::Deny(denial), _) => {
             // Told in the scheme that was used (RFC 9449 §7.1).
             let scheme = if matches!(asked.bearer, Bearer::Bound(_)) { Scheme::Dpop } else { Scheme::Bearer };
-            Answer::deny(&denial, scheme, resource, &asked.host, state)
+            Answer::deny(&denial, scheme, asked, state)
         }
         // No rule allows what has no token. Should one ever, there is no identity to hand on.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),

@@ -1,5 +1,6 @@
 //! The pages that a person sees: plain HTML and one style sheet, no script, nothing from elsewhere.
 
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use actix_web::http::StatusCode;
@@ -15,7 +16,6 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
-use crate::domain::redirect_uri::RedirectUri;
 
 const STYLE: &str = include_str!("../templates/style.css");
 static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
@@ -32,6 +32,10 @@ pub struct LoginPage<'a> {
     pub username: &'a str,
     /// What was wrong with it.
     pub problem: Option<&'a str>,
+    /// Who is signed in already.
+    pub signed_in: Option<&'a str>,
+    /// Where that user can go on without signing in again.
+    pub way_on: Option<Link<'a>>,
 }
 
 /// Asks for a password of one's own.
@@ -140,6 +144,32 @@ pub struct MessagePage<'a> {
     pub text: &'a str,
     /// For the client's developer.
     pub code: Option<CodeLink>,
+    /// Where to go from here.
+    pub way_on: Option<Link<'a>>,
+}
+
+/// A link to a page of ours.
+#[derive(Debug, Clone, Copy)]
+pub struct Link<'a> {
+    /// What it says.
+    pub text: &'a str,
+    /// Where it leads.
+    pub url: &'a str,
+}
+
+/// Says why a request cannot be answered, and leaves it to the user whether the client is told: nobody knows yet whether
+/// the redirect URI is a place that the user wants to go to.
+#[derive(Template)]
+#[template(path = "refused.html")]
+pub struct RefusedPage<'a> {
+    /// What was wrong.
+    pub description: &'a str,
+    /// For the client's developer.
+    pub code: CodeLink,
+    /// Where the client is.
+    pub redirect_host: &'a str,
+    /// The redirect URI with the error.
+    pub url: &'a str,
 }
 
 /// An OAuth error code, and where it is explained.
@@ -168,30 +198,32 @@ pub struct DocumentPage<'a> {
     pub html: &'a str,
 }
 
-/// Where a form on the page may lead, beyond ourselves.
-#[derive(Debug, Clone, Copy)]
-pub enum FormTarget<'a> {
-    /// Nowhere else.
+/// Where the answer to a form on the page may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormTarget {
+    /// Nowhere but to pages of ours.
     Ourselves,
-    /// To the client, by the redirect that answers the form: browsers apply `form-action` to it too.
-    Client(&'a RedirectUri),
+    /// Out of here, by a redirect to the client. Chromium applies `form-action` to every redirect that follows a form, also
+    /// to those of the client's site, and blocks the one that is not listed, after the code was spent. Where a client sends
+    /// its user next is not for us to know, so such a page has no `form-action` (ADR 17).
+    MayLeave,
 }
 
 /// Renders a page with every header that keeps it from being framed, cached, or made to load anything.
-pub fn page(status: StatusCode, template: &impl Template, target: FormTarget<'_>) -> HttpResponse {
+pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) -> HttpResponse {
     let Ok(body) = template.render() else {
         return HttpResponse::InternalServerError().finish();
     };
     let form_action = match target {
-        FormTarget::Ourselves => "'self'".to_owned(),
-        FormTarget::Client(uri) => format!("'self' {}", form_action_source(uri)),
+        FormTarget::Ourselves => "form-action 'self'; ",
+        FormTarget::MayLeave => "",
     };
     HttpResponseBuilder::new(status)
         .content_type(ContentType::html())
         .insert_header((
             CONTENT_SECURITY_POLICY,
             format!(
-                "default-src 'none'; style-src 'sha256-{}'; form-action {form_action}; frame-ancestors 'none'; base-uri 'none'",
+                "default-src 'none'; style-src 'sha256-{}'; {form_action}frame-ancestors 'none'; base-uri 'none'",
                 *STYLE_HASH
             ),
         ))
@@ -202,23 +234,39 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget<'_>
         .body(body)
 }
 
-fn form_action_source(uri: &RedirectUri) -> String {
-    let origin = uri.origin();
-    // The grammar of CSP sources has no IPv6 literals.
-    if origin.contains('[') { "http:".to_owned() } else { origin }
-}
-
-/// A self-asserted name as it may be shown: one line of bounded length without invisible, control or direction
-/// characters, which could make one name look like another.
+/// A self-asserted name as it may be shown: one line of bounded length without what cannot be seen or changes the
+/// direction of writing, which could make one name look like another.
 pub fn displayable(name: &str) -> String {
-    let visible = |c: &char| {
-        !c.is_control()
-            && !matches!(*c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
-    };
+    let visible = |c: &char| !c.is_control() && !INVISIBLE.iter().any(|range| range.contains(c));
     let one_line: String = name.chars().filter(visible).take(64).collect();
     one_line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+/// Characters that take no room or show nothing: those with the property `Default_Ignorable_Code_Point` (Unicode 17,
+/// DerivedCoreProperties.txt), line and paragraph separators, the marks of interlinear annotation, and two that are only
+/// blank although they count as symbols.
+const INVISIBLE: [RangeInclusive<char>; 19] = [
+    '\u{ad}'..='\u{ad}',
+    '\u{34f}'..='\u{34f}',
+    '\u{61c}'..='\u{61c}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    // The blank pattern of Braille, and a note head that is not drawn.
+    '\u{2800}'..='\u{2800}',
+    '\u{1d159}'..='\u{1d159}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{fff0}'..='\u{fffc}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+];
 
 #[cfg(test)]
 mod tests {
@@ -228,13 +276,45 @@ mod tests {
     fn a020_names_lose_what_makes_them_look_like_others() {
         assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
+        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and those that are only blank.
+        let ranges = [
+            0xad..=0xad,
+            0x34f..=0x34f,
+            0x61c..=0x61c,
+            0x115f..=0x1160,
+            0x17b4..=0x17b5,
+            0x180b..=0x180f,
+            0x200b..=0x200f,
+            0x202a..=0x202e,
+            0x2060..=0x206f,
+            0x3164..=0x3164,
+            0xfe00..=0xfe0f,
+            0xfeff..=0xfeff,
+            0xffa0..=0xffa0,
+            0xfff0..=0xfff8,
+            0x1bca0..=0x1bca3,
+            0x1d173..=0x1d17a,
+            0xe0000..=0xe0fff,
+            0x2028..=0x2029,
+            0x2800..=0x2800,
+            0xfff9..=0xfffc,
+            0x1d159..=0x1d159,
+        ];
+        for c in ranges.into_iter().flatten().filter_map(char::from_u32) {
+            assert_eq!(displayable(&format!("Clau{c}de")), "Claude", "U+{:04X}", u32::from(c));
+            assert_eq!(displayable(&c.to_string()), "", "U+{:04X}", u32::from(c));
+        }
+        // What is written in other scripts stays.
+        for name in ["Müller & Söhne", "クロード", "클로드", "Клод", "e\u{301}"] {
+            assert_eq!(displayable(name), name);
+        }
         assert_eq!(displayable(&"x".repeat(500)).len(), 64);
     }
 
     #[test]
     fn a018_a019_pages_cannot_be_framed_scripted_or_cached() {
         let hostile = "<script>alert(1)</script>\"'><img src=x onerror=y>";
-        let template = MessagePage { title: hostile, text: hostile, code: None };
+        let template = MessagePage { title: hostile, text: hostile, code: None, way_on: None };
         let response = page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves);
         let header = |name| response.headers().get(name).unwrap().to_str().unwrap().to_owned();
         assert!(header(CONTENT_SECURITY_POLICY).contains("frame-ancestors 'none'"));

@@ -10,6 +10,7 @@ mod current;
 mod decide;
 mod explain;
 mod file;
+mod lookalike;
 mod operation;
 mod pattern;
 mod service;
@@ -28,7 +29,7 @@ pub use file::{LONGEST_FILE, Note, PolicyProblems, parse};
 pub use operation::Operation;
 pub use who::{Person, Who};
 
-use service::{Service, Table};
+use service::{Lookalike, Service, Table};
 
 /// The rules.
 #[derive(Debug, Clone)]
@@ -70,7 +71,10 @@ impl Policy {
 
     /// What a request to `resource` needs at least, whatever it is about to do.
     pub fn required_scope(&self, resource: &ResourceUri) -> &Scope {
-        self.service(resource).map_or(&self.default_scope, |service| &service.needs.scope)
+        match self.service(resource) {
+            Ok(Some(service)) => &service.needs.scope,
+            Ok(None) | Err(Lookalike) => &self.default_scope,
+        }
     }
 
     /// Every scope that there is.
@@ -85,12 +89,21 @@ impl Policy {
 
     /// Whether `person` may use `resource` at all.
     pub fn admits(&self, person: Person<'_>, resource: &ResourceUri) -> bool {
-        self.allowed.includes(person)
-            && self.service(resource).is_none_or(|service| service.needs.who.includes(person))
+        let admitted = match self.service(resource) {
+            Ok(Some(service)) => service.needs.who.includes(person),
+            Ok(None) => true,
+            Err(Lookalike) => false,
+        };
+        admitted && self.allowed.includes(person)
+    }
+
+    /// Whether the path of `resource` is not that of a rule, and could be taken for it: no request there passes.
+    pub fn is_lookalike(&self, resource: &ResourceUri) -> bool {
+        self.service(resource).is_err()
     }
 
     /// The rule that is about `resource`.
-    fn service(&self, resource: &ResourceUri) -> Option<&Service> {
+    fn service(&self, resource: &ResourceUri) -> Result<Option<&Service>, Lookalike> {
         let (host, path) = resource.host_and_path();
         self.services.find(host, path)
     }

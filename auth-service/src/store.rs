@@ -26,7 +26,7 @@ use crate::keys::set::KeySet;
 use changes::Changes;
 use records::Portable;
 
-pub use pending::{PendingStore, Room};
+pub use pending::PendingStore;
 
 /// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +62,6 @@ pub struct RegistrationTerms {
     pub unused_until: UnixTime,
     /// The most clients there may be. Beyond it the oldest never-used ones make room.
     pub ceiling: u64,
-    /// The most never-used clients there may be. Beyond it the oldest of them make room.
-    pub unused_ceiling: u64,
 }
 
 /// What became of a code that was presented.
@@ -150,8 +148,8 @@ pub trait Store: PendingStore + Portable {
         most: usize,
         now: UnixTime,
     ) -> Result<Vec<Client>, StoreError>;
-    /// Replaces secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2); false
-    /// when `management` is not its registration access token any more.
+    /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2);
+    /// false when `management` is not its registration access token any more.
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
     /// Switches a client on or off; false when there is none.
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
@@ -253,6 +251,6 @@ pub trait Store: PendingStore + Portable {
     /// What changes, for those who keep copies of what [`Store::held_grant`] said. A change is noted before the call
     /// that made it returns; those of other processes as soon as they are heard of.
     fn changes(&self) -> &Changes;
-    /// Whether the store answers and accepts writes.
+    /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -5,6 +5,7 @@
 mod redis_server;
 
 mod it {
+    mod again;
     mod app;
     mod authorize;
     mod backup;
@@ -21,7 +22,6 @@ mod it {
     mod errors;
     mod faulty_edge;
     mod fixtures;
-    mod floods;
     mod grpc;
     mod healthcheck;
     mod keys;
@@ -31,7 +31,9 @@ mod it {
     mod manage;
     mod operator;
     mod policy;
+    mod prompt;
     mod proxies;
+    mod queries;
     mod register;
     mod scopes;
     mod store_away;

@@ -60,6 +60,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
     let translation = config.translate.then(|| {
         let settings = translate::Settings {
+            max_seats: config.limits.translate_sessions,
             input_timeout: config.limits.input_timeout,
             request_timeout: config.limits.request_timeout,
             idle: config.limits.session_idle,

@@ -126,6 +126,8 @@ pub struct Limits {
     pub stream_max_age: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
+    /// Server sessions that one principal's stateless calls may be spread over.
+    pub translate_sessions: usize,
     /// How long a translated call waits for its client.
     pub input_timeout: Duration,
     /// How long a stream may outlive the token that it was opened with.

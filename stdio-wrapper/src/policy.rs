@@ -1,6 +1,7 @@
 //! Which scopes and groups a call needs: by our own tool rules, and by those rules of the authorization service that it
 //! could not enforce itself. Pure.
 
+use memchr::memmem;
 use serde::Deserialize;
 
 /// A file of tool rules.
@@ -173,32 +174,31 @@ impl ToolRules {
     }
 }
 
-/// Glob with `*` only; greedy from the left with one place to fall back to, so the time is bounded by the product of
-/// both lengths.
+/// Glob with `*` only. What stands between two stars is looked for behind what was found before it, from the left; so the
+/// time is bounded by the sum of both lengths, and a name may be as long as a body.
 fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut at_pattern, mut at_name) = (0, 0);
-    let mut fallback: Option<(usize, usize)> = None;
-    while at_name < name.len() {
-        if pattern.get(at_pattern) == Some(&b'*') {
-            fallback = Some((at_pattern + 1, at_name));
-            at_pattern += 1;
-        } else if pattern.get(at_pattern) == name.get(at_name) {
-            at_pattern += 1;
-            at_name += 1;
-        } else if let Some((after_star, from)) = fallback {
-            fallback = Some((after_star, from + 1));
-            at_pattern = after_star;
-            at_name = from + 1;
-        } else {
-            return false;
-        }
+    fits(pattern.as_bytes(), name.as_bytes(), memmem::find)
+}
+
+fn fits(pattern: &[u8], name: &[u8], mut find: impl FnMut(&[u8], &[u8]) -> Option<usize>) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    match rest.strip_suffix(last) {
+        Some(between) => rest = between,
+        None => return false,
     }
-    pattern.get(at_pattern..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
+    parts.all(|part| {
+        let behind = find(rest, part).and_then(|at| rest.get(at + part.len()..));
+        rest = behind.unwrap_or_default();
+        behind.is_some()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules() -> ToolRules {
@@ -286,6 +286,32 @@ mod tests {
         assert!(!matches("a*b", "a-b-c"));
         assert!(!matches("delete_*", "Delete_x"));
         assert!(!matches("", "x"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_of_a_name_is_searched_twice(pattern in "[ab*]{1,16}", name in "[ab]{0,64}") {
+            let mut searched = 0;
+            let is_fit = fits(pattern.as_bytes(), name.as_bytes(), |text, part| {
+                let found = memmem::find(text, part);
+                searched += found.map_or(text.len(), |at| at + part.len());
+                found
+            });
+            prop_assert!(searched <= name.len());
+            prop_assert_eq!(is_fit, means(pattern.as_bytes(), name.as_bytes()));
+        }
+    }
+
+    /// The meaning: the places in the name up to which the pattern can fit, byte by byte of the pattern.
+    fn means(pattern: &[u8], name: &[u8]) -> bool {
+        let mut places = vec![0];
+        for byte in pattern {
+            places = match byte {
+                b'*' => places.first().map(|first| (*first..=name.len()).collect()).unwrap_or_default(),
+                _ => places.iter().filter(|at| name.get(**at) == Some(byte)).map(|at| at + 1).collect(),
+            };
+        }
+        places.contains(&name.len())
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Between the eras: clients of the stateless revision in front of servers with a handshake, and the other way round. What
 //! can be said in both is said; what cannot is a clear error (see docs/stdio-wrapper.md, "Between the eras").
 
+mod asked;
 mod backward;
 mod call;
 mod facade;
+mod given_up;
 mod group;
 mod listen;
 mod questions;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::domain::client::{
-    ClientAuthMethod, ClientDisplay, ClientId, ClientKeys, ClientMetadata, GrantType,
+    ClientAuthMethod, ClientDisplay, ClientId, ClientKeys, ClientMetadata, GrantType, said,
 };
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::scope::Scope;
@@ -55,8 +55,7 @@ struct Document {
     response_types: Option<Vec<String>>,
     scope: Option<String>,
     application_type: Option<String>,
-    #[serde(default)]
-    dpop_bound_access_tokens: bool,
+    dpop_bound_access_tokens: Option<bool>,
     jwks: Option<Value>,
     jwks_uri: Option<String>,
     client_secret: Option<Value>,
@@ -90,14 +89,14 @@ pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocumen
         return Err(InvalidDocument::Secret);
     }
     let (auth_method, keys) = authentication(&document)?;
-    let scope = document.scope.filter(|text| !text.is_empty()).map(|text| text.parse::<Scope>());
+    let scope = said(document.scope).map(|text| text.parse::<Scope>());
     Ok(ClientMetadata {
         redirect_uris: redirect_uris(document.redirect_uris)?,
         auth_method,
         grant_types: grant_types(document.grant_types.as_deref(), document.response_types.as_deref())?,
         scope: scope.transpose().map_err(|_| InvalidDocument::Scope)?,
-        application_type: document.application_type,
-        dpop_bound_access_tokens: document.dpop_bound_access_tokens,
+        application_type: said(document.application_type),
+        dpop_bound_access_tokens: document.dpop_bound_access_tokens.unwrap_or_default(),
         keys,
         display: ClientDisplay {
             client_name: Some(document.client_name),
@@ -105,14 +104,16 @@ pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocumen
             software_id: document.software_id,
             software_version: document.software_version,
             ..ClientDisplay::default()
-        },
+        }
+        .said(),
     })
 }
 
 /// Nothing said means none: the default of RFC 7591, a secret, cannot be meant here.
 fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<ClientKeys>), InvalidDocument> {
-    let method = document.token_endpoint_auth_method.as_deref().unwrap_or("none");
-    match (method, &document.jwks, &document.jwks_uri) {
+    let method = said(document.token_endpoint_auth_method.clone()).unwrap_or_else(|| "none".to_owned());
+    let jwks_uri = said(document.jwks_uri.clone());
+    match (method.as_str(), &document.jwks, &jwks_uri) {
         ("none", _, _) => Ok((ClientAuthMethod::None, None)),
         ("private_key_jwt", Some(jwks), None) => {
             Ok((ClientAuthMethod::PrivateKeyJwt, Some(ClientKeys::Inline(jwks.clone()))))
@@ -130,7 +131,7 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument>
     let usable: Vec<RedirectUri> = sent
         .into_iter()
         .take(50)
-        .filter_map(|text| RedirectUri::try_from(text).ok())
+        .filter_map(|text| RedirectUri::to_register(text).ok())
         .filter(|uri| uri.private_scheme().is_none())
         .collect();
     if usable.is_empty() { Err(InvalidDocument::RedirectUris) } else { Ok(usable) }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::domain::host::HostPattern;
 use crate::domain::issuer::Issuer;
-use crate::domain::resource::{DefaultResources, ProtectedHosts, ResourceUri, Scheme};
+use crate::domain::resource::{DefaultResources, ProtectedHosts, ResourceUri, Scheme, UnknownResource};
 
 use super::{Environment, Problems};
 
@@ -71,7 +71,9 @@ fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Prob
     };
     let mut resources: Vec<ResourceUri> = Vec::new();
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        match hosts.parse(entry) {
+        // A query of a client's makes no difference. One of the operator's is a mistake.
+        let resource = if entry.contains('?') { Err(UnknownResource) } else { hosts.parse(entry) };
+        match resource {
             Ok(resource) if resources.iter().any(|other| other.origin() == resource.origin()) => {
                 problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is the second one of its host; a host has one"));
             }

@@ -231,6 +231,29 @@ pub struct ClientMetadata {
     pub display: ClientDisplay,
 }
 
+impl ClientMetadata {
+    /// SHA-256 of all that the client says of itself. The order of members and of redirect URIs makes no difference, and
+    /// neither does a loopback port (RFC 8252 §7.3).
+    pub fn digest(&self) -> TokenHash {
+        let mut redirect_uris: Vec<String> = self.redirect_uris.iter().map(RedirectUri::comparable).collect();
+        redirect_uris.sort_unstable();
+        redirect_uris.dedup();
+        let mut members = serde_json::to_value(self).unwrap_or_default();
+        if let Some(members) = members.as_object_mut() {
+            members.insert("redirect_uris".to_owned(), redirect_uris.into());
+            // What is not said, a later release may learn to read: that alone is no change of the client.
+            members.retain(|_, value| !value.is_null());
+        }
+        members.sort_all_objects();
+        TokenHash::of(members.to_string().as_bytes())
+    }
+
+    /// Whether a client with this metadata proves who it is, and with `updated` no longer would.
+    pub fn drops_credentials(&self, updated: &Self) -> bool {
+        self.auth_method != ClientAuthMethod::None && updated.auth_method == ClientAuthMethod::None
+    }
+}
+
 /// Where a client's public keys are (RFC 7591 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientKeys {
@@ -290,15 +313,40 @@ pub struct ClientDisplay {
     pub software_version: Option<String>,
 }
 
+/// A member of metadata that says something. Programs write an empty text where they mean none, and read it so (RFC 7591 §2:
+/// all of these members are optional).
+pub fn said(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+impl ClientDisplay {
+    /// The same without texts that say nothing.
+    #[must_use]
+    pub fn said(self) -> Self {
+        Self {
+            client_name: said(self.client_name),
+            client_uri: said(self.client_uri),
+            logo_uri: said(self.logo_uri),
+            policy_uri: said(self.policy_uri),
+            tos_uri: said(self.tos_uri),
+            contacts: self.contacts,
+            software_id: said(self.software_id),
+            software_version: said(self.software_version),
+        }
+    }
+}
+
 impl Client {
     /// Whether the client cannot keep a secret.
     pub fn is_public(&self) -> bool {
         self.metadata.auth_method == ClientAuthMethod::None
     }
 
-    /// Whether a code may be sent to `requested`.
+    /// Whether a code may be sent to `requested`. What could be mistaken for an answer may have been registered with an
+    /// earlier release.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
-        self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
+        requested.part_of_answer().is_none()
+            && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
     /// The most that it may ever be granted, when the operator has said so.

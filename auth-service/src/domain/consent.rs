@@ -1,4 +1,4 @@
-//! What a person has allowed a client already: what it asks for again is not new.
+//! What a user has allowed a client already: what it asks for again is not new.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Subject;
 use super::client::{Client, ClientId, RegistrationId};
+use super::opaque_token::TokenHash;
+use super::redirect_uri::RedirectUri;
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
-/// A person's standing consent to one client, in one registration of it.
+/// A user's standing consent to one client, for as long as the client stays what the user was shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consent {
     /// Whose.
@@ -18,83 +20,221 @@ pub struct Consent {
     pub client_id: ClientId,
     /// In which registration.
     pub registration: RegistrationId,
-    /// What, at which resource.
+    /// The client's metadata when the user said yes ([`ClientMetadata::digest`]). Rows of release 0.1 have none: they do
+    /// not say where answers may go, so they cover nothing.
+    ///
+    /// [`ClientMetadata::digest`]: super::client::ClientMetadata::digest
+    #[serde(default)]
+    metadata: Option<TokenHash>,
+    /// What may be sent to which redirect URI ([`RedirectUri::comparable`]), and for which resource.
+    #[serde(default)]
+    answers: BTreeMap<String, BTreeMap<ResourceUri, Scope>>,
+    /// Written empty and never read: a replica of release 0.1 on the same store cannot read a row without it, and asks
+    /// the user when it finds nothing in it.
+    #[serde(skip_deserializing)]
     allowed: BTreeMap<ResourceUri, Scope>,
 }
 
+/// What a user says yes to in one answer. A consent covers only the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Where the answer goes.
+    pub redirect_uri: RedirectUri,
+    /// What is allowed.
+    pub scope: Scope,
+    /// At which resources.
+    pub resources: Vec<ResourceUri>,
+}
+
 impl Consent {
+    /// The most pairs of redirect URI and resource that are remembered. A client that asks for more is asked about again
+    /// from the start, so that a row cannot grow without end.
+    const MAX_PAIRS: usize = 128;
+
     /// Consent to nothing yet.
     pub fn new(subject: Subject, client: &Client) -> Self {
         Self {
             subject,
             client_id: client.id.clone(),
             registration: client.registration.clone(),
+            metadata: Some(client.metadata.digest()),
+            answers: BTreeMap::new(),
             allowed: BTreeMap::new(),
         }
     }
 
-    /// Whether it was given to the client as it is registered now.
+    /// Whether it was given to the client as it is now. A client that has changed its name, its redirect URIs or its keys
+    /// is not the one that the user was shown.
     pub fn is_to(&self, client: &Client) -> bool {
-        self.client_id == client.id && self.registration == client.registration
+        self.client_id == client.id
+            && self.registration == client.registration
+            && self.metadata == Some(client.metadata.digest())
     }
 
-    /// The part of `scope` that is allowed at every one of `resources` already.
-    pub fn known(&self, scope: &Scope, resources: &[ResourceUri]) -> Scope {
-        if resources.is_empty() {
+    /// Whether the user has ever let an answer go to this redirect URI.
+    pub fn knows(&self, redirect_uri: &RedirectUri) -> bool {
+        self.answers.contains_key(&redirect_uri.comparable())
+    }
+
+    /// The part of the scope that is allowed at every one of the resources already, by way of the same redirect URI.
+    pub fn known(&self, asked: &Approval) -> Scope {
+        let allowed = self.answers.get(&asked.redirect_uri.comparable());
+        let Some(allowed) = allowed.filter(|_| !asked.resources.is_empty()) else {
             return Scope::default();
-        }
+        };
         let nothing = Scope::default();
-        resources.iter().fold(scope.clone(), |known, resource| {
-            known.within(self.allowed.get(resource).unwrap_or(&nothing))
+        asked.resources.iter().fold(asked.scope.clone(), |known, resource| {
+            known.within(allowed.get(resource).unwrap_or(&nothing))
         })
     }
 
-    /// Whether all of `scope` is allowed at all of `resources` already.
-    pub fn covers(&self, scope: &Scope, resources: &[ResourceUri]) -> bool {
-        !resources.is_empty() && self.known(scope, resources) == *scope
+    /// Whether all that is asked for is allowed already.
+    pub fn covers(&self, asked: &Approval) -> bool {
+        self.knows(&asked.redirect_uri) && !asked.resources.is_empty() && self.known(asked) == asked.scope
     }
 
-    /// Adds what the person has allowed now.
-    pub fn add(&mut self, scope: &Scope, resources: &[ResourceUri]) {
-        for resource in resources {
-            let allowed = self.allowed.entry(resource.clone()).or_default();
-            *allowed = allowed.union(scope);
+    /// Adds what the user has allowed now.
+    pub fn add(&mut self, approval: &Approval) {
+        let pairs: usize = self.answers.values().map(BTreeMap::len).sum();
+        if pairs.saturating_add(approval.resources.len()) > Self::MAX_PAIRS {
+            self.answers.clear();
+        }
+        let allowed = self.answers.entry(approval.redirect_uri.comparable()).or_default();
+        for resource in &approval.resources {
+            let scope = allowed.entry(resource.clone()).or_default();
+            *scope = scope.union(&approval.scope);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientKeys, ClientMetadata, ClientOrigin};
+    use crate::domain::clock::UnixTime;
     use crate::domain::resource::{ProtectedHosts, Scheme};
 
     use super::*;
+
+    const HERE: &str = "https://app.example/cb";
 
     fn resource(text: &str) -> ResourceUri {
         ProtectedHosts::new(Scheme::Https, vec!["a.example".parse().unwrap()]).parse(text).unwrap()
     }
 
-    fn scope(text: &str) -> Scope {
-        text.parse().unwrap()
+    fn uri(text: &str) -> RedirectUri {
+        RedirectUri::try_from(text.to_owned()).unwrap()
+    }
+
+    fn asks(redirect_uri: &str, scope: &str, paths: &[&str]) -> Approval {
+        let resources = paths.iter().map(|path| resource(&format!("https://a.example/{path}"))).collect();
+        Approval { redirect_uri: uri(redirect_uri), scope: scope.parse().unwrap(), resources }
+    }
+
+    fn client() -> Client {
+        Client {
+            id: ClientId::try_from("c".to_owned()).unwrap(),
+            registration: RegistrationId::new([2; 32]),
+            origin: ClientOrigin::Registration,
+            issued_at: UnixTime(1),
+            last_used_at: None,
+            disabled: false,
+            fingerprint: None,
+            management: None,
+            secret: None,
+            metadata: ClientMetadata {
+                redirect_uris: vec![uri(HERE), uri("http://127.0.0.1:1/cb")],
+                auth_method: ClientAuthMethod::None,
+                grant_types: vec![],
+                scope: None,
+                application_type: None,
+                dpop_bound_access_tokens: false,
+                keys: None,
+                display: ClientDisplay::default(),
+            },
+            operator: None,
+        }
+    }
+
+    fn consent() -> Consent {
+        Consent::new(Subject::new([1; 32]), &client())
     }
 
     #[test]
     fn a016_what_was_allowed_at_one_resource_is_new_at_another() {
-        let (one, other) = ([resource("https://a.example/one")], [resource("https://a.example/other")]);
-        let both = [one.clone(), other.clone()].concat();
-        let mut consent = Consent {
-            subject: Subject::new([1; 32]),
-            client_id: ClientId::try_from("c".to_owned()).unwrap(),
-            registration: RegistrationId::new([2; 32]),
-            allowed: BTreeMap::new(),
-        };
-        assert!(!consent.covers(&scope("mcp"), &one) && !consent.covers(&Scope::default(), &[]));
-        consent.add(&scope("mcp:read"), &one);
-        assert!(consent.covers(&scope("mcp:read mcp:read:x"), &one));
-        assert!(!consent.covers(&scope("mcp"), &one));
-        assert!(!consent.covers(&scope("mcp:read"), &both));
-        assert_eq!(consent.known(&scope("mcp:read mcp:write"), &one), scope("mcp:read"));
-        consent.add(&scope("mcp:write"), &both);
-        assert!(consent.covers(&scope("mcp:read mcp:write"), &one));
-        assert!(!consent.covers(&scope("mcp:read"), &other));
+        let mut consent = consent();
+        assert!(!consent.covers(&asks(HERE, "mcp", &["one"])) && !consent.covers(&asks(HERE, "", &[])));
+        consent.add(&asks(HERE, "mcp:read", &["one"]));
+        assert!(consent.covers(&asks(HERE, "mcp:read mcp:read:x", &["one"])));
+        assert!(!consent.covers(&asks(HERE, "mcp", &["one"])));
+        assert!(!consent.covers(&asks(HERE, "mcp:read", &["one", "other"])));
+        assert_eq!(consent.known(&asks(HERE, "mcp:read mcp:write", &["one"])), "mcp:read".parse().unwrap());
+        consent.add(&asks(HERE, "mcp:write", &["one", "other"]));
+        assert!(consent.covers(&asks(HERE, "mcp:read mcp:write", &["one"])));
+        assert!(!consent.covers(&asks(HERE, "mcp:read", &["other"])));
+    }
+
+    #[test]
+    fn a016_what_may_be_sent_to_one_redirect_uri_is_new_at_another() {
+        let mut consent = consent();
+        consent.add(&asks(HERE, "mcp", &["one"]));
+        for elsewhere in ["https://app.example/cb2", "https://evil.example/cb", "https://app.example:8443/cb"]
+        {
+            assert!(!consent.covers(&asks(elsewhere, "mcp", &["one"])), "{elsewhere}");
+            assert!(consent.known(&asks(elsewhere, "mcp", &["one"])).is_empty(), "{elsewhere}");
+            assert!(!consent.covers(&asks(elsewhere, "", &["one"])), "{elsewhere}");
+        }
+        // On loopback the port is the system's choice of the moment (RFC 8252 §7.3).
+        consent.add(&asks("http://127.0.0.1:1/cb", "mcp", &["one"]));
+        assert!(consent.covers(&asks("http://127.0.0.1:2/cb", "mcp", &["one"])));
+        assert!(!consent.covers(&asks("http://localhost:1/cb", "mcp", &["one"])));
+    }
+
+    #[test]
+    fn a016_a_client_that_changes_anything_that_was_shown_or_proves_who_it_is_is_another() {
+        let consent = consent();
+        assert!(consent.is_to(&client()));
+        let changes: [(&str, fn(&mut ClientMetadata)); 6] = [
+            ("a name", |metadata| metadata.display.client_name = Some("Other".to_owned())),
+            ("a logo", |metadata| metadata.display.logo_uri = Some("https://a.example/x.png".to_owned())),
+            ("one more redirect URI", |metadata| metadata.redirect_uris.push(uri("https://evil.example/cb"))),
+            ("no redirect URI", |metadata| metadata.redirect_uris.clear()),
+            ("a method", |metadata| metadata.auth_method = ClientAuthMethod::PrivateKeyJwt),
+            ("keys", |metadata| metadata.keys = Some(ClientKeys::Inline(json!({ "keys": [] })))),
+        ];
+        for (what, change) in changes {
+            let mut changed = client();
+            change(&mut changed.metadata);
+            assert!(!consent.is_to(&changed), "{what}");
+        }
+        let mut same = client();
+        same.metadata.redirect_uris = vec![uri("http://127.0.0.1:9/cb"), uri(HERE)];
+        assert!(consent.is_to(&same));
+        assert!(!consent.is_to(&Client { registration: RegistrationId::new([3; 32]), ..client() }));
+    }
+
+    #[test]
+    fn a_row_of_release_0_1_is_read_and_covers_nothing() {
+        let mut row = serde_json::to_value(consent()).unwrap();
+        // Nor can that release not read ours.
+        assert_eq!(row["allowed"], json!({}));
+        let members = row.as_object_mut().unwrap();
+        members.retain(|name, _| ["subject", "client_id", "registration"].contains(&name.as_str()));
+        members.insert("allowed".to_owned(), json!({ "https://a.example/one": "mcp" }));
+        let earlier: Consent = serde_json::from_value(row).unwrap();
+        assert!(!earlier.is_to(&client()) && !earlier.covers(&asks(HERE, "mcp", &["one"])));
+    }
+
+    #[test]
+    fn a_consent_has_a_ceiling() {
+        let mut consent = consent();
+        for n in 0..1000 {
+            consent.add(&asks(HERE, "mcp", &[&format!("p{n}")]));
+        }
+        assert!(consent.answers.values().map(BTreeMap::len).sum::<usize>() <= Consent::MAX_PAIRS);
+        assert!(
+            consent.covers(&asks(HERE, "mcp", &["p999"])) && !consent.covers(&asks(HERE, "mcp", &["p0"]))
+        );
     }
 }

@@ -45,6 +45,10 @@ error_codes! {
     InvalidTarget = "invalid_target",
     /// RFC 6749 §4.1.2.1, RFC 8628 §3.5.
     AccessDenied = "access_denied",
+    /// `OpenID` Connect Core §3.1.2.6.
+    LoginRequired = "login_required",
+    /// `OpenID` Connect Core §3.1.2.6.
+    ConsentRequired = "consent_required",
     /// RFC 6749 §4.1.2.1.
     TemporarilyUnavailable = "temporarily_unavailable",
     /// RFC 9101 §7.

@@ -18,6 +18,11 @@ impl CodeChallenge {
         is_digest.then(|| Self(text.to_owned()))
     }
 
+    /// As it was sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `verifier` is the secret behind this challenge (RFC 7636 §4.6). A verifier that breaks the
     /// grammar of §4.1 (43 to 128 unreserved characters) never is.
     pub fn is_met_by(&self, verifier: &str) -> bool {

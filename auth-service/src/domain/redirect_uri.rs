@@ -33,12 +33,50 @@ pub enum InvalidRedirectUri {
     /// URL parsers take hosts such as `a;b`, which mean something in a Content-Security-Policy.
     #[error("a redirect URI must have a host of letters, digits, dots and hyphens, or an address")]
     Host,
+    /// A reader could take the client's own text for a part of the answer.
+    #[error(
+        "a redirect URI must not have {0} in its query, which is a part of the answer that is sent there"
+    )]
+    PartOfAnswer(&'static str),
     /// Longer than anyone needs.
     #[error("a redirect URI must not be longer than 2048 characters")]
     TooLong,
 }
 
+/// Parameters of an authorization response (RFC 6749 §4.1.2 and §4.2.2, RFC 9207 §2, and those of other response types and
+/// modes).
+const ANSWER: [&str; 9] = [
+    "code",
+    "state",
+    "iss",
+    "error",
+    "error_description",
+    "error_uri",
+    "response",
+    "access_token",
+    "id_token",
+];
+
 impl RedirectUri {
+    /// One that a client may register: without [`Self::part_of_answer`].
+    pub fn to_register(text: String) -> Result<Self, InvalidRedirectUri> {
+        let uri = Self::try_from(text)?;
+        match uri.part_of_answer() {
+            Some(name) => Err(InvalidRedirectUri::PartOfAnswer(name)),
+            None => Ok(uri),
+        }
+    }
+
+    /// The parameter in its query that an answer has as well. Of two with one name, readers take the first, the last or
+    /// both; some compare names without case, and take `code[]` for `code`.
+    pub fn part_of_answer(&self) -> Option<&'static str> {
+        let url = Url::parse(&self.0).ok()?;
+        url.query_pairs().find_map(|(name, _)| {
+            let name = name.split('[').next().unwrap_or_default();
+            ANSWER.into_iter().find(|known| name.trim().eq_ignore_ascii_case(known))
+        })
+    }
+
     /// The URI as registered.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -75,14 +113,6 @@ impl RedirectUri {
         Url::parse(&self.0)
             .map(|url| url[url::Position::BeforeHost..url::Position::AfterPort].to_owned())
             .unwrap_or_default()
-    }
-
-    /// `scheme://host:port`, or `scheme:` of an application, as a Content-Security-Policy source.
-    pub fn origin(&self) -> String {
-        if let Some(scheme) = self.private_scheme() {
-            return format!("{scheme}:");
-        }
-        Url::parse(&self.0).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
     }
 
     /// This URI with `pairs` added to its query.
@@ -282,6 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn a001_a_part_of_an_answer_cannot_be_registered() {
+        let part = |query: &str| uri(&format!("https://app.example/cb{query}")).part_of_answer();
+        for (query, name) in [
+            ("?code=x", "code"),
+            ("?a=b&state", "state"),
+            ("?ISS=x", "iss"),
+            ("?error[]=x", "error"),
+            ("?c%6Fde=x", "code"),
+            ("?code%20=x", "code"),
+            ("?access_token=x", "access_token"),
+        ] {
+            assert_eq!(part(query), Some(name), "{query}");
+        }
+        for query in ["", "?", "?x=code", "?codes=x", "?x%26code=y", "?provider=code&session=1"] {
+            assert_eq!(part(query), None, "{query}");
+        }
+        assert!(RedirectUri::to_register("cursor://x/cb?code=y".to_owned()).is_err());
+    }
+
+    #[test]
     fn a006_on_loopback_only_the_port_varies() {
         let registered = uri("http://127.0.0.1:3000/cb?x=1");
         assert!(registered.matches(&uri("http://127.0.0.1:54321/cb?x=1")));
@@ -317,7 +367,6 @@ mod tests {
         assert!(cursor.is_local() && cursor.matches(&cursor.clone()));
         assert!(!cursor.matches(&uri("cursor://anysphere.cursor-mcp/oauth/callback2")));
         assert_eq!(cursor.display_host(), "cursor://anysphere.cursor-mcp");
-        assert_eq!(cursor.origin(), "cursor:");
         assert!(uri("http://127.0.0.1:1/cb").is_local() && !uri("https://app.example/cb").is_local());
     }
 

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::host::{HostName, HostPattern, split_authority};
 use super::path::UnambiguousPath;
+use super::resource_query::ResourceQuery;
 
 /// `http` or `https`: one for the whole deployment, that of the issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,22 +166,46 @@ impl ProtectedHosts {
         Some([self.scheme.as_str(), "://", name, port, path].concat())
     }
 
-    /// The URL of the metadata document about `resource`, which is one of `host`: the well-known part goes between
-    /// host and path.
-    pub fn metadata_url(&self, host: &HostName, resource: &ResourceUri) -> String {
+    /// The URL of the metadata document about what a client asked for at `host`: the well-known part goes between host
+    /// and path, less a path that is only a slash (RFC 9728 §3.1).
+    pub fn metadata_url(
+        &self,
+        host: &HostName,
+        path: &UnambiguousPath,
+        query: Option<ResourceQuery<'_>>,
+    ) -> String {
         let origin = self.origin(host).unwrap_or_default();
-        let path = resource.0.strip_prefix(&origin).unwrap_or_default();
-        format!("{origin}{WELL_KNOWN}{path}")
+        let path = Some(path.as_str()).filter(|path| *path != "/").unwrap_or_default();
+        let query = query.map(|query| query.to_string()).unwrap_or_default();
+        format!("{origin}{WELL_KNOWN}{path}{query}")
     }
 
-    /// Reads a `resource` parameter. Scheme and host compare without case, and a trailing slash makes no
-    /// difference; scheme, host and port must be those of a protected host (RFC 8707 §2).
+    /// The URL that the document at [`Self::metadata_url`] is about, as a client writes it: it must be identical to the one
+    /// that the client called (RFC 9728 §3.3). [`Self::parse`] reads it.
+    pub fn described(
+        &self,
+        host: &HostName,
+        path: &UnambiguousPath,
+        query: Option<ResourceQuery<'_>>,
+    ) -> Option<String> {
+        let origin = self.origin(host)?;
+        Some(match (path.as_str(), query) {
+            ("/", None) => origin,
+            (path, None) => format!("{origin}{path}"),
+            (path, Some(query)) => format!("{origin}{path}{query}"),
+        })
+    }
+
+    /// Reads a `resource` parameter. Scheme and host compare without case, and neither a trailing slash nor a query makes
+    /// a difference; scheme, host and port must be those of a protected host (RFC 8707 §2).
     pub fn parse(&self, text: &str) -> Result<ResourceUri, UnknownResource> {
+        let (text, query) = text.split_once('?').unwrap_or((text, ""));
+        ResourceQuery::parse(query).map_err(|_| UnknownResource)?;
         let url = Url::parse(text).map_err(|_| UnknownResource)?;
         let (_, after_scheme) = text.split_once("://").ok_or(UnknownResource)?;
         let path_at = after_scheme.find('/').unwrap_or(after_scheme.len());
         let (authority, path) = after_scheme.split_at_checked(path_at).ok_or(UnknownResource)?;
-        let plain = url.query().is_none() && url.fragment().is_none() && !authority.contains('@');
+        let plain = url.fragment().is_none() && !authority.contains('@');
         // The path is read from the text: a URL parser would have resolved the tricks that we refuse.
         let path = if path.is_empty() { "/" } else { path };
         let path = UnambiguousPath::of_target(path).map_err(|_| UnknownResource)?;
@@ -215,16 +240,40 @@ mod tests {
             "HTTPS://MCP.Example.com/mcp",
             "https://mcp.example.com/mcp/",
             "https://mcp.example.com:443/mcp",
+            "https://mcp.example.com/mcp?toolset=a",
+            "https://mcp.example.com/mcp/?x=https://u@other.example//../%2e",
+            "https://mcp.example.com/mcp?",
         ] {
             assert_eq!(parsed(text).as_deref(), Some("https://mcp.example.com/mcp"), "{text}");
         }
-        for text in ["https://mcp.example.com", "https://mcp.example.com/"] {
+        for text in ["https://mcp.example.com", "https://mcp.example.com/", "https://mcp.example.com?x"] {
             assert_eq!(parsed(text).as_deref(), Some("https://mcp.example.com"), "{text}");
         }
         assert_eq!(
             parsed("https://time.tools.example:8443/mcp").as_deref(),
             Some("https://time.tools.example:8443/mcp")
         );
+    }
+
+    #[test]
+    fn a_document_is_about_the_url_that_its_own_was_made_from() {
+        let hosts = hosts();
+        let (host, _) = split_authority("mcp.example.com").unwrap();
+        for (path, query, metadata, described) in [
+            ("/mcp", "", "/mcp", "/mcp"),
+            ("/mcp", "toolset=a", "/mcp?toolset=a", "/mcp?toolset=a"),
+            ("/mcp/", "", "/mcp/", "/mcp/"),
+            ("/", "", "", ""),
+            ("/", "x", "?x", "/?x"),
+        ] {
+            let path = UnambiguousPath::of_target(path).unwrap();
+            let query = ResourceQuery::parse(query).unwrap();
+            let url = hosts.metadata_url(&host, &path, query);
+            assert_eq!(url, format!("https://mcp.example.com{WELL_KNOWN}{metadata}"));
+            let described_url = hosts.described(&host, &path, query).unwrap();
+            assert_eq!(described_url, format!("https://mcp.example.com{described}"));
+            assert_eq!(hosts.parse(&described_url).ok(), hosts.resource(&host, &path));
+        }
     }
 
     #[test]
@@ -272,7 +321,11 @@ mod tests {
             "http://mcp.example.com/mcp",
             "https://mcp.example.com:8443/mcp",
             "https://mcp.example.com/mcp#f",
-            "https://mcp.example.com/mcp?x",
+            "https://mcp.example.com/mcp?x#f",
+            "https://mcp.example.com/mcp#f?x",
+            "https://mcp.example.com/mcp?a b",
+            "https://mcp.example.com/mcp?a\"b",
+            "https://other.example?.mcp.example.com/mcp",
             "https://u@mcp.example.com/mcp",
             "https://mcp.example.com/a/../mcp",
             "https://mcp.example.com//mcp",

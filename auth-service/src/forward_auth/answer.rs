@@ -1,6 +1,6 @@
 //! What the edge is told: identity headers or a challenge. The same for every proxy; how it is put is the shells'.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
@@ -9,12 +9,10 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderVal
 use serde_json::json;
 
 use crate::domain::clock::UnixTime;
-use crate::domain::host::HostName;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
 use crate::facts::{self, Known};
-use crate::guard::log_rate::LogRate;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
@@ -22,14 +20,10 @@ use crate::policy::{Denial, Policy};
 use crate::state::AppState;
 
 use super::possession::{NotProven, Scheme};
-use super::request::CheckError;
+use super::request::{AccessRequest, CheckError};
 
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// Lines of the log that one request each can cause.
-static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
@@ -111,13 +105,7 @@ impl Answer {
     }
 
     /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
-    pub(super) fn deny(
-        denial: &Denial,
-        scheme: Scheme,
-        resource: &ResourceUri,
-        host: &HostName,
-        state: &AppState,
-    ) -> Self {
+    pub(super) fn deny(denial: &Denial, scheme: Scheme, asked: &AccessRequest<'_>, state: &AppState) -> Self {
         let (status, error, scope) = match denial {
             // No challenge: it would send the person to a consent that changes nothing (RFC 6750 §3.1).
             Denial::Forbidden { reason } => {
@@ -133,7 +121,7 @@ impl Answer {
                 scope,
             ),
         };
-        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        let metadata = asked.metadata_url(&state.config.site.protected_hosts);
         let challenge = challenge(scheme, error, &metadata, scope);
         let (code, reason) =
             error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
@@ -147,17 +135,15 @@ impl Answer {
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,
-        host: &HostName,
+        asked: &AccessRequest<'_>,
         state: &AppState,
     ) -> Self {
         if let NotProven::Proof(cause @ (ProofRefused::Store(_) | ProofRefused::Crypto(_))) = unproven {
-            if let Some(left_out) = STORE_FAILED.admit() {
-                tracing::error!(error = %cause, left_out, "a proof of possession could not be checked");
-            }
+            tracing::error!(error = %cause, "a proof of possession could not be checked");
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
-        let metadata = state.config.site.protected_hosts.metadata_url(host, resource);
+        let metadata = asked.metadata_url(&state.config.site.protected_hosts);
         let policy = state.policy.now();
         let scope = policy.required_scope(resource);
         let challenge = challenge(Scheme::Dpop, Some((code, reason.as_str())), &metadata, scope);
@@ -173,9 +159,7 @@ impl Answer {
     pub(super) fn refuse(error: &CheckError) -> Self {
         let status = match error {
             CheckError::Store(cause) => {
-                if let Some(left_out) = STORE_FAILED.admit() {
-                    tracing::error!(error = %cause, left_out, "the store failed during a check");
-                }
+                tracing::error!(error = %cause, "the store failed during a check");
                 return Self::unavailable();
             }
             CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
@@ -183,10 +167,7 @@ impl Answer {
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         };
-        // Anybody who reaches the edge can send what is refused here. Each is counted in the metrics.
-        if let Some(left_out) = REFUSED.admit() {
-            tracing::warn!(reason = %error, left_out, "a check was refused");
-        }
+        tracing::warn!(reason = %error, "a check was refused");
         Self::problem(status, "invalid_request", &error.to_string(), error.label())
     }
 

@@ -17,10 +17,8 @@ use envoy_types::pb::envoy::service::auth::v3::{
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc;
 
-use crate::domain::path::UnambiguousPath;
-
 use super::answer::{Answer, IDENTITY};
-use super::headers::{host, method, scheme};
+use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
@@ -34,14 +32,16 @@ const CREDENTIALS: [HeaderName; 5] = [
 ];
 
 /// Reads a check with its [`headers`].
-pub fn parse<'a>(check: &CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
+pub fn parse<'a>(check: &'a CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
     let (http, sent) = (http(check)?, Sent::of(headers));
     // What a proxy in front of Envoy says, which Envoy lets through from trusted ones only; its own view otherwise.
     let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);
+    let (path, query) = path_and_query(&http.path)?;
     let target = Target {
         scheme: Some(scheme(proto, "X-Forwarded-Proto")?),
         host: host(&http.host)?,
-        path: UnambiguousPath::of_target(&http.path).map_err(|_| CheckError::AmbiguousPath)?,
+        path,
+        query,
         method: method(&http.method)?,
     };
     AccessRequest::read(target, &sent)
@@ -156,6 +156,7 @@ mod tests {
         let headers = headers(&check).unwrap();
         let asked = parse(&check, &headers).unwrap();
         assert_eq!((asked.host.as_str(), asked.path.as_str()), ("mcp.example", "/mcp"));
+        assert_eq!(asked.query, "x=1");
         assert_eq!(asked.bearer, Bearer::Token("abc"));
         assert_eq!(asked.mcp_name.as_deref(), Some("ab"));
     }

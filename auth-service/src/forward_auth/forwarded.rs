@@ -2,9 +2,7 @@
 
 use actix_web::http::header::HeaderMap;
 
-use crate::domain::path::UnambiguousPath;
-
-use super::headers::{host, method, scheme};
+use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
@@ -12,11 +10,12 @@ use super::sent::{Field, Sent};
 /// written by the client.
 pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = Sent::of(headers);
+    let (path, query) = path_and_query(sent.required(Field::XForwardedUri)?)?;
     let target = Target {
         scheme: Some(scheme(sent.required(Field::XForwardedProto)?, "X-Forwarded-Proto")?),
         host: host(sent.required(Field::XForwardedHost)?)?,
-        path: UnambiguousPath::of_target(sent.required(Field::XForwardedUri)?)
-            .map_err(|_| CheckError::AmbiguousPath)?,
+        path,
+        query,
         method: method(sent.required(Field::XForwardedMethod)?)?,
     };
     AccessRequest::read(target, &sent)

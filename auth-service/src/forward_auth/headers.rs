@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::host::{HostName, split_authority};
 use crate::domain::origin::Origin;
+use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::Scheme;
 
 use super::request::{Bearer, CheckError};
@@ -17,6 +18,12 @@ use super::sent::{Field, Sent, Times};
 /// Reads a host as the edge passes it on.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
     split_authority(text).map(|(host, _)| host).map_err(|_| CheckError::BadHost)
+}
+
+/// Reads a request target: its path, and its query as it came.
+pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), CheckError> {
+    let path = UnambiguousPath::of_target(target).map_err(|_| CheckError::AmbiguousPath)?;
+    Ok((path, target.split_once('?').map_or("", |(_, query)| query)))
 }
 
 /// Reads a scheme as the edge passes it on. A WebSocket's is that of the request that opens it.
@@ -52,7 +59,9 @@ pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
     else {
         return Bearer::Malformed;
     };
-    let token = rest.strip_prefix(b" ").filter(|token| is_b64token(token));
+    // RFC 9110 §11.4: one space or more.
+    let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
+    let token = rest.get(blanks..).filter(|token| is_b64token(token));
     let Some(token) = token.and_then(|token| std::str::from_utf8(token).ok()) else {
         return Bearer::Malformed;
     };
@@ -74,20 +83,20 @@ fn is_b64token(text: &[u8]) -> bool {
 
 /// Reads `Origin`.
 pub(super) fn origin(sent: &Sent<'_>) -> Result<Option<Origin>, CheckError> {
-    let text = sent.single(Field::Origin).map_err(|_| CheckError::BadHeader("Origin"))?;
+    let text = sent.short(Field::Origin)?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
 /// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
 pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckError> {
-    let method = sent.single(Field::AccessControlRequestMethod)?;
+    let method = sent.short(Field::AccessControlRequestMethod)?;
     let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
 }
 
 /// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
 pub(super) fn mcp_name<'a>(sent: &Sent<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
-    sent.single(Field::McpName)?.map(decode_sentinel).transpose()
+    sent.short(Field::McpName)?.map(decode_sentinel).transpose()
 }
 
 fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
@@ -145,7 +154,9 @@ fn is_reserved(name: &str) -> bool {
 mod tests {
     use actix_web::http::header::{HeaderMap, HeaderName};
 
+    use super::super::request::{AccessRequest, Target};
     use super::*;
+    use crate::domain::path::UnambiguousPath;
 
     fn of(headers: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -162,7 +173,10 @@ mod tests {
             of(&headers)
         };
         assert_eq!(bearer(&Sent::of(&sent(&[]))), Bearer::None);
-        assert_eq!(bearer(&Sent::of(&sent(&["bearer abc.def"]))), Bearer::Token("abc.def"));
+        for value in ["bearer abc.def", "Bearer  abc.def", "BEARER     abc.def"] {
+            assert_eq!(bearer(&Sent::of(&sent(&[value]))), Bearer::Token("abc.def"), "{value}");
+        }
+        assert_eq!(bearer(&Sent::of(&sent(&["DPoP  abc"]))), Bearer::Bound("abc"));
         for values in [
             &["Basic abc"][..],
             &["Bearer"],
@@ -172,7 +186,10 @@ mod tests {
             &["Bearer a, Bearer a"],
             &["abc"],
             &["Bearer a", "Bearer a"],
-            &["Bearer  a"],
+            &["Bearer   "],
+            &["Bearer \ta"],
+            &["Bearer\ta"],
+            &["Bearer a "],
             &[""],
         ] {
             assert_eq!(bearer(&Sent::of(&sent(values))), Bearer::Malformed, "{values:?}");
@@ -215,6 +232,25 @@ mod tests {
             assert!(name(odd).is_err(), "{odd}");
         }
         assert!(mcp_name(&Sent::of(&of(&[("mcp-name", "read"), ("mcp-name", "delete")]))).is_err());
+    }
+
+    #[test]
+    fn a092_a_name_that_is_too_long_is_not_even_decoded() {
+        let sent = |name: &str, len: usize| {
+            let headers = of(&[(name, &"a".repeat(len))]);
+            let target = Target {
+                scheme: None,
+                host: host("mcp.example").unwrap(),
+                path: UnambiguousPath::of_target("/mcp").unwrap(),
+                method: Method::POST,
+            };
+            AccessRequest::read(target, &Sent::of(&headers)).map(|_| ())
+        };
+        for name in ["mcp-name", "mcp-method", "mcp-protocol-version"] {
+            assert!(sent(name, 1024).is_ok(), "{name}");
+            assert!(matches!(sent(name, 1025), Err(CheckError::TooLong(told)) if told == name), "{name}");
+        }
+        assert!(matches!(sent("origin", 45_000), Err(CheckError::TooLong("origin"))));
     }
 
     #[test]

@@ -5,9 +5,7 @@
 
 use actix_web::http::header::HeaderMap;
 
-use crate::domain::path::UnambiguousPath;
-
-use super::headers::{host, method, scheme};
+use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
@@ -26,10 +24,12 @@ pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let Some((authority, original_target)) = rest.split_at_checked(path_at) else {
         return Err(malformed);
     };
+    let (path, query) = path_and_query(original_target)?;
     let target = Target {
         scheme: Some(scheme(proto, "X-Original-URL")?),
         host: host(authority)?,
-        path: UnambiguousPath::of_target(original_target).map_err(|_| CheckError::AmbiguousPath)?,
+        path,
+        query,
         method: method(sent.required(Field::XOriginalMethod)?)?,
     };
     AccessRequest::read(target, &sent)

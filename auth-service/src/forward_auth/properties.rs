@@ -40,7 +40,11 @@ fn put(method: &str, host: &str, target: &str, client: &[(String, Vec<u8>)]) -> 
 }
 
 impl Put {
-    fn read_by_all(&self, method: &Method, target: &str) -> Vec<Result<AccessRequest<'_>, CheckError>> {
+    fn read_by_all<'a>(
+        &'a self,
+        method: &Method,
+        target: &'a str,
+    ) -> Vec<Result<AccessRequest<'a>, CheckError>> {
         let Self { forwarded, original, plain } = self;
         let mut read =
             vec![traefik::parse(forwarded), caddy::parse(forwarded), envoy::parse(method, target, plain)];

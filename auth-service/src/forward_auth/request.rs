@@ -7,11 +7,12 @@ use actix_web::http::Method;
 use crate::domain::host::HostName;
 use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
-use crate::domain::resource::Scheme;
+use crate::domain::resource::{ProtectedHosts, Scheme};
+use crate::domain::resource_query::ResourceQuery;
 use crate::store::StoreError;
 
 use super::headers;
-use super::sent::{Field, Sent};
+use super::sent::{Field, MAX_LEN, Sent};
 
 /// A request that waits at the edge. What is the client's own stays where it came: a check allocates next to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct AccessRequest<'a> {
     pub host: HostName,
     /// What it asked for.
     pub path: UnambiguousPath,
+    /// The query of what it asked for, as it came; empty when there is none. It decides nothing.
+    pub query: &'a str,
     /// How.
     pub method: Method,
     /// The web page that made the request, if one did.
@@ -42,31 +45,41 @@ pub struct AccessRequest<'a> {
 }
 
 /// What a proxy says of the request in its own way: the rest is in the client's headers, the same for all.
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
     pub(super) path: UnambiguousPath,
+    pub(super) query: &'a str,
     pub(super) method: Method,
 }
 
 impl<'a> AccessRequest<'a> {
     /// Completes a request by the client's own headers.
-    pub(super) fn read(target: Target, sent: &Sent<'a>) -> Result<Self, CheckError> {
+    pub(super) fn read(target: Target<'a>, sent: &Sent<'a>) -> Result<Self, CheckError> {
         headers::refuse_reserved(sent)?;
-        let Target { scheme, host, path, method } = target;
+        let Target { scheme, host, path, query, method } = target;
         Ok(Self {
             scheme,
             host,
             path,
+            query,
             origin: headers::origin(sent)?,
             bearer: headers::bearer(sent),
             dpop: sent.single(Field::Dpop)?,
             preflight: if method == Method::OPTIONS { headers::preflight(sent)? } else { None },
             method,
-            mcp_method: sent.single(Field::McpMethod)?,
+            mcp_method: sent.short(Field::McpMethod)?,
             mcp_name: headers::mcp_name(sent)?,
-            mcp_protocol_version: sent.single(Field::McpProtocolVersion)?,
+            mcp_protocol_version: sent.short(Field::McpProtocolVersion)?,
         })
+    }
+}
+
+impl AccessRequest<'_> {
+    /// Where the client learns how to get a token for what it asked for. A query that no header could carry is left out.
+    pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
+        let query = ResourceQuery::parse(self.query).unwrap_or_default();
+        hosts.metadata_url(&self.host, &self.path, query)
     }
 }
 
@@ -129,6 +142,9 @@ pub enum CheckError {
     /// More than one reading.
     #[error("the header {0} is doubled or malformed")]
     BadHeader(&'static str),
+    /// Longer than anything that has a meaning.
+    #[error("the header {0} is longer than {MAX_LEN} bytes")]
+    TooLong(&'static str),
     /// A header that another server could take for one of ours.
     #[error("a header could be taken for one that only the edge proxy may send")]
     ReservedHeader,

@@ -6,6 +6,10 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use super::headers;
 use super::request::CheckError;
 
+/// Bytes in a client's header other than its credentials. The longest useful one is an `Mcp-Name` with the URI of a
+/// resource.
+pub(super) const MAX_LEN: usize = 1024;
+
 /// One list for the fields, how they are written, and which one a text is.
 macro_rules! fields {
     ($($field:ident = $text:literal),+ $(,)?) => {
@@ -97,6 +101,14 @@ impl<'a> Sent<'a> {
             Times::Never => Ok(None),
             Times::Once(value) => value.to_str().map(Some).map_err(|_| malformed()),
             Times::More => Err(malformed()),
+        }
+    }
+
+    /// The one value of a header that a client fills, or none. It is read before anybody knows who the client is.
+    pub(super) fn short(&self, field: Field) -> Result<Option<&'a str>, CheckError> {
+        match self.single(field)? {
+            Some(text) if text.len() > MAX_LEN => Err(CheckError::TooLong(field.as_str())),
+            text => Ok(text),
         }
     }
 

@@ -2,7 +2,7 @@
 //! the prefix nor `Secure`, they go without.
 
 use actix_web::HttpRequest;
-use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::cookie::{Cookie, SameSite};
 
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::resource::Scheme;
@@ -86,17 +86,6 @@ impl OurCookie {
             .http_only(true)
             .same_site(SameSite::Lax)
             .finish()
-    }
-
-    /// Takes the cookie away.
-    pub fn clear(self, scheme: Scheme) -> Cookie<'static> {
-        let mut cookie = Cookie::build(self.name(scheme), "")
-            .path("/")
-            .secure(scheme == Scheme::Https)
-            .http_only(true)
-            .finish();
-        cookie.set_max_age(Duration::ZERO);
-        cookie
     }
 }
 

@@ -58,8 +58,8 @@ struct Sealed<T> {
 /// Why a ticket does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadTicket {
-    /// Altered, of another form, or shown to another browser.
-    #[error("the form was not shown to this browser")]
+    /// Altered, of another form, shown to another browser, or before the user signed in again.
+    #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,
     /// It was open for too long.
     #[error("the form was open for too long")]
@@ -93,9 +93,7 @@ impl Tickets {
         now: UnixTime,
         text: &str,
     ) -> Result<T, BadTicket> {
-        let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadTicket::Foreign)?;
-        let plain = self.0.open(form.name(), &sealed).map_err(|_| BadTicket::Foreign)?;
-        let ticket: Sealed<T> = serde_json::from_slice(&plain).map_err(|_| BadTicket::Foreign)?;
+        let ticket: Sealed<T> = self.open(form, text).ok_or(BadTicket::Foreign)?;
         if ticket.bound_to != bound_to {
             return Err(BadTicket::Foreign);
         }
@@ -103,6 +101,18 @@ impl Tickets {
             return Err(BadTicket::Expired);
         }
         Ok(ticket.content)
+    }
+
+    /// What is in a ticket of ours, whichever browser it was made for and however long ago. It proves nothing about who
+    /// sends it: it only says what the page was about, so that one which cannot be used leads to one that can.
+    pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
+        self.open(form, text).map(|ticket: Sealed<T>| ticket.content)
+    }
+
+    fn open<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<Sealed<T>> {
+        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plain = self.0.open(form.name(), &sealed).ok()?;
+        serde_json::from_slice(&plain).ok()
     }
 }
 
@@ -121,5 +131,10 @@ mod tests {
         assert_eq!(read(Form::Consent, other, 99, &ticket), Err(BadTicket::Foreign));
         assert_eq!(read(Form::Login, mine, 99, &ticket), Err(BadTicket::Foreign));
         assert_eq!(read(Form::Consent, mine, 99, "AAAA"), Err(BadTicket::Foreign));
+        // What it was about can be told for ever, and by its own form only.
+        assert_eq!(tickets.content::<String>(Form::Consent, &ticket).as_deref(), Some("content"));
+        assert_eq!(tickets.content::<String>(Form::Login, &ticket), None);
+        let others = Tickets::new(&StoreKey::new([2; 32])).unwrap();
+        assert_eq!(others.content::<String>(Form::Consent, &ticket), None);
     }
 }

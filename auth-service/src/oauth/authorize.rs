@@ -1,6 +1,9 @@
 //! `GET /authorize`: the authorization endpoint (RFC 6749 §3.1, §4.1.1; OAuth 2.1 §4.1.1).
 
+mod prompt;
 mod request;
+
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
@@ -8,21 +11,23 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::clients::UnknownClient;
 use crate::clients::documents::DocumentError;
-use crate::clients::fetch_rate::Caller;
-use crate::domain::client::{Client, ClientId, InvalidClientId};
+use crate::domain::account::LoginSession;
+use crate::domain::client::{Client, ClientId, ClientOrigin, InvalidClientId};
+use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::redirect_uri::RedirectUri;
-use crate::guard::client_address;
-use crate::pages::{CodeLink, FormTarget, MessagePage, page};
+use crate::pages::{CodeLink, FormTarget, MessagePage, RefusedPage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::consent::{self, Pushed};
+use super::consent::{self, ConsentError, Pushed};
 use super::fallback;
 use super::params::{BadParams, Params};
 use super::{pushed_request, session};
 
+pub(super) use prompt::Prompt;
 pub use request::AuthorizationRequest;
 use request::Refusal;
 pub(super) use request::{asked_resources, asked_scope};
@@ -89,7 +94,7 @@ impl AuthorizeError {
         let code = Some(CodeLink::new(code, issuer));
         page(
             status,
-            &MessagePage { title: "This request cannot be answered", text: &text, code },
+            &MessagePage { title: "This request cannot be answered", text: &text, code, way_on: None },
             FormTarget::Ourselves,
         )
     }
@@ -106,29 +111,51 @@ pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> Http
     }
 }
 
+/// How long after it a login counts as the one that `prompt=login` asks for. The browser comes back from the login page
+/// with the same request, which may have been pushed and cannot be changed, so the login's age has to tell.
+const FRESH: Duration = Duration::from_secs(60);
+
 async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, AuthorizeError> {
     let params = Params::of_query(request.query_string())?;
-    let client = client_of(request, &params, state).await?;
+    let client = client_of(&params, state).await?;
     let (params, pushed) = match params.one("request_uri")? {
         Some(uri) => pushed_params(uri, &client, state).await?,
         None => (params, None),
     };
     let redirect_uri = redirect_uri_of(&params, &client)?.ok_or(AuthorizeError::Redirect)?;
+    let client_state = params.one("state").unwrap_or_default();
+    let login = session::of(request, state).await?;
+    let known = match &login {
+        Some((session, _)) => consent::known(state, &client, session).await?,
+        None => None,
+    };
     let refused = |refusal: &Refusal| {
-        Ok(refuse(state, &redirect_uri, params.one("state").unwrap_or_default(), refusal))
+        refuse_with_care(state, &client, known.as_ref(), &redirect_uri, client_state, refusal)
     };
     if pushed.is_none() && pushes_only(&client, state) {
-        return refused(&Refusal::PushRequired);
+        return Ok(refused(&Refusal::PushRequired));
     }
-    let asked = match AuthorizationRequest::read(&params, &client, redirect_uri.clone(), state) {
-        Ok(asked) => asked,
-        Err(refusal) => return refused(&refusal),
+    let asked = AuthorizationRequest::read(&params, &client, redirect_uri.clone(), state);
+    let (asked, prompt) = match asked.and_then(|asked| Ok((asked, Prompt::read(&params)?))) {
+        Ok(read) => read,
+        Err(refusal) => return Ok(refused(&refusal)),
     };
-    if let Some((session, account)) = session::of(request, state).await? {
-        let page = consent::ask(state, client, asked, pushed, &session, &account).await;
-        return page.map_err(|_| AuthorizeError::Unavailable);
+    match login {
+        Some((session, account)) if !prompt.login || is_fresh(&session, state.now()) => {
+            let who = (&session, &account);
+            match consent::ask(state, &client, known.as_ref(), asked, (pushed, prompt), who).await {
+                Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
+                Err(ConsentError::AnsweredBefore) => Err(AuthorizeError::RequestUri),
+                page => page.map_err(|_| AuthorizeError::Unavailable),
+            }
+        }
+        _ if prompt.none => Ok(refused(&Refusal::LoginRequired)),
+        _ => Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login?{}", request.query_string())))),
     }
-    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login?{}", request.query_string()))))
+}
+
+fn is_fresh(session: &LoginSession, now: UnixTime) -> bool {
+    now.since(session.authenticated_at) < FRESH
 }
 
 /// Whether this client's requests count only when they were pushed (RFC 9126 §5, §6).
@@ -150,15 +177,9 @@ async fn pushed_params(
 }
 
 /// First of all who asks and where the answer goes; until both are known nothing may be sent anywhere.
-async fn client_of(
-    request: &HttpRequest,
-    params: &Params,
-    state: &AppState,
-) -> Result<Client, AuthorizeError> {
+async fn client_of(params: &Params, state: &AppState) -> Result<Client, AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
-    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    let found = state.clients.find_for(Caller::Stranger(address), &id, state.now()).await;
-    found.map_err(|error| AuthorizeError::unknown(&id, error))
+    state.clients.find(&id, state.now()).await.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 
 /// Where the answer goes; none when that is not an address of the client's.
@@ -172,6 +193,30 @@ pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option
     Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
+/// Tells the client that it gets nothing if its redirect URI is a place where this user has let an answer go before, or
+/// that the operator entered. To all others the user is not sent without a word: anybody can register a URI, and a link to
+/// us that leads on to it at once would be a link that people trust (OAuth 2.1 §7.12.2, RFC 9700 §4.11.2).
+fn refuse_with_care(
+    state: &AppState,
+    client: &Client,
+    known: Option<&Consent>,
+    redirect_uri: &RedirectUri,
+    client_state: Option<&str>,
+    refusal: &Refusal,
+) -> HttpResponse {
+    let is_known = known.is_some_and(|consent| consent.knows(redirect_uri));
+    if is_known || client.origin == ClientOrigin::Operator {
+        return refuse(state, redirect_uri, client_state, refusal);
+    }
+    let template = RefusedPage {
+        description: &refusal.to_string(),
+        code: CodeLink::new(refusal.code(), &state.config.site.issuer),
+        redirect_host: &redirect_uri.display_host(),
+        url: &refusal_url(state, redirect_uri, client_state, refusal),
+    };
+    page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves)
+}
+
 /// Tells the client, by way of the browser, that it gets nothing (RFC 6749 §4.1.2.1, RFC 9207 §2.1).
 pub(super) fn refuse(
     state: &AppState,
@@ -179,13 +224,22 @@ pub(super) fn refuse(
     client_state: Option<&str>,
     refusal: &Refusal,
 ) -> HttpResponse {
+    see_other(&refusal_url(state, redirect_uri, client_state, refusal))
+}
+
+fn refusal_url(
+    state: &AppState,
+    redirect_uri: &RedirectUri,
+    client_state: Option<&str>,
+    refusal: &Refusal,
+) -> String {
     let issuer = &state.config.site.issuer;
     let (description, uri) = (refusal.to_string(), refusal.code().uri(issuer));
     let mut pairs =
         vec![("error", refusal.code().as_str()), ("error_description", &description), ("error_uri", &uri)];
     pairs.extend(client_state.map(|value| ("state", value)));
     pairs.push(("iss", issuer.as_str()));
-    see_other(&redirect_uri.with_query(&pairs))
+    redirect_uri.with_query(&pairs)
 }
 
 /// 303, so that a browser never repeats a POST with a password at the next address (RFC 9700 §4.12).

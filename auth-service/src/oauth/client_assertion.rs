@@ -1,6 +1,5 @@
 //! `private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 §2.2, §3).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use jsonwebtoken::jwk::{Jwk, KeyAlgorithm};
@@ -10,15 +9,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::clients::Clients;
 use crate::clients::documents::DocumentError;
-use crate::clients::fetch_rate::Caller;
 use crate::domain::client::{Client, ClientId, ClientKeys};
 use crate::domain::clock::UnixTime;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
-use crate::guard::keyed_rate::TooFast;
-use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// `client_assertion_type` (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -38,7 +35,7 @@ pub(super) enum AssertionError {
     NoKey,
     #[error("the signature of the client assertion is not that of the client's key")]
     Signature,
-    #[error("the client assertion has the wrong iss, sub or aud")]
+    #[error("the client assertion has the wrong iss or sub, or an aud that is not this server alone")]
     Claims,
     #[error("the client assertion has expired, is not valid yet, or lasts longer than ten minutes")]
     Time,
@@ -46,8 +43,6 @@ pub(super) enum AssertionError {
     Replayed,
     #[error("the client's keys cannot be had: {0}")]
     Keys(#[from] DocumentError),
-    #[error(transparent)]
-    TooFast(#[from] TooFast),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -71,12 +66,16 @@ enum Audience {
 }
 
 impl Audience {
-    /// Ours are the issuer and the token endpoint (RFC 7523 §3; OAuth 2.1 prefers the issuer).
-    fn is_ours(&self, issuer: &Issuer) -> bool {
-        let ours = |audience: &String| audience == issuer.as_str() || *audience == issuer.endpoint("/token");
+    /// Ours are the issuer, the token endpoint and the one for pushed requests (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers
+    /// the issuer). An assertion for somebody else as well could be used here by whoever it was sent to there.
+    fn is_ours_alone(&self, issuer: &Issuer) -> bool {
+        let ours = |audience: &String| {
+            audience == issuer.as_str()
+                || ["/token", "/par"].iter().any(|path| *audience == issuer.endpoint(path))
+        };
         match self {
             Self::One(audience) => ours(audience),
-            Self::Many(audiences) => audiences.iter().any(ours),
+            Self::Many(audiences) => !audiences.is_empty() && audiences.iter().all(ours),
         }
     }
 }
@@ -94,32 +93,30 @@ pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     ClientId::try_from(claims.sub).ok()
 }
 
-/// Checks that `assertion` was made by `client`, for us, now, for the first time. It came from `address`.
+/// Checks that `assertion` was made by `client`, for us, now, for the first time.
 pub(super) async fn verify(
     assertion: &str,
     client: &Client,
-    address: Option<IpAddr>,
-    state: &AppState,
+    clients: &Clients,
+    store: &dyn Store,
+    issuer: &Issuer,
+    now: UnixTime,
 ) -> Result<(), AssertionError> {
-    let now = state.now();
     let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
-    let kid = header.kid.as_deref();
-    let key = match find_key(client, kid, header.alg, (false, address), state).await? {
+    let key = match find_key(client, clients, header.kid.as_deref(), header.alg, false, now).await? {
         Some(key) => key,
-        None => {
-            find_key(client, kid, header.alg, (true, address), state).await?.ok_or(AssertionError::NoKey)?
-        }
+        None => find_key(client, clients, header.kid.as_deref(), header.alg, true, now)
+            .await?
+            .ok_or(AssertionError::NoKey)?,
     };
     let claims: Claims = signed_claims(assertion, &key, header.alg).ok_or(AssertionError::Signature)?;
-    check(&claims, client, &state.config.site.issuer, now)?;
-    // Counted only now, so that nobody uses up the limit of a client whose key he does not have.
-    state.assertion_rate.admit(client, address)?;
+    check(&claims, client, issuer, now)?;
     // Remembered by client and jti, for as long as the assertion would be good.
     let name = format!(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
     );
-    let first = state.store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
+    let first = store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
     if first { Ok(()) } else { Err(AssertionError::Replayed) }
 }
 
@@ -127,7 +124,7 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     let id = client.id.as_str();
     if claims.iss != id
         || claims.sub != id
-        || !claims.aud.is_ours(issuer)
+        || !claims.aud.is_ours_alone(issuer)
         || claims.jti.is_empty()
         || claims.jti.len() > 512
     {
@@ -141,21 +138,18 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     if in_time { Ok(()) } else { Err(AssertionError::Time) }
 }
 
-/// The client's key for this assertion. With `fresh` it looks past our cache, once, in case the client has rotated.
+/// The client's key for this assertion. `fresh` looks past our cache, once, in case the client has rotated.
 async fn find_key(
     client: &Client,
+    clients: &Clients,
     kid: Option<&str>,
     algorithm: Algorithm,
-    (fresh, address): (bool, Option<IpAddr>),
-    state: &AppState,
+    fresh: bool,
+    now: UnixTime,
 ) -> Result<Option<DecodingKey>, AssertionError> {
     let set = match &client.metadata.keys {
         Some(ClientKeys::Inline(set)) if !fresh => Arc::new(set.clone()),
-        Some(ClientKeys::Uri(uri)) => {
-            let used = client.last_used_at.is_some();
-            let caller = if used { Caller::Known } else { Caller::Stranger(address) };
-            state.clients.documents().key_set(uri, fresh, caller, state.now()).await?
-        }
+        Some(ClientKeys::Uri(uri)) => clients.documents().key_set(uri, fresh, now).await?,
         _ => return Ok(None),
     };
     Ok(fitting_key(&set, kid, algorithm))

@@ -1,5 +1,7 @@
 //! The consent page and its answer.
 
+mod error;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -7,22 +9,22 @@ use serde::{Deserialize, Serialize};
 use crate::clients::UnknownClient;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
-use crate::domain::clock::RandomUnavailable;
-use crate::domain::consent::Consent;
+use crate::domain::consent::{Approval, Consent};
 use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{TokenHash, TokenKind};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::{Scope, ScopeToken};
 use crate::identity::ticket::{BadTicket, Form};
-use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{BarredPage, ConsentPage, FormTarget, MessagePage, displayable, page};
+use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::{AuthorizationRefusal, AuthorizationRequest, refuse, see_other};
-use super::params::{BadParams, Params};
+use super::authorize::{AuthorizationRefusal, AuthorizationRequest, Prompt, refuse, see_other};
+use super::params::Params;
 use super::session;
+
+pub use error::ConsentError;
 
 /// What the ticket in the form holds: everything that the person was shown. The grant's identifier is fixed
 /// when the page is made, so that one page makes one grant at most.
@@ -30,6 +32,10 @@ use super::session;
 struct Asked {
     grant_id: GrantId,
     subject: Subject,
+    /// The client's metadata ([`ClientMetadata::digest`]): its name on the page is a part of what the user answers.
+    ///
+    /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
+    client: TokenHash,
     request: AuthorizationRequest,
     pushed: Option<TokenHash>,
 }
@@ -40,98 +46,34 @@ pub(super) struct Pushed {
     pub(super) grant_id: GrantId,
 }
 
-/// Why the page cannot be made, or its answer not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ConsentError {
-    /// The form is broken.
-    #[error("The form that was sent is broken: {0}.")]
-    Params(#[from] BadParams),
-    /// Nobody is logged in here any more.
-    #[error("You are not signed in any more. Go back to the application and connect again.")]
-    NoSession,
-    /// See [`BadTicket`].
-    #[error("This page cannot be used: {0}. Go back to the application and connect again.")]
-    Ticket(#[from] BadTicket),
-    /// A second answer to one question.
-    #[error(
-        "This page was answered already. Go back to the application; if it is not connected, connect again."
-    )]
-    AnsweredBefore,
-    /// The client or its redirect URI is gone.
-    #[error("The application was removed while this page was open. Connect it again.")]
-    ClientGone,
-    /// The rules do not let the person use what was asked for.
-    #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
-    Barred,
-    /// Neither allow nor deny.
-    #[error("The form that was sent has no answer in it.")]
-    NoDecision,
-    /// Ours to mend.
-    #[error("The service cannot be used at the moment. Try again in a minute.")]
-    Unavailable,
-}
-
-impl From<StoreError> for ConsentError {
-    fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "the store failed during consent");
-        Self::Unavailable
-    }
-}
-
-impl From<CryptoFailure> for ConsentError {
-    fn from(_: CryptoFailure) -> Self {
-        Self::Unavailable
-    }
-}
-
-impl From<RandomUnavailable> for ConsentError {
-    fn from(_: RandomUnavailable) -> Self {
-        Self::Unavailable
-    }
-}
-
-impl ConsentError {
-    fn response(&self) -> HttpResponse {
-        let status = match self {
-            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::AnsweredBefore => StatusCode::CONFLICT,
-            Self::Barred => StatusCode::FORBIDDEN,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        page(
-            status,
-            &MessagePage { title: "Nothing was allowed", text: &self.to_string(), code: None },
-            FormTarget::Ourselves,
-        )
-    }
-}
-
 /// Shows what the client asks for, and which part of it is new. When the person has allowed the same client all of it
 /// before, and the answer goes where nobody else can be, there is nothing to ask.
 pub(super) async fn ask(
     state: &AppState,
-    client: Client,
+    client: &Client,
+    known: Option<&Consent>,
     request: AuthorizationRequest,
-    pushed: Option<Pushed>,
-    session: &LoginSession,
-    account: &Account,
+    (pushed, prompt): (Option<Pushed>, Prompt),
+    (session, account): (&LoginSession, &Account),
 ) -> Result<HttpResponse, ConsentError> {
     let barred = barred(account, &request.resources, state);
-    let known = known(state, &client, session).await?;
-    let covered = known.as_ref().is_some_and(|consent| consent.covers(&request.scope, &request.resources));
+    let approval = approval_of(&request);
+    let covered = known.is_some_and(|consent| consent.covers(&approval));
     let (grant_id, pushed) = match pushed {
         Some(pushed) => (pushed.grant_id, Some(pushed.handle)),
         None => (GrantId::new(state.random_bytes()?), None),
     };
-    let asked = Asked { grant_id, subject: session.subject.clone(), request, pushed };
+    let (subject, digest) = (session.subject.clone(), client.metadata.digest());
+    let asked = Asked { grant_id, subject, client: digest, request, pushed };
     // Any program on the person's machine can answer at a loopback address, so there every request is shown (RFC 8252
     // §8.6).
-    if covered && barred.is_empty() && !asked.request.redirect_uri.is_local() {
+    if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
         let (subject, client_id, scope) = (&asked.subject, &client.id, &asked.request.scope);
         audit::Event::ConsentRemembered { subject, client_id, scope }.emit();
-        return approve(state, asked, session, client).await;
+        return approve(state, asked, session, client.clone()).await;
+    }
+    if prompt.none {
+        return Err(ConsentError::PageRequired);
     }
     let ticket = state.tickets.issue(
         Form::Consent,
@@ -140,7 +82,7 @@ pub(super) async fn ask(
         &asked,
     )?;
     let request = &asked.request;
-    let target = FormTarget::Client(&request.redirect_uri);
+    let target = FormTarget::MayLeave;
     if !barred.is_empty() {
         audit::Event::Barred { subject: &asked.subject, client_id: &client.id }.emit();
         let template = BarredPage {
@@ -151,7 +93,7 @@ pub(super) async fn ask(
         };
         return Ok(page(StatusCode::FORBIDDEN, &template, target));
     }
-    let allowed = known.map(|consent| consent.known(&request.scope, &request.resources)).unwrap_or_default();
+    let allowed = known.map(|consent| consent.known(&approval)).unwrap_or_default();
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
@@ -175,8 +117,17 @@ pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppSt
     resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
-/// What the person has allowed this client, as it is registered now.
-async fn known(
+/// What the user answers when this request is shown.
+fn approval_of(request: &AuthorizationRequest) -> Approval {
+    Approval {
+        redirect_uri: request.redirect_uri.clone(),
+        scope: request.scope.clone(),
+        resources: request.resources.clone(),
+    }
+}
+
+/// What the person has allowed this client, as it is now.
+pub(super) async fn known(
     state: &AppState,
     client: &Client,
     session: &LoginSession,
@@ -203,8 +154,17 @@ pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&http, &body, &state).await {
         Ok(response) => response,
-        Err(error) => error.response(),
+        Err(error) => error.response(question(&http, &body, &state).as_deref()),
     }
+}
+
+/// Where the question of a form is asked again. A request that was pushed is gone once it is answered, and only its client
+/// can push it again.
+fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String> {
+    let params = Params::of_form(http, body).ok()?;
+    let asked: Asked = state.tickets.content(Form::Consent, params.one("ticket").ok()??)?;
+    let query = asked.pushed.is_none().then(|| asked.request.query())?;
+    Some(state.config.site.issuer.endpoint(&format!("/authorize?{query}")))
 }
 
 async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, ConsentError> {
@@ -223,6 +183,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Err(UnknownClient::Store(error)) => return Err(error.into()),
         _ => return Err(ConsentError::ClientGone),
     };
+    if client.metadata.digest() != asked.client {
+        return Err(ConsentError::ClientChanged);
+    }
     match params.one("decision")? {
         Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
         Some("allow") => approve(state, asked, &session, client).await,
@@ -242,6 +205,7 @@ async fn approve(
     session: &LoginSession,
     client: Client,
 ) -> Result<HttpResponse, ConsentError> {
+    let approval = approval_of(&asked.request);
     let request = asked.request;
     let token = state.new_token(TokenKind::AuthorizationCode)?;
     let used = state.client_use(client);
@@ -266,8 +230,7 @@ async fn approve(
     }
     if state.config.grants.remember_consent {
         let until = used.at.plus(state.config.lifetimes.refresh_token);
-        let what = (&code.scope, code.resources.as_slice());
-        state.store.add_consent(&code.subject, &used.client, what, used.at, until).await?;
+        state.store.add_consent(&code.subject, &used.client, &approval, used.at, until).await?;
     }
     audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
         .emit();

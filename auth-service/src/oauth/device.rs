@@ -12,13 +12,14 @@ use crate::clients::UnknownClient;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
+use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
 use crate::guard::client_address;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
 use crate::pages::{
-    BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, MessagePage, displayable, page,
+    BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, Link, MessagePage, displayable, page,
 };
 use crate::state::AppState;
 use crate::store::StoreError;
@@ -33,6 +34,8 @@ use super::{responses, session};
 struct Shown {
     device: TokenHash,
     subject: Subject,
+    /// The client's metadata: its name on the page is a part of what the user answers.
+    client: TokenHash,
 }
 
 /// Why a page cannot be shown, or its answer not be taken.
@@ -42,22 +45,29 @@ pub enum DeviceError {
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
     /// Nobody is logged in here any more.
-    #[error("You are not signed in any more. Open this page again.")]
+    #[error("You are not signed in any more. Sign in, and type the code once more.")]
     NoSession,
     /// See [`BadTicket`].
-    #[error("This page cannot be used: {0}. Open it again, and type the code once more.")]
+    #[error("This page cannot be used, because {0}. Type the code once more.")]
     Ticket(#[from] BadTicket),
     /// Answered, or over.
-    #[error("The code was used already or is too old. Let the device show a new one.")]
+    #[error(
+        "The code was answered before, or is too old. If the device is not connected, let it show a new one and type that."
+    )]
     Over,
     /// Removed or switched off.
     #[error("The application on the device was removed while this page was open.")]
     ClientGone,
+    /// It is not the one that the page showed.
+    #[error(
+        "The application on the device has changed while this page was open. Type the code once more, and look who asks."
+    )]
+    ClientChanged,
     /// The rules do not let the person use what was asked for.
     #[error("This account may not use what the device asked for. Ask whoever runs this server.")]
     Barred,
     /// Neither allow nor deny.
-    #[error("The form that was sent has no answer in it.")]
+    #[error("The form that was sent has no answer in it. Type the code once more.")]
     NoDecision,
     /// Ours to mend.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
@@ -78,21 +88,28 @@ impl From<CryptoFailure> for DeviceError {
 }
 
 impl DeviceError {
-    fn response(&self) -> HttpResponse {
+    fn response(&self, issuer: &Issuer) -> HttpResponse {
         let status = match self {
-            Self::Params(_) | Self::NoSession | Self::Ticket(_) | Self::NoDecision | Self::ClientGone => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Params(_)
+            | Self::NoSession
+            | Self::Ticket(_)
+            | Self::NoDecision
+            | Self::ClientGone
+            | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::Over => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        message(status, "Nothing was allowed", &self.to_string())
+        let title = if matches!(self, Self::Over) { "This code is over" } else { "Nothing was allowed" };
+        let url = issuer.endpoint("/device");
+        let way_on = Link { text: "Type a code", url: &url };
+        let template = MessagePage { title, text: &self.to_string(), code: None, way_on: Some(way_on) };
+        page(status, &template, FormTarget::Ourselves)
     }
 }
 
 fn message(status: StatusCode, title: &str, text: &str) -> HttpResponse {
-    page(status, &MessagePage { title, text, code: None }, FormTarget::Ourselves)
+    page(status, &MessagePage { title, text, code: None, way_on: None }, FormTarget::Ourselves)
 }
 
 /// `GET /device`: asks for the code. One in the link is filled in, and counts for nothing before it is sent.
@@ -100,17 +117,17 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     if !state.config.grants.offers(GrantType::DeviceCode) {
         return responses::not_found(&state.config.site.issuer);
     }
-    open(&http, &state).await.unwrap_or_else(|error| error.response())
+    open(&http, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
 }
 
 /// `POST /device`: looks the code up, and shows what it would allow.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    find(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+    find(&http, &body, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
 }
 
 /// `POST /device/consent`: allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    answer(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+    answer(&http, &body, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -161,12 +178,11 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Err(_) => None,
     };
     let Some((code, (device, asked))) = found else {
-        let problem =
-            "No device is waiting with this code. Look at it again, or let the device show a new one.";
+        let problem = "No device is waiting for an answer with this code. If you have answered already, look at the device. Otherwise look at the code again, or let the device show a new one.";
         return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
     };
     let client = client_of(&asked, state).await?;
-    let shown = Shown { device, subject: session.subject.clone() };
+    let shown = Shown { device, subject: session.subject.clone(), client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
     let barred = barred(&account, &asked.resources, state);
@@ -215,8 +231,13 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(BadTicket::Foreign.into());
     }
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
-    client_of(&asked, state).await?;
+    if client_of(&asked, state).await?.metadata.digest() != shown.client {
+        return Err(DeviceError::ClientChanged);
+    }
     let decision = match params.one("decision")? {
+        // A second click, or a page that was loaded again.
+        Some("allow") if is_allowed_by(&session.subject, &asked, state).await? => return Ok(connected()),
+        Some("deny") if asked.state == DeviceState::Denied => return Ok(denied()),
         Some("allow") if !barred(&account, &asked.resources, state).is_empty() => {
             return Err(DeviceError::Barred);
         }
@@ -231,17 +252,34 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(DeviceError::Over);
     }
     if decision == DeviceState::Denied {
-        return Ok(message(
-            StatusCode::OK,
-            "Nothing was allowed",
-            "The device has been told. You can close this page.",
-        ));
+        return Ok(denied());
     }
     let DeviceAuthorization { client_id, scope, .. } = &asked;
     audit::Event::ConsentGiven { subject: &session.subject, client_id, scope }.emit();
-    Ok(message(
-        StatusCode::OK,
-        "The device is connected",
-        "It will go on by itself in a moment. You can close this page.",
-    ))
+    Ok(connected())
+}
+
+/// Whether this user has allowed the device before, and that still stands.
+async fn is_allowed_by(
+    subject: &Subject,
+    asked: &DeviceAuthorization,
+    state: &AppState,
+) -> Result<bool, StoreError> {
+    Ok(match &asked.state {
+        DeviceState::Allowed { subject: by, .. } => by == subject,
+        DeviceState::Redeemed => {
+            let grant = state.store.grant(&asked.grant_id, state.now()).await?;
+            grant.is_some_and(|grant| grant.subject == *subject)
+        }
+        DeviceState::Pending | DeviceState::Denied => false,
+    })
+}
+
+fn connected() -> HttpResponse {
+    let text = "It will go on by itself in a moment. You can close this page.";
+    message(StatusCode::OK, "The device is connected", text)
+}
+
+fn denied() -> HttpResponse {
+    message(StatusCode::OK, "Nothing was allowed", "The device has been told. You can close this page.")
 }

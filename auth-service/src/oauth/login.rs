@@ -1,26 +1,31 @@
-//! The login page, and the page on which a one-time password is exchanged for one of one's own.
+//! The login page.
+
+pub mod new_password;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::{Account, LoginSession, StoredPassword, Subject};
+use crate::domain::account::{Account, LoginSession, Username};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::guard::client_address;
+use crate::guard::login_rate::Browser;
 use crate::identity::cookies::{OurCookie, device};
-use crate::identity::password::{HashingError, LONGEST, SHORTEST};
+use crate::identity::password::HashingFailed;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{FormTarget, LoginPage, MessagePage, NewPasswordPage, page};
+use crate::pages::{FormTarget, Link, LoginPage, MessagePage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::see_other;
-use super::login_attempt::{NotProven, account_of, admit};
+use super::authorize::{Prompt, see_other};
 use super::params::{BadParams, Params};
+use super::session;
+use new_password::Choosing;
 
 /// Why a person cannot log in here and now, other than by a wrong password.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +33,6 @@ pub enum LoginError {
     /// The form is broken.
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
-    /// See [`BadTicket`].
-    #[error("This page cannot be used: {0}. Go back to the application and connect again.")]
-    Ticket(#[from] BadTicket),
-    /// The one-time password has been used meanwhile.
-    #[error("The one-time password was used already. Sign in with the password that was chosen then.")]
-    PasswordChanged,
     /// Ours to mend.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -49,20 +48,18 @@ macro_rules! unavailable_from {
         }
     )*};
 }
-unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingError);
+unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingFailed);
 
 impl LoginError {
     fn response(&self) -> HttpResponse {
         let status = match self {
-            Self::Params(_) | Self::Ticket(_) => StatusCode::BAD_REQUEST,
-            Self::PasswordChanged => StatusCode::CONFLICT,
+            Self::Params(_) => StatusCode::BAD_REQUEST,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        page(
-            status,
-            &MessagePage { title: "You are not signed in", text: &self.to_string(), code: None },
-            FormTarget::Ourselves,
-        )
+        let text = self.to_string();
+        let template =
+            MessagePage { title: "Signing in did not work", text: &text, code: None, way_on: None };
+        page(status, &template, FormTarget::Ourselves)
     }
 }
 
@@ -85,14 +82,26 @@ impl Continuation {
             Self::Device(query) => Some(format!("/device?{query}")),
         }
     }
-}
 
-/// A person who proved a one-time password and has yet to choose a lasting one.
-#[derive(Serialize, Deserialize)]
-struct Choosing {
-    subject: Subject,
-    one_time: StoredPassword,
-    then: Continuation,
+    /// Where a user who is signed in goes on without the login form; nowhere if the client wants the form to be shown.
+    fn without_form(&self) -> Option<String> {
+        let wants_form = match self {
+            Self::Nowhere | Self::Device(_) => false,
+            Self::Authorization(query) => {
+                Params::of_query(query).ok().and_then(|params| Prompt::read(&params).ok())?.login
+            }
+        };
+        self.path().filter(|_| !wants_form)
+    }
+
+    /// Where the answer to a form that ends the login may lead: a client that is allowed everything already is answered
+    /// without another page.
+    fn form_target(&self) -> FormTarget {
+        match self {
+            Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,
+            Self::Authorization(_) => FormTarget::MayLeave,
+        }
+    }
 }
 
 /// `GET /login`: the form. Its query is that of the authorization request which needs the login.
@@ -101,13 +110,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
         "" => Continuation::Nowhere,
         query => Continuation::Authorization(query.to_owned()),
     };
-    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
+    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
 }
 
 /// `GET /login/device`: the form, for who came to connect a device.
 pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = Continuation::Device(http.query_string().to_owned());
-    show_form(&http, &state, &then, "", None, StatusCode::OK).unwrap_or_else(|error| error.response())
+    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
 }
 
 /// `POST /login`: user name and password.
@@ -115,35 +124,51 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// `POST /login/password`: the password that replaces the one-time one.
-pub async fn choose_password(
-    http: HttpRequest,
-    body: web::Bytes,
-    state: web::Data<AppState>,
-) -> HttpResponse {
-    take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
+/// What the login form says besides its fields.
+#[derive(Clone, Copy, Default)]
+struct Said<'a> {
+    username: &'a str,
+    problem: Option<&'a str>,
+    signed_in: Option<&'a str>,
+}
+
+/// Whoever is signed in already (a second tab, the back button) can go on from here, or become somebody else.
+async fn first_form(
+    http: &HttpRequest,
+    state: &AppState,
+    then: &Continuation,
+) -> Result<HttpResponse, LoginError> {
+    let account = session::of(http, state).await?.map(|(_, account)| account);
+    let signed_in = account.as_ref().map(|account| account.username.as_str());
+    show_form(http, state, then, Said { signed_in, ..Said::default() }, StatusCode::OK)
 }
 
 fn show_form(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
-    username: &str,
-    problem: Option<&str>,
+    said: Said<'_>,
     status: StatusCode,
 ) -> Result<HttpResponse, LoginError> {
-    let scheme = state.config.site.issuer.scheme();
+    let site = &state.config.site;
     // A browser with several tabs keeps one cookie, so that all of its forms stay good.
-    let cookie = match OurCookie::LoginAttempt.read(http, scheme) {
+    let cookie = match OurCookie::LoginAttempt.read(http, site.issuer.scheme()) {
         Some(cookie) => cookie,
         None => state.new_token(TokenKind::LoginAttempt)?,
     };
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    let action = state.config.site.issuer.endpoint("/login");
-    let template = LoginPage { action: &action, ticket: &ticket, username, problem };
-    let mut response = page(status, &template, FormTarget::Ourselves);
-    set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, scheme));
+    let way_on = then.without_form().map(|path| site.issuer.endpoint(&path));
+    let template = LoginPage {
+        action: &site.issuer.endpoint("/login"),
+        ticket: &ticket,
+        username: said.username,
+        problem: said.problem,
+        signed_in: said.signed_in,
+        way_on: way_on.as_deref().map(|url| Link { text: "Go on", url }),
+    };
+    let mut response = page(status, &template, then.form_target());
+    set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, site.issuer.scheme()));
     Ok(response)
 }
 
@@ -153,8 +178,33 @@ fn set_cookie(response: &mut HttpResponse, cookie: &actix_web::cookie::Cookie<'_
     }
 }
 
-fn attempt_cookie(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, BadTicket> {
-    OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme()).ok_or(BadTicket::Foreign)
+const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
+                     comes again, let your browser keep cookies of this site.";
+const TOO_MANY: &str = "There were too many attempts. Wait a minute, then try again.";
+
+/// What the ticket of a form says, if the form was shown to this browser not long ago; and the cookie that it is bound to.
+fn shown_here<T: DeserializeOwned>(
+    http: &HttpRequest,
+    state: &AppState,
+    form: Form,
+    ticket: &str,
+) -> Result<(OpaqueToken, T), BadTicket> {
+    let cookie = OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme());
+    let cookie = cookie.ok_or(BadTicket::Foreign)?;
+    let content = state.tickets.read(form, cookie.hash(), state.now(), ticket)?;
+    Ok((cookie, content))
+}
+
+/// A fresh form in the place of one that cannot be used. It leads where that one would have led, as any link could, and
+/// takes over nothing else of it: another site may have sent it.
+fn show_again(
+    http: &HttpRequest,
+    state: &AppState,
+    then: &Continuation,
+    problem: &str,
+    status: StatusCode,
+) -> Result<HttpResponse, LoginError> {
+    show_form(http, state, then, Said { problem: Some(problem), ..Said::default() }, status)
 }
 
 async fn check_password(
@@ -163,149 +213,54 @@ async fn check_password(
     state: &AppState,
 ) -> Result<HttpResponse, LoginError> {
     let params = Params::of_form(http, body)?;
-    let cookie = attempt_cookie(http, state)?;
-    let then: Continuation = state.tickets.read(
-        Form::Login,
-        cookie.hash(),
-        state.now(),
-        params.one("ticket")?.unwrap_or_default(),
-    )?;
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, ticket) else {
+        let then = state.tickets.content(Form::Login, ticket).unwrap_or(Continuation::Nowhere);
+        return show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST);
+    };
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
-    match account_of(http, state, typed, password).await {
-        Ok(account) if account.password.one_time => {
+    let username = Username::try_from(typed.to_owned());
+    if let Ok(username) = &username
+        && !may_try(http, state, username)
+    {
+        audit::Event::LoginThrottled.emit();
+        let said = Said { username: typed, problem: Some(TOO_MANY), ..Said::default() };
+        return show_form(http, state, &then, said, StatusCode::TOO_MANY_REQUESTS);
+    }
+    let account = match username {
+        Ok(username) => state.store.account_named(&username).await?.filter(Account::may_log_in),
+        Err(_) => None,
+    };
+    let phc = account.as_ref().map(|account| account.password.phc.clone());
+    let proven = state.passwords.verify(phc, password).await?;
+    match account.filter(|_| proven) {
+        Some(account) if account.password.one_time => {
             let choosing =
                 Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
-            ask_for_password(state, &cookie, &choosing, &account, None)
+            new_password::ask(state, &cookie, &choosing, &account, None)
         }
-        Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => {
-            let (status, retry_after) = again(&refused)?;
-            let form = show_form(http, state, &then, typed, Some(&refused.to_string()), status)?;
-            Ok(retry_later(form, retry_after))
-        }
-    }
-}
-
-/// How the form is shown again to who was not let in.
-fn again(refused: &NotProven) -> Result<(StatusCode, Option<u64>), LoginError> {
-    match refused {
-        NotProven::Wrong => audit::Event::LoginFailed.emit(),
-        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled.emit(),
-        NotProven::Store(_) | NotProven::Hashing(_) => {
-            tracing::error!(error = %refused, "a login could not be handled");
+        Some(account) => start_session(state, &account, &then).await,
+        None => {
+            audit::Event::LoginFailed.emit();
+            // One sentence for every reason, so that nobody learns which names exist.
+            let problem = "The user name or the password is wrong.";
+            let said = Said { username: typed, problem: Some(problem), ..Said::default() };
+            show_form(http, state, &then, said, StatusCode::FORBIDDEN)
         }
     }
-    refused.again().ok_or(LoginError::Unavailable)
 }
 
-fn retry_later(mut response: HttpResponse, seconds: Option<u64>) -> HttpResponse {
-    if let Some(seconds) = seconds {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn ask_for_password(
-    state: &AppState,
-    cookie: &OpaqueToken,
-    choosing: &Choosing,
-    account: &Account,
-    problem: Option<&str>,
-) -> Result<HttpResponse, LoginError> {
-    let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
-    let action = state.config.site.issuer.endpoint("/login/password");
-    let template = NewPasswordPage {
-        action: &action,
-        ticket: &ticket,
-        username: account.username.as_str(),
-        shortest: SHORTEST,
-        problem,
-    };
-    let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok(page(status, &template, FormTarget::Ourselves))
-}
-
-async fn take_password(
-    http: &HttpRequest,
-    body: &[u8],
-    state: &AppState,
-) -> Result<HttpResponse, LoginError> {
-    let params = Params::of_form(http, body)?;
-    let cookie = attempt_cookie(http, state)?;
-    let choosing: Choosing = state.tickets.read(
-        Form::NewPassword,
-        cookie.hash(),
-        state.now(),
-        params.one("ticket")?.unwrap_or_default(),
-    )?;
-    // A form that was answered before costs no hash.
-    let account = state
-        .store
-        .account(&choosing.subject)
-        .await?
-        .filter(|account| account.may_log_in() && account.password == choosing.one_time)
-        .ok_or(LoginError::PasswordChanged)?;
-    let chosen = params.one("new_password")?.unwrap_or_default();
-    let repeated = params.one("new_password_repeat")?.unwrap_or_default();
-    if let Some(problem) = problem_with(chosen, repeated) {
-        return ask_for_password(state, &cookie, &choosing, &account, Some(&problem));
-    }
-    let phc = match hash_of_new(http, state, &account, chosen).await {
-        Ok(Some(phc)) => phc,
-        Ok(None) => {
-            let problem = "That is the one-time password. Choose another one.";
-            return ask_for_password(state, &cookie, &choosing, &account, Some(problem));
-        }
-        Err(refused) => {
-            let (status, retry_after) = again(&refused)?;
-            let mut form = ask_for_password(state, &cookie, &choosing, &account, Some(&refused.to_string()))?;
-            *form.status_mut() = status;
-            return Ok(retry_later(form, retry_after));
-        }
-    };
-    let replaced = state
-        .store
-        .replace_password(
-            &account.subject,
-            &choosing.one_time,
-            &StoredPassword { phc, one_time: false },
-            state.now(),
-        )
-        .await?;
-    if !replaced {
-        return Err(LoginError::PasswordChanged);
-    }
-    audit::Event::PasswordChosen { subject: &account.subject }.emit();
-    start_session(state, &account, &choosing.then).await
-}
-
-/// The hash of the password that takes the place of the account's; none if it is the same one.
-async fn hash_of_new(
-    http: &HttpRequest,
-    state: &AppState,
-    account: &Account,
-    chosen: &str,
-) -> Result<Option<String>, NotProven> {
-    let (queue, _admission) = admit(http, state, Some(&account.username))?;
-    let before = Some(account.password.phc.clone());
-    if state.passwords.verify(before, SecretString::from(chosen), queue).await? {
-        return Ok(None);
-    }
-    Ok(Some(state.passwords.hash(SecretString::from(chosen)).await?))
-}
-
-fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
-    if chosen.chars().count() < SHORTEST {
-        Some(format!("That is too short: at least {SHORTEST} characters, please."))
-    } else if chosen.len() > LONGEST {
-        Some(format!("That is too long: at most {LONGEST} characters, please."))
-    } else if chosen != repeated {
-        Some("The two are not the same.".to_owned())
-    } else {
-        None
-    }
+/// Counts the attempt against the limits on guessing.
+fn may_try(http: &HttpRequest, state: &AppState, username: &Username) -> bool {
+    let site = &state.config.site;
+    let bound_to = TokenHash::of(username.as_str().as_bytes());
+    let ticket = device::read(http, site.issuer.scheme());
+    let known = ticket
+        .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
+    let browser = if known { Browser::KnownDevice } else { Browser::Stranger };
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    state.login_rate.admit(username, address, browser).is_ok()
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).
@@ -332,6 +287,7 @@ async fn start_session(
             title: "You are signed in",
             text: "Go back to your MCP client and connect it.",
             code: None,
+            way_on: None,
         };
         page(StatusCode::OK, &template, FormTarget::Ourselves)
     };
@@ -339,6 +295,6 @@ async fn start_session(
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookie(&mut response, &device::set(device, scheme));
-    set_cookie(&mut response, &OurCookie::LoginAttempt.clear(scheme));
+    // The cookie of the login form stays, so that the form in another tab, or behind the back button, is still good.
     Ok(response)
 }

@@ -14,6 +14,7 @@ use crate::keys::signing::Jwks;
 use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
+use super::authorize::Prompt;
 use super::client_assertion::ALGORITHMS;
 use super::fallback;
 use super::requested_scope::offline_access;
@@ -113,6 +114,7 @@ fn document(state: &AppState) -> Value {
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "code_challenge_methods_supported": ["S256"],
+        "prompt_values_supported": Prompt::VALUES,
         "authorization_response_iss_parameter_supported": true,
         "client_id_metadata_document_supported": state.clients.documents().are_accepted(),
     });

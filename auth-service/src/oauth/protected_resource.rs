@@ -7,27 +7,30 @@ use serde_json::json;
 use crate::domain::host::split_authority;
 use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::{ResourceUri, WELL_KNOWN};
+use crate::domain::resource_query::ResourceQuery;
 use crate::domain::scope::ScopeToken;
 use crate::state::AppState;
 
 /// `GET /.well-known/oauth-protected-resource[/path]`.
 pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    let Some(resource) = resource_of(&request, &state) else {
+    let Some((resource, described)) = resource_of(&request, &state) else {
         let message = json!({ "error": "not_found", "error_description": "this host or path is not a protected resource" });
         return HttpResponse::NotFound().insert_header((CACHE_CONTROL, "no-store")).json(message);
     };
     let policy = state.policy.now();
     let scopes: Vec<&str> = policy.required_scope(&resource).tokens().map(ScopeToken::as_str).collect();
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(json!({
-        "resource": resource.as_str(),
+        "resource": described,
         "authorization_servers": [state.config.site.issuer.as_str()],
         "scopes_supported": scopes,
         "bearer_methods_supported": ["header"],
     }))
 }
 
-/// The host says which resource it is about; it only selects among configured ones.
-fn resource_of(request: &HttpRequest, state: &AppState) -> Option<ResourceUri> {
+/// The resource, and its URL as the client that asks has it (RFC 9728 §3.3). The host says which resource it is about; it
+/// only selects among configured ones.
+fn resource_of(request: &HttpRequest, state: &AppState) -> Option<(ResourceUri, String)> {
+    let query = ResourceQuery::parse(request.query_string()).ok()?;
     let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
     let path = UnambiguousPath::of_target(if path.is_empty() { "/" } else { path }).ok()?;
     let mut hosts = request.headers().get_all(actix_web::http::header::HOST);
@@ -36,5 +39,6 @@ fn resource_of(request: &HttpRequest, state: &AppState) -> Option<ResourceUri> {
         return None;
     }
     let (host, _) = split_authority(authority).ok()?;
-    state.config.site.protected_hosts.resource(&host, &path)
+    let protected = &state.config.site.protected_hosts;
+    Some((protected.resource(&host, &path)?, protected.described(&host, &path, query)?))
 }

@@ -6,7 +6,7 @@ use crate::facts::Facts;
 
 use super::Policy;
 use super::operation::Operation;
-use super::service::{LegacyTools, Needs, Rule, Service};
+use super::service::{LegacyTools, Lookalike, Needs, Rule, Service};
 use super::who::Person;
 
 /// What the request brought to prove who it is from.
@@ -70,6 +70,8 @@ pub enum Denial {
 }
 
 /// What stands in the way of a person.
+pub(super) const LOOKALIKE: &str = "the path differs from that of a rule only in case, or in a dot or blank at the end of a segment; \
+                                    write it as the service does";
 pub(super) const NOT_FOR_ANYTHING: &str = "this account may not use any service here";
 pub(super) const NOT_FOR_SERVICE: &str = "this account may not use this service";
 pub(super) const NOT_FOR_OPERATION: &str = "this account may not do this here";
@@ -83,11 +85,11 @@ pub(super) struct Requirements<'p> {
 }
 
 impl<'p> Requirements<'p> {
-    pub(super) fn of(policy: &'p Policy, asked: &Asked<'_>) -> Self {
-        let service = policy.service(asked.resource);
+    pub(super) fn of(policy: &'p Policy, asked: &Asked<'_>) -> Result<Self, Lookalike> {
+        let service = policy.service(asked.resource)?;
         let rules = service.map_or_else(Vec::new, |service| applying(service, asked.operation));
         let base = service.map_or(&policy.default_scope, |service| &service.needs.scope);
-        Self { service, base, rules }
+        Ok(Self { service, base, rules })
     }
 
     /// All scopes that are needed, in one.
@@ -110,7 +112,10 @@ fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule>
 
 /// Decides. Anything not allowed here is denied.
 pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> Decision {
-    let needed = Requirements::of(policy, asked);
+    // Before who it is: no login would help.
+    let Ok(needed) = Requirements::of(policy, asked) else {
+        return Decision::Deny(Denial::Forbidden { reason: LOOKALIKE });
+    };
     let facts = match presented {
         Presented::Nothing => {
             return Decision::Deny(Denial::Unauthenticated { scope: needed.scope() });

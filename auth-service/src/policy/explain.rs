@@ -11,7 +11,7 @@ use crate::facts::Facts;
 use crate::keys::tokens::UnmetRule;
 
 use super::Policy;
-use super::decide::{Asked, Decision, Denial, Presented, Requirements, decide};
+use super::decide::{Asked, Decision, Denial, LOOKALIKE, Presented, Requirements, decide};
 use super::operation::Operation;
 use super::service::{LegacyTools, Needs, Rule, Service, Subject as RuleSubject};
 use super::who::Person;
@@ -84,7 +84,7 @@ pub fn explain(policy: &Policy, question: &Question) -> Explanation {
         Decision::Deny(denial) => Verdict::Refused(denial),
         Decision::Allow => {
             let unmet = policy.unmet_rules(&facts, &question.resource);
-            let service = policy.service(&question.resource);
+            let service = policy.service(&question.resource).ok().flatten();
             let refused = service.is_some_and(|service| {
                 service.rules.iter().any(|rule| rule.is_about(operation) && !meets(&rule.needs, &facts))
             });
@@ -124,7 +124,10 @@ fn steps(policy: &Policy, asked: &Asked<'_>, facts: &Facts) -> Vec<String> {
     let found = |yes: bool| if yes { "yes" } else { "NO" };
     let mut steps =
         vec![format!("settings ALLOWED_…: {}: {}", policy.allowed, found(policy.allowed.includes(person)))];
-    let required = Requirements::of(policy, asked);
+    let Ok(required) = Requirements::of(policy, asked) else {
+        steps.push(format!("service: {LOOKALIKE}: NO"));
+        return steps;
+    };
     let Some(service) = required.service else {
         steps.push("service: no rule is about this resource, so the default is".to_owned());
         steps.push(scopes_step("default_scope", &policy.default_scope, facts));

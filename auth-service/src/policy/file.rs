@@ -198,11 +198,7 @@ fn service<'i>(
         ));
     }
     let service = Arc::new(service);
-    places.extend(hosts.into_iter().map(|host| Place {
-        host,
-        path: path.clone(),
-        service: Arc::clone(&service),
-    }));
+    places.extend(hosts.into_iter().map(|host| Place::new(host, path.clone(), Arc::clone(&service))));
 }
 
 fn legacy_tools(reader: &mut Reader<'_>, table: &DeTable<'_>) -> LegacyTools {
@@ -278,18 +274,22 @@ fn rule(reader: &mut Reader<'_>, table: &DeTable<'_>, line: usize, subject: Subj
     (!patterns.is_empty()).then_some(Rule { subject, patterns, except, needs, line })
 }
 
-/// Two rules of one place would leave open which of them counts.
+/// Two rules of one place would leave open which of them counts, and so would two of places that many servers take for one.
 fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
-    let mut seen: BTreeMap<(String, &str), usize> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, &str), &Place> = BTreeMap::new();
     for place in places {
-        let line = place.service.line;
-        if let Some(first) = seen.insert((place.host.to_string(), &place.path), line) {
-            let text = format!(
-                "there is a [[service]] for {}{} already, in line {first}; put both into one",
-                place.host, place.path
-            );
-            reader.problem(line, text);
-        }
+        let Some(first) = seen.insert((place.host.to_string(), &place.folded), place) else { continue };
+        let (host, path, before) = (&place.host, &place.path, first.service.line);
+        let text = if first.path == *path {
+            format!("there is a [[service]] for {host}{path} already, in line {before}; put both into one")
+        } else {
+            format!(
+                "{host}{path} is to many servers the same as {host}{}, in line {before}: case, and a dot at the end of a segment, \
+                 make no difference to them; put both into one",
+                first.path
+            )
+        };
+        reader.problem(place.service.line, text);
     }
 }
 
@@ -354,7 +354,7 @@ fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &Protec
         }
         let reached = exact.iter().any(|pattern| {
             pattern.is_wildcard()
-                || services.find(pattern.name().as_str(), &place.path).is_some_and(|found| found.line == line)
+                || matches!(services.find(pattern.name().as_str(), &place.path), Ok(Some(found)) if found.line == line)
         });
         if !reached {
             reader.warning(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use memchr::memmem;
 use serde::Serialize;
 
 /// A name with `*` for any text, the empty one too. Letters compare with their case, as MCP compares names.
@@ -29,29 +30,28 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether the whole of `name` fits. Greedy from the left with one place to fall back to, so the time is bounded by
-    /// the product of both lengths.
+    /// Whether the whole of `name` fits. Whoever sends the name needs no token for that, so it takes time by the sum of
+    /// both lengths and not by their product (attack 92).
     pub(super) fn matches(&self, name: &str) -> bool {
-        let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
-        let (mut at_pattern, mut at_name) = (0, 0);
-        let mut fallback: Option<(usize, usize)> = None;
-        while at_name < name.len() {
-            if pattern.get(at_pattern) == Some(&b'*') {
-                fallback = Some((at_pattern + 1, at_name));
-                at_pattern += 1;
-            } else if pattern.get(at_pattern) == name.get(at_name) {
-                at_pattern += 1;
-                at_name += 1;
-            } else if let Some((after_star, from)) = fallback {
-                fallback = Some((after_star, from + 1));
-                at_pattern = after_star;
-                at_name = from + 1;
-            } else {
-                return false;
-            }
-        }
-        pattern.get(at_pattern..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
+        fits(self.0.as_bytes(), name.as_bytes(), memmem::find)
     }
+}
+
+/// What stands between two stars is looked for behind what was found before it, from the left. So `find` (text, what to
+/// find) sees no byte of the name twice.
+fn fits(pattern: &[u8], name: &[u8], mut find: impl FnMut(&[u8], &[u8]) -> Option<usize>) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    match rest.strip_suffix(last) {
+        Some(between) => rest = between,
+        None => return false,
+    }
+    parts.all(|part| {
+        let behind = find(rest, part).and_then(|at| rest.get(at + part.len()..));
+        rest = behind.unwrap_or_default();
+        behind.is_some()
+    })
 }
 
 impl fmt::Display for Pattern {
@@ -83,7 +83,49 @@ mod tests {
         }
     }
 
+    /// The meaning: the places in the name up to which the pattern can fit, byte by byte of the pattern.
+    fn means(pattern: &[u8], name: &[u8]) -> bool {
+        let mut places = vec![0];
+        for byte in pattern {
+            places = match byte {
+                b'*' => places.first().map(|first| (*first..=name.len()).collect()).unwrap_or_default(),
+                _ => places.iter().filter(|at| name.get(**at) == Some(byte)).map(|at| at + 1).collect(),
+            };
+        }
+        places.contains(&name.len())
+    }
+
+    #[test]
+    fn a092_a_long_name_costs_its_length_and_no_more() {
+        for pattern in ["*a*b*c*", "*aaaaaaab*aaaaaaab*", "a*aa*aaa*b", "**************z", "*"] {
+            let name = "a".repeat(45_000);
+            let mut searched = 0;
+            fits(pattern.as_bytes(), name.as_bytes(), |text, part| {
+                let found = memmem::find(text, part);
+                searched += found.map_or(text.len(), |at| at + part.len());
+                found
+            });
+            assert!(searched <= name.len(), "{pattern}: {searched} bytes of {}", name.len());
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_pattern_fits_what_it_means(pattern in "[a-c*]{1,8}", name in "[a-c]{0,12}") {
+            prop_assert_eq!(matches(&pattern, &name), means(pattern.as_bytes(), name.as_bytes()));
+        }
+
+        #[test]
+        fn no_byte_of_a_name_is_searched_twice(pattern in "[ab*]{1,16}", name in "[ab]{0,64}") {
+            let mut searched = 0;
+            fits(pattern.as_bytes(), name.as_bytes(), |text, part| {
+                let found = memmem::find(text, part);
+                searched += found.map_or(text.len(), |at| at + part.len());
+                found
+            });
+            prop_assert!(searched <= name.len());
+        }
+
         #[test]
         fn a_star_anywhere_fits_more(name in "[a-c]{0,6}", pattern in "[a-c*]{1,6}", at in 0usize..6) {
             let at = at.min(pattern.len());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::domain::host::HostPattern;
 use crate::domain::scope::Scope;
 
+use super::lookalike::folded;
 use super::operation::Operation;
 use super::pattern::Pattern;
 use super::who::Who;
@@ -130,8 +131,21 @@ pub(super) struct Place {
     pub(super) host: HostRule,
     /// Without a slash at the end; empty for the whole host.
     pub(super) path: String,
+    /// The path as servers compare it that do not go by the letter.
+    pub(super) folded: String,
     pub(super) service: Arc<Service>,
 }
+
+impl Place {
+    pub(super) fn new(host: HostRule, path: String, service: Arc<Service>) -> Self {
+        let folded = folded(&path).into_owned();
+        Self { host, path, folded, service }
+    }
+}
+
+/// The path is not that of a more specific rule, and could be taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lookalike;
 
 /// All places, the most specific first: an exact host before `*.domain` before `*`, and on one host the longer path
 /// first. The parser refuses two rules of the same place, so there is never a choice.
@@ -144,9 +158,19 @@ impl Table {
         Self(places)
     }
 
-    pub(super) fn find(&self, host: &str, path: &str) -> Option<&Service> {
-        let place = self.0.iter().find(|place| place.host.matches(host) && is_within(path, &place.path))?;
-        Some(&place.service)
+    /// The service at this place, if a rule is about it. The first place decides that the path is within, or could be
+    /// taken to be within.
+    pub(super) fn find(&self, host: &str, path: &str) -> Result<Option<&Service>, Lookalike> {
+        let loose = folded(path);
+        for place in self.0.iter().filter(|place| place.host.matches(host)) {
+            if is_within(path, &place.path) {
+                return Ok(Some(&place.service));
+            }
+            if is_within(&loose, &place.folded) {
+                return Err(Lookalike);
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn places(&self) -> &[Place] {

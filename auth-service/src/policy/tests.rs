@@ -218,6 +218,33 @@ fn the_most_specific_rule_is_the_one_that_counts() {
 }
 
 #[test]
+fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
+    let policy = policy(
+        "[[service]]\nhost = \"a.example\"\npath = \"/mcp/Admin\"\nusers = [\"ana\"]\n\
+         [[service]]\nhost = \"a.example\"\npath = \"/mcp\"\n[[service]]\nhost = \"*\"\npath = \"/x\"\n",
+    );
+    let facts = ana("mcp", &[]);
+    for (url, allowed) in [
+        ("https://a.example/mcp/Admin", true),
+        ("https://a.example/mcp/Admin/x", true),
+        ("https://a.example/mcp/other", true),
+        ("https://a.example/MCPx", true),
+        ("https://a.example/mcp/admin", false),
+        ("https://a.example/mcp/ADMIN/x", false),
+        ("https://a.example/mcp/Admin.", false),
+        ("https://a.example/Mcp", false),
+        ("https://a.example/X/y", false),
+        ("https://b.example/X", false),
+        ("https://b.example/MCP", true),
+    ] {
+        let decision = decided(&policy, &facts, url, Operation::Unknown);
+        assert_eq!((decision == Decision::Allow, is_forbidden(&decision)), (allowed, !allowed), "{url}");
+        assert_eq!(policy.admits(Person::from(&facts), &resource(url)), allowed, "{url}");
+        assert_eq!(policy.is_lookalike(&resource(url)), !allowed, "{url}");
+    }
+}
+
+#[test]
 fn people_are_let_in_by_settings_and_service_both() {
     let allowed = Who {
         email_domains: vec![crate::domain::email::EmailDomain::parse("example.com").unwrap()],

@@ -16,7 +16,7 @@ impl Policy {
     /// The rules of the service at `resource` that the bearer of `facts` does not meet (claim `tool_rules`). They depend
     /// on nothing but the facts, the resource and the policy's epoch.
     pub fn unmet_rules(&self, facts: &Facts, resource: &ResourceUri) -> Vec<UnmetRule> {
-        let Some(service) = self.service(resource) else { return Vec::new() };
+        let Ok(Some(service)) = self.service(resource) else { return Vec::new() };
         let unmet = |rule: &&Rule| {
             let needs = &rule.needs;
             !needs.who.includes(Person::from(facts)) || !facts.scope.covers(&needs.scope)

@@ -5,39 +5,17 @@ use async_trait::async_trait;
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::Consent;
+use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::Grant;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
 
 use super::{Redemption, StoreError};
-
-/// What strangers may leave in the store, in a limited number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// Pushed authorization requests.
-    PushedRequests,
-    /// Devices that wait for a user.
-    Devices,
-}
 
 /// The part of the store that the device flow, pushed requests and remembered consents need.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Takes a place in `room` until `until`; false when `ceiling` places are taken. To be asked before something is left there.
-    /// Nobody who has a place loses it to a newcomer.
-    async fn reserve(
-        &self,
-        room: Room,
-        name: &TokenHash,
-        until: UnixTime,
-        now: UnixTime,
-        ceiling: u64,
-    ) -> Result<bool, StoreError>;
-
     /// Remembers a device authorization (RFC 8628 §3.2); false when the user code is in use.
     async fn add_device(
         &self,
@@ -92,19 +70,19 @@ pub trait PendingStore: Send + Sync {
     /// Forgets a request that was answered.
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError>;
 
-    /// What a person has allowed a client already, in whichever registration.
+    /// What a user has allowed a client already; whether it is still the same client is for [`Consent::is_to`] to say.
     async fn consent(
         &self,
         subject: &Subject,
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds to what a person has allowed `client`, and keeps all of it until `until`.
+    /// Adds to what a user has allowed `client`, as the user was shown it, and keeps all of it until `until`.
     async fn add_consent(
         &self,
         subject: &Subject,
         client: &Client,
-        what: (&Scope, &[ResourceUri]),
+        approval: &Approval,
         now: UnixTime,
         until: UnixTime,
     ) -> Result<(), StoreError>;

@@ -7,18 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{Client, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::Consent;
-use crate::domain::device::{DeviceAuthorization, DeviceState};
+use crate::domain::consent::{Approval, Consent};
+use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
 
 /// How long used codes and answered forms are remembered.
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// How long a device that nobody allowed may still ask what became of its code.
-const LATE: Duration = Duration::from_secs(600);
 
 /// A code, before and after its use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,25 +36,21 @@ impl CodeRow {
     }
 }
 
-/// A device code that a user has allowed is remembered for a day after its end, as other codes are, so that a replay is
-/// noticed. Any other one is there for some minutes more, for a device that asks late.
+/// A device code is remembered for a day after its end, as other codes are, so that a replay is noticed.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
-    device.expires_at.plus(match device.state {
-        DeviceState::Pending | DeviceState::Denied => LATE,
-        DeviceState::Allowed { .. } | DeviceState::Redeemed => DAY,
-    })
+    device.expires_at.plus(DAY)
 }
 
-/// What is allowed once `what` is. Consent to an earlier registration of the client is none to this one.
+/// What is allowed once this approval is. Consent to what the client was before it changed is none to what it is now.
 pub(super) fn with_consent(
     known: Option<Consent>,
     subject: &Subject,
     client: &Client,
-    what: (&Scope, &[ResourceUri]),
+    approval: &Approval,
 ) -> Consent {
     let known = known.filter(|consent| consent.is_to(client));
     let mut consent = known.unwrap_or_else(|| Consent::new(subject.clone(), client));
-    consent.add(what.0, what.1);
+    consent.add(approval);
     consent
 }
 
@@ -95,9 +86,15 @@ pub(super) enum UseOfClient {
 
 /// Judges a use by the live client of that identifier.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient {
+    let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {
         (Some(known), ClientOrigin::MetadataDocument) => {
-            Client { metadata: used.client.metadata.clone(), ..known }
+            let registration = if known.metadata.drops_credentials(&used.client.metadata) {
+                used.client.registration.clone()
+            } else {
+                known.registration
+            };
+            Client { metadata: used.client.metadata.clone(), registration, ..known }
         }
         (Some(known), ClientOrigin::Registration | ClientOrigin::Operator)
             if known.registration == used.client.registration =>
@@ -110,7 +107,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
     if client.disabled {
         return UseOfClient::Refused;
     }
-    if used.is_news_to(&client) {
+    if used.is_news_to(&client) || before.is_some_and(|before| before != client.registration) {
         client.last_used_at = Some(used.at);
         UseOfClient::News(client)
     } else {
@@ -123,6 +120,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
 pub(super) fn update(client: &mut Client, management: &TokenHash, updated: &Client) -> bool {
     let may = client.management == Some(*management);
     if may {
+        client.registration = updated.registration.clone();
         client.fingerprint = updated.fingerprint;
         client.management = updated.management;
         client.secret.clone_from(&updated.secret);

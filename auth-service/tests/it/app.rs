@@ -95,17 +95,6 @@ impl TestApp {
         assert!(self.server.as_mut().unwrap().run());
     }
 
-    /// Gives the Redis of the app a command, and waits until it is done.
-    pub(crate) fn tell_store(&self, command: &str) {
-        use std::io::{Read, Write};
-        let mut stream =
-            std::net::TcpStream::connect(("127.0.0.1", self.server.as_ref().unwrap().port)).unwrap();
-        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
-        let mut answer = [0; 64];
-        let read = stream.read(&mut answer).unwrap();
-        assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
-    }
-
     /// The id of the process of the store.
     pub(crate) fn store_process(&self) -> u32 {
         self.server.as_ref().unwrap().process.as_ref().unwrap().id()
@@ -244,6 +233,11 @@ impl TestApp {
         Browser { app: self, cookies: Vec::new() }
     }
 
+    /// Another window of the same browser: it has the same cookies.
+    pub(crate) fn browser_with(&self, same: &Browser<'_>) -> Browser<'_> {
+        Browser { app: self, cookies: same.cookies.clone() }
+    }
+
     /// A browser in which `name`, made for the purpose, has logged in.
     pub(crate) async fn browser_of(&self, name: &str) -> Browser<'_> {
         self.person(name).await;
@@ -334,18 +328,29 @@ impl TestApp {
 
     /// The status with which the edge listener answers these very bytes, if it answers at all.
     pub(crate) async fn raw(&self, bytes: &str) -> Option<u16> {
-        let mut stream =
-            tokio::net::TcpStream::connect(self.edge.strip_prefix("http://").unwrap()).await.unwrap();
-        stream.write_all(bytes.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap_or_default();
-        String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
+        exchange(&self.edge, bytes).await.split(' ').nth(1)?.parse().ok()
+    }
+
+    /// Status and body with which the public listener answers these very bytes.
+    pub(crate) async fn raw_public(&self, bytes: &str) -> (u16, String) {
+        let answer = exchange(&self.public, bytes).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     pub(crate) async fn check_token(&self, token: &str) -> Response {
         self.check(reqwest::Method::POST, "mcp.example", "/mcp").bearer_auth(token).send().await.unwrap()
     }
+}
+
+/// Sends these bytes to a listener and reads until it closes the connection.
+async fn exchange(listener: &str, bytes: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap_or_default();
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[derive(Debug, Clone)]

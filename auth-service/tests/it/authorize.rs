@@ -68,7 +68,8 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
 async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    let mut browser = app.browser();
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&client, &[])).await;
     for (name, value, code) in [
         ("response_type", "token", "unsupported_response_type"),
         ("code_challenge", "", "invalid_request"),
@@ -88,6 +89,38 @@ async fn a014_later_errors_go_to_the_client_with_state_and_iss() {
 }
 
 #[actix_web::test]
+async fn a005_an_error_leads_no_browser_to_a_place_where_its_user_has_let_no_answer_go() {
+    let app = TestApp::start().await;
+    let (evil, deep) = ("https://evil.example/landing", "cursor://anysphere.cursor-mcp/oauth/callback");
+    let client = app.client_with(&[REDIRECT, evil, deep]).await;
+    let (mut nobody, mut ana) = (app.browser(), app.browser_of("ana").await);
+    let mut eve = app.browser_of("eve").await;
+    ana.allow(&authorize_query(&client, &[])).await;
+    let wrong = [("response_type", "token"), ("resource", "https://evil.example/"), ("prompt", "none login")];
+    for (name, value) in wrong {
+        for uri in [REDIRECT, evil, deep] {
+            let link =
+                format!("/authorize?{}", authorize_query(&client, &[("redirect_uri", uri), (name, value)]));
+            for browser in
+                [&mut nobody, &mut eve, &mut ana].into_iter().take(if uri == REDIRECT { 2 } else { 3 })
+            {
+                let page = browser.open(&link).await;
+                assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None), "{link}");
+                // The user sees where it would go, and decides.
+                let host = if uri == REDIRECT { "app.example" } else { uri.split('/').nth(2).unwrap() };
+                assert!(page.body.contains(host) && page.body.contains("Tell the application"));
+                assert!(page.body.contains(&format!("href=\"{uri}?error=")), "{}", page.body);
+            }
+        }
+    }
+    // With a login and a consent for the very address, the client is told at once; and no longer when that is over.
+    let link = format!("/authorize?{}", authorize_query(&client, &[("response_type", "token")]));
+    assert!(ana.open(&link).await.location.unwrap().starts_with(REDIRECT));
+    app.wait(Duration::from_secs(12 * 3600));
+    assert_eq!(ana.open(&link).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[actix_web::test]
 async fn a007_a_loopback_client_is_shown_with_a_warning_and_on_any_port() {
     let app = TestApp::start().await;
     let client = app.client_with(&["http://127.0.0.1/cb"]).await;
@@ -95,10 +128,32 @@ async fn a007_a_loopback_client_is_shown_with_a_warning_and_on_any_port() {
     let query = authorize_query(&client, &[("redirect_uri", "http://127.0.0.1:50123/cb")]);
     let page = browser.open(&format!("/authorize?{query}")).await;
     assert!(page.body.contains("127.0.0.1:50123") && page.body.contains("any program here could be asking"));
-    let policy = page.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.contains("form-action 'self' http://127.0.0.1:50123;"), "{policy}");
     let answer = browser.submit(&page, &[("decision", "allow")]).await;
     assert!(answer.location.unwrap().starts_with("http://127.0.0.1:50123/cb?code="));
+}
+
+#[actix_web::test]
+async fn only_a_form_whose_answer_stays_here_is_held_here() {
+    let app = TestApp::start_with(&[("ADDITIONAL_GRANTS", "device_code")]).await;
+    let client = app.client().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let held = |page: &super::app::Page| {
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("base-uri 'none'"), "{policy}");
+        policy.contains("form-action 'self'")
+    };
+    // Login, new password and consent may be answered by a redirect to the client, and that by one to anywhere: Chromium
+    // applies `form-action` to all of them.
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let choose = browser.submit(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
+    let fields = [("new_password", "a password of my own"), ("new_password_repeat", "a password of my own")];
+    let there = browser.submit(&choose, &fields).await.location.unwrap();
+    let consent = browser.open(there.strip_prefix(ISSUER).unwrap()).await;
+    assert!(!held(&login) && !held(&choose) && !held(&consent));
+    for path in ["/login", "/device", "/login/device"] {
+        assert!(held(&browser.open(path).await), "{path}");
+    }
 }
 
 #[actix_web::test]

@@ -60,6 +60,143 @@ async fn a016_a017_a_remembered_consent_is_one_persons_to_one_client_in_time() {
     assert!(page.status == StatusCode::OK && page.body.contains("You allowed it before"), "{}", page.body);
 }
 
+/// The client of these redirect URIs, changed by its owner (RFC 7592) after it registered as `before`.
+struct Changeable<'a> {
+    app: &'a TestApp,
+    id: String,
+    token: String,
+}
+
+impl<'a> Changeable<'a> {
+    async fn register(app: &'a TestApp, metadata: &Value) -> Self {
+        let body: Value = app.register(metadata).await.json().await.unwrap();
+        let text = |name: &str| body[name].as_str().unwrap().to_owned();
+        Self { app, id: text("client_id"), token: text("registration_access_token") }
+    }
+
+    async fn change(&mut self, metadata: &Value) {
+        let mut update = metadata.clone();
+        update["client_id"] = json!(self.id);
+        let url = format!("{}/register/{}", self.app.public, self.id);
+        let response = self.app.http.put(url).bearer_auth(&self.token).json(&update).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body: Value = response.json().await.unwrap();
+        self.token = body["registration_access_token"].as_str().unwrap().to_owned();
+    }
+}
+
+fn named(name: &str, redirect_uris: &[&str]) -> Value {
+    json!({ "client_name": name, "redirect_uris": redirect_uris, "token_endpoint_auth_method": "none" })
+}
+
+const EVIL: &str = "https://evil.example/cb";
+
+#[actix_web::test]
+async fn a016_an_answer_allowed_to_one_redirect_uri_is_not_sent_to_another_of_the_same_client() {
+    let app = TestApp::start().await;
+    let client = app.client_with(&[REDIRECT, EVIL]).await;
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&client, &[])).await;
+    let link = format!("/authorize?{}", authorize_query(&client, &[("redirect_uri", EVIL)]));
+    let page = browser.open(&link).await;
+    assert_eq!((page.status, page.location), (StatusCode::OK, None));
+    assert!(page.body.contains("evil.example") && !page.body.contains("You allowed it before"));
+    // Once allowed there as well, both are known.
+    browser.allow(&authorize_query(&client, &[("redirect_uri", EVIL)])).await;
+    for uri in [REDIRECT, EVIL] {
+        let query = authorize_query(&client, &[("redirect_uri", uri)]);
+        assert!(browser.open(&format!("/authorize?{query}")).await.parameter("code").is_some(), "{uri}");
+    }
+}
+
+#[actix_web::test]
+async fn a016_a_client_that_changed_what_was_shown_is_asked_about_again() {
+    let app = TestApp::start().await;
+    let before = named("Honest", &[REDIRECT]);
+    let mut logo = before.clone();
+    logo["logo_uri"] = json!("https://app.example/logo.png");
+    let mut secret = before.clone();
+    secret["token_endpoint_auth_method"] = json!("client_secret_post");
+    for (n, (changed, redirect_uri)) in [
+        (named("Other", &[REDIRECT]), REDIRECT),
+        (named("Honest", &[REDIRECT, EVIL]), EVIL),
+        (named("Honest", &[REDIRECT, EVIL]), REDIRECT),
+        (named("Honest", &[EVIL]), EVIL),
+        (logo, REDIRECT),
+        (secret, REDIRECT),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = Changeable::register(&app, &before).await;
+        let mut browser = app.browser_of(&format!("person{n}")).await;
+        browser.allow(&authorize_query(&client.id, &[])).await;
+        // An update that changes nothing asks nothing.
+        client.change(&before).await;
+        let again = browser.open(&format!("/authorize?{}", authorize_query(&client.id, &[]))).await;
+        assert!(again.parameter("code").is_some(), "{}", again.body);
+        client.change(&changed).await;
+        let query = authorize_query(&client.id, &[("redirect_uri", redirect_uri)]);
+        let page = browser.open(&format!("/authorize?{query}")).await;
+        assert_eq!((page.status, page.location), (StatusCode::OK, None), "{changed}");
+        assert!(!page.body.contains("You allowed it before"), "{changed}");
+        assert!(app.state.store.delete_client(&client.id.clone().try_into().unwrap()).await.unwrap());
+    }
+}
+
+#[actix_web::test]
+async fn a016_a_page_that_was_open_while_the_client_changed_allows_nothing() {
+    let app = TestApp::start().await;
+    let mut client = Changeable::register(&app, &named("Honest", &[REDIRECT])).await;
+    let mut browser = app.browser_of("ana").await;
+    let page = browser.open(&format!("/authorize?{}", authorize_query(&client.id, &[]))).await;
+    assert!(page.body.contains("Honest"));
+    client.change(&named("Other", &[REDIRECT])).await;
+    let answer = browser.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!((answer.status, answer.location), (StatusCode::BAD_REQUEST, None), "{}", answer.body);
+    assert!(answer.body.contains("has changed"), "{}", answer.body);
+}
+
+#[actix_web::test]
+async fn a034_what_a_client_with_a_secret_was_given_is_worth_nothing_once_it_has_none() {
+    let app = TestApp::start().await;
+    let mut with_secret = named("Honest", &[REDIRECT]);
+    with_secret["token_endpoint_auth_method"] = json!("client_secret_post");
+    let body: Value = app.register(&with_secret).await.json().await.unwrap();
+    let text = |name: &str| body[name].as_str().unwrap().to_owned();
+    let (id, secret, token) = (text("client_id"), text("client_secret"), text("registration_access_token"));
+    let mut client = Changeable { app: &app, id: id.clone(), token };
+    let mut browser = app.browser_of("ana").await;
+    let (code, late) = (
+        browser.allow(&authorize_query(&id, &[])).await,
+        browser.open(&format!("/authorize?{}", authorize_query(&id, &[]))).await.parameter("code").unwrap(),
+    );
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("client_id", id.as_str()),
+        ("client_secret", secret.as_str()),
+        ("code", code.as_str()),
+        ("code_verifier", super::app::VERIFIER),
+    ];
+    let tokens = Tokens::of(app.token(&form).await).await;
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    client.change(&named("Honest", &[REDIRECT])).await;
+    assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_grant");
+    assert_eq!(error_code(app.redeem(&id, &late).await).await, "invalid_grant");
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[actix_web::test]
+async fn a016_a_pushed_request_leads_nowhere_that_its_client_has_given_up() {
+    let app = TestApp::start().await;
+    let mut client = Changeable::register(&app, &named("Honest", &[REDIRECT])).await;
+    let uri = pushed(&app, &client.id).await;
+    client.change(&named("Honest", &[EVIL])).await;
+    let mut browser = app.browser_of("ana").await;
+    let page = browser.open(&format!("/authorize?{}", pushed_query(&client.id, &uri))).await;
+    assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None));
+}
+
 #[actix_web::test]
 async fn a031_reuse_of_a_refresh_token_ends_what_is_remembered() {
     let app = TestApp::start().await;
@@ -175,11 +312,11 @@ async fn what_cannot_be_granted_is_refused_when_it_is_pushed() {
 async fn where_requests_must_be_pushed_no_other_counts() {
     let everywhere = TestApp::start_with(&[("REQUIRE_PUSHED_REQUESTS", "on")]).await;
     let client = everywhere.client().await;
-    let refused = async |app: &TestApp, client: &str| {
-        let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
-        page.parameter("error")
+    let open = async |app: &TestApp, client: &str| {
+        app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await
     };
-    assert_eq!(refused(&everywhere, &client).await.as_deref(), Some("invalid_request"));
+    let page = open(&everywhere, &client).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.body.contains("must be pushed first"));
     let uri = pushed(&everywhere, &client).await;
     let mut browser = everywhere.browser_of("ana").await;
     let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &uri))).await;
@@ -194,7 +331,8 @@ async fn where_requests_must_be_pushed_no_other_counts() {
         ..new_client("strict")
     };
     let (id, secret) = enter(&app, strict).await;
-    assert_eq!(refused(&app, &id).await.as_deref(), Some("invalid_request"));
+    // A place that the operator entered is one that people may be sent to.
+    assert_eq!(open(&app, &id).await.parameter("error").as_deref(), Some("invalid_request"));
     assert_eq!(error_code(push(&app, &request(&id)).await).await, "invalid_client");
     let mut form = request(&id);
     form.push(("client_secret", &secret));

@@ -176,6 +176,32 @@ async fn a043_a_device_code_is_its_clients_and_works_once() {
 }
 
 #[actix_web::test]
+async fn a016_a_page_that_was_open_while_the_device_s_client_changed_allows_nothing() {
+    let app = app().await;
+    let metadata = |name: &str| json!({ "client_name": name, "token_endpoint_auth_method": "none", "grant_types": [GRANT, "refresh_token"] });
+    let registered: Value = app.register(&metadata("Television")).await.json().await.unwrap();
+    let text = |name: &str| registered[name].as_str().unwrap();
+    let client = text("client_id");
+    let codes = codes(&app, client).await;
+    let mut browser = app.browser_of("ana").await;
+    let page = type_code(&mut browser, &codes.user).await;
+    assert!(page.body.contains("Television"));
+    let mut update = metadata("Bank");
+    update["client_id"] = json!(client);
+    let url = format!("{}/register/{client}", app.public);
+    let changed =
+        app.http.put(url).bearer_auth(text("registration_access_token")).json(&update).send().await.unwrap();
+    assert_eq!(changed.status(), StatusCode::OK);
+    let answer = browser.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.body);
+    assert_eq!(error_code(poll(&app, client, &codes.device).await).await, "authorization_pending");
+    // Asked about as it is now, it may be allowed.
+    let page = type_code(&mut browser, &codes.user).await;
+    assert!(page.body.contains("Bank"));
+    assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::OK);
+}
+
+#[actix_web::test]
 async fn what_a_device_cannot_have_it_is_told_at_once() {
     let app = app().await;
     let client = television(&app).await;

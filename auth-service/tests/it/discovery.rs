@@ -71,6 +71,38 @@ async fn protected_resources_are_described_at_root_and_path() {
 }
 
 #[actix_web::test]
+async fn whoever_asks_for_the_head_of_a_document_gets_it() {
+    let app = TestApp::start_with(&[("ISSUER", "https://auth.example/tenant1")]).await;
+    for (host, path) in [
+        ("auth.example", "/.well-known/oauth-authorization-server/tenant1"),
+        ("auth.example", "/.well-known/openid-configuration/tenant1"),
+        ("auth.example", "/tenant1/.well-known/openid-configuration"),
+        ("auth.example", "/tenant1/jwks"),
+        ("mcp.example", "/.well-known/oauth-protected-resource"),
+        ("mcp.example", "/.well-known/oauth-protected-resource/mcp?toolset=a"),
+    ] {
+        let url = format!("{}{path}", app.public);
+        let [head, get] = [Method::HEAD, Method::GET].map(|method| {
+            app.http
+                .request(method, &url)
+                .header("host", host)
+                .header("origin", "https://inspector.example")
+                .send()
+        });
+        let (head, get) = (head.await.unwrap(), get.await.unwrap());
+        assert_eq!((head.status(), get.status()), (StatusCode::OK, StatusCode::OK), "{path}");
+        for name in ["content-type", "content-length", "cache-control", "access-control-allow-origin"] {
+            assert_eq!(head.headers()[name], get.headers()[name], "{path}: {name}");
+        }
+        assert_eq!(head.text().await.unwrap(), "", "{path}");
+    }
+    for path in ["/health", "/ready", "/version", "/metrics"] {
+        let head = app.http.head(format!("{}{path}", app.ops)).send().await.unwrap();
+        assert_eq!(head.status(), StatusCode::OK, "{path}");
+    }
+}
+
+#[actix_web::test]
 async fn unknown_hosts_and_odd_paths_are_not_described() {
     let app = TestApp::start().await;
     for (host, path) in [
@@ -181,6 +213,7 @@ async fn without_a_default_resource_an_old_client_is_told_what_is_missing() {
     for host in ["mcp.example", "auth.example", "evil.example"] {
         let request = app.http.get(format!("{}/authorize?{query}", app.public)).header("host", host);
         let refused = request.send().await.unwrap();
-        assert!(refused.headers()["location"].to_str().unwrap().contains("error=invalid_target"), "{host}");
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{host}");
+        assert!(refused.text().await.unwrap().contains("error=invalid_target"), "{host}");
     }
 }

@@ -89,6 +89,38 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
 }
 
 #[actix_web::test]
+async fn a_document_with_members_that_say_nothing_is_a_client_like_any_other() {
+    let host = DocumentHost::start().await;
+    let mut odd = document(&host);
+    for name in [
+        "logo_uri",
+        "client_uri",
+        "policy_uri",
+        "scope",
+        "token_endpoint_auth_method",
+        "application_type",
+        "jwks_uri",
+    ] {
+        odd[name] = json!("");
+    }
+    for name in ["grant_types", "response_types", "dpop_bound_access_tokens", "contacts", "client_secret"] {
+        odd[name] = Value::Null;
+    }
+    // One of its products is no client of ours: an answer could be mistaken there.
+    odd["redirect_uris"] = json!(["https://app.example/cb?state=x", REDIRECT]);
+    host.put(PATH, Answer::json(&odd, "max-age=600"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    code(&app, &id, "ana").await;
+    let query = authorize_query(
+        &id,
+        &[("resource", "http://localhost:8080/mcp"), ("redirect_uri", "https://app.example/cb?state=x")],
+    );
+    let page = app.browser().open(&format!("/authorize?{query}")).await;
+    assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None));
+}
+
+#[actix_web::test]
 async fn documents_are_announced_as_hosted_clients_expect() {
     let announced = async |app: &TestApp| -> Value {
         app.http
@@ -126,6 +158,7 @@ async fn a051_bad_documents_are_refused_shown_to_the_person_and_never_cached() {
         (with("redirect_uris", json!(["javascript:alert(1)"])), "redirect_uris"),
         (with("padding", json!("x".repeat(6000))), "more than 5120 bytes"),
         (head("200 OK\r\nContent-Type: text/html"), "Content-Type"),
+        (head("200 OK\r\nContent-Type: text/plain; charset=utf-8"), "Content-Type"),
         (head(&format!("302 Found\r\nLocation: {elsewhere}")), "answered 302"),
         (head("500 Internal Server Error\r\nContent-Type: application/json"), "answered 500"),
         (head("200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip"), "not a JSON object"),
@@ -158,6 +191,68 @@ async fn a051_a_document_that_changed_between_authorize_and_token_is_noticed() {
     host.put(PATH, Answer::json(&changed, ""));
     app.wait(Duration::from_secs(61));
     assert_eq!(error_code(app.token(&redemption(&id, &code)).await).await, "invalid_grant");
+}
+
+#[actix_web::test]
+async fn a016_a_document_that_changed_is_asked_about_again() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    let app = app(&host, &[]).await;
+    let id = host.url(PATH);
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&query(&id)).await;
+    let link = format!("/authorize?{}", query(&id));
+    assert!(browser.open(&link).await.parameter("code").is_some());
+    // The same content, served anew, is no change.
+    app.wait(Duration::from_secs(61));
+    assert!(browser.open(&link).await.parameter("code").is_some());
+    assert_eq!(host.requests(PATH), 2);
+    for (name, value) in [
+        ("client_name", json!("Somebody else")),
+        ("redirect_uris", json!([REDIRECT, "https://evil.example/cb"])),
+        ("jwks_uri", json!("https://keys.example/jwks")),
+    ] {
+        let mut changed = document(&host);
+        changed[name] = value;
+        if name == "jwks_uri" {
+            changed["token_endpoint_auth_method"] = json!("private_key_jwt");
+        }
+        host.put(PATH, Answer::json(&changed, "max-age=60"));
+        app.wait(Duration::from_secs(61));
+        let page = browser.open(&link).await;
+        assert_eq!((page.status, &page.location), (StatusCode::OK, &None), "{name}");
+        assert!(!page.body.contains("You allowed it before"), "{name}");
+        browser.submit(&page, &[("decision", "allow")]).await;
+    }
+}
+
+#[actix_web::test]
+async fn a034_what_a_document_with_keys_was_given_is_worth_nothing_once_it_has_none() {
+    let host = DocumentHost::start().await;
+    let signer = Signer::new();
+    let id = host.url(PATH);
+    let mut with_keys = document(&host);
+    with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
+    with_keys["jwks"] = signer.jwks();
+    host.put(PATH, Answer::json(&with_keys, "max-age=60"));
+    let app = app(&host, &[]).await;
+    let code = code(&app, &id, "ana").await;
+    let now = app.state.now().0;
+    let claims = json!({ "iss": id, "sub": id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": "one" });
+    let assertion = signer.sign(&claims);
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let form: Vec<_> = redemption(&id, &code)
+        .into_iter()
+        .chain([("client_assertion_type", kind), ("client_assertion", assertion.as_str())])
+        .collect();
+    let tokens = Tokens::of(app.token(&form).await).await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    app.wait(Duration::from_secs(61));
+    assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_grant");
+    // Whoever allows the client as it is now gets it going again.
+    let code = app.browser_of("eve").await.allow(&query(&id)).await;
+    let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
+    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
 }
 
 #[actix_web::test]
@@ -270,6 +365,8 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
         ("alg none", format!("{}.{}.", part(json!({ "alg": "none", "kid": "k1" })), part(good.clone()))),
         ("HS256 with the public key", hmac),
         ("another audience", with("aud", json!("https://evil.example"))),
+        ("ours and another audience", with("aud", json!(["http://localhost:9", "https://evil.example"]))),
+        ("no audience", with("aud", json!([]))),
         ("another issuer", with("iss", json!("https://evil.example/c"))),
         ("expired", with("exp", json!(now - 31))),
         ("far too long", with("exp", json!(now + 3600))),
@@ -291,6 +388,20 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(response.status(), StatusCode::OK);
     let replayed = redeem(&signer.sign(&good)).await;
     assert_eq!(error_code(replayed).await, "invalid_client");
+    // All of them ours (RFC 7523 §3, RFC 9126 §2): the assertion counts, and what is refused is the code.
+    let endpoint = |path: &str| format!("http://localhost:9{path}");
+    let ours =
+        [json!(endpoint("/token")), json!(endpoint("/par")), json!([endpoint(""), endpoint("/token")])];
+    for (n, audience) in ours.iter().enumerate() {
+        let mut claims = good.clone();
+        claims["aud"] = audience.clone();
+        claims["jti"] = json!(format!("ours {n}"));
+        let assertion = signer.sign(&claims);
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let proof = [("client_assertion_type", kind), ("client_assertion", assertion.as_str())];
+        let form: Vec<_> = redemption(&id, "unknown").into_iter().chain(proof).collect();
+        assert_eq!(error_code(app.token(&form).await).await, "invalid_grant", "{audience}");
+    }
     // The client rotates its key; we look again when the old set does not fit.
     let rotated = Signer::new();
     let mut set = rotated.jwks();
@@ -309,112 +420,4 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
         ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
-}
-
-/// A redemption by a client that has keys at the host, and that has been used before.
-struct Keyed {
-    host: DocumentHost,
-    signer: Signer,
-    id: String,
-    app: TestApp,
-}
-
-impl Keyed {
-    async fn start() -> Self {
-        let (host, signer) = (DocumentHost::start().await, Signer::new());
-        let id = host.url(PATH);
-        let mut with_keys = document(&host);
-        with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
-        with_keys["jwks_uri"] = json!(host.url("/jwks.json"));
-        host.put(PATH, Answer::json(&with_keys, ""));
-        host.put("/jwks.json", Answer::json(&signer.jwks(), ""));
-        let app = app(&host, &[]).await;
-        Self { host, signer, id, app }
-    }
-
-    fn assertion(&self, jti: &str) -> String {
-        let now = self.app.state.now().0;
-        self.signer.sign(&json!({
-            "iss": self.id, "sub": self.id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": jti,
-        }))
-    }
-
-    /// Somebody's assertion in the client's name, with a key that is not there.
-    fn forged(&self, n: usize) -> String {
-        let mut header = Header::new(Algorithm::EdDSA);
-        header.kid = Some(format!("forged{n}"));
-        let claims = json!({ "iss": self.id, "sub": self.id });
-        jsonwebtoken::encode(&header, &claims, &Signer::new().key).unwrap()
-    }
-
-    async fn send(&self, assertion: &str, form: &[(&str, &str)]) -> reqwest::Response {
-        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-        let form: Vec<_> = form
-            .iter()
-            .copied()
-            .chain([("client_assertion_type", kind), ("client_assertion", assertion)])
-            .collect();
-        self.app.token(&form).await
-    }
-
-    async fn redeem(&self, person: &str) -> StatusCode {
-        let code = code(&self.app, &self.id, person).await;
-        self.send(&self.assertion(person), &redemption(&self.id, &code)).await.status()
-    }
-}
-
-#[actix_web::test]
-async fn a050_forged_assertions_do_not_take_a_clients_keys_away() {
-    let keyed = Keyed::start().await;
-    assert_eq!(keyed.redeem("ana").await, StatusCode::OK);
-    // Its host is away for a while, and strangers send what makes us look for a new key.
-    keyed.host.put("/jwks.json", Answer { head: "503 Service Unavailable".to_owned(), body: String::new() });
-    for n in 0..80 {
-        let refused =
-            keyed.send(&keyed.forged(n), &[("grant_type", "refresh_token"), ("refresh_token", "x")]).await;
-        assert_eq!(error_code(refused).await, "invalid_client");
-    }
-    assert_eq!(keyed.redeem("bob").await, StatusCode::OK);
-    assert!(keyed.host.requests("/jwks.json") < 20, "{}", keyed.host.requests("/jwks.json"));
-}
-
-#[actix_web::test]
-async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
-    let host = DocumentHost::start().await;
-    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
-    let app = app(&host, &[]).await;
-    let authorize = async |id: &str, from: &str| {
-        let url = format!("{}/authorize?{}", app.public, query(id));
-        app.http.get(url).header("x-forwarded-for", from).send().await.unwrap().status()
-    };
-    assert_eq!(authorize(&host.url(PATH), "198.51.100.1").await, StatusCode::SEE_OTHER);
-    for n in 0..80 {
-        authorize(&host.url(&format!("/made-up/{n}")), "203.0.113.9").await;
-    }
-    // One that is known is fetched anew, and one that nobody has named before is fetched for somebody else.
-    app.wait(Duration::from_secs(61));
-    assert_eq!(authorize(&host.url(PATH), "198.51.100.2").await, StatusCode::SEE_OTHER);
-    let mut other = document(&host);
-    other["client_id"] = json!(host.url("/other.json"));
-    host.put("/other.json", Answer::json(&other, ""));
-    assert_eq!(authorize(&host.url("/other.json"), "198.51.100.3").await, StatusCode::SEE_OTHER);
-    assert_eq!(
-        authorize(&host.url("/other.json"), "203.0.113.9").await,
-        StatusCode::SEE_OTHER,
-        "it is there now"
-    );
-}
-
-#[actix_web::test]
-async fn a050_urls_that_are_refused_count_for_nobody() {
-    let host = DocumentHost::start().await;
-    host.put(PATH, Answer::json(&document(&host), ""));
-    let app = app(&host, &[]).await;
-    for n in 0..1300 {
-        let url =
-            format!("{}/authorize?{}", app.public, query(&format!("https://10.{}.{}.1/x", n / 250, n % 250)));
-        assert_eq!(app.http.get(url).send().await.unwrap().status(), StatusCode::BAD_REQUEST);
-    }
-    let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
-    assert_eq!(page.status, StatusCode::SEE_OTHER);
 }

@@ -104,7 +104,8 @@ async fn every_endpoint_says_what_is_wrong_and_where_it_is_explained() {
 async fn the_redirect_says_it_too_and_the_page_is_there() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    let mut browser = app.browser();
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&client, &[])).await;
     for (replaced, code) in [
         (("response_type", "token"), "unsupported_response_type"),
         (("code_challenge", ""), "invalid_request"),

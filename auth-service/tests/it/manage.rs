@@ -46,6 +46,10 @@ async fn a_client_reads_updates_and_deletes_itself() {
         (StatusCode::OK, &"no-store".parse().unwrap())
     );
     assert_eq!(read.json::<Value>().await.unwrap()["client_name"], "one");
+    // RFC 9110 §11.4: one blank or more.
+    let url = format!("{}/register/{}", app.public, client.id);
+    let spaced = app.http.get(url).header("authorization", format!("bearer   {}", client.token));
+    assert_eq!(spaced.send().await.unwrap().status(), StatusCode::OK);
 
     let mut update = public("two");
     update["client_id"] = json!(client.id);

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::app::{TestApp, Tokens, authorize_query};
+use super::app::{TestApp, Tokens, VERIFIER, authorize_query};
 
 const RULES: &str = r#"
 [scopes]
@@ -210,6 +210,55 @@ async fn a_running_service_notices_a_change_by_itself() {
         tokio::time::sleep(changed).await;
     }
     panic!("the change was not noticed");
+}
+
+#[actix_web::test]
+async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
+    let rules = "[[service]]\nhost = \"mcp.example\"\nscopes = \"a\"\n\
+                 [[service]]\nhost = \"mcp.example\"\npath = \"/mcp/admin\"\nscopes = \"b\"\nusers = [\"root\"]\n";
+    let ruled = Ruled::by(rules, &[]).await;
+    let client = ruled.app.client().await;
+    let query = authorize_query(&client, &[("scope", "a"), ("resource", "https://mcp.example")]);
+    let mut browser = ruled.app.browser_of("ana").await;
+    let code = browser.allow(&query).await;
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("client_id", client.as_str()),
+        ("code", code.as_str()),
+        ("code_verifier", VERIFIER),
+    ];
+    let token = Tokens::of(ruled.app.token(&form).await).await.access;
+    for (path, status) in [
+        ("/mcp", 200),
+        ("/mcp/other", 200),
+        ("/mcp/Other", 200),
+        ("/MCP", 200),
+        ("/mcp/admins", 200),
+        ("/mcp/admin", 403),
+        ("/mcp/Admin", 403),
+        ("/MCP/ADMIN/x", 403),
+        ("/mcp./admin", 403),
+        ("/mcp/admin.", 403),
+        ("/mcp/admin%20", 403),
+        ("/mcp/admin%20./x", 403),
+        ("/mcp/admin/", 403),
+    ] {
+        for proxy in ["traefik", "nginx"] {
+            let check = ruled.app.check_by(proxy, "POST", "mcp.example", path).bearer_auth(&token);
+            let answer = check.send().await.unwrap();
+            assert_eq!(answer.status(), status, "{proxy} {path}");
+            if status == 403 {
+                assert_eq!(challenge(&answer), "", "no scope would help");
+            }
+        }
+    }
+    // Nobody is led to a login for it.
+    let lookalike = ruled.app.check_by("traefik", "POST", "mcp.example", "/mcp/Admin").send().await.unwrap();
+    let body = (lookalike.status(), lookalike.text().await.unwrap());
+    assert!(body.0 == StatusCode::FORBIDDEN && body.1.contains("case"), "{body:?}");
+    let query = authorize_query(&client, &[("resource", "https://mcp.example/mcp/Admin")]);
+    let told = browser.open(&format!("/authorize?{query}")).await;
+    assert_eq!(told.parameter("error").as_deref(), Some("invalid_target"));
 }
 
 #[actix_web::test]

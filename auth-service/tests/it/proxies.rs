@@ -40,6 +40,23 @@ async fn a076_every_proxy_gets_every_identity_header_with_a_yes() {
 }
 
 #[actix_web::test]
+async fn blanks_between_scheme_and_token_are_as_many_as_the_client_likes() {
+    let (app, token) = app_and_token().await;
+    for proxy in PROXIES {
+        for blanks in [" ", "  ", "     "] {
+            let request = app.check_by(proxy, "POST", "mcp.example", "/mcp");
+            let request = request.header("authorization", format!("Bearer{blanks}{token}"));
+            assert_eq!(status(request).await, 200, "{proxy} {blanks:?}");
+        }
+        for odd in ["\t", " \t", "\u{a0}", ", ", ""] {
+            let request = app.check_by(proxy, "POST", "mcp.example", "/mcp");
+            let request = request.header("authorization", format!("Bearer{odd}{token}").as_bytes());
+            assert_eq!(status(request).await, 401, "{proxy} {odd:?}");
+        }
+    }
+}
+
+#[actix_web::test]
 async fn a_challenge_is_the_same_through_every_proxy_on_every_method() {
     let (app, token) = app_and_token().await;
     for proxy in PROXIES {

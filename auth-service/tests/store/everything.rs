@@ -4,6 +4,7 @@
 use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
 use auth_service::domain::clock::UnixTime;
+use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::pushed_request::PushedRequest;
@@ -54,6 +55,12 @@ fn document() -> Client {
 
 fn code_of(grant: u8, by: &Client) -> AuthorizationCode {
     AuthorizationCode { grant_id: GrantId::new([grant; 32]), ..code(by, &person().subject, NOW) }
+}
+
+/// What the consent covers.
+fn approval() -> Approval {
+    let AuthorizationCode { redirect_uri, scope, resources, .. } = code_of(10, &public());
+    Approval { redirect_uri, scope, resources }
 }
 
 fn refreshed() -> Grant {
@@ -136,9 +143,7 @@ pub(crate) async fn fill(store: &dyn Store) -> Filled {
     assert!(store.add_grant(&from_before(), &used).await.unwrap());
     assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
     store.push_request(&hash("handle"), &pushed(), NOW).await.unwrap();
-    let resources = code_of(10, &public()).resources;
-    let what = (&"mcp".parse().unwrap(), resources.as_slice());
-    store.add_consent(&person().subject, &public(), what, NOW, later(DAY)).await.unwrap();
+    store.add_consent(&person().subject, &public(), &approval(), NOW, later(DAY)).await.unwrap();
     assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
     let keys = rotation::up_to_date(store, &TERMS, NOW).await.unwrap();
@@ -216,7 +221,8 @@ pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: Uni
     assert_eq!(store.device(&hash("device"), at).await.unwrap().unwrap(), device());
     assert_eq!(store.pushed_request(&hash("handle"), at).await.unwrap().unwrap(), pushed());
     let consent = store.consent(&person().subject, &public().id, at).await.unwrap().unwrap();
-    assert!(consent.covers(&"mcp".parse().unwrap(), &code_of(10, &public()).resources));
+    // The first release did not write where an answer may go, so it has to be asked again (a016).
+    assert_eq!(consent.is_to(&public()) && consent.covers(&approval()), !filled.by_the_first);
     assert_eq!(store.linked_account(ISSUER, "jo-1").await.unwrap().unwrap(), person().subject);
     let kids = |set: &KeySet| set.keys().iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
     assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(&filled.keys));

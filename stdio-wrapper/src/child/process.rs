@@ -52,6 +52,8 @@ pub struct Child {
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
     stop: Arc<Notify>,
+    /// Whether it has answered something: until then what it says on standard error is a banner, or the reason why it fails.
+    has_answered: watch::Sender<bool>,
 }
 
 /// The child's input and output.
@@ -147,12 +149,14 @@ impl Child {
         };
         // Without the right to a larger pipe the usual size does.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_SIZE);
-        tokio::spawn(stderr::drain(stderr, number, settings.stderr_rate, Arc::clone(metrics)));
         // Whoever takes the child in use connects the pipes, so that its messages are handled on that thread.
         let (stdin, stdout) = (stdin.into_owned_fd()?, stdout.into_owned_fd()?);
         let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
         let pipes = Arc::new(Pipes(Mutex::new(PipeState::Idle(idle))));
         let (exit_sender, exit) = watch::channel(None);
+        let (has_answered, answered) = watch::channel(false);
+        let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
+        tokio::spawn(stderr::drain(stderr, log, answered, exit.clone()));
         let stop = Arc::new(Notify::new());
         let watched = Watched {
             number,
@@ -165,7 +169,7 @@ impl Child {
             metrics: Arc::clone(metrics),
         };
         tokio::spawn(watched.run(exit_sender));
-        Ok(Self { number, pipes, exit, stop })
+        Ok(Self { number, pipes, exit, stop, has_answered })
     }
 
     /// Puts the child to use on the runtime of the caller. At most about `max_queue` bytes wait for its input.
@@ -212,6 +216,11 @@ impl Child {
     /// Asks the child to end: input closed, then SIGTERM, then SIGKILL, each after the grace period.
     pub fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// The child has answered something.
+    pub fn set_answered(&self) {
+        self.has_answered.send_replace(true);
     }
 
     /// Whether it has ended.

@@ -1,24 +1,46 @@
 //! A child's standard error: always drained, logged line by line, at a bounded rate and length (attack 107).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::io::AsyncReadExt;
 use tokio::process::ChildStderr;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
+use super::process::Exit;
 use crate::metrics::Metrics;
 
 /// Longer lines are cut in the log.
 const MAX_LINE: usize = 4096;
 
-/// Reads until the child closes it.
-pub(super) async fn drain(mut stderr: ChildStderr, child: u64, rate: u32, metrics: Arc<Metrics>) {
-    let mut log = RateLimit::new(rate, Instant::now());
+/// Lines of a child's banner that are shown. Many servers print twenty and more each time they start.
+const MAX_BANNER: usize = 3;
+/// Lines that are kept in case the child fails before it has answered anything: then they say why.
+const MAX_HELD: usize = 40;
+
+/// Reads until the child closes it. `answered` turns true with the child's first answer.
+pub(super) async fn drain(
+    mut stderr: ChildStderr,
+    mut log: Log,
+    mut answered: watch::Receiver<bool>,
+    mut exit: watch::Receiver<Option<Exit>>,
+) {
     let mut line = Vec::new();
     let mut is_cut = false;
     let mut piece = [0_u8; 4096];
     loop {
-        let count = match stderr.read(&mut piece).await {
+        let read = tokio::select! {
+            // What is there already was written before the answer.
+            biased;
+            read = stderr.read(&mut piece) => read,
+            true = first_answer(&mut answered), if !log.has_answered => {
+                log.has_answered = true;
+                log.held = VecDeque::new();
+                continue;
+            }
+        };
+        let count = match read {
             Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
@@ -28,31 +50,84 @@ pub(super) async fn drain(mut stderr: ChildStderr, child: u64, rate: u32, metric
             line.extend_from_slice(text.get(..room).unwrap_or(text));
             is_cut |= text.len() > room;
             if is_end {
-                emit(&mut log, child, &line, is_cut, &metrics);
+                log.line(&line, is_cut);
                 line.clear();
                 is_cut = false;
             }
         }
     }
     if !line.is_empty() {
-        emit(&mut log, child, &line, is_cut, &metrics);
+        log.line(&line, is_cut);
+    }
+    // A child that was asked to end has nothing to explain.
+    let is_failure = |exit: &Option<Exit>| exit.as_ref().is_some_and(|exit| !exit.is_wanted);
+    if exit.wait_for(Option::is_some).await.is_ok_and(|exit| is_failure(&exit)) {
+        log.explain();
     }
 }
 
-fn emit(log: &mut RateLimit, child: u64, line: &[u8], is_cut: bool, metrics: &Metrics) {
-    let text = String::from_utf8_lossy(line);
-    let text = text.trim_end();
-    if text.is_empty() {
-        return;
+/// Waits for it; false: it will not come.
+async fn first_answer(answered: &mut watch::Receiver<bool>) -> bool {
+    answered.wait_for(|answered| *answered).await.is_ok()
+}
+
+/// Where the lines of one child go.
+#[derive(Debug)]
+pub(super) struct Log {
+    child: u64,
+    limit: RateLimit,
+    metrics: Arc<Metrics>,
+    /// Whether the child has answered something.
+    has_answered: bool,
+    /// Lines before that.
+    early: usize,
+    held: VecDeque<(String, bool)>,
+}
+
+impl Log {
+    pub(super) fn new(child: u64, rate: u32, metrics: Arc<Metrics>) -> Self {
+        let limit = RateLimit::new(rate, Instant::now());
+        Self { child, limit, metrics, has_answered: false, early: 0, held: VecDeque::new() }
     }
-    match log.take(Instant::now()) {
-        Pass::Yes { suppressed: 0 } => {
-            tracing::info!(child, stderr = text, cut = is_cut, "child wrote to stderr");
+
+    fn line(&mut self, line: &[u8], is_cut: bool) {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            return;
         }
-        Pass::Yes { suppressed } => {
-            tracing::info!(child, stderr = text, cut = is_cut, suppressed, "child wrote to stderr");
+        if self.has_answered {
+            return self.show(text, is_cut);
         }
-        Pass::No => metrics.child_stderr_suppressed_total.add(),
+        self.early += 1;
+        if self.early <= MAX_BANNER {
+            return self.show(text, is_cut);
+        }
+        tracing::debug!(child = self.child, stderr = text, cut = is_cut, "child wrote to stderr");
+        if self.held.len() == MAX_HELD {
+            self.held.pop_front();
+        }
+        self.held.push_back((text.to_owned(), is_cut));
+    }
+
+    /// The child has failed: if it had not answered anything, what was held back was no banner.
+    fn explain(mut self) {
+        for (text, is_cut) in std::mem::take(&mut self.held) {
+            self.show(&text, is_cut);
+        }
+    }
+
+    fn show(&mut self, text: &str, cut: bool) {
+        let child = self.child;
+        match self.limit.take(Instant::now()) {
+            Pass::Yes { suppressed: 0 } => {
+                tracing::info!(child, stderr = text, cut, "child wrote to stderr");
+            }
+            Pass::Yes { suppressed } => {
+                tracing::info!(child, stderr = text, cut, suppressed, "child wrote to stderr");
+            }
+            Pass::No => self.metrics.child_stderr_suppressed_total.add(),
+        }
     }
 }
 

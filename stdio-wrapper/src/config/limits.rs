@@ -21,6 +21,7 @@ pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
         start_timeout: read.duration("START_TIMEOUT", &options.start_timeout, ms(100)..=hours(1)),
         stream_after: read.duration("STREAM_AFTER", &options.stream_after, ms(1)..=hours(1)),
         stream_max_age: read.duration("STREAM_MAX_AGE", &options.stream_max_age, ms(100)..=hours(24 * 30)),
+        translate_sessions: read.number("TRANSLATE_SESSIONS", &options.translate_sessions, 1..=1000),
         input_timeout: read.duration("INPUT_TIMEOUT", &options.input_timeout, ms(100)..=hours(24)),
         stream_grace: read.duration("STREAM_GRACE", &options.stream_grace, Duration::ZERO..=hours(24)),
         keep_alive: read.duration("KEEP_ALIVE", &options.keep_alive, ms(100)..=hours(1)),

@@ -125,6 +125,10 @@ pub struct Options {
     /// Translate between clients and servers of different eras.
     #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub translate: String,
+    /// Server sessions, each with a child of its own, that the stateless clients of one principal may fill with calls that
+    /// ask back. 1 keeps all of them in one child, one call after the other.
+    #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
+    pub translate_sessions: String,
     /// How long a translated call waits for what its client was asked.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,

@@ -19,6 +19,10 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 static NAME: HeaderName = HeaderName::from_static("mcp-name");
 
+/// Bytes in a header that is read before anything is known of its sender. The longest useful one is an `Mcp-Name` with the
+/// URI of a resource.
+const MAX_LEN: usize = 1024;
+
 /// How SDKs say what they read, word for word; it holds for POST and GET.
 const USUAL: &str = "application/json, text/event-stream";
 
@@ -64,6 +68,7 @@ impl<'r> RequestHeaders<'r> {
 
     /// Whether the request may be for and from whom it says (attack 104, DNS rebinding).
     pub(super) fn check_site(self, sites: &Sites) -> Result<(), Problem> {
+        self.check_lengths()?;
         let host = match self.one(&header::HOST) {
             Header::One(host) => host,
             Header::Absent => return Err(Problem::bad_request("The Host header is missing.")),
@@ -86,6 +91,29 @@ impl<'r> RequestHeaders<'r> {
             _ => Err(Problem::forbidden(
                 "The Origin of this request is not allowed. The operator can add it to ALLOWED_ORIGINS.",
             )),
+        }
+    }
+
+    /// Refuses headers that are longer than anything which has a meaning, before one of them is decoded or compared.
+    fn check_lengths(self) -> Result<(), Problem> {
+        let short = [
+            &header::HOST,
+            &header::ORIGIN,
+            &header::ACCEPT,
+            &header::CONTENT_TYPE,
+            &header::CONTENT_ENCODING,
+            &PROTOCOL_VERSION,
+            &SESSION_ID,
+            &LAST_EVENT_ID,
+            &METHOD,
+            &NAME,
+        ];
+        let mut long = self.headers.iter().filter(|(_, value)| value.len() > MAX_LEN);
+        match long.find(|(name, _)| short.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Problem::bad_request(format!("The header {name} is longer than {MAX_LEN} bytes.")))
+            }
         }
     }
 
@@ -356,6 +384,19 @@ mod tests {
             Err(403)
         );
         assert_eq!(check(&[("host", "localhost")], &public), Err(403));
+    }
+
+    #[test]
+    fn a_header_that_is_too_long_is_not_read() {
+        let local = sites(Some(&[]), &[], true);
+        for name in ["mcp-name", "mcp-method", "mcp-session-id", "last-event-id", "accept", "origin"] {
+            let long = "a".repeat(MAX_LEN + 1);
+            assert_eq!(check(&[("host", "localhost"), (name, &long)], &local), Err(400), "{name}");
+            if name != "origin" {
+                let longest = "a".repeat(MAX_LEN);
+                assert_eq!(check(&[("host", "localhost"), (name, &longest)], &local), Ok(()), "{name}");
+            }
+        }
     }
 
     #[test]

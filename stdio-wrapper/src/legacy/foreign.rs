@@ -4,8 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::link::cancelled;
 use super::session::Session;
-use crate::protocol::{Message, Span};
+use crate::protocol::{Message, Span, parse_line};
 use crate::stream::Stream;
 
 /// What answers for such a session.
@@ -55,6 +56,21 @@ impl Session {
             stream.push(text.into(), false);
         }
         is_noted
+    }
+
+    /// Nobody waits for the answer to this question any more. `id` is JSON text.
+    pub fn take_back(&self, id: &str) {
+        self.answered(id);
+    }
+
+    /// Tells the child that nobody waits for a request any more. If it answers all the same, that comes on the request's
+    /// stream, so that one can know when it has stopped. `id` is JSON text.
+    pub async fn give_up(&self, id: &str) {
+        let Some(link) = self.own_link() else { return };
+        let Some(number) = link.find(self, id.as_bytes()) else { return };
+        if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
+            link.pass(&message, &mut []).await;
+        }
     }
 
     /// Whether the session still lives.

@@ -322,6 +322,7 @@ impl Link {
     /// The child works: it has answered `initialize`.
     pub(super) fn set_answered(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
+        self.child.set_answered();
         self.launcher.child_worked();
     }
 

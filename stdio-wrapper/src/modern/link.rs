@@ -245,6 +245,7 @@ impl Link {
     /// The child works: it has answered something.
     pub(super) fn set_answered(&self) {
         if !self.has_answered.swap(true, Ordering::Relaxed) {
+            self.child.set_answered();
             self.launcher.child_worked();
         }
     }

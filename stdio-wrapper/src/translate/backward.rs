@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::asked::MAX_ROUNDS;
 use super::results::capabilities;
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Foreign, Session, Sessions};
@@ -25,8 +26,6 @@ use crate::protocol::{
 };
 use crate::stream::{Next, Stream};
 
-/// Rounds of one call.
-const MAX_ROUNDS: usize = 64;
 /// Resources that one session may watch.
 const MAX_RESOURCES: usize = 256;
 
@@ -101,11 +100,19 @@ struct Peer {
 struct State {
     log_level: Option<String>,
     resources: BTreeSet<String>,
-    /// Requests under way, by the client's id as JSON text.
-    running: HashMap<String, Vec<(AbortHandle, Arc<Stream>)>>,
+    /// Requests under way, by a number of ours: clients may use one id for several.
+    running: HashMap<u64, Underway>,
     /// Questions to the client, by id as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
     listening: Option<AbortHandle>,
+}
+
+/// A request under way.
+struct Underway {
+    /// The client's id, as JSON text.
+    id: String,
+    task: AbortHandle,
+    stream: Arc<Stream>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -213,6 +220,8 @@ impl Peer {
         let mut extra: Option<(String, Option<String>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
+            // Answers and state are those of the last round and nothing else.
+            members.retain(|name| name != "inputResponses" && name != "requestState");
             if let Some((responses, state)) = &extra {
                 members.set("inputResponses", responses.as_str());
                 if let Some(state) = state {
@@ -246,7 +255,10 @@ impl Peer {
                 Some(next) => extra = Some(next),
             }
         }
-        fail(out, id, "The server asks without end.");
+        let why = format!(
+            "The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up."
+        );
+        fail(out, id, &why);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -286,14 +298,18 @@ impl Foreign for Peer {
             None => {}
         }
         let busy = Busy::new(session);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (session, method, name) = (Arc::clone(session), method.clone().into_owned(), id.clone());
         let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
+        // Noted before the task can end and take itself out.
+        let mut state = self.state();
         let task = tokio::spawn(async move {
             peer.run(&session, &method, &params, &id, &stream).await;
-            peer.state().running.remove(&id);
+            peer.state().running.remove(&number);
             drop(busy);
         });
-        self.state().running.entry(name).or_default().push((task.abort_handle(), waiting));
+        let underway = Underway { id: name, task: task.abort_handle(), stream: waiting };
+        state.running.insert(number, underway);
     }
 
     fn notify(&self, session: &Arc<Session>, method: &str) {
@@ -313,17 +329,20 @@ impl Foreign for Peer {
 
     fn cancel(&self, id: &str) {
         // Two requests with one id cannot be told apart, and the wrong one must not be hit.
-        let running = self.state().running.remove(id).unwrap_or_default();
-        if let [(task, stream)] = running.as_slice() {
-            task.abort();
-            let why = "The request was cancelled.";
-            stream.push(error_message(Some(id.as_bytes()), Code::Cancelled, why).into(), true);
-        }
+        let mut state = self.state();
+        let mut found = state.running.iter().filter(|(_, underway)| underway.id == id);
+        let (Some((number, _)), None) = (found.next(), found.next()) else { return };
+        let number = *number;
+        let Some(underway) = state.running.remove(&number) else { return };
+        drop(state);
+        underway.task.abort();
+        let why = "The request was cancelled.";
+        underway.stream.push(error_message(Some(id.as_bytes()), Code::Cancelled, why).into(), true);
     }
 
     fn end(&self) {
         let state = std::mem::take(&mut *self.state());
-        let running = state.running.into_values().flatten().map(|(task, _)| task);
+        let running = state.running.into_values().map(|underway| underway.task);
         for task in running.chain(state.listening) {
             task.abort();
         }

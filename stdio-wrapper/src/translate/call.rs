@@ -9,9 +9,12 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::group::{Group, Lease, Seat, take};
+use super::asked::{Asked, Endless};
+use super::given_up::GivenUp;
+use super::group::{Group, Lease, Prompt, Seat, take};
 use super::questions::{Needs, Question};
 use super::results::error_for_modern;
+use crate::modern::Request;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
 use crate::stream::{Consumer, Next, Stream};
 
@@ -28,15 +31,29 @@ pub(super) struct Job {
     pub(super) id: String,
     /// Params for the child, as JSON text.
     pub(super) params: String,
-    /// Answers that came with the request, as JSON text.
-    pub(super) responses: Option<String>,
     pub(super) log_level: Option<String>,
+    /// The client's progress token of this round, as JSON text.
+    pub(super) progress_token: Option<String>,
     /// To whom a request state belongs.
     pub(super) bound_to: String,
     pub(super) stream: Arc<Stream>,
 }
 
 impl Job {
+    /// Of a request. `params` are those for the child; `bound_to` says what a request state of this call is good for.
+    pub(super) fn of(request: &Request<'_>, params: String, bound_to: String, stream: &Arc<Stream>) -> Self {
+        let token = request.meta.progress_token.as_ref();
+        Self {
+            method: request.method.clone().into_owned(),
+            id: request.id_text().to_owned(),
+            params,
+            log_level: request.meta.log_level.as_deref().map(str::to_owned),
+            progress_token: token.map(|token| request.message.at(token).to_owned()),
+            bound_to,
+            stream: Arc::clone(stream),
+        }
+    }
+
     /// Answers with a result, as JSON text.
     pub(super) fn finish(&self, result: &str) {
         let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id);
@@ -55,31 +72,34 @@ impl Job {
 pub(super) struct Running {
     pub(super) lease: Lease,
     pub(super) group: Arc<Group>,
-    consumer: Consumer,
+    /// There until the call is dropped.
+    consumer: Option<Consumer>,
     /// Its id in the session.
     number: u64,
     is_done: bool,
-    /// Questions that the client has been asked, under their names.
-    pub(super) asked: Vec<(String, Question)>,
+    pub(super) asked: Asked,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.lease.seat.calls.fetch_sub(1, Ordering::AcqRel);
-        if self.is_done {
-            return;
-        }
-        let (seat, number) = (Arc::clone(&self.lease.seat), self.number);
-        let asked = std::mem::take(&mut self.asked);
-        tokio::spawn(async move {
-            seat.notify(&format!(
-                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client has gone"}}}}"#
-            ))
-            .await;
-            for (_, question) in asked {
-                seat.respond(&question.refusal(-32000, "The client has gone.")).await;
+        let open = self.asked.take_open();
+        let Some(consumer) = self.consumer.take().filter(|_| !self.is_done) else {
+            let seat = Arc::clone(&self.lease.seat);
+            if !open.is_empty() {
+                tokio::spawn(async move { seat.refuse(open).await });
             }
-        });
+            return;
+        };
+        let given_up = GivenUp::new(&self.lease, &self.group, self.number);
+        tokio::spawn(given_up.follow(open, consumer));
+    }
+}
+
+impl Running {
+    /// The principal whose call it is.
+    pub(super) fn owner(&self) -> &str {
+        &self.lease.seat.session.owner
     }
 }
 
@@ -88,19 +108,19 @@ impl Drop for Running {
 pub(super) enum Outcome {
     /// It is answered: the client has the answer.
     Done,
-    /// The client has to be asked what stands in `asked`.
+    /// The client has to be asked what is open in `asked`.
     Asks,
-    /// The client has to do this first, and then to call again: elicitations by name, as JSON text.
-    Again(Vec<(String, String)>),
+    /// The client has to visit the pages that are open in `asked`, and then to call again.
+    Again,
 }
 
 /// Sends a request into a session.
-pub(super) async fn start(lease: Lease, group: Arc<Group>, number: u64, job: &Job) -> Running {
+pub(super) async fn start(lease: Lease, group: Arc<Group>, number: u64, job: &Job, asked: Asked) -> Running {
     let session = Arc::clone(&lease.seat.session);
     let stream = session.post_stream(1);
     let consumer = stream.connect();
     lease.seat.calls.fetch_add(1, Ordering::AcqRel);
-    let running = Running { lease, group, consumer, number, is_done: false, asked: Vec::new() };
+    let running = Running { lease, group, consumer: Some(consumer), number, is_done: false, asked };
     let text = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{}}}"#,
         Value::from(job.method.as_str()),
@@ -117,9 +137,24 @@ pub(super) async fn start(lease: Lease, group: Arc<Group>, number: u64, job: &Jo
 /// Follows a call until it is answered or asks something that is not known.
 pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool) -> Outcome {
     let seat = Arc::clone(&running.lease.seat);
+    let Some(stream) = running.consumer.as_ref().map(|consumer| Arc::clone(consumer.stream())) else {
+        return Outcome::Done;
+    };
     let mut quiet_until: Option<Instant> = None;
     loop {
-        match running.consumer.next() {
+        if is_exclusive && let Some(prompt) = seat.prompt() {
+            match prompt {
+                Prompt::Ask(question) => {
+                    if let Some(outcome) = put(running, job, &question).await {
+                        return outcome;
+                    }
+                }
+                Prompt::Withdraw(id) => running.asked.withdraw(&id),
+            }
+            quiet_until = (!running.asked.is_settled()).then(|| Instant::now() + GATHER);
+            continue;
+        }
+        match running.consumer.as_ref().map_or(Next::End, Consumer::next) {
             Next::Event(_, text) => {
                 let text = text.into_bytes();
                 if let Ok(message) = parse_line(&text)
@@ -136,16 +171,6 @@ pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool)
             }
             Next::Wait => {}
         }
-        if is_exclusive && let Some(question) = seat.question() {
-            if let Some(outcome) = put(running, job, question).await {
-                return outcome;
-            }
-            if !running.asked.is_empty() {
-                quiet_until = Some(Instant::now() + GATHER);
-            }
-            continue;
-        }
-        let stream = Arc::clone(running.consumer.stream());
         let quiet = async {
             match quiet_until {
                 Some(until) => tokio::time::sleep_until(until).await,
@@ -164,10 +189,12 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
     match &message.kind {
         Kind::Response { is_error, .. } => {
             running.is_done = true;
-            Some(answer(running, job, message, *is_error))
+            Some(answer(running, job, message, *is_error).await)
         }
         Kind::Notification { method } if method == "notifications/progress" => {
-            job.stream.push(Bytes::copy_from_slice(message.text.as_bytes()).into(), false);
+            if let Some(text) = progress(message, job.progress_token.as_deref()) {
+                job.stream.push(Bytes::from(text).into(), false);
+            }
             None
         }
         Kind::Request { method, id } => {
@@ -200,68 +227,68 @@ fn lacks(job: &Job, needed: &str) -> Outcome {
     Outcome::Done
 }
 
-fn answer(running: &Running, job: &Job, message: &Message<'_>, is_error: bool) -> Outcome {
+async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_error: bool) -> Outcome {
     if let (false, Some(result)) = (is_error, &message.result) {
         job.finish(&running.lease.seat.greeting.complete(&job.method, message.at(result)));
         return Outcome::Done;
     }
     let error = members(message.text, ["error"]).ok().and_then(|[error]| error).unwrap_or("{}");
-    if let Some(elicitations) = url_elicitations(error) {
-        let can_visit = running.group.capabilities.pointer("/elicitation/url").is_some();
-        return if can_visit {
-            Outcome::Again(elicitations)
-        } else {
-            lacks(job, r#"{"elicitation":{"url":{}}}"#)
-        };
+    let pages = pages(error);
+    if !pages.is_empty() {
+        if running.group.capabilities.pointer("/elicitation/url").is_none() {
+            return lacks(job, r#"{"elicitation":{"url":{}}}"#);
+        }
+        running.lease.seat.refuse(running.asked.take_open()).await;
+        let noted: Result<(), Endless> = pages.iter().try_for_each(|page| running.asked.ask(page));
+        return noted.map_or_else(|endless| endlessly(job, endless), |()| Outcome::Again);
     }
-    let error = error_for_modern(&job.method, error);
+    let error = error_for_modern(&job.method, &job.params, error);
     let text = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id);
     job.stream.push(Bytes::from(text).into(), true);
     Outcome::Done
 }
 
 /// The pages that a client has to visit before it calls again.
-fn url_elicitations(error: &str) -> Option<Vec<(String, String)>> {
-    let error: Value = serde_json::from_str(error).ok()?;
-    if error.get("code")?.as_i64()? != URL_ELICITATION {
-        return None;
+fn pages(error: &str) -> Vec<Question> {
+    let error: Value = serde_json::from_str(error).unwrap_or_default();
+    if error.get("code").and_then(Value::as_i64) != Some(URL_ELICITATION) {
+        return Vec::new();
     }
-    let all = error.pointer("/data/elicitations")?.as_array()?;
-    let entry = |(index, params): (usize, &Value)| {
-        let entry = serde_json::json!({ "method": "elicitation/create", "params": params });
-        (format!("elicitation_{}", index + 1), entry.to_string())
-    };
-    Some(all.iter().enumerate().map(entry).collect::<Vec<_>>()).filter(|all| !all.is_empty())
+    let all = error.pointer("/data/elicitations").and_then(Value::as_array);
+    all.into_iter().flatten().map(Question::page).collect()
 }
 
-/// Answers a question from what came with the request, or notes it for the client.
-async fn put(running: &mut Running, job: &Job, question: Question) -> Option<Outcome> {
+/// A child that asks without end is given up; dropping the call tells it.
+pub(super) fn endlessly(job: &Job, endless: Endless) -> Outcome {
+    job.fail(Code::InternalError, &endless.to_string(), None);
+    Outcome::Done
+}
+
+/// Progress under the token of this round: each retry is a request of its own, with a token of its own. `None`: the client
+/// wants no progress in this round.
+fn progress(message: &Message<'_>, token: Option<&str>) -> Option<String> {
+    let mut params = Members::parse(message.params_text()?)?;
+    params.set("progressToken", token?);
+    Some(format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
+}
+
+/// Notes a question for the client.
+async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Outcome> {
     let seat = Arc::clone(&running.lease.seat);
     if let Needs::Capability(needed) = question.needs(&running.group.capabilities) {
         seat.respond(&question.lacking()).await;
         return Some(lacks(job, &needed));
     }
-    let key = question.key(|key| running.asked.iter().any(|(known, _)| known == key));
-    let given = job.responses.as_deref().and_then(Members::parse);
-    let given = given.as_ref().and_then(|given| given.get(&key)).filter(|answer| question.takes(answer));
-    match given {
-        Some(answer) => seat.respond(&question.response(answer)).await,
-        None => running.asked.push((key, question)),
-    }
-    None
+    let endless = running.asked.ask(question).err()?;
+    seat.respond(&question.refusal(-32000, &endless.to_string())).await;
+    Some(endlessly(job, endless))
 }
 
-/// Hands the client's answers to the child; what is not answered stays asked.
-pub(super) async fn resume(running: &mut Running, responses: &Members<'_>) {
-    let seat = Arc::clone(&running.lease.seat);
-    let mut open = Vec::new();
-    for (key, question) in std::mem::take(&mut running.asked) {
-        match responses.get(&key).filter(|answer| question.takes(answer)) {
-            Some(answer) => seat.respond(&question.response(answer)).await,
-            None => open.push((key, question)),
-        }
+/// Hands the client's answers to the child; what is not answered stays open.
+pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
+    for (question, answer) in running.asked.answer(given) {
+        running.lease.seat.respond(&question.response(&answer)).await;
     }
-    running.asked = open;
 }
 
 /// Asks the child something ourselves, within a session; the result as JSON text.

@@ -13,11 +13,12 @@ use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::asked::Asked;
 use super::call::{self, Job, Outcome, Running};
 use super::group::{Group, GroupKey, Lease, Seat};
 use super::questions::responses;
-use super::results::{capabilities, params_for_legacy};
-use super::seal::{Sealer, State};
+use super::results::{capabilities, params_for_legacy, sorted};
+use super::seal::Sealer;
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Random, Sessions};
 use crate::modern::{Fault, Fields, Request};
@@ -28,12 +29,14 @@ use crate::stream::Stream;
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// Time between two rounds of clearing.
 const ROUND: Duration = Duration::from_secs(1);
-/// Rounds of one call.
-const MAX_ROUNDS: u32 = 64;
+/// Calls of one principal that are to be made again after a page was visited, and such calls altogether.
+const MAX_REPEATS: (usize, usize) = (64, 4096);
 
-/// Times.
+/// Ceilings and times.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Sessions of one group of clients, each for one call that may ask back.
+    pub max_seats: usize,
     /// How long a call waits for its client's answer.
     pub input_timeout: Duration,
     /// How long a request waits for a free session.
@@ -74,9 +77,16 @@ pub struct Facade {
 
 /// A call that waits for its client.
 struct Waiting {
-    running: Running,
-    round: u32,
+    call: Suspended,
     expires: Instant,
+}
+
+/// What goes on when the client comes back.
+enum Suspended {
+    /// The child works on the call and wants to know something.
+    Running(Running),
+    /// The child has ended the call and shall get it once more when the pages that it names were visited.
+    Repeated { asked: Asked, owner: String },
 }
 
 /// Stands for the client's interest in a request; dropping it gives the request up.
@@ -125,20 +135,11 @@ impl Facade {
         let params = request.message.params_text().unwrap_or("{}");
         let [given, state] = members(params, ["inputResponses", "requestState"])
             .map_err(|error| Refused::Params(error.to_string()))?;
-        let bound_to =
-            format!("{owner}\n{}\n{}", request.method, request.name.as_deref().unwrap_or_default());
-        let job = Job {
-            method: request.method.clone().into_owned(),
-            id: request.id_text().to_owned(),
-            params: params_for_legacy(params),
-            responses: given.map(str::to_owned),
-            log_level: request.meta.log_level.as_deref().map(str::to_owned),
-            bound_to,
-            stream: Arc::clone(stream),
-        };
-        if responses(given).is_none() {
+        let bound_to = bound_to(&key, request, params);
+        let job = Job::of(request, params_for_legacy(params), bound_to, stream);
+        let Some(given) = responses(given) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
-        }
+        };
         match job.method.as_str() {
             "server/discover" => {
                 let lease = self.lease(&group, &key, caller, false).await?;
@@ -148,47 +149,45 @@ impl Facade {
             "subscriptions/listen" => return self.listen(&group, &key, caller, job).await,
             _ => {}
         }
-        let again = match state.map(|state| self.reopen(state, &job)) {
-            None => None,
-            Some(Err(refused)) => return Err(refused),
-            Some(Ok(state)) => Some(state),
+        // Without a request state there is no question that answers could belong to, so they are ignored.
+        let asked = match state.map(|state| self.reopen(state, &job)).transpose()? {
+            None => Asked::default(),
+            Some(Suspended::Running(running)) => {
+                let given = given.to_string();
+                return Ok(self.spawn(job, Work::Resume { running, given }));
+            }
+            Some(Suspended::Repeated { mut asked, owner }) => {
+                if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
+                    let why = "What the server asked for was not done, so it cannot go on.";
+                    return Err(Refused::Params(why.to_owned()));
+                }
+                if !asked.is_settled() {
+                    self.suspend(&job, Suspended::Repeated { asked, owner });
+                    return Ok(Interest(None));
+                }
+                asked
+            }
         };
-        let found = again.as_ref().and_then(|state| Some((state, state.call?)));
-        if let Some((state, number)) = found {
-            let waiting = self.waiting().remove(&number).filter(|waiting| waiting.round == state.round);
-            let waiting = waiting.ok_or_else(|| {
-                Refused::Params("The call of this request state waits no more. Call again.".to_owned())
-            })?;
-            return Ok(self.spawn(job, Work::Resume(waiting)));
-        }
+        let can_be_asked = ["elicitation", "roots", "sampling"];
         let is_exclusive = MAY_ASK.contains(&job.method.as_str())
             && (job.log_level.is_some()
-                || ["elicitation", "roots", "sampling"]
-                    .iter()
-                    .any(|name| group.capabilities.get(name).is_some()));
+                || can_be_asked.iter().any(|name| group.capabilities.get(name).is_some()));
         let lease = self.lease(&group, &key, caller, is_exclusive).await?;
         self.check_params(&group, &lease.seat, request, fields).await?;
-        Ok(self.spawn(job, Work::Start { lease, group, is_exclusive }))
+        Ok(self.spawn(job, Work::Start { lease, group, is_exclusive, asked }))
     }
 
-    /// What a request state says, if it may be used for this request.
-    fn reopen(&self, state: &str, job: &Job) -> Result<State, Refused> {
+    /// Takes out the call that a request state belongs to, if it was given for this request. Each state counts once.
+    fn reopen(&self, state: &str, job: &Job) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
-        let state = self.sealer.open(&text, &job.bound_to).ok_or_else(|| {
+        let number = self.sealer.open(&text, &job.bound_to).ok_or_else(|| {
             Refused::Params("The request state is not one that was given for this request.".to_owned())
         })?;
-        let given = job.responses.as_deref().and_then(Members::parse).unwrap_or_default();
-        let is_accepted = |key: &String| {
-            let answer: Value =
-                given.get(key).and_then(|answer| serde_json::from_str(answer).ok()).unwrap_or_default();
-            answer.get("action").and_then(Value::as_str) == Some("accept")
-        };
-        if state.call.is_none() && !state.keys.iter().all(is_accepted) {
-            return Err(Refused::Params(
-                "What the server asked for was not done, so it cannot go on.".to_owned(),
-            ));
-        }
-        Ok(state)
+        let waiting = self.waiting().remove(&number);
+        let waiting = waiting.filter(|waiting| waiting.expires > Instant::now()).ok_or_else(|| {
+            Refused::Params("The call of this request state waits no more. Call again.".to_owned())
+        })?;
+        Ok(waiting.call)
     }
 
     fn spawn(self: &Arc<Self>, job: Job, work: Work) -> Interest {
@@ -198,54 +197,58 @@ impl Facade {
     }
 
     async fn work(self: Arc<Self>, job: Job, work: Work) {
-        let (mut running, round, is_exclusive) = match work {
-            Work::Resume(Waiting { mut running, round, .. }) => {
-                let given = job.responses.as_deref().and_then(Members::parse).unwrap_or_default();
+        let (mut running, is_exclusive) = match work {
+            Work::Resume { mut running, given } => {
                 running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
-                call::resume(&mut running, &given).await;
-                if !running.asked.is_empty() {
-                    return self.suspend(&job, running, round + 1);
+                call::resume(&mut running, &Members::parse(&given).unwrap_or_default()).await;
+                if !running.asked.is_settled() {
+                    return self.suspend(&job, Suspended::Running(running));
                 }
-                (running, round + 1, true)
+                (running, true)
             }
-            Work::Start { lease, group, is_exclusive } => {
+            Work::Start { lease, group, is_exclusive, asked } => {
                 if is_exclusive {
                     self.set_level(&group, &lease.seat, &job).await;
                 }
                 let number = self.number();
-                (call::start(lease, group, number, &job).await, 1, is_exclusive)
+                (call::start(lease, group, number, &job, asked).await, is_exclusive)
             }
         };
         match call::follow(&mut running, &job, is_exclusive).await {
             Outcome::Done => {}
-            Outcome::Asks => self.suspend(&job, running, round),
-            Outcome::Again(entries) => {
-                let keys = entries.iter().map(|(key, _)| key.clone()).collect();
-                self.ask_client(&job, &State { call: None, round, keys }, &entries);
+            Outcome::Asks => self.suspend(&job, Suspended::Running(running)),
+            Outcome::Again => {
+                let (asked, owner) = (std::mem::take(&mut running.asked), running.owner().to_owned());
+                drop(running);
+                self.suspend(&job, Suspended::Repeated { asked, owner });
             }
         }
     }
 
     /// Lets a call wait for its client, and asks the client.
-    fn suspend(&self, job: &Job, running: Running, round: u32) {
-        if round > MAX_ROUNDS {
-            return job.fail(Code::InternalError, "The server asks without end.", None);
+    fn suspend(&self, job: &Job, mut call: Suspended) {
+        let asked = match &mut call {
+            Suspended::Running(running) => &mut running.asked,
+            Suspended::Repeated { asked, .. } => asked,
+        };
+        if let Err(endless) = asked.next_round() {
+            call::endlessly(job, endless);
+            return;
         }
+        let requests = asked.requests();
         let number = self.number();
-        let entries: Vec<(String, String)> =
-            running.asked.iter().map(|(key, question)| (key.clone(), question.entry())).collect();
-        let expires = Instant::now() + self.settings.input_timeout;
-        self.waiting().insert(number, Waiting { running, round, expires });
-        self.ask_client(job, &State { call: Some(number), round, keys: Vec::new() }, &entries);
-    }
-
-    fn ask_client(&self, job: &Job, state: &State, entries: &[(String, String)]) {
-        let Some(sealed) = self.sealer.seal(state, &job.bound_to) else {
+        let Some(sealed) = self.sealer.seal(number, &job.bound_to) else {
             return job.fail(Code::InternalError, "This server has no random numbers.", None);
         };
-        let mut requests = Members::default();
-        for (key, entry) in entries {
-            requests.set(key, entry.as_str());
+        let waiting = Waiting { call, expires: Instant::now() + self.settings.input_timeout };
+        {
+            let mut all = self.waiting();
+            if !waiting.has_room(&all) {
+                drop(all);
+                let why = "Too many calls of this caller wait until a page was visited. Finish some of them.";
+                return job.fail(Code::Refused, why, None);
+            }
+            all.insert(number, waiting);
         }
         job.finish(&format!(
             r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
@@ -307,8 +310,58 @@ impl Facade {
     }
 }
 
+impl Waiting {
+    /// Whether it may wait too. A running call has a session, and these are bounded; a call that is to be made again has
+    /// nothing but its entry here.
+    fn has_room(&self, others: &HashMap<u64, Self>) -> bool {
+        let Suspended::Repeated { owner, .. } = &self.call else { return true };
+        let owners = others.values().filter_map(|other| match &other.call {
+            Suspended::Repeated { owner, .. } => Some(owner),
+            Suspended::Running(_) => None,
+        });
+        let (mut own, mut all) = (0, 0);
+        for other in owners {
+            all += 1;
+            own += usize::from(other == owner);
+        }
+        own < MAX_REPEATS.0 && all < MAX_REPEATS.1
+    }
+}
+
+/// What a request state is good for: the same request of the same caller, who has the same capabilities and still fills the
+/// command's placeholders in the same way. The params are compared as values, because a client may write them differently.
+fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
+    let mut members = Members::parse(params).unwrap_or_default();
+    let may_ask = MAY_ASK.contains(&request.method.as_ref());
+    members.retain(|name| may_ask && !["_meta", "inputResponses", "requestState"].contains(&name));
+    let mut params: Vec<String> = members
+        .iter()
+        .map(|(name, text)| {
+            let value = serde_json::from_str(text).map(|value| sorted(&value).to_string());
+            format!("{name:?}:{}", value.unwrap_or_else(|_| text.to_owned()))
+        })
+        .collect();
+    params.sort_unstable();
+    format!("{key:?}\n{}\n{}", request.method, params.join(","))
+}
+
+/// Whether an answer to an elicitation is that the user agreed.
+fn is_accepted(answer: &str) -> bool {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+    answer.get("action").and_then(Value::as_str) == Some("accept")
+}
+
 /// What a task does.
 enum Work {
-    Start { lease: Lease, group: Arc<Group>, is_exclusive: bool },
-    Resume(Waiting),
+    Start {
+        lease: Lease,
+        group: Arc<Group>,
+        is_exclusive: bool,
+        asked: Asked,
+    },
+    /// `given` are the client's answers, as JSON text.
+    Resume {
+        running: Running,
+        given: String,
+    },
 }

@@ -16,11 +16,11 @@ use super::results::Greeting;
 use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
-use crate::protocol::{Kind, Message, Version, parse_line};
+use crate::protocol::{Kind, Message, Version, parse_line, peek_cancelled};
 use crate::stream::{Next, Stream};
 
-/// Questions that may wait for a call.
-const MAX_QUESTIONS: usize = 64;
+/// Questions that may wait until the running call puts them to its client.
+const MAX_PROMPTS: usize = 64;
 /// Names of log levels, the least severe first (RFC 5424).
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
@@ -46,6 +46,8 @@ pub(super) struct Group {
     /// A seat was given back.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
+    /// Held while the child is told to watch resources or not to, so that it hears it in the order in which it was decided.
+    pub(super) watching: tokio::sync::Mutex<()>,
 }
 
 impl Group {
@@ -56,6 +58,7 @@ impl Group {
             opening: tokio::sync::Mutex::default(),
             freed: Notify::new(),
             listeners: Listeners::default(),
+            watching: tokio::sync::Mutex::default(),
         }
     }
 
@@ -68,10 +71,12 @@ impl Group {
         self.seats().iter().find(|seat| !seat.session.is_ended()).cloned()
     }
 
-    /// A session for a call that may ask back, if one is free.
-    pub(super) fn take_free(&self) -> Option<Lease> {
+    /// A session for a call that may ask back, if one is free. One in which it is not certain whose question the next one
+    /// would be is only good enough when there is no other.
+    pub(super) fn take_free(&self, may_be_doubtful: bool) -> Option<Lease> {
         let seats = self.seats();
-        seats.iter().find_map(|seat| Lease::take(seat, true))
+        let mut good = seats.iter().filter(|seat| may_be_doubtful || !seat.is_doubtful());
+        good.find_map(|seat| Lease::take(seat, true))
     }
 
     /// Whether nobody uses it.
@@ -94,8 +99,12 @@ pub(super) struct Seat {
     pub(super) calls: AtomicUsize,
     /// Whether a call has it that may ask back. A question on stdio names no call, so there is only one such call.
     is_taken: AtomicBool,
-    questions: Mutex<VecDeque<Question>>,
-    /// A question has come.
+    /// Calls that were given up and on which the child may still work.
+    pub(super) given_up: AtomicUsize,
+    /// Whether the child has asked something in a call; most never do.
+    has_asked: AtomicBool,
+    prompts: Mutex<VecDeque<Prompt>>,
+    /// A prompt has come.
     pub(super) asked: Notify,
     /// Where log messages go, and from which level on.
     log: Mutex<Option<(usize, Arc<Stream>)>>,
@@ -103,6 +112,21 @@ pub(super) struct Seat {
     pub(super) level: tokio::sync::Mutex<Option<String>>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
+}
+
+/// What a child wants of the call that has its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Prompt {
+    /// A question for the call's client.
+    Ask(Question),
+    /// The question with this id, as JSON text, needs no answer any more.
+    Withdraw(String),
+}
+
+/// Roots belong to the client and not to a call: servers ask for them as soon as the session is open, and the next call can
+/// tell them. Every other question that no call asked is for nobody.
+fn may_wait(question: &Question) -> bool {
+    question.method == "roots/list"
 }
 
 /// What the tools of a session ask for.
@@ -122,7 +146,9 @@ impl Seat {
             users: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             is_taken: AtomicBool::new(false),
-            questions: Mutex::default(),
+            given_up: AtomicUsize::new(0),
+            has_asked: AtomicBool::new(false),
+            prompts: Mutex::default(),
             asked: Notify::new(),
             log: Mutex::default(),
             level: tokio::sync::Mutex::default(),
@@ -148,9 +174,69 @@ impl Seat {
         *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The oldest question that nobody has put to the client.
-    pub(super) fn question(&self) -> Option<Question> {
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    /// Whether a question could be one of a call that was given up, in a session whose child does ask.
+    fn is_doubtful(&self) -> bool {
+        self.given_up.load(Ordering::Acquire) > 0 && self.has_asked.load(Ordering::Acquire)
+    }
+
+    /// The oldest prompt that the call has not seen.
+    pub(super) fn prompt(&self) -> Option<Prompt> {
+        self.prompts().pop_front()
+    }
+
+    /// Keeps a question for the call that has the session; an error says why it is for nobody.
+    fn keep(&self, question: &Question) -> Result<(), &'static str> {
+        let mut prompts = self.prompts();
+        if !may_wait(question) {
+            self.has_asked.store(true, Ordering::Release);
+            if !self.is_taken.load(Ordering::Acquire) {
+                return Err("No call runs that could put this question to its client.");
+            }
+            if self.given_up.load(Ordering::Acquire) > 0 {
+                return Err(
+                    "A call that was given up may still run, so it is not certain whose question this is.",
+                );
+            }
+        }
+        if prompts.len() >= MAX_PROMPTS {
+            return Err("Too many questions wait for this client.");
+        }
+        prompts.push_back(Prompt::Ask(question.clone()));
+        drop(prompts);
+        self.asked.notify_one();
+        Ok(())
+    }
+
+    /// Notes that the child no longer wants an answer to this question. `id` is JSON text.
+    fn withdraw(&self, id: &str) {
+        let mut prompts = self.prompts();
+        let count = prompts.len();
+        prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if question.id == id));
+        // The call may have put it to its client already.
+        if prompts.len() == count && count < MAX_PROMPTS && self.is_taken.load(Ordering::Acquire) {
+            prompts.push_back(Prompt::Withdraw(id.to_owned()));
+            drop(prompts);
+            self.asked.notify_one();
+        }
+    }
+
+    /// Gives the session back. What its call was asked and did not hear must not be asked in the name of the next one.
+    fn give_back(&self) -> Vec<Question> {
+        let mut prompts = self.prompts();
+        self.is_taken.store(false, Ordering::Release);
+        let mut unheard = Vec::new();
+        for prompt in std::mem::take(&mut *prompts) {
+            match prompt {
+                Prompt::Ask(question) if !may_wait(&question) => unheard.push(question),
+                Prompt::Ask(_) => prompts.push_back(prompt),
+                Prompt::Withdraw(_) => {}
+            }
+        }
+        unheard
+    }
+
+    fn prompts(&self) -> MutexGuard<'_, VecDeque<Prompt>> {
+        self.prompts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a response of the client, or an error of ours, to the child.
@@ -159,6 +245,13 @@ impl Seat {
             && let Kind::Response { id: Some(id), .. } = &message.kind
         {
             self.session.reply(&message, message.at(id)).await;
+        }
+    }
+
+    /// Tells the child that nobody will answer these questions.
+    pub(super) async fn refuse(&self, questions: Vec<Question>) {
+        for question in questions {
+            self.respond(&question.refusal(-32000, "The call that this question is about is over.")).await;
         }
     }
 
@@ -190,18 +283,13 @@ pub(super) async fn take(group: &Group, seat: &Seat, message: &Message<'_>) {
             if question.needs(&group.capabilities) != Needs::Nothing {
                 return seat.respond(&question.lacking()).await;
             }
-            let has_room = {
-                let mut questions = seat.questions.lock().unwrap_or_else(PoisonError::into_inner);
-                let has_room = questions.len() < MAX_QUESTIONS;
-                if has_room {
-                    questions.push_back(question.clone());
-                }
-                has_room
-            };
-            if has_room {
-                seat.asked.notify_one();
-            } else {
-                seat.respond(&question.refusal(-32000, "Too many questions wait for this client.")).await;
+            if let Err(why) = seat.keep(&question) {
+                seat.respond(&question.refusal(-32000, why)).await;
+            }
+        }
+        Kind::Notification { method } if method == "notifications/cancelled" => {
+            if let Some(span) = peek_cancelled(message).ok().flatten() {
+                seat.withdraw(message.at(&span));
             }
         }
         Kind::Notification { method } if method == "notifications/message" => log(seat, message),
@@ -249,7 +337,8 @@ pub(super) async fn pump(group: Arc<Group>, seat: Arc<Seat>) {
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) seat: Arc<Seat>,
-    is_exclusive: bool,
+    /// Whether no other call that may ask has it.
+    pub(super) is_exclusive: bool,
     freed: Option<Arc<Group>>,
 }
 
@@ -275,7 +364,11 @@ impl Drop for Lease {
         *self.seat.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if self.is_exclusive {
             *self.seat.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.seat.is_taken.store(false, Ordering::Release);
+            let unheard = self.seat.give_back();
+            if !unheard.is_empty() {
+                let seat = Arc::clone(&self.seat);
+                tokio::spawn(async move { seat.refuse(unheard).await });
+            }
         }
         self.seat.users.fetch_sub(1, Ordering::AcqRel);
         if let Some(group) = &self.freed {

@@ -115,15 +115,18 @@ impl Listeners {
         self.all().push(listener);
     }
 
-    /// Takes one out; tells which of its resources nobody else watches.
-    pub(super) fn remove(&self, number: u64) -> Vec<String> {
+    /// Takes one out; tells which resources it watched.
+    pub(super) fn remove(&self, number: u64) -> BTreeSet<String> {
         let mut all = self.all();
-        let Some(at) = all.iter().position(|listener| listener.number == number) else {
-            return Vec::new();
-        };
-        let gone = all.swap_remove(at);
-        let is_free = |uri: &String| !all.iter().any(|other| other.filter.resources.contains(uri));
-        gone.filter.resources.into_iter().filter(is_free).collect()
+        let at = all.iter().position(|listener| listener.number == number);
+        at.map(|at| all.swap_remove(at).filter.resources).unwrap_or_default()
+    }
+
+    /// Whether somebody watches a resource in a session.
+    pub(super) fn is_watched(&self, session: &str, uri: &str) -> bool {
+        let watches =
+            |listener: &Listener| listener.session == session && listener.filter.resources.contains(uri);
+        self.all().iter().any(watches)
     }
 
     /// Hands a notification of the child to everyone who wants it.

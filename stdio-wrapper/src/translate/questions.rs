@@ -46,6 +46,13 @@ impl Question {
         Self { id: id.to_owned(), method: method.to_owned(), params: members.to_string(), hint }
     }
 
+    /// A page that the client has to visit before it calls again (2025-11-25, "URL Mode Elicitation"). The child has ended
+    /// that call, so nobody waits for the answer.
+    pub(super) fn page(params: &Value) -> Self {
+        let (id, method) = ("null".to_owned(), "elicitation/create".to_owned());
+        Self { id, method, params: params.to_string(), hint: None }
+    }
+
     /// Whether a client with these capabilities can be asked.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
         let name = match self.method.as_str() {

@@ -1,8 +1,6 @@
 //! Requests, results and errors of one era in the words of the other. Pure; what is not named here passes as it was
 //! written.
 
-use std::borrow::Cow;
-
 use serde_json::{Value, json};
 
 use crate::modern::{META_PREFIX, SERVER_INFO, VERSION};
@@ -19,6 +17,10 @@ const CACHEABLE: [&str; 6] = [
 ];
 /// The JSON-RPC code of earlier revisions for a resource that does not exist.
 const RESOURCE_NOT_FOUND: i64 = -32002;
+/// The code of the stateless one, and of JSON-RPC for whatever is wrong with params.
+const INVALID_PARAMS: i64 = -32602;
+/// The server needs a capability that the client did not declare.
+const MISSING_CAPABILITY: i64 = -32021;
 
 /// What the child said in answer to `initialize`.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +91,11 @@ pub(super) fn capabilities(text: &str) -> String {
     Value::Object(out).to_string()
 }
 
-fn sorted(value: &Value) -> Value {
+/// A value whose objects have their members in one order, at every depth.
+pub(super) fn sorted(value: &Value) -> Value {
+    if let Some(items) = value.as_array() {
+        return items.iter().map(sorted).collect();
+    }
     match value.as_object() {
         Some(members) => {
             let mut names: Vec<&String> = members.keys().collect();
@@ -119,19 +125,41 @@ pub(super) fn params_for_legacy(params: &str) -> String {
     members.to_string()
 }
 
-/// An error of a child with a session, for a stateless client: the `error` member as JSON text.
-pub(super) fn error_for_modern(method: &str, error: &str) -> String {
+/// An error of a child with a session, for a stateless client: the `error` member as JSON text. `params` are those of the
+/// request that it answers.
+pub(super) fn error_for_modern(method: &str, params: &str, error: &str) -> String {
     let Some(mut members) = Members::parse(error) else { return error.to_owned() };
+    let is_read = method == "resources/read";
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
     let code = match code {
-        Some(RESOURCE_NOT_FOUND) if method == "resources/read" => -32602,
+        Some(INVALID_PARAMS | RESOURCE_NOT_FOUND) if is_read => INVALID_PARAMS,
+        // A server that lacks a capability of its client says so under this code in every revision.
+        Some(MISSING_CAPABILITY) => return error.to_owned(),
         // Codes that mean something only in the stateless revision, and there only if its rules were broken, and those of
         // earlier revisions, which it has no more.
         Some(-32099..=-32020 | RESOURCE_NOT_FOUND) => -32000,
         _ => return error.to_owned(),
     };
-    members.set("code", Cow::Owned(code.to_string()));
+    members.set("code", code.to_string());
+    if is_read && code == INVALID_PARAMS {
+        let data = members.get("data").filter(|data| *data != "null").unwrap_or("{}");
+        if let Some(data) = with_uri(data, params) {
+            members.set("data", data);
+        }
+    }
     members.to_string()
+}
+
+/// `data` with the URI that was asked for, which an error about an unknown resource carries (2026-07-28, "Resources").
+/// `None`: it is there, or there is no place for it.
+fn with_uri(data: &str, params: &str) -> Option<String> {
+    let params = Members::parse(params)?;
+    let mut data = Members::parse(data)?;
+    if data.get("uri").is_some() {
+        return None;
+    }
+    data.set("uri", params.get("uri")?);
+    Some(data.to_string())
 }
 
 /// A result of a stateless child, for a client with a session.
@@ -179,16 +207,39 @@ mod tests {
             params_for_legacy(params),
             r#"{"name":"t","arguments":{"a":1.0},"_meta":{"progressToken":"p","x":1}}"#
         );
-        assert_eq!(
-            error_for_modern("resources/read", r#"{"code":-32002,"message":"m","data":{"uri":"u"}}"#),
-            r#"{"code":-32602,"message":"m","data":{"uri":"u"}}"#
-        );
-        for code in [-32021, -32042, RESOURCE_NOT_FOUND] {
+        let keeps = |error: &str| assert_eq!(error_for_modern("tools/call", "{}", error), error);
+        keeps(r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"sampling":{}}}}"#);
+        keeps(r#"{"code":-32602,"message":"m"}"#);
+        for code in [-32020, -32022, -32042, RESOURCE_NOT_FOUND] {
             assert_eq!(
-                error_for_modern("tools/call", &format!(r#"{{"code":{code},"message":"m"}}"#)),
-                r#"{"code":-32000,"message":"m"}"#
+                error_for_modern("tools/call", "{}", &format!(r#"{{"code":{code},"message":"m","data":1}}"#)),
+                r#"{"code":-32000,"message":"m","data":1}"#
             );
         }
+    }
+
+    #[test]
+    fn an_unknown_resource_is_named() {
+        let read = |error: &str| error_for_modern("resources/read", r#"{"uri":"test://x"}"#, error);
+        let named = r#"{"code":-32602,"message":"m","data":{"uri":"test://x"}}"#;
+        // With its code of earlier revisions, and as the official SDKs write it.
+        for error in [
+            r#"{"code":-32002,"message":"m"}"#,
+            r#"{"code":-32602,"message":"m"}"#,
+            r#"{"code":-32002,"message":"m","data":{"uri":"test://x"}}"#,
+        ] {
+            assert_eq!(read(error), named);
+        }
+        assert_eq!(
+            read(r#"{"code":-32002,"message":"m","data":{"why":1}}"#),
+            r#"{"code":-32602,"message":"m","data":{"why":1,"uri":"test://x"}}"#
+        );
+        let other = r#"{"code":-32602,"message":"m","data":"text"}"#;
+        assert_eq!(read(other), other);
+    }
+
+    #[test]
+    fn capabilities_have_one_spelling() {
         assert_eq!(
             capabilities(r#"{"sampling":{"b":{},"a":{}},"extensions":{},"elicitation":{}}"#),
             r#"{"elicitation":{},"sampling":{"a":{},"b":{}}}"#

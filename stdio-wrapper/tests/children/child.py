@@ -217,6 +217,9 @@ def initialize(message):
 
 
 def main():
+    if "--banner" in FLAGS:
+        sys.stderr.write("".join(f"banner line {number}\n" for number in range(1, 21)))
+        sys.stderr.flush()
     if "--dies" in FLAGS:
         sys.exit(7)
     if "--ignores-sigterm" in FLAGS:

@@ -82,6 +82,16 @@ def call(number, params):
         if "inputResponses" in params:
             return text({"state": params.get("requestState"), "responses": params["inputResponses"]})
         return {"resultType": "input_required", "requestState": "opaque", "future": 1.0, "inputRequests": {"who": {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}}}}
+    if name == "ask_much":
+        question = {"method": "elicitation/create", "params": {"message": "One of many", "requestedSchema": {"type": "object", "properties": {}}}}
+        return {"resultType": "input_required", "inputRequests": {f"q{at}": question for at in range(given["count"])}}
+    if name == "ask_twice":
+        # As an SDK writes it: the state says how far it came, and a question has the same name in every round.
+        state = {None: 0, "one": 1, "two": 2}[params.get("requestState")]
+        if state == 2:
+            return text(params["inputResponses"]["q"]["action"])
+        question = {"method": "elicitation/create", "params": {"message": ["first", "second"][state], "requestedSchema": {"type": "object", "properties": {}}}}
+        return {"resultType": "input_required", "inputRequests": {"q": question}, "requestState": ["one", "two"][state]}
     if name == "fail":
         return {"error": given}
     if name == "crash":

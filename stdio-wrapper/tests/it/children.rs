@@ -303,3 +303,24 @@ async fn a_low_limit_of_open_files_is_the_childs_and_not_ours() {
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(line.split_whitespace().nth(3), Some("64"), "{line}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
+    let shown = |wrapper: &Wrapper| {
+        let log = wrapper.log();
+        log.iter().filter(|line| line.contains("banner line") && line.contains("INFO")).count()
+    };
+    let wrapper = Wrapper::start(&["--log=debug"], &["--banner"]).await;
+    let client = wrapper.session().await;
+    // Said after the banner, so that all of it has been read.
+    client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
+    assert!(
+        wrapper.logged("roots/list_changed").await.contains("INFO"),
+        "after its first answer a child is heard"
+    );
+    assert_eq!(shown(&wrapper), 3);
+    let failing = Wrapper::start(&[], &["--banner", "--dies"]).await;
+    assert_eq!(failing.client().try_initialize("2025-11-25").await.status(), 200);
+    failing.logged("banner line 20").await;
+    assert_eq!(shown(&failing), 20);
+}

@@ -28,5 +28,6 @@ mod stopping;
 mod token_end;
 mod translate_backward;
 mod translate_forward;
+mod translate_questions;
 mod transport;
 mod wrapper;

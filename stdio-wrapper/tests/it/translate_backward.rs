@@ -94,3 +94,64 @@ async fn a_cancelled_call_is_answered_and_the_server_is_told() {
     assert_eq!(slow.await.unwrap()["error"]["code"], -32800);
     assert_ne!(client.text("cancelled", json!({})).await, "[]");
 }
+
+/// The next question on a stream.
+async fn question(events: &mut Events) -> Value {
+    let found = events.next().await.unwrap().data;
+    assert_eq!(found["method"], "elicitation/create", "{found}");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_round_is_a_question_of_its_own() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({"elicitation": {}})).await;
+    // The client's own idea of answers and a state is not the server's.
+    let arguments =
+        json!({"name": "ask_twice", "inputResponses": {"q": {"action": "accept"}}, "requestState": "two"});
+    let forged = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments});
+    let mut events = Events::new(client.post(forged.to_string()).await);
+    let first = question(&mut events).await;
+    assert_eq!(first["params"]["message"], "first");
+    let reply = |id: &Value, action: &str| {
+        json!({"jsonrpc": "2.0", "id": id, "result": {"action": action}}).to_string()
+    };
+    client.post(reply(&first["id"], "accept")).await;
+    let second = question(&mut events).await;
+    assert_eq!(second["params"]["message"], "second");
+    // The first answer once more is for no question.
+    client.post(reply(&first["id"], "accept")).await;
+    client.post(reply(&second["id"], "decline")).await;
+    let answer = events.next().await.unwrap().data;
+    assert_eq!(answer["result"]["content"][0]["text"], "decline", "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cancelled_call_asked_does_not_count_any_more() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({"elicitation": {}})).await;
+    for id in 1..=2 {
+        let mut events = Events::new(client.post(call(id, "ask_much", json!({"count": 600}))).await);
+        question(&mut events).await;
+        let cancel =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+        client.post(cancel.to_string()).await;
+        assert_eq!(events.rest().await.pop().unwrap().data["error"]["code"], -32800);
+    }
+    let mut events = Events::new(client.post(call(3, "ask_much", json!({"count": 600}))).await);
+    question(&mut events).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_with_one_id_end_each_for_itself() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({})).await;
+    let slow = client.clone();
+    let slow = tokio::spawn(async move { slow.call("sleep", json!({"seconds": 20})).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // With the same id, and answered first.
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
+    client.post(cancel.to_string()).await;
+    assert_eq!(slow.await.unwrap()["error"]["code"], -32800);
+}

@@ -187,14 +187,14 @@ async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past
     let can = json!({"elicitation": {"url": {}}});
     let (status, asked) = answer(&client, &visit(can.clone(), json!({}))).await;
     assert_eq!((status, &asked["result"]["resultType"]), (200, &json!("input_required")), "{asked}");
-    let question = &asked["result"]["inputRequests"]["elicitation_1"];
+    let question = &asked["result"]["inputRequests"]["elicitation"];
     assert_eq!(question["method"], "elicitation/create", "{asked}");
     assert_eq!(question["params"]["url"], "https://auth.example/sign-in");
     let state = asked["result"]["requestState"].clone();
-    let went = json!({"requestState": state, "inputResponses": {"elicitation_1": {"action": "accept"}}});
+    let went = json!({"requestState": state, "inputResponses": {"elicitation": {"action": "accept"}}});
     let (_, done) = answer(&client, &visit(can, went)).await;
     assert_eq!(done["result"]["content"][0]["text"], "visited", "{done}");
-    for code in [-32042, -32002, -32021] {
+    for code in [-32042, -32002, -32020, -32022] {
         let failed = json!({"name": "fail", "arguments": {"code": code, "message": "old"}});
         let (_, failed) = answer(&client, &request(1, "tools/call", failed)).await;
         assert_eq!(failed["error"], json!({"code": -32000, "message": "old"}));

@@ -165,8 +165,17 @@ async fn pkce(target: &Target, clients: &Clients) -> Result<()> {
 
 async fn errors(target: &Target, clients: &Clients) -> Result<()> {
     let client = clients.first()?;
-    let answer = client.ask(target, &[("response_type", "token")]).await?;
+    let wrong = [("response_type", "token")];
+    let mut answer = client.ask(target, &wrong).await?;
+    if callback(&answer, &client.redirect_uri).is_none() && (400..500).contains(&answer.status) {
+        // A page first: nobody is redirected to a place where they have let no answer go (OAuth 2.1 §7.12.2).
+        client.allowed(target).await?;
+        answer = client.ask_in_browser(target, &wrong).await?;
+    }
     let Some(pairs) = callback(&answer, &client.redirect_uri) else {
+        if (400..500).contains(&answer.status) {
+            return skip("errors are shown on a page");
+        }
         anyhow::bail!("no redirect: status {}", answer.status)
     };
     ensure!(parameter(&pairs, "state") == Some(STATE), "state is {:?}", parameter(&pairs, "state"));

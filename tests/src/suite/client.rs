@@ -117,6 +117,13 @@ impl PublicClient {
         target.authorize(&pairs).await
     }
 
+    /// The same in the browser in which the person may be logged in.
+    pub(super) async fn ask_in_browser(&self, target: &Target, replaced: &[(&str, &str)]) -> Result<Answer> {
+        let endpoint = target.endpoint("authorization_endpoint")?;
+        let url = Url::parse_with_params(endpoint, self.request(target, replaced))?;
+        Answer::read(target.browser.get(url).header("accept", "text/html").send().await?).await
+    }
+
     /// Where the browser ends up after login and consent.
     pub(super) async fn allowed(&self, target: &Target) -> Result<Vec<(String, String)>> {
         let Some(person) = &target.options.person else {

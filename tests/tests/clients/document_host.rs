@@ -72,7 +72,11 @@ impl DocumentHost {
         let read = stream.read(&mut request).await.unwrap_or_default();
         let request = String::from_utf8_lossy(&request[..read]).into_owned();
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let answer = self.shelf.lock().unwrap().answers.get(path).cloned();
+        let bare = path.split('?').next().unwrap_or_default();
+        let answer = {
+            let answers = &self.shelf.lock().unwrap().answers;
+            answers.get(path).or_else(|| answers.get(bare)).cloned()
+        };
         let answer = answer.unwrap_or_else(|| "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned());
         stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.ok();
         stream.shutdown().await.ok();
@@ -87,6 +91,11 @@ impl DocumentHost {
 
     pub(crate) fn put_redirect(&self, path: &str, location: &str) {
         self.put(path, format!("302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"));
+    }
+
+    pub(crate) fn put_page(&self, path: &str, text: &str) {
+        let head = format!("200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", text.len());
+        self.put(path, head + text);
     }
 
     fn put(&self, path: &str, answer: String) {

@@ -11,6 +11,7 @@ mod library;
 mod machines;
 mod name_server;
 mod namespaces;
+mod real_browser;
 mod reconnect;
 mod rust_sdk;
 mod sdk;

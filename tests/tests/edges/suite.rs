@@ -19,6 +19,7 @@ each_edge!(
     a_bad_token_is_told_so,
     a_browser_gets_its_preflight_answered_and_may_read_a_challenge,
     discovery_documents_are_open,
+    a_url_with_a_query_is_described_as_the_client_wrote_it,
     the_doctor_finds_nothing_wrong,
     every_endpoint_that_the_metadata_names_is_open,
     events_arrive_one_by_one,
@@ -114,11 +115,44 @@ pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     }
     let keys = world.stack.get_json(&world.stack.endpoint("jwks")).await.unwrap();
     assert!(keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()));
+    // Whoever looks before fetching looks with HEAD (RFC 9110 §9.3.2).
+    for target in [
+        "/.well-known/oauth-protected-resource/mcp",
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
+        "/jwks",
+    ] {
+        let answer = world.stack.http.head(format!("{site}{target}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{target}");
+    }
     let explained = world.stack.get(&world.stack.endpoint("errors")).await.unwrap();
     assert!(explained.status == 200 && explained.body.contains("invalid_grant"), "{explained:?}");
     let nothing = world.stack.get(&format!("{site}/nothing")).await.unwrap();
     assert_eq!(nothing.status, 404);
     world.assert_nothing_passed("a discovery document");
+}
+
+pub(crate) async fn a_url_with_a_query_is_described_as_the_client_wrote_it(edge: Edge) {
+    let world = World::start(edge).await;
+    let site = format!("http://{}", world.host);
+    for query in ["?toolset=a", "?a=1&b=%22&c=x/y?z"] {
+        let answer = world.raw_without_token("POST", &format!("/mcp{query}"), &[]).await.unwrap();
+        let url = format!("{site}/.well-known/oauth-protected-resource/mcp{query}");
+        let challenge = format!("Bearer resource_metadata=\"{url}\", scope=\"mcp\"");
+        assert_eq!((answer.status, answer.values("www-authenticate")), (401, vec![challenge.as_str()]));
+        let document = world.stack.get_json(&url).await.unwrap();
+        assert_eq!(document["resource"], format!("{site}/mcp{query}"));
+    }
+    world.assert_nothing_passed("a request without a token");
+    let tokens = world.stack.log_in_for(&format!("{site}/mcp?toolset=a")).await;
+    let bearer = format!("Bearer {}", tokens.access_token);
+    for target in ["/mcp?toolset=a", "/mcp?toolset=b", "/mcp"] {
+        let headers = [("Authorization", bearer.as_str())];
+        let answer = world.raw_without_token("POST", target, &headers).await.unwrap();
+        assert_eq!(answer.status, 200, "{target}: {answer:?}");
+        let arrived = world.upstream.take_heads();
+        assert!(arrived.iter().any(|head| head.contains(&format!("POST {target} HTTP"))), "{arrived:?}");
+    }
 }
 
 pub(crate) async fn the_doctor_finds_nothing_wrong(edge: Edge) {

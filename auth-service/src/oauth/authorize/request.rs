@@ -59,6 +59,12 @@ pub enum Refusal {
     Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
+    #[error("prompt=none must not be combined with other values")]
+    Prompt,
+    #[error("the user is not signed in, and prompt=none allows no page")]
+    LoginRequired,
+    #[error("the user has to be asked, and prompt=none allows no page")]
+    ConsentRequired,
     #[error("the person said no")]
     Denied,
     #[error("the service cannot answer at the moment")]
@@ -66,7 +72,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7).
+    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7, `OpenID` Connect Core §3.1.2.6).
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Params(_)
@@ -74,12 +80,15 @@ impl Refusal {
             | Self::Challenge
             | Self::ChallengeMethod
             | Self::Thumbprint
+            | Self::Prompt
             | Self::PushRequired => ErrorCode::InvalidRequest,
             Self::ResponseType => ErrorCode::UnsupportedResponseType,
             Self::RequestObject => ErrorCode::RequestNotSupported,
             Self::GrantType => ErrorCode::UnauthorizedClient,
             Self::Scope(_) => ErrorCode::InvalidScope,
             Self::Resource => ErrorCode::InvalidTarget,
+            Self::LoginRequired => ErrorCode::LoginRequired,
+            Self::ConsentRequired => ErrorCode::ConsentRequired,
             Self::Denied => ErrorCode::AccessDenied,
             Self::Unavailable => ErrorCode::TemporarilyUnavailable,
         }
@@ -138,7 +147,7 @@ impl AuthorizationRequest {
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
         }
-        let resources = resources(&params.many("resource"), hosts)?;
+        let resources = resources(&params.many("resource"), hosts, policy)?;
         Ok(Self {
             client_id: client.id.clone(),
             redirect_uri,
@@ -148,6 +157,27 @@ impl AuthorizationRequest {
             challenge,
             bound_to: thumbprint(params)?,
         })
+    }
+}
+
+impl AuthorizationRequest {
+    /// The same request in form encoding, as the client could have sent it: for a link that asks it again.
+    pub fn query(&self) -> String {
+        let scope = self.scope.to_string();
+        let pairs = [
+            ("response_type", "code"),
+            ("client_id", self.client_id.as_str()),
+            ("redirect_uri", self.redirect_uri.as_str()),
+            ("scope", &scope),
+            ("code_challenge", self.challenge.as_str()),
+            ("code_challenge_method", "S256"),
+        ];
+        let resources = self.resources.iter().map(|resource| ("resource", resource.as_str()));
+        let state = self.state.as_deref().map(|state| ("state", state));
+        let bound_to = self.bound_to.as_ref().map(|key| ("dpop_jkt", key.as_str()));
+        url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(pairs.into_iter().chain(resources).chain(state).chain(bound_to))
+            .finish()
     }
 }
 
@@ -171,7 +201,7 @@ pub(in crate::oauth) fn asked_resources(
     params: &Params,
     state: &AppState,
 ) -> Result<Vec<ResourceUri>, Refusal> {
-    resources(&params.many("resource"), &state.config.site.protected_hosts)
+    resources(&params.many("resource"), &state.config.site.protected_hosts, &state.policy.now())
 }
 
 fn scope(
@@ -184,7 +214,7 @@ fn scope(
     Ok(requested_scope(params.one("scope")?, client, resources, policy, with_offline_access)?)
 }
 
-fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>, Refusal> {
+fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<Vec<ResourceUri>, Refusal> {
     if asked.is_empty() || asked.len() > MOST_RESOURCES {
         return Err(Refusal::Resource);
     }
@@ -193,6 +223,10 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts) -> Result<Vec<ResourceUri>,
         .map(|text| hosts.parse(text))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Refusal::Resource)?;
+    // A token for one would open nothing.
+    if resources.iter().any(|resource| policy.is_lookalike(resource)) {
+        return Err(Refusal::Resource);
+    }
     resources.sort();
     resources.dedup();
     Ok(resources)
@@ -215,10 +249,14 @@ mod tests {
     ];
 
     fn read(pairs: &[(&str, &str)]) -> Result<AuthorizationRequest, Refusal> {
+        read_query(&serde_urlencoded::to_string(pairs).unwrap())
+    }
+
+    fn read_query(query: &str) -> Result<AuthorizationRequest, Refusal> {
         let redirect_uri = RedirectUri::try_from("https://app.example/cb".to_owned()).unwrap();
         let client = fuzzing::client();
         let hosts = ProtectedHosts::new(Scheme::Https, vec!["mcp.example".parse().unwrap()]);
-        let params = Params::of_query(&serde_urlencoded::to_string(pairs).unwrap()).unwrap();
+        let params = Params::of_query(query).unwrap();
         AuthorizationRequest::within(&params, &client, redirect_uri, &hosts, &Policy::default(), false)
     }
 
@@ -232,6 +270,10 @@ mod tests {
         assert_eq!(asked.state.as_deref(), Some("s t&=#"));
         assert_eq!(asked.scope.to_string(), "mcp mcp:read");
         assert_eq!(asked.resources.first().unwrap().as_str(), "https://mcp.example/mcp");
+        // Asked again, it is the same.
+        let more = [("resource", "https://mcp.example/other"), ("dpop_jkt", GOOD[1].1)];
+        let asked = read(&[&GOOD[..], &more].concat()).unwrap();
+        assert_eq!(read_query(&asked.query()).unwrap(), asked);
     }
 
     #[test]

@@ -9,11 +9,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use crate::domain::client::{Client, ClientAuthMethod, ClientId};
+use crate::domain::client::{Client, ClientAuthMethod, ClientId, RegistrationId};
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
-use crate::guard::client_address;
 use crate::oauth::responses;
 use crate::ops::audit;
 use crate::state::AppState;
@@ -138,11 +137,15 @@ async fn replace(
     let identity: Identity = serde_json::from_slice(body)
         .map_err(|_| ManagementError::Update("the body must be a JSON object"))?;
     check_identity(&identity, &client)?;
-    // A change costs as much as a registration.
-    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    state.registration_rate.admit(address, &metadata.redirect_uris).map_err(RegistrationError::from)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
+    // What was given to a client that proves who it is must not be usable without that proof: its grants end here.
+    let registration = if client.metadata.drops_credentials(&metadata) {
+        RegistrationId::new(state.random_bytes()?)
+    } else {
+        client.registration.clone()
+    };
     let updated = Client {
+        registration,
         fingerprint: (metadata.auth_method == ClientAuthMethod::None)
             .then(|| TokenHash::of(canonical(&metadata).as_bytes())),
         management: Some(credentials.management.hash()),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientKeys, ClientMetadata, GrantType};
+use crate::domain::client::{ClientAuthMethod, ClientDisplay, ClientKeys, ClientMetadata, GrantType, said};
 use crate::domain::error_code::ErrorCode;
 use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
 use crate::domain::scope::Scope;
@@ -46,9 +46,6 @@ pub enum InvalidMetadata {
     /// A text without end.
     #[error("{0} is too long")]
     TooLong(&'static str),
-    /// See [`LARGEST`].
-    #[error("the metadata has more than 8192 bytes in total")]
-    TooLarge,
     /// RFC 7591 §2.3.
     #[error("software statements are not accepted here; register without one")]
     SoftwareStatement,
@@ -65,21 +62,16 @@ impl InvalidMetadata {
     }
 }
 
-/// Bytes in the largest metadata of one client, as it is stored.
-const LARGEST: usize = 8 * 1024;
-
 /// Members that mean something here. All others are ignored (RFC 7591 §2).
 #[derive(Deserialize)]
 struct Sent {
-    #[serde(default)]
-    redirect_uris: Vec<String>,
+    redirect_uris: Option<Vec<String>>,
     token_endpoint_auth_method: Option<String>,
     grant_types: Option<Vec<String>>,
     response_types: Option<Vec<String>>,
     scope: Option<String>,
     application_type: Option<String>,
-    #[serde(default)]
-    dpop_bound_access_tokens: bool,
+    dpop_bound_access_tokens: Option<bool>,
     software_statement: Option<Value>,
     jwks: Option<Value>,
     jwks_uri: Option<String>,
@@ -95,18 +87,19 @@ pub(super) fn read(
 ) -> Result<ClientMetadata, InvalidMetadata> {
     let sent: Sent =
         serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
+    let (application_type, display) = (said(sent.application_type), sent.display.said());
     if sent.software_statement.is_some() {
         return Err(InvalidMetadata::SoftwareStatement);
     }
-    if sent.application_type.as_deref().is_some_and(|kind| !matches!(kind, "web" | "native")) {
+    if application_type.as_deref().is_some_and(|kind| !matches!(kind, "web" | "native")) {
         return Err(InvalidMetadata::ApplicationType);
     }
-    check_display(&sent.display)?;
-    let auth_method = auth_method(sent.token_endpoint_auth_method.as_deref())?;
-    let keys = keys(auth_method, sent.jwks, sent.jwks_uri)?;
+    check_display(&display)?;
+    let auth_method = auth_method(said(sent.token_endpoint_auth_method).as_deref())?;
+    let keys = keys(auth_method, sent.jwks, said(sent.jwks_uri))?;
     let mut grant_types = grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?;
     grant_types.retain(|grant_type| offers(*grant_type));
-    let redirects = match sent.redirect_uris {
+    let redirects = match sent.redirect_uris.unwrap_or_default() {
         // A device has nowhere to be sent back to.
         none if none.is_empty() && !grant_types.contains(&GrantType::AuthorizationCode) => Vec::new(),
         sent => redirect_uris(sent)?,
@@ -114,18 +107,16 @@ pub(super) fn read(
     if grant_types.iter().all(|grant_type| *grant_type == GrantType::RefreshToken) {
         return Err(InvalidMetadata::Grants);
     }
-    let metadata = ClientMetadata {
+    Ok(ClientMetadata {
         redirect_uris: redirects,
         auth_method,
         grant_types,
         scope: scope(sent.scope.as_deref(), catalogue)?,
-        application_type: sent.application_type,
-        dpop_bound_access_tokens: sent.dpop_bound_access_tokens,
+        application_type,
+        dpop_bound_access_tokens: sent.dpop_bound_access_tokens.unwrap_or_default(),
         keys,
-        display: sent.display,
-    };
-    let stored = serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len());
-    if stored > LARGEST { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
+        display,
+    })
 }
 
 /// One text for one client, however its members were ordered and whichever port it listens on: on loopback the
@@ -155,7 +146,7 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata>
         return Err(InvalidMetadata::RedirectUriCount);
     }
     let parse = |text: String| {
-        RedirectUri::try_from(text.clone()).map_err(|error| InvalidMetadata::RedirectUri(text, error))
+        RedirectUri::to_register(text.clone()).map_err(|error| InvalidMetadata::RedirectUri(text, error))
     };
     sent.into_iter().map(parse).collect()
 }

@@ -72,6 +72,20 @@ path = "/"
 }
 
 #[test]
+fn two_rules_of_places_that_many_servers_take_for_one_are_refused() {
+    let two = |one: &str, other: &str| {
+        let service = |path: &str| format!("[[service]]\nhost = \"a.example\"\npath = \"{path}\"\n");
+        parse(&(service(one) + &service(other)), Who::default(), None)
+            .map_err(|problems| problems.to_string())
+    };
+    for (one, other) in [("/mcp", "/MCP"), ("/mcp/a", "/mcp./a"), ("/a/b/", "/A/b")] {
+        let problems = two(one, other).unwrap_err();
+        assert!(problems.contains("line 4: a.example/") && problems.contains("in line 1"), "{problems}");
+    }
+    assert!(two("/mcp", "/mcp2").is_ok() && two("/mcp", "/mcp/a").is_ok());
+}
+
+#[test]
 fn what_is_no_toml_is_told_with_its_lines() {
     let problems = problems("default_scope = \"mcp\nscopes = = 1\n[[service]]\nhost = 'a'\nhost = 'b'\n");
     assert!(problems.contains("line 1: ") && problems.contains("line 2: "), "{problems}");

@@ -5,14 +5,12 @@ use async_trait::async_trait;
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::Consent;
+use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::Grant;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::domain::resource::ResourceUri;
-use crate::domain::scope::Scope;
-use crate::store::pending::{PendingStore, Room};
+use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
@@ -43,30 +41,6 @@ fn put_device(rows: &Writable<'_>, key: &str, device: &DeviceAuthorization) -> R
 
 #[async_trait]
 impl PendingStore for EmbeddedStore {
-    async fn reserve(
-        &self,
-        room: Room,
-        _name: &TokenHash,
-        _until: UnixTime,
-        now: UnixTime,
-        ceiling: u64,
-    ) -> Result<bool, StoreError> {
-        // What lies there is what is counted.
-        let table = match room {
-            Room::PushedRequests => Table::PushedRequests,
-            Room::Devices => Table::UserCodes,
-        };
-        if self.read(|rows| rows.count(table))? < ceiling {
-            return Ok(true);
-        }
-        // Some may only wait to be swept. That takes a look at all, so it is done now and then.
-        if !self.swept_for_room.is_due(now) {
-            return Ok(false);
-        }
-        self.sweep_table(table, now).await?;
-        Ok(self.read(|rows| rows.count(table))? < ceiling)
-    }
-
     async fn add_device(
         &self,
         code: &TokenHash,
@@ -213,17 +187,16 @@ impl PendingStore for EmbeddedStore {
         &self,
         subject: &Subject,
         client: &Client,
-        what: (&Scope, &[ResourceUri]),
+        approval: &Approval,
         now: UnixTime,
         until: UnixTime,
     ) -> Result<(), StoreError> {
         let key = consent_key(subject, &client.id);
-        let (subject, client, scope, resources) =
-            (subject.clone(), client.clone(), what.0.clone(), what.1.to_vec());
+        let (subject, client, approval) = (subject.clone(), client.clone(), approval.clone());
         self.writer
             .write(move |rows| {
                 let known: Option<Consent> = rows.get_live(Table::Consents, &key, now)?;
-                let consent = with_consent(known, &subject, &client, (&scope, &resources));
+                let consent = with_consent(known, &subject, &client, &approval);
                 rows.put(Table::Consents, &key, &consent, Some(until))
             })
             .await

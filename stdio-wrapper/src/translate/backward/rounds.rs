@@ -55,6 +55,7 @@ impl Peer {
         out: &Arc<Stream>,
     ) -> Result<String, String> {
         let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
+        let mut asking = Asking { peer: self, session, ids: Vec::new() };
         let mut waiting = Vec::new();
         for (key, request) in Members::parse(requests).unwrap_or_default().iter() {
             let [method, params] =
@@ -72,10 +73,10 @@ impl Peer {
             let id = format!(r#""mcp-gate-{}""#, self.next.fetch_add(1, Ordering::Relaxed));
             let (sender, receiver) = oneshot::channel();
             self.state().asked.insert(id.clone(), sender);
+            asking.ids.push(id.clone());
             let params = params.unwrap_or("{}");
             let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
             if !session.put(&id, Bytes::from(text), out) {
-                self.state().asked.remove(&id);
                 return Err("Too many questions wait for this client.".to_owned());
             }
             waiting.push((key.to_owned(), method, receiver));
@@ -92,5 +93,23 @@ impl Peer {
             responses.insert(key, answer);
         }
         Ok(Value::Object(responses).to_string())
+    }
+}
+
+/// Questions that a call waits for. When the call ends, in whatever way, nobody waits for them any more: late answers go
+/// nowhere, and they do not count against what may wait for the client.
+struct Asking<'a> {
+    peer: &'a Peer,
+    session: &'a Session,
+    ids: Vec<String>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut state = self.peer.state();
+        for id in &self.ids {
+            state.asked.remove(id);
+            self.session.take_back(id);
+        }
     }
 }

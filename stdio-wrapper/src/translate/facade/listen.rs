@@ -30,9 +30,13 @@ impl Facade {
         let interest = {
             let (facade, group) = (Arc::clone(&facade), Arc::clone(&group));
             Interest(Some(Box::new(move || {
-                let unwatched = group.listeners.remove(number);
+                let watched = group.listeners.remove(number);
                 tokio::spawn(async move {
-                    for uri in unwatched {
+                    let _in_order = group.watching.lock().await;
+                    for uri in watched {
+                        if group.listeners.is_watched(&lease.seat.session.id, &uri) {
+                            continue;
+                        }
                         let params = serde_json::json!({ "uri": uri }).to_string();
                         let number = facade.number();
                         // A session that has ended watches nothing anyway.
@@ -43,6 +47,7 @@ impl Facade {
                 });
             })))
         };
+        let _in_order = group.watching.lock().await;
         for uri in resources {
             let params = serde_json::json!({ "uri": uri }).to_string();
             if let Err(error) =

@@ -13,9 +13,6 @@ use crate::legacy::OpenError;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, First};
 
-/// Calls of one group that may be waiting for their clients, each in a session of its own.
-const MAX_SEATS: usize = 8;
-
 impl Facade {
     /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
     pub(super) async fn lease(
@@ -26,9 +23,10 @@ impl Facade {
         is_exclusive: bool,
     ) -> Result<Lease, Refused> {
         let end = Instant::now() + self.settings.request_timeout;
+        let max = self.settings.max_seats;
         loop {
             let free = if is_exclusive {
-                group.take_free()
+                group.take_free(false)
             } else {
                 group.home().and_then(|seat| Lease::take(&seat, false))
             };
@@ -38,15 +36,18 @@ impl Facade {
             {
                 let _one_at_a_time = group.opening.lock().await;
                 let count = group.seats().len();
-                if count == 0 || (is_exclusive && count < MAX_SEATS && group.take_free().is_none()) {
+                if count == 0 || (is_exclusive && count < max && group.take_free(false).is_none()) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
                         Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
                         Err(error) => return Err(error),
                     }
-                } else if count < MAX_SEATS || !is_exclusive {
+                } else if count < max || !is_exclusive {
                     continue;
                 }
+            }
+            if is_exclusive && let Some(lease) = group.take_free(true) {
+                return Ok(lease.of(group));
             }
             if tokio::time::timeout_at(end, group.freed.notified()).await.is_err() {
                 return Err(OpenError::OwnerFull.into());

@@ -1,0 +1,123 @@
+//! Why a consent page cannot be made or its answer not be taken, and what the user can do then.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+
+use crate::domain::clock::RandomUnavailable;
+use crate::identity::ticket::BadTicket;
+use crate::keys::seal::CryptoFailure;
+use crate::oauth::params::BadParams;
+use crate::pages::{FormTarget, Link, MessagePage, page};
+use crate::store::StoreError;
+
+/// Why the page cannot be made, or its answer not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsentError {
+    /// The form is broken.
+    #[error("Nothing was allowed, because the form that was sent is broken: {0}.")]
+    Params(#[from] BadParams),
+    /// Nobody is logged in here any more.
+    #[error("Nothing was allowed, because you are not signed in any more.")]
+    NoSession,
+    /// See [`BadTicket`].
+    #[error("Nothing was allowed, because {0}.")]
+    Ticket(#[from] BadTicket),
+    /// The user would have to be asked, and the client said `prompt=none`.
+    #[error("The application asked for no page to be shown, and it cannot be answered without one.")]
+    PageRequired,
+    /// A second answer to one question.
+    #[error(
+        "This question was answered before, and the application was told. If it is connected, there is nothing more to do, and you can close this page."
+    )]
+    AnsweredBefore,
+    /// The client or its redirect URI is gone.
+    #[error("The application was removed while this page was open. Connect it again.")]
+    ClientGone,
+    /// It is not the one that the page showed.
+    #[error("Nothing was allowed, because the application has changed while this page was open.")]
+    ClientChanged,
+    /// The rules do not let the person use what was asked for.
+    #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
+    Barred,
+    /// Neither allow nor deny.
+    #[error("Nothing was allowed, because the form that was sent has no answer in it.")]
+    NoDecision,
+    /// Ours to mend.
+    #[error("The service cannot be used at the moment. Try again in a minute.")]
+    Unavailable,
+}
+
+impl From<StoreError> for ConsentError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed during consent");
+        Self::Unavailable
+    }
+}
+
+impl From<CryptoFailure> for ConsentError {
+    fn from(_: CryptoFailure) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl From<RandomUnavailable> for ConsentError {
+    fn from(_: RandomUnavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// What helps, when it is not in the error's own words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Help {
+    /// Asking the same question again; with nothing to ask it by, the client has to.
+    AskAgain,
+    /// The same, should the answer not have arrived.
+    IfNotConnected,
+    /// Nothing more.
+    None,
+}
+
+impl ConsentError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Params(_)
+            | Self::NoSession
+            | Self::Ticket(_)
+            | Self::NoDecision
+            | Self::PageRequired
+            | Self::ClientGone
+            | Self::ClientChanged => StatusCode::BAD_REQUEST,
+            Self::AnsweredBefore => StatusCode::CONFLICT,
+            Self::Barred => StatusCode::FORBIDDEN,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn title_and_help(&self) -> (&'static str, Help) {
+        match self {
+            Self::NoSession => ("Sign in again", Help::AskAgain),
+            Self::Params(_) | Self::Ticket(_) | Self::NoDecision => ("Please answer again", Help::AskAgain),
+            Self::ClientChanged => ("The application has changed", Help::AskAgain),
+            Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
+            Self::Unavailable => ("Nothing was allowed", Help::AskAgain),
+            Self::PageRequired | Self::ClientGone | Self::Barred => ("Nothing was allowed", Help::None),
+        }
+    }
+
+    /// The page that says so. `question` is where the same question is asked again, if that is known.
+    pub(super) fn response(&self, question: Option<&str>) -> HttpResponse {
+        let (title, help) = self.title_and_help();
+        let link = match help {
+            Help::AskAgain => Some("Show the question again"),
+            Help::IfNotConnected => Some("It is not connected: ask again"),
+            Help::None => None,
+        };
+        let way_on = link.zip(question).map(|(text, url)| Link { text, url });
+        let mut text = self.to_string();
+        if way_on.is_none() && help != Help::None {
+            text.push_str(" Otherwise go back to the application and connect it again.");
+        }
+        let template = MessagePage { title, text: &text, code: None, way_on };
+        page(self.status(), &template, FormTarget::Ourselves)
+    }
+}

@@ -1,0 +1,182 @@
+//! A second click, the back button, a page loaded again, two tabs: each ends in a sentence that helps and a way on.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::app::{Browser, ISSUER, PASSWORD, Page, RESOURCE, TestApp, authorize_query};
+
+const NEW: &str = "a password of my own";
+const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)];
+
+/// Where the link on the page leads that is the way on.
+fn way_on(page: &Page) -> String {
+    let (_, rest) =
+        page.body.split_once("class=\"way-on\"").unwrap_or_else(|| panic!("no way on in {}", page.body));
+    let url = rest.split_once("href=\"").unwrap().1.split('"').next().unwrap();
+    let url = url.replace("&#38;", "&").replace("&amp;", "&");
+    url.strip_prefix(ISSUER).unwrap().to_owned()
+}
+
+/// Follows the way on to the question, and allows it.
+async fn allow_by_way_on(browser: &mut Browser<'_>, page: &Page) {
+    let again = browser.open(&way_on(page)).await;
+    assert!(again.body.contains("Allow an application"), "{}", again.body);
+    assert!(browser.submit(&again, &[("decision", "allow")]).await.parameter("code").is_some());
+}
+
+#[actix_web::test]
+async fn a_login_form_is_good_again_after_a_login() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
+    let (tab, other) = (browser.follow(&query).await, browser.follow(&query).await);
+    // The first tab, its second click, the other tab.
+    for page in [&tab, &tab, &other] {
+        let answer = browser.submit(page, &SIGN_IN).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
+        assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
+    }
+    // The back button: the form says who is signed in, and leads on.
+    let back = browser.open(&format!("/login?{}", authorize_query(&client, &[]))).await;
+    assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
+    allow_by_way_on(&mut browser, &back).await;
+}
+
+#[actix_web::test]
+async fn a_login_form_that_is_too_old_is_replaced_by_a_fresh_one_that_leads_to_the_same_place() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let old = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    app.wait(Duration::from_secs(16 * 60));
+    let fresh = browser.submit(&old, &SIGN_IN).await;
+    assert!(fresh.status == StatusCode::BAD_REQUEST && fresh.body.contains("open for too long"));
+    let answer = browser.submit(&fresh, &SIGN_IN).await;
+    assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
+    // A form of another browser signs nobody in, and what was typed there is not taken over (a015).
+    let mut other = app.browser();
+    let fresh = other.submit(&old, &[("username", "mallory"), ("password", PASSWORD)]).await;
+    assert!(fresh.status == StatusCode::BAD_REQUEST && !fresh.body.contains("mallory"));
+    assert!(!other.cookies.iter().any(|(name, _)| name.ends_with("_session")));
+    assert_eq!(other.submit(&fresh, &SIGN_IN).await.status, StatusCode::SEE_OTHER);
+}
+
+#[actix_web::test]
+async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let choose = browser.submit(&login, &SIGN_IN).await;
+    let chosen = [("new_password", NEW), ("new_password_repeat", NEW)];
+    for _ in 0..2 {
+        let answer = browser.submit(&choose, &chosen).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
+        assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
+    }
+    // The form before it, with the one-time password, is none any more.
+    assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::FORBIDDEN);
+    // Another password is none, however often it is tried (a022), and leads to the login form.
+    let mut last = StatusCode::OK;
+    for n in 0..12 {
+        let wrong = format!("guess number {n}");
+        let fields = [("new_password", wrong.as_str()), ("new_password_repeat", wrong.as_str())];
+        let page = app.browser_with(&browser).submit(&choose, &fields).await;
+        assert!(page.body.contains("<h1>Sign in</h1>"), "{}", page.body);
+        last = page.status;
+        if n == 0 {
+            assert!(last == StatusCode::CONFLICT && page.body.contains("was used already"), "{}", page.body);
+        }
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[actix_web::test]
+async fn a155_a_second_answer_to_one_question_makes_no_second_grant_and_leads_on() {
+    let app = TestApp::start().await;
+    let client = app.client_with(&["http://127.0.0.1/cb"]).await;
+    let mut browser = app.browser_of("ana").await;
+    let query = authorize_query(&client, &[("redirect_uri", "http://127.0.0.1:5000/cb")]);
+    let page = browser.open(&format!("/authorize?{query}")).await;
+    assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
+    let again = browser.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!((again.status, &again.location), (StatusCode::CONFLICT, &None));
+    assert!(again.body.contains("You have answered already"), "{}", again.body);
+    assert!(!again.body.contains("Nothing was allowed") && !again.body.contains("not signed in"));
+    allow_by_way_on(&mut browser, &again).await;
+}
+
+#[actix_web::test]
+async fn a_question_that_cannot_be_answered_any_more_can_be_asked_again() {
+    let app = TestApp::start_with(&[("REMEMBER_CONSENT", "off")]).await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
+    // Signed in again, in another tab.
+    let page = browser.open(&query).await;
+    let login = browser.open("/login").await;
+    browser.submit(&login, &SIGN_IN).await;
+    let refused = browser.submit(&page, &[("decision", "allow")]).await;
+    assert!(refused.status == StatusCode::BAD_REQUEST && refused.body.contains("before you signed in again"));
+    allow_by_way_on(&mut browser, &refused).await;
+    // Open for too long.
+    let page = browser.open(&query).await;
+    app.wait(Duration::from_secs(16 * 60));
+    let refused = browser.submit(&page, &[("decision", "allow")]).await;
+    assert!(refused.body.contains("open for too long"), "{}", refused.body);
+    allow_by_way_on(&mut browser, &refused).await;
+    // No answer in it.
+    let page = browser.open(&query).await;
+    let refused = browser.submit(&page, &[]).await;
+    allow_by_way_on(&mut browser, &refused).await;
+    // The login is over: it comes first, and then the question.
+    let page = browser.open(&query).await;
+    browser.cookies.retain(|(name, _)| !name.ends_with("_session"));
+    let refused = browser.submit(&page, &[("decision", "allow")]).await;
+    assert!(refused.status == StatusCode::BAD_REQUEST && refused.body.contains("Sign in again"));
+    let login = browser.follow(&way_on(&refused)).await;
+    let there = browser.submit(&login, &SIGN_IN).await.location.unwrap();
+    let page = browser.open(there.strip_prefix(ISSUER).unwrap()).await;
+    assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
+}
+
+#[actix_web::test]
+async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
+    let app = TestApp::start_with(&[("ADDITIONAL_GRANTS", "device_code")]).await;
+    let grant = "urn:ietf:params:oauth:grant-type:device_code";
+    let metadata =
+        json!({ "client_name": "Television", "token_endpoint_auth_method": "none", "grant_types": [grant] });
+    let registered: Value = app.register(&metadata).await.json().await.unwrap();
+    let client = registered["client_id"].as_str().unwrap();
+    let form = [("client_id", client), ("resource", RESOURCE)];
+    let started = app.http.post(format!("{}/device_authorization", app.public)).form(&form).send().await;
+    let codes: Value = started.unwrap().json().await.unwrap();
+    let (device, user) = (codes["device_code"].as_str().unwrap(), codes["user_code"].as_str().unwrap());
+    let (mut ana, mut eve) = (app.browser_of("ana").await, app.browser_of("eve").await);
+    let code_page = ana.open("/device").await;
+    let page = ana.submit(&code_page, &[("user_code", user)]).await;
+    let page_of_eve = eve.open("/device").await;
+    let page_of_eve = eve.submit(&page_of_eve, &[("user_code", user)]).await;
+    let allow = [("decision", "allow")];
+    let is_connected = |answer: &Page| {
+        assert!(answer.status == StatusCode::OK && answer.body.contains("is connected"), "{}", answer.body);
+    };
+    is_connected(&ana.submit(&page, &allow).await);
+    is_connected(&ana.submit(&page, &allow).await);
+    app.token(&[("grant_type", grant), ("client_id", client), ("device_code", device)]).await;
+    is_connected(&ana.submit(&page, &allow).await);
+    // Who did not allow it is told that it is over, and so is who now says no; both can type another code.
+    for answer in [eve.submit(&page_of_eve, &allow).await, ana.submit(&page, &[("decision", "deny")]).await] {
+        assert_eq!(answer.status, StatusCode::CONFLICT);
+        assert_eq!(way_on(&answer), "/device");
+    }
+    // Back to the page for the code, which is still filled in.
+    let again = ana.submit(&code_page, &[("user_code", user)]).await;
+    assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
+}

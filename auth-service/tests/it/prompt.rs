@@ -1,0 +1,87 @@
+//! What a client wants its user to be asked, or not to be asked (`prompt`, `OpenID` Connect Core §3.1.2.1).
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::app::{ISSUER, PASSWORD, TestApp, authorize_query};
+
+fn link(client: &str, prompt: &str) -> String {
+    format!("/authorize?{}", authorize_query(client, &[("prompt", prompt)]))
+}
+
+#[actix_web::test]
+async fn prompt_consent_shows_the_page_although_everything_is_allowed_already() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    browser.allow(&authorize_query(&client, &[])).await;
+    assert!(browser.open(&link(&client, "")).await.parameter("code").is_some());
+    let page = browser.open(&link(&client, "consent")).await;
+    assert_eq!((page.status, &page.location), (StatusCode::OK, &None));
+    assert!(page.body.contains("You allowed it before"));
+    assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
+}
+
+#[actix_web::test]
+async fn prompt_login_and_select_account_show_the_login_although_somebody_is_signed_in() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("eve").await;
+    for (n, prompt) in ["login", "select_account", "consent login"].into_iter().enumerate() {
+        let mut browser = app.browser_of(&format!("ana{n}")).await;
+        browser.allow(&authorize_query(&client, &[])).await;
+        app.wait(Duration::from_secs(60));
+        let login = browser.follow(&link(&client, prompt)).await;
+        assert!(login.body.contains("<h1>Sign in</h1>"), "{}", login.body);
+        // There is no way around the form, and whoever signs in now is who goes on.
+        assert!(!login.body.contains("Go on"), "{}", login.body);
+        let there = browser.submit(&login, &[("username", "eve"), ("password", PASSWORD)]).await.location;
+        let page = browser.open(there.unwrap().strip_prefix(ISSUER).unwrap()).await;
+        assert!(page.status == StatusCode::OK && page.body.contains("<dd>eve</dd>"), "{}", page.body);
+    }
+}
+
+#[actix_web::test]
+async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
+    let app = TestApp::start().await;
+    let (client, other) = (app.client().await, app.client_with(&["http://127.0.0.1/cb"]).await);
+    // Whoever is not signed in is not sent on: that would be a redirector for everybody (a005).
+    let page = app.browser().open(&link(&client, "none")).await;
+    assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None));
+    assert!(page.body.contains("login_required") && page.body.contains("Tell the application"));
+    let mut browser = app.browser_of("ana").await;
+    let page = browser.open(&link(&client, "none")).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.body.contains("consent_required"));
+    browser.allow(&authorize_query(&client, &[("scope", "mcp:read")])).await;
+    let narrow = authorize_query(&client, &[("prompt", "none"), ("scope", "mcp:read")]);
+    assert!(browser.open(&format!("/authorize?{narrow}")).await.parameter("code").is_some());
+    // More than was allowed, at an address that is known by now.
+    let more = browser.open(&link(&client, "none")).await;
+    assert_eq!(more.parameter("error").as_deref(), Some("consent_required"), "{}", more.body);
+    assert_eq!(more.parameter("state").as_deref(), Some("the state"));
+    let login = browser.open(&link(&client, "none login")).await;
+    assert_eq!(login.parameter("error").as_deref(), Some("invalid_request"));
+    // At a loopback address the page is always shown, so without one there is no answer.
+    let local = |more: &[(&str, &str)]| {
+        let uri = [("redirect_uri", "http://127.0.0.1:5000/cb")];
+        authorize_query(&other, &[&uri[..], more].concat())
+    };
+    browser.allow(&local(&[])).await;
+    let silent = browser.open(&format!("/authorize?{}", local(&[("prompt", "none")]))).await;
+    assert_eq!(silent.parameter("error").as_deref(), Some("consent_required"), "{}", silent.body);
+}
+
+#[actix_web::test]
+async fn what_prompt_may_say_is_announced_and_checked_when_it_is_pushed() {
+    let app = TestApp::start().await;
+    let url = format!("{}/.well-known/oauth-authorization-server", app.public);
+    let metadata: Value = app.http.get(url).send().await.unwrap().json().await.unwrap();
+    assert_eq!(metadata["prompt_values_supported"], json!(["none", "login", "consent", "select_account"]));
+    let client = app.client().await;
+    let query = authorize_query(&client, &[("prompt", "none consent")]);
+    let push = app.http.post(format!("{}/par", app.public)).body(query);
+    let response = push.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+    assert_eq!(super::app::error_code(response).await, "invalid_request");
+}

@@ -1,0 +1,223 @@
+//! What one call has asked its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests"). Pure.
+//!
+//! A user must never find that an answer of theirs was given to another question. So a name is given to one question of a
+//! call and to no other one, even after that question was answered; and an answer is taken only for a question that was
+//! put to the client, which is then no longer open.
+
+use std::collections::HashSet;
+
+use super::questions::Question;
+use crate::protocol::Members;
+
+/// Questions that one call may put to its client, over all its rounds.
+pub(super) const MAX_QUESTIONS: usize = 256;
+/// Rounds of one call.
+pub(super) const MAX_ROUNDS: u32 = 64;
+
+/// The questions of one call.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// What is not answered yet, under its name.
+    open: Vec<(String, Question)>,
+    /// Every name that this call has given, so that none is given twice.
+    names: HashSet<String>,
+    rounds: u32,
+}
+
+/// A call has reached one of its bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Endless {
+    /// Too many questions.
+    #[error(
+        "The MCP server asked more than {MAX_QUESTIONS} questions in one call, so the call was given up."
+    )]
+    Questions,
+    /// Too many rounds.
+    #[error("The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up.")]
+    Rounds,
+}
+
+impl Asked {
+    /// Notes a question under a name that no question of this call had before.
+    pub(super) fn ask(&mut self, question: &Question) -> Result<(), Endless> {
+        if self.names.len() >= MAX_QUESTIONS {
+            return Err(Endless::Questions);
+        }
+        let name = question.key(|name| self.names.contains(name));
+        self.names.insert(name.clone());
+        self.open.push((name, question.clone()));
+        Ok(())
+    }
+
+    /// Begins another round.
+    pub(super) fn next_round(&mut self) -> Result<(), Endless> {
+        self.rounds += 1;
+        if self.rounds > MAX_ROUNDS { Err(Endless::Rounds) } else { Ok(()) }
+    }
+
+    /// Takes the questions that a client has answered, each with its answer. What is not answered, or not by something
+    /// that can be an answer, stays open; answers to anything else are ignored, as the specification wants.
+    pub(super) fn answer(&mut self, given: &Members<'_>) -> Vec<(Question, String)> {
+        let mut answered = Vec::new();
+        for (name, question) in std::mem::take(&mut self.open) {
+            match given.get(&name).filter(|answer| question.takes(answer)) {
+                Some(answer) => answered.push((question, answer.to_owned())),
+                None => self.open.push((name, question)),
+            }
+        }
+        answered
+    }
+
+    /// The child no longer wants to know this. `id` is JSON text.
+    pub(super) fn withdraw(&mut self, id: &str) {
+        self.open.retain(|(_, question)| question.id != id);
+    }
+
+    /// Takes out what is not answered.
+    pub(super) fn take_open(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.open).into_iter().map(|(_, question)| question).collect()
+    }
+
+    /// Whether everything is answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// `inputRequests`: what is open, as a JSON object.
+    pub(super) fn requests(&self) -> String {
+        let mut requests = Members::default();
+        for (name, question) in &self.open {
+            requests.set(name, question.entry());
+        }
+        requests.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// As the SDKs write them: with a number for an id, and without a name.
+    fn question(number: usize, method: &str) -> Question {
+        let params = json!({"message": format!("question {number}")}).to_string();
+        Question { id: number.to_string(), method: method.to_owned(), params, hint: None }
+    }
+
+    fn names(asked: &Asked) -> Vec<String> {
+        let requests: Value = serde_json::from_str(&asked.requests()).unwrap();
+        requests.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn a_name_is_not_given_again_after_its_question_was_answered() {
+        let mut asked = Asked::default();
+        asked.ask(&question(1, "elicitation/create")).unwrap();
+        assert_eq!(names(&asked), ["elicitation"]);
+        let given = Members::parse(r#"{"elicitation":{"action":"accept"}}"#).unwrap();
+        assert_eq!(asked.answer(&given).len(), 1);
+        asked.ask(&question(2, "elicitation/create")).unwrap();
+        assert_eq!(names(&asked), ["elicitation_2"]);
+        assert!(asked.answer(&given).is_empty(), "the first answer is not one to the second question");
+        asked.withdraw("2");
+        assert!(asked.is_settled());
+        let mut named = question(3, "elicitation/create");
+        named.hint = Some("elicitation_2".to_owned());
+        asked.ask(&named).unwrap();
+        assert_eq!(names(&asked), ["elicitation_2_2"], "what was withdrawn keeps its name too");
+    }
+
+    #[test]
+    fn questions_and_rounds_have_an_end() {
+        let mut asked = Asked::default();
+        for number in 0..MAX_QUESTIONS {
+            asked.ask(&question(number, "sampling/createMessage")).unwrap();
+        }
+        assert_eq!(asked.ask(&question(0, "roots/list")), Err(Endless::Questions));
+        assert_eq!(asked.take_open().len(), MAX_QUESTIONS);
+        assert_eq!(asked.ask(&question(0, "roots/list")), Err(Endless::Questions), "answered ones count too");
+        for _ in 0..MAX_ROUNDS {
+            asked.next_round().unwrap();
+        }
+        assert_eq!(asked.next_round(), Err(Endless::Rounds));
+    }
+
+    /// What a client and its server may do, in any order.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Asks(&'static str, Option<&'static str>),
+        /// The client answers these of the questions that it was shown last.
+        Answers(Vec<bool>),
+        /// The client sends a response once more that it sent before.
+        Repeats(usize),
+        Withdraws(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let method = prop::sample::select(vec!["elicitation/create", "sampling/createMessage", "roots/list"]);
+        let hint =
+            prop::option::weighted(0.2, prop::sample::select(vec!["elicitation", "elicitation_2", "x"]));
+        prop_oneof![
+            3 => (method, hint).prop_map(|(method, hint)| Step::Asks(method, hint)),
+            3 => prop::collection::vec(any::<bool>(), 8).prop_map(Step::Answers),
+            1 => any::<usize>().prop_map(Step::Repeats),
+            1 => any::<usize>().prop_map(Step::Withdraws),
+        ]
+    }
+
+    /// An answer that says which question it is to.
+    fn answer_to(request: &Value) -> Value {
+        let to = request["params"]["message"].clone();
+        json!({"action": "accept", "role": "assistant", "content": {"to": to}, "roots": []})
+    }
+
+    proptest! {
+        #[test]
+        fn each_question_gets_its_own_answer_and_at_most_one(steps in prop::collection::vec(step(), 1..40)) {
+            let mut asked = Asked::default();
+            let mut count = 0;
+            let mut seen: HashMap<String, Value> = HashMap::new();
+            let mut sent: Vec<String> = Vec::new();
+            let mut answered = HashSet::new();
+            for step in steps {
+                let given = match step {
+                    Step::Asks(method, hint) => {
+                        count += 1;
+                        let hint = hint.map(str::to_owned);
+                        asked.ask(&Question { hint, ..question(count, method) }).unwrap();
+                        continue;
+                    }
+                    Step::Withdraws(which) => {
+                        asked.withdraw(&(which % (count + 1)).to_string());
+                        continue;
+                    }
+                    Step::Repeats(which) if sent.is_empty() => { let _ = which; continue }
+                    Step::Repeats(which) => sent[which % sent.len()].clone(),
+                    Step::Answers(which) => {
+                        let shown: Value = serde_json::from_str(&asked.requests()).unwrap();
+                        let mut given = serde_json::Map::new();
+                        for ((name, request), is_answered) in shown.as_object().unwrap().iter().zip(which) {
+                            let before = seen.insert(name.clone(), request.clone());
+                            prop_assert!(before.is_none_or(|before| before == *request), "{name} was given twice");
+                            if is_answered {
+                                given.insert(name.clone(), answer_to(request));
+                            }
+                        }
+                        let text = Value::Object(given).to_string();
+                        sent.push(text.clone());
+                        text
+                    }
+                };
+                for (question, answer) in asked.answer(&Members::parse(&given).unwrap()) {
+                    let answer: Value = serde_json::from_str(&answer).unwrap();
+                    prop_assert_eq!(&answer["content"]["to"], &json!(format!("question {}", question.id)));
+                    prop_assert!(answered.insert(question.id.clone()), "question {} was answered twice", question.id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Stateless clients in front of a server with sessions that asks more than once, as SDK users write it.
+
+use serde_json::{Value, json};
+
+use crate::modern::{request, send};
+use crate::wrapper::{Client, Events, Wrapper, answer_of};
+
+const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/asking.py");
+
+async fn wrapper(options: &[&str], flags: &[&str]) -> Wrapper {
+    let command: Vec<&str> = ["python3", CHILD].iter().chain(flags).copied().collect();
+    Wrapper::run(options, &command, &[]).await
+}
+
+/// A call of a client that can be asked everything.
+fn call(tool: &str, extra: Value) -> Value {
+    call_with(tool, json!({}), extra)
+}
+
+fn call_with(tool: &str, arguments: Value, extra: Value) -> Value {
+    let able = json!({"elicitation": {}, "sampling": {}, "roots": {}});
+    let mut meta = json!({"io.modelcontextprotocol/clientCapabilities": able});
+    let mut params = json!({"name": tool, "arguments": arguments});
+    for (name, value) in extra.as_object().into_iter().flatten() {
+        let place = if name == "progressToken" { &mut meta } else { &mut params };
+        place[name] = value.clone();
+    }
+    params["_meta"] = meta;
+    request(1, "tools/call", params)
+}
+
+async fn answer(client: &Client, message: &Value) -> Value {
+    answer_of(send(client, message).await).await
+}
+
+/// The names and texts of what a client is asked.
+fn questions(asked: &Value) -> Vec<(String, String)> {
+    let requests = asked["result"]["inputRequests"].as_object();
+    let text = |params: &Value| {
+        let sampled = &params["messages"][0]["content"]["text"];
+        params["message"].as_str().or(sampled.as_str()).unwrap_or_default().to_owned()
+    };
+    requests.unwrap().iter().map(|(name, request)| (name.clone(), text(&request["params"]))).collect()
+}
+
+fn text(done: &Value) -> &str {
+    done["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text in {done}"))
+}
+
+fn retry(asked: &Value, responses: Value) -> Value {
+    json!({"requestState": asked["result"]["requestState"], "inputResponses": responses})
+}
+
+/// What a client's user says to each question.
+fn accept(content: Value) -> Value {
+    json!({"action": "accept", "content": content})
+}
+
+/// Calls a tool as the client of an SDK does: asks its user whatever it is asked, and sends the answers of this round only.
+/// Gives the texts of the questions in order, and the last answer.
+async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
+    let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
+    for _ in 0..200 {
+        let found = answer(client, &message).await;
+        if found["result"]["resultType"] != "input_required" {
+            return (asked, found);
+        }
+        let mut responses = json!({});
+        for (name, text) in questions(&found) {
+            assert!(!names.contains(&name), "{name} is the name of two questions");
+            responses[&name] = reply(&text);
+            names.push(name);
+            asked.push(text);
+        }
+        message = first.clone();
+        for (name, value) in retry(&found, responses).as_object().unwrap() {
+            message["params"][name] = value.clone();
+        }
+    }
+    panic!("{asked:?} has no end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_question_of_a_call_is_put_to_the_user() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    // Twice in a row: the second call meets a child that has asked before.
+    for _ in 0..2 {
+        let yes_to_one = |text: &str| {
+            if text.contains("ALL") { json!({"action": "decline"}) } else { accept(json!({"answer": "yes"})) }
+        };
+        let (asked, done) = converse(&client, &call("clean", json!({})), yes_to_one).await;
+        assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
+        assert_eq!(text(&done), r#"["yes", "decline"]"#);
+        let no_to_one = |text: &str| {
+            if text.contains("ALL") { accept(json!({"answer": "yes"})) } else { json!({"action": "decline"}) }
+        };
+        let (asked, done) = converse(&client, &call("clean", json!({})), no_to_one).await;
+        assert_eq!((asked.len(), text(&done)), (2, r#"["decline", "yes"]"#), "a decline is used once too");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_prompt_and_each_request_for_roots_gets_its_own_answer() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let complete = |text: &str| json!({"role": "assistant", "model": "m", "content": {"type": "text", "text": format!("of {text}")}});
+    let (asked, done) = converse(&client, &call("complete", json!({})), complete).await;
+    assert_eq!((asked.len(), text(&done)), (2, r#"["of first", "of second"]"#));
+    let count = std::cell::Cell::new(0);
+    let roots = |_: &str| {
+        count.set(count.get() + 1);
+        json!({"roots": [{"uri": format!("file:///{}", count.get())}]})
+    };
+    let (_, done) = converse(&client, &call("roots", json!({})), roots).await;
+    assert_eq!(text(&done), r#"[[{"uri": "file:///1"}], [{"uri": "file:///2"}]]"#);
+    let any = |text: &str| match text {
+        "two" => complete(text),
+        other => accept(json!({"answer": other})),
+    };
+    let (asked, done) = converse(&client, &call("mixed", json!({})), any).await;
+    assert_eq!(
+        (asked, text(&done)),
+        (vec!["one".into(), "two".into(), "three".into()], r#"["one", "of two", "three"]"#)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_of_calls_in_parallel_stay_apart() {
+    let wrapper = wrapper(&[], &[]).await;
+    let calls = (0..6).map(|number| {
+        let client = wrapper.client();
+        async move {
+            let who = format!("client {number}");
+            let first = call_with("register", json!({"who": who}), json!({}));
+            let say =
+                |text: &str| accept(json!({"name": format!("[{text}]"), "colour": format!("[{text}]")}));
+            let (asked, done) = converse(&client, &first, say).await;
+            assert_eq!(asked, [format!("Name of {who}"), format!("Colour of {who}")]);
+            assert_eq!(text(&done), format!(r#"["[Name of {who}]", "[Colour of {who}]"]"#));
+        }
+    });
+    futures_util::future::join_all(calls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let third = |text: &str| accept(json!({"answer": if text.contains("(3)") { "yes" } else { "no" }}));
+    let (asked, done) = converse(&client, &call("insist", json!({})), third).await;
+    assert_eq!((asked.len(), text(&done)), (3, "3"));
+    let (asked, done) =
+        converse(&client, &call("insist", json!({})), |_| accept(json!({"answer": "no"}))).await;
+    assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
+    assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
+    wrapper.logged("cancelled a call").await;
+    // A server that asks faster than anybody could answer.
+    let flooded = answer(&client, &call_with("flood", json!({"count": 100_000}), json!({}))).await;
+    assert!(flooded["error"]["message"].as_str().unwrap().contains("more than 256 questions"), "{flooded}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_come_again_answer_nothing_else() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let first = answer(&client, &call("clean", json!({}))).await;
+    let [(name, _)] = questions(&first).try_into().unwrap();
+    let yes = json!({&name: accept(json!({"answer": "yes"}))});
+    // The same retry twice at once: one goes on, the other finds nothing that waits.
+    let retried = call("clean", retry(&first, yes.clone()));
+    let (one, two) = tokio::join!(answer(&client, &retried), answer(&client, &retried));
+    let (second, refused) = if one["result"].is_object() { (one, two) } else { (two, one) };
+    assert_eq!(refused["error"]["code"], -32602, "{refused}");
+    assert_eq!(questions(&second)[0].1, "Delete ALL 10000 files?");
+    // The old answers under the new state, and once more under the old one.
+    let again = answer(&client, &call("clean", retry(&second, yes.clone()))).await;
+    assert_eq!(questions(&again)[0].1, "Delete ALL 10000 files?", "{again}");
+    assert_eq!(answer(&client, &retried).await["error"]["code"], -32602);
+    // Answers without a state belong to no question.
+    let fresh = answer(&client, &call("clean", json!({"inputResponses": yes}))).await;
+    assert_eq!(questions(&fresh)[0].1, "Delete 1 temporary file?", "{fresh}");
+    // A state is for its own request: not for other arguments, and not for a client with other capabilities.
+    let first = answer(&client, &call_with("register", json!({"who": "a"}), json!({}))).await;
+    let named = json!({&questions(&first)[0].0: accept(json!({"name": "n"}))});
+    let other = call_with("register", json!({"who": "b"}), retry(&first, named.clone()));
+    assert_eq!(answer(&client, &other).await["error"]["code"], -32602);
+    let own = call_with("register", json!({"who": "a"}), retry(&first, named));
+    assert_eq!(questions(&answer(&client, &own).await)[0].1, "Colour of a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_come_together_are_answered_in_any_order() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let first = answer(&client, &call("both", json!({}))).await;
+    let [(this, _), (that, last)] = questions(&first).try_into().unwrap();
+    let some = answer(&client, &call("both", retry(&first, json!({&that: {"action": "decline"}})))).await;
+    assert_eq!((questions(&some).len(), &questions(&some)[0].0, last.as_str()), (1, &this, "that"));
+    // The answer that was used already is none to what is still open.
+    let used = answer(&client, &call("both", retry(&some, json!({&that: {"action": "cancel"}})))).await;
+    assert_eq!(questions(&used)[0].0, this);
+    let done = answer(&client, &call("both", retry(&used, json!({&this: {"action": "accept"}})))).await;
+    assert_eq!(text(&done), r#"["accept", "decline"]"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_call_is_over_is_not_asked_in_the_next_one() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    assert_eq!(text(&answer(&client, &call("leave", json!({}))).await), r#""left""#);
+    let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
+    assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
+    assert!(wrapper.logged("left behind got").await.contains("-32000"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_the_server_takes_back_is_not_asked() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let (asked, done) =
+        converse(&client, &call("reconsider", json!({})), |_| accept(json!({"answer": "x"}))).await;
+    assert_eq!((asked, text(&done)), (vec!["asked instead".to_owned()], r#""x""#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_after_a_round_has_the_token_of_that_round() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let first = answer(&client, &call("steps", json!({"progressToken": "one"}))).await;
+    let name = &questions(&first)[0].0;
+    let mut extra = retry(&first, json!({name: accept(json!({"answer": "x"}))}));
+    extra["progressToken"] = json!(2);
+    let events = Events::new(send(&client, &call("steps", extra)).await).rest().await;
+    assert_eq!(events[0].data["params"], json!({"progressToken": 2, "progress": 2}), "{events:?}");
+}
+
+/// Starts a call that takes a while, and gives its response up.
+async fn give_up(wrapper: &Wrapper, client: &Client) {
+    let response = send(client, &call("later", json!({}))).await;
+    wrapper.logged("later has begun").await;
+    drop(response);
+    wrapper.logged("cancelled a call").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_given_up_asks_no_other_calls_user() {
+    let wrapper = wrapper(&["--stream-after=50ms"], &["--goes-on"]).await;
+    let client = wrapper.client();
+    give_up(&wrapper, &client).await;
+    // It goes on in its child, and so does what comes next, until somebody asks.
+    let (asked, done) =
+        converse(&client, &call("meanwhile", json!({})), |_| json!({"action": "accept"})).await;
+    assert_eq!(asked, Vec::<String>::new(), "{done}");
+    assert!(text(&done).contains("not certain whose question"), "{done}");
+    wrapper.logged("later was refused").await;
+    // From then on calls that may ask have a child in which no such call runs.
+    let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
+    assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ends_when_it_is_given_up_leaves_no_doubt() {
+    let wrapper = wrapper(&["--input-timeout=500ms"], &[]).await;
+    let client = wrapper.client();
+    let before = pid(&client).await;
+    let _ = answer(&client, &call("clean", json!({}))).await;
+    // Nobody answers, and the server ends the call when it hears that it was given up.
+    wrapper.logged("cancelled a call").await;
+    let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
+    assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
+    assert_eq!(pid(&client).await, before);
+}
+
+/// The process of the child that a call meets.
+async fn pid(client: &Client) -> String {
+    text(&answer(client, &call("pid", json!({}))).await).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_beside_one_that_waits_meets_another_child() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let before = pid(&client).await;
+    let _waits = answer(&client, &call("clean", json!({}))).await;
+    assert_ne!(pid(&client).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_session_it_waits_for_the_same_child() {
+    let wrapper = wrapper(&["--translate-sessions=1"], &[]).await;
+    let client = wrapper.client();
+    let before = pid(&client).await;
+    let first = answer(&client, &call("both", json!({}))).await;
+    let beside = {
+        let client = client.clone();
+        tokio::spawn(async move { pid(&client).await })
+    };
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!beside.is_finished());
+    let both: Value = questions(&first)
+        .into_iter()
+        .map(|(name, _)| (name, json!({"action": "accept"})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let done = answer(&client, &call("both", retry(&first, both))).await;
+    assert_eq!(text(&done), r#"["accept", "accept"]"#);
+    assert_eq!(beside.await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_errors_keep_what_they_say() {
+    for flags in [&[][..], &["--goes-on"]] {
+        let wrapper = wrapper(&[], flags).await;
+        let client = wrapper.client();
+        let refused = answer(&client, &call("unable", json!({}))).await;
+        assert_eq!(
+            (&refused["error"]["code"], &refused["error"]["data"]),
+            (&json!(-32021), &json!({"requiredCapabilities": {"sampling": {"tools": {}}}}))
+        );
+        let unknown = answer(&client, &request(1, "resources/read", json!({"uri": "test://none"}))).await;
+        assert_eq!(
+            (&unknown["error"]["code"], &unknown["error"]["data"]),
+            (&json!(-32602), &json!({"uri": "test://none"})),
+            "{unknown}"
+        );
+    }
+}
