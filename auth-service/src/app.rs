@@ -185,7 +185,11 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::get().to(device::form))
                 .route(web::post().to(device::look_up)),
         )
-        .service(web::resource(format!("{base}/device/consent")).route(web::post().to(device::decide)))
+        .service(
+            web::resource(format!("{base}/device/consent"))
+                .route(web::get().to(device::question))
+                .route(web::post().to(device::decide)),
+        )
         .service(web::resource(format!("{base}/login/device")).route(web::get().to(login::device_form)))
         .service(web::resource(format!("{base}{ERRORS_PATH}")).route(web::get().to(errors::show)))
         .service(web::resource(format!("{base}/introspect")).route(web::post().to(introspect::introspect)))

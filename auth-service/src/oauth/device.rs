@@ -33,6 +33,7 @@ use super::{responses, session};
 #[derive(Serialize, Deserialize)]
 struct Shown {
     device: TokenHash,
+    code: String,
     subject: Subject,
     /// The client's metadata: its name on the page is a part of what the user answers.
     client: TokenHash,
@@ -182,26 +183,55 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
     };
     let client = client_of(&asked, state).await?;
-    let shown = Shown { device, subject: session.subject.clone(), client: client.metadata.digest() };
+    let shown =
+        Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
+    // A page of its own, and not the answer to this form: with the back button a browser shows such an answer only after
+    // a question about sending the form again.
+    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}"))))
+}
+
+/// `GET /device/consent`: what allowing the device would mean. The ticket in its query is bound to the login in which the
+/// code was typed, so that a link leads nobody else here.
+pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    ask(&http, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
+}
+
+async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
+    let params = Params::of_query(http.query_string())?;
+    let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
+    let now = state.now();
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
+    let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
+    if is_allowed_by(&session.subject, &asked, state).await? {
+        return Ok(connected());
+    }
+    match asked.state {
+        DeviceState::Pending => {}
+        DeviceState::Denied => return Ok(denied()),
+        DeviceState::Allowed { .. } | DeviceState::Redeemed => return Err(DeviceError::Over),
+    }
+    let client = client_of(&asked, state).await?;
+    if client.metadata.digest() != shown.client {
+        return Err(DeviceError::ClientChanged);
+    }
+    let action = state.config.site.issuer.endpoint("/device/consent");
     let barred = barred(&account, &asked.resources, state);
     if !barred.is_empty() {
         audit::Event::Barred { subject: &session.subject, client_id: &client.id }.emit();
-        let template = BarredPage {
-            action: &state.config.site.issuer.endpoint("/device/consent"),
-            ticket: &ticket,
-            username: account.username.as_str(),
-            resources: &barred,
-        };
+        let username = account.username.as_str();
+        let template = BarredPage { action: &action, ticket, username, resources: &barred };
         return Ok(page(StatusCode::FORBIDDEN, &template, FormTarget::Ourselves));
     }
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     let resources: Vec<String> = asked.resources.iter().map(ToString::to_string).collect();
     let template = DeviceConsentPage {
-        action: &state.config.site.issuer.endpoint("/device/consent"),
-        ticket: &ticket,
+        action: &action,
+        ticket,
         username: account.username.as_str(),
-        user_code: &code.to_string(),
+        user_code: &shown.code,
         client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
         minutes: now.since(asked.asked_at).as_secs() / 60,
         asked_from: &asked.asked_from.map(|address| address.to_string()).unwrap_or_default(),

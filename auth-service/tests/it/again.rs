@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::app::{Browser, ISSUER, PASSWORD, Page, RESOURCE, TestApp, authorize_query};
+use super::device::send_code;
 
 const NEW: &str = "a password of my own";
 const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)];
@@ -160,9 +161,9 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     let (device, user) = (codes["device_code"].as_str().unwrap(), codes["user_code"].as_str().unwrap());
     let (mut ana, mut eve) = (app.browser_of("ana").await, app.browser_of("eve").await);
     let code_page = ana.open("/device").await;
-    let page = ana.submit(&code_page, &[("user_code", user)]).await;
+    let page = send_code(&mut ana, &code_page, user).await;
     let page_of_eve = eve.open("/device").await;
-    let page_of_eve = eve.submit(&page_of_eve, &[("user_code", user)]).await;
+    let page_of_eve = send_code(&mut eve, &page_of_eve, user).await;
     let allow = [("decision", "allow")];
     let is_connected = |answer: &Page| {
         assert!(answer.status == StatusCode::OK && answer.body.contains("is connected"), "{}", answer.body);

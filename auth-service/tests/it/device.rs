@@ -50,7 +50,16 @@ async fn poll(app: &TestApp, client: &str, device_code: &str) -> Response {
 /// Types the code on the page; what comes then.
 async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
     let page = browser.open("/device").await;
-    browser.submit(&page, &[("user_code", code)]).await
+    send_code(browser, &page, code).await
+}
+
+/// Sends the code on this page, and goes where that leads.
+pub(crate) async fn send_code(browser: &mut Browser<'_>, page: &Page, code: &str) -> Page {
+    let answer = browser.submit(page, &[("user_code", code)]).await;
+    match &answer.location {
+        Some(there) => browser.open(there.strip_prefix(ISSUER).unwrap()).await,
+        None => answer,
+    }
 }
 
 async fn allow(browser: &mut Browser<'_>, code: &str) {
@@ -75,7 +84,7 @@ async fn a_device_is_connected_by_a_person_in_another_browser() {
     let path = there.location.unwrap();
     let page = browser.open(path.strip_prefix(ISSUER).unwrap()).await;
     assert!(page.body.contains(&format!("value=\"{}\"", codes.user)), "{}", page.body);
-    let shown = browser.submit(&page, &[("user_code", &codes.user.to_lowercase())]).await;
+    let shown = send_code(&mut browser, &page, &codes.user.to_lowercase()).await;
     for text in [codes.user.as_str(), "Television", RESOURCE, "127.0.0.1", "If somebody sent you the code"] {
         assert!(shown.body.contains(text), "{text} in {}", shown.body);
     }
@@ -110,7 +119,17 @@ async fn a043_a_link_alone_approves_nothing() {
     let ticket = page.ticket();
     let form = [("ticket", ticket.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device/consent", &form).await.status, StatusCode::BAD_REQUEST);
-    let shown = browser.submit(&page, &[("user_code", &codes.user)]).await;
+    let shown = send_code(&mut browser, &page, &codes.user).await;
+    // The address of the question is good in that login only.
+    let form = [("ticket", page.ticket()), ("user_code", codes.user.clone())];
+    let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let there = browser.post("/device", &form).await.location.unwrap();
+    let there = there.strip_prefix(ISSUER).unwrap();
+    assert_eq!(browser.open(there).await.status, StatusCode::OK);
+    for stranger in [&mut eve, &mut app.browser()] {
+        let page = stranger.open(there).await;
+        assert!(page.status == StatusCode::BAD_REQUEST && !page.body.contains("Television"));
+    }
     assert_eq!(eve.submit(&shown, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(app.browser().submit(&shown, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.submit(&shown, &[]).await.status, StatusCode::BAD_REQUEST);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::app::{
     CHALLENGE, REDIRECT, RESOURCE, TestApp, VERIFIER, authorize_query, error_code, rand_suffix,
 };
+use super::device::send_code;
 use super::machines::{enter, new_client, resource};
 use super::policy::Ruled;
 
@@ -162,7 +163,7 @@ async fn a_pushed_request_and_a_device_step_up_as_well() {
     let codes: Value = device(app, &form).await.json().await.unwrap();
     let mut browser = app.browser_of("bob").await;
     let page = browser.open("/device").await;
-    let page = browser.submit(&page, &[("user_code", &text(&codes, "user_code"))]).await;
+    let page = send_code(&mut browser, &page, &text(&codes, "user_code")).await;
     assert!(page.body.contains("notes:write: Change and delete your notes"), "{}", page.body);
     browser.submit(&page, &[("decision", "allow")]).await;
     let device_code = text(&codes, "device_code");

@@ -196,6 +196,8 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again() {
         json!({ "press": "Continue", "until": "Let a device act" }),
         json!({ "press": "Allow", "times": 2, "until": "The device is connected" }),
         json!({ "reload": true, "until": "The device is connected" }),
+        // Kept by the browser or asked for again, but no question about sending a form once more.
+        json!({ "back": true, "until": "Let a device act|The device is connected" }),
     ];
     scene.walk(&steps).await;
 }
