@@ -155,8 +155,12 @@ async fn floor(directory: &Path, key: &StoreKey, registrations: usize) -> anyhow
         serde_json::from_value::<Client>(body)?
     };
     let now = SystemClock.now();
-    let terms =
-        RegistrationTerms { now, unused_until: now.plus(Duration::from_secs(86_400)), ceiling: CEILING };
+    let terms = RegistrationTerms {
+        now,
+        unused_until: now.plus(Duration::from_secs(86_400)),
+        ceiling: CEILING,
+        unused_ceiling: CEILING,
+    };
     let done = AtomicUsize::new(0);
     let started = Instant::now();
     let worker = async || -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! The one route table: what each of the three listeners serves.
 
+mod bounds;
+mod connections;
 mod edge_grpc;
 
 use std::convert::Infallible;
@@ -11,6 +13,7 @@ use actix_http::Request;
 use actix_web::dev::{Server, fn_service};
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer, Route, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -23,7 +26,7 @@ use crate::forward_auth::{self, cors};
 use crate::oauth::register::{self, manage};
 use crate::oauth::{
     authorize, consent, device, device_authorization, errors, fallback, introspect, login, metadata,
-    protected_resource, pushed_request, revoke, token,
+    protected_resource, pushed_request, responses, revoke, token,
 };
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
@@ -31,8 +34,10 @@ use crate::state::AppState;
 
 pub use edge_grpc::EdgeGrpc;
 
-/// Bytes in the largest body that any endpoint takes.
-const BODY_LIMIT: usize = 64 * 1024;
+/// Connections that may be open at a time. One takes up to 128 kB while its request head is being sent.
+const PUBLIC_CONNECTIONS: usize = 1024;
+const EDGE_CONNECTIONS: usize = 2048;
+const OPS_CONNECTIONS: usize = 64;
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests in flight may take once we are told to stop, in seconds.
@@ -74,13 +79,17 @@ pub fn listen(
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
         App::new()
+            .wrap(from_fn(bounds::bounded))
             .wrap(TracingLogger::<RequestSpan>::new())
-            .app_data(web::PayloadConfig::new(BODY_LIMIT))
+            .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
             .app_data(public_state.clone())
             .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
     })
     .workers(workers.get())
+    .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
     .client_request_timeout(HEAD_TIMEOUT)
+    // Who hangs up is noticed at once, and not when the answer is written.
+    .h1_allow_half_closed(false)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
@@ -92,6 +101,7 @@ pub fn listen(
     })
     .workers(workers.get())
     .backlog(4096)
+    .max_connections(EDGE_CONNECTIONS.div_ceil(workers.get()))
     .keep_alive(Duration::from_secs(90))
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
@@ -102,6 +112,7 @@ pub fn listen(
         App::new().app_data(ops_state.clone()).app_data(metrics.clone()).configure(ops_routes)
     })
     .workers(1)
+    .max_connections(OPS_CONNECTIONS)
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(1)
     .disable_signals()

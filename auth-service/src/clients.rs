@@ -2,6 +2,7 @@
 
 pub mod document;
 pub mod documents;
+pub mod fetch_rate;
 pub mod hosts;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::domain::clock::{RandomUnavailable, UnixTime};
 use crate::store::{Store, StoreError};
 
 use documents::{DocumentError, Documents};
+use fetch_rate::Caller;
 
 /// Finds clients.
 pub struct Clients {
@@ -49,15 +51,27 @@ impl Clients {
         &self.documents
     }
 
-    /// The client of that identifier, as its metadata is now.
+    /// The client of that identifier, as its metadata is now, for a user who is signed in.
     pub async fn find(&self, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
+        self.find_for(Caller::Known, id, now).await
+    }
+
+    /// The client of that identifier, as its metadata is now.
+    pub async fn find_for(
+        &self,
+        caller: Caller,
+        id: &ClientId,
+        now: UnixTime,
+    ) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {
             return Err(UnknownClient::Disabled);
         }
         match known {
             Some(client) if client.origin != ClientOrigin::MetadataDocument => Ok(client),
-            known if id.as_str().starts_with("https://") => self.by_document(id, known, now).await,
+            // Stored when a user allowed it first: it is in use.
+            Some(client) if is_url(id) => self.by_document(id, Some(client), Caller::Known, now).await,
+            None if is_url(id) => self.by_document(id, None, caller, now).await,
             _ => Err(UnknownClient::Unregistered),
         }
     }
@@ -67,9 +81,10 @@ impl Clients {
         &self,
         id: &ClientId,
         known: Option<Client>,
+        caller: Caller,
         now: UnixTime,
     ) -> Result<Client, UnknownClient> {
-        let metadata = self.documents.metadata(id, now).await?;
+        let metadata = self.documents.metadata(id, caller, now).await?;
         Ok(match known {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
                 // What was given to a client that proves who it is must not be usable without that proof.
@@ -92,4 +107,8 @@ impl Clients {
             },
         })
     }
+}
+
+fn is_url(id: &ClientId) -> bool {
+    id.as_str().starts_with("https://")
 }

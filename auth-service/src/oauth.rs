@@ -14,14 +14,15 @@ pub mod metadata;
 pub mod protected_resource;
 pub mod pushed_request;
 pub mod register;
+pub mod responses;
 pub mod revoke;
 pub mod token;
 
 mod client_assertion;
 mod client_auth;
 mod live_token;
+mod login_attempt;
 mod params;
 mod proof;
 mod requested_scope;
-mod responses;
 mod session;

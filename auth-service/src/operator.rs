@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientOrigin};
 use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
-use crate::identity::password::{HashingFailed, Passwords};
+use crate::identity::password::{HashingError, Passwords};
 use crate::keys::set::RotationTerms;
 use crate::ops::audit;
 use crate::rotation::RotationError;
@@ -220,7 +220,7 @@ pub enum CommandError {
     Random(#[from] RandomUnavailable),
     /// No hash.
     #[error(transparent)]
-    Hashing(#[from] HashingFailed),
+    Hashing(#[from] HashingError),
     /// The signing keys stay as they are.
     #[error(transparent)]
     Rotation(#[from] RotationError),

@@ -136,6 +136,8 @@ async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {
         state.registration_rate.forget_idle();
         state.login_rate.forget_idle();
         state.device_rate.forget_idle();
+        state.push_rate.forget_idle();
+        state.assertion_rate.forget_idle();
         state.clients.documents().forget_idle();
         match store.sweep(SystemClock.now()).await {
             Ok(removed) => tracing::debug!(removed, "swept expired rows"),

@@ -15,15 +15,20 @@ use crate::dpop::Dpop;
 use crate::facts::{FactsCache, Known, NoFacts, Sources};
 use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
+use crate::guard::in_flight::InFlight;
 use crate::guard::login_rate::LoginRate;
+use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
-use crate::identity::password::{HashingFailed, Passwords};
+use crate::identity::password::{HashingError, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
 use crate::rotation::{self, RotationError};
 use crate::store::Store;
+
+/// Requests of one address at a time. A hosted client serves many users from few addresses; requests take milliseconds.
+const REQUESTS_AT_ONCE: u32 = 256;
 
 /// Settings, store, keys, and the sources of time and randomness.
 pub struct AppState {
@@ -45,6 +50,12 @@ pub struct AppState {
     pub registration_rate: RegistrationRate,
     /// Limits how fast devices start, and user codes may be guessed.
     pub device_rate: DeviceRate,
+    /// Limits how fast requests may be pushed.
+    pub push_rate: PushRate,
+    /// Limits how fast clients may authenticate with assertions, each of which is remembered.
+    pub assertion_rate: PushRate,
+    /// Limits how many requests of one address are under way at the public listener.
+    pub requests: InFlight,
     /// Limits how fast passwords may be guessed.
     pub login_rate: LoginRate,
     /// Who tokens are.
@@ -74,7 +85,7 @@ pub enum StartError {
     Fetcher(#[from] NoFetcher),
     /// Hashing failed.
     #[error(transparent)]
-    Hashing(#[from] HashingFailed),
+    Hashing(#[from] HashingError),
 }
 
 impl AppState {
@@ -100,6 +111,9 @@ impl AppState {
             registration_rate: RegistrationRate::new(config.clients.rate),
             device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
+            push_rate: PushRate::default(),
+            assertion_rate: PushRate::default(),
+            requests: InFlight::new(REQUESTS_AT_ONCE),
             facts: FactsCache::new(config.storage.facts),
             policy: Arc::new(policy),
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),

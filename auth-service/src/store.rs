@@ -26,7 +26,7 @@ use crate::keys::set::KeySet;
 use changes::Changes;
 use records::Portable;
 
-pub use pending::PendingStore;
+pub use pending::{PendingStore, Room};
 
 /// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,8 @@ pub struct RegistrationTerms {
     pub unused_until: UnixTime,
     /// The most clients there may be. Beyond it the oldest never-used ones make room.
     pub ceiling: u64,
+    /// The most never-used clients there may be. Beyond it the oldest of them make room.
+    pub unused_ceiling: u64,
 }
 
 /// What became of a code that was presented.
@@ -251,6 +253,6 @@ pub trait Store: PendingStore + Portable {
     /// What changes, for those who keep copies of what [`Store::held_grant`] said. A change is noted before the call
     /// that made it returns; those of other processes as soon as they are heard of.
     fn changes(&self) -> &Changes;
-    /// Whether the store answers.
+    /// Whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 }

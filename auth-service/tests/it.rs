@@ -22,6 +22,7 @@ mod it {
     mod errors;
     mod faulty_edge;
     mod fixtures;
+    mod floods;
     mod grpc;
     mod healthcheck;
     mod keys;

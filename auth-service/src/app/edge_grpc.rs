@@ -13,12 +13,18 @@ use tonic::transport::server::TcpIncoming;
 use crate::forward_auth::envoy_grpc::service::Authorizer;
 use crate::state::AppState;
 
+use super::connections::limited;
+
 /// Bytes in the largest check: Envoy sends the headers of one request, and no body.
 const CHECK_LIMIT: usize = 256 * 1024;
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Checks at a time on one connection of Envoy's, of which it opens one a thread.
 const STREAMS: u32 = 4096;
+/// Connections that may be open at a time.
+const CONNECTIONS: usize = 256;
+/// How long a connection may take until it has shown that it speaks HTTP/2. From then on the probes below watch over it.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// When a connection on which nothing comes is probed, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -72,6 +78,7 @@ async fn serve(
     asked_to_stop: oneshot::Receiver<()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
+    let incoming = limited(incoming, CONNECTIONS, PREFACE_TIMEOUT);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AuthorizationServer<Authorizer>>().await;
     let (interval, timeout) = KEEP_ALIVE;

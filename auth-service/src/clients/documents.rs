@@ -1,13 +1,13 @@
 //! Documents of clients, fetched and cached: their metadata, and the keys that they point to.
 //!
-//! Cached for as long as the host says, within bounds; never an error and never an invalid document (draft §4.2).
-//! Callers that miss at the same time share one fetch.
+//! Cached for as long as the host says, within bounds; never an error and never an invalid document (draft §4.2). What is
+//! cached is replaced by what a fetch brought, and not by a fetch that failed. Callers that miss at the same time share one
+//! fetch. How many fetches a stranger may cause is decided in [`super::fetch_rate`].
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::Value;
 use url::Url;
@@ -17,18 +17,21 @@ use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
 use crate::guard::fetch::{FetchError, Fetched, Fetcher};
 
 use super::document::{self, InvalidDocument};
+use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
 const SHORTEST: u64 = 60;
 const LONGEST: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
-/// Documents kept at most.
-const CAPACITY: usize = 2000;
+/// Documents that are kept, by their bytes as they were fetched. In memory a key set may take twenty times as much.
+const METADATA_BYTES: u64 = 4 * 1024 * 1024;
+const KEY_SET_BYTES: u64 = 1024 * 1024;
+/// How many documents that usually is. The cache has few parts then, each of which holds the largest document.
+const USUALLY: usize = 100;
+/// Bytes that a document takes besides.
+const OVERHEAD: usize = 256;
 /// Bytes in the largest key set.
 const KEY_SET_LIMIT: usize = 64 * 1024;
-/// Fetches a minute from one host, so that nobody uses us to bother it, and from all together.
-const HOST_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
-const ALL_RATE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1199);
 
 /// Which documents are welcome.
 #[derive(Debug, Clone, Default)]
@@ -65,22 +68,34 @@ pub enum DocumentError {
 pub struct Documents {
     fetcher: Fetcher,
     policy: DocumentPolicy,
-    metadata: Cache<String, Cached<ClientMetadata>>,
-    key_sets: Cache<String, Cached<Value>>,
-    hosts: DefaultKeyedRateLimiter<String>,
-    all: DefaultDirectRateLimiter,
+    metadata: Kept<ClientMetadata>,
+    key_sets: Kept<Value>,
+    rate: FetchRate,
     random: Arc<dyn Random>,
 }
 
+type Kept<T> = Cache<String, Cached<T>, ByBytes>;
+
 struct Cached<T> {
     content: Arc<T>,
+    bytes: usize,
     until: UnixTime,
+}
+
+/// Weighs documents by their bytes.
+#[derive(Clone)]
+struct ByBytes;
+
+impl<T> Weighter<String, Cached<T>> for ByBytes {
+    fn weight(&self, url: &String, cached: &Cached<T>) -> u64 {
+        (url.len() + cached.bytes + OVERHEAD) as u64
+    }
 }
 
 // Derived, it would ask that `T` can be cloned.
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
-        Self { content: Arc::clone(&self.content), until: self.until }
+        Self { content: Arc::clone(&self.content), bytes: self.bytes, until: self.until }
     }
 }
 
@@ -90,10 +105,9 @@ impl Documents {
         Self {
             fetcher,
             policy,
-            metadata: Cache::new(CAPACITY),
-            key_sets: Cache::new(CAPACITY),
-            hosts: RateLimiter::keyed(Quota::per_minute(HOST_RATE)),
-            all: RateLimiter::direct(Quota::per_minute(ALL_RATE)),
+            metadata: Cache::with_weighter(USUALLY, METADATA_BYTES, ByBytes),
+            key_sets: Cache::with_weighter(USUALLY, KEY_SET_BYTES, ByBytes),
+            rate: FetchRate::default(),
             random,
         }
     }
@@ -103,24 +117,57 @@ impl Documents {
         !self.policy.off
     }
 
-    /// The metadata behind `id`.
-    pub async fn metadata(&self, id: &ClientId, now: UnixTime) -> Result<ClientMetadata, DocumentError> {
+    /// The metadata behind `id`, for that caller.
+    pub async fn metadata(
+        &self,
+        id: &ClientId,
+        caller: Caller,
+        now: UnixTime,
+    ) -> Result<ClientMetadata, DocumentError> {
         let url = document::url(id)?;
         self.admit(&url)?;
         let read = |fetched: &Fetched| document::read(id, &fetched.body).map_err(DocumentError::from);
-        let metadata = self.cached(&self.metadata, &url, document::LIMIT, now, read).await?;
+        let metadata = self.cached(&self.metadata, &url, document::LIMIT, (caller, now), read).await?;
         Ok(metadata.as_ref().clone())
     }
 
-    /// The key set behind a `jwks_uri`. With `fresh`, fetched anew: a client may have rotated its keys.
-    pub async fn key_set(&self, uri: &str, fresh: bool, now: UnixTime) -> Result<Arc<Value>, DocumentError> {
+    /// The key set behind a `jwks_uri`. With `fresh`, fetched anew if that was not done a moment ago: a client may have
+    /// rotated its keys.
+    pub async fn key_set(
+        &self,
+        uri: &str,
+        fresh: bool,
+        caller: Caller,
+        now: UnixTime,
+    ) -> Result<Arc<Value>, DocumentError> {
         let url = Url::parse(uri).map_err(|_| DocumentError::Keys)?;
         self.admit(&url)?;
-        if fresh {
-            self.key_sets.remove(url.as_str());
-        }
+        self.keys_at(&url, fresh, caller, now).await
+    }
+
+    async fn keys_at(
+        &self,
+        url: &Url,
+        fresh: bool,
+        caller: Caller,
+        now: UnixTime,
+    ) -> Result<Arc<Value>, DocumentError> {
         let read = |fetched: &Fetched| serde_json::from_slice(&fetched.body).map_err(|_| DocumentError::Keys);
-        self.cached(&self.key_sets, &url, KEY_SET_LIMIT, now, read).await
+        let kept = self.key_sets.get(url.as_str()).filter(|kept| fresh && kept.until > now);
+        let Some(kept) = kept else {
+            return self.cached(&self.key_sets, url, KEY_SET_LIMIT, (caller, now), read).await;
+        };
+        // Anybody can name a key that is not there. The set that is there stays until a new one has come.
+        if self.rate.admit_again(url).is_err() {
+            return Ok(kept.content);
+        }
+        match self.fetch(url, KEY_SET_LIMIT, (Caller::Known, now), read).await {
+            Ok(anew) => {
+                self.key_sets.insert(url.as_str().to_owned(), anew.clone());
+                Ok(anew.content)
+            }
+            Err(_) => Ok(kept.content),
+        }
     }
 
     /// The keys of an issuer that the operator trusts, at `jwks_uri` or where its own metadata says (RFC 8414 §3, `OpenID`
@@ -163,16 +210,12 @@ impl Documents {
 
     async fn trusted(&self, uri: &str, fresh: bool, now: UnixTime) -> Result<Arc<Value>, DocumentError> {
         let url = Url::parse(uri).map_err(|_| DocumentError::Keys)?;
-        if fresh {
-            self.key_sets.remove(url.as_str());
-        }
-        let read = |fetched: &Fetched| serde_json::from_slice(&fetched.body).map_err(|_| DocumentError::Keys);
-        self.cached(&self.key_sets, &url, KEY_SET_LIMIT, now, read).await
+        self.keys_at(&url, fresh, Caller::Known, now).await
     }
 
-    /// Forgets which hosts were asked long ago; called now and then, so that memory stays bounded.
+    /// Forgets who asked long ago; called now and then.
     pub fn forget_idle(&self) {
-        self.hosts.retain_recent();
+        self.rate.forget_idle();
     }
 
     pub(super) fn random_bytes(&self) -> Result<[u8; 32], RandomUnavailable> {
@@ -190,30 +233,41 @@ impl Documents {
 
     async fn cached<T>(
         &self,
-        cache: &Cache<String, Cached<T>>,
+        cache: &Kept<T>,
         url: &Url,
         limit: usize,
-        now: UnixTime,
+        (mut caller, now): (Caller, UnixTime),
         read: impl Fn(&Fetched) -> Result<T, DocumentError>,
     ) -> Result<Arc<T>, DocumentError> {
         if cache.get(url.as_str()).is_some_and(|found| found.until <= now) {
             cache.remove(url.as_str());
+            self.rate.note_good(url);
+        }
+        if self.rate.was_good(url) {
+            caller = Caller::Known;
         }
         let fetch = async {
-            self.count(url)?;
-            let fetched = self.fetcher.json(url, limit).await?;
-            let lifetime = fetched.max_age.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST);
-            Ok::<_, DocumentError>(Cached {
-                content: Arc::new(read(&fetched)?),
-                until: now.plus(Duration::from_secs(lifetime)),
-            })
+            // What the URL itself forbids is no fetch, and counts for nobody.
+            self.fetcher.check(url)?;
+            let _place = self.rate.admit(url, caller).map_err(|_| DocumentError::Crowded)?;
+            self.fetch(url, limit, (caller, now), read).await
         };
         cache.get_or_insert_async(url.as_str(), fetch).await.map(|found| found.content)
     }
 
-    fn count(&self, url: &Url) -> Result<(), DocumentError> {
-        let host = url.host_str().unwrap_or_default().to_owned();
-        self.hosts.check_key(&host).map_err(|_| DocumentError::Crowded)?;
-        self.all.check().map_err(|_| DocumentError::Crowded)
+    async fn fetch<T>(
+        &self,
+        url: &Url,
+        limit: usize,
+        (caller, now): (Caller, UnixTime),
+        read: impl Fn(&Fetched) -> Result<T, DocumentError>,
+    ) -> Result<Cached<T>, DocumentError> {
+        let fetched = self.fetcher.json(url, limit, caller.lane()).await?;
+        let lifetime = fetched.max_age.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST);
+        Ok(Cached {
+            content: Arc::new(read(&fetched)?),
+            bytes: fetched.body.len(),
+            until: now.plus(Duration::from_secs(lifetime)),
+        })
     }
 }

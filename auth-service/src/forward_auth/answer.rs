@@ -1,6 +1,6 @@
 //! What the edge is told: identity headers or a challenge. The same for every proxy; how it is put is the shells'.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
@@ -13,6 +13,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
 use crate::facts::{self, Known};
+use crate::guard::log_rate::LogRate;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
@@ -24,6 +25,10 @@ use super::request::{AccessRequest, CheckError};
 
 /// How long an assertion lasts: one hop, and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Lines of the log that one request each can cause.
+static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
@@ -139,7 +144,9 @@ impl Answer {
         state: &AppState,
     ) -> Self {
         if let NotProven::Proof(cause @ (ProofRefused::Store(_) | ProofRefused::Crypto(_))) = unproven {
-            tracing::error!(error = %cause, "a proof of possession could not be checked");
+            if let Some(left_out) = STORE_FAILED.admit() {
+                tracing::error!(error = %cause, left_out, "a proof of possession could not be checked");
+            }
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
@@ -159,7 +166,9 @@ impl Answer {
     pub(super) fn refuse(error: &CheckError) -> Self {
         let status = match error {
             CheckError::Store(cause) => {
-                tracing::error!(error = %cause, "the store failed during a check");
+                if let Some(left_out) = STORE_FAILED.admit() {
+                    tracing::error!(error = %cause, left_out, "the store failed during a check");
+                }
                 return Self::unavailable();
             }
             CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
@@ -167,7 +176,10 @@ impl Answer {
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         };
-        tracing::warn!(reason = %error, "a check was refused");
+        // Anybody who reaches the edge can send what is refused here. Each is counted in the metrics.
+        if let Some(left_out) = REFUSED.admit() {
+            tracing::warn!(reason = %error, left_out, "a check was refused");
+        }
         Self::problem(status, "invalid_request", &error.to_string(), error.label())
     }
 

@@ -5,14 +5,12 @@
 //! the account, since only who is logged in may try.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
-
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::domain::account::Subject;
 
 use super::client_address::network;
+use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
 /// Guesses in a row, then one every so often.
 const GUESSES: (u32, Duration) = (10, Duration::from_secs(30));
@@ -23,52 +21,41 @@ const ALL_STARTS: (u32, Duration) = (1000, Duration::from_millis(20));
 
 /// See the module's text.
 pub struct DeviceRate {
-    guesses_at: DefaultKeyedRateLimiter<Option<IpAddr>>,
-    guesses_by: DefaultKeyedRateLimiter<Subject>,
-    starts_at: DefaultKeyedRateLimiter<Option<IpAddr>>,
-    starts: DefaultDirectRateLimiter,
+    guesses_at: KeyedRate<Option<IpAddr>>,
+    guesses_by: KeyedRate<Subject>,
+    starts_at: KeyedRate<Option<IpAddr>>,
+    starts: OneRate,
 }
-
-/// There were too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many attempts; try again in a minute")]
-pub struct TooMany;
 
 impl Default for DeviceRate {
     fn default() -> Self {
         Self {
-            guesses_at: RateLimiter::keyed(quota(GUESSES)),
-            guesses_by: RateLimiter::keyed(quota(GUESSES)),
-            starts_at: RateLimiter::keyed(quota(STARTS)),
-            starts: RateLimiter::direct(quota(ALL_STARTS)),
+            guesses_at: KeyedRate::new(quota(GUESSES)),
+            guesses_by: KeyedRate::new(quota(GUESSES)),
+            starts_at: KeyedRate::new(quota(STARTS)),
+            starts: OneRate::new(quota(ALL_STARTS)),
         }
     }
 }
 
-fn quota((burst, every): (u32, Duration)) -> Quota {
-    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-    Quota::with_period(every).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
-}
-
 impl DeviceRate {
     /// Counts a device that starts.
-    pub fn admit_start(&self, address: Option<IpAddr>) -> Result<(), TooMany> {
-        let passed = self.starts_at.check_key(&address.map(network)).is_ok() && self.starts.check().is_ok();
-        if passed { Ok(()) } else { Err(TooMany) }
+    pub fn admit_start(&self, address: Option<IpAddr>) -> Result<(), TooFast> {
+        self.starts_at.check(&address.map(network))?;
+        self.starts.check()
     }
 
     /// Counts a code that a person tries, before it is looked up.
-    pub fn admit_guess(&self, address: Option<IpAddr>, subject: &Subject) -> Result<(), TooMany> {
-        let passed = self.guesses_by.check_key(subject).is_ok()
-            && self.guesses_at.check_key(&address.map(network)).is_ok();
-        if passed { Ok(()) } else { Err(TooMany) }
+    pub fn admit_guess(&self, address: Option<IpAddr>, subject: &Subject) -> Result<(), TooFast> {
+        self.guesses_by.check(subject)?;
+        self.guesses_at.check(&address.map(network))
     }
 
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        self.guesses_at.retain_recent();
-        self.guesses_by.retain_recent();
-        self.starts_at.retain_recent();
+        self.guesses_at.forget_idle();
+        self.guesses_by.forget_idle();
+        self.starts_at.forget_idle();
     }
 }
 

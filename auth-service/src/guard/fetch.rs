@@ -5,7 +5,7 @@
 //! between that could answer differently.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, StatusCode};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::addresses::is_public;
@@ -20,11 +21,25 @@ use super::addresses::is_public;
 /// The whole exchange, from the look-up of the name to the last byte (draft-ietf-oauth-client-id-metadata-document).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Name look-ups at a time, in each lane. A look-up holds a thread for as long as the system's resolver waits for name servers
+/// that are silent, which is longer than we do.
+const LOOK_UPS: usize = 12;
+
 /// Fetches documents of strangers.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
-    client: Client,
+    strangers: Client,
+    known: Client,
     loopback: Loopback,
+}
+
+/// Whose fetches share look-ups and connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Those of URLs that anybody may have made up.
+    Strangers,
+    /// Those of clients in use.
+    Known,
 }
 
 /// Whether loopback addresses may be fetched from, too.
@@ -77,27 +92,41 @@ impl Fetcher {
     /// A fetcher that trusts the system's root certificates and those in `extra_roots`, PEM.
     pub fn new(loopback: Loopback, extra_roots: Option<&[u8]>) -> Result<Self, NoFetcher> {
         let failed = |error: reqwest::Error| NoFetcher(error.to_string());
-        let builder = Client::builder()
-            .dns_resolver(Arc::new(CheckedResolver { loopback }))
-            .https_only(true)
-            .redirect(Policy::none())
-            .no_proxy()
-            .referer(false)
-            .timeout(TIMEOUT)
-            .connect_timeout(TIMEOUT)
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("mcp-gate/", env!("CARGO_PKG_VERSION")));
-        let builder = match extra_roots {
-            Some(pem) => builder.tls_certs_merge(Certificate::from_pem_bundle(pem).map_err(failed)?),
-            None => builder,
+        let roots = extra_roots.map(Certificate::from_pem_bundle).transpose().map_err(failed)?;
+        let client = || {
+            let resolver = CheckedResolver { loopback, places: Arc::new(Semaphore::new(LOOK_UPS)) };
+            let builder = Client::builder()
+                .dns_resolver(Arc::new(resolver))
+                .https_only(true)
+                .redirect(Policy::none())
+                .no_proxy()
+                .referer(false)
+                .timeout(TIMEOUT)
+                .connect_timeout(TIMEOUT)
+                .pool_max_idle_per_host(0)
+                .user_agent(concat!("mcp-gate/", env!("CARGO_PKG_VERSION")));
+            match &roots {
+                Some(roots) => builder.tls_certs_merge(roots.clone()).build(),
+                None => builder.build(),
+            }
         };
-        Ok(Self { client: builder.build().map_err(failed)?, loopback })
+        let (strangers, known) = (client().map_err(failed)?, client().map_err(failed)?);
+        Ok(Self { strangers, known, loopback })
+    }
+
+    /// What a URL must be for [`Fetcher::json`] to try it. Asks nobody.
+    pub fn check(&self, url: &Url) -> Result<(), FetchError> {
+        check_url(url, self.loopback)
     }
 
     /// Fetches a JSON document of at most `limit` bytes.
-    pub async fn json(&self, url: &Url, limit: usize) -> Result<Fetched, FetchError> {
-        check_url(url, self.loopback)?;
-        let request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+    pub async fn json(&self, url: &Url, limit: usize, lane: Lane) -> Result<Fetched, FetchError> {
+        self.check(url)?;
+        let client = match lane {
+            Lane::Strangers => &self.strangers,
+            Lane::Known => &self.known,
+        };
+        let request = client.get(url.clone()).header(ACCEPT, "application/json");
         let mut response = request.send().await.map_err(|error| reason(&error))?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status().as_u16()));
@@ -149,6 +178,7 @@ fn may_reach(address: IpAddr, loopback: Loopback) -> bool {
 /// Resolves names to addresses that may be reached, or to none.
 struct CheckedResolver {
     loopback: Loopback,
+    places: Arc<Semaphore>,
 }
 
 /// Told apart from other failures by walking the chain of causes.
@@ -165,9 +195,16 @@ impl std::error::Error for ForbiddenAddress {}
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let loopback = self.loopback;
+        let (loopback, places) = (self.loopback, Arc::clone(&self.places));
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let place = places.acquire_owned().await?;
+            // The place is given back by the thread: a caller that has waited long enough does not end the look-up.
+            let look_up = move || {
+                let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+                drop(place);
+                found
+            };
+            let found: Vec<SocketAddr> = tokio::task::spawn_blocking(look_up).await??;
             // One bad address spoils the name: who mixes them hopes that the next try takes the other.
             if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {
                 return Err(Box::from(ForbiddenAddress));
@@ -261,11 +298,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
-        assert_eq!(fetcher.json(&url, 100).await.unwrap_err(), FetchError::Address);
+        assert_eq!(fetcher.json(&url, 100, Lane::Strangers).await.unwrap_err(), FetchError::Address);
         // Some resolvers know the name with a dot, others do not.
         let dotted = Url::parse(&format!("https://localhost.:{port}/x")).unwrap();
         assert!(matches!(
-            fetcher.json(&dotted, 100).await,
+            fetcher.json(&dotted, 100, Lane::Strangers).await,
             Err(FetchError::Address | FetchError::Unreachable)
         ));
         let reached = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;

@@ -1,32 +1,35 @@
-//! How fast passwords may be guessed.
+//! How fast passwords may be guessed, and how many at a time.
 //!
-//! Three limits on attempts to log in: one name from one address, one address whatever the names, and one name whatever the
+//! Limits on attempts to log in: one address whatever the names, which is counted first, so that no address makes us remember
+//! more names than it may try; one name from one address; and one name whatever the
 //! addresses. The last one stops guessing from many places, and would also let a stranger shut the owner out; so a
-//! browser in which the owner has logged in before carries a device cookie, and with it only the first limit counts
+//! browser in which the owner has logged in before carries a device cookie, and with it only a limit of its own counts
 //! (OWASP, "Slow down online guessing attacks with device cookies").
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
-
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::domain::account::Username;
 
 use super::client_address::network;
+use super::in_flight::{InFlight, NoPlace, Place};
+use super::keyed_rate::{KeyedRate, TooFast, quota};
 
 /// Guesses in a row, then one every so often.
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 /// A whole office may log in from one address.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
+/// Attempts of one address that may wait for their hash at the same time.
+const AT_ONCE: u32 = 8;
 
 /// See the module's text.
 pub struct LoginRate {
-    pairs: DefaultKeyedRateLimiter<(Username, Option<IpAddr>)>,
-    devices: DefaultKeyedRateLimiter<Username>,
-    addresses: DefaultKeyedRateLimiter<Option<IpAddr>>,
-    names: DefaultKeyedRateLimiter<Username>,
+    pairs: KeyedRate<(Username, Option<IpAddr>)>,
+    devices: KeyedRate<Username>,
+    addresses: KeyedRate<Option<IpAddr>>,
+    names: KeyedRate<Username>,
+    at_once: InFlight,
 }
 
 /// What is known of the browser.
@@ -38,53 +41,64 @@ pub enum Browser {
     KnownDevice,
 }
 
-/// There were too many guesses.
+/// Why an attempt is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many attempts; try again in a minute")]
-pub struct TooManyAttempts;
+pub enum TooManyAttempts {
+    /// There were too many guesses.
+    #[error(transparent)]
+    TooFast(#[from] TooFast),
+    /// There are too many at this moment.
+    #[error(transparent)]
+    AtOnce(#[from] NoPlace),
+}
+
+/// An attempt that may be made, held until it is over.
+#[derive(Debug)]
+pub struct Admission {
+    /// A known device takes no place of its address.
+    _place: Option<Place>,
+}
 
 impl Default for LoginRate {
     fn default() -> Self {
         Self {
-            pairs: RateLimiter::keyed(quota(PAIR)),
-            devices: RateLimiter::keyed(quota(PAIR)),
-            addresses: RateLimiter::keyed(quota(ADDRESS)),
-            names: RateLimiter::keyed(quota(NAME)),
+            pairs: KeyedRate::new(quota(PAIR)),
+            devices: KeyedRate::new(quota(PAIR)),
+            addresses: KeyedRate::new(quota(ADDRESS)),
+            names: KeyedRate::new(quota(NAME)),
+            at_once: InFlight::new(AT_ONCE),
         }
     }
 }
 
-fn quota((burst, every): (u32, Duration)) -> Quota {
-    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-    Quota::with_period(every).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
-}
-
 impl LoginRate {
-    /// Counts an attempt before its password is looked at, so that many at once cannot slip through.
+    /// Counts an attempt before its password is looked at, so that many at once cannot slip through. There is no `name` when
+    /// what was typed can be none.
     pub fn admit(
         &self,
-        name: &Username,
+        name: Option<&Username>,
         address: Option<IpAddr>,
         browser: Browser,
-    ) -> Result<(), TooManyAttempts> {
+    ) -> Result<Admission, TooManyAttempts> {
         let address = address.map(network);
-        let passed = match browser {
-            Browser::KnownDevice => self.devices.check_key(name).is_ok(),
-            Browser::Stranger => {
-                self.pairs.check_key(&(name.clone(), address)).is_ok()
-                    && self.addresses.check_key(&address).is_ok()
-                    && self.names.check_key(name).is_ok()
-            }
-        };
-        if passed { Ok(()) } else { Err(TooManyAttempts) }
+        if let (Some(name), Browser::KnownDevice) = (name, browser) {
+            self.devices.check(name)?;
+            return Ok(Admission { _place: None });
+        }
+        self.addresses.check(&address)?;
+        if let Some(name) = name {
+            self.pairs.check(&(name.clone(), address))?;
+            self.names.check(name)?;
+        }
+        Ok(Admission { _place: Some(self.at_once.enter(address)?) })
     }
 
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        self.pairs.retain_recent();
-        self.devices.retain_recent();
-        self.addresses.retain_recent();
-        self.names.retain_recent();
+        self.pairs.forget_idle();
+        self.devices.forget_idle();
+        self.addresses.forget_idle();
+        self.names.forget_idle();
     }
 }
 
@@ -104,22 +118,46 @@ mod tests {
     fn a022_guessing_is_slowed_from_one_place_and_from_many() {
         let rate = LoginRate::default();
         let admitted = |attempts: u32, place: &dyn Fn(u32) -> IpAddr, who: &dyn Fn(u32) -> Username| {
-            (0..attempts).filter(|n| rate.admit(&who(*n), Some(place(*n)), Browser::Stranger).is_ok()).count()
+            (0..attempts)
+                .filter(|n| rate.admit(Some(&who(*n)), Some(place(*n)), Browser::Stranger).is_ok())
+                .count()
         };
         assert_eq!(admitted(100, &|_| address(1), &|_| name("ana")), 10);
         assert!((300..=302).contains(&admitted(1000, &|_| address(2), &|n| name(&format!("u{n}")))));
         assert!(admitted(1000, &address, &|_| name("bob")) <= 51);
         // Upper case and blanks make no second name.
-        assert!(rate.admit(&name(" ANA "), Some(address(1)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger).is_err());
     }
 
     #[test]
     fn a023_nobody_shuts_the_owner_out() {
         let rate = LoginRate::default();
         for n in 0..1000 {
-            let _ = rate.admit(&name("ana"), Some(address(n)), Browser::Stranger);
+            let _ = rate.admit(Some(&name("ana")), Some(address(n)), Browser::Stranger);
         }
-        assert!(rate.admit(&name("ana"), Some(address(5000)), Browser::Stranger).is_err());
-        assert!(rate.admit(&name("ana"), Some(address(5000)), Browser::KnownDevice).is_ok());
+        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::KnownDevice).is_ok());
+    }
+
+    #[test]
+    fn a093_names_that_cannot_be_are_counted_for_their_address() {
+        let rate = LoginRate::default();
+        let admitted =
+            (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
+        assert!((300..=302).contains(&admitted), "{admitted}");
+        // The address is used up for every name, and makes us remember none.
+        assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
+    }
+
+    #[test]
+    fn a093_one_address_has_few_attempts_at_once() {
+        let rate = LoginRate::default();
+        let attempt = |n: u32, place| rate.admit(Some(&name(&format!("u{n}"))), place, Browser::Stranger);
+        let held: Vec<_> = (0..AT_ONCE).map(|n| attempt(n, Some(address(1))).unwrap()).collect();
+        assert!(matches!(attempt(100, Some(address(1))), Err(TooManyAttempts::AtOnce(_))));
+        assert!(attempt(100, Some(address(2))).is_ok());
+        drop(held);
+        assert!(attempt(101, Some(address(1))).is_ok());
     }
 }

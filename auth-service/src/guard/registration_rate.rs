@@ -8,12 +8,12 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::Quota;
 
 use crate::domain::redirect_uri::RedirectUri;
 
 use super::client_address::network;
+use super::keyed_rate::{KeyedRate, OneRate, TooFast};
 
 /// How many times the rate of one all of them together may have.
 const ALL_TOGETHER: u32 = 50;
@@ -22,18 +22,9 @@ const ONE_ADDRESS: u32 = 10;
 
 /// See the module's text.
 pub struct RegistrationRate {
-    pairs: DefaultKeyedRateLimiter<(Option<IpAddr>, String)>,
-    addresses: DefaultKeyedRateLimiter<Option<IpAddr>>,
-    all: DefaultDirectRateLimiter,
-    clock: DefaultClock,
-}
-
-/// There are too many registrations right now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many registrations; try again in {retry_after_seconds} seconds")]
-pub struct Crowded {
-    /// When it is worth trying again.
-    pub retry_after_seconds: u64,
+    pairs: KeyedRate<(Option<IpAddr>, String)>,
+    addresses: KeyedRate<Option<IpAddr>>,
+    all: OneRate,
 }
 
 impl RegistrationRate {
@@ -42,30 +33,25 @@ impl RegistrationRate {
         let per_minute =
             |times: u32| Quota::per_minute(rate.saturating_mul(NonZeroU32::MIN.saturating_add(times - 1)));
         Self {
-            pairs: RateLimiter::keyed(per_minute(1)),
-            addresses: RateLimiter::keyed(per_minute(ONE_ADDRESS)),
-            all: RateLimiter::direct(per_minute(ALL_TOGETHER)),
-            clock: DefaultClock::default(),
+            pairs: KeyedRate::new(per_minute(1)),
+            addresses: KeyedRate::new(per_minute(ONE_ADDRESS)),
+            all: OneRate::new(per_minute(ALL_TOGETHER)),
         }
     }
 
     /// Counts a new client against every limit that concerns it.
-    pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), Crowded> {
-        let now = self.clock.now();
-        let crowded = |wait: governor::NotUntil<_>| Crowded {
-            retry_after_seconds: wait.wait_time_from(now).as_secs() + 1,
-        };
+    pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();
-        self.pairs.check_key(&(address, host)).map_err(crowded)?;
-        self.addresses.check_key(&address).map_err(crowded)?;
-        self.all.check().map_err(crowded)
+        self.pairs.check(&(address, host))?;
+        self.addresses.check(&address)?;
+        self.all.check()
     }
 
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        self.pairs.retain_recent();
-        self.addresses.retain_recent();
+        self.pairs.forget_idle();
+        self.addresses.forget_idle();
     }
 }
 

@@ -1,74 +1,196 @@
-//! Passwords: Argon2id (RFC 9106) with the parameters that OWASP gives, a bounded number at a time.
+//! Passwords: Argon2id (RFC 9106) with the parameters that OWASP gives.
+//!
+//! A hash takes 19 MiB and a core for some milliseconds, and anybody may ask for one by trying to log in. So a few are made
+//! at a time, each in a block of memory that is taken once and used again, and few attempts may wait for their turn.
+//! Whoever comes when all places are taken is told to come back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
+
+use crate::domain::clock::Random;
+use crate::keys::seal::SystemRandomSource;
 
 /// Bytes in the shortest password a person may choose (NIST SP 800-63B §3.1.1 counts length, not classes).
 pub const SHORTEST: usize = 12;
 /// Bytes in the longest. Argon2 takes more, but nobody types more.
 pub const LONGEST: usize = 256;
+/// Attempts that may wait for their turn or have it, in each queue. At 25 ms a hash the last one waits for less than a second.
+pub const MAX_WAITING: usize = 32;
+/// When it is worth coming back after [`HashingError::Busy`], in seconds.
+pub const RETRY_AFTER_SECONDS: u64 = 2;
+/// The most hashes at a time, whatever the number of cores: each holds 19 MiB for as long as the service runs.
+const MAX_PARALLEL: usize = 4;
+/// How long a check is taken to last before one has been measured.
+const USUAL: Duration = Duration::from_millis(25);
+
+/// Which queue an attempt waits in. Strangers cannot take the places of those who have logged in here before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// Anyone's.
+    Strangers,
+    /// For browsers in which the same user has logged in before, and for operators.
+    Known,
+}
 
 /// Hashes and verifies passwords.
 #[derive(Clone)]
 pub struct Passwords {
-    /// Each hash takes 19 MiB and a core for some milliseconds; waiting costs nothing.
+    /// One for each hash that may be made at a time.
     permits: Arc<Semaphore>,
+    /// As many blocks of memory as there are permits; who holds a permit finds one.
+    memory: Arc<Mutex<Vec<Vec<Block>>>>,
+    strangers: Arc<Semaphore>,
+    known: Arc<Semaphore>,
     /// Verified in place of an account that does not exist, so that both take the same time.
     decoy: Arc<str>,
+    /// How long the last check took, waiting included.
+    last: Arc<Mutex<Duration>>,
 }
 
-/// Hashing could not be done: out of memory, or the service is stopping.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the password could not be checked")]
-pub struct HashingFailed;
+/// Why a password was neither hashed nor checked. A wrong password is not among the reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HashingError {
+    /// As many attempts wait as may.
+    #[error("too many passwords are being checked; try again in {RETRY_AFTER_SECONDS} seconds")]
+    Busy,
+    /// Out of memory, a stored hash that cannot be read, or the service is stopping.
+    #[error("the password could not be checked")]
+    Failed,
+}
 
 impl Passwords {
-    /// At most `parallel` hashes at a time.
-    pub fn new(parallel: usize) -> Result<Self, HashingFailed> {
-        let decoy = hash(b"decoy")?;
-        Ok(Self { permits: Arc::new(Semaphore::new(parallel)), decoy: decoy.into() })
+    /// For a service with so many threads: at most half of them hash, so that others are left to answer.
+    pub fn new(threads: usize) -> Result<Self, HashingError> {
+        let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
+        // Taken now, so that the service needs no more memory under load than at rest.
+        let mut memory = Vec::with_capacity(parallel);
+        for _ in 0..parallel {
+            memory.push(blocks()?);
+        }
+        let decoy = hash(b"decoy", memory.first_mut().ok_or(HashingError::Failed)?)?;
+        Ok(Self {
+            permits: Arc::new(Semaphore::new(parallel)),
+            memory: Arc::new(Mutex::new(memory)),
+            strangers: Arc::new(Semaphore::new(MAX_WAITING)),
+            known: Arc::new(Semaphore::new(MAX_WAITING)),
+            decoy: decoy.into(),
+            last: Arc::new(Mutex::new(USUAL)),
+        })
     }
 
     /// Hashes a password into a PHC string with a fresh salt.
-    pub async fn hash(&self, password: SecretString) -> Result<String, HashingFailed> {
-        self.bounded(move || hash(password.expose_secret().as_bytes())).await?
+    pub async fn hash(&self, password: SecretString) -> Result<String, HashingError> {
+        self.bounded(Queue::Known, move |memory| hash(password.expose_secret().as_bytes(), memory)).await?
     }
 
     /// Whether `password` is the one behind `phc`. With no `phc` it is not, after the same work.
-    pub async fn verify(&self, phc: Option<String>, password: SecretString) -> Result<bool, HashingFailed> {
+    pub async fn verify(
+        &self,
+        phc: Option<String>,
+        password: SecretString,
+        queue: Queue,
+    ) -> Result<bool, HashingError> {
         let known = phc.is_some();
         let phc = phc.unwrap_or_else(|| self.decoy.to_string());
-        let matches = self.bounded(move || matches(&phc, password.expose_secret().as_bytes())).await?;
+        let begun = tokio::time::Instant::now();
+        let work = move |memory: &mut [Block]| matches(&phc, password.expose_secret().as_bytes(), memory);
+        let matches = self.bounded(queue, work).await??;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = begun.elapsed();
         Ok(matches && known)
+    }
+
+    /// How many attempts of strangers wait for their turn or have it.
+    pub fn waiting(&self) -> usize {
+        MAX_WAITING.saturating_sub(self.strangers.available_permits())
+    }
+
+    /// Waits for as long as the last check took, and hashes nothing: for a name that no account can have.
+    pub async fn pretend(&self) {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        tokio::time::sleep(last).await;
     }
 
     async fn bounded<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, HashingFailed> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| HashingFailed)?;
-        // The permit moves into the work: a caller that goes away does not free a place that is still in use.
-        let run = move || {
-            let outcome = work();
-            drop(permit);
-            outcome
+        queue: Queue,
+        work: impl FnOnce(&mut [Block]) -> T + Send + 'static,
+    ) -> Result<T, HashingError> {
+        let places = match queue {
+            Queue::Strangers => &self.strangers,
+            Queue::Known => &self.known,
         };
-        tokio::task::spawn_blocking(run).await.map_err(|_| HashingFailed)
+        // Who goes away while waiting leaves the queue: both are given back with this future.
+        let place = Arc::clone(places).try_acquire_owned().map_err(|_| HashingError::Busy)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| HashingError::Failed)?;
+        let memory = Arc::clone(&self.memory);
+        // Place and permit move into the work: a caller that goes away now does not free what is still in use.
+        let run = move || {
+            let taken = memory.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut taken = taken.ok_or(HashingError::Failed)?;
+            let outcome = work(&mut taken);
+            memory.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
+            drop((permit, place));
+            Ok(outcome)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|_| HashingError::Failed)?
     }
 }
 
-fn hash(password: &[u8]) -> Result<String, HashingFailed> {
-    Argon2::default().hash_password(password).map(|hash| hash.to_string()).map_err(|_| HashingFailed)
+/// Memory for one hash with the default parameters.
+fn blocks() -> Result<Vec<Block>, HashingError> {
+    let count = Params::default().block_count();
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(count).map_err(|_| HashingError::Failed)?;
+    blocks.resize(count, Block::default());
+    Ok(blocks)
 }
 
-fn matches(phc: &str, password: &[u8]) -> bool {
-    password.len() <= LONGEST
-        && PasswordHash::new(phc).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
+    let random = SystemRandomSource.bytes().map_err(|_| HashingError::Failed)?;
+    // RFC 9106 §3.1: 16 bytes are enough for any number of passwords.
+    let (salt, _) = random.split_at(16);
+    let argon2 = Argon2::default();
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    argon2.hash_password_into_with_memory(password, salt, &mut output, memory).map_err(failed)?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::default().ident(),
+        version: Some(Version::default().into()),
+        params: ParamsString::try_from(argon2.params()).map_err(failed)?,
+        salt: Some(Salt::new(salt).map_err(failed)?),
+        hash: Some(Output::new(&output).map_err(failed)?),
+    };
+    Ok(hash.to_string())
+}
+
+/// Whether the password is right. Only a hash that was computed and differs makes it wrong.
+fn matches(phc: &str, password: &[u8], memory: &mut [Block]) -> Result<bool, HashingError> {
+    if password.len() > LONGEST {
+        return Ok(false);
+    }
+    let stored = PasswordHash::new(phc).map_err(failed)?;
+    let (Some(salt), Some(expected)) = (&stored.salt, &stored.hash) else {
+        return Err(HashingError::Failed);
+    };
+    let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(failed)?;
+    let version = stored.version.map(Version::try_from).transpose().map_err(failed)?.unwrap_or_default();
+    let params = Params::try_from(&stored).map_err(failed)?;
+    let mut buffer = [0; Output::MAX_LENGTH];
+    let output = buffer.get_mut(..expected.len()).ok_or(HashingError::Failed)?;
+    Argon2::new(algorithm, version, params)
+        .hash_password_into_with_memory(password, salt, output, memory)
+        .map_err(failed)?;
+    Ok(output.ct_eq(expected.as_bytes()).into())
+}
+
+fn failed(error: impl std::fmt::Display) -> HashingError {
+    tracing::error!(%error, "Argon2 failed");
+    HashingError::Failed
 }
 
 #[cfg(test)]
@@ -80,24 +202,100 @@ mod tests {
         let passwords = Passwords::new(1).unwrap();
         let phc = passwords.hash("correct horse battery".into()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(passwords.verify(Some(phc.clone()), "correct horse battery".into()).await.unwrap());
-        assert!(!passwords.verify(Some(phc), "correct horse batterz".into()).await.unwrap());
-        assert!(!passwords.verify(None, "decoy".into()).await.unwrap());
-        assert!(!passwords.verify(Some("not a hash".into()), "x".into()).await.unwrap());
+        let verify = async |phc: Option<&str>, password: &str| {
+            passwords.verify(phc.map(str::to_owned), password.into(), Queue::Strangers).await
+        };
+        assert_eq!(verify(Some(&phc), "correct horse battery").await, Ok(true));
+        assert_eq!(verify(Some(&phc), "correct horse batterz").await, Ok(false));
+        assert_eq!(verify(Some(&phc), &"long".repeat(65)).await, Ok(false));
+        assert_eq!(verify(None, "decoy").await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_an_earlier_release_still_verifies() {
+        use argon2::PasswordHasher;
+        let passwords = Passwords::new(1).unwrap();
+        let phc = Argon2::default().hash_password(b"correct horse battery").unwrap().to_string();
+        let right = passwords.verify(Some(phc.clone()), "correct horse battery".into(), Queue::Known).await;
+        let wrong = passwords.verify(Some(phc), "correct horse batterz".into(), Queue::Known).await;
+        assert_eq!((right, wrong), (Ok(true), Ok(false)));
+    }
+
+    #[tokio::test]
+    async fn what_argon2_cannot_do_is_not_a_wrong_password() {
+        let passwords = Passwords::new(1).unwrap();
+        let salt_and_hash = "c2FsdHNhbHRzYWx0c2FsdA$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY";
+        for phc in [
+            "not a hash".to_owned(),
+            "$argon2id$v=19$m=19456,t=2,p=1".to_owned(),
+            format!("$argon2id$v=99$m=19456,t=2,p=1${salt_and_hash}"),
+            format!("$argon2id$v=19$m=1,t=2,p=1${salt_and_hash}"),
+            format!("$scrypt$v=19$m=19456,t=2,p=1${salt_and_hash}"),
+            // More memory than there is for it.
+            format!("$argon2id$v=19$m=4194304,t=2,p=1${salt_and_hash}"),
+        ] {
+            let outcome = passwords.verify(Some(phc.clone()), "x".into(), Queue::Strangers).await;
+            assert_eq!(outcome, Err(HashingError::Failed), "{phc}");
+        }
+    }
+
+    /// Work that ends when the sender is dropped.
+    fn held() -> (std::sync::mpsc::Sender<()>, impl FnOnce(&mut [Block]) + Send + 'static) {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        (sender, move |_: &mut [Block]| assert!(receiver.recv().is_err()))
     }
 
     #[tokio::test]
     async fn a093_a_hash_keeps_its_permit_when_the_caller_goes_away() {
         let passwords = Passwords::new(1).unwrap();
+        let (hold, work) = held();
         let caller = tokio::spawn({
             let passwords = passwords.clone();
-            async move { passwords.bounded(|| std::thread::sleep(std::time::Duration::from_millis(200))).await }
+            async move { passwords.bounded(Queue::Strangers, work).await }
         });
-        while passwords.permits.available_permits() == 1 {
+        while !passwords.memory.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
         assert_eq!(passwords.permits.available_permits(), 0);
+        drop(hold);
+        passwords.hash("correct horse battery".into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a093_few_attempts_wait_and_those_of_strangers_take_no_place_of_known_browsers() {
+        let passwords = Passwords::new(1).unwrap();
+        let (hold, work) = held();
+        let first = tokio::spawn({
+            let passwords = passwords.clone();
+            async move { passwords.bounded(Queue::Strangers, work).await }
+        });
+        while passwords.permits.available_permits() == 1 {
+            tokio::task::yield_now().await;
+        }
+        let wait = |queue| {
+            let passwords = passwords.clone();
+            tokio::spawn(async move { passwords.verify(None, "x".into(), queue).await })
+        };
+        let mut waiting: Vec<_> = (1..MAX_WAITING).map(|_| wait(Queue::Strangers)).collect();
+        while passwords.strangers.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wait(Queue::Strangers).await.unwrap(), Err(HashingError::Busy));
+        let known = wait(Queue::Known);
+        while passwords.known.available_permits() == MAX_WAITING {
+            tokio::task::yield_now().await;
+        }
+        // Whoever hangs up makes room, and is not hashed for.
+        for gone in waiting.drain(..) {
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(passwords.strangers.available_permits(), MAX_WAITING - 1);
+        drop(hold);
+        assert!(first.await.unwrap().is_ok());
+        assert_eq!(known.await.unwrap(), Ok(false));
+        assert_eq!(passwords.memory.lock().unwrap().len(), 1);
     }
 }

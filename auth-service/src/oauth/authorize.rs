@@ -11,6 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::clients::UnknownClient;
 use crate::clients::documents::DocumentError;
+use crate::clients::fetch_rate::Caller;
 use crate::domain::account::LoginSession;
 use crate::domain::client::{Client, ClientId, ClientOrigin, InvalidClientId};
 use crate::domain::clock::UnixTime;
@@ -18,6 +19,7 @@ use crate::domain::consent::Consent;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::redirect_uri::RedirectUri;
+use crate::guard::client_address;
 use crate::pages::{CodeLink, FormTarget, MessagePage, RefusedPage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
@@ -117,7 +119,7 @@ const FRESH: Duration = Duration::from_secs(60);
 
 async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, AuthorizeError> {
     let params = Params::of_query(request.query_string())?;
-    let client = client_of(&params, state).await?;
+    let client = client_of(request, &params, state).await?;
     let (params, pushed) = match params.one("request_uri")? {
         Some(uri) => pushed_params(uri, &client, state).await?,
         None => (params, None),
@@ -177,9 +179,15 @@ async fn pushed_params(
 }
 
 /// First of all who asks and where the answer goes; until both are known nothing may be sent anywhere.
-async fn client_of(params: &Params, state: &AppState) -> Result<Client, AuthorizeError> {
+async fn client_of(
+    request: &HttpRequest,
+    params: &Params,
+    state: &AppState,
+) -> Result<Client, AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
-    state.clients.find(&id, state.now()).await.map_err(|error| AuthorizeError::unknown(&id, error))
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    let found = state.clients.find_for(Caller::Stranger(address), &id, state.now()).await;
+    found.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 
 /// Where the answer goes; none when that is not an address of the client's.

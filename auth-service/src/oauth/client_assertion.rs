@@ -1,5 +1,6 @@
 //! `private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 §2.2, §3).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jsonwebtoken::jwk::{Jwk, KeyAlgorithm};
@@ -9,13 +10,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::clients::Clients;
 use crate::clients::documents::DocumentError;
+use crate::clients::fetch_rate::Caller;
 use crate::domain::client::{Client, ClientId, ClientKeys};
 use crate::domain::clock::UnixTime;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{Store, StoreError};
+use crate::guard::keyed_rate::TooFast;
+use crate::state::AppState;
+use crate::store::StoreError;
 
 /// `client_assertion_type` (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -43,6 +46,8 @@ pub(super) enum AssertionError {
     Replayed,
     #[error("the client's keys cannot be had: {0}")]
     Keys(#[from] DocumentError),
+    #[error(transparent)]
+    TooFast(#[from] TooFast),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -93,30 +98,32 @@ pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     ClientId::try_from(claims.sub).ok()
 }
 
-/// Checks that `assertion` was made by `client`, for us, now, for the first time.
+/// Checks that `assertion` was made by `client`, for us, now, for the first time. It came from `address`.
 pub(super) async fn verify(
     assertion: &str,
     client: &Client,
-    clients: &Clients,
-    store: &dyn Store,
-    issuer: &Issuer,
-    now: UnixTime,
+    address: Option<IpAddr>,
+    state: &AppState,
 ) -> Result<(), AssertionError> {
+    let now = state.now();
     let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
-    let key = match find_key(client, clients, header.kid.as_deref(), header.alg, false, now).await? {
+    let kid = header.kid.as_deref();
+    let key = match find_key(client, kid, header.alg, (false, address), state).await? {
         Some(key) => key,
-        None => find_key(client, clients, header.kid.as_deref(), header.alg, true, now)
-            .await?
-            .ok_or(AssertionError::NoKey)?,
+        None => {
+            find_key(client, kid, header.alg, (true, address), state).await?.ok_or(AssertionError::NoKey)?
+        }
     };
     let claims: Claims = signed_claims(assertion, &key, header.alg).ok_or(AssertionError::Signature)?;
-    check(&claims, client, issuer, now)?;
+    check(&claims, client, &state.config.site.issuer, now)?;
+    // Counted only now, so that nobody uses up the limit of a client whose key he does not have.
+    state.assertion_rate.admit(client, address)?;
     // Remembered by client and jti, for as long as the assertion would be good.
     let name = format!(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
     );
-    let first = store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
+    let first = state.store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
     if first { Ok(()) } else { Err(AssertionError::Replayed) }
 }
 
@@ -138,18 +145,21 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     if in_time { Ok(()) } else { Err(AssertionError::Time) }
 }
 
-/// The client's key for this assertion. `fresh` looks past our cache, once, in case the client has rotated.
+/// The client's key for this assertion. With `fresh` it looks past our cache, once, in case the client has rotated.
 async fn find_key(
     client: &Client,
-    clients: &Clients,
     kid: Option<&str>,
     algorithm: Algorithm,
-    fresh: bool,
-    now: UnixTime,
+    (fresh, address): (bool, Option<IpAddr>),
+    state: &AppState,
 ) -> Result<Option<DecodingKey>, AssertionError> {
     let set = match &client.metadata.keys {
         Some(ClientKeys::Inline(set)) if !fresh => Arc::new(set.clone()),
-        Some(ClientKeys::Uri(uri)) => clients.documents().key_set(uri, fresh, now).await?,
+        Some(ClientKeys::Uri(uri)) => {
+            let used = client.last_used_at.is_some();
+            let caller = if used { Caller::Known } else { Caller::Stranger(address) };
+            state.clients.documents().key_set(uri, fresh, caller, state.now()).await?
+        }
         _ => return Ok(None),
     };
     Ok(fitting_key(&set, kid, algorithm))

@@ -7,9 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clients::UnknownClient;
+use crate::clients::fetch_rate::Caller;
 use crate::domain::client::{Client, ClientAuthMethod, ClientId};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::TokenHash;
+use crate::guard::client_address;
+use crate::guard::keyed_rate::TooFast;
 use crate::state::AppState;
 use crate::store::StoreError;
 
@@ -35,6 +38,9 @@ pub enum ClientAuthError {
     /// 400 `invalid_request`.
     #[error(transparent)]
     Params(#[from] BadParams),
+    /// 429 `temporarily_unavailable`.
+    #[error("too many client assertions of this client or from this network; try again in a minute")]
+    TooFast(TooFast),
     /// 503.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,7 +72,9 @@ pub(super) async fn authenticate(
     let Credentials { id, proof, basic } = credentials(request, params)?;
     let now = state.now();
     let invalid = |description: String| ClientAuthError::Invalid { description, basic };
-    let client = state.clients.find(&id, now).await.map_err(|error| match error {
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    let found = state.clients.find_for(Caller::Stranger(address), &id, now).await;
+    let client = found.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
         UnknownClient::Random(error) => ClientAuthError::Random(error),
         other => invalid(other.to_string()),
@@ -75,16 +83,9 @@ pub(super) async fn authenticate(
         (ClientAuthMethod::None, Proof::None) => return Ok(client),
         (ClientAuthMethod::None, _) => "the client is registered without credentials and must not send any",
         (ClientAuthMethod::PrivateKeyJwt, Proof::Assertion(assertion)) => {
-            let outcome = client_assertion::verify(
-                &assertion,
-                &client,
-                &state.clients,
-                state.store.as_ref(),
-                &state.config.site.issuer,
-                now,
-            );
-            return match outcome.await {
+            return match client_assertion::verify(&assertion, &client, address, state).await {
                 Ok(()) => Ok(client),
+                Err(AssertionError::TooFast(too_fast)) => Err(ClientAuthError::TooFast(too_fast)),
                 Err(AssertionError::Store(error)) => Err(error.into()),
                 Err(error) => Err(invalid(error.to_string())),
             };

@@ -10,6 +10,7 @@ use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
 use crate::state::AppState;
+use crate::store::Room;
 
 use super::authorize::{asked_resources, asked_scope};
 use super::client_auth::authenticate;
@@ -21,6 +22,8 @@ use super::token::TokenError;
 const INTERVAL: u64 = 5;
 /// How often another user code is tried when one is in use.
 const TRIES: u32 = 5;
+/// Devices that may wait for their users.
+const MAX_WAITING: u64 = 5000;
 
 /// RFC 8628 §3.2.
 #[derive(Serialize)]
@@ -56,7 +59,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let resources = asked_resources(&params, state)?;
     let scope = asked_scope(&params, &client, &resources, state)?;
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    state.device_rate.admit_start(address).map_err(|_| TokenError::TooMany)?;
+    state.device_rate.admit_start(address).map_err(TokenError::TooMany)?;
     let now = state.now();
     let lifetime = state.config.lifetimes.device_code;
     let asked = DeviceAuthorization {
@@ -73,9 +76,13 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         state: DeviceState::Pending,
     };
     let device_code = state.new_token(TokenKind::DeviceCode)?;
+    let hash = device_code.hash();
+    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, now, MAX_WAITING).await? {
+        return Err(TokenError::Full);
+    }
     for _ in 0..TRIES {
         let Some(user_code) = UserCode::new(state.random_bytes()?) else { continue };
-        if state.store.add_device(&device_code.hash(), &user_code, &asked).await? {
+        if state.store.add_device(&hash, &user_code, &asked).await? {
             let page = state.config.site.issuer.endpoint("/device");
             return Ok(Codes {
                 device_code: device_code.expose().to_owned(),

@@ -3,18 +3,17 @@
 pub mod new_password;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::{Account, LoginSession, Username};
+use crate::domain::account::{Account, LoginSession};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
-use crate::guard::client_address;
-use crate::guard::login_rate::Browser;
 use crate::identity::cookies::{OurCookie, device};
-use crate::identity::password::HashingFailed;
+use crate::identity::password::HashingError;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
@@ -23,6 +22,7 @@ use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::authorize::{Prompt, see_other};
+use super::login_attempt::{NotProven, account_of};
 use super::params::{BadParams, Params};
 use super::session;
 use new_password::Choosing;
@@ -48,7 +48,7 @@ macro_rules! unavailable_from {
         }
     )*};
 }
-unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingFailed);
+unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingError);
 
 impl LoginError {
     fn response(&self) -> HttpResponse {
@@ -180,7 +180,6 @@ fn set_cookie(response: &mut HttpResponse, cookie: &actix_web::cookie::Cookie<'_
 
 const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
                      comes again, let your browser keep cookies of this site.";
-const TOO_MANY: &str = "There were too many attempts. Wait a minute, then try again.";
 
 /// What the ticket of a form says, if the form was shown to this browser not long ago; and the cookie that it is bound to.
 fn shown_here<T: DeserializeOwned>(
@@ -220,47 +219,39 @@ async fn check_password(
     };
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
-    let username = Username::try_from(typed.to_owned());
-    if let Ok(username) = &username
-        && !may_try(http, state, username)
-    {
-        audit::Event::LoginThrottled.emit();
-        let said = Said { username: typed, problem: Some(TOO_MANY), ..Said::default() };
-        return show_form(http, state, &then, said, StatusCode::TOO_MANY_REQUESTS);
-    }
-    let account = match username {
-        Ok(username) => state.store.account_named(&username).await?.filter(Account::may_log_in),
-        Err(_) => None,
-    };
-    let phc = account.as_ref().map(|account| account.password.phc.clone());
-    let proven = state.passwords.verify(phc, password).await?;
-    match account.filter(|_| proven) {
-        Some(account) if account.password.one_time => {
+    match account_of(http, state, typed, password).await {
+        Ok(account) if account.password.one_time => {
             let choosing =
                 Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
             new_password::ask(state, &cookie, &choosing, &account, None)
         }
-        Some(account) => start_session(state, &account, &then).await,
-        None => {
-            audit::Event::LoginFailed.emit();
-            // One sentence for every reason, so that nobody learns which names exist.
-            let problem = "The user name or the password is wrong.";
-            let said = Said { username: typed, problem: Some(problem), ..Said::default() };
-            show_form(http, state, &then, said, StatusCode::FORBIDDEN)
+        Ok(account) => start_session(state, &account, &then).await,
+        Err(refused) => {
+            let (status, retry_after) = again(&refused)?;
+            let problem = refused.to_string();
+            let said = Said { username: typed, problem: Some(&problem), ..Said::default() };
+            Ok(retry_later(show_form(http, state, &then, said, status)?, retry_after))
         }
     }
 }
 
-/// Counts the attempt against the limits on guessing.
-fn may_try(http: &HttpRequest, state: &AppState, username: &Username) -> bool {
-    let site = &state.config.site;
-    let bound_to = TokenHash::of(username.as_str().as_bytes());
-    let ticket = device::read(http, site.issuer.scheme());
-    let known = ticket
-        .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
-    let browser = if known { Browser::KnownDevice } else { Browser::Stranger };
-    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    state.login_rate.admit(username, address, browser).is_ok()
+/// How the form is shown again to who was not let in.
+fn again(refused: &NotProven) -> Result<(StatusCode, Option<u64>), LoginError> {
+    match refused {
+        NotProven::Wrong => audit::Event::LoginFailed.emit(),
+        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled.emit(),
+        NotProven::Store(_) | NotProven::Hashing(_) => {
+            tracing::error!(error = %refused, "a login could not be handled");
+        }
+    }
+    refused.again().ok_or(LoginError::Unavailable)
+}
+
+fn retry_later(mut response: HttpResponse, seconds: Option<u64>) -> HttpResponse {
+    if let Some(seconds) = seconds {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).

@@ -6,36 +6,48 @@ use actix_web::http::header::HeaderName;
 use crate::domain::client::Client;
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::dpop::ProofRefused;
-use crate::keys::dpop::{Expected, InvalidProof};
+use crate::keys::dpop::{Expected, InvalidProof, Proof};
 use crate::state::AppState;
 
 /// Header with the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// The key that the client proves to hold; none when it does not use DPoP. A client that registered
-/// `dpop_bound_access_tokens` must.
-pub(super) async fn proven_key(
-    request: &HttpRequest,
-    client: &Client,
-    state: &AppState,
-) -> Result<Option<KeyThumbprint>, ProofRefused> {
-    if !state.dpop.is_on() {
-        return Ok(None);
+/// What a client shows of its key. The proof is good in itself; whether it came before is asked by [`Possession::spend`].
+pub(super) struct Possession(Option<Proof>);
+
+impl Possession {
+    /// What the request shows. A client that registered `dpop_bound_access_tokens` must show something.
+    pub(super) fn of(request: &HttpRequest, client: &Client, state: &AppState) -> Result<Self, ProofRefused> {
+        if !state.dpop.is_on() {
+            return Ok(Self(None));
+        }
+        let mut headers = request.headers().get_all(DPOP);
+        let Some(first) = headers.next() else {
+            let required = client.metadata.dpop_bound_access_tokens;
+            return if required { Err(InvalidProof::Malformed.into()) } else { Ok(Self(None)) };
+        };
+        // §4.3, point 1.
+        let text = first.to_str().ok().filter(|_| headers.next().is_none()).ok_or(InvalidProof::Malformed)?;
+        let expected = Expected {
+            method: request.method().as_str(),
+            url: &state.config.site.issuer.endpoint("/token"),
+            access_token: None,
+            now: state.now(),
+        };
+        Ok(Self(Some(state.dpop.check(text, &expected)?)))
     }
-    let mut headers = request.headers().get_all(DPOP);
-    let Some(first) = headers.next() else {
-        let required = client.metadata.dpop_bound_access_tokens;
-        return if required { Err(InvalidProof::Malformed.into()) } else { Ok(None) };
-    };
-    // §4.3, point 1.
-    let text = first.to_str().ok().filter(|_| headers.next().is_none()).ok_or(InvalidProof::Malformed)?;
-    let expected = Expected {
-        method: request.method().as_str(),
-        url: &state.config.site.issuer.endpoint("/token"),
-        access_token: None,
-        now: state.now(),
-    };
-    let proof = state.dpop.check(text, &expected)?;
-    state.dpop.remember(&proof, state.store.as_ref(), expected.now).await?;
-    Ok(Some(proof.thumbprint))
+
+    /// The key; none when the client does not use `DPoP`.
+    pub(super) fn key(&self) -> Option<KeyThumbprint> {
+        self.0.as_ref().map(|proof| proof.thumbprint.clone())
+    }
+
+    /// Refuses a proof that came before. To be called when everything else about the request has been found good: anybody can
+    /// make proofs, and each that is remembered takes room in the store.
+    pub(super) async fn spend(&self, state: &AppState) -> Result<(), ProofRefused> {
+        match &self.0 {
+            Some(proof) => state.dpop.remember(proof, state.store.as_ref(), state.now()).await,
+            None => Ok(()),
+        }
+    }
 }

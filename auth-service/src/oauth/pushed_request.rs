@@ -10,8 +10,10 @@ use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::pushed_request::PushedRequest;
 use crate::domain::redirect_uri::RedirectUri;
+use crate::guard::client_address;
+use crate::guard::push_rate::is_stranger;
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Room, StoreError};
 
 use super::authorize::{AuthorizationRequest, Prompt, redirect_uri_of};
 use super::client_auth::authenticate;
@@ -23,6 +25,13 @@ use super::token::TokenError;
 const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
 /// Parameters that prove who the client is: they are checked, and not kept.
 const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_assertion_type"];
+
+/// Bytes in the largest request that is kept.
+const LARGEST: usize = 8 * 1024;
+/// Requests that may wait for their browsers, so that they take 66 MB at most. The second half is for clients that authenticate
+/// and that a user has allowed before.
+const MAX_OF_ALL: u64 = 8000;
+const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
 /// RFC 9126 §2.2.
 #[derive(Serialize)]
@@ -56,6 +65,12 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
     Prompt::read(&params)?;
     let query = params.encoded_without(&CREDENTIALS, ("client_id", client.id.as_str()));
+    if query.len() > LARGEST {
+        return Err(TokenError::InvalidRequest("a request that is pushed may have 8192 bytes"));
+    }
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    state.push_rate.admit(&client, address).map_err(TokenError::TooFast)?;
+    let ceiling = if is_stranger(&client) { MAX_OF_STRANGERS } else { MAX_OF_ALL };
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
     let pushed = PushedRequest {
@@ -65,7 +80,11 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         query,
         expires_at: now.plus(lifetime),
     };
-    state.store.push_request(&handle.hash(), &pushed, now).await?;
+    let hash = handle.hash();
+    if !state.store.reserve(Room::PushedRequests, &hash, pushed.expires_at, now, ceiling).await? {
+        return Err(TokenError::Full);
+    }
+    state.store.push_request(&hash, &pushed, now).await?;
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 

@@ -22,7 +22,7 @@ use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::scope::Scope;
 use crate::guard::client_address;
-use crate::guard::registration_rate::Crowded;
+use crate::guard::keyed_rate::TooFast;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Registration, RegistrationTerms, StoreError};
@@ -52,7 +52,7 @@ pub enum RegistrationError {
     InitialAccessToken,
     /// Too many.
     #[error("too many clients are being registered; try again later")]
-    Crowded(#[from] Crowded),
+    Crowded(#[from] TooFast),
     /// `CLIENT_CEILING`.
     #[error("this server holds as many clients as its operator allows, and all are in use")]
     Full,
@@ -116,19 +116,20 @@ async fn answer(
     let random = state.random_bytes()?;
     let (client, ids) = client(metadata.clone(), &credentials, random, state);
     let now = state.now();
-    let known = match ids.first() {
-        Some(id) if client.fingerprint.is_some() => state.store.client(id, now).await?,
-        _ => None,
-    };
     // A client that is here already costs nothing, so coming back is never limited.
-    if known.is_none() {
+    if !is_known(&client, &ids, state).await? {
         state.registration_rate.admit(
             client_address::of(request, |address| state.config.trusted_edge.is_known(address)),
             &client.metadata.redirect_uris,
         )?;
     }
     let clients = &state.config.clients;
-    let terms = RegistrationTerms { now, unused_until: now.plus(clients.unused), ceiling: clients.ceiling };
+    let terms = RegistrationTerms {
+        now,
+        unused_until: now.plus(clients.unused),
+        ceiling: clients.ceiling,
+        unused_ceiling: clients.ceiling.min(UNUSED_CEILING),
+    };
     match state.store.register_client(&client, &ids, &terms).await? {
         Registration::Added(client) => {
             audit::Event::ClientRegistered { client_id: &client.id }.emit();
@@ -140,6 +141,20 @@ async fn answer(
         }
         Registration::Full => Err(RegistrationError::Full),
     }
+}
+
+/// Whether this very client has registered before: what lies under one of its identifiers may have changed since.
+async fn is_known(client: &Client, ids: &[ClientId], state: &AppState) -> Result<bool, StoreError> {
+    if client.fingerprint.is_none() {
+        return Ok(false);
+    }
+    for id in ids {
+        let found = state.store.client(id, state.now()).await?;
+        if found.is_some_and(|found| found.fingerprint == client.fingerprint) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether this request may register at all.
@@ -220,8 +235,11 @@ impl Credentials {
     }
 }
 
-/// How many other identifiers a public client may get when its own is taken by a client that was updated away from it.
+/// How many identifiers a public client may have that follow from its metadata: one may be taken by a client that was
+/// updated away from it.
 const ALTERNATIVES: u8 = 4;
+/// The most clients that nobody has used, whatever `CLIENT_CEILING` says. With 8 kB each they take 80 MB.
+const UNUSED_CEILING: u64 = 10_000;
 
 /// A public client is its metadata: registering the same again gives the same client, so that a program which
 /// registers on every connect stays one client. A confidential one has a secret of its own, and so an identity.
@@ -234,8 +252,9 @@ fn client(
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
     let derived = |n: u8| ClientId::issued(Sha256::digest(format!("{n} {}", canonical(&metadata))).into());
-    let ids =
-        if is_public { (0..ALTERNATIVES).map(derived).collect() } else { vec![ClientId::issued(random)] };
+    let follow = if is_public { ALTERNATIVES } else { 0 };
+    // The last one nobody can know before: whoever takes all the others keeps nobody from registering.
+    let ids = (0..follow).map(derived).chain([ClientId::issued(random)]).collect();
     let client = Client {
         id: ClientId::issued(random),
         registration: RegistrationId::new(random),

@@ -1,13 +1,59 @@
 //! Answers that endpoints share: JSON that is never cached, and OAuth errors (RFC 6749 §5).
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HeaderName, PRAGMA, WWW_AUTHENTICATE};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
+
+/// Bytes in the largest body that any endpoint accepts: a form with two long tokens, or a registration.
+pub const BODY_LIMIT: usize = 16 * 1024;
+
+/// Bytes in the longest query: it comes back in the form that asks for a login, with a seal around it.
+pub const QUERY_LIMIT: usize = 8 * 1024;
+
+/// Why a request is refused before its endpoint has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unheard {
+    /// See [`BODY_LIMIT`].
+    #[error("the body has more than 16384 bytes")]
+    TooLarge,
+    /// See [`QUERY_LIMIT`].
+    #[error("the query has more than 8192 bytes")]
+    LongQuery,
+    /// It would hold memory for nothing.
+    #[error(
+        "the body did not come in time; send all of it within ten seconds, and pause for less than three"
+    )]
+    Slow,
+    /// It ended early, or its encoding is broken.
+    #[error("the body cannot be read")]
+    Broken,
+    /// One address has as many requests under way as it may.
+    #[error("too many requests from this network at the same time; try again in a moment")]
+    Crowded,
+}
+
+impl Unheard {
+    /// The answer.
+    pub fn response(self, issuer: &Issuer) -> HttpResponse {
+        let (status, code) = match self {
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest),
+            Self::LongQuery => (StatusCode::URI_TOO_LONG, ErrorCode::InvalidRequest),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::InvalidRequest),
+            Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
+            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable),
+        };
+        let mut response = error(issuer, status, code, &self.to_string(), None);
+        if self == Self::Crowded {
+            response.headers_mut().insert(RETRY_AFTER, 1.into());
+        }
+        response
+    }
+}
 
 /// JSON with the headers of RFC 6749 §5.1.
 pub(super) fn json_no_store(status: StatusCode, body: &impl Serialize) -> HttpResponse {

@@ -3,11 +3,13 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 use crate::state::AppState;
 
@@ -18,6 +20,9 @@ const NAME: &str = "operator.sock";
 const LONGEST: u64 = 64 * 1024;
 /// How long a command may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Commands at a time; further ones wait to be accepted, so that a loop of an operator's does not take all memory.
+const AT_ONCE: usize = 16;
 
 /// The socket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +66,14 @@ pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
 
 /// Answers operators until the service ends.
 pub async fn serve(listener: UnixListener, state: Data<AppState>) {
-    loop {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    // The semaphore is never closed.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let state = state.clone();
                 tokio::spawn(async move {
+                    let _place = place;
                     if answer(stream, &state).await.is_err() {
                         tracing::warn!("an operator's command was cut off");
                     }

@@ -1,10 +1,18 @@
 //! Events that matter to whoever is responsible for the service. Emitting one writes its log line and counts it.
 
+use std::sync::LazyLock;
+
 use crate::domain::account::Subject;
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::scope::Scope;
+use crate::guard::log_rate::LogRate;
+
+/// Lines that anybody can cause have a limit of their own each; the metrics count every event.
+static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 /// Something that happened. No variant carries a token, a code, a password or anything that a stranger typed.
 #[derive(Debug)]
@@ -218,7 +226,9 @@ impl Event<'_> {
                 "token_exchanged"
             }
             Self::UserCodesThrottled { subject } => {
-                tracing::warn!(target: "audit", event = "user_codes_throttled", %subject);
+                if let Some(left_out) = LIMITED.admit() {
+                    tracing::warn!(target: "audit", event = "user_codes_throttled", %subject, left_out);
+                }
                 "user_codes_throttled"
             }
             Self::ConsentRemembered { subject, client_id, scope } => {
@@ -246,11 +256,15 @@ impl Event<'_> {
                 "logged_in"
             }
             Self::LoginFailed => {
-                tracing::info!(target: "audit", event = "login_failed");
+                if let Some(left_out) = FAILED.admit() {
+                    tracing::info!(target: "audit", event = "login_failed", left_out);
+                }
                 "login_failed"
             }
             Self::LoginThrottled => {
-                tracing::warn!(target: "audit", event = "login_throttled");
+                if let Some(left_out) = THROTTLED.admit() {
+                    tracing::warn!(target: "audit", event = "login_throttled", left_out);
+                }
                 "login_throttled"
             }
             Self::PasswordChosen { subject } => {

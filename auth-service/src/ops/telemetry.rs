@@ -1,26 +1,53 @@
 //! Log lines and request spans.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 
 use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use tracing::Span;
+use tracing::callsite::Identifier;
+use tracing::{Event, Span, Subscriber};
 use tracing_actix_web::{DefaultRootSpanBuilder, RootSpanBuilder};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, Observability};
+use crate::guard::log_rate::LogRate;
 
 /// Starts logging to standard error.
 pub fn start(settings: &Observability) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for people at a terminal; in a file they are noise.
     let colours = std::io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let all = tracing_subscriber::registry().with(filter).with(Floods::default());
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
     match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.init(),
+        LogFormat::Json => all.with(lines.json().flatten_event(true)).init(),
+        LogFormat::Text => all.with(lines).init(),
+    }
+}
+
+/// Leaves out lines when one place in the program, ours or that of a library, writes too many: a store that is away, or
+/// requests that cannot be parsed, would otherwise fill a disk at the pace of whoever sends requests. Audit events are all
+/// written, but for those that anybody can cause ([`super::audit`]).
+#[derive(Default)]
+struct Floods(Mutex<HashMap<Identifier, LogRate>>);
+
+impl<S: Subscriber> Layer<S> for Floods {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        if event.metadata().target() == "audit" {
+            return true;
+        }
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = places.entry(event.metadata().callsite()).or_insert_with(LogRate::of_a_place);
+        let admitted = place.admit().is_some();
+        if !admitted {
+            metrics::counter!("mcp_gate_log_lines_left_out_total").increment(1);
+        }
+        admitted
     }
 }
 
@@ -47,5 +74,47 @@ impl RootSpanBuilder for RequestSpan {
             span.record("status", response.status().as_u16());
         }
         DefaultRootSpanBuilder::on_request_end(span, outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a095_a_place_that_writes_without_end_is_held_back_and_others_are_not() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let all = tracing_subscriber::registry().with(Floods::default()).with(layer);
+        tracing::subscriber::with_default(all, || {
+            for n in 0..10_000 {
+                tracing::error!(n, "flood");
+            }
+            tracing::error!("something else");
+            for _ in 0..500 {
+                tracing::info!(target: "audit", "audited");
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let of = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert!((100..200).contains(&of("flood")), "{}", of("flood"));
+        assert_eq!((of("something else"), of("audited")), (1, 500));
     }
 }

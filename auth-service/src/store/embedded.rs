@@ -13,6 +13,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,6 +46,22 @@ pub struct EmbeddedStore {
     sealer: Arc<Sealer>,
     changes: Arc<Changes>,
     writer: Writer,
+    swept_for_room: Pause,
+}
+
+/// How long nobody looks again for rows that could make room, in seconds.
+const PAUSE: u64 = 5;
+
+/// When something was done last that is not to be done all the time.
+#[derive(Default)]
+struct Pause(AtomicU64);
+
+impl Pause {
+    /// Whether it is time; of many who ask at once, one is told so.
+    fn is_due(&self, now: UnixTime) -> bool {
+        let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    }
 }
 
 impl EmbeddedStore {
@@ -75,7 +92,17 @@ impl EmbeddedStore {
         let changes = Arc::new(Changes::of_one_process());
         let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer), Arc::clone(&changes))
             .map_err(damaged)?;
-        Ok(Self { key: key.clone(), database, sealer, changes, writer })
+        Ok(Self { key: key.clone(), database, sealer, changes, writer, swept_for_room: Pause::default() })
+    }
+
+    async fn sweep_table(&self, table: Table, now: UnixTime) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        let expired = self.read(|rows| rows.expired(table, now))?;
+        for keys in expired.chunks(1000) {
+            let keys = keys.to_vec();
+            removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
+        }
+        Ok(removed)
     }
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
@@ -329,11 +356,7 @@ impl Store for EmbeddedStore {
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
         let mut removed = 0;
         for table in Table::EXPIRING {
-            let expired = self.read(|rows| rows.expired(table, now))?;
-            for keys in expired.chunks(1000) {
-                let keys = keys.to_vec();
-                removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
-            }
+            removed += self.sweep_table(table, now).await?;
         }
         Ok(removed)
     }
@@ -343,6 +366,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))
+        self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
+        // A full disk reads well.
+        self.writer.write(|rows| rows.put(Table::Meta, rows::WRITABLE, &true, None)).await
     }
 }

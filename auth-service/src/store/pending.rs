@@ -13,9 +13,29 @@ use crate::domain::pushed_request::PushedRequest;
 
 use super::{Redemption, StoreError};
 
+/// What strangers may leave in the store, in a limited number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Pushed authorization requests.
+    PushedRequests,
+    /// Devices that wait for a user.
+    Devices,
+}
+
 /// The part of the store that the device flow, pushed requests and remembered consents need.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
+    /// Takes a place in `room` until `until`; false when `ceiling` places are taken. To be asked before something is left there.
+    /// Nobody who has a place loses it to a newcomer.
+    async fn reserve(
+        &self,
+        room: Room,
+        name: &TokenHash,
+        until: UnixTime,
+        now: UnixTime,
+        ceiling: u64,
+    ) -> Result<bool, StoreError>;
+
     /// Remembers a device authorization (RFC 8628 §3.2); false when the user code is in use.
     async fn add_device(
         &self,

@@ -81,8 +81,22 @@ impl RedisStore {
         if found.as_ref().is_none_or(|found| found.value == EARLIER) {
             store.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         }
-        store.ping().await?;
+        // A Redis that is full can be started on: what is there still counts.
+        store.check_schema().await?;
         Ok(store)
+    }
+
+    /// Whether this is a store of ours, of this release.
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
+            Some(check) if check.value == KEY_CHECK => Ok(()),
+            Some(check) => Err(unfit(&check.value)),
+            // Redis answers, but was emptied since we connected: everything is refused until clients come back.
+            None => {
+                self.cells.changes.note_everything();
+                Ok(())
+            }
+        }
     }
 
     /// Connects, whatever is there.
@@ -309,14 +323,8 @@ impl Store for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
-            Some(check) if check.value == KEY_CHECK => Ok(()),
-            Some(check) => Err(unfit(&check.value)),
-            // Redis answers, but was emptied since we connected: everything is refused until clients come back.
-            None => {
-                self.cells.changes.note_everything();
-                Ok(())
-            }
-        }
+        self.check_schema().await?;
+        // With `maxmemory` reached, and on a copy that is not the master, reading goes well and writing does not.
+        self.cells.write_for(&self.cells.keys.writable(), &true, None).await
     }
 }

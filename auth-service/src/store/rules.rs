@@ -8,12 +8,15 @@ use crate::domain::account::{Account, Subject};
 use crate::domain::client::{Client, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
-use crate::domain::device::DeviceAuthorization;
+use crate::domain::device::{DeviceAuthorization, DeviceState};
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 
 /// How long used codes and answered forms are remembered.
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long a device that nobody allowed may still ask what became of its code.
+const LATE: Duration = Duration::from_secs(600);
 
 /// A code, before and after its use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,9 +39,13 @@ impl CodeRow {
     }
 }
 
-/// A device code is remembered for a day after its end, as other codes are, so that a replay is noticed.
+/// A device code that a user has allowed is remembered for a day after its end, as other codes are, so that a replay is
+/// noticed. Any other one is there for some minutes more, for a device that asks late.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
-    device.expires_at.plus(DAY)
+    device.expires_at.plus(match device.state {
+        DeviceState::Pending | DeviceState::Denied => LATE,
+        DeviceState::Allowed { .. } | DeviceState::Redeemed => DAY,
+    })
 }
 
 /// What is allowed once this approval is. Consent to what the client was before it changed is none to what it is now.

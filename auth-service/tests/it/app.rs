@@ -95,6 +95,17 @@ impl TestApp {
         assert!(self.server.as_mut().unwrap().run());
     }
 
+    /// Gives the Redis of the app a command, and waits until it is done.
+    pub(crate) fn tell_store(&self, command: &str) {
+        use std::io::{Read, Write};
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", self.server.as_ref().unwrap().port)).unwrap();
+        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).unwrap();
+        assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
+    }
+
     /// The id of the process of the store.
     pub(crate) fn store_process(&self) -> u32 {
         self.server.as_ref().unwrap().process.as_ref().unwrap().id()

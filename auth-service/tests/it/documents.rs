@@ -421,3 +421,111 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
+
+/// A redemption by a client that has keys at the host, and that has been used before.
+struct Keyed {
+    host: DocumentHost,
+    signer: Signer,
+    id: String,
+    app: TestApp,
+}
+
+impl Keyed {
+    async fn start() -> Self {
+        let (host, signer) = (DocumentHost::start().await, Signer::new());
+        let id = host.url(PATH);
+        let mut with_keys = document(&host);
+        with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
+        with_keys["jwks_uri"] = json!(host.url("/jwks.json"));
+        host.put(PATH, Answer::json(&with_keys, ""));
+        host.put("/jwks.json", Answer::json(&signer.jwks(), ""));
+        let app = app(&host, &[]).await;
+        Self { host, signer, id, app }
+    }
+
+    fn assertion(&self, jti: &str) -> String {
+        let now = self.app.state.now().0;
+        self.signer.sign(&json!({
+            "iss": self.id, "sub": self.id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": jti,
+        }))
+    }
+
+    /// Somebody's assertion in the client's name, with a key that is not there.
+    fn forged(&self, n: usize) -> String {
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(format!("forged{n}"));
+        let claims = json!({ "iss": self.id, "sub": self.id });
+        jsonwebtoken::encode(&header, &claims, &Signer::new().key).unwrap()
+    }
+
+    async fn send(&self, assertion: &str, form: &[(&str, &str)]) -> reqwest::Response {
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let form: Vec<_> = form
+            .iter()
+            .copied()
+            .chain([("client_assertion_type", kind), ("client_assertion", assertion)])
+            .collect();
+        self.app.token(&form).await
+    }
+
+    async fn redeem(&self, person: &str) -> StatusCode {
+        let code = code(&self.app, &self.id, person).await;
+        self.send(&self.assertion(person), &redemption(&self.id, &code)).await.status()
+    }
+}
+
+#[actix_web::test]
+async fn a050_forged_assertions_do_not_take_a_clients_keys_away() {
+    let keyed = Keyed::start().await;
+    assert_eq!(keyed.redeem("ana").await, StatusCode::OK);
+    // Its host is away for a while, and strangers send what makes us look for a new key.
+    keyed.host.put("/jwks.json", Answer { head: "503 Service Unavailable".to_owned(), body: String::new() });
+    for n in 0..80 {
+        let refused =
+            keyed.send(&keyed.forged(n), &[("grant_type", "refresh_token"), ("refresh_token", "x")]).await;
+        assert_eq!(error_code(refused).await, "invalid_client");
+    }
+    assert_eq!(keyed.redeem("bob").await, StatusCode::OK);
+    assert!(keyed.host.requests("/jwks.json") < 20, "{}", keyed.host.requests("/jwks.json"));
+}
+
+#[actix_web::test]
+async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    let app = app(&host, &[]).await;
+    let authorize = async |id: &str, from: &str| {
+        let url = format!("{}/authorize?{}", app.public, query(id));
+        app.http.get(url).header("x-forwarded-for", from).send().await.unwrap().status()
+    };
+    assert_eq!(authorize(&host.url(PATH), "198.51.100.1").await, StatusCode::SEE_OTHER);
+    for n in 0..80 {
+        authorize(&host.url(&format!("/made-up/{n}")), "203.0.113.9").await;
+    }
+    // One that is known is fetched anew, and one that nobody has named before is fetched for somebody else.
+    app.wait(Duration::from_secs(61));
+    assert_eq!(authorize(&host.url(PATH), "198.51.100.2").await, StatusCode::SEE_OTHER);
+    let mut other = document(&host);
+    other["client_id"] = json!(host.url("/other.json"));
+    host.put("/other.json", Answer::json(&other, ""));
+    assert_eq!(authorize(&host.url("/other.json"), "198.51.100.3").await, StatusCode::SEE_OTHER);
+    assert_eq!(
+        authorize(&host.url("/other.json"), "203.0.113.9").await,
+        StatusCode::SEE_OTHER,
+        "it is there now"
+    );
+}
+
+#[actix_web::test]
+async fn a050_urls_that_are_refused_count_for_nobody() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), ""));
+    let app = app(&host, &[]).await;
+    for n in 0..1300 {
+        let url =
+            format!("{}/authorize?{}", app.public, query(&format!("https://10.{}.{}.1/x", n / 250, n % 250)));
+        assert_eq!(app.http.get(url).send().await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+    let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER);
+}

@@ -318,3 +318,29 @@ async fn without_dpop_nothing_is_announced_and_nothing_bound() {
     let metadata: Value = app.http.get(url).send().await.unwrap().json().await.unwrap();
     assert!(metadata.get("dpop_signing_alg_values_supported").is_none());
 }
+
+#[actix_web::test]
+async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good() {
+    let app = TestApp::start().await;
+    let (client, key) = (app.client().await, Key::new());
+    let code = app.code(&client).await;
+    let proof = key.for_token_endpoint(&app);
+    // Anybody could send these.
+    for form in [
+        vec![("client_id", client.as_str()), ("grant_type", "x")],
+        vec![("client_id", client.as_str()), ("grant_type", "refresh_token"), ("refresh_token", "mgr_x")],
+        vec![("client_id", client.as_str()), ("grant_type", "authorization_code"), ("code", "mgc_x")],
+        vec![
+            ("client_id", client.as_str()),
+            ("grant_type", "authorization_code"),
+            ("code", code.as_str()),
+            ("code_verifier", "x"),
+        ],
+    ] {
+        assert_eq!(app.token_with(Some(&proof), &form).await.status(), StatusCode::BAD_REQUEST);
+    }
+    let tokens = issued(app.redeem_with(Some(&proof), &client, &code).await).await;
+    // Now it was used.
+    let again = app.refresh_with(Some(&proof), &client, &text(&tokens, "refresh_token")).await;
+    assert_eq!(error_code(again).await, "invalid_dpop_proof");
+}

@@ -2,7 +2,7 @@
 
 use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::clock::UnixTime;
-use auth_service::store::{Registration, Store};
+use auth_service::store::{Registration, RegistrationTerms, Store};
 
 use super::things::{
     DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, granted, hash, id, later, register,
@@ -122,6 +122,23 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     let outcome = world.store().register_client(&client("d"), &[id("d")], &terms(now, 2)).await.unwrap();
     assert!(matches!(outcome, Registration::Full));
     assert_eq!(names(world.store()).await, ["c", "unused", "used"]);
+}
+
+pub(crate) async fn a045_clients_that_nobody_used_have_a_ceiling_of_their_own(world: &World) {
+    let used = register(world.store(), &client("used")).await;
+    assert!(use_it(world.store(), &used, NOW).await);
+    for n in 0..12 {
+        let at = later(HOUR * n);
+        let newcomer = Client { issued_at: at, ..client(&format!("unused{n:02}")) };
+        let terms = RegistrationTerms { unused_ceiling: 3, ..terms(at, 100) };
+        let outcome = world
+            .store()
+            .register_client(&newcomer, std::slice::from_ref(&newcomer.id), &terms)
+            .await
+            .unwrap();
+        assert!(matches!(outcome, Registration::Added(_)));
+    }
+    assert_eq!(names(world.store()).await, ["unused09", "unused10", "unused11", "used"]);
 }
 
 pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(world: &World) {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
+use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
 use auth_service::domain::pushed_request::PushedRequest;
-use auth_service::store::{Redemption, Registration};
+use auth_service::store::{Redemption, Registration, Room};
 
 use super::things::{
     DAY, HOUR, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, random,
@@ -134,6 +135,77 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     world.store().forget_pushed_request(&hash("one")).await.unwrap();
     assert!(world.store().pushed_request(&hash("one"), NOW).await.unwrap().is_none());
     assert!(world.store().pushed_request(&hash("two"), later(HOUR)).await.unwrap().is_none());
+}
+
+pub(crate) async fn a044_a_room_is_full_at_its_ceiling_and_nobody_loses_a_place(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let request = PushedRequest {
+        client_id: client.id.clone(),
+        registration: client.registration.clone(),
+        grant_id: GrantId::new(random()),
+        query: "response_type=code".to_owned(),
+        expires_at: later(HOUR),
+    };
+    let push = async |name: &str, at, ceiling| {
+        let (hash, until) =
+            (hash(name), PushedRequest { expires_at: UnixTime(at + 3600), ..request.clone() });
+        let now = UnixTime(at);
+        let room =
+            world.store().reserve(Room::PushedRequests, &hash, until.expires_at, now, ceiling).await.unwrap();
+        if room {
+            world.store().push_request(&hash, &until, now).await.unwrap();
+        }
+        room
+    };
+    let mut outcomes = Vec::new();
+    for n in 0..20 {
+        outcomes.push(push(&n.to_string(), NOW.0, 5).await);
+    }
+    assert_eq!(outcomes.iter().filter(|taken| **taken).count(), 5);
+    assert!(outcomes[..5].iter().all(|taken| *taken), "who came first stays");
+    assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
+    // Who is known has room beyond that.
+    assert!(push("known", NOW.0, 10).await);
+    // One that was answered leaves its place, and all that are over leave theirs.
+    world.store().forget_pushed_request(&hash("0")).await.unwrap();
+    world.store().forget_pushed_request(&hash("known")).await.unwrap();
+    assert!(push("next", NOW.0, 5).await);
+    assert!(!push("one too many", NOW.0, 5).await);
+    let after = NOW.0 + 3600;
+    for n in 0..5 {
+        assert!(push(&format!("after {n}"), after, 5).await, "{n}");
+    }
+    assert!(!push("one too many after", after, 5).await);
+}
+
+pub(crate) async fn a044_devices_that_wait_have_a_ceiling(world: &World) {
+    let client = register(world.store(), &client("tv")).await;
+    for (n, letter) in ['B', 'C', 'D', 'F'].into_iter().enumerate() {
+        let device = asked(&client);
+        let code = hash(&n.to_string());
+        let room = world.store().reserve(Room::Devices, &code, device.expires_at, NOW, 3).await.unwrap();
+        assert_eq!(room, n < 3);
+        if room {
+            assert!(world.store().add_device(&code, &user_code(letter), &device).await.unwrap());
+        }
+    }
+    let over = later(Duration::from_secs(600));
+    assert!(world.store().reserve(Room::Devices, &hash("5"), later(HOUR), over, 3).await.unwrap());
+}
+
+pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was_allowed_is_remembered(
+    world: &World,
+) {
+    let client = register(world.store(), &client("tv")).await;
+    let (ignored, wanted) = (asked(&client), asked(&client));
+    assert!(world.store().add_device(&hash("ignored"), &user_code('B'), &ignored).await.unwrap());
+    assert!(world.store().add_device(&hash("wanted"), &user_code('C'), &wanted).await.unwrap());
+    let yes = allowed(&account("ana").subject);
+    assert!(world.store().decide_device(&hash("wanted"), &yes, NOW).await.unwrap());
+    let soon = later(Duration::from_secs(660));
+    assert!(world.store().device(&hash("ignored"), soon).await.unwrap().is_some(), "a late question");
+    assert!(world.store().device(&hash("ignored"), later(HOUR)).await.unwrap().is_none());
+    assert!(world.store().device(&hash("wanted"), later(HOUR)).await.unwrap().is_some());
 }
 
 pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {

@@ -78,7 +78,7 @@ pub(crate) fn document_client(url: &str) -> Client {
 }
 
 pub(crate) fn terms(now: UnixTime, ceiling: u64) -> RegistrationTerms {
-    RegistrationTerms { now, unused_until: now.plus(UNUSED), ceiling }
+    RegistrationTerms { now, unused_until: now.plus(UNUSED), ceiling, unused_ceiling: ceiling }
 }
 
 /// Registers `client` under its own identifier.

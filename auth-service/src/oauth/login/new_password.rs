@@ -9,12 +9,13 @@ use crate::domain::account::{Account, StoredPassword, Subject};
 use crate::domain::opaque_token::OpaqueToken;
 use crate::identity::password::{LONGEST, SHORTEST};
 use crate::identity::ticket::Form;
+use crate::oauth::login_attempt::{NotProven, admit};
 use crate::oauth::params::Params;
 use crate::ops::audit;
 use crate::pages::{NewPasswordPage, page};
 use crate::state::AppState;
 
-use super::{Continuation, LoginError, STALE, TOO_MANY, may_try, show_again, shown_here, start_session};
+use super::{Continuation, LoginError, STALE, again, retry_later, show_again, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen then.";
@@ -75,12 +76,22 @@ async fn take_password(
     let Some(account) = account.filter(|account| account.password == choosing.one_time) else {
         return chosen_before(http, state, &choosing, chosen).await;
     };
-    let same_as_before =
-        state.passwords.verify(Some(choosing.one_time.phc.clone()), SecretString::from(chosen)).await?;
-    if let Some(problem) = problem_with(chosen, repeated, same_as_before) {
+    if let Some(problem) = problem_with(chosen, repeated) {
         return ask(state, &cookie, &choosing, &account, Some(&problem));
     }
-    let phc = state.passwords.hash(SecretString::from(chosen)).await?;
+    let phc = match hash_of_new(http, state, &account, chosen).await {
+        Ok(Some(phc)) => phc,
+        Ok(None) => {
+            let problem = "That is the one-time password. Choose another one.";
+            return ask(state, &cookie, &choosing, &account, Some(problem));
+        }
+        Err(refused) => {
+            let (status, retry_after) = again(&refused)?;
+            let mut form = ask(state, &cookie, &choosing, &account, Some(&refused.to_string()))?;
+            *form.status_mut() = status;
+            return Ok(retry_later(form, retry_after));
+        }
+    };
     let replaced = state
         .store
         .replace_password(
@@ -107,28 +118,53 @@ async fn chosen_before(
 ) -> Result<HttpResponse, LoginError> {
     let account = state.store.account(&choosing.subject).await?.filter(Account::may_log_in);
     if let Some(account) = account.filter(|account| !account.password.one_time) {
-        if !may_try(http, state, &account.username) {
-            audit::Event::LoginThrottled.emit();
-            return show_again(http, state, &choosing.then, TOO_MANY, StatusCode::TOO_MANY_REQUESTS);
+        match is_password_of(http, state, &account, chosen).await {
+            Ok(()) => return start_session(state, &account, &choosing.then).await,
+            Err(NotProven::Wrong) => audit::Event::LoginFailed.emit(),
+            Err(refused) => {
+                let (status, retry_after) = again(&refused)?;
+                let form = show_again(http, state, &choosing.then, &refused.to_string(), status)?;
+                return Ok(retry_later(form, retry_after));
+            }
         }
-        let phc = account.password.phc.clone();
-        if state.passwords.verify(Some(phc), SecretString::from(chosen)).await? {
-            return start_session(state, &account, &choosing.then).await;
-        }
-        audit::Event::LoginFailed.emit();
     }
     show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT)
 }
 
-fn problem_with(chosen: &str, repeated: &str, same_as_before: bool) -> Option<String> {
+/// Whether the password is the account's, as an attempt to log in.
+async fn is_password_of(
+    http: &HttpRequest,
+    state: &AppState,
+    account: &Account,
+    chosen: &str,
+) -> Result<(), NotProven> {
+    let (queue, _admission) = admit(http, state, Some(&account.username))?;
+    let phc = Some(account.password.phc.clone());
+    let proven = state.passwords.verify(phc, SecretString::from(chosen), queue).await?;
+    if proven { Ok(()) } else { Err(NotProven::Wrong) }
+}
+
+/// The hash of the password that takes the place of the account's; none if it is the same one.
+async fn hash_of_new(
+    http: &HttpRequest,
+    state: &AppState,
+    account: &Account,
+    chosen: &str,
+) -> Result<Option<String>, NotProven> {
+    match is_password_of(http, state, account, chosen).await {
+        Ok(()) => Ok(None),
+        Err(NotProven::Wrong) => Ok(Some(state.passwords.hash(SecretString::from(chosen)).await?)),
+        Err(refused) => Err(refused),
+    }
+}
+
+fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
     if chosen.chars().count() < SHORTEST {
         Some(format!("That is too short: at least {SHORTEST} characters, please."))
     } else if chosen.len() > LONGEST {
         Some(format!("That is too long: at most {LONGEST} characters, please."))
     } else if chosen != repeated {
         Some("The two are not the same.".to_owned())
-    } else if same_as_before {
-        Some("That is the one-time password. Choose another one.".to_owned())
     } else {
         None
     }

@@ -13,6 +13,7 @@ use crate::domain::client::{Client, ClientAuthMethod, ClientId, RegistrationId};
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
+use crate::guard::client_address;
 use crate::oauth::responses;
 use crate::ops::audit;
 use crate::state::AppState;
@@ -137,6 +138,9 @@ async fn replace(
     let identity: Identity = serde_json::from_slice(body)
         .map_err(|_| ManagementError::Update("the body must be a JSON object"))?;
     check_identity(&identity, &client)?;
+    // A change costs as much as a registration.
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    state.registration_rate.admit(address, &metadata.redirect_uris).map_err(RegistrationError::from)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
     // What was given to a client that proves who it is must not be usable without that proof: its grants end here.
     let registration = if client.metadata.drops_credentials(&metadata) {

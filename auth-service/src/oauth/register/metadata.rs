@@ -46,6 +46,9 @@ pub enum InvalidMetadata {
     /// A text without end.
     #[error("{0} is too long")]
     TooLong(&'static str),
+    /// See [`LARGEST`].
+    #[error("the metadata has more than 8192 bytes in total")]
+    TooLarge,
     /// RFC 7591 §2.3.
     #[error("software statements are not accepted here; register without one")]
     SoftwareStatement,
@@ -61,6 +64,9 @@ impl InvalidMetadata {
         }
     }
 }
+
+/// Bytes in the largest metadata of one client, as it is stored.
+const LARGEST: usize = 8 * 1024;
 
 /// Members that mean something here. All others are ignored (RFC 7591 §2).
 #[derive(Deserialize)]
@@ -107,7 +113,7 @@ pub(super) fn read(
     if grant_types.iter().all(|grant_type| *grant_type == GrantType::RefreshToken) {
         return Err(InvalidMetadata::Grants);
     }
-    Ok(ClientMetadata {
+    let metadata = ClientMetadata {
         redirect_uris: redirects,
         auth_method,
         grant_types,
@@ -116,7 +122,9 @@ pub(super) fn read(
         dpop_bound_access_tokens: sent.dpop_bound_access_tokens.unwrap_or_default(),
         keys,
         display,
-    })
+    };
+    let stored = serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len());
+    if stored > LARGEST { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
 /// One text for one client, however its members were ordered and whichever port it listens on: on loopback the

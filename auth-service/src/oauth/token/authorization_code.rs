@@ -2,9 +2,9 @@
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::AuthorizationCode;
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{FoundCode, Redemption};
@@ -20,7 +20,7 @@ pub(super) async fn redeem(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::AuthorizationCode) {
         return Err(TokenError::UnauthorizedClient);
@@ -39,11 +39,12 @@ pub(super) async fn redeem(
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
     };
     check_binding(client, params, &code)?;
-    if code.bound_to.is_some() && code.bound_to != key {
+    if code.bound_to.is_some() && code.bound_to != possession.key() {
         return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
     }
-    let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(key.clone());
+    let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(possession.key());
     let account = account_of(state, &code.subject).await?;
+    possession.spend(state).await?;
 
     let allowed = Allowed {
         grant_id: code.grant_id,
@@ -51,7 +52,7 @@ pub(super) async fn redeem(
         resources: code.resources,
         scope: code.scope,
         authenticated_at: code.authenticated_at,
-        bound_to: key.filter(|_| client.is_public()),
+        bound_to: possession.key().filter(|_| client.is_public()),
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;

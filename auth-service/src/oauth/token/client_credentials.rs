@@ -7,10 +7,10 @@
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType, OperatorTerms};
 use crate::domain::grant::{Grant, GrantId};
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::oauth::requested_scope::{largest_scope, usual_scope};
 use crate::ops::audit;
 use crate::state::AppState;
@@ -21,15 +21,17 @@ pub(super) async fn grant_to_client(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     // A public client has proven nothing (RFC 6749 §4.4.2).
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     let resources = resources(state, terms, &params.many("resource"))?;
-    let part = Part { scope: scope(state, client, &resources, params)?, resources, bound_to: key };
+    let part =
+        Part { scope: scope(state, client, &resources, params)?, resources, bound_to: possession.key() };
     let subject = Subject::of_client(&client.id);
     let account = account_of(state, &subject).await?;
+    possession.spend(state).await?;
     let now = state.now();
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),

@@ -2,9 +2,9 @@
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceState, Poll};
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::Redemption;
@@ -19,7 +19,7 @@ pub(super) async fn poll(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::DeviceCode) {
         return Err(TokenError::UnauthorizedClient);
@@ -35,7 +35,7 @@ pub(super) async fn poll(
     if client.registration != asked.registration {
         return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
     }
-    let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(key.clone());
+    let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(possession.key());
     let replayed = |grant_id| {
         audit::Event::CodeReplayed { grant_id, client_id: &client.id }.emit();
         TokenError::InvalidGrant(REPLAYED)
@@ -52,13 +52,14 @@ pub(super) async fn poll(
         return Err(TokenError::Unavailable);
     };
     let account = account_of(state, &subject).await?;
+    possession.spend(state).await?;
     let allowed = Allowed {
         grant_id: device.grant_id,
         subject,
         resources: device.resources,
         scope: device.scope,
         authenticated_at,
-        bound_to: key.filter(|_| client.is_public()),
+        bound_to: possession.key().filter(|_| client.is_public()),
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;

@@ -3,12 +3,13 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, RETRY_AFTER};
 
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::dpop::ProofRefused;
+use crate::guard::keyed_rate::TooFast;
 use crate::keys::seal::CryptoFailure;
 use crate::oauth::authorize::AuthorizationRefusal as Refusal;
 use crate::oauth::client_auth::ClientAuthError;
@@ -70,7 +71,13 @@ pub enum TokenError {
     ExpiredToken,
     /// Too many devices.
     #[error("too many devices ask from this network; try again in a minute")]
-    TooMany,
+    TooMany(TooFast),
+    /// Too many requests that leave something in the store.
+    #[error("too many requests of this client or from this network; try again in a minute")]
+    TooFast(TooFast),
+    /// As many requests wait for a user as may.
+    #[error("this server holds as many unanswered requests as it may; try again in a minute")]
+    Full,
     /// Ours to mend.
     #[error("the service cannot issue tokens at the moment; try again in a minute")]
     Unavailable,
@@ -116,6 +123,9 @@ impl TokenError {
             Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) | Self::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
             }
+            Self::TooMany(_) | Self::TooFast(_) | Self::Client(ClientAuthError::TooFast(_)) => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
+            }
             Self::Params(_) | Self::Missing(_) | Self::Client(_) | Self::InvalidRequest(_) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
@@ -124,7 +134,7 @@ impl TokenError {
             Self::SlowDown => (StatusCode::BAD_REQUEST, ErrorCode::SlowDown),
             Self::AccessDenied => (StatusCode::BAD_REQUEST, ErrorCode::AccessDenied),
             Self::ExpiredToken => (StatusCode::BAD_REQUEST, ErrorCode::ExpiredToken),
-            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable),
+            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             Self::UnsupportedGrantType => (StatusCode::BAD_REQUEST, ErrorCode::UnsupportedGrantType),
             Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, ErrorCode::UnauthorizedClient),
             Self::Proof(refused) => (StatusCode::BAD_REQUEST, refused.code()),
@@ -135,7 +145,7 @@ impl TokenError {
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
         // What the store says is for the log, not for the client.
-        let description = if status == StatusCode::SERVICE_UNAVAILABLE {
+        let description = if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::Full) {
             Self::Unavailable.to_string()
         } else {
             self.to_string()
@@ -146,6 +156,20 @@ impl TokenError {
         {
             response.headers_mut().insert(HeaderName::from_static("dpop-nonce"), nonce);
         }
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
         response
+    }
+
+    /// When it is worth trying again, in seconds, where that is known.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooMany(limit) | Self::TooFast(limit) | Self::Client(ClientAuthError::TooFast(limit)) => {
+                Some(limit.retry_after_seconds)
+            }
+            Self::Full => Some(60),
+            _ => None,
+        }
     }
 }

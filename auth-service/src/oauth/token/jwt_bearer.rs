@@ -14,12 +14,12 @@ use crate::domain::account::{Account, AccountKind};
 use crate::domain::client::{Client, GrantType};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{Grant, GrantId};
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::client_assertion::{accepted_header, fitting_key, signed_claims};
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::oauth::requested_scope::within_limit;
 use crate::ops::audit;
 use crate::state::AppState;
@@ -67,7 +67,7 @@ pub(super) async fn assert(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     // Whoever finds an assertion must not be able to use it.
     if client.is_public() {
@@ -77,8 +77,9 @@ pub(super) async fn assert(
     let claims = verified(assertion, client, state).await?;
     let issuer = issuer_of(&claims.iss, client, state).ok_or(NOT_OURS)?;
     check(&claims, client, state)?;
-    let part = part(&claims, issuer, client, params, state)?.bound_to(key);
+    let part = part(&claims, issuer, client, params, state)?.bound_to(possession.key());
     let account = account(&claims, issuer, state).await?;
+    possession.spend(state).await?;
     let now = state.now();
     // Last, so that nothing is used up by what is refused anyway.
     let name =

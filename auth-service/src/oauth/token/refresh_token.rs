@@ -5,10 +5,10 @@
 //! out, and there is still one live branch only. Any other reuse means that somebody has a copy.
 
 use crate::domain::client::{Client, GrantType};
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
 use crate::keys::seal::Sealer;
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Rotation, Successor};
@@ -23,7 +23,7 @@ pub(super) async fn refresh(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::RefreshToken) {
         return Err(TokenError::UnauthorizedClient);
@@ -41,13 +41,14 @@ pub(super) async fn refresh(
         return Err(TokenError::InvalidGrant(UNKNOWN));
     }
     // RFC 9449 §5: what a public client got with a proof it refreshes with a proof by the same key.
-    if grant.bound_to.is_some() && grant.bound_to != key {
+    if grant.bound_to.is_some() && grant.bound_to != possession.key() {
         return Err(TokenError::InvalidGrant(
             "the DPoP proof is not by the key that the refresh token is bound to",
         ));
     }
-    let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(key);
+    let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(possession.key());
     let account = account_of(state, &grant.subject).await?;
+    possession.spend(state).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
     let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());

@@ -7,10 +7,10 @@
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{Grant, GrantId};
-use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::scope::Scope;
 use crate::oauth::live_token::{self, LiveToken};
 use crate::oauth::params::Params;
+use crate::oauth::proof::Possession;
 use crate::ops::audit;
 use crate::state::AppState;
 
@@ -24,7 +24,7 @@ pub(super) async fn exchange(
     state: &AppState,
     client: &Client,
     params: &Params,
-    key: Option<KeyThumbprint>,
+    possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::TokenExchange));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
@@ -53,7 +53,7 @@ pub(super) async fn exchange(
     let part = Part {
         scope: scope(&claims.scope, client, params)?,
         resources: resources(state, terms, &params.many("resource"))?,
-        bound_to: key,
+        bound_to: possession.key(),
     };
     let now = state.now();
     let grant = Grant {
@@ -71,6 +71,7 @@ pub(super) async fn exchange(
         parent: Some(claims.gid),
     };
     let mut response = issue(state, &grant, &account, part, None, now)?;
+    possession.spend(state).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
     if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));

@@ -69,7 +69,9 @@ fn add(
         // Nobody goes for a newcomer that finds no room all the same.
         return Ok(Registration::Full);
     }
-    while rows.count(Table::Clients)? >= terms.ceiling {
+    while rows.count(Table::Clients)? >= terms.ceiling
+        || rows.count(Table::UnusedClients)? >= terms.unused_ceiling
+    {
         let Some((key, oldest)) = rows.first::<ClientId>(Table::UnusedClients)? else {
             return Ok(Registration::Full);
         };

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use redb::{Database, ReadTransaction, ReadableTable};
+use redb::{Database, ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
@@ -16,6 +16,8 @@ use super::writable::Writable;
 /// The row that tells whether the key is the right one.
 pub(super) const KEY_CHECK: &str = "key-check";
 const SCHEMA: &str = "schema";
+/// Written to see whether that is possible.
+pub(super) const WRITABLE: &str = "writable";
 /// 1: the first release. 2: names that come once, and approvals, are keys as their SHA-256. 3: refresh tokens say which
 /// grant they belong to; what is there stays as it is.
 pub(super) const SCHEMA_VERSION: u32 = 3;
@@ -168,6 +170,12 @@ impl<'a> Reader<'a> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let keys = rows.iter().map_err(unavailable)?;
         keys.map(|row| Ok(row.map_err(unavailable)?.0.value().to_owned())).collect()
+    }
+
+    /// How many rows a table has, those included whose time is over and that wait to be swept.
+    pub(super) fn count(&self, table: Table) -> Result<u64, StoreError> {
+        let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
+        rows.len().map_err(unavailable)
     }
 
     /// The keys of rows that may go.

@@ -20,15 +20,17 @@ const EVICTED_AT_ONCE: usize = 64;
 /// How many expired clients are swept at a time.
 const SWEPT_AT_ONCE: i64 = 256;
 
-/// Keys: all, unused, ends. Arguments: id, second of registration, second of its end, ceiling, most to evict. Adds the id
-/// and takes as many of the oldest unused ids as are too many; gives those, or an integer when there are not enough of
+/// Keys: all, unused, ends. Arguments: id, second of registration, second of its end, ceiling, most to evict,
+/// ceiling of unused ones. Adds the id and takes as many of the oldest unused ids as are too many; gives those, or an integer when there are not enough of
 /// them, and then nothing has changed.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
          local over = redis.call('ZCARD', KEYS[1]) + (new and 1 or 0) - tonumber(ARGV[4])
-         local needed = math.max(0, math.min(over, tonumber(ARGV[5])))
+         local needed
          local others = redis.call('ZCARD', KEYS[2]) - (redis.call('ZSCORE', KEYS[2], ARGV[1]) and 1 or 0)
+         over = math.max(over, others + 1 - tonumber(ARGV[6]))
+         needed = math.max(0, math.min(over, tonumber(ARGV[5])))
          if others < over then
            for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end
            return 0
@@ -129,6 +131,7 @@ async fn make_room(
         terms.unused_until.0.to_string().into(),
         terms.ceiling.to_string().into(),
         EVICTED_AT_ONCE.to_string().into(),
+        terms.unused_ceiling.to_string().into(),
     ];
     let mut tries = Tries::default();
     loop {

@@ -7,6 +7,7 @@ use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::changes::About;
+use crate::store::pending::Room;
 use crate::store::records::{Kind, SIGNING};
 
 /// Names below one prefix.
@@ -102,8 +103,10 @@ impl Keys {
                     _ => return None,
                 }
             }
-            ("n", "subject") | ("k" | "d", "grant") | ("meta", "key-check") => Named::Pointer,
-            ("clients", "all" | "unused" | "ends") | ("accounts", "all") => Named::Index,
+            ("n", "subject") | ("k" | "d", "grant") | ("meta", "key-check" | "writable") => Named::Pointer,
+            ("clients", "all" | "unused" | "ends")
+            | ("accounts", "all")
+            | ("room", "requests" | "devices") => Named::Index,
             _ => return None,
         })
     }
@@ -241,6 +244,22 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
+    /// The set of places that are taken in a room, by their ends.
+    pub(super) fn room(&self, room: Room) -> String {
+        self.key(
+            "room",
+            match room {
+                Room::PushedRequests => "requests",
+                Room::Devices => "devices",
+            },
+        )
+    }
+
+    /// A row that is written to see whether that is possible.
+    pub(super) fn writable(&self) -> String {
+        self.key("meta", "writable")
+    }
+
     /// The row that tells whether `STORE_KEY` is the right one.
     pub(super) fn key_check(&self) -> String {
         self.key("meta", "key-check")
@@ -276,7 +295,9 @@ mod tests {
         }
         let code = keys.code(&grant, &TokenHash::of(b"code"));
         assert!(keys.is_tracked(&code) && keys.about(&code).is_none());
-        for key in [keys.signing_keys(), keys.key_check(), keys.client_index().all, "x".to_owned()] {
+        for key in
+            [keys.signing_keys(), keys.key_check(), keys.writable(), keys.client_index().all, "x".to_owned()]
+        {
             assert!(!keys.is_tracked(&key) && keys.about(&key).is_none(), "{key}");
         }
     }

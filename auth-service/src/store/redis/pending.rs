@@ -2,6 +2,8 @@
 //! that it makes, as a code does, so that redeeming it is one step; two pointers lead there, from the device code and
 //! from the user code.
 
+use std::sync::LazyLock;
+
 use async_trait::async_trait;
 use futures_util::future::try_join3;
 
@@ -13,12 +15,23 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::{Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::store::pending::PendingStore;
+use crate::store::pending::{PendingStore, Room};
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
+use super::connection::Script;
 use super::{RedisStore, clients, grants};
+
+/// Key: the places that are taken, by their ends. Arguments: name, second of its end, the present second, ceiling.
+static RESERVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
+         if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
+         redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+         return 1",
+    )
+});
 
 /// A device authorization's place and content.
 type Device = (String, Found<DeviceAuthorization>);
@@ -37,6 +50,23 @@ fn life(device: &DeviceAuthorization, now: UnixTime) -> Life {
 
 #[async_trait]
 impl PendingStore for RedisStore {
+    async fn reserve(
+        &self,
+        room: Room,
+        name: &TokenHash,
+        until: UnixTime,
+        now: UnixTime,
+        ceiling: u64,
+    ) -> Result<bool, StoreError> {
+        let arguments = vec![
+            name.text().into(),
+            until.0.to_string().into(),
+            now.0.to_string().into(),
+            ceiling.to_string().into(),
+        ];
+        self.cells.connection.script(&RESERVE, &[&self.cells.keys.room(room)], arguments).await
+    }
+
     async fn add_device(
         &self,
         code: &TokenHash,
@@ -96,7 +126,10 @@ impl PendingStore for RedisStore {
             if !decided.decide(decision.clone(), now) {
                 return Ok(false);
             }
-            if self.cells.swap_keeping(&place, &found, &decided).await? {
+            // Once it is allowed it is remembered for longer, and so is what leads to it.
+            let kept = life(&decided, now);
+            self.cells.write(&self.cells.keys.grant_of_device(code), &decided.grant_id, kept).await?;
+            if self.cells.swap(&place, Some(&found), &decided, Some(kept)).await? {
                 return Ok(true);
             }
         }
@@ -187,6 +220,8 @@ impl PendingStore for RedisStore {
     }
 
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
+        let room = self.cells.keys.room(Room::PushedRequests);
+        self.cells.connection.run::<()>("ZREM", vec![room.into(), handle.text().into()]).await?;
         self.cells.remove(&self.cells.keys.pushed_request(handle)).await.map(|_| ())
     }
 

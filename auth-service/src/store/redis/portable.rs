@@ -219,7 +219,8 @@ impl RedisTarget {
         let mut pages = cells.connection.scan(cells.keys.all());
         let mut all = Vec::new();
         while let Some(page) = pages.try_next().await? {
-            let others = page.into_iter().filter(|key| *key != check);
+            // What a service has written to see whether it can is nothing.
+            let others = page.into_iter().filter(|key| *key != check && *key != cells.keys.writable());
             all.extend(others);
             if !all.is_empty() && !begun && !replace {
                 return Err(TargetError::NotEmpty(address.to_string()));

@@ -1,0 +1,86 @@
+//! What one request and one address may take of the public listener, before any handler sees the request.
+
+use std::time::Duration;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::middleware::Next;
+use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::{Error, HttpMessage};
+use futures_util::StreamExt;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
+
+use crate::guard::client_address;
+use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
+use crate::state::AppState;
+
+/// How long a body may take. The largest is 16 kB, so this is a floor on its speed, too.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the next piece of a body may take.
+const BODY_PAUSE: Duration = Duration::from_secs(3);
+
+/// Bounds what one request takes: the places of its address, the size of its body, and the time until it is there.
+///
+/// A client that hangs up ends its login attempt, so that no password is hashed for nobody. Every other request is handled to its
+/// end: with Redis, a change may take several steps.
+pub(super) async fn bounded<B: MessageBody + 'static>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let Some(state) = request.app_data::<Data<AppState>>().cloned() else {
+        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+    };
+    let address =
+        client_address::of(request.request(), |address| state.config.trusted_edge.is_known(address));
+    let Ok(place) = state.requests.enter(address) else {
+        return Ok(refuse(request, Unheard::Crowded, &state));
+    };
+    if request.query_string().len() > QUERY_LIMIT {
+        return Ok(refuse(request, Unheard::LongQuery, &state));
+    }
+    match whole_body(request.take_payload()).await {
+        Ok(body) => request.set_payload(Payload::from(body)),
+        Err(unheard) => return Ok(refuse(request, unheard, &state)),
+    }
+    if hashes(&request) {
+        let response = next.call(request).await;
+        drop(place);
+        return response.map(ServiceResponse::map_into_boxed_body);
+    }
+    let to_the_end = async move {
+        let response = next.call(request).await;
+        drop(place);
+        response
+    };
+    // A panic is in the log; what it says is not for the client.
+    let failed = |_| actix_web::error::ErrorInternalServerError("the service cannot answer at the moment");
+    let handled = actix_web::rt::spawn(to_the_end.in_current_span()).await.map_err(failed)?;
+    handled.map(ServiceResponse::map_into_boxed_body)
+}
+
+fn refuse(request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {
+    let response = unheard.response(&state.config.site.issuer);
+    request.into_response(response)
+}
+
+/// Whether a password may be hashed for this request.
+fn hashes(request: &ServiceRequest) -> bool {
+    let path = request.path();
+    request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
+}
+
+async fn whole_body(mut payload: Payload) -> Result<Bytes, Unheard> {
+    let deadline = Instant::now() + BODY_TIMEOUT;
+    let mut body = BytesMut::new();
+    loop {
+        let piece = timeout_at(deadline.min(Instant::now() + BODY_PAUSE), payload.next()).await;
+        match piece.map_err(|_| Unheard::Slow)? {
+            None => return Ok(body.freeze()),
+            Some(Ok(piece)) if body.len() + piece.len() > BODY_LIMIT => return Err(Unheard::TooLarge),
+            Some(Ok(piece)) => body.extend_from_slice(&piece),
+            Some(Err(_)) => return Err(Unheard::Broken),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How many documents a stranger may have us fetch.
+//!
+//! Whoever names a new URL is counted: for its own address first, then for the host that would be bothered, then for all. A URL
+//! that brought a good document before, or is that of a client in use, is counted for itself alone: made-up URLs, however many,
+//! keep nobody from a client that works. Such fetches also have connections and name look-ups of their own ([`Lane`]).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use url::Url;
+
+use crate::guard::client_address::network;
+use crate::guard::fetch::Lane;
+use crate::guard::in_flight::{InFlight, Place};
+use crate::guard::keyed_rate::{KeyedRate, OneRate, quota};
+
+/// New URLs of one address, in a row and then one every so often.
+const ADDRESS: (u32, Duration) = (20, Duration::from_secs(5));
+/// At one host, so that nobody uses us to bother it.
+const HOST: (u32, Duration) = (60, Duration::from_secs(1));
+/// All together.
+const ALL: (u32, Duration) = (300, Duration::from_millis(50));
+/// One known URL.
+const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
+/// New URLs of one address that are being fetched at the same time.
+const AT_ONCE: u32 = 3;
+/// URLs that are remembered as good.
+const GOOD: usize = 2000;
+
+/// For whom a document is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Anyone, at this address.
+    Stranger(Option<IpAddr>),
+    /// A client in use, a user who is signed in, or an issuer that the operator trusts.
+    Known,
+}
+
+impl Caller {
+    pub(super) const fn lane(self) -> Lane {
+        match self {
+            Self::Stranger(_) => Lane::Strangers,
+            Self::Known => Lane::Known,
+        }
+    }
+}
+
+/// There were too many fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Crowded;
+
+/// See the module's text.
+pub(super) struct FetchRate {
+    addresses: KeyedRate<Option<IpAddr>>,
+    hosts: KeyedRate<String>,
+    all: OneRate,
+    known: KeyedRate<String>,
+    at_once: InFlight,
+    good: Cache<String, ()>,
+}
+
+impl Default for FetchRate {
+    fn default() -> Self {
+        Self {
+            addresses: KeyedRate::new(quota(ADDRESS)),
+            hosts: KeyedRate::new(quota(HOST)),
+            all: OneRate::new(quota(ALL)),
+            known: KeyedRate::new(quota(KNOWN)),
+            at_once: InFlight::new(AT_ONCE),
+            good: Cache::new(GOOD),
+        }
+    }
+}
+
+impl FetchRate {
+    /// Counts a fetch, which holds what it is given until it is over.
+    pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
+        let Caller::Stranger(address) = caller else {
+            return self.admit_again(url).map(|()| None);
+        };
+        let address = address.map(network);
+        self.addresses.check(&address).map_err(|_| Crowded)?;
+        let place = self.at_once.enter(address).map_err(|_| Crowded)?;
+        self.hosts.check(&url.host_str().unwrap_or_default().to_owned()).map_err(|_| Crowded)?;
+        self.all.check().map_err(|_| Crowded)?;
+        Ok(Some(place))
+    }
+
+    /// Counts a fetch of a URL that is known.
+    pub(super) fn admit_again(&self, url: &Url) -> Result<(), Crowded> {
+        self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded)
+    }
+
+    /// Remembers that a good document was there.
+    pub(super) fn note_good(&self, url: &Url) {
+        self.good.insert(url.as_str().to_owned(), ());
+    }
+
+    /// Whether a good document was there.
+    pub(super) fn was_good(&self, url: &Url) -> bool {
+        self.good.get(url.as_str()).is_some()
+    }
+
+    /// Forgets whoever is within the limits again.
+    pub(super) fn forget_idle(&self) {
+        self.addresses.forget_idle();
+        self.hosts.forget_idle();
+        self.known.forget_idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(n: usize) -> Url {
+        Url::parse(&format!("https://host.example/{n}")).unwrap()
+    }
+
+    fn at(n: u32) -> Caller {
+        Caller::Stranger(Some(IpAddr::V4((0x0a00_0000 + n).into())))
+    }
+
+    #[test]
+    fn a050_made_up_urls_use_up_their_own_address_and_no_url_that_is_known() {
+        let rate = FetchRate::default();
+        let admitted = |caller| (0..100).filter(|n| rate.admit(&url(*n), caller).is_ok()).count();
+        assert_eq!(admitted(at(1)), 20);
+        assert!(rate.admit(&url(0), at(2)).is_ok());
+        // Many addresses use up the host for new URLs, and not for known ones.
+        for n in 10..20 {
+            admitted(at(n));
+        }
+        assert_eq!(rate.admit(&url(1000), at(30)).unwrap_err(), Crowded);
+        assert!(rate.admit(&url(1), Caller::Known).is_ok());
+        assert_eq!((0..100).filter(|_| rate.admit_again(&url(2)).is_ok()).count(), 5);
+    }
+
+    #[test]
+    fn a050_one_address_waits_for_few_hosts_at_once() {
+        let rate = FetchRate::default();
+        let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), at(1)).unwrap()).collect();
+        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
+        assert!(rate.admit(&url(4), at(2)).is_ok());
+        drop(held);
+        assert!(rate.admit(&url(5), at(1)).is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! How many of a thing one address may have under way at the same time.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::client_address::network;
+
+type Counts = Arc<Mutex<HashMap<Option<IpAddr>, u32>>>;
+
+/// See the module's text. It remembers only who has something under way.
+pub struct InFlight {
+    most: u32,
+    counts: Counts,
+}
+
+/// One thing that is under way, until this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    address: Option<IpAddr>,
+    counts: Counts,
+}
+
+/// The address has as many under way as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests of this kind from one network at the same time; try again in a moment")]
+pub struct NoPlace;
+
+impl InFlight {
+    /// At most so many for one address.
+    pub fn new(most: u32) -> Self {
+        Self { most, counts: Counts::default() }
+    }
+
+    /// Begins one.
+    pub fn enter(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
+        let address = address.map(network);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= self.most {
+            return Err(NoPlace);
+        }
+        *count += 1;
+        Ok(Place { address, counts: Arc::clone(&self.counts) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a100_one_address_takes_its_own_places_only_and_leaves_nothing_behind() {
+        let places = InFlight::new(2);
+        let (one, other): (IpAddr, IpAddr) =
+            ("2001:db8::1".parse().unwrap(), "2001:db8:0:1::1".parse().unwrap());
+        let first = places.enter(Some(one)).unwrap();
+        let second = places.enter(Some("2001:db8::2".parse().unwrap())).unwrap();
+        assert_eq!(places.enter(Some(one)).unwrap_err(), NoPlace);
+        let third = places.enter(Some(other)).unwrap();
+        drop(first);
+        drop(places.enter(Some(one)).unwrap());
+        drop((second, third));
+        assert!(places.counts.lock().unwrap().is_empty());
+    }
+}

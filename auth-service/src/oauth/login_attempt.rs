@@ -1,0 +1,109 @@
+//! Whether a user name and a password belong together, for no more work than a stranger may cause.
+
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+use secrecy::SecretString;
+
+use crate::domain::account::{Account, Username};
+use crate::domain::opaque_token::TokenHash;
+use crate::guard::client_address;
+use crate::guard::login_rate::{Admission, Browser, TooManyAttempts};
+use crate::identity::cookies::device;
+use crate::identity::password::{HashingError, Queue, RETRY_AFTER_SECONDS};
+use crate::identity::ticket::Form;
+use crate::state::AppState;
+use crate::store::StoreError;
+
+/// Why nobody is logged in by this attempt.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotProven {
+    /// One sentence for every reason, so that nobody learns which names exist.
+    #[error("The user name or the password is wrong.")]
+    Wrong,
+    /// Too many of one address or one name; when to come back, in seconds.
+    #[error("There were too many attempts. Wait a minute, then try again.")]
+    TooFast(u64),
+    /// Too many of all.
+    #[error("Many people are signing in at this moment. Wait a few seconds, then send the form again.")]
+    Busy,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Hashing failed.
+    #[error(transparent)]
+    Hashing(HashingError),
+}
+
+impl From<HashingError> for NotProven {
+    fn from(error: HashingError) -> Self {
+        match error {
+            HashingError::Busy => Self::Busy,
+            HashingError::Failed => Self::Hashing(error),
+        }
+    }
+}
+
+impl From<TooManyAttempts> for NotProven {
+    fn from(refused: TooManyAttempts) -> Self {
+        match refused {
+            TooManyAttempts::TooFast(too_fast) => Self::TooFast(too_fast.retry_after_seconds),
+            TooManyAttempts::AtOnce(_) => Self::Busy,
+        }
+    }
+}
+
+impl NotProven {
+    /// How the form is shown again, and when it is worth sending, in seconds; none when the fault is ours.
+    pub(super) const fn again(&self) -> Option<(StatusCode, Option<u64>)> {
+        match self {
+            Self::Wrong => Some((StatusCode::FORBIDDEN, None)),
+            Self::TooFast(seconds) => Some((StatusCode::TOO_MANY_REQUESTS, Some(*seconds))),
+            Self::Busy => Some((StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_AFTER_SECONDS))),
+            Self::Store(_) | Self::Hashing(_) => None,
+        }
+    }
+}
+
+/// The account of that name, if the password is its own.
+pub(super) async fn account_of(
+    http: &HttpRequest,
+    state: &AppState,
+    name: &str,
+    password: SecretString,
+) -> Result<Account, NotProven> {
+    let Ok(name) = Username::try_from(name.to_owned()) else {
+        // No account can have it, which is no secret. It counts for its address, and takes the time of a hash without one.
+        let _admission = admit(http, state, None)?;
+        state.passwords.pretend().await;
+        return Err(NotProven::Wrong);
+    };
+    let (queue, _admission) = admit(http, state, Some(&name))?;
+    let account = state.store.account_named(&name).await?.filter(Account::may_log_in);
+    let phc = account.as_ref().map(|account| account.password.phc.clone());
+    let proven = state.passwords.verify(phc, password, queue).await?;
+    account.filter(|_| proven).ok_or(NotProven::Wrong)
+}
+
+/// Counts an attempt against the limits on guessing, and says in which queue it may wait for its hash.
+pub(super) fn admit(
+    http: &HttpRequest,
+    state: &AppState,
+    name: Option<&Username>,
+) -> Result<(Queue, Admission), NotProven> {
+    let browser = name.map_or(Browser::Stranger, |name| browser(http, state, name));
+    let queue = match browser {
+        Browser::KnownDevice => Queue::Known,
+        Browser::Stranger => Queue::Strangers,
+    };
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    Ok((queue, state.login_rate.admit(name, address, browser)?))
+}
+
+/// Whether the owner of that name has logged in with this browser before.
+fn browser(http: &HttpRequest, state: &AppState, name: &Username) -> Browser {
+    let bound_to = TokenHash::of(name.as_str().as_bytes());
+    let ticket = device::read(http, state.config.site.issuer.scheme());
+    let known = ticket
+        .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
+    if known { Browser::KnownDevice } else { Browser::Stranger }
+}
