@@ -242,6 +242,7 @@ mod tests {
                 scheme: None,
                 host: host("mcp.example").unwrap(),
                 path: UnambiguousPath::of_target("/mcp").unwrap(),
+                query: "",
                 method: Method::POST,
             };
             AccessRequest::read(target, &Sent::of(&headers)).map(|_| ())

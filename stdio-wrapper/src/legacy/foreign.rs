@@ -65,9 +65,9 @@ impl Session {
 
     /// Tells the child that nobody waits for a request any more. If it answers all the same, that comes on the request's
     /// stream, so that one can know when it has stopped. `id` is JSON text.
-    pub async fn give_up(&self, id: &str) {
+    pub async fn abandon(&self, id: &str) {
         let Some(link) = self.own_link() else { return };
-        let Some(number) = link.find(self, id.as_bytes()) else { return };
+        let Some(number) = link.find(self, id) else { return };
         if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
             link.pass(&message, &mut []).await;
         }

@@ -45,7 +45,7 @@ impl GivenUp {
                 .await;
             return self.seat.refuse(open).await;
         }
-        self.seat.session.give_up(&number.to_string()).await;
+        self.seat.session.abandon(&number.to_string()).await;
         self.seat.refuse(open).await;
         loop {
             match consumer.next() {

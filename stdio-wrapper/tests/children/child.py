@@ -217,7 +217,7 @@ def initialize(message):
 
 
 def main():
-    if "--banner" in FLAGS:
+    if "--wordy" in FLAGS:
         sys.stderr.write("".join(f"banner line {number}\n" for number in range(1, 21)))
         sys.stderr.flush()
     if "--dies" in FLAGS:

@@ -310,7 +310,7 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
         let log = wrapper.log();
         log.iter().filter(|line| line.contains("banner line") && line.contains("INFO")).count()
     };
-    let wrapper = Wrapper::start(&["--log=debug"], &["--banner"]).await;
+    let wrapper = Wrapper::start(&["--log=debug"], &["--wordy"]).await;
     let client = wrapper.session().await;
     // Said after the banner, so that all of it has been read.
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
@@ -319,7 +319,7 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
         "after its first answer a child is heard"
     );
     assert_eq!(shown(&wrapper), 3);
-    let failing = Wrapper::start(&[], &["--banner", "--dies"]).await;
+    let failing = Wrapper::start(&[], &["--wordy", "--dies"]).await;
     assert_eq!(failing.client().try_initialize("2025-11-25").await.status(), 200);
     failing.logged("banner line 20").await;
     assert_eq!(shown(&failing), 20);
