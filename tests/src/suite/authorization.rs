@@ -70,6 +70,9 @@ async fn loopback(target: &Target, clients: &Clients) -> Result<()> {
         return skip("the client's redirect URI is another one");
     }
     let other_port = client.ask(target, &[("redirect_uri", "http://127.0.0.1:54321/issuer-suite")]).await?;
+    if refused_without_resource(target, &other_port) {
+        return skip(NO_RESOURCE);
+    }
     ensure!(other_port.status < 400, "another port: status {}", other_port.status);
     for uri in [
         "http://127.0.0.1:9/other",
@@ -84,6 +87,14 @@ async fn loopback(target: &Target, clients: &Clients) -> Result<()> {
         ensure!((400..500).contains(&answer.status), "status {} for {uri}", answer.status);
     }
     Ok(())
+}
+
+/// Why a good request cannot be made.
+const NO_RESOURCE: &str = "the request is refused on a page, and --resource is not given";
+
+/// Whether the answer may be a page about the resource that the request lacks.
+fn refused_without_resource(target: &Target, answer: &Answer) -> bool {
+    target.options.resource.is_none() && (400..500).contains(&answer.status)
 }
 
 /// The error that the browser is sent back with, or `page` for an error page.
@@ -195,6 +206,9 @@ async fn resource(target: &Target, clients: &Clients) -> Result<()> {
 async fn first_page(target: &Target, clients: &Clients) -> Result<Answer> {
     let client = clients.first()?;
     let mut answer = client.ask(target, &[]).await?;
+    if refused_without_resource(target, &answer) {
+        return skip(NO_RESOURCE);
+    }
     let mut url = Url::parse(target.endpoint("authorization_endpoint")?)?;
     for _ in 0..5 {
         let location = answer.header("location").to_owned();
