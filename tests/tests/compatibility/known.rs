@@ -1,0 +1,62 @@
+//! What does not work and is not ours to mend. Anything else that fails, fails the test.
+
+use crate::programs::{Client, Server};
+use crate::run::Seen;
+
+/// A feature of a server that a client cannot use, and why.
+pub(crate) struct Known {
+    server: Option<Server>,
+    client: Client,
+    pub(crate) feature: &'static str,
+    pub(crate) why: &'static str,
+}
+
+/// How many features each client tries.
+const FEATURES: usize = 17;
+
+const ALL: [Known; 3] = [
+    Known {
+        server: Some(Server::TypeScript2),
+        client: Client::Go,
+        feature: "roots",
+        why: "roots: the Go SDK cannot read a question without `params`",
+    },
+    Known {
+        server: Some(Server::Python2),
+        client: Client::Go,
+        feature: "roots",
+        why: "roots: the Go SDK cannot read a question without `params`",
+    },
+    Known {
+        server: Some(Server::Rmcp),
+        client: Client::Go,
+        feature: "roots",
+        why: "roots: the Go SDK cannot read a question without `params`",
+    },
+];
+
+/// What is known of this pair.
+pub(crate) fn of(server: Server, client: Client) -> impl Iterator<Item = &'static Known> {
+    ALL.iter().filter(move |known| known.client == client && known.server.is_none_or(|found| found == server))
+}
+
+/// What is not as it must be: signed in, stepped up, and used everything but what is known.
+pub(crate) fn complaint(server: Server, client: Client, seen: &Seen) -> Option<String> {
+    let mut complaints = Vec::new();
+    if !seen.signed_in {
+        complaints.push("it could not sign in".to_owned());
+    }
+    let known: Vec<_> = of(server, client).map(|known| known.feature).collect();
+    let failed: Vec<_> = seen.with("failed").into_iter().filter(|feature| !known.contains(feature)).collect();
+    if !failed.is_empty() {
+        complaints.push(format!("failed are {failed:?}"));
+    }
+    if seen.features.len() < FEATURES {
+        complaints.push(format!("only {} features were tried", seen.features.len()));
+    }
+    if !seen.stepped_up {
+        complaints.push(format!("no call after the step-up; its logins asked for {:?}", seen.scopes));
+    }
+    let pair = format!("{} with a server on {}", client.name(), server.name());
+    (!complaints.is_empty()).then(|| format!("{pair}: {}\n{}", complaints.join("; "), seen.story))
+}
