@@ -23,7 +23,7 @@ use crate::translate::{self, Backward, Facade};
 use crate::unread::close_unread;
 
 /// How long the head of a request may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the operator's listener at the same time.

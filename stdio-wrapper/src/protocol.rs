@@ -4,6 +4,7 @@
 //! keys stand, and rewriting cuts the original bytes at those places, so what we do not know survives as it was.
 
 mod depth;
+mod digits;
 mod edit;
 mod envelope;
 mod error;
@@ -21,6 +22,7 @@ mod tidy;
 mod version;
 
 pub use depth::{MAX_DEPTH, is_too_deep};
+pub use digits::{MAX_DIGITS, has_endless_number};
 pub use edit::Members;
 pub use envelope::{BadItem, Body, Kind, Malformed, Message, Span, parse_body, parse_line};
 pub use error::{Code, error_message, error_with_data};

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::Problem;
-use crate::protocol::{Body, Code, is_too_deep, parse_body, tidy_body};
+use crate::protocol::{Body, Code, MAX_DIGITS, has_endless_number, is_too_deep, parse_body, tidy_body};
 
 /// How long a body may take besides the time that its size allows.
 const GRACE: Duration = Duration::from_secs(10);
@@ -121,6 +121,10 @@ pub(super) fn parse<'a>(
     let parsed = parse_body(body, max_batch)?;
     if is_too_deep(body) {
         return Err(Problem::bad_request("The message nests too deeply."));
+    }
+    if has_endless_number(body) {
+        let why = format!("The message has a number of more than {MAX_DIGITS} digits.");
+        return Err(Problem::bad_request(why));
     }
     if !parsed.may_be_untidy() {
         return Ok(parsed);

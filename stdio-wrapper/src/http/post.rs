@@ -40,8 +40,7 @@ pub(super) async fn handle(
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,
         Err(problem) => {
-            lost_answer(request, endpoint, &caller, &body).await;
-            return Err(problem);
+            return Err(unread(request, endpoint, &caller, &body, problem).await);
         }
     };
     match parsed {
@@ -53,12 +52,24 @@ pub(super) async fn handle(
     }
 }
 
-/// The child that asked does not wait for an answer that nobody can read.
-async fn lost_answer(request: &HttpRequest, endpoint: &Endpoint, caller: &Caller, body: &[u8]) {
-    if let Some(Unreadable::Response(id)) = outline(body).unreadable()
-        && let Ok(session) = endpoint.session(request, caller)
-    {
-        session.reply_lost(Some(&String::from_utf8_lossy(&id))).await;
+/// The refusal of a body that is no message, under its id if that can be told. The child that asked does not wait for an
+/// answer that nobody can read.
+async fn unread(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+    body: &[u8],
+    problem: Problem,
+) -> Problem {
+    match outline(body).unreadable() {
+        Some(Unreadable::Request(id)) => problem.with_id(&String::from_utf8_lossy(&id)),
+        Some(Unreadable::Response(id)) => {
+            if let Ok(session) = endpoint.session(request, caller) {
+                session.reply_lost(Some(&String::from_utf8_lossy(&id))).await;
+            }
+            problem
+        }
+        None => problem,
     }
 }
 
@@ -68,6 +79,7 @@ async fn single(
     caller: &Caller,
     message: &Message<'_>,
 ) -> Result<HttpResponse, Problem> {
+    check_params(message)?;
     if let Kind::Request { method, id } = &message.kind
         && method == "initialize"
     {
@@ -79,8 +91,6 @@ async fn single(
         take(endpoint, caller, &session, message).await?;
         return Ok(HttpResponse::Accepted().finish());
     };
-    // What the schema forbids in the params of any request; SDKs drop such a request without an answer.
-    peek_call(message).map_err(|error| Problem::from(error).with_id(message.at(id)))?;
     if let Err(refusal) = permit(endpoint, caller, method, message) {
         return Err(refusal.into_problem(endpoint, caller, request.query_string(), message.at(id)));
     }
@@ -88,6 +98,15 @@ async fn single(
     let consumer = stream.connect();
     session.request(message, id.clone(), &stream).await;
     Ok(answer::wait(endpoint, &session, consumer, Form::Single, endpoint.until(caller)).await)
+}
+
+/// What the schema forbids in the params of any message; SDKs drop such a message without a word.
+pub(super) fn check_params(message: &Message<'_>) -> Result<(), Problem> {
+    let checked = peek_call(message).map(|_| ()).map_err(Problem::from);
+    match &message.kind {
+        Kind::Request { id, .. } => checked.map_err(|problem| problem.with_id(message.at(id))),
+        Kind::Notification { .. } | Kind::Response { .. } => checked,
+    }
 }
 
 async fn initialize(

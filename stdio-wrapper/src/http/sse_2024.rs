@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
 use super::incoming::parse;
-use super::post::{permit, take};
+use super::post::{check_params, permit, take};
 use super::problem::Problem;
 use super::{Endpoint, events};
 use crate::legacy::{Session, Sessions};
@@ -67,6 +67,7 @@ pub(super) async fn message(
             "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
         ));
     };
+    check_params(&message)?;
     let Kind::Request { method, id } = &message.kind else {
         take(endpoint, &caller, &session, &message).await?;
         return Ok(HttpResponse::Accepted().finish());

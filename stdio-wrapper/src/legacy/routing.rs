@@ -59,7 +59,7 @@ impl Routes {
             }
             Salvaged::Unreadable(message) => {
                 junk(&self.link, &line, &why);
-                unreadable(&self.link, message, &format!("it cannot be read: {why}"));
+                unreadable(&self.link, message, &why);
             }
             Salvaged::Nothing => junk(&self.link, &line, &why),
         }
@@ -103,7 +103,7 @@ fn oversized(link: &Link, outline: Outline, length: usize) {
         "a message of the child is over MAX_LINE and was dropped"
     );
     if let Some(message) = outline.unreadable() {
-        let why = format!("it has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less");
+        let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
     }
 }
@@ -115,7 +115,7 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
             if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
                 let is_initialize = pending.is_initialize;
                 let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
-                pending.fail(Code::InternalError, &format!("The MCP server's answer cannot be used: {why}."));
+                pending.fail(Code::InternalError, &format!("The MCP server's answer cannot be used. {why}"));
                 if is_initialize {
                     not_initialized(&session, &stream);
                 }
@@ -125,7 +125,7 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
             let text = error_message(
                 Some(&id),
                 Code::InvalidRequest,
-                &format!("The request is not passed on: {why}."),
+                &format!("The request is not passed on. {why}"),
             );
             link.say(&String::from_utf8_lossy(&text));
         }

@@ -56,7 +56,7 @@ impl Routes {
             }
             Salvaged::Unreadable(message) => {
                 junk(&self.link, &line, &why);
-                unreadable(&self.link, message, &format!("it cannot be read: {why}"));
+                unreadable(&self.link, message, &why);
             }
             Salvaged::Nothing => junk(&self.link, &line, &why),
         }
@@ -95,7 +95,7 @@ fn oversized(link: &Link, outline: Outline, length: usize) {
         "a message of the child is over MAX_LINE and was dropped"
     );
     if let Some(message) = outline.unreadable() {
-        let why = format!("it has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less");
+        let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
     }
 }
@@ -106,7 +106,7 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
         Unreadable::Response(id) => {
             if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
                 link.metrics.requests_failed_total.add();
-                pending.fail(&format!("The MCP server's answer cannot be used: {why}."));
+                pending.fail(&format!("The MCP server's answer cannot be used. {why}"));
             }
         }
         Unreadable::Request(id) => forbidden_request(link, &id),

@@ -34,7 +34,7 @@ pub fn is_too_deep(text: &[u8]) -> bool {
 }
 
 /// What follows the closing quote of the string that `text` continues.
-fn after_string(text: &[u8]) -> &[u8] {
+pub(super) fn after_string(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         let is_escape = rest.get(at) == Some(&b'\\');

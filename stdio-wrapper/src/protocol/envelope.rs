@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::large;
 use super::outline::{Unreadable, outline};
+use super::tidy::may_be_untidy;
 
 /// Where a value stands in the text it was parsed from, in bytes.
 pub type Span = Range<usize>;
@@ -106,13 +107,9 @@ pub struct BadItem {
 impl Body<'_> {
     /// Whether [`super::tidy_body`] may find something. A quick look, so that the second one is seldom needed.
     pub fn may_be_untidy(&self) -> bool {
-        let is_untidy = |message: &Message<'_>| {
-            let params = message.params_text().unwrap_or_default();
-            message.is_untidy || memchr::memmem::find(params.as_bytes(), b"null").is_some()
-        };
         match self {
-            Self::Single(message) => is_untidy(message),
-            Self::Batch(items) => items.iter().flatten().any(is_untidy),
+            Self::Single(message) => may_be_untidy(message),
+            Self::Batch(items) => items.iter().flatten().any(may_be_untidy),
         }
     }
 }

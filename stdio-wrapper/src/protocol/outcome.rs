@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use super::edit::Members;
 use super::envelope::{Message, Span};
 use super::error::{Code, error_message, error_text};
 use super::peek::{members, object, string};
 use super::text::Text;
+use super::tidy::tidy;
 
 /// Longest text of a broken error that is shown to the caller, in letters.
 const MAX_SHOWN: usize = 500;
@@ -38,15 +40,17 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
         Text::from(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"{name}":{value}}}"#)))
     };
     match outcome(response) {
-        Outcome::Sound if !response.is_untidy => Relayed { text: Text::splice(frame, id, with), fault: None },
-        Outcome::Sound => {
-            let (name, part) = match (&response.result, &response.error) {
-                (None, Some(error)) => ("error", response.at(error)),
-                (result, _) => ("result", result.as_ref().map_or("{}", |result| response.at(result))),
-            };
-            let value = if part == "null" { "{}" } else { part };
-            Relayed { text: put(name, &value.replace(['\r', '\n'], " ")), fault: None }
-        }
+        Outcome::Sound => match tidy(response) {
+            None => Relayed { text: Text::splice(frame, id, with), fault: None },
+            Some(tidied) => {
+                let members = Members::parse(&tidied).unwrap_or_default();
+                let (name, value) = match members.get("error") {
+                    Some(error) => ("error", error),
+                    None => ("result", members.get("result").unwrap_or("{}")),
+                };
+                Relayed { text: put(name, &value.replace(['\r', '\n'], " ")), fault: None }
+            }
+        },
         Outcome::Error(error) => {
             let fault = "`error` must have an integer `code` and a text in `message`";
             Relayed { text: put("error", &error), fault: Some(fault) }

@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 use super::envelope::{MAX_ID, Malformed, Message, Span, folds_to};
 use super::version::Version;
 
+/// Names the task that a message belongs to, under `_meta`.
+pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
+
 /// What a request's params say about itself.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CallParams<'a> {
@@ -31,10 +34,23 @@ pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed>
     }
     if let Some(meta) = meta.filter(|meta| *meta != "null") {
         let meta = object(Some(meta)).ok_or_else(|| forbidden("`_meta` must be an object"))?;
-        let [token] = members(meta, ["progressToken"])?;
+        let [token, task] = members(meta, ["progressToken", RELATED_TASK])?;
         out.progress_token = token.map_or(Ok(None), |token| progress_token(message, token))?;
+        check_task(task)?;
     }
     Ok(out)
+}
+
+/// What the schema says about the task that a message belongs to (2025-11-25, `RelatedTaskMetadata`).
+fn check_task(task: Option<&str>) -> Result<(), Malformed> {
+    let Some(task) = task.filter(|task| *task != "null") else { return Ok(()) };
+    let id = object(Some(task)).map_or(Ok([None]), |task| members(task, ["taskId"]))?;
+    match id {
+        [Some(id)] if id.starts_with('"') => Ok(()),
+        _ => {
+            Err(forbidden("`io.modelcontextprotocol/related-task` must be an object with a text as `taskId`"))
+        }
+    }
 }
 
 /// Where a progress token stands; `null` is none.

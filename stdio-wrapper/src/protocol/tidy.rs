@@ -7,14 +7,18 @@ use serde_json::value::RawValue;
 
 use super::edit::Members;
 use super::envelope::{Key, Message};
+use super::peek::RELATED_TASK;
 
 /// The same message without what troubles its reader; `None` if nothing does. What the strict reader has to see, such as
 /// doubled keys, stays.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
-    if !message.is_untidy && !has_null(message.params_text().unwrap_or_default()) {
-        return None;
-    }
-    tidy_text(message.text)
+    if may_be_untidy(message) { tidy_text(message.text) } else { None }
+}
+
+/// A quick look, so that the thorough one is seldom needed.
+pub(super) fn may_be_untidy(message: &Message<'_>) -> bool {
+    let result = || message.result.as_ref().map(|result| message.at(result)).unwrap_or_default();
+    message.is_untidy || has_null(message.params_text().unwrap_or_default()) || has_null_meta(result())
 }
 
 /// The same for a POST body, which may be a batch. `text` was parsed before, so it is JSON.
@@ -32,6 +36,11 @@ pub fn tidy_body(text: &str) -> Option<String> {
 
 fn has_null(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), b"null").is_some()
+}
+
+/// Results are often large, and `null` is frequent in them.
+fn has_null_meta(text: &str) -> bool {
+    memchr::memmem::find(text.as_bytes(), b"\"_meta\"").is_some() && has_null(text)
 }
 
 fn tidy_text(text: &str) -> Option<String> {
@@ -53,30 +62,38 @@ fn tidy_text(text: &str) -> Option<String> {
             return Some(message.to_string());
         }
     }
-    let params = message.get("params").filter(|params| has_null(params)).and_then(tidy_params);
-    let is_changed = message.len() < count || params.is_some();
+    let params = message.get("params").filter(|params| has_null(params)).and_then(tidy_meta);
+    let result = message.get("result").filter(|result| has_null_meta(result)).and_then(tidy_meta);
+    let is_changed = message.len() < count || params.is_some() || result.is_some();
     if let Some(params) = params {
         message.set("params", params);
+    }
+    if let Some(result) = result {
+        message.set("result", result);
     }
     is_changed.then(|| message.to_string())
 }
 
-/// `_meta` and `_meta.progressToken` are optional everywhere.
-fn tidy_params(text: &str) -> Option<String> {
-    let mut params = Members::parse(text)?;
-    let meta = params.get("_meta")?;
+/// `_meta` is optional in params and results, and so is each of its members.
+fn tidy_meta(text: &str) -> Option<String> {
+    let mut holder = Members::parse(text)?;
+    let meta = holder.get("_meta")?;
     if meta == "null" {
-        params.remove("_meta");
-        return Some(params.to_string());
+        holder.remove("_meta");
+        return Some(holder.to_string());
     }
     let mut members = Members::parse(meta)?;
-    if members.get("progressToken") != Some("null") {
+    let is_null = |name: &&str| members.get(name) == Some("null");
+    let nulls: Vec<&str> = ["progressToken", RELATED_TASK].into_iter().filter(is_null).collect();
+    if nulls.is_empty() {
         return None;
     }
-    members.remove("progressToken");
+    for name in nulls {
+        members.remove(name);
+    }
     let meta = members.to_string();
-    params.set("_meta", meta);
-    Some(params.to_string())
+    holder.set("_meta", meta);
+    Some(holder.to_string())
 }
 
 #[cfg(test)]
@@ -98,6 +115,10 @@ mod tests {
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"b":1E400,"progressToken":null}}}"#,
                 r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"_meta":{"b":1E400}}}"#,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"io.modelcontextprotocol/related-task":null,"a":1}}}"#,
+                r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"a":1}}}"#,
             ),
             (r#"{"x":1,"jsonrpc":"2.0","method":"m","y":null}"#, r#"{"jsonrpc":"2.0","method":"m"}"#),
             (r#"{"jsonrpc":"2.0","id":1,"result":null}"#, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#),

@@ -48,8 +48,11 @@ def is_sound(message):
     params = message.get("params", {})
     try:
         json.dumps(message, ensure_ascii=False).encode()
-        token = params.get("_meta", {}).get("progressToken", "")
-    except (UnicodeEncodeError, AttributeError):
+        meta = params.get("_meta", {})
+        token, task = meta.get("progressToken", ""), meta.get("io.modelcontextprotocol/related-task", {"taskId": ""})
+        meta = message.get("result", {}).get("_meta", {}).get("x")
+        task["taskId"].encode()
+    except (UnicodeEncodeError, AttributeError, TypeError, KeyError):
         return False
     known = {"jsonrpc", "id", "method", "params", "result", "error"}
     return set(message) <= known and isinstance(token, (str, int)) and isinstance(message.get("result", {}), dict)

@@ -27,6 +27,7 @@ async fn an_answer_that_loses_nothing_by_being_put_right_is_given() {
         r#"{"jsonrpc":"2.0","id":{ID}.0,"result":{"a":1}}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":1},"error":null}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":1},"params":null,"elapsed":0.1}"#,
+        r#"{"jsonrpc":"2.0","id":{ID},"result":{"_meta":null,"a":1}}"#,
         "\u{feff}{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}",
         "\u{1b}[2K\u{1b}[32m{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}\u{1b}[0m",
         r#"Loading model... {"jsonrpc":"2.0","id":{ID},"result":{"a":1}}"#,

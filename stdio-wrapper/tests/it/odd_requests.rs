@@ -34,9 +34,22 @@ async fn what_the_schema_forbids_is_refused() {
         r#""method":"tools/list","params":{"_meta":{"progressToken":{}}}"#,
         r#""method":"tools/list","params":{"_meta":{"progressToken":[1]}}"#,
         r#""method":"tools/list","params":{"_meta":{"progressToken":true}}"#,
+        r#""method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/related-task":7}}"#,
+        r#""method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/related-task":{"taskId":7}}}"#,
+        &format!(r#""method":"tools/list","params":{{"x":{}}}"#, "7".repeat(5000)),
     ] {
         let (status, answer) = post(&client, members).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{members}: {answer}");
+        assert_eq!(answer["id"], 7, "{members}");
+    }
+    for meta in ["[]", r#"{"progressToken":{}}"#] {
+        let mut newcomer = client.clone();
+        newcomer.session = None;
+        let params = format!(
+            r#"{{"protocolVersion":"2025-11-25","capabilities":{{}},"clientInfo":{{"name":"t","version":"1"}},"_meta":{meta}}}"#
+        );
+        let (status, answer) = post(&newcomer, &format!(r#""method":"initialize","params":{params}"#)).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{meta}: {answer}");
     }
     // Notifications too: what the child would have learned from them may be what a later call needs.
     let noted = client.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":[]}"#).await;
@@ -53,7 +66,7 @@ async fn null_in_place_of_what_may_be_left_out_is_left_out() {
     for (given, seen) in [
         (r#"{"name":"params","_meta":null,"x":null}"#, json!({"name": "params", "x": null})),
         (
-            r#"{"name":"params","_meta":{"progressToken":null,"y":1.0}}"#,
+            r#"{"name":"params","_meta":{"progressToken":null,"io.modelcontextprotocol/related-task":null,"y":1.0}}"#,
             json!({"name": "params", "_meta": {"y": 1.0}}),
         ),
     ] {
@@ -154,6 +167,7 @@ async fn an_answer_of_the_client_that_the_child_would_drop_does_not_leave_the_ch
         (r#""result":null"#, "{}"),
         (r#""result":{"a":1},"error":null"#, r#"{"a": 1}"#),
         (r#""result":{"a":1},"extra":true"#, r#"{"a": 1}"#),
+        (r#""result":{"a":1,"_meta":null}"#, r#"{"a": 1}"#),
     ] {
         let (events, id) = asked(&client, json!("q")).await;
         let posted = client.post(format!(r#"{{"jsonrpc":"2.0","id":{id},{members}}}"#)).await;

@@ -1,0 +1,56 @@
+//! Numbers with so many digits that a reader gives up on the whole message: Python converts no integer of more than 4300
+//! digits, and its SDK drops what it cannot read without a word.
+
+/// Most digits in a row that a number may have.
+pub const MAX_DIGITS: usize = 4000;
+
+/// Whether a number in `text`, which is JSON, has more than [`MAX_DIGITS`] digits in a row.
+pub fn has_endless_number(text: &[u8]) -> bool {
+    // Such a run covers one of these places, so nothing else has to be looked at.
+    let places = (0..text.len()).step_by(MAX_DIGITS / 2);
+    places.filter(|at| is_digit(text.get(*at))).any(|at| run(text, at) > MAX_DIGITS) && has_run_outside(text)
+}
+
+fn is_digit(byte: Option<&u8>) -> bool {
+    byte.is_some_and(u8::is_ascii_digit)
+}
+
+/// Length of the run of digits around a place, as far as it matters.
+fn run(text: &[u8], at: usize) -> usize {
+    let count = |digits: &mut dyn Iterator<Item = &u8>| {
+        digits.take(MAX_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count()
+    };
+    let (before, after) = text.split_at(at.min(text.len()));
+    count(&mut before.iter().rev()) + count(&mut after.iter())
+}
+
+/// A text may have as many digits as it likes.
+fn has_run_outside(text: &[u8]) -> bool {
+    let mut rest = text;
+    let mut digits = 0;
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = if *byte == b'"' { super::depth::after_string(tail) } else { tail };
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        if digits > MAX_DIGITS {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_counted_in_numbers_and_not_in_texts() {
+        let long = "7".repeat(MAX_DIGITS + 1);
+        for padding in [0, 1, 1999, 2000, 5000] {
+            let padding = "x".repeat(padding);
+            assert!(has_endless_number(format!(r#"{{"{padding}":[-{long}]}}"#).as_bytes()));
+            assert!(!has_endless_number(format!(r#"{{"{padding}":["{long}\"{long}",1]}}"#).as_bytes()));
+            let allowed = long.get(1..).unwrap();
+            assert!(!has_endless_number(format!(r#"{{"{padding}":{allowed}.{allowed}}}"#).as_bytes()));
+        }
+    }
+}
