@@ -18,7 +18,7 @@ impl Session {
         if is_sound {
             self.hand_over(message, &own).await;
         } else {
-            self.give_up(&own).await;
+            self.answer_in_place(&own).await;
         }
         is_sound
     }
@@ -33,7 +33,7 @@ impl Session {
             }
         };
         if let Some(question) = taken {
-            self.give_up(&question.id).await;
+            self.answer_in_place(&question.id).await;
         }
     }
 
@@ -50,7 +50,7 @@ impl Session {
     }
 
     /// Answers a question of the child in the client's place.
-    async fn give_up(&self, own: &str) {
+    async fn answer_in_place(&self, own: &str) {
         let why = "The client's answer could not be used.";
         let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
         if let Ok(message) = parse_line(&text) {
