@@ -80,6 +80,13 @@ pub(crate) fn check(name: &str, made: &str) {
     }
 }
 
+/// A part of the document as it is committed.
+pub(crate) fn committed(name: &str) -> String {
+    let text = fs::read_to_string(file()).unwrap();
+    let begin = format!("<!-- {name}: written by scripts/compatibility -->\n");
+    text.split_once(&begin).and_then(|(_, rest)| rest.split_once(END)).unwrap().0.to_owned()
+}
+
 fn file() -> PathBuf {
     repository().join("docs/compatibility.md")
 }

@@ -8,6 +8,7 @@
 
 mod document;
 mod known;
+mod peers;
 mod programs;
 mod run;
 
