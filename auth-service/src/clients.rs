@@ -89,7 +89,7 @@ impl Clients {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
                 // What was given to a client that proves who it is must not be usable without that proof.
                 let registration = RegistrationId::new(self.documents.random_bytes()?);
-                Client { metadata, registration, ..client }
+                Client { registration, metadata, ..client }
             }
             Some(client) => Client { metadata, ..client },
             None => Client {

@@ -61,7 +61,7 @@ impl ClientHandler for User {
         let ElicitRequestParams::FormElicitationParams { message, requested_schema, .. } = request else {
             return Ok(ElicitResult::new(ElicitationAction::Cancel));
         };
-        let fields = requested_schema.properties.keys().map(|field| (field.to_string(), json!(true)));
+        let fields = requested_schema.properties.keys().map(|field| (field.clone(), json!(true)));
         let ticked = Value::Object(fields.collect());
         let declined = message.contains("ALL");
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(message);

@@ -306,8 +306,8 @@ impl ServerHandler for Notes {
         loop {
             tokio::select! {
                 () = context.cancelled() => return Ok(()),
-                changed = changes.recv() => {
-                    context.sink().notify_resource_updated(changed.map_err(internal)?).await.map_err(internal)?;
+                uri = changes.recv() => {
+                    context.sink().notify_resource_updated(uri.map_err(internal)?).await.map_err(internal)?;
                 }
             }
         }

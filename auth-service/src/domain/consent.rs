@@ -191,11 +191,13 @@ mod tests {
         assert!(!consent.covers(&asks("http://localhost:1/cb", "mcp", &["one"])));
     }
 
+    type Change = fn(&mut ClientMetadata);
+
     #[test]
     fn a016_a_client_that_changes_anything_that_was_shown_or_proves_who_it_is_is_another() {
         let consent = consent();
         assert!(consent.is_to(&client()));
-        let changes: [(&str, fn(&mut ClientMetadata)); 6] = [
+        let kinds: [(&str, Change); 6] = [
             ("a name", |metadata| metadata.display.client_name = Some("Other".to_owned())),
             ("a logo", |metadata| metadata.display.logo_uri = Some("https://a.example/x.png".to_owned())),
             ("one more redirect URI", |metadata| metadata.redirect_uris.push(uri("https://evil.example/cb"))),
@@ -203,7 +205,7 @@ mod tests {
             ("a method", |metadata| metadata.auth_method = ClientAuthMethod::PrivateKeyJwt),
             ("keys", |metadata| metadata.keys = Some(ClientKeys::Inline(json!({ "keys": [] })))),
         ];
-        for (what, change) in changes {
+        for (what, change) in kinds {
             let mut changed = client();
             change(&mut changed.metadata);
             assert!(!consent.is_to(&changed), "{what}");

@@ -81,7 +81,7 @@ impl<'a> Changeable<'a> {
         let response = self.app.http.put(url).bearer_auth(&self.token).json(&update).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let body: Value = response.json().await.unwrap();
-        self.token = body["registration_access_token"].as_str().unwrap().to_owned();
+        body["registration_access_token"].as_str().unwrap().clone_into(&mut self.token);
     }
 }
 
