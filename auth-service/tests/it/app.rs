@@ -339,12 +339,13 @@ impl TestApp {
 
     /// The status with which the edge listener answers these very bytes, if it answers at all.
     pub(crate) async fn raw(&self, bytes: &str) -> Option<u16> {
-        exchange(&self.edge, bytes).await.split(' ').nth(1)?.parse().ok()
+        exchange(&self.edge, bytes, true).await.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Status and body with which the public listener answers these very bytes.
+    /// Status and body with which the public listener answers these very bytes, which ask for the connection to be closed: that
+    /// listener answers nobody who has hung up, half or whole.
     pub(crate) async fn raw_public(&self, bytes: &str) -> (u16, String) {
-        let answer = exchange(&self.public, bytes).await;
+        let answer = exchange(&self.public, bytes, false).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
@@ -355,10 +356,12 @@ impl TestApp {
 }
 
 /// Sends these bytes to a listener and reads until it closes the connection.
-async fn exchange(listener: &str, bytes: &str) -> String {
+async fn exchange(listener: &str, bytes: &str, hangs_up: bool) -> String {
     let mut stream = tokio::net::TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
+    if hangs_up {
+        stream.shutdown().await.unwrap();
+    }
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap_or_default();
     String::from_utf8_lossy(&answer).into_owned()

@@ -156,6 +156,8 @@ struct Scene {
     host: DocumentHost,
     /// How often the name was asked for that leads elsewhere each time.
     rebound: Arc<AtomicUsize>,
+    /// Where requests come from: this many addresses after the first.
+    moved: u16,
     // Dropped in this order.
     _service: Process,
     _namespaces: Namespaces,
@@ -204,7 +206,28 @@ impl Scene {
             assert!(Instant::now() < deadline, "auth-service is not ready\n{}", service.log_tail());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Self { gate, host, rebound, _service: service, _namespaces: namespaces, _directory: directory }
+        Self {
+            gate,
+            host,
+            rebound,
+            moved: 0,
+            _service: service,
+            _namespaces: namespaces,
+            _directory: directory,
+        }
+    }
+
+    /// From here on requests come from another address. One address may have only a few new documents fetched, and a refusal
+    /// for that reason would say nothing about the URL.
+    fn move_on(&mut self) {
+        self.moved += 1;
+        let [high, low] = self.moved.to_be_bytes();
+        self.gate.http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(30))
+            .local_address(IpAddr::from([127, 1, high, low]))
+            .build()
+            .unwrap();
     }
 
     /// Opens the authorization page as a client that says who it is by this URL; answers status and page.
@@ -310,28 +333,29 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
         Ok(namespaces) => namespaces,
         Err(reason) => return skipped("a049_a050_nobody_inside_is_ever_connected_to", &reason),
     };
-    let scene = Scene::set(namespaces).await;
-    let Scene { host, .. } = &scene;
+    let mut scene = Scene::set(namespaces).await;
     assert_reachable_from_the_gate(&scene).await;
     let control = scene.reached_inside();
 
     // The service itself does fetch here: a document, and a key set.
     let id = "https://outside.example/client.json";
-    host.put_public_client(id, "/client.json", "outside", "http://127.0.0.1:9/callback");
+    scene.host.put_public_client(id, "/client.json", "outside", "http://127.0.0.1:9/callback");
     assert_eq!(scene.authorize_as(id).await.0, 303);
     assert_eq!(scene.reached_outside(), 1);
-    host.put_json("/jwks.json", &json!({ "keys": [] }));
+    scene.host.put_json("/jwks.json", &json!({ "keys": [] }));
     let (_, token) = scene.authenticate_with_keys_at("https://outside.example:8443/jwks.json").await;
     assert_eq!(token.unwrap().0, 401);
     let outside = scene.reached_outside();
     assert!(outside > 1, "no key set was fetched");
 
     for url in corpus() {
+        scene.move_on();
         scene.assert_refused(&url).await;
         assert_eq!(scene.reached_inside(), control, "{url}");
         // A name with one good address and one bad is not even connected to at the good one.
         assert_eq!(scene.reached_outside(), outside, "{url}");
     }
+    scene.move_on();
     scene.assert_refused(AMBIGUOUS).await;
 
     // A host that may be reached sends us on.
@@ -339,7 +363,7 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
         ["https://inside.example/client.json", "https://127.0.0.1:8443/client.json"].into_iter().enumerate()
     {
         let path = format!("/redirect-{number}.json");
-        host.put_redirect(&path, inward);
+        scene.host.put_redirect(&path, inward);
         let (status, page) = scene.authorize_as(&format!("https://outside.example{path}")).await;
         assert!(status == 400 && page.contains("302"), "{page}");
         scene.authenticate_with_keys_at(&format!("https://outside.example{path}")).await;
@@ -348,6 +372,7 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
 
     // A name that leads outside when it is checked and inside when it is connected to: it is asked for once, and what
     // was checked is what is connected to.
+    scene.move_on();
     for round in 0..6 {
         let (outside, asked) = (scene.reached_outside(), scene.rebound.load(Ordering::SeqCst));
         let id = format!("https://{}/never-cached-{round}.json", name_server::NAME);
