@@ -164,6 +164,12 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
             AskedEra::Legacy => Era::Legacy,
         },
     };
+    match &source.file {
+        Some(path) => println!("rules: {}", path.display()),
+        None => println!(
+            "rules: none, since neither --file nor POLICY_FILE names a policy file. If the service has one, name the same file here."
+        ),
+    }
     println!("who: {}", person.found);
     println!("token: scope \"{}\" for {}", question.scope, question.resource.as_str());
     let Explanation { verdict, steps } = explain(&policy, &question);

@@ -99,8 +99,10 @@ impl Log {
         if self.has_answered {
             return self.show(text, is_cut);
         }
-        self.early += 1;
-        if self.early <= MAX_BANNER {
+        // The frame of a banner says nothing.
+        let says_something = text.contains(char::is_alphanumeric);
+        self.early += usize::from(says_something);
+        if says_something && self.early <= MAX_BANNER {
             return self.show(text, is_cut);
         }
         tracing::debug!(child = self.child, stderr = text, cut = is_cut, "child wrote to stderr");
