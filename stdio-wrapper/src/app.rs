@@ -132,6 +132,7 @@ fn settings(config: &Config) -> Settings {
         idle: limits.session_idle,
         request_timeout: limits.request_timeout,
         start_timeout: limits.start_timeout,
+        input_timeout: limits.input_timeout,
         max_line: limits.max_line,
         shared: config.shared,
     }

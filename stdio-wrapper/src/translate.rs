@@ -4,6 +4,7 @@
 mod asked;
 mod backward;
 mod call;
+mod digest;
 mod facade;
 mod given_up;
 mod group;

@@ -129,7 +129,8 @@ pub struct Options {
     /// ask back. 1 keeps all of them in one child, one call after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
-    /// How long a translated call waits for what its client was asked.
+    /// How long a translated call waits for what its client was asked; and how long a child is not late because its client
+    /// has not answered.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,
     /// How long a stream may outlive the access token that it was opened with.

@@ -50,8 +50,8 @@ impl Drop for Busy {
 
 impl Session {
     /// Puts a question to the client, on the stream of the request that it belongs to. False: too many wait already.
-    pub fn put(&self, id: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
-        let is_noted = self.expect_answer(id, stream);
+    pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
+        let is_noted = self.expect_answer(id, method, stream).is_some();
         if is_noted {
             stream.push(text.into(), false);
         }
@@ -60,7 +60,7 @@ impl Session {
 
     /// Nobody waits for the answer to this question any more. `id` is JSON text.
     pub fn take_back(&self, id: &str) {
-        self.answered(id);
+        self.withdrawn(id);
     }
 
     /// Tells the child that nobody waits for a request any more. If it answers all the same, that comes on the request's

@@ -90,6 +90,11 @@ impl Pending {
         std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
+    /// Whether its client, and not the child, is why it takes so long.
+    fn is_excused(&self, now: Instant) -> bool {
+        self.session.excuses(self.started, self.timeout, now)
+    }
+
     /// Answers with an error of ours.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
@@ -291,7 +296,7 @@ impl Link {
                 .iter()
                 .filter(|(_, pending)| {
                     let is_over = now >= pending.started + pending.timeout * MAX_EXTENSIONS;
-                    is_over || (now >= pending.deadline && !pending.session.waits_for_client())
+                    is_over || (now >= pending.deadline && !pending.is_excused(now))
                 })
                 .map(|(number, _)| *number)
                 .collect();

@@ -1,57 +1,123 @@
 //! Requests of a child that its client has not answered.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::protocol::same_id;
 use crate::stream::Stream;
 
 /// Requests of a child that may wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
+/// Questions that wait for a person or their program, so that the child cannot go on with a call.
+const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
 /// A request of the child under way.
 #[derive(Debug)]
 pub(super) struct Question {
     /// Its id as the child wrote it, as JSON text.
     pub(super) id: String,
+    /// Its id as the client knows it, as JSON text.
+    shown: String,
     /// Where it was sent.
     pub(super) stream: Arc<Stream>,
+    asked: Instant,
+    holds_a_call: bool,
 }
 
 /// The questions of one session, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Questions(Vec<Question>);
+pub(super) struct Questions {
+    waiting: Vec<Question>,
+    /// When the child had its last question settled, so that it could go on.
+    settled: Option<Instant>,
+    /// The number of the next question, if questions get ids of ours.
+    next_number: Option<u64>,
+}
 
 impl Questions {
-    /// Notes one. False: too many wait already.
-    pub(super) fn put(&mut self, id: &str, stream: &Arc<Stream>) -> bool {
-        self.0.retain(|question| question.id != id);
-        let has_room = self.0.len() < MAX_QUESTIONS;
-        if has_room {
-            self.0.push(Question { id: id.to_owned(), stream: Arc::clone(stream) });
-        }
-        has_room
+    /// Gives each question an id of ours from now on.
+    pub(super) fn number(&mut self) {
+        self.next_number.get_or_insert(1);
     }
 
-    /// Takes the one with this id out. Some clients give a number back as a string, or a string as a number; that is
-    /// accepted where only one question can be meant.
-    pub(super) fn take(&mut self, id: &str) -> Option<Question> {
-        let exact = self.0.iter().position(|question| same_id(&question.id, id));
+    /// Notes one, and gives its id for the client. `None`: too many wait already.
+    pub(super) fn put(
+        &mut self,
+        id: &str,
+        method: &str,
+        stream: &Arc<Stream>,
+        now: Instant,
+    ) -> Option<String> {
+        self.waiting.retain(|question| !same_id(&question.id, id));
+        if self.waiting.len() >= MAX_QUESTIONS {
+            return None;
+        }
+        let shown = match &mut self.next_number {
+            Some(number) => {
+                *number += 1;
+                number.to_string()
+            }
+            None => id.to_owned(),
+        };
+        self.waiting.push(Question {
+            id: id.to_owned(),
+            shown: shown.clone(),
+            stream: Arc::clone(stream),
+            asked: now,
+            holds_a_call: HOLDS_A_CALL.contains(&method),
+        });
+        Some(shown)
+    }
+
+    /// Takes the one out that the client knows by this id. Some clients give a number back as a string, or a string as a
+    /// number; that is accepted where only one question can be meant.
+    pub(super) fn take(&mut self, id: &str, now: Instant) -> Option<Question> {
+        let exact = self.waiting.iter().position(|question| same_id(&question.shown, id));
         let found = exact.or_else(|| {
-            let is_alike = |question: &Question| bare(&question.id) == bare(id);
-            let mut alike = self.0.iter().enumerate().filter(|(_, question)| is_alike(question));
+            let is_alike = |question: &Question| bare(&question.shown) == bare(id);
+            let mut alike = self.waiting.iter().enumerate().filter(|(_, question)| is_alike(question));
             alike.next().filter(|_| alike.next().is_none()).map(|(index, _)| index)
         })?;
-        Some(self.0.remove(found))
+        Some(self.remove(found, now))
     }
 
     /// Takes the only one out.
-    pub(super) fn take_only(&mut self) -> Option<Question> {
-        if self.0.len() == 1 { self.0.pop() } else { None }
+    pub(super) fn take_only(&mut self, now: Instant) -> Option<Question> {
+        (self.waiting.len() == 1).then(|| self.remove(0, now))
     }
 
-    /// Whether none waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Takes the one out that the child asked under this id; gives it with the client's id for it, as JSON text.
+    pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
+        let found = self.waiting.iter().position(|question| same_id(&question.id, id))?;
+        let question = self.remove(found, now);
+        let shown = question.shown.clone();
+        Some((question, shown))
+    }
+
+    /// Whether a request that has been under way since `started` is not late yet: the child may wait for an answer that the
+    /// client has had for less than `patience`, or got its last one less than `timeout` ago. A question names no request,
+    /// so it counts for every one that was under way when it was asked, and for none that came later.
+    pub(super) fn excuse(
+        &self,
+        started: Instant,
+        timeout: Duration,
+        patience: Duration,
+        now: Instant,
+    ) -> bool {
+        let waits = self.waiting.iter().any(|question| {
+            question.holds_a_call && question.asked >= started && now < question.asked + patience
+        });
+        waits || self.settled.is_some_and(|at| at >= started && now < at + timeout)
+    }
+
+    fn remove(&mut self, index: usize, now: Instant) -> Question {
+        let question = self.waiting.remove(index);
+        if question.holds_a_call {
+            self.settled = Some(now);
+        }
+        question
     }
 }
 
@@ -67,11 +133,11 @@ mod tests {
     #[test]
     fn an_answer_finds_its_question_in_another_spelling_of_the_id_and_never_a_doubtful_one() {
         let mut questions = Questions::default();
-        let stream = Stream::endless(0, 100);
+        let (stream, now) = (Stream::endless(0, 100), Instant::now());
         let mut taken = |asked: &[&str], answered: &str| {
-            questions.0.clear();
-            assert!(asked.iter().all(|id| questions.put(id, &stream)));
-            questions.take(answered).map(|question| question.id)
+            questions.waiting.clear();
+            assert!(asked.iter().all(|id| questions.put(id, "ping", &stream, now).is_some()));
+            questions.take(answered, now).map(|question| question.id)
         };
         assert_eq!(taken(&["0", "1"], "1").as_deref(), Some("1"));
         assert_eq!(taken(&["0", "1"], "\"0\"").as_deref(), Some("0"));
@@ -79,5 +145,44 @@ mod tests {
         assert_eq!(taken(&[r#""caf\u00e9""#], "\"café\"").as_deref(), Some(r#""caf\u00e9""#));
         assert_eq!(taken(&["0", "\"0\""], "\"0\"").as_deref(), Some("\"0\""));
         assert_eq!(taken(&["0"], "2"), None);
+    }
+    #[test]
+    fn an_answer_belongs_to_one_asking_of_a_question_and_not_to_the_next_under_its_id() {
+        let mut questions = Questions::default();
+        let (stream, now) = (Stream::endless(0, 100), Instant::now());
+        questions.number();
+        let first = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        let (_, withdrawn) = questions.take_own("77", now).unwrap();
+        assert_eq!(withdrawn, first);
+        let second = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        assert_ne!(first, second);
+        assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
+        // One that is asked again without being taken back is another one too.
+        let third = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        assert!(questions.take(&second, now).is_none());
+        assert_eq!(questions.take(&third, now).map(|question| question.id).as_deref(), Some("77"));
+    }
+
+    #[test]
+    fn a_question_excuses_the_calls_that_it_may_belong_to_for_a_while() {
+        let (timeout, patience) = (Duration::from_secs(2), Duration::from_secs(10));
+        let mut questions = Questions::default();
+        let (stream, started) = (Stream::endless(0, 100), Instant::now());
+        let at = |seconds| started + Duration::from_secs(seconds);
+        questions.put("0", "ping", &stream, at(1)).unwrap();
+        assert!(!questions.excuse(started, timeout, patience, at(1)), "a ping holds nobody up");
+        questions.put("1", "elicitation/create", &stream, at(1)).unwrap();
+        assert!(questions.excuse(started, timeout, patience, at(6)));
+        assert!(
+            !questions.excuse(at(6), timeout, patience, at(6)),
+            "a call that came later is not the asker"
+        );
+        // Once it is answered, the child has its time again.
+        questions.take("1", at(6)).unwrap();
+        assert!(questions.excuse(started, timeout, patience, at(7)));
+        assert!(!questions.excuse(started, timeout, patience, at(8)));
+        questions.put("2", "roots/list", &stream, at(8)).unwrap();
+        assert!(questions.excuse(started, timeout, patience, at(17)));
+        assert!(!questions.excuse(started, timeout, patience, at(18)), "not without end");
     }
 }

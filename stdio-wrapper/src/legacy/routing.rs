@@ -222,7 +222,7 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
 
 /// A request of the child's own: sampling, elicitation, roots, ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
-    let id = message.at(id);
+    let (span, id) = (id, message.at(id));
     // Clients drop what the schema forbids without a word.
     if let Err(error) = peek_call(message) {
         return unreadable(link, Unreadable::Request(id.into()), &error.to_string());
@@ -231,12 +231,13 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
         return answer_for_nobody(link, method, id);
     };
     let stream = link.newest_stream().unwrap_or_else(|| Arc::clone(session.get_stream()));
-    if !session.expect_answer(id, &stream) {
+    let Some(shown) = session.expect_answer(id, method, &stream) else {
         let text =
             error_message(Some(id.as_bytes()), Code::Refused, "Too many requests wait for this client.");
         return link.say(&String::from_utf8_lossy(&text));
-    }
-    push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
+    };
+    let patch = Patch { span: span.clone(), with: shown.as_bytes() };
+    push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
 /// A shared child has nobody to ask, except whether anyone is there.
@@ -251,12 +252,15 @@ fn answer_for_nobody(link: &Link, method: &str, id: &str) {
 /// The child takes a request of its own back: on the stream that the request went out on.
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
-    let (Some(id), Some(session)) = (id, owner(link)) else {
+    let (Some(span), Some(session)) = (id, owner(link)) else {
         return drop_message(link, "a cancellation that belongs to nobody");
     };
-    let stream = session.answered(message.at(&id)).filter(|stream| !stream.is_complete());
-    let stream = stream.unwrap_or_else(|| Arc::clone(session.get_stream()));
-    push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
+    let id = message.at(&span);
+    let (stream, shown) =
+        session.withdrawn(id).unwrap_or_else(|| (Arc::clone(session.get_stream()), id.to_owned()));
+    let stream = if stream.is_complete() { Arc::clone(session.get_stream()) } else { stream };
+    let patch = Patch { span, with: shown.as_bytes() };
+    push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
 /// Log messages and the like belong to the request that runs; changes of lists and resources to no request.

@@ -54,6 +54,7 @@ pub(super) struct SessionLimits {
     pub(super) event_log: usize,
     pub(super) request_timeout: Duration,
     pub(super) start_timeout: Duration,
+    pub(super) input_timeout: Duration,
 }
 
 /// What answers.

@@ -45,6 +45,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Longest wait for `initialize`.
     pub start_timeout: Duration,
+    /// How long a client may take to answer the child before a call of it counts as late all the same.
+    pub input_timeout: Duration,
     /// Longest line of a child.
     pub max_line: usize,
     /// One child for all.
@@ -155,6 +157,7 @@ impl Sessions {
             event_log: self.settings.event_log,
             request_timeout: self.settings.request_timeout,
             start_timeout: self.settings.start_timeout,
+            input_timeout: self.settings.input_timeout,
         };
         let session =
             Arc::new(Session::new(id.clone(), owner.to_owned(), is_sse, limits, Arc::clone(&self.metrics)));

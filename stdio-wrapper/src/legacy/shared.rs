@@ -174,6 +174,7 @@ impl SharedChildren {
             event_log: self.settings.event_log,
             request_timeout: self.settings.request_timeout,
             start_timeout: self.settings.start_timeout,
+            input_timeout: self.settings.input_timeout,
         };
         let greeter =
             Arc::new(Session::new(String::new(), String::new(), false, limits, Arc::clone(&self.metrics)));

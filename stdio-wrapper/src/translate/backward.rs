@@ -4,6 +4,7 @@
 mod listen;
 mod rounds;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::asked::MAX_ROUNDS;
-use super::results::capabilities;
+use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Foreign, Session, Sessions};
 use crate::modern::{
@@ -22,7 +23,7 @@ use crate::modern::{
 };
 use crate::protocol::{
     Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line,
-    peek_requested_version,
+    peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
@@ -60,7 +61,8 @@ impl Backward {
         let native = self.servers.native(caller).await.ok()??;
         let params = object(message.params_text()).unwrap_or("{}");
         let [declared] = members(params, ["capabilities"]).ok()?;
-        let declared = capabilities(declared.unwrap_or("{}"));
+        // What is too large to be kept counts as not declared.
+        let declared = capabilities_for_modern(declared.unwrap_or("{}")).unwrap_or_else(|_| "{}".to_owned());
         let discovered = self.servers.discover(&native, &declared).await.ok()?;
         let wanted = peek_requested_version(message).ok().flatten();
         let version = wanted.and_then(|name| Version::parse(&name)).unwrap_or(Version::LATEST);
@@ -138,35 +140,45 @@ impl Peer {
         result.to_string()
     }
 
-    /// What needs no server.
-    fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), &'static str>> {
-        let params: Value = serde_json::from_str(params).unwrap_or_default();
-        let text = |name: &str| params.get(name).and_then(Value::as_str).map(str::to_owned);
+    /// What needs no server. What is kept for the session has bounds: whoever sends it may send as much as a body holds.
+    fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), (Code, String)>> {
+        let [level, uri] = members(params, ["level", "uri"]).unwrap_or_default();
+        let text = |value: Option<&str>| value.and_then(string).map(Cow::into_owned);
         match method {
             "ping" => Some(Ok(())),
-            "logging/setLevel" => {
-                self.state().log_level = text("level");
-                Some(Ok(()))
-            }
-            "resources/subscribe" | "resources/unsubscribe" => {
-                let Some(uri) = text("uri") else { return Some(Err("`uri` must be a string.")) };
-                {
-                    let mut state = self.state();
-                    if method == "resources/unsubscribe" {
-                        state.resources.remove(&uri);
-                    } else if state.resources.len() < MAX_RESOURCES {
-                        state.resources.insert(uri);
-                    } else {
-                        return Some(Err("Too many resources are watched."));
-                    }
+            "logging/setLevel" => Some(match text(level).filter(|level| LEVELS.contains(&level.as_str())) {
+                Some(level) => {
+                    self.state().log_level = Some(level);
+                    Ok(())
                 }
-                Some(Ok(()))
+                None => Err((Code::InvalidParams, format!("`level` must be one of {}.", LEVELS.join(", ")))),
+            }),
+            "resources/subscribe" | "resources/unsubscribe" => {
+                let Some(uri) = text(uri).filter(|uri| uri.len() <= MAX_URI) else {
+                    let why = format!("`uri` must be a string of at most {MAX_URI} bytes.");
+                    return Some(Err((Code::InvalidParams, why)));
+                };
+                Some(self.watch(uri, method == "resources/subscribe"))
             }
             _ if method.starts_with("tasks/") => {
-                Some(Err("Tasks of this revision cannot be translated for this server."))
+                let why = "Tasks of this revision cannot be translated for this server.";
+                Some(Err((Code::MethodNotFound, why.to_owned())))
             }
             _ => None,
         }
+    }
+
+    /// Notes that the client watches a resource, or does so no more.
+    fn watch(&self, uri: String, is_wanted: bool) -> Result<(), (Code, String)> {
+        let resources = &mut self.state().resources;
+        if !is_wanted {
+            resources.remove(&uri);
+        } else if resources.len() < MAX_RESOURCES || resources.contains(&uri) {
+            resources.insert(uri);
+        } else {
+            return Err((Code::Refused, format!("At most {MAX_RESOURCES} resources can be watched.")));
+        }
+        Ok(())
     }
 
     /// Sends a request in the stateless form. `None`: the server speaks it no more.
@@ -291,9 +303,8 @@ impl Foreign for Peer {
                 let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
                 return stream.push(Bytes::from(text).into(), true);
             }
-            Some(Err(why)) => {
-                return stream
-                    .push(error_message(Some(id.as_bytes()), Code::MethodNotFound, why).into(), true);
+            Some(Err((code, why))) => {
+                return stream.push(error_message(Some(id.as_bytes()), code, &why).into(), true);
             }
             None => {}
         }

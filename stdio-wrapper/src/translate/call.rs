@@ -13,7 +13,7 @@ use super::asked::{Asked, Endless};
 use super::given_up::GivenUp;
 use super::group::{Group, Lease, Prompt, Seat, take};
 use super::questions::{Needs, Question};
-use super::results::error_for_modern;
+use super::results::{LEVELS, error_for_modern};
 use crate::modern::Request;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
 use crate::stream::{Consumer, Next, Stream};
@@ -43,11 +43,13 @@ impl Job {
     /// Of a request. `params` are those for the child; `bound_to` says what a request state of this call is good for.
     pub(super) fn of(request: &Request<'_>, params: String, bound_to: String, stream: &Arc<Stream>) -> Self {
         let token = request.meta.progress_token.as_ref();
+        let level = request.meta.log_level.as_deref().filter(|level| LEVELS.contains(level));
         Self {
             method: request.method.clone().into_owned(),
             id: request.id_text().to_owned(),
             params,
-            log_level: request.meta.log_level.as_deref().map(str::to_owned),
+            // A level that does not exist says nothing, and is not kept.
+            log_level: level.map(str::to_owned),
             progress_token: token.map(|token| request.message.at(token).to_owned()),
             bound_to,
             stream: Arc::clone(stream),

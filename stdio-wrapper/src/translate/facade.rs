@@ -15,9 +15,10 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::call::{self, Job, Outcome, Running};
+use super::digest::Digest;
 use super::group::{Group, GroupKey, Lease, Seat};
 use super::questions::responses;
-use super::results::{capabilities, params_for_legacy, sorted};
+use super::results::{capabilities, params_for_legacy};
 use super::seal::Sealer;
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Random, Sessions};
@@ -127,7 +128,8 @@ impl Facade {
         }
         let key = GroupKey {
             owner: owner.to_owned(),
-            capabilities: capabilities(request.meta.capabilities),
+            capabilities: capabilities(request.meta.capabilities)
+                .map_err(|error| Refused::Params(error.to_string()))?,
             caller: caller.clone(),
         };
         let group =
@@ -334,13 +336,8 @@ fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     let mut members = Members::parse(params).unwrap_or_default();
     let may_ask = MAY_ASK.contains(&request.method.as_ref());
     members.retain(|name| may_ask && !["_meta", "inputResponses", "requestState"].contains(&name));
-    let mut params: Vec<String> = members
-        .iter()
-        .map(|(name, text)| {
-            let value = serde_json::from_str(text).map(|value| sorted(&value).to_string());
-            format!("{name:?}:{}", value.unwrap_or_else(|_| text.to_owned()))
-        })
-        .collect();
+    let mut params: Vec<String> =
+        members.iter().map(|(name, text)| format!("{name:?}:{}", Digest::of_json(text))).collect();
     params.sort_unstable();
     format!("{key:?}\n{}\n{}", request.method, params.join(","))
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::listen::Listeners;
 use super::questions::{Needs, Question};
-use super::results::Greeting;
+use super::results::{Greeting, LEVELS};
 use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
@@ -21,15 +21,13 @@ use crate::stream::{Next, Stream};
 
 /// Questions that may wait until the running call puts them to its client.
 const MAX_PROMPTS: usize = 64;
-/// Names of log levels, the least severe first (RFC 5424).
-const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
 /// Who shares sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
     /// The principal.
     pub(super) owner: String,
-    /// The client's capabilities in one spelling.
+    /// What the client can be asked, in one spelling.
     pub(super) capabilities: String,
     /// What fills the command's placeholders: who has left a group must not go on with that group's child.
     pub(super) caller: Placeholders,

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::results::Greeting;
+use super::results::{Greeting, MAX_URI};
 use crate::modern::{SUBSCRIPTION, completion};
-use crate::protocol::{Members, Message};
+use crate::protocol::{Members, Message, members};
 use crate::stream::Stream;
 
 /// Notifications about lists: what the client asks for, what it gets, and which capability of the child is behind it.
@@ -32,12 +32,10 @@ pub(super) struct Filter {
 impl Filter {
     /// Of the params of a request; an error says what is wrong with them.
     pub(super) fn parse(params: &str, greeting: &Greeting) -> Result<Self, String> {
-        let params: Value = serde_json::from_str(params).unwrap_or_default();
-        let wanted = params
-            .get("notifications")
-            .filter(|wanted| wanted.is_object())
-            .ok_or_else(|| "`notifications` must be an object.".to_owned())?;
-        let is_wanted = |name: &str| wanted.get(name).and_then(Value::as_bool) == Some(true);
+        let [wanted] = members(params, ["notifications"]).map_err(|error| error.to_string())?;
+        let wanted =
+            wanted.and_then(Members::parse).ok_or_else(|| "`notifications` must be an object.".to_owned())?;
+        let is_wanted = |name: &str| wanted.get(name) == Some("true");
         let methods = LISTS
             .iter()
             .filter(|(name, _, capability)| is_wanted(name) && greeting.has(capability))
@@ -45,8 +43,15 @@ impl Filter {
             .collect();
         let mut resources = BTreeSet::new();
         if greeting.has("/resources/subscribe") {
-            let uris = wanted.get("resourceSubscriptions").and_then(Value::as_array);
-            resources.extend(uris.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+            let uris = wanted.get("resourceSubscriptions").unwrap_or("[]");
+            if uris.len() > MAX_RESOURCES * MAX_URI {
+                return Err("`resourceSubscriptions` is too large.".to_owned());
+            }
+            let uris: Vec<Value> = serde_json::from_str(uris).unwrap_or_default();
+            resources.extend(uris.iter().filter_map(Value::as_str).map(str::to_owned));
+        }
+        if resources.iter().any(|uri| uri.len() > MAX_URI) {
+            return Err(format!("The URI of a resource that is watched may have at most {MAX_URI} bytes."));
         }
         if resources.len() > MAX_RESOURCES {
             return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));

@@ -22,6 +22,22 @@ const INVALID_PARAMS: i64 = -32602;
 /// The server needs a capability that the client did not declare.
 const MISSING_CAPABILITY: i64 = -32021;
 
+/// Capabilities that a question can need, each with the parts of it that a client may have or not.
+const ASKABLE: [(&str, &[&str]); 3] =
+    [("elicitation", &["form", "url"]), ("roots", &[]), ("sampling", &["context", "tools"])];
+/// Bytes of a client's capabilities. Those of the clients that there are have some hundred.
+const MAX_CAPABILITIES: usize = 16 << 10;
+/// Bytes of a resource's URI that a client watches; it is kept for as long as the client does.
+pub(super) const MAX_URI: usize = 4096;
+/// Names of log levels, the least severe first (RFC 5424).
+pub(super) const LEVELS: [&str; 8] =
+    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+/// The capabilities of a client are too large to be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("The client's capabilities have {0} bytes. At most {MAX_CAPABILITIES} are taken.")]
+pub(super) struct TooLarge(usize);
+
 /// What the child said in answer to `initialize`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Greeting {
@@ -79,34 +95,38 @@ impl Greeting {
     }
 }
 
-/// A client's capabilities as the child gets to know them, in one spelling, so that equal ones are one child's.
-pub(super) fn capabilities(text: &str) -> String {
-    let given: Value = serde_json::from_str(text).unwrap_or_default();
+/// What a client can be asked, in one spelling: the capabilities of which a question can need one, and nothing of what a
+/// client writes into them. So there are few different ones, and no client can make a new one with each request.
+pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
+    let given = members_within(text)?;
     let mut out = serde_json::Map::new();
-    for name in ["elicitation", "experimental", "roots", "sampling"] {
-        if let Some(value) = given.get(name).filter(|value| value.is_object()) {
-            out.insert(name.to_owned(), sorted(value));
-        }
+    for (name, parts) in ASKABLE {
+        let Some(declared) = given.get(name).and_then(Members::parse) else { continue };
+        let known = parts.iter().filter(|part| declared.get(part).is_some_and(is_declared));
+        let known: serde_json::Map<_, _> = known.map(|part| ((*part).to_owned(), json!({}))).collect();
+        out.insert(name.to_owned(), known.into());
     }
-    Value::Object(out).to_string()
+    Ok(Value::Object(out).to_string())
 }
 
-/// A value whose objects have their members in one order, at every depth.
-pub(super) fn sorted(value: &Value) -> Value {
-    if let Some(items) = value.as_array() {
-        return items.iter().map(sorted).collect();
+/// The capabilities of a client with a session, as a stateless server gets to know them.
+pub(super) fn capabilities_for_modern(text: &str) -> Result<String, TooLarge> {
+    let mut given = members_within(text)?;
+    given.retain(|name| name == "experimental" || ASKABLE.iter().any(|(known, _)| *known == name));
+    let known = given.iter().filter(|(_, value)| object(Some(value)).is_some());
+    let texts: Vec<String> = known.map(|(name, value)| format!("{}:{value}", Value::from(name))).collect();
+    Ok(format!("{{{}}}", texts.join(",")))
+}
+
+fn members_within(text: &str) -> Result<Members<'_>, TooLarge> {
+    if text.len() > MAX_CAPABILITIES {
+        return Err(TooLarge(text.len()));
     }
-    match value.as_object() {
-        Some(members) => {
-            let mut names: Vec<&String> = members.keys().collect();
-            names.sort_unstable();
-            names
-                .into_iter()
-                .map(|name| (name.clone(), members.get(name).map_or(Value::Null, sorted)))
-                .collect()
-        }
-        None => value.clone(),
-    }
+    Ok(Members::parse(text).unwrap_or_default())
+}
+
+fn is_declared(value: &str) -> bool {
+    !matches!(value, "null" | "false")
 }
 
 /// Params of a stateless request for a child with a session.
@@ -239,10 +259,16 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_have_one_spelling() {
+    fn capabilities_have_one_spelling_and_carry_nothing_that_a_client_makes_up() {
+        let given = r#"{"sampling":{"tools":{"b":{}},"a":{}},"extensions":{},"experimental":{"n":1},"roots":{"listChanged":true},"elicitation":{"url":{},"form":null,"n":2}}"#;
+        let known = r#"{"elicitation":{"url":{}},"roots":{},"sampling":{"tools":{}}}"#;
+        assert_eq!(capabilities(given).unwrap(), known);
         assert_eq!(
-            capabilities(r#"{"sampling":{"b":{},"a":{}},"extensions":{},"elicitation":{}}"#),
-            r#"{"elicitation":{},"sampling":{"a":{},"b":{}}}"#
+            capabilities_for_modern(given).unwrap(),
+            r#"{"sampling":{"tools":{"b":{}},"a":{}},"experimental":{"n":1},"roots":{"listChanged":true},"elicitation":{"url":{},"form":null,"n":2}}"#
         );
+        assert_eq!(capabilities(r#"{"roots":1,"sampling":null}"#).unwrap(), "{}");
+        let large = format!(r#"{{"elicitation":{{"a":[{}1]}}}}"#, "1,".repeat(MAX_CAPABILITIES / 2));
+        assert!(capabilities(&large).is_err() && capabilities_for_modern(&large).is_err());
     }
 }

@@ -18,6 +18,7 @@ mod modern_lists;
 mod modern_routing;
 mod odd_answers;
 mod odd_requests;
+mod questions;
 mod resuming;
 mod settings;
 mod shared;

@@ -155,3 +155,21 @@ async fn calls_with_one_id_end_each_for_itself() {
     client.post(cancel.to_string()).await;
     assert_eq!(slow.await.unwrap()["error"]["code"], -32800);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_a_session_has_a_bound() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({})).await;
+    let ask = async |method: &str, params: Value| {
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        crate::wrapper::answer_of(client.post(message.to_string()).await).await
+    };
+    for (method, params) in [
+        ("resources/subscribe", json!({"uri": format!("test://{}", "x".repeat(5000))})),
+        ("resources/subscribe", json!({"uri": 1})),
+        ("logging/setLevel", json!({"level": "x".repeat(5000)})),
+    ] {
+        assert_eq!(ask(method, params).await["error"]["code"], -32602, "{method}");
+    }
+    assert_eq!(ask("resources/subscribe", json!({"uri": "test://w"})).await["result"], json!({}));
+}

@@ -1,5 +1,7 @@
 //! Stateless clients in front of a server with sessions that asks more than once, as SDK users write it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::modern::{request, send};
@@ -224,6 +226,59 @@ async fn a_question_that_the_server_takes_back_is_not_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_a_question_that_was_taken_back_is_none_to_the_next_under_its_id() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let first = answer(&client, &call("swap", json!({}))).await;
+    let [(name, asked)] = questions(&first).try_into().unwrap();
+    assert_eq!(asked, "Delete 1 file?");
+    wrapper.logged("swapped its question").await;
+    // What the child wrote before that line is on its way through the wrapper.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let accepted = json!({&name: {"action": "accept"}});
+    let second = answer(&client, &call("swap", retry(&first, accepted.clone()))).await;
+    let [(other, asked)] = questions(&second).try_into().unwrap_or_else(|_| panic!("{second}"));
+    assert_eq!(asked, "Delete ALL files?");
+    // Nor under its old name; the user is asked once more.
+    let third = answer(&client, &call("swap", retry(&second, accepted))).await;
+    assert_eq!(questions(&third)[0], (other.clone(), asked));
+    let done = answer(&client, &call("swap", retry(&third, json!({other: {"action": "decline"}})))).await;
+    assert_eq!(text(&done), r#""decline""#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_whose_user_took_long_has_its_whole_time_again() {
+    let wrapper = wrapper(&["--request-timeout=2s", "--input-timeout=60s"], &[]).await;
+    let client = wrapper.client();
+    let first = call_with("ponder", json!({"seconds": 1}), json!({}));
+    let asked = answer(&client, &first).await;
+    // The user thinks for longer than a request may take.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let given = retry(&asked, json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))}));
+    let done = answer(&client, &call_with("ponder", json!({"seconds": 1}), given)).await;
+    assert_eq!(text(&done), r#""yes""#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_declare_has_a_bound_and_makes_no_sessions_of_its_own() {
+    let wrapper = wrapper(&[], &[]).await;
+    let client = wrapper.client();
+    let declaring = |capabilities: Value| {
+        let meta = json!({"io.modelcontextprotocol/clientCapabilities": capabilities});
+        request(1, "tools/call", json!({"name": "pid", "arguments": {}, "_meta": meta}))
+    };
+    for number in 0..4 {
+        let able = json!({"elicitation": {"n": number}, "experimental": {"n": {"n": number}}});
+        assert!(answer(&client, &declaring(able)).await["result"].is_object());
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_sessions").await, 1);
+    let large = json!({"elicitation": {"a": vec![1; 10_000]}});
+    let refused = answer(&client, &declaring(large)).await;
+    assert_eq!(refused["error"]["code"], -32602, "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("At most 16384"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_after_a_round_has_the_token_of_that_round() {
     let wrapper = wrapper(&[], &[]).await;
     let client = wrapper.client();
@@ -296,7 +351,7 @@ async fn with_one_session_it_waits_for_the_same_child() {
         let client = client.clone();
         tokio::spawn(async move { pid(&client).await })
     };
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!beside.is_finished());
     let both: Value = questions(&first)
         .into_iter()

@@ -1,6 +1,9 @@
 //! What the child asks of the client, and what becomes of the answers.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Behind, Session};
 use crate::legacy::questions::Question;
@@ -12,7 +15,7 @@ impl Session {
     /// MCP knows, and the child, whose SDK would drop it without a word, was told so in its place.
     pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
         self.touch();
-        let taken = self.state().questions.take(id);
+        let taken = self.state().questions.take(id, Instant::now());
         let Some(Question { id: own, .. }) = taken else { return true };
         let is_sound = is_sound(message);
         if is_sound {
@@ -28,8 +31,8 @@ impl Session {
         let taken = {
             let questions = &mut self.state().questions;
             match id {
-                Some(id) => questions.take(id),
-                None => questions.take_only(),
+                Some(id) => questions.take(id, Instant::now()),
+                None => questions.take_only(Instant::now()),
             }
         };
         if let Some(question) = taken {
@@ -58,18 +61,31 @@ impl Session {
         }
     }
 
-    /// Notes a request of the child that the client shall answer. False: too many already.
-    pub(in crate::legacy) fn expect_answer(&self, id: &str, stream: &Arc<Stream>) -> bool {
-        self.state().questions.put(id, stream)
+    /// Gives every question of the child an id of ours from now on, which is used once. Then an answer to a question that
+    /// the child has taken back is not one to another question that it asks under the same id.
+    pub fn number_questions(&self) {
+        self.state().questions.number();
     }
 
-    /// Takes note of an answer, and tells where the question went.
-    pub(in crate::legacy) fn answered(&self, id: &str) -> Option<Arc<Stream>> {
-        self.state().questions.take(id).map(|question| question.stream)
+    /// Notes a request of the child that the client shall answer, and gives its id for the client, as JSON text. `None`: too
+    /// many already.
+    pub(in crate::legacy) fn expect_answer(
+        &self,
+        id: &str,
+        method: &str,
+        stream: &Arc<Stream>,
+    ) -> Option<String> {
+        self.state().questions.put(id, method, stream, Instant::now())
     }
 
-    /// Whether the child waits for this client, which is no reason to say that the child is late.
-    pub(in crate::legacy) fn waits_for_client(&self) -> bool {
-        !self.state().questions.is_empty()
+    /// Notes that the child wants no answer any more; tells where the question went, and under which id.
+    pub(in crate::legacy) fn withdrawn(&self, id: &str) -> Option<(Arc<Stream>, String)> {
+        self.state().questions.take_own(id, Instant::now()).map(|(question, shown)| (question.stream, shown))
+    }
+
+    /// Whether the child waits for this client, or did so until now, which is no reason to say that it is late with a
+    /// request that has been under way since `started`.
+    pub(in crate::legacy) fn excuses(&self, started: Instant, timeout: Duration, now: Instant) -> bool {
+        self.state().questions.excuse(started, timeout, self.limits.input_timeout, now)
     }
 }

@@ -76,7 +76,7 @@ impl Peer {
             asking.ids.push(id.clone());
             let params = params.unwrap_or("{}");
             let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-            if !session.put(&id, Bytes::from(text), out) {
+            if !session.put(&id, &method, Bytes::from(text), out) {
                 return Err("Too many questions wait for this client.".to_owned());
             }
             waiting.push((key.to_owned(), method, receiver));
