@@ -3,6 +3,7 @@
 mod bounds;
 mod connections;
 mod edge_grpc;
+mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use actix_cors::Cors;
 use actix_http::Request;
 use actix_web::dev::{Server, fn_service};
-use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer, Route, guard};
@@ -40,6 +41,8 @@ const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may take once we are told to stop, in seconds.
 pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
@@ -88,6 +91,9 @@ pub fn listen(
     .workers(workers.get())
     .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
     .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(CLOSE_TIMEOUT)
+    // The server times only the first head of a connection. Kept open, it could be held by half of a second one.
+    .keep_alive(KeepAlive::Disabled)
     // Who hangs up is noticed at once, and not when the answer is written.
     .h1_allow_half_closed(false)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
@@ -104,16 +110,23 @@ pub fn listen(
     .max_connections(EDGE_CONNECTIONS.div_ceil(workers.get()))
     .keep_alive(Duration::from_secs(90))
     .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(edge)
     .map_err(|cause| ListenError { variable: "EDGE_LISTEN", address: edge, cause })?;
     let ops_server = HttpServer::new(move || {
-        App::new().app_data(ops_state.clone()).app_data(metrics.clone()).configure(ops_routes)
+        App::new()
+            .wrap(from_fn(unread::close_unread))
+            .app_data(ops_state.clone())
+            .app_data(metrics.clone())
+            .configure(ops_routes)
     })
     .workers(1)
+    .keep_alive(KeepAlive::Disabled)
     .max_connections(OPS_CONNECTIONS)
     .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)
     .disable_signals()
     .bind(ops)
@@ -143,8 +156,10 @@ pub fn listen(
 }
 
 /// A check is an answer whatever happens.
-async fn checked(request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
-    Ok(forward_auth::check(request, state).await)
+async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
+    let unread = request.take_payload();
+    let answer = forward_auth::check(request, state).await;
+    Ok(answer.map_body(|_, body| unread::holding(unread, body)))
 }
 
 /// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.

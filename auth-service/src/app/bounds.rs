@@ -16,6 +16,8 @@ use crate::guard::client_address;
 use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
 use crate::state::AppState;
 
+use super::unread::holding;
+
 /// How long a body may take. The largest is 16 kB, so this is a floor on its speed, too.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the next piece of a body may take.
@@ -40,9 +42,13 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     if request.query_string().len() > QUERY_LIMIT {
         return Ok(refuse(request, Unheard::LongQuery, &state));
     }
-    match whole_body(request.take_payload()).await {
+    let mut payload = request.take_payload();
+    match whole_body(&mut payload).await {
         Ok(body) => request.set_payload(Payload::from(body)),
-        Err(unheard) => return Ok(refuse(request, unheard, &state)),
+        Err(unheard) => {
+            request.set_payload(payload);
+            return Ok(refuse(request, unheard, &state));
+        }
     }
     if hashes(&request) {
         let response = next.call(request).await;
@@ -60,18 +66,20 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     handled.map(ServiceResponse::map_into_boxed_body)
 }
 
-fn refuse(request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {
+fn refuse(mut request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {
+    let unread = request.take_payload();
     let response = unheard.response(&state.config.site.issuer);
-    request.into_response(response)
+    request.into_response(response.map_body(|_, body| holding(unread, body)))
 }
 
 /// Whether a password may be hashed for this request.
 fn hashes(request: &ServiceRequest) -> bool {
-    let path = request.path();
+    // As the routes see it: the path that was sent can be spelt in many ways.
+    let path = request.match_info().as_str();
     request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
 }
 
-async fn whole_body(mut payload: Payload) -> Result<Bytes, Unheard> {
+async fn whole_body(payload: &mut Payload) -> Result<Bytes, Unheard> {
     let deadline = Instant::now() + BODY_TIMEOUT;
     let mut body = BytesMut::new();
     loop {

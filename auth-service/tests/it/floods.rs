@@ -101,8 +101,9 @@ async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
         .unwrap();
         let mut stream = TcpStream::connect(app.public.strip_prefix("http://").unwrap()).await.unwrap();
         let head = format!(
-            "POST /login HTTP/1.1\r\nHost: auth.example\r\nCookie: {cookie}\r\nX-Forwarded-For: {}\r\n\
+            "POST {} HTTP/1.1\r\nHost: auth.example\r\nCookie: {cookie}\r\nX-Forwarded-For: {}\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n",
+            ["/login", "/%6Cogin"][n % 2],
             address(n),
             body.len()
         );
@@ -305,6 +306,50 @@ async fn a100_a_body_that_does_not_come_is_not_waited_for() {
     for (listener, path) in [(&app.edge, "/verify/traefik"), (&app.ops, "/health")] {
         let answer = answer_to(listener, &(head(path, 9000) + "a")).await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+    }
+}
+
+/// What a listener answers until it closes the connection.
+async fn until_closed(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "the connection is held after {}", String::from_utf8_lossy(&answer));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[actix_web::test]
+async fn a100_a_connection_is_not_held_by_a_chunked_body_that_does_not_come() {
+    let app = TestApp::start().await;
+    let long = format!("/jwks?{}", "x".repeat(9000));
+    let requests = [
+        (&app.public, "GET /jwks"),
+        (&app.public, "POST /login"),
+        (&app.public, &*format!("GET {long}")),
+        (&app.edge, "GET /verify/traefik"),
+        (&app.edge, "GET /nowhere"),
+        (&app.ops, "GET /health"),
+        (&app.ops, "POST /nowhere"),
+    ];
+    for (listener, line) in requests {
+        for body in ["", "5\r\nhe", "5\r\nhello\r\n"] {
+            let mut stream = TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
+            let request = format!("{line} HTTP/1.1\r\nHost: l\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = until_closed(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 "), "{line}: {answer}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a100_a_connection_is_not_held_by_half_of_a_second_head() {
+    let app = TestApp::start().await;
+    for (listener, path) in [(&app.public, "/jwks"), (&app.ops, "/health")] {
+        let mut stream = TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: l\r\n\r\nGET /");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = until_closed(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     }
 }
 
