@@ -158,10 +158,11 @@ impl Documents {
             return self.cached(&self.key_sets, url, KEY_SET_LIMIT, (caller, now), read).await;
         };
         // Anybody can name a key that is not there. The set that is there stays until a new one has come.
-        if self.rate.admit_again(url).is_err() {
+        self.rate.note_good(url);
+        let Ok(_place) = self.rate.admit(url, caller) else {
             return Ok(kept.content);
-        }
-        match self.fetch(url, KEY_SET_LIMIT, (Caller::Known, now), read).await {
+        };
+        match self.fetch(url, KEY_SET_LIMIT, (caller, now), read).await {
             Ok(anew) => {
                 self.key_sets.insert(url.as_str().to_owned(), anew.clone());
                 Ok(anew.content)
@@ -236,15 +237,12 @@ impl Documents {
         cache: &Kept<T>,
         url: &Url,
         limit: usize,
-        (mut caller, now): (Caller, UnixTime),
+        (caller, now): (Caller, UnixTime),
         read: impl Fn(&Fetched) -> Result<T, DocumentError>,
     ) -> Result<Arc<T>, DocumentError> {
         if cache.get(url.as_str()).is_some_and(|found| found.until <= now) {
             cache.remove(url.as_str());
             self.rate.note_good(url);
-        }
-        if self.rate.was_good(url) {
-            caller = Caller::Known;
         }
         let fetch = async {
             // What the URL itself forbids is no fetch, and counts for nobody.
@@ -262,10 +260,14 @@ impl Documents {
         (caller, now): (Caller, UnixTime),
         read: impl Fn(&Fetched) -> Result<T, DocumentError>,
     ) -> Result<Cached<T>, DocumentError> {
-        let fetched = self.fetcher.json(url, limit, caller.lane()).await?;
+        let read = async {
+            let fetched = self.fetcher.json(url, limit, caller.lane()).await?;
+            Ok::<_, DocumentError>((read(&fetched)?, fetched))
+        };
+        let (content, fetched) = read.await.inspect_err(|_| self.rate.note_bad(url))?;
         let lifetime = fetched.max_age.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST);
         Ok(Cached {
-            content: Arc::new(read(&fetched)?),
+            content: Arc::new(content),
             bytes: fetched.body.len(),
             until: now.plus(Duration::from_secs(lifetime)),
         })

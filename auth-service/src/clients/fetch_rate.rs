@@ -1,8 +1,9 @@
 //! How many documents a stranger may have us fetch.
 //!
-//! Whoever names a new URL is counted: for its own address first, then for the host that would be bothered, then for all. A URL
-//! that brought a good document before, or is that of a client in use, is counted for itself alone: made-up URLs, however many,
-//! keep nobody from a client that works. Such fetches also have connections and name look-ups of their own ([`Lane`]).
+//! Whoever names a new URL is counted: for its own address first, then for the host that would be bothered, then for all. The URL
+//! of a client in use is counted for itself alone: made-up URLs, however many, keep nobody from a client that works. Such fetches
+//! also have connections and name look-ups of their own ([`Lane`]). A URL that brought a good document before is counted for
+//! itself instead of for the address, and is otherwise a stranger's still: anybody can put a good document somewhere.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -77,18 +78,21 @@ impl FetchRate {
     /// Counts a fetch, which holds what it is given until it is over.
     pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         let Caller::Stranger(address) = caller else {
-            return self.admit_again(url).map(|()| None);
+            return self.admit_url(url).map(|()| None);
         };
         let address = address.map(network);
-        self.addresses.check(&address).map_err(|_| Crowded)?;
+        if self.was_good(url) {
+            self.admit_url(url)?;
+        } else {
+            self.addresses.check(&address).map_err(|_| Crowded)?;
+        }
         let place = self.at_once.enter(address).map_err(|_| Crowded)?;
         self.hosts.check(&url.host_str().unwrap_or_default().to_owned()).map_err(|_| Crowded)?;
         self.all.check().map_err(|_| Crowded)?;
         Ok(Some(place))
     }
 
-    /// Counts a fetch of a URL that is known.
-    pub(super) fn admit_again(&self, url: &Url) -> Result<(), Crowded> {
+    fn admit_url(&self, url: &Url) -> Result<(), Crowded> {
         self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded)
     }
 
@@ -97,8 +101,12 @@ impl FetchRate {
         self.good.insert(url.as_str().to_owned(), ());
     }
 
-    /// Whether a good document was there.
-    pub(super) fn was_good(&self, url: &Url) -> bool {
+    /// Remembers that a fetch failed.
+    pub(super) fn note_bad(&self, url: &Url) {
+        self.good.remove(url.as_str());
+    }
+
+    fn was_good(&self, url: &Url) -> bool {
         self.good.get(url.as_str()).is_some()
     }
 
@@ -134,7 +142,24 @@ mod tests {
         }
         assert_eq!(rate.admit(&url(1000), at(30)).unwrap_err(), Crowded);
         assert!(rate.admit(&url(1), Caller::Known).is_ok());
-        assert_eq!((0..100).filter(|_| rate.admit_again(&url(2)).is_ok()).count(), 5);
+        assert_eq!((0..100).filter(|_| rate.admit(&url(2), Caller::Known).is_ok()).count(), 5);
+    }
+
+    #[test]
+    fn a050_a_good_document_makes_no_stranger_a_client_in_use() {
+        let rate = FetchRate::default();
+        (0..200).for_each(|n| rate.note_good(&url(n)));
+        let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), at(1)).unwrap()).collect();
+        assert!(held.iter().all(Option::is_some), "each has one of the places of its address");
+        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
+        drop(held);
+        let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
+        assert!((57..=60).contains(&admitted), "{admitted}: the host ends it, and not the address");
+        // A fetch that failed: the URL is a new one again.
+        let rate = FetchRate::default();
+        (0..100).for_each(|n| rate.note_good(&url(n)));
+        (0..100).for_each(|n| rate.note_bad(&url(n)));
+        assert_eq!((0..100).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count(), 20);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::addresses::is_public;
+use super::in_flight::InFlight;
 
 /// The whole exchange, from the look-up of the name to the last byte (draft-ietf-oauth-client-id-metadata-document).
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Name look-ups at a time, in each lane. A look-up holds a thread for as long as the system's resolver waits for name servers
 /// that are silent, which is longer than we do.
 const LOOK_UPS: usize = 12;
+/// Of one name at a time, so that name servers which are silent hold few of them.
+const LOOK_UPS_OF_ONE: u32 = 3;
 
 /// Fetches documents of strangers.
 #[derive(Debug, Clone)]
@@ -94,7 +97,7 @@ impl Fetcher {
         let failed = |error: reqwest::Error| NoFetcher(error.to_string());
         let roots = extra_roots.map(Certificate::from_pem_bundle).transpose().map_err(failed)?;
         let client = || {
-            let resolver = CheckedResolver { loopback, places: Arc::new(Semaphore::new(LOOK_UPS)) };
+            let resolver = CheckedResolver::new(loopback);
             let builder = Client::builder()
                 .dns_resolver(Arc::new(resolver))
                 .https_only(true)
@@ -179,6 +182,13 @@ fn may_reach(address: IpAddr, loopback: Loopback) -> bool {
 struct CheckedResolver {
     loopback: Loopback,
     places: Arc<Semaphore>,
+    names: InFlight<String>,
+}
+
+impl CheckedResolver {
+    fn new(loopback: Loopback) -> Self {
+        Self { loopback, places: Arc::new(Semaphore::new(LOOK_UPS)), names: InFlight::new(LOOK_UPS_OF_ONE) }
+    }
 }
 
 /// Told apart from other failures by walking the chain of causes.
@@ -196,12 +206,14 @@ impl std::error::Error for ForbiddenAddress {}
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (loopback, places) = (self.loopback, Arc::clone(&self.places));
+        let of_this_name = self.names.enter_as(name.as_str().to_owned());
         Box::pin(async move {
+            let of_this_name = of_this_name?;
             let place = places.acquire_owned().await?;
             // The place is given back by the thread: a caller that has waited long enough does not end the look-up.
             let look_up = move || {
                 let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
-                drop(place);
+                drop((place, of_this_name));
                 found
             };
             let found: Vec<SocketAddr> = tokio::task::spawn_blocking(look_up).await??;
@@ -307,6 +319,17 @@ mod tests {
         ));
         let reached = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
         assert!(reached.is_err(), "the listener was reached");
+    }
+
+    #[actix_web::test]
+    async fn a050_one_name_takes_few_of_the_look_ups() {
+        let resolver = CheckedResolver::new(Loopback::Allowed);
+        let look_up = |name: &str| resolver.resolve(name.parse().unwrap());
+        let under_way: Vec<_> = (0..LOOK_UPS_OF_ONE).map(|_| look_up("localhost")).collect();
+        assert!(look_up("localhost").await.is_err());
+        assert!(look_up("127.0.0.1").await.is_ok(), "another name has places of its own");
+        drop(under_way);
+        assert!(look_up("localhost").await.is_ok());
     }
 
     #[test]

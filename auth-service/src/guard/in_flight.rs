@@ -1,24 +1,25 @@
-//! How many of a thing one address may have under way at the same time.
+//! How many of a thing one address, or one host, may have under way at the same time.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::client_address::network;
 
-type Counts = Arc<Mutex<HashMap<Option<IpAddr>, u32>>>;
+type Counts<K> = Arc<Mutex<HashMap<K, u32>>>;
 
 /// See the module's text. It remembers only who has something under way.
-pub struct InFlight {
+pub struct InFlight<K = Option<IpAddr>> {
     most: u32,
-    counts: Counts,
+    counts: Counts<K>,
 }
 
 /// One thing that is under way, until this is dropped.
 #[derive(Debug)]
-pub struct Place {
-    address: Option<IpAddr>,
-    counts: Counts,
+pub struct Place<K: Eq + Hash = Option<IpAddr>> {
+    key: K,
+    counts: Counts<K>,
 }
 
 /// The address has as many under way as it may.
@@ -27,31 +28,37 @@ pub struct Place {
 pub struct NoPlace;
 
 impl InFlight {
-    /// At most so many for one address.
+    /// Begins one for an address.
+    pub fn enter(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
+        self.enter_as(address.map(network))
+    }
+}
+
+impl<K: Clone + Eq + Hash> InFlight<K> {
+    /// At most so many for one key.
     pub fn new(most: u32) -> Self {
         Self { most, counts: Counts::default() }
     }
 
     /// Begins one.
-    pub fn enter(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
-        let address = address.map(network);
+    pub fn enter_as(&self, key: K) -> Result<Place<K>, NoPlace> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
+        let count = counts.entry(key.clone()).or_default();
         if *count >= self.most {
             return Err(NoPlace);
         }
         *count += 1;
-        Ok(Place { address, counts: Arc::clone(&self.counts) })
+        Ok(Place { key, counts: Arc::clone(&self.counts) })
     }
 }
 
-impl Drop for Place {
+impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
+        if let Some(count) = counts.get_mut(&self.key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                counts.remove(&self.address);
+                counts.remove(&self.key);
             }
         }
     }
