@@ -123,7 +123,8 @@ pub(super) async fn verify(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
     );
-    let first = state.store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await?;
+    let first =
+        state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await?;
     if first { Ok(()) } else { Err(AssertionError::Replayed) }
 }
 
@@ -138,7 +139,7 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
         return Err(AssertionError::Claims);
     }
     let soon = now.0 + LEEWAY;
-    let in_time = claims.exp + LEEWAY > now.0
+    let in_time = claims.exp.saturating_add(LEEWAY) > now.0
         && claims.exp <= soon + LONGEST
         && claims.nbf.is_none_or(|at| at <= soon)
         && claims.iat.is_none_or(|at| at <= soon);

@@ -174,13 +174,13 @@ async fn a_machine_proves_itself_by_a_key() {
         ClientKeys::Inline(json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "1", "x": public }] }));
     let bot = enter(&app, NewClient { credentials: Credentials::Keys(keys), ..machine("bot") }).await.0;
     let now = app.state.now().0;
-    let assertion = |jti: &str| {
+    let assertion_until = |exp: u64, jti: &str| {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some("1".to_owned());
-        let claims =
-            json!({ "iss": bot, "sub": bot, "aud": ISSUER, "exp": now + 60, "iat": now, "jti": jti });
+        let claims = json!({ "iss": bot, "sub": bot, "aud": ISSUER, "exp": exp, "iat": now, "jti": jti });
         jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(&pair.serialize_der())).unwrap()
     };
+    let assertion = |jti: &str| assertion_until(now + 60, jti);
     let ask_with = async |assertion: String| {
         app.token(&[
             ("grant_type", "client_credentials"),
@@ -192,6 +192,8 @@ async fn a_machine_proves_itself_by_a_key() {
     let token = Tokens::of(ask_with(assertion("a")).await).await.access;
     assert_eq!(app.check_token(&token).await.status(), StatusCode::OK);
     assert_eq!(error_code(ask_with(assertion("a")).await).await, "invalid_client");
+    // No number that a stranger sends may overflow.
+    assert_eq!(error_code(ask_with(assertion_until(u64::MAX, "b")).await).await, "invalid_client");
 }
 
 #[actix_web::test]

@@ -84,7 +84,7 @@ pub(super) async fn assert(
     // Last, so that nothing is used up by what is refused anyway.
     let name =
         format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
-    if !state.store.remember_once(&name, UnixTime(claims.exp + LEEWAY + 1), now).await? {
+    if !state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
         return Err(TokenError::InvalidGrant("the assertion was used before"));
     }
     let grant = Grant {
