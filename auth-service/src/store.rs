@@ -193,7 +193,8 @@ pub trait Store: PendingStore + Portable {
     /// Forgets a login.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Remembers a code, once for each `approval`: false when that approval already made one, or the client is gone.
+    /// Remembers a code, once for each `approval`: false when that approval already made one or was denied, or the client
+    /// is gone.
     async fn add_code(
         &self,
         approval: &str,
@@ -201,6 +202,9 @@ pub trait Store: PendingStore + Portable {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<bool, StoreError>;
+    /// Notes that `approval` was denied, at least until `until`: it makes no code from now on. False when it made one
+    /// before. Denying it once more is no different.
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
     /// Looks at a code without using it; a used one revokes the grant that it made.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
     /// Uses a code and makes its grant, in one step. Of many at once one succeeds. `grant` has the identifier that the

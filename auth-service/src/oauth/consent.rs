@@ -190,6 +190,11 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
         Some("allow") => approve(state, asked, &session, client).await,
         Some("deny") => {
+            // One page has one answer: who allowed it a moment ago is not told that nothing came of it.
+            let until = now.plus(state.config.lifetimes.form);
+            if !state.store.deny(asked.grant_id.as_str(), until, now).await? {
+                return Err(ConsentError::AnsweredBefore);
+            }
             if let Some(handle) = &asked.pushed {
                 state.store.forget_pushed_request(handle).await?;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::domain::host::HostPattern;
 use crate::domain::scope::Scope;
 
-use super::lookalike::folded;
+use super::lookalike::{could_be_within, folded};
 use super::operation::Operation;
 use super::pattern::Pattern;
 use super::who::Who;
@@ -158,19 +158,21 @@ impl Table {
         Self(places)
     }
 
-    /// The service at this place, if a rule is about it. The first place decides that the path is within, or could be
-    /// taken to be within.
+    /// The service at this place, if a rule is about it. The most specific place decides that the path is within, unless
+    /// it could be taken to be within a more specific one.
     pub(super) fn find(&self, host: &str, path: &str) -> Result<Option<&Service>, Lookalike> {
+        let of_host = || self.0.iter().filter(|place| place.host.matches(host));
+        let within = of_host().find(|place| is_within(path, &place.path));
+        let named = within.map_or(0, |place| place.path.matches('/').count());
         let loose = folded(path);
-        for place in self.0.iter().filter(|place| place.host.matches(host)) {
-            if is_within(path, &place.path) {
-                return Ok(Some(&place.service));
-            }
-            if is_within(&loose, &place.folded) {
+        let more_specific =
+            of_host().take_while(|place| within.is_none_or(|found| !std::ptr::eq(*place, found)));
+        for place in more_specific {
+            if could_be_within(&loose, named, &place.folded) {
                 return Err(Lookalike);
             }
         }
-        Ok(None)
+        Ok(within.map(|place| &*place.service))
     }
 
     pub(super) fn places(&self) -> &[Place] {

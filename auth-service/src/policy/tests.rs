@@ -234,13 +234,48 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/mcp/Admin.", false),
         ("https://a.example/Mcp", false),
         ("https://a.example/X/y", false),
+        ("https://a.example/mcp/Admin:x", false),
         ("https://b.example/X", false),
+        // Where a rule is, a name that servers read each in their own way is nobody's; elsewhere it is one like others.
+        ("https://a.example/mcp/%C3%A9", false),
+        ("https://a.example/mcp/adm%C4%B0n/x", false),
+        ("https://a.example/mcp/ad%E2%80%8Cmin", false),
+        ("https://a.example/mcp/ADMI~1", false),
+        ("https://a.example/%C3%A9", false),
+        ("https://b.example/%C3%A9", false),
+        ("https://a.example/mcp/other/%C3%A9", true),
+        ("https://a.example/mcp/Admin/%C3%A9", true),
+        ("https://a.example/other/%C3%A9", true),
         ("https://b.example/MCP", true),
     ] {
         let decision = decided(&policy, &facts, url, Operation::Unknown);
         assert_eq!((decision == Decision::Allow, is_forbidden(&decision)), (allowed, !allowed), "{url}");
         assert_eq!(policy.admits(Person::from(&facts), &resource(url)), allowed, "{url}");
         assert_eq!(policy.is_lookalike(&resource(url)), !allowed, "{url}");
+    }
+}
+
+#[test]
+fn a072_a_name_without_a_sure_reading_passes_where_the_operator_has_named_it() {
+    let policy = policy(
+        "[[service]]\nhost = \"a.example\"\npath = \"/mcp/a-long-name-of-the-administrator\"\nusers = [\"eve\"]\n\
+         [[service]]\nhost = \"a.example\"\npath = \"/mcp/v~1\"\n\
+         [[service]]\nhost = \"*\"\npath = \"/v~1\"\n\
+         [[service]]\nhost = \"a.example\"\npath = \"/v~1/admin\"\nusers = [\"eve\"]\n",
+    );
+    let facts = ana("mcp", &[]);
+    for (url, allowed) in [
+        ("https://a.example/mcp/v~1", true),
+        ("https://a.example/mcp/v~1/%C3%A9", true),
+        ("https://a.example/mcp/V~1", false),
+        ("https://a.example/mcp/v~2", false),
+        ("https://a.example/mcp/v", true),
+        ("https://a.example/v~1/x", true),
+        ("https://a.example/v~1/%C3%A0dmin", false),
+        ("https://b.example/v~1/%C3%A0dmin", true),
+    ] {
+        let decision = decided(&policy, &facts, url, Operation::Unknown);
+        assert_eq!((decision == Decision::Allow, is_forbidden(&decision)), (allowed, !allowed), "{url}");
     }
 }
 

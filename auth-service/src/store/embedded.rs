@@ -262,6 +262,11 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| grants::add_code(rows, &approval, &key, &code, &used)).await
     }
 
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+        let approval = hashed(approval);
+        self.writer.write(move |rows| grants::deny(rows, &approval, until, now)).await
+    }
+
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
         match self.read(|rows| rows.get_live::<CodeRow>(Table::Codes, &hash.text(), now))? {
             Some(row) if row.redeemed => {

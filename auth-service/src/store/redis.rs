@@ -236,6 +236,10 @@ impl Store for RedisStore {
         grants::add_code(&self.cells, approval, hash, code, used).await
     }
 
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+        grants::deny(&self.cells, approval, until, now).await
+    }
+
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
         grants::find_code(&self.cells, hash, now).await
     }

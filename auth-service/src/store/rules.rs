@@ -39,6 +39,9 @@ impl CodeRow {
     }
 }
 
+/// What stands in the place of a code's name where an approval was denied.
+pub(super) const DENIED: &str = "";
+
 /// A device code that a user has allowed is remembered for a day after its end, as other codes are, so that a replay is
 /// noticed. Any other one is there for some minutes more, for a device that asks late.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {

@@ -60,6 +60,32 @@ async fn a016_a017_a_remembered_consent_is_one_persons_to_one_client_in_time() {
     assert!(page.status == StatusCode::OK && page.body.contains("You allowed it before"), "{}", page.body);
 }
 
+#[actix_web::test]
+async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_client() {
+    let app = TestApp::start_with(&[("REMEMBER_CONSENT", "off")]).await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let uri = pushed(&app, &client).await;
+    for link in [authorize_query(&client, &[]), pushed_query(&client, &uri)] {
+        let page = browser.open(&format!("/authorize?{link}")).await;
+        let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
+        for decision in ["deny", "allow", "deny"] {
+            let late = browser.submit(&page, &[("decision", decision)]).await;
+            assert_eq!((late.status, &late.location), (StatusCode::CONFLICT, &None), "{decision}");
+            assert!(late.body.contains("You have answered already"), "{}", late.body);
+        }
+        assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
+    }
+    // The other way round, too. A second click on the same button is no second answer.
+    let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    for _ in 0..2 {
+        let denied = browser.submit(&page, &[("decision", "deny")]).await;
+        assert_eq!(denied.parameter("error").as_deref(), Some("access_denied"));
+    }
+    let late = browser.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!((late.status, late.location), (StatusCode::CONFLICT, None));
+}
+
 /// The client of these redirect URIs, changed by its owner (RFC 7592) after it registered as `before`.
 struct Changeable<'a> {
     app: &'a TestApp,

@@ -38,6 +38,36 @@ pub(crate) async fn an_approval_makes_one_code(world: &World) {
     assert!(world.store().add_code("another approval", &hash("other"), &another, &used).await.unwrap());
 }
 
+pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &World) {
+    let client = register(world.store(), &client("a")).await;
+    let (used, until) = (usage(&client, NOW), later(HOUR));
+    let made = code(&client, &account("ana").subject, NOW);
+    assert!(world.store().deny("denied", until, NOW).await.unwrap());
+    assert!(world.store().deny("denied", until, NOW).await.unwrap());
+    assert!(!world.store().add_code("denied", &hash("late"), &made, &used).await.unwrap());
+    assert!(matches!(world.store().find_code(&hash("late"), NOW).await.unwrap(), FoundCode::Unknown));
+    assert!(world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap());
+    assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
+    assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
+    // Of many answers at once all that count say the same.
+    let (of_client, of_code) = (client.clone(), made.clone());
+    let taken = world
+        .at_once(32, move |n, store| {
+            let (used, code) = (usage(&of_client, NOW), of_code.clone());
+            async move {
+                if n % 2 == 0 {
+                    ("denied", store.deny("both", until, NOW).await.unwrap())
+                } else {
+                    let name = hash(&format!("both{n}"));
+                    ("allowed", store.add_code("both", &name, &code, &used).await.unwrap())
+                }
+            }
+        })
+        .await;
+    let count = |what| taken.iter().filter(|(answer, taken)| *answer == what && *taken).count();
+    assert!(matches!((count("denied"), count("allowed")), (16, 0) | (0, 1)), "{taken:?}");
+}
+
 pub(crate) async fn a_code_lives_for_its_time_and_is_looked_at_without_being_used(world: &World) {
     let client = register(world.store(), &client("a")).await;
     let used = usage(&client, NOW);

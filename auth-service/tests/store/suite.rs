@@ -59,6 +59,7 @@ conformance! {
     keys::of_many_rotations_at_once_one_is_done,
     keys::a_revoked_key_is_gone_for_every_replica,
     grants::an_approval_makes_one_code,
+    grants::an_approval_is_allowed_or_denied_and_never_both,
     grants::a_code_lives_for_its_time_and_is_looked_at_without_being_used,
     grants::a027_of_parallel_redemptions_one_succeeds,
     grants::a026_a_replayed_code_ends_the_grant_that_it_made,

@@ -27,7 +27,7 @@ pub enum ConsentError {
     PageRequired,
     /// A second answer to one question.
     #[error(
-        "This question was answered before, and the application was told. If it is connected, there is nothing more to do, and you can close this page."
+        "This question was answered before, and the application was told: the first answer stands. If the application is connected and should be, there is nothing more to do, and you can close this page; if it should not be, disconnect it there."
     )]
     AnsweredBefore,
     /// The client or its redirect URI is gone.

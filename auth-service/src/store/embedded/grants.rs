@@ -53,7 +53,21 @@ pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Resul
     Ok(true)
 }
 
-/// Writes a code; false when `approval` made one already, or the client is gone.
+/// Notes that `approval` was denied; false when it made a code before.
+pub(super) fn deny(
+    rows: &Writable<'_>,
+    approval: &str,
+    until: UnixTime,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    if let Some(made) = rows.get_live::<String>(Table::Approvals, approval, now)? {
+        return Ok(made == rules::DENIED);
+    }
+    rows.put(Table::Approvals, approval, &rules::DENIED, Some(until))?;
+    Ok(true)
+}
+
+/// Writes a code; false when `approval` was answered already, or the client is gone.
 pub(super) fn add_code(
     rows: &Writable<'_>,
     approval: &str,

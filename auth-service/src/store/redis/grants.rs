@@ -41,6 +41,28 @@ pub(super) async fn add_code(
     cells.swap(&approval, before.as_ref(), &hash.text(), Some(life)).await
 }
 
+/// Notes that `approval` was denied; false when it made a code before.
+pub(super) async fn deny(
+    cells: &Cells,
+    approval: &str,
+    until: UnixTime,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let key = cells.keys.approval(approval);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<String>(&key).await?;
+        if let Some(made) = found.as_ref().filter(|found| found.is_live(now)) {
+            return Ok(made.value == rules::DENIED);
+        }
+        let denied = rules::DENIED.to_owned();
+        if cells.swap(&key, found.as_ref(), &denied, Some(Life { until, now })).await? {
+            return Ok(true);
+        }
+    }
+}
+
 pub(super) async fn find_code(
     cells: &Cells,
     hash: &TokenHash,
