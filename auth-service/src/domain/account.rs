@@ -196,6 +196,9 @@ pub struct LoginSession {
     pub authenticated_at: UnixTime,
     /// When it ends.
     pub expires_at: UnixTime,
+    /// SHA-256 of the query of the authorization request that the login was for, if it was for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<TokenHash>,
 }
 
 #[cfg(test)]

@@ -90,7 +90,11 @@ impl Consent {
 
     /// Whether all that is asked for is allowed already.
     pub fn covers(&self, asked: &Approval) -> bool {
-        self.knows(&asked.redirect_uri) && !asked.resources.is_empty() && self.known(asked) == asked.scope
+        let Some(allowed) = self.answers.get(&asked.redirect_uri.comparable()) else { return false };
+        // An empty scope is within every other, so the resources are looked at by themselves.
+        let resources = &asked.resources;
+        let each_allowed = resources.iter().all(|resource| allowed.contains_key(resource));
+        !resources.is_empty() && each_allowed && self.known(asked) == asked.scope
     }
 
     /// Adds what the user has allowed now.
@@ -169,6 +173,9 @@ mod tests {
         assert!(consent.covers(&asks(HERE, "mcp:read mcp:read:x", &["one"])));
         assert!(!consent.covers(&asks(HERE, "mcp", &["one"])));
         assert!(!consent.covers(&asks(HERE, "mcp:read", &["one", "other"])));
+        for paths in [&["other"][..], &["one", "other"]] {
+            assert!(!consent.covers(&asks(HERE, "", paths)), "{paths:?}");
+        }
         assert_eq!(consent.known(&asks(HERE, "mcp:read mcp:write", &["one"])), "mcp:read".parse().unwrap());
         consent.add(&asks(HERE, "mcp:write", &["one", "other"]));
         assert!(consent.covers(&asks(HERE, "mcp:read mcp:write", &["one"])));

@@ -3,8 +3,6 @@
 mod prompt;
 mod request;
 
-use std::time::Duration;
-
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -12,9 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use crate::clients::UnknownClient;
 use crate::clients::documents::DocumentError;
 use crate::clients::fetch_rate::Caller;
-use crate::domain::account::LoginSession;
 use crate::domain::client::{Client, ClientId, ClientOrigin, InvalidClientId};
-use crate::domain::clock::UnixTime;
 use crate::domain::consent::Consent;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
@@ -113,10 +109,6 @@ pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> Http
     }
 }
 
-/// How long after it a login counts as the one that `prompt=login` asks for. The browser comes back from the login page
-/// with the same request, which may have been pushed and cannot be changed, so the login's age has to tell.
-const FRESH: Duration = Duration::from_secs(60);
-
 async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, AuthorizeError> {
     let params = Params::of_query(request.query_string())?;
     let client = client_of(request, &params, state).await?;
@@ -143,7 +135,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         Err(refusal) => return Ok(refused(&refusal)),
     };
     match login {
-        Some((session, account)) if !prompt.login || is_fresh(&session, state.now()) => {
+        Some((session, account)) if prompt.accepts(&session, request.query_string(), state.now()) => {
             let who = (&session, &account);
             match consent::ask(state, &client, known.as_ref(), asked, (pushed, prompt), who).await {
                 Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
@@ -154,10 +146,6 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         _ if prompt.none => Ok(refused(&Refusal::LoginRequired)),
         _ => Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login?{}", request.query_string())))),
     }
-}
-
-fn is_fresh(session: &LoginSession, now: UnixTime) -> bool {
-    now.since(session.authenticated_at) < FRESH
 }
 
 /// Whether this client's requests count only when they were pushed (RFC 9126 §5, §6).

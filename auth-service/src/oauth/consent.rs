@@ -22,7 +22,7 @@ use crate::store::StoreError;
 
 use super::authorize::{AuthorizationRefusal, AuthorizationRequest, Prompt, refuse, see_other};
 use super::params::Params;
-use super::session;
+use super::{responses, session};
 
 pub use error::ConsentError;
 
@@ -164,6 +164,10 @@ fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String>
     let params = Params::of_form(http, body).ok()?;
     let asked: Asked = state.tickets.content(Form::Consent, params.one("ticket").ok()??)?;
     let query = asked.pushed.is_none().then(|| asked.request.query())?;
+    // Written out once more it can be longer than it came.
+    if query.len() > responses::QUERY_LIMIT {
+        return None;
+    }
     Some(state.config.site.issuer.endpoint(&format!("/authorize?{query}")))
 }
 

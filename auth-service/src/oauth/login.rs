@@ -24,7 +24,7 @@ use crate::store::StoreError;
 use super::authorize::{Prompt, see_other};
 use super::login_attempt::{NotProven, account_of};
 use super::params::{BadParams, Params};
-use super::session;
+use super::{pushed_request, responses, session};
 use new_password::Choosing;
 
 /// Why a person cannot log in here and now, other than by a wrong password.
@@ -33,6 +33,9 @@ pub enum LoginError {
     /// The form is broken.
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
+    /// It would make a form that is larger than what a form may be.
+    #[error("The link that brought you here is too long. Go back to the application and connect again.")]
+    LongLink,
     /// Ours to mend.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -54,6 +57,7 @@ impl LoginError {
     fn response(&self) -> HttpResponse {
         let status = match self {
             Self::Params(_) => StatusCode::BAD_REQUEST,
+            Self::LongLink => StatusCode::URI_TOO_LONG,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let text = self.to_string();
@@ -83,15 +87,26 @@ impl Continuation {
         }
     }
 
-    /// Where a user who is signed in goes on without the login form; nowhere if the client wants the form to be shown.
-    fn without_form(&self) -> Option<String> {
-        let wants_form = match self {
-            Self::Nowhere | Self::Device(_) => false,
-            Self::Authorization(query) => {
-                Params::of_query(query).ok().and_then(|params| Prompt::read(&params).ok())?.login
+    /// Where a user who is signed in goes on without the login form; nowhere if the client wants the form to be shown. What
+    /// it wants is in the request, which may have been pushed.
+    async fn without_form(&self, state: &AppState) -> Result<Option<String>, StoreError> {
+        if let Self::Authorization(query) = self {
+            let pushed = pushed_request::query_behind(query, state).await?;
+            let params = Params::of_query(pushed.as_deref().unwrap_or(query)).ok();
+            let prompt = params.and_then(|params| Prompt::read(&params).ok());
+            if prompt.is_none_or(Prompt::wants_login) {
+                return Ok(None);
             }
-        };
-        self.path().filter(|_| !wants_form)
+        }
+        Ok(self.path())
+    }
+
+    /// SHA-256 of the query that [`LoginSession::asked_by`] says.
+    fn asked_by(&self) -> Option<TokenHash> {
+        match self {
+            Self::Nowhere | Self::Device(_) => None,
+            Self::Authorization(query) => Some(TokenHash::of(query.as_bytes())),
+        }
     }
 
     /// Where the answer to a form that ends the login may lead: a client that is allowed everything already is answered
@@ -130,6 +145,7 @@ struct Said<'a> {
     username: &'a str,
     problem: Option<&'a str>,
     signed_in: Option<&'a str>,
+    way_on: Option<&'a str>,
 }
 
 /// Whoever is signed in already (a second tab, the back button) can go on from here, or become somebody else.
@@ -140,7 +156,12 @@ async fn first_form(
 ) -> Result<HttpResponse, LoginError> {
     let account = session::of(http, state).await?.map(|(_, account)| account);
     let signed_in = account.as_ref().map(|account| account.username.as_str());
-    show_form(http, state, then, Said { signed_in, ..Said::default() }, StatusCode::OK)
+    let way_on = match signed_in {
+        Some(_) => then.without_form(state).await?.map(|path| state.config.site.issuer.endpoint(&path)),
+        None => None,
+    };
+    let said = Said { signed_in, way_on: way_on.as_deref(), ..Said::default() };
+    show_form(http, state, then, said, StatusCode::OK)
 }
 
 fn show_form(
@@ -158,14 +179,17 @@ fn show_form(
     };
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    let way_on = then.without_form().map(|path| site.issuer.endpoint(&path));
+    // What stands in a query may be twice as long in a ticket, and the form has to be one that can be sent.
+    if ticket.len() > responses::TICKET_LIMIT {
+        return Err(LoginError::LongLink);
+    }
     let template = LoginPage {
         action: &site.issuer.endpoint("/login"),
         ticket: &ticket,
         username: said.username,
         problem: said.problem,
         signed_in: said.signed_in,
-        way_on: way_on.as_deref().map(|url| Link { text: "Go on", url }),
+        way_on: said.way_on.map(|url| Link { text: "Go on", url }),
     };
     let mut response = page(status, &template, then.form_target());
     set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, site.issuer.scheme()));
@@ -268,6 +292,7 @@ async fn start_session(
         subject: account.subject.clone(),
         authenticated_at: now,
         expires_at: now.plus(state.config.lifetimes.login_session),
+        asked_by: then.asked_by(),
     };
     state.store.add_session(&session).await?;
     audit::Event::LoggedIn { subject: &account.subject }.emit();

@@ -103,3 +103,12 @@ pub(super) async fn find(
     let found = state.store.pushed_request(handle, state.now()).await?;
     Ok(found.filter(|pushed| pushed.client_id == client.id && pushed.registration == client.registration))
 }
+
+/// The query that was pushed, if this one names it, whoever did: for pages that say nothing of it.
+pub(super) async fn query_behind(query: &str, state: &AppState) -> Result<Option<String>, StoreError> {
+    let params = Params::of_query(query).ok();
+    let uri = params.as_ref().and_then(|params| params.one("request_uri").ok()).flatten();
+    let Some(handle) = uri.and_then(handle) else { return Ok(None) };
+    let found = state.store.pushed_request(&handle, state.now()).await?;
+    Ok(found.map(|pushed| pushed.query))
+}

@@ -22,6 +22,9 @@ pub enum ScopeRefused {
     /// More than the operator entered for the client.
     #[error("the operator of this server does not let this client ask for the scope {0}")]
     BeyondClient(Scope),
+    /// The operator's limit for the client names nothing that exists.
+    #[error("nothing is left of the scope that the operator of this server lets this client ask for")]
+    Nothing,
 }
 
 /// The scope that makes a refresh token, when the operator ties them together (`OpenID` Connect Core §11).
@@ -48,9 +51,16 @@ pub(super) fn requested_scope(
     } else {
         within_limit(named, client)?
     };
+    let scope = something(scope, policy)?;
     let stays =
         with_offline_access && client.may_use(GrantType::RefreshToken) && meant.covers(&offline_access());
     Ok(if stays { scope.union(&offline_access()) } else { scope })
+}
+
+/// A grant of nothing opens nothing, and its person was asked about nothing.
+pub(super) fn something(scope: Scope, policy: &Policy) -> Result<Scope, ScopeRefused> {
+    let nothing = scope.is_empty() && !policy.catalogue().is_empty();
+    if nothing { Err(ScopeRefused::Nothing) } else { Ok(scope) }
 }
 
 /// All of `asked`, or nothing.

@@ -15,6 +15,9 @@ pub const BODY_LIMIT: usize = 16 * 1024;
 /// Bytes in the longest query: it comes back in the form that asks for a login, with a seal around it.
 pub const QUERY_LIMIT: usize = 8 * 1024;
 
+/// Bytes in the longest ticket of a form: a body has room for it and for what is typed beside it.
+pub(super) const TICKET_LIMIT: usize = BODY_LIMIT - 4 * 1024;
+
 /// Why a request is refused before its endpoint has seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unheard {

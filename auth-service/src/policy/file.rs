@@ -284,8 +284,8 @@ fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
             format!("there is a [[service]] for {host}{path} already, in line {before}; put both into one")
         } else {
             format!(
-                "{host}{path} is to many servers the same as {host}{}, in line {before}: case, and a dot or what follows a colon \
-                 at the end of a segment, make no difference to them; put both into one",
+                "{host}{path} is to many servers the same as {host}{}, in line {before}: case, and a dot at the end of a segment, \
+                 make no difference to them; put both into one",
                 first.path
             )
         };

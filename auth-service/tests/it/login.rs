@@ -130,3 +130,22 @@ async fn a009_a010_after_a_password_comes_a_303_that_leaves_no_trace() {
         (&"no-referrer".parse().unwrap(), &"no-store".parse().unwrap())
     );
 }
+
+#[actix_web::test]
+async fn a_form_that_could_not_be_sent_is_not_shown() {
+    let app = TestApp::start().await;
+    app.person("ana").await;
+    for path in ["/login?state=", "/login/device?state="] {
+        // Browsers send a backslash in a query as it is, and a ticket holds two.
+        let page = app.browser().open(&format!("{path}{}", "\\".repeat(7700))).await;
+        assert_eq!(page.status, StatusCode::URI_TOO_LONG, "{path}");
+        assert!(page.body.contains("too long") && !page.body.contains("ticket"), "{}", page.body);
+        // The longest that is shown can be sent with the longest password.
+        let mut browser = app.browser();
+        let login = browser.open(&format!("{path}{}", "a".repeat(8100))).await;
+        assert_eq!(login.status, StatusCode::OK, "{path}");
+        let password = "\u{e9}".repeat(256);
+        let wrong = browser.submit(&login, &[("username", "ana"), ("password", &password)]).await;
+        assert!(wrong.body.contains("ticket"), "{} {}", wrong.status, wrong.body);
+    }
+}

@@ -43,6 +43,58 @@ async fn prompt_login_and_select_account_show_the_login_although_somebody_is_sig
     }
 }
 
+async fn push(app: &TestApp, client: &str, prompt: &str) -> String {
+    let query = authorize_query(client, &[("prompt", prompt)]);
+    let push = app.http.post(format!("{}/par", app.public)).body(query);
+    let response = push.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
+    let body: Value = response.json().await.unwrap();
+    let uri = body["request_uri"].as_str().unwrap();
+    url::form_urlencoded::Serializer::new("/authorize?".to_owned())
+        .extend_pairs([("client_id", client), ("request_uri", uri)])
+        .finish()
+}
+
+#[actix_web::test]
+async fn what_a_pushed_request_wants_shown_has_no_way_around_it() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    for (n, prompt) in ["login", "select_account"].into_iter().enumerate() {
+        let mut browser = app.browser_of(&format!("ana{n}")).await;
+        app.wait(Duration::from_secs(60));
+        let link = push(&app, &client, prompt).await;
+        let login = browser.follow(&link).await;
+        assert!(login.body.contains("You are signed in as"), "{}", login.body);
+        assert!(!login.body.contains("Go on"), "{}", login.body);
+        let name = format!("ana{n}");
+        let there = browser.submit(&login, &[("username", &name), ("password", PASSWORD)]).await.location;
+        let page = browser.open(there.unwrap().strip_prefix(ISSUER).unwrap()).await;
+        assert!(
+            browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some(),
+            "{prompt}"
+        );
+    }
+    // Where the client wants nothing of the kind, there is one.
+    let mut browser = app.browser_of("eve").await;
+    let link = push(&app, &client, "consent").await;
+    let login = browser.open(&link.replace("/authorize?", "/login?")).await;
+    assert!(login.body.contains("Go on"), "{}", login.body);
+}
+
+#[actix_web::test]
+async fn who_has_just_signed_in_for_something_else_can_still_choose_another_account() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("eve").await;
+    let mut browser = app.browser_of("ana").await;
+    // Another login would only ask for the same once more.
+    assert_eq!(browser.open(&link(&client, "login")).await.status, StatusCode::OK);
+    let login = browser.follow(&link(&client, "select_account")).await;
+    assert!(login.body.contains("You are signed in as"), "{}", login.body);
+    let there = browser.submit(&login, &[("username", "eve"), ("password", PASSWORD)]).await.location;
+    let page = browser.open(there.unwrap().strip_prefix(ISSUER).unwrap()).await;
+    assert!(page.status == StatusCode::OK && page.body.contains("<dd>eve</dd>"), "{}", page.body);
+}
+
 #[actix_web::test]
 async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     let app = TestApp::start().await;

@@ -218,6 +218,34 @@ async fn beyond_what_the_operator_gave_a_client_is_refused_and_never_cut_down() 
     }
 }
 
+#[actix_web::test]
+async fn a_client_whose_limit_names_nothing_that_exists_is_refused_and_gets_no_empty_scope() {
+    let Ruled { app, .. } = &notes().await;
+    let limited = NewClient {
+        grant_types: vec![GrantType::AuthorizationCode, GrantType::ClientCredentials, GrantType::DeviceCode],
+        redirect_uris: vec![REDIRECT.to_owned().try_into().unwrap()],
+        scope: Some("gone:read".parse().unwrap()),
+        terms: OperatorTerms { resources: vec![resource(RESOURCE)], ..OperatorTerms::default() },
+        ..new_client("limited")
+    };
+    let (id, secret) = enter(app, limited).await;
+    let credentials = [("client_id", id.as_str()), ("client_secret", &secret)];
+    for scope in ["", "gone:read", "unheard_of"] {
+        let query = authorize_query(&id, &[("scope", scope)]);
+        let told =
+            app.browser_of(&format!("ana-{}", scope.len())).await.open(&format!("/authorize?{query}")).await;
+        assert_eq!(told.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
+        assert!(told.parameter("error_description").unwrap().contains("nothing is left"), "{scope}");
+        let asked: Vec<_> = [("scope", scope)].into_iter().filter(|(_, scope)| !scope.is_empty()).collect();
+        let form: Vec<_> = PUSHED.into_iter().chain(credentials).chain(asked.clone()).collect();
+        assert_eq!(error_code(push(app, &form).await).await, "invalid_scope", "{scope}");
+        let form: Vec<_> = credentials.into_iter().chain(asked).chain([("resource", RESOURCE)]).collect();
+        assert_eq!(error_code(device(app, &form).await).await, "invalid_scope", "{scope}");
+        let form: Vec<_> = form.into_iter().chain([("grant_type", "client_credentials")]).collect();
+        assert_eq!(error_code(app.token(&form).await).await, "invalid_scope", "{scope}");
+    }
+}
+
 async fn refresh(app: &TestApp, client: &Value, token: &Value, scope: &str) -> Response {
     let (id, refresh_token) = (text(client, "client_id"), text(token, "refresh_token"));
     let form = [

@@ -67,6 +67,7 @@ pub(crate) async fn a_login_lasts_until_its_end_or_the_logout(world: &World) {
         subject: account("ana").subject,
         authenticated_at: NOW,
         expires_at: later(HOUR),
+        asked_by: None,
     };
     for name in ["a", "b"] {
         world.store().add_session(&session(name)).await.unwrap();

@@ -91,6 +91,7 @@ fn session() -> LoginSession {
         subject: person().subject,
         authenticated_at: NOW,
         expires_at: later(HOUR),
+        asked_by: Some(hash("the query")),
     }
 }
 

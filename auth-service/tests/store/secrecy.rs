@@ -43,6 +43,7 @@ async fn fill(store: &dyn Store) -> Vec<String> {
         subject: person.subject.clone(),
         authenticated_at: NOW,
         expires_at: later(HOUR),
+        asked_by: None,
     };
     store.add_session(&session).await.unwrap();
     let made = code(&client, &person.subject, NOW);

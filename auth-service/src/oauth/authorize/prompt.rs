@@ -1,22 +1,49 @@
 //! What the client wants its user to be asked, `prompt` (`OpenID` Connect Core §3.1.2.1). Pure.
 
+use std::time::Duration;
+
+use crate::domain::account::LoginSession;
+use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
 use crate::oauth::params::Params;
 
 use super::request::Refusal;
 
 /// The pages that a client wants shown, or not shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a value of its own, and a client may send several"
+)]
 pub(in crate::oauth) struct Prompt {
     /// `none`: no page at all. What cannot be answered without one is refused.
     pub(in crate::oauth) none: bool,
-    /// `login`, `select_account`: the login page, although somebody is signed in. Our login page is where another account
-    /// is chosen.
+    /// `login`: the login page, although somebody is signed in.
     pub(in crate::oauth) login: bool,
+    /// `select_account`: the same, since our login page is where another account is chosen; and somebody who has just
+    /// signed in, for something else, may have done so with another account than is wanted here.
+    pub(in crate::oauth) select_account: bool,
     /// `consent`: the consent page, although all of it is allowed already.
     pub(in crate::oauth) consent: bool,
 }
 
+/// How long after it a login counts as the one that the client asks for. The browser comes back from the login page with the
+/// same request, which may have been pushed and cannot be changed, so the login has to tell.
+const FRESH: Duration = Duration::from_secs(60);
+
 impl Prompt {
+    /// Whether the login page is wanted although somebody is signed in.
+    pub(in crate::oauth) fn wants_login(self) -> bool {
+        self.login || self.select_account
+    }
+
+    /// Whether `session` is what the client wants of the request with this query.
+    pub(in crate::oauth) fn accepts(self, session: &LoginSession, query: &str, now: UnixTime) -> bool {
+        let fresh = now.since(session.authenticated_at) < FRESH;
+        let for_this = session.asked_by == Some(TokenHash::of(query.as_bytes()));
+        (fresh || !self.wants_login()) && (for_this || !self.select_account)
+    }
+
     /// The values that count here (`prompt_values_supported`).
     pub(in crate::oauth) const VALUES: [&str; 4] = ["none", "login", "consent", "select_account"];
 
@@ -27,7 +54,8 @@ impl Prompt {
         for value in params.one("prompt")?.unwrap_or_default().split(' ').filter(|value| !value.is_empty()) {
             match value {
                 "none" => prompt.none = true,
-                "login" | "select_account" => prompt.login = true,
+                "login" => prompt.login = true,
+                "select_account" => prompt.select_account = true,
                 "consent" => prompt.consent = true,
                 _ => {}
             }
@@ -47,12 +75,12 @@ mod tests {
 
     #[test]
     fn each_value_asks_for_its_page_and_none_stands_alone() {
-        let all = Prompt { none: false, login: true, consent: true };
+        let consent = Prompt { consent: true, ..Prompt::default() };
         assert_eq!(read(""), Ok(Prompt::default()));
         assert_eq!(read("create"), Ok(Prompt::default()));
         assert_eq!(read("none"), Ok(Prompt { none: true, ..Prompt::default() }));
-        assert_eq!(read("consent+login"), Ok(all));
-        assert_eq!(read("select_account++consent"), Ok(all));
+        assert_eq!(read("consent+login"), Ok(Prompt { login: true, ..consent }));
+        assert_eq!(read("select_account++consent"), Ok(Prompt { select_account: true, ..consent }));
         for value in ["none+login", "consent+none", "none+create"] {
             assert_eq!(read(value), Err(Refusal::Prompt), "{value}");
         }

@@ -11,6 +11,7 @@ use crate::domain::resource::{ProtectedHosts, ResourceUri};
 use crate::domain::scope::Scope;
 use crate::oauth::params::{BadParams, Params};
 use crate::oauth::requested_scope::{ScopeRefused, requested_scope};
+use crate::oauth::responses::QUERY_LIMIT;
 use crate::policy::Policy;
 use crate::state::AppState;
 
@@ -59,6 +60,8 @@ pub enum Refusal {
     Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
+    #[error("the request, with its state, has more than 8192 bytes as the form keeps it")]
+    TooLarge,
     #[error("prompt=none must not be combined with other values")]
     Prompt,
     #[error("the user is not signed in, and prompt=none allows no page")]
@@ -80,6 +83,7 @@ impl Refusal {
             | Self::Challenge
             | Self::ChallengeMethod
             | Self::Thumbprint
+            | Self::TooLarge
             | Self::Prompt
             | Self::PushRequired => ErrorCode::InvalidRequest,
             Self::ResponseType => ErrorCode::UnsupportedResponseType,
@@ -148,7 +152,7 @@ impl AuthorizationRequest {
             return Err(Refusal::ChallengeMethod);
         }
         let resources = resources(&params.many("resource"), hosts, policy)?;
-        Ok(Self {
+        let asked = Self {
             client_id: client.id.clone(),
             redirect_uri,
             state: params.one("state")?.map(str::to_owned),
@@ -156,11 +160,20 @@ impl AuthorizationRequest {
             resources,
             challenge,
             bound_to: thumbprint(params)?,
-        })
+        };
+        if asked.fits_a_form() { Ok(asked) } else { Err(Refusal::TooLarge) }
     }
 }
 
 impl AuthorizationRequest {
+    /// Bytes in the largest request, in the JSON that the consent form carries under a seal. There some characters of `state`
+    /// are six times as long as they came, and the form has to be one that can be sent.
+    const LARGEST: usize = QUERY_LIMIT;
+
+    fn fits_a_form(&self) -> bool {
+        serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::LARGEST)
+    }
+
     /// The same request in form encoding, as the client could have sent it: for a link that asks it again.
     pub fn query(&self) -> String {
         let scope = self.scope.to_string();
@@ -280,6 +293,22 @@ mod tests {
     fn a_scope_that_nobody_knows_is_as_good_as_none() {
         assert_eq!(read(&with("scope", "claudeai")).unwrap().scope.to_string(), "mcp");
         assert_eq!(read(&with("scope", "mcp:read admin")).unwrap().scope.to_string(), "mcp:read");
+    }
+
+    #[test]
+    fn a_request_that_its_consent_form_could_not_carry_is_refused() {
+        let of_state = |state: &str| read(&[&GOOD[..4], &[("state", state)], &GOOD[5..]].concat());
+        for (state, times) in [("a", 7000), ("\\", 3500), ("\u{1}", 1200), ("\u{e9}", 3500)] {
+            assert!(of_state(&state.repeat(times)).is_ok(), "{state:?}");
+        }
+        for (state, times) in [("a", 8192), ("\\", 4100), ("\"", 4100), ("\u{1}", 1400), ("\u{e9}", 4100)] {
+            let refused = of_state(&state.repeat(times)).unwrap_err();
+            assert_eq!(
+                (&refused, refused.code().as_str()),
+                (&Refusal::TooLarge, "invalid_request"),
+                "{state:?}"
+            );
+        }
     }
 
     #[test]

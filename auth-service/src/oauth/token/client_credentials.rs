@@ -11,7 +11,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::params::Params;
 use crate::oauth::proof::Possession;
-use crate::oauth::requested_scope::{largest_scope, usual_scope};
+use crate::oauth::requested_scope::{largest_scope, something, usual_scope};
 use crate::ops::audit;
 use crate::state::AppState;
 
@@ -65,7 +65,7 @@ fn scope(
 ) -> Result<Scope, TokenError> {
     let policy = state.policy.now();
     let Some(text) = params.one("scope")? else {
-        return Ok(usual_scope(&Scope::default(), client, resources, &policy));
+        return Ok(something(usual_scope(&Scope::default(), client, resources, &policy), &policy)?);
     };
     let asked: Scope = text.parse().map_err(|_| TokenError::InvalidScope)?;
     let allowed = largest_scope(client, &policy).covers(&asked);

@@ -136,6 +136,7 @@ impl<'a> World<'a> {
             subject: self.subject.clone(),
             authenticated_at: now,
             expires_at: now.plus(Duration::from_secs(10 * 365 * 86_400)),
+            asked_by: None,
         };
         self.app.state.store.add_session(&session).await.unwrap();
     }
