@@ -7,6 +7,7 @@ mod routing;
 mod session;
 mod sessions;
 mod shared;
+mod unsettled;
 
 pub use foreign::{Busy, Foreign};
 pub use session::{Refusal, Session};

@@ -155,7 +155,13 @@ mod tests {
         for size in [1, 7, 64, 4096] {
             let pieces: Vec<&[u8]> = long.as_bytes().chunks(size).collect();
             let length = long.find('\n').unwrap();
-            let outline = Outline { id: Some(b"\"a\\\"b\"".to_vec()), has_method: false, has_outcome: true };
+            let outline = Outline {
+                id: Some(b"\"a\\\"b\"".to_vec()),
+                has_version: true,
+                has_outcome: true,
+                is_whole: true,
+                ..Outline::default()
+            };
             assert_eq!(frames(100, &pieces), [Frame::Oversized { outline, length }, message("next")]);
         }
     }

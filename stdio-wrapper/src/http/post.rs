@@ -61,7 +61,7 @@ async fn unread(
     body: &[u8],
     problem: Problem,
 ) -> Problem {
-    match outline(body).unreadable() {
+    match outline(body).meant() {
         Some(Unreadable::Request(id)) => problem.with_id(&String::from_utf8_lossy(&id)),
         Some(Unreadable::Response(id)) => {
             if let Ok(session) = endpoint.session(request, caller) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::session::Session;
+use super::unsettled::Unsettled;
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
@@ -44,8 +45,8 @@ pub(super) struct Link {
     pub(super) launcher: Arc<Launcher>,
     junk_log: Mutex<RateLimit>,
     next_id: AtomicU64,
-    /// Number of the request that was sent last; 0 if it was something else.
-    last_sent: AtomicU64,
+    /// Several callers use it, so a doubtful message may be another one's than it seems.
+    is_common: AtomicBool,
     state: Mutex<State>,
     /// Whether `initialize` was answered.
     has_answered: AtomicBool,
@@ -67,6 +68,7 @@ struct State {
     pending: BTreeMap<u64, Pending>,
     /// Progress tokens of answered requests, oldest first.
     retired: BTreeMap<u64, Box<[u8]>>,
+    unsettled: Unsettled,
 }
 
 /// A request that waits for its answer.
@@ -136,6 +138,7 @@ impl Link {
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let is_common = matches!(audience, Audience::Nobody);
         Self {
             child,
             outbox,
@@ -145,7 +148,7 @@ impl Link {
             launcher,
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             next_id: AtomicU64::new(1),
-            last_sent: AtomicU64::new(0),
+            is_common: AtomicBool::new(is_common),
             state: Mutex::default(),
             has_answered: AtomicBool::new(false),
             dead: OnceLock::new(),
@@ -179,7 +182,6 @@ impl Link {
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.0.encode(message.text, &mut patches);
-        self.last_sent.store(number, Ordering::Relaxed);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
@@ -202,19 +204,33 @@ impl Link {
     /// Passes on a message that wants no answer.
     pub(super) async fn pass(&self, message: &Message<'_>, patches: &mut [Patch<'_>]) {
         let line = self.framing.0.encode(message.text, patches);
-        self.last_sent.store(0, Ordering::Relaxed);
+        self.note();
         // A child that is gone has nothing to be told.
         let _ = tokio::time::timeout(Duration::from_secs(30), self.outbox.send(line)).await;
     }
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
-        self.last_sent.store(0, Ordering::Relaxed);
+        self.note();
         let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
     }
 
-    /// Takes a waiting request out.
+    /// Takes the request out that the child has answered.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
+        if self.was_given(number) {
+            self.state().unsettled.answered(number);
+        }
+        self.remove(number)
+    }
+
+    /// Takes a request out for which nobody waits any more.
+    pub(super) fn give_up(&self, number: u64) -> Option<Pending> {
+        let pending = self.remove(number)?;
+        self.state().unsettled.abandoned(number);
+        Some(pending)
+    }
+
+    fn remove(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let pending = state.pending.remove(&number)?;
         if let Some(token) = pending.token.clone().filter(|_| matches!(self.audience, Audience::Session(_))) {
@@ -226,11 +242,34 @@ impl Link {
         Some(pending)
     }
 
-    /// Takes the only waiting request out, if it is the last thing that was sent.
-    pub(super) fn take_last(&self) -> Option<Pending> {
-        let last = self.last_sent.load(Ordering::Relaxed);
-        let is_only = self.state().pending.keys().eq([&last]);
-        if is_only { self.take(last) } else { None }
+    /// Takes the only waiting request out, if the child can be busy with nothing else. Of one with several callers that is
+    /// never certain, except before anyone's request was sent.
+    pub(super) fn take_sole(&self) -> Option<Pending> {
+        let number = {
+            let state = self.state();
+            let (number, pending) = state.pending.first_key_value()?;
+            let is_certain = pending.is_initialize || !self.is_common.load(Ordering::Relaxed);
+            let is_sole = state.pending.len() == 1 && state.unsettled.is_nothing();
+            (is_certain && is_sole).then_some(*number)?
+        };
+        self.take(number)
+    }
+
+    /// Whether a line of the child may show nothing but the answer that is waited for.
+    pub(super) fn accepts_prefixed(&self) -> bool {
+        let is_sole = || !self.is_common.load(Ordering::Relaxed) && self.state().pending.len() == 1;
+        !self.has_answered() || is_sole()
+    }
+
+    /// Notes that the requests come from several callers, though all of one session.
+    pub(super) fn set_common(&self) {
+        self.is_common.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that something is sent which wants no answer.
+    fn note(&self) {
+        let next = self.next_id.load(Ordering::Relaxed);
+        self.state().unsettled.note(next);
     }
 
     /// Whether a request was sent under this number at any time.
@@ -280,6 +319,7 @@ impl Link {
                 })
                 .map(|(number, _)| *number)
                 .collect();
+            numbers.iter().for_each(|number| state.unsettled.abandoned(*number));
             numbers.iter().filter_map(|number| state.pending.remove(number)).collect()
         };
         for pending in failed {
@@ -300,6 +340,7 @@ impl Link {
                 })
                 .map(|(number, _)| *number)
                 .collect();
+            numbers.iter().for_each(|number| state.unsettled.abandoned(*number));
             numbers.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect()
         };
         let mut lost_initialize = false;
@@ -352,8 +393,7 @@ impl Link {
     }
 
     fn fail_one(&self, number: u64, message: &str) {
-        let pending = self.state().pending.remove(&number);
-        if let Some(pending) = pending {
+        if let Some(pending) = self.give_up(number) {
             pending.fail(Code::InternalError, message);
         }
     }

@@ -83,6 +83,11 @@ impl Questions {
         Some(self.remove(found, now))
     }
 
+    /// Whether one waits for which the child may take an answer under this id.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.waiting.iter().any(|question| same_id(&question.id, id) || bare(&question.id) == bare(id))
+    }
+
     /// Takes the only one out.
     pub(super) fn take_only(&mut self, now: Instant) -> Option<Question> {
         (self.waiting.len() == 1).then(|| self.remove(0, now))

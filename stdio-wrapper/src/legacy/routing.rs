@@ -10,8 +10,8 @@ use super::session::Session;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
-    own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress, relay, rewrite,
-    tidy, without_lone_surrogates,
+    is_unread, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
+    relay, rewrite, tidy, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -44,10 +44,7 @@ impl Routes {
             }
             Err(error) => error.to_string(),
         };
-        // Of a child for all sessions a line may show what another client has sent.
-        let accepts_prefixed =
-            matches!(self.link.audience, Audience::Session(_)) || !self.link.has_answered();
-        match self.salvage.read(&line, accepts_prefixed) {
+        match self.salvage.read(&line, self.link.accepts_prefixed()) {
             Salvaged::Messages(messages) => {
                 log_line(&self.link, &line, &why, "a line of the child was put right");
                 for text in messages {
@@ -121,6 +118,14 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
                 }
             }
         }
+        Unreadable::Request(id) if owner(link).is_some_and(|session| asks(&session, &id)) => {
+            log_line(
+                link,
+                &id,
+                why,
+                "an unreadable request of the child has the id of a question that waits",
+            );
+        }
         Unreadable::Request(id) => {
             let text = error_message(
                 Some(&id),
@@ -130,6 +135,11 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
             link.say(&String::from_utf8_lossy(&text));
         }
     }
+}
+
+/// Whether an answer to a request with this id would be taken for the answer to a question.
+fn asks(session: &Session, id: &[u8]) -> bool {
+    std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
 }
 
 async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
@@ -153,12 +163,17 @@ async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// The child could not even read the id of what it got. That can only be told to be one request's if that is what it got
-/// last and nothing else waits.
+/// The child could not even read the id of what it got. That can only be told to be one request's if the child can be
+/// busy with nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
-    let Some(pending) = link.take_last() else {
+    let taken = if is_unread(message) { link.take_sole() } else { None };
+    let Some(pending) = taken else {
+        let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
+        log_line(link, text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
+    let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
+    let is_initialize = pending.is_initialize;
     let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
     log_line(
         link,
@@ -167,6 +182,9 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
         "an error of the child was given to the only request that waits",
     );
     pending.fail(Code::InternalError, &format!("The MCP server did not understand the request: {shown}"));
+    if is_initialize {
+        not_initialized(&session, &stream);
+    }
 }
 
 /// Gives the answer to whom it belongs, under the id that the caller used.

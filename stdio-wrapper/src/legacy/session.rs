@@ -278,9 +278,21 @@ impl Session {
             link.say(&cancelled(number, "cancelled by the client"));
         }
         // The child does not answer what is cancelled, so the waiting POST is.
-        if let Some(pending) = link.take(number) {
+        if let Some(pending) = link.give_up(number) {
             pending.fail(Code::Cancelled, "The request was cancelled.");
         }
+    }
+
+    /// Notes that the requests of this session come from several callers.
+    pub fn set_common(&self) {
+        if let Some(link) = self.own_link() {
+            link.set_common();
+        }
+    }
+
+    /// Whether the child waits for the client's answer under this id.
+    pub(super) fn is_asked(&self, id: &str) -> bool {
+        self.state().questions.has(id)
     }
 
     /// Whether the child has answered `initialize` in one way or the other.

@@ -149,10 +149,11 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// The child could not even read the id of what it got. That can only be told to be one request's if that is what it got
-/// last and nothing else waits.
+/// The child could not even read the id of what it got. That can only be told to be one request's if it got nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
-    let Some(pending) = link.take_last() else {
+    let Some(pending) = link.take_probe() else {
+        let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
+        log_line(link, text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
     let what = "an error of the child was given to the only request that waits";

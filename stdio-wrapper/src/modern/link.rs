@@ -41,8 +41,6 @@ pub(super) struct Link {
     pub(super) lists: Lists,
     junk_log: Mutex<RateLimit>,
     next: AtomicU64,
-    /// Number of the request that was sent last; 0 if it was something else.
-    last_sent: AtomicU64,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
     /// Whether it is still open which revisions the child speaks; such a child may end as it likes.
@@ -98,7 +96,6 @@ impl Link {
             lists: Lists::new(cache),
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             next: AtomicU64::new(1),
-            last_sent: AtomicU64::new(0),
             pending: Mutex::default(),
             has_answered: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
@@ -171,7 +168,6 @@ impl Link {
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.0.encode(message.text, &mut patches);
-        self.last_sent.store(number, Ordering::Relaxed);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
@@ -194,7 +190,6 @@ impl Link {
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
-        self.last_sent.store(0, Ordering::Relaxed);
         let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
     }
 
@@ -208,11 +203,14 @@ impl Link {
         Some(pending)
     }
 
-    /// Takes the only waiting request out, if it is the last thing that was sent.
-    pub(super) fn take_last(&self) -> Option<Pending> {
-        let last = self.last_sent.load(Ordering::Relaxed);
-        let is_only = self.pending().keys().eq([&last]);
-        if is_only { self.take(last) } else { None }
+    /// Takes the probe out, the only request that a child got before anybody else's. Later it serves many callers, and
+    /// nobody can tell whose message an error without an id is about.
+    pub(super) fn take_probe(&self) -> Option<Pending> {
+        if self.is_probe.load(Ordering::Relaxed) && self.pending().keys().eq([&1]) {
+            self.take(1)
+        } else {
+            None
+        }
     }
 
     /// Whether a request was sent under this number at any time.

@@ -128,7 +128,7 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
     if items.len() > max_batch {
         return Err(Malformed::Envelope(format!("a batch may have at most {max_batch} messages")));
     }
-    let read = |item: &'_ RawValue| outline(item.get().as_bytes()).unreadable();
+    let read = |item: &'_ RawValue| outline(item.get().as_bytes()).meant();
     let items =
         items.into_iter().map(|item| parse(item.get()).map_err(|error| BadItem { error, meant: read(item) }));
     Ok(Body::Batch(items.collect()))

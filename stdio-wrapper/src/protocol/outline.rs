@@ -11,10 +11,16 @@ const MAX_ID: usize = 1024;
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
+    /// It has a `jsonrpc`.
+    pub has_version: bool,
     /// It has a `method`.
     pub has_method: bool,
-    /// It has a `result` or an `error`.
+    /// It has a `result` or an `error` that is not `null`.
     pub has_outcome: bool,
+    /// It has a key that JSON-RPC does not know.
+    pub has_others: bool,
+    /// Every bracket that was opened is closed again, so no key is still to come.
+    pub is_whole: bool,
 }
 
 /// What a message is for, with its id as JSON text.
@@ -27,11 +33,27 @@ pub enum Unreadable {
 }
 
 impl Outline {
-    /// Who waits for this message or for an answer to it, if that is certain.
+    /// Who waits for this line of a child or for an answer to it, if that is certain. Servers also write log lines in JSON
+    /// with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
     pub fn unreadable(self) -> Option<Unreadable> {
+        let is_bare = self.is_whole && !self.has_others;
+        match (self.id?, self.has_method, self.has_outcome) {
+            (id, false, true) if self.has_version || is_bare => Some(Unreadable::Response(id)),
+            (id, true, false) if self.has_version => Some(Unreadable::Request(id)),
+            // Writers leave out a result that is undefined, and some repeat the method of the request.
+            (id, false, false) | (id, true, true) if self.has_version && self.is_whole => {
+                Some(Unreadable::Response(id))
+            }
+            _ => None,
+        }
+    }
+
+    /// What the body of a client's request was meant to be. It is surely meant as a message.
+    pub fn meant(self) -> Option<Unreadable> {
         match (self.id?, self.has_method, self.has_outcome) {
             (id, false, true) => Some(Unreadable::Response(id)),
             (id, true, false) => Some(Unreadable::Request(id)),
+            (id, false, false) if self.has_version => Some(Unreadable::Response(id)),
             _ => None,
         }
     }
@@ -55,11 +77,13 @@ pub struct OutlineReader {
     place: Place,
     /// Whether the next value at the top level belongs to the key `id`.
     wants_value: bool,
+    /// Whether it belongs to `result` or `error`.
+    wants_outcome: bool,
     /// The last string at the top level, with its quotes.
     text: Vec<u8>,
     /// A string at the top level has ended, and a colon may follow.
     is_key: bool,
-    /// An id was found already, or a key that some readers take for `id`.
+    /// Another id was found already, or a key that some readers take for `id`.
     is_ambiguous: bool,
     outline: Outline,
 }
@@ -87,7 +111,7 @@ impl OutlineReader {
     /// What is known so far.
     pub fn outline(&self) -> Outline {
         let id = self.outline.id.clone().filter(|_| !self.is_ambiguous);
-        Outline { id, ..self.outline }
+        Outline { id, is_whole: self.is_balanced(), ..self.outline }
     }
 
     /// Bytes that were fed.
@@ -119,6 +143,11 @@ impl OutlineReader {
     }
 
     fn outside(&mut self, byte: u8) {
+        if self.wants_outcome && !byte.is_ascii_whitespace() {
+            self.wants_outcome = false;
+            // Many libraries write `null` for a member that is not there.
+            self.outline.has_outcome |= byte != b'n';
+        }
         match byte {
             b'"' => {
                 if self.depth == 1 {
@@ -164,8 +193,11 @@ impl OutlineReader {
         match self.text.as_slice() {
             br#""id""# => self.wants_value = true,
             br#""method""# => self.outline.has_method = true,
-            br#""result""# | br#""error""# => self.outline.has_outcome = true,
+            br#""result""# | br#""error""# => self.wants_outcome = true,
+            br#""jsonrpc""# => self.outline.has_version = true,
+            br#""params""# => {}
             other => {
+                self.outline.has_others = true;
                 // Another reader may take this key for the id (attack 106).
                 let name = std::str::from_utf8(other).unwrap_or_default().trim_matches('"');
                 self.is_ambiguous |= folds_to(name, "id");
@@ -183,7 +215,7 @@ impl OutlineReader {
         self.wants_value = false;
         let text = std::mem::take(&mut self.text);
         if !text.is_empty() && text.len() <= MAX_ID {
-            self.is_ambiguous |= self.outline.id.is_some();
+            self.is_ambiguous |= self.outline.id.as_ref().is_some_and(|known| *known != text);
             self.outline.id = Some(text);
         }
     }
@@ -206,13 +238,51 @@ mod tests {
         for (text, found) in [
             (r#"{"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#, response("7")),
             (r#"{"error":{"code":1,"id":9},"id":"a\"b""#, response(r#""a\"b""#)),
-            (r#"{"id":7,"method":"ping","params":{"x":NaN}}"#, Some(Unreadable::Request("7".into()))),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":NaN}}"#,
+                Some(Unreadable::Request("7".into())),
+            ),
+            (r#"{"jsonrpc":"2.0","id":7}"#, response("7")),
+            (r#"{"jsonrpc":"2.0","id":7,"error":null}"#, response("7")),
+            (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","result":{}}"#, response("7")),
+            (r#"{"jsonrpc":"2.0","id":7,"id":7,"result":{}}"#, response("7")),
+            (r#"{"jsonrpc":"2.0","id":7,"#, None),
+            (r#"{"jsonrpc":"2.0","id":7,"id":8,"result":{}}"#, None),
             (r#"{"id":7,"id":8,"result":{}}"#, None),
             (r#"{"ID":7,"id":8,"result":{}}"#, None),
             (r#"{"id":null,"result":{}}"#, None),
             (r#"{"id":7"#, None),
         ] {
             assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
+        }
+        // A question of a library that writes every member is no answer.
+        let full = r#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":{},"result":null,"error":null}"#;
+        assert_eq!(outline(full.as_bytes()).unreadable(), Some(Unreadable::Request("7".into())));
+    }
+
+    #[test]
+    fn a_log_line_in_json_is_neither_an_answer_nor_a_question() {
+        for text in [
+            r#"{"level":"error","id":7,"error":"retrying"}"#,
+            r#"{"id":7,"result":"ok","msg":"row"}"#,
+            r#"{"time":"12:00","id":7,"method":"POST","path":"/api/items"}"#,
+            r#"{"id":7,"method":"POST"}"#,
+            r#"{"id":7,"result":"ok","#,
+            r#"{"id":7}"#,
+        ] {
+            assert_eq!(outline(text.as_bytes()).unreadable(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_a_client_is_surely_meant_as_a_message() {
+        for (text, found) in [
+            (r#"{"id":7,"method":"ping"}"#, Some(Unreadable::Request("7".into()))),
+            (r#"{"id":7,"result":{}}"#, Some(Unreadable::Response("7".into()))),
+            (r#"{"jsonrpc":"2.0","id":7}"#, Some(Unreadable::Response("7".into()))),
+            (r#"{"id":7}"#, None),
+        ] {
+            assert_eq!(outline(text.as_bytes()).meant(), found, "{text}");
         }
     }
 }

@@ -5,13 +5,17 @@
 //! text before or after one. Everything else is only read for its id.
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::envelope::{Kind, parse_line};
+use super::outcome::is_sound;
 use super::outline::{OutlineReader, Unreadable};
 
 /// Messages that one line may hold.
 const MAX_MESSAGES: usize = 1024;
+/// Longest line in which an answer is looked for behind other text, in bytes.
+const MAX_PREFIXED: usize = 1 << 20;
 /// Places on one line at which a message is looked for.
 const MAX_PLACES: usize = 8;
 
@@ -39,21 +43,24 @@ impl Salvage {
         self.open = None;
     }
 
-    /// Reads a line. `accepts_prefixed`: an answer is taken from behind other text. That must not be done with the
-    /// lines of a child that serves several callers, since the text may be one caller's and forge the answer to another.
+    /// Reads a line. `accepts_prefixed`: an answer is looked for behind other text. That must not be done with the
+    /// lines of a child that serves several callers, since the text may be one caller's and forge the answer to another,
+    /// or end another's call.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
         let text = String::from_utf8_lossy(line);
         let text = undecorated(&text);
-        let messages = at_start(text);
-        let messages = if messages.is_empty() && accepts_prefixed { behind_text(text) } else { messages };
+        let mut messages = at_start(text);
+        if messages.is_empty() && accepts_prefixed {
+            messages = behind_text(text);
+        }
         if !messages.is_empty() {
             self.reset();
             return Salvaged::Messages(messages);
         }
-        self.outline(text).map_or(Salvaged::Nothing, Salvaged::Unreadable)
+        self.outline(text, accepts_prefixed).map_or(Salvaged::Nothing, Salvaged::Unreadable)
     }
 
-    fn outline(&mut self, text: &str) -> Option<Unreadable> {
+    fn outline(&mut self, text: &str, accepts_prefixed: bool) -> Option<Unreadable> {
         let starts = text.starts_with('{');
         let (mut reader, is_told) = match self.open.take() {
             // A line that looks like the start of a message is one.
@@ -61,8 +68,16 @@ impl Salvage {
             _ => (OutlineReader::default(), false),
         };
         let continues = reader.length() > 0;
+        if !starts && !continues && !accepts_prefixed {
+            return None;
+        }
         let from = if continues { 0 } else { text.find('{')? };
-        reader.feed(text.get(from..).unwrap_or_default().as_bytes());
+        let object = text.get(from..).unwrap_or_default();
+        // Behind other text stands what a server prints for its operator. If it is sound, nothing of it was lost.
+        if !starts && !continues && is_json(object) {
+            return None;
+        }
+        reader.feed(object.as_bytes());
         // Servers print what they get and send. What is cut off there follows as a message of its own.
         if !starts && !continues && !reader.is_balanced() {
             return None;
@@ -76,6 +91,14 @@ impl Salvage {
         }
         found
     }
+}
+
+/// Whether the text begins with a value in JSON.
+fn is_json(text: &str) -> bool {
+    serde_json::Deserializer::from_str(text)
+        .into_iter::<IgnoredAny>()
+        .next()
+        .is_some_and(|value| value.is_ok())
 }
 
 /// The line without a byte order mark and the control sequences of terminals before its text (ECMA-48).
@@ -125,13 +148,24 @@ fn at_start(text: &str) -> Vec<Bytes> {
     found
 }
 
-/// Answers behind other text. Requests are not looked for: servers print those that they get.
+/// An answer behind other text, with which the line ends. Requests are not looked for: servers print those that they get.
+/// An answer inside of other JSON belongs to that: log lines show what some other server has answered.
 fn behind_text(text: &str) -> Vec<Bytes> {
+    if text.starts_with('{') || text.len() > MAX_PREFIXED {
+        return Vec::new();
+    }
     let places = text.match_indices('{').map(|(at, _)| at).take(MAX_PLACES);
-    let found = places.filter_map(|at| text.get(at..)).map(at_start).find(|found| !found.is_empty());
-    let is_response =
-        |text: &Bytes| parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { .. }));
-    found.filter(|found| found.iter().all(is_response)).unwrap_or_default()
+    places.filter_map(|at| text.get(at..)).find_map(answer_to_the_end).into_iter().collect()
+}
+
+/// The answer of which the whole text consists.
+fn answer_to_the_end(text: &str) -> Option<Bytes> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    let value = values.next()?.ok()?.get();
+    let ends = undecorated(text.get(value.len()..)?).is_empty();
+    let message = parse_line(value.as_bytes()).ok()?;
+    let is_answer = matches!(message.kind, Kind::Response { id: Some(_), .. }) && is_sound(&message);
+    (ends && is_answer).then(|| Bytes::from(value.to_owned()))
 }
 
 #[cfg(test)]
@@ -184,6 +218,7 @@ mod tests {
         ] {
             assert_eq!(read(line.as_bytes()), response("7"), "{line}");
         }
+        assert_eq!(read(br#"{"jsonrpc":"2.0","id":7}"#), response("7"));
         let request = Salvaged::Unreadable(Unreadable::Request("7".into()));
         assert_eq!(read(br#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":[]}"#), request);
         for line in ["", "Listening on {port}", "null", "[1,2]", r#"{"not":"rpc"}"#, "}{", "\u{1b}"] {
@@ -215,10 +250,21 @@ mod tests {
             r#"DEBUG got {"jsonrpc":"2.0","id":7,"method":"tools/call","params":{}}"#,
             r#"DEBUG sends {"jsonrpc":"2.0","id":7,"result":{"cont..."#,
             r"DEBUG got {'jsonrpc': '2.0', 'id': 7, 'result': {}}",
+            r#"{"level":"debug","rpc":{"jsonrpc":"2.0","id":7,"result":{}}}"#,
+            r#"[{"level":"debug","rpc":{"jsonrpc":"2.0","id":7,"result":{}}}]"#,
+            r#"DEBUG {"x":NaN,"rpc":{"jsonrpc":"2.0","id":7,"result":{}}}"#,
+            r#"{"level":"debug","x":NaN,"rpc":{"jsonrpc":"2.0","id":7,"result":{}}}"#,
+            r#"DEBUG "{"jsonrpc":"2.0","id":7,"result":{}}""#,
+            r#"node said {"jsonrpc":"2.0","id":7,"result":"0x1"}"#,
+            r#"{"level":"error","id":7,"error":"retrying"}"#,
+            r#"{"id":7,"method":"POST","path":"/api/items"}"#,
         ] {
             assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
         }
-        let forged = format!("user says: {ANSWER}");
-        assert!(!matches!(Salvage::default().read(forged.as_bytes(), false), Salvaged::Messages(_)));
+        // Of a child with several callers such a line forges no answer, and ends no call either.
+        let cut = r#"user says: {"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#;
+        for line in [format!("user says: {ANSWER}").as_str(), cut] {
+            assert_eq!(Salvage::default().read(line.as_bytes(), false), Salvaged::Nothing, "{line}");
+        }
     }
 }

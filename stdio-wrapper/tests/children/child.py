@@ -67,6 +67,7 @@ def ask(method, params, number=None):
 
 
 HELD = []
+BLAMED = []
 VISITS = {}
 GREETED = threading.Event()
 
@@ -206,6 +207,8 @@ def initialize(message):
         return
     if "--banner" in FLAGS:
         raw(b"Loading model ... ")
+    if "--nameless-refusal" in FLAGS:
+        return say(id=None, error={"code": -32600, "message": "cannot read this"})
     if "--late-refusal" in FLAGS or "--late-nonsense" in FLAGS:
         time.sleep(1)
     if "--late-nonsense" in FLAGS:
@@ -244,6 +247,7 @@ def main():
             if message["id"] in WAITING:
                 WAITING[message["id"]].set()
         elif "id" not in message:
+            BLAMED.extend(["late"] if "--blames-notifications" in FLAGS else [])
             sys.stderr.write(f"notified {line.decode().strip()}\n")
             sys.stderr.flush()
         elif method == "initialize":
@@ -253,6 +257,9 @@ def main():
         elif method == "ping":
             ping(message)
         elif method == "tools/call":
+            while BLAMED:
+                # What it says of a notification comes when the next call is there already.
+                say(id=None, error={"code": -32600, "message": f"I did not expect that {BLAMED.pop()} notification"})
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
         elif method == "logging/setLevel":

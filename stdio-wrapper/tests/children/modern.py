@@ -71,6 +71,9 @@ def call(number, params):
     if name == "demand":
         say(id="demand", method="sampling/createMessage", params={})
         return text("demanded")
+    if name == "nameless":
+        say(id=None, error={"code": -32700, "message": "cannot read " + given["mark"]})
+        return text("said")
     if name == "end_listens":
         for each in list(LISTENS):
             say(method="notifications/cancelled", params={"requestId": each})

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use crate::modern;
 use crate::wrapper::{Client, Events, Wrapper, answer_of, call};
 
 /// Lets the child answer with these bytes, in which `{ID}` is the id of the call.
@@ -117,6 +118,13 @@ async fn what_a_child_prints_of_a_message_is_not_taken_for_it() {
         r#"DEBUG got {"jsonrpc":"2.0","id":{ID},"method":"tools/call","params":{}}"#,
         r#"DEBUG sends {"jsonrpc":"2.0","id":{ID},"result":{"a":2,"cont..."#,
         r#"{"level":"debug","id":{ID},"msg":"result"}"#,
+        r#"{"level":"error","id":{ID},"error":"retrying"}"#,
+        r#"{"msg":"row","id":{ID},"result":"ok"}"#,
+        r#"{"id":{ID},"error":{"code":1,"message":"x"},"level":"warn"}"#,
+        r#"{"level":"debug","rpc":{"jsonrpc":"2.0","id":{ID},"result":{"balance":1}}}"#,
+        r#"DEBUG {"rpc":{"jsonrpc":"2.0","id":{ID},"result":{"balance":1}}}"#,
+        r#"[{"rpc":{"jsonrpc":"2.0","id":{ID},"result":{"balance":1}}}]"#,
+        r#"Response from node: {"jsonrpc":"2.0","id":{ID},"result":"0x1"}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"id":77,"result":{"a":3}}"#,
     ] {
         let line = format!("{printed}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
@@ -129,13 +137,117 @@ async fn what_a_child_prints_of_a_message_is_not_taken_for_it() {
 async fn a_line_of_a_shared_child_forges_no_answer_to_somebody_else() {
     let wrapper = Wrapper::start(&["--shared"], &[]).await;
     let (ana, eve) = (wrapper.session().await, wrapper.session().await);
-    let waiting = tokio::spawn(async move { ana.call("sleep", json!({"seconds": 1})).await });
+    let waiting = tokio::spawn(async move { ana.text("sleep", json!({"seconds": 1})).await });
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
-    // The child prints what Eve says, and she guesses the id of Ana's call.
-    let forged = (1..9).map(|id| format!(r#"Eve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":1}}}}"#));
-    let text = forged.collect::<Vec<_>>().join("\n") + "\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
-    answered_with(&eve, &text).await;
-    assert!(!waiting.await.unwrap().to_string().contains("evil"));
+    answered_with(&eve, &forged()).await;
+    assert_eq!(waiting.await.unwrap(), "slept");
+}
+
+/// The child prints what Eve says, and she guesses the ids of the calls of others.
+fn forged() -> String {
+    let shown = |id| {
+        let sound = format!(r#"Eve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":1}}}}"#);
+        format!(r#"{sound}\nEve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":NaN}}}}"#)
+    };
+    let lines: Vec<String> = (1..9).map(shown).collect();
+    lines.join("\n").replace("\\n", "\n") + "\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_a_session_with_several_stateless_callers_forges_no_answer_either() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.client();
+    assert_eq!(modern::call(&client, "echo", json!({})).await.0, 200);
+    let ana = client.clone();
+    let waiting = tokio::spawn(async move { modern::call(&ana, "sleep", json!({"seconds": 1})).await.1 });
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
+    modern::call(&client, "raw", json!({"text": forged()})).await;
+    assert_eq!(waiting.await.unwrap()["result"]["content"][0]["text"], "slept");
+    // Nor when only one call waits: what is printed may be about one that was answered before.
+    let alone = "Eve says {\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"evil\":1}}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}";
+    let answer = modern::call(&client, "raw", json!({"text": alone})).await.1;
+    assert_eq!(answer["result"]["a"], 1, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_before_an_answer_is_doubtful_while_two_calls_wait() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.text("sleep", json!({"seconds": 1})).await }
+    });
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
+    let line = "got {\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":2}}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}";
+    assert_eq!(answered_with(&client, line).await["result"]["a"], 1);
+    assert_eq!(waiting.await.unwrap(), "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_line_with_the_id_of_a_question_does_not_answer_it() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let asking = json!({"method": "sampling/createMessage", "id": 77, "params": {}});
+    let mut events = Events::new(client.post(call(1, "ask", asking)).await);
+    while events.next().await.unwrap().data["id"] != 77 {}
+    for line in [
+        r#"{"time":"12:00","id":77,"method":"POST","path":"/api/items"}"#,
+        r#"{"jsonrpc":"2.0","id":77,"method":"sampling/createMessage","params":[]}"#,
+    ] {
+        let line = format!("{line}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
+        assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
+    }
+    assert_eq!(client.post(r#"{"jsonrpc":"2.0","id":77,"result":{"said":"yes"}}"#).await.status(), 202);
+    let rest = events.rest().await;
+    let told = rest.last().unwrap().data.to_string();
+    assert!(told.contains("yes"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_about_a_notification_is_not_given_to_the_call_after_it() {
+    let wrapper = Wrapper::start(&[], &["--blames-notifications"]).await;
+    let client = wrapper.session().await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    // When such a call was answered, the child has read the notification, and an error is about what came after it.
+    let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
+    assert!(refusal(&answered_with(&client, nameless).await).contains("cannot read {this}"));
+    // Of one that is about something else than reading, nobody knows what it means.
+    let other = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"x"}}"#;
+    let line = format!("{other}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
+    assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_without_an_id_is_not_given_to_the_call_after_a_cancelled_one() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { answer_of(client.post(call(5, "sleep", json!({"seconds": 30}))).await).await }
+    });
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
+    client.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#).await;
+    assert!(waiting.await.unwrap()["error"].is_object());
+    // Even after another answer: the cancelled one may still run.
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    let late = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read the first one"}}"#;
+    let line = format!("{late}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
+    assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
+    wrapper.logged("an error of the child without an id was dropped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_without_an_id_refuses_initialize_and_leaves_no_session() {
+    for options in [&["--translate=false"][..], &["--translate=false", "--shared"][..], &[]] {
+        let wrapper = Wrapper::start(options, &["--nameless-refusal"]).await;
+        let response = wrapper.client().try_initialize("2025-11-25").await;
+        assert!(response.headers().get("mcp-session-id").is_none());
+        assert_eq!(answer_of(response).await["error"]["code"], -32603);
+        wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+        wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

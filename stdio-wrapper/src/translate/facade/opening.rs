@@ -65,6 +65,7 @@ impl Facade {
             opened => opened?,
         };
         session.number_questions();
+        session.set_common();
         let text = initialize(&key.capabilities);
         let message = parse_line(text.as_bytes()).map_err(|error| Refused::Child(error.to_string()))?;
         let Kind::Request { id, .. } = message.kind.clone() else {

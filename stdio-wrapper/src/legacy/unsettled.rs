@@ -1,0 +1,74 @@
+//! What a child may still be busy with although no request waits for it. An error without an id can be about any of that.
+
+use std::collections::BTreeSet;
+
+/// Requests without an answer that are remembered.
+const MAX_ABANDONED: usize = 64;
+
+/// The notifications, answers and given up requests that a child got and may not have dealt with.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    /// The number of the first request after the last message that wants no answer.
+    noted: u64,
+    /// The highest number that was answered.
+    answered: u64,
+    /// Requests that nobody waits for any more and that the child has not answered.
+    abandoned: BTreeSet<u64>,
+}
+
+impl Unsettled {
+    /// A message that wants no answer was sent; the next request will have this number.
+    pub(super) fn note(&mut self, next: u64) {
+        self.noted = next;
+    }
+
+    /// The child has answered a request. It reads its messages in turn, so it has read what came before.
+    pub(super) fn answered(&mut self, number: u64) {
+        self.answered = self.answered.max(number);
+        self.abandoned.remove(&number);
+    }
+
+    /// Nobody waits for this request any more.
+    pub(super) fn abandoned(&mut self, number: u64) {
+        // One that is not remembered is never known to be over, so its place is taken for good.
+        let is_full = self.abandoned.len() >= MAX_ABANDONED;
+        self.abandoned.insert(if is_full { u64::MAX } else { number });
+    }
+
+    /// Whether the child has surely dealt with everything except what waits for its answer.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.abandoned.is_empty() && self.answered >= self.noted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_is_settled_by_the_answer_to_a_later_request_only() {
+        let mut unsettled = Unsettled::default();
+        assert!(unsettled.is_nothing());
+        unsettled.answered(1);
+        unsettled.note(2);
+        assert!(!unsettled.is_nothing());
+        unsettled.answered(1);
+        assert!(!unsettled.is_nothing());
+        unsettled.answered(2);
+        assert!(unsettled.is_nothing());
+    }
+
+    #[test]
+    fn a_request_that_was_given_up_is_settled_by_its_own_answer_only() {
+        let mut unsettled = Unsettled::default();
+        unsettled.abandoned(1);
+        unsettled.answered(2);
+        assert!(!unsettled.is_nothing());
+        unsettled.answered(1);
+        assert!(unsettled.is_nothing());
+        let many = 1..=MAX_ABANDONED as u64 + 1;
+        many.clone().for_each(|number| unsettled.abandoned(number));
+        many.for_each(|number| unsettled.answered(number));
+        assert!(!unsettled.is_nothing(), "one of them was not remembered");
+    }
+}
