@@ -195,7 +195,7 @@ async fn a105_log_messages_go_to_nobody_while_two_callers_want_them() {
 async fn a105_an_error_without_an_id_of_a_child_with_many_callers_is_nobodys() {
     let wrapper = wrapper(&[]).await;
     let client = wrapper.client();
-    assert_eq!(text(&client, "pid", json!({})).await.is_empty(), false);
+    assert!(!text(&client, "pid", json!({})).await.is_empty());
     assert_eq!(text(&client, "nameless", json!({"mark": "what somebody else has sent"})).await, "said");
     wrapper.logged("an error of the child without an id was dropped").await;
 }
