@@ -237,7 +237,7 @@ mod tests {
         let response = |id: &str| Some(Unreadable::Response(id.into()));
         for (text, found) in [
             (r#"{"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#, response("7")),
-            (r#"{"error":{"code":1,"id":9},"id":"a\"b""#, response(r#""a\"b""#)),
+            (r#"{"error":{"code":1,"id":9},"id":"a\"b"}"#, response(r#""a\"b""#)),
             (
                 r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":NaN}}"#,
                 Some(Unreadable::Request("7".into())),
