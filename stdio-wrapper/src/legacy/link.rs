@@ -319,7 +319,9 @@ impl Link {
                 })
                 .map(|(number, _)| *number)
                 .collect();
-            numbers.iter().for_each(|number| state.unsettled.abandoned(*number));
+            for number in &numbers {
+                state.unsettled.abandoned(*number);
+            }
             numbers.iter().filter_map(|number| state.pending.remove(number)).collect()
         };
         for pending in failed {
@@ -340,7 +342,9 @@ impl Link {
                 })
                 .map(|(number, _)| *number)
                 .collect();
-            numbers.iter().for_each(|number| state.unsettled.abandoned(*number));
+            for number in &numbers {
+                state.unsettled.abandoned(*number);
+            }
             numbers.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect()
         };
         let mut lost_initialize = false;

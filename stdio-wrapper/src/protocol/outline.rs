@@ -8,6 +8,7 @@ const MAX_ID: usize = 1024;
 
 /// What could be read of a message.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
@@ -71,6 +72,7 @@ enum Place {
 
 /// A reader of JSON text that keeps nothing but the current key and the id. It takes the text piece by piece.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct OutlineReader {
     length: usize,
     depth: usize,

@@ -109,7 +109,9 @@ impl<'de> Visitor<'de> for Part<'_> {
         }
         digests.sort_unstable();
         put(self.0, b'{', b"");
-        digests.iter().for_each(|digest| self.0.update(&digest.0));
+        for digest in digests {
+            self.0.update(&digest.0);
+        }
         put(self.0, b'}', b"");
         Ok(())
     }
