@@ -46,10 +46,12 @@ pub enum DeviceError {
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
     /// Nobody is logged in here any more.
-    #[error("You are not signed in any more. Sign in, and type the code once more.")]
+    #[error(
+        "You are not signed in any more. If the device is not connected, sign in and type the code once more."
+    )]
     NoSession,
     /// See [`BadTicket`].
-    #[error("This page cannot be used, because {0}. Type the code once more.")]
+    #[error("That is because {0}. If the device is not connected, type its code once more.")]
     Ticket(#[from] BadTicket),
     /// Answered, or over.
     #[error(
@@ -101,7 +103,12 @@ impl DeviceError {
             Self::Barred => StatusCode::FORBIDDEN,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let title = if matches!(self, Self::Over) { "This code is over" } else { "Nothing was allowed" };
+        let title = match self {
+            Self::Over => "This code is over",
+            // What was answered before, on this page or another, is not known here.
+            Self::NoSession | Self::Ticket(_) => "This page cannot be used",
+            _ => "Nothing was allowed",
+        };
         let url = issuer.endpoint("/device");
         let way_on = Link { text: "Type a code", url: &url };
         let template = MessagePage { title, text: &self.to_string(), code: None, way_on: Some(way_on) };
@@ -192,7 +199,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}"))))
 }
 
-/// `GET /device/consent`: what allowing the device would mean. The ticket in its query is bound to the login in which the
+/// `GET /device/consent`: what allowing the device would mean and, once it is answered, what has come of it. The ticket in its query is bound to the login in which the
 /// code was typed, so that a link leads nobody else here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     ask(&http, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
@@ -200,9 +207,11 @@ pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResp
 
 async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
     let params = Params::of_query(http.query_string())?;
+    let Some(ticket) = params.one("ticket")? else {
+        return Ok(see_other(&state.config.site.issuer.endpoint("/device")));
+    };
     let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
     let now = state.now();
-    let ticket = params.one("ticket")?.unwrap_or_default();
     let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
     if is_allowed_by(&session.subject, &asked, state).await? {
@@ -260,33 +269,51 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     if shown.subject != session.subject {
         return Err(BadTicket::Foreign.into());
     }
-    let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
-    if client_of(&asked, state).await?.metadata.digest() != shown.client {
-        return Err(DeviceError::ClientChanged);
-    }
+    let (subject, authenticated_at) = (session.subject.clone(), session.authenticated_at);
     let decision = match params.one("decision")? {
-        // A second click, or a page that was loaded again.
-        Some("allow") if is_allowed_by(&session.subject, &asked, state).await? => return Ok(connected()),
-        Some("deny") if asked.state == DeviceState::Denied => return Ok(denied()),
-        Some("allow") if !barred(&account, &asked.resources, state).is_empty() => {
-            return Err(DeviceError::Barred);
-        }
-        Some("allow") => DeviceState::Allowed {
-            subject: session.subject.clone(),
-            authenticated_at: session.authenticated_at,
-        },
+        Some("allow") => DeviceState::Allowed { subject, authenticated_at },
         Some("deny") => DeviceState::Denied,
         _ => return Err(DeviceError::NoDecision),
     };
-    if !state.store.decide_device(&shown.device, &decision, now).await? {
+    // The page that asked says what has come of it, however often it is opened. A form whose answer is a page would be sent
+    // once more by whoever loads that page again.
+    let result = see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}")));
+    let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
+    if is_decided(&decision, &asked, state).await? {
+        return Ok(result);
+    }
+    if asked.state != DeviceState::Pending {
         return Err(DeviceError::Over);
     }
-    if decision == DeviceState::Denied {
-        return Ok(denied());
+    if client_of(&asked, state).await?.metadata.digest() != shown.client {
+        return Err(DeviceError::ClientChanged);
     }
-    let DeviceAuthorization { client_id, scope, .. } = &asked;
-    audit::Event::ConsentGiven { subject: &session.subject, client_id, scope }.emit();
-    Ok(connected())
+    let allowed = decision != DeviceState::Denied;
+    if allowed && !barred(&account, &asked.resources, state).is_empty() {
+        return Err(DeviceError::Barred);
+    }
+    if !state.store.decide_device(&shown.device, &decision, now).await? {
+        // The other click of two was faster.
+        let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
+        return if is_decided(&decision, &asked, state).await? { Ok(result) } else { Err(DeviceError::Over) };
+    }
+    if allowed {
+        let DeviceAuthorization { client_id, scope, .. } = &asked;
+        audit::Event::ConsentGiven { subject: &session.subject, client_id, scope }.emit();
+    }
+    Ok(result)
+}
+
+/// Whether the device has this answer already.
+async fn is_decided(
+    decision: &DeviceState,
+    asked: &DeviceAuthorization,
+    state: &AppState,
+) -> Result<bool, StoreError> {
+    match decision {
+        DeviceState::Allowed { subject, .. } => is_allowed_by(subject, asked, state).await,
+        _ => Ok(asked.state == DeviceState::Denied),
+    }
 }
 
 /// Whether this user has allowed the device before, and that still stands.

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::app::{Browser, ISSUER, PASSWORD, Page, RESOURCE, TestApp, authorize_query};
-use super::device::send_code;
+use super::device::{decide, send_code};
 
 const NEW: &str = "a password of my own";
 const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)];
@@ -164,20 +164,36 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     let page = send_code(&mut ana, &code_page, user).await;
     let page_of_eve = eve.open("/device").await;
     let page_of_eve = send_code(&mut eve, &page_of_eve, user).await;
-    let allow = [("decision", "allow")];
     let is_connected = |answer: &Page| {
         assert!(answer.status == StatusCode::OK && answer.body.contains("is connected"), "{}", answer.body);
     };
-    is_connected(&ana.submit(&page, &allow).await);
-    is_connected(&ana.submit(&page, &allow).await);
+    // Two clicks at the same moment, as Firefox sends them.
+    let mut same = app.browser_with(&ana);
+    let clicks = futures_util::join!(decide(&mut ana, &page, "allow"), decide(&mut same, &page, "allow"));
+    is_connected(&clicks.0);
+    is_connected(&clicks.1);
+    // Later ones, and the page that the answer led to, loaded again.
+    let result = ana.submit(&page, &[("decision", "allow")]).await;
+    assert_eq!(result.status, StatusCode::SEE_OTHER);
+    let result = result.location.unwrap();
+    let result = result.strip_prefix(ISSUER).unwrap();
+    is_connected(&ana.open(result).await);
     app.token(&[("grant_type", grant), ("client_id", client), ("device_code", device)]).await;
-    is_connected(&ana.submit(&page, &allow).await);
+    is_connected(&decide(&mut ana, &page, "allow").await);
+    is_connected(&ana.open(result).await);
+    // The address without what was asked leads to the page for a code.
+    assert_eq!(ana.open("/device/consent").await.location.unwrap(), format!("{ISSUER}/device"));
     // Who did not allow it is told that it is over, and so is who now says no; both can type another code.
-    for answer in [eve.submit(&page_of_eve, &allow).await, ana.submit(&page, &[("decision", "deny")]).await] {
+    for answer in [decide(&mut eve, &page_of_eve, "allow").await, decide(&mut ana, &page, "deny").await] {
         assert_eq!(answer.status, StatusCode::CONFLICT);
         assert_eq!(way_on(&answer), "/device");
     }
     // Back to the page for the code, which is still filled in.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
+    // Once the codes are over, nothing untrue is said.
+    app.wait(Duration::from_secs(601));
+    let late = ana.open(result).await;
+    assert!(late.body.contains("If the device is not connected"), "{}", late.body);
+    assert!(!late.body.contains("Nothing was allowed"), "{}", late.body);
 }

@@ -55,7 +55,16 @@ async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
 
 /// Sends the code on this page, and goes where that leads.
 pub(crate) async fn send_code(browser: &mut Browser<'_>, page: &Page, code: &str) -> Page {
-    let answer = browser.submit(page, &[("user_code", code)]).await;
+    send(browser, page, &[("user_code", code)]).await
+}
+
+/// Answers the question about the device, and goes where that leads.
+pub(crate) async fn decide(browser: &mut Browser<'_>, page: &Page, decision: &str) -> Page {
+    send(browser, page, &[("decision", decision)]).await
+}
+
+async fn send(browser: &mut Browser<'_>, page: &Page, fields: &[(&str, &str)]) -> Page {
+    let answer = browser.submit(page, fields).await;
     match &answer.location {
         Some(there) => browser.open(there.strip_prefix(ISSUER).unwrap()).await,
         None => answer,
@@ -65,7 +74,7 @@ pub(crate) async fn send_code(browser: &mut Browser<'_>, page: &Page, code: &str
 async fn allow(browser: &mut Browser<'_>, code: &str) {
     let page = type_code(browser, code).await;
     assert_eq!(page.status, StatusCode::OK, "{}", page.body);
-    let answer = browser.submit(&page, &[("decision", "allow")]).await;
+    let answer = decide(browser, &page, "allow").await;
     assert!(answer.status == StatusCode::OK && answer.body.contains("is connected"), "{}", answer.body);
 }
 
@@ -135,7 +144,7 @@ async fn a043_a_link_alone_approves_nothing() {
     assert_eq!(browser.submit(&shown, &[]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
     // No counts, once.
-    assert_eq!(browser.submit(&shown, &[("decision", "deny")]).await.status, StatusCode::OK);
+    assert_eq!(decide(&mut browser, &shown, "deny").await.status, StatusCode::OK);
     assert_eq!(browser.submit(&shown, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     app.wait(Duration::from_secs(5));
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "access_denied");
@@ -217,7 +226,7 @@ async fn a016_a_page_that_was_open_while_the_device_s_client_changed_allows_noth
     // Asked about as it is now, it may be allowed.
     let page = type_code(&mut browser, &codes.user).await;
     assert!(page.body.contains("Bank"));
-    assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::OK);
+    assert_eq!(decide(&mut browser, &page, "allow").await.status, StatusCode::OK);
 }
 
 #[actix_web::test]
