@@ -9,7 +9,6 @@ mod edit;
 mod envelope;
 mod error;
 mod ids;
-mod large;
 mod outcome;
 mod outline;
 mod peek;
@@ -27,7 +26,7 @@ pub use edit::Members;
 pub use envelope::{BadItem, Body, Kind, Malformed, Message, Span, parse_body, parse_line};
 pub use error::{Code, error_message, error_with_data};
 pub use ids::{own_number, same_id};
-pub use outcome::{Relayed, is_sound, is_unread, relay};
+pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
     CallParams, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,

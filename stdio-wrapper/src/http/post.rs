@@ -40,7 +40,8 @@ pub(super) async fn handle(
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,
         Err(problem) => {
-            return Err(unread(request, endpoint, &caller, &body, problem).await);
+            let session = endpoint.session(request, &caller).ok();
+            return Err(unread(session.as_deref(), &body, problem).await);
         }
     };
     match parsed {
@@ -54,22 +55,23 @@ pub(super) async fn handle(
 
 /// The refusal of a body that is no message, under its id if that can be told. The child that asked does not wait for an
 /// answer that nobody can read.
-async fn unread(
-    request: &HttpRequest,
-    endpoint: &Endpoint,
-    caller: &Caller,
-    body: &[u8],
-    problem: Problem,
-) -> Problem {
-    match outline(body).meant() {
-        Some(Unreadable::Request(id)) => problem.with_id(&String::from_utf8_lossy(&id)),
-        Some(Unreadable::Response(id)) => {
-            if let Ok(session) = endpoint.session(request, caller) {
-                session.reply_lost(Some(&String::from_utf8_lossy(&id))).await;
-            }
-            problem
-        }
-        None => problem,
+pub(super) async fn unread(session: Option<&Session>, body: &[u8], problem: Problem) -> Problem {
+    let Some(meant) = outline(body).meant() else { return problem };
+    if let Unreadable::Request(id) = &meant {
+        return problem.with_id(&String::from_utf8_lossy(id));
+    }
+    if let Some(session) = session {
+        lost(session, &meant).await;
+    }
+    problem
+}
+
+/// Tells the child that the answer to its question cannot be used.
+async fn lost(session: &Session, answer: &Unreadable) {
+    match answer {
+        Unreadable::Response(id) => session.reply_lost(Some(&String::from_utf8_lossy(id))).await,
+        Unreadable::NamelessResponse => session.reply_lost(None).await,
+        Unreadable::Request(_) => {}
     }
 }
 
@@ -240,8 +242,8 @@ async fn send_item(
 async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     let id = match &bad.meant {
         Some(Unreadable::Request(id)) => Some(id.as_slice()),
-        Some(Unreadable::Response(id)) => {
-            session.reply_lost(Some(&String::from_utf8_lossy(id))).await;
+        Some(answer) => {
+            lost(session, answer).await;
             None
         }
         None => None,

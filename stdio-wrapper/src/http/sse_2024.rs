@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
 use super::incoming::parse;
-use super::post::{check_params, permit, take};
+use super::post::{check_params, permit, take, unread};
 use super::problem::Problem;
 use super::{Endpoint, events};
 use crate::legacy::{Session, Sessions};
@@ -62,7 +62,11 @@ pub(super) async fn message(
     let session = found.ok_or_else(Problem::no_such_session)?;
     let body = endpoint.bodies.read(body).await?;
     let mut tidied = String::new();
-    let Body::Single(message) = parse(&body, endpoint.max_batch, &mut tidied)? else {
+    let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
+        Ok(parsed) => parsed,
+        Err(problem) => return Err(unread(Some(&session), &body, problem).await),
+    };
+    let Body::Single(message) = parsed else {
         return Err(Problem::bad_request(
             "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
         ));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::unsettled::Unsettled;
-use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
+use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
@@ -44,6 +44,7 @@ pub(super) struct Link {
     pub(super) metrics: Arc<Metrics>,
     pub(super) launcher: Arc<Launcher>,
     junk_log: Mutex<RateLimit>,
+    first_id: u64,
     next_id: AtomicU64,
     /// Several callers use it, so a doubtful message may be another one's than it seems.
     is_common: AtomicBool,
@@ -112,6 +113,15 @@ impl Pending {
     }
 }
 
+/// What a message of the child without an id can be about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum About {
+    /// A request.
+    Request,
+    /// A request or anything else that the child got.
+    Anything,
+}
+
 /// Where progress of a child goes, and under which name.
 pub(super) struct Progress {
     /// The stream of the request, while it waits for its answer.
@@ -139,6 +149,7 @@ impl Link {
         metrics: Arc<Metrics>,
     ) -> Self {
         let is_common = matches!(audience, Audience::Nobody);
+        let first_id = first_number();
         Self {
             child,
             outbox,
@@ -147,7 +158,8 @@ impl Link {
             metrics,
             launcher,
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
-            next_id: AtomicU64::new(1),
+            first_id,
+            next_id: AtomicU64::new(first_id),
             is_common: AtomicBool::new(is_common),
             state: Mutex::default(),
             has_answered: AtomicBool::new(false),
@@ -242,15 +254,18 @@ impl Link {
         Some(pending)
     }
 
-    /// Takes the only waiting request out, if the child can be busy with nothing else. Of one with several callers that is
-    /// never certain, except before anyone's request was sent.
-    pub(super) fn take_sole(&self) -> Option<Pending> {
+    /// Takes the only waiting request out, if what the child said without an id can be about nothing else. Of one with
+    /// several callers that is never certain, except before anyone's request was sent.
+    pub(super) fn take_sole(&self, about: About) -> Option<Pending> {
         let number = {
             let state = self.state();
             let (number, pending) = state.pending.first_key_value()?;
             let is_certain = pending.is_initialize || !self.is_common.load(Ordering::Relaxed);
-            let is_sole = state.pending.len() == 1 && state.unsettled.is_nothing();
-            (is_certain && is_sole).then_some(*number)?
+            let is_settled = match about {
+                About::Request => state.unsettled.has_no_request(),
+                About::Anything => state.unsettled.is_nothing(),
+            };
+            (is_certain && is_settled && state.pending.len() == 1).then_some(*number)?
         };
         self.take(number)
     }
@@ -274,7 +289,7 @@ impl Link {
 
     /// Whether a request was sent under this number at any time.
     pub(super) fn was_given(&self, number: u64) -> bool {
-        number < self.next_id.load(Ordering::Relaxed)
+        (self.first_id..self.next_id.load(Ordering::Relaxed)).contains(&number)
     }
 
     /// The stream and the caller's token for progress of ours, and a new lease of life for the request.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::link::{Audience, Link, Progress};
+use super::link::{About, Audience, Link, Pending, Progress};
 use super::session::Session;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
-    is_unread, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
+    is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
     relay, rewrite, tidy, without_lone_surrogates,
 };
 use crate::stream::Stream;
@@ -94,11 +94,13 @@ fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
 
 fn oversized(link: &Link, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
-    tracing::warn!(
-        child = link.child.number,
-        length,
-        "a message of the child is over MAX_LINE and was dropped"
-    );
+    if link.may_log_junk() {
+        tracing::warn!(
+            child = link.child.number,
+            length,
+            "a message of the child is over MAX_LINE and was dropped"
+        );
+    }
     if let Some(message) = outline.unreadable() {
         let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
@@ -110,12 +112,13 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
             if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
-                let is_initialize = pending.is_initialize;
-                let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
-                pending.fail(Code::InternalError, &format!("The MCP server's answer cannot be used. {why}"));
-                if is_initialize {
-                    not_initialized(&session, &stream);
-                }
+                fail(pending, &format!("The MCP server's answer cannot be used. {why}"));
+            }
+        }
+        // It was logged already. A notification is not answered with such a thing, so it is about a request.
+        Unreadable::NamelessResponse => {
+            if let Some(pending) = link.take_sole(About::Request) {
+                fail(pending, &format!("The MCP server's answer cannot be used. {why}"));
             }
         }
         Unreadable::Request(id) if owner(link).is_some_and(|session| asks(&session, &id)) => {
@@ -166,14 +169,12 @@ async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
 /// The child could not even read the id of what it got. That can only be told to be one request's if the child can be
 /// busy with nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
-    let taken = if is_unread(message) { link.take_sole() } else { None };
+    let taken = if is_about_a_request(message) { link.take_sole(About::Anything) } else { None };
     let Some(pending) = taken else {
         let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
         log_line(link, text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
-    let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
-    let is_initialize = pending.is_initialize;
     let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
     log_line(
         link,
@@ -181,7 +182,14 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
         "it has no id",
         "an error of the child was given to the only request that waits",
     );
-    pending.fail(Code::InternalError, &format!("The MCP server did not understand the request: {shown}"));
+    fail(pending, &format!("The MCP server did not understand the request: {shown}"));
+}
+
+/// Answers a request with an error of ours because of something that the child wrote.
+fn fail(pending: Pending, why: &str) {
+    let is_initialize = pending.is_initialize;
+    let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
+    pending.fail(Code::InternalError, why);
     if is_initialize {
         not_initialized(&session, &stream);
     }

@@ -35,6 +35,11 @@ impl Unsettled {
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }
 
+    /// Whether the child has surely dealt with every request except those that wait for their answers.
+    pub(super) fn has_no_request(&self) -> bool {
+        self.abandoned.is_empty()
+    }
+
     /// Whether the child has surely dealt with everything except what waits for its answer.
     pub(super) fn is_nothing(&self) -> bool {
         self.abandoned.is_empty() && self.answered >= self.noted

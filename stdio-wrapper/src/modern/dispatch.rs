@@ -89,11 +89,13 @@ fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
 
 fn oversized(link: &Link, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
-    tracing::warn!(
-        child = link.child.number,
-        length,
-        "a message of the child is over MAX_LINE and was dropped"
-    );
+    if link.may_log_junk() {
+        tracing::warn!(
+            child = link.child.number,
+            length,
+            "a message of the child is over MAX_LINE and was dropped"
+        );
+    }
     if let Some(message) = outline.unreadable() {
         let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
@@ -109,6 +111,13 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
                 pending.fail(&format!("The MCP server's answer cannot be used. {why}"));
             }
         }
+        // It was logged already.
+        Unreadable::NamelessResponse => {
+            if let Some(pending) = link.take_probe() {
+                link.metrics.requests_failed_total.add();
+                pending.fail(&format!("The MCP server's answer cannot be used. {why}"));
+            }
+        }
         Unreadable::Request(id) => forbidden_request(link, &id),
     }
 }
@@ -116,8 +125,8 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
 /// The stateless revision has no requests from the server (2026-07-28, "stdio"). The child is told, so that the call that
 /// it is sent for does not wait.
 fn forbidden_request(link: &Link, id: &[u8]) {
-    let child = link.child.number;
-    tracing::warn!(child, "a modern child sent a request, which the protocol forbids; it was refused");
+    let why = "the protocol forbids requests from the server";
+    log_line(link, id, why, "a modern child sent a request under this id, which was refused");
     let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
     let text = error_message(Some(id), Code::MethodNotFound, why);
     link.say(&String::from_utf8_lossy(&text));

@@ -18,7 +18,7 @@ use super::check::Request;
 use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
-use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit};
+use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
 use crate::metrics::Metrics;
 use crate::protocol::{Message, Patch, Span};
 use crate::stream::Stream;
@@ -40,6 +40,7 @@ pub(super) struct Link {
     /// Results that later requests may have as well.
     pub(super) lists: Lists,
     junk_log: Mutex<RateLimit>,
+    first: u64,
     next: AtomicU64,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
@@ -86,6 +87,7 @@ impl Link {
         metrics: Arc<Metrics>,
         cache: usize,
     ) -> Self {
+        let first = first_number();
         Self {
             child,
             outbox,
@@ -95,7 +97,8 @@ impl Link {
             tools: Tools::default(),
             lists: Lists::new(cache),
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
-            next: AtomicU64::new(1),
+            first,
+            next: AtomicU64::new(first),
             pending: Mutex::default(),
             has_answered: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
@@ -206,8 +209,8 @@ impl Link {
     /// Takes the probe out, the only request that a child got before anybody else's. Later it serves many callers, and
     /// nobody can tell whose message an error without an id is about.
     pub(super) fn take_probe(&self) -> Option<Pending> {
-        if self.is_probe.load(Ordering::Relaxed) && self.pending().keys().eq([&1]) {
-            self.take(1)
+        if self.is_probe.load(Ordering::Relaxed) && self.pending().keys().eq([&self.first]) {
+            self.take(self.first)
         } else {
             None
         }
@@ -215,7 +218,7 @@ impl Link {
 
     /// Whether a request was sent under this number at any time.
     pub(super) fn was_given(&self, number: u64) -> bool {
-        number < self.next.load(Ordering::Relaxed)
+        (self.first..self.next.load(Ordering::Relaxed)).contains(&number)
     }
 
     /// Uses a waiting request.

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::large;
 use super::outline::{Unreadable, outline};
 use super::tidy::may_be_untidy;
 
@@ -136,13 +135,7 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
 
 /// Parses one line of a child's output.
 pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
-    let text = utf8(line)?;
-    if text.len() >= large::FROM
-        && let Some(Ok(message)) = large::scan(text).map(|raw| raw.into_message(text))
-    {
-        return Ok(message);
-    }
-    parse(text)
+    parse(utf8(line)?)
 }
 
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {
@@ -165,7 +158,7 @@ fn short(error: &serde_json::Error) -> String {
 
 /// The members of an envelope, as JSON text.
 #[derive(Debug, Default)]
-pub(super) struct RawEnvelope<'a> {
+struct RawEnvelope<'a> {
     jsonrpc: Option<&'a str>,
     id: Option<&'a str>,
     method: Option<&'a str>,
@@ -177,7 +170,7 @@ pub(super) struct RawEnvelope<'a> {
 
 impl<'a> RawEnvelope<'a> {
     /// Notes a member.
-    pub(super) fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
+    fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
         let slot = match key {
             Key::JsonRpc => &mut self.jsonrpc,
             Key::Id => &mut self.id,

@@ -4,20 +4,21 @@ use std::borrow::Cow;
 
 use super::peek::string;
 
-/// An id or token of ours. Some servers write every id as a string, some write every number as a float, and the official
-/// clients accept that; ours are numbers only, so nothing is mixed up.
+/// The largest integer up to which a float holds each one.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// An id or token of ours. Some servers write every id as a string, some write every number as a float (`7.0`, `7e0`), and
+/// the official clients accept that; ours are numbers only, so nothing is mixed up.
 pub fn own_number(text: &[u8]) -> Option<u64> {
     let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
-    let text = std::str::from_utf8(text).ok()?;
-    let digits = match text.split_once('.') {
-        Some((digits, fraction)) if !fraction.is_empty() && fraction.bytes().all(|byte| byte == b'0') => {
-            digits
-        }
-        Some(_) => return None,
-        None => text,
-    };
-    let is_ours = matches!(digits.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.len() < 19 && rest.iter().all(u8::is_ascii_digit));
-    digits.parse().ok().filter(|_| is_ours)
+    let text = std::str::from_utf8(text).ok().filter(|text| text.starts_with(|first| ('1'..='9').contains(&first)))?;
+    if let Ok(number) = text.parse() {
+        return Some(number);
+    }
+    let is_tight = !text.ends_with(|last: char| last.is_ascii_whitespace());
+    let number: f64 = serde_json::from_str(text).ok().filter(|_| is_tight)?;
+    // An integer that a float holds exactly is written the same way by both.
+    (number <= MAX_EXACT && number.fract() == 0.0).then(|| format!("{number}").parse().ok()).flatten()
 }
 
 /// Whether two ids have the same value, however their letters are written (`"\u0061"` is `"a"`).
@@ -38,10 +39,10 @@ mod tests {
 
     #[test]
     fn an_id_of_ours_is_known_as_a_number_a_string_and_a_float() {
-        for text in ["17", "\"17\"", "17.0", "\"17.00\""] {
+        for text in ["17", "\"17\"", "17.0", "\"17.00\"", "17e0", "1.7E+1", "170e-1"] {
             assert_eq!(own_number(text.as_bytes()), Some(17), "{text}");
         }
-        for text in ["", "017", "0", "-17", "17.5", "17.", "\"17", "1e3", "\" 17\"", "99999999999999999999"] {
+        for text in ["", "017", "0", "-17", "17.5", "17.", "\"17", "1e99", "17.0 ", "\" 17\"", "[17]", "99999999999999999999"] {
             assert_eq!(own_number(text.as_bytes()), None, "{text}");
         }
     }

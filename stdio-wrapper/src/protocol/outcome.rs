@@ -68,12 +68,12 @@ pub fn is_sound(response: &Message<'_>) -> bool {
     outcome(response) == Outcome::Sound
 }
 
-/// Whether an error without an id says that the child could not read what it got. JSON-RPC 2.0 §5 knows no other error
-/// without an id; servers also answer notifications that they do not know with one.
-pub fn is_unread(response: &Message<'_>) -> bool {
+/// Whether an error without an id is about a request. Servers also answer notifications that they do not know with one, under
+/// the code for that (JSON-RPC 2.0 §5 knows no error without an id but that the message could not be read).
+pub fn is_about_a_request(response: &Message<'_>) -> bool {
     let error = response.error.as_ref().map(|error| response.at(error));
     let code = object(error).and_then(|error| members(error, ["code"]).ok()).and_then(|[code]| code);
-    matches!(code, Some("-32700" | "-32600"))
+    code.is_some_and(|code| code != "-32601")
 }
 
 /// Looks at the result or error of a response.

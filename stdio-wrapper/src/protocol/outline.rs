@@ -12,6 +12,8 @@ const MAX_ID: usize = 1024;
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
+    /// It has several ids, or a key that some readers take for `id`.
+    pub is_ambiguous: bool,
     /// It has a `jsonrpc`.
     pub has_version: bool,
     /// It has a `method`.
@@ -31,6 +33,8 @@ pub enum Unreadable {
     Response(Vec<u8>),
     /// It wants an answer under this id.
     Request(Vec<u8>),
+    /// It answers a request, but has no id, or one that is neither text nor number.
+    NamelessResponse,
 }
 
 impl Outline {
@@ -38,6 +42,9 @@ impl Outline {
     /// with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
+        if self.is_nameless() && self.has_version && self.is_whole {
+            return Some(Unreadable::NamelessResponse);
+        }
         match (self.id?, self.has_method, self.has_outcome) {
             (id, false, true) if self.has_version || is_bare => Some(Unreadable::Response(id)),
             (id, true, false) if self.has_version => Some(Unreadable::Request(id)),
@@ -49,8 +56,16 @@ impl Outline {
         }
     }
 
+    /// Whether it says what became of a request, but not of which.
+    fn is_nameless(&self) -> bool {
+        self.id.is_none() && !self.is_ambiguous && self.has_outcome && !self.has_method
+    }
+
     /// What the body of a client's request was meant to be. It is surely meant as a message.
     pub fn meant(self) -> Option<Unreadable> {
+        if self.is_nameless() && self.is_whole {
+            return Some(Unreadable::NamelessResponse);
+        }
         match (self.id?, self.has_method, self.has_outcome) {
             (id, false, true) => Some(Unreadable::Response(id)),
             (id, true, false) => Some(Unreadable::Request(id)),
@@ -85,8 +100,6 @@ pub struct OutlineReader {
     text: Vec<u8>,
     /// A string at the top level has ended, and a colon may follow.
     is_key: bool,
-    /// Another id was found already, or a key that some readers take for `id`.
-    is_ambiguous: bool,
     outline: Outline,
 }
 
@@ -112,7 +125,7 @@ impl OutlineReader {
 
     /// What is known so far.
     pub fn outline(&self) -> Outline {
-        let id = self.outline.id.clone().filter(|_| !self.is_ambiguous);
+        let id = self.outline.id.clone().filter(|_| !self.outline.is_ambiguous);
         Outline { id, is_whole: self.is_balanced(), ..self.outline }
     }
 
@@ -202,7 +215,7 @@ impl OutlineReader {
                 self.outline.has_others = true;
                 // Another reader may take this key for the id (attack 106).
                 let name = std::str::from_utf8(other).unwrap_or_default().trim_matches('"');
-                self.is_ambiguous |= folds_to(name, "id");
+                self.outline.is_ambiguous |= folds_to(name, "id");
             }
         }
     }
@@ -217,7 +230,7 @@ impl OutlineReader {
         self.wants_value = false;
         let text = std::mem::take(&mut self.text);
         if !text.is_empty() && text.len() <= MAX_ID {
-            self.is_ambiguous |= self.outline.id.as_ref().is_some_and(|known| *known != text);
+            self.outline.is_ambiguous |= self.outline.id.as_ref().is_some_and(|known| *known != text);
             self.outline.id = Some(text);
         }
     }
@@ -254,6 +267,11 @@ mod tests {
             (r#"{"ID":7,"id":8,"result":{}}"#, None),
             (r#"{"id":null,"result":{}}"#, None),
             (r#"{"id":7"#, None),
+            (r#"{"jsonrpc":"2.0","id":[7],"result":{}}"#, Some(Unreadable::NamelessResponse)),
+            (r#"{"jsonrpc":"2.0","id":null,"result":{}}"#, Some(Unreadable::NamelessResponse)),
+            (r#"{"jsonrpc":"2.0","result":{"id":7}}"#, Some(Unreadable::NamelessResponse)),
+            (r#"{"jsonrpc":"2.0","id":[7],"method":"ping"}"#, None),
+            (r#"{"jsonrpc":"2.0","result":{"id":7}"#, None),
         ] {
             assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
         }
@@ -282,6 +300,7 @@ mod tests {
             (r#"{"id":7,"method":"ping"}"#, Some(Unreadable::Request("7".into()))),
             (r#"{"id":7,"result":{}}"#, Some(Unreadable::Response("7".into()))),
             (r#"{"jsonrpc":"2.0","id":7}"#, Some(Unreadable::Response("7".into()))),
+            (r#"{"id":[7],"result":{}}"#, Some(Unreadable::NamelessResponse)),
             (r#"{"id":7}"#, None),
         ] {
             assert_eq!(outline(text.as_bytes()).meant(), found, "{text}");

@@ -130,27 +130,4 @@ proptest! {
             prop_assert_eq!(id.to_string(), text);
         }
     }
-
-    #[test]
-    fn a_large_message_is_read_as_a_small_one(id in any_id(), value in any_json(), extra in any_json(), is_error: bool, is_first: bool) {
-        let member = if is_error { "error" } else { "result" };
-        let padding = "x".repeat(large::FROM);
-        let filled = json!({"v": value, "s": padding});
-        let whole = if is_first {
-            json!({member: filled, "jsonrpc": "2.0", "id": id, "extra": extra})
-        } else {
-            json!({"extra": extra, "id": id, "jsonrpc": "2.0", member: filled})
-        };
-        let text = whole.to_string();
-        prop_assert!(large::scan(&text).is_some());
-        let quick = parse_line(text.as_bytes()).unwrap();
-        let Body::Single(strict) = parse_body(text.as_bytes(), 1).unwrap() else { panic!("no batch") };
-        prop_assert_eq!(quick, strict);
-    }
-
-    #[test]
-    fn no_text_makes_the_quick_look_panic(text in "[{}\\[\\]\",:\\\\a1 ]{0,60}") {
-        let _ = large::scan(&text);
-        let _ = large::scan(&format!("{{{text}}}"));
-    }
 }

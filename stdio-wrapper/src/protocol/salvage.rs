@@ -4,8 +4,11 @@
 //! What changes no value is put right: bytes that are not UTF-8, a byte order mark, colours, several messages on one line,
 //! text before or after one. Everything else is only read for its id.
 
+use std::fmt;
+
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::{Kind, parse_line};
@@ -14,8 +17,9 @@ use super::outline::{OutlineReader, Unreadable};
 
 /// Messages that one line may hold.
 const MAX_MESSAGES: usize = 1024;
-/// Longest line in which an answer is looked for behind other text, in bytes.
-const MAX_PREFIXED: usize = 1 << 20;
+/// Longest line in which an answer is looked for behind other text, in bytes. Every place at which one may begin costs a
+/// look at the rest of the line.
+const MAX_PREFIXED: usize = 256 << 10;
 /// Places on one line at which a message is looked for.
 const MAX_PLACES: usize = 8;
 
@@ -129,23 +133,49 @@ fn without_sequence(text: &str) -> Option<&str> {
     Some(letters.as_str())
 }
 
-/// The messages with which the text begins: one, several, or a batch.
+/// The messages with which the text begins: one, several, or a batch. What is found is only copied once it is known that the
+/// line holds messages, and not too many: a line of a few megabytes may hold as many values.
 fn at_start(text: &str) -> Vec<Bytes> {
-    let mut found = Vec::new();
-    if text.starts_with('[') {
-        let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
-        found.extend(items.into_iter().map(|item| Bytes::from(item.get().to_owned())));
+    let is_message = |text: &&str| parse_line(text.as_bytes()).is_ok();
+    let values = if text.starts_with('[') {
+        serde_json::from_str::<Items<'_>>(text).map(|items| items.0).unwrap_or_default()
     } else if text.starts_with('{') {
         let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        found.extend(values.map_while(Result::ok).map(|value| Bytes::from(value.get().to_owned())));
-    }
-    let is_message = |text: &Bytes| parse_line(text).is_ok();
+        values.map_while(Result::ok).map(RawValue::get).take(MAX_MESSAGES + 1).collect()
+    } else {
+        Vec::new()
+    };
     // One that is none is left to be read for its id, and a batch of strangers is no batch.
-    if found.len() > MAX_MESSAGES || !found.first().is_some_and(is_message) {
+    if values.len() > MAX_MESSAGES || !values.first().is_some_and(is_message) {
         return Vec::new();
     }
-    found.retain(is_message);
-    found
+    values.into_iter().filter(is_message).map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()
+}
+
+/// The items of a batch. Reading ends with an error at one item too many.
+struct Items<'a>(Vec<&'a str>);
+
+impl<'de> Deserialize<'de> for Items<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ItemsVisitor;
+        impl<'de> Visitor<'de> for ItemsVisitor {
+            type Value = Items<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Self::Value, S::Error> {
+                let mut out = Vec::new();
+                while let Some(item) = items.next_element::<&'de RawValue>()? {
+                    if out.len() == MAX_MESSAGES {
+                        return Err(S::Error::custom("too many items"));
+                    }
+                    out.push(item.get());
+                }
+                Ok(Items(out))
+            }
+        }
+        deserializer.deserialize_seq(ItemsVisitor)
+    }
 }
 
 /// An answer behind other text, with which the line ends. Requests are not looked for: servers print those that they get.

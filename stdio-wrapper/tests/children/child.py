@@ -112,9 +112,14 @@ def call(message):
         raw(b"Listening on port 3000\n{\"not\": \"rpc\"}\n[1,2]\nnull\n\n\x1b[32mok\x1b[0m\n{\"jsonrpc\":\"2.0\",\n")
         return text("after junk")
     if name == "raw":
-        # Any bytes; {ID} stands for the id of this call.
-        raw(given["text"].replace("{ID}", str(number)).encode(given.get("encoding", "utf-8")) + b"\n")
+        # Any bytes; {ID} stands for the id of this call, {ID-1} for that of the one before.
+        line = given["text"].replace("{ID}", str(number)).replace("{ID-1}", str(number - 1))
+        raw(line.encode(given.get("encoding", "utf-8")) + b"\n")
         return None
+    if name == "repeat":
+        # A long line of the same piece over and over.
+        raw(given["start"].encode() + given["piece"].encode() * given["count"] + b"\n")
+        return text("repeated")
     if name == "half":
         raw(b'{"jsonrpc":"2.0","id":' + str(number).encode() + b',"result":{"half":')
         os._exit(0)

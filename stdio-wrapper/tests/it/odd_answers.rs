@@ -26,6 +26,7 @@ async fn an_answer_that_loses_nothing_by_being_put_right_is_given() {
     for text in [
         r#"{"jsonrpc":"2.0","id":"{ID}","result":{"a":1}}"#,
         r#"{"jsonrpc":"2.0","id":{ID}.0,"result":{"a":1}}"#,
+        r#"{"jsonrpc":"2.0","id":{ID}e0,"result":{"a":1}}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":1},"error":null}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":1},"params":null,"elapsed":0.1}"#,
         r#"{"jsonrpc":"2.0","id":{ID},"result":{"_meta":null,"a":1}}"#,
@@ -76,6 +77,68 @@ async fn an_answer_that_cannot_be_used_fails_its_call_at_once_and_says_why() {
     let logged = wrapper.logged("is no MCP message and was skipped").await;
     assert!(logged.contains("\"WARN\""), "{logged}");
     assert_eq!(wrapper.metric("stdio_wrapper_requests_in_flight").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_answer_that_is_no_json_is_not_given_to_its_client_either() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let padding = "x".repeat(70_000);
+    for value in ["NaN", "-Infinity", "\"a\tb\"", "\"a\u{1b}b\"", r#""\x41""#, "01", "[1 2]", "{1:2}", "tru"] {
+        let line = format!(
+            r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"padding":"{padding}","x":{value},"more":"{padding}"}}}}"#
+        );
+        let answer = answered_with(&client, &line).await;
+        assert!(refusal(&answer).contains("not valid JSON"), "{value}: {answer}");
+    }
+    let line = format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"padding":"{padding}","x":1E400}}}}"#);
+    let body = client.post(call(1, "raw", json!({"text": line}))).await.text().await.unwrap();
+    assert!(body.ends_with(r#""x":1E400}}"#), "what is valid stays as it was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_names_no_call_fails_the_only_one_that_waits() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for text in [
+        r#"{"jsonrpc":"2.0","id":[{ID}],"result":{"a":1}}"#,
+        r#"{"jsonrpc":"2.0","id":{"n":{ID}},"error":{"code":1,"message":"x"}}"#,
+        r#"{"jsonrpc":"2.0","id":null,"result":{"a":1}}"#,
+        r#"{"jsonrpc":"2.0","result":{"a":1}}"#,
+    ] {
+        let answer = answered_with(&client, text).await;
+        assert!(refusal(&answer).contains("answer cannot be used"), "{text}: {answer}");
+    }
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    let nameless = r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"broke {down}"}}"#;
+    let answer = answered_with(&client, nameless).await;
+    assert!(refusal(&answer).contains("broke {down}"), "{answer}");
+    // While another call waits, or one that was given up may still be answered, nobody can tell whose it is.
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.text("sleep", json!({"seconds": 1})).await }
+    });
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
+    let line = "{\"jsonrpc\":\"2.0\",\"result\":{}}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}";
+    assert_eq!(answered_with(&client, line).await["result"]["a"], 1);
+    assert_eq!(waiting.await.unwrap(), "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_of_many_values_takes_no_more_memory_than_any_long_line() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let message = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+    for (start, piece) in [("[1", ",1"), (message, "{}"), (&format!("[{message}"), ",1"), ("x ", "{ ")] {
+        let count = (15 << 20) / piece.len();
+        let line = json!({"start": start, "piece": piece, "count": count});
+        assert_eq!(client.text("repeat", line).await, "repeated");
+        wrapper.metric_at_least("stdio_wrapper_child_junk_lines_total", 1).await;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", wrapper.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 150 << 10, "{peak} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,13 +206,13 @@ async fn a_line_of_a_shared_child_forges_no_answer_to_somebody_else() {
     assert_eq!(waiting.await.unwrap(), "slept");
 }
 
-/// The child prints what Eve says, and she guesses the ids of the calls of others.
+/// The child prints what Eve says, and she has guessed the ids of the calls of others.
 fn forged() -> String {
     let shown = |id| {
         let sound = format!(r#"Eve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":1}}}}"#);
         format!(r#"{sound}\nEve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":NaN}}}}"#)
     };
-    let lines: Vec<String> = (1..9).map(shown).collect();
+    let lines: Vec<String> = ["{ID-1}", "{ID}"].into_iter().map(shown).collect();
     lines.join("\n").replace("\\n", "\n") + "\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}"
 }
 
@@ -291,13 +354,14 @@ async fn a_question_of_the_child_that_clients_would_drop_is_answered_with_an_err
 async fn a_question_that_is_too_large_is_refused_and_hits_no_call_with_its_number() {
     let wrapper = Wrapper::start(&["--max-line=64KiB"], &[]).await;
     let client = wrapper.session().await;
+    let told = answered_with(&client, r#"{"jsonrpc":"2.0","id":{ID},"result":{"id":{ID}}}"#).await;
+    let before = told["result"]["id"].as_u64().unwrap();
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.text("sleep", json!({"seconds": 1})).await }
     });
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
-    // `initialize` was number 1, so the sleeping call is number 2.
-    let params = json!({"method": "sampling/createMessage", "id": 2, "size": 100_000});
+    let params = json!({"method": "sampling/createMessage", "id": before + 1, "size": 100_000});
     let told = client.text("ask", params).await;
     assert!(told.contains("over the limit"), "{told}");
     assert_eq!(waiting.await.unwrap(), "slept");

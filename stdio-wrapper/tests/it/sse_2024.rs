@@ -44,6 +44,22 @@ async fn answers_come_on_the_one_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_a_question_that_cannot_be_read_is_told_to_the_child() {
+    let wrapper = Wrapper::start(&["--legacy-sse"], &[]).await;
+    let (mut stream, client) = open(&wrapper).await;
+    client.try_initialize("2024-11-05").await;
+    stream.next().await.unwrap();
+    for answer in [r#"{"jsonrpc":"2.0","id":ID,"result":{"x":NaN}}"#, r#"{"jsonrpc":"2.0","result":{}}"#] {
+        client.post(call("a", "ask", json!({"method": "roots/list"}))).await;
+        let question = stream.next().await.unwrap().data;
+        let answer = answer.replace("ID", &question["id"].to_string());
+        assert_eq!(client.post(answer).await.status(), 400);
+        let told = stream.next().await.unwrap().data["result"]["content"][0]["text"].to_string();
+        assert!(told.contains("-32603"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_session_ends_with_its_stream() {
     let wrapper = Wrapper::start(&["--legacy-sse", "--keep-alive=100ms"], &[]).await;
     let (stream, client) = open(&wrapper).await;
