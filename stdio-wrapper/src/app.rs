@@ -11,8 +11,10 @@ use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::budget::Budget;
 use crate::child::{Launcher, LineFraming, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
+use crate::connection;
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
 use crate::legacy::{Random, Sessions, Settings};
@@ -24,6 +26,8 @@ use crate::unread::close_unread;
 
 /// How long the head of a request may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers of the largest size that may wait for their readers at the same time.
+const LARGEST_ANSWERS: usize = 16;
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the operator's listener at the same time.
@@ -44,15 +48,16 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let files = raise_files();
     tracing::debug!(files, "that many files may be open");
     let launcher = Launcher::new(spec(&config), Handle::current(), Arc::clone(&reaper), Arc::clone(&metrics));
+    let answers = Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20));
     let sessions = Sessions::new(
-        settings(&config),
+        settings(&config, Arc::clone(&answers)),
         Arc::clone(&launcher),
         Box::new(LineFraming),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
-        modern_settings(&config),
+        modern_settings(&config, answers),
         Arc::clone(&launcher),
         Box::new(LineFraming),
         Arc::clone(&metrics),
@@ -122,7 +127,7 @@ fn spec(config: &Config) -> Spec {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, answers: Arc<Budget>) -> Settings {
     let limits = &config.limits;
     Settings {
         max_sessions: limits.max_sessions,
@@ -135,10 +140,11 @@ fn settings(config: &Config) -> Settings {
         input_timeout: limits.input_timeout,
         max_line: limits.max_line,
         shared: config.shared,
+        answers,
     }
 }
 
-fn modern_settings(config: &Config) -> modern::Settings {
+fn modern_settings(config: &Config, answers: Arc<Budget>) -> modern::Settings {
     let limits = &config.limits;
     modern::Settings {
         is_per_caller: config.has_placeholders(),
@@ -150,6 +156,7 @@ fn modern_settings(config: &Config) -> modern::Settings {
         start_timeout: limits.start_timeout,
         max_line: limits.max_line,
         list_cache: limits.list_cache,
+        answers,
     }
 }
 
@@ -177,7 +184,7 @@ fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, So
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
     let server = HttpServer::new(move || {
         let routes = http::routes(endpoint.clone(), &path, legacy_sse);
-        App::new().wrap(from_fn(close_unread)).configure(routes)
+        App::new().wrap(from_fn(close_unread)).wrap(from_fn(connection::count)).configure(routes)
     })
     .workers(config.workers)
     // Each worker has its share. Those beyond wait, and are refused by the system when too many do.
@@ -189,7 +196,7 @@ fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, So
     .tcp_nodelay(true)
     .shutdown_timeout(1)
     .disable_signals()
-    .on_connect(http::remember)
+    .on_connect(connection::accept)
     .bind(config.listen)
     .with_context(|| {
         format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
@@ -201,10 +208,11 @@ fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, So
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
     let server = HttpServer::new(move || {
         let routes = ops::routes(Arc::clone(&metrics), Arc::clone(&ready));
-        App::new().wrap(from_fn(close_unread)).configure(routes)
+        App::new().wrap(from_fn(close_unread)).wrap(from_fn(connection::count)).configure(routes)
     })
     .workers(1)
     .max_connections(MAX_OPS_CONNECTIONS)
+    .on_connect(connection::accept)
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)

@@ -31,7 +31,6 @@ use crate::modern::Servers;
 use crate::policy::ToolRules;
 use crate::translate::{Backward, Facade};
 
-pub(crate) use gone::remember;
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 

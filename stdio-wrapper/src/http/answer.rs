@@ -1,17 +1,21 @@
 //! In which form a POST is answered: JSON if the answers come first, events if anything else does or it takes long.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 
-use super::body::Pieces;
-use super::{Endpoint, SESSION_ID, events};
+use super::body::{Pieces, SLICE};
+use super::{Endpoint, SESSION_ID, events, gone};
 use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
-use crate::stream::{Consumer, First};
+use crate::stream::{Consumer, First, Stream};
+
+/// An answer that comes within this time is not worth to watch its client for.
+const QUICK: Duration = Duration::from_millis(100);
 
 /// What the POST was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,7 @@ pub(super) enum Form {
 /// Waits for what decides the form. The consumer was connected before the request was sent, so that nothing is lost; a
 /// client that goes away disconnects by dropping it.
 pub(super) async fn wait(
+    request: &HttpRequest,
     endpoint: &Endpoint,
     session: &Arc<Session>,
     consumer: Consumer,
@@ -34,26 +39,42 @@ pub(super) async fn wait(
     until: Option<Instant>,
 ) -> HttpResponse {
     let stream = Arc::clone(consumer.stream());
-    let decided = async {
-        loop {
-            match stream.first() {
-                First::Wait => stream.changed().await,
-                decided => return decided,
-            }
-        }
-    };
-    if let Ok(First::Answers(answers)) = timeout(endpoint.stream_after, decided).await {
+    let quick = endpoint.stream_after.min(QUICK);
+    let mut first = timeout(quick, decided(&stream)).await;
+    if first.is_err() {
+        first = tokio::select! {
+            first = timeout(endpoint.stream_after - quick, decided(&stream)) => first,
+            // Nobody reads what is said here, and so the child's questions must go elsewhere.
+            () = gone::watch(request) => return HttpResponse::BadRequest().finish(),
+        };
+    }
+    if let Ok(First::Answers(answers)) = first {
         return json(session, answers, form);
     }
     session.keep_stream(&stream);
     let has_priming = session.version().is_some_and(crate::protocol::Version::has_priming);
-    let options = events::Options { priming: has_priming, ids: true, until, ..events::Options::default() };
+    let options = events::Options {
+        priming: has_priming,
+        ids: true,
+        until,
+        gone: Some(gone::watch(request)),
+        ..events::Options::default()
+    };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());
     // As a stream the outcome is still open, and headers go first.
     if form == Form::Initialize && !session.is_ended() {
         add_session_id(&mut response, session);
     }
     response
+}
+
+async fn decided(stream: &Stream) -> First {
+    loop {
+        match stream.first() {
+            First::Wait => stream.changed().await,
+            decided => return decided,
+        }
+    }
 }
 
 fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
@@ -84,8 +105,8 @@ pub(super) fn initialized(session: &Session, answer: Text) -> HttpResponse {
 /// A response whose body is one message.
 pub(super) fn body_of(mut response: HttpResponseBuilder, answer: Text) -> HttpResponse {
     match answer {
-        Text::Whole(answer) => response.body(answer),
-        answer @ Text::Spliced(_) => response.body(Pieces::from(answer)),
+        Text::Whole(answer) if answer.len() <= SLICE => response.body(answer),
+        answer => response.body(Pieces::from(answer)),
     }
 }
 

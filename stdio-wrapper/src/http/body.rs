@@ -9,15 +9,24 @@ use bytes::Bytes;
 
 use crate::protocol::Text;
 
+/// Bytes that are handed to the HTTP server at a time. It copies what it is given, and takes more only when it has sent that.
+pub(super) const SLICE: usize = 64 << 10;
+
+/// The next bytes to hand over.
+pub(super) fn slice(rest: &mut Bytes) -> Bytes {
+    rest.split_to(rest.len().min(SLICE))
+}
+
 /// Pieces that are sent one after the other, without being joined first.
 pub(super) struct Pieces {
     length: u64,
     rest: std::vec::IntoIter<Bytes>,
+    piece: Bytes,
 }
 
 impl From<Text> for Pieces {
     fn from(text: Text) -> Self {
-        Self { length: text.len() as u64, rest: text.pieces().to_vec().into_iter() }
+        Self { length: text.len() as u64, rest: text.pieces().to_vec().into_iter(), piece: Bytes::new() }
     }
 }
 
@@ -29,6 +38,12 @@ impl MessageBody for Pieces {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        Poll::Ready(self.rest.next().map(Ok))
+        while self.piece.is_empty() {
+            match self.rest.next() {
+                Some(piece) => self.piece = piece,
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(Some(Ok(slice(&mut self.piece))))
     }
 }

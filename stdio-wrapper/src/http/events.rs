@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::time::Instant;
 
+use super::body::slice;
 use super::gone::Gone;
 use crate::metrics::Metrics;
 use crate::protocol::{Text, encode_event, encode_priming, encode_retry};
@@ -47,6 +48,8 @@ struct Body<G> {
     options: Options,
     started: Instant,
     is_done: bool,
+    /// What is left of the event that is being sent, and its message, whose memory is counted until then.
+    sending: Option<(Bytes, Text)>,
     counted: Counted,
     /// Dropped when the client has gone.
     _guard: G,
@@ -77,8 +80,16 @@ pub(super) fn response<G: 'static>(
     guard: G,
 ) -> HttpResponse {
     let counted = Counted::new(metrics);
-    let body =
-        Body { consumer, timing, options, started: Instant::now(), is_done: false, counted, _guard: guard };
+    let body = Body {
+        consumer,
+        timing,
+        options,
+        started: Instant::now(),
+        is_done: false,
+        sending: None,
+        counted,
+        _guard: guard,
+    };
     HttpResponse::Ok()
         .content_type("text/event-stream")
         // Not "no-cache", which lets a browser write what it has read of the stream to its disk.
@@ -102,9 +113,17 @@ impl<G> Body<G> {
             return Some(encode_priming(self.consumer.position(), self.timing.retry.as_millis()));
         }
         loop {
+            if let Some((rest, _)) = &mut self.sending {
+                if !rest.is_empty() {
+                    return Some(slice(rest));
+                }
+                self.sending = None;
+            }
             match self.consumer.next() {
                 Next::Event(id, data) => {
-                    return Some(encode_event(self.options.ids.then_some(id), "message", &data));
+                    let event = encode_event(self.options.ids.then_some(id), "message", &data);
+                    self.sending = Some((event, data));
+                    continue;
                 }
                 Next::End => return None,
                 Next::Wait => {}

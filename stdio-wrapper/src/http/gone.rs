@@ -1,33 +1,20 @@
 //! Whether the client of a response has gone. The HTTP server itself only looks when it has something to write, and for a
 //! stateless request the end of the response is its cancellation.
 
-use std::any::Any;
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use actix_web::HttpRequest;
-use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use tokio::io::Interest;
 
-/// A second handle on a connection's socket.
-struct Socket(OwnedFd);
+use crate::connection::Connection;
 
 /// Ends when the client has closed its side of the connection.
 pub(super) type Gone = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Keeps a handle on each new connection.
-pub(crate) fn remember(connection: &dyn Any, extensions: &mut Extensions) {
-    if let Some(stream) = connection.downcast_ref::<TcpStream>()
-        && let Ok(socket) = stream.as_fd().try_clone_to_owned()
-    {
-        extensions.insert(Socket(socket));
-    }
-}
-
 /// Watches the connection of a request.
 pub(super) fn watch(request: &HttpRequest) -> Gone {
-    let socket = request.conn_data::<Socket>().and_then(|socket| socket.0.try_clone().ok());
+    let socket = request.conn_data::<Connection>().and_then(|connection| connection.socket.try_clone().ok());
     Box::pin(async move {
         match socket.map(|socket| TcpStream::from_std(socket.into())) {
             Some(Ok(socket)) => closed(&socket).await,

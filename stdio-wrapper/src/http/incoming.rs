@@ -7,18 +7,21 @@ use actix_web::http::StatusCode;
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::Problem;
+use crate::budget::{Budget, Room};
+use crate::identity::Caller;
 use crate::protocol::{Body, Code, MAX_DIGITS, has_endless_number, is_too_deep, parse_body, tidy_body};
 
 /// How long a body may take besides the time that its size allows.
 const GRACE: Duration = Duration::from_secs(10);
 /// Slowest speed of a body, in bytes a second. A client that is slower only holds memory and a connection.
 const FLOOR: u64 = 16 << 10;
-/// Bytes in one unit of the budget.
-const UNIT: usize = 1024;
+/// How long the next piece of a body may take.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Bodies up to this size are not counted, in bytes: every connection has buffers of that size anyway.
+const SMALL: usize = 1024;
 /// Bodies of the largest size that may be in memory at the same time, however many connections there are.
 const LARGEST_BODIES: usize = 16;
 /// The budget is not less than this, in bytes.
@@ -29,15 +32,15 @@ const LEAST_BUDGET: usize = 32 << 20;
 pub(super) struct Bodies {
     /// Largest body, in bytes.
     limit: usize,
-    /// Room for all bodies, in units.
-    budget: Arc<Semaphore>,
+    /// Room for all bodies.
+    budget: Arc<Budget>,
 }
 
 /// A body in memory.
 #[derive(Debug)]
 pub(super) struct Incoming {
     text: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Room,
 }
 
 impl std::ops::Deref for Incoming {
@@ -51,27 +54,33 @@ impl std::ops::Deref for Incoming {
 impl Bodies {
     /// For bodies of at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
-        let budget = (limit * LARGEST_BODIES).max(LEAST_BUDGET) / UNIT;
-        Self { limit, budget: Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS))) }
+        Self { limit, budget: Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET)) }
     }
 
     /// The whole body, if it is not too large, does not come too slowly, and there is room for it.
-    pub(super) async fn read(&self, mut body: web::Payload) -> Result<Incoming, Problem> {
+    pub(super) async fn read(&self, mut body: web::Payload, caller: &Caller) -> Result<Incoming, Problem> {
         let started = Instant::now();
         let mut whole = BytesMut::new();
         let mut first: Option<Bytes> = None;
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut room = self.budget.room(&caller.owner());
+        let mut paid = SMALL;
         let mut length = 0;
         loop {
             let allowed = GRACE + Duration::from_secs(length as u64 / FLOOR);
-            let piece = timeout_at(started + allowed, body.next()).await.map_err(|_| too_slow())?;
+            let until = (started + allowed).min(Instant::now() + PAUSE);
+            let piece = timeout_at(until, body.next()).await.map_err(|_| too_slow())?;
             let Some(piece) = piece else { break };
             let piece = piece.map_err(|_| Problem::bad_request("The request body ended early."))?;
             length += piece.len();
             if length > self.limit {
                 return Err(Problem::too_large(self.limit));
             }
-            self.pay(&mut room, length)?;
+            if length > paid {
+                if !room.grow(length - paid) {
+                    return Err(too_many());
+                }
+                paid = length;
+            }
             // Most bodies come in one piece and need no copy.
             match first.take() {
                 None if whole.is_empty() => first = Some(piece),
@@ -83,32 +92,20 @@ impl Bodies {
         }
         Ok(Incoming { text: first.unwrap_or_else(|| whole.freeze()), _room: room })
     }
-
-    /// Takes room for so many bytes in all.
-    fn pay(&self, room: &mut Option<OwnedSemaphorePermit>, length: usize) -> Result<(), Problem> {
-        let paid = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let due = (length / UNIT).saturating_sub(paid);
-        if due == 0 {
-            return Ok(());
-        }
-        let due = u32::try_from(due).unwrap_or(u32::MAX);
-        let more = Arc::clone(&self.budget).try_acquire_many_owned(due).map_err(|_| too_many())?;
-        match room {
-            Some(room) => room.merge(more),
-            None => *room = Some(more),
-        }
-        Ok(())
-    }
 }
 
 fn too_slow() -> Problem {
-    let why =
-        format!("The request body came too slowly. It must come at {} KiB a second or more.", FLOOR / 1024);
+    let why = format!(
+        "The request body came too slowly. It must come at {} KiB a second or more, and without pauses of more than {} s.",
+        FLOOR / 1024,
+        PAUSE.as_secs()
+    );
     Problem::new(StatusCode::REQUEST_TIMEOUT, Code::Refused, why)
 }
 
 fn too_many() -> Problem {
-    let why = "This server is reading too many large requests. Try again in a moment.";
+    let why =
+        "This server is reading too many large requests, of yours or of everybody. Try again in a moment.";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::ZERO)
 }
 

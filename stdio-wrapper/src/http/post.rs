@@ -21,7 +21,7 @@ use crate::policy::{Asked, Decision, scopes_to_ask_for};
 use crate::protocol::{
     BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, outline, peek_call,
 };
-use crate::stream::Stream;
+use crate::stream::{Consumer, Stream};
 
 /// A server that has not answered `initialize` within this time is not taken for one without sessions.
 const GREETING: Duration = Duration::from_secs(15);
@@ -35,7 +35,7 @@ pub(super) async fn handle(
     let caller = endpoint.admit(request).await?;
     headers.check_content()?;
     headers.check_accept(Accepts::JsonAndEvents)?;
-    let body = endpoint.bodies.read(body).await?;
+    let body = endpoint.bodies.read(body, &caller).await?;
     let mut tidied = String::new();
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,
@@ -44,13 +44,30 @@ pub(super) async fn handle(
             return Err(unread(session.as_deref(), &body, problem).await);
         }
     };
-    match parsed {
+    let reply = match parsed {
         Body::Single(message) => match modern::era(&message, headers.version())? {
-            Era::Modern => super::modern::handle(request, endpoint, &caller, &message).await,
-            Era::Legacy => single(request, endpoint, &caller, &message).await,
+            Era::Modern => {
+                return super::modern::handle(request, endpoint, &caller, &message).await;
+            }
+            Era::Legacy => single(request, endpoint, &caller, &message).await?,
         },
-        Body::Batch(items) => batch(request, endpoint, &caller, items).await,
-    }
+        Body::Batch(items) => batch(request, endpoint, &caller, items).await?,
+    };
+    // The child has it, so nobody else has to wait for its memory.
+    drop(body);
+    Ok(match reply {
+        Reply::Done(response) => response,
+        Reply::Wait(session, consumer, form) => {
+            answer::wait(request, endpoint, &session, consumer, form, endpoint.until(&caller)).await
+        }
+    })
+}
+
+/// How far the answer to a POST is.
+enum Reply {
+    Done(HttpResponse),
+    /// It comes from the session's child.
+    Wait(Arc<Session>, Consumer, Form),
 }
 
 /// The refusal of a body that is no message, under its id if that can be told. The child that asked does not wait for an
@@ -80,7 +97,7 @@ async fn single(
     endpoint: &Endpoint,
     caller: &Caller,
     message: &Message<'_>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<Reply, Problem> {
     check_params(message)?;
     if let Kind::Request { method, id } = &message.kind
         && method == "initialize"
@@ -91,7 +108,7 @@ async fn single(
     let session = endpoint.session(request, caller)?;
     let Kind::Request { method, id } = &message.kind else {
         take(endpoint, caller, &session, message).await?;
-        return Ok(HttpResponse::Accepted().finish());
+        return Ok(Reply::Done(HttpResponse::Accepted().finish()));
     };
     if let Err(refusal) = permit(endpoint, caller, method, message) {
         return Err(refusal.into_problem(endpoint, caller, request.query_string(), message.at(id)));
@@ -99,7 +116,7 @@ async fn single(
     let stream = session.post_stream(1);
     let consumer = stream.connect();
     session.request(message, id.clone(), &stream).await;
-    Ok(answer::wait(endpoint, &session, consumer, Form::Single, endpoint.until(caller)).await)
+    Ok(Reply::Wait(session, consumer, Form::Single))
 }
 
 /// What the schema forbids in the params of any message; SDKs drop such a message without a word.
@@ -117,7 +134,7 @@ async fn initialize(
     caller: &Caller,
     message: &Message<'_>,
     id: Span,
-) -> Result<HttpResponse, Problem> {
+) -> Result<Reply, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
     if RequestHeaders::new(request).session_id()?.is_some() {
         // A client that still names a session which is gone is told so, and begins anew (2025-11-25, "Session
@@ -131,7 +148,7 @@ async fn initialize(
         && let Some((session, answer)) =
             backward.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id)).await
     {
-        return Ok(answer::initialized(&session, answer));
+        return Ok(Reply::Done(answer::initialized(&session, answer)));
     }
     let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false);
     let session = opened.map_err(|error| with_id(error.into()))?;
@@ -139,9 +156,9 @@ async fn initialize(
     let consumer = stream.connect();
     session.initialize(message, id.clone(), &stream).await;
     if let Some(translated) = translated(endpoint, caller, message, &id, &session, &stream).await {
-        return Ok(translated);
+        return Ok(Reply::Done(translated));
     }
-    Ok(answer::wait(endpoint, &session, consumer, Form::Initialize, endpoint.until(caller)).await)
+    Ok(Reply::Wait(session, consumer, Form::Initialize))
 }
 
 /// The answer of the translation, if the server refused `initialize` because it has no sessions.
@@ -182,7 +199,7 @@ async fn batch(
     endpoint: &Endpoint,
     caller: &Caller,
     items: Vec<Result<Message<'_>, BadItem>>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<Reply, Problem> {
     let named = RequestHeaders::new(request).check_version()?;
     let session = endpoint.session(request, caller)?;
     // Only this revision has batches, and it has no version header (2025-03-26, "Batching").
@@ -201,9 +218,9 @@ async fn batch(
         send_item(endpoint, caller, &session, &stream, item).await;
     }
     if answers == 0 {
-        return Ok(HttpResponse::Accepted().finish());
+        return Ok(Reply::Done(HttpResponse::Accepted().finish()));
     }
-    Ok(answer::wait(endpoint, &session, consumer, Form::Batch, endpoint.until(caller)).await)
+    Ok(Reply::Wait(session, consumer, Form::Batch))
 }
 
 /// One item of a batch; a bad one spoils only itself (JSON-RPC 2.0 §6).

@@ -60,7 +60,7 @@ pub(super) async fn message(
         web::Query::<Query>::from_query(request.query_string()).map_err(|_| Problem::no_session_id())?;
     let found = endpoint.sessions.find(&query.session_id, &caller.owner()).filter(|session| session.is_sse());
     let session = found.ok_or_else(Problem::no_such_session)?;
-    let body = endpoint.bodies.read(body).await?;
+    let body = endpoint.bodies.read(body, &caller).await?;
     let mut tidied = String::new();
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,

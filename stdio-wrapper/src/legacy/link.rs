@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::unsettled::Unsettled;
+use crate::budget::Budget;
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
@@ -22,6 +23,8 @@ const MAX_EXTENSIONS: u32 = 12;
 /// Tokens of answered requests whose progress may still come (tasks of 2025-11-25 report after their answer).
 const MAX_RETIRED: usize = 64;
 
+/// How long a message may wait for a child that does not read.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Junk lines of one child that are logged per second.
 const JUNK_RATE: u32 = 5;
 
@@ -42,6 +45,8 @@ pub(super) struct Link {
     pub(super) framing: Arc<FramingBox>,
     pub(super) audience: Audience,
     pub(super) metrics: Arc<Metrics>,
+    /// Memory for answers that wait for their readers.
+    pub(super) answers: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     junk_log: Mutex<RateLimit>,
     first_id: u64,
@@ -147,6 +152,7 @@ impl Link {
         audience: Audience,
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
+        answers: Arc<Budget>,
     ) -> Self {
         let is_common = matches!(audience, Audience::Nobody);
         let first_id = first_number();
@@ -156,6 +162,7 @@ impl Link {
             framing,
             audience,
             metrics,
+            answers,
             launcher,
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
             first_id,
@@ -196,8 +203,10 @@ impl Link {
         let line = self.framing.0.encode(message.text, &mut patches);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
-            // No room: wait for the child to read, for as long as the request may take.
-            Err(line) => tokio::time::timeout(outgoing.timeout, self.outbox.send(line)).await,
+            // No room: wait for the child to read. The request itself waits in memory as well.
+            Err(line) => {
+                tokio::time::timeout(outgoing.timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await
+            }
         };
         // The reader fails what is pending when the child goes; this is for what came after that moment.
         match sent {
@@ -218,7 +227,7 @@ impl Link {
         let line = self.framing.0.encode(message.text, patches);
         self.note();
         // A child that is gone has nothing to be told.
-        let _ = tokio::time::timeout(Duration::from_secs(30), self.outbox.send(line)).await;
+        let _ = tokio::time::timeout(SEND_TIMEOUT, self.outbox.send(line)).await;
     }
 
     /// Sends a message of our own if there is room.
@@ -305,9 +314,16 @@ impl Link {
         state.retired.get(&number).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The stream of the request that came last; messages that name no request most likely belong to it.
-    pub(super) fn newest_stream(&self) -> Option<Arc<Stream>> {
-        self.state().pending.last_key_value().map(|(_, pending)| Arc::clone(&pending.stream))
+    /// The first stream of a waiting request that is good enough, the newest first: messages that name no request most
+    /// likely belong to that.
+    pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
+        self.state()
+            .pending
+            .values()
+            .rev()
+            .map(|pending| &pending.stream)
+            .find(|stream| is_good(stream))
+            .cloned()
     }
 
     /// The one waiting request of a session with this id of the caller's. Two with the same id cannot be told apart, and

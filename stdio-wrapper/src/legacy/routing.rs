@@ -7,16 +7,20 @@ use bytes::Bytes;
 
 use super::link::{About, Audience, Link, Pending, Progress};
 use super::session::Session;
+use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
-    is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
-    relay, rewrite, tidy, without_lone_surrogates,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Text, Unreadable, error_message,
+    is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
+    peek_progress, relay, rewrite, tidy, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
 /// How long a client that does not read may hold up its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an answer waits for room among those that wait for their readers.
+const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands each frame of one child on.
 struct Routes {
@@ -219,7 +223,10 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
         log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
     }
     room(link, &stream).await;
-    pending.answer(data);
+    match pay(link, &session, data).await {
+        Some(data) => pending.answer(data),
+        None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
+    }
     if is_initialize && version.is_none() {
         not_initialized(&session, &stream);
     }
@@ -256,7 +263,7 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     let Some(session) = owner(link) else {
         return answer_for_nobody(link, method, id);
     };
-    let stream = link.newest_stream().unwrap_or_else(|| Arc::clone(session.get_stream()));
+    let stream = any_stream(link, &session);
     let Some(shown) = session.expect_answer(id, method, &stream) else {
         let text =
             error_message(Some(id.as_bytes()), Code::Refused, "Too many requests wait for this client.");
@@ -264,6 +271,15 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     };
     let patch = Patch { span: span.clone(), with: shown.as_bytes() };
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
+}
+
+/// Where the client gets what names no request: on the stream of a call that it reads; else on the GET stream, if it reads
+/// that; else on the stream of a call that it may come back to.
+fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
+    let get = session.get_stream();
+    let running = link.newest_stream(|stream| stream.is_connected());
+    let kept = || link.newest_stream(|stream| session.keeps(stream)).filter(|_| !get.is_connected());
+    running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
 /// A shared child has nobody to ask, except whether anyone is there.
@@ -295,9 +311,25 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
         return drop_message(link, "a notification of a shared child");
     };
     let is_change = method.ends_with("/list_changed") || method == "notifications/resources/updated";
-    let running = if is_change && session.get_stream().is_connected() { None } else { link.newest_stream() };
-    let stream = running.unwrap_or_else(|| Arc::clone(session.get_stream()));
+    let stream = if is_change && session.get_stream().is_connected() {
+        Arc::clone(session.get_stream())
+    } else {
+        any_stream(link, &session)
+    };
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
+}
+
+/// Counts a large answer as long as anybody has any of it. A client that reads makes room for the next one soon.
+async fn pay(link: &Link, session: &Session, data: Text) -> Option<Text> {
+    if !data.is_large() {
+        return Some(data);
+    }
+    let patience = match link.audience {
+        Audience::Session(_) => PAYMENT_PATIENCE,
+        Audience::Nobody => Duration::ZERO,
+    };
+    let mut room = link.answers.room(&session.owner);
+    room.grow_within(data.len(), patience).await.then(|| data.holding(room))
 }
 
 async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {

@@ -166,6 +166,11 @@ impl Session {
         }
     }
 
+    /// Whether the client can resume this stream.
+    pub(super) fn keeps(&self, stream: &Arc<Stream>) -> bool {
+        self.state().streams.iter().any(|kept| Arc::ptr_eq(kept, stream))
+    }
+
     /// A stream by its number, for resuming.
     pub fn stream(&self, id: StreamId) -> Option<Arc<Stream>> {
         if id == 0 {

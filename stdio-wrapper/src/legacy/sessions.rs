@@ -15,6 +15,7 @@ use super::link::{Audience, FramingBox, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
+use crate::budget::Budget;
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 
@@ -51,6 +52,8 @@ pub struct Settings {
     pub max_line: usize,
     /// One child for all.
     pub shared: bool,
+    /// Memory for answers that wait for their readers.
+    pub answers: Arc<Budget>,
 }
 
 /// Why no session was opened.
@@ -187,6 +190,7 @@ impl Sessions {
             audience,
             Arc::clone(&self.launcher),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.settings.answers),
         );
         let link = Arc::new(link);
         let decoder = self.framing.0.decoder(self.settings.max_line);

@@ -155,6 +155,7 @@ impl SharedChildren {
             Audience::Nobody,
             Arc::clone(&self.launcher),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.settings.answers),
         );
         let link = Arc::new(link);
         let decoder = self.framing.0.decoder(self.settings.max_line);

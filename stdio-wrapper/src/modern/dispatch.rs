@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::SUBSCRIPTION;
 use super::link::Link;
 use super::pending::Waits;
+use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
@@ -200,7 +201,15 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     if let (Some((key, generation)), Some(result)) = (&pending.keep, &message.result) {
         link.lists.keep(key, *generation, message.at(result), Instant::now());
     }
-    pending.stream.push(data, true);
+    let mut room = link.answers.room(&pending.owner);
+    if !data.is_large() {
+        pending.stream.push(data, true);
+    } else if room.grow(data.len()) {
+        pending.stream.push(data.holding(room), true);
+    } else {
+        link.metrics.requests_failed_total.add();
+        pending.fail(TOO_MANY_ANSWERS);
+    }
 }
 
 fn progress(link: &Arc<Link>, message: &Message<'_>) {

@@ -18,6 +18,7 @@ use super::check::Request;
 use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
+use crate::budget::Budget;
 use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
 use crate::metrics::Metrics;
 use crate::protocol::{Message, Patch, Span};
@@ -35,6 +36,8 @@ pub(super) struct Link {
     outbox: Outbox,
     framing: Arc<FramingBox>,
     pub(super) metrics: Arc<Metrics>,
+    /// Memory for answers that wait for their readers.
+    pub(super) answers: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) tools: Tools,
     /// Results that later requests may have as well.
@@ -86,6 +89,7 @@ impl Link {
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
         cache: usize,
+        answers: Arc<Budget>,
     ) -> Self {
         let first = first_number();
         Self {
@@ -93,6 +97,7 @@ impl Link {
             outbox,
             framing,
             metrics,
+            answers,
             launcher,
             tools: Tools::default(),
             lists: Lists::new(cache),

@@ -12,6 +12,7 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{FramingBox, Link, Ticket};
 use super::probe::{self, Shows};
+use crate::budget::Budget;
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::protocol::parse_line;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub max_line: usize,
     /// Bytes of lists that may be given again, for each child; 0: none.
     pub list_cache: usize,
+    /// Memory for answers that wait for their readers.
+    pub answers: Arc<Budget>,
 }
 
 /// Why a request was not taken.
@@ -205,7 +208,8 @@ impl Servers {
         let (child, outbox, output) = self.launcher.take_untouched(caller)?;
         let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
         let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
-        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache));
+        let answers = Arc::clone(&self.settings.answers);
+        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, answers));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.0.decoder(self.settings.max_line);
         tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder));

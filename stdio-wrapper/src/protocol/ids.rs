@@ -11,7 +11,9 @@ const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 /// the official clients accept that; ours are numbers only, so nothing is mixed up.
 pub fn own_number(text: &[u8]) -> Option<u64> {
     let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
-    let text = std::str::from_utf8(text).ok().filter(|text| text.starts_with(|first| ('1'..='9').contains(&first)))?;
+    let text = std::str::from_utf8(text)
+        .ok()
+        .filter(|text| text.starts_with(|first| ('1'..='9').contains(&first)))?;
     if let Ok(number) = text.parse() {
         return Some(number);
     }
@@ -42,7 +44,20 @@ mod tests {
         for text in ["17", "\"17\"", "17.0", "\"17.00\"", "17e0", "1.7E+1", "170e-1"] {
             assert_eq!(own_number(text.as_bytes()), Some(17), "{text}");
         }
-        for text in ["", "017", "0", "-17", "17.5", "17.", "\"17", "1e99", "17.0 ", "\" 17\"", "[17]", "99999999999999999999"] {
+        for text in [
+            "",
+            "017",
+            "0",
+            "-17",
+            "17.5",
+            "17.",
+            "\"17",
+            "1e99",
+            "17.0 ",
+            "\" 17\"",
+            "[17]",
+            "99999999999999999999",
+        ] {
             assert_eq!(own_number(text.as_bytes()), None, "{text}");
         }
     }

@@ -1,6 +1,8 @@
 //! The text of a message, in one piece or, when it is large, in three that share the child's buffer: replacing the id of
 //! a large answer must not copy it.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::envelope::Span;
@@ -47,6 +49,22 @@ impl Text {
         }
     }
 
+    /// Whether it is so large that its memory has to be watched.
+    pub fn is_large(&self) -> bool {
+        self.len() >= SHARED_FROM
+    }
+
+    /// The same text, which keeps a value until the last piece of it is gone.
+    #[must_use]
+    pub fn holding(self, value: impl Send + Sync + 'static) -> Self {
+        let value = Arc::new(value);
+        let hold = |text: Bytes| Bytes::from_owner(Held { text, _value: Arc::clone(&value) });
+        match self {
+            Self::Whole(text) => Self::Whole(hold(text)),
+            Self::Spliced(pieces) => Self::Spliced(pieces.map(hold)),
+        }
+    }
+
     /// In one piece.
     pub fn into_bytes(self) -> Bytes {
         match self {
@@ -59,6 +77,18 @@ impl Text {
                 out.freeze()
             }
         }
+    }
+}
+
+/// A piece of a text that keeps a value.
+struct Held<T> {
+    text: Bytes,
+    _value: Arc<T>,
+}
+
+impl<T> AsRef<[u8]> for Held<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
     }
 }
 
@@ -82,6 +112,21 @@ mod tests {
             assert_eq!(spliced.len(), text.len() + 4);
             assert_eq!(matches!(spliced, Text::Spliced(_)), size == SHARED_FROM);
             assert!(spliced.into_bytes().ends_with(b",\"id\":\"mine\"}"));
+        }
+    }
+
+    #[test]
+    fn what_a_text_holds_is_gone_with_its_last_piece() {
+        for size in [10, SHARED_FROM] {
+            let held = Arc::new(());
+            let frame = Bytes::from("x".repeat(size));
+            let text = Text::splice(&frame, &(3..4), b"12").holding(Arc::clone(&held));
+            assert_eq!((text.len(), text.is_large()), (size + 1, size == SHARED_FROM));
+            let last = text.pieces().last().unwrap().slice(1..);
+            drop(text);
+            assert_eq!(Arc::strong_count(&held), 2);
+            drop(last);
+            assert_eq!(Arc::strong_count(&held), 1);
         }
     }
 }

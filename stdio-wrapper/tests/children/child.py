@@ -153,6 +153,7 @@ def call(message):
         return text("announced")
     if name == "ask":
         params = {"x": "x" * given["size"]} if "size" in given else given.get("params", {})
+        time.sleep(given.get("pause", 0))
         return text(ask(given["method"], params, given.get("id")))
     if name == "self":
         return text({"pid": os.getpid(), "argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd()})

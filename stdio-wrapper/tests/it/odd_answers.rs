@@ -84,7 +84,8 @@ async fn a_large_answer_that_is_no_json_is_not_given_to_its_client_either() {
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.session().await;
     let padding = "x".repeat(70_000);
-    for value in ["NaN", "-Infinity", "\"a\tb\"", "\"a\u{1b}b\"", r#""\x41""#, "01", "[1 2]", "{1:2}", "tru"] {
+    for value in ["NaN", "-Infinity", "\"a\tb\"", "\"a\u{1b}b\"", r#""\x41""#, "01", "[1 2]", "{1:2}", "tru"]
+    {
         let line = format!(
             r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"padding":"{padding}","x":{value},"more":"{padding}"}}}}"#
         );

@@ -23,3 +23,48 @@ async fn a_question_that_nobody_answers_holds_up_no_later_call() {
     let late = timeout(Duration::from_secs(40), client.call("rouse", json!({}))).await.unwrap();
     assert!(late["error"]["message"].as_str().unwrap().contains("did not answer within 5 s"), "{late}");
 }
+
+/// Asks the client after a while, in which the test can do something to the call's connection.
+fn asking() -> String {
+    call(1, "ask", json!({"method": "roots/list", "params": {}, "pause": 1.5}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream() {
+    // As events, and while the answer could still be JSON.
+    for stream_after in ["--stream-after=50ms", "--stream-after=30s"] {
+        let wrapper = Wrapper::start(&[stream_after], &[]).await;
+        let client = wrapper.session().await;
+        let mut stream = Events::new(client.get(None).await);
+        let posted = client.post(asking());
+        assert!(
+            timeout(Duration::from_millis(700), async { Events::new(posted.await).rest().await })
+                .await
+                .is_err()
+        );
+        let question = timeout(Duration::from_secs(20), async {
+            loop {
+                let event = stream.next().await.unwrap();
+                if event.data["method"] == "roots/list" {
+                    return event.data;
+                }
+            }
+        });
+        let question = question.await.expect("the question comes to where the client still reads");
+        let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}}).to_string();
+        assert_eq!(client.post(reply).await.status(), 202);
+        wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_a_call_that_may_be_resumed_waits_there_if_nothing_else_is_read() {
+    let wrapper = Wrapper::start(&["--stream-after=50ms"], &[]).await;
+    let client = wrapper.session().await;
+    let mut events = Events::new(client.post(asking()).await);
+    let last = events.next().await.unwrap().id.unwrap();
+    drop(events);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut resumed = Events::new(client.get(Some(&last)).await);
+    while resumed.next().await.unwrap().data["method"] != "roots/list" {}
+}

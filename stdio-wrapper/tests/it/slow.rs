@@ -3,11 +3,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::wrapper::Wrapper;
+use crate::wrapper::{Client, Wrapper, call};
 
 /// Sends some bytes and nothing more.
 fn send(address: &str, text: &[u8]) -> TcpStream {
@@ -93,6 +93,107 @@ async fn bodies_that_are_held_back_have_a_ceiling_together() {
     assert!(refused >= 20 && refused + late <= flood, "{refused} refused, {late} late: {answers:?}");
     assert!(memory < idle + (80 << 20), "{memory} after {idle}");
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}", "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_a_second_head_does_not_hold_its_connection() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let started = Instant::now();
+    let half = "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHos";
+    let held = [&wrapper.address, &wrapper.ops].map(|address| send(address, half.as_bytes()));
+    for stream in held {
+        let answer = until_closed(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    // A connection that is used is left alone for as long as that takes.
+    let client = wrapper.session().await;
+    assert_eq!(client.text("sleep", json!({"seconds": 18})).await, "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_one_principal_leave_room_for_those_of_others() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
+    let of = |who: &str| {
+        let client = wrapper.client().with_header("x-auth-subject", who).with_header("x-auth-client-id", "c");
+        client
+            .with_header("x-auth-username", who)
+            .with_header("x-auth-groups", "")
+            .with_header("x-auth-scope", "")
+    };
+    let bob = of("bob").initialize("2025-11-25").await;
+    let request = head(&wrapper.address, 1_000_000)
+        .replace("\r\n\r\n", "\r\nX-Auth-Subject: ana\r\nX-Auth-Client-Id: c\r\nX-Auth-Username: ana\r\nX-Auth-Groups: \r\nX-Auth-Scope: \r\n\r\n");
+    let request = [request.into_bytes(), vec![b' '; 900_000]].concat();
+    let address = wrapper.address.clone();
+    let held =
+        tokio::task::spawn_blocking(move || (0..40).map(|_| send(&address, &request)).collect::<Vec<_>>());
+    let held = held.await.unwrap();
+    let large = "x".repeat(900_000);
+    assert!(bob.text("echo", json!({"text": large})).await.contains(&large));
+    let mut refused = 0;
+    for stream in held {
+        refused += usize::from(until_closed(stream).await.starts_with("HTTP/1.1 503 "));
+    }
+    assert!(refused >= 30, "{refused}");
+}
+
+/// A POST of a session on a connection of its own, of which nothing is read.
+fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    let mut request = head(address, body.len());
+    let headers = client.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let session = format!("\r\nMcp-Session-Id: {}\r\n", client.session.as_deref().unwrap());
+    request = request.replacen("\r\n", &(session + &headers.collect::<String>()), 1);
+    (&stream).write_all((request + body).as_bytes()).unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_memory() {
+    let wrapper = Wrapper::start(&["--max-connections=20", "--workers=1"], &[]).await;
+    let client = wrapper.session().await;
+    let idle = wrapper.metric("process_resident_memory_bytes").await;
+    let body = call(1, "big", json!({"bytes": 8_000_000}));
+    let held: Vec<TcpStream> = (0..25).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
+    let started = Instant::now();
+    // The client's own connection may be one of the twenty, so it needs another one.
+    let other = wrapper.session_of_its_own().await;
+    assert_eq!(other.text("echo", json!({})).await, "{}");
+    assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
+    drop(held);
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    let mut memory = u64::MAX;
+    for _ in 0..100 {
+        memory = memory.min(wrapper.metric("process_resident_memory_bytes").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(memory < idle + (60 << 20), "{memory} after {idle}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-line=8MiB"], &[]).await;
+    let of = |who: &str| {
+        let client = wrapper.client().with_header("x-auth-subject", who).with_header("x-auth-client-id", "c");
+        client
+            .with_header("x-auth-username", who)
+            .with_header("x-auth-groups", "")
+            .with_header("x-auth-scope", "")
+    };
+    let (ana, bob) = (of("ana").initialize("2025-11-25").await, of("bob").initialize("2025-11-25").await);
+    // Each may have 32 MiB of 128. The kernel takes some megabytes of each answer.
+    let body = call(1, "big", json!({"bytes": 7_900_000}));
+    let held: Vec<TcpStream> = (0..4).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
+    wrapper.metric_at_least("stdio_wrapper_requests_total", 6).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    let refused = ana.call("big", json!({"bytes": 7_900_000})).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
+    assert_eq!(bob.text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);
+    assert_eq!(ana.text("echo", json!({})).await, "{}");
+    drop(held);
+    assert_eq!(ana.text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

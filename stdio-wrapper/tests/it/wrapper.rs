@@ -96,6 +96,11 @@ impl Wrapper {
         self.client().initialize("2025-11-25").await
     }
 
+    /// The same on a connection that it shares with no other client.
+    pub(crate) async fn session_of_its_own(&self) -> Client {
+        Client { http: reqwest::Client::new(), ..self.client() }.initialize("2025-11-25").await
+    }
+
     /// One number of `/metrics`.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text =

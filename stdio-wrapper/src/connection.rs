@@ -1,0 +1,112 @@
+//! What holds for each connection besides what the HTTP server sees to: how long a client may take to read what it is sent,
+//! and how long to send the head of its next request.
+
+use std::any::Any;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::Error;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
+use actix_web::rt::net::TcpStream;
+use bytes::Bytes;
+use rustix::net::Shutdown;
+use rustix::net::sockopt::set_tcp_user_timeout;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// How long a client may take none of what it is sent, in milliseconds. One that does not read holds memory and a
+/// connection.
+const READ_TIMEOUT: u32 = 30_000;
+/// How long a connection may be without a request, in which time a part of a head may have come. The HTTP server closes
+/// idle connections earlier, and limits the first head by itself, but not the others.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection.
+pub struct Connection {
+    /// A second handle on its socket.
+    pub socket: Arc<OwnedFd>,
+    /// Requests under way.
+    under_way: Rc<watch::Sender<usize>>,
+}
+
+/// Takes care of a new connection. Must run on the thread that serves it.
+pub fn accept(connection: &dyn Any, extensions: &mut Extensions) {
+    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+    // A connection without it works too.
+    let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);
+    let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
+    let socket = Arc::new(socket);
+    let (sender, receiver) = watch::channel(0);
+    actix_web::rt::spawn(close_when_idle(Arc::downgrade(&socket), receiver));
+    extensions.insert(Connection { socket, under_way: Rc::new(sender) });
+}
+
+/// Ends with the connection.
+async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<usize>) {
+    while under_way.wait_for(|count| *count == 0).await.is_ok() {
+        match timeout(HEAD_TIMEOUT, under_way.wait_for(|count| *count > 0)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                if let Some(socket) = socket.upgrade() {
+                    // It may just have been closed.
+                    let _ = rustix::net::shutdown(&socket, Shutdown::Both);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A middleware that counts the requests under way of each connection, each until its response was sent.
+pub async fn count<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let under_way = request.conn_data::<Connection>().map(|connection| UnderWay::new(&connection.under_way));
+    let response = next.call(request).await?;
+    Ok(response.map_body(|_, inner| BoxBody::new(Counted { inner: inner.boxed(), _under_way: under_way })))
+}
+
+/// A request under way.
+struct UnderWay(Rc<watch::Sender<usize>>);
+
+impl UnderWay {
+    fn new(all: &Rc<watch::Sender<usize>>) -> Self {
+        all.send_modify(|count| *count += 1);
+        Self(Rc::clone(all))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A response body that counts.
+struct Counted {
+    inner: BoxBody,
+    _under_way: Option<UnderWay>,
+}
+
+impl MessageBody for Counted {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.inner.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.inner).poll_next(context)
+    }
+}
