@@ -126,7 +126,8 @@ pub struct Options {
     #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub translate: String,
     /// Server sessions, each with a child of its own, that the stateless clients of one principal may fill with calls that
-    /// ask back. 1 keeps all of them in one child, one call after the other.
+    /// ask back. Clients that can be asked different things share none, and have one of each kind in any case. 1 keeps all
+    /// calls of clients of one kind in one child, one call after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
     /// How long a translated call waits for what its client was asked; and how long a child is not late because its client

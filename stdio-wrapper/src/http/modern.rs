@@ -13,6 +13,7 @@ use super::post::permit;
 use super::problem::Problem;
 use super::{Endpoint, events, gone};
 use crate::identity::Caller;
+use crate::legacy::OpenError;
 use crate::modern::{self, CallError, Fault, Fields, Request, completion};
 use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_line};
 use crate::stream::{First, Stream};
@@ -166,6 +167,12 @@ impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
         let message = error.to_string();
         match error {
+            // A stateless client knows of no sessions.
+            Refused::Busy | Refused::Open(OpenError::OwnerFull) => {
+                let message = Refused::Busy.to_string();
+                Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
+                    .with_header(header::RETRY_AFTER, "5")
+            }
             Refused::Open(error) => error.into(),
             Refused::Fault(fault) => fault.into(),
             Refused::Params(_) => Self::new(StatusCode::BAD_REQUEST, Code::InvalidParams, message),
@@ -180,7 +187,7 @@ impl From<CallError> for Problem {
         let message = error.to_string();
         match error {
             CallError::Fault(fault) => fault.into(),
-            CallError::Start(error) => crate::legacy::OpenError::from(error).into(),
+            CallError::Start(error) => OpenError::from(error).into(),
             CallError::Child(_) => Self::new(StatusCode::BAD_GATEWAY, Code::InternalError, message),
             CallError::OwnerFull => Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
                 .with_header(header::RETRY_AFTER, "1"),

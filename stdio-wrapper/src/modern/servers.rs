@@ -22,8 +22,11 @@ use crate::stream::Stream;
 const ROUND: Duration = Duration::from_millis(250);
 /// Longest wait for the answer to the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A verdict that rests on silence or an exit is looked at again after so long.
+/// A verdict that rests on an exit is looked at again after so long.
 const DOUBT: Duration = Duration::from_secs(300);
+/// The same for one that rests on silence, the first time, the second, and from then on: a machine that is busy answers
+/// another time, and a server of the earlier revisions that ignores what it does not know never does.
+const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 /// A child that was used this recently is not given up for another caller's.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -93,6 +96,8 @@ struct Verdict {
     shows: Shows,
     /// When to ask again.
     until: Option<Instant>,
+    /// Probes in a row that were not answered.
+    silences: usize,
 }
 
 #[derive(Debug, Default)]
@@ -221,9 +226,17 @@ impl Servers {
         let within = PROBE_TIMEOUT.min(self.settings.start_timeout);
         let answer = link.ask("server/discover", "{}", "{}", within).await;
         let has_answered = link.has_answered();
+        let is_silent = answer.is_err();
         let shows = answer.map_or(Shows::Legacy, |answer| probe::read(&answer));
-        let until = (shows == Shows::Legacy && !has_answered).then(|| Instant::now() + DOUBT);
-        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(Verdict { shows, until });
+        {
+            let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = verdict.map_or(0, |verdict| verdict.silences);
+            let doubt =
+                if is_silent { DOUBT_OF_SILENCE.get(before).copied().unwrap_or(DOUBT) } else { DOUBT };
+            let until = (shows == Shows::Legacy && !has_answered).then(|| Instant::now() + doubt);
+            let silences = if is_silent { before + 1 } else { 0 };
+            *verdict = Some(Verdict { shows, until, silences });
+        }
         tracing::info!(
             modern = shows == Shows::Modern,
             has_answered,

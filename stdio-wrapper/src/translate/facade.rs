@@ -36,7 +36,7 @@ const MAX_REPEATS: (usize, usize) = (64, 4096);
 /// Ceilings and times.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Sessions of one group of clients, each for one call that may ask back.
+    /// Sessions of one principal, each for one call that may ask back. Each group of clients has one in any case.
     pub max_seats: usize,
     /// How long a call waits for its client's answer.
     pub input_timeout: Duration,
@@ -52,6 +52,9 @@ pub enum Refused {
     /// No session.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Every session is taken by another call.
+    #[error("Too many of your calls wait for answers. Wait for some of them, then try again.")]
+    Busy,
     /// Params that make no sense.
     #[error("{0}")]
     Params(String),

@@ -77,6 +77,13 @@ impl Group {
         good.find_map(|seat| Lease::take(seat, true))
     }
 
+    /// Takes out the sessions that nobody uses, except the first.
+    pub(super) fn take_unused(&self) -> Vec<Arc<Seat>> {
+        let mut seats = self.seats();
+        let first = seats.len().min(1);
+        seats.extract_if(first.., |seat| seat.users.load(Ordering::Acquire) == 0).collect()
+    }
+
     /// Whether nobody uses it.
     pub(super) fn is_idle(&self, now: Instant, after: Duration) -> bool {
         let is_unused = |seat: &Arc<Seat>| {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::modern::{call, listen, request, send, text, wrapper};
-use crate::wrapper::{Events, answer_of};
+use crate::modern::{CHILD, call, listen, request, send, text, wrapper};
+use crate::wrapper::{Events, Wrapper, answer_of};
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
@@ -262,4 +262,21 @@ async fn a103_a_command_that_names_the_caller_has_a_child_for_each_caller() {
     assert_ne!(ana, bob);
     assert_eq!(text(&as_user("ana"), "pid", json!({})).await, ana);
     assert!(text(&as_user("bob"), "seen", json!({})).await.contains("\"WHO\": \"bob\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_too_slow_to_say_what_it_is_is_soon_asked_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let started = directory.path().join("started");
+    let script = format!(
+        "if [ -e {0} ]; then exec python3 {CHILD}; else touch {0}; exec sleep 100; fi",
+        started.display()
+    );
+    let wrapper = Wrapper::run(&["--start-timeout=3s"], &["sh", "-c", &script], &[]).await;
+    let client = wrapper.client();
+    let begun = Instant::now();
+    while call(&client, "echo", json!({})).await.0 != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is taken for a server with sessions");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

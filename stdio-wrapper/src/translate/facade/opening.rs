@@ -23,7 +23,6 @@ impl Facade {
         is_exclusive: bool,
     ) -> Result<Lease, Refused> {
         let end = Instant::now() + self.settings.request_timeout;
-        let max = self.settings.max_seats;
         loop {
             let free = if is_exclusive {
                 group.take_free(false)
@@ -36,23 +35,43 @@ impl Facade {
             {
                 let _one_at_a_time = group.opening.lock().await;
                 let count = group.seats().len();
-                if count == 0 || (is_exclusive && count < max && group.take_free(false).is_none()) {
+                if count > 0 && (!is_exclusive || group.take_free(false).is_some()) {
+                    continue;
+                }
+                // A group's first session serves everything that needs none of its own, so there always is one.
+                if count == 0 || self.has_room(key, count) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
                         Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
                         Err(error) => return Err(error),
                     }
-                } else if count < max || !is_exclusive {
-                    continue;
                 }
             }
             if is_exclusive && let Some(lease) = group.take_free(true) {
                 return Ok(lease.of(group));
             }
             if tokio::time::timeout_at(end, group.freed.notified()).await.is_err() {
-                return Err(OpenError::OwnerFull.into());
+                return Err(Refused::Busy);
             }
         }
+    }
+
+    /// Whether a principal may have one more session for this group, which has so many. Those of the principal's other groups
+    /// make room if nobody uses them, except for the first of each.
+    fn has_room(&self, own: &GroupKey, count: usize) -> bool {
+        let max = self.settings.max_seats;
+        let others: Vec<Arc<Group>> = {
+            let groups = self.groups();
+            let others = groups.iter().filter(|(key, _)| key.owner == own.owner && *key != own);
+            others.map(|(_, group)| Arc::clone(group)).collect()
+        };
+        let is_full = || count + others.iter().map(|group| group.seats().len()).sum::<usize>() >= max;
+        if count < max && is_full() {
+            for seat in others.iter().flat_map(|group| group.take_unused()) {
+                self.sessions.end(&seat.session, "another one of this principal is opened");
+            }
+        }
+        !is_full()
     }
 
     /// Opens a session and greets the child as this client would.
