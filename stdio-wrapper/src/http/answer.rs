@@ -43,7 +43,7 @@ pub(super) async fn wait(
     let mut first = timeout(quick, decided(&stream)).await;
     if first.is_err() {
         first = tokio::select! {
-            first = timeout(endpoint.stream_after - quick, decided(&stream)) => first,
+            first = timeout(endpoint.stream_after.saturating_sub(quick), decided(&stream)) => first,
             // Nobody reads what is said here, and so the child's questions must go elsewhere.
             () = gone::watch(request) => return HttpResponse::BadRequest().finish(),
         };

@@ -115,6 +115,7 @@ impl Pending {
         self.session.metrics.requests_in_flight.sub();
         self.session.request_done();
         self.stream.push(data, true);
+        self.session.answered_on(&self.stream);
     }
 }
 

@@ -75,6 +75,25 @@ struct State {
     questions: Questions,
 }
 
+impl State {
+    /// Forgets completed streams that nobody reads, oldest first, until what is kept has at most so many bytes. Running ones
+    /// are bounded by the requests in flight; `newest` stays.
+    fn forget_streams(&mut self, newest: &Arc<Stream>, max_bytes: usize) {
+        let mut kept: usize = self.streams.iter().map(|stream| stream.kept()).sum();
+        let mut index = 0;
+        while index < self.streams.len() && (kept > max_bytes || self.streams.len() > MAX_KEPT_STREAMS) {
+            let is_done = self.streams.get(index).is_some_and(|stream| {
+                stream.is_complete() && !stream.is_connected() && !Arc::ptr_eq(stream, newest)
+            });
+            if is_done && let Some(done) = self.streams.remove(index) {
+                kept -= done.kept();
+            } else {
+                index += 1;
+            }
+        }
+    }
+}
+
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -150,19 +169,13 @@ impl Session {
     pub fn keep_stream(&self, stream: &Arc<Stream>) {
         let mut state = self.state();
         state.streams.push_back(Arc::clone(stream));
-        let mut kept: usize = state.streams.iter().map(|stream| stream.kept()).sum();
-        // Completed ones go first, oldest first; running ones are bounded by the requests in flight.
-        let mut index = 0;
-        while index < state.streams.len()
-            && (kept > self.limits.event_log || state.streams.len() > MAX_KEPT_STREAMS)
-        {
-            let is_done =
-                state.streams.get(index).is_some_and(|stream| stream.is_complete() && !stream.is_connected());
-            if is_done && let Some(done) = state.streams.remove(index) {
-                kept -= done.kept();
-            } else {
-                index += 1;
-            }
+        state.forget_streams(stream, self.limits.event_log);
+    }
+
+    /// Notes that a stream got an answer. What waits for clients that may come back takes no more room because of it.
+    pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
+        if !stream.is_connected() {
+            self.state().forget_streams(stream, self.limits.event_log);
         }
     }
 

@@ -87,7 +87,6 @@ enum Place {
 
 /// A reader of JSON text that keeps nothing but the current key and the id. It takes the text piece by piece.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct OutlineReader {
     length: usize,
     depth: usize,

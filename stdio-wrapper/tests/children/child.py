@@ -133,6 +133,7 @@ def call(message):
         sys.stderr.flush()
         return text("after stderr")
     if name == "big":
+        time.sleep(given.get("pause", 0))
         return text("b" * given["bytes"])
     if name == "orphan":
         return text(str(orphan(given["seconds"])))

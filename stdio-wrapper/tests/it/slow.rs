@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::wrapper::{Client, Wrapper, call};
+use crate::wrapper::{Client, Events, Wrapper, call};
 
 /// Sends some bytes and nothing more.
 fn send(address: &str, text: &[u8]) -> TcpStream {
@@ -164,12 +164,37 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
     drop(held);
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
-    let mut memory = u64::MAX;
+    memory_becomes(&wrapper, idle + (60 << 20)).await;
+}
+
+/// Waits until the wrapper has no more memory than this.
+async fn memory_becomes(wrapper: &Wrapper, most: u64) {
+    let mut memory = 0;
     for _ in 0..100 {
-        memory = memory.min(wrapper.metric("process_resident_memory_bytes").await);
+        memory = wrapper.metric("process_resident_memory_bytes").await;
+        if memory <= most {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(memory < idle + (60 << 20), "{memory} after {idle}");
+    panic!("{memory} stays in place of {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_for_clients_that_may_come_back_do_not_pile_up() {
+    let wrapper = Wrapper::start(&["--stream-after=50ms"], &[]).await;
+    let client = wrapper.session().await;
+    let idle = wrapper.metric("process_resident_memory_bytes").await;
+    let mut last = String::new();
+    for pause in [3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 9] {
+        let body = call(1, "big", json!({"bytes": 8_000_000, "pause": pause}));
+        last = Events::new(client.post(body).await).next().await.unwrap().id.unwrap();
+    }
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    memory_becomes(&wrapper, idle + (50 << 20)).await;
+    // One of them is still there.
+    let kept = Events::new(client.get(Some(&last)).await).rest().await;
+    assert!(kept.last().unwrap().data.to_string().len() > 8_000_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
