@@ -1,8 +1,8 @@
 //! How fast authorization requests may be pushed (RFC 9126), and how fast assertions of clients may be remembered.
 //!
 //! Both leave a row in the store before any user has said a word, and anybody may register the client that asks. So they
-//! are counted for the client at that address, for the address, and for all strangers together. A stranger is who proves
-//! nothing, or a client that no user has allowed yet; a client that authenticates and has been used shares a limit with nobody.
+//! are counted for the client at that address, for the address, and for all strangers together: see [`Standing`]. A public client
+//! proves nothing, however well it is known, so anybody may speak in its name; but only from addresses of their own.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,6 +23,9 @@ const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 pub struct PushRate {
     pairs: KeyedRate<(ClientId, Option<IpAddr>)>,
     addresses: KeyedRate<Option<IpAddr>>,
+    // Not the same: a flood of made-up keys would have them share buckets.
+    pairs_in_use: KeyedRate<(ClientId, Option<IpAddr>)>,
+    addresses_in_use: KeyedRate<Option<IpAddr>>,
     strangers: OneRate,
     known: KeyedRate<ClientId>,
 }
@@ -32,33 +35,60 @@ impl Default for PushRate {
         Self {
             pairs: KeyedRate::new(quota(PAIR)),
             addresses: KeyedRate::new(quota(ADDRESS)),
+            pairs_in_use: KeyedRate::new(quota(PAIR)),
+            addresses_in_use: KeyedRate::new(quota(ADDRESS)),
             strangers: OneRate::new(quota(STRANGERS)),
             known: KeyedRate::new(quota(KNOWN)),
         }
     }
 }
 
-/// Whether a client counts as a stranger: see the module's text.
-pub fn is_stranger(client: &Client) -> bool {
-    client.is_public() || client.last_used_at.is_none()
+/// With whom a client shares its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No user has allowed it, and no operator entered it: with all of its kind.
+    Stranger,
+    /// It is in use, and proves nothing: with whoever uses its name, or another such client, at the same address.
+    InUse,
+    /// It is in use, and has authenticated: with nobody.
+    Proven,
+}
+
+impl Standing {
+    /// That of `client`, which has authenticated if it can.
+    pub fn of(client: &Client) -> Self {
+        if client.last_used_at.is_none() && client.operator.is_none() {
+            Self::Stranger
+        } else if client.is_public() {
+            Self::InUse
+        } else {
+            Self::Proven
+        }
+    }
 }
 
 impl PushRate {
     /// Counts one of `client`, which has authenticated if it can.
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
-        if !is_stranger(client) {
+        let (standing, address) = (Standing::of(client), address.map(network));
+        if standing == Standing::Proven {
             return self.known.check(&client.id);
         }
-        let address = address.map(network);
-        self.pairs.check(&(client.id.clone(), address))?;
-        self.addresses.check(&address)?;
-        self.strangers.check()
+        let (pairs, addresses) = match standing {
+            Standing::InUse => (&self.pairs_in_use, &self.addresses_in_use),
+            _ => (&self.pairs, &self.addresses),
+        };
+        pairs.check(&(client.id.clone(), address))?;
+        addresses.check(&address)?;
+        if standing == Standing::InUse { Ok(()) } else { self.strangers.check() }
     }
 
     /// Forgets whoever is within the limits again; called now and then.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();
+        self.pairs_in_use.forget_idle();
+        self.addresses_in_use.forget_idle();
         self.known.forget_idle();
     }
 }
@@ -108,9 +138,12 @@ mod tests {
         assert!((90..=92).contains(&admitted(&unused, &|_| 1, 500)), "what is left of the address");
         let all = admitted(&unused, &|n| n + 10, 5000);
         assert!((870..=1000).contains(&all), "{all}");
-        // A public client proves nothing, however well it is known.
+        // A public client in use proves nothing: strangers in its name use up what is theirs at their own addresses.
         let public = client("public", "none", Some(2));
-        assert!(rate.admit(&public, Some(address(9000))).is_err());
+        assert_eq!(admitted(&|_| public.clone(), &|_| 1, 100), 30);
+        assert_eq!(admitted(&|_| public.clone(), &|_| 9000, 100), 30);
+        let more = |n: u32| client(&format!("public{n}"), "none", Some(2));
+        assert!((90..=92).contains(&admitted(&more, &|_| 1, 500)), "what is left of the address");
         let used = client("used", "private_key_jwt", Some(2));
         assert!((1000..=1010).contains(&admitted(&|_| used.clone(), &|_| 1, 2000)));
     }

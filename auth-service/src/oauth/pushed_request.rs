@@ -11,7 +11,7 @@ use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::pushed_request::PushedRequest;
 use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
-use crate::guard::push_rate::is_stranger;
+use crate::guard::push_rate::Standing;
 use crate::state::AppState;
 use crate::store::{Room, StoreError};
 
@@ -28,9 +28,10 @@ const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_ass
 
 /// Bytes in the largest request that is kept.
 const LARGEST: usize = 8 * 1024;
-/// Requests that may wait for their browsers, so that they take 66 MB at most. The second half is for clients that authenticate
-/// and that a user has allowed before.
+/// Requests that may wait for their browsers, so that they take 66 MB at most. The second half is for clients in use, and the last
+/// quarter for those of them that authenticate.
 const MAX_OF_ALL: u64 = 8000;
+const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
 const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
 /// RFC 9126 §2.2.
@@ -70,7 +71,11 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.push_rate.admit(&client, address).map_err(TokenError::TooFast)?;
-    let ceiling = if is_stranger(&client) { MAX_OF_STRANGERS } else { MAX_OF_ALL };
+    let ceiling = match Standing::of(&client) {
+        Standing::Stranger => MAX_OF_STRANGERS,
+        Standing::InUse => MAX_IN_USE,
+        Standing::Proven => MAX_OF_ALL,
+    };
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
     let pushed = PushedRequest {
