@@ -32,6 +32,11 @@ impl InFlight {
     pub fn enter(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
         self.enter_as(address.map(network))
     }
+
+    /// Begins one for an address that has fewer than `most` under way, if that is less than it may have at all.
+    pub fn enter_within(&self, most: u32, address: Option<IpAddr>) -> Result<Place, NoPlace> {
+        self.enter_below(most.min(self.most), address.map(network))
+    }
 }
 
 impl<K: Clone + Eq + Hash> InFlight<K> {
@@ -42,9 +47,13 @@ impl<K: Clone + Eq + Hash> InFlight<K> {
 
     /// Begins one.
     pub fn enter_as(&self, key: K) -> Result<Place<K>, NoPlace> {
+        self.enter_below(self.most, key)
+    }
+
+    fn enter_below(&self, most: u32, key: K) -> Result<Place<K>, NoPlace> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();
-        if *count >= self.most {
+        if *count >= most {
             return Err(NoPlace);
         }
         *count += 1;

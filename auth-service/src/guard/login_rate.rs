@@ -20,8 +20,10 @@ const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 /// A whole office may log in from one address.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Attempts of one address that may wait for their hash at the same time.
-const AT_ONCE: u32 = 8;
+/// Attempts of one address that may wait for their hash at the same time: when there is room, as many as may wait at all, since
+/// an office may be one address.
+const AT_ONCE: u32 = 32;
+const AT_ONCE_WHEN_BUSY: u32 = 8;
 
 /// See the module's text.
 pub struct LoginRate {
@@ -39,6 +41,15 @@ pub enum Browser {
     Stranger,
     /// The person has logged in here before.
     KnownDevice,
+}
+
+/// How many attempts wait for their hash already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// No more than half of those that may.
+    Roomy,
+    /// More than that.
+    Busy,
 }
 
 /// Why an attempt is not made.
@@ -79,6 +90,7 @@ impl LoginRate {
         name: Option<&Username>,
         address: Option<IpAddr>,
         browser: Browser,
+        queue: Queue,
     ) -> Result<Admission, TooManyAttempts> {
         let address = address.map(network);
         if let (Some(name), Browser::KnownDevice) = (name, browser) {
@@ -90,7 +102,11 @@ impl LoginRate {
             self.pairs.check(&(name.clone(), address))?;
             self.names.check(name)?;
         }
-        Ok(Admission { _place: Some(self.at_once.enter(address)?) })
+        let most = match queue {
+            Queue::Roomy => AT_ONCE,
+            Queue::Busy => AT_ONCE_WHEN_BUSY,
+        };
+        Ok(Admission { _place: Some(self.at_once.enter_within(most, address)?) })
     }
 
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
@@ -119,45 +135,54 @@ mod tests {
         let rate = LoginRate::default();
         let admitted = |attempts: u32, place: &dyn Fn(u32) -> IpAddr, who: &dyn Fn(u32) -> Username| {
             (0..attempts)
-                .filter(|n| rate.admit(Some(&who(*n)), Some(place(*n)), Browser::Stranger).is_ok())
+                .filter(|n| {
+                    rate.admit(Some(&who(*n)), Some(place(*n)), Browser::Stranger, Queue::Busy).is_ok()
+                })
                 .count()
         };
         assert_eq!(admitted(100, &|_| address(1), &|_| name("ana")), 10);
         assert!((300..=302).contains(&admitted(1000, &|_| address(2), &|n| name(&format!("u{n}")))));
         assert!(admitted(1000, &address, &|_| name("bob")) <= 51);
         // Upper case and blanks make no second name.
-        assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger, Queue::Busy).is_err());
     }
 
     #[test]
     fn a023_nobody_shuts_the_owner_out() {
         let rate = LoginRate::default();
         for n in 0..1000 {
-            let _ = rate.admit(Some(&name("ana")), Some(address(n)), Browser::Stranger);
+            let _ = rate.admit(Some(&name("ana")), Some(address(n)), Browser::Stranger, Queue::Busy);
         }
-        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::Stranger).is_err());
-        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::KnownDevice).is_ok());
+        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::Stranger, Queue::Busy).is_err());
+        assert!(
+            rate.admit(Some(&name("ana")), Some(address(5000)), Browser::KnownDevice, Queue::Busy).is_ok()
+        );
     }
 
     #[test]
     fn a093_names_that_cannot_be_are_counted_for_their_address() {
         let rate = LoginRate::default();
-        let admitted =
-            (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
+        let admitted = (0..1000)
+            .filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger, Queue::Busy).is_ok())
+            .count();
         assert!((300..=302).contains(&admitted), "{admitted}");
         // The address is used up for every name, and makes us remember none.
-        assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
-        assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
+        assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger, Queue::Busy).is_err());
+        assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger, Queue::Busy).is_ok());
     }
 
     #[test]
-    fn a093_one_address_has_few_attempts_at_once() {
+    fn a093_one_address_has_few_attempts_at_once_when_many_wait() {
         let rate = LoginRate::default();
-        let attempt = |n: u32, place| rate.admit(Some(&name(&format!("u{n}"))), place, Browser::Stranger);
-        let held: Vec<_> = (0..AT_ONCE).map(|n| attempt(n, Some(address(1))).unwrap()).collect();
-        assert!(matches!(attempt(100, Some(address(1))), Err(TooManyAttempts::AtOnce(_))));
-        assert!(attempt(100, Some(address(2))).is_ok());
-        drop(held);
-        assert!(attempt(101, Some(address(1))).is_ok());
+        let attempt = |n: u32, place: u32, queue| {
+            rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger, queue)
+        };
+        let held: Vec<_> = (0..AT_ONCE).map(|n| attempt(n, 1, Queue::Roomy).unwrap()).collect();
+        assert!(matches!(attempt(100, 1, Queue::Roomy), Err(TooManyAttempts::AtOnce(_))));
+        let others: Vec<_> = (0..8).map(|n| attempt(n, 2, Queue::Busy).unwrap()).collect();
+        assert!(matches!(attempt(100, 2, Queue::Busy), Err(TooManyAttempts::AtOnce(_))));
+        assert!(attempt(100, 3, Queue::Busy).is_ok());
+        drop((held, others));
+        assert!(attempt(101, 1, Queue::Busy).is_ok());
     }
 }

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::domain::account::{Account, Username};
 use crate::domain::opaque_token::TokenHash;
 use crate::guard::client_address;
-use crate::guard::login_rate::{Admission, Browser, TooManyAttempts};
+use crate::guard::login_rate::{self, Admission, Browser, TooManyAttempts};
 use crate::identity::cookies::device;
 use crate::identity::password::{HashingError, Queue, RETRY_AFTER_SECONDS};
 use crate::identity::ticket::Form;
@@ -96,7 +96,8 @@ pub(super) fn admit(
         Browser::Stranger => Queue::Strangers,
     };
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    Ok((queue, state.login_rate.admit(name, address, browser)?))
+    let waiting = if state.passwords.is_busy() { login_rate::Queue::Busy } else { login_rate::Queue::Roomy };
+    Ok((queue, state.login_rate.admit(name, address, browser, waiting)?))
 }
 
 /// Whether the owner of that name has logged in with this browser before.

@@ -80,6 +80,14 @@ async fn a093_a_flood_of_logins_is_told_to_come_back_and_the_owner_still_gets_in
 }
 
 #[actix_web::test]
+async fn many_users_behind_one_address_log_in_at_the_same_moment() {
+    let app = TestApp::start().await;
+    let form = form(&app).await;
+    let answers = statuses((0..15).map(|n| attempt(&app, &form, 1, &format!("user{n}")))).await;
+    assert_eq!(count(&answers, StatusCode::FORBIDDEN), 15);
+}
+
+#[actix_web::test]
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, ticket) = form(&app).await;
