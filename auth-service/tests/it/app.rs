@@ -87,6 +87,15 @@ impl TestApp {
         Some(Self::start_on(true, &[]).await)
     }
 
+    /// One on the embedded store, and one on Redis where that is on the machine.
+    pub(crate) async fn on_both_stores(settings: &[(&str, &str)]) -> Vec<Self> {
+        let mut apps = vec![Self::start_on(false, settings).await];
+        if RedisServer::start(&["--appendonly", "no"]).is_some() {
+            apps.push(Self::start_on(true, settings).await);
+        }
+        apps
+    }
+
     pub(crate) fn kill_store(&mut self) {
         self.server.as_mut().unwrap().kill();
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::app::{Browser, ISSUER, Page, RESOURCE, TestApp, Tokens, error_code};
 
@@ -259,4 +261,50 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
     );
     assert_eq!(error_code(poll(&app, client, "mgd_x").await).await, "unsupported_grant_type");
     assert_eq!(app.browser().open("/device").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Sends "Allow" and hangs up after a moment, as a browser does in which the user clicks once more.
+async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
+    let form = format!("ticket={}&decision=allow", page.ticket());
+    let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let request = format!(
+        "POST /device/consent HTTP/1.1\r\nHost: auth.example\r\nCookie: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        cookies.join("; "),
+        form.len()
+    );
+    let mut stream = TcpStream::connect(app.public.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(moment).await;
+}
+
+#[actix_web::test]
+async fn a155_two_clicks_on_allow_are_one_answer() {
+    for app in TestApp::on_both_stores(&[("ADDITIONAL_GRANTS", "device_code"), ("WORKERS", "4")]).await {
+        let client = television(&app).await;
+        let mut ana = app.browser_of("ana").await;
+        for moment in [None, Some(0), Some(0), Some(1), Some(3), Some(50)] {
+            let codes = codes(&app, &client).await;
+            let page = type_code(&mut ana, &codes.user).await;
+            let mut same = app.browser_with(&ana);
+            let answers = match moment {
+                None => {
+                    let clicks = [decide(&mut ana, &page, "allow"), decide(&mut same, &page, "allow")];
+                    futures_util::future::join_all(clicks).await
+                }
+                Some(moment) => {
+                    allow_and_hang_up(&app, &ana, &page, Duration::from_millis(moment)).await;
+                    vec![decide(&mut ana, &page, "allow").await]
+                }
+            };
+            for answer in answers {
+                assert!(
+                    answer.status == StatusCode::OK && answer.body.contains("is connected"),
+                    "{moment:?}: {}",
+                    answer.body
+                );
+            }
+            app.wait(Duration::from_secs(5));
+            assert_eq!(poll(&app, &client, &codes.device).await.status(), StatusCode::OK);
+        }
+    }
 }
