@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::protocol::Text;
+
 /// Part of the memory that one principal may have at the same time.
 const SHARE: usize = 4;
 
@@ -40,6 +42,24 @@ impl Budget {
         Room { budget: Arc::clone(self), owner: Arc::from(owner), taken: 0 }
     }
 
+    /// Counts a large text as the principal's, for as long as anybody has a piece of it. `None`: there is no room.
+    pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
+        if !text.is_large() {
+            return Some(text);
+        }
+        let mut room = self.room(owner);
+        room.grow(text.len()).then(|| text.holding(room))
+    }
+
+    /// The same, but waits for room if it must.
+    pub async fn count_within(self: &Arc<Self>, owner: &str, text: Text, patience: Duration) -> Option<Text> {
+        if !text.is_large() {
+            return Some(text);
+        }
+        let mut room = self.room(owner);
+        room.grow_within(text.len(), patience).await.then(|| text.holding(room))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +90,7 @@ impl Room {
     }
 
     /// Takes so many bytes more, and waits for them if it must.
-    pub async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
+    async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let budget = Arc::clone(&self.budget);
         loop {

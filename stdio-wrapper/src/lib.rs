@@ -1,9 +1,10 @@
 //! stdio-wrapper: any stdio MCP server over Streamable HTTP.
 //!
-//! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `budget`, `connection` and `unread` stand at the bottom and use
-//! no other; `stream` uses `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
+//! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `connection` and `unread` stand at the bottom and use no other;
+//! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
 //! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
-//! `budget` and `metrics`; `translate` uses both of them; `http` uses all of these; `ops` uses `metrics`; `app` puts them
+//! `budget` and `metrics`; `translate` uses both of them and
+//! `budget`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
 //! together.
 
 pub mod app;

@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Text, Unreadable, error_message,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
     is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
     peek_progress, relay, rewrite, tidy, without_lone_surrogates,
 };
@@ -19,7 +19,7 @@ use crate::stream::Stream;
 /// How long a client that does not read may hold up its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an answer waits for room among those that wait for their readers.
+/// How long an answer waits for room among those that wait for their readers. A client that reads makes some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hands each frame of one child on.
@@ -223,7 +223,11 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
         log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
     }
     room(link, &stream).await;
-    match pay(link, &session, data).await {
+    let patience = match link.audience {
+        Audience::Session(_) => PAYMENT_PATIENCE,
+        Audience::Nobody => Duration::ZERO,
+    };
+    match link.answers.count_within(&session.owner, data, patience).await {
         Some(data) => pending.answer(data),
         None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
     }
@@ -317,19 +321,6 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
         any_stream(link, &session)
     };
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
-}
-
-/// Counts a large answer as long as anybody has any of it. A client that reads makes room for the next one soon.
-async fn pay(link: &Link, session: &Session, data: Text) -> Option<Text> {
-    if !data.is_large() {
-        return Some(data);
-    }
-    let patience = match link.audience {
-        Audience::Session(_) => PAYMENT_PATIENCE,
-        Audience::Nobody => Duration::ZERO,
-    };
-    let mut room = link.answers.room(&session.owner);
-    room.grow_within(data.len(), patience).await.then(|| data.holding(room))
 }
 
 async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {

@@ -198,6 +198,11 @@ impl Sessions {
         Ok(Behind::Own(link))
     }
 
+    /// Memory for answers that wait for their readers.
+    pub fn answers(&self) -> &Arc<Budget> {
+        &self.settings.answers
+    }
+
     /// The session with this id, if it belongs to this principal. Another principal's looks like none (attack 108).
     pub fn find(&self, id: &str, owner: &str) -> Option<Arc<Session>> {
         let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);

@@ -201,11 +201,8 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     if let (Some((key, generation)), Some(result)) = (&pending.keep, &message.result) {
         link.lists.keep(key, *generation, message.at(result), Instant::now());
     }
-    let mut room = link.answers.room(&pending.owner);
-    if !data.is_large() {
+    if let Some(data) = link.answers.count(&pending.owner, data) {
         pending.stream.push(data, true);
-    } else if room.grow(data.len()) {
-        pending.stream.push(data.holding(room), true);
     } else {
         link.metrics.requests_failed_total.add();
         pending.fail(TOO_MANY_ANSWERS);

@@ -325,6 +325,11 @@ impl Servers {
         message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
+    /// Memory for answers that wait for their readers.
+    pub fn answers(&self) -> &Arc<Budget> {
+        &self.settings.answers
+    }
+
     /// A stream for one response.
     pub fn stream(&self) -> Arc<Stream> {
         Stream::for_post(1, 1, self.settings.event_log)

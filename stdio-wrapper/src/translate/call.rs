@@ -14,6 +14,7 @@ use super::given_up::GivenUp;
 use super::group::{Group, Lease, Prompt, Seat, take};
 use super::questions::{Needs, Question};
 use super::results::{LEVELS, error_for_modern};
+use crate::budget::{Budget, TOO_MANY_ANSWERS};
 use crate::modern::Request;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
 use crate::stream::{Consumer, Next, Stream};
@@ -37,11 +38,22 @@ pub(super) struct Job {
     /// To whom a request state belongs.
     pub(super) bound_to: String,
     pub(super) stream: Arc<Stream>,
+    /// Memory for answers that wait for their readers.
+    answers: Arc<Budget>,
+    /// The principal.
+    owner: String,
 }
 
 impl Job {
     /// Of a request. `params` are those for the child; `bound_to` says what a request state of this call is good for.
-    pub(super) fn of(request: &Request<'_>, params: String, bound_to: String, stream: &Arc<Stream>) -> Self {
+    pub(super) fn of(
+        request: &Request<'_>,
+        params: String,
+        bound_to: String,
+        stream: &Arc<Stream>,
+        answers: &Arc<Budget>,
+        owner: &str,
+    ) -> Self {
         let token = request.meta.progress_token.as_ref();
         let level = request.meta.log_level.as_deref().filter(|level| LEVELS.contains(level));
         Self {
@@ -53,13 +65,18 @@ impl Job {
             progress_token: token.map(|token| request.message.at(token).to_owned()),
             bound_to,
             stream: Arc::clone(stream),
+            answers: Arc::clone(answers),
+            owner: owner.to_owned(),
         }
     }
 
     /// Answers with a result, as JSON text.
     pub(super) fn finish(&self, result: &str) {
         let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id);
-        self.stream.push(Bytes::from(text).into(), true);
+        match self.answers.count(&self.owner, Bytes::from(text).into()) {
+            Some(text) => self.stream.push(text, true),
+            None => self.fail(Code::Refused, TOO_MANY_ANSWERS, None),
+        }
     }
 
     /// Answers with an error of ours.

@@ -141,7 +141,8 @@ impl Facade {
         let [given, state] = members(params, ["inputResponses", "requestState"])
             .map_err(|error| Refused::Params(error.to_string()))?;
         let bound_to = bound_to(&key, request, params);
-        let job = Job::of(request, params_for_legacy(params), bound_to, stream);
+        let job =
+            Job::of(request, params_for_legacy(params), bound_to, stream, self.sessions.answers(), owner);
         let Some(given) = responses(given) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::modern;
 use crate::wrapper::{Client, Events, Wrapper, call};
 
 /// Sends some bytes and nothing more.
@@ -144,7 +145,8 @@ fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     let mut request = head(address, body.len());
     let headers = client.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
-    let session = format!("\r\nMcp-Session-Id: {}\r\n", client.session.as_deref().unwrap());
+    let session = client.session.as_ref().map(|session| format!("Mcp-Session-Id: {session}\r\n"));
+    let session = format!("\r\n{}", session.unwrap_or_default());
     request = request.replacen("\r\n", &(session + &headers.collect::<String>()), 1);
     (&stream).write_all((request + body).as_bytes()).unwrap();
     stream
@@ -219,6 +221,15 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     assert_eq!(ana.text("echo", json!({})).await, "{}");
     drop(held);
     assert_eq!(ana.text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);
+    // Translated answers count as well.
+    let body = modern::request(1, "tools/call", json!({"name": "big", "arguments": {"bytes": 7_900_000}}));
+    let stateless = modern::with_headers(&of("ana"), &body);
+    let _held: Vec<TcpStream> =
+        (0..4).map(|_| post_and_not_read(&stateless, &wrapper.address, &body.to_string())).collect();
+    wrapper.metric_at_least("stdio_wrapper_requests_total", 16).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    let (_, refused) = modern::call(&of("ana"), "big", json!({"bytes": 7_900_000})).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

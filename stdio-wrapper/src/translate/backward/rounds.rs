@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::super::results::result_for_legacy;
 use super::{Peer, fail};
+use crate::budget::TOO_MANY_ANSWERS;
 use crate::legacy::Session;
 use crate::protocol::{Members, members, parse_line, string};
 use crate::stream::Stream;
@@ -35,7 +36,11 @@ impl Peer {
             members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
         if kind.and_then(string).as_deref() != Some("input_required") {
             let result = result_for_legacy(result);
-            out.push(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#)).into(), true);
+            let text = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#));
+            match self.servers.answers().count(&session.owner, text.into()) {
+                Some(text) => out.push(text, true),
+                None => fail(out, id, TOO_MANY_ANSWERS),
+            }
             return None;
         }
         match self.ask_all(session, requests.unwrap_or("{}"), out).await {
