@@ -36,6 +36,8 @@ pub struct LoginPage<'a> {
     pub signed_in: Option<&'a str>,
     /// Where that user can go on without signing in again.
     pub way_on: Option<Link<'a>>,
+    /// Whether that is because the client wants the user to sign in, or to choose an account.
+    pub asked_again: bool,
 }
 
 /// Asks for a password of one's own.

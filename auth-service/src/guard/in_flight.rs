@@ -33,9 +33,11 @@ impl InFlight {
         self.enter_as(address.map(network))
     }
 
-    /// Begins one for an address that has fewer than `most` under way, if that is less than it may have at all.
-    pub fn enter_within(&self, most: u32, address: Option<IpAddr>) -> Result<Place, NoPlace> {
-        self.enter_below(most.min(self.most), address.map(network))
+    /// Begins one for an address, which may have more than `share` under way only while all together have fewer than `roomy`.
+    pub fn enter_sharing(&self, share: u32, roomy: u32, address: Option<IpAddr>) -> Result<Place, NoPlace> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = if counts.values().sum::<u32>() < roomy { self.most } else { share };
+        self.enter_below(most, address.map(network), &mut counts)
     }
 }
 
@@ -47,16 +49,16 @@ impl<K: Clone + Eq + Hash> InFlight<K> {
 
     /// Begins one.
     pub fn enter_as(&self, key: K) -> Result<Place<K>, NoPlace> {
-        self.enter_below(self.most, key)
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.enter_below(self.most, key, &mut counts)
     }
 
-    fn enter_below(&self, most: u32, key: K) -> Result<Place<K>, NoPlace> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key.clone()).or_default();
-        if *count >= most {
+    fn enter_below(&self, most: u32, key: K, counts: &mut HashMap<K, u32>) -> Result<Place<K>, NoPlace> {
+        let under_way = counts.get(&key).copied().unwrap_or_default();
+        if under_way >= most {
             return Err(NoPlace);
         }
-        *count += 1;
+        counts.insert(key.clone(), under_way + 1);
         Ok(Place { key, counts: Arc::clone(&self.counts) })
     }
 }

@@ -1,9 +1,13 @@
 //! A rate for each of many keys that strangers choose, in bounded memory.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
 
 /// Keys that are told apart. A key takes about a hundred bytes.
 pub const MAX_KEYS: usize = 10_000;
@@ -15,11 +19,19 @@ const BUCKETS: u64 = 4096;
 /// While more than [`MAX_KEYS`] are remembered, all keys fall into a few thousand buckets, which share the rate of one: a
 /// flood of made-up keys slows those whose bucket it exhausts, and takes no more memory.
 pub struct KeyedRate<K: Hash + Eq + Clone> {
-    exact: DefaultKeyedRateLimiter<K>,
-    crowded: DefaultKeyedRateLimiter<u64>,
+    exact: Cells<K>,
+    crowded: Cells<u64>,
     max_keys: usize,
     hasher: RandomState,
-    clock: DefaultClock,
+}
+
+/// One that was counted, and may be given back.
+#[derive(Debug)]
+pub enum Taken<K> {
+    /// For the key.
+    Exact(K),
+    /// For its bucket.
+    Crowded(u64),
 }
 
 /// There were too many.
@@ -37,37 +49,90 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
     }
 
     fn with_max_keys(quota: Quota, max_keys: usize) -> Self {
-        Self {
-            exact: RateLimiter::keyed(quota),
-            crowded: RateLimiter::keyed(quota),
-            max_keys,
-            hasher: RandomState::new(),
-            clock: DefaultClock::default(),
-        }
+        Self { exact: Cells::new(quota), crowded: Cells::new(quota), max_keys, hasher: RandomState::new() }
     }
 
     /// Counts one for `key`.
     pub fn check(&self, key: &K) -> Result<(), TooFast> {
-        let checked = if self.exact.len() < self.max_keys {
-            self.exact.check_key(key)
+        self.take(key).map(drop)
+    }
+
+    /// Counts one for `key` that may turn out to count for nothing.
+    pub fn take(&self, key: &K) -> Result<Taken<K>, TooFast> {
+        if self.exact.len() < self.max_keys {
+            self.exact.take(key)?;
+            Ok(Taken::Exact(key.clone()))
         } else {
-            self.crowded.check_key(&(self.hasher.hash_one(key) % BUCKETS))
-        };
-        checked.map_err(|wait| TooFast {
-            retry_after_seconds: wait.wait_time_from(self.clock.now()).as_secs() + 1,
-        })
+            let bucket = self.hasher.hash_one(key) % BUCKETS;
+            self.crowded.take(&bucket)?;
+            Ok(Taken::Crowded(bucket))
+        }
+    }
+
+    /// Counts one less.
+    pub fn give_back(&self, taken: Taken<K>) {
+        match taken {
+            Taken::Exact(key) => self.exact.give_back(&key),
+            Taken::Crowded(bucket) => self.crowded.give_back(&bucket),
+        }
     }
 
     /// Forgets whoever is within the rate again; called now and then.
     pub fn forget_idle(&self) {
-        self.exact.retain_recent();
-        self.exact.shrink_to_fit();
-        self.crowded.retain_recent();
+        self.exact.forget_idle();
+        self.crowded.forget_idle();
     }
 
     #[cfg(test)]
     fn remembered(&self) -> usize {
         self.exact.len() + self.crowded.len()
+    }
+}
+
+/// The generic cell rate algorithm: for each key, when all that was counted for it will be made up for.
+struct Cells<K> {
+    made_up_at: Mutex<HashMap<K, Instant>>,
+    /// For how long one counts.
+    every: Duration,
+    /// How far ahead of the time a key may be and still have one more.
+    ahead: Duration,
+}
+
+impl<K: Hash + Eq + Clone> Cells<K> {
+    fn new(quota: Quota) -> Self {
+        let every = quota.replenish_interval();
+        let ahead = every.saturating_mul(quota.burst_size().get() - 1);
+        Self { made_up_at: Mutex::default(), every, ahead }
+    }
+
+    fn take(&self, key: &K) -> Result<(), TooFast> {
+        let now = Instant::now();
+        let mut all = self.made_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = all.get(key).map_or(now, |at| now.max(*at));
+        let wait = begun.duration_since(now).saturating_sub(self.ahead);
+        if !wait.is_zero() {
+            return Err(TooFast { retry_after_seconds: wait.as_secs() + 1 });
+        }
+        all.insert(key.clone(), begun + self.every);
+        Ok(())
+    }
+
+    fn give_back(&self, key: &K) {
+        let mut all = self.made_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = all.get_mut(key) {
+            *at = at.checked_sub(self.every).unwrap_or(*at);
+        }
+    }
+
+    fn forget_idle(&self) {
+        let now = Instant::now();
+        let mut all = self.made_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, at| *at > now);
+        all.shrink_to_fit();
+    }
+
+    fn len(&self) -> usize {
+        self.made_up_at.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -92,15 +157,13 @@ impl OneRate {
 }
 
 /// So many in a row, then one every so often.
-pub fn quota((burst, every): (u32, std::time::Duration)) -> Quota {
+pub fn quota((burst, every): (u32, Duration)) -> Quota {
     let burst = std::num::NonZeroU32::new(burst).unwrap_or(std::num::NonZeroU32::MIN);
     Quota::with_period(every).unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN)).allow_burst(burst)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -13,17 +13,20 @@ use crate::domain::account::Username;
 
 use super::client_address::network;
 use super::in_flight::{InFlight, NoPlace, Place};
-use super::keyed_rate::{KeyedRate, TooFast, quota};
+use super::keyed_rate::{KeyedRate, Taken, TooFast, quota};
 
 /// Guesses in a row, then one every so often.
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 /// A whole office may log in from one address.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Attempts of one address that may wait for their hash at the same time: when there is room, as many as may wait at all, since
-/// an office may be one address.
-const AT_ONCE: u32 = 32;
-const AT_ONCE_WHEN_BUSY: u32 = 8;
+/// Logins of one name that count for nothing, so that whoever has the password cannot have it hashed without end.
+const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
+/// Attempts of all addresses that may wait for their hash before each address has only its share: half of those that may wait, so
+/// that an office behind one address leaves room for others.
+const ROOMY: u32 = 16;
+/// Attempts of one address that may wait for their hash when others wait, too.
+const SHARE: u32 = 8;
 
 /// See the module's text.
 pub struct LoginRate {
@@ -31,6 +34,7 @@ pub struct LoginRate {
     devices: KeyedRate<Username>,
     addresses: KeyedRate<Option<IpAddr>>,
     names: KeyedRate<Username>,
+    successes: KeyedRate<Username>,
     at_once: InFlight,
 }
 
@@ -41,15 +45,6 @@ pub enum Browser {
     Stranger,
     /// The person has logged in here before.
     KnownDevice,
-}
-
-/// How many attempts wait for their hash already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Queue {
-    /// No more than half of those that may.
-    Roomy,
-    /// More than that.
-    Busy,
 }
 
 /// Why an attempt is not made.
@@ -66,6 +61,11 @@ pub enum TooManyAttempts {
 /// An attempt that may be made, held until it is over.
 #[derive(Debug)]
 pub struct Admission {
+    name: Option<Username>,
+    pair: Option<Taken<(Username, Option<IpAddr>)>>,
+    /// Of the name, or of its known device.
+    of_name: Option<Taken<Username>>,
+    browser: Browser,
     /// A known device takes no place of its address.
     _place: Option<Place>,
 }
@@ -77,7 +77,8 @@ impl Default for LoginRate {
             devices: KeyedRate::new(quota(PAIR)),
             addresses: KeyedRate::new(quota(ADDRESS)),
             names: KeyedRate::new(quota(NAME)),
-            at_once: InFlight::new(AT_ONCE),
+            successes: KeyedRate::new(quota(SUCCESSES)),
+            at_once: InFlight::new(ROOMY),
         }
     }
 }
@@ -90,23 +91,35 @@ impl LoginRate {
         name: Option<&Username>,
         address: Option<IpAddr>,
         browser: Browser,
-        queue: Queue,
     ) -> Result<Admission, TooManyAttempts> {
         let address = address.map(network);
         if let (Some(name), Browser::KnownDevice) = (name, browser) {
-            self.devices.check(name)?;
-            return Ok(Admission { _place: None });
+            let of_name = Some(self.devices.take(name)?);
+            return Ok(Admission { name: Some(name.clone()), pair: None, of_name, browser, _place: None });
         }
         self.addresses.check(&address)?;
-        if let Some(name) = name {
-            self.pairs.check(&(name.clone(), address))?;
-            self.names.check(name)?;
+        let pair = name.map(|name| self.pairs.take(&(name.clone(), address))).transpose()?;
+        let of_name = name.map(|name| self.names.take(name)).transpose()?;
+        let place = self.at_once.enter_sharing(SHARE, ROOMY, address)?;
+        Ok(Admission { name: name.cloned(), pair, of_name, browser, _place: Some(place) })
+    }
+
+    /// Gives back what an attempt took of its name: it was no guess. What others took stays taken, and so does its part of the
+    /// address, since it was work.
+    pub fn succeeded(&self, admission: Admission) {
+        let Some(name) = admission.name else { return };
+        if self.successes.check(&name).is_err() {
+            return;
         }
-        let most = match queue {
-            Queue::Roomy => AT_ONCE,
-            Queue::Busy => AT_ONCE_WHEN_BUSY,
-        };
-        Ok(Admission { _place: Some(self.at_once.enter_within(most, address)?) })
+        if let Some(pair) = admission.pair {
+            self.pairs.give_back(pair);
+        }
+        if let Some(of_name) = admission.of_name {
+            match admission.browser {
+                Browser::KnownDevice => self.devices.give_back(of_name),
+                Browser::Stranger => self.names.give_back(of_name),
+            }
+        }
     }
 
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
@@ -115,6 +128,7 @@ impl LoginRate {
         self.devices.forget_idle();
         self.addresses.forget_idle();
         self.names.forget_idle();
+        self.successes.forget_idle();
     }
 }
 
@@ -135,54 +149,75 @@ mod tests {
         let rate = LoginRate::default();
         let admitted = |attempts: u32, place: &dyn Fn(u32) -> IpAddr, who: &dyn Fn(u32) -> Username| {
             (0..attempts)
-                .filter(|n| {
-                    rate.admit(Some(&who(*n)), Some(place(*n)), Browser::Stranger, Queue::Busy).is_ok()
-                })
+                .filter(|n| rate.admit(Some(&who(*n)), Some(place(*n)), Browser::Stranger).is_ok())
                 .count()
         };
         assert_eq!(admitted(100, &|_| address(1), &|_| name("ana")), 10);
         assert!((300..=302).contains(&admitted(1000, &|_| address(2), &|n| name(&format!("u{n}")))));
         assert!(admitted(1000, &address, &|_| name("bob")) <= 51);
         // Upper case and blanks make no second name.
-        assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger, Queue::Busy).is_err());
+        assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger).is_err());
     }
 
     #[test]
     fn a023_nobody_shuts_the_owner_out() {
         let rate = LoginRate::default();
         for n in 0..1000 {
-            let _ = rate.admit(Some(&name("ana")), Some(address(n)), Browser::Stranger, Queue::Busy);
+            let _ = rate.admit(Some(&name("ana")), Some(address(n)), Browser::Stranger);
         }
-        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::Stranger, Queue::Busy).is_err());
-        assert!(
-            rate.admit(Some(&name("ana")), Some(address(5000)), Browser::KnownDevice, Queue::Busy).is_ok()
-        );
+        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name("ana")), Some(address(5000)), Browser::KnownDevice).is_ok());
     }
 
     #[test]
     fn a093_names_that_cannot_be_are_counted_for_their_address() {
         let rate = LoginRate::default();
-        let admitted = (0..1000)
-            .filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger, Queue::Busy).is_ok())
-            .count();
+        let admitted =
+            (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
         assert!((300..=302).contains(&admitted), "{admitted}");
         // The address is used up for every name, and makes us remember none.
-        assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger, Queue::Busy).is_err());
-        assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger, Queue::Busy).is_ok());
+        assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
+        assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
     }
 
     #[test]
-    fn a093_one_address_has_few_attempts_at_once_when_many_wait() {
+    fn a093_one_address_leaves_half_of_the_places_to_others() {
         let rate = LoginRate::default();
-        let attempt = |n: u32, place: u32, queue| {
-            rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger, queue)
+        let attempt = |n: u32, place: u32| {
+            rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger)
         };
-        let held: Vec<_> = (0..AT_ONCE).map(|n| attempt(n, 1, Queue::Roomy).unwrap()).collect();
-        assert!(matches!(attempt(100, 1, Queue::Roomy), Err(TooManyAttempts::AtOnce(_))));
-        let others: Vec<_> = (0..8).map(|n| attempt(n, 2, Queue::Busy).unwrap()).collect();
-        assert!(matches!(attempt(100, 2, Queue::Busy), Err(TooManyAttempts::AtOnce(_))));
-        assert!(attempt(100, 3, Queue::Busy).is_ok());
-        drop((held, others));
-        assert!(attempt(101, 1, Queue::Busy).is_ok());
+        // An office, all at once.
+        let held: Vec<_> = (0..ROOMY).map(|n| attempt(n, 1).unwrap()).collect();
+        assert!(matches!(attempt(100, 1), Err(TooManyAttempts::AtOnce(_))));
+        let others: Vec<_> = (0..SHARE).map(|n| attempt(200 + n, 2).unwrap()).collect();
+        assert!(matches!(attempt(300, 2), Err(TooManyAttempts::AtOnce(_))));
+        assert!(attempt(400, 3).is_ok());
+        drop(held);
+        assert!(attempt(101, 1).is_ok());
+        drop(others);
+    }
+
+    #[test]
+    fn a022_a_login_that_succeeds_counts_for_nothing_and_gives_back_no_guess() {
+        let rate = LoginRate::default();
+        for browser in [Browser::Stranger, Browser::KnownDevice] {
+            let who = name(&format!("{browser:?}"));
+            let attempt = || rate.admit(Some(&who), Some(address(1)), browser);
+            for _ in 0..30 {
+                rate.succeeded(attempt().unwrap());
+            }
+            // Nothing is saved up: after any number of logins there are ten guesses, and a login between them adds none.
+            for _ in 0..9 {
+                drop(attempt().unwrap());
+            }
+            rate.succeeded(attempt().unwrap());
+            drop(attempt().unwrap());
+            assert!(matches!(attempt(), Err(TooManyAttempts::TooFast(_))));
+        }
+        // Whoever has the password cannot have it hashed without end.
+        let who = name("busy");
+        let logins = (0..1000).map_while(|_| rate.admit(Some(&who), None, Browser::KnownDevice).ok());
+        let logins = logins.map(|admission| rate.succeeded(admission)).count();
+        assert!((70..=72).contains(&logins), "{logins}");
     }
 }

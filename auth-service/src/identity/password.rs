@@ -110,11 +110,6 @@ impl Passwords {
         MAX_WAITING.saturating_sub(self.strangers.available_permits())
     }
 
-    /// Whether more than half of the places for attempts of strangers are taken.
-    pub fn is_busy(&self) -> bool {
-        self.waiting() > MAX_WAITING / 2
-    }
-
     /// Waits for as long as the last check took, and hashes nothing: for a name that no account can have.
     pub async fn pretend(&self) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);

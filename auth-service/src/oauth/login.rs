@@ -146,6 +146,7 @@ struct Said<'a> {
     problem: Option<&'a str>,
     signed_in: Option<&'a str>,
     way_on: Option<&'a str>,
+    asked_again: bool,
 }
 
 /// Whoever is signed in already (a second tab, the back button) can go on from here, or become somebody else.
@@ -160,7 +161,9 @@ async fn first_form(
         Some(_) => then.without_form(state).await?.map(|path| state.config.site.issuer.endpoint(&path)),
         None => None,
     };
-    let said = Said { signed_in, way_on: way_on.as_deref(), ..Said::default() };
+    let asked_again =
+        signed_in.is_some() && way_on.is_none() && matches!(then, Continuation::Authorization(_));
+    let said = Said { signed_in, way_on: way_on.as_deref(), asked_again, ..Said::default() };
     show_form(http, state, then, said, StatusCode::OK)
 }
 
@@ -190,6 +193,7 @@ fn show_form(
         problem: said.problem,
         signed_in: said.signed_in,
         way_on: said.way_on.map(|url| Link { text: "Go on", url }),
+        asked_again: said.asked_again,
     };
     let mut response = page(status, &template, then.form_target());
     set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, site.issuer.scheme()));
@@ -247,20 +251,31 @@ async fn check_password(
         Ok(account) if account.password.one_time => {
             let choosing =
                 Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
-            new_password::ask(state, &cookie, &choosing, &account, None)
+            new_password::lead_to(state, &cookie, &choosing, &account)
         }
         Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => {
-            let (status, retry_after) = again(&refused)?;
-            let problem = refused.to_string();
-            let said = Said { username: typed, problem: Some(&problem), ..Said::default() };
-            Ok(retry_later(show_form(http, state, &then, said, status)?, retry_after))
-        }
+        Err(refused) => show_refused(http, state, &then, typed, &refused),
     }
 }
 
-/// How the form is shown again to who was not let in.
-fn again(refused: &NotProven) -> Result<(StatusCode, Option<u64>), LoginError> {
+/// The form once more, for who was not let in.
+fn show_refused(
+    http: &HttpRequest,
+    state: &AppState,
+    then: &Continuation,
+    username: &str,
+    refused: &NotProven,
+) -> Result<HttpResponse, LoginError> {
+    let problem = refused.to_string();
+    let said = Said { username, problem: Some(&problem), ..Said::default() };
+    again(refused, |status| show_form(http, state, then, said, status))
+}
+
+/// Shows a form once more to who was not let in, with what that answer says besides.
+fn again(
+    refused: &NotProven,
+    form: impl FnOnce(StatusCode) -> Result<HttpResponse, LoginError>,
+) -> Result<HttpResponse, LoginError> {
     match refused {
         NotProven::Wrong => audit::Event::LoginFailed.emit(),
         NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled.emit(),
@@ -268,14 +283,12 @@ fn again(refused: &NotProven) -> Result<(StatusCode, Option<u64>), LoginError> {
             tracing::error!(error = %refused, "a login could not be handled");
         }
     }
-    refused.again().ok_or(LoginError::Unavailable)
-}
-
-fn retry_later(mut response: HttpResponse, seconds: Option<u64>) -> HttpResponse {
-    if let Some(seconds) = seconds {
+    let (status, retry_after) = refused.again().ok_or(LoginError::Unavailable)?;
+    let mut response = form(status)?;
+    if let Some(seconds) = retry_after {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    response
+    Ok(response)
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::domain::account::{Account, Username};
 use crate::domain::opaque_token::TokenHash;
 use crate::guard::client_address;
-use crate::guard::login_rate::{self, Admission, Browser, TooManyAttempts};
+use crate::guard::login_rate::{Admission, Browser, TooManyAttempts};
 use crate::identity::cookies::device;
 use crate::identity::password::{HashingError, Queue, RETRY_AFTER_SECONDS};
 use crate::identity::ticket::Form;
@@ -77,15 +77,31 @@ pub(super) async fn account_of(
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);
     };
-    let (queue, _admission) = admit(http, state, Some(&name))?;
+    let (queue, admission) = admit(http, state, Some(&name))?;
     let account = state.store.account_named(&name).await?.filter(Account::may_log_in);
     let phc = account.as_ref().map(|account| account.password.phc.clone());
     let proven = state.passwords.verify(phc, password, queue).await?;
-    account.filter(|_| proven).ok_or(NotProven::Wrong)
+    let account = account.filter(|_| proven).ok_or(NotProven::Wrong)?;
+    state.login_rate.succeeded(admission);
+    Ok(account)
+}
+
+/// Proves that the password is the account's, as an attempt to log in. It counts as a guess unless the caller says what came of
+/// it.
+pub(super) async fn prove(
+    http: &HttpRequest,
+    state: &AppState,
+    account: &Account,
+    password: SecretString,
+) -> Result<Admission, NotProven> {
+    let (queue, admission) = admit(http, state, Some(&account.username))?;
+    let phc = Some(account.password.phc.clone());
+    let proven = state.passwords.verify(phc, password, queue).await?;
+    if proven { Ok(admission) } else { Err(NotProven::Wrong) }
 }
 
 /// Counts an attempt against the limits on guessing, and says in which queue it may wait for its hash.
-pub(super) fn admit(
+fn admit(
     http: &HttpRequest,
     state: &AppState,
     name: Option<&Username>,
@@ -96,8 +112,7 @@ pub(super) fn admit(
         Browser::Stranger => Queue::Strangers,
     };
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    let waiting = if state.passwords.is_busy() { login_rate::Queue::Busy } else { login_rate::Queue::Roomy };
-    Ok((queue, state.login_rate.admit(name, address, browser, waiting)?))
+    Ok((queue, state.login_rate.admit(name, address, browser)?))
 }
 
 /// Whether the owner of that name has logged in with this browser before.

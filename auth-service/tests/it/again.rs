@@ -74,7 +74,7 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
-    let choose = browser.submit(&login, &SIGN_IN).await;
+    let choose = browser.submit_and_follow(&login, &SIGN_IN).await;
     let chosen = [("new_password", NEW), ("new_password_repeat", NEW)];
     for _ in 0..2 {
         let answer = browser.submit(&choose, &chosen).await;

@@ -22,6 +22,7 @@ use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use url::Url;
 
 use crate::redis_server::RedisServer;
@@ -348,13 +349,13 @@ impl TestApp {
 
     /// The status with which the edge listener answers these very bytes, if it answers at all.
     pub(crate) async fn raw(&self, bytes: &str) -> Option<u16> {
-        exchange(&self.edge, bytes, true).await.split(' ').nth(1)?.parse().ok()
+        send_and_hang_up(&self.edge, bytes).await.split(' ').nth(1)?.parse().ok()
     }
 
     /// Status and body with which the public listener answers these very bytes, which ask for the connection to be closed: that
     /// listener answers nobody who has hung up, half or whole.
     pub(crate) async fn raw_public(&self, bytes: &str) -> (u16, String) {
-        let answer = exchange(&self.public, bytes, false).await;
+        let answer = read_to_end(send_bytes(&self.public, bytes).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
@@ -364,13 +365,21 @@ impl TestApp {
     }
 }
 
-/// Sends these bytes to a listener and reads until it closes the connection.
-async fn exchange(listener: &str, bytes: &str, hangs_up: bool) -> String {
-    let mut stream = tokio::net::TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
+/// Sends these bytes to a listener, and nothing after them.
+async fn send_and_hang_up(listener: &str, bytes: &str) -> String {
+    let mut stream = send_bytes(listener, bytes).await;
+    stream.shutdown().await.unwrap();
+    read_to_end(stream).await
+}
+
+async fn send_bytes(listener: &str, bytes: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
-    if hangs_up {
-        stream.shutdown().await.unwrap();
-    }
+    stream
+}
+
+/// What comes until the other side closes the connection.
+async fn read_to_end(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap_or_default();
     String::from_utf8_lossy(&answer).into_owned()
@@ -480,6 +489,16 @@ impl Browser<'_> {
             [("ticket", ticket.as_str())].into_iter().chain(fields.iter().copied()).collect();
         let action = page.action();
         self.post(action.strip_prefix(&self.app.issuer).unwrap(), &fields).await
+    }
+
+    /// Fills in the page's form, and goes where a redirect within the service leads.
+    pub(crate) async fn submit_and_follow(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
+        let answer = self.submit(page, fields).await;
+        let ours = answer.location.as_ref().and_then(|location| location.strip_prefix(&self.app.issuer));
+        match ours {
+            Some(path) => self.open(path).await,
+            None => answer,
+        }
     }
 
     pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {

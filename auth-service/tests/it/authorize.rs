@@ -146,7 +146,8 @@ async fn only_a_form_whose_answer_stays_here_is_held_here() {
     // Login, new password and consent may be answered by a redirect to the client, and that by one to anywhere: Chromium
     // applies `form-action` to all of them.
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
-    let choose = browser.submit(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
+    let choose =
+        browser.submit_and_follow(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
     let fields = [("new_password", "a password of my own"), ("new_password_repeat", "a password of my own")];
     let there = browser.submit(&choose, &fields).await.location.unwrap();
     let consent = browser.open(there.strip_prefix(ISSUER).unwrap()).await;

@@ -57,20 +57,12 @@ async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
 
 /// Sends the code on this page, and goes where that leads.
 pub(crate) async fn send_code(browser: &mut Browser<'_>, page: &Page, code: &str) -> Page {
-    send(browser, page, &[("user_code", code)]).await
+    browser.submit_and_follow(page, &[("user_code", code)]).await
 }
 
 /// Answers the question about the device, and goes where that leads.
 pub(crate) async fn decide(browser: &mut Browser<'_>, page: &Page, decision: &str) -> Page {
-    send(browser, page, &[("decision", decision)]).await
-}
-
-async fn send(browser: &mut Browser<'_>, page: &Page, fields: &[(&str, &str)]) -> Page {
-    let answer = browser.submit(page, fields).await;
-    match &answer.location {
-        Some(there) => browser.open(there.strip_prefix(ISSUER).unwrap()).await,
-        None => answer,
-    }
+    browser.submit_and_follow(page, &[("decision", decision)]).await
 }
 
 async fn allow(browser: &mut Browser<'_>, code: &str) {

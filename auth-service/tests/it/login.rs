@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-use super::app::{PASSWORD, TestApp, authorize_query};
+use super::app::{ISSUER, PASSWORD, TestApp, authorize_query};
 
 const NEW: &str = "a password of my own";
 
@@ -65,7 +65,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    let choose = browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.body.contains("Choose your own password"));
     // It logs nobody in before another one is chosen.
     assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
@@ -147,5 +147,73 @@ async fn a_form_that_could_not_be_sent_is_not_shown() {
         let password = "\u{e9}".repeat(256);
         let wrong = browser.submit(&login, &[("username", "ana"), ("password", &password)]).await;
         assert!(wrong.body.contains("ticket"), "{} {}", wrong.status, wrong.body);
+    }
+}
+
+#[actix_web::test]
+async fn the_largest_form_for_a_new_password_can_be_sent() {
+    let app = TestApp::start().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    // The longest query with as many characters that a ticket doubles as a login form may have.
+    let link =
+        |doubled: usize| format!("/login?state={}{}", "\\".repeat(doubled), "a".repeat(8186 - doubled));
+    let mut longest = 1024;
+    let mut login = browser.open(&link(longest)).await;
+    while login.status != StatusCode::OK {
+        longest -= 16;
+        login = browser.open(&link(longest)).await;
+    }
+    assert!(longest > 0, "a query without such characters is refused");
+    // Too long for an address: the page is the answer.
+    let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
+    assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
+    let chosen = "\u{20ac}".repeat(85);
+    let fields = [("new_password", chosen.as_str()), ("new_password_repeat", chosen.as_str())];
+    assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::SEE_OTHER);
+}
+
+#[actix_web::test]
+async fn the_page_for_a_new_password_has_an_address_of_its_own() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let answer = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let there = answer.location.unwrap();
+    let there = there.strip_prefix(ISSUER).unwrap();
+    let choose = browser.open(there).await;
+    assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
+    // It is this browser's alone, and leads nobody else to the page.
+    for stranger in [&mut app.browser(), &mut app.browser_of("eve").await] {
+        let page = stranger.open(there).await;
+        assert_eq!(page.status, StatusCode::BAD_REQUEST);
+        assert!(page.body.contains("<h1>Sign in</h1>") && !page.body.contains("ana"), "{}", page.body);
+    }
+    let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
+    assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::SEE_OTHER);
+    // The back button shows who is signed in, and leads on.
+    let back = browser.open(there).await;
+    assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
+    assert!(back.body.contains("/authorize?"), "{}", back.body);
+    // The address without anything leads to the login form.
+    assert_eq!(browser.open("/login/password").await.location.unwrap(), format!("{ISSUER}/login"));
+}
+
+#[actix_web::test]
+async fn a022_logins_that_succeed_do_not_use_up_the_limit_of_their_name() {
+    let app = TestApp::start().await;
+    app.person("ana").await;
+    for known in [false, true] {
+        let mut last = app.browser();
+        for _ in 0..15 {
+            let mut browser = if known { app.browser_with(&last) } else { app.browser() };
+            let page = browser.open("/login").await;
+            let answer = browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+            last = browser;
+        }
     }
 }

@@ -80,7 +80,7 @@ async fn a_password_reset_ends_logins_and_gives_a_one_time_password() {
         browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::FORBIDDEN
     );
-    let choose = browser.submit(&page, &[("username", "ana"), ("password", &password)]).await;
+    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", &password)]).await;
     assert!(choose.body.contains("Choose your own password"));
 }
 

@@ -37,6 +37,7 @@ async fn prompt_login_and_select_account_show_the_login_although_somebody_is_sig
         assert!(login.body.contains("<h1>Sign in</h1>"), "{}", login.body);
         // There is no way around the form, and whoever signs in now is who goes on.
         assert!(!login.body.contains("Go on"), "{}", login.body);
+        assert!(login.body.contains("The application asks you to sign in again"), "{}", login.body);
         let there = browser.submit(&login, &[("username", "eve"), ("password", PASSWORD)]).await.location;
         let page = browser.open(there.unwrap().strip_prefix(ISSUER).unwrap()).await;
         assert!(page.status == StatusCode::OK && page.body.contains("<dd>eve</dd>"), "{}", page.body);

@@ -9,13 +9,21 @@ use crate::domain::account::{Account, StoredPassword, Subject};
 use crate::domain::opaque_token::OpaqueToken;
 use crate::identity::password::{LONGEST, SHORTEST};
 use crate::identity::ticket::Form;
-use crate::oauth::login_attempt::{NotProven, admit};
+use crate::keys::seal::CryptoFailure;
+use crate::oauth::authorize::see_other;
+use crate::oauth::login_attempt::{NotProven, prove};
 use crate::oauth::params::Params;
 use crate::ops::audit;
 use crate::pages::{NewPasswordPage, page};
 use crate::state::AppState;
+use crate::store::StoreError;
 
-use super::{Continuation, LoginError, STALE, again, retry_later, show_again, shown_here, start_session};
+use super::{
+    Continuation, LoginError, STALE, again, first_form, show_again, show_refused, shown_here, start_session,
+};
+
+/// Bytes in the longest ticket that goes into the address of the page. Proxies take a request line of 8 kB.
+const LONGEST_IN_ADDRESS: usize = 4 * 1024;
 
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen then.";
@@ -28,6 +36,12 @@ pub(super) struct Choosing {
     pub(super) then: Continuation,
 }
 
+/// `GET /login/password`: the page, for who has just proved the one-time password. The ticket in the query is bound to the login
+/// form of that browser, so that it leads nobody else here.
+pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    open(&http, &state).await.unwrap_or_else(|error| error.response())
+}
+
 /// `POST /login/password`: the password that replaces the one-time one.
 pub async fn choose_password(
     http: HttpRequest,
@@ -37,25 +51,66 @@ pub async fn choose_password(
     take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-pub(super) fn ask(
+/// Leads to the page. A page of its own is not sent once more by the back button; a ticket that is too long for an address comes
+/// with the answer to the login form.
+pub(super) fn lead_to(
     state: &AppState,
     cookie: &OpaqueToken,
     choosing: &Choosing,
     account: &Account,
-    problem: Option<&str>,
 ) -> Result<HttpResponse, LoginError> {
-    let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
-    let action = state.config.site.issuer.endpoint("/login/password");
-    let template = NewPasswordPage {
-        action: &action,
-        ticket: &ticket,
-        username: account.username.as_str(),
-        shortest: SHORTEST,
-        problem,
+    let ticket = ticket(state, cookie, choosing)?;
+    if ticket.len() > LONGEST_IN_ADDRESS {
+        return Ok(show(state, &ticket, choosing, account, None, StatusCode::OK));
+    }
+    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login/password?ticket={ticket}"))))
+}
+
+async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, LoginError> {
+    let params = Params::of_query(http.query_string())?;
+    let Some(ticket) = params.one("ticket")? else {
+        return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
-    let status = if problem.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-    Ok(page(status, &template, choosing.then.form_target()))
+    let Ok((_, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
+        return show_stale(http, state, ticket);
+    };
+    match account_of(state, &choosing).await? {
+        Some(account) if account.password == choosing.one_time => {
+            Ok(show(state, ticket, &choosing, &account, None, StatusCode::OK))
+        }
+        // The back button, after the password was chosen.
+        _ => first_form(http, state, &choosing.then).await,
+    }
+}
+
+/// The account, while it may log in.
+async fn account_of(state: &AppState, choosing: &Choosing) -> Result<Option<Account>, StoreError> {
+    Ok(state.store.account(&choosing.subject).await?.filter(Account::may_log_in))
+}
+
+fn ticket(state: &AppState, cookie: &OpaqueToken, choosing: &Choosing) -> Result<String, CryptoFailure> {
+    let expires_at = state.now().plus(state.config.lifetimes.form);
+    state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)
+}
+
+fn show(
+    state: &AppState,
+    ticket: &str,
+    choosing: &Choosing,
+    account: &Account,
+    problem: Option<&str>,
+    status: StatusCode,
+) -> HttpResponse {
+    let action = state.config.site.issuer.endpoint("/login/password");
+    let username = account.username.as_str();
+    let template = NewPasswordPage { action: &action, ticket, username, shortest: SHORTEST, problem };
+    page(status, &template, choosing.then.form_target())
+}
+
+fn show_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
+    let choosing: Option<Choosing> = state.tickets.content(Form::NewPassword, ticket);
+    let then = choosing.map_or(Continuation::Nowhere, |choosing| choosing.then);
+    show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST)
 }
 
 async fn take_password(
@@ -66,31 +121,28 @@ async fn take_password(
     let params = Params::of_form(http, body)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let Ok((cookie, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        let choosing: Option<Choosing> = state.tickets.content(Form::NewPassword, ticket);
-        let then = choosing.map_or(Continuation::Nowhere, |choosing| choosing.then);
-        return show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST);
+        return show_stale(http, state, ticket);
     };
-    let account = state.store.account(&choosing.subject).await?.filter(Account::may_log_in);
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();
+    let account = account_of(state, &choosing).await?;
     let Some(account) = account.filter(|account| account.password == choosing.one_time) else {
         return chosen_before(http, state, &choosing, chosen).await;
     };
+    let ask = |problem: &str, status| {
+        let ticket = self::ticket(state, &cookie, &choosing)?;
+        Ok(show(state, &ticket, &choosing, &account, Some(problem), status))
+    };
     if let Some(problem) = problem_with(chosen, repeated) {
-        return ask(state, &cookie, &choosing, &account, Some(&problem));
+        return ask(&problem, StatusCode::UNPROCESSABLE_ENTITY);
     }
     let phc = match hash_of_new(http, state, &account, chosen).await {
         Ok(Some(phc)) => phc,
         Ok(None) => {
             let problem = "That is the one-time password. Choose another one.";
-            return ask(state, &cookie, &choosing, &account, Some(problem));
+            return ask(problem, StatusCode::UNPROCESSABLE_ENTITY);
         }
-        Err(refused) => {
-            let (status, retry_after) = again(&refused)?;
-            let mut form = ask(state, &cookie, &choosing, &account, Some(&refused.to_string()))?;
-            *form.status_mut() = status;
-            return Ok(retry_later(form, retry_after));
-        }
+        Err(refused) => return again(&refused, |status| ask(&refused.to_string(), status)),
     };
     let replaced = state
         .store
@@ -116,32 +168,21 @@ async fn chosen_before(
     choosing: &Choosing,
     chosen: &str,
 ) -> Result<HttpResponse, LoginError> {
-    let account = state.store.account(&choosing.subject).await?.filter(Account::may_log_in);
-    if let Some(account) = account.filter(|account| !account.password.one_time) {
-        match is_password_of(http, state, &account, chosen).await {
-            Ok(()) => return start_session(state, &account, &choosing.then).await,
-            Err(NotProven::Wrong) => audit::Event::LoginFailed.emit(),
-            Err(refused) => {
-                let (status, retry_after) = again(&refused)?;
-                let form = show_again(http, state, &choosing.then, &refused.to_string(), status)?;
-                return Ok(retry_later(form, retry_after));
-            }
+    let account = account_of(state, choosing).await?.filter(|account| !account.password.one_time);
+    let Some(account) = account else {
+        return show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT);
+    };
+    match prove(http, state, &account, SecretString::from(chosen)).await {
+        Ok(admission) => {
+            state.login_rate.succeeded(admission);
+            start_session(state, &account, &choosing.then).await
         }
+        Err(NotProven::Wrong) => {
+            audit::Event::LoginFailed.emit();
+            show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT)
+        }
+        Err(refused) => show_refused(http, state, &choosing.then, "", &refused),
     }
-    show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT)
-}
-
-/// Whether the password is the account's, as an attempt to log in.
-async fn is_password_of(
-    http: &HttpRequest,
-    state: &AppState,
-    account: &Account,
-    chosen: &str,
-) -> Result<(), NotProven> {
-    let (queue, _admission) = admit(http, state, Some(&account.username))?;
-    let phc = Some(account.password.phc.clone());
-    let proven = state.passwords.verify(phc, SecretString::from(chosen), queue).await?;
-    if proven { Ok(()) } else { Err(NotProven::Wrong) }
 }
 
 /// The hash of the password that takes the place of the account's; none if it is the same one.
@@ -151,8 +192,8 @@ async fn hash_of_new(
     account: &Account,
     chosen: &str,
 ) -> Result<Option<String>, NotProven> {
-    match is_password_of(http, state, account, chosen).await {
-        Ok(()) => Ok(None),
+    match prove(http, state, account, SecretString::from(chosen)).await {
+        Ok(_) => Ok(None),
         Err(NotProven::Wrong) => Ok(Some(state.passwords.hash(SecretString::from(chosen)).await?)),
         Err(refused) => Err(refused),
     }
