@@ -108,7 +108,7 @@ impl AppState {
             tickets: Tickets::new(store_key)?,
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
-            registration_rate: RegistrationRate::new(config.clients.rate),
+            registration_rate: RegistrationRate::new(config.clients.rate, config.clients.unused_ceiling()),
             device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
             push_rate: PushRate::default(),

@@ -60,7 +60,8 @@ pub struct RegistrationTerms {
     pub now: UnixTime,
     /// When the client goes if nobody uses it.
     pub unused_until: UnixTime,
-    /// The most clients there may be. Beyond it the oldest never-used ones make room.
+    /// The most clients there may be. Beyond it the oldest never-used ones make room, but for those that are kept
+    /// ([`Client::kept_until`]).
     pub ceiling: u64,
     /// The most never-used clients there may be. Beyond it the oldest of them make room.
     pub unused_ceiling: u64,

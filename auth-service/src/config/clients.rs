@@ -53,6 +53,16 @@ pub struct ClientTerms {
     pub rate: NonZeroU32,
 }
 
+impl ClientTerms {
+    /// The most clients that nobody has used.
+    pub fn unused_ceiling(&self) -> u64 {
+        self.ceiling.min(UNUSED_CEILING)
+    }
+}
+
+/// The most clients that nobody has used, whatever `CLIENT_CEILING` says. With 8 kB each they take 80 MB.
+const UNUSED_CEILING: u64 = 10_000;
+
 #[derive(Default, Deserialize)]
 struct Raw {
     registration: Option<String>,

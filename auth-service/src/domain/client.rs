@@ -191,6 +191,9 @@ pub struct Client {
     pub issued_at: UnixTime,
     /// When a person last allowed it, or it last got a token; to the hour.
     pub last_used_at: Option<UnixTime>,
+    /// Until when it makes room for nobody, although nobody has used it: its user may be about to sign in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<UnixTime>,
     /// Switched off by the operator: it gets no tokens, and those that it has open nothing.
     pub disabled: bool,
     /// SHA-256 of the canonical metadata of a public client: the same metadata is the same client.
@@ -337,6 +340,11 @@ impl ClientDisplay {
 }
 
 impl Client {
+    /// From when on it may have to make room for others, while nobody has used it.
+    pub fn makes_room_from(&self) -> UnixTime {
+        self.kept_until.unwrap_or(self.issued_at)
+    }
+
     /// Whether the client cannot keep a secret.
     pub fn is_public(&self) -> bool {
         self.metadata.auth_method == ClientAuthMethod::None

@@ -4,38 +4,51 @@
 //! limited is an address *together with* the host that its clients redirect to: one hosted connector does not use
 //! up another's share, nor that of a person behind the same address. A stranger who makes up redirect hosts runs
 //! into the limit on all registrations together; whoever is a client already is never limited.
+//!
+//! When there is no room for another client, the oldest that nobody has used goes. So that a few addresses cannot drive out a
+//! newcomer before its user has signed in, a new client is kept for a while; but only so many of one address are, so that a few
+//! addresses cannot fill the room with clients that are kept and shut newcomers out.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use governor::Quota;
 
 use crate::domain::redirect_uri::RedirectUri;
 
 use super::client_address::network;
-use super::keyed_rate::{KeyedRate, OneRate, TooFast};
+use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
 /// How many times the rate of one all of them together may have.
 const ALL_TOGETHER: u32 = 50;
 /// How many times the rate of one pair a single address may have.
 const ONE_ADDRESS: u32 = 10;
+/// How long a new client is kept.
+pub const KEPT: Duration = Duration::from_secs(30 * 60);
+/// Which part of the room one address may fill with clients that are kept, in a row, and once more while they are: to fill all of
+/// it takes fifty addresses and half an hour.
+const KEPT_OF_ADDRESS: u64 = 100;
 
 /// See the module's text.
 pub struct RegistrationRate {
     pairs: KeyedRate<(Option<IpAddr>, String)>,
     addresses: KeyedRate<Option<IpAddr>>,
     all: OneRate,
+    kept: KeyedRate<Option<IpAddr>>,
 }
 
 impl RegistrationRate {
-    /// `rate` new clients a minute for one address and redirect host.
-    pub fn new(rate: NonZeroU32) -> Self {
+    /// `rate` new clients a minute for one address and redirect host, and room for so many that nobody has used.
+    pub fn new(rate: NonZeroU32, room: u64) -> Self {
+        let kept = u32::try_from(room / KEPT_OF_ADDRESS).unwrap_or(u32::MAX).max(1);
         let per_minute =
             |times: u32| Quota::per_minute(rate.saturating_mul(NonZeroU32::MIN.saturating_add(times - 1)));
         Self {
             pairs: KeyedRate::new(per_minute(1)),
             addresses: KeyedRate::new(per_minute(ONE_ADDRESS)),
             all: OneRate::new(per_minute(ALL_TOGETHER)),
+            kept: KeyedRate::new(quota((kept, KEPT / kept))),
         }
     }
 
@@ -48,10 +61,16 @@ impl RegistrationRate {
         self.all.check()
     }
 
+    /// Whether a client that registers from there is kept for a while.
+    pub fn keeps(&self, address: Option<IpAddr>) -> bool {
+        self.kept.check(&address.map(network)).is_ok()
+    }
+
     /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();
+        self.kept.forget_idle();
     }
 }
 
@@ -65,7 +84,7 @@ mod tests {
 
     #[test]
     fn a044_a_flood_from_one_side_leaves_room_for_others() {
-        let rate = RegistrationRate::new(NonZeroU32::new(5).unwrap());
+        let rate = RegistrationRate::new(NonZeroU32::new(5).unwrap(), 10_000);
         let flooder: IpAddr = "2001:db8::1".parse().unwrap();
         let outcomes: Vec<bool> =
             (0..20).map(|_| rate.admit(Some(flooder), &uris("evil.example")).is_ok()).collect();
@@ -78,10 +97,20 @@ mod tests {
 
     #[test]
     fn a044_made_up_redirect_hosts_run_into_the_address_limit() {
-        let rate = RegistrationRate::new(NonZeroU32::new(1).unwrap());
+        let rate = RegistrationRate::new(NonZeroU32::new(1).unwrap(), 10_000);
         let flooder: IpAddr = "192.0.2.1".parse().unwrap();
         let admitted =
             (0..100).filter(|n| rate.admit(Some(flooder), &uris(&format!("h{n}.example"))).is_ok()).count();
         assert_eq!(admitted, 10);
+    }
+
+    #[test]
+    fn a045_one_address_has_a_share_of_the_clients_that_are_kept() {
+        for (room, share) in [(10_000, 100), (600, 6), (3, 1)] {
+            let rate = RegistrationRate::new(NonZeroU32::MIN, room);
+            let kept =
+                |address: &str| (0..200).filter(|_| rate.keeps(Some(address.parse().unwrap()))).count();
+            assert_eq!((kept("192.0.2.1"), kept("192.0.2.2")), (share, share), "{room}");
+        }
     }
 }

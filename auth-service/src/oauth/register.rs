@@ -23,6 +23,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::scope::Scope;
 use crate::guard::client_address;
 use crate::guard::keyed_rate::TooFast;
+use crate::guard::registration_rate::KEPT;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Registration, RegistrationTerms, StoreError};
@@ -54,7 +55,9 @@ pub enum RegistrationError {
     #[error("too many clients are being registered; try again later")]
     Crowded(#[from] TooFast),
     /// `CLIENT_CEILING`.
-    #[error("this server holds as many clients as its operator allows, and all are in use")]
+    #[error(
+        "this server holds as many clients as its operator allows, and none can make room; try again later"
+    )]
     Full,
     /// Ours to mend.
     #[error("the service cannot register clients at the moment; try again in a minute")]
@@ -90,8 +93,13 @@ impl RegistrationError {
         };
         let challenge = matches!(self, Self::InitialAccessToken).then_some("Bearer error=\"invalid_token\"");
         let mut response = responses::error(issuer, status, code, &self.to_string(), challenge);
-        if let Self::Crowded(crowded) = self {
-            response.headers_mut().insert(RETRY_AFTER, crowded.retry_after_seconds.into());
+        let retry_after = match self {
+            Self::Crowded(crowded) => Some(crowded.retry_after_seconds),
+            Self::Full => Some(FULL_RETRY_AFTER),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -114,21 +122,20 @@ async fn answer(
     let metadata = read_metadata(request, body, state)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
     let random = state.random_bytes()?;
-    let (client, ids) = client(metadata.clone(), &credentials, random, state);
+    let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
+    let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
     let now = state.now();
+    client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
     // A client that is here already costs nothing, so coming back is never limited.
     if !is_known(&client, &ids, state).await? {
-        state.registration_rate.admit(
-            client_address::of(request, |address| state.config.trusted_edge.is_known(address)),
-            &client.metadata.redirect_uris,
-        )?;
+        state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
     let clients = &state.config.clients;
     let terms = RegistrationTerms {
         now,
         unused_until: now.plus(clients.unused),
         ceiling: clients.ceiling,
-        unused_ceiling: clients.ceiling.min(UNUSED_CEILING),
+        unused_ceiling: clients.unused_ceiling(),
     };
     match state.store.register_client(&client, &ids, &terms).await? {
         Registration::Added(client) => {
@@ -238,8 +245,8 @@ impl Credentials {
 /// How many identifiers a public client may have that follow from its metadata: one may be taken by a client that was
 /// updated away from it.
 const ALTERNATIVES: u8 = 4;
-/// The most clients that nobody has used, whatever `CLIENT_CEILING` says. With 8 kB each they take 80 MB.
-const UNUSED_CEILING: u64 = 10_000;
+/// When it is worth coming back after [`RegistrationError::Full`], in seconds: by then some clients are kept no longer.
+const FULL_RETRY_AFTER: u64 = 60;
 
 /// A public client is its metadata: registering the same again gives the same client, so that a program which
 /// registers on every connect stays one client. A confidential one has a secret of its own, and so an identity.
@@ -261,6 +268,7 @@ fn client(
         origin: ClientOrigin::Registration,
         issued_at: state.now(),
         last_used_at: None,
+        kept_until: None,
         disabled: false,
         fingerprint,
         management: Some(credentials.management.hash()),

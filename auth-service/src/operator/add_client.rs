@@ -91,6 +91,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         origin: ClientOrigin::Operator,
         issued_at: tools.now,
         last_used_at: None,
+        kept_until: None,
         disabled: false,
         fingerprint: None,
         management: None,

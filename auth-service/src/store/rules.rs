@@ -84,6 +84,18 @@ pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
     known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
 }
 
+/// How much longer a client has to be kept for that to be written.
+const KEPT_RESOLUTION: u64 = 600;
+
+/// Whether a client that nobody has used is kept for longer now that somebody registers it again: it may be one that a stranger
+/// has registered before.
+pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
+    let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
+    known.origin == ClientOrigin::Registration
+        && known.last_used_at.is_none()
+        && asked.kept_until.is_some_and(longer)
+}
+
 /// What a use means for what is known of its client.
 pub(super) enum UseOfClient {
     /// The client was removed or switched off, or changed hands, since the caller saw it.

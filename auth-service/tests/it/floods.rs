@@ -149,7 +149,7 @@ async fn a093_a_new_password_is_hashed_only_when_it_will_do_and_not_without_end(
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    let choose = browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
     let same = [("new_password", PASSWORD), ("new_password_repeat", PASSWORD)];
     let mut last = StatusCode::OK;
     for _ in 0..12 {
@@ -234,6 +234,35 @@ async fn a040_a_pushed_request_and_the_metadata_of_a_client_have_a_largest_size(
         (StatusCode::BAD_REQUEST, "invalid_client_metadata")
     );
     assert_eq!(app.register(&with_keys(60_000)).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[actix_web::test]
+async fn a045_a_few_addresses_neither_drive_a_newcomer_out_nor_keep_one_from_coming() {
+    let app = TestApp::start_with(&[("CLIENT_CEILING", "600"), ("REGISTRATION_RATE", "10000")]).await;
+    let register = async |from: usize, name: String| {
+        let metadata =
+            json!({ "client_name": name, "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" });
+        let request = app.http.post(format!("{}/register", app.public));
+        request.header("x-forwarded-for", address(from)).json(&metadata).send().await.unwrap()
+    };
+    let newcomer: Value = register(9, "newcomer".to_owned()).await.json().await.unwrap();
+    let newcomer = newcomer["client_id"].as_str().unwrap();
+    for round in 0..20 {
+        let flood = join_all((0..50).map(|n| register(n % 5, format!("flood {round} {n}")))).await;
+        assert_eq!(count(&flood, StatusCode::CREATED), 50, "{round}");
+    }
+    let page = app.browser().open(&format!("/authorize?{}", authorize_query(newcomer, &[]))).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.body);
+    assert_eq!(register(10, "another".to_owned()).await.status(), StatusCode::CREATED);
+    // When all that are there are kept, who comes now can come again.
+    let mut last = register(11, "first".to_owned()).await;
+    for n in 0..800 {
+        last = register(11 + n / 7, format!("more {n}")).await;
+    }
+    assert_eq!(last.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(retry_after(&last) > Some(0));
+    app.wait(Duration::from_secs(31 * 60));
+    assert_eq!(register(200, "later".to_owned()).await.status(), StatusCode::CREATED);
 }
 
 /// Registers `metadata`, and changes what it becomes to something else.

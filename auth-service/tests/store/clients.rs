@@ -141,6 +141,40 @@ pub(crate) async fn a045_clients_that_nobody_used_have_a_ceiling_of_their_own(wo
     assert_eq!(names(world.store()).await, ["unused09", "unused10", "unused11", "used"]);
 }
 
+pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
+    let add = async |name: &str, at: UnixTime, kept: Option<u64>| {
+        let kept_until = kept.map(|minutes| at.plus(HOUR / 60 * u32::try_from(minutes).unwrap()));
+        let client = Client { issued_at: at, kept_until, ..client(name) };
+        let ids = [client.id.clone()];
+        world.store().register_client(&client, &ids, &terms(at, 3)).await.unwrap()
+    };
+    let minute = |n: u32| NOW.plus(HOUR / 60 * n);
+    assert!(matches!(add("newcomer", NOW, Some(30)).await, Registration::Added(_)));
+    for n in 0..9 {
+        assert!(matches!(add(&format!("flood{n}"), minute(1), None).await, Registration::Added(_)), "{n}");
+    }
+    assert_eq!(names(world.store()).await, ["flood7", "flood8", "newcomer"]);
+    // Registered again by who needs it, a client of the flood is kept as well.
+    assert!(matches!(add("flood7", minute(2), Some(30)).await, Registration::Known(_)));
+    assert!(matches!(add("other", minute(2), Some(30)).await, Registration::Added(_)));
+    assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);
+    // All are kept: nobody goes, and nobody comes.
+    for n in 2..30 {
+        assert!(matches!(add("late", minute(n), Some(30)).await, Registration::Full), "{n}");
+    }
+    assert!(world.store().client(&id("late"), NOW).await.unwrap().is_none());
+    assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);
+    assert!(matches!(add("late", minute(30), Some(30)).await, Registration::Added(_)));
+    assert_eq!(names(world.store()).await, ["flood7", "late", "other"]);
+    // Used, it is no longer among those that may go, and leaves no trace there.
+    let late = world.store().client(&id("late"), minute(31)).await.unwrap().unwrap();
+    assert!(use_it(world.store(), &late, minute(31)).await);
+    for n in 32..40 {
+        assert!(matches!(add(&format!("next{n}"), minute(n), None).await, Registration::Added(_)), "{n}");
+    }
+    assert_eq!(names(world.store()).await, ["late", "next38", "next39"]);
+}
+
 pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(world: &World) {
     let mut wanted = Vec::new();
     for n in 0..16 {

@@ -41,6 +41,7 @@ conformance! {
     clients::a_client_is_found_under_a_later_identifier_although_an_earlier_one_is_free,
     clients::a045_the_oldest_that_nobody_used_makes_room,
     clients::a045_clients_that_nobody_used_have_a_ceiling_of_their_own,
+    clients::a045_a_client_that_is_kept_makes_no_room,
     clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
     clients::the_holder_of_the_management_token_updates_a_client,
     clients::a_client_that_is_switched_off_is_not_used,

@@ -54,6 +54,7 @@ pub(crate) fn client(name: &str) -> Client {
         origin: ClientOrigin::Registration,
         issued_at: NOW,
         last_used_at: None,
+        kept_until: None,
         disabled: false,
         fingerprint: Some(hash(name)),
         management: Some(TokenHash::of(&random())),

@@ -2,7 +2,7 @@
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::store::rules::{UseOfClient, is_same, judge_use};
+use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::rows::Rows;
@@ -23,7 +23,8 @@ pub(super) fn known_and_shared(
 ) -> Result<Option<Client>, StoreError> {
     for id in ids {
         if let Some(known) = live(rows, id, now)?.filter(|known| is_same(known, asked)) {
-            return Ok(known.management.is_none().then_some(known));
+            let as_it_is = known.management.is_none() && !is_kept_longer(&known, asked);
+            return Ok(as_it_is.then_some(known));
         }
     }
     Ok(None)
@@ -37,7 +38,7 @@ pub(super) fn register(
 ) -> Result<Registration, StoreError> {
     for id in ids {
         if let Some(known) = live(rows, id, terms.now)?.filter(|known| is_same(known, asked)) {
-            return share(rows, known).map(Registration::Known);
+            return share(rows, known, asked, terms).map(Registration::Known);
         }
     }
     for id in ids {
@@ -49,8 +50,18 @@ pub(super) fn register(
 }
 
 /// A client that two parties registered is managed by neither.
-fn share(rows: &Writable<'_>, mut client: Client) -> Result<Client, StoreError> {
-    if client.management.take().is_some() {
+fn share(
+    rows: &Writable<'_>,
+    mut client: Client,
+    asked: &Client,
+    terms: &RegistrationTerms,
+) -> Result<Client, StoreError> {
+    let shared = client.management.take().is_some();
+    if is_kept_longer(&client, asked) {
+        rows.remove(Table::UnusedClients, &unused_key(&client))?;
+        client.kept_until = asked.kept_until;
+        put_unused(rows, &client, terms)?;
+    } else if shared {
         rows.replace(Table::Clients, client.id.as_str(), &client)?;
     }
     Ok(client)
@@ -65,23 +76,25 @@ fn add(
     // The row may still hold a client whose time is over.
     remove(rows, id)?;
     let too_many = (rows.count(Table::Clients)? + 1).saturating_sub(terms.ceiling);
-    if rows.count(Table::UnusedClients)? < too_many {
+    let too_many = too_many.max((rows.count(Table::UnusedClients)? + 1).saturating_sub(terms.unused_ceiling));
+    let oldest = rows.first_few::<ClientId>(Table::UnusedClients, too_many)?;
+    let makes_room = |(key, _): &(String, ClientId)| *key < unused_key_from(terms.now.0 + 1);
+    if (oldest.len() as u64) < too_many || !oldest.iter().all(makes_room) {
         // Nobody goes for a newcomer that finds no room all the same.
         return Ok(Registration::Full);
     }
-    while rows.count(Table::Clients)? >= terms.ceiling
-        || rows.count(Table::UnusedClients)? >= terms.unused_ceiling
-    {
-        let Some((key, oldest)) = rows.first::<ClientId>(Table::UnusedClients)? else {
-            return Ok(Registration::Full);
-        };
+    for (key, oldest) in oldest {
         rows.remove(Table::UnusedClients, &key)?;
         rows.remove(Table::Clients, oldest.as_str())?;
     }
     let client = Client { id: id.clone(), ..asked.clone() };
-    rows.put(Table::Clients, id.as_str(), &client, Some(terms.unused_until))?;
-    rows.put(Table::UnusedClients, &unused_key(&client), id, Some(terms.unused_until))?;
+    put_unused(rows, &client, terms)?;
     Ok(Registration::Added(client))
+}
+
+fn put_unused(rows: &Writable<'_>, client: &Client, terms: &RegistrationTerms) -> Result<(), StoreError> {
+    rows.put(Table::Clients, client.id.as_str(), client, Some(terms.unused_until))?;
+    rows.put(Table::UnusedClients, &unused_key(client), &client.id, Some(terms.unused_until))
 }
 
 /// Enters a client that neither ends nor makes room; whether its identifier was free.
@@ -94,9 +107,13 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
     Ok(true)
 }
 
-/// Sorts by age.
+/// Sorts by the second from which the client may have to make room.
 pub(super) fn unused_key(client: &Client) -> String {
-    format!("{:020}/{}", client.issued_at.0, client.id)
+    format!("{}/{}", unused_key_from(client.makes_room_from().0), client.id)
+}
+
+fn unused_key_from(second: u64) -> String {
+    format!("{second:020}")
 }
 
 /// Removes a client; whether there was one.

@@ -116,15 +116,21 @@ impl<'a> Writable<'a> {
         self.table(table)?.len().map_err(unavailable)
     }
 
-    /// The first row by key.
-    pub(super) fn first<T: DeserializeOwned>(&self, table: Table) -> Result<Option<(String, T)>, StoreError> {
+    /// The first so many rows by key.
+    pub(super) fn first_few<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        most: u64,
+    ) -> Result<Vec<(String, T)>, StoreError> {
         let rows = self.table(table)?;
-        let Some((key, value)) = rows.first().map_err(unavailable)? else {
-            return Ok(None);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let read = |row: Result<_, redb::StorageError>| {
+            let (key, value) = row.map_err(unavailable)?;
+            let key: String = redb::AccessGuard::<&str>::value(&key).to_owned();
+            let content = open(self.sealer, table, &key, redb::AccessGuard::<&[u8]>::value(&value))?;
+            Ok((key, content))
         };
-        let key = key.value().to_owned();
-        let content = open(self.sealer, table, &key, value.value())?;
-        Ok(Some((key, content)))
+        rows.iter().map_err(unavailable)?.take(most).map(read).collect()
     }
 
     /// Removes a row, if it is there.

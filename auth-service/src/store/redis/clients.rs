@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::store::rules::{UseOfClient, is_same, judge_use};
+use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
@@ -20,24 +20,23 @@ const EVICTED_AT_ONCE: usize = 64;
 /// How many expired clients are swept at a time.
 const SWEPT_AT_ONCE: i64 = 256;
 
-/// Keys: all, unused, ends. Arguments: id, second of registration, second of its end, ceiling, most to evict,
-/// ceiling of unused ones. Adds the id and takes as many of the oldest unused ids as are too many; gives those, or an integer when there are not enough of
-/// them, and then nothing has changed.
+/// Keys: all, unused, ends. Arguments: id, second from which it may have to make room, second of its end, ceiling, most to
+/// evict, ceiling of unused ones, present second. Adds the id and takes as many of the oldest unused ids as are too many; gives
+/// those, or an integer when not enough of them may go, and then nothing has changed.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
+         redis.call('ZREM', KEYS[2], ARGV[1])
          local over = redis.call('ZCARD', KEYS[1]) + (new and 1 or 0) - tonumber(ARGV[4])
-         local needed
-         local others = redis.call('ZCARD', KEYS[2]) - (redis.call('ZSCORE', KEYS[2], ARGV[1]) and 1 or 0)
-         over = math.max(over, others + 1 - tonumber(ARGV[6]))
-         needed = math.max(0, math.min(over, tonumber(ARGV[5])))
-         if others < over then
-           for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end
-           return 0
-         end
+         over = math.max(over, redis.call('ZCARD', KEYS[2]) + 1 - tonumber(ARGV[6]))
          local evicted = {}
-         for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, needed)) do
-           if id ~= ARGV[1] and #evicted < needed then evicted[#evicted + 1] = id end
+         if over > 0 then
+           local last = redis.call('ZRANGE', KEYS[2], over - 1, over - 1)[1]
+           if not last or tonumber(redis.call('ZSCORE', KEYS[2], last)) > tonumber(ARGV[7]) then
+             for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end
+             return 0
+           end
+           evicted = redis.call('ZRANGE', KEYS[2], 0, math.min(over, tonumber(ARGV[5])) - 1)
          end
          for _, id in ipairs(evicted) do
            for _, key in ipairs(KEYS) do redis.call('ZREM', key, id) end
@@ -49,7 +48,8 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Keys: all, unused, ends. Arguments: id, second of its end, second of registration (empty: it has been used).
+/// Keys: all, unused, ends. Arguments: id, second of its end, second from which it may have to make room (empty: it has been
+/// used).
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZADD', KEYS[1], 0, ARGV[1])
@@ -103,7 +103,15 @@ async fn register_as(
             Some(known) if is_same(&known.value, asked) => {
                 let mut client = known.value.clone();
                 // A client that two parties registered is managed by neither.
-                if client.management.take().is_none() || cells.swap_keeping(&key, known, &client).await? {
+                let shared = client.management.take().is_some();
+                if is_kept_longer(&client, asked) {
+                    client.kept_until = asked.kept_until;
+                    let life = Life { until: terms.unused_until, now: terms.now };
+                    if cells.swap(&key, found.as_ref(), &client, Some(life)).await? {
+                        settle(cells, id).await?;
+                        return Ok(Some(Registration::Known(client)));
+                    }
+                } else if !shared || cells.swap_keeping(&key, known, &client).await? {
                     return Ok(Some(Registration::Known(client)));
                 }
             }
@@ -127,11 +135,12 @@ async fn make_room(
 ) -> Result<Registration, StoreError> {
     let arguments: Vec<Value> = vec![
         client.id.as_str().into(),
-        client.issued_at.0.to_string().into(),
+        client.makes_room_from().0.to_string().into(),
         terms.unused_until.0.to_string().into(),
         terms.ceiling.to_string().into(),
         EVICTED_AT_ONCE.to_string().into(),
         terms.unused_ceiling.to_string().into(),
+        terms.now.0.to_string().into(),
     ];
     let mut tries = Tries::default();
     loop {
@@ -240,11 +249,11 @@ pub(super) async fn enter_for_good(
 
 async fn enter(cells: &Cells, id: &ClientId, found: &Found<Client>) -> Result<(), StoreError> {
     let end = found.expiry().unwrap_or(UnixTime(u64::MAX));
-    let unused_since = match found.value.last_used_at {
-        None if found.value.origin != ClientOrigin::Operator => found.value.issued_at.0.to_string(),
+    let makes_room_from = match found.value.last_used_at {
+        None if found.value.origin != ClientOrigin::Operator => found.value.makes_room_from().0.to_string(),
         _ => String::new(),
     };
-    let arguments = vec![id.as_str().into(), end.0.to_string().into(), unused_since.into()];
+    let arguments = vec![id.as_str().into(), end.0.to_string().into(), makes_room_from.into()];
     on_index(cells, &ENTER, arguments).await
 }
 
