@@ -51,18 +51,8 @@ impl Clients {
         &self.documents
     }
 
-    /// The client of that identifier, as its metadata is now, for a user who is signed in.
-    pub async fn find(&self, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
-        self.find_for(Caller::Known, id, now).await
-    }
-
     /// The client of that identifier, as its metadata is now.
-    pub async fn find_for(
-        &self,
-        caller: Caller,
-        id: &ClientId,
-        now: UnixTime,
-    ) -> Result<Client, UnknownClient> {
+    pub async fn find(&self, caller: Caller, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {
             return Err(UnknownClient::Disabled);
@@ -98,6 +88,7 @@ impl Clients {
                 origin: ClientOrigin::MetadataDocument,
                 issued_at: now,
                 last_used_at: None,
+                kept_until: None,
                 disabled: false,
                 fingerprint: None,
                 management: None,

@@ -273,3 +273,33 @@ impl Documents {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use serde_json::json;
+
+    use crate::guard::fetch::Loopback;
+    use crate::keys::seal::SystemRandomSource;
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a050_a_fresh_look_at_keys_counts_for_who_causes_it() {
+        let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
+        let documents = Documents::new(fetcher, DocumentPolicy::default(), Arc::new(SystemRandomSource));
+        // A fetch of it is refused by its address, so that it fails at once.
+        let url = Url::parse("https://127.0.0.1/keys").unwrap();
+        let kept = Cached { content: Arc::new(json!({ "keys": [] })), bytes: 11, until: UnixTime(1000) };
+        documents.key_sets.insert(url.to_string(), kept);
+        let at = |n: u8| Caller::Stranger(Some(IpAddr::from([198, 51, 100, n])));
+        let url_of = |n: u8| Url::parse(&format!("https://host.example/{n}")).unwrap();
+        let _under_way: Vec<_> = (0..3).map(|n| documents.rate.admit(&url_of(n), at(1)).unwrap()).collect();
+        // The address has as many fetches under way as it may: none is made, and the keys stay.
+        documents.key_set(url.as_str(), true, at(1), UnixTime(10)).await.unwrap();
+        assert!(documents.rate.was_good(&url), "it was fetched");
+        documents.key_set(url.as_str(), true, at(2), UnixTime(10)).await.unwrap();
+        assert!(!documents.rate.was_good(&url), "it was not fetched");
+    }
+}

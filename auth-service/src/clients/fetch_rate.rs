@@ -3,7 +3,8 @@
 //! Whoever names a new URL is counted: for its own address first, then for the host that would be bothered, then for all. The URL
 //! of a client in use is counted for itself alone: made-up URLs, however many, keep nobody from a client that works. Such fetches
 //! also have connections and name look-ups of their own ([`Lane`]). A URL that brought a good document before is counted for
-//! itself instead of for the address, and is otherwise a stranger's still: anybody can put a good document somewhere.
+//! itself instead of for the address, and is otherwise a stranger's still: anybody can put a good document somewhere. A user who is
+//! signed in is kept from no client by strangers, and takes few of the connections for clients in use.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -34,7 +35,9 @@ const GOOD: usize = 2000;
 pub enum Caller {
     /// Anyone, at this address.
     Stranger(Option<IpAddr>),
-    /// A client in use, a user who is signed in, or an issuer that the operator trusts.
+    /// A user who is signed in, at this address, about a client that nobody may have allowed yet.
+    User(Option<IpAddr>),
+    /// A client in use, or an issuer that the operator trusts.
     Known,
 }
 
@@ -42,7 +45,7 @@ impl Caller {
     pub(super) const fn lane(self) -> Lane {
         match self {
             Self::Stranger(_) => Lane::Strangers,
-            Self::Known => Lane::Known,
+            Self::User(_) | Self::Known => Lane::Known,
         }
     }
 }
@@ -77,10 +80,14 @@ impl Default for FetchRate {
 impl FetchRate {
     /// Counts a fetch, which holds what it is given until it is over.
     pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
-        let Caller::Stranger(address) = caller else {
-            return self.admit_url(url).map(|()| None);
+        let address = match caller {
+            Caller::Known => return self.admit_url(url).map(|()| None),
+            Caller::User(address) => {
+                self.admit_url(url)?;
+                return self.at_once.enter(address).map(Some).map_err(|_| Crowded);
+            }
+            Caller::Stranger(address) => address.map(network),
         };
-        let address = address.map(network);
         if self.was_good(url) {
             self.admit_url(url)?;
         } else {
@@ -106,7 +113,7 @@ impl FetchRate {
         self.good.remove(url.as_str());
     }
 
-    fn was_good(&self, url: &Url) -> bool {
+    pub(super) fn was_good(&self, url: &Url) -> bool {
         self.good.get(url.as_str()).is_some()
     }
 
@@ -160,6 +167,21 @@ mod tests {
         (0..100).for_each(|n| rate.note_good(&url(n)));
         (0..100).for_each(|n| rate.note_bad(&url(n)));
         assert_eq!((0..100).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count(), 20);
+    }
+
+    #[test]
+    fn a050_a_user_is_kept_from_no_client_by_strangers_and_takes_few_places() {
+        let rate = FetchRate::default();
+        for n in 10..40 {
+            (0..100).for_each(|url_of| drop(rate.admit(&url(url_of), at(n))));
+        }
+        let user = Caller::User(Some(IpAddr::V4(0x0a00_0001.into())));
+        let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), user).unwrap()).collect();
+        assert!(held.iter().all(Option::is_some), "each has one of the places of its address");
+        assert_eq!(rate.admit(&url(4), user).unwrap_err(), Crowded);
+        assert!(rate.admit(&url(4), Caller::Known).is_ok());
+        drop(held);
+        assert_eq!((0..100).filter(|_| rate.admit(&url(5), user).is_ok()).count(), 5);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) async fn authenticate(
     let now = state.now();
     let invalid = |description: String| ClientAuthError::Invalid { description, basic };
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    let found = state.clients.find_for(Caller::Stranger(address), &id, now).await;
+    let found = state.clients.find(Caller::Stranger(address), &id, now).await;
     let client = found.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
         UnknownClient::Random(error) => ClientAuthError::Random(error),

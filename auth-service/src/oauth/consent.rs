@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::clients::UnknownClient;
+use crate::clients::fetch_rate::Caller;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
 use crate::domain::consent::{Approval, Consent};
@@ -14,6 +15,7 @@ use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{TokenHash, TokenKind};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::{Scope, ScopeToken};
+use crate::guard::client_address;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::ops::audit;
 use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
@@ -182,7 +184,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(BadTicket::Foreign.into());
     }
     // The page may have been open for a while: both must still be there.
-    let client = match state.clients.find(&request.client_id, now).await {
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    let client = match state.clients.find(Caller::User(address), &request.client_id, now).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
         Err(UnknownClient::Store(error)) => return Err(error.into()),
         _ => return Err(ConsentError::ClientGone),
@@ -202,6 +205,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
             if let Some(handle) = &asked.pushed {
                 state.store.forget_pushed_request(handle).await?;
             }
+            audit::Event::ConsentDenied { subject: &asked.subject, client_id: &client.id }.emit();
             Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), &AuthorizationRefusal::Denied))
         }
         _ => Err(ConsentError::NoDecision),

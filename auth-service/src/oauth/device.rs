@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::clients::UnknownClient;
+use crate::clients::fetch_rate::Caller;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
@@ -189,7 +190,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         let problem = "No device is waiting for an answer with this code. If you have answered already, look at the device. Otherwise look at the code again, or let the device show a new one.";
         return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
     };
-    let client = client_of(&asked, state).await?;
+    let client = client_of(http, &asked, state).await?;
     let shown =
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
@@ -222,7 +223,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
         DeviceState::Denied => return Ok(denied()),
         DeviceState::Allowed { .. } | DeviceState::Redeemed => return Err(DeviceError::Over),
     }
-    let client = client_of(&asked, state).await?;
+    let client = client_of(http, &asked, state).await?;
     if client.metadata.digest() != shown.client {
         return Err(DeviceError::ClientChanged);
     }
@@ -252,8 +253,13 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
 }
 
 /// The client as it was when the device asked.
-async fn client_of(asked: &DeviceAuthorization, state: &AppState) -> Result<Client, DeviceError> {
-    match state.clients.find(&asked.client_id, state.now()).await {
+async fn client_of(
+    http: &HttpRequest,
+    asked: &DeviceAuthorization,
+    state: &AppState,
+) -> Result<Client, DeviceError> {
+    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
+    match state.clients.find(Caller::User(address), &asked.client_id, state.now()).await {
         Ok(client) if client.registration == asked.registration => Ok(client),
         Err(UnknownClient::Store(error)) => Err(error.into()),
         _ => Err(DeviceError::ClientGone),
@@ -285,7 +291,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     if asked.state != DeviceState::Pending {
         return Err(DeviceError::Over);
     }
-    if client_of(&asked, state).await?.metadata.digest() != shown.client {
+    if client_of(http, &asked, state).await?.metadata.digest() != shown.client {
         return Err(DeviceError::ClientChanged);
     }
     let allowed = decision != DeviceState::Denied;
@@ -297,10 +303,14 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
         return if is_decided(&decision, &asked, state).await? { Ok(result) } else { Err(DeviceError::Over) };
     }
-    if allowed {
-        let DeviceAuthorization { client_id, scope, .. } = &asked;
-        audit::Event::ConsentGiven { subject: &session.subject, client_id, scope }.emit();
-    }
+    let DeviceAuthorization { client_id, scope, .. } = &asked;
+    let subject = &session.subject;
+    let event = if allowed {
+        audit::Event::ConsentGiven { subject, client_id, scope }
+    } else {
+        audit::Event::ConsentDenied { subject, client_id }
+    };
+    event.emit();
     Ok(result)
 }
 

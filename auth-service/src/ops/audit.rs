@@ -13,6 +13,10 @@ use crate::guard::log_rate::LogRate;
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+/// Where anybody may register, anybody can cause these as well. An operator wants to see each, so many are written.
+static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
+static UPDATED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
+static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 
 /// Something that happened. No variant carries a token, a code, a password or anything that a stranger typed.
 #[derive(Debug)]
@@ -137,6 +141,13 @@ pub enum Event<'a> {
         /// What.
         scope: &'a Scope,
     },
+    /// A person did not allow a client to act.
+    ConsentDenied {
+        /// Who.
+        subject: &'a Subject,
+        /// Whom.
+        client_id: &'a ClientId,
+    },
     /// A code was used a second time; its grant is revoked.
     CodeReplayed {
         /// Which grant.
@@ -190,15 +201,21 @@ impl Event<'_> {
     pub fn emit(&self) {
         let event = match self {
             Self::ClientRegistered { client_id } => {
-                tracing::info!(target: "audit", event = "client_registered", %client_id);
+                if let Some(left_out) = REGISTERED.admit() {
+                    tracing::info!(target: "audit", event = "client_registered", %client_id, left_out);
+                }
                 "client_registered"
             }
             Self::ClientUpdated { client_id } => {
-                tracing::info!(target: "audit", event = "client_updated", %client_id);
+                if let Some(left_out) = UPDATED.admit() {
+                    tracing::info!(target: "audit", event = "client_updated", %client_id, left_out);
+                }
                 "client_updated"
             }
             Self::ClientDeleted { client_id } => {
-                tracing::info!(target: "audit", event = "client_deleted", %client_id);
+                if let Some(left_out) = DELETED.admit() {
+                    tracing::info!(target: "audit", event = "client_deleted", %client_id, left_out);
+                }
                 "client_deleted"
             }
             Self::ClientSwitched { client_id, disabled } => {
@@ -275,6 +292,10 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "consent_given", %subject, %client_id, %scope);
                 "consent_given"
             }
+            Self::ConsentDenied { subject, client_id } => {
+                tracing::info!(target: "audit", event = "consent_denied", %subject, %client_id);
+                "consent_denied"
+            }
             Self::CodeReplayed { grant_id, client_id } => {
                 tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %client_id);
                 "code_replayed"
@@ -305,5 +326,37 @@ impl Event<'_> {
             }
         };
         metrics::counter!("mcp_gate_audit_events_total", "event" => event).increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::telemetry::tests::lines_of;
+
+    use super::*;
+
+    #[test]
+    fn a095_a_flood_of_registrations_is_told_by_its_number_and_hides_no_login_and_no_consent() {
+        let client_id = &ClientId::try_from("client".to_owned()).unwrap();
+        let (subject, scope) = (&Subject::new([1; 32]), &Scope::default());
+        let lines = lines_of(|| {
+            for _ in 0..1000 {
+                Event::ClientRegistered { client_id }.emit();
+                Event::ClientUpdated { client_id }.emit();
+                Event::ClientDeleted { client_id }.emit();
+                Event::LoggedIn { subject }.emit();
+                Event::ConsentGiven { subject, client_id, scope }.emit();
+                Event::ConsentDenied { subject, client_id }.emit();
+            }
+        });
+        let of =
+            |event: &str| lines.iter().filter(|line| line.contains(&format!("event=\"{event}\""))).count();
+        for event in ["client_registered", "client_updated", "client_deleted"] {
+            assert!((100..200).contains(&of(event)), "{event}: {}", of(event));
+        }
+        for event in ["logged_in", "consent_given", "consent_denied"] {
+            assert_eq!(of(event), 1000, "{event}");
+        }
+        assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
     }
 }

@@ -31,8 +31,8 @@ pub fn start(settings: &Observability) {
 }
 
 /// Leaves out lines when one place in the program, ours or that of a library, writes too many: a store that is away, or
-/// requests that cannot be parsed, would otherwise fill a disk at the pace of whoever sends requests. Audit events are all
-/// written, but for those that anybody can cause ([`super::audit`]).
+/// requests that cannot be parsed, would otherwise fill a disk at the pace of whoever sends requests. Audit events have limits of
+/// their own where anybody can cause them ([`super::audit`]), and are all written otherwise.
 #[derive(Default)]
 struct Floods(Mutex<HashMap<Identifier, LogRate>>);
 
@@ -78,7 +78,7 @@ impl RootSpanBuilder for RequestSpan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
@@ -97,13 +97,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a095_a_place_that_writes_without_end_is_held_back_and_others_are_not() {
+    /// What is written while this runs.
+    pub(in crate::ops) fn lines_of(run: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let all = tracing_subscriber::registry().with(Floods::default()).with(layer);
-        tracing::subscriber::with_default(all, || {
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(Floods::default()).with(layer),
+            run,
+        );
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a095_a_place_that_writes_without_end_is_held_back_and_others_are_not() {
+        let lines = lines_of(|| {
             for n in 0..10_000 {
                 tracing::error!(n, "flood");
             }
@@ -112,8 +121,7 @@ mod tests {
                 tracing::info!(target: "audit", "audited");
             }
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let of = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        let of = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
         assert!((100..200).contains(&of("flood")), "{}", of("flood"));
         assert_eq!((of("something else"), of("audited")), (1, 500));
     }
