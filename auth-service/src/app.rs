@@ -1,6 +1,7 @@
 //! The one route table: what each of the three listeners serves.
 
 mod bounds;
+mod browsers;
 mod connections;
 mod edge_grpc;
 mod unread;
@@ -41,6 +42,11 @@ const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the edge listener keeps a connection open for its proxy.
+const EDGE_KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// How long a connection of the edge listener may last without a whole request: the server times only the first head of a connection,
+/// and one that is idle for its proxy lasts for less.
+const EDGE_SILENCE: Duration = Duration::from_secs(100);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long requests in flight may take once we are told to stop, in seconds.
@@ -82,6 +88,7 @@ pub fn listen(
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
         App::new()
+            .wrap(from_fn(browsers::with_pages))
             .wrap(from_fn(bounds::bounded))
             .wrap(TracingLogger::<RequestSpan>::new())
             .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
@@ -108,7 +115,8 @@ pub fn listen(
     .workers(workers.get())
     .backlog(4096)
     .max_connections(EDGE_CONNECTIONS.div_ceil(workers.get()))
-    .keep_alive(Duration::from_secs(90))
+    .keep_alive(EDGE_KEEP_ALIVE)
+    .on_connect(|stream, extensions| connections::watch(stream, extensions, EDGE_SILENCE))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
@@ -157,6 +165,7 @@ pub fn listen(
 
 /// A check is an answer whatever happens.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
+    connections::note_request(&request);
     let unread = request.take_payload();
     let answer = forward_auth::check(request, state).await;
     Ok(answer.map_body(|_, body| unread::holding(unread, body)))
@@ -239,6 +248,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         )
         .service(
             web::resource(format!("{base}/login/password"))
+                .route(web::get().to(login::new_password::question))
                 .route(web::post().to(login::new_password::choose_password)),
         )
         .default_service(web::to(cors::preflight_at_public_listener));

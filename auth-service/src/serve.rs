@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix_web::web::Data;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -55,6 +56,15 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage).await
 }
 
+/// Lets this process have as many files open as it is allowed to: the usual limit, 1024, is meant for programs that wait with
+/// select(2), and each connection of the edge listener takes two.
+fn raise_open_files() {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let config = Config::from_variables(std::env::vars())?;
@@ -71,6 +81,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         AppState::new(config, Arc::clone(&store), &key, Arc::new(SystemClock), Arc::new(SystemRandomSource))
             .await?;
     let state = Data::new(state);
+    raise_open_files();
     let servers = app::listen(listeners, &state, metrics)?;
     // With the embedded store only we can reach it, so operators have to come through us.
     let operators = match &state.config.storage.redis {

@@ -16,6 +16,7 @@ use crate::guard::client_address;
 use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
 use crate::state::AppState;
 
+use super::browsers;
 use super::unread::holding;
 
 /// How long a body may take. The largest is 16 kB, so this is a floor on its speed, too.
@@ -68,7 +69,7 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
 
 fn refuse(mut request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {
     let unread = request.take_payload();
-    let response = unheard.response(&state.config.site.issuer);
+    let response = browsers::unheard(unheard, request.headers(), &state.config.site.issuer);
     request.into_response(response.map_body(|_, body| holding(unread, body)))
 }
 

@@ -1,16 +1,24 @@
 //! A ceiling on the connections of a listener, and a time until each has said something.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::io::{Error, ErrorKind, Result};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_http::Request;
+use actix_web::dev::Extensions;
+use actix_web::rt::task::JoinHandle;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Bytes of what a client of HTTP/2 sends first (RFC 9113 §3.4).
@@ -83,8 +91,51 @@ impl Connected for Connection {
     }
 }
 
+/// Watches over one connection of an HTTP server, until that drops it.
+struct Watch {
+    last_request: Rc<Cell<Instant>>,
+    watcher: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+/// Closes the connection once no whole request has come for so long. For `HttpServer::on_connect`.
+pub(super) fn watch(stream: &dyn Any, extensions: &mut Extensions, patience: Duration) {
+    let stream = stream.downcast_ref::<TcpStream>().map(|stream| stream.as_fd().try_clone_to_owned());
+    let Some(Ok(stream)) = stream else {
+        tracing::error!("a connection cannot be watched");
+        return;
+    };
+    let stream = std::net::TcpStream::from(stream);
+    let last_request = Rc::new(Cell::new(Instant::now()));
+    let last = Rc::clone(&last_request);
+    let watcher = actix_web::rt::spawn(async move {
+        while last.get().elapsed() < patience {
+            tokio::time::sleep_until(last.get() + patience).await;
+        }
+        // The other side may have closed it in the same moment.
+        let _ = stream.shutdown(Shutdown::Both);
+    });
+    extensions.insert(Watch { last_request, watcher });
+}
+
+/// Notes that a request has come whole.
+pub(super) fn note_request(request: &Request) {
+    if let Some(watch) = request.conn_data::<Watch>() {
+        watch.last_request.set(Instant::now());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use actix_web::dev::fn_service;
+    use actix_web::{HttpResponse, HttpServer};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -133,5 +184,38 @@ mod tests {
         connection.read_exact(&mut [0; PREFACE]).await.unwrap();
         let later = tokio::time::timeout(Duration::from_millis(200), connection.read(&mut buffer)).await;
         assert!(later.is_err(), "it is waited for");
+    }
+
+    #[actix_web::test]
+    async fn a100_half_of_a_second_head_holds_no_connection_and_one_in_use_stays() {
+        let patience = Duration::from_millis(500);
+        let answer = async |request: Request| {
+            note_request(&request);
+            Ok::<_, Infallible>(HttpResponse::Ok().finish())
+        };
+        let server = HttpServer::new(move || fn_service(answer))
+            .workers(1)
+            .keep_alive(Duration::from_secs(90))
+            .on_connect(move |stream, extensions| watch(stream, extensions, patience))
+            .disable_signals()
+            .bind("127.0.0.1:0")
+            .unwrap();
+        let address = server.addrs()[0];
+        actix_web::rt::spawn(server.run());
+        let whole = b"GET / HTTP/1.1\r\nHost: l\r\n\r\n";
+        let mut buffer = [0; 1024];
+        for half in [&b""[..], b"GET /", b"GET / HTTP/1.1\r\nHost:"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Three times its patience, in use.
+            for _ in 0..15 {
+                stream.write_all(whole).await.unwrap();
+                assert!(stream.read(&mut buffer).await.unwrap() > 0, "it is closed while it is in use");
+                tokio::time::sleep(patience / 5).await;
+            }
+            // Behind a whole one, too.
+            stream.write_all(&[whole, half].concat()).await.unwrap();
+            let closed = tokio::time::timeout(patience * 10, stream.read_to_end(&mut Vec::new())).await;
+            assert!(closed.is_ok(), "it is held");
+        }
     }
 }

@@ -51,6 +51,64 @@ mod tests {
     }
 
     #[test]
+    fn what_pages_say_is_there() {
+        use crate::clients::documents::DocumentError;
+        use crate::domain::client::InvalidClientId;
+        use crate::identity::ticket::BadTicket;
+        use crate::oauth::authorize::AuthorizeError;
+        use crate::oauth::consent::ConsentError;
+        use crate::oauth::device::DeviceError;
+        use crate::oauth::login::LoginError;
+        use crate::oauth::login_attempt::NotProven;
+        use crate::oauth::params::Params;
+
+        let broken =
+            || Params::of_query("a=%ff&a=1").and_then(|params| params.one("a").map(drop)).unwrap_err();
+        let said = [
+            AuthorizeError::Params(broken()).to_string(),
+            AuthorizeError::NoClient(InvalidClientId).to_string(),
+            AuthorizeError::UnknownClient.to_string(),
+            AuthorizeError::Disabled.to_string(),
+            AuthorizeError::Document("https://app.example".to_owned(), DocumentError::Host).to_string(),
+            AuthorizeError::Redirect.to_string(),
+            AuthorizeError::RequestUri.to_string(),
+            AuthorizeError::Unavailable.to_string(),
+            NotProven::Wrong.to_string(),
+            NotProven::TooFast(1).to_string(),
+            NotProven::Busy.to_string(),
+            LoginError::Params(broken()).to_string(),
+            LoginError::LongLink.to_string(),
+            LoginError::Unavailable.to_string(),
+            ConsentError::Params(broken()).to_string(),
+            ConsentError::NoSession.to_string(),
+            ConsentError::Ticket(BadTicket::Expired).to_string(),
+            ConsentError::PageRequired.to_string(),
+            ConsentError::AnsweredBefore.to_string(),
+            ConsentError::ClientGone.to_string(),
+            ConsentError::ClientChanged.to_string(),
+            ConsentError::Barred.to_string(),
+            ConsentError::NoDecision.to_string(),
+            ConsentError::Unavailable.to_string(),
+            DeviceError::Params(broken()).to_string(),
+            DeviceError::NoSession.to_string(),
+            DeviceError::Ticket(BadTicket::Foreign).to_string(),
+            DeviceError::Over.to_string(),
+            DeviceError::ClientGone.to_string(),
+            DeviceError::ClientChanged.to_string(),
+            DeviceError::Barred.to_string(),
+            DeviceError::NoDecision.to_string(),
+            DeviceError::Unavailable.to_string(),
+        ];
+        let (_, pages) = TEXT.split_once("\n# What pages say to people\n").unwrap();
+        let lines: Vec<_> = pages.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+        for text in said {
+            let fits =
+                |line: &&str| line.replace("URL", "REASON").split("REASON").all(|piece| text.contains(piece));
+            assert!(lines.iter().any(fits), "{text}");
+        }
+    }
+
+    #[test]
     fn the_page_leads_nowhere_else_and_loads_nothing() {
         // What is relative in the repository would lead astray here.
         assert!(!HTML.contains("<a ") && !HTML.contains("<img") && !HTML.contains("<script"), "{}", *HTML);

@@ -30,7 +30,8 @@ pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpR
 /// The resource, and its URL as the client that asks has it (RFC 9728 §3.3). The host says which resource it is about; it
 /// only selects among configured ones.
 fn resource_of(request: &HttpRequest, state: &AppState) -> Option<(ResourceUri, String)> {
-    let query = ResourceQuery::parse(request.query_string()).ok()?;
+    // One that cannot be repeated is left out, as the challenge leaves it out.
+    let query = ResourceQuery::parse(request.query_string()).unwrap_or_default();
     let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
     let path = UnambiguousPath::of_target(if path.is_empty() { "/" } else { path }).ok()?;
     let mut hosts = request.headers().get_all(actix_web::http::header::HOST);

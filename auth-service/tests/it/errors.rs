@@ -182,3 +182,37 @@ async fn a096_a_panic_in_one_request_hurts_no_other_and_tells_nothing() {
         assert_eq!(app.register(&metadata).await.status(), StatusCode::CREATED);
     }
 }
+
+#[actix_web::test]
+async fn an_address_without_a_page_gives_a_browser_a_sentence_and_a_way_on_and_a_program_its_answer() {
+    let app = TestApp::start().await;
+    let html = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let get = async |path: &str, accept: &str| {
+        app.http.get(format!("{}{path}", app.public)).header("accept", accept).send().await.unwrap()
+    };
+    let long = format!("/authorize?{}", "a".repeat(9000));
+    for (path, status) in [
+        ("/consent", 405),
+        ("/token", 405),
+        ("/par", 405),
+        ("/revoke", 405),
+        ("/register", 405),
+        ("/introspect", 405),
+        ("/device_authorization", 405),
+        ("/logout", 404),
+        ("/account", 404),
+        // The device flow is off.
+        ("/device", 404),
+        (&long, 414),
+    ] {
+        let page = get(path, html).await;
+        assert_eq!(page.status(), status, "{path}");
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8", "{path}");
+        assert_eq!(page.headers()["x-frame-options"], "DENY", "{path}");
+        let body = page.text().await.unwrap();
+        assert!(body.contains(&format!("class=\"way-on\" href=\"{ISSUER}/login\"")), "{path}: {body}");
+        let answer = get(path, "application/json").await;
+        assert_eq!(answer.status(), status, "{path}");
+        assert!(!answer.text().await.unwrap().contains("<html"), "{path}");
+    }
+}

@@ -1,0 +1,70 @@
+//! Pages for people whose browser came to an address that has none: a program reads JSON, a person needs a sentence and a way on.
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpResponse};
+
+use crate::domain::issuer::Issuer;
+use crate::oauth::responses::Unheard;
+use crate::pages::{FormTarget, Link, MessagePage, page};
+use crate::state::AppState;
+
+const NOTHING: &str = "There is nothing at this address. If an application or a bookmark led you here, go back to the application \
+                       and connect it again.";
+const NO_PAGE: &str = "This address has no page of its own: it takes what a form or an application sends. Go back to the \
+                       application and connect it again.";
+
+/// A middleware that puts a page in the place of "not found" and "not allowed" where a browser asks.
+pub(super) async fn with_pages<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let state = request.app_data::<Data<AppState>>().cloned().filter(|_| is_browser(request.headers()));
+    let response = next.call(request).await?.map_into_boxed_body();
+    let text = match response.status() {
+        StatusCode::NOT_FOUND => NOTHING,
+        StatusCode::METHOD_NOT_ALLOWED => NO_PAGE,
+        _ => return Ok(response),
+    };
+    let is_page =
+        response.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+    let Some(state) = state.filter(|_| !is_page) else {
+        return Ok(response);
+    };
+    let mut page = message(response.status(), text, &state.config.site.issuer);
+    // RFC 9110 §15.5.6.
+    if let Some(allow) = response.headers().get(ALLOW) {
+        page.headers_mut().insert(ALLOW, allow.clone());
+    }
+    Ok(response.into_response(page))
+}
+
+/// The answer to a request that no endpoint sees.
+pub(super) fn unheard(unheard: Unheard, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
+    let answer = unheard.response(issuer);
+    if !is_browser(headers) {
+        return answer;
+    }
+    let text = format!("This server refused it: {unheard}. Go back to the application and connect it again.");
+    let mut page = message(answer.status(), &text, issuer);
+    if let Some(retry_after) = answer.headers().get(RETRY_AFTER) {
+        page.headers_mut().insert(RETRY_AFTER, retry_after.clone());
+    }
+    page
+}
+
+/// Browsers ask for HTML by its name when a person goes somewhere. Programs, and scripts of web pages, do not.
+fn is_browser(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+}
+
+fn message(status: StatusCode, text: &str, issuer: &Issuer) -> HttpResponse {
+    let url = issuer.endpoint("/login");
+    let way_on = Some(Link { text: "Go to the sign-in page", url: &url });
+    let template = MessagePage { title: "This request cannot be answered", text, code: None, way_on };
+    page(status, &template, FormTarget::Ourselves)
+}
