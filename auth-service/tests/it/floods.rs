@@ -207,6 +207,13 @@ async fn a044_pushed_requests_end_for_a_client_for_an_address_and_for_all() {
         }
         let most = 1000 + 20 * (usize::try_from(start.elapsed().as_secs()).unwrap() + 1);
         assert!((700..=most).contains(&created), "{created} of 1500");
+        // A public client that a user has allowed is none of these strangers.
+        app.tokens(&client).await;
+        let flood = statuses(
+            (0..300).map(|n| push(&app, &clients[n % 10], 60 + n, &[("redirect_uri", uri(n % 10).as_str())])),
+        );
+        assert!(count(&flood.await, StatusCode::TOO_MANY_REQUESTS) > 200);
+        assert_eq!(push(&app, &client, 2, &[]).send().await.unwrap().status(), StatusCode::CREATED);
     }
 }
 
