@@ -9,7 +9,7 @@ use super::network::Target;
 use super::raw::{self, Reply, Told};
 
 /// Headers of a request to the service's own path.
-const HEADERS: [(&str, &str); 22] = [
+const HEADERS: [(&str, &str); 24] = [
     (
         "a forged X-Auth-Subject",
         "X-Auth-Subject: admin\r\nX-Auth-Username: admin\r\nX-Auth-Groups: admin\r\nX-Auth-Scope: mcp\r\n",
@@ -27,6 +27,8 @@ const HEADERS: [(&str, &str); 22] = [
     ("a forged X-Rewrite-URL", "X-Rewrite-URL: /health\r\n"),
     ("a forged Forwarded", "Forwarded: for=127.0.0.1;host=evil.example;proto=https\r\n"),
     ("X-HTTP-Method-Override", "X-HTTP-Method-Override: OPTIONS\r\n"),
+    ("X-HTTP-Method", "X-HTTP-Method: OPTIONS\r\n"),
+    ("X-Method-Override", "X-Method-Override: OPTIONS\r\n"),
     ("a guessed X-Edge-Secret", "X-Edge-Secret: secret\r\n"),
     ("Connection: X-Auth-Subject", "Connection: close, X-Auth-Subject, Authorization\r\n"),
     ("two Authorization headers", "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"),

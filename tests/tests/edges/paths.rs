@@ -4,7 +4,7 @@
 use tests::Edge;
 use tests::raw;
 
-use crate::world::World;
+use crate::world::{World, arrived};
 
 each_edge!(
     a070_what_follows_the_path_is_not_the_path,
@@ -274,6 +274,11 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         world.raw_with_token("OPTIONS", "/mcp", headers).await.unwrap();
         world.raw_without_token("OPTIONS", "/mcp", headers).await.unwrap();
         world.assert_nothing_passed("OPTIONS");
+    }
+    // Nor does the wrapper, or a server behind it, hear of another method.
+    for claim in overrides {
+        let answer = world.raw_with_token("POST", "/mcp", &[claim]).await.unwrap();
+        assert_eq!((answer.status, arrived(&answer.body, claim.0)), (200, vec![]), "{claim:?}");
     }
 }
 
