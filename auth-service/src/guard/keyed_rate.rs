@@ -84,7 +84,7 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
     }
 
     #[cfg(test)]
-    fn remembered(&self) -> usize {
+    pub(super) fn remembered(&self) -> usize {
         self.exact.len() + self.crowded.len()
     }
 }

@@ -52,12 +52,13 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against every limit that concerns it.
+    /// Counts a new client against every limit that concerns it, its address first: no address makes us remember more pairs
+    /// than it may register clients.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();
-        self.pairs.check(&(address, host))?;
         self.addresses.check(&address)?;
+        self.pairs.check(&(address, host))?;
         self.all.check()
     }
 
@@ -77,6 +78,7 @@ impl RegistrationRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::keyed_rate::MAX_KEYS;
 
     fn uris(host: &str) -> Vec<RedirectUri> {
         vec![RedirectUri::try_from(format!("https://{host}/cb")).unwrap()]
@@ -112,5 +114,15 @@ mod tests {
                 |address: &str| (0..200).filter(|_| rate.keeps(Some(address.parse().unwrap()))).count();
             assert_eq!((kept("192.0.2.1"), kept("192.0.2.2")), (share, share), "{room}");
         }
+    }
+
+    #[test]
+    fn a044_one_address_does_not_crowd_the_pairs_of_others() {
+        let rate = RegistrationRate::new(NonZeroU32::MIN, 10_000);
+        let flooder: IpAddr = "192.0.2.1".parse().unwrap();
+        for n in 0..=MAX_KEYS {
+            let _ = rate.admit(Some(flooder), &uris(&format!("h{n}.example")));
+        }
+        assert!(rate.pairs.remembered() < 20, "{}", rate.pairs.remembered());
     }
 }
