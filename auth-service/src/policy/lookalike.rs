@@ -9,6 +9,9 @@
 
 use std::borrow::Cow;
 
+/// The folding of a segment of which nothing is left. No other one has a blank at its end.
+const VANISHES: &str = " ";
+
 /// The path as such a server compares it.
 pub(super) fn folded(path: &str) -> Cow<'_, str> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_');
@@ -23,17 +26,40 @@ pub(super) fn folded(path: &str) -> Cow<'_, str> {
 fn folded_segment(segment: &str) -> String {
     let name = segment.split(':').next().unwrap_or_default();
     let name = name.trim_start_matches(' ').trim_end_matches(['.', ' ']);
+    if name.is_empty() && !segment.is_empty() {
+        return VANISHES.to_owned();
+    }
     // Some letters have a small and a capital form that do not lead back to them: `ſ` is an `S`, and `ß` two.
     name.to_lowercase().to_uppercase().to_lowercase()
 }
 
 /// Whether a folded path could be taken for one that is `ancestor`, folded too, or below it. The first `named` segments are
-/// those of a rule, where the operator has said what they are; any other that has no sure reading could be each one.
+/// those of a rule, where the operator has said what they are; any other that has no sure reading could be each one, or
+/// none at all.
 pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> bool {
-    let mut segments = folded.split('/').enumerate();
-    ancestor.split('/').all(|wanted| {
-        segments.next().is_some_and(|(at, segment)| segment == wanted || at > named && is_unsure(segment))
-    })
+    let unnamed = || folded.split('/').skip(named + 1);
+    // It may lead up, as `..` does, and then to anywhere.
+    if unnamed().any(|segment| segment == VANISHES) {
+        return true;
+    }
+    if !unnamed().any(is_unsure) {
+        return folded.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    }
+    // What may be left of the ancestor after each segment: more than one thing, once a segment has no sure reading.
+    let wanted: Vec<&str> = ancestor.split('/').collect();
+    let mut rests = vec![wanted.as_slice()];
+    for (at, segment) in folded.split('/').enumerate() {
+        let is_open = at > named && is_unsure(segment);
+        let mut next = Vec::new();
+        for rest in rests {
+            let Some((first, others)) = rest.split_first() else { return true };
+            next.extend(is_open.then_some(rest));
+            next.extend((is_open || segment == *first).then_some(others));
+        }
+        next.dedup_by_key(|rest| rest.len());
+        rests = next;
+    }
+    rests.iter().any(|rest| rest.is_empty())
 }
 
 /// Letters that servers read each in their own way, and what could be the short name of a file (`~` and a digit).
@@ -85,6 +111,9 @@ mod tests {
         assert_eq!(folded("/%C3%89"), folded("/%C3%A9"));
         assert_eq!(folded("/u%C5%BFers"), "/users", "the long s");
         assert_eq!(folded("/pa%C3%9Fword"), "/password", "the sharp s");
+        for segment in ["%20", "...", ":", "%3A", ".%20", "..%20", ":$DATA", "%20%20"] {
+            assert_eq!(folded(&format!("/mcp/{segment}/admin")), "/mcp/ /admin", "{segment}");
+        }
         for other in ["/mcp/admins", "/mcp-admin", "/mcp/.admin", "/mcp/ad.min", "/mcp"] {
             assert_ne!(folded(other), "/mcp/admin", "{other}");
         }
@@ -99,6 +128,18 @@ mod tests {
             assert!(!could_be(&path, 0, "/mcp/admin/y") && !could_be(&path, 0, "/other/admin"), "{path}");
             assert!(could_be(&path, 0, "") && !could_be(&path, 0, "/mcp/admin/x/y"), "{path}");
         }
+        // To some there is no such segment, or it leads up.
+        for path in
+            ["/mcp/%20/admin", "/mcp/.../admin", "/mcp/:/admin/x", "/mcp/x/..%20/admin", "/x/.%20./mcp"]
+        {
+            assert!(could_be(path, 1, "/mcp/admin") && !could_be(path, 4, "/mcp/admin"), "{path}");
+        }
+        for path in ["/%C3%A9/mcp/admin/x", "/mcp/%E2%80%8B/%E2%80%8B/admin", "/mcp/%C3%A9/%C3%A9"] {
+            assert!(could_be(path, 0, "/mcp/admin"), "{path}");
+        }
+        assert!(!could_be("/%C3%A9/x/y", 0, "/mcp/admin") && !could_be("/%C3%A9", 0, "/mcp/admin"));
+        // The slash at the end leaves nothing either, and is no such segment.
+        assert!(!could_be("/mcp/", 0, "/mcp/admin"));
         for path in ["/mcp/~ana", "/mcp/other", "/mcp/a~b"] {
             assert!(!could_be(path, 0, "/mcp/admin"), "{path}");
         }
