@@ -353,8 +353,17 @@ impl Client {
     /// Whether a code may be sent to `requested`. What could be mistaken for an answer may have been registered with an
     /// earlier release.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
-        requested.part_of_answer().is_none()
+        requested.could_be_answer().is_none()
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
+    }
+
+    /// Whether it is the client that left something here in this registration, with metadata of this digest. A client by
+    /// metadata document has no registration that lasts until a user allows it, or allows it anew after it dropped its
+    /// credentials; its metadata is what tells it until then.
+    pub fn has_left(&self, registration: &RegistrationId, metadata: Option<&TokenHash>) -> bool {
+        self.registration == *registration
+            || (self.origin == ClientOrigin::MetadataDocument
+                && metadata.is_some_and(|digest| *digest == self.metadata.digest()))
     }
 
     /// The most that it may ever be granted, when the operator has said so.

@@ -1,5 +1,7 @@
 //! Redirect URIs: what may be registered, and when a requested one is a registered one.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -38,6 +40,9 @@ pub enum InvalidRedirectUri {
         "a redirect URI must not have {0} in its query, which is a part of the answer that is sent there"
     )]
     PartOfAnswer(&'static str),
+    /// Readers disagree on where a parameter ends, and what its name is.
+    #[error("a redirect URI must not have ; or a control character in its query")]
+    AmbiguousQuery,
     /// Longer than anyone needs.
     #[error("a redirect URI must not be longer than 2048 characters")]
     TooLong,
@@ -58,23 +63,33 @@ const ANSWER: [&str; 9] = [
 ];
 
 impl RedirectUri {
-    /// One that a client may register: without [`Self::part_of_answer`].
+    /// One that a client may register: nothing in it [could be an answer](Self::could_be_answer).
     pub fn to_register(text: String) -> Result<Self, InvalidRedirectUri> {
         let uri = Self::try_from(text)?;
-        match uri.part_of_answer() {
-            Some(name) => Err(InvalidRedirectUri::PartOfAnswer(name)),
+        match uri.could_be_answer() {
+            Some(invalid) => Err(invalid),
             None => Ok(uri),
         }
     }
 
-    /// The parameter in its query that an answer has as well. Of two with one name, readers take the first, the last or
-    /// both; some compare names without case, and take `code[]` for `code`.
-    pub fn part_of_answer(&self) -> Option<&'static str> {
+    /// What in its query a reader could take for a parameter of the answer. Of two with one name, readers take the first, the last
+    /// or both. Some compare names without case, take `;` for `&`, and leave out of a name what is no letter, or read it as a
+    /// path: `code[]`, `a[code]` and `code.x` are `code` to them, or have it.
+    pub fn could_be_answer(&self) -> Option<InvalidRedirectUri> {
         let url = Url::parse(&self.0).ok()?;
-        url.query_pairs().find_map(|(name, _)| {
-            let name = name.split('[').next().unwrap_or_default();
-            ANSWER.into_iter().find(|known| name.trim().eq_ignore_ascii_case(known))
-        })
+        let controls = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
+            name.contains(char::is_control) || value.contains(char::is_control)
+        };
+        if url.query()?.contains(';') || url.query_pairs().any(|pair| controls(&pair)) {
+            return Some(InvalidRedirectUri::AmbiguousQuery);
+        }
+        let known = |part: &str| {
+            let name: String = part.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            ANSWER.into_iter().find(|known| name.eq_ignore_ascii_case(known))
+        };
+        url.query_pairs()
+            .find_map(|(name, _)| name.split(['[', ']', '.']).find_map(known))
+            .map(InvalidRedirectUri::PartOfAnswer)
     }
 
     /// The URI as registered.
@@ -313,7 +328,7 @@ mod tests {
 
     #[test]
     fn a001_a_part_of_an_answer_cannot_be_registered() {
-        let part = |query: &str| uri(&format!("https://app.example/cb{query}")).part_of_answer();
+        let found = |query: &str| uri(&format!("https://app.example/cb{query}")).could_be_answer();
         for (query, name) in [
             ("?code=x", "code"),
             ("?a=b&state", "state"),
@@ -322,11 +337,20 @@ mod tests {
             ("?c%6Fde=x", "code"),
             ("?code%20=x", "code"),
             ("?access_token=x", "access_token"),
+            ("?.code=x", "code"),
+            ("?%EF%BB%BFcode=x", "code"),
+            ("?code%E2%80%8B=x", "code"),
+            ("?code.x=1", "code"),
+            ("?a[code]=1", "code"),
+            ("?a.state=1", "state"),
         ] {
-            assert_eq!(part(query), Some(name), "{query}");
+            assert_eq!(found(query), Some(InvalidRedirectUri::PartOfAnswer(name)), "{query}");
         }
-        for query in ["", "?", "?x=code", "?codes=x", "?x%26code=y", "?provider=code&session=1"] {
-            assert_eq!(part(query), None, "{query}");
+        for query in ["?a=1;code=x", "?;", "?code%00=x", "?co%0Ade=x", "?a%0D%0Ab=x", "?a=%7F"] {
+            assert_eq!(found(query), Some(InvalidRedirectUri::AmbiguousQuery), "{query}");
+        }
+        for query in ["", "?", "?x=code", "?codes=x", "?x%26code=y", "?provider=code&session=1", "?code2=x"] {
+            assert_eq!(found(query), None, "{query}");
         }
         assert!(RedirectUri::to_register("cursor://x/cb?code=y".to_owned()).is_err());
     }

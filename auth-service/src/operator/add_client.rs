@@ -51,8 +51,10 @@ fn problem(new: &NewClient) -> Option<&'static str> {
     let public = matches!(new.credentials, Credentials::None);
     if new.grant_types.is_empty() && new.terms.serves.is_empty() {
         Some("the client could do nothing: give it a grant, or a resource to serve")
-    } else if new.redirect_uris.iter().any(|uri| uri.part_of_answer().is_some()) {
-        Some("a redirect URI must not have code, state, iss or another part of an answer in its query")
+    } else if new.redirect_uris.iter().any(|uri| uri.could_be_answer().is_some()) {
+        Some(
+            "a redirect URI must not have code, state, iss or another part of an answer in its query, nor ; or control characters",
+        )
     } else if has(GrantType::AuthorizationCode) && new.redirect_uris.is_empty() {
         Some("the authorization code grant needs a redirect URI")
     } else if public && (without_person || has(GrantType::JwtBearer) || !new.terms.serves.is_empty()) {
