@@ -196,13 +196,15 @@ fn show_form(
         asked_again: said.asked_again,
     };
     let mut response = page(status, &template, then.form_target());
-    set_cookie(&mut response, &OurCookie::LoginAttempt.set(&cookie, site.issuer.scheme()));
+    set_cookies(&mut response, &OurCookie::LoginAttempt.set(&cookie, &site.issuer));
     Ok(response)
 }
 
-fn set_cookie(response: &mut HttpResponse, cookie: &actix_web::cookie::Cookie<'_>) {
-    if let Err(error) = response.add_cookie(cookie) {
-        tracing::error!(%error, "a cookie could not be set");
+fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie<'_>]) {
+    for cookie in cookies {
+        if let Err(error) = response.add_cookie(cookie) {
+            tracing::error!(%error, "a cookie could not be set");
+        }
     }
 }
 
@@ -297,7 +299,7 @@ async fn start_session(
     account: &Account,
     then: &Continuation,
 ) -> Result<HttpResponse, LoginError> {
-    let scheme = state.config.site.issuer.scheme();
+    let issuer = &state.config.site.issuer;
     let cookie = state.new_token(TokenKind::Session)?;
     let now = state.now();
     let session = LoginSession {
@@ -320,10 +322,10 @@ async fn start_session(
         };
         page(StatusCode::OK, &template, FormTarget::Ourselves)
     };
-    set_cookie(&mut response, &OurCookie::Session.set(&cookie, scheme));
+    set_cookies(&mut response, &OurCookie::Session.set(&cookie, issuer));
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
-    set_cookie(&mut response, &device::set(device, scheme));
+    set_cookies(&mut response, &device::set(&device, issuer));
     // The cookie of the login form stays, so that the form in another tab, or behind the back button, is still good.
     Ok(response)
 }
