@@ -158,6 +158,13 @@ pub trait Store: PendingStore + Portable {
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
     /// Forgets a client, and with it every grant that it holds; false when there is none.
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;
+    /// As [`Store::delete_client`], for the client itself (RFC 7592 §2.3); false when `management` is not its registration
+    /// access token any more, since another party has registered it too.
+    async fn delete_client_managed_by(
+        &self,
+        management: &TokenHash,
+        id: &ClientId,
+    ) -> Result<bool, StoreError>;
 
     /// Adds an account; false when the name is taken.
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;

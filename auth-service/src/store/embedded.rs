@@ -179,6 +179,15 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| clients::remove(rows, &id)).await
     }
 
+    async fn delete_client_managed_by(
+        &self,
+        management: &TokenHash,
+        id: &ClientId,
+    ) -> Result<bool, StoreError> {
+        let (management, id) = (*management, id.clone());
+        self.writer.write(move |rows| clients::remove_managed_by(rows, &management, &id)).await
+    }
+
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
         let account = account.clone();
         self.writer.write(move |rows| accounts::add(rows, &account)).await

@@ -170,6 +170,14 @@ impl Store for RedisStore {
         clients::delete(&self.cells, id).await
     }
 
+    async fn delete_client_managed_by(
+        &self,
+        management: &TokenHash,
+        id: &ClientId,
+    ) -> Result<bool, StoreError> {
+        clients::delete_managed_by(&self.cells, management, id).await
+    }
+
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
         accounts::add(&self.cells, account).await
     }

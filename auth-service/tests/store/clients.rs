@@ -223,6 +223,21 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
     assert!(!world.store().update_client(&hash("any"), &client("nobody")).await.unwrap());
 }
 
+pub(crate) async fn a047_a_client_that_two_have_registered_is_deleted_by_neither(world: &World) {
+    let store = world.store();
+    let added = register(store, &client("a")).await;
+    let token = added.management.unwrap();
+    assert!(!store.delete_client_managed_by(&hash("wrong"), &added.id).await.unwrap());
+    // Its first party asks for the deletion in the moment in which a second one is told that it is registered.
+    register(store, &client("a")).await;
+    assert!(!store.delete_client_managed_by(&token, &added.id).await.unwrap());
+    assert!(store.client(&added.id, NOW).await.unwrap().is_some());
+    let own = register(store, &client("b")).await;
+    assert!(store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap());
+    assert!(!store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap());
+    assert!(store.client(&own.id, NOW).await.unwrap().is_none());
+}
+
 pub(crate) async fn a_client_that_is_switched_off_is_not_used(world: &World) {
     let (client, _, grant) = granted(world.store(), "a", "refresh").await;
     assert!(

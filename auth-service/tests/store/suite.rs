@@ -44,6 +44,7 @@ conformance! {
     clients::a045_a_client_that_is_kept_makes_no_room,
     clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
     clients::the_holder_of_the_management_token_updates_a_client,
+    clients::a047_a_client_that_two_have_registered_is_deleted_by_neither,
     clients::a_client_that_is_switched_off_is_not_used,
     clients::deletion_ends_grants_and_coming_back_does_not_revive_them,
     clients::a_use_keeps_a_client_and_comes_once_an_hour,

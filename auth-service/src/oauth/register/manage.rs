@@ -91,8 +91,10 @@ pub async fn update(
 /// `DELETE`: forgets the client, and with it every grant.
 pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Data<AppState>) -> HttpResponse {
     let outcome = async {
-        let (client, _) = managed(&request, &id, &state).await?;
-        state.store.delete_client(&client.id).await?;
+        let (client, token) = managed(&request, &id, &state).await?;
+        if !state.store.delete_client_managed_by(&token.hash(), &client.id).await? {
+            return Err(ManagementError::Token);
+        }
         audit::Event::ClientDeleted { client_id: &client.id }.emit();
         Ok::<_, ManagementError>(())
     };

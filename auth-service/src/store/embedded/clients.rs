@@ -2,6 +2,7 @@
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
 use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
@@ -124,6 +125,19 @@ pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreEr
     rows.remove(Table::UnusedClients, &unused_key(&client))?;
     rows.remove(Table::Clients, id.as_str())?;
     Ok(true)
+}
+
+/// Removes a client whose registration access token that is; whether it was.
+pub(super) fn remove_managed_by(
+    rows: &Writable<'_>,
+    management: &TokenHash,
+    id: &ClientId,
+) -> Result<bool, StoreError> {
+    let client = rows.get::<Client>(Table::Clients, id.as_str())?;
+    if client.is_none_or(|client| client.management != Some(*management)) {
+        return Ok(false);
+    }
+    remove(rows, id)
 }
 
 /// Changes a live client, if it is there; whether it was.

@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
 use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
@@ -315,6 +316,27 @@ pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreEr
     let removed = cells.remove(&cells.keys.client(id)).await?;
     settle(cells, id).await?;
     Ok(removed)
+}
+
+/// Deletes a client whose registration access token that is; whether it was.
+pub(super) async fn delete_managed_by(
+    cells: &Cells,
+    management: &TokenHash,
+    id: &ClientId,
+) -> Result<bool, StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<Client>(&key).await?;
+        let Some(found) = found.filter(|found| found.value.management == Some(*management)) else {
+            return Ok(false);
+        };
+        if cells.remove_found(&key, &found).await? {
+            settle(cells, id).await?;
+            return Ok(true);
+        }
+    }
 }
 
 /// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
