@@ -80,12 +80,11 @@ pub enum Redemption {
 
 /// A code as found, before it is used.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and the large one is the rule")]
 pub enum FoundCode {
     /// Live.
     Live(AuthorizationCode),
-    /// Used before; the grant that it made is revoked by the same call.
-    Replayed(GrantId),
+    /// Used before. Whether it is now presented by whom it was for, and so comes again, is for the caller to see.
+    Used(AuthorizationCode),
     /// Unknown or expired.
     Unknown,
 }
@@ -213,7 +212,7 @@ pub trait Store: PendingStore + Portable {
     /// Notes that `approval` was denied, at least until `until`: it makes no code from now on. False when it made one
     /// before. Denying it once more is no different.
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
-    /// Looks at a code without using it; a used one revokes the grant that it made.
+    /// Looks at a code without using it.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
     /// Uses a code and makes its grant, in one step. Of many at once one succeeds. `grant` has the identifier that the
     /// code was issued with.

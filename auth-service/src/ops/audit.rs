@@ -13,6 +13,8 @@ use crate::guard::log_rate::LogRate;
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+static REPLAYED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+static REUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 /// Where anybody may register, anybody can cause these as well. An operator wants to see each, so many are written.
 static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static UPDATED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
@@ -297,7 +299,9 @@ impl Event<'_> {
                 "consent_denied"
             }
             Self::CodeReplayed { grant_id, client_id } => {
-                tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %client_id);
+                if let Some(left_out) = REPLAYED.admit() {
+                    tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %client_id, left_out);
+                }
                 "code_replayed"
             }
             Self::GrantRevoked { grant_id, client_id } => {
@@ -321,7 +325,9 @@ impl Event<'_> {
                 "store_resealed"
             }
             Self::RefreshTokenReused { grant_id, client_id } => {
-                tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id);
+                if let Some(left_out) = REUSED.admit() {
+                    tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id, left_out);
+                }
                 "refresh_token_reused"
             }
         };

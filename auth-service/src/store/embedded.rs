@@ -278,10 +278,7 @@ impl Store for EmbeddedStore {
 
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
         match self.read(|rows| rows.get_live::<CodeRow>(Table::Codes, &hash.text(), now))? {
-            Some(row) if row.redeemed => {
-                self.revoke_grant(&row.code.grant_id).await?;
-                Ok(FoundCode::Replayed(row.code.grant_id))
-            }
+            Some(row) if row.redeemed => Ok(FoundCode::Used(row.code)),
             Some(row) if row.code.expires_at > now => Ok(FoundCode::Live(row.code)),
             _ => Ok(FoundCode::Unknown),
         }

@@ -51,6 +51,43 @@ async fn a026_code_replay_is_refused_and_revokes_what_was_issued() {
 }
 
 #[actix_web::test]
+async fn a026_who_could_not_have_redeemed_a_used_code_ends_nothing() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let client = app.client().await;
+        let other = app.client_with(&["https://other-app.example/cb"]).await;
+        let mut browser = app.browser_of("ana").await;
+        let query = authorize_query(&client, &[]);
+        let code = browser.allow(&query).await;
+        let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+        let good = [
+            ("grant_type", "authorization_code"),
+            ("client_id", &client),
+            ("code", &code),
+            ("code_verifier", VERIFIER),
+            ("redirect_uri", REDIRECT),
+        ];
+        for (name, value) in [
+            ("client_id", other.as_str()),
+            ("code_verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXl"),
+            ("code_verifier", ""),
+            ("redirect_uri", "https://app.example/cb2"),
+        ] {
+            let form: Vec<_> =
+                good.iter().filter(|(key, _)| *key != name).copied().chain([(name, value)]).collect();
+            assert_eq!(app.token(&form).await.status(), StatusCode::BAD_REQUEST, "{name}={value}");
+            assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK, "{name}={value}");
+        }
+        // Consent is remembered, until somebody has a copy who could have got tokens for it.
+        let again = browser.open(&format!("/authorize?{query}")).await;
+        assert!(again.parameter("code").is_some(), "{}", again.body);
+        assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        let again = browser.open(&format!("/authorize?{query}")).await;
+        assert!(again.body.contains("Allow an application"), "{}", again.body);
+    }
+}
+
+#[actix_web::test]
 async fn a027_of_many_redemptions_at_once_one_at_most_succeeds() {
     let app = TestApp::start().await;
     let client = app.client().await;

@@ -79,6 +79,7 @@ fn pushed() -> PushedRequest {
     PushedRequest {
         client_id: public().id,
         registration: public().registration,
+        metadata: Some(public().metadata.digest()),
         grant_id: GrantId::new([13; 32]),
         query: "scope=mcp".to_owned(),
         expires_at: later(HOUR),
@@ -180,7 +181,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     let reused = rotate(token(0, "first"), 1, "late").await;
     assert!(matches!(reused, Rotation::Reused(_)), "{reused:?}");
     assert!(store.grant(&refreshed().id, at).await.unwrap().is_none());
-    assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Replayed(_)));
+    assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Used(_)));
     // The device goes on.
     let (code, _) = store.device_of_user(&user_code(), at).await.unwrap().unwrap();
     let yes = DeviceState::Allowed { subject: person().subject, authenticated_at: at };

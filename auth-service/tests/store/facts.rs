@@ -11,7 +11,7 @@ use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
 use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, Successor};
+use auth_service::store::{Redemption, Store, Successor};
 
 use super::keys::TERMS;
 use super::things::{
@@ -126,7 +126,9 @@ async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
             }
         }
         "replay" => {
-            store.find_code(&hash(&format!("{name} {name}")), NOW).await.unwrap();
+            let again =
+                store.redeem_code(&hash(&format!("{name} {name}")), grant, &usage(&client, NOW)).await;
+            assert!(matches!(again.unwrap(), Redemption::Replayed));
         }
         "disable account" => {
             assert!(store.set_account_disabled(&grant.subject, true).await.unwrap());

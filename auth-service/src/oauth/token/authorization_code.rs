@@ -1,7 +1,8 @@
 //! The authorization code grant (RFC 6749 §4.1.3, RFC 7636 §4.5, OAuth 2.1 §4.1.3).
 
+use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType};
-use crate::domain::grant::AuthorizationCode;
+use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
 use crate::oauth::proof::Possession;
@@ -30,17 +31,19 @@ pub(super) async fn redeem(
     let hash = OpaqueToken::parse(TokenKind::AuthorizationCode, text)
         .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
         .hash();
-    let code = match state.store.find_code(&hash, now).await? {
-        FoundCode::Live(code) => code,
-        FoundCode::Replayed(grant_id) => {
-            audit::Event::CodeReplayed { grant_id: &grant_id, client_id: &client.id }.emit();
-            return Err(TokenError::InvalidGrant(REPLAYED));
-        }
+    let (code, is_used) = match state.store.find_code(&hash, now).await? {
+        FoundCode::Live(code) => (code, false),
+        FoundCode::Used(code) => (code, true),
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
     };
     check_binding(client, params, &code)?;
     if code.bound_to.is_some() && code.bound_to != possession.key() {
         return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
+    }
+    // A code passes through the user's browser, and its history. Whoever read it there cannot end the grant with it: only a
+    // request that would have got tokens shows that somebody else got them (RFC 6749 §4.1.2).
+    if is_used {
+        return replayed(state, client, &code.subject, &code.grant_id).await;
     }
     let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(possession.key());
     let account = account_of(state, &code.subject).await?;
@@ -58,12 +61,22 @@ pub(super) async fn redeem(
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone())).await? {
         Redemption::Redeemed => Ok(response),
-        Redemption::Replayed => {
-            audit::Event::CodeReplayed { grant_id: &grant.id, client_id: &client.id }.emit();
-            Err(TokenError::InvalidGrant(REPLAYED))
-        }
+        Redemption::Replayed => replayed(state, client, &grant.subject, &grant.id).await,
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }
+}
+
+/// Ends what was issued for a code that two have redeemed. Somebody has a copy: nothing more without the person.
+async fn replayed(
+    state: &AppState,
+    client: &Client,
+    subject: &Subject,
+    grant_id: &GrantId,
+) -> Result<TokenResponse, TokenError> {
+    state.store.revoke_grant(grant_id).await?;
+    state.store.forget_consent(subject, &client.id).await?;
+    audit::Event::CodeReplayed { grant_id, client_id: &client.id }.emit();
+    Err(TokenError::InvalidGrant(REPLAYED))
 }
 
 fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {

@@ -72,10 +72,7 @@ pub(super) async fn find_code(
         return Ok(FoundCode::Unknown);
     };
     match cells.live::<CodeRow>(&cells.keys.code(&grant, hash), now).await? {
-        Some(row) if row.redeemed => {
-            revoke(cells, &row.code.grant_id).await?;
-            Ok(FoundCode::Replayed(row.code.grant_id))
-        }
+        Some(row) if row.redeemed => Ok(FoundCode::Used(row.code)),
         Some(row) if row.code.expires_at > now => Ok(FoundCode::Live(row.code)),
         _ => Ok(FoundCode::Unknown),
     }

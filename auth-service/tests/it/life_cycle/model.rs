@@ -185,13 +185,19 @@ impl Model {
         if self.is_off(client) {
             return Said::Error("invalid_client");
         }
-        if let Some(grant) = self.codes[code].grant {
-            // Somebody has a copy, whoever it is that shows it.
-            self.grants[grant].over = true;
+        let Code { client: owner, all, ends, .. } = self.codes[code];
+        if owner != client || !verifier {
             return Said::Error("invalid_grant");
         }
-        let Code { client: owner, all, ends, .. } = self.codes[code];
-        if ends <= self.now || owner != client || !verifier || self.person_off {
+        if let Some(grant) = self.codes[code].grant {
+            // Somebody has a copy, and the verifier with it.
+            self.grants[grant].over = true;
+            if client < CLIENTS {
+                self.consents[client] = None;
+            }
+            return Said::Error("invalid_grant");
+        }
+        if ends <= self.now || self.person_off {
             return Said::Error("invalid_grant");
         }
         let grant = self.new_grant(client, all, key);
