@@ -39,4 +39,5 @@ mod it {
     mod scopes;
     mod store_away;
     mod token;
+    mod unknown_documents;
 }

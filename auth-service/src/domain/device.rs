@@ -7,9 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::account::Subject;
+#[cfg(doc)]
+use super::client::Client;
 use super::client::{ClientId, RegistrationId};
 use super::clock::UnixTime;
 use super::grant::GrantId;
+use super::opaque_token::TokenHash;
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
@@ -69,6 +72,9 @@ pub struct DeviceAuthorization {
     pub client_id: ClientId,
     /// In which registration.
     pub registration: RegistrationId,
+    /// With what metadata ([`Client::has_left`]).
+    #[serde(default)]
+    pub metadata: Option<TokenHash>,
     /// What the token will be for.
     pub resources: Vec<ResourceUri>,
     /// What it will allow.
@@ -107,6 +113,7 @@ pub enum DeviceState {
 
 /// What a question of the device is answered with (RFC 8628 §3.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, for a moment")]
 pub enum Poll {
     /// `slow_down`: from now on it has to wait longer.
     TooFast,
@@ -177,6 +184,7 @@ mod tests {
             grant_id: GrantId::new([1; 32]),
             client_id: ClientId::try_from("c".to_owned()).unwrap(),
             registration: RegistrationId::new([2; 32]),
+            metadata: None,
             resources: vec![],
             scope: Scope::default(),
             asked_at: UnixTime(100),

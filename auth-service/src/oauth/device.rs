@@ -260,7 +260,7 @@ async fn client_of(
 ) -> Result<Client, DeviceError> {
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     match state.clients.find(Caller::User(address), &asked.client_id, state.now()).await {
-        Ok(client) if client.registration == asked.registration => Ok(client),
+        Ok(client) if client.has_left(&asked.registration, asked.metadata.as_ref()) => Ok(client),
         Err(UnknownClient::Store(error)) => Err(error.into()),
         _ => Err(DeviceError::ClientGone),
     }

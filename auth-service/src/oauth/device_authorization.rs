@@ -64,6 +64,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let lifetime = state.config.lifetimes.device_code;
     let asked = DeviceAuthorization {
         grant_id: GrantId::new(state.random_bytes()?),
+        metadata: Some(client.metadata.digest()),
         client_id: client.id,
         registration: client.registration,
         resources,

@@ -79,6 +79,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
     let pushed = PushedRequest {
+        metadata: Some(client.metadata.digest()),
         client_id: client.id,
         registration: client.registration,
         grant_id: GrantId::new(state.random_bytes()?),
@@ -106,7 +107,9 @@ pub(super) async fn find(
     state: &AppState,
 ) -> Result<Option<PushedRequest>, StoreError> {
     let found = state.store.pushed_request(handle, state.now()).await?;
-    Ok(found.filter(|pushed| pushed.client_id == client.id && pushed.registration == client.registration))
+    Ok(found.filter(|pushed| {
+        pushed.client_id == client.id && client.has_left(&pushed.registration, pushed.metadata.as_ref())
+    }))
 }
 
 /// The query that was pushed, if this one names it, whoever did: for pages that say nothing of it.

@@ -50,7 +50,7 @@ async fn poll(app: &TestApp, client: &str, device_code: &str) -> Response {
 }
 
 /// Types the code on the page; what comes then.
-async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
+pub(crate) async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
     let page = browser.open("/device").await;
     send_code(browser, &page, code).await
 }

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use super::app::{REDIRECT, TestApp, Tokens, VERIFIER, authorize_query, error_code};
 use super::document_host::{Answer, DocumentHost};
 
-const PATH: &str = "/oauth/client.json";
+pub(crate) const PATH: &str = "/oauth/client.json";
 
-fn document(host: &DocumentHost) -> Value {
+pub(crate) fn document(host: &DocumentHost) -> Value {
     json!({ "client_id": host.url(PATH), "client_name": "Documented", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" })
 }
 
 /// An app on loopback, where documents may be on loopback too.
-async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
+pub(crate) async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
     let ca = host.ca.path().to_str().unwrap();
     let own =
         [("ISSUER", "http://localhost:9"), ("PROTECTED_HOSTS", "localhost:8080"), ("EXTRA_CA_FILE", ca)];
@@ -26,7 +26,7 @@ async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
     TestApp::start_with(&settings).await
 }
 
-fn query(id: &str) -> String {
+pub(crate) fn query(id: &str) -> String {
     authorize_query(id, &[("resource", "http://localhost:8080/mcp")])
 }
 
@@ -34,7 +34,7 @@ async fn code(app: &TestApp, id: &str, person: &str) -> String {
     app.browser_of(person).await.allow(&query(id)).await
 }
 
-fn redemption<'a>(id: &'a str, code: &'a str) -> [(&'static str, &'a str); 5] {
+pub(crate) fn redemption<'a>(id: &'a str, code: &'a str) -> [(&'static str, &'a str); 5] {
     [
         ("grant_type", "authorization_code"),
         ("client_id", id),

@@ -123,6 +123,7 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     let request = PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
+        metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
         query: "response_type=code".to_owned(),
         expires_at: later(HOUR),
@@ -142,6 +143,7 @@ pub(crate) async fn a044_a_room_is_full_at_its_ceiling_and_nobody_loses_a_place(
     let request = PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
+        metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
         query: "response_type=code".to_owned(),
         expires_at: later(HOUR),

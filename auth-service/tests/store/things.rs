@@ -216,6 +216,7 @@ pub(crate) fn asked_for_device(client: &Client, grant_id: GrantId) -> DeviceAuth
         grant_id,
         client_id: client.id.clone(),
         registration: client.registration.clone(),
+        metadata: Some(client.metadata.digest()),
         resources: vec![],
         scope: "mcp".parse().unwrap(),
         asked_at: NOW,

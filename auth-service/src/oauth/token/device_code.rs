@@ -32,7 +32,7 @@ pub(super) async fn poll(
     // Whose code it is comes first: nobody else's question is counted against the device.
     let asked = state.store.device(&hash, now).await?.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     owned_by(client, &asked.client_id, UNKNOWN)?;
-    if client.registration != asked.registration {
+    if !client.has_left(&asked.registration, asked.metadata.as_ref()) {
         return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
     }
     let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(possession.key());

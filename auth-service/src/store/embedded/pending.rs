@@ -162,12 +162,12 @@ impl PendingStore for EmbeddedStore {
                     DeviceState::Allowed { .. } if !found.is_expired(used.at) => {}
                     _ => return Ok(Redemption::Unknown),
                 }
-                if clients::note_use(rows, &used)?.is_none() {
+                let Some(client) = clients::note_use(rows, &used)? else {
                     return Ok(Redemption::Unknown);
-                }
+                };
                 found.state = DeviceState::Redeemed;
                 put_device(rows, &key, &found)?;
-                grants::put(rows, &grant)?;
+                grants::put(rows, &Grant { registration: client.registration, ..grant.clone() })?;
                 Ok(Redemption::Redeemed)
             })
             .await

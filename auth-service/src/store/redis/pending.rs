@@ -188,9 +188,10 @@ impl PendingStore for RedisStore {
                 DeviceState::Allowed { .. } if !found.value.is_expired(now) => {}
                 _ => return Ok(Redemption::Unknown),
             }
-            if clients::note_use_of(cells, used, client).await?.is_none() {
+            let Some(client) = clients::note_use_of(cells, used, client).await? else {
                 return Ok(Redemption::Unknown);
-            }
+            };
+            let grant = &Grant { registration: client.registration, ..grant.clone() };
             let redeemed = DeviceAuthorization { state: DeviceState::Redeemed, ..found.value.clone() };
             let device_life = life(&redeemed, now);
             let key = cells.keys.grant(&grant.id);
