@@ -139,6 +139,14 @@ pub trait Store: PendingStore + Portable {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError>;
+    /// The client that `client` is already, if it registered before: under one of `ids`, or under another identifier because the
+    /// first of them was taken then.
+    async fn registered_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        now: UnixTime,
+    ) -> Result<Option<Client>, StoreError>;
     /// Enters a client of the operator's, to stay until it is deleted; false when its identifier is taken.
     async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError>;
     /// The client of that identifier.

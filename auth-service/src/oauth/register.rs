@@ -127,7 +127,7 @@ async fn answer(
     let now = state.now();
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
     // A client that is here already costs nothing, so coming back is never limited.
-    if !is_known(&client, &ids, state).await? {
+    if state.store.registered_client(&client, &ids, now).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
     let clients = &state.config.clients;
@@ -148,20 +148,6 @@ async fn answer(
         }
         Registration::Full => Err(RegistrationError::Full),
     }
-}
-
-/// Whether this very client has registered before: what lies under one of its identifiers may have changed since.
-async fn is_known(client: &Client, ids: &[ClientId], state: &AppState) -> Result<bool, StoreError> {
-    if client.fingerprint.is_none() {
-        return Ok(false);
-    }
-    for id in ids {
-        let found = state.store.client(id, state.now()).await?;
-        if found.is_some_and(|found| found.fingerprint == client.fingerprint) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Whether this request may register at all.
@@ -242,9 +228,6 @@ impl Credentials {
     }
 }
 
-/// How many identifiers a public client may have that follow from its metadata: one may be taken by a client that was
-/// updated away from it.
-const ALTERNATIVES: u8 = 4;
 /// When it is worth coming back after [`RegistrationError::Full`], in seconds: by then some clients are kept no longer.
 const FULL_RETRY_AFTER: u64 = 60;
 
@@ -258,10 +241,10 @@ fn client(
 ) -> (Client, Vec<ClientId>) {
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
-    let derived = |n: u8| ClientId::issued(Sha256::digest(format!("{n} {}", canonical(&metadata))).into());
-    let follow = if is_public { ALTERNATIVES } else { 0 };
-    // The last one nobody can know before: whoever takes all the others keeps nobody from registering.
-    let ids = (0..follow).map(derived).chain([ClientId::issued(random)]).collect();
+    // One that follows from the metadata, and one that nobody can know before: a client that was updated to other metadata may
+    // have taken the first, and keeps nobody from registering.
+    let derived = || ClientId::issued(Sha256::digest(format!("0 {}", canonical(&metadata))).into());
+    let ids = is_public.then(derived).into_iter().chain([ClientId::issued(random)]).collect();
     let client = Client {
         id: ClientId::issued(random),
         registration: RegistrationId::new(random),

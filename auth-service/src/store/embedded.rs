@@ -30,7 +30,7 @@ use crate::keys::set::KeySet;
 
 use super::changes::Changes;
 use super::records::SIGNING;
-use super::rules::{self, CodeRow};
+use super::rules::CodeRow;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use rows::{Reader, Rows, Unfit};
 use tables::Table;
@@ -138,6 +138,15 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| clients::register(rows, &client, &ids, &terms)).await
     }
 
+    async fn registered_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        now: UnixTime,
+    ) -> Result<Option<Client>, StoreError> {
+        self.read(|rows| clients::registered(rows, client, ids, now))
+    }
+
     async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
         let client = client.clone();
         self.writer.write(move |rows| clients::enter(rows, &client, now)).await
@@ -158,11 +167,7 @@ impl Store for EmbeddedStore {
 
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
         let (management, updated) = (*management, updated.clone());
-        self.writer
-            .write(move |rows| {
-                clients::change(rows, &updated.id, |client| rules::update(client, &management, &updated))
-            })
-            .await
+        self.writer.write(move |rows| clients::update(rows, &management, &updated)).await
     }
 
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {

@@ -30,7 +30,6 @@ use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
 use super::changes::Changes;
-use super::rules;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
 use cells::{Cells, Life, Tries};
 use connection::Connection;
@@ -137,6 +136,15 @@ impl Store for RedisStore {
         clients::register(&self.cells, client, ids, terms).await
     }
 
+    async fn registered_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        now: UnixTime,
+    ) -> Result<Option<Client>, StoreError> {
+        clients::registered(&self.cells, client, ids, now).await
+    }
+
     async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
         clients::enter_for_good(&self.cells, client, now).await
     }
@@ -155,7 +163,7 @@ impl Store for RedisStore {
     }
 
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
-        clients::change(&self.cells, &updated.id, |client| rules::update(client, management, updated)).await
+        clients::update(&self.cells, management, updated).await
     }
 
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {

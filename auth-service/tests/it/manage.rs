@@ -166,6 +166,23 @@ async fn an_updated_client_leaves_its_old_place_to_whoever_registers_that_next()
 }
 
 #[actix_web::test]
+async fn a044_whoever_changes_a_popular_client_keeps_nobody_from_sharing_it() {
+    for app in TestApp::on_both_stores(&[("REGISTRATION_RATE", "100")]).await {
+        for n in 0..4 {
+            let taken = registered(&app, &public("popular")).await;
+            let mut update = public(&format!("other {n}"));
+            update["client_id"] = json!(taken.id);
+            let changed = call(&app, Method::PUT, &taken.id, &taken.token, Some(&update)).await;
+            assert_eq!(changed.status(), StatusCode::OK);
+        }
+        let first = registered(&app, &public("popular")).await.id;
+        for _ in 0..4 {
+            assert_eq!(registered(&app, &public("popular")).await.id, first);
+        }
+    }
+}
+
+#[actix_web::test]
 async fn a_secret_that_has_expired_is_refused() {
     let app = TestApp::start_with(&[("CLIENT_SECRET_TTL", "1h")]).await;
     let client = registered(&app, &json!({ "redirect_uris": [REDIRECT] })).await;

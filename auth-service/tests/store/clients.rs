@@ -88,6 +88,52 @@ pub(crate) async fn a_client_is_found_under_a_later_identifier_although_an_earli
     }
 }
 
+pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_what_it_was(world: &World) {
+    let store = world.store();
+    let times = std::cell::Cell::new(0);
+    // As the service proposes identifiers: one that follows from the metadata, and one that nobody can know before.
+    let register = async || {
+        times.set(times.get() + 1);
+        let ids = [id("follows"), id(&format!("random{}", times.get()))];
+        store.register_client(&client("popular"), &ids, &terms(NOW, 20)).await.unwrap()
+    };
+    let added = async || match register().await {
+        Registration::Added(client) => client,
+        outcome => panic!("{outcome:?}"),
+    };
+    let known = async || match register().await {
+        Registration::Known(client) => client.id,
+        outcome => panic!("{outcome:?}"),
+    };
+    let change = async |client: &Client, to: &str| {
+        let fingerprint = Some(hash(to));
+        let updated = Client { fingerprint, management: fingerprint, ..client.clone() };
+        assert!(store.update_client(&client.management.unwrap(), &updated).await.unwrap());
+    };
+    let squatter = added().await;
+    change(&squatter, "other").await;
+    let first = added().await;
+    assert_eq!((&squatter.id, &first.id), (&id("follows"), &id("random2")));
+    assert_eq!([known().await, known().await], [first.id.clone(), first.id.clone()]);
+    let proposed = [id("follows"), id("anew")];
+    let found = async || {
+        let found = store.registered_client(&client("popular"), &proposed, NOW).await.unwrap();
+        found.map(|client| client.id)
+    };
+    assert_eq!(found().await, Some(first.id.clone()));
+    // Nor does the place that was left change hands once more.
+    assert!(store.delete_client_managed_by(&hash("other"), &squatter.id).await.unwrap());
+    assert_eq!(known().await, first.id);
+    // What leads to a client goes with it, and with what it said of itself.
+    assert!(store.delete_client(&first.id).await.unwrap());
+    assert_eq!(found().await, None);
+    change(&added().await, "another").await;
+    let second = added().await;
+    assert_eq!(found().await, Some(second.id.clone()));
+    change(&second, "a third").await;
+    assert_eq!(found().await, None);
+}
+
 pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     for (name, age) in [("third", 3), ("first", 1), ("used", 0), ("second", 2)] {
         let client = Client { issued_at: NOW.plus(HOUR * age), ..client(name) };

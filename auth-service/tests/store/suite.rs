@@ -39,6 +39,7 @@ conformance! {
     clients::a044_the_same_public_client_registers_once,
     clients::another_client_under_the_first_identifier_makes_the_second_count,
     clients::a_client_is_found_under_a_later_identifier_although_an_earlier_one_is_free,
+    clients::a044_a_client_that_was_changed_keeps_nobody_from_sharing_what_it_was,
     clients::a045_the_oldest_that_nobody_used_makes_room,
     clients::a045_clients_that_nobody_used_have_a_ceiling_of_their_own,
     clients::a045_a_client_that_is_kept_makes_no_room,

@@ -3,7 +3,7 @@
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
-use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
+use crate::store::rules::{self, UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::rows::Rows;
@@ -15,20 +15,34 @@ pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Opt
     rows.get_live(Table::Clients, id.as_str(), now)
 }
 
-/// The client that `asked` is already, if it registered before and nothing about it needs a write.
+/// The client that `asked` is already, if it registered before.
+pub(super) fn registered(
+    rows: &impl Rows,
+    asked: &Client,
+    ids: &[ClientId],
+    now: UnixTime,
+) -> Result<Option<Client>, StoreError> {
+    let elsewhere = match &asked.fingerprint {
+        Some(fingerprint) => rows.get_live::<ClientId>(Table::Fingerprints, &fingerprint.text(), now)?,
+        None => None,
+    };
+    for id in ids.iter().chain(&elsewhere) {
+        if let Some(known) = live(rows, id, now)?.filter(|known| is_same(known, asked)) {
+            return Ok(Some(known));
+        }
+    }
+    Ok(None)
+}
+
+/// As [`registered`], if nothing about the client needs a write.
 pub(super) fn known_and_shared(
     rows: &impl Rows,
     asked: &Client,
     ids: &[ClientId],
     now: UnixTime,
 ) -> Result<Option<Client>, StoreError> {
-    for id in ids {
-        if let Some(known) = live(rows, id, now)?.filter(|known| is_same(known, asked)) {
-            let as_it_is = known.management.is_none() && !is_kept_longer(&known, asked);
-            return Ok(as_it_is.then_some(known));
-        }
-    }
-    Ok(None)
+    let as_it_is = |known: &Client| known.management.is_none() && !is_kept_longer(known, asked);
+    Ok(registered(rows, asked, ids, now)?.filter(as_it_is))
 }
 
 pub(super) fn register(
@@ -37,14 +51,19 @@ pub(super) fn register(
     ids: &[ClientId],
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
-    for id in ids {
-        if let Some(known) = live(rows, id, terms.now)?.filter(|known| is_same(known, asked)) {
-            return share(rows, known, asked, terms).map(Registration::Known);
-        }
+    if let Some(known) = registered(rows, asked, ids, terms.now)? {
+        return share(rows, known, asked, terms).map(Registration::Known);
     }
     for id in ids {
         if live(rows, id, terms.now)?.is_none() {
-            return add(rows, asked, id, terms);
+            let registration = add(rows, asked, id, terms)?;
+            // Who registers the same next proposes the first identifier again, and cannot know the others.
+            if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
+                && ids.first() != Some(id)
+            {
+                rows.put(Table::Fingerprints, &fingerprint.text(), id, Some(terms.unused_until))?;
+            }
+            return Ok(registration);
         }
     }
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
@@ -86,7 +105,7 @@ fn add(
     }
     for (key, oldest) in oldest {
         rows.remove(Table::UnusedClients, &key)?;
-        rows.remove(Table::Clients, oldest.as_str())?;
+        remove(rows, &oldest)?;
     }
     let client = Client { id: id.clone(), ..asked.clone() };
     put_unused(rows, &client, terms)?;
@@ -124,7 +143,17 @@ pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreEr
     };
     rows.remove(Table::UnusedClients, &unused_key(&client))?;
     rows.remove(Table::Clients, id.as_str())?;
+    leave_fingerprint(rows, &client)?;
     Ok(true)
+}
+
+/// What leads from its metadata to a client goes with either.
+fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreError> {
+    let Some(fingerprint) = client.fingerprint.map(|fingerprint| fingerprint.text()) else { return Ok(()) };
+    match rows.get::<ClientId>(Table::Fingerprints, &fingerprint)? {
+        Some(id) if id == client.id => rows.remove(Table::Fingerprints, &fingerprint),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a client whose registration access token that is; whether it was.
@@ -138,6 +167,20 @@ pub(super) fn remove_managed_by(
         return Ok(false);
     }
     remove(rows, id)
+}
+
+/// Replaces what a client says of itself, for who has its registration access token.
+pub(super) fn update(
+    rows: &Writable<'_>,
+    management: &TokenHash,
+    updated: &Client,
+) -> Result<bool, StoreError> {
+    let before = rows.get::<Client>(Table::Clients, updated.id.as_str())?;
+    let done = change(rows, &updated.id, |client| rules::update(client, management, updated))?;
+    if let Some(before) = before.filter(|before| done && !is_same(before, updated)) {
+        leave_fingerprint(rows, &before)?;
+    }
+    Ok(done)
 }
 
 /// Changes a live client, if it is there; whether it was.

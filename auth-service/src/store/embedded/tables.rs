@@ -14,6 +14,8 @@ pub(super) enum Table {
     Clients,
     /// Registration time and client id → client id, for clients that were never used.
     UnusedClients,
+    /// Fingerprint of a public client → client id, where that does not follow from it.
+    Fingerprints,
     /// SHA-256 of names that may come once.
     Once,
     /// Subject → account.
@@ -49,9 +51,10 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Clients,
         Self::UnusedClients,
+        Self::Fingerprints,
         Self::Once,
         Self::Accounts,
         Self::Usernames,
@@ -70,9 +73,10 @@ impl Table {
         Self::Meta,
     ];
     /// The tables whose rows end.
-    pub(super) const EXPIRING: [Self; 12] = [
+    pub(super) const EXPIRING: [Self; 13] = [
         Self::Clients,
         Self::UnusedClients,
+        Self::Fingerprints,
         Self::Once,
         Self::Sessions,
         Self::Approvals,
@@ -89,6 +93,7 @@ impl Table {
         match self {
             Self::Clients => "clients",
             Self::UnusedClients => "unused_clients",
+            Self::Fingerprints => "fingerprints",
             Self::Once => "once",
             Self::Accounts => "accounts",
             Self::Usernames => "usernames",
@@ -136,7 +141,7 @@ impl Table {
             Self::Links => Kind::Link,
             Self::LinksBack => Kind::LinkBack,
             Self::Keys => Kind::SigningKeys,
-            Self::UnusedClients | Self::Usernames | Self::Meta => return None,
+            Self::UnusedClients | Self::Fingerprints | Self::Usernames | Self::Meta => return None,
         })
     }
 

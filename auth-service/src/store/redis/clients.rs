@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
-use crate::store::rules::{UseOfClient, is_kept_longer, is_same, judge_use};
+use crate::store::rules::{self, UseOfClient, is_kept_longer, is_same, judge_use};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
@@ -70,6 +70,35 @@ pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<
     cells.live(&cells.keys.client(id), now).await
 }
 
+/// The client that `asked` is already, if it registered before.
+pub(super) async fn registered(
+    cells: &Cells,
+    asked: &Client,
+    ids: &[ClientId],
+    now: UnixTime,
+) -> Result<Option<Client>, StoreError> {
+    let Some(fingerprint) = &asked.fingerprint else { return Ok(None) };
+    let same = |known: Option<Client>| known.filter(|known| is_same(known, asked));
+    let known = try_join_all(ids.iter().map(|id| live(cells, id, now))).await?;
+    if let Some(known) = known.into_iter().find_map(same) {
+        return Ok(Some(known));
+    }
+    match cells.live::<ClientId>(&cells.keys.fingerprint(fingerprint), now).await? {
+        Some(id) => Ok(same(live(cells, &id, now).await?)),
+        None => Ok(None),
+    }
+}
+
+/// What leads from its metadata to a client goes with either.
+async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreError> {
+    let Some(fingerprint) = &client.fingerprint else { return Ok(()) };
+    let key = cells.keys.fingerprint(fingerprint);
+    if let Some(found) = cells.read::<ClientId>(&key).await?.filter(|found| found.value == client.id) {
+        cells.remove_found(&key, &found).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn register(
     cells: &Cells,
     asked: &Client,
@@ -77,13 +106,17 @@ pub(super) async fn register(
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
     // Where it is already comes first, then where it may be added.
-    let known = try_join_all(ids.iter().map(|id| live(cells, id, terms.now))).await?;
-    let is_there = |known: &&Option<Client>| known.as_ref().is_some_and(|known| is_same(known, asked));
-    let there = known.iter().find(is_there).and_then(|known| known.as_ref().map(|known| &known.id));
-    for id in there.into_iter().chain(ids) {
-        if let Some(registration) = register_as(cells, asked, id, terms).await? {
-            return Ok(registration);
+    let there = registered(cells, asked, ids, terms.now).await?.map(|known| known.id);
+    for id in there.iter().chain(ids) {
+        let Some(registration) = register_as(cells, asked, id, terms).await? else { continue };
+        // Who registers the same next proposes the first identifier again, and cannot know the others.
+        if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
+            && ids.first() != Some(id)
+        {
+            let life = Life { until: terms.unused_until, now: terms.now };
+            cells.write(&cells.keys.fingerprint(fingerprint), id, life).await?;
         }
+        return Ok(registration);
     }
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
 }
@@ -192,6 +225,9 @@ async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
         };
         let used = found.value.last_used_at.is_some();
         if used || cells.remove_found(&key, &found).await? {
+            if !used {
+                leave_fingerprint(cells, &found.value).await?;
+            }
             settle(cells, id).await?;
             return Ok(!used);
         }
@@ -313,8 +349,13 @@ pub(super) async fn change(
 }
 
 pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
-    let removed = cells.remove(&cells.keys.client(id)).await?;
+    let key = cells.keys.client(id);
+    let found = cells.read::<Client>(&key).await?;
+    let removed = cells.remove(&key).await?;
     settle(cells, id).await?;
+    if let Some(found) = found {
+        leave_fingerprint(cells, &found.value).await?;
+    }
     Ok(removed)
 }
 
@@ -334,9 +375,24 @@ pub(super) async fn delete_managed_by(
         };
         if cells.remove_found(&key, &found).await? {
             settle(cells, id).await?;
+            leave_fingerprint(cells, &found.value).await?;
             return Ok(true);
         }
     }
+}
+
+/// Replaces what a client says of itself, for who has its registration access token.
+pub(super) async fn update(
+    cells: &Cells,
+    management: &TokenHash,
+    updated: &Client,
+) -> Result<bool, StoreError> {
+    let before = cells.read::<Client>(&cells.keys.client(&updated.id)).await?;
+    let done = change(cells, &updated.id, |client| rules::update(client, management, updated)).await?;
+    if let Some(before) = before.filter(|before| done && !is_same(&before.value, updated)) {
+        leave_fingerprint(cells, &before.value).await?;
+    }
+    Ok(done)
 }
 
 /// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.

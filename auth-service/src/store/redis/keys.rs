@@ -103,7 +103,10 @@ impl Keys {
                     _ => return None,
                 }
             }
-            ("n", "subject") | ("k" | "d", "grant") | ("meta", "key-check" | "writable") => Named::Pointer,
+            ("n", "subject")
+            | ("f", "client")
+            | ("k" | "d", "grant")
+            | ("meta", "key-check" | "writable") => Named::Pointer,
             ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("room", "requests" | "devices") => Named::Index,
@@ -155,6 +158,11 @@ impl Keys {
 
     pub(super) fn client(&self, id: &ClientId) -> String {
         self.key(&format!("c:{}", hashed(id.as_str())), "client")
+    }
+
+    /// Leads from the fingerprint of a public client to its identifier, where that does not follow from it.
+    pub(super) fn fingerprint(&self, fingerprint: &TokenHash) -> String {
+        self.key(&format!("f:{}", fingerprint.text()), "client")
     }
 
     pub(super) fn client_index(&self) -> ClientIndex {
