@@ -12,12 +12,12 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::budget::Budget;
-use crate::child::{Launcher, LineFraming, Reaper, Spec, raise_files};
+use crate::child::{Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
 use crate::connection;
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
-use crate::legacy::{Random, Sessions, Settings};
+use crate::legacy::{Sessions, Settings};
 use crate::metrics::Metrics;
 use crate::modern::{self, Servers};
 use crate::ops::{self, Ready};
@@ -47,7 +47,13 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let reaper = Reaper::install();
     let files = raise_files();
     tracing::debug!(files, "that many files may be open");
-    let launcher = Launcher::new(spec(&config), Handle::current(), Arc::clone(&reaper), Arc::clone(&metrics));
+    let launcher = Launcher::new(
+        spec(&config),
+        Handle::current(),
+        Arc::clone(&reaper),
+        Arc::clone(&metrics),
+        Arc::clone(&world.random),
+    );
     let answers = Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20));
     let sessions = Sessions::new(
         settings(&config, Arc::clone(&answers)),

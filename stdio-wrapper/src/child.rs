@@ -19,7 +19,7 @@ pub use command::{CommandError, Placeholders};
 pub use framing::{Decoder, Frame, Framing, LineFraming};
 pub use launcher::{Launcher, Spec, StartError};
 pub use limits::raise_files;
-pub use numbers::first_number;
+pub use numbers::{Numbers, Random, Width};
 pub use process::{Child, Exit};
 pub use reader::{Frames, Output, read_frames};
 pub use reaper::Reaper;

@@ -11,4 +11,4 @@ mod unsettled;
 
 pub use foreign::{Busy, Foreign};
 pub use session::{Refusal, Session};
-pub use sessions::{OpenError, Random, Sessions, Settings};
+pub use sessions::{OpenError, Sessions, Settings};

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::command::{CommandError, Placeholders, fill};
+use super::numbers::{Numbers, Random, Width};
 use super::process::Child;
 use super::reader::Output;
 use super::reaper::Reaper;
@@ -47,15 +48,21 @@ pub enum StartError {
 }
 
 /// Starts children.
-#[derive(Debug)]
 pub struct Launcher {
     spec: Spec,
     runtime: Handle,
     reaper: Arc<Reaper>,
     metrics: Arc<Metrics>,
+    random: Random,
     next: AtomicU64,
     state: Mutex<State>,
     taken: Notify,
+}
+
+impl std::fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launcher").field("spec", &self.spec).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,12 +73,19 @@ struct State {
 
 impl Launcher {
     /// A launcher whose children are watched on `runtime`.
-    pub fn new(spec: Spec, runtime: Handle, reaper: Arc<Reaper>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        spec: Spec,
+        runtime: Handle,
+        reaper: Arc<Reaper>,
+        metrics: Arc<Metrics>,
+        random: Random,
+    ) -> Arc<Self> {
         Arc::new(Self {
             spec,
             runtime,
             reaper,
             metrics,
+            random,
             next: AtomicU64::new(1),
             state: Mutex::default(),
             taken: Notify::new(),
@@ -97,6 +111,11 @@ impl Launcher {
             None => self.start(caller)?,
         };
         Ok(child.connect(self.spec.max_queue)?)
+    }
+
+    /// Numbers for the requests of one child.
+    pub fn numbers(&self, width: Width) -> Numbers {
+        Numbers::new(Arc::clone(&self.random), width)
     }
 
     /// A child answered: the next failure is the first one again.

@@ -1,22 +1,149 @@
 //! The numbers under which requests are sent to a child.
+//!
+//! Servers print what they got from users and from other servers, and a line like
+//! `{"jsonrpc":"2.0","id":7,"result":{}}` among it looks like their own answer. So every number is random by itself:
+//! nobody can write one that has not seen it, and the number of one request tells nothing about that of another.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-/// The number of the first request of a child; those that follow count on from it. Log lines of a child show the ids of other
-/// programs, and these are small, so ours begin where nobody expects them. They fit into 31 bits, since not every child
-/// keeps larger ones.
-pub fn first_number() -> u64 {
-    (1 << 29) + RandomState::new().hash_one(0) % (1 << 29)
+/// Numbers of requests that nobody waits for any more and that are still known when the child names them.
+const MAX_LATE: usize = 1024;
+
+/// Fills a buffer with random bytes; false: there are none.
+pub type Random = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
+
+/// How large the numbers of a child are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// 31 bits, for a child with one caller: servers with an rmcp from before September 2025 read nothing larger.
+    Short,
+    /// 53 bits, the most that JavaScript holds, for a child with several callers: one of them can let the child print
+    /// millions of guesses.
+    Long,
+}
+
+/// The numbers of one child.
+pub struct Numbers {
+    random: Random,
+    width: Width,
+    /// Requests so far.
+    count: u64,
+    /// The place of each number in the order of requests.
+    places: HashMap<u64, u64>,
+    /// Numbers that are forgotten soon, the oldest first.
+    late: VecDeque<u64>,
+}
+
+impl std::fmt::Debug for Numbers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Numbers").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl Numbers {
+    pub(super) fn new(random: Random, width: Width) -> Self {
+        Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
+    }
+
+    /// The next request's place in the order of requests, beginning with 0, and its number. `None`: there are no random
+    /// bytes.
+    pub fn give(&mut self) -> Option<(u64, u64)> {
+        let bits = match self.width {
+            Width::Short => 31,
+            Width::Long => 53,
+        };
+        let number = loop {
+            let mut bytes = [0; 8];
+            if !(self.random)(&mut bytes) {
+                return None;
+            }
+            let number = u64::from_ne_bytes(bytes) >> (64 - bits);
+            // Counters of other programs begin at 0.
+            if number > u64::from(u16::MAX) && !self.places.contains_key(&number) {
+                break number;
+            }
+        };
+        let place = self.count;
+        self.count += 1;
+        self.places.insert(number, place);
+        Some((place, number))
+    }
+
+    /// The place of the next request.
+    pub fn next_place(&self) -> u64 {
+        self.count
+    }
+
+    /// The place of the request that was sent under this number, if it is not too long ago.
+    pub fn place(&self, number: u64) -> Option<u64> {
+        self.places.get(&number).copied()
+    }
+
+    /// Notes that nobody waits for the answer any more, so that the number is forgotten in time.
+    pub fn release(&mut self, number: u64) {
+        self.late.push_back(number);
+        if self.late.len() > MAX_LATE
+            && let Some(oldest) = self.late.pop_front()
+        {
+            self.places.remove(&oldest);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The output of `SplitMix64`.
+    fn random() -> Random {
+        let state = std::sync::atomic::AtomicU64::new(7);
+        Arc::new(move |buffer| {
+            let step = 0x9e37_79b9_7f4a_7c15;
+            let mut value = state.fetch_add(step, std::sync::atomic::Ordering::Relaxed).wrapping_add(step);
+            value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            buffer.copy_from_slice(&(value ^ (value >> 31)).to_ne_bytes());
+            true
+        })
+    }
+
     #[test]
-    fn numbers_begin_at_random_and_fit_into_31_bits() {
-        let first: std::collections::HashSet<u64> = (0..100).map(|_| first_number()).collect();
-        assert!(first.len() > 90);
-        assert!(first.iter().all(|first| *first > 1 << 28 && *first < 1 << 30));
+    fn numbers_are_random_by_themselves_and_fit_into_their_width() {
+        for (width, bits) in [(Width::Short, 31), (Width::Long, 53)] {
+            let mut numbers = Numbers::new(random(), width);
+            let given: Vec<(u64, u64)> = (0..1000).map(|_| numbers.give().unwrap()).collect();
+            assert!(given.iter().all(|(_, number)| *number > 65_535 && *number < 1 << bits));
+            assert!(given.iter().any(|(_, number)| *number > 1 << (bits - 1)));
+            assert!(
+                given
+                    .iter()
+                    .zip(0..)
+                    .all(|((place, number), at)| { *place == at && numbers.place(*number) == Some(at) })
+            );
+            let near = given.windows(2).filter(|pair| pair[0].1.abs_diff(pair[1].1) < 1 << 16);
+            assert!(near.count() < 3, "one number tells nothing about the next");
+        }
+    }
+
+    #[test]
+    fn numbers_are_forgotten_some_time_after_their_answer_only() {
+        let mut numbers = Numbers::new(random(), Width::Short);
+        let (_, open) = numbers.give().unwrap();
+        let (_, done) = numbers.give().unwrap();
+        numbers.release(done);
+        assert_eq!(numbers.place(done), Some(1));
+        for _ in 0..MAX_LATE {
+            let (_, number) = numbers.give().unwrap();
+            numbers.release(number);
+        }
+        assert_eq!((numbers.place(open), numbers.place(done)), (Some(0), None));
+        assert_eq!(numbers.places.len(), MAX_LATE + 1);
+    }
+
+    #[test]
+    fn without_random_bytes_there_is_no_number() {
+        let mut numbers = Numbers::new(Arc::new(|_| false), Width::Short);
+        assert_eq!(numbers.give(), None);
     }
 }

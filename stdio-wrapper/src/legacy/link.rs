@@ -4,7 +4,7 @@
 //! everything, or several clients on one child, can then never get each other's answers (attack 105).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use super::unsettled::Unsettled;
 use crate::budget::Budget;
-use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
+use crate::child::{Child, Framing, Launcher, Numbers, Outbox, Pass, RateLimit, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
@@ -25,7 +25,7 @@ const MAX_RETIRED: usize = 64;
 
 /// How long a message may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Junk lines of one child that are logged per second.
+/// Lines about one child that are logged per second, of those that it or its clients can cause without end.
 const JUNK_RATE: u32 = 5;
 
 /// Who may get messages that name no request.
@@ -49,8 +49,6 @@ pub(super) struct Link {
     pub(super) answers: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     junk_log: Mutex<RateLimit>,
-    first_id: u64,
-    next_id: AtomicU64,
     /// Several callers use it, so a doubtful message may be another one's than it seems.
     is_common: AtomicBool,
     state: Mutex<State>,
@@ -69,8 +67,10 @@ impl std::fmt::Debug for FramingBox {
     }
 }
 
-#[derive(Debug, Default)]
+/// The keys are places in the order of requests.
+#[derive(Debug)]
 struct State {
+    numbers: Numbers,
     pending: BTreeMap<u64, Pending>,
     /// Progress tokens of answered requests, oldest first.
     retired: BTreeMap<u64, Box<[u8]>>,
@@ -80,6 +80,8 @@ struct State {
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// The child knows it under this.
+    number: u64,
     pub(super) session: Arc<Session>,
     pub(super) stream: Arc<Stream>,
     /// The caller's id, as JSON text.
@@ -90,6 +92,24 @@ pub(super) struct Pending {
     started: Instant,
     deadline: Instant,
     timeout: Duration,
+}
+
+impl State {
+    fn remove(&mut self, place: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&place)?;
+        self.numbers.release(pending.number);
+        Some(pending)
+    }
+
+    /// Takes out the requests that nobody is to wait for any more, oldest first.
+    fn abandon(&mut self, is_over: impl Fn(&Pending) -> bool) -> Vec<Pending> {
+        let over = self.pending.iter().filter(|(_, pending)| is_over(pending));
+        let places: Vec<u64> = over.map(|(place, _)| *place).collect();
+        for place in &places {
+            self.unsettled.abandoned(*place);
+        }
+        places.into_iter().filter_map(|place| self.remove(place)).collect()
+    }
 }
 
 impl Pending {
@@ -156,7 +176,8 @@ impl Link {
         answers: Arc<Budget>,
     ) -> Self {
         let is_common = matches!(audience, Audience::Nobody);
-        let first_id = first_number();
+        let width = if is_common { Width::Long } else { Width::Short };
+        let numbers = launcher.numbers(width);
         Self {
             child,
             outbox,
@@ -166,10 +187,13 @@ impl Link {
             answers,
             launcher,
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
-            first_id,
-            next_id: AtomicU64::new(first_id),
             is_common: AtomicBool::new(is_common),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                numbers,
+                pending: BTreeMap::new(),
+                retired: BTreeMap::new(),
+                unsettled: Unsettled::default(),
+            }),
             has_answered: AtomicBool::new(false),
             dead: OnceLock::new(),
         }
@@ -177,10 +201,14 @@ impl Link {
 
     /// Sends a request; its answer, or an error instead, will come on `stream`.
     pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
-        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         let message = outgoing.message;
+        let Some((place, number)) = self.state().numbers.give() else {
+            let why = "This server has no random numbers.";
+            return session.refuse(message, &outgoing.id, stream, Code::InternalError, why);
+        };
         let now = Instant::now();
         let pending = Pending {
+            number,
             session: Arc::clone(session),
             stream: Arc::clone(stream),
             id: message.at(&outgoing.id).as_bytes().into(),
@@ -195,7 +223,7 @@ impl Link {
         session.request_started();
         let is_alone = {
             let mut state = self.state();
-            state.pending.insert(number, pending);
+            state.pending.insert(place, pending);
             state.pending.len() == 1
         };
         let digits = number.to_string();
@@ -239,24 +267,25 @@ impl Link {
 
     /// Takes the request out that the child has answered.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
-        if self.was_given(number) {
-            self.state().unsettled.answered(number);
-        }
-        self.remove(number)
+        let mut state = self.state();
+        let place = state.numbers.place(number)?;
+        state.unsettled.answered(place);
+        self.remove(&mut state, place)
     }
 
     /// Takes a request out for which nobody waits any more.
     pub(super) fn give_up(&self, number: u64) -> Option<Pending> {
-        let pending = self.remove(number)?;
-        self.state().unsettled.abandoned(number);
+        let mut state = self.state();
+        let place = state.numbers.place(number)?;
+        let pending = self.remove(&mut state, place)?;
+        state.unsettled.abandoned(place);
         Some(pending)
     }
 
-    fn remove(&self, number: u64) -> Option<Pending> {
-        let mut state = self.state();
-        let pending = state.pending.remove(&number)?;
+    fn remove(&self, state: &mut State, place: u64) -> Option<Pending> {
+        let pending = state.remove(place)?;
         if let Some(token) = pending.token.clone().filter(|_| matches!(self.audience, Audience::Session(_))) {
-            state.retired.insert(number, token);
+            state.retired.insert(place, token);
             if state.retired.len() > MAX_RETIRED {
                 state.retired.pop_first();
             }
@@ -264,20 +293,23 @@ impl Link {
         Some(pending)
     }
 
-    /// Takes the only waiting request out, if what the child said without an id can be about nothing else. Of one with
+    /// The number of the only waiting request, if what the child said without an id can be about nothing else. Of one with
     /// several callers that is never certain, except before anyone's request was sent.
-    pub(super) fn take_sole(&self, about: About) -> Option<Pending> {
-        let number = {
-            let state = self.state();
-            let (number, pending) = state.pending.first_key_value()?;
-            let is_certain = pending.is_initialize || !self.is_common.load(Ordering::Relaxed);
-            let is_settled = match about {
-                About::Request => state.unsettled.has_no_request(),
-                About::Anything => state.unsettled.is_nothing(),
-            };
-            (is_certain && is_settled && state.pending.len() == 1).then_some(*number)?
+    pub(super) fn sole(&self, about: About) -> Option<u64> {
+        let state = self.state();
+        let (_, pending) = state.pending.first_key_value()?;
+        let is_certain = pending.is_initialize || !self.is_common.load(Ordering::Relaxed);
+        let is_settled = match about {
+            About::Request => state.unsettled.has_no_request(),
+            About::Anything => state.unsettled.is_nothing(),
         };
-        self.take(number)
+        (is_certain && is_settled && state.pending.len() == 1).then_some(pending.number)
+    }
+
+    /// Whether a request waits under this number.
+    pub(super) fn waits(&self, number: u64) -> bool {
+        let state = self.state();
+        state.numbers.place(number).is_some_and(|place| state.pending.contains_key(&place))
     }
 
     /// Whether a line of the child may show nothing but the answer that is waited for.
@@ -293,26 +325,28 @@ impl Link {
 
     /// Notes that something is sent which wants no answer.
     fn note(&self) {
-        let next = self.next_id.load(Ordering::Relaxed);
-        self.state().unsettled.note(next);
+        let mut state = self.state();
+        let next = state.numbers.next_place();
+        state.unsettled.note(next);
     }
 
-    /// Whether a request was sent under this number at any time.
+    /// Whether a request was sent under this number, and not too long ago.
     pub(super) fn was_given(&self, number: u64) -> bool {
-        (self.first_id..self.next_id.load(Ordering::Relaxed)).contains(&number)
+        self.state().numbers.place(number).is_some()
     }
 
     /// The stream and the caller's token for progress of ours, and a new lease of life for the request.
     pub(super) fn progress(&self, number: u64) -> Option<Progress> {
         let mut state = self.state();
-        if let Some(pending) = state.pending.get_mut(&number) {
+        let place = state.numbers.place(number)?;
+        if let Some(pending) = state.pending.get_mut(&place) {
             pending.deadline = Instant::now() + pending.timeout;
             return Some(Progress {
                 stream: Some(Arc::clone(&pending.stream)),
                 token: pending.token.clone()?,
             });
         }
-        state.retired.get(&number).cloned().map(|token| Progress { stream: None, token })
+        state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
     /// The first stream of a waiting request that is good enough, the newest first: messages that name no request most
@@ -335,27 +369,15 @@ impl Link {
             .pending
             .iter()
             .filter(|(_, pending)| pending.has_id(id) && std::ptr::eq(&raw const *pending.session, session));
-        let (number, pending) = found.next()?;
-        (found.next().is_none() && !pending.is_initialize).then_some(*number)
+        let (_, pending) = found.next()?;
+        (found.next().is_none() && !pending.is_initialize).then_some(pending.number)
     }
 
     /// Fails every waiting request, or every one of a session.
     pub(super) fn fail_all(&self, session: Option<&Session>, message: &str) {
-        let failed: Vec<Pending> = {
-            let mut state = self.state();
-            let numbers: Vec<u64> = state
-                .pending
-                .iter()
-                .filter(|(_, pending)| {
-                    session.is_none_or(|session| std::ptr::eq(&raw const *pending.session, session))
-                })
-                .map(|(number, _)| *number)
-                .collect();
-            for number in &numbers {
-                state.unsettled.abandoned(*number);
-            }
-            numbers.iter().filter_map(|number| state.pending.remove(number)).collect()
-        };
+        let failed = self.state().abandon(|pending| {
+            session.is_none_or(|session| std::ptr::eq(&raw const *pending.session, session))
+        });
         for pending in failed {
             pending.fail(Code::InternalError, message);
         }
@@ -363,30 +385,18 @@ impl Link {
 
     /// Fails what has waited too long and tells the child. Returns whether `initialize` was among it.
     pub(super) fn expire(&self, now: Instant) -> bool {
-        let late: Vec<(u64, Pending)> = {
-            let mut state = self.state();
-            let numbers: Vec<u64> = state
-                .pending
-                .iter()
-                .filter(|(_, pending)| {
-                    let is_over = now >= pending.started + pending.timeout * MAX_EXTENSIONS;
-                    is_over || (now >= pending.deadline && !pending.is_excused(now))
-                })
-                .map(|(number, _)| *number)
-                .collect();
-            for number in &numbers {
-                state.unsettled.abandoned(*number);
-            }
-            numbers.into_iter().filter_map(|number| Some((number, state.pending.remove(&number)?))).collect()
-        };
+        let late = self.state().abandon(|pending| {
+            let is_over = now >= pending.started + pending.timeout * MAX_EXTENSIONS;
+            is_over || (now >= pending.deadline && !pending.is_excused(now))
+        });
         let mut lost_initialize = false;
-        for (number, pending) in late {
+        for pending in late {
             self.metrics.requests_timed_out_total.add();
             // `initialize` must not be cancelled (2025-11-25, "Cancellation").
             if pending.is_initialize {
                 lost_initialize = true;
             } else {
-                self.say(&cancelled(number, "timed out"));
+                self.say(&cancelled(pending.number, "timed out"));
             }
             let seconds = pending.timeout.as_secs_f32();
             pending.fail(Code::InternalError, &format!("The MCP server did not answer within {seconds} s."));

@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer waits for room among those that wait for their readers. A client that reads makes some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a good answer may still come when one was seen that cannot be used. Servers print what they send before they
+/// send it, over several lines or cut off.
+const DOUBT: Duration = Duration::from_millis(200);
+
 /// Hands each frame of one child on.
 struct Routes {
     link: Arc<Link>,
@@ -96,7 +100,7 @@ fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
     }
 }
 
-fn oversized(link: &Link, outline: Outline, length: usize) {
+fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
     if link.may_log_junk() {
         tracing::warn!(
@@ -112,17 +116,17 @@ fn oversized(link: &Link, outline: Outline, length: usize) {
 }
 
 /// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
-fn unreadable(link: &Link, message: Unreadable, why: &str) {
+fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
-            if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
-                fail(pending, &format!("The MCP server's answer cannot be used. {why}"));
+            if let Some(number) = own_number(&id).filter(|number| link.waits(*number)) {
+                doubt(link, number, why);
             }
         }
         // It was logged already. A notification is not answered with such a thing, so it is about a request.
         Unreadable::NamelessResponse => {
-            if let Some(pending) = link.take_sole(About::Request) {
-                fail(pending, &format!("The MCP server's answer cannot be used. {why}"));
+            if let Some(number) = link.sole(About::Request) {
+                doubt(link, number, why);
             }
         }
         Unreadable::Request(id) if owner(link).is_some_and(|session| asks(&session, &id)) => {
@@ -142,6 +146,17 @@ fn unreadable(link: &Link, message: Unreadable, why: &str) {
             link.say(&String::from_utf8_lossy(&text));
         }
     }
+}
+
+/// Fails a request whose answer cannot be used, unless a good one follows.
+fn doubt(link: &Arc<Link>, number: u64, why: &str) {
+    let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
+    tokio::spawn(async move {
+        tokio::time::sleep(DOUBT).await;
+        if let Some(pending) = link.take(number) {
+            fail(pending, &why);
+        }
+    });
 }
 
 /// Whether an answer to a request with this id would be taken for the answer to a question.
@@ -173,8 +188,8 @@ async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
 /// The child could not even read the id of what it got. That can only be told to be one request's if the child can be
 /// busy with nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
-    let taken = if is_about_a_request(message) { link.take_sole(About::Anything) } else { None };
-    let Some(pending) = taken else {
+    let sole = if is_about_a_request(message) { link.sole(About::Anything) } else { None };
+    let Some(pending) = sole.and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
         log_line(link, text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
@@ -344,11 +359,10 @@ async fn room(link: &Link, stream: &Arc<Stream>) {
     };
     if tokio::time::timeout(patience, wait).await.is_err() {
         link.metrics.streams_cut_total.add();
-        tracing::warn!(
-            child = link.child.number,
-            stream = stream.id,
-            "a client does not read its stream, so it is disconnected"
-        );
+        if link.may_log_junk() {
+            let (child, stream) = (link.child.number, stream.id);
+            tracing::warn!(child, stream, "a client does not read its stream, so it is disconnected");
+        }
         stream.cut();
     }
 }

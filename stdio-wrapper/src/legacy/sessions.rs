@@ -16,7 +16,7 @@ use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
 use crate::budget::Budget;
-use crate::child::{Framing, Launcher, Placeholders, StartError};
+use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError};
 use crate::metrics::Metrics;
 
 /// Session tables; a lookup locks one of them for reading.
@@ -26,8 +26,8 @@ const ROUND: Duration = Duration::from_millis(250);
 /// A session that was used this recently is not given up for another one.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// Fills a buffer with random bytes; false: there are none.
-pub type Random = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
+/// Refused sessions that are logged per second.
+const REFUSAL_RATE: u32 = 5;
 
 /// Ceilings and times.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ pub struct Sessions {
     shards: Vec<RwLock<HashMap<String, Arc<Session>>>>,
     /// Open sessions of each principal; held while one is opened or removed, never while one is used.
     owners: Mutex<HashMap<String, usize>>,
+    refusals: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
 
@@ -119,6 +120,7 @@ impl Sessions {
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             owners: Mutex::default(),
+            refusals: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
             is_stopping: AtomicBool::new(false),
         })
     }
@@ -138,7 +140,11 @@ impl Sessions {
             Ok(_) => self.metrics.sessions_opened_total.add(),
             Err(error) => {
                 self.metrics.sessions_refused_total.add();
-                tracing::warn!(%error, "no session was opened");
+                // Whoever is refused may try again without end.
+                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+                if refusals.take(Instant::now()) != Pass::No {
+                    tracing::warn!(%error, "no session was opened");
+                }
             }
         }
         opened

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -17,6 +18,10 @@ use crate::protocol::{
     without_lone_surrogates,
 };
 use crate::stream::Stream;
+
+/// How long a good answer may still come when one was seen that cannot be used. Servers print what they send before they
+/// send it, over several lines or cut off.
+const DOUBT: Duration = Duration::from_millis(200);
 
 /// Hands each frame of one child on.
 struct Routes {
@@ -88,7 +93,7 @@ fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
     }
 }
 
-fn oversized(link: &Link, outline: Outline, length: usize) {
+fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
     if link.may_log_junk() {
         tracing::warn!(
@@ -104,23 +109,30 @@ fn oversized(link: &Link, outline: Outline, length: usize) {
 }
 
 /// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
-fn unreadable(link: &Link, message: Unreadable, why: &str) {
+fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
-            if let Some(pending) = own_number(&id).and_then(|number| link.take(number)) {
-                link.metrics.requests_failed_total.add();
-                pending.fail(&format!("The MCP server's answer cannot be used. {why}"));
+            if let Some(number) = own_number(&id).filter(|number| link.with(*number, |_| ()).is_some()) {
+                doubt(link, number, why);
             }
         }
         // It was logged already.
         Unreadable::NamelessResponse => {
-            if let Some(pending) = link.take_probe() {
-                link.metrics.requests_failed_total.add();
-                pending.fail(&format!("The MCP server's answer cannot be used. {why}"));
+            if let Some(number) = link.probe() {
+                doubt(link, number, why);
             }
         }
         Unreadable::Request(id) => forbidden_request(link, &id),
     }
+}
+
+/// Fails a request whose answer cannot be used, unless a good one follows.
+fn doubt(link: &Arc<Link>, number: u64, why: &str) {
+    let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
+    tokio::spawn(async move {
+        tokio::time::sleep(DOUBT).await;
+        link.fail(number, &why);
+    });
 }
 
 /// The stateless revision has no requests from the server (2026-07-28, "stdio"). The child is told, so that the call that
@@ -161,7 +173,7 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
 
 /// The child could not even read the id of what it got. That can only be told to be one request's if it got nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
-    let Some(pending) = link.take_probe() else {
+    let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
         log_line(link, text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
@@ -274,7 +286,10 @@ fn subscription_in(message: &Message<'_>, within: &str) -> Option<Span> {
 fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
     if !stream.has_room() {
         link.metrics.streams_cut_total.add();
-        tracing::warn!(child = link.child.number, "a client does not read its stream, so it is disconnected");
+        if link.may_log_junk() {
+            let child = link.child.number;
+            tracing::warn!(child, "a client does not read its stream, so it is disconnected");
+        }
         return stream.cut();
     }
     stream.push(data.into(), false);

@@ -7,7 +7,7 @@ mod ending;
 mod own;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
 use crate::budget::Budget;
-use crate::child::{Child, Framing, Launcher, Outbox, Pass, RateLimit, first_number};
+use crate::child::{Child, Framing, Launcher, Numbers, Outbox, Pass, RateLimit, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Message, Patch, Span};
 use crate::stream::Stream;
 
-/// Junk lines of one child that are logged per second.
+/// Lines about one child that are logged per second, of those that it or its clients can cause without end.
 const JUNK_RATE: u32 = 5;
 /// How long a message of ours may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,8 +43,7 @@ pub(super) struct Link {
     /// Results that later requests may have as well.
     pub(super) lists: Lists,
     junk_log: Mutex<RateLimit>,
-    first: u64,
-    next: AtomicU64,
+    numbers: Mutex<Numbers>,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
     /// Whether it is still open which revisions the child speaks; such a child may end as it likes.
@@ -91,7 +90,7 @@ impl Link {
         cache: usize,
         answers: Arc<Budget>,
     ) -> Self {
-        let first = first_number();
+        let numbers = Mutex::new(launcher.numbers(Width::Long));
         Self {
             child,
             outbox,
@@ -102,8 +101,7 @@ impl Link {
             tools: Tools::default(),
             lists: Lists::new(cache),
             junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
-            first,
-            next: AtomicU64::new(first),
+            numbers,
             pending: Mutex::default(),
             has_answered: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
@@ -159,7 +157,8 @@ impl Link {
         token: Option<Span>,
         pending: Pending,
     ) -> Ticket {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // 0 is never given.
+        let number = self.numbers().give().map_or(0, |(_, number)| number);
         let ticket = Ticket { link: Arc::clone(self), number };
         self.metrics.requests_total.add();
         if pending.waits == Waits::Answer {
@@ -172,6 +171,10 @@ impl Link {
             all.insert(number, pending);
             all.len() == 1
         };
+        if number == 0 {
+            self.fail(number, "This server has no random numbers.");
+            return ticket;
+        }
         let digits = number.to_string();
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
@@ -204,6 +207,7 @@ impl Link {
     /// Takes a waiting request out.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
         let pending = self.pending().remove(&number)?;
+        self.numbers().release(number);
         if pending.waits == Waits::Answer {
             self.metrics.requests_in_flight.sub();
         }
@@ -211,19 +215,17 @@ impl Link {
         Some(pending)
     }
 
-    /// Takes the probe out, the only request that a child got before anybody else's. Later it serves many callers, and
+    /// The number of the probe, the only request that a child got before anybody else's. Later it serves many callers, and
     /// nobody can tell whose message an error without an id is about.
-    pub(super) fn take_probe(&self) -> Option<Pending> {
-        if self.is_probe.load(Ordering::Relaxed) && self.pending().keys().eq([&self.first]) {
-            self.take(self.first)
-        } else {
-            None
-        }
+    pub(super) fn probe(&self) -> Option<u64> {
+        let is_first = self.is_probe.load(Ordering::Relaxed) && self.numbers().next_place() == 1;
+        let number = self.pending().keys().next().copied();
+        number.filter(|_| is_first)
     }
 
-    /// Whether a request was sent under this number at any time.
+    /// Whether a request was sent under this number, and not too long ago.
     pub(super) fn was_given(&self, number: u64) -> bool {
-        (self.first..self.next.load(Ordering::Relaxed)).contains(&number)
+        self.numbers().place(number).is_some()
     }
 
     /// Uses a waiting request.
@@ -286,6 +288,10 @@ impl Link {
 
     fn touch(&self) {
         *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, Pending>> {

@@ -1,6 +1,8 @@
 //! What can be told of a message that cannot be used as a whole, because it is too large to keep, or because it is not
 //! quite JSON: its id, and whether it answers a request or is one. Whoever waits for it can then be told.
 
+use serde_json::value::RawValue;
+
 use super::envelope::folds_to;
 
 /// Ids longer than this are not remembered.
@@ -193,11 +195,7 @@ impl OutlineReader {
                 }
                 self.is_key = false;
             }
-            digit @ (b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
-                if self.depth == 1 && self.wants_value =>
-            {
-                self.keep(digit);
-            }
+            other if self.wants_value => self.keep(other),
             _ => {}
         }
     }
@@ -227,12 +225,18 @@ impl OutlineReader {
 
     fn end_value(&mut self) {
         self.wants_value = false;
-        let text = std::mem::take(&mut self.text);
-        if !text.is_empty() && text.len() <= MAX_ID {
+        let text = std::mem::take(&mut self.text).trim_ascii().to_vec();
+        if text.len() <= MAX_ID && is_id(&text) {
             self.outline.is_ambiguous |= self.outline.id.as_ref().is_some_and(|known| *known != text);
             self.outline.id = Some(text);
         }
     }
+}
+
+/// Whether this is a string or a number in JSON. Nothing else may be repeated in a message of ours.
+fn is_id(text: &[u8]) -> bool {
+    text.first().is_some_and(|first| matches!(first, b'"' | b'-' | b'0'..=b'9'))
+        && serde_json::from_slice::<&RawValue>(text).is_ok()
 }
 
 /// The outline of a whole text.
@@ -301,6 +305,14 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7}"#, Some(Unreadable::Response("7".into()))),
             (r#"{"id":[7],"result":{}}"#, Some(Unreadable::NamelessResponse)),
             (r#"{"id":7}"#, None),
+            // What is no JSON cannot be repeated.
+            (r#"{"id":--..5eE,"method":"ping"}"#, None),
+            (r#"{"id":00,"method":"ping"}"#, None),
+            (r#"{"id":1 2,"method":"ping"}"#, None),
+            (r#"{"id":1x2,"method":"ping"}"#, None),
+            (r#"{"id":"\q","method":"ping"}"#, None),
+            ("{\"id\":\"a\tb\",\"method\":\"ping\"}", None),
+            (r#"{"id":-1.5e3,"method":"ping"}"#, Some(Unreadable::Request("-1.5e3".into()))),
         ] {
             assert_eq!(outline(text.as_bytes()).meant(), found, "{text}");
         }

@@ -47,9 +47,9 @@ impl Salvage {
         self.open = None;
     }
 
-    /// Reads a line. `accepts_prefixed`: an answer is looked for behind other text. That must not be done with the
-    /// lines of a child that serves several callers, since the text may be one caller's and forge the answer to another,
-    /// or end another's call.
+    /// Reads a line. `accepts_prefixed`: an answer is looked for behind other text. That is not done with the lines of a child
+    /// that serves several callers. What keeps a text from forging an answer is that it cannot name a call: the numbers of
+    /// calls are unguessable (`child/numbers.rs`), also those of a session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
         let text = String::from_utf8_lossy(line);
         let text = undecorated(&text);
@@ -86,7 +86,12 @@ impl Salvage {
         if !starts && !continues && !reader.is_balanced() {
             return None;
         }
-        let is_own = |found: &Unreadable| starts || continues || matches!(found, Unreadable::Response(_));
+        let is_own = |found: &Unreadable| match found {
+            Unreadable::Response(_) => true,
+            Unreadable::NamelessResponse => starts || continues,
+            // Over several lines, or behind text, a server prints what it got.
+            Unreadable::Request(_) => starts && !continues,
+        };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
         if !reader.is_balanced() {
             // The line break stood inside of it.
@@ -269,6 +274,10 @@ mod tests {
         // A line break inside of a text is not escaped.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","result":{"x":"one"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"two"},"id":5}"#, true), response("5"));
+        // A request over several lines is one that the server shows.
+        for line in ["{", r#""jsonrpc":"2.0","id":7,"#, r#""method":"x","params":{}"#, "}"] {
+            assert_eq!(salvage.read(line.as_bytes(), true), Salvaged::Nothing);
+        }
         // What is left open does not swallow the next message.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","x":"left open"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","id":6,"result":NaN}"#, true), response("6"));

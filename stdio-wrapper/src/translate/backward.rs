@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use self::listen::Listening;
 use super::asked::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
 use crate::child::Placeholders;
@@ -106,7 +107,8 @@ struct State {
     running: HashMap<u64, Underway>,
     /// Questions to the client, by id as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
-    listening: Option<AbortHandle>,
+    /// From the first time on that the client says what it wants to hear.
+    listening: Option<Listening>,
 }
 
 /// A request under way.
@@ -353,9 +355,8 @@ impl Foreign for Peer {
 
     fn end(&self) {
         let state = std::mem::take(&mut *self.state());
-        let running = state.running.into_values().map(|underway| underway.task);
-        for task in running.chain(state.listening) {
-            task.abort();
+        for underway in state.running.into_values() {
+            underway.task.abort();
         }
     }
 }

@@ -1,10 +1,12 @@
 //! A digest of a JSON value, by which two spellings of one value are equal. The value is read as a stream: a tree of it would
 //! take many times the memory of its text. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// SHA-256 over a value; objects count the same in every order of their members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +19,20 @@ impl fmt::Display for Digest {
 }
 
 impl Digest {
+    /// Of an object as JSON text, without these members. Each of the others that cannot be read counts as it is written.
+    pub(super) fn of_members(text: &str, without: &[&str]) -> Self {
+        let mut digests = Vec::new();
+        let mut reader = serde_json::Deserializer::from_str(text);
+        // Text that is no object has no members.
+        let _ = reader.deserialize_map(Each { without, digests: &mut digests });
+        digests.sort_unstable();
+        let mut context = Context::new(&SHA256);
+        for digest in digests {
+            context.update(&digest.0);
+        }
+        Self::finish(context)
+    }
+
     /// Of JSON text. Text that cannot be read as a value counts as it is written.
     pub(super) fn of_json(text: &str) -> Self {
         let mut context = Context::new(&SHA256);
@@ -32,6 +48,32 @@ impl Digest {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
         Self(bytes)
+    }
+}
+
+/// Collects the digests of an object's members.
+struct Each<'a> {
+    without: &'a [&'a str],
+    digests: &'a mut Vec<Digest>,
+}
+
+impl<'de> Visitor<'de> for Each<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = members.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            if !self.without.contains(&name.as_ref()) {
+                let mut context = Context::new(&SHA256);
+                put(&mut context, b's', name.as_bytes());
+                context.update(&Digest::of_json(value.get()).0);
+                self.digests.push(Digest::finish(context));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -120,6 +162,21 @@ impl<'de> Visitor<'de> for Part<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_members_of_an_object_count_without_those_that_are_left_out() {
+        let of = |text: &str| Digest::of_members(text, &["_meta", "requestState"]);
+        let params = of(r#"{"name":"x","arguments":{"a":1,"b":1E400}}"#);
+        assert_eq!(
+            params,
+            of(r#"{"_meta":{"c":2},"arguments": {"a":1,"b":1E400},"requestState":"y","name":"\u0078"}"#)
+        );
+        assert_ne!(params, of(r#"{"name":"x","arguments":{"a":1,"b":1E401}}"#));
+        assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":1,"a":1}"#));
+        assert_ne!(of(r#"{"a":1}"#), of("{}"));
+        let many = format!("{{\"a\":1{}}}", ",\"a\":1".repeat(10_000));
+        assert_eq!(of(&many).to_string().len(), 64, "however many members there are");
+    }
 
     #[test]
     fn two_spellings_of_one_value_are_equal_and_other_values_are_not() {

@@ -20,8 +20,8 @@ use super::group::{Group, GroupKey, Lease, Seat};
 use super::questions::responses;
 use super::results::{capabilities, params_for_legacy};
 use super::seal::Sealer;
-use crate::child::Placeholders;
-use crate::legacy::{OpenError, Random, Sessions};
+use crate::child::{Placeholders, Random};
+use crate::legacy::{OpenError, Sessions};
 use crate::modern::{Fault, Fields, Request};
 use crate::protocol::{Code, Members, members, string};
 use crate::stream::Stream;
@@ -53,7 +53,7 @@ pub enum Refused {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Every session is taken by another call.
-    #[error("Too many of your calls wait for answers. Wait for some of them, then try again.")]
+    #[error("Too many of your calls wait for answers. Answer or wait for some of them, then try again.")]
     Busy,
     /// Params that make no sense.
     #[error("{0}")]
@@ -337,13 +337,10 @@ impl Waiting {
 /// What a request state is good for: the same request of the same caller, who has the same capabilities and still fills the
 /// command's placeholders in the same way. The params are compared as values, because a client may write them differently.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
-    let mut members = Members::parse(params).unwrap_or_default();
     let may_ask = MAY_ASK.contains(&request.method.as_ref());
-    members.retain(|name| may_ask && !["_meta", "inputResponses", "requestState"].contains(&name));
-    let mut params: Vec<String> =
-        members.iter().map(|(name, text)| format!("{name:?}:{}", Digest::of_json(text))).collect();
-    params.sort_unstable();
-    format!("{key:?}\n{}\n{}", request.method, params.join(","))
+    let params = if may_ask { params } else { "{}" };
+    let params = Digest::of_members(params, &["_meta", "inputResponses", "requestState"]);
+    format!("{key:?}\n{}\n{params}", request.method)
 }
 
 /// Whether an answer to an elicitation is that the user agreed.

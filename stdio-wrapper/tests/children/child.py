@@ -21,7 +21,14 @@ def raw(data):
         OUT.flush()
 
 
+def show(message):
+    """As a server does that logs its messages to standard output."""
+    raw(json.dumps(message, indent=2).encode() + b"\n")
+
+
 def say(**message):
+    if "--shows-sent" in FLAGS:
+        show({"jsonrpc": "2.0", **message})
     raw(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
 
 
@@ -67,6 +74,7 @@ def ask(method, params, number=None):
 
 
 HELD = []
+SLEEPING = []
 BLAMED = []
 VISITS = {}
 GREETED = threading.Event()
@@ -81,6 +89,7 @@ def call(message):
     if name == "params":
         return text(params)
     if name == "sleep":
+        SLEEPING.append(number)
         time.sleep(given["seconds"])
         return text("slept")
     if name == "hold":
@@ -153,6 +162,8 @@ def call(message):
         say(method="notifications/tools/list_changed")
         return text("announced")
     if name == "ask":
+        if given.get("id") == "sleeping":
+            given["id"] = SLEEPING[-1]
         params = {"x": "x" * given["size"]} if "size" in given else given.get("params", {})
         time.sleep(given.get("pause", 0))
         return text(ask(given["method"], params, given.get("id")))
@@ -240,6 +251,8 @@ def main():
     is_first = True
     for line in sys.stdin.buffer:
         message = json.loads(line)
+        if "--shows-received" in FLAGS:
+            show(message)
         method = message.get("method")
         if "--strict" in FLAGS and not is_sound(message):
             continue

@@ -18,6 +18,7 @@ TOOLS = [
 # "pinned" answers a ping and has sessions from then on if that came first.
 FRESH = {"ttlMs": 60000 if "fresh" in FLAGS else 0, "cacheScope": "public" if "public" in FLAGS else "private"}
 ANSWERED = []
+LISTENED = []
 PREFIX = "io.modelcontextprotocol/"
 
 
@@ -42,6 +43,13 @@ def call(number, params):
         return text(given)
     if name == "seen":
         return text({"id": number, "params": params, "env": dict(os.environ)})
+    if name == "print":
+        # {ID} stands for the id of this call, {ID-1} for that of the one before if they count.
+        with LOCK:
+            print(given["text"].replace("{ID}", str(number)).replace("{ID-1}", str(number - 1)), flush=True)
+        return text("printed")
+    if name == "listened":
+        return text(str(len(LISTENED)))
     if name == "pid":
         return text(str(os.getpid()))
     if name == "sleep":
@@ -121,6 +129,7 @@ def answer(message):
             result = {"resultType": "complete", "contents": [{"uri": params["uri"], "text": "x"}], "ttlMs": 0, "cacheScope": "private"}
         elif method == "subscriptions/listen" and "deaf" not in FLAGS:
             LISTENS[number] = params["notifications"]
+            LISTENED.append(number)
             say(method="notifications/subscriptions/acknowledged", params={"notifications": params["notifications"], "_meta": {PREFIX + "subscriptionId": number}})
             return
         else:

@@ -196,3 +196,25 @@ async fn a_client_may_spell_the_id_of_a_question_as_it_likes() {
         assert_eq!(told(events).await, r#"{"a": 1}"#, "{answered_under}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_no_json_is_not_repeated() {
+    let wrapper = wrapper().await;
+    let client = wrapper.session().await;
+    for id in ["--..5eE", "00", "1x2", "1 2", r#""\q""#, "\"a\tb\"", "\"a\u{1}b\"", "NaN", "+1", ".5"] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
+        for client in [&client, &wrapper.client()] {
+            let response = client.post(body.clone()).await;
+            assert_eq!(response.status(), 400, "{id}");
+            let text = response.text().await.unwrap();
+            let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{id}: {text}"));
+            assert_eq!(answer["id"], Value::Null, "{id}");
+        }
+    }
+    let (status, answer) = post(&client, r#""method":"tools/list","params":{"x":NaN}"#).await;
+    assert_eq!((status, &answer["id"]), (400, &json!(7)), "one that can be read is repeated");
+    // Nor towards a child that asks under such an id.
+    let line = "{\"jsonrpc\":\"2.0\",\"id\":--..5eE,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
+    assert_eq!(client.call("raw", json!({"text": line})).await["result"], json!({}));
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the child reads on");
+}

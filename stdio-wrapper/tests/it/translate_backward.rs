@@ -173,3 +173,30 @@ async fn what_is_kept_for_a_session_has_a_bound() {
     }
     assert_eq!(ask("resources/subscribe", json!({"uri": "test://w"})).await["result"], json!({}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change() {
+    let wrapper = wrapper(&[]).await;
+    let client = able(&wrapper, json!({})).await;
+    let post = async |message: Value| assert!(client.post(message.to_string()).await.status().is_success());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let before: u32 = client.text("listened", json!({})).await.parse().unwrap();
+    for _ in 0..50 {
+        post(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(client.text("listened", json!({})).await, before.to_string());
+    let start = std::time::Instant::now();
+    for number in 0..50 {
+        let uri = format!("test://{number}");
+        post(json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": uri}}))
+            .await;
+    }
+    let mut events = Events::new(client.get(None).await);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let count: u128 = client.text("listened", json!({})).await.parse().unwrap();
+    let most = u128::from(before) + 2 + start.elapsed().as_millis() / 250;
+    assert!(count <= most, "{count} subscriptions, and {most} are enough");
+    let _ = client.text("updated", json!({"uri": "test://49"})).await;
+    assert_eq!(events.next().await.unwrap().data["params"], json!({"uri": "test://49"}));
+}

@@ -410,3 +410,27 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     assert_eq!(fourth["result"]["resultType"], "input_required", "{fourth}");
     wrapper.metric_becomes("stdio_wrapper_sessions", 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
+    // A twentieth of this is half a second.
+    let wrapper = wrapper(&["--translate-sessions=2", "--input-timeout=10s"], &[]).await;
+    let client = wrapper.client();
+    let insist = call("insist", json!({}));
+    let first = answer(&client, &insist).await;
+    let second = answer(&client, &insist).await;
+    let start = std::time::Instant::now();
+    let third = answer(&client, &insist).await;
+    assert_eq!(third["result"]["resultType"], "input_required", "{third}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let yes = |asked: &Value| {
+        let said = json!({&questions(asked)[0].0: accept(json!({"answer": "yes"}))});
+        call("insist", retry(asked, said))
+    };
+    // The one that had waited for the longest time was given up, and its client is told to begin anew.
+    let told = answer(&client, &yes(&first)).await;
+    assert!(told["error"]["message"].as_str().unwrap().contains("Call again"), "{told}");
+    for asked in [second, third] {
+        assert_eq!(text(&answer(&client, &yes(&asked)).await), "1");
+    }
+}

@@ -291,3 +291,17 @@ async fn the_endpoint_is_found_with_a_query_and_with_a_slash_at_its_end() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_refused_sessions_is_no_flood_of_log_lines() {
+    let wrapper = Wrapper::start(&["--max-sessions=1"], &[]).await;
+    let _only = wrapper.session().await;
+    let start = std::time::Instant::now();
+    for _ in 0..200 {
+        assert_eq!(wrapper.client().try_initialize("2025-11-25").await.status(), 503);
+    }
+    wrapper.logged("no session was opened").await;
+    let lines = wrapper.log().iter().filter(|line| line.contains("no session was opened")).count() as u64;
+    assert!(lines <= 5 * (start.elapsed().as_secs() + 2), "{lines} lines");
+    assert!(wrapper.metric("stdio_wrapper_sessions_refused_total").await >= 200, "they are counted");
+}

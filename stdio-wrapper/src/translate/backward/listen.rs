@@ -1,10 +1,12 @@
 //! What a server announces, on the GET stream of a session: one subscription feeds it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::Peer;
 use crate::legacy::Session;
@@ -13,9 +15,25 @@ use crate::stream::{Next, Stream};
 
 /// Pause before a subscription that ended is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A subscription is replaced at most this often, however often the client changes what it watches.
+const CHANGE: Duration = Duration::from_millis(250);
+
+/// The task that feeds a session.
+pub(super) struct Listening {
+    /// What is subscribed to, as JSON text.
+    wanted: watch::Sender<Option<String>>,
+    task: AbortHandle,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 impl Peer {
-    /// Subscribes to everything that the client would be told, in place of what was subscribed before.
+    /// Subscribes to everything that the client would be told, in place of what was subscribed before if that was
+    /// something else.
     pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>) {
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
         let resources = self.state().resources.clone();
@@ -33,19 +51,40 @@ impl Peer {
             wanted.insert("resourceSubscriptions".to_owned(), json!(resources));
         }
         let wanted = (!wanted.is_empty()).then(|| Value::Object(wanted).to_string());
-        let task = wanted.map(|wanted| {
-            let (peer, session) = (Arc::clone(self), Arc::downgrade(session));
-            tokio::spawn(async move {
-                while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
-                    peer.listen_once(&session, &wanted).await;
-                    drop(session);
-                    tokio::time::sleep(AGAIN).await;
-                }
-            })
-            .abort_handle()
+        let mut state = self.state();
+        let Some(listening) = &state.listening else {
+            let (sender, receiver) = watch::channel(wanted);
+            let task = tokio::spawn(Arc::clone(self).feed(Arc::downgrade(session), receiver));
+            state.listening = Some(Listening { wanted: sender, task: task.abort_handle() });
+            return;
+        };
+        listening.wanted.send_if_modified(|before| {
+            let is_other = *before != wanted;
+            *before = wanted;
+            is_other
         });
-        if let Some(before) = std::mem::replace(&mut self.state().listening, task) {
-            before.abort();
+    }
+
+    /// Keeps a subscription to what is wanted, until the session ends.
+    async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<String>>) {
+        while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
+            let now = wanted.borrow_and_update().clone();
+            let subscribed = async {
+                if let Some(now) = &now {
+                    self.listen_once(&session, now).await;
+                    tokio::time::sleep(AGAIN).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let changed = async {
+                let ((), changed) = tokio::join!(tokio::time::sleep(CHANGE), wanted.changed());
+                changed
+            };
+            tokio::select! {
+                () = subscribed => {}
+                changed = changed => if changed.is_err() { return },
+            }
         }
     }
 

@@ -7,11 +7,15 @@ use tokio::time::Instant;
 
 use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
 use super::super::results::Greeting;
-use super::{Facade, Refused};
+use super::{Facade, Refused, Suspended};
 use crate::child::Placeholders;
 use crate::legacy::OpenError;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, First};
+
+/// The part of a client's time to answer after which a call that waits for a session takes that of another call, whose
+/// client has not answered: 30 s of 10 minutes.
+const UNDISTURBED: u32 = 20;
 
 impl Facade {
     /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
@@ -23,6 +27,8 @@ impl Facade {
         is_exclusive: bool,
     ) -> Result<Lease, Refused> {
         let end = Instant::now() + self.settings.request_timeout;
+        let undisturbed = self.settings.input_timeout / UNDISTURBED;
+        let mut patience = Instant::now() + undisturbed;
         loop {
             let free = if is_exclusive {
                 group.take_free(false)
@@ -50,10 +56,31 @@ impl Facade {
             if is_exclusive && let Some(lease) = group.take_free(true) {
                 return Ok(lease.of(group));
             }
-            if tokio::time::timeout_at(end, group.freed.notified()).await.is_err() {
-                return Err(Refused::Busy);
+            let until = end.min(patience);
+            if tokio::time::timeout_at(until, group.freed.notified()).await.is_err() {
+                if until == end {
+                    return Err(Refused::Busy);
+                }
+                if is_exclusive {
+                    self.give_up_oldest(&key.owner);
+                }
+                patience = Instant::now() + undisturbed;
             }
         }
+    }
+
+    /// Gives up the call of a principal that has waited for its client for the longest time, if there is one: its user may
+    /// have gone, and no other call must wait for that. The client is told when it comes back.
+    fn give_up_oldest(&self, owner: &str) {
+        let mut all = self.waiting();
+        let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {
+            Suspended::Running(running) if running.owner() == owner => Some((waiting.expires, *number)),
+            _ => None,
+        });
+        let oldest = own.min().and_then(|(_, number)| all.remove(&number));
+        // Dropping it frees its session.
+        drop(all);
+        drop(oldest);
     }
 
     /// Whether a principal may have one more session for this group, which has so many. Those of the principal's other groups
