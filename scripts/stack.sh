@@ -79,6 +79,23 @@ stack_files() {
   fi
 }
 
+# Docker notices an address that is used twice only among its own networks. With one of somebody else, such as those that an
+# engine leaves when it is killed, the stack starts and nothing reaches it.
+need_free_subnet() {
+  local subnet own interface address destination
+  [[ -r /proc/net/route && ${DOCKER_HOST-} =~ ^(|unix://.*)$ ]] || return 0
+  subnet=$(setting SUBNET)
+  [[ ${subnet:=10.213} =~ ^([0-9]{1,3})\.([0-9]{1,3})$ ]] || die "SUBNET=$subnet in .env is not two numbers, as in 10.213."
+  # As the kernel lists it: the last byte first.
+  destination=$(printf '%02X%02X' "${BASH_REMATCH[2]}" "${BASH_REMATCH[1]}")
+  own=$(docker network ls -q --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)")
+  while read -r interface address _; do
+    if [[ $address == ????"$destination" && $'\n'$own$'\n' != *$'\n'"${interface#br-}"$'\n'* ]]; then
+      die "The network $interface of this machine has addresses in $subnet.0.0, which the stack wants for itself. Give it others with SUBNET in .env, or remove that network if nobody uses it."
+    fi
+  done </proc/net/route
+}
+
 # The account of the first start. Prints nothing when there is one.
 stack_account() {
   local list out
@@ -106,7 +123,7 @@ url_of() {
 }
 
 stack_up() {
-  local started=$SECONDS service first='' example answer='' host port path
+  local started=$SECONDS service first='' example answer='' host port path deadline
   trap 'stop_step; exit 130' INT TERM HUP
   say "mcp-gate starts in containers ($("${COMPOSE[@]}" version --short 2>/dev/null | head -n 1), $(docker version -f '{{.Server.Version}}'))."
   stack_files
@@ -116,6 +133,7 @@ stack_up() {
   example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||
     die "The images could not be built. Without a way to a container registry: scripts/up --local-images."
+  need_free_subnet
   step "Containers" compose up -d --remove-orphans ||
     die "The containers did not start. The end of what Compose says stands above; a taken port is changed by scripts/up --port N."
   for service in auth-service edge $(stack_services); do
@@ -129,7 +147,8 @@ stack_up() {
   if [[ -n $first ]]; then example=$(url_of "$first"); fi
   if [[ $example =~ ^http://([a-z0-9.-]*localhost):([0-9]+)(/.*)$ ]]; then
     host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} path=${BASH_REMATCH[3]}
-    for ((i = 0; i < 150; i++)); do
+    deadline=$((SECONDS + 30))
+    while ((SECONDS < deadline)); do
       answer=$(http_head "$port" POST "$path" "$host:$port") || answer=
       [[ $answer == "HTTP/1.1 401"*resource_metadata=* ]] && break
       sleep 0.2

@@ -74,7 +74,24 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        Ok(Self { host: Some(host), _daemon: Some(daemon), _dir: Some(dir) })
+        let engine = Self { host: Some(host), _daemon: Some(daemon), _dir: Some(dir) };
+        engine.forget_an_earlier_run()?;
+        Ok(engine)
+    }
+
+    /// What a run that was killed has left beside its images.
+    fn forget_an_earlier_run(&self) -> Result<()> {
+        let containers = self.docker(&["ps", "--all", "--quiet"])?;
+        let ids: Vec<&str> = containers.lines().collect();
+        if !ids.is_empty() {
+            self.docker(&[["rm", "--force", "--volumes"].as_slice(), &ids].concat())?;
+        }
+        let volumes = self.docker(&["volume", "ls", "--quiet"])?;
+        let names: Vec<&str> = volumes.lines().collect();
+        if !names.is_empty() {
+            self.docker(&[["volume", "rm"].as_slice(), &names].concat())?;
+        }
+        self.docker(&["network", "prune", "--force"]).map(drop)
     }
 
     /// Whether nobody else uses it.
@@ -102,6 +119,18 @@ impl Engine {
         let list: Value = serde_json::from_str(&self.docker(&["inspect", id])?)?;
         Ok(list[0].clone())
     }
+}
+
+/// The first two numbers of addresses that no network of this machine has: an engine that was killed leaves its networks.
+pub fn free_subnet() -> Result<String> {
+    let routes = std::fs::read_to_string("/proc/net/route")?;
+    let taken = |second: u8| {
+        // As the kernel lists it: the last byte first.
+        let end = format!("{second:02X}0A");
+        routes.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|address| address.ends_with(&end))
+    };
+    let free = (210..=250).find(|second| !taken(*second)).context("every network from 10.210 to 10.250 is taken")?;
+    Ok(format!("10.{free}"))
 }
 
 /// What a command printed, which must have ended well.

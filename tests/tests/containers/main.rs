@@ -65,8 +65,8 @@ async fn the_stack_on_a_real_engine() {
     stack.script(&["base-images", "--programs", &programs]);
     if !stack.engine.is_ours() {
         stack.set("COMPOSE_PROJECT_NAME", &stack.project);
-        stack.set("SUBNET", "10.214");
     }
+    stack.set("SUBNET", &engine::free_subnet().unwrap());
     let first = "traefik";
 
     let (client, tokens) = from_clean_clone_to_a_tool_call(&stack, first).await;
