@@ -127,9 +127,13 @@ pub fn free_subnet() -> Result<String> {
     let taken = |second: u8| {
         // As the kernel lists it: the last byte first.
         let end = format!("{second:02X}0A");
-        routes.lines().filter_map(|line| line.split_whitespace().nth(1)).any(|address| address.ends_with(&end))
+        routes
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .any(|address| address.ends_with(&end))
     };
-    let free = (210..=250).find(|second| !taken(*second)).context("every network from 10.210 to 10.250 is taken")?;
+    let free =
+        (210..=250).find(|second| !taken(*second)).context("every network from 10.210 to 10.250 is taken")?;
     Ok(format!("10.{free}"))
 }
 

@@ -19,12 +19,21 @@ const MOST: Duration = Duration::from_secs(90);
 
 /// Where Chromium is.
 pub fn chromium() -> Result<PathBuf> {
+    on_path(&["chromium", "chromium-browser", "google-chrome"])
+}
+
+/// Where Firefox is.
+pub fn firefox() -> Result<PathBuf> {
+    on_path(&["firefox", "firefox-esr"])
+}
+
+/// The first of the directories of `PATH` that holds one of these decides. The first name is what `scripts/tools` calls it.
+fn on_path(names: &[&str]) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("there is no PATH")?;
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let mut found = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name)));
-    found
-        .find(|program| program.is_file())
-        .context("there is no chromium on the PATH (`scripts/tools chromium`)")
+    let mut found = std::env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name)));
+    let missing =
+        || format!("there is no {0} on the PATH (`scripts/tools {0}`)", names.first().unwrap_or(&""));
+    found.find(|program| program.is_file()).with_context(missing)
 }
 
 /// Shows `html` with `?mcp=` and the URL of a server, from an origin of its own, and gives what the page posts to `/seen`.

@@ -98,6 +98,11 @@ impl DocumentHost {
         self.put(path, head + text);
     }
 
+    pub(crate) fn put_page_with_policy(&self, path: &str, html: &str, policy: &str) {
+        let kind = format!("Content-Type: text/html\r\nContent-Security-Policy: {policy}");
+        self.put(path, format!("200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n{html}", html.len()));
+    }
+
     fn put(&self, path: &str, answer: String) {
         self.shelf.lock().unwrap().answers.insert(path.to_owned(), answer);
     }
