@@ -8,6 +8,7 @@ mod events;
 mod get;
 mod gone;
 mod guard;
+mod head;
 mod incoming;
 mod modern;
 mod post;

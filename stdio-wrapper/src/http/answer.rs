@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 
 use super::body::{Pieces, SLICE};
+use super::head::Received;
 use super::{Endpoint, SESSION_ID, events, gone};
 use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
@@ -38,6 +39,7 @@ pub(super) async fn wait(
     form: Form,
     until: Option<Instant>,
 ) -> HttpResponse {
+    let received = Received::now();
     let stream = Arc::clone(consumer.stream());
     let quick = endpoint.stream_after.min(QUICK);
     let mut first = timeout(quick, decided(&stream)).await;
@@ -49,8 +51,10 @@ pub(super) async fn wait(
         };
     }
     if let Ok(First::Answers(answers)) = first {
+        received.before_answers(&answers).await;
         return json(session, answers, form);
     }
+    received.before_events().await;
     session.keep_stream(&stream);
     let has_priming = session.version().is_some_and(crate::protocol::Version::has_priming);
     let options = events::Options {

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::answer::body_of;
 use super::guard::RequestHeaders;
+use super::head::Received;
 use super::post::permit;
 use super::problem::Problem;
 use super::{Endpoint, events, gone};
@@ -44,6 +45,7 @@ async fn request(
     caller: &Caller,
     message: &Message<'_>,
 ) -> Result<HttpResponse, Problem> {
+    let received = Received::now();
     let fields = RequestHeaders::new(http).fields();
     let request = modern::check(message, &fields)?;
     permit(endpoint, caller, &request.method, message)
@@ -65,6 +67,7 @@ async fn request(
     tokio::select! {
         decided = timeout(endpoint.stream_after, decided) => {
             if let Ok(First::Answers(answers)) = decided {
+                received.before_answers(&answers).await;
                 return Ok(json(answers));
             }
         }
@@ -72,6 +75,7 @@ async fn request(
             return Err(Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone."));
         }
     }
+    received.before_events().await;
     let options = events::Options {
         until: endpoint.until(caller),
         farewell: Some(farewell(&request)),
