@@ -51,9 +51,13 @@ const evaluate = (what, ...values) => tabs[tab].evaluate(what, ...values);
 /** Where and what the page is, once it is there. While a page goes, there is nothing to ask. */
 async function look() {
   try {
-    return await evaluate(() => (document.readyState === "complete"
+    const page = await evaluate(() => (document.readyState === "complete"
       ? { url: location.href, title: document.title, text: document.body?.innerText ?? "" }
       : null));
+    if (!page?.text.includes("ERR_NETWORK_CHANGED")) return page;
+    // Something on this machine has added or removed a network, which is nothing of ours. Chromium says: Reload.
+    await tabs[tab].reload();
+    return null;
   } catch {
     return null;
   }
