@@ -29,7 +29,7 @@ use records::Portable;
 pub use pending::{PendingStore, Room};
 
 /// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store is closed, gone or failing.
     #[error("the store is unavailable: {0}")]

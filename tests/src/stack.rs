@@ -19,7 +19,7 @@ use crate::setup::{ACCOUNT, Behind, Setup};
 const START: Duration = Duration::from_secs(40);
 
 /// Settings of auth-service that say where its state is.
-const STATE: [&str; 2] = ["REDIS_URL", "STORE_KEY"];
+const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
 
 /// Real auth-service, real wrapper, real edge proxy, in a directory of their own. Dropped, it stops them.
 #[derive(Debug)]
@@ -149,6 +149,12 @@ impl Stack {
     /// Only `DATA_DIR` is set, as for an operator who has just that; with Redis, what leads to it.
     #[track_caller]
     pub fn operator(&self, arguments: &[&str]) -> String {
+        self.try_operator(arguments)
+            .unwrap_or_else(|said| panic!("`auth-service {}` failed: {said}", arguments.join(" ")))
+    }
+
+    /// As [`Stack::operator`]; a command that fails gives what it said.
+    pub fn try_operator(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = process::clean_command(binary("auth-service"));
         let output = command
             .args(arguments)
@@ -157,8 +163,29 @@ impl Stack {
             .output()
             .expect("auth-service starts");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "`auth-service {}` failed: {out}{err}", arguments.join(" "));
-        out.into_owned()
+        if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
+    }
+
+    /// What `/ready` of auth-service says.
+    pub async fn ready(&self) -> Answer {
+        self.get(&format!("http://127.0.0.1:{}/ready", self.ops_port))
+            .await
+            .expect("the ops listener answers")
+    }
+
+    /// What `/metrics` of auth-service says.
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ops_port);
+        self.get(&url).await.expect("the ops listener answers").body
+    }
+
+    /// What auth-service says when it does not start.
+    #[track_caller]
+    pub fn refusal_to_start(&self) -> String {
+        assert!(self.auth_service.is_none(), "auth-service runs already");
+        let output = self.auth_command().output().expect("auth-service starts");
+        assert!(!output.status.success(), "auth-service has ended well");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// The MCP endpoint behind the edge, as nobody outside reaches it.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod clients;
+mod disk;
 mod files;
 mod grants;
 mod pending;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{Database, DatabaseError, ReadableDatabase};
+use redb::{DatabaseError, ReadableDatabase};
 
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
@@ -32,6 +33,7 @@ use super::changes::Changes;
 use super::records::SIGNING;
 use super::rules::CodeRow;
 use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
+use disk::Disk;
 use rows::{Reader, Rows, Unfit};
 use tables::Table;
 use writer::Writer;
@@ -42,7 +44,7 @@ pub use portable::EmbeddedTarget;
 /// See the module's text.
 pub struct EmbeddedStore {
     key: StoreKey,
-    database: Arc<Database>,
+    disk: Arc<Disk>,
     sealer: Arc<Sealer>,
     changes: Arc<Changes>,
     writer: Writer,
@@ -71,28 +73,33 @@ impl EmbeddedStore {
     /// When the directory cannot be used, another process holds the store, or the key is not the one it was
     /// written with.
     pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
-        Self::open_file(&files::store_file(directory)?, key)
+        let path = files::store_file(directory)?;
+        let store = Self::open_file(&path, key)?;
+        files::mark_made(directory)?;
+        Ok(store)
     }
 
     fn open_file(path: &Path, key: &StoreKey) -> Result<Self, OpenError> {
-        let database = Database::create(path).map_err(|error| match error {
+        let disk = Disk::open(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => OpenError::Damaged(path.to_owned(), other.to_string()),
         })?;
-        let database = Arc::new(database);
+        let disk = Arc::new(disk);
         let sealer = Arc::new(Sealer::new(key, Purpose::StoredValue)?);
         let damaged = |error: StoreError| match error {
             StoreError::Unreadable => OpenError::WrongKey(path.to_owned()),
             StoreError::Unavailable(reason) => OpenError::Damaged(path.to_owned(), reason),
         };
+        let database = disk.database().map_err(damaged)?;
         rows::prepare(&database, &sealer).map_err(|unfit| match unfit {
             Unfit::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
             Unfit::Store(error) => damaged(error),
         })?;
+        drop(database);
         let changes = Arc::new(Changes::of_one_process());
-        let writer = Writer::start(Arc::clone(&database), Arc::clone(&sealer), Arc::clone(&changes))
-            .map_err(damaged)?;
-        Ok(Self { key: key.clone(), database, sealer, changes, writer, swept_for_room: Pause::default() })
+        let writer =
+            Writer::start(Arc::clone(&disk), Arc::clone(&sealer), Arc::clone(&changes)).map_err(damaged)?;
+        Ok(Self { key: key.clone(), disk, sealer, changes, writer, swept_for_room: Pause::default() })
     }
 
     async fn sweep_table(&self, table: Table, now: UnixTime) -> Result<u64, StoreError> {
@@ -107,8 +114,15 @@ impl EmbeddedStore {
 
     // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
     fn read<T>(&self, look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(rows::unavailable)?;
-        look(&Reader::new(&transaction, &self.sealer))
+        let found = self.disk.database().and_then(|database| {
+            let transaction = database.begin_read().map_err(rows::unavailable)?;
+            look(&Reader::new(&transaction, &self.sealer))
+        });
+        if let Err(StoreError::Unavailable(_)) = &found {
+            // Whoever writes finds out, and opens the database again.
+            self.writer.try_disk();
+        }
+        found
     }
 }
 
@@ -384,6 +398,6 @@ impl Store for EmbeddedStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
         // A full disk reads well.
-        self.writer.write(|rows| rows.put(Table::Meta, rows::WRITABLE, &true, None)).await
+        self.writer.write(writer::write_something).await
     }
 }

@@ -10,6 +10,10 @@ use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 
 pub(super) const DATABASE: &str = "store.redb";
 const KEY: &str = "store.key";
+/// Remembers that there is a store, should its file be lost.
+const MARK: &str = "store.made";
+const BEGUN: &str = "begun: the first start has not ended yet\n";
+const MADE: &str = "made: auth-service does not start here without store.redb (docs/state.md)\n";
 
 /// Why the embedded store cannot be opened, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +32,17 @@ pub enum OpenError {
     )]
     InUse(PathBuf),
     /// redb cannot read it.
-    #[error("{0} cannot be opened as a store: {1}. Restore it from a backup")]
+    #[error(
+        "{0} cannot be opened as a store: {1}. If its disk is full, free some space; if it is damaged, restore it from a \
+         backup"
+    )]
     Damaged(PathBuf, String),
+    /// There was a store, and its file is gone or empty.
+    #[error(
+        "{0} is missing or empty, although there was a store: restore it from a backup (scripts/restore DUMP). To begin \
+         anew, without accounts, clients and tokens, remove store.made and store.key beside it"
+    )]
+    Lost(PathBuf),
     /// A newer release made it.
     #[error(
         "{path} was written by a newer release: its schema is version {found}, and this one reads up to {}. Start that \
@@ -94,32 +107,87 @@ pub fn store_key(
             .map(|key| key.with_previous(previous))
             .map_err(|error| OpenError::KeyInvalid(path, error)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if directory.join(DATABASE).exists() && previous.is_none() {
+            if exists(directory) && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
+            begin(directory)?;
             let key = StoreKey::new(random.bytes()?);
-            write_key(directory, &path, &key).map_err(io_error(&path))?;
+            write_whole(directory, KEY, key.encode().as_bytes()).map_err(io_error(&path))?;
             Ok(key.with_previous(previous))
         }
         Err(error) => Err(io_error(&path)(error)),
     }
 }
 
-/// Writes beside, then renames: a crash leaves the whole key or none.
-fn write_key(directory: &Path, path: &Path, key: &StoreKey) -> std::io::Result<()> {
-    let beside = directory.join(".store.key.new");
+/// Writes beside, then renames: a crash leaves the whole file or none.
+fn write_whole(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    let beside = directory.join(format!(".{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(key.encode().as_bytes())?;
+    file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&beside, path)?;
+    fs::rename(&beside, directory.join(name))?;
     File::open(directory)?.sync_all()
 }
 
-/// The path of the database, whose file exists afterwards with mode 0600.
+/// What is known of the store's past in a directory.
+enum Past {
+    /// Nothing: this is the first start, or an earlier one was broken off before anything was kept.
+    None,
+    /// There is a store, or there was one.
+    Store,
+}
+
+fn past(directory: &Path) -> Result<Past, OpenError> {
+    let path = directory.join(MARK);
+    match fs::read_to_string(&path) {
+        Ok(mark) if mark == BEGUN => Ok(Past::None),
+        Ok(_) => Ok(Past::Store),
+        // Earlier releases left no mark, but most of their stores have a key file.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
+            Ok(if is_there { Past::Store } else { Past::None })
+        }
+        Err(error) => Err(io_error(&path)(error)),
+    }
+}
+
+/// Notes that a first start begins, if this is one. Comes before all else that a first start leaves behind, so that one that is
+/// broken off is not taken for a store that was lost.
+fn begin(directory: &Path) -> Result<(), OpenError> {
+    match past(directory)? {
+        Past::Store => Ok(()),
+        Past::None => write_whole(directory, MARK, BEGUN.as_bytes()).map_err(io_error(directory)),
+    }
+}
+
+/// Notes that there is a store in `directory`.
+pub(super) fn mark_made(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.join(MARK);
+    if fs::read_to_string(&path).is_ok_and(|mark| mark == MADE) {
+        return Ok(());
+    }
+    write_whole(directory, MARK, MADE.as_bytes()).map_err(io_error(&path))
+}
+
+/// The path of the database, whose file exists afterwards with mode 0600. Empty, it is to become the first one here.
+///
+/// # Errors
+/// When there was a store here and it is gone or empty: a file system that crashed or a copy that failed leaves that, and
+/// whoever takes it for a first start has an installation without its accounts and rules.
 pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
+    create_directory(directory)?;
     let path = directory.join(DATABASE);
+    match past(directory)? {
+        Past::Store if is_empty(&path) => return Err(OpenError::Lost(path)),
+        Past::Store => {}
+        Past::None => begin(directory)?,
+    }
     make_file(directory, &path)?;
     Ok(path)
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |file| file.len() == 0)
 }
 
 /// Makes sure that there is a file at `path` in `directory`, and that it is ours alone.

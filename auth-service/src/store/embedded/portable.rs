@@ -25,7 +25,7 @@ use super::{EmbeddedStore, clients, name_key};
 #[async_trait]
 impl Portable for EmbeddedStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
-        let (database, sealer) = (Arc::clone(&self.database), Arc::clone(&self.sealer));
+        let (database, sealer) = (self.disk.database()?, Arc::clone(&self.sealer));
         let export = move || -> Result<(), StoreError> {
             // One transaction: what others write meanwhile is not seen.
             let transaction = database.begin_read().map_err(rows::unavailable)?;
@@ -153,6 +153,7 @@ impl Target for EmbeddedTarget {
         }
         fs::rename(self.directory.join(BESIDE), &place)?;
         File::open(&self.directory)?.sync_all()?;
+        files::mark_made(&self.directory).map_err(TargetError::Open)?;
         self.before.take();
         Ok(())
     }
@@ -169,7 +170,8 @@ impl Drop for EmbeddedTarget {
 
 impl EmbeddedStore {
     fn is_empty(&self) -> Result<bool, StoreError> {
-        let transaction = self.database.begin_read().map_err(rows::unavailable)?;
+        let database = self.disk.database()?;
+        let transaction = database.begin_read().map_err(rows::unavailable)?;
         for table in Table::ALL {
             if table.kind().is_some() {
                 let rows = transaction.open_table(table.definition()).map_err(rows::unavailable)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use redb::{Database, ReadTransaction, ReadableTable, ReadableTableMetadata};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
@@ -45,6 +45,9 @@ impl From<StoreError> for Unfit {
 /// Makes the tables, checks key and schema, and brings what an earlier release left up to date. It is one transaction:
 /// broken off, it has not begun.
 pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit> {
+    if is_ready(database, sealer) {
+        return Ok(());
+    }
     let transaction = database.begin_write().map_err(unavailable)?;
     for table in Table::ALL {
         transaction.open_table(table.definition()).map_err(unavailable)?;
@@ -64,6 +67,14 @@ pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit>
     }
     rows.put(Table::Meta, SCHEMA, &SCHEMA_VERSION, None)?;
     Ok(transaction.commit().map_err(unavailable)?)
+}
+
+/// Whether there is nothing to prepare. Nothing is written for that, so that a store on a full disk opens and can be read.
+fn is_ready(database: &Database, sealer: &Sealer) -> bool {
+    let Ok(transaction) = database.begin_read() else { return false };
+    let rows = Reader::new(&transaction, sealer);
+    Table::ALL.into_iter().all(|table| transaction.open_table(table.definition()).is_ok())
+        && matches!(rows.get(Table::Meta, SCHEMA), Ok(Some(SCHEMA_VERSION)))
 }
 
 /// Reading, in either kind of transaction.

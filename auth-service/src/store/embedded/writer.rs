@@ -11,7 +11,9 @@ use crate::keys::seal::Sealer;
 use crate::store::StoreError;
 use crate::store::changes::Changes;
 
-use super::rows::unavailable;
+use super::disk::Disk;
+use super::rows::{WRITABLE, unavailable};
+use super::tables::Table;
 use super::writable::Writable;
 
 /// How many writes share a transaction at most.
@@ -60,7 +62,7 @@ fn stopped() -> StoreError {
 
 impl Writer {
     pub(super) fn start(
-        database: Arc<Database>,
+        disk: Arc<Disk>,
         sealer: Arc<Sealer>,
         changes: Arc<Changes>,
     ) -> Result<Self, StoreError> {
@@ -68,7 +70,7 @@ impl Writer {
         let run = move || {
             let mut batch = Vec::with_capacity(BATCH);
             while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
-                write_batch(&database, &sealer, &changes, std::mem::take(&mut batch));
+                write_batch(&disk, &sealer, &changes, std::mem::take(&mut batch));
             }
         };
         let thread =
@@ -87,6 +89,19 @@ impl Writer {
         self.queue.as_ref().ok_or_else(stopped)?.send(job).await.map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
     }
+
+    /// Has the disk tried by a write that nobody waits for.
+    pub(super) fn try_disk(&self) {
+        let (reply, _) = oneshot::channel();
+        let job = Box::new(Write { work: write_something, outcome: None, reply });
+        // When the queue is full, enough others try it.
+        let _ = self.queue.as_ref().map(|queue| queue.try_send(job));
+    }
+}
+
+/// Writes a row that says nothing, to see whether that is possible.
+pub(super) fn write_something(rows: &Writable<'_>) -> Result<(), StoreError> {
+    rows.put(Table::Meta, WRITABLE, &true, None)
 }
 
 impl Drop for Writer {
@@ -99,20 +114,36 @@ impl Drop for Writer {
     }
 }
 
-fn write_batch(database: &Database, sealer: &Sealer, changes: &Changes, mut batch: Vec<Box<dyn Job>>) {
-    if commit(database, sealer, changes, &mut batch).is_ok() {
-        for job in batch {
-            job.finish(Ok(()));
+fn write_batch(disk: &Disk, sealer: &Sealer, changes: &Changes, mut batch: Vec<Box<dyn Job>>) {
+    match attempt(disk, sealer, changes, &mut batch) {
+        // One of them cannot be done. Alone, each gets the answer that is its own.
+        Err(StoreError::Unreadable) if batch.len() > 1 => {
+            for job in batch {
+                write_batch(disk, sealer, changes, vec![job]);
+            }
         }
-        return;
+        outcome => {
+            for job in batch {
+                job.finish(outcome.clone());
+            }
+        }
     }
-    // One of them cannot be done. Alone, each gets the answer that is its own.
-    for job in batch {
-        let mut alone = [job];
-        let committed = commit(database, sealer, changes, &mut alone);
-        let [job] = alone;
-        job.finish(committed);
+}
+
+/// Writes all of them or none, and has the disk looked after when it fails.
+fn attempt(
+    disk: &Disk,
+    sealer: &Sealer,
+    changes: &Changes,
+    jobs: &mut [Box<dyn Job>],
+) -> Result<(), StoreError> {
+    let committed = commit(&*disk.writable()?, sealer, changes, jobs);
+    match &committed {
+        Ok(()) => disk.succeeded(),
+        Err(StoreError::Unreadable) => {}
+        Err(error @ StoreError::Unavailable(_)) => disk.failed(error),
     }
+    committed
 }
 
 fn commit(

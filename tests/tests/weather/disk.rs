@@ -1,0 +1,99 @@
+//! A disk that takes no more, and one that fails once.
+
+use tests::{Registration, Setup, Stack, Tokens};
+
+use crate::sky::{Sky, SmallDisk, ana, until_ready_is};
+
+/// Whether the access token opens the MCP endpoint.
+async fn opens(stack: &Stack, tokens: &Tokens) -> bool {
+    let answer = stack.http.post(&stack.mcp_url).bearer_auth(&tokens.access_token).send().await.unwrap();
+    assert!([200, 401].contains(&answer.status().as_u16()), "{answer:?}");
+    answer.status() == 200
+}
+
+/// The status of a revocation.
+async fn revoke(stack: &Stack, client: &Registration, tokens: &Tokens) -> u16 {
+    let form = [("token", &tokens.refresh_token), ("client_id", &client.client_id)];
+    stack.http.post(stack.endpoint("revoke")).form(&form).send().await.unwrap().status().as_u16()
+}
+
+/// Before: two people's grants, one of them revoked. Returns what has to be so afterwards.
+async fn grants(stack: &Stack) -> ((Registration, Tokens), (Registration, Tokens)) {
+    let person = ana();
+    let kept = stack.log_in_as(&person, &stack.mcp_url).await.unwrap();
+    let revoked = stack.log_in_as(&person, &stack.mcp_url).await.unwrap();
+    assert_eq!(revoke(stack, &revoked.0, &revoked.1).await, 200);
+    assert!(opens(stack, &kept.1).await && !opens(stack, &revoked.1).await);
+    (kept, revoked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_when_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::of(6 * 1024, place.path(), "weather::disk::a_full_disk") else { return };
+    let upstream = tests::upstream::Upstream::start().await;
+    let setup = Setup::as_shipped()
+        .in_front_of(upstream.port)
+        .auth_setting("DATA_DIR", disk.place().to_str().unwrap());
+    let mut stack = setup.start().await;
+    let (kept, revoked) = grants(&stack).await;
+
+    disk.fill();
+    let told = until_ready_is(&stack, 503).await;
+    assert!(told.body.contains("No space left on device"), "{}", told.body);
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a full disk");
+    assert_eq!(
+        revoke(&stack, &kept.0, &kept.1).await,
+        503,
+        "a revocation is acknowledged that cannot be kept"
+    );
+    assert!(opens(&stack, &kept.1).await, "what can be read is answered");
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
+    assert!(
+        stack
+            .log_of("auth-service")
+            .contains("no user, client or token can be disabled or revoked until it can")
+    );
+    let disabled = stack.try_operator(&["user", "disable", "ana"]).unwrap_err();
+    assert!(disabled.contains("No space left on device"), "{disabled}");
+
+    disk.free();
+    until_ready_is(&stack, 200).await;
+    assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 0"));
+    stack.register_as("Newcomer").await.unwrap();
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    assert_eq!(revoke(&stack, &kept.0, &kept.1).await, 200);
+    assert!(!opens(&stack, &kept.1).await);
+
+    stack.kill_auth_service();
+    stack.start_auth_service().await;
+    assert!(!opens(&stack, &revoked.1).await && !opens(&stack, &kept.1).await, "a revoked token opens again");
+    stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_fails_once_loses_nothing_acknowledged_and_is_over_by_itself() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let mut stack = sky.over(Setup::as_shipped().in_front_of(upstream.port)).start().await;
+    let (kept, revoked) = grants(&stack).await;
+
+    for round in 0..3 {
+        sky.fail_syncs(1);
+        assert!(
+            stack.register_as(&format!("Unlucky {round}")).await.is_err(),
+            "a client is registered that is not on disk"
+        );
+        assert_eq!(sky.syncs_to_fail(), 0, "the sync that was to fail has failed");
+        until_ready_is(&stack, 200).await;
+        assert!(opens(&stack, &kept.1).await, "round {round}");
+        assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again in round {round}");
+        stack.register_as(&format!("Lucky {round}")).await.unwrap();
+    }
+    stack.kill_auth_service();
+    stack.start_auth_service().await;
+    assert!(opens(&stack, &kept.1).await);
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    stack.refresh(&kept.0, &kept.1.refresh_token).await.unwrap();
+}

@@ -1,0 +1,126 @@
+//! What makes the weather: a small file system, a disk that fails to sync, a clock that is wrong.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tests::browser::Person;
+use tests::setup::ACCOUNT;
+use tests::{Answer, Setup, Stack};
+
+/// Long enough for whatever is to come by itself within ten seconds, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A library that is loaded into auth-service, and the files that say what it does there.
+pub(crate) struct Sky {
+    directory: TempDir,
+}
+
+impl Sky {
+    /// Compiles the library.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("mcp-gate-weather-").tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weather/shim.c");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(directory.path().join("weather.so"))
+            .arg(source)
+            .arg("-ldl")
+            .status()
+            .unwrap();
+        assert!(compiled.success(), "the shim does not compile");
+        Self { directory }
+    }
+
+    /// Settings under which auth-service lives below this sky.
+    pub(crate) fn over(&self, setup: Setup) -> Setup {
+        let at = self.directory.path();
+        setup
+            .auth_setting("LD_PRELOAD", at.join("weather.so").to_str().unwrap())
+            .auth_setting("WEATHER", at.to_str().unwrap())
+    }
+
+    /// So many syncs fail from now on.
+    pub(crate) fn fail_syncs(&self, times: usize) {
+        fs::write(self.directory.path().join("fail-sync"), vec![b'.'; times]).unwrap();
+    }
+
+    /// How many syncs are still to fail.
+    pub(crate) fn syncs_to_fail(&self) -> u64 {
+        fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
+    }
+}
+
+/// A file system of its own, which only root can make.
+pub(crate) struct SmallDisk {
+    place: PathBuf,
+}
+
+impl SmallDisk {
+    /// One of so many KiB in `directory`; nothing, and a word about it, where it cannot be made.
+    pub(crate) fn of(kibibytes: u32, directory: &Path, test: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            let line = format!("SKIPPED {test}: only root can mount a small file system\n");
+            // Not eprintln, which the test runner keeps to itself.
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return None;
+        }
+        let place = directory.join("disk");
+        fs::create_dir_all(&place).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kibibytes}k"), "tmpfs"])
+            .arg(&place)
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "a file system in memory cannot be mounted");
+        Some(Self { place })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// Takes all the room there is left.
+    pub(crate) fn fill(&self) {
+        let mut file = fs::File::options().create(true).append(true).open(self.place.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    /// Gives that room back.
+    pub(crate) fn free(&self) {
+        fs::remove_file(self.place.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whatever still uses it keeps it until it ends.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
+    }
+}
+
+/// What `/ready` says once it says `status`.
+pub(crate) async fn until_ready_is(stack: &Stack, status: u16) -> Answer {
+    let mut last = None;
+    let asked = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let answer = stack.ready().await;
+            if answer.status == status {
+                return answer;
+            }
+            last = Some(answer);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    asked.unwrap_or_else(|_| panic!("/ready does not become {status}: {last:?}\n{}", stack.logs()))
+}
+
+/// Who has the account of every stack.
+pub(crate) fn ana() -> Person {
+    Person::new(ACCOUNT.0, ACCOUNT.1)
+}
