@@ -84,6 +84,7 @@ pub fn listen(
     metrics: PrometheusHandle,
 ) -> Result<Servers, ListenError> {
     let Listeners { public, edge, edge_grpc, ops, workers } = listeners;
+    let connecting = state.clone();
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
     let public_server = HttpServer::new(move || {
@@ -97,6 +98,7 @@ pub fn listen(
     })
     .workers(workers.get())
     .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
+    .on_connect(move |stream, extensions| connections::await_head(stream, extensions, &connecting))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     // The server times only the first head of a connection. Kept open, it could be held by half of a second one.

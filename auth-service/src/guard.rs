@@ -10,3 +10,4 @@ pub mod log_rate;
 pub mod login_rate;
 pub mod push_rate;
 pub mod registration_rate;
+pub mod waiting;

@@ -19,6 +19,7 @@ use crate::guard::in_flight::InFlight;
 use crate::guard::login_rate::LoginRate;
 use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
+use crate::guard::waiting::Waiting;
 use crate::identity::password::{HashingError, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
@@ -29,6 +30,11 @@ use crate::store::Store;
 
 /// Requests of one address at a time. A hosted client serves many users from few addresses; requests take milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
+/// Requests whose body is waited for, of one address and of all. Hosted clients send a body together with its head, so one that is
+/// waited for is rare, and all of these are a quarter of the connections.
+const BODIES_AWAITED: (usize, usize) = (32, 256);
+/// Connections whose request head is waited for, of one address and of all: half of the connections. A proxy sends whole heads.
+const HEADS_AWAITED: (usize, usize) = (64, 512);
 
 /// Settings, store, keys, and the sources of time and randomness.
 pub struct AppState {
@@ -56,6 +62,10 @@ pub struct AppState {
     pub assertion_rate: PushRate,
     /// Limits how many requests of one address are under way at the public listener.
     pub requests: InFlight,
+    /// Limits how many bodies are waited for at the public listener.
+    pub bodies: Waiting,
+    /// Limits how many request heads are waited for at the public listener, of peers that are no trusted proxy.
+    pub heads: Waiting,
     /// Limits how fast passwords may be guessed.
     pub login_rate: LoginRate,
     /// Who tokens are.
@@ -114,6 +124,8 @@ impl AppState {
             push_rate: PushRate::default(),
             assertion_rate: PushRate::default(),
             requests: InFlight::new(REQUESTS_AT_ONCE),
+            bodies: Waiting::new(BODIES_AWAITED.0, BODIES_AWAITED.1),
+            heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
             facts: FactsCache::new(config.storage.facts),
             policy: Arc::new(policy),
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),

@@ -37,6 +37,7 @@ mod it {
     mod queries;
     mod register;
     mod scopes;
+    mod slow_senders;
     mod store_away;
     mod token;
     mod unknown_documents;

@@ -1,5 +1,8 @@
 //! What one request and one address may take of the public listener, before any handler sees the request.
 
+use std::net::IpAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -8,7 +11,7 @@ use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut, Data};
 use actix_web::{Error, HttpMessage};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, poll};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
@@ -17,6 +20,7 @@ use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
 use crate::state::AppState;
 
 use super::browsers;
+use super::connections;
 use super::unread::holding;
 
 /// How long a body may take. The largest is 16 kB, so this is a floor on its speed, too.
@@ -35,6 +39,7 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let Some(state) = request.app_data::<Data<AppState>>().cloned() else {
         return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
     };
+    connections::note_head(request.request());
     let address =
         client_address::of(request.request(), |address| state.config.trusted_edge.is_known(address));
     let Ok(place) = state.requests.enter(address) else {
@@ -44,7 +49,7 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
         return Ok(refuse(request, Unheard::LongQuery, &state));
     }
     let mut payload = request.take_payload();
-    match whole_body(&mut payload).await {
+    match awaited_body(&mut payload, address, &state).await {
         Ok(body) => request.set_payload(Payload::from(body)),
         Err(unheard) => {
             request.set_payload(payload);
@@ -78,6 +83,25 @@ fn hashes(request: &ServiceRequest) -> bool {
     // As the routes see it: the path that was sent can be spelt in many ways.
     let path = request.match_info().as_str();
     request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
+}
+
+/// The body, for which others do not have to wait: who sends slowly has few places, and gives one up to who needs it.
+async fn awaited_body(
+    payload: &mut Payload,
+    address: Option<IpAddr>,
+    state: &AppState,
+) -> Result<Bytes, Unheard> {
+    let mut body = pin!(whole_body(payload));
+    // One that is there takes no place.
+    if let Poll::Ready(body) = poll!(body.as_mut()) {
+        return body;
+    }
+    let mut wait = state.bodies.enter(address);
+    tokio::select! {
+        biased;
+        body = body => body,
+        () = wait.given_up() => Err(Unheard::Slow),
+    }
 }
 
 async fn whole_body(payload: &mut Payload) -> Result<Bytes, Unheard> {

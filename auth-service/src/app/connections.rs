@@ -12,14 +12,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::Request;
+use actix_web::HttpRequest;
 use actix_web::dev::Extensions;
 use actix_web::rt::task::JoinHandle;
+use actix_web::web::Data;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::state::AppState;
 
 /// Bytes of what a client of HTTP/2 sends first (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -88,6 +92,46 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> TcpConnectInfo {
         self.stream.connect_info()
+    }
+}
+
+/// Waits for the head of a connection's request, until one of them drops it.
+struct AwaitedHead(Cell<Option<JoinHandle<()>>>);
+
+impl Drop for AwaitedHead {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0.take() {
+            waiter.abort();
+        }
+    }
+}
+
+/// Closes the connection of a peer that has too many without a request's head, when another needs its place. For
+/// `HttpServer::on_connect`.
+pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, state: &Data<AppState>) {
+    let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
+    let Ok(peer) = stream.peer_addr() else { return };
+    let address = peer.ip().to_canonical();
+    if state.config.trusted_edge.is_known(address) {
+        return;
+    }
+    let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
+        tracing::error!("a connection cannot be watched");
+        return;
+    };
+    let mut wait = state.heads.enter(Some(address));
+    let waiter = actix_web::rt::spawn(async move {
+        wait.given_up().await;
+        // The other side may have closed it in the same moment.
+        let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
+    });
+    extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
+}
+
+/// Notes that a head is there.
+pub(super) fn note_head(request: &HttpRequest) {
+    if let Some(waiter) = request.conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
+        waiter.abort();
     }
 }
 

@@ -1,0 +1,166 @@
+//! How many senders may be waited for at a time: an address has a share of the places, and who needs one more takes the place of
+//! whoever has been waited for longest.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::client_address::network;
+
+type Key = Option<IpAddr>;
+
+/// See the module's text. Nobody is refused: what is awaited of an honest sender comes in a moment, so whoever has been waited for
+/// longest is the least likely to be one.
+pub struct Waiting {
+    share: usize,
+    all: usize,
+    queues: Arc<Mutex<Queues>>,
+}
+
+/// Those that are waited for, by address, and the oldest of each address first.
+#[derive(Default)]
+struct Queues {
+    by_address: HashMap<Key, BTreeMap<u64, oneshot::Sender<()>>>,
+    /// How many there are.
+    count: usize,
+    /// Numbers them in the order in which they came.
+    next: u64,
+}
+
+/// One that is waited for, until this is dropped.
+pub struct Wait {
+    key: Key,
+    number: u64,
+    given_up: oneshot::Receiver<()>,
+    queues: Arc<Mutex<Queues>>,
+}
+
+impl Waiting {
+    /// At most `share` of one address, and `all` together.
+    pub fn new(share: usize, all: usize) -> Self {
+        Self { share, all, queues: Arc::default() }
+    }
+
+    /// Waits for one more. When the address has no place left, its oldest is given up; when there is none at all, the oldest of
+    /// the address that has most.
+    pub fn enter(&self, address: Key) -> Wait {
+        let key = address.map(network);
+        let (notice, given_up) = oneshot::channel();
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = queues.next;
+        queues.next += 1;
+        queues.count += 1;
+        let queue = queues.by_address.entry(key).or_default();
+        queue.insert(number, notice);
+        if queue.len() > self.share {
+            queues.give_up_oldest(key);
+        } else if queues.count > self.all
+            && let Some(most) = queues.fullest()
+        {
+            queues.give_up_oldest(most);
+        }
+        Wait { key, number, given_up, queues: Arc::clone(&self.queues) }
+    }
+
+    /// How many are waited for.
+    pub fn count(&self) -> usize {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+}
+
+impl Queues {
+    /// The address that has most; of several, the one that has been waited for longest.
+    fn fullest(&self) -> Option<Key> {
+        let first = |queue: &BTreeMap<u64, _>| queue.keys().next().copied();
+        let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), Reverse(first(queue))));
+        fullest.map(|(key, _)| *key)
+    }
+
+    fn give_up_oldest(&mut self, key: Key) {
+        if let Some((number, notice)) = self.by_address.get_mut(&key).and_then(BTreeMap::pop_first) {
+            self.count -= 1;
+            tracing::debug!(number, "a sender is not waited for any longer: others need its place");
+            // Who waits for it may have just heard from it.
+            let _ = notice.send(());
+        }
+    }
+
+    fn leave(&mut self, key: Key, number: u64) {
+        let Some(queue) = self.by_address.get_mut(&key) else { return };
+        if queue.remove(&number).is_some() {
+            self.count -= 1;
+        }
+        if queue.is_empty() {
+            self.by_address.remove(&key);
+        }
+    }
+}
+
+impl Wait {
+    /// Comes to its end when another has taken the place.
+    pub async fn given_up(&mut self) {
+        let _ = (&mut self.given_up).await;
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).leave(self.key, self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u8) -> Key {
+        Some(IpAddr::from([198, 51, 100, n]))
+    }
+
+    fn is_given_up(wait: &mut Wait) -> bool {
+        wait.given_up.try_recv().is_ok()
+    }
+
+    fn how_many_are_given_up(waits: &mut [Wait]) -> usize {
+        waits.iter_mut().map(is_given_up).filter(|given_up| *given_up).count()
+    }
+
+    #[test]
+    fn a100_an_address_that_has_its_share_gives_up_its_own_oldest() {
+        let waiting = Waiting::new(3, 100);
+        let mut other = waiting.enter(address(2));
+        let mut waits: Vec<_> = (0..4).map(|_| waiting.enter(address(1))).collect();
+        assert!(is_given_up(&mut waits[0]));
+        assert!(!is_given_up(&mut other));
+        assert_eq!(how_many_are_given_up(&mut waits[1..]), 0);
+        assert_eq!(waiting.count(), 4);
+    }
+
+    #[test]
+    fn a100_without_a_place_the_address_that_has_most_gives_up_its_oldest() {
+        let waiting = Waiting::new(3, 5);
+        let mut few: Vec<_> = (0..2).map(|_| waiting.enter(address(2))).collect();
+        let mut most: Vec<_> = (0..3).map(|_| waiting.enter(address(1))).collect();
+        let mut newcomer = waiting.enter(address(3));
+        assert!(is_given_up(&mut most[0]));
+        assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
+        // Two and two: the one that has been waited for longest.
+        let mut another = waiting.enter(address(4));
+        assert!(is_given_up(&mut few[0]));
+        assert!(!is_given_up(&mut newcomer) && !is_given_up(&mut another));
+        assert_eq!(waiting.count(), 5);
+    }
+
+    #[test]
+    fn a100_who_was_waited_for_leaves_nothing_behind() {
+        let waiting = Waiting::new(2, 3);
+        let waits: Vec<_> = (0..20).map(|n| waiting.enter(address(n / 4))).collect();
+        assert_eq!(waiting.count(), 3);
+        drop(waits);
+        assert_eq!(waiting.count(), 0);
+        assert!(waiting.queues.lock().unwrap().by_address.is_empty());
+    }
+}

@@ -1,0 +1,97 @@
+//! Attack 100 with patience: senders that each keep to every limit of time, and together take all connections.
+
+use std::net::Ipv4Addr;
+
+use reqwest::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::app::{REDIRECT, TestApp};
+
+/// More than the connections of the public listener (docs/limits.md).
+const FLOOD: usize = 1100;
+const ADDRESSES: usize = 5;
+/// The last of all addresses: no more than the share of each, and more than what waits to be accepted when all connections are taken.
+const LATEST: usize = 150;
+
+/// Connects from an address of this machine.
+async fn connect_from(app: &TestApp, from: Ipv4Addr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(app.public.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
+}
+
+/// Whether the other side has neither answered nor closed the connection.
+fn is_waited_for(stream: &TcpStream) -> bool {
+    stream.try_read(&mut [0; 16]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// Opens the flood; from each connection come `bytes`, after which nothing comes for as long as the test takes.
+async fn flood(
+    app: &TestApp,
+    from: impl Fn(usize) -> Ipv4Addr,
+    bytes: impl Fn(usize) -> String,
+) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for n in 0..FLOOD {
+        let mut stream = connect_from(app, from(n)).await;
+        stream.write_all(bytes(n).as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    streams
+}
+
+/// Others are served while the last of the flood are still waited for: those would have ended if it had taken the end of the flood to
+/// get there. Before each request, each of them sends another byte of the kind `more`.
+async fn assert_others_are_served(app: &TestApp, flood: &mut [TcpStream], more: &[u8]) {
+    let (_, latest) = flood.split_at_mut(FLOOD - LATEST);
+    for n in 0..20 {
+        for stream in &mut *latest {
+            stream.write_all(more).await.expect("the latest are not waited for any longer");
+        }
+        let jwks = app.http.get(format!("{}/jwks", app.public));
+        let answer = jwks.header("x-forwarded-for", format!("203.0.113.{n}")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        app.client_with(&[&format!("{REDIRECT}/{n}")]).await;
+    }
+    assert_eq!(latest.iter().filter(|stream| is_waited_for(stream)).count(), LATEST);
+}
+
+#[actix_web::test]
+async fn a100_bodies_that_come_slowly_take_no_connection_from_others() {
+    let app = TestApp::start().await;
+    let bytes = |n| {
+        format!(
+            "POST /token HTTP/1.1\r\nHost: auth.example\r\nX-Forwarded-For: 198.51.100.{}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 16000\r\n\r\na",
+            n % ADDRESSES
+        )
+    };
+    let mut flood = flood(&app, |_| Ipv4Addr::LOCALHOST, bytes).await;
+    assert_others_are_served(&app, &mut flood, b"a").await;
+}
+
+#[actix_web::test]
+async fn a100_heads_that_come_slowly_take_no_connection_from_others() {
+    let app = TestApp::start_with(&[("TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let from = |n: usize| Ipv4Addr::new(127, 0, 1, u8::try_from(n % ADDRESSES).unwrap() + 1);
+    for (bytes, more) in [("", &b""[..]), ("GET /jwks HTTP/1.1\r\nHost: auth", b"a")] {
+        let mut flood = flood(&app, from, |_| bytes.to_owned()).await;
+        assert_others_are_served(&app, &mut flood, more).await;
+    }
+}
+
+#[actix_web::test]
+async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
+    let app = TestApp::start().await;
+    let head = "POST /token HTTP/1.1\r\nHost: auth.example\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                Content-Length: 9000\r\n\r\na";
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        let mut stream = connect_from(&app, Ipv4Addr::LOCALHOST).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    app.client().await;
+    assert!(is_waited_for(&slow[39]));
+}
