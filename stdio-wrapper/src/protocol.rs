@@ -3,6 +3,7 @@
 //! Everything here is pure. A message is never turned into a tree and printed again: the parser notes where the envelope
 //! keys stand, and rewriting cuts the original bytes at those places, so what we do not know survives as it was.
 
+mod advice;
 mod depth;
 mod digits;
 mod edit;
@@ -20,11 +21,12 @@ mod text;
 mod tidy;
 mod version;
 
+pub use advice::advice;
 pub use depth::{MAX_DEPTH, is_too_deep};
 pub use digits::{MAX_DIGITS, has_endless_number};
-pub use edit::Members;
+pub use edit::{Members, add_member, edit_members};
 pub use envelope::{BadItem, Body, Kind, Malformed, Message, Span, parse_body, parse_line};
-pub use error::{Code, error_message, error_with_data};
+pub use error::{Code, error_message, error_with_data, error_words};
 pub use ids::{own_number, same_id};
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};

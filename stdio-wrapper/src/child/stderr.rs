@@ -145,6 +145,9 @@ pub enum Pass {
     No,
 }
 
+/// Time in which the lines are counted together.
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
+
 /// At most `rate` a second, counted in windows of one second.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -162,7 +165,7 @@ impl RateLimit {
 
     /// Asks for one.
     pub fn take(&mut self, now: Instant) -> Pass {
-        if now.duration_since(self.window) >= Duration::from_secs(1) {
+        if now.duration_since(self.window) >= WINDOW {
             self.window = now;
             self.used = 0;
         }
@@ -172,6 +175,12 @@ impl RateLimit {
         }
         self.used += 1;
         Pass::Yes { suppressed: std::mem::take(&mut self.suppressed) }
+    }
+
+    /// How many were refused and not reported since, once the window is over in which that was.
+    pub fn left_out(&mut self, now: Instant) -> u64 {
+        let is_over = now.duration_since(self.window) >= WINDOW;
+        if is_over { std::mem::take(&mut self.suppressed) } else { 0 }
     }
 }
 
@@ -187,6 +196,11 @@ mod tests {
         assert_eq!(log.take(start), Pass::Yes { suppressed: 0 });
         assert_eq!(log.take(start), Pass::No);
         assert_eq!(log.take(start), Pass::No);
+        assert_eq!(log.left_out(start), 0);
         assert_eq!(log.take(start + Duration::from_secs(1)), Pass::Yes { suppressed: 2 });
+        let later = start + Duration::from_secs(1);
+        assert_eq!((log.take(later), log.take(later)), (Pass::Yes { suppressed: 0 }, Pass::No));
+        let end = start + Duration::from_secs(2);
+        assert_eq!((log.left_out(end), log.left_out(end)), (1, 0), "though no line follows");
     }
 }

@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
 use super::answer::body_of;
+use super::gone::Gone;
 use super::guard::RequestHeaders;
 use super::head::Received;
 use super::post::permit;
@@ -17,26 +18,43 @@ use crate::identity::Caller;
 use crate::legacy::OpenError;
 use crate::modern::{self, CallError, Fault, Fields, Request, completion};
 use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_line};
-use crate::stream::{First, Stream};
+use crate::stream::{Consumer, First, Stream};
 use crate::translate::Refused;
 
-pub(super) async fn handle(
+/// A request that its child has, or the translation.
+pub(super) struct Started {
+    received: Received,
+    stream: Arc<Stream>,
+    consumer: Consumer,
+    /// What stands for the client's interest, and its place among the principal's requests.
+    guard: (Box<dyn std::any::Any>, modern::Place),
+    /// What the stream ends with when the caller's token has.
+    farewell: Text,
+}
+
+/// Sends a message to the child, and watches whether the client goes. `None`: it wants no answer.
+pub(super) async fn start(
     http: &HttpRequest,
     endpoint: &Endpoint,
     caller: &Caller,
     message: &Message<'_>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<Option<(Started, Gone)>, Problem> {
     let id = match &message.kind {
         Kind::Request { id, .. } => message.at(id),
         // Nothing defines what a notification would do here, and cancelling by a client's id could hit somebody else's
         // request: taken and dropped.
-        Kind::Notification { .. } => return Ok(HttpResponse::Accepted().finish()),
+        Kind::Notification { .. } => return Ok(None),
         Kind::Response { .. } => {
             return Err(Problem::bad_request("A client of this revision sends no responses."));
         }
     };
-    let answered = request(http, endpoint, caller, message).await;
-    answered.map_err(|problem| problem.with_id(id))
+    let mut gone = gone::watch(http);
+    let started = tokio::select! {
+        started = request(http, endpoint, caller, message) => started,
+        () = &mut gone => Err(client_has_gone()),
+    };
+    let started = started.map_err(|problem| problem.with_id(id))?;
+    Ok(Some((started, gone)))
 }
 
 async fn request(
@@ -44,7 +62,7 @@ async fn request(
     endpoint: &Endpoint,
     caller: &Caller,
     message: &Message<'_>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<Started, Problem> {
     let received = Received::now();
     let fields = RequestHeaders::new(http).fields();
     let request = modern::check(message, &fields)?;
@@ -54,8 +72,19 @@ async fn request(
     let stream = endpoint.modern.stream();
     // Connected before anything is sent, so that nothing is lost.
     let consumer = stream.connect();
-    let guard = start(endpoint, caller, &request, &fields, &place, &stream).await?;
-    let guard = (guard, place);
+    let interest = hand_over(endpoint, caller, &request, &fields, &place, &stream).await?;
+    let farewell = farewell(&request);
+    Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
+}
+
+/// The response, once it is known how it begins.
+pub(super) async fn respond(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    started: Started,
+    mut gone: Gone,
+) -> Result<HttpResponse, Problem> {
+    let Started { received, stream, consumer, guard, farewell } = started;
     let decided = async {
         loop {
             match stream.first() {
@@ -71,22 +100,25 @@ async fn request(
                 return Ok(json(answers));
             }
         }
-        () = gone::watch(http) => {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone."));
-        }
+        () = &mut gone => return Err(client_has_gone()),
     }
     received.before_events().await;
     let options = events::Options {
         until: endpoint.until(caller),
-        farewell: Some(farewell(&request)),
-        gone: Some(gone::watch(http)),
+        farewell: Some(farewell),
+        gone: Some(gone),
         ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
 }
 
+/// Nobody reads this.
+fn client_has_gone() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone.")
+}
+
 /// Hands the request to the child, or to the translation. What it gives stands for the client's interest.
-async fn start(
+async fn hand_over(
     endpoint: &Endpoint,
     caller: &Caller,
     request: &Request<'_>,
@@ -176,6 +208,9 @@ impl From<Refused> for Problem {
                 let message = Refused::Busy.to_string();
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
                     .with_header(header::RETRY_AFTER, "5")
+            }
+            Refused::AllWait(patience) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message).retry_after(patience)
             }
             Refused::Open(error) => error.into(),
             Refused::Fault(fault) => fault.into(),

@@ -46,16 +46,18 @@ pub(super) async fn handle(
     };
     let reply = match parsed {
         Body::Single(message) => match modern::era(&message, headers.version())? {
-            Era::Modern => {
-                return super::modern::handle(request, endpoint, &caller, &message).await;
-            }
+            Era::Modern => match super::modern::start(request, endpoint, &caller, &message).await? {
+                Some((started, gone)) => Reply::Modern(started, gone),
+                None => Reply::Done(HttpResponse::Accepted().finish()),
+            },
             Era::Legacy => single(request, endpoint, &caller, &message).await?,
         },
         Body::Batch(items) => batch(request, endpoint, &caller, items).await?,
     };
     // The child has it, so nobody else has to wait for its memory.
-    drop(body);
+    drop((body, tidied));
     Ok(match reply {
+        Reply::Modern(started, gone) => super::modern::respond(endpoint, &caller, started, gone).await?,
         Reply::Done(response) => response,
         Reply::Wait(session, consumer, form) => {
             answer::wait(request, endpoint, &session, consumer, form, endpoint.until(&caller)).await
@@ -66,6 +68,8 @@ pub(super) async fn handle(
 /// How far the answer to a POST is.
 enum Reply {
     Done(HttpResponse),
+    /// It comes on a stream of its own.
+    Modern(super::modern::Started, super::gone::Gone),
     /// It comes from the session's child.
     Wait(Arc<Session>, Consumer, Form),
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::session::Session;
 use super::unsettled::Unsettled;
 use crate::budget::Budget;
-use crate::child::{Child, Framing, Launcher, Numbers, Outbox, Pass, RateLimit, Width};
+use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
@@ -25,8 +25,6 @@ const MAX_RETIRED: usize = 64;
 
 /// How long a message may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Lines about one child that are logged per second, of those that it or its clients can cause without end.
-const JUNK_RATE: u32 = 5;
 
 /// Who may get messages that name no request.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ pub(super) struct Link {
     /// Memory for answers that wait for their readers.
     pub(super) answers: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
-    junk_log: Mutex<RateLimit>,
+    pub(super) log: LineLog,
     /// Several callers use it, so a doubtful message may be another one's than it seems.
     is_common: AtomicBool,
     state: Mutex<State>,
@@ -178,6 +176,7 @@ impl Link {
         let is_common = matches!(audience, Audience::Nobody);
         let width = if is_common { Width::Long } else { Width::Short };
         let numbers = launcher.numbers(width);
+        let log = LineLog::new(child.number);
         Self {
             child,
             outbox,
@@ -186,7 +185,7 @@ impl Link {
             metrics,
             answers,
             launcher,
-            junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
+            log,
             is_common: AtomicBool::new(is_common),
             state: Mutex::new(State {
                 numbers,
@@ -385,6 +384,7 @@ impl Link {
 
     /// Fails what has waited too long and tells the child. Returns whether `initialize` was among it.
     pub(super) fn expire(&self, now: Instant) -> bool {
+        self.log.tell(now);
         let late = self.state().abandon(|pending| {
             let is_over = now >= pending.started + pending.timeout * MAX_EXTENSIONS;
             is_over || (now >= pending.deadline && !pending.is_excused(now))
@@ -421,12 +421,6 @@ impl Link {
     /// Whether it ever has.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
-    }
-
-    /// Whether one more junk line may be logged.
-    pub(super) fn may_log_junk(&self) -> bool {
-        let mut log = self.junk_log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.take(Instant::now()) != Pass::No
     }
 
     /// Whether the child is gone.

@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
     peek_progress, relay, rewrite, tidy, without_lone_surrogates,
 };
@@ -45,16 +45,19 @@ impl Frames for Routes {
 impl Routes {
     async fn line(&mut self, line: Bytes) {
         let line = without_lone_surrogates(line);
-        let why = match parse_line(&line) {
+        let error = match parse_line(&line) {
             Ok(message) => {
                 self.salvage.reset();
                 return dispatch(&self.link, &line, &message).await;
             }
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
-        match self.salvage.read(&line, self.link.accepts_prefixed()) {
+        let was_open = self.salvage.is_open();
+        let found = self.salvage.read(&line, self.link.accepts_prefixed());
+        let why = advice(&line, &error, was_open || self.salvage.is_open());
+        match found {
             Salvaged::Messages(messages) => {
-                log_line(&self.link, &line, &why, "a line of the child was put right");
+                self.link.log.line(&line, &why, "a line of the child was put right");
                 for text in messages {
                     let text = without_lone_surrogates(text);
                     if let Ok(message) = parse_line(&text) {
@@ -89,26 +92,12 @@ pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decod
 
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
-    log_line(link, text, why, "a line on the child's standard output is no MCP message and was skipped");
-}
-
-fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
-    // A flood of junk must not become a flood of log lines.
-    if link.may_log_junk() {
-        let shown = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default()).into_owned();
-        tracing::warn!(child = link.child.number, line = shown, why, "{what}");
-    }
+    link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
 }
 
 fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
-    if link.may_log_junk() {
-        tracing::warn!(
-            child = link.child.number,
-            length,
-            "a message of the child is over MAX_LINE and was dropped"
-        );
-    }
+    link.log.oversized(length);
     if let Some(message) = outline.unreadable() {
         let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
@@ -130,12 +119,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
             }
         }
         Unreadable::Request(id) if owner(link).is_some_and(|session| asks(&session, &id)) => {
-            log_line(
-                link,
-                &id,
-                why,
-                "an unreadable request of the child has the id of a question that waits",
-            );
+            link.log.line(&id, why, "an unreadable request of the child has the id of a question that waits");
         }
         Unreadable::Request(id) => {
             let text = error_message(
@@ -191,12 +175,11 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     let sole = if is_about_a_request(message) { link.sole(About::Anything) } else { None };
     let Some(pending) = sole.and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
-        log_line(link, text, why, "an error of the child without an id was dropped");
+        link.log.line(text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
     let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
-    log_line(
-        link,
+    link.log.line(
         message.text.as_bytes(),
         "it has no id",
         "an error of the child was given to the only request that waits",
@@ -219,7 +202,7 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            log_line(link, text, "nothing was asked under its id", "an answer of the child was dropped");
+            link.log.line(text, "nothing was asked under its id", "an answer of the child was dropped");
         }
         return drop_message(link, "an answer that nobody waits for");
     };
@@ -235,7 +218,7 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
     }
     let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
     if let Some(fault) = fault {
-        log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
+        link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
     }
     room(link, &stream).await;
     let patience = match link.audience {
@@ -359,10 +342,7 @@ async fn room(link: &Link, stream: &Arc<Stream>) {
     };
     if tokio::time::timeout(patience, wait).await.is_err() {
         link.metrics.streams_cut_total.add();
-        if link.may_log_junk() {
-            let (child, stream) = (link.child.number, stream.id);
-            tracing::warn!(child, stream, "a client does not read its stream, so it is disconnected");
-        }
+        link.log.client_does_not_read(stream.id);
         stream.cut();
     }
 }

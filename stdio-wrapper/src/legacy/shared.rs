@@ -13,7 +13,7 @@ use super::sessions::Settings;
 use crate::child::{Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
-    Code, Kind, Message, Span, Text, Version, error_message, parse_line, peek_requested_version,
+    Code, Kind, Message, Span, Text, Version, error_message, error_words, parse_line, peek_requested_version,
 };
 use crate::stream::{First, Stream};
 
@@ -214,7 +214,11 @@ impl SharedChildren {
         let parsed = parse_line(&answer).map_err(|error| failure(error.to_string()))?;
         match (&parsed.result, greeter.version()) {
             (Some(result), Some(version)) => Ok((Arc::from(parsed.at(result)), version)),
-            _ => Err(failure("The MCP server refused initialize, or ended before it answered.".to_owned())),
+            _ => Err(failure(match error_words(&parsed) {
+                Some(words) => format!("initialize failed: {words}"),
+                None => "The MCP server's answer to initialize names no protocol version that is known here."
+                    .to_owned(),
+            })),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::pending::Waits;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
+    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
     without_lone_surrogates,
 };
@@ -42,18 +42,21 @@ impl Frames for Routes {
 impl Routes {
     fn line(&mut self, line: Bytes) {
         let line = without_lone_surrogates(line);
-        let why = match parse_line(&line) {
+        let error = match parse_line(&line) {
             Ok(message) => {
                 self.salvage.reset();
                 return dispatch(&self.link, &line, &message);
             }
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
         // The child serves many clients: once it has got something, a line may show what one of them has sent.
         let accepts_prefixed = !self.link.has_answered();
-        match self.salvage.read(&line, accepts_prefixed) {
+        let was_open = self.salvage.is_open();
+        let found = self.salvage.read(&line, accepts_prefixed);
+        let why = advice(&line, &error, was_open || self.salvage.is_open());
+        match found {
             Salvaged::Messages(messages) => {
-                log_line(&self.link, &line, &why, "a line of the child was put right");
+                self.link.log.line(&line, &why, "a line of the child was put right");
                 for text in messages.into_iter().map(without_lone_surrogates) {
                     if let Ok(message) = parse_line(&text) {
                         dispatch(&self.link, &text, &message);
@@ -83,25 +86,12 @@ pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decod
 
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
-    log_line(link, text, why, "a line on the child's standard output is no MCP message and was skipped");
-}
-
-fn log_line(link: &Link, text: &[u8], why: &str, what: &str) {
-    if link.may_log_junk() {
-        let shown = String::from_utf8_lossy(text.get(..text.len().min(200)).unwrap_or_default()).into_owned();
-        tracing::warn!(child = link.child.number, line = shown, why, "{what}");
-    }
+    link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
 }
 
 fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     link.metrics.child_oversized_lines_total.add();
-    if link.may_log_junk() {
-        tracing::warn!(
-            child = link.child.number,
-            length,
-            "a message of the child is over MAX_LINE and was dropped"
-        );
-    }
+    link.log.oversized(length);
     if let Some(message) = outline.unreadable() {
         let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
         unreadable(link, message, &why);
@@ -139,7 +129,7 @@ fn doubt(link: &Arc<Link>, number: u64, why: &str) {
 /// it is sent for does not wait.
 fn forbidden_request(link: &Link, id: &[u8]) {
     let why = "the protocol forbids requests from the server";
-    log_line(link, id, why, "a modern child sent a request under this id, which was refused");
+    link.log.line(id, why, "a modern child sent a request under this id, which was refused");
     let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
     let text = error_message(Some(id), Code::MethodNotFound, why);
     link.say(&String::from_utf8_lossy(&text));
@@ -175,11 +165,11 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
-        log_line(link, text, why, "an error of the child without an id was dropped");
+        link.log.line(text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
     let what = "an error of the child was given to the only request that waits";
-    log_line(link, message.text.as_bytes(), "it has no id", what);
+    link.log.line(message.text.as_bytes(), "it has no id", what);
     link.metrics.requests_failed_total.add();
     let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
     pending.fail(&format!("The MCP server did not understand the request: {shown}"));
@@ -191,7 +181,7 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            log_line(link, text, "nothing was asked under its id", "an answer of the child was dropped");
+            link.log.line(text, "nothing was asked under its id", "an answer of the child was dropped");
         }
         return drop_message(link, "an answer that nobody waits for");
     };
@@ -200,7 +190,7 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
         None => {
             let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
             if let Some(fault) = fault {
-                log_line(link, text, fault, "an answer of the child is not what MCP prescribes");
+                link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
             }
             data
         }
@@ -286,10 +276,7 @@ fn subscription_in(message: &Message<'_>, within: &str) -> Option<Span> {
 fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
     if !stream.has_room() {
         link.metrics.streams_cut_total.add();
-        if link.may_log_junk() {
-            let child = link.child.number;
-            tracing::warn!(child, "a client does not read its stream, so it is disconnected");
-        }
+        link.log.client_does_not_read(stream.id);
         return stream.cut();
     }
     stream.push(data.into(), false);

@@ -19,13 +19,11 @@ use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
 use crate::budget::Budget;
-use crate::child::{Child, Framing, Launcher, Numbers, Outbox, Pass, RateLimit, Width};
+use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Message, Patch, Span};
 use crate::stream::Stream;
 
-/// Lines about one child that are logged per second, of those that it or its clients can cause without end.
-const JUNK_RATE: u32 = 5;
 /// How long a message of ours may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -42,7 +40,7 @@ pub(super) struct Link {
     pub(super) tools: Tools,
     /// Results that later requests may have as well.
     pub(super) lists: Lists,
-    junk_log: Mutex<RateLimit>,
+    pub(super) log: LineLog,
     numbers: Mutex<Numbers>,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
@@ -91,6 +89,7 @@ impl Link {
         answers: Arc<Budget>,
     ) -> Self {
         let numbers = Mutex::new(launcher.numbers(Width::Long));
+        let log = LineLog::new(child.number);
         Self {
             child,
             outbox,
@@ -100,7 +99,7 @@ impl Link {
             launcher,
             tools: Tools::default(),
             lists: Lists::new(cache),
-            junk_log: Mutex::new(RateLimit::new(JUNK_RATE, Instant::now())),
+            log,
             numbers,
             pending: Mutex::default(),
             has_answered: AtomicBool::new(false),
@@ -261,12 +260,6 @@ impl Link {
     /// Whether it ever has.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
-    }
-
-    /// Whether one more junk line may be logged.
-    pub(super) fn may_log_junk(&self) -> bool {
-        let mut log = self.junk_log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.take(Instant::now()) != Pass::No
     }
 
     /// Whether the child is gone.

@@ -1,7 +1,7 @@
 //! An object whose members are exchanged while the values of the others stay as they were written.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -67,6 +67,60 @@ impl<'a> Members<'a> {
     }
 }
 
+/// An object as it is written, each member kept, exchanged or left out by `edit`, which gets its name and value and gives its
+/// new value; all but the name is JSON text. `None`: the text is no object. A large object costs nothing but its copy.
+pub fn edit_members<'a>(
+    text: &'a str,
+    edit: impl FnMut(&str, &'a str) -> Option<Cow<'a, str>>,
+) -> Option<String> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let out = reader.deserialize_map(Edited { out: String::with_capacity(text.len()), edit }).ok()?;
+    reader.end().is_ok().then_some(out)
+}
+
+/// Adds a member, whose value is JSON text, to an object.
+pub fn add_member(object: &mut String, name: &str, value: &str) {
+    object.truncate(object.trim_end().len());
+    if object.pop() == Some('}') {
+        put_member(object, name, value);
+        object.push('}');
+    }
+}
+
+/// Writes a member at the end of an object that is not closed.
+fn put_member(out: &mut String, name: &str, value: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{}:{value}", serde_json::Value::from(name));
+}
+
+/// Writes an object while it is read.
+struct Edited<F> {
+    out: String,
+    edit: F,
+}
+
+impl<'de, F: FnMut(&str, &'de str) -> Option<Cow<'de, str>>> Visitor<'de> for Edited<F> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<String, M::Error> {
+        self.out.push('{');
+        while let Some((name, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            if let Some(value) = (self.edit)(&name, value.get()) {
+                put_member(&mut self.out, &name, &value);
+            }
+        }
+        self.out.push('}');
+        Ok(self.out)
+    }
+}
+
 impl fmt::Display for Members<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
@@ -113,5 +167,25 @@ mod tests {
         members.set_default("e", "[1 , 2]");
         assert_eq!(members.to_string(), r#"{"b":2,"c":"d","e":[1 , 2]}"#);
         assert!(Members::parse("[]").is_none());
+    }
+
+    #[test]
+    fn an_object_is_edited_while_it_is_read() {
+        let text = r#" { "a" : 1E400, "b":{"x" : [1 , 2]}, "\u0063\n":"d", "e":{} } "#;
+        let edited = edit_members(text, |name, value| match name {
+            "a" => None,
+            "b" => Some("2".into()),
+            _ => Some(value.into()),
+        });
+        let mut edited = edited.unwrap();
+        assert_eq!(edited, r#"{"b":2,"c\n":"d","e":{}}"#);
+        add_member(&mut edited, "f", "[]");
+        assert_eq!(edited, r#"{"b":2,"c\n":"d","e":{},"f":[]}"#);
+        let mut empty = edit_members("{}", |_, value| Some(value.into())).unwrap();
+        add_member(&mut empty, "f", "[]");
+        assert_eq!(empty, r#"{"f":[]}"#);
+        for text in ["[]", "{", "{} {}", "1"] {
+            assert_eq!(edit_members(text, |_, value| Some(value.into())), None, "{text}");
+        }
     }
 }

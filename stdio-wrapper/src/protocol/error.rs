@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+use super::envelope::Message;
+use super::peek::{members, string};
+
 /// Error codes of JSON-RPC 2.0 §5.1 and the ones MCP implementations share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -51,6 +54,15 @@ impl Code {
 /// An error response. `id` is JSON text; without one the answer carries `null` (JSON-RPC 2.0 §5).
 pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
     error_with_data(id, code, message, None)
+}
+
+/// Characters of a child's own words that are repeated.
+const MAX_WORDS: usize = 500;
+
+/// What the error of a response says.
+pub fn error_words(message: &Message<'_>) -> Option<String> {
+    let [words] = members(message.at(message.error.as_ref()?), ["message"]).ok()?;
+    Some(string(words?)?.chars().take(MAX_WORDS).collect())
 }
 
 /// The `error` member of a response, as JSON text.

@@ -47,6 +47,11 @@ impl Salvage {
         self.open = None;
     }
 
+    /// Whether a message goes on over several lines.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Reads a line. `accepts_prefixed`: an answer is looked for behind other text. That is not done with the lines of a child
     /// that serves several callers. What keeps a text from forging an answer is that it cannot name a call: the numbers of
     /// calls are unguessable (`child/numbers.rs`), also those of a session's own child.

@@ -13,7 +13,7 @@ use super::asked::{Asked, Endless};
 use super::given_up::GivenUp;
 use super::group::{Group, Lease, Prompt, Seat, take};
 use super::questions::{Needs, Question};
-use super::results::{LEVELS, error_for_modern};
+use super::results::{LEVELS, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
 use crate::modern::Request;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
@@ -30,8 +30,8 @@ pub(super) struct Job {
     pub(super) method: String,
     /// The client's id, as JSON text.
     pub(super) id: String,
-    /// Params for the child, as JSON text.
-    pub(super) params: String,
+    /// The `uri` in its params, as JSON text, if an answer may have to name it.
+    uri: Option<String>,
     pub(super) log_level: Option<String>,
     /// The client's progress token of this round, as JSON text.
     pub(super) progress_token: Option<String>,
@@ -45,10 +45,9 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Of a request. `params` are those for the child; `bound_to` says what a request state of this call is good for.
+    /// Of a request. `bound_to` says what a request state of this call is good for.
     pub(super) fn of(
         request: &Request<'_>,
-        params: String,
         bound_to: String,
         stream: &Arc<Stream>,
         answers: &Arc<Budget>,
@@ -59,7 +58,7 @@ impl Job {
         Self {
             method: request.method.clone().into_owned(),
             id: request.id_text().to_owned(),
-            params,
+            uri: uri(request),
             // A level that does not exist says nothing, and is not kept.
             log_level: level.map(str::to_owned),
             progress_token: token.map(|token| request.message.at(token).to_owned()),
@@ -133,8 +132,22 @@ pub(super) enum Outcome {
     Again,
 }
 
-/// Sends a request into a session.
-pub(super) async fn start(lease: Lease, group: Arc<Group>, number: u64, job: &Job, asked: Asked) -> Running {
+/// The `uri` of a resource that is read.
+fn uri(request: &Request<'_>) -> Option<String> {
+    let params = request.message.params_text().filter(|_| request.method == "resources/read")?;
+    let [uri] = members(params, ["uri"]).ok()?;
+    uri.map(str::to_owned)
+}
+
+/// Sends a request into a session; `params` are JSON text for the child. It returns when the child has the request.
+pub(super) async fn start(
+    lease: Lease,
+    group: Arc<Group>,
+    number: u64,
+    job: &Job,
+    params: &str,
+    asked: Asked,
+) -> Running {
     let session = Arc::clone(&lease.seat.session);
     let stream = session.post_stream(1);
     let consumer = stream.connect();
@@ -143,7 +156,7 @@ pub(super) async fn start(lease: Lease, group: Arc<Group>, number: u64, job: &Jo
     let text = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{}}}"#,
         Value::from(job.method.as_str()),
-        job.params
+        params_for_legacy(params)
     );
     if let Ok(message) = parse_line(text.as_bytes())
         && let Kind::Request { id, .. } = message.kind.clone()
@@ -261,7 +274,7 @@ async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_erro
         let noted: Result<(), Endless> = pages.iter().try_for_each(|page| running.asked.ask(page));
         return noted.map_or_else(|endless| endlessly(job, endless), |()| Outcome::Again);
     }
-    let error = error_for_modern(&job.method, &job.params, error);
+    let error = error_for_modern(&job.method, job.uri.as_deref(), error);
     let text = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id);
     job.stream.push(Bytes::from(text).into(), true);
     Outcome::Done

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::asked::Asked;
 use super::call::{self, Job, Outcome, Running};
 use super::digest::Digest;
-use super::group::{Group, GroupKey, Lease, Seat};
+use super::group::{Group, GroupKey, Seat};
 use super::questions::responses;
-use super::results::{capabilities, params_for_legacy};
+use super::results::capabilities;
 use super::seal::Sealer;
 use crate::child::{Placeholders, Random};
 use crate::legacy::{OpenError, Sessions};
@@ -55,6 +55,11 @@ pub enum Refused {
     /// Every session is taken by another call.
     #[error("Too many of your calls wait for answers. Answer or wait for some of them, then try again.")]
     Busy,
+    /// Every session is taken by a call whose user was asked something lately.
+    #[error(
+        "As many of your calls as may ask something at the same time wait for their users, who have not answered. Answer one of them, or try again in {} s, when the one that has waited longest is given up for this one. TRANSLATE_SESSIONS sets how many may wait.", .0.as_secs().max(1)
+    )]
+    AllWait(Duration),
     /// Params that make no sense.
     #[error("{0}")]
     Params(String),
@@ -141,8 +146,7 @@ impl Facade {
         let [given, state] = members(params, ["inputResponses", "requestState"])
             .map_err(|error| Refused::Params(error.to_string()))?;
         let bound_to = bound_to(&key, request, params);
-        let job =
-            Job::of(request, params_for_legacy(params), bound_to, stream, self.sessions.answers(), owner);
+        let job = Job::of(request, bound_to, stream, self.sessions.answers(), owner);
         let Some(given) = responses(given) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
         };
@@ -152,16 +156,13 @@ impl Facade {
                 job.finish(&lease.seat.greeting.discover());
                 return Ok(Interest(None));
             }
-            "subscriptions/listen" => return self.listen(&group, &key, caller, job).await,
+            "subscriptions/listen" => return self.listen(&group, &key, caller, job, params).await,
             _ => {}
         }
         // Without a request state there is no question that answers could belong to, so they are ignored.
         let asked = match state.map(|state| self.reopen(state, &job)).transpose()? {
             None => Asked::default(),
-            Some(Suspended::Running(running)) => {
-                let given = given.to_string();
-                return Ok(self.spawn(job, Work::Resume { running, given }));
-            }
+            Some(Suspended::Running(running)) => return Ok(self.resume(job, running, &given).await),
             Some(Suspended::Repeated { mut asked, owner }) => {
                 if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
                     let why = "What the server asked for was not done, so it cannot go on.";
@@ -180,7 +181,22 @@ impl Facade {
                 || can_be_asked.iter().any(|name| group.capabilities.get(name).is_some()));
         let lease = self.lease(&group, &key, caller, is_exclusive).await?;
         self.check_params(&group, &lease.seat, request, fields).await?;
-        Ok(self.spawn(job, Work::Start { lease, group, is_exclusive, asked }))
+        if is_exclusive {
+            self.set_level(&group, &lease.seat, &job).await;
+        }
+        let running = call::start(lease, group, self.number(), &job, params, asked).await;
+        Ok(self.spawn(job, running, is_exclusive))
+    }
+
+    /// Goes on with a call that waited for its client, with what that has answered.
+    async fn resume(self: &Arc<Self>, job: Job, mut running: Running, given: &Members<'_>) -> Interest {
+        running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
+        call::resume(&mut running, given).await;
+        if running.asked.is_settled() {
+            return self.spawn(job, running, true);
+        }
+        self.suspend(&job, Suspended::Running(running));
+        Interest(None)
     }
 
     /// Takes out the call that a request state belongs to, if it was given for this request. Each state counts once.
@@ -196,30 +212,13 @@ impl Facade {
         Ok(waiting.call)
     }
 
-    fn spawn(self: &Arc<Self>, job: Job, work: Work) -> Interest {
-        let task = tokio::spawn(Arc::clone(self).work(job, work));
+    fn spawn(self: &Arc<Self>, job: Job, running: Running, is_exclusive: bool) -> Interest {
+        let task = tokio::spawn(Arc::clone(self).work(job, running, is_exclusive));
         let handle: AbortHandle = task.abort_handle();
         Interest(Some(Box::new(move || handle.abort())))
     }
 
-    async fn work(self: Arc<Self>, job: Job, work: Work) {
-        let (mut running, is_exclusive) = match work {
-            Work::Resume { mut running, given } => {
-                running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
-                call::resume(&mut running, &Members::parse(&given).unwrap_or_default()).await;
-                if !running.asked.is_settled() {
-                    return self.suspend(&job, Suspended::Running(running));
-                }
-                (running, true)
-            }
-            Work::Start { lease, group, is_exclusive, asked } => {
-                if is_exclusive {
-                    self.set_level(&group, &lease.seat, &job).await;
-                }
-                let number = self.number();
-                (call::start(lease, group, number, &job, asked).await, is_exclusive)
-            }
-        };
+    async fn work(self: Arc<Self>, job: Job, mut running: Running, is_exclusive: bool) {
         match call::follow(&mut running, &job, is_exclusive).await {
             Outcome::Done => {}
             Outcome::Asks => self.suspend(&job, Suspended::Running(running)),
@@ -347,19 +346,4 @@ fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
 fn is_accepted(answer: &str) -> bool {
     let answer: Value = serde_json::from_str(answer).unwrap_or_default();
     answer.get("action").and_then(Value::as_str) == Some("accept")
-}
-
-/// What a task does.
-enum Work {
-    Start {
-        lease: Lease,
-        group: Arc<Group>,
-        is_exclusive: bool,
-        asked: Asked,
-    },
-    /// `given` are the client's answers, as JSON text.
-    Resume {
-        running: Running,
-        given: String,
-    },
 }

@@ -68,6 +68,7 @@ impl Drop for GivenUp {
     fn drop(&mut self) {
         if self.is_followed {
             self.seat.given_up.fetch_sub(1, Ordering::AcqRel);
+            self.group.freed.notify_one();
         }
     }
 }

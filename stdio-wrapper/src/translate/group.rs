@@ -77,6 +77,11 @@ impl Group {
         good.find_map(|seat| Lease::take(seat, true))
     }
 
+    /// Sessions that one call has for itself.
+    pub(super) fn taken(&self) -> usize {
+        self.seats().iter().filter(|seat| seat.is_taken.load(Ordering::Acquire)).count()
+    }
+
     /// Takes out the sessions that nobody uses, except the first.
     pub(super) fn take_unused(&self) -> Vec<Arc<Seat>> {
         let mut seats = self.seats();

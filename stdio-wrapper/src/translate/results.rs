@@ -1,10 +1,12 @@
 //! Requests, results and errors of one era in the words of the other. Pure; what is not named here passes as it was
 //! written.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::modern::{META_PREFIX, SERVER_INFO, VERSION};
-use crate::protocol::{Members, object};
+use crate::protocol::{Members, add_member, edit_members, object};
 
 /// Results that say how long they may be kept (2026-07-28, "Caching").
 const CACHEABLE: [&str; 6] = [
@@ -81,17 +83,35 @@ impl Greeting {
 
     /// A result of the child with what the stateless revision adds.
     pub(super) fn complete(&self, method: &str, result: &str) -> String {
-        let Some(mut members) = Members::parse(result) else { return result.to_owned() };
-        members.set("resultType", r#""complete""#);
+        let mut missing = vec![("resultType", r#""complete""#)];
         if CACHEABLE.contains(&method) {
-            members.set_default("ttlMs", "0");
-            members.set_default("cacheScope", r#""private""#);
+            missing.extend([("ttlMs", "0"), ("cacheScope", r#""private""#)]);
         }
-        let meta = object(members.get("_meta")).map(str::to_owned).unwrap_or_default();
-        let mut meta = Members::parse(&meta).unwrap_or_default();
+        missing.push(("_meta", "{}"));
+        let edited = edit_members(result, |name, value| {
+            missing.retain(|(known, _)| *known != name);
+            match name {
+                "resultType" => Some(r#""complete""#.into()),
+                "_meta" => Some(self.meta(value).into()),
+                _ => Some(value.into()),
+            }
+        });
+        let Some(mut edited) = edited else { return result.to_owned() };
+        for (name, value) in missing {
+            if name == "_meta" {
+                add_member(&mut edited, name, &self.meta(value));
+            } else {
+                add_member(&mut edited, name, value);
+            }
+        }
+        edited
+    }
+
+    /// The `_meta` of a result, with the server's name.
+    fn meta(&self, given: &str) -> String {
+        let mut meta = object(Some(given)).and_then(Members::parse).unwrap_or_default();
         meta.set_default(SERVER_INFO, self.server_info.as_str());
-        members.set("_meta", meta.to_string());
-        members.to_string()
+        meta.to_string()
     }
 }
 
@@ -131,23 +151,24 @@ fn is_declared(value: &str) -> bool {
 
 /// Params of a stateless request for a child with a session.
 pub(super) fn params_for_legacy(params: &str) -> String {
-    let mut members = Members::parse(params).unwrap_or_default();
-    members.remove("inputResponses");
-    members.remove("requestState");
-    if let Some(meta) = members.remove("_meta") {
-        let mut meta = Members::parse(&meta).unwrap_or_default();
-        meta.retain(|name| !name.starts_with(META_PREFIX));
-        if !meta.is_empty() {
-            let meta = meta.to_string();
-            members.set("_meta", meta);
-        }
-    }
-    members.to_string()
+    let edited = edit_members(params, |name, value| match name {
+        "inputResponses" | "requestState" => None,
+        "_meta" => meta_for_legacy(value),
+        _ => Some(value.into()),
+    });
+    edited.unwrap_or_else(|| "{}".to_owned())
 }
 
-/// An error of a child with a session, for a stateless client: the `error` member as JSON text. `params` are those of the
-/// request that it answers.
-pub(super) fn error_for_modern(method: &str, params: &str, error: &str) -> String {
+/// `_meta` without what only the stateless revision has there; `None`: nothing else is left.
+fn meta_for_legacy(meta: &str) -> Option<Cow<'_, str>> {
+    let mut meta = Members::parse(meta).unwrap_or_default();
+    meta.retain(|name| !name.starts_with(META_PREFIX));
+    (!meta.is_empty()).then(|| meta.to_string().into())
+}
+
+/// An error of a child with a session, for a stateless client: the `error` member as JSON text. `uri`, as JSON text, is
+/// that of the resource that was asked for.
+pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> String {
     let Some(mut members) = Members::parse(error) else { return error.to_owned() };
     let is_read = method == "resources/read";
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
@@ -163,7 +184,7 @@ pub(super) fn error_for_modern(method: &str, params: &str, error: &str) -> Strin
     members.set("code", code.to_string());
     if is_read && code == INVALID_PARAMS {
         let data = members.get("data").filter(|data| *data != "null").unwrap_or("{}");
-        if let Some(data) = with_uri(data, params) {
+        if let Some(data) = uri.and_then(|uri| with_uri(data, uri)) {
             members.set("data", data);
         }
     }
@@ -172,31 +193,23 @@ pub(super) fn error_for_modern(method: &str, params: &str, error: &str) -> Strin
 
 /// `data` with the URI that was asked for, which an error about an unknown resource carries (2026-07-28, "Resources").
 /// `None`: it is there, or there is no place for it.
-fn with_uri(data: &str, params: &str) -> Option<String> {
-    let params = Members::parse(params)?;
+fn with_uri(data: &str, uri: &str) -> Option<String> {
     let mut data = Members::parse(data)?;
     if data.get("uri").is_some() {
         return None;
     }
-    data.set("uri", params.get("uri")?);
+    data.set("uri", uri);
     Some(data.to_string())
 }
 
 /// A result of a stateless child, for a client with a session.
 pub(super) fn result_for_legacy(result: &str) -> String {
-    let Some(mut members) = Members::parse(result) else { return result.to_owned() };
-    for name in ["resultType", "ttlMs", "cacheScope"] {
-        members.remove(name);
-    }
-    if let Some(meta) = members.remove("_meta") {
-        let mut meta = Members::parse(&meta).unwrap_or_default();
-        meta.retain(|name| !name.starts_with(META_PREFIX));
-        if !meta.is_empty() {
-            let meta = meta.to_string();
-            members.set("_meta", meta);
-        }
-    }
-    members.to_string()
+    let edited = edit_members(result, |name, value| match name {
+        "resultType" | "ttlMs" | "cacheScope" => None,
+        "_meta" => meta_for_legacy(value),
+        _ => Some(value.into()),
+    });
+    edited.unwrap_or_else(|| result.to_owned())
 }
 
 #[cfg(test)]
@@ -227,12 +240,12 @@ mod tests {
             params_for_legacy(params),
             r#"{"name":"t","arguments":{"a":1.0},"_meta":{"progressToken":"p","x":1}}"#
         );
-        let keeps = |error: &str| assert_eq!(error_for_modern("tools/call", "{}", error), error);
+        let keeps = |error: &str| assert_eq!(error_for_modern("tools/call", None, error), error);
         keeps(r#"{"code":-32021,"message":"m","data":{"requiredCapabilities":{"sampling":{}}}}"#);
         keeps(r#"{"code":-32602,"message":"m"}"#);
         for code in [-32020, -32022, -32042, RESOURCE_NOT_FOUND] {
             assert_eq!(
-                error_for_modern("tools/call", "{}", &format!(r#"{{"code":{code},"message":"m","data":1}}"#)),
+                error_for_modern("tools/call", None, &format!(r#"{{"code":{code},"message":"m","data":1}}"#)),
                 r#"{"code":-32000,"message":"m","data":1}"#
             );
         }
@@ -240,7 +253,7 @@ mod tests {
 
     #[test]
     fn an_unknown_resource_is_named() {
-        let read = |error: &str| error_for_modern("resources/read", r#"{"uri":"test://x"}"#, error);
+        let read = |error: &str| error_for_modern("resources/read", Some(r#""test://x""#), error);
         let named = r#"{"code":-32602,"message":"m","data":{"uri":"test://x"}}"#;
         // With its code of earlier revisions, and as the official SDKs write it.
         for error in [

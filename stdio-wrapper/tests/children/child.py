@@ -29,7 +29,8 @@ def show(message):
 def say(**message):
     if "--shows-sent" in FLAGS:
         show({"jsonrpc": "2.0", **message})
-    raw(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+    indent = 2 if "--indents" in FLAGS else None
+    raw(json.dumps({"jsonrpc": "2.0", **message}, indent=indent).encode() + b"\n")
 
 
 def text(value):

@@ -3,6 +3,8 @@
 //!
 //! The wrapper's own timeout is 5 minutes and that of the test's client is 60 s, so a call that waits fails its test.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::modern;
@@ -57,10 +59,10 @@ async fn an_answer_that_cannot_be_used_fails_its_call_at_once_and_says_why() {
     for (text, why) in [
         (r#"{"jsonrpc":"2.0","id":{ID},"result":{"x":NaN}}"#, "not valid JSON"),
         ("{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"x\":\"a\tb\"}}", "not valid JSON"),
-        ("{\"jsonrpc\":\"2.0\",\"result\":{\"x\":\"a\nb\"},\"id\":{ID}}", "not valid JSON"),
+        ("{\"jsonrpc\":\"2.0\",\"result\":{\"x\":\"a\nb\"},\"id\":{ID}}", "over several lines"),
         (
             "{\n  \"jsonrpc\": \"2.0\",\n  \"result\": {\n    \"id\": 99\n  },\n  \"id\": {ID}\n}",
-            "not valid JSON",
+            "print it without indentation",
         ),
         (r#"{"id":{ID},"result":{}}"#, "`jsonrpc` must be"),
         (r#"{"jsonrpc":"1.0","id":{ID},"result":{},"error":null}"#, "`jsonrpc` must be"),
@@ -439,4 +441,48 @@ async fn letters_that_end_lines_for_some_clients_are_escaped_in_event_streams() 
     assert!(!body.contains(['\u{2028}', '\u{2029}', '\u{85}']), "{body}");
     let data = body.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap();
     assert_eq!(serde_json::from_str::<Value>(data).unwrap()["result"]["x"], text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_indents_its_answers_is_told_what_to_do() {
+    for options in [&[][..], &["--shared"]] {
+        let wrapper = Wrapper::start(options, &["--indents"]).await;
+        let refused = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
+        assert!(refusal(&refused).contains("print it without indentation"), "{options:?}: {refused}");
+        let (_, refused) = modern::call(&wrapper.client(), "echo", json!({})).await;
+        assert!(refusal(&refused).contains("print it without indentation"), "{options:?}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_when_it_refuses_initialize_is_passed_on() {
+    for options in [&[][..], &["--shared"]] {
+        let wrapper = Wrapper::start(options, &["--refuses"]).await;
+        let (_, refused) = modern::call(&wrapper.client(), "echo", json!({})).await;
+        assert!(refusal(&refused).contains("refused on purpose"), "{options:?}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_are_left_out_are_explained_and_those_that_are_not_logged_are_counted() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    assert_eq!(client.text("junk", json!({})).await, "after junk");
+    let text = wrapper.logged("Listening on port 3000").await;
+    assert!(text.contains("log to stderr"), "{text}");
+    let flood = json!({"start": "", "piece": "tick\n", "count": 100});
+    assert_eq!(client.text("repeat", flood).await, "repeated");
+    wrapper.logged("were left out of the log").await;
+    let counted = |line: &String| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let shown = u64::from(line.contains("was skipped"));
+        shown + event["fields"]["left_out"].as_u64().unwrap_or_default()
+    };
+    for _ in 0..200 {
+        if wrapper.log().iter().map(counted).sum::<u64>() == 100 + 6 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not every line was counted: {:#?}", wrapper.log());
 }

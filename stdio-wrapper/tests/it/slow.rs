@@ -246,3 +246,27 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     drop(streams);
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_translated_call_that_waits_holds_no_more_than_three_times_its_body() {
+    let wrapper = Wrapper::start(&["--max-in-flight=100"], &[]).await;
+    let client = wrapper.client();
+    modern::text(&client, "echo", json!({})).await;
+    let idle = wrapper.metric("process_resident_memory_bytes").await;
+    // Many small members, of which a tree has the most overhead.
+    let padding = r#","a":1"#.repeat(1 << 15);
+    let mut calls = Vec::new();
+    for _ in 0..40 {
+        let message =
+            modern::request(1, "tools/call", json!({"name": "sleep", "arguments": {"seconds": 50}}));
+        let client = modern::with_headers(&client, &message);
+        let body =
+            message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
+        calls.push(tokio::spawn(async move { client.post(body).await }));
+    }
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 40).await;
+    memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64).await;
+    for call in calls {
+        call.abort();
+    }
+}

@@ -11,6 +11,7 @@ const MAX_EXTENSIONS: u32 = 12;
 impl Link {
     /// Fails what has waited too long, and tells the child.
     pub(in crate::modern) fn expire(&self, now: Instant) {
+        self.log.tell(now);
         let late: Vec<u64> = self
             .pending()
             .iter()

@@ -16,10 +16,11 @@ impl Facade {
         key: &GroupKey,
         caller: &Placeholders,
         job: Job,
+        params: &str,
     ) -> Result<Interest, Refused> {
         let lease = self.lease(group, key, caller, false).await?;
         let seat = Arc::clone(&lease.seat);
-        let filter = Filter::parse(&job.params, &seat.greeting).map_err(Refused::Params)?;
+        let filter = Filter::parse(params, &seat.greeting).map_err(Refused::Params)?;
         let number = self.number();
         let acknowledgement = filter.acknowledgement(&job.id);
         let resources = filter.resources.clone();

@@ -7,15 +7,17 @@ use tokio::time::Instant;
 
 use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
 use super::super::results::Greeting;
-use super::{Facade, Refused, Suspended};
+use super::{Facade, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
 use crate::legacy::OpenError;
-use crate::protocol::{Kind, parse_line};
+use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
-/// The part of a client's time to answer after which a call that waits for a session takes that of another call, whose
-/// client has not answered: 30 s of 10 minutes.
+/// The part of a client's time to answer in which nobody takes its call's session: 30 s of 10 minutes. After that a call that
+/// has none takes it, because the user may have gone.
 const UNDISTURBED: u32 = 20;
+/// How long a call waits until it looks again whose users have answered.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Facade {
     /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
@@ -27,8 +29,8 @@ impl Facade {
         is_exclusive: bool,
     ) -> Result<Lease, Refused> {
         let end = Instant::now() + self.settings.request_timeout;
-        let undisturbed = self.settings.input_timeout / UNDISTURBED;
-        let mut patience = Instant::now() + undisturbed;
+        let mut may_give_up = Instant::now();
+        let mut may_be_doubtful = Instant::now();
         loop {
             let free = if is_exclusive {
                 group.take_free(false)
@@ -53,34 +55,67 @@ impl Facade {
                     }
                 }
             }
-            if is_exclusive && let Some(lease) = group.take_free(true) {
+            let now = Instant::now();
+            if is_exclusive
+                && now >= may_be_doubtful
+                && let Some(lease) = group.take_free(true)
+            {
                 return Ok(lease.of(group));
             }
-            let until = end.min(patience);
-            if tokio::time::timeout_at(until, group.freed.notified()).await.is_err() {
-                if until == end {
-                    return Err(Refused::Busy);
-                }
-                if is_exclusive {
-                    self.give_up_oldest(&key.owner);
-                }
-                patience = Instant::now() + undisturbed;
+            if now >= end {
+                return Err(Refused::Busy);
             }
+            let mut until = end.min(now + LOOK_AGAIN);
+            if is_exclusive && now >= may_give_up {
+                match self.give_up_oldest(&key.owner, now) {
+                    // One is enough for now: what stands in the way may be another thing.
+                    Ok(()) => {
+                        may_give_up = now + self.settings.input_timeout / UNDISTURBED;
+                        // Most children end a call as soon as they are told, and then nothing is in doubt.
+                        may_be_doubtful = now + LOOK_AGAIN;
+                    }
+                    Err(Some(patience)) if self.settings.max_seats > 1 && self.all_wait(&key.owner) => {
+                        return Err(Refused::AllWait(patience));
+                    }
+                    Err(patience) => until = until.min(now + patience.unwrap_or(LOOK_AGAIN)),
+                }
+            }
+            // Whether it was freed or not, the next round sees.
+            let _ = tokio::time::timeout_at(until, group.freed.notified()).await;
         }
     }
 
-    /// Gives up the call of a principal that has waited for its client for the longest time, if there is one: its user may
-    /// have gone, and no other call must wait for that. The client is told when it comes back.
-    fn give_up_oldest(&self, owner: &str) {
+    /// Gives up the call of a principal that has waited for its client for the longest time, if that is long enough: its user
+    /// may have gone, and no other call must wait for that. The client is told when it comes back. An error says how long
+    /// the oldest one is left alone, if there is one.
+    fn give_up_oldest(&self, owner: &str, now: Instant) -> Result<(), Option<Duration>> {
         let mut all = self.waiting();
         let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {
             Suspended::Running(running) if running.owner() == owner => Some((waiting.expires, *number)),
             _ => None,
         });
-        let oldest = own.min().and_then(|(_, number)| all.remove(&number));
+        let (expires, number) = own.min().ok_or(None)?;
+        let left = self.settings.input_timeout - self.settings.input_timeout / UNDISTURBED;
+        let patience = expires.saturating_duration_since(now + left);
+        if !patience.is_zero() {
+            return Err(Some(patience));
+        }
+        let oldest = all.remove(&number);
         // Dropping it frees its session.
         drop(all);
         drop(oldest);
+        Ok(())
+    }
+
+    /// Whether every call of a principal that has a session for itself waits for its client.
+    fn all_wait(&self, owner: &str) -> bool {
+        let is_own = |key: &GroupKey| key.owner == owner;
+        let taken: usize = {
+            let groups = self.groups();
+            groups.iter().filter(|(key, _)| is_own(key)).map(|(_, group)| group.taken()).sum()
+        };
+        let is_waiting = |waiting: &&Waiting| matches!(&waiting.call, Suspended::Running(running) if running.owner() == owner);
+        self.waiting().values().filter(is_waiting).count() >= taken
     }
 
     /// Whether a principal may have one more session for this group, which has so many. Those of the principal's other groups
@@ -130,14 +165,12 @@ impl Facade {
         };
         drop(consumer);
         let answer = answer.map(crate::protocol::Text::into_bytes).unwrap_or_default();
-        let greeting = parse_line(&answer).ok().and_then(|message| {
-            let result = message.result.as_ref()?;
-            Greeting::parse(message.at(result))
-        });
-        let Some(greeting) = greeting else {
-            self.sessions.end(&session, "initialize failed");
-            let why = "The MCP server refused initialize, or ended before it answered.";
-            return Err(Refused::Child(why.to_owned()));
+        let greeting = match greeting(&answer) {
+            Ok(greeting) => greeting,
+            Err(why) => {
+                self.sessions.end(&session, "initialize failed");
+                return Err(Refused::Child(why));
+            }
         };
         let seat = Arc::new(Seat::new(session, greeting));
         seat.notify(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
@@ -163,4 +196,14 @@ impl Facade {
         }
         !seats.is_empty()
     }
+}
+
+/// What the child said in answer to `initialize`, or why it cannot be used.
+fn greeting(answer: &[u8]) -> Result<Greeting, String> {
+    let message = parse_line(answer).map_err(|_| "The MCP server ended before it answered initialize.")?;
+    if let Some(words) = error_words(&message) {
+        return Err(format!("initialize failed: {words}"));
+    }
+    let result = message.result.as_ref().and_then(|result| Greeting::parse(message.at(result)));
+    result.ok_or_else(|| "The MCP server's answer to initialize has no `capabilities`.".to_owned())
 }
