@@ -58,14 +58,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let sessions = Sessions::new(
         settings(&config, Arc::clone(&answers)),
         Arc::clone(&launcher),
-        Box::new(LineFraming),
+        Arc::new(LineFraming),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
         modern_settings(&config, answers),
         Arc::clone(&launcher),
-        Box::new(LineFraming),
+        Arc::new(LineFraming),
         Arc::clone(&metrics),
     );
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);

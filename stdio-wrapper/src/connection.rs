@@ -3,22 +3,21 @@
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::Error;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
-use bytes::Bytes;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+use crate::holding::hold;
 
 /// How long a client may take none of what it is sent, in milliseconds. One that does not read holds memory and a
 /// connection.
@@ -71,7 +70,7 @@ pub async fn count<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let under_way = request.conn_data::<Connection>().map(|connection| UnderWay::new(&connection.under_way));
     let response = next.call(request).await?;
-    Ok(response.map_body(|_, inner| BoxBody::new(Counted { inner: inner.boxed(), _under_way: under_way })))
+    Ok(response.map_body(|_, inner| hold(inner, under_way)))
 }
 
 /// A request under way.
@@ -87,26 +86,5 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
-    }
-}
-
-/// A response body that counts.
-struct Counted {
-    inner: BoxBody,
-    _under_way: Option<UnderWay>,
-}
-
-impl MessageBody for Counted {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.inner.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.inner).poll_next(context)
     }
 }

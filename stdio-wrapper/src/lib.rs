@@ -1,6 +1,7 @@
 //! stdio-wrapper: any stdio MCP server over Streamable HTTP.
 //!
-//! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `connection` and `unread` stand at the bottom and use no other;
+//! Rooms, and which may use which: `protocol`, `policy`, `metrics` and `holding` stand at the bottom and use no other; `connection` and
+//! `unread` use `holding`;
 //! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
 //! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
 //! `budget` and `metrics`; `translate` uses both of them and
@@ -12,6 +13,7 @@ pub mod budget;
 pub mod child;
 pub mod config;
 pub mod connection;
+mod holding;
 pub mod http;
 pub mod identity;
 pub mod legacy;

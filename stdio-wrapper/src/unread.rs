@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header::TRANSFER_ENCODING;
@@ -16,6 +16,8 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _};
 use bytes::Bytes;
 use futures_util::Stream;
+
+use crate::holding::hold;
 
 /// A middleware. As long as the response lives, so does the request's body, and a body that is still there when the
 /// response has been sent makes the server close the connection.
@@ -29,7 +31,7 @@ pub async fn close_unread<B: MessageBody + 'static>(
     let body = SharedBody(Rc::new(RefCell::new(Box::pin(request.take_payload()))));
     request.set_payload(Payload::Stream { payload: Box::pin(body.clone()) });
     let response = next.call(request).await?;
-    Ok(response.map_body(|_, inner| BoxBody::new(Answer { inner: inner.boxed(), _request: body })))
+    Ok(response.map_body(|_, inner| hold(inner, body)))
 }
 
 /// A request body with two owners, of which one reads.
@@ -41,26 +43,5 @@ impl Stream for SharedBody {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.borrow_mut().as_mut().poll_next(context)
-    }
-}
-
-/// A response body that keeps the request's.
-struct Answer {
-    inner: BoxBody,
-    _request: SharedBody,
-}
-
-impl MessageBody for Answer {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.inner.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.inner).poll_next(context)
     }
 }

@@ -22,7 +22,7 @@ pub enum Frame {
 }
 
 /// A way to put messages on a byte stream.
-pub trait Framing: Send + Sync {
+pub trait Framing: std::fmt::Debug + Send + Sync {
     /// The bytes for one message, with some values of it replaced.
     fn encode(&self, text: &str, patches: &mut [Patch<'_>]) -> Bytes;
     /// A reader of one child's output.

@@ -40,7 +40,7 @@ pub(super) enum Audience {
 pub(super) struct Link {
     pub(super) child: Child,
     outbox: Outbox,
-    pub(super) framing: Arc<FramingBox>,
+    pub(super) framing: Arc<dyn Framing>,
     pub(super) audience: Audience,
     pub(super) metrics: Arc<Metrics>,
     /// Memory for answers that wait for their readers.
@@ -54,15 +54,6 @@ pub(super) struct Link {
     has_answered: AtomicBool,
     /// Why the child is gone, in words for the caller.
     dead: OnceLock<String>,
-}
-
-/// The framing, behind something that can be printed.
-pub(super) struct FramingBox(pub(super) Box<dyn Framing>);
-
-impl std::fmt::Debug for FramingBox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Framing")
-    }
 }
 
 /// The keys are places in the order of requests.
@@ -167,7 +158,7 @@ impl Link {
     pub(super) fn new(
         child: Child,
         outbox: Outbox,
-        framing: Arc<FramingBox>,
+        framing: Arc<dyn Framing>,
         audience: Audience,
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
@@ -228,7 +219,7 @@ impl Link {
         let digits = number.to_string();
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
-        let line = self.framing.0.encode(message.text, &mut patches);
+        let line = self.framing.encode(message.text, &mut patches);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read. The request itself waits in memory as well.
@@ -252,7 +243,7 @@ impl Link {
 
     /// Passes on a message that wants no answer.
     pub(super) async fn pass(&self, message: &Message<'_>, patches: &mut [Patch<'_>]) {
-        let line = self.framing.0.encode(message.text, patches);
+        let line = self.framing.encode(message.text, patches);
         self.note();
         // A child that is gone has nothing to be told.
         let _ = tokio::time::timeout(SEND_TIMEOUT, self.outbox.send(line)).await;
@@ -261,7 +252,7 @@ impl Link {
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
         self.note();
-        let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
+        let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
     /// Takes the request out that the child has answered.

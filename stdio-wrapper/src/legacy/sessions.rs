@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
 use super::foreign::Foreign;
-use super::link::{Audience, FramingBox, Link};
+use super::link::{Audience, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
@@ -80,7 +80,7 @@ pub enum OpenError {
 pub struct Sessions {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<FramingBox>,
+    framing: Arc<dyn Framing>,
     shared: Option<Arc<SharedChildren>>,
     metrics: Arc<Metrics>,
     random: Random,
@@ -97,11 +97,10 @@ impl Sessions {
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
-        framing: Box<dyn Framing>,
+        framing: Arc<dyn Framing>,
         metrics: Arc<Metrics>,
         random: Random,
     ) -> Arc<Self> {
-        let framing = Arc::new(FramingBox(framing));
         let shared = settings.shared.then(|| {
             Arc::new(SharedChildren::new(
                 settings.clone(),
@@ -199,7 +198,7 @@ impl Sessions {
             Arc::clone(&self.settings.answers),
         );
         let link = Arc::new(link);
-        let decoder = self.framing.0.decoder(self.settings.max_line);
+        let decoder = self.framing.decoder(self.settings.max_line);
         tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
         Ok(Behind::Own(link))
     }

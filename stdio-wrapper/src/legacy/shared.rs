@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::link::{Audience, FramingBox, Link, Outgoing};
+use super::link::{Audience, Link, Outgoing};
 use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
-use crate::child::{Launcher, Placeholders};
+use crate::child::{Framing, Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
     Code, Kind, Message, Span, Text, Version, error_message, error_words, parse_line, peek_requested_version,
@@ -25,7 +25,7 @@ const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resourc
 pub(super) struct SharedChildren {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<FramingBox>,
+    framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
     slots: [Slot; Version::ALL.len()],
 }
@@ -50,7 +50,7 @@ impl SharedChildren {
     pub(super) fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
-        framing: Arc<FramingBox>,
+        framing: Arc<dyn Framing>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self { settings, launcher, framing, metrics, slots: Default::default() }
@@ -158,7 +158,7 @@ impl SharedChildren {
             Arc::clone(&self.settings.answers),
         );
         let link = Arc::new(link);
-        let decoder = self.framing.0.decoder(self.settings.max_line);
+        let decoder = self.framing.decoder(self.settings.max_line);
         tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
         let answer = self.greet(&link, version).await;
         if answer.is_err() {

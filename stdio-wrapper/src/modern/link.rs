@@ -32,7 +32,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Link {
     pub(super) child: Child,
     outbox: Outbox,
-    framing: Arc<FramingBox>,
+    framing: Arc<dyn Framing>,
     pub(super) metrics: Arc<Metrics>,
     /// Memory for answers that wait for their readers.
     pub(super) answers: Arc<Budget>,
@@ -49,15 +49,6 @@ pub(super) struct Link {
     last_used: Mutex<Instant>,
     /// Why the child is gone, in words for the caller.
     dead: OnceLock<String>,
-}
-
-/// The framing, behind something that can be printed.
-pub(super) struct FramingBox(pub(super) Box<dyn Framing>);
-
-impl std::fmt::Debug for FramingBox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Framing")
-    }
 }
 
 /// A request under way. Dropping it tells the child that nobody waits any more (2026-07-28, "Cancellation": the end of
@@ -82,7 +73,7 @@ impl Link {
     pub(super) fn new(
         child: Child,
         outbox: Outbox,
-        framing: Arc<FramingBox>,
+        framing: Arc<dyn Framing>,
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
         cache: usize,
@@ -177,7 +168,7 @@ impl Link {
         let digits = number.to_string();
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
-        let line = self.framing.0.encode(message.text, &mut patches);
+        let line = self.framing.encode(message.text, &mut patches);
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.
@@ -200,7 +191,7 @@ impl Link {
 
     /// Sends a message of our own if there is room.
     pub(super) fn say(&self, text: &str) {
-        let _ = self.outbox.try_send(self.framing.0.encode(text, &mut []), false);
+        let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
     /// Takes a waiting request out.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::check::{Fault, Request};
 use super::dispatch;
 use super::header::Fields;
-use super::link::{FramingBox, Link, Ticket};
+use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use crate::budget::Budget;
 use crate::child::{Framing, Launcher, Placeholders, StartError};
@@ -82,7 +82,7 @@ pub enum CallError {
 pub struct Servers {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<FramingBox>,
+    framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
     verdict: Mutex<Option<Verdict>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
@@ -148,13 +148,13 @@ impl Servers {
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
-        framing: Box<dyn Framing>,
+        framing: Arc<dyn Framing>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             launcher,
-            framing: Arc::new(FramingBox(framing)),
+            framing,
             metrics,
             verdict: Mutex::default(),
             slots: Mutex::default(),
@@ -216,7 +216,7 @@ impl Servers {
         let answers = Arc::clone(&self.settings.answers);
         let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, answers));
         link.is_probe.store(is_probe, Ordering::Relaxed);
-        let decoder = self.framing.0.decoder(self.settings.max_line);
+        let decoder = self.framing.decoder(self.settings.max_line);
         tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder));
         Ok(link)
     }

@@ -32,6 +32,14 @@ async fn until_closed(mut stream: TcpStream) -> String {
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
+/// A client whom the edge calls by this name.
+fn caller(wrapper: &Wrapper, who: &str) -> Client {
+    let headers = [("subject", who), ("client-id", "c"), ("username", who), ("groups", ""), ("scope", "")];
+    headers
+        .iter()
+        .fold(wrapper.client(), |client, (name, value)| client.with_header(&format!("x-auth-{name}"), value))
+}
+
 /// The head of a POST with a body of this length.
 fn head(address: &str, length: usize) -> String {
     format!(
@@ -115,13 +123,7 @@ async fn half_of_a_second_head_does_not_hold_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_one_principal_leave_room_for_those_of_others() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
-    let of = |who: &str| {
-        let client = wrapper.client().with_header("x-auth-subject", who).with_header("x-auth-client-id", "c");
-        client
-            .with_header("x-auth-username", who)
-            .with_header("x-auth-groups", "")
-            .with_header("x-auth-scope", "")
-    };
+    let of = |who: &str| caller(&wrapper, who);
     let bob = of("bob").initialize("2025-11-25").await;
     let request = head(&wrapper.address, 1_000_000)
         .replace("\r\n\r\n", "\r\nX-Auth-Subject: ana\r\nX-Auth-Client-Id: c\r\nX-Auth-Username: ana\r\nX-Auth-Groups: \r\nX-Auth-Scope: \r\n\r\n");
@@ -202,13 +204,7 @@ async fn answers_for_clients_that_may_come_back_do_not_pile_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-line=8MiB"], &[]).await;
-    let of = |who: &str| {
-        let client = wrapper.client().with_header("x-auth-subject", who).with_header("x-auth-client-id", "c");
-        client
-            .with_header("x-auth-username", who)
-            .with_header("x-auth-groups", "")
-            .with_header("x-auth-scope", "")
-    };
+    let of = |who: &str| caller(&wrapper, who);
     let (ana, bob) = (of("ana").initialize("2025-11-25").await, of("bob").initialize("2025-11-25").await);
     // Each may have 32 MiB of 128. The kernel takes some megabytes of each answer.
     let body = call(1, "big", json!({"bytes": 7_900_000}));

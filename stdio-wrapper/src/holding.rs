@@ -1,0 +1,33 @@
+//! A response body that keeps a value until it was sent or given up.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use bytes::Bytes;
+
+/// A response body and what it keeps.
+struct Holding<T> {
+    inner: BoxBody,
+    _value: T,
+}
+
+/// A body that keeps a value.
+pub(crate) fn hold<T: Unpin + 'static>(inner: impl MessageBody + 'static, value: T) -> BoxBody {
+    BoxBody::new(Holding { inner: inner.boxed(), _value: value })
+}
+
+impl<T: Unpin> MessageBody for Holding<T> {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.inner.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.inner).poll_next(context)
+    }
+}
