@@ -29,7 +29,7 @@ use crate::identity::{Authenticator, Caller, Clock};
 use crate::legacy::{Session, Sessions};
 use crate::metrics::Metrics;
 use crate::modern::Servers;
-use crate::policy::ToolRules;
+use crate::policy::{Gate, ToolRules};
 use crate::translate::{Backward, Facade};
 
 pub use guard::{Accepts, RequestHeaders};
@@ -69,7 +69,7 @@ pub struct Endpoint {
     pub metrics: Arc<Metrics>,
     sites: Sites,
     groups: Vec<String>,
-    tool_rules: Option<ToolRules>,
+    tool_rules: Option<Arc<ToolRules>>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
     bodies: incoming::Bodies,
@@ -102,7 +102,7 @@ impl Endpoint {
             metrics,
             sites: config.sites.clone(),
             groups: config.groups.clone(),
-            tool_rules: config.tool_rules.clone(),
+            tool_rules: config.tool_rules.clone().map(Arc::new),
             resource,
             bodies: incoming::Bodies::new(config.limits.max_body),
             max_batch: config.limits.max_batch,
@@ -129,6 +129,11 @@ impl Endpoint {
         let session = found.ok_or_else(Problem::no_such_session)?;
         session.touch();
         Ok(session)
+    }
+
+    /// What the caller may send to a child.
+    fn gate(&self, caller: &Caller) -> Gate {
+        Gate::new(&caller.unmet_rules, self.tool_rules.as_ref(), &caller.scopes, &caller.groups)
     }
 
     /// When a stream of this caller has to end: so long after the token that it was opened with (attack 86).

@@ -4,7 +4,7 @@
 //! `unread` use `holding`;
 //! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
 //! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
-//! `budget` and `metrics`; `translate` uses both of them and
+//! `policy`, `budget` and `metrics`; `translate` uses both of them and
 //! `budget`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
 //! together.
 

@@ -1,6 +1,8 @@
 //! Which scopes and groups a call needs: by our own tool rules, and by those rules of the authorization service that it
 //! could not enforce itself. Pure.
 
+use std::sync::Arc;
+
 use memchr::memmem;
 use serde::Deserialize;
 
@@ -34,7 +36,7 @@ struct ToolRule {
 pub struct UnmetRules(Vec<UnmetRule>);
 
 /// A kind of rule that we do not know must not be overlooked, so unknown members are refused.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UnmetRule {
     /// Patterns of tool names.
@@ -54,13 +56,113 @@ struct UnmetRule {
     denied: bool,
 }
 
+/// What one caller may send to a child. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Option<Arc<Held>>);
+
+/// What a caller holds, and the rules for it.
+#[derive(Debug)]
+struct Held {
+    unmet: UnmetRules,
+    own: Option<Arc<ToolRules>>,
+    scopes: Vec<String>,
+    groups: Vec<String>,
+}
+
+/// The leave to send a message with this method to a child. Nothing that names a method is sent without one, and there
+/// are only two ways to get one: past the rules for a caller, and for what the wrapper itself has to say.
+#[derive(Debug)]
+pub struct Permit<'a> {
+    method: &'a str,
+    /// Of the caller; `None`: the wrapper itself.
+    gate: Option<Gate>,
+}
+
+/// What the wrapper itself says to children, for nobody in particular.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// The end of the handshake.
+    Initialized,
+    /// Nobody waits for a request any more.
+    Cancelled,
+    /// Which of the tools' arguments stand in headers too.
+    ListTools,
+}
+
+impl<'a> Permit<'a> {
+    /// For the wrapper's own messages.
+    pub fn ours(own: Own) -> Permit<'static> {
+        let method = match own {
+            Own::Initialized => "notifications/initialized",
+            Own::Cancelled => "notifications/cancelled",
+            Own::ListTools => "tools/list",
+        };
+        Permit { method, gate: None }
+    }
+
+    /// What may be sent.
+    pub fn method(&self) -> &'a str {
+        self.method
+    }
+
+    /// The gate that it was given at: what is sent because of this message passes it as well.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone().unwrap_or_else(Gate::shut)
+    }
+}
+
+impl Gate {
+    /// For a caller with these scopes and groups.
+    pub fn new(
+        unmet: &UnmetRules,
+        own: Option<&Arc<ToolRules>>,
+        scopes: &[String],
+        groups: &[String],
+    ) -> Self {
+        if unmet.is_empty() && own.is_none() {
+            return Self::default();
+        }
+        Self(Some(Arc::new(Held {
+            unmet: unmet.clone(),
+            own: own.cloned(),
+            scopes: scopes.to_vec(),
+            groups: groups.to_vec(),
+        })))
+    }
+
+    /// Nothing passes.
+    fn shut() -> Self {
+        let everything = || vec!["*".to_owned()];
+        let rule = UnmetRule { methods: everything(), denied: true, ..UnmetRule::default() };
+        Self::new(&UnmetRules(vec![rule]), None, &[], &[])
+    }
+
+    /// Whether everything passes, so that nothing has to be known of a message.
+    pub fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Asks for leave to send a message with this method, and if that is `tools/call`, with this tool.
+    pub fn pass<'a>(&self, method: &'a str, tool: Option<&str>) -> Result<Permit<'a>, Decision> {
+        let permit = Permit { method, gate: Some(self.clone()) };
+        let Some(held) = &self.0 else { return Ok(permit) };
+        let by_us = match (&held.own, tool) {
+            (Some(rules), Some(tool)) => rules.decide(tool, &held.scopes, &held.groups),
+            _ => Decision::Allow,
+        };
+        match held.unmet.decide(Asked { method, tool }).and(by_us) {
+            Decision::Allow => Ok(permit),
+            refusal => Err(refusal),
+        }
+    }
+}
+
 /// What a message asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// JSON-RPC method.
-    pub method: &'a str,
+struct Asked<'a> {
+    method: &'a str,
     /// Name of the tool, if the method is `tools/call`.
-    pub tool: Option<&'a str>,
+    tool: Option<&'a str>,
 }
 
 impl UnmetRules {
@@ -70,17 +172,20 @@ impl UnmetRules {
     }
 
     /// Decides about one message.
-    pub fn decide(&self, asked: Asked<'_>) -> Decision {
+    fn decide(&self, asked: Asked<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
-        let is_about = |rule: &UnmetRule, patterns: &[String], name: &str| {
-            any(patterns, name) && !any(&rule.except, name)
+        // Some servers compare methods without their letters' case; none has two methods that differ in nothing else.
+        let method = asked.method.to_ascii_lowercase();
+        let any_folded = |patterns: &[String]| {
+            patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &method))
         };
         let matching: Vec<&UnmetRule> = self
             .0
             .iter()
             .filter(|rule| {
-                is_about(rule, &rule.methods, asked.method)
-                    || asked.tool.is_some_and(|tool| is_about(rule, &rule.tools, tool))
+                let is_about_tool = |tool| any(&rule.tools, tool) && !any(&rule.except, tool);
+                let is_about_method = any_folded(&rule.methods) && !any(&rule.except, asked.method);
+                is_about_method || asked.tool.is_some_and(is_about_tool)
             })
             .collect();
         // An unmet rule that names nothing to ask for cannot be met by asking.
@@ -268,6 +373,29 @@ mod tests {
         assert_eq!(method("resources/read"), Decision::NeedsScopes(words("mcp:files")));
         assert_eq!(method("tools/list"), Decision::Allow);
         assert!(serde_json::from_str::<UnmetRules>(r#"[{"prompts":["x"],"denied":true}]"#).is_err());
+    }
+
+    #[test]
+    fn a106_a_method_in_other_letters_is_under_the_same_rules() {
+        let method = |method| unmet().decide(Asked { method, tool: None });
+        assert_eq!(method("Resources/Read"), Decision::NeedsScopes(words("mcp:files")));
+    }
+
+    #[test]
+    fn a_gate_lets_pass_what_the_rules_allow_and_what_follows_from_it_is_asked_again() {
+        let gate = Gate::new(&unmet(), Some(&Arc::new(rules())), &[], &[]);
+        let call = |tool| gate.pass("tools/call", Some(tool));
+        assert_eq!(call("delete_draft").unwrap_err(), Decision::NeedsScopes(words("mcp:write")));
+        assert_eq!(call("delete_root").unwrap_err(), Decision::WrongGroup);
+        let permit = call("list").unwrap();
+        assert_eq!(permit.method(), "tools/call");
+        for method in ["resources/subscribe", "Resources/Subscribe"] {
+            assert!(permit.gate().pass(method, None).is_err(), "{method}");
+        }
+        let ours = Permit::ours(Own::ListTools);
+        assert!(ours.gate().pass("tools/list", None).is_err(), "is nobody's");
+        let open = Gate::default();
+        assert!(open.is_open() && open.pass("x", None).is_ok());
     }
 
     #[test]

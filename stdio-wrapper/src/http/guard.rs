@@ -253,17 +253,18 @@ fn field(header: Header<'_>) -> Field<'_> {
 
 fn is_allowed_host(host: &str, sites: &Sites) -> bool {
     let Some(allowed) = &sites.hosts else { return true };
-    let name = host_name(host).trim_end_matches('.').to_ascii_lowercase();
+    let Some(name) = host_name(host) else { return false };
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
     allowed.contains(&name) || (sites.loopback && is_loopback(&name))
 }
 
-/// The host without its port.
-fn host_name(host: &str) -> &str {
+/// The host without its port; `None` if what follows the host is no port (RFC 9110 §7.2).
+fn host_name(host: &str) -> Option<&str> {
     let host = host.trim();
-    if host.starts_with('[') {
-        return host.find(']').and_then(|end| host.get(..=end)).unwrap_or(host);
-    }
-    host.split_once(':').map_or(host, |(name, _)| name)
+    let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, port) = host.split_at_checked(end)?;
+    let is_port = port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    (port.is_empty() || is_port).then_some(name)
 }
 
 fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
@@ -355,6 +356,12 @@ mod tests {
             "localhost.evil.example",
             "127.0.0.1.nip.io",
             "127.0.0.1@evil.example",
+            "[::1].evil.example",
+            "[::1]evil.example:80",
+            "[::1]:80.evil.example",
+            "[::1",
+            "localhost:80:evil.example",
+            "localhost:evil",
         ] {
             assert_eq!(check(&[("host", host)], &local), Err(403), "{host}");
         }

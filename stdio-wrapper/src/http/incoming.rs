@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 use super::problem::Problem;
 use crate::budget::{Budget, Room};
 use crate::identity::Caller;
-use crate::protocol::{Body, Code, MAX_DIGITS, has_endless_number, is_too_deep, parse_body, tidy_body};
+use crate::protocol::{
+    Body, Code, MAX_DIGITS, has_endless_number, has_nul_key, is_too_deep, parse_body, tidy_body,
+};
 
 /// How long a body may take besides the time that its size allows.
 const GRACE: Duration = Duration::from_secs(10);
@@ -130,6 +132,11 @@ pub(super) fn parse<'a>(
     let parsed = parse_body(body, max_batch)?;
     if is_too_deep(body) {
         return Err(Problem::bad_request("The message nests too deeply."));
+    }
+    if has_nul_key(body) {
+        return Err(Problem::bad_request(
+            "The message has a key with NUL in it, which not every reader takes for one.",
+        ));
     }
     if has_endless_number(body) {
         let why = format!("The message has a number of more than {MAX_DIGITS} digits.");

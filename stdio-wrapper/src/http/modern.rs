@@ -17,6 +17,7 @@ use super::{Endpoint, events, gone};
 use crate::identity::Caller;
 use crate::legacy::OpenError;
 use crate::modern::{self, CallError, Fault, Fields, Request, completion};
+use crate::policy::Permit;
 use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_line};
 use crate::stream::{Consumer, First, Stream};
 use crate::translate::Refused;
@@ -66,13 +67,13 @@ async fn request(
     let received = Received::now();
     let fields = RequestHeaders::new(http).fields();
     let request = modern::check(message, &fields)?;
-    permit(endpoint, caller, &request.method, message)
+    let permit = permit(endpoint, caller, &request.method, message)
         .map_err(|refusal| refusal.into_problem(endpoint, caller, http.query_string(), request.id_text()))?;
     let place = endpoint.modern.admit(&caller.owner())?;
     let stream = endpoint.modern.stream();
     // Connected before anything is sent, so that nothing is lost.
     let consumer = stream.connect();
-    let interest = hand_over(endpoint, caller, &request, &fields, &place, &stream).await?;
+    let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &place, &stream).await?;
     let farewell = farewell(&request);
     Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
 }
@@ -121,7 +122,7 @@ fn client_has_gone() -> Problem {
 async fn hand_over(
     endpoint: &Endpoint,
     caller: &Caller,
-    request: &Request<'_>,
+    (request, permit): (&Request<'_>, &Permit<'_>),
     fields: &Fields<'_>,
     place: &modern::Place,
     stream: &Arc<Stream>,
@@ -129,10 +130,12 @@ async fn hand_over(
     let placeholders = endpoint.placeholders(caller);
     let Some(native) = endpoint.modern.native(&placeholders).await? else {
         let Some(facade) = &endpoint.translation else { return Err(legacy_only()) };
-        return Ok(Box::new(facade.start(request, fields, &placeholders, place.owner(), stream).await?));
+        return Ok(Box::new(
+            facade.start(request, permit, fields, &placeholders, place.owner(), stream).await?,
+        ));
     };
     endpoint.modern.check_params(&native, request, fields).await?;
-    Ok(Box::new(endpoint.modern.call(&native, request, place.owner(), stream).await))
+    Ok(Box::new(endpoint.modern.call(&native, request, permit, place.owner(), stream).await))
 }
 
 /// Clients of several revisions take any error but the modern ones for a sign to fall back to `initialize`.

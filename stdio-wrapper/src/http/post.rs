@@ -17,7 +17,7 @@ use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::Session;
 use crate::modern::{self, Era};
-use crate::policy::{Asked, Decision, scopes_to_ask_for};
+use crate::policy::{Decision, Permit, scopes_to_ask_for};
 use crate::protocol::{
     BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, outline, peek_call,
 };
@@ -114,12 +114,11 @@ async fn single(
         take(endpoint, caller, &session, message).await?;
         return Ok(Reply::Done(HttpResponse::Accepted().finish()));
     };
-    if let Err(refusal) = permit(endpoint, caller, method, message) {
-        return Err(refusal.into_problem(endpoint, caller, request.query_string(), message.at(id)));
-    }
+    let permit = permit(endpoint, caller, method, message)
+        .map_err(|refusal| refusal.into_problem(endpoint, caller, request.query_string(), message.at(id)))?;
     let stream = session.post_stream(1);
     let consumer = stream.connect();
-    session.request(message, id.clone(), &stream).await;
+    session.request(message, id.clone(), &stream, &permit).await;
     Ok(Reply::Wait(session, consumer, Form::Single))
 }
 
@@ -254,7 +253,7 @@ async fn send_item(
         );
     }
     match permit(endpoint, caller, method, message) {
-        Ok(()) => session.request(message, id.clone(), stream).await,
+        Ok(permit) => session.request(message, id.clone(), stream, &permit).await,
         Err(refusal) => session.refuse(message, id, stream, Code::Refused, &refusal.sentence()),
     }
 }
@@ -280,10 +279,10 @@ pub(super) async fn take(
     message: &Message<'_>,
 ) -> Result<(), Problem> {
     match &message.kind {
-        Kind::Notification { method } if permit(endpoint, caller, method, message).is_err() => {
-            tracing::debug!("a notification that the tool rules do not allow was dropped");
-        }
-        Kind::Notification { method } => session.notify(message, method).await,
+        Kind::Notification { method } => match permit(endpoint, caller, method, message) {
+            Ok(permit) => session.notify(message, &permit).await,
+            Err(_) => tracing::debug!("a notification that the tool rules do not allow was dropped"),
+        },
         Kind::Response { id: Some(id), .. } if !session.reply(message, message.at(id)).await => {
             return Err(Problem::bad_request(
                 "An answer needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
@@ -304,32 +303,25 @@ pub(super) enum ToolRefusal {
     Malformed(String),
 }
 
-/// Whether the tool rules, ours and those of the authorization service, let a message pass. What counts is the body,
+/// Asks the tool rules, ours and those of the authorization service, for leave to send a message. What counts is the body,
 /// because that is what the child runs.
-pub(super) fn permit(
+pub(super) fn permit<'m>(
     endpoint: &Endpoint,
     caller: &Caller,
-    method: &str,
+    method: &'m str,
     message: &Message<'_>,
-) -> Result<(), ToolRefusal> {
-    let is_call = method == "tools/call";
-    let own = endpoint.tool_rules.as_ref().filter(|_| is_call);
-    if own.is_none() && caller.unmet_rules.is_empty() {
-        return Ok(());
-    }
-    let tool = if is_call { Some(tool_name(message)?) } else { None };
-    let by_service = caller.unmet_rules.decide(Asked { method, tool: tool.as_deref() });
-    let by_us = match (own, tool.as_deref()) {
-        (Some(rules), Some(name)) => rules.decide(name, &caller.scopes, &caller.groups),
-        _ => Decision::Allow,
-    };
-    let refusal = match by_service.and(by_us) {
-        Decision::Allow => return Ok(()),
-        Decision::NeedsScopes(scopes) => ToolRefusal::NeedsScopes(scopes),
-        Decision::WrongGroup => ToolRefusal::WrongGroup,
-    };
-    endpoint.metrics.tool_calls_refused_total.add();
-    Err(refusal)
+) -> Result<Permit<'m>, ToolRefusal> {
+    let gate = endpoint.gate(caller);
+    // A server that compares methods without their letters' case takes this for a call as well.
+    let is_call = method.eq_ignore_ascii_case("tools/call");
+    let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
+    gate.pass(method, tool.as_deref()).map_err(|decision| {
+        endpoint.metrics.tool_calls_refused_total.add();
+        match decision {
+            Decision::NeedsScopes(scopes) => ToolRefusal::NeedsScopes(scopes),
+            Decision::WrongGroup | Decision::Allow => ToolRefusal::WrongGroup,
+        }
+    })
 }
 
 /// The tool that a `tools/call` names.

@@ -79,10 +79,11 @@ pub(super) async fn message(
     let stream = session.post_stream(1);
     if method == "initialize" && session.version().is_none() {
         session.initialize(&message, id.clone(), &stream).await;
-    } else if let Err(refusal) = permit(endpoint, &caller, method, &message) {
-        session.refuse(&message, id, &stream, Code::Refused, &refusal.sentence());
     } else {
-        session.request(&message, id.clone(), &stream).await;
+        match permit(endpoint, &caller, method, &message) {
+            Ok(permit) => session.request(&message, id.clone(), &stream, &permit).await,
+            Err(refusal) => session.refuse(&message, id, &stream, Code::Refused, &refusal.sentence()),
+        }
     }
     Ok(HttpResponse::Accepted().finish())
 }

@@ -108,6 +108,10 @@ impl Verifier {
         if header.typ.as_deref() != Some(TYPE) {
             return Err(Refused::Invalid("it is another kind of token"));
         }
+        // We understand no extension, and what we do not understand must not be passed over (RFC 7515 §4.1.11).
+        if header.crit.is_some() {
+            return Err(Refused::Invalid("it needs an extension that is not known here"));
+        }
         let id = header.kid.ok_or(Refused::Invalid("it names no key"))?;
         let key = match self.jwks.key(&id).await {
             Lookup::Found(key) => key,

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::link::cancelled;
 use super::session::Session;
+use crate::policy::Permit;
 use crate::protocol::{Message, Span, parse_line};
 use crate::stream::Stream;
 
@@ -17,11 +18,11 @@ pub trait Foreign: Debug + Send + Sync {
         session: &Arc<Session>,
         message: &Message<'_>,
         id: &Span,
-        token: Option<&Span>,
         stream: &Arc<Stream>,
+        permit: &Permit<'_>,
     );
     /// Takes a notification other than a cancellation.
-    fn notify(&self, session: &Arc<Session>, method: &str);
+    fn notify(&self, session: &Arc<Session>, permit: &Permit<'_>);
     /// Takes the client's answer to a question that was put to it.
     fn reply(&self, message: &Message<'_>, id: &str);
     /// Gives up the one request with this id, as JSON text.

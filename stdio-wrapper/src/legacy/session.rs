@@ -14,8 +14,9 @@ use super::link::{Link, Outgoing, cancelled};
 use super::questions::Questions;
 use super::shared::SharedChildren;
 use crate::metrics::Metrics;
+use crate::policy::Permit;
 use crate::protocol::{
-    Code, Kind, Message, Patch, Span, StreamId, Version, error_message, peek_call, peek_cancelled,
+    Code, Message, Patch, Span, StreamId, Version, error_message, peek_call, peek_cancelled,
 };
 use crate::stream::Stream;
 
@@ -210,13 +211,20 @@ impl Session {
         }
     }
 
-    /// Sends a request; whatever becomes of it comes on `stream`.
-    pub async fn request(self: &Arc<Self>, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
+    /// Sends a request for which there is leave; whatever becomes of it comes on `stream`.
+    pub async fn request(
+        self: &Arc<Self>,
+        message: &Message<'_>,
+        id: Span,
+        stream: &Arc<Stream>,
+        permit: &Permit<'_>,
+    ) {
         self.touch();
-        let method = match &message.kind {
-            Kind::Request { method, .. } => method.as_ref(),
-            _ => "",
-        };
+        let method = permit.method();
+        if !message.has_method(method) {
+            let why = "This request was not allowed under its method.";
+            return self.refuse(message, &id, stream, Code::InternalError, why);
+        }
         let params = match peek_call(message) {
             Ok(params) => params,
             Err(error) => return self.refuse(message, &id, stream, Code::InvalidRequest, &error.to_string()),
@@ -234,7 +242,7 @@ impl Session {
                 Err(refusal) => self.refuse(message, &id, stream, refusal.code, &refusal.message),
             },
             Some(Behind::Foreign(peer)) => {
-                peer.request(self, message, &id, params.progress_token.as_ref(), stream);
+                peer.request(self, message, &id, stream, permit);
             }
             None => self.refuse(message, &id, stream, Code::InternalError, "This session has no server."),
         }
@@ -259,15 +267,18 @@ impl Session {
         stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
     }
 
-    /// Takes a notification.
-    pub async fn notify(self: &Arc<Self>, message: &Message<'_>, method: &str) {
+    /// Takes a notification for which there is leave.
+    pub async fn notify(self: &Arc<Self>, message: &Message<'_>, permit: &Permit<'_>) {
         self.touch();
-        if method == "notifications/cancelled" {
+        if !message.has_method(permit.method()) {
+            return;
+        }
+        if permit.method() == "notifications/cancelled" {
             return self.cancel(message).await;
         }
         match self.behind.get() {
             Some(Behind::Own(link)) => link.pass(message, &mut []).await,
-            Some(Behind::Foreign(peer)) => peer.notify(self, method),
+            Some(Behind::Foreign(peer)) => peer.notify(self, permit),
             // A shared child was greeted by us, and has no client whose state it could follow.
             Some(Behind::Shared(_)) | None => {}
         }

@@ -21,7 +21,8 @@ use super::tools::Tools;
 use crate::budget::Budget;
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
-use crate::protocol::{Message, Patch, Span};
+use crate::policy::Permit;
+use crate::protocol::{Code, Message, Patch, Span, error_message};
 use crate::stream::Stream;
 
 /// How long a message of ours may wait for a child that does not read.
@@ -104,12 +105,18 @@ impl Link {
     /// comes on `stream`.
     pub(super) async fn send(
         self: &Arc<Self>,
-        request: &Request<'_>,
+        (request, permit): (&Request<'_>, &Permit<'_>),
         owner: Arc<str>,
         timeout: Duration,
         stream: &Arc<Stream>,
     ) -> Ticket {
         let message = request.message;
+        if !message.has_method(permit.method()) {
+            let why = "This request was not allowed under its method.";
+            let id = request.id_text().as_bytes();
+            stream.push(error_message(Some(id), Code::InternalError, why).into(), true);
+            return Ticket { link: Arc::clone(self), number: 0 };
+        }
         let waits =
             if request.method == "subscriptions/listen" { Waits::Subscription } else { Waits::Answer };
         let now = Instant::now();

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::check::Fault;
 use super::header::{Field, Fields, decode};
+use crate::protocol::{members, object};
 
 /// The keyword in a schema.
 const KEYWORD: &str = "x-mcp-header";
@@ -64,12 +65,7 @@ impl ParamHeaders {
 
     /// Whether header and argument agree, each present together with the other.
     pub fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let arguments: Value =
-            arguments.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-        self.0.iter().try_for_each(|rule| rule.check(&arguments, fields))
+        self.0.iter().try_for_each(|rule| rule.check(arguments, fields))
     }
 }
 
@@ -113,11 +109,18 @@ fn is_token(text: &str) -> bool {
 }
 
 impl Rule {
-    fn check(&self, arguments: &Value, fields: &Fields<'_>) -> Result<(), Fault> {
+    /// `arguments` is JSON text. On the way to the value no key stands twice or in other letters' case, because a server may
+    /// take the other one.
+    fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
-        let value = self.path.iter().try_fold(arguments, |value, name| value.get(name));
+        let mut value = arguments;
+        for name in &self.path {
+            let [member] = object(value).map_or(Ok([None]), |text| members(text, [name.as_str()]))?;
+            value = member;
+        }
+        let value: Option<Value> = value.and_then(|text| serde_json::from_str(text).ok());
         let field = fields.params.iter().find(|(token, _)| *token == self.token);
-        match (value.and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
+        match (value.as_ref().and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
             (_, Field::Ambiguous) => fault("must be there once"),
             (None, Field::Absent) => Ok(()),
             (None, Field::One(_)) => fault("names a value that the body does not have"),
@@ -197,6 +200,23 @@ mod tests {
         assert!(!good("{}", &[("region", "eu")]));
         assert!(!good(r#"{"region":"eu"}"#, &[("region", "us")]));
         assert!(!good(r#"{"region":"Hello"}"#, &[("region", "=?base64?SGVsbG8?=")]));
+    }
+
+    #[test]
+    fn a106_an_argument_that_stands_there_twice_agrees_with_no_header() {
+        for arguments in [
+            r#"{"region":"us","region":"eu"}"#,
+            r#"{"region":"us","Region":"eu"}"#,
+            r#"{"region":"eu","r\u0065gion":"us"}"#,
+            r#"{"region":"eu","reg\u0131on":"us"}"#,
+        ] {
+            for value in ["us", "eu"] {
+                assert!(
+                    rules().check(Some(arguments), &fields(&[("region", value)])).is_err(),
+                    "{arguments}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::probe::{self, Shows};
 use crate::budget::Budget;
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
+use crate::policy::Permit;
 use crate::protocol::parse_line;
 use crate::stream::Stream;
 
@@ -304,15 +305,16 @@ impl Servers {
         Ok(headers.check(request.arguments, fields)?)
     }
 
-    /// Sends a request; whatever becomes of it comes on `stream`.
+    /// Sends a request for which there is leave; whatever becomes of it comes on `stream`.
     pub async fn call(
         &self,
         native: &Native,
         request: &Request<'_>,
+        permit: &Permit<'_>,
         owner: &Arc<str>,
         stream: &Arc<Stream>,
     ) -> Ticket {
-        native.0.send(request, Arc::clone(owner), self.settings.request_timeout, stream).await
+        native.0.send((request, permit), Arc::clone(owner), self.settings.request_timeout, stream).await
     }
 
     /// What the child says about itself: the result of `server/discover`, as JSON text.

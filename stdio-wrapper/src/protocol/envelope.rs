@@ -79,6 +79,14 @@ impl<'a> Message<'a> {
         self.text.get(span.clone()).unwrap_or_default()
     }
 
+    /// Whether it is a request or a notification with this method.
+    pub fn has_method(&self, name: &str) -> bool {
+        match &self.kind {
+            Kind::Request { method, .. } | Kind::Notification { method } => method == name,
+            Kind::Response { .. } => false,
+        }
+    }
+
     /// The text of `params`, if there is one.
     pub fn params_text(&self) -> Option<&'a str> {
         self.params.as_ref().map(|span| self.at(span))
@@ -305,11 +313,13 @@ impl Key {
     }
 }
 
-/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the Kelvin sign.
-pub(super) fn folds_to(name: &str, known: &str) -> bool {
+/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the Kelvin sign, and
+/// others the two letters i of Turkish.
+pub fn folds_to(name: &str, known: &str) -> bool {
     let fold = |letter: char| match letter {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
         other => other.to_ascii_lowercase(),
     };
     name.len() >= known.len()

@@ -124,7 +124,7 @@ pub fn span_in(text: &str, part: &str) -> Span {
 /// is an error.
 pub fn members<'a, const N: usize>(
     text: &'a str,
-    names: [&'static str; N],
+    names: [&str; N],
 ) -> Result<[Option<&'a str>; N], Malformed> {
     let mut reader = serde_json::Deserializer::from_str(text);
     reader.deserialize_map(Members(names)).map_err(|error| {
@@ -133,9 +133,9 @@ pub fn members<'a, const N: usize>(
     })
 }
 
-struct Members<const N: usize>([&'static str; N]);
+struct Members<'n, const N: usize>([&'n str; N]);
 
-impl<'de, const N: usize> Visitor<'de> for Members<N> {
+impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
     type Value = [Option<&'de str>; N];
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -150,14 +150,14 @@ impl<'de, const N: usize> Visitor<'de> for Members<N> {
                 continue;
             };
             if slot.replace(map.next_value::<&'de RawValue>()?.get()).is_some() {
-                return Err(M::Error::custom("a key of `params` stands there twice"));
+                return Err(M::Error::custom("a key stands there twice"));
             }
         }
         Ok(out)
     }
 }
 
-struct WhichKey<'n>(&'n [&'static str]);
+struct WhichKey<'n>(&'n [&'n str]);
 
 impl<'de> DeserializeSeed<'de> for WhichKey<'_> {
     type Value = Option<usize>;

@@ -22,12 +22,15 @@ use crate::legacy::{Busy, Foreign, Session, Sessions};
 use crate::modern::{
     CAPABILITIES, LOG_LEVEL, Meta, Native, PROTOCOL_VERSION, Request, SERVER_INFO, Servers, VERSION,
 };
+use crate::policy::{Gate, Permit};
 use crate::protocol::{
-    Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line,
+    Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line, peek_call,
     peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
+/// What feeds the GET stream of a session.
+const LISTEN: &str = "subscriptions/listen";
 /// Resources that one session may watch.
 const MAX_RESOURCES: usize = 256;
 
@@ -107,6 +110,8 @@ struct State {
     running: HashMap<u64, Underway>,
     /// Questions to the client, by id as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
+    /// What the client may send, as of the last time that it said what it wants to hear.
+    gate: Gate,
     /// From the first time on that the client says what it wants to hear.
     listening: Option<Listening>,
 }
@@ -187,7 +192,7 @@ impl Peer {
     async fn send(
         &self,
         session: &Session,
-        method: &str,
+        permit: &Permit<'_>,
         params: &str,
         id: &str,
         stream: &Arc<Stream>,
@@ -200,7 +205,10 @@ impl Peer {
         let mut meta = Members::parse(&given).unwrap_or_default();
         meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
         meta.set(CAPABILITIES, self.capabilities.as_str());
-        let level = self.state().log_level.clone();
+        let method = permit.method();
+        // A level is what a client with a session asks for under this method.
+        let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
+        let level = self.state().log_level.clone().filter(|_| may_log);
         if let Some(level) = &level {
             meta.set(LOG_LEVEL, Value::from(level.as_str()).to_string());
         }
@@ -212,7 +220,7 @@ impl Peer {
         let Kind::Request { method, id } = message.kind.clone() else {
             return Err("no request".to_owned());
         };
-        let token = crate::protocol::peek_call(&message).map_err(|error| error.to_string())?.progress_token;
+        let token = peek_call(&message).map_err(|error| error.to_string())?.progress_token;
         let request = Request {
             message: &message,
             method,
@@ -226,11 +234,18 @@ impl Peer {
             arguments: None,
         };
         let owner: Arc<str> = Arc::from(session.owner.as_str());
-        Ok(Some(self.servers.call(&native, &request, &owner, stream).await))
+        Ok(Some(self.servers.call(&native, &request, permit, &owner, stream).await))
     }
 
     /// One request of the client, with as many rounds as it takes.
-    async fn run(&self, session: &Arc<Session>, method: &str, params: &str, id: &str, out: &Arc<Stream>) {
+    async fn run(
+        &self,
+        session: &Arc<Session>,
+        permit: &Permit<'_>,
+        params: &str,
+        id: &str,
+        out: &Arc<Stream>,
+    ) {
         let mut extra: Option<(String, Option<String>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
@@ -245,7 +260,7 @@ impl Peer {
             let params = members.to_string();
             let stream = self.servers.stream();
             let consumer = stream.connect();
-            let sent = self.send(session, method, &params, id, &stream).await;
+            let sent = self.send(session, permit, &params, id, &stream).await;
             let _ticket = match sent {
                 Ok(Some(ticket)) => ticket,
                 Ok(None) => return fail(out, id, "The MCP server speaks this revision no more."),
@@ -290,17 +305,21 @@ impl Foreign for Peer {
         session: &Arc<Session>,
         message: &Message<'_>,
         id: &Span,
-        _token: Option<&Span>,
         stream: &Arc<Stream>,
+        permit: &Permit<'_>,
     ) {
-        let Kind::Request { method, .. } = &message.kind else { return };
+        let (method, gate) = (permit.method(), permit.gate());
         let (id, params) =
             (message.at(id).to_owned(), object(message.params_text()).unwrap_or("{}").to_owned());
         let Some(peer) = self.own.upgrade() else { return };
+        if method == "resources/subscribe" && gate.pass(LISTEN, None).is_err() {
+            let why = "The server is asked for this with subscriptions/listen, which you may not use.";
+            return stream.push(error_message(Some(id.as_bytes()), Code::Refused, why).into(), true);
+        }
         match self.answer_here(method, &params) {
             Some(Ok(())) => {
                 if method.starts_with("resources/") {
-                    peer.listen(session);
+                    peer.listen(session, &gate);
                 }
                 let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
                 return stream.push(Bytes::from(text).into(), true);
@@ -312,12 +331,18 @@ impl Foreign for Peer {
         }
         let busy = Busy::new(session);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (session, method, name) = (Arc::clone(session), method.clone().into_owned(), id.clone());
+        let (session, method, name) = (Arc::clone(session), method.to_owned(), id.clone());
+        let tool =
+            if method == "tools/call" { peek_call(message).ok().and_then(|call| call.name) } else { None };
+        let tool = tool.map(Cow::into_owned);
         let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
         // Noted before the task can end and take itself out.
         let mut state = self.state();
         let task = tokio::spawn(async move {
-            peer.run(&session, &method, &params, &id, &stream).await;
+            match gate.pass(&method, tool.as_deref()) {
+                Ok(permit) => peer.run(&session, &permit, &params, &id, &stream).await,
+                Err(_) => fail(&stream, &id, "This request is not allowed."),
+            }
             peer.state().running.remove(&number);
             drop(busy);
         });
@@ -325,11 +350,11 @@ impl Foreign for Peer {
         state.running.insert(number, underway);
     }
 
-    fn notify(&self, session: &Arc<Session>, method: &str) {
-        if method == "notifications/initialized"
+    fn notify(&self, session: &Arc<Session>, permit: &Permit<'_>) {
+        if permit.method() == "notifications/initialized"
             && let Some(peer) = self.own.upgrade()
         {
-            peer.listen(session);
+            peer.listen(session, &permit.gate());
         }
     }
 

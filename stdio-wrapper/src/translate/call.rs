@@ -16,6 +16,7 @@ use super::questions::{Needs, Question};
 use super::results::{LEVELS, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
 use crate::modern::Request;
+use crate::policy::Permit;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
 use crate::stream::{Consumer, Next, Stream};
 
@@ -143,9 +144,9 @@ fn uri(request: &Request<'_>) -> Option<String> {
 pub(super) async fn start(
     lease: Lease,
     group: Arc<Group>,
-    number: u64,
+    (number, params): (u64, &str),
     job: &Job,
-    params: &str,
+    permit: &Permit<'_>,
     asked: Asked,
 ) -> Running {
     let session = Arc::clone(&lease.seat.session);
@@ -161,7 +162,7 @@ pub(super) async fn start(
     if let Ok(message) = parse_line(text.as_bytes())
         && let Kind::Request { id, .. } = message.kind.clone()
     {
-        session.request(&message, id, &stream).await;
+        session.request(&message, id, &stream, permit).await;
     }
     running
 }
@@ -323,22 +324,24 @@ pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
     }
 }
 
-/// Asks the child something ourselves, within a session; the result as JSON text.
+/// Asks the child what there is leave to ask, within a session; the result as JSON text.
 pub(super) async fn ask(
     group: &Group,
     seat: &Seat,
     number: u64,
-    method: &str,
+    permit: &Permit<'_>,
     params: &str,
 ) -> Result<String, String> {
-    let text = format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"{method}","params":{params}}}"#);
+    let method = permit.method();
+    let text =
+        format!(r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{params}}}"#, Value::from(method));
     let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
     let Kind::Request { id, .. } = message.kind.clone() else {
         return Err("no request".to_owned());
     };
     let stream = seat.session.post_stream(1);
     let consumer = stream.connect();
-    seat.session.request(&message, id, &stream).await;
+    seat.session.request(&message, id, &stream, permit).await;
     loop {
         match consumer.next() {
             Next::Event(_, text) => {

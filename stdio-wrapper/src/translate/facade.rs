@@ -23,6 +23,7 @@ use super::seal::Sealer;
 use crate::child::{Placeholders, Random};
 use crate::legacy::{OpenError, Sessions};
 use crate::modern::{Fault, Fields, Request};
+use crate::policy::{Gate, Permit};
 use crate::protocol::{Code, Members, members, string};
 use crate::stream::Stream;
 
@@ -122,10 +123,11 @@ impl Facade {
         })
     }
 
-    /// Takes a request; whatever becomes of it comes on `stream`.
+    /// Takes a request for which there is leave; whatever becomes of it comes on `stream`.
     pub async fn start(
         self: &Arc<Self>,
         request: &Request<'_>,
+        permit: &Permit<'_>,
         fields: &Fields<'_>,
         caller: &Placeholders,
         owner: &str,
@@ -156,7 +158,9 @@ impl Facade {
                 job.finish(&lease.seat.greeting.discover());
                 return Ok(Interest(None));
             }
-            "subscriptions/listen" => return self.listen(&group, &key, caller, job, params).await,
+            "subscriptions/listen" => {
+                return self.listen(&group, &key, caller, job, params, &permit.gate()).await;
+            }
             _ => {}
         }
         // Without a request state there is no question that answers could belong to, so they are ignored.
@@ -182,9 +186,9 @@ impl Facade {
         let lease = self.lease(&group, &key, caller, is_exclusive).await?;
         self.check_params(&group, &lease.seat, request, fields).await?;
         if is_exclusive {
-            self.set_level(&group, &lease.seat, &job).await;
+            self.set_level(&group, &lease.seat, &job, &permit.gate()).await;
         }
-        let running = call::start(lease, group, self.number(), &job, params, asked).await;
+        let running = call::start(lease, group, (self.number(), params), &job, permit, asked).await;
         Ok(self.spawn(job, running, is_exclusive))
     }
 
@@ -261,14 +265,15 @@ impl Facade {
     }
 
     /// Tells the child from which level on it shall log, if the client wants to know and the child can.
-    async fn set_level(&self, group: &Arc<Group>, seat: &Arc<Seat>, job: &Job) {
+    async fn set_level(&self, group: &Arc<Group>, seat: &Arc<Seat>, job: &Job, gate: &Gate) {
         seat.log_to(job.log_level.as_deref(), &job.stream);
         let Some(level) = job.log_level.as_ref().filter(|_| seat.greeting.has("/logging")) else { return };
+        let Ok(permit) = gate.pass("logging/setLevel", None) else { return };
         let mut known = seat.level.lock().await;
         if known.as_ref() != Some(level) {
             let params = serde_json::json!({ "level": level }).to_string();
             // A child that refuses logs as it likes; what is below the level is dropped anyway.
-            let _ = call::ask(group, seat, self.number(), "logging/setLevel", &params).await;
+            let _ = call::ask(group, seat, self.number(), &permit, &params).await;
             *known = Some(level.clone());
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::group::{Group, Lease, Seat, take};
 use super::questions::Question;
+use crate::policy::Own;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
 
@@ -39,7 +40,7 @@ impl GivenUp {
         let number = self.number;
         if !self.is_followed {
             self.seat
-                .notify(&format!(
+                .notify(Own::Cancelled, &format!(
                     r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client has gone"}}}}"#
                 ))
                 .await;

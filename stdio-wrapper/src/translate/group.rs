@@ -16,6 +16,7 @@ use super::results::{Greeting, LEVELS};
 use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
+use crate::policy::{Own, Permit};
 use crate::protocol::{Kind, Message, Version, parse_line, peek_cancelled};
 use crate::stream::{Next, Stream};
 
@@ -265,12 +266,10 @@ impl Seat {
         }
     }
 
-    /// Sends a notification to the child.
-    pub(super) async fn notify(&self, text: &str) {
-        if let Ok(message) = parse_line(text.as_bytes())
-            && let Kind::Notification { method } = &message.kind
-        {
-            self.session.notify(&message, method).await;
+    /// Sends a notification of ours to the child.
+    pub(super) async fn notify(&self, own: Own, text: &str) {
+        if let Ok(message) = parse_line(text.as_bytes()) {
+            self.session.notify(&message, &Permit::ours(own)).await;
         }
     }
 

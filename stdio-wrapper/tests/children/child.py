@@ -237,6 +237,8 @@ def initialize(message):
     wanted = message["params"]["protocolVersion"]
     version = wanted if wanted in ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25") else "2025-11-25"
     capabilities = {"tools": {"listChanged": True}, "logging": {}} if "--rich" in FLAGS else {"tools": {}}
+    if "--tells-methods" in FLAGS:
+        capabilities["resources"] = {"subscribe": True}
     result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": {"name": "test child", "version": str(os.getpid())}}
     say(id=message["id"], result=result)
 
@@ -255,6 +257,9 @@ def main():
         if "--shows-received" in FLAGS:
             show(message)
         method = message.get("method")
+        if "--tells-methods" in FLAGS:
+            sys.stderr.write(f"asked {method}\n")
+            sys.stderr.flush()
         if "--strict" in FLAGS and not is_sound(message):
             continue
         if is_first and method != "initialize" and "--picky" in FLAGS:
@@ -283,7 +288,7 @@ def main():
                 say(id=None, error={"code": -32600, "message": f"I did not expect that {BLAMED.pop()} notification"})
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
-        elif method == "logging/setLevel":
+        elif method in ("logging/setLevel", "resources/subscribe"):
             say(id=message["id"], result={})
         elif method == "tools/list":
             say(id=message["id"], result={"tools": []})

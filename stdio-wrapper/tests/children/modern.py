@@ -144,6 +144,9 @@ def answer(message):
 is_first = True
 for line in sys.stdin:
     message = json.loads(line)
+    if "--tells-methods" in FLAGS:
+        sys.stderr.write(f"asked {message.get('method')} {message.get('params', {}).get('notifications', '')}\n")
+        sys.stderr.flush()
     if "pinned" in FLAGS and message.get("method") == "ping":
         # The first message has settled the era.
         FLAGS.update({"legacy"} if is_first else ())

@@ -10,7 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::wrapper::{Wrapper, answer_of, call};
+use crate::modern;
+use crate::wrapper::{CHILD, Wrapper, answer_of, call};
 
 /// An authorization service that does nothing but sign and show its key.
 pub(crate) struct Issuer {
@@ -59,13 +60,18 @@ impl Issuer {
     }
 
     async fn wrapper(&self, options: &[&str]) -> Wrapper {
+        self.wrapper_of(options, &["python3", CHILD]).await
+    }
+
+    /// With any command.
+    async fn wrapper_of(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let own = [
             "--identity=assertion",
             &format!("--jwks-url={}", self.url),
             "--issuer=https://auth.example",
             "--resource=https://mcp.example/svc",
         ];
-        Wrapper::start(&[&own[..], options].concat(), &[]).await
+        Wrapper::run(&[&own[..], options].concat(), command, &[]).await
     }
 }
 
@@ -131,6 +137,7 @@ async fn an_assertion_must_be_right_in_every_part() {
         ("typ", json!("JWT")),
         ("kid", json!("other")),
         ("kid", json!("k2")),
+        ("crit", json!(["exp"])),
     ] {
         assert_eq!(
             status(issuer.sign(&with(header(), std::slice::from_ref(&change)), &claims())).await,
@@ -270,6 +277,11 @@ async fn tool_rules_are_enforced_from_the_body() {
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["crash"]}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crash\u0000"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name\u0000":"crash","name":"echo"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","n\u0061m\u0065":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"},"p\u0061rams\u0000":{"name":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"Tools/Call","params":{"name":"crash"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"crash\ud800"}}"#,
     ] {
         let status = client.post(trick).await.status().as_u16();
         assert!([400, 403].contains(&status), "{trick}: {status}");
@@ -307,6 +319,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     assert!(closed.status() == 403 && !closed.headers().contains_key("www-authenticate"));
     let read = r#"{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"x:y"}}"#;
     assert_eq!(client.post(read).await.status(), 403);
+    assert_eq!(client.post(read.replace("resources/read", "Resources/Read")).await.status(), 403);
     // A call that wants no answer is still a call.
     for (name, reaches_the_child) in [("crash", false), ("echo", true)] {
         let note = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}});
@@ -335,4 +348,62 @@ async fn each_principal_has_a_ceiling_of_its_own() {
     open("bob").initialize("2025-11-25").await;
     assert_eq!(open("bob").try_initialize("2025-11-25").await.status(), 503, "now the wrapper is full");
     assert_eq!(open("").try_initialize("2025-11-25").await.status(), 401);
+}
+
+/// An assertion of a caller to whom these methods are denied.
+fn denied(issuer: &Issuer, methods: &[&str]) -> String {
+    let unmet = json!([{"methods": methods, "denied": true}]);
+    issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper_of(&[], &["python3", CHILD, "--rich", "--tells-methods"]).await;
+    let client =
+        wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["resources/*", "logging/*"]));
+    let wanted = json!({"toolsListChanged": true, "resourceSubscriptions": ["test://a"]});
+    let (_events, acknowledged) = modern::listen(&client, 1, wanted).await;
+    let granted = &acknowledged["params"]["notifications"];
+    assert_eq!(granted, &json!({"toolsListChanged": true}), "what is denied is not promised");
+    let meta = json!({
+        "io.modelcontextprotocol/logLevel": "info",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    });
+    let echo = modern::request(2, "tools/call", json!({"name": "echo", "arguments": {}, "_meta": meta}));
+    let answer = answer_of(modern::send(&client, &echo).await).await;
+    assert!(answer.get("result").is_some(), "{answer}");
+    wrapper.logged("asked tools/call").await;
+    let log = wrapper.log().join("\n");
+    assert!(!log.contains("asked resources/subscribe") && !log.contains("asked logging/setLevel"), "{log}");
+    // Who may gets both.
+    let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["prompts/*"]));
+    let (_events, acknowledged) =
+        modern::listen(&client, 1, json!({"resourceSubscriptions": ["test://a"]})).await;
+    assert_eq!(acknowledged["params"]["notifications"]["resourceSubscriptions"], json!(["test://a"]));
+    modern::send(&client, &echo).await;
+    wrapper.logged("asked resources/subscribe").await;
+    wrapper.logged("asked logging/setLevel").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_translation_asks_a_server_without_sessions_passes_the_rules_too() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper_of(&[], &["python3", modern::CHILD, "--tells-methods"]).await;
+    let token = denied(&issuer, &["subscriptions/*"]);
+    let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
+    let subscribe =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": "test://a"}});
+    let refused = answer_of(client.post(subscribe.to_string()).await).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("subscriptions/listen"), "{refused}");
+    assert_eq!(client.text("echo", json!({})).await, "{}");
+    wrapper.logged("asked tools/call").await;
+    let log = wrapper.log().join("\n");
+    // The wrapper itself listens to every list, for nobody in particular.
+    assert!(!log.contains("test://a") && !log.contains("{'toolsListChanged': True}"), "{log}");
+    let token = denied(&issuer, &["prompts/*"]);
+    let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
+    let granted = answer_of(client.post(subscribe.to_string()).await).await;
+    assert_eq!(granted["result"], json!({}), "{granted}");
+    wrapper.logged("test://a").await;
 }

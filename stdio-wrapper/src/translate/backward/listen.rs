@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::Peer;
+use super::{LISTEN, Peer};
 use crate::legacy::Session;
+use crate::policy::Gate;
 use crate::protocol::{Kind, Members, parse_line};
 use crate::stream::{Next, Stream};
 
@@ -34,7 +35,8 @@ impl Drop for Listening {
 impl Peer {
     /// Subscribes to everything that the client would be told, in place of what was subscribed before if that was
     /// something else.
-    pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>) {
+    pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) {
+        self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
         let resources = self.state().resources.clone();
         let mut wanted = serde_json::Map::new();
@@ -92,8 +94,9 @@ impl Peer {
         let params = format!(r#"{{"notifications":{wanted}}}"#);
         let stream = Stream::endless(1, 1 << 20);
         let consumer = stream.connect();
-        let Ok(Some(_ticket)) = self.send(session, "subscriptions/listen", &params, "0", &stream).await
-        else {
+        let gate = self.state().gate.clone();
+        let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };
+        let Ok(Some(_ticket)) = self.send(session, &permit, &params, "0", &stream).await else {
             return;
         };
         loop {

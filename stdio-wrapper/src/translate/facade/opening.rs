@@ -10,6 +10,7 @@ use super::super::results::Greeting;
 use super::{Facade, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
 use crate::legacy::OpenError;
+use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
@@ -173,7 +174,7 @@ impl Facade {
             }
         };
         let seat = Arc::new(Seat::new(session, greeting));
-        seat.notify(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        seat.notify(Own::Initialized, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
         group.seats().push(Arc::clone(&seat));
         tokio::spawn(pump(Arc::clone(group), seat));
         Ok(())

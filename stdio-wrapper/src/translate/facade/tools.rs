@@ -8,6 +8,7 @@ use super::super::call;
 use super::super::group::{Group, Seat};
 use super::{Facade, Refused};
 use crate::modern::{Fields, ParamHeaders, Request, read_tools};
+use crate::policy::{Own, Permit};
 
 /// Life of a list of tools about whose changes the child says nothing.
 const TOOLS_LIFE: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ impl Facade {
         let mut tools = HashMap::new();
         let mut params = "{}".to_owned();
         for _ in 0..MAX_PAGES {
-            let page = call::ask(group, seat, self.number(), "tools/list", &params).await?;
+            let page = call::ask(group, seat, self.number(), &Permit::ours(Own::ListTools), &params).await?;
             let (found, next) = read_tools(&page)?;
             tools.extend(found);
             match next {
