@@ -133,8 +133,13 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
         "challenge": "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM", "resources": [], "scope": [], "subject": "usr_x",
         "authenticated_at": now, "expires_at": now.plus(Duration::from_secs(60)),
     }))?;
-    let used =
-        ClientUse { client: client.clone(), at: now, keep_until: now.plus(Duration::from_secs(86_400)) };
+    let used = ClientUse {
+        client: client.clone(),
+        at: now,
+        keep_until: now.plus(Duration::from_secs(86_400)),
+        user: auth_service::domain::account::Subject::new([0; 32]),
+        sole_ceiling: usize::MAX,
+    };
     ensure!(
         store.add_code(id.as_str(), &TokenHash::of(id.as_str().as_bytes()), &code, &used).await?,
         "the code was not taken"

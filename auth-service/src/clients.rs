@@ -88,6 +88,7 @@ impl Clients {
                 origin: ClientOrigin::MetadataDocument,
                 issued_at: now,
                 last_used_at: None,
+                users: None,
                 kept_until: None,
                 disabled: false,
                 fingerprint: None,

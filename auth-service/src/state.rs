@@ -7,6 +7,7 @@ use metrics::Counter;
 use crate::clients::Clients;
 use crate::clients::documents::Documents;
 use crate::config::Config;
+use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
@@ -165,10 +166,12 @@ impl AppState {
         self.facts.of_token(token, sources).await
     }
 
-    /// A use of `client`, now.
-    pub fn client_use(&self, client: Client) -> ClientUse {
+    /// A use of `client` for an account, now.
+    pub fn client_use(&self, client: Client, user: &Subject) -> ClientUse {
         let at = self.now();
-        ClientUse { client, at, keep_until: at.plus(self.config.clients.idle) }
+        let (keep_until, sole_ceiling) =
+            (at.plus(self.config.clients.idle), self.config.clients.sole_ceiling());
+        ClientUse { client, at, keep_until, user: user.clone(), sole_ceiling }
     }
 
     /// The source of randomness.

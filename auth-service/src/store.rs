@@ -9,6 +9,7 @@ pub mod records;
 pub mod redis;
 mod row;
 mod rules;
+mod sole_clients;
 pub mod transfer;
 
 use std::time::Duration;

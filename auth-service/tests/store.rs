@@ -20,6 +20,7 @@ mod store {
     mod resp;
     mod round_trips;
     mod secrecy;
+    mod sole_clients;
     mod storm;
     mod suite;
     mod things;

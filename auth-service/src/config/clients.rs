@@ -58,6 +58,11 @@ impl ClientTerms {
     pub fn unused_ceiling(&self) -> u64 {
         self.ceiling.min(UNUSED_CEILING)
     }
+
+    /// The most clients of one account that nobody else has used: a hundredth of all, but 10 at least and 200 at most.
+    pub fn sole_ceiling(&self) -> usize {
+        usize::try_from(self.ceiling / 100).unwrap_or(usize::MAX).clamp(10, 200)
+    }
 }
 
 /// The most clients that nobody has used, whatever `CLIENT_CEILING` says. With 8 kB each they take 80 MB.

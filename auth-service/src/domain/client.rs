@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::account::short_id;
+use super::account::{Subject, short_id};
 use super::clock::UnixTime;
 use super::opaque_token::TokenHash;
 use super::redirect_uri::RedirectUri;
@@ -178,6 +178,16 @@ pub struct OperatorTerms {
     pub pushes_requests: bool,
 }
 
+/// Who has used a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientUsers {
+    /// One account.
+    One(Subject),
+    /// More than one.
+    Several,
+}
+
 /// A client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Client {
@@ -191,6 +201,9 @@ pub struct Client {
     pub issued_at: UnixTime,
     /// When a person last allowed it, or it last got a token; to the hour.
     pub last_used_at: Option<UnixTime>,
+    /// Who has used it; none when nobody has, or when a release did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<ClientUsers>,
     /// Until when it makes room for nobody, although nobody has used it: its user may be about to sign in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<UnixTime>,
@@ -275,6 +288,10 @@ pub struct ClientUse {
     pub at: UnixTime,
     /// When the client may be forgotten, should this stay its last use.
     pub keep_until: UnixTime,
+    /// For whom.
+    pub user: Subject,
+    /// How many clients that nobody else has used that account may have. Beyond it, the one that was used longest ago is removed.
+    pub sole_ceiling: usize,
 }
 
 impl ClientUse {
@@ -284,6 +301,17 @@ impl ClientUse {
     /// Whether this use changes what is known of `client`.
     pub fn is_news_to(&self, client: &Client) -> bool {
         client.last_used_at.is_none_or(|last| self.at.since(last) >= Self::RESOLUTION)
+            || self.users_of(client) != client.users
+    }
+
+    /// Who has used `client`, with this use. A client that was used already and does not say by whom may be anybody's.
+    pub fn users_of(&self, client: &Client) -> Option<ClientUsers> {
+        match &client.users {
+            None if client.last_used_at.is_some() => None,
+            Some(ClientUsers::One(user)) if *user != self.user => Some(ClientUsers::Several),
+            None => Some(ClientUsers::One(self.user.clone())),
+            known => known.clone(),
+        }
     }
 }
 

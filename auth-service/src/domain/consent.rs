@@ -143,6 +143,7 @@ mod tests {
             origin: ClientOrigin::Registration,
             issued_at: UnixTime(1),
             last_used_at: None,
+            users: None,
             kept_until: None,
             disabled: false,
             fingerprint: None,

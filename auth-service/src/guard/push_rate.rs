@@ -114,6 +114,7 @@ mod tests {
             origin: ClientOrigin::Registration,
             issued_at: UnixTime(1),
             last_used_at: last_used_at.map(UnixTime),
+            users: None,
             kept_until: None,
             disabled: false,
             fingerprint: None,

@@ -221,7 +221,7 @@ async fn approve(
     let approval = approval_of(&asked.request);
     let request = asked.request;
     let token = state.new_token(TokenKind::AuthorizationCode)?;
-    let used = state.client_use(client);
+    let used = state.client_use(client, &asked.subject);
     let code = AuthorizationCode {
         grant_id: asked.grant_id,
         client_id: request.client_id,

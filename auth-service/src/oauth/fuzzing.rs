@@ -49,6 +49,7 @@ pub(super) fn client() -> Client {
         origin: ClientOrigin::Registration,
         issued_at: UnixTime(0),
         last_used_at: None,
+        users: None,
         kept_until: None,
         disabled: false,
         fingerprint: None,

@@ -251,6 +251,7 @@ fn client(
         origin: ClientOrigin::Registration,
         issued_at: state.now(),
         last_used_at: None,
+        users: None,
         kept_until: None,
         disabled: false,
         fingerprint,

@@ -93,6 +93,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         origin: ClientOrigin::Operator,
         issued_at: tools.now,
         last_used_at: None,
+        users: None,
         kept_until: None,
         disabled: false,
         fingerprint: None,

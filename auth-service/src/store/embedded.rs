@@ -8,6 +8,7 @@ mod grants;
 mod pending;
 mod portable;
 mod rows;
+mod sole_clients;
 mod tables;
 mod writable;
 mod writer;

@@ -13,6 +13,7 @@ mod grants;
 mod keys;
 mod pending;
 mod portable;
+mod sole_clients;
 mod tracking;
 
 use std::sync::Arc;

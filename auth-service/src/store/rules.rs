@@ -123,13 +123,16 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
         {
             known
         }
-        (None, ClientOrigin::MetadataDocument) => Client { last_used_at: None, ..used.client.clone() },
+        (None, ClientOrigin::MetadataDocument) => {
+            Client { last_used_at: None, users: None, ..used.client.clone() }
+        }
         (_, ClientOrigin::Registration | ClientOrigin::Operator) => return UseOfClient::Refused,
     };
     if client.disabled {
         return UseOfClient::Refused;
     }
     if used.is_news_to(&client) || before.is_some_and(|before| before != client.registration) {
+        client.users = used.users_of(&client);
         client.last_used_at = Some(used.at);
         UseOfClient::News(client)
     } else {

@@ -405,3 +405,25 @@ async fn a040_a_body_of_more_than_16_kb_is_refused() {
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(error_code(answer).await, "invalid_request");
 }
+
+#[actix_web::test]
+async fn a045_an_account_that_allows_ever_new_clients_leaves_only_its_latest() {
+    let app = TestApp::start_with(&[("CLIENT_CEILING", "600")]).await;
+    let first = app.client_with(&["https://first.example/cb"]).await;
+    let others = app.client().await;
+    let others = app.tokens(&others).await;
+    let mut browser = app.browser_of("hostile").await;
+    let mut last = String::new();
+    for n in 0..11 {
+        let uri = if n == 0 { "https://first.example/cb".to_owned() } else { format!("{REDIRECT}/{n}") };
+        last = if n == 0 { first.clone() } else { app.client_with(&[&uri]).await };
+        browser.allow(&authorize_query(&last, &[("redirect_uri", &uri)])).await;
+        app.wait(Duration::from_secs(1));
+    }
+    let open = async |client: &str, uri: &str| {
+        app.browser().open(&format!("/authorize?{}", authorize_query(client, &[("redirect_uri", uri)]))).await
+    };
+    assert_eq!(open(&first, "https://first.example/cb").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(open(&last, &format!("{REDIRECT}/10")).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(app.check_token(&others.access).await.status(), StatusCode::OK);
+}

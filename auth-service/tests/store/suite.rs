@@ -1,7 +1,7 @@
 //! The suite, on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, facts, grants, keys, pending};
+use super::{accounts, clients, facts, grants, keys, pending, sole_clients};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -43,6 +43,9 @@ conformance! {
     clients::a045_the_oldest_that_nobody_used_makes_room,
     clients::a045_clients_that_nobody_used_have_a_ceiling_of_their_own,
     clients::a045_a_client_that_is_kept_makes_no_room,
+    sole_clients::a045_one_account_has_so_many_clients_and_its_least_used_makes_room,
+    sole_clients::a045_a_client_that_several_use_makes_room_for_none,
+    sole_clients::a045_clients_used_at_once_stay_below_the_ceiling_of_their_account,
     clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
     clients::the_holder_of_the_management_token_updates_a_client,
     clients::a047_a_client_that_two_have_registered_is_deleted_by_neither,

@@ -28,6 +28,8 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const UNUSED: Duration = DAY;
 /// How long a used client stays after its last use.
 pub(crate) const IDLE: Duration = Duration::from_secs(90 * 86_400);
+/// How many clients that nobody else has used an account may have.
+pub(crate) const SOLE_CEILING: usize = 3;
 pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
 pub(crate) fn later(duration: Duration) -> UnixTime {
@@ -54,6 +56,7 @@ pub(crate) fn client(name: &str) -> Client {
         origin: ClientOrigin::Registration,
         issued_at: NOW,
         last_used_at: None,
+        users: None,
         kept_until: None,
         disabled: false,
         fingerprint: Some(hash(name)),
@@ -92,7 +95,18 @@ pub(crate) async fn register(store: &dyn Store, client: &Client) -> Client {
 }
 
 pub(crate) fn usage(client: &Client, at: UnixTime) -> ClientUse {
-    ClientUse { client: client.clone(), at, keep_until: at.plus(IDLE) }
+    ClientUse { sole_ceiling: 100_000, ..usage_by(&Subject::new([0; 32]), client, at) }
+}
+
+/// A use for that account, which may have [`SOLE_CEILING`] clients of its own.
+pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientUse {
+    ClientUse {
+        client: client.clone(),
+        at,
+        keep_until: at.plus(IDLE),
+        user: user.clone(),
+        sole_ceiling: SOLE_CEILING,
+    }
 }
 
 pub(crate) fn account(name: &str) -> Account {

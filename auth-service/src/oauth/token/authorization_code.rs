@@ -59,7 +59,7 @@ pub(super) async fn redeem(
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
-    match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone())).await? {
+    match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
         Redemption::Redeemed => Ok(response),
         Redemption::Replayed => replayed(state, client, &grant.subject, &grant.id).await,
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),

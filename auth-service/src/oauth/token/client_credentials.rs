@@ -48,7 +48,7 @@ pub(super) async fn grant_to_client(
         parent: None,
     };
     let response = issue(state, &grant, &account, part, None, now)?;
-    if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
+    if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));
     }
     audit::Event::MachineAuthorized { grant_id: &grant.id, client_id: &client.id }.emit();

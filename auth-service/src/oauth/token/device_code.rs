@@ -63,7 +63,7 @@ pub(super) async fn poll(
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
-    match state.store.redeem_device(&hash, &grant, &state.client_use(client.clone())).await? {
+    match state.store.redeem_device(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
         Redemption::Redeemed => Ok(response),
         Redemption::Replayed => Err(replayed(&grant.id)),
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),

@@ -102,7 +102,7 @@ pub(super) async fn assert(
         parent: None,
     };
     let response = issue(state, &grant, &account, part, None, now)?;
-    if !state.store.add_grant(&grant, &state.client_use(client.clone())).await? {
+    if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);

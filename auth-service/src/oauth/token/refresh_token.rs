@@ -65,11 +65,8 @@ pub(super) async fn refresh(
         expires_at: now.plus(state.config.lifetimes.refresh_token),
     };
     let grace = state.config.lifetimes.refresh_grace;
-    match state
-        .store
-        .rotate_refresh(&presented.presented(), &successor, &state.client_use(client.clone()), grace)
-        .await?
-    {
+    let used = state.client_use(client.clone(), &grant.subject);
+    match state.store.rotate_refresh(&presented.presented(), &successor, &used, grace).await? {
         Rotation::Rotated(grant) => issue(state, &grant, &account, part, Some(&new), now),
         Rotation::Repeated { grant, sealed_successor } => {
             let successor = unseal(&sealer, &sealed_successor)?;

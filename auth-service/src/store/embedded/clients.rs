@@ -7,6 +7,7 @@ use crate::store::rules::{self, UseOfClient, is_kept_longer, is_same, judge_use}
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::rows::Rows;
+use super::sole_clients;
 use super::tables::Table;
 use super::writable::Writable;
 
@@ -208,6 +209,7 @@ pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<C
             rows.remove(Table::UnusedClients, &unused_key(&client))?;
             let end = Some(used.keep_until).filter(|_| client.origin != ClientOrigin::Operator);
             rows.put(Table::Clients, client.id.as_str(), &client, end)?;
+            sole_clients::note(rows, &client, used)?;
             Ok(Some(client))
         }
     }

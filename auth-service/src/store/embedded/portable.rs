@@ -20,7 +20,7 @@ use super::files::{self, OpenError};
 use super::rows::{self, Reader};
 use super::tables::Table;
 use super::writable::Writable;
-use super::{EmbeddedStore, clients, name_key};
+use super::{EmbeddedStore, clients, name_key, sole_clients};
 
 #[async_trait]
 impl Portable for EmbeddedStore {
@@ -77,7 +77,7 @@ fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
         Kind::Client => {
             let client: Client = record.read()?;
             if client.last_used_at.is_some() || client.origin == ClientOrigin::Operator {
-                return Ok(());
+                return sole_clients::add(rows, &client, record.until);
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
         }

@@ -14,6 +14,8 @@ pub(super) enum Table {
     Clients,
     /// Registration time and client id → client id, for clients that were never used.
     UnusedClients,
+    /// Subject → the clients that only this account has used.
+    SoleClients,
     /// Fingerprint of a public client → client id, where that does not follow from it.
     Fingerprints,
     /// SHA-256 of names that may come once.
@@ -51,9 +53,10 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Clients,
         Self::UnusedClients,
+        Self::SoleClients,
         Self::Fingerprints,
         Self::Once,
         Self::Accounts,
@@ -73,9 +76,10 @@ impl Table {
         Self::Meta,
     ];
     /// The tables whose rows end.
-    pub(super) const EXPIRING: [Self; 13] = [
+    pub(super) const EXPIRING: [Self; 14] = [
         Self::Clients,
         Self::UnusedClients,
+        Self::SoleClients,
         Self::Fingerprints,
         Self::Once,
         Self::Sessions,
@@ -93,6 +97,7 @@ impl Table {
         match self {
             Self::Clients => "clients",
             Self::UnusedClients => "unused_clients",
+            Self::SoleClients => "sole_clients",
             Self::Fingerprints => "fingerprints",
             Self::Once => "once",
             Self::Accounts => "accounts",
@@ -141,7 +146,9 @@ impl Table {
             Self::Links => Kind::Link,
             Self::LinksBack => Kind::LinkBack,
             Self::Keys => Kind::SigningKeys,
-            Self::UnusedClients | Self::Fingerprints | Self::Usernames | Self::Meta => return None,
+            Self::UnusedClients | Self::SoleClients | Self::Fingerprints | Self::Usernames | Self::Meta => {
+                return None;
+            }
         })
     }
 

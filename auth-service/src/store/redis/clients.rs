@@ -15,6 +15,7 @@ use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
 use super::connection::Script;
+use super::sole_clients;
 
 /// How many clients make room for one at a time, should the ceiling have been lowered.
 const EVICTED_AT_ONCE: usize = 64;
@@ -359,6 +360,12 @@ pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreEr
     Ok(removed)
 }
 
+/// Removes what leads to a client that was removed.
+pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreError> {
+    settle(cells, &client.id).await?;
+    leave_fingerprint(cells, client).await
+}
+
 /// Deletes a client whose registration access token that is; whether it was.
 pub(super) async fn delete_managed_by(
     cells: &Cells,
@@ -374,8 +381,7 @@ pub(super) async fn delete_managed_by(
             return Ok(false);
         };
         if cells.remove_found(&key, &found).await? {
-            settle(cells, id).await?;
-            leave_fingerprint(cells, &found.value).await?;
+            forget(cells, &found.value).await?;
             return Ok(true);
         }
     }
@@ -425,6 +431,7 @@ pub(super) async fn note_use_of(
                     .filter(|_| client.origin != ClientOrigin::Operator);
                 if cells.swap(&cells.keys.client(id), found.as_ref(), &client, life).await? {
                     settle(cells, id).await?;
+                    sole_clients::note(cells, &client, used).await?;
                     return Ok(Some(client));
                 }
                 found = of_use(cells, used).await?;

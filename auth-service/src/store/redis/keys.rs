@@ -104,6 +104,7 @@ impl Keys {
                 }
             }
             ("n", "subject")
+            | ("w", "clients")
             | ("f", "client")
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable") => Named::Pointer,
@@ -154,6 +155,11 @@ impl Keys {
     /// As [`Keys::device`], by the hash's text.
     pub(super) fn device_below(&self, grant: &GrantId, hash: &str) -> String {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
+    }
+
+    /// The clients that only this account has used.
+    pub(super) fn sole_clients(&self, subject: &Subject) -> String {
+        self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
     }
 
     pub(super) fn client(&self, id: &ClientId) -> String {

@@ -23,7 +23,7 @@ use crate::store::{Store, StoreError};
 use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
 use super::keys::Named;
-use super::{KEY_CHECK, RedisStore, UNFINISHED, clients};
+use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
 
 /// How many rows are asked for, or written, at once.
 const AT_ONCE: usize = 64;
@@ -165,7 +165,9 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
         }
         Kind::Client => {
             cells.write_json(&key, json, life).await?;
-            return clients::settle(cells, &record.read::<Client>()?.id).await;
+            let client: Client = record.read()?;
+            clients::settle(cells, &client.id).await?;
+            return sole_clients::add(cells, &client, life).await;
         }
         _ => {}
     }

@@ -1,0 +1,60 @@
+//! The clients of each account that nobody else has used. The list lies in a slot of its own and follows the clients: what breaks off
+//! in between is made up for by the next use of the client.
+
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::store::StoreError;
+use crate::store::sole_clients::{SoleClients, sole_user};
+
+use super::cells::{Cells, Life, Tries};
+use super::clients;
+
+/// Notes a use of `client`, as it is now, and removes the clients of the same account that make room for it.
+pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
+    let Some(user) = sole_user(client) else { return Ok(()) };
+    let life = Some(Life { until: used.keep_until, now: used.at });
+    let make_room = change(cells, user, life, |list| list.note(&client.id, used)).await?;
+    for id in make_room {
+        remove(cells, user, &id).await?;
+    }
+    Ok(())
+}
+
+/// Enters a client that came with an import.
+pub(super) async fn add(cells: &Cells, client: &Client, life: Option<Life>) -> Result<(), StoreError> {
+    let Some((user, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
+    change(cells, user, life, |list| list.add(&client.id, used_at)).await
+}
+
+async fn change<T>(
+    cells: &Cells,
+    user: &Subject,
+    life: Option<Life>,
+    change: impl Fn(&mut SoleClients) -> T,
+) -> Result<T, StoreError> {
+    let key = cells.keys.sole_clients(user);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<SoleClients>(&key).await?;
+        let mut list = found.as_ref().map(|found| found.value.clone()).unwrap_or_default();
+        let outcome = change(&mut list);
+        if cells.swap(&key, found.as_ref(), &list, life).await? {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// Removes a client, unless another account uses it by now.
+async fn remove(cells: &Cells, user: &Subject, id: &ClientId) -> Result<(), StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let found = cells.read::<Client>(&key).await?;
+        let Some(found) = found.filter(|found| sole_user(&found.value) == Some(user)) else { return Ok(()) };
+        if cells.remove_found(&key, &found).await? {
+            return clients::forget(cells, &found.value).await;
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The clients that nobody but one account has used: how many an account may have, and which of them goes for another one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse, ClientUsers};
+use crate::domain::clock::UnixTime;
+
+/// What one account has. A client that was deleted, or that another account has used since, stays in the list until it is the one
+/// that was used longest ago, and then goes from the list alone.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct SoleClients(Vec<(UnixTime, ClientId)>);
+
+impl SoleClients {
+    /// Notes a use of `client`. Gives those that make room for it, the one that was used longest ago first.
+    pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<ClientId> {
+        self.add(client, used.at);
+        let too_many = self.0.len().saturating_sub(used.sole_ceiling);
+        self.0.drain(..too_many).map(|(_, id)| id).collect()
+    }
+
+    /// Enters one at the place of its last use.
+    pub(super) fn add(&mut self, client: &ClientId, used_at: UnixTime) {
+        self.0.retain(|(_, id)| id != client);
+        let place = self.0.partition_point(|(at, _)| *at <= used_at);
+        self.0.insert(place, (used_at, client.clone()));
+    }
+}
+
+/// The one account that has used a client, which may have to make room for another client of that account.
+pub(super) fn sole_user(client: &Client) -> Option<&Subject> {
+    match &client.users {
+        Some(ClientUsers::One(user)) if client.origin != ClientOrigin::Operator => Some(user),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_that_was_used_longest_ago_makes_room() {
+        let id = |name: &str| ClientId::try_from(name.to_owned()).unwrap();
+        let mut clients = SoleClients::default();
+        for (name, at) in [("b", 2), ("a", 1), ("c", 3), ("a", 4)] {
+            clients.add(&id(name), UnixTime(at));
+        }
+        let order: Vec<_> = clients.0.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(order, ["b", "c", "a"]);
+    }
+}

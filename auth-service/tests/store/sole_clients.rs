@@ -1,0 +1,82 @@
+//! Attack 45 with an account: how many clients one account may leave behind.
+
+use auth_service::domain::account::Subject;
+use auth_service::domain::client::{Client, ClientOrigin};
+use auth_service::domain::clock::UnixTime;
+use auth_service::store::Store;
+
+use super::things::{
+    HOUR, NOW, SOLE_CEILING, account, client, code, grant, id, later, random, register, usage_by,
+};
+use super::worlds::World;
+
+/// A consent, and with it the client's use by that account.
+async fn use_by(store: &dyn Store, user: &Subject, client: &Client, at: UnixTime) {
+    let grant = grant(&code(client, user, at), &client.id.to_string(), at);
+    assert!(store.add_grant(&grant, &usage_by(user, client, at)).await.unwrap());
+}
+
+async fn are_there(store: &dyn Store, names: &[&str]) -> Vec<bool> {
+    let mut there = Vec::new();
+    for name in names {
+        there.push(store.client(&id(name), NOW).await.unwrap().is_some());
+    }
+    there
+}
+
+pub(crate) async fn a045_one_account_has_so_many_clients_and_its_least_used_makes_room(world: &World) {
+    let store = world.store();
+    let person = account("ana");
+    assert!(store.add_account(&person).await.unwrap());
+    let [ana, bob] = [person.subject, Subject::new(random())];
+    let operators = Client { origin: ClientOrigin::Operator, ..client("operators") };
+    assert!(store.add_client(&operators, NOW).await.unwrap());
+    use_by(store, &ana, &operators, NOW).await;
+    let bobs = register(store, &client("bobs")).await;
+    use_by(store, &bob, &bobs, NOW).await;
+    let mut clients = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        clients.push(register(store, &client(name)).await);
+    }
+    for client in &clients[..SOLE_CEILING] {
+        use_by(store, &ana, client, NOW).await;
+    }
+    let held = grant(&code(&clients[1], &ana, NOW), "held", NOW);
+    assert!(store.add_grant(&held, &usage_by(&ana, &clients[1], NOW)).await.unwrap());
+    let opens = async || store.held_grant(&held.id, &held.client_id, &ana, NOW).await.unwrap().is_some();
+    assert!(opens().await);
+    use_by(store, &ana, &clients[0], later(HOUR)).await;
+    assert_eq!(are_there(store, &["a", "b", "c", "d"]).await, [true; 4]);
+    use_by(store, &ana, &clients[3], later(HOUR)).await;
+    assert_eq!(
+        are_there(store, &["a", "b", "c", "d", "bobs", "operators"]).await,
+        [true, false, true, true, true, true]
+    );
+    // What it held opens nothing, also when the same client comes again.
+    register(store, &client("b")).await;
+    assert!(!opens().await);
+}
+
+pub(crate) async fn a045_a_client_that_several_use_makes_room_for_none(world: &World) {
+    let store = world.store();
+    let [ana, bob] = [Subject::new(random()), Subject::new(random())];
+    let shared = register(store, &client("shared")).await;
+    use_by(store, &ana, &shared, NOW).await;
+    use_by(store, &bob, &shared, NOW).await;
+    for n in 0..3 * SOLE_CEILING {
+        let own = register(store, &client(&format!("own{n}"))).await;
+        use_by(store, &ana, &own, later(HOUR)).await;
+    }
+    assert!(store.client(&shared.id, NOW).await.unwrap().is_some());
+    assert_eq!(store.clients(None, 1000, NOW).await.unwrap().len(), 1 + SOLE_CEILING);
+}
+
+pub(crate) async fn a045_clients_used_at_once_stay_below_the_ceiling_of_their_account(world: &World) {
+    world
+        .at_once(16, |n, store| async move {
+            let own = register(store.as_ref(), &client(&format!("own{n}"))).await;
+            use_by(store.as_ref(), &Subject::new([9; 32]), &own, NOW).await;
+        })
+        .await;
+    assert_eq!(world.store().clients(None, 1000, NOW).await.unwrap().len(), SOLE_CEILING);
+}
