@@ -296,7 +296,9 @@ fn typed_password() -> anyhow::Result<SecretString> {
     std::io::stdin().lock().read_line(&mut line).context("no password could be read from standard input")?;
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
     if password.chars().count() < SHORTEST || password.len() > LONGEST {
-        bail!("the password on standard input must have {SHORTEST} to {LONGEST} characters");
+        bail!(
+            "the password on standard input must have {SHORTEST} characters at least and {LONGEST} bytes at most"
+        );
     }
     Ok(SecretString::from(password))
 }

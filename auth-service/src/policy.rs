@@ -31,6 +31,9 @@ pub use who::{Person, Who};
 
 use service::{Lookalike, Service, Table};
 
+/// What the scope of a gate without a policy file allows. Pages show it below the services that it is about.
+const EVERYTHING: &str = "to use all tools of what is named above";
+
 /// The rules.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -54,13 +57,15 @@ impl Policy {
     /// The one rule that there is without a file.
     pub fn without_file(allowed: Who) -> Self {
         let default_scope: Scope = "mcp".parse().unwrap_or_default();
+        let words = |token: &ScopeToken| (token.clone(), EVERYTHING.to_owned());
+        let descriptions = default_scope.tokens().map(words).collect();
         Self {
             epoch: 1,
             allowed,
             catalogue: default_scope.clone(),
             default_scope,
             services: Table::default(),
-            descriptions: BTreeMap::new(),
+            descriptions,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::domain::clock::Random;
 use crate::keys::seal::SystemRandomSource;
 
-/// Bytes in the shortest password a person may choose (NIST SP 800-63B §3.1.1 counts length, not classes).
+/// Characters in the shortest password a person may choose (NIST SP 800-63B §3.1.1 counts length, not classes).
 pub const SHORTEST: usize = 12;
 /// Bytes in the longest. Argon2 takes more, but nobody types more.
 pub const LONGEST: usize = 256;

@@ -243,6 +243,12 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/mcp/ADMI~1", false),
         ("https://a.example/%C3%A9", false),
         ("https://b.example/%C3%A9", false),
+        // A segment of which nothing is left may lead up, and from there to the rule.
+        ("https://a.example/mcp/%20", false),
+        ("https://a.example/mcp/...", false),
+        ("https://a.example/mcp/:", false),
+        ("https://a.example/mcp/%3A", false),
+        ("https://a.example/mcp/other/...", false),
         ("https://a.example/mcp/other/%C3%A9", true),
         ("https://a.example/mcp/Admin/%C3%A9", true),
         ("https://a.example/other/%C3%A9", true),

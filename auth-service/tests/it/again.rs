@@ -114,6 +114,27 @@ async fn a155_a_second_answer_to_one_question_makes_no_second_grant_and_leads_on
 }
 
 #[actix_web::test]
+async fn a_second_answer_after_the_login_has_ended_does_not_deny_the_first() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
+    let page = browser.open(&query).await;
+    assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
+    // Without its cookies, and with those of another login.
+    let mut other = app.browser();
+    for _ in 0..2 {
+        let again = other.submit(&page, &[("decision", "allow")]).await;
+        assert_eq!(again.status, StatusCode::BAD_REQUEST);
+        assert!(!again.body.contains("Nothing was allowed"), "{}", again.body);
+        assert!(again.body.contains("An answer that you gave before stands"), "{}", again.body);
+        assert!(again.body.contains("Show the question again"), "{}", again.body);
+        let login = other.open("/login").await;
+        assert_eq!(other.submit(&login, &SIGN_IN).await.status, StatusCode::OK);
+    }
+}
+
+#[actix_web::test]
 async fn a_question_that_cannot_be_answered_any_more_can_be_asked_again() {
     let app = TestApp::start_with(&[("REMEMBER_CONSENT", "off")]).await;
     let client = app.client().await;

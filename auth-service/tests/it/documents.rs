@@ -85,7 +85,11 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
     let silent = query(&id).replace("scope=mcp&", "");
     let mut browser = app.browser_of("bob").await;
     let page = browser.follow(&format!("/authorize?{silent}")).await;
-    assert!(page.body.contains("<dd>mcp</dd>"), "what the service needs comes with it: {}", page.body);
+    assert!(
+        page.body.contains("<dd>mcp: to use all tools of what is named above</dd>"),
+        "what the service needs comes with it: {}",
+        page.body
+    );
 }
 
 #[actix_web::test]

@@ -217,3 +217,18 @@ async fn a022_logins_that_succeed_do_not_use_up_the_limit_of_their_name() {
         }
     }
 }
+
+#[actix_web::test]
+async fn a_password_that_is_too_long_is_measured_in_what_the_page_says() {
+    let app = TestApp::start().await;
+    app.account("ana", true).await;
+    let mut browser = app.browser();
+    let page = browser.open("/login").await;
+    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+    // Fewer characters than the most, and more bytes.
+    let long = "ü".repeat(200);
+    let answer =
+        browser.submit(&choose, &[("new_password", long.as_str()), ("new_password_repeat", &long)]).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(answer.body.contains("at most 256 bytes"), "{}", answer.body);
+}

@@ -14,13 +14,19 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum ConsentError {
     /// The form is broken.
-    #[error("Nothing was allowed, because the form that was sent is broken: {0}.")]
+    #[error(
+        "This answer was not taken, because the form that was sent is broken: {0}. An answer that you gave before stands."
+    )]
     Params(#[from] BadParams),
     /// Nobody is logged in here any more.
-    #[error("Nothing was allowed, because you are not signed in any more.")]
+    #[error(
+        "This answer was not taken, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
+    )]
     NoSession,
     /// See [`BadTicket`].
-    #[error("Nothing was allowed, because {0}.")]
+    #[error(
+        "This answer was not taken, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
+    )]
     Ticket(#[from] BadTicket),
     /// The user would have to be asked, and the client said `prompt=none`.
     #[error("The application asked for no page to be shown, and it cannot be answered without one.")]
@@ -34,13 +40,13 @@ pub enum ConsentError {
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
     /// It is not the one that the page showed.
-    #[error("Nothing was allowed, because the application has changed while this page was open.")]
+    #[error("This answer was not taken, because the application has changed while this page was open.")]
     ClientChanged,
     /// The rules do not let the person use what was asked for.
     #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
     Barred,
     /// Neither allow nor deny.
-    #[error("Nothing was allowed, because the form that was sent has no answer in it.")]
+    #[error("This answer was not taken, because the form that was sent has no answer in it.")]
     NoDecision,
     /// Ours to mend.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
@@ -99,8 +105,8 @@ impl ConsentError {
             Self::Params(_) | Self::Ticket(_) | Self::NoDecision => ("Please answer again", Help::AskAgain),
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
             Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
-            Self::Unavailable => ("Nothing was allowed", Help::AskAgain),
-            Self::PageRequired | Self::ClientGone | Self::Barred => ("Nothing was allowed", Help::None),
+            Self::Unavailable => ("This did not work", Help::AskAgain),
+            Self::PageRequired | Self::ClientGone | Self::Barred => ("This cannot be allowed", Help::None),
         }
     }
 

@@ -203,7 +203,9 @@ fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
     if chosen.chars().count() < SHORTEST {
         Some(format!("That is too short: at least {SHORTEST} characters, please."))
     } else if chosen.len() > LONGEST {
-        Some(format!("That is too long: at most {LONGEST} characters, please."))
+        Some(format!(
+            "That is too long: at most {LONGEST} bytes, please. A letter with an accent, or of another script, is two to four."
+        ))
     } else if chosen != repeated {
         Some("The two are not the same.".to_owned())
     } else {
