@@ -12,21 +12,21 @@ use super::writable::Writable;
 
 /// Notes a use of `client`, as it is now, and removes the clients of the same account that make room for it.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
-    let Some(user) = sole_user(client) else { return Ok(()) };
-    let mut list: SoleClients = rows.get(Table::SoleClients, user.as_str())?.unwrap_or_default();
+    let Some(account) = sole_user(client) else { return Ok(()) };
+    let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
     for id in list.note(&client.id, used) {
         let other: Option<Client> = rows.get(Table::Clients, id.as_str())?;
-        if other.is_some_and(|other| sole_user(&other) == Some(user)) {
+        if other.is_some_and(|other| sole_user(&other) == Some(account)) {
             clients::remove(rows, &id)?;
         }
     }
-    rows.put(Table::SoleClients, user.as_str(), &list, Some(used.keep_until))
+    rows.put(Table::SoleClients, account.as_str(), &list, Some(used.keep_until))
 }
 
 /// Enters a client that came with an import.
 pub(super) fn add(rows: &Writable<'_>, client: &Client, until: Option<UnixTime>) -> Result<(), StoreError> {
-    let Some((user, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
-    let mut list: SoleClients = rows.get(Table::SoleClients, user.as_str())?.unwrap_or_default();
+    let Some((account, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
+    let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
     list.add(&client.id, used_at);
-    rows.put(Table::SoleClients, user.as_str(), &list, until)
+    rows.put(Table::SoleClients, account.as_str(), &list, until)
 }

@@ -11,11 +11,11 @@ use super::clients;
 
 /// Notes a use of `client`, as it is now, and removes the clients of the same account that make room for it.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
-    let Some(user) = sole_user(client) else { return Ok(()) };
+    let Some(account) = sole_user(client) else { return Ok(()) };
     let life = Some(Life { until: used.keep_until, now: used.at });
-    let make_room = change(cells, user, life, |list| list.note(&client.id, used)).await?;
+    let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
     for id in make_room {
-        remove(cells, user, &id).await?;
+        remove(cells, account, &id).await?;
     }
     Ok(())
 }
