@@ -116,8 +116,8 @@ impl Drop for Wait {
 mod tests {
     use super::*;
 
-    fn address(n: u8) -> Key {
-        Some(IpAddr::from([198, 51, 100, n]))
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([198, 51, 100, n])
     }
 
     fn is_given_up(wait: &mut Wait) -> bool {
@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn a100_an_address_that_has_its_share_gives_up_its_own_oldest() {
         let waiting = Waiting::new(3, 100);
-        let mut other = waiting.enter(address(2));
-        let mut waits: Vec<_> = (0..4).map(|_| waiting.enter(address(1))).collect();
+        let mut other = waiting.enter(Some(address(2)));
+        let mut waits: Vec<_> = (0..4).map(|_| waiting.enter(Some(address(1)))).collect();
         assert!(is_given_up(&mut waits[0]));
         assert!(!is_given_up(&mut other));
         assert_eq!(how_many_are_given_up(&mut waits[1..]), 0);
@@ -142,13 +142,13 @@ mod tests {
     #[test]
     fn a100_without_a_place_the_address_that_has_most_gives_up_its_oldest() {
         let waiting = Waiting::new(3, 5);
-        let mut few: Vec<_> = (0..2).map(|_| waiting.enter(address(2))).collect();
-        let mut most: Vec<_> = (0..3).map(|_| waiting.enter(address(1))).collect();
-        let mut newcomer = waiting.enter(address(3));
+        let mut few: Vec<_> = (0..2).map(|_| waiting.enter(Some(address(2)))).collect();
+        let mut most: Vec<_> = (0..3).map(|_| waiting.enter(Some(address(1)))).collect();
+        let mut newcomer = waiting.enter(Some(address(3)));
         assert!(is_given_up(&mut most[0]));
         assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
         // Two and two: the one that has been waited for longest.
-        let mut another = waiting.enter(address(4));
+        let mut another = waiting.enter(Some(address(4)));
         assert!(is_given_up(&mut few[0]));
         assert!(!is_given_up(&mut newcomer) && !is_given_up(&mut another));
         assert_eq!(waiting.count(), 5);
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a100_who_was_waited_for_leaves_nothing_behind() {
         let waiting = Waiting::new(2, 3);
-        let waits: Vec<_> = (0..20).map(|n| waiting.enter(address(n / 4))).collect();
+        let waits: Vec<_> = (0..20).map(|n| waiting.enter(Some(address(n / 4)))).collect();
         assert_eq!(waiting.count(), 3);
         drop(waits);
         assert_eq!(waiting.count(), 0);

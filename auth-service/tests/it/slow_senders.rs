@@ -47,7 +47,7 @@ async fn assert_others_are_served(app: &TestApp, flood: &mut [TcpStream], more: 
     let (_, latest) = flood.split_at_mut(FLOOD - LATEST);
     for n in 0..20 {
         for stream in &mut *latest {
-            stream.write_all(more).await.expect("the latest are not waited for any longer");
+            assert!(stream.write_all(more).await.is_ok(), "the latest are not waited for any longer");
         }
         let jwks = app.http.get(format!("{}/jwks", app.public));
         let answer = jwks.header("x-forwarded-for", format!("203.0.113.{n}")).send().await.unwrap();
