@@ -5,6 +5,7 @@
 pub mod account;
 pub mod client;
 pub mod clock;
+pub mod clock_watch;
 pub mod consent;
 pub mod device;
 pub mod email;

@@ -24,3 +24,4 @@ pub mod policy;
 pub mod rotation;
 pub mod state;
 pub mod store;
+pub mod upkeep;

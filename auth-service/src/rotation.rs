@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
-use crate::keys::signing::KeyRing;
 use crate::store::{Store, StoreError};
 
 /// How often a replica looks at the stored keys. A key that is revoked verifies nothing after that anywhere, and a new
@@ -56,14 +55,13 @@ pub async fn up_to_date(
     Err(RotationError::Busy)
 }
 
-/// Takes over into `ring` what the store says; whether a key is gone, so that nothing it signed counts any more.
-pub async fn follow(
-    ring: &KeyRing,
-    store: &dyn Store,
-    terms: &RotationTerms,
-    now: UnixTime,
-) -> Result<bool, RotationError> {
-    Ok(ring.install(up_to_date(store, terms, now).await?)?)
+/// The keys as they are stored; the first one is made. Nothing that is there is changed: not when the clock is in doubt, and
+/// not by who only asks.
+pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
+    match store.signing_keys().await? {
+        Some(set) => Ok(set),
+        None => up_to_date(store, terms, now).await,
+    }
 }
 
 /// Changes the stored set, on an operator's word.
@@ -74,7 +72,7 @@ pub async fn change(
     step: impl Fn(&KeySet) -> Result<KeySet, Unchanged>,
 ) -> Result<Result<KeySet, Unchanged>, RotationError> {
     for _ in 0..TRIES {
-        let found = up_to_date(store, terms, now).await?;
+        let found = known(store, terms, now).await?;
         let changed = match step(&found) {
             Ok(changed) => changed,
             Err(unchanged) => return Ok(Err(unchanged)),

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
 use auth_service::config::{Config, Storage};
-use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::domain::clock::SystemClock;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
 use auth_service::ops::telemetry;
@@ -78,8 +78,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     };
     tracing::info!(issuer = %config.site.issuer, store = place, "starting");
     let state =
-        AppState::new(config, Arc::clone(&store), &key, Arc::new(SystemClock), Arc::new(SystemRandomSource))
-            .await?;
+        AppState::new(config, store, &key, Arc::new(SystemClock), Arc::new(SystemRandomSource)).await?;
     let state = Data::new(state);
     raise_open_files();
     let servers = app::listen(listeners, &state, metrics)?;
@@ -99,7 +98,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
     let key_keeper = tokio::spawn(keep_keys_forever(state.clone()));
     let policy = tokio::spawn(Arc::clone(&state.policy).follow());
-    let sweeper = tokio::spawn(sweep_forever(store, state));
+    let sweeper = tokio::spawn(sweep_forever(state));
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
     let stop = async move {
@@ -140,7 +139,7 @@ async fn keep_keys_forever(state: Data<AppState>) {
     }
 }
 
-async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {
+async fn sweep_forever(state: Data<AppState>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
@@ -150,7 +149,7 @@ async fn sweep_forever(store: Arc<dyn Store>, state: Data<AppState>) {
         state.push_rate.forget_idle();
         state.assertion_rate.forget_idle();
         state.clients.documents().forget_idle();
-        match store.sweep(SystemClock.now()).await {
+        match state.sweep().await {
             Ok(removed) => tracing::debug!(removed, "swept expired rows"),
             Err(error) => tracing::error!(%error, "expired rows could not be swept"),
         }

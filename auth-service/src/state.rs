@@ -24,10 +24,12 @@ use crate::guard::waiting::Waiting;
 use crate::identity::password::{HashingError, Passwords};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
+use crate::keys::set::KeySet;
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
 use crate::rotation::{self, RotationError};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+use crate::upkeep::{Findings, Upkeep};
 
 /// Requests of one address at a time. A hosted client serves many users from few addresses; requests take milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
@@ -75,6 +77,7 @@ pub struct AppState {
     pub allowed_checks: Counter,
     /// The rules that are in force.
     pub policy: Arc<CurrentPolicy>,
+    upkeep: Upkeep,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -85,6 +88,9 @@ pub enum StartError {
     /// The policy file cannot be used.
     #[error("POLICY_FILE: {0}")]
     Policy(#[from] LoadError),
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// There are no signing keys.
     #[error(transparent)]
     Keys(#[from] RotationError),
@@ -109,7 +115,9 @@ impl AppState {
         random: Arc<dyn Random>,
     ) -> Result<Self, StartError> {
         let policy = CurrentPolicy::load(config.policy.clone(), config.site.protected_hosts.clone())?;
-        let keys = rotation::up_to_date(store.as_ref(), &config.signing, clock.now()).await?;
+        let upkeep = Upkeep::start(store.as_ref(), clock.as_ref(), random.as_ref()).await?;
+        let findings = upkeep.look(store.as_ref(), clock.as_ref()).await?;
+        let keys = current_keys(store.as_ref(), &config, &findings, clock.now()).await?;
         let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
         let documents = Documents::new(fetcher, config.clients.documents.clone(), Arc::clone(&random));
@@ -132,6 +140,7 @@ impl AppState {
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,
             store,
+            upkeep,
             clock,
             random,
         })
@@ -145,13 +154,40 @@ impl AppState {
     /// Brings the signing keys up to date with the store, and the store with the time. When that fails, those known so
     /// far stay in use.
     pub async fn follow_keys(&self) {
-        let followed =
-            rotation::follow(&self.keys, self.store.as_ref(), &self.config.signing, self.now()).await;
-        match followed {
+        match self.follow_keys_of_store().await {
             Ok(false) => {}
             Ok(true) => tracing::info!("a signing key is gone; nothing that it signed counts any more"),
             Err(error) => tracing::warn!(%error, "the signing keys could not be brought up to date"),
         }
+    }
+
+    async fn follow_keys_of_store(&self) -> Result<bool, RotationError> {
+        let findings = self.findings().await?;
+        if findings.is_lost {
+            return Ok(false);
+        }
+        let keys = current_keys(self.store.as_ref(), &self.config, &findings, self.now()).await?;
+        Ok(self.keys.install(keys)?)
+    }
+
+    /// Looks at what everything rests on: the store and the clock.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn findings(&self) -> Result<Findings, StoreError> {
+        self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await
+    }
+
+    /// Removes what has expired, unless the clock is in doubt or the store is not what it was.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn sweep(&self) -> Result<u64, StoreError> {
+        let findings = self.findings().await?;
+        if findings.is_lost || !findings.clock.is_steady() {
+            return Ok(0);
+        }
+        self.store.sweep(self.now()).await
     }
 
     /// Every scope that there is.
@@ -187,5 +223,19 @@ impl AppState {
     /// A new opaque token.
     pub fn new_token(&self, kind: TokenKind) -> Result<OpaqueToken, RandomUnavailable> {
         Ok(OpaqueToken::new(kind, self.random.bytes()?))
+    }
+}
+
+/// The signing keys of this moment: as they are due, or, when the clock is in doubt, as they are.
+async fn current_keys(
+    store: &dyn Store,
+    config: &Config,
+    findings: &Findings,
+    now: UnixTime,
+) -> Result<KeySet, RotationError> {
+    if findings.clock.is_steady() {
+        rotation::up_to_date(store, &config.signing, now).await
+    } else {
+        rotation::known(store, &config.signing, now).await
     }
 }

@@ -4,6 +4,7 @@
 pub mod changes;
 pub mod dump;
 pub mod embedded;
+mod installation;
 mod pending;
 pub mod records;
 pub mod redis;
@@ -27,6 +28,7 @@ use crate::keys::set::KeySet;
 use changes::Changes;
 use records::Portable;
 
+pub use installation::Installation;
 pub use pending::{PendingStore, Room};
 
 /// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
@@ -131,7 +133,7 @@ impl Successor {
 
 /// The store.
 #[async_trait]
-pub trait Store: PendingStore + Portable {
+pub trait Store: PendingStore + Portable + Installation {
     /// Finds `client` under one of `ids`, or registers it under the first of them that is free ([`Registration`]). Of
     /// equal registrations at once, one adds it.
     async fn register_client(

@@ -9,6 +9,7 @@ mod it {
     mod app;
     mod authorize;
     mod backup;
+    mod bad_weather;
     mod bursts;
     mod check;
     mod consent;

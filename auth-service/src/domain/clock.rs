@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// Seconds since the Unix epoch (`NumericDate` of RFC 7519 §2, without fractions).
@@ -33,6 +34,17 @@ impl fmt::Display for UnixTime {
 pub trait Clock: Send + Sync {
     /// The present second.
     fn now(&self) -> UnixTime;
+
+    /// How long the machine has been up, asleep or not: a time that nobody sets. Only differences mean something. A clock that
+    /// is never set goes with it.
+    fn up(&self) -> Duration {
+        Duration::from_secs(self.now().0)
+    }
+
+    /// Whether it tells the time of day, so that it can be compared with clocks of other machines.
+    fn is_time_of_day(&self) -> bool {
+        false
+    }
 }
 
 /// The machine's clock.
@@ -45,6 +57,16 @@ impl Clock for SystemClock {
         // A clock set before 1970 makes everything expired, which is the safe side.
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixTime(elapsed.as_secs())
+    }
+
+    fn up(&self) -> Duration {
+        let up = clock_gettime(ClockId::Boottime);
+        let part = |number: i64| u64::try_from(number).unwrap_or_default();
+        Duration::from_secs(part(up.tv_sec)) + Duration::from_nanos(part(up.tv_nsec))
+    }
+
+    fn is_time_of_day(&self) -> bool {
+        true
     }
 }
 

@@ -159,7 +159,7 @@ impl FactsCache {
         sources: Sources<'_>,
         guard: Option<Guard<'_>>,
     ) -> Result<Arc<Known>, NoFacts> {
-        let verified = Verified { at: sources.now, keys: sources.keys.revision() };
+        let verified = Verified { at: sources.now, keys: sources.keys.generation() };
         if self.invalid.get(key).is_some_and(|before| self.is_young(before, &sources)) {
             self.refused.increment(1);
             return Err(NoFacts::Invalid);
@@ -185,7 +185,7 @@ impl FactsCache {
     /// other keys than those of now.
     fn is_young(&self, verified: Verified, sources: &Sources<'_>) -> bool {
         let Verified { at, keys } = verified;
-        at <= sources.now && sources.now.since(at) < self.longest && keys == sources.keys.revision()
+        at <= sources.now && sources.now.since(at) < self.longest && keys == sources.keys.generation()
     }
 }
 

@@ -102,6 +102,13 @@ impl KeySet {
         self.revision
     }
 
+    /// Whether both have the same keys with the same times. The revision alone does not tell: a store that was emptied and
+    /// begun anew counts from the beginning.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
+        self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))
+    }
+
     /// The keys, in the order in which they begin to sign.
     pub fn keys(&self) -> &[StoredSigningKey] {
         &self.keys
@@ -122,23 +129,25 @@ impl KeySet {
     /// tokens have all ended. Nothing, when it is so already.
     pub fn settled(&self, terms: &RotationTerms, now: UnixTime) -> Result<Option<Self>, CryptoFailure> {
         let mut keys = self.keys.clone();
+        let mut changed = repair(&mut keys, now);
         keys.retain(|key| gone_at(key).is_none_or(|gone| now < gone));
-        let mut changed = keys.len() != self.keys.len();
-        let is_quiet = self.next(now).is_none();
-        match self.current(now).filter(|_| is_quiet).cloned() {
+        changed |= keys.len() != self.keys.len();
+        let mut settled = Self { revision: self.revision, keys };
+        let is_quiet = settled.next(now).is_none();
+        match settled.current(now).filter(|_| is_quiet).cloned() {
             Some(current) => {
                 if let Some(at) = due(&current, terms, now) {
-                    hand_over(&mut keys, &current.kid, at, terms, now)?;
+                    hand_over(&mut settled.keys, &current.kid, at, terms, now)?;
                     changed = true;
                 }
             }
-            None if keys.is_empty() => {
-                keys.push(StoredSigningKey::generate(terms.algorithm, now, now)?);
+            None if settled.keys.is_empty() => {
+                settled.keys.push(StoredSigningKey::generate(terms.algorithm, now, now)?);
                 changed = true;
             }
             None => {}
         }
-        Ok(changed.then(|| self.followed_by(keys)))
+        Ok(changed.then(|| self.followed_by(settled.keys)))
     }
 
     /// A new key is published now and signs when verifiers have had time to learn it.
@@ -195,6 +204,29 @@ pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
 /// When nothing that `key` signed can be valid any more; never, as long as it has no successor.
 pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(LONGEST_TOKEN).plus(MARGIN))
+}
+
+/// Undoes what was done while a clock was wrong and ahead: keys that were made in what is still the future go, and those
+/// before them sign on. If there is no other, it signs from now on. Whether there was something to undo.
+fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
+    let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);
+    if !keys.iter().any(is_of_the_future) {
+        return false;
+    }
+    let mut newest = keys.pop();
+    keys.retain(|key| !is_of_the_future(key));
+    if keys.is_empty() {
+        if let Some(key) = &mut newest {
+            (key.created_at, key.signs_from) = (now, now);
+        }
+        keys.extend(newest);
+    } else {
+        keys.extend(newest.filter(|key| !is_of_the_future(key)));
+    }
+    if let Some(last) = keys.last_mut() {
+        last.signs_until = None;
+    }
+    true
 }
 
 /// When `current` should hand over, if its successor has to be published by now.
@@ -267,6 +299,26 @@ mod tests {
         let alone = rotating.settled(&terms(), UnixTime(gone)).unwrap().unwrap();
         assert_eq!(states(&alone, gone), [Current]);
         assert_eq!(alone.keys()[0].kid, rotating.keys()[1].kid);
+    }
+
+    #[test]
+    fn what_a_clock_did_that_was_ahead_is_undone_when_it_is_right() {
+        let first = KeySet::first(&terms(), UnixTime(DAY)).unwrap();
+        let (right, wrong) = (UnixTime(2 * DAY), UnixTime(202 * DAY));
+        let scheduled = first.settled(&terms(), wrong).unwrap().unwrap();
+        assert_eq!(scheduled.keys().len(), 2, "the clock is ahead, so a rotation is due");
+        let repaired = scheduled.settled(&terms(), right).unwrap().unwrap();
+        assert_eq!(repaired.keys().len(), 1);
+        assert_eq!(repaired.keys()[0].kid, first.keys()[0].kid);
+        assert_eq!(repaired.keys()[0].signs_until, None);
+        assert!(repaired.revision() > scheduled.revision(), "other replicas take it over");
+        assert!(repaired.settled(&terms(), right).unwrap().is_none());
+
+        let made_ahead = KeySet::first(&terms(), wrong).unwrap();
+        let repaired = made_ahead.settled(&terms(), right).unwrap().unwrap();
+        assert_eq!(current(&repaired, 2 * DAY), made_ahead.keys()[0].kid, "what it signed still counts");
+        assert_eq!(states(&repaired, 2 * DAY), [KeyState::Current]);
+        assert!(repaired.rotated(&terms(), right).is_ok(), "no rotation is under way");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub struct KeyRing {
 
 /// One state of the set, ready for use.
 struct Ring {
+    generation: u64,
     set: KeySet,
     keys: Vec<LiveKey>,
     jwks: Jwks,
@@ -74,18 +75,19 @@ impl KeyRing {
     /// Takes over what the store says; whether a key is gone that was there before.
     pub fn install(&self, set: KeySet) -> Result<bool, CryptoFailure> {
         let before = self.ring();
-        if before.set.revision() == set.revision() {
+        if before.set.is_same(&set) {
             return Ok(false);
         }
-        let ring = Ring::new(set)?;
+        let mut ring = Ring::new(set)?;
+        ring.generation = before.generation.wrapping_add(1);
         let is_gone = before.keys.iter().any(|key| ring.key(&key.kid).is_none());
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
         Ok(is_gone)
     }
 
-    /// Which keys these are: another number, other keys.
-    pub fn revision(&self) -> u64 {
-        self.ring.read().unwrap_or_else(PoisonError::into_inner).set.revision()
+    /// Which keys these are: another number, other keys. It is the ring's own, since a store that was begun anew counts anew.
+    pub fn generation(&self) -> u64 {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     /// The public keys.
@@ -137,7 +139,7 @@ impl Ring {
         let (keys, public): (Vec<_>, Vec<_>) = ready.into_iter().unzip();
         let text = json!({ "keys": public }).to_string();
         let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(&text)));
-        Ok(Self { set, keys, jwks: Jwks { text: text.into(), etag: etag.into() } })
+        Ok(Self { generation: 0, set, keys, jwks: Jwks { text: text.into(), etag: etag.into() } })
     }
 
     fn key(&self, kid: &str) -> Option<&LiveKey> {

@@ -28,7 +28,7 @@ pub struct KeyRow {
 }
 
 pub(super) async fn list(tools: &Tools<'_>) -> Result<Reply, CommandError> {
-    let set = rotation::up_to_date(tools.store, &tools.rotation, tools.now).await?;
+    let set = rotation::known(tools.store, &tools.rotation, tools.now).await?;
     Ok(Reply::Keys(rows(&set, tools.now)))
 }
 

@@ -107,7 +107,7 @@ impl Changes {
     }
 
     /// Anything may have changed.
-    pub(super) fn note_everything(&self) {
+    pub fn note_everything(&self) {
         self.everything.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -5,6 +5,7 @@ mod clients;
 mod disk;
 mod files;
 mod grants;
+mod installation;
 mod pending;
 mod portable;
 mod rows;

@@ -10,6 +10,7 @@ mod circuit;
 mod clients;
 mod connection;
 mod grants;
+mod installation;
 mod keys;
 mod pending;
 mod portable;

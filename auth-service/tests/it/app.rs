@@ -36,12 +36,19 @@ pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 pub(crate) const REDIRECT: &str = "https://app.example/cb";
 pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 
-/// A clock that moves when the test says so.
-pub(crate) struct TestClock(AtomicU64);
+/// A clock that moves when the test says so, and is as wrong as the test sets it.
+pub(crate) struct TestClock {
+    passed: AtomicU64,
+    ahead: AtomicU64,
+}
 
 impl Clock for TestClock {
     fn now(&self) -> UnixTime {
-        UnixTime(self.0.load(Ordering::SeqCst))
+        UnixTime(self.passed.load(Ordering::SeqCst) + self.ahead.load(Ordering::SeqCst))
+    }
+
+    fn up(&self) -> Duration {
+        Duration::from_secs(self.passed.load(Ordering::SeqCst))
     }
 }
 
@@ -147,7 +154,7 @@ impl TestApp {
         let settings: Vec<_> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (store, server) = open_store(data.path(), &StoreKey::new(STORE_KEY), on_redis).await;
-        let clock = Arc::new(TestClock(AtomicU64::new(1_800_000_000)));
+        let clock = Arc::new(TestClock { passed: AtomicU64::new(1_800_000_000), ahead: AtomicU64::new(0) });
         Self::launch(settings, store, (clock, random), data, server).await
     }
 
@@ -203,7 +210,12 @@ impl TestApp {
     }
 
     pub(crate) fn wait(&self, duration: Duration) {
-        self.clock.0.fetch_add(duration.as_secs(), Ordering::SeqCst);
+        self.clock.passed.fetch_add(duration.as_secs(), Ordering::SeqCst);
+    }
+
+    /// Sets the clock so far ahead of what it should be.
+    pub(crate) fn set_clock_ahead(&self, by: Duration) {
+        self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }
 
     /// An account with [`PASSWORD`].

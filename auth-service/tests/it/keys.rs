@@ -35,7 +35,7 @@ impl TestApp {
         self.http.get(format!("{}/jwks", self.public)).send().await.unwrap().json().await.unwrap()
     }
 
-    async fn kids(&self) -> Vec<String> {
+    pub(crate) async fn kids(&self) -> Vec<String> {
         let set = self.jwks().await;
         set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
     }

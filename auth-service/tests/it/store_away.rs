@@ -14,7 +14,7 @@ const BUDGET: Duration = Duration::from_millis(1_000 + 700);
 /// As above, once it is known that nobody answers.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
-async fn ready(app: &TestApp) -> (StatusCode, Value) {
+pub(super) async fn ready(app: &TestApp) -> (StatusCode, Value) {
     let answer = app.http.get(format!("{}/ready", app.ops)).send().await.unwrap();
     (answer.status(), answer.json().await.unwrap())
 }

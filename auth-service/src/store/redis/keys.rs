@@ -107,7 +107,7 @@ impl Keys {
             | ("w", "clients")
             | ("f", "client")
             | ("k" | "d", "grant")
-            | ("meta", "key-check" | "writable") => Named::Pointer,
+            | ("meta", "key-check" | "writable" | "identity" | "clock") => Named::Pointer,
             ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("room", "requests" | "devices") => Named::Index,
@@ -272,6 +272,16 @@ impl Keys {
     /// A row that is written to see whether that is possible.
     pub(super) fn writable(&self) -> String {
         self.key("meta", "writable")
+    }
+
+    /// Which store this is.
+    pub(super) fn identity(&self) -> String {
+        self.key("meta", "identity")
+    }
+
+    /// How late it was.
+    pub(super) fn clock(&self) -> String {
+        self.key("meta", "clock")
     }
 
     /// The row that tells whether `STORE_KEY` is the right one.

@@ -1,0 +1,229 @@
+//! Whether the clock can be believed when something is to be deleted for good because its time is over. A clock that is
+//! wrong for seconds must not cost what cannot be made again.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::clock::UnixTime;
+
+/// How far the clock may be from where it should be: it is set right a little now and then.
+pub const TOLERANCE: Duration = Duration::from_secs(300);
+/// How long a time that was jumped to has to hold before it counts.
+pub const HOLD: Duration = Duration::from_secs(3600);
+/// How long the service may have been away before its clock counts as having jumped meanwhile. Nothing is lost by
+/// deleting what is over an hour later.
+const AWAY: Duration = Duration::from_secs(3600);
+
+/// What is to be thought of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It goes as it should.
+    Steady,
+    /// It went from one time to another.
+    Jumped {
+        /// Where it should be.
+        expected: UnixTime,
+        /// Where it is.
+        found: UnixTime,
+        /// How long that has to hold before it counts.
+        left: Duration,
+    },
+    /// The store's own clock says otherwise.
+    Disagrees {
+        /// The store's.
+        store: UnixTime,
+        /// Ours.
+        found: UnixTime,
+    },
+}
+
+impl Standing {
+    /// Whether what is over may be deleted.
+    pub fn is_steady(self) -> bool {
+        self == Self::Steady
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steady => f.write_str("ok"),
+            Self::Jumped { expected, found, left } => write!(
+                f,
+                "jumped {} (Unix time {found}; {expected} was expected): set it right if it is wrong. Nothing is deleted as \
+                 expired, and no signing key replaced, until it has held for {} minutes",
+                Apart(*expected, *found),
+                left.as_secs().div_ceil(60)
+            ),
+            Self::Disagrees { store, found } => write!(
+                f,
+                "{} compared with that of Redis (Unix time {found} here, {store} there): set both by NTP",
+                Apart(*store, *found)
+            ),
+        }
+    }
+}
+
+/// How far, and which way, the second is from the first.
+struct Apart(UnixTime, UnixTime);
+
+impl fmt::Display for Apart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(from, to) = self;
+        match to.since(*from).as_secs() {
+            0 => write!(f, "{} s behind", from.since(*to).as_secs()),
+            ahead => write!(f, "{ahead} s ahead"),
+        }
+    }
+}
+
+/// A time, and how long the machine had been up then.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: UnixTime,
+    up: Duration,
+}
+
+impl Seen {
+    /// Where the clock should be when the machine has been up for so long.
+    fn later(self, up: Duration) -> UnixTime {
+        self.at.plus(up.saturating_sub(self.up))
+    }
+
+    fn fits(self, other: Self, ahead: Duration) -> bool {
+        let expected = self.later(other.up);
+        other.at.since(expected) <= ahead && expected.since(other.at) <= TOLERANCE
+    }
+}
+
+/// Compares the clock with the time that the machine has been up, which nobody sets, and with the last time that the store
+/// remembers.
+#[derive(Debug)]
+pub struct ClockWatch {
+    /// The last time that counted.
+    trusted: Option<Seen>,
+    /// How far ahead of it the clock may be: after a start, nobody knows how long we were away.
+    ahead: Duration,
+    /// A time that was jumped to, when it was first seen.
+    candidate: Option<Seen>,
+}
+
+impl ClockWatch {
+    /// Begins when the machine has been up for `up`; `mark` is the last time that the store remembers.
+    pub fn new(mark: Option<UnixTime>, up: Duration) -> Self {
+        Self { trusted: mark.map(|at| Seen { at, up }), ahead: AWAY, candidate: None }
+    }
+
+    /// Looks at the clock. `store` is what the store's own says, if it has one.
+    pub fn look(&mut self, now: UnixTime, up: Duration, store: Option<UnixTime>) -> Standing {
+        if let Some(store) = store
+            && now.since(store).max(store.since(now)) > TOLERANCE
+        {
+            return Standing::Disagrees { store, found: now };
+        }
+        let seen = Seen { at: now, up };
+        let Some(trusted) = self.trusted.filter(|trusted| !trusted.fits(seen, self.ahead)) else {
+            return self.trust(seen);
+        };
+        let candidate = *self.candidate.get_or_insert(seen);
+        if !candidate.fits(seen, TOLERANCE) {
+            self.candidate = Some(seen);
+        } else if up.saturating_sub(candidate.up) >= HOLD {
+            return self.trust(seen);
+        }
+        let held = self.candidate.map_or(Duration::ZERO, |candidate| up.saturating_sub(candidate.up));
+        Standing::Jumped { expected: trusted.later(up), found: now, left: HOLD.saturating_sub(held) }
+    }
+
+    fn trust(&mut self, seen: Seen) -> Standing {
+        (self.trusted, self.ahead, self.candidate) = (Some(seen), TOLERANCE, None);
+        Standing::Steady
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+    const START: u64 = 1_000_000_000;
+
+    fn watch(mark: Option<u64>) -> ClockWatch {
+        ClockWatch::new(mark.map(UnixTime), Duration::from_secs(50))
+    }
+
+    fn look(watch: &mut ClockWatch, now: u64, up: u64) -> Standing {
+        watch.look(UnixTime(now), Duration::from_secs(50 + up), None)
+    }
+
+    #[test]
+    fn a_clock_that_goes_with_the_machine_is_steady_however_long_nobody_looks() {
+        let mut watch = watch(None);
+        assert_eq!(look(&mut watch, START, 0), Standing::Steady);
+        assert_eq!(look(&mut watch, START + 7 * DAY, 7 * DAY), Standing::Steady);
+        assert_eq!(
+            look(&mut watch, START + 7 * DAY - 200, 7 * DAY + 1),
+            Standing::Steady,
+            "it is set a little"
+        );
+    }
+
+    #[test]
+    fn a_jump_counts_when_it_has_held_for_an_hour_and_not_a_second_before() {
+        for jump in [200 * DAY, 301] {
+            for is_ahead in [true, false] {
+                let mut watch = watch(None);
+                look(&mut watch, START, 0);
+                let jumped = |up| if is_ahead { START + jump + up } else { START - jump + up };
+                for up in [1, 1800, 3600] {
+                    let standing = look(&mut watch, jumped(up), up);
+                    assert!(matches!(standing, Standing::Jumped { .. }), "{standing:?}");
+                }
+                assert_eq!(look(&mut watch, jumped(3601), 3601), Standing::Steady);
+                assert_eq!(look(&mut watch, jumped(3602), 3602), Standing::Steady);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_again_is_steady_at_once() {
+        let mut watch = watch(None);
+        look(&mut watch, START, 0);
+        assert!(!look(&mut watch, START + 200 * DAY, 5).is_steady());
+        assert_eq!(look(&mut watch, START + 10, 10), Standing::Steady);
+        assert!(
+            !look(&mut watch, START + 200 * DAY, 3700).is_steady(),
+            "the hour begins anew with the next jump"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_jumps_on_and_on_never_counts() {
+        let mut watch = watch(None);
+        look(&mut watch, START, 0);
+        for hour in 1..50 {
+            assert!(!look(&mut watch, START + hour * DAY, hour * 3000).is_steady());
+        }
+    }
+
+    #[test]
+    fn at_a_start_the_clock_is_compared_with_what_the_store_remembers() {
+        assert!(look(&mut watch(Some(START)), START + 1800, 0).is_steady(), "it was away for half an hour");
+        assert!(!look(&mut watch(Some(START)), START + 200 * DAY, 0).is_steady());
+        assert!(!look(&mut watch(Some(START)), START - DAY, 0).is_steady());
+        let mut away = watch(Some(START));
+        assert!(!look(&mut away, START + 3 * DAY, 0).is_steady());
+        assert!(look(&mut away, START + 3 * DAY + 3600, 3600).is_steady(), "it was away for three days");
+    }
+
+    #[test]
+    fn a_clock_that_is_not_that_of_the_store_is_told_whatever_it_did_before() {
+        let mut watch = watch(None);
+        let mut beside = |store: u64| watch.look(UnixTime(START), Duration::ZERO, Some(UnixTime(store)));
+        assert_eq!(beside(START + 300), Standing::Steady);
+        let told = beside(START + 301);
+        assert_eq!(told, Standing::Disagrees { store: UnixTime(START + 301), found: UnixTime(START) });
+        assert!(told.to_string().starts_with("301 s behind compared with that of Redis"), "{told}");
+        assert_eq!(beside(START), Standing::Steady);
+    }
+}

@@ -1,0 +1,49 @@
+//! What the embedded store knows of itself.
+
+use async_trait::async_trait;
+
+use crate::domain::clock::UnixTime;
+use crate::store::StoreError;
+use crate::store::installation::Installation;
+
+use super::EmbeddedStore;
+use super::rows::Rows;
+use super::tables::Table;
+
+const IDENTITY: &str = "identity";
+const CLOCK: &str = "clock";
+
+#[async_trait]
+impl Installation for EmbeddedStore {
+    async fn identity(&self) -> Result<Option<String>, StoreError> {
+        self.read(|rows| rows.get(Table::Meta, IDENTITY))
+    }
+
+    async fn identify(&self, identity: &str) -> Result<(), StoreError> {
+        let identity = identity.to_owned();
+        self.writer
+            .write(move |rows| match rows.get::<String>(Table::Meta, IDENTITY)? {
+                Some(_) => Ok(()),
+                None => rows.put(Table::Meta, IDENTITY, &identity, None),
+            })
+            .await
+    }
+
+    async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError> {
+        self.read(|rows| rows.get(Table::Meta, CLOCK))
+    }
+
+    async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError> {
+        self.writer.write(move |rows| rows.put(Table::Meta, CLOCK, &now, None)).await
+    }
+
+    /// It has no clock but the machine's.
+    async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
+        Ok(None)
+    }
+
+    /// The disk is all there is, and `ping` tries it.
+    async fn dangers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,109 @@
+//! What a Redis store knows of itself.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+
+use crate::domain::clock::UnixTime;
+use crate::store::StoreError;
+use crate::store::installation::Installation;
+
+use super::RedisStore;
+use super::cells::Found;
+use super::connection::Script;
+
+/// The second on the server's clock.
+static TIME: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('TIME')[1]"));
+/// What the server tells of itself.
+static INFO: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('INFO', 'default')"));
+
+#[async_trait]
+impl Installation for RedisStore {
+    async fn identity(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.cells.read(&self.cells.keys.identity()).await?.map(|found| found.value))
+    }
+
+    async fn identify(&self, identity: &str) -> Result<(), StoreError> {
+        let absent: Option<&Found<String>> = None;
+        // Whoever was there first stays.
+        self.cells.swap(&self.cells.keys.identity(), absent, &identity, None).await.map(|_| ())
+    }
+
+    async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError> {
+        Ok(self.cells.read(&self.cells.keys.clock()).await?.map(|found| found.value))
+    }
+
+    async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError> {
+        self.cells.write_for(&self.cells.keys.clock(), &now, None).await
+    }
+
+    async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
+        let said: Option<String> = self.told(&TIME).await?;
+        Ok(said.and_then(|text| text.parse().ok()).map(UnixTime))
+    }
+
+    async fn dangers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.told(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default())
+    }
+}
+
+impl RedisStore {
+    /// What a script tells, unless our user may not ask (ACL).
+    async fn told(&self, script: &Script) -> Result<Option<String>, StoreError> {
+        let key = self.cells.keys.key_check();
+        match self.cells.connection.script(script, &[&key], Vec::new()).await {
+            Ok(text) => Ok(Some(text)),
+            Err(StoreError::Unavailable(reason)) if is_forbidden(&reason) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_forbidden(reason: &str) -> bool {
+    ["NOPERM", "ACL failure", "no permissions"].iter().any(|said| reason.contains(said))
+}
+
+/// What in `INFO` threatens rows that nobody asked to be removed.
+fn dangers_in(info: &str) -> Vec<String> {
+    let value = |name: &str| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+    };
+    let mut dangers = Vec::new();
+    let policy = value("maxmemory_policy");
+    if !matches!(policy, "" | "noeviction") && value("maxmemory") != "0" {
+        dangers.push(format!(
+            "Redis throws away rows when it is full (maxmemory-policy {policy}; {} so far): accounts, clients and revocations \
+             among them. Set maxmemory-policy noeviction",
+            value("evicted_keys")
+        ));
+    }
+    if value("aof_enabled") == "0" {
+        dangers.push(
+            "Redis writes no append-only file: what it acknowledged since its last snapshot is lost when it ends. Set \
+             appendonly yes"
+                .to_owned(),
+        );
+    }
+    dangers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eviction_and_a_missing_log_are_told() {
+        let info =
+            "maxmemory:1048576\r\nmaxmemory_policy:allkeys-lru\r\nevicted_keys:15\r\naof_enabled:0\r\n";
+        let [eviction, log] = &*dangers_in(info) else { panic!("two dangers") };
+        assert!(eviction.contains("allkeys-lru; 15 so far"), "{eviction}");
+        assert!(log.contains("appendonly yes"), "{log}");
+        for harmless in [
+            "maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:1\r\n",
+            "maxmemory:1048576\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n",
+            "",
+        ] {
+            assert!(dangers_in(harmless).is_empty(), "{harmless}");
+        }
+    }
+}

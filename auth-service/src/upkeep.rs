@@ -1,0 +1,158 @@
+//! What a replica looks at again and again, because everything else rests on it: whether the store is the one it was, whether
+//! the clock can be believed, and what threatens the store.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::domain::clock::{Clock, Random, UnixTime};
+use crate::domain::clock_watch::{ClockWatch, Standing};
+use crate::domain::opaque_token::TokenHash;
+use crate::store::{Store, StoreError};
+
+/// How old the time may get that the store remembers.
+const MARK_EVERY: Duration = Duration::from_secs(300);
+/// How often the store is asked for what threatens it.
+const DANGERS_EVERY: Duration = Duration::from_secs(60);
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// What to think of the clock.
+    pub clock: Standing,
+    /// The store has lost what it kept, while we ran.
+    pub is_lost: bool,
+    /// What threatens the store, each with what to do.
+    pub dangers: Vec<String>,
+}
+
+/// See the module's text.
+pub struct Upkeep(Mutex<Known>);
+
+/// What was seen so far.
+struct Known {
+    watch: ClockWatch,
+    mark: Option<UnixTime>,
+    identity: Option<String>,
+    dangers: Vec<String>,
+    dangers_seen: Option<Duration>,
+    was_lost: bool,
+    was_steady: bool,
+}
+
+/// Said where readiness and the log tell that the store is empty.
+pub const LOST: &str = "the store has lost everything since this service started: accounts, clients, tokens, keys. Stop the \
+                        service and restore a backup (scripts/restore DUMP); to begin anew instead, restart it";
+
+impl Upkeep {
+    /// Makes the store known, and gives it an identity on its very first start. A store that cannot be written gets it later.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start(
+        store: &dyn Store,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<Self, StoreError> {
+        let mut identity = store.identity().await?;
+        if identity.is_none()
+            && let Ok(bytes) = random.bytes()
+            && store.identify(&TokenHash::of(&bytes).text()).await.is_ok()
+        {
+            identity = store.identity().await?;
+        }
+        let mark = store.clock_mark().await?;
+        Ok(Self(Mutex::new(Known {
+            watch: ClockWatch::new(mark, clock.up()),
+            mark,
+            identity,
+            dangers: Vec::new(),
+            dangers_seen: None,
+            was_lost: false,
+            was_steady: true,
+        })))
+    }
+
+    /// Looks at all of it, and notes the time in the store now and then. What has changed is logged.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
+        let identity = store.identity().await?;
+        let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
+        let is_lost = self.known().compare(identity, store);
+        let (now, up) = (clock.now(), clock.up());
+        let standing = self.known().look_at_clock(now, up, own_time);
+        if standing.is_steady()
+            && !is_lost
+            && self.known().is_mark_due(now)
+            && store.set_clock_mark(now).await.is_ok()
+        {
+            self.known().mark = Some(now);
+        }
+        if self.known().are_dangers_due(up) {
+            let dangers = store.dangers().await?;
+            self.known().note_dangers(dangers, up);
+        }
+        Ok(Findings { clock: standing, is_lost, dangers: self.known().dangers.clone() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Whether the store has lost its identity, and with it all else. Another store than before is taken for what it is.
+    fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {
+        let is_lost = found.is_none() && self.identity.is_some();
+        let is_other = self.identity.is_some() && found.is_some() && self.identity != found;
+        if is_other || is_lost && !self.was_lost {
+            store.changes().note_everything();
+        }
+        if is_other {
+            tracing::error!(
+                "the store is another one than before: it was emptied and begun anew, or replaced. Its accounts, clients, \
+                 tokens and signing keys are those that count from now on"
+            );
+        } else if is_lost && !self.was_lost {
+            tracing::error!("{LOST}");
+        }
+        if !is_lost {
+            self.identity = found.or_else(|| self.identity.take());
+        }
+        self.was_lost = is_lost;
+        is_lost
+    }
+
+    fn look_at_clock(&mut self, now: UnixTime, up: Duration, own_time: Option<UnixTime>) -> Standing {
+        let standing = self.watch.look(now, up, own_time);
+        let is_steady = standing.is_steady();
+        if is_steady != self.was_steady {
+            self.was_steady = is_steady;
+            metrics::gauge!("mcp_gate_clock_steady").set(if is_steady { 1.0 } else { 0.0 });
+            if is_steady {
+                tracing::info!("the clock can be believed again");
+            } else {
+                tracing::warn!("the clock: {standing}");
+            }
+        }
+        standing
+    }
+
+    fn is_mark_due(&self, now: UnixTime) -> bool {
+        self.mark.is_none_or(|mark| now < mark || now.since(mark) >= MARK_EVERY)
+    }
+
+    fn are_dangers_due(&self, up: Duration) -> bool {
+        self.dangers_seen.is_none_or(|seen| up.saturating_sub(seen) >= DANGERS_EVERY)
+    }
+
+    fn note_dangers(&mut self, dangers: Vec<String>, up: Duration) {
+        if dangers != self.dangers {
+            for danger in &dangers {
+                tracing::warn!("the store: {danger}");
+            }
+        }
+        (self.dangers, self.dangers_seen) = (dangers, Some(up));
+    }
+}

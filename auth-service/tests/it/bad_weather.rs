@@ -1,0 +1,141 @@
+//! A clock that is wrong for a while, and a Redis that comes back empty.
+
+use std::time::Duration;
+
+use super::app::{TestApp, Tokens};
+use super::store_away::ready;
+use auth_service::upkeep::LOST;
+use reqwest::StatusCode;
+
+const DAYS: Duration = Duration::from_secs(200 * 86_400);
+
+#[actix_web::test]
+async fn a_clock_that_is_days_ahead_for_a_while_costs_nothing() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        app.state.follow_keys().await;
+        let kids = app.kids().await;
+
+        app.set_clock_ahead(DAYS);
+        app.wait(Duration::from_secs(5));
+        app.state.follow_keys().await;
+        assert_eq!(app.state.sweep().await.unwrap(), 0, "nothing is swept by a clock that has jumped");
+        assert_eq!(app.kids().await, kids, "no key is made or thrown away");
+        let (status, told) = ready(&app).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+        assert!(told["clock"].as_str().unwrap().contains("jumped 17280000 s ahead"), "{told}");
+        assert_eq!(
+            app.check_token(&tokens.access).await.status(),
+            StatusCode::UNAUTHORIZED,
+            "it counts as expired"
+        );
+
+        // A replica that starts meanwhile compares with what the store remembers.
+        let other = app.replica(&[]).await;
+        assert_eq!(other.state.sweep().await.unwrap(), 0);
+        assert_eq!(other.kids().await, kids);
+
+        app.set_clock_ahead(Duration::ZERO);
+        app.state.follow_keys().await;
+        assert_eq!(ready(&app).await.1["clock"], "ok");
+        assert_eq!(app.kids().await, kids);
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+        let again = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+        assert_eq!(app.check_token(&again.access).await.status(), StatusCode::OK);
+        assert_eq!(app.state.store.accounts().await.unwrap().len(), 1);
+    }
+}
+
+#[actix_web::test]
+async fn a_clock_that_stays_where_it_jumped_to_counts_after_an_hour() {
+    let app = TestApp::start_on(false, &[]).await;
+    let client = app.client().await;
+    app.state.follow_keys().await;
+    app.set_clock_ahead(DAYS);
+    assert_eq!(app.state.sweep().await.unwrap(), 0);
+    app.wait(Duration::from_secs(3599));
+    assert_eq!(app.state.sweep().await.unwrap(), 0);
+    app.wait(Duration::from_secs(1));
+    assert!(app.state.sweep().await.unwrap() > 0, "what is over goes");
+    assert_eq!(ready(&app).await.1["clock"], "ok");
+    assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty(), "{client} is gone");
+}
+
+/// What a clock that is set back does: nothing that was used is unused again.
+#[actix_web::test]
+async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again() {
+    for app in TestApp::on_both_stores(&[]).await {
+        app.set_clock_ahead(Duration::from_secs(86_400));
+        app.state.follow_keys().await;
+        app.wait(Duration::from_secs(3600));
+        app.state.follow_keys().await;
+        assert_eq!(ready(&app).await.1["clock"], "ok", "what has held for an hour counts");
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        let used = tokens.refresh.clone();
+        let mut latest = tokens;
+        for _ in 0..3 {
+            latest = Tokens::of(app.refresh(&client, &latest.refresh).await).await;
+        }
+        app.set_clock_ahead(Duration::ZERO);
+        app.wait(Duration::from_secs(61));
+        app.state.follow_keys().await;
+        assert_eq!(
+            app.refresh(&client, &used).await.status(),
+            StatusCode::BAD_REQUEST,
+            "a used token is used"
+        );
+        assert!(ready(&app).await.1["clock"].as_str().unwrap().contains("behind"));
+    }
+}
+
+#[actix_web::test]
+async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_begun_anew() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let other = app.replica(&[]).await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let before = app.kids().await;
+    assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
+
+    app.tell_store("FLUSHALL");
+    for replica in [&app, &other] {
+        let (status, told) = ready(replica).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{told}");
+        assert_eq!(told["store"], LOST);
+        replica.state.follow_keys().await;
+        assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert!(
+        app.state.store.signing_keys().await.unwrap().is_none(),
+        "nobody begins anew who has seen it before"
+    );
+
+    // One that is restarted begins anew, and the others follow it.
+    let restarted = app.replica(&[]).await;
+    let fresh = restarted.kids().await;
+    assert_ne!(fresh, before);
+    for replica in [&app, &other] {
+        replica.state.follow_keys().await;
+        assert_eq!(replica.kids().await, fresh, "replicas sign and verify with the same keys");
+        assert_eq!(ready(replica).await.0, StatusCode::OK);
+        assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    let client = app.client().await;
+    app.person("somebody").await;
+    assert!(!client.is_empty());
+}
+
+#[actix_web::test]
+async fn a_redis_that_evicts_or_keeps_no_log_is_told() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let (status, told) = ready(&app).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    assert!(told["store_dangers"][0].as_str().unwrap().contains("appendonly yes"), "{told}");
+    app.tell_store("CONFIG SET maxmemory 100mb");
+    app.tell_store("CONFIG SET maxmemory-policy allkeys-lru");
+    let restarted = app.replica(&[]).await;
+    let (_, told) = ready(&restarted).await;
+    assert!(told["store_dangers"][0].as_str().unwrap().contains("Set maxmemory-policy noeviction"), "{told}");
+}
