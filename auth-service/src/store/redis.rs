@@ -14,6 +14,7 @@ mod installation;
 mod keys;
 mod pending;
 mod portable;
+mod renewal;
 mod sole_clients;
 mod tracking;
 

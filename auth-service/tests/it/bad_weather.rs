@@ -130,7 +130,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
 #[actix_web::test]
 async fn a_redis_that_evicts_or_keeps_no_log_is_told() {
     let Some(app) = TestApp::start_on_redis().await else { return };
-    let (status, told) = ready(&app).await;
+    app.tell_store("CONFIG SET appendonly no");
+    let (status, told) = ready(&app.replica(&[]).await).await;
     assert_eq!(status, StatusCode::OK, "{told}");
     assert!(told["store_dangers"][0].as_str().unwrap().contains("appendonly yes"), "{told}");
     app.tell_store("CONFIG SET maxmemory 100mb");

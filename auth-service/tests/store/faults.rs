@@ -132,3 +132,138 @@ async fn a_rotation_whose_answer_was_lost_is_told_again() {
     let of_refresh = |key: &&Vec<u8>| key.starts_with(b"mcp-gate:{r:");
     assert_eq!(keys.iter().filter(of_refresh).count(), 0);
 }
+
+/// What `/ready` asks.
+async fn refuses_writes(store: &RedisStore, said: &str) {
+    let start = Instant::now();
+    loop {
+        match store.ping().await {
+            Err(error) if error.to_string().contains(said) => break,
+            told => assert!(start.elapsed() < Duration::from_secs(10), "not {said}: {told:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!store.add_account(&account("nobody")).await.is_ok_and(|added| added), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_which_redis_refuses_writes_is_told_and_over_when_it_is() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let (_, _, grant) = granted(&store, "a", "refresh").await;
+    let mut admin = Resp::connect(server.port);
+    let mut tell = |line: &str| {
+        let words: Vec<&[u8]> = line.split_whitespace().map(str::as_bytes).collect();
+        admin.ask(&words)
+    };
+    for (cause, end, said) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "NOREPLICAS"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "READONLY"),
+    ] {
+        tell(cause);
+        refuses_writes(&store, said).await;
+        tell(end);
+        recovers(&store, Duration::from_secs(10)).await;
+        let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap();
+        assert!(held.is_some(), "what was acknowledged is there after {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_cannot_save_is_told_and_over_when_it_can() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().to_str().unwrap();
+    let options =
+        ["--appendonly", "no", "--save", "3600 1", "--dbfilename", "in-the-way", "--dir", directory];
+    let Some(server) = RedisServer::start(&options) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    register(&store, &client("a")).await;
+    let mut admin = Resp::connect(server.port);
+    // A directory in the place of the file: the child that saves cannot put it there.
+    let place = data.path().join("in-the-way");
+    std::fs::create_dir(&place).unwrap();
+    std::fs::write(place.join("file"), "").unwrap();
+    admin.ask(&[b"BGSAVE"]);
+    refuses_writes(&store, "MISCONF").await;
+    std::fs::remove_dir_all(&place).unwrap();
+    admin.ask(&[b"BGSAVE"]);
+    recovers(&store, Duration::from_secs(20)).await;
+    assert!(store.client(&id("a"), NOW).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_master_is_looked_for_when_the_server_behind_a_name_has_become_a_copy() {
+    let (Some(old), Some(new)) =
+        (RedisServer::start(&["--appendonly", "no"]), RedisServer::start(&["--appendonly", "no"]))
+    else {
+        return;
+    };
+    let proxy = Switch::start(old.port);
+    let store = connect(&format!("redis://127.0.0.1:{}", proxy.port)).await.unwrap();
+    register(&store, &client("a")).await;
+    Resp::connect(new.port).ask(&[b"REPLICAOF", b"127.0.0.1", old.port.to_string().as_bytes()]);
+    let mut copy = Resp::connect(new.port);
+    let start = Instant::now();
+    while copy.keys().len() < Resp::connect(old.port).keys().len() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the copy is not made");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // As after a failover: the old master lives on as a copy, and the name leads to the new one.
+    copy.ask(&[b"REPLICAOF", b"NO", b"ONE"]);
+    Resp::connect(old.port).ask(&[b"REPLICAOF", b"127.0.0.1", new.port.to_string().as_bytes()]);
+    proxy.lead_to(new.port);
+    recovers(&store, Duration::from_secs(10)).await;
+    assert!(store.client(&id("a"), NOW).await.unwrap().is_some());
+    register(&store, &client("b")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_redis_takes_no_more_is_named_as_that() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no", "--requirepass", "hunter2hunter2"]) else {
+        return;
+    };
+    let store = connect(&format!("redis://:hunter2hunter2@127.0.0.1:{}", server.port)).await.unwrap();
+    register(&store, &client("a")).await;
+    let mut admin = Resp::connect(server.port);
+    admin.ask(&[b"AUTH", b"hunter2hunter2"]);
+    admin.ask(&[b"CONFIG", b"SET", b"requirepass", b"another one"]);
+    admin.ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    refuses_writes(&store, "refuses the user or password in REDIS_URL").await;
+    admin.ask(&[b"CONFIG", b"SET", b"requirepass", b"hunter2hunter2"]);
+    recovers(&store, Duration::from_secs(10)).await;
+}
+
+/// A name that leads to one server and later to another: connections that are there stay where they are.
+struct Switch {
+    port: u16,
+    target: std::sync::Arc<std::sync::atomic::AtomicU16>,
+}
+
+impl Switch {
+    fn start(target: u16) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = std::sync::Arc::new(std::sync::atomic::AtomicU16::new(target));
+        let to = std::sync::Arc::clone(&target);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(near) = stream else { return };
+                let port = to.load(std::sync::atomic::Ordering::SeqCst);
+                let Ok(far) = std::net::TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let ends = [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)];
+                for (mut from, mut to) in ends {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, target }
+    }
+
+    fn lead_to(&self, port: u16) {
+        self.target.store(port, std::sync::atomic::Ordering::SeqCst);
+    }
+}

@@ -9,19 +9,21 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use fred::clients::WithOptions;
 use fred::error::{Error, ErrorKind};
 use fred::prelude::{
-    Client, ClientLike, ConnectionConfig, FromValue, Options, PerformanceConfig, ReconnectPolicy,
+    Client, ClientLike, ConnectionConfig, EventInterface, FromValue, Options, PerformanceConfig,
+    ReconnectPolicy,
 };
 use fred::types::config::{TcpConfig, UnresponsiveConfig};
 use fred::types::scan::{ScanResult, Scanner};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use fred::util::redis_keyslot;
 use futures_util::stream::{BoxStream, StreamExt};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 use crate::store::StoreError;
 
 use super::address::RedisAddress;
 use super::circuit::Circuit;
+use super::renewal::Renewal;
 
 /// How long a connection may take to make.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -68,13 +70,16 @@ pub(super) struct Connection {
     task: ConnectHandle,
     asked: AtomicU64,
     circuit: Arc<Circuit>,
-    mender: JoinHandle<()>,
+    renewal: Arc<Renewal>,
+    helpers: [AbortHandle; 3],
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
-        self.mender.abort();
+        for helper in &self.helpers {
+            helper.abort();
+        }
     }
 }
 
@@ -98,6 +103,16 @@ impl Connection {
         let mut policy = ReconnectPolicy::new_exponential(0, 50, 1000, 2);
         policy.set_jitter(50);
         let client = Client::new(address.config(), Some(performance), Some(connection), Some(policy));
+        let renewal = Arc::new(Renewal::default());
+        let (failing, connecting) = (Arc::clone(&renewal), Arc::clone(&renewal));
+        let failed = client.on_error(move |(error, _)| {
+            failing.note_error(&error);
+            std::future::ready(Ok(()))
+        });
+        let connected_again = client.on_reconnect(move |_| {
+            connecting.note_connected();
+            std::future::ready(Ok(()))
+        });
         let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
         let task = match connected {
             Ok(connected) => connected.map_err(|error| cannot_connect(address, &error))?,
@@ -129,7 +144,8 @@ impl Connection {
                 }
             }
         });
-        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, mender })
+        let helpers = [mender.abort_handle(), failed.abort_handle(), connected_again.abort_handle()];
+        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, renewal, helpers })
     }
 
     /// The client whose servers are to be followed.
@@ -144,7 +160,7 @@ impl Connection {
         arguments: Vec<Value>,
     ) -> Result<T, StoreError> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        self.ask(&command, &arguments).await.map_err(|error| unavailable(&error))
+        self.ask(&command, &arguments).await.map_err(|error| self.unavailable(&error))
     }
 
     /// Every key that matches, by and by, from every server that has some. A key may come twice; one that is made or
@@ -188,10 +204,10 @@ impl Connection {
             }
             other => other,
         }
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| self.unavailable(&error))?;
         match <[Value; 2]>::try_from(answer.into_array()) {
             Ok([to, result]) if to.as_str().as_deref() == Some(&*number) => {
-                result.convert().map_err(|error| unavailable(&error))
+                result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
                 // A connection that is out of step stays so; a new one is in step.
@@ -210,9 +226,27 @@ impl Connection {
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
         match &answer {
             Err(error) if is_silence(error) => self.circuit.failed(),
+            Err(error) if self.renewal.is_due(error) => {
+                tracing::warn!(
+                    "Redis is a copy that takes no writes: the connection is made anew, to find the master"
+                );
+                let _ = tokio::time::timeout(CONNECT, self.bare.force_reconnection()).await;
+            }
             _ => self.circuit.succeeded(),
         }
         answer
+    }
+
+    /// What callers are told. A Redis that refuses us does not answer either.
+    fn unavailable(&self, error: &Error) -> StoreError {
+        match (error.kind(), self.renewal.refused()) {
+            (ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Timeout, Some(said)) => {
+                StoreError::Unavailable(format!(
+                    "Redis refuses the user or password in REDIS_URL ({said}): set the one that it has now, and restart"
+                ))
+            }
+            _ => unavailable(error),
+        }
     }
 
     async fn ask_until_told<T: FromValue>(
