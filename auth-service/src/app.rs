@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_http::Request;
+use actix_http::{ConnectionType, Request};
 use actix_web::dev::{Server, fn_service};
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::http::{KeepAlive, Method};
@@ -169,7 +169,12 @@ pub fn listen(
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
-    let answer = forward_auth::check(request, state).await;
+    let is_last = state.is_stopping();
+    let mut answer = forward_auth::check(request, state).await;
+    if is_last {
+        // An idle connection that we close while the edge sends on it costs a request; one that it does not use again costs none.
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(answer.map_body(|_, body| unread::holding(unread, body)))
 }
 

@@ -27,9 +27,30 @@ async fn main() -> ExitCode {
             // The whole chain on one line of its own: this is what an operator reads first.
             #[expect(clippy::print_stderr, reason = "the last word of a failing command")]
             {
-                eprintln!("auth-service: {error:#}");
+                eprintln!("auth-service: {}", in_one_line(&error));
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes, without those that it has told already.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
+        told if told.is_empty() => cause,
+        told if told.contains(&cause) => told,
+        told => format!("{told}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error =
+            anyhow::anyhow!("no such file").context("cannot read a: no such file").context("POLICY_FILE");
+        assert_eq!(in_one_line(&error), "POLICY_FILE: cannot read a: no such file");
     }
 }

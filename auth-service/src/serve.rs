@@ -7,7 +7,7 @@ use actix_web::web::Data;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
@@ -24,6 +24,9 @@ use auth_service::store::{Store, StoreError};
 
 /// How often expired rows are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// How long edges have to notice that we are about to stop.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// How often Redis is asked at the start before it counts as gone, and the pause between.
 const START_ATTEMPTS: u32 = 10;
@@ -98,14 +101,11 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
     let key_keeper = tokio::spawn(keep_keys_forever(state.clone()));
     let policy = tokio::spawn(Arc::clone(&state.policy).follow());
+    let kept = state.clone();
     let sweeper = tokio::spawn(sweep_forever(state));
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
+    let mut told = Signals::listen()?;
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        told.until_stop(&kept).await;
         tracing::info!("stopping: no new connections, requests in flight are finished");
         // The edge listener goes last of the two, so that requests on their way keep being answered for.
         public.stop(true).await;
@@ -128,6 +128,54 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     served.context("a listener failed")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the system may tell us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user: [Signal; 2],
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen =
+            |kind, name: &'static str| signal(kind).with_context(|| format!("{name} cannot be awaited"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hang_up: listen(SignalKind::hangup(), "SIGHUP")?,
+            user: [
+                listen(SignalKind::user_defined1(), "SIGUSR1")?,
+                listen(SignalKind::user_defined2(), "SIGUSR2")?,
+            ],
+        })
+    }
+
+    /// Waits until it is time to stop. After SIGTERM, as orchestrators send it, edges are given a moment to turn to another
+    /// replica; who presses Ctrl-C does not want to wait.
+    async fn until_stop(&mut self, state: &Data<AppState>) {
+        let [first, second] = &mut self.user;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    tracing::info!(
+                        "SIGHUP: policy file and signing keys are read again, as they are all the time; other settings need a restart"
+                    );
+                    state.policy.reload().await;
+                    state.follow_keys().await;
+                }
+                _ = first.recv() => tracing::info!("SIGUSR1 means nothing to this program"),
+                _ = second.recv() => tracing::info!("SIGUSR2 means nothing to this program"),
+            }
+        }
+        state.begin_stopping();
+        tracing::info!("stopping: /ready says so, and connections of the edge end with their next answer");
+        tokio::time::sleep(DRAIN).await;
+    }
 }
 
 async fn keep_keys_forever(state: Data<AppState>) {

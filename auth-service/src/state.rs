@@ -1,6 +1,7 @@
 //! What every handler works with, put together once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics::Counter;
 
@@ -77,6 +78,7 @@ pub struct AppState {
     pub allowed_checks: Counter,
     /// The rules that are in force.
     pub policy: Arc<CurrentPolicy>,
+    stopping: AtomicBool,
     upkeep: Upkeep,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -140,6 +142,7 @@ impl AppState {
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,
             store,
+            stopping: AtomicBool::new(false),
             upkeep,
             clock,
             random,
@@ -168,6 +171,16 @@ impl AppState {
         }
         let keys = current_keys(self.store.as_ref(), &self.config, &findings, self.now()).await?;
         Ok(self.keys.install(keys)?)
+    }
+
+    /// From now on nobody new should come, and every answer at the edge is the last one of its connection.
+    pub fn begin_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether we are about to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// Looks at what everything rests on: the store and the clock.

@@ -166,6 +166,24 @@ impl Stack {
         if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
     }
 
+    /// Sends a signal to auth-service.
+    #[track_caller]
+    pub fn signal_auth_service(&self, signal: rustix::process::Signal) {
+        self.auth_service.as_ref().expect("auth-service runs").signal(signal);
+    }
+
+    /// How auth-service ends by itself; nothing when it does not within half a minute.
+    pub async fn auth_service_ends(&mut self) -> Option<std::process::ExitStatus> {
+        let mut process = self.auth_service.take().expect("auth-service runs");
+        let waited = tokio::task::spawn_blocking(move || process.wait_for(Duration::from_secs(30)));
+        waited.await.expect("waiting does not fail")
+    }
+
+    /// Where auth-service answers checks, and the secret of the edge.
+    pub fn check_at(&self) -> (u16, String) {
+        (self.auth_edge_port, self.edge_secret.clone())
+    }
+
     /// What `/ready` of auth-service says.
     pub async fn ready(&self) -> Answer {
         self.get(&format!("http://127.0.0.1:{}/ready", self.ops_port))

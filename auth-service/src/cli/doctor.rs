@@ -49,7 +49,7 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
     let findings = match findings {
         Ok(findings) => findings,
         Err(error) => {
-            eprintln!("auth-service: {error:#}");
+            eprintln!("auth-service: {}", crate::in_one_line(&error));
             return ExitCode::from(2);
         }
     };

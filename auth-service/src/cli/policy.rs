@@ -92,7 +92,7 @@ pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("auth-service: {error:#}");
+            eprintln!("auth-service: {}", crate::in_one_line(&error));
             ExitCode::from(2)
         }
     }

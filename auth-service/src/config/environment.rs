@@ -1,8 +1,11 @@
 //! The variables, with `NAME_FILE` resolved and empty ones dropped.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
+
+use crate::files::read_setting;
 
 use super::Problems;
 
@@ -78,7 +81,7 @@ impl Environment {
                 (Some(value), None) => {
                     values.insert(name.to_owned(), value.trim().to_owned());
                 }
-                (None, Some(path)) => match std::fs::read_to_string(path.trim()) {
+                (None, Some(path)) => match read_setting(Path::new(path.trim())) {
                     Ok(text) => {
                         values.insert(name.to_owned(), text.trim().to_owned());
                     }

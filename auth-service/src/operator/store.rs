@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::files::read_setting;
 use crate::keys::seal::{InvalidStoreKey, StoreKey};
 use crate::ops::audit;
 use crate::store::records::Portable;
@@ -27,8 +28,7 @@ pub enum KeyFileError {
 
 /// Reads the key in a file.
 pub fn read_key(path: &Path) -> Result<StoreKey, KeyFileError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    let text = read_setting(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
     StoreKey::parse(&text).map_err(|error| KeyFileError::Invalid(path.to_owned(), error))
 }
 

@@ -28,6 +28,9 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
         None => json!({ "epoch": epoch, "state": "current" }),
         Some(error) => json!({ "epoch": epoch, "state": "stale", "error": error }),
     };
+    if state.is_stopping() {
+        return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
+    }
     let (is_ready, store, clock, dangers) = match standing(&state).await {
         Ok(Findings { is_lost: true, clock, dangers }) => {
             (false, LOST.to_owned(), clock.to_string(), dangers)

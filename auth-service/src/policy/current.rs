@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::oneshot;
 
 use crate::domain::resource::ProtectedHosts;
+use crate::files;
 
 use super::Policy;
 use super::file::{self, LONGEST_FILE, PolicyProblems};
@@ -18,6 +20,9 @@ use super::who::Who;
 
 /// How often the file is read. Twice that, and the time to read it, is how long a change takes.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How long the file may take to be read before that is told.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Where rules come from.
 #[derive(Debug, Clone, Default)]
@@ -115,12 +120,45 @@ impl CurrentPolicy {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let this = Arc::clone(&self);
-            // A network file system may take its time; requests must not wait for it.
-            if tokio::task::spawn_blocking(move || this.look()).await.is_err() {
-                tracing::error!("the policy file could not be looked at");
-            }
+            self.look_beside().await;
         }
+    }
+
+    /// Reads the file now, and takes it for whole: somebody says that it is.
+    pub async fn reload(self: &Arc<Self>) {
+        if self.source.file.is_some() {
+            self.look_beside().await;
+            self.look_beside().await;
+        }
+    }
+
+    /// Looks at the file once, on a thread of its own: a network file system may take its time or never answer, and neither
+    /// requests nor the end of the process may wait for it.
+    async fn look_beside(self: &Arc<Self>) {
+        let (this, (done, looked)) = (Arc::clone(self), oneshot::channel());
+        let look = move || {
+            this.look();
+            // Nobody may be waiting any more.
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().name("policy-file".to_owned()).spawn(look).is_err() {
+            self.note_error("the policy file could not be looked at: no thread can be started".to_owned());
+            return;
+        }
+        tokio::pin!(looked);
+        if tokio::time::timeout(SILENCE, &mut looked).await.is_err() {
+            self.note_error(format!("the policy file was not read within {} s", SILENCE.as_secs()));
+            // Until that has ended, another look would hang as well.
+            let _ = looked.await;
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = None;
+        }
+    }
+
+    fn note_error(&self, error: String) {
+        tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
+        metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
+        metrics::gauge!("mcp_gate_policy_stale").set(1.0);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
     }
 
     /// Looks at the file once. A content that was there the last time too, and was not judged yet, is judged.
@@ -171,12 +209,8 @@ fn report(policy: &Policy, changed: bool) {
 }
 
 fn content(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    // One byte more than allowed is enough to tell that it is too long.
-    let most = u64::try_from(LONGEST_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    // One byte more than a policy may have: that one is too long is said in the words of the policy.
+    files::read_regular(path, LONGEST_FILE + 1)
 }
 
 fn accept(path: &Path, bytes: &[u8], allowed: &Who, hosts: &ProtectedHosts) -> Result<Policy, LoadError> {

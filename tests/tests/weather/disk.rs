@@ -34,11 +34,18 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     let upstream = tests::upstream::Upstream::start().await;
     let setup = Setup::as_shipped()
         .in_front_of(upstream.port)
+        .auth_setting("REGISTRATION_RATE", "100000")
         .auth_setting("DATA_DIR", disk.place().to_str().unwrap());
     let mut stack = setup.start().await;
     let (kept, revoked) = grants(&stack).await;
 
     disk.fill();
+    // The file of the store has some room within, which is used up first.
+    let mut more = 0;
+    while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
+        more += 1;
+        assert!(more < 20_000, "a full disk takes client after client");
+    }
     let told = until_ready_is(&stack, 503).await;
     assert!(told.body.contains("No space left on device"), "{}", told.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a full disk");

@@ -3,6 +3,8 @@
 //! revoked opens anything.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod clock;
 mod disk;
 mod lost;
 mod sky;
+mod stop;

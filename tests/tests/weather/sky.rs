@@ -52,6 +52,13 @@ impl Sky {
     pub(crate) fn syncs_to_fail(&self) -> u64 {
         fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
     }
+
+    /// Sets the clock so many seconds ahead of the machine's.
+    pub(crate) fn set_clock_ahead(&self, seconds: i64) {
+        let (beside, place) = (self.directory.path().join("clock.new"), self.directory.path().join("clock"));
+        fs::write(&beside, seconds.to_string()).unwrap();
+        fs::rename(beside, place).unwrap();
+    }
 }
 
 /// A file system of its own, which only root can make.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::domain::clock::{Random, RandomUnavailable};
+use crate::files::read_setting;
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 
 pub(super) const DATABASE: &str = "store.redb";
@@ -102,7 +103,7 @@ pub fn store_key(
 ) -> Result<StoreKey, OpenError> {
     create_directory(directory)?;
     let path = directory.join(KEY);
-    match fs::read_to_string(&path) {
+    match read_setting(&path) {
         Ok(text) => StoreKey::parse(&text)
             .map(|key| key.with_previous(previous))
             .map_err(|error| OpenError::KeyInvalid(path, error)),
@@ -139,7 +140,7 @@ enum Past {
 
 fn past(directory: &Path) -> Result<Past, OpenError> {
     let path = directory.join(MARK);
-    match fs::read_to_string(&path) {
+    match read_setting(&path) {
         Ok(mark) if mark == BEGUN => Ok(Past::None),
         Ok(_) => Ok(Past::Store),
         // Earlier releases left no mark, but most of their stores have a key file.
@@ -163,7 +164,7 @@ fn begin(directory: &Path) -> Result<(), OpenError> {
 /// Notes that there is a store in `directory`.
 pub(super) fn mark_made(directory: &Path) -> Result<(), OpenError> {
     let path = directory.join(MARK);
-    if fs::read_to_string(&path).is_ok_and(|mark| mark == MADE) {
+    if read_setting(&path).is_ok_and(|mark| mark == MADE) {
         return Ok(());
     }
     write_whole(directory, MARK, MADE.as_bytes()).map_err(io_error(&path))

@@ -1,0 +1,70 @@
+//! Reading files that an operator names. What is there may be anything, and nothing may wait for it for ever.
+
+use std::fs::OpenOptions;
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Bytes in the longest file that is read as a setting.
+pub const LONGEST_SETTING: usize = 1024 * 1024;
+
+/// Reads a regular file of up to `most` bytes.
+///
+/// # Errors
+/// What the system says; for a pipe, a device or a directory, and for a file that is longer, what it is. Opening a pipe
+/// that nobody writes to would wait for ever (`fifo(7)`).
+pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough to tell that it is too long.
+    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// As [`read_regular`], as text of at most [`LONGEST_SETTING`] bytes.
+///
+/// # Errors
+/// As there, and when it is not UTF-8.
+pub fn read_setting(path: &Path) -> Result<String> {
+    String::from_utf8(read_regular(path, LONGEST_SETTING)?)
+        .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_a_device_and_a_directory_are_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+            let error = read_regular(path, 10).unwrap_err();
+            assert_eq!(error.to_string(), "it is no regular file", "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read_regular(&path, 10).unwrap(), b"0123456789");
+        assert_eq!(read_regular(&path, 9).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read_setting(&path).unwrap(), "0123456789");
+        fs::write(&path, [0xff]).unwrap();
+        assert_eq!(read_setting(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+}
