@@ -8,10 +8,11 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory};
 use crate::child::{Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
 use crate::connection;
@@ -28,6 +29,8 @@ use crate::unread::close_unread;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers of the largest size that may wait for their readers at the same time.
 const LARGEST_ANSWERS: usize = 16;
+/// Messages of the largest size that may wait for children at the same time.
+const LARGEST_MESSAGES: usize = 16;
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the operator's listener at the same time.
@@ -44,6 +47,7 @@ pub struct World {
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
+    hide();
     let reaper = Reaper::install();
     let files = raise_files();
     tracing::debug!(files, "that many files may be open");
@@ -54,16 +58,19 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
-    let answers = Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20));
+    let memory = Memory {
+        answers: Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20)),
+        messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20)),
+    };
     let sessions = Sessions::new(
-        settings(&config, Arc::clone(&answers)),
+        settings(&config, memory.clone()),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
-        modern_settings(&config, answers),
+        modern_settings(&config, memory),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
@@ -100,6 +107,9 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let (mcp_handle, ops_handle) = (mcp.handle(), ops.handle());
     let mut serving = tokio::spawn(mcp);
     tokio::spawn(ops);
+    if !config.shared && !matches!(config.identity, Identity::None) {
+        tracing::info!("children have one user id, so those of different callers can reach each other");
+    }
     tracing::info!(%address, path = config.mcp_path, command = config.child.command.first(), "serving");
 
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
@@ -123,6 +133,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Keeps the memory and the environment of this process from its children, which may have the same user id: without this
+/// they could read assertions of other callers in it. It leaves no core file either.
+fn hide() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "children with the same user id can read the memory of this process");
+    }
+}
+
 fn spec(config: &Config) -> Spec {
     // Room for the largest body twice, so that one large message does not stop the next from being queued.
     Spec {
@@ -133,7 +151,7 @@ fn spec(config: &Config) -> Spec {
     }
 }
 
-fn settings(config: &Config, answers: Arc<Budget>) -> Settings {
+fn settings(config: &Config, memory: Memory) -> Settings {
     let limits = &config.limits;
     Settings {
         max_sessions: limits.max_sessions,
@@ -146,11 +164,11 @@ fn settings(config: &Config, answers: Arc<Budget>) -> Settings {
         input_timeout: limits.input_timeout,
         max_line: limits.max_line,
         shared: config.shared,
-        answers,
+        memory,
     }
 }
 
-fn modern_settings(config: &Config, answers: Arc<Budget>) -> modern::Settings {
+fn modern_settings(config: &Config, memory: Memory) -> modern::Settings {
     let limits = &config.limits;
     modern::Settings {
         is_per_caller: config.has_placeholders(),
@@ -162,7 +180,7 @@ fn modern_settings(config: &Config, answers: Arc<Budget>) -> modern::Settings {
         start_timeout: limits.start_timeout,
         max_line: limits.max_line,
         list_cache: limits.list_cache,
-        answers,
+        memory,
     }
 }
 

@@ -16,6 +16,18 @@ const SHARE: usize = 4;
 pub const TOO_MANY_ANSWERS: &str =
     "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
 
+/// What is answered in place of sending a message for which there is no room.
+pub const TOO_MANY_MESSAGES: &str = "Too many large messages, of yours or of everybody, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";
+
+/// The memory of everything that waits between clients and children.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// For answers that wait for their readers.
+    pub answers: Arc<Budget>,
+    /// For messages that wait until their child reads them.
+    pub messages: Arc<Budget>,
+}
+
 /// An amount of memory, in bytes.
 #[derive(Debug)]
 pub struct Budget {

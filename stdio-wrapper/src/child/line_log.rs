@@ -27,7 +27,8 @@ impl LineLog {
 
     /// Warns of a line: what became of it, and why.
     pub fn line(&self, line: &[u8], why: &str, what: &str) {
-        if let Some(left_out) = self.take() {
+        if let Pass::Yes { suppressed } = self.take() {
+            let left_out = told(suppressed);
             let shown = String::from_utf8_lossy(line.get(..line.len().min(SHOWN)).unwrap_or_default());
             tracing::warn!(child = self.child, line = %shown, why, left_out, "{what}");
         }
@@ -35,7 +36,8 @@ impl LineLog {
 
     /// Warns of a line that was too long.
     pub fn oversized(&self, length: usize) {
-        if let Some(left_out) = self.take() {
+        if let Pass::Yes { suppressed } = self.take() {
+            let left_out = told(suppressed);
             let child = self.child;
             tracing::warn!(
                 child,
@@ -48,7 +50,8 @@ impl LineLog {
 
     /// Warns of a client that holds up the child.
     pub fn client_does_not_read(&self, stream: u64) {
-        if let Some(left_out) = self.take() {
+        if let Pass::Yes { suppressed } = self.take() {
+            let left_out = told(suppressed);
             let child = self.child;
             tracing::warn!(
                 child,
@@ -68,17 +71,18 @@ impl LineLog {
         }
     }
 
-    /// `None`: this one is not logged. Else how many before it were not.
-    fn take(&self) -> Option<Option<u64>> {
-        match self.limit().take(Instant::now()) {
-            Pass::Yes { suppressed } => Some(Some(suppressed).filter(|count| *count > 0)),
-            Pass::No => None,
-        }
+    fn take(&self) -> Pass {
+        self.limit().take(Instant::now())
     }
 
     fn limit(&self) -> MutexGuard<'_, RateLimit> {
         self.limit.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A count as a field of a log line, which is only there if there is something to tell.
+fn told(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
 }
 
 impl Drop for LineLog {

@@ -279,10 +279,13 @@ pub(super) async fn take(
     message: &Message<'_>,
 ) -> Result<(), Problem> {
     match &message.kind {
-        Kind::Notification { method } => match permit(endpoint, caller, method, message) {
-            Ok(permit) => session.notify(message, &permit).await,
-            Err(_) => tracing::debug!("a notification that the tool rules do not allow was dropped"),
-        },
+        Kind::Notification { method } => {
+            if let Ok(permit) = permit(endpoint, caller, method, message) {
+                session.notify(message, &permit).await.map_err(not_read)?;
+            } else {
+                tracing::debug!("a notification that the tool rules do not allow was dropped");
+            }
+        }
         Kind::Response { id: Some(id), .. } if !session.reply(message, message.at(id)).await => {
             return Err(Problem::bad_request(
                 "An answer needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
@@ -293,6 +296,11 @@ pub(super) async fn take(
         Kind::Response { .. } | Kind::Request { .. } => {}
     }
     Ok(())
+}
+
+/// The child did not get the message.
+fn not_read(why: &'static str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::from_secs(4))
 }
 
 /// Why a tool call is refused.

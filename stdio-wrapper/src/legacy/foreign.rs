@@ -70,7 +70,8 @@ impl Session {
         let Some(link) = self.own_link() else { return };
         let Some(number) = link.find(self, id) else { return };
         if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
-            link.pass(&message, &mut []).await;
+            // A child that does not read does not hear of it.
+            let _ = link.pass(self, &message, &mut []).await;
         }
     }
 

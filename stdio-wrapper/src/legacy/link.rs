@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::unsettled::Unsettled;
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
@@ -25,6 +25,8 @@ const MAX_RETIRED: usize = 64;
 
 /// How long a message may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a message waits for room among those that wait for children. Children that read make some soon.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who may get messages that name no request.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Link {
     pub(super) metrics: Arc<Metrics>,
     /// Memory for answers that wait for their readers.
     pub(super) answers: Arc<Budget>,
+    /// The same for messages that wait until the child reads them.
+    messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) log: LineLog,
     /// Several callers use it, so a doubtful message may be another one's than it seems.
@@ -162,7 +166,7 @@ impl Link {
         audience: Audience,
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
-        answers: Arc<Budget>,
+        memory: Memory,
     ) -> Self {
         let is_common = matches!(audience, Audience::Nobody);
         let width = if is_common { Width::Long } else { Width::Short };
@@ -174,7 +178,8 @@ impl Link {
             framing,
             audience,
             metrics,
-            answers,
+            answers: memory.answers,
+            messages: memory.messages,
             launcher,
             log,
             is_common: AtomicBool::new(is_common),
@@ -220,6 +225,10 @@ impl Link {
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.encode(message.text, &mut patches);
+        let counted = self.messages.count_within(&session.owner, line.into(), ROOM_PATIENCE).await;
+        let Some(line) = counted.map(Text::into_bytes) else {
+            return self.fail_one(number, TOO_MANY_MESSAGES);
+        };
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read. The request itself waits in memory as well.
@@ -241,12 +250,23 @@ impl Link {
         }
     }
 
-    /// Passes on a message that wants no answer.
-    pub(super) async fn pass(&self, message: &Message<'_>, patches: &mut [Patch<'_>]) {
+    /// Passes on a message of a session that wants no answer. An error says why the child did not get it.
+    pub(super) async fn pass(
+        &self,
+        session: &Session,
+        message: &Message<'_>,
+        patches: &mut [Patch<'_>],
+    ) -> Result<(), &'static str> {
         let line = self.framing.encode(message.text, patches);
+        let counted = self.messages.count_within(&session.owner, line.into(), ROOM_PATIENCE).await;
+        let line = counted.map(Text::into_bytes).ok_or(TOO_MANY_MESSAGES)?;
         self.note();
-        // A child that is gone has nothing to be told.
-        let _ = tokio::time::timeout(SEND_TIMEOUT, self.outbox.send(line)).await;
+        let patience = session.request_timeout().min(SEND_TIMEOUT);
+        match tokio::time::timeout(patience, self.outbox.send(line)).await {
+            // A child that is gone has nothing to be told.
+            Ok(_) => Ok(()),
+            Err(_) => Err("The MCP server does not read its input, so it did not get the message."),
+        }
     }
 
     /// Sends a message of our own if there is room.

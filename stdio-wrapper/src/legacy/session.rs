@@ -267,21 +267,27 @@ impl Session {
         stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
     }
 
-    /// Takes a notification for which there is leave.
-    pub async fn notify(self: &Arc<Self>, message: &Message<'_>, permit: &Permit<'_>) {
+    /// Takes a notification for which there is leave. An error says why the child did not get it.
+    pub async fn notify(
+        self: &Arc<Self>,
+        message: &Message<'_>,
+        permit: &Permit<'_>,
+    ) -> Result<(), &'static str> {
         self.touch();
         if !message.has_method(permit.method()) {
-            return;
+            return Ok(());
         }
         if permit.method() == "notifications/cancelled" {
-            return self.cancel(message).await;
+            self.cancel(message).await;
+            return Ok(());
         }
         match self.behind.get() {
-            Some(Behind::Own(link)) => link.pass(message, &mut []).await,
+            Some(Behind::Own(link)) => return link.pass(self, message, &mut []).await,
             Some(Behind::Foreign(peer)) => peer.notify(self, permit),
             // A shared child was greeted by us, and has no client whose state it could follow.
             Some(Behind::Shared(_)) | None => {}
         }
+        Ok(())
     }
 
     /// Cancels the request that has this id in this session, under the id that the child knows.
@@ -302,7 +308,10 @@ impl Session {
             return;
         };
         if matches!(self.behind.get(), Some(Behind::Own(_))) {
-            link.pass(message, &mut [Patch { span, with: number.to_string().as_bytes() }]).await;
+            let digits = number.to_string();
+            let patch = Patch { span, with: digits.as_bytes() };
+            // A child that does not read does not hear of it; the request is given up all the same.
+            let _ = link.pass(self, message, &mut [patch]).await;
         } else {
             link.say(&cancelled(number, "cancelled by the client"));
         }
@@ -338,6 +347,11 @@ impl Session {
             }
             None => self.end("initialize failed"),
         }
+    }
+
+    /// Longest silence of the child.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.limits.request_timeout
     }
 
     pub(super) fn set_slot(&self, version: Version) {

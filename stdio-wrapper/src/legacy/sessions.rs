@@ -15,7 +15,7 @@ use super::link::{Audience, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError};
 use crate::metrics::Metrics;
 
@@ -52,8 +52,8 @@ pub struct Settings {
     pub max_line: usize,
     /// One child for all.
     pub shared: bool,
-    /// Memory for answers that wait for their readers.
-    pub answers: Arc<Budget>,
+    /// Memory for what waits between clients and children.
+    pub memory: Memory,
 }
 
 /// Why no session was opened.
@@ -195,7 +195,7 @@ impl Sessions {
             audience,
             Arc::clone(&self.launcher),
             Arc::clone(&self.metrics),
-            Arc::clone(&self.settings.answers),
+            self.settings.memory.clone(),
         );
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);
@@ -205,7 +205,7 @@ impl Sessions {
 
     /// Memory for answers that wait for their readers.
     pub fn answers(&self) -> &Arc<Budget> {
-        &self.settings.answers
+        &self.settings.memory.answers
     }
 
     /// The session with this id, if it belongs to this principal. Another principal's looks like none (attack 108).

@@ -155,7 +155,7 @@ impl SharedChildren {
             Audience::Nobody,
             Arc::clone(&self.launcher),
             Arc::clone(&self.metrics),
-            Arc::clone(&self.settings.answers),
+            self.settings.memory.clone(),
         );
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);

@@ -18,15 +18,17 @@ use super::check::Request;
 use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, error_message};
+use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
 use crate::stream::Stream;
 
 /// How long a message of ours may wait for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a message waits for room among those that wait for children. Children that read make some soon.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A child and what waits for it.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Link {
     pub(super) metrics: Arc<Metrics>,
     /// Memory for answers that wait for their readers.
     pub(super) answers: Arc<Budget>,
+    /// The same for messages that wait until the child reads them.
+    messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) tools: Tools,
     /// Results that later requests may have as well.
@@ -78,7 +82,7 @@ impl Link {
         launcher: Arc<Launcher>,
         metrics: Arc<Metrics>,
         cache: usize,
-        answers: Arc<Budget>,
+        memory: Memory,
     ) -> Self {
         let numbers = Mutex::new(launcher.numbers(Width::Long));
         let log = LineLog::new(child.number);
@@ -87,7 +91,8 @@ impl Link {
             outbox,
             framing,
             metrics,
-            answers,
+            answers: memory.answers,
+            messages: memory.messages,
             launcher,
             tools: Tools::default(),
             lists: Lists::new(cache),
@@ -162,7 +167,7 @@ impl Link {
             self.metrics.requests_in_flight.add();
         }
         self.touch();
-        let timeout = pending.timeout;
+        let (timeout, owner) = (pending.timeout, Arc::clone(&pending.owner));
         let is_alone = {
             let mut all = self.pending();
             all.insert(number, pending);
@@ -176,6 +181,11 @@ impl Link {
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
         let line = self.framing.encode(message.text, &mut patches);
+        let counted = self.messages.count_within(&owner, line.into(), ROOM_PATIENCE).await;
+        let Some(line) = counted.map(Text::into_bytes) else {
+            self.fail(number, TOO_MANY_MESSAGES);
+            return ticket;
+        };
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // No room: wait for the child to read, for as long as the request may take.

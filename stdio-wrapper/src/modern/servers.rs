@@ -12,7 +12,7 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
-use crate::budget::Budget;
+use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -52,8 +52,8 @@ pub struct Settings {
     pub max_line: usize,
     /// Bytes of lists that may be given again, for each child; 0: none.
     pub list_cache: usize,
-    /// Memory for answers that wait for their readers.
-    pub answers: Arc<Budget>,
+    /// Memory for what waits between clients and children.
+    pub memory: Memory,
 }
 
 /// Why a request was not taken.
@@ -214,8 +214,8 @@ impl Servers {
         let (child, outbox, output) = self.launcher.take_untouched(caller)?;
         let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
         let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
-        let answers = Arc::clone(&self.settings.answers);
-        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, answers));
+        let memory = self.settings.memory.clone();
+        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, memory));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.decoder(self.settings.max_line);
         tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder));
@@ -329,7 +329,7 @@ impl Servers {
 
     /// Memory for answers that wait for their readers.
     pub fn answers(&self) -> &Arc<Budget> {
-        &self.settings.answers
+        &self.settings.memory.answers
     }
 
     /// A stream for one response.

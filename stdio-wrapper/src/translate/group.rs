@@ -269,7 +269,8 @@ impl Seat {
     /// Sends a notification of ours to the child.
     pub(super) async fn notify(&self, own: Own, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes()) {
-            self.session.notify(&message, &Permit::ours(own)).await;
+            // A child that does not read does not hear of it.
+            let _ = self.session.notify(&message, &Permit::ours(own)).await;
         }
     }
 

@@ -266,3 +266,60 @@ async fn a_translated_call_that_waits_holds_no_more_than_three_times_its_body() 
         call.abort();
     }
 }
+
+/// Sessions of which the children read nothing any more.
+async fn deaf_sessions(wrapper: &Wrapper, who: &str, count: usize) -> Vec<Client> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let client = caller(wrapper, who).initialize("2025-11-25").await;
+        assert_eq!(client.text("deaf", json!({})).await, "deaf now");
+        all.push(client);
+    }
+    all
+}
+
+/// A notification of this size.
+fn notification(size: usize) -> String {
+    let params = json!({"padding": "x".repeat(size)});
+    json!({"jsonrpc": "2.0", "method": "notifications/x", "params": params}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    let deaf = deaf_sessions(&wrapper, "ana", 7).await;
+    // Each child's queue takes two of them: 14 MB of which ana may have 8.
+    let mut statuses = Vec::new();
+    for client in deaf.iter().chain(&deaf) {
+        let response = client.post(notification(1_000_000)).await;
+        let is_refused = response.status() == 503;
+        let text = response.text().await.unwrap();
+        assert_eq!(is_refused, text.contains("does not read its input"), "{text}");
+        statuses.push(is_refused);
+    }
+    let refused = statuses.iter().filter(|is_refused| **is_refused).count();
+    assert!((5..=7).contains(&refused), "{statuses:?}");
+    let large = "x".repeat(900_000);
+    assert!(bob.text("echo", json!({"text": large})).await.contains(&large), "others have their share");
+    // What is given up is given back.
+    for client in &deaf {
+        assert_eq!(client.delete().await, 204);
+    }
+    let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    assert!(ana.text("echo", json!({"text": large})).await.contains(&large));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_for_a_child_that_does_not_read_is_not_taken_for_ever() {
+    let wrapper =
+        Wrapper::start(&["--identity=headers", "--max-body=1MiB", "--request-timeout=1s"], &[]).await;
+    let deaf = deaf_sessions(&wrapper, "ana", 1).await;
+    let mut last = None;
+    for _ in 0..4 {
+        let response = deaf[0].post(notification(900_000)).await;
+        last = Some((response.status().as_u16(), response.text().await.unwrap()));
+    }
+    let (status, text) = last.unwrap();
+    assert!(status == 503 && text.contains("does not read its input"), "{status} {text}");
+}

@@ -40,6 +40,22 @@ impl Wrapper {
         Self::launch(process, &[], &["python3", CHILD], &[]).await
     }
 
+    /// Run by a user who has no rights, also where the tests are run by root.
+    pub(crate) async fn unprivileged() -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let mut process = Command::new(PROGRAM);
+        if rustix::process::getuid().is_root() {
+            // Opened here, because that user may not reach it.
+            let program = std::fs::File::open(PROGRAM).unwrap();
+            rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()).unwrap();
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+            process = Command::new(path);
+            process.uid(65_534);
+            return Self::launch(process, &[], &["cat"], &[]).await;
+        }
+        Self::launch(process, &[], &["cat"], &[]).await
+    }
+
     async fn launch(mut process: Command, options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
         process.args([
             "--listen=127.0.0.1:0",

@@ -45,7 +45,10 @@ impl Session {
         let Kind::Response { id: Some(id), .. } = &message.kind else { return };
         match self.behind.get() {
             Some(Behind::Own(link)) => {
-                link.pass(message, &mut [Patch { span: id.clone(), with: own.as_bytes() }]).await;
+                let patch = Patch { span: id.clone(), with: own.as_bytes() };
+                if let Err(why) = link.pass(self, message, &mut [patch]).await {
+                    tracing::debug!(why, "an answer to a question of the child was lost");
+                }
             }
             Some(Behind::Foreign(peer)) => peer.reply(message, own),
             Some(Behind::Shared(_)) | None => {}

@@ -96,8 +96,8 @@ impl Facade {
             _ => None,
         });
         let (expires, number) = own.min().ok_or(None)?;
-        let left = self.settings.input_timeout - self.settings.input_timeout / UNDISTURBED;
-        let patience = expires.saturating_duration_since(now + left);
+        let disturbed = self.settings.input_timeout / UNDISTURBED * (UNDISTURBED - 1);
+        let patience = expires.saturating_duration_since(now + disturbed);
         if !patience.is_zero() {
             return Err(Some(patience));
         }
