@@ -97,7 +97,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
 
     let ops = ops_server(&config, Arc::clone(&metrics), ready(Arc::clone(&sessions), authenticator))?;
     let (mcp, address) = mcp_server(&config, endpoint)?;
-    tokio::spawn(reaper.run(metrics));
+    tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());
@@ -126,6 +126,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     }
     let within = config.limits.shutdown_timeout;
     tokio::join!(sessions.stop(within), modern.stop(within));
+    // No child is left, so whatever came from one is nobody's.
+    reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
     // What is left after this dies with the process.
     let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;

@@ -2,6 +2,7 @@
 
 mod backoff;
 mod command;
+mod descent;
 mod framing;
 mod launcher;
 mod limits;

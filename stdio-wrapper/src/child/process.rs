@@ -302,6 +302,7 @@ impl Watched {
 
     /// The order that the stdio transport asks for (2025-11-25, lifecycle, "Shutdown").
     async fn end(&mut self) -> std::io::Result<ExitStatus> {
+        self.reaper.note();
         self.pipes.close();
         if let Ok(status) = tokio::time::timeout(self.grace, self.process.wait()).await {
             return status;

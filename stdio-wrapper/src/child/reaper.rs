@@ -1,13 +1,14 @@
 //! Processes that a child leaves behind. One that detaches from the child's group (a double fork, setsid) is handed to us
-//! by the kernel, because we are the subreaper; the mark in its environment tells whose it was.
+//! by the kernel, because we are the subreaper; the mark in its environment tells whose it was, or else its ancestors.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
 
+use super::descent::{Descent, INHERITED, started};
 use crate::metrics::Metrics;
 
 /// Variable in each child's environment; what it starts inherits it.
@@ -21,6 +22,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 pub struct Reaper {
     /// Number and process id of every child that tokio waits for.
     children: Mutex<HashMap<u64, i32>>,
+    descent: Mutex<Descent>,
     ended: Notify,
 }
 
@@ -30,7 +32,9 @@ impl Reaper {
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!(%error, "processes that children leave behind cannot be collected");
         }
-        Arc::default()
+        let reaper = Self::default();
+        reaper.descent().inherit(own_children().into_iter().map(|pid| pid.as_raw_nonzero().get()));
+        Arc::new(reaper)
     }
 
     /// Starts a process; the lock keeps the collector from taking it for an orphan.
@@ -47,6 +51,16 @@ impl Reaper {
         Ok(process)
     }
 
+    /// Notes which processes come from which child, while that can be seen. To be called before a child is ended.
+    pub(super) fn note(&self) {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        self.descent().look(&children);
+    }
+
+    fn descent(&self) -> MutexGuard<'_, Descent> {
+        self.descent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The process of this child has been waited for.
     pub(super) fn child_ended(&self, number: u64) {
         self.children.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
@@ -59,6 +73,7 @@ impl Reaper {
             // Either is a reason to look.
             let _ = tokio::time::timeout(PERIOD, self.ended.notified()).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
+            self.note();
             self.collect(&metrics).await;
         }
     }
@@ -80,8 +95,7 @@ impl Reaper {
             if children.values().any(|known| *known == pid.as_raw_nonzero().get()) {
                 continue;
             }
-            // A process without a mark may still be in use, so it is only collected once it is dead.
-            let is_ownerless = owner(pid).is_some_and(|number| !children.contains_key(&number));
+            let is_ownerless = self.is_ownerless(pid, &children);
             if is_ownerless {
                 found += 1;
                 // Our own child that nobody has waited for: its id cannot be another process's.
@@ -94,6 +108,17 @@ impl Reaper {
             }
         }
         found
+    }
+
+    /// Whether the child is gone that a process comes from. By its mark; if it has dropped that, by what was noted; and if
+    /// nothing was, by its age: it comes from no child that is younger.
+    fn is_ownerless(&self, pid: Pid, children: &HashMap<u64, i32>) -> bool {
+        let raw = pid.as_raw_nonzero().get();
+        if let Some(number) = owner(pid).or_else(|| self.descent().owner(raw)) {
+            return number != INHERITED && !children.contains_key(&number);
+        }
+        let Some(start) = started(raw).filter(|_| self.descent().has_children_only()) else { return false };
+        !children.values().any(|child| started(*child).is_none_or(|child| child <= start))
     }
 }
 

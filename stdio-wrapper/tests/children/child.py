@@ -37,7 +37,7 @@ def text(value):
     return {"content": [{"type": "text", "text": value if isinstance(value, str) else json.dumps(value)}]}
 
 
-def orphan(seconds):
+def orphan(seconds, bare):
     """A process that has left our group and session, and is nobody's child."""
     code = (
         "import os,sys,time\n"
@@ -47,7 +47,8 @@ def orphan(seconds):
         "print(os.getpid(), flush=True); os.close(1)\n"
         f"time.sleep({seconds})\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True)
+    env = {} if bare else None
+    found = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True)
     return int(found.stdout)
 
 
@@ -146,7 +147,10 @@ def call(message):
         time.sleep(given.get("pause", 0))
         return text("b" * given["bytes"])
     if name == "orphan":
-        return text(str(orphan(given["seconds"])))
+        return text(str(orphan(given["seconds"], given.get("bare", False))))
+    if name == "bare worker":
+        # As `setsid env -i` starts it.
+        return text(str(subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True).pid))
     if name == "workers":
         return text([subprocess.Popen(["sleep", "1000"]).pid for _ in range(given["count"])])
     if name == "progress":

@@ -143,6 +143,30 @@ async fn a107_orphans_and_workers_end_with_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a107_processes_without_environment_end_with_their_session_and_with_the_wrapper() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let early = wrapper.session().await;
+    let spared: i32 = early.text("bare worker", json!({})).await.parse().unwrap();
+    let client = wrapper.session().await;
+    let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
+    assert_eq!(client.delete().await, 204);
+    gone(worker).await;
+    assert!(is_alive(spared), "another session's process is left alone");
+    assert_eq!(early.delete().await, 204);
+    gone(spared).await;
+    // Of one that has been nobody's child from the start, only its age tells whose it was not.
+    let client = wrapper.session().await;
+    let orphan: i32 = client.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
+    let late = wrapper.session().await;
+    let last: i32 = late.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
+    assert_eq!(client.delete().await, 204);
+    gone(orphan).await;
+    assert!(is_alive(last));
+    wrapper.terminate().await;
+    gone(last).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_ignores_everything_is_killed() {
     let wrapper = Wrapper::start(&["--stop-grace=300ms"], &["--ignores-sigterm"]).await;
     let client = wrapper.session().await;

@@ -412,6 +412,24 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once() {
+    let wrapper = wrapper(&["--translate-sessions=2"], &[]).await;
+    let client = wrapper.client();
+    let insist = call("insist", json!({}));
+    let asked = answer(&client, &insist).await;
+    answer(&client, &insist).await;
+    // Nobody loses a question of the last half minute, and nobody waits for that either.
+    let refused = send(&client, &insist).await;
+    assert_eq!(refused.status(), 429);
+    let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=30).contains(&wait), "{wait}");
+    let refused = answer_of(refused).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("have not answered"), "{refused}");
+    let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
+    assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
     // A twentieth of this is half a second.
     let wrapper = wrapper(&["--translate-sessions=2", "--input-timeout=10s"], &[]).await;
@@ -419,12 +437,6 @@ async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
     let insist = call("insist", json!({}));
     let first = answer(&client, &insist).await;
     let second = answer(&client, &insist).await;
-    // Until then the next one is told at once why, and for how long.
-    let refused = send(&client, &insist).await;
-    assert_eq!(refused.status(), 429);
-    assert_eq!(refused.headers()["retry-after"], "1");
-    let refused = answer_of(refused).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("have not answered"), "{refused}");
     tokio::time::sleep(Duration::from_millis(600)).await;
     let third = answer(&client, &insist).await;
     assert_eq!(third["result"]["resultType"], "input_required", "{third}");

@@ -1,0 +1,136 @@
+//! Which child a process comes from, by its ancestors: a process may drop the mark that its environment carries, and when
+//! its parent dies, who that was is forgotten. So it is noted while it can be seen.
+
+use std::collections::HashMap;
+
+/// Steps up to a child. A chain that is longer is left alone.
+const MAX_STEPS: usize = 64;
+
+/// A process by its id and its start, since ids are used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Process {
+    pid: i32,
+    /// In clock ticks since the machine was started.
+    started: u64,
+}
+
+/// What was seen of the children's descendants.
+#[derive(Debug, Default)]
+pub(super) struct Descent {
+    /// The number of the child that each one comes from.
+    known: HashMap<Process, u64>,
+    /// Whether this process had children before it became the wrapper, as when a script starts a program and then
+    /// `exec`s the wrapper.
+    has_inherited: bool,
+}
+
+/// The number of what was there before any child.
+pub(super) const INHERITED: u64 = 0;
+
+impl Descent {
+    /// Notes the processes that were there before any child.
+    pub(super) fn inherit(&mut self, pids: impl Iterator<Item = i32>) {
+        let found = pids.filter_map(|pid| Some((stat(pid)?.process(pid), INHERITED)));
+        self.known.extend(found);
+        self.has_inherited = !self.known.is_empty();
+    }
+
+    /// Whether every orphan comes from a child.
+    pub(super) fn has_children_only(&self) -> bool {
+        !self.has_inherited
+    }
+
+    /// Looks at every process that there is. `children` are numbers and process ids.
+    pub(super) fn look(&mut self, children: &HashMap<u64, i32>) {
+        let all: HashMap<i32, Stat> = processes();
+        let roots: HashMap<i32, u64> = children.iter().map(|(number, pid)| (*pid, *number)).collect();
+        let known = std::mem::take(&mut self.known);
+        for (pid, stat) in &all {
+            let process = stat.process(*pid);
+            let mut number = known.get(&process).copied();
+            let mut at = stat.parent;
+            for _ in 0..MAX_STEPS {
+                if number.is_some() {
+                    break;
+                }
+                let Some(parent) = all.get(&at) else { break };
+                number = roots.get(&at).or_else(|| known.get(&parent.process(at))).copied();
+                at = parent.parent;
+            }
+            if let Some(number) = number.filter(|_| !roots.contains_key(pid)) {
+                self.known.insert(process, number);
+            }
+        }
+    }
+
+    /// The child that a process comes from.
+    pub(super) fn owner(&self, pid: i32) -> Option<u64> {
+        self.known.get(&stat(pid)?.process(pid)).copied()
+    }
+}
+
+/// When a process was started, in clock ticks since the machine was.
+pub(super) fn started(pid: i32) -> Option<u64> {
+    stat(pid).map(|stat| stat.started)
+}
+
+/// What the kernel says about a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    parent: i32,
+    started: u64,
+}
+
+impl Stat {
+    fn process(self, pid: i32) -> Process {
+        Process { pid, started: self.started }
+    }
+}
+
+fn processes() -> HashMap<i32, Stat> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return HashMap::new() };
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    ids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The name, in brackets, may hold anything.
+fn parse(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent, started })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parent_and_start_are_found_behind_any_name() {
+        let text = "12 (a) b (c) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 111 222";
+        assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765 }));
+        assert_eq!(parse("12 (a) S"), None);
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_ancestor_and_forgotten_when_it_ends() {
+        let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = i32::try_from(sleep.id()).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let mut descent = Descent::default();
+        descent.look(&HashMap::from([(5, own)]));
+        assert_eq!((descent.owner(pid), descent.owner(own)), (Some(5), None));
+        // Also when the child is gone.
+        descent.look(&HashMap::new());
+        assert_eq!(descent.owner(pid), Some(5));
+        sleep.kill().unwrap();
+        sleep.wait().unwrap();
+        descent.look(&HashMap::new());
+        assert_eq!(descent.owner(pid), None);
+    }
+}
