@@ -61,8 +61,9 @@ impl Upkeep {
             identity = store.identity().await?;
         }
         let mark = store.clock_mark().await?;
+        let is_new = mark.is_none() && store.signing_keys().await?.is_none();
         Ok(Self(Mutex::new(Known {
-            watch: ClockWatch::new(mark, clock.up()),
+            watch: if is_new { ClockWatch::of_new_store() } else { ClockWatch::new(mark, clock.up()) },
             mark,
             identity,
             dangers: Vec::new(),

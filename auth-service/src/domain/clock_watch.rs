@@ -19,6 +19,11 @@ const AWAY: Duration = Duration::from_secs(3600);
 pub enum Standing {
     /// It goes as it should.
     Steady,
+    /// The store does not remember when it was last in use: an earlier release, or a backup, left none.
+    Unknown {
+        /// How long it has to hold before it counts.
+        left: Duration,
+    },
     /// It went from one time to another.
     Jumped {
         /// Where it should be.
@@ -48,6 +53,12 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Steady => f.write_str("ok"),
+            Self::Unknown { left } => write!(
+                f,
+                "not compared yet: the store does not remember when it was last in use. Nothing is deleted as expired, and no \
+                 signing key replaced, for another {} minutes",
+                left.as_secs().div_ceil(60)
+            ),
             Self::Jumped { expected, found, left } => write!(
                 f,
                 "jumped {} (Unix time {found}; {expected} was expected): set it right if it is wrong. Nothing is deleted as \
@@ -106,12 +117,20 @@ pub struct ClockWatch {
     ahead: Duration,
     /// A time that was jumped to, when it was first seen.
     candidate: Option<Seen>,
+    /// Whether the first time counts, whatever it is.
+    is_new: bool,
 }
 
 impl ClockWatch {
-    /// Begins when the machine has been up for `up`; `mark` is the last time that the store remembers.
+    /// Begins with a store that is new: there is nothing in it that a wrong clock
+    /// could cost.
+    pub fn of_new_store() -> Self {
+        Self { trusted: None, ahead: AWAY, candidate: None, is_new: true }
+    }
+
+    /// Begins when the machine has been up for `up`; `mark` is the last time that the store remembers, if it does.
     pub fn new(mark: Option<UnixTime>, up: Duration) -> Self {
-        Self { trusted: mark.map(|at| Seen { at, up }), ahead: AWAY, candidate: None }
+        Self { trusted: mark.map(|at| Seen { at, up }), ahead: AWAY, candidate: None, is_new: false }
     }
 
     /// Looks at the clock. `store` is what the store's own says, if it has one.
@@ -122,9 +141,9 @@ impl ClockWatch {
             return Standing::Disagrees { store, found: now };
         }
         let seen = Seen { at: now, up };
-        let Some(trusted) = self.trusted.filter(|trusted| !trusted.fits(seen, self.ahead)) else {
+        if self.trusted.map_or(self.is_new, |trusted| trusted.fits(seen, self.ahead)) {
             return self.trust(seen);
-        };
+        }
         let candidate = *self.candidate.get_or_insert(seen);
         if !candidate.fits(seen, TOLERANCE) {
             self.candidate = Some(seen);
@@ -132,7 +151,11 @@ impl ClockWatch {
             return self.trust(seen);
         }
         let held = self.candidate.map_or(Duration::ZERO, |candidate| up.saturating_sub(candidate.up));
-        Standing::Jumped { expected: trusted.later(up), found: now, left: HOLD.saturating_sub(held) }
+        let left = HOLD.saturating_sub(held);
+        match self.trusted {
+            Some(trusted) => Standing::Jumped { expected: trusted.later(up), found: now, left },
+            None => Standing::Unknown { left },
+        }
     }
 
     fn trust(&mut self, seen: Seen) -> Standing {
@@ -149,7 +172,10 @@ mod tests {
     const START: u64 = 1_000_000_000;
 
     fn watch(mark: Option<u64>) -> ClockWatch {
-        ClockWatch::new(mark.map(UnixTime), Duration::from_secs(50))
+        match mark {
+            Some(_) => ClockWatch::new(mark.map(UnixTime), Duration::from_secs(50)),
+            None => ClockWatch::of_new_store(),
+        }
     }
 
     fn look(watch: &mut ClockWatch, now: u64, up: u64) -> Standing {
@@ -214,6 +240,15 @@ mod tests {
         let mut away = watch(Some(START));
         assert!(!look(&mut away, START + 3 * DAY, 0).is_steady());
         assert!(look(&mut away, START + 3 * DAY + 3600, 3600).is_steady(), "it was away for three days");
+    }
+
+    #[test]
+    fn a_store_that_does_not_remember_a_time_believes_the_first_one_after_an_hour() {
+        let mut watch = ClockWatch::new(None, Duration::from_secs(50));
+        assert!(matches!(look(&mut watch, START + 200 * DAY, 0), Standing::Unknown { .. }));
+        assert!(!look(&mut watch, START + 5, 5).is_steady(), "set right, it has to hold as well");
+        assert!(!look(&mut watch, START + 3604, 3604).is_steady());
+        assert!(look(&mut watch, START + 3605, 3605).is_steady());
     }
 
     #[test]

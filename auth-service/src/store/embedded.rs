@@ -98,6 +98,7 @@ impl EmbeddedStore {
             Unfit::Store(error) => damaged(error),
         })?;
         drop(database);
+        disk.note_beginning();
         let changes = Arc::new(Changes::of_one_process());
         let writer =
             Writer::start(Arc::clone(&disk), Arc::clone(&sealer), Arc::clone(&changes)).map_err(damaged)?;

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use super::app::{TestApp, Tokens};
+use super::app::{ISSUER, TestApp, Tokens};
 use super::store_away::ready;
-use auth_service::upkeep::LOST;
+use auth_service::config::Config;
+use auth_service::domain::clock::{Clock, UnixTime};
+use auth_service::keys::seal::{StoreKey, SystemRandomSource};
+use auth_service::keys::set::KeySet;
+use auth_service::store::embedded::EmbeddedStore;
+use auth_service::store::{Installation, Store};
+use auth_service::upkeep::{LOST, Upkeep};
 use reqwest::StatusCode;
 
 const DAYS: Duration = Duration::from_secs(200 * 86_400);
@@ -60,6 +66,37 @@ async fn a_clock_that_stays_where_it_jumped_to_counts_after_an_hour() {
     assert!(app.state.sweep().await.unwrap() > 0, "what is over goes");
     assert_eq!(ready(&app).await.1["clock"], "ok");
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty(), "{client} is gone");
+}
+
+struct At(UnixTime);
+
+impl Clock for At {
+    fn now(&self) -> UnixTime {
+        self.0
+    }
+}
+
+/// As an earlier release, or a backup that was restored, leaves it.
+#[actix_web::test]
+async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(data.path(), &StoreKey::new([7; 32])).unwrap();
+    let (terms, now) = (
+        Config::from_variables([
+            ("ISSUER".to_owned(), ISSUER.to_owned()),
+            ("PROTECTED_HOSTS".to_owned(), "mcp.example".to_owned()),
+        ])
+        .unwrap()
+        .signing,
+        UnixTime(1_800_000_000),
+    );
+    assert!(store.replace_signing_keys(None, &KeySet::first(&terms, now).unwrap()).await.unwrap());
+
+    let clock = At(now.plus(DAYS));
+    let upkeep = Upkeep::start(&store, &clock, &SystemRandomSource).await.unwrap();
+    let findings = upkeep.look(&store, &clock).await.unwrap();
+    assert!(findings.clock.to_string().contains("does not remember"), "{}", findings.clock);
+    assert_eq!(store.clock_mark().await.unwrap(), None, "a time in doubt is not remembered");
 }
 
 /// What a clock that is set back does: nothing that was used is unused again.

@@ -175,7 +175,8 @@ async fn translated(
 ) -> Option<HttpResponse> {
     let backward = endpoint.backward.as_ref()?;
     let settled = async {
-        while session.version().is_none() && !session.is_ended() {
+        // An answer may be there a moment before the session has a revision or an end, and nobody tells of it twice.
+        while session.version().is_none() && !session.is_ended() && !stream.is_complete() {
             stream.changed().await;
         }
     };

@@ -387,13 +387,14 @@ impl Session {
         Some(now.saturating_duration_since(last))
     }
 
-    /// Fails what is late. A child that does not even answer `initialize` is given up.
-    pub(super) fn expire(&self, now: Instant) {
-        if let Some(Behind::Own(link)) = self.behind.get()
-            && link.expire(now)
-        {
+    /// Fails what is late. A child that does not even answer `initialize` is given up: whether that
+    /// is so.
+    pub(super) fn expire(&self, now: Instant) -> bool {
+        let is_lost = matches!(self.behind.get(), Some(Behind::Own(link)) if link.expire(now));
+        if is_lost {
             self.end("the child did not answer initialize");
         }
+        is_lost
     }
 
     /// Ends the session: waiting requests fail, streams end, a child of its own is stopped.

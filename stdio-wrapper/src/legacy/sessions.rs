@@ -244,7 +244,9 @@ impl Sessions {
             shared.expire(now);
         }
         for session in self.all() {
-            session.expire(now);
+            if session.expire(now) {
+                self.note_silence();
+            }
             if session.idle_for(now).is_some_and(|idle| idle > self.settings.idle) {
                 self.metrics.sessions_reaped_total.add();
                 session.end("nobody used it");
@@ -252,6 +254,18 @@ impl Sessions {
             if session.is_ended() {
                 self.remove(&session);
             }
+        }
+    }
+
+    fn note_silence(&self) {
+        // Whoever opens sessions may do so without end.
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.take(Instant::now()) != Pass::No {
+            tracing::warn!(
+                "the server did not answer `initialize` within START_TIMEOUT ({} s) and was ended. If it needs longer to start, \
+                 raise START_TIMEOUT; if it waits for something, its stderr may say for what",
+                self.settings.start_timeout.as_secs_f32()
+            );
         }
     }
 

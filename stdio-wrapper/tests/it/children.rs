@@ -266,6 +266,21 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
     wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time_is_over() {
+    let wrapper = Wrapper::start(&["--start-timeout=300ms"], &["--never-answers"]).await;
+    // One after the other: who finds the wrapper idle is told of the answer in the moment between it and the session's end.
+    for _ in 0..12 {
+        let told = tokio::time::timeout(Duration::from_secs(12), failed_initialize(&wrapper)).await;
+        // What is forgotten is told after 15 s only.
+        let (status, session, answer) = told.expect("everybody is told");
+        assert_eq!((status, session), (200, None));
+        assert!(error_of(&answer).contains("did not answer within"), "{answer}");
+    }
+    assert!(wrapper.log().iter().any(|line| line.contains("raise START_TIMEOUT")), "{:?}", wrapper.log());
+    wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+}
+
 /// Reads a little of a long stream and then nothing more.
 async fn slow_reader(client: &Client) -> Events {
     let mut events =

@@ -43,7 +43,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     let (file, aside) = (stack.dir().join("auth/store.redb"), stack.dir().join("auth/aside"));
     fs::rename(&file, &aside).unwrap();
     let told = until_ready_is(&stack, 503).await;
-    assert!(told.body.contains("removed or replaced while it was in use"), "{}", told.body);
+    assert!(told.body.contains("was removed, replaced or written over while it was in use"), "{}", told.body);
     assert!(
         stack.register_as("Newcomer").await.is_err(),
         "a client is registered that nobody would find again"
@@ -52,4 +52,58 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     fs::rename(&aside, &file).unwrap();
     until_ready_is(&stack, 200).await;
     stack.register_as("Newcomer").await.unwrap();
+
+    // In place: it is the same file by name and number.
+    let earlier = fs::read(&file).unwrap();
+    for written in [&earlier[..], &[]] {
+        stack.register_as(&format!("Another {}", written.len())).await.unwrap();
+        let latest = fs::read(&file).unwrap();
+        fs::write(&file, written).unwrap();
+        let told = until_ready_is(&stack, 503).await;
+        assert!(told.body.contains("written over while it was in use"), "{}", told.body);
+        assert!(
+            stack.register_as("Newcomer").await.is_err(),
+            "a client is registered in a store that is not ours"
+        );
+        fs::write(&file, &latest).unwrap();
+        until_ready_is(&stack, 200).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_damaged_is_refused_in_words() {
+    let mut stack = start().await;
+    stack.kill_auth_service();
+    let file = stack.dir().join("auth/store.redb");
+    let whole = fs::read(&file).unwrap();
+    for (from, to) in
+        [(0, 64), (9, 40), (64, 192), (192, 320), (4096, 65_536), (whole.len() / 2, whole.len())]
+    {
+        let mut damaged = whole.clone();
+        damaged.get_mut(from..to).unwrap().fill(0xa5);
+        fs::write(&file, &damaged).unwrap();
+        let refused = stack.try_operator(&["user", "list"]).err().unwrap_or_default();
+        assert!(
+            refused.is_empty() || refused.contains("restore it from a backup"),
+            "bytes {from} to {to}: {refused}"
+        );
+    }
+    // Of a store that was closed well, redb is sure how long it is.
+    fs::write(&file, &whole).unwrap();
+    stack.operator(&["user", "list"]);
+    let closed = fs::read(&file).unwrap();
+    for length in [closed.len() / 2, closed.len() - 4096, closed.len() + 4096] {
+        let mut other = closed.clone();
+        other.resize(length, 0);
+        fs::write(&file, &other).unwrap();
+        // Some of it can be made good.
+        match stack.try_operator(&["user", "list"]) {
+            Ok(list) => assert!(list.contains("ana"), "{length} of {} bytes: {list}", closed.len()),
+            Err(refused) => {
+                assert!(refused.contains("restore it from a backup"), "{length} bytes: {refused}")
+            }
+        }
+    }
+    fs::write(&file, &whole).unwrap();
+    stack.start_auth_service().await;
 }

@@ -3,8 +3,9 @@
 //! the disk takes any.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long those who read may take to let go of a database that is to be closed.
 const LETTING_GO: Duration = Duration::from_secs(2);
+/// Bytes of redb's header.
+const HEADER: usize = 320;
 /// What the disk has to take before the database is written to again: a few pages and what leads to them.
 const TRIAL: usize = 64 * 1024;
 
@@ -32,6 +35,9 @@ pub(super) struct Disk {
     file: (u64, u64),
     /// Nothing while it is being opened again, or when it cannot be.
     database: RwLock<Option<Arc<Database>>>,
+    /// How the file begins since our last write, if that could be read: with another beginning, somebody else has written over
+    /// it.
+    beginning: Mutex<Option<Vec<u8>>>,
     trouble: Mutex<Option<Trouble>>,
     failing: Gauge,
 }
@@ -46,12 +52,13 @@ struct Trouble {
 impl Disk {
     /// Opens the database at `path`, whose file is there, be it empty.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let database = Database::create(path)?;
+        let database = without_panic(|| Database::create(path))?;
         let failing = metrics::gauge!("mcp_gate_store_writes_failing");
         failing.set(0.0);
         Ok(Self {
             path: path.to_owned(),
             file: number(path).map_err(redb::StorageError::Io)?,
+            beginning: Mutex::new(beginning(path).ok()),
             database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
             failing,
@@ -66,10 +73,10 @@ impl Disk {
 
     /// The database, to write to, unless nothing can be written at present. Only the one thread that writes asks.
     pub(super) fn writable(&self) -> Result<Arc<Database>, StoreError> {
-        if number(&self.path).ok() != Some(self.file) {
+        if !self.is_as_we_left_it() {
             self.postpone(
-                "it was removed or replaced while it was in use, and what is written now would be lost. Put it back, or \
-                 restore a backup, and restart",
+                "it was removed, replaced or written over while it was in use, and what is written now would be lost. Put it \
+                 back, or restore a backup, and restart",
             );
             return Err(self.refusal());
         }
@@ -86,12 +93,25 @@ impl Disk {
         }
         if self.database().is_err() {
             self.open_again();
+            self.note_beginning();
         }
         self.database()
     }
 
+    fn is_as_we_left_it(&self) -> bool {
+        let before = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        number(&self.path).ok() == Some(self.file)
+            && before.as_ref().is_none_or(|before| beginning(&self.path).is_ok_and(|now| now == *before))
+    }
+
+    /// The file is as it is by our own doing.
+    pub(super) fn note_beginning(&self) {
+        *self.beginning.lock().unwrap_or_else(PoisonError::into_inner) = beginning(&self.path).ok();
+    }
+
     /// Something was written.
     pub(super) fn succeeded(&self) {
+        self.note_beginning();
         if self.trouble().take().is_some() {
             self.failing.set(0.0);
             tracing::info!("the store can be written again");
@@ -106,6 +126,7 @@ impl Disk {
         };
         self.postpone(&reason);
         self.open_again();
+        self.note_beginning();
     }
 
     fn trouble(&self) -> std::sync::MutexGuard<'_, Option<Trouble>> {
@@ -153,7 +174,7 @@ impl Disk {
         };
         self.forget_what_was_not_written();
         // Not `create`, which would make a new store of a file that was emptied.
-        match Database::open(&self.path).map_err(unavailable) {
+        match without_panic(|| Database::open(&self.path)).map_err(unavailable) {
             Ok(database) => {
                 *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(database));
             }
@@ -172,6 +193,13 @@ impl Disk {
     }
 }
 
+/// redb ends itself when a damaged file contradicts what it is sure of. That is an answer about the file and not the end of us.
+fn without_panic(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, DatabaseError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(redb::StorageError::Corrupted("its parts contradict each other".to_owned()).into())
+    })
+}
+
 /// Closes a database when nobody reads any more.
 fn let_go(mut database: Arc<Database>) -> Option<()> {
     let end = Instant::now() + LETTING_GO;
@@ -186,6 +214,13 @@ fn let_go(mut database: Arc<Database>) -> Option<()> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// redb's header, which changes with every commit (320 bytes: magic number, geometry, two commit slots).
+fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(HEADER);
+    File::open(path)?.take(HEADER as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn number(path: &Path) -> std::io::Result<(u64, u64)> {

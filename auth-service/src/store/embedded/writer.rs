@@ -1,6 +1,7 @@
 //! One thread writes. Whatever waits when it is free goes into one transaction and one sync to disk, so that
 //! the disk's latency is shared by all who wait for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -137,7 +138,15 @@ fn attempt(
     changes: &Changes,
     jobs: &mut [Box<dyn Job>],
 ) -> Result<(), StoreError> {
-    let committed = commit(&*disk.writable()?, sealer, changes, jobs);
+    let database = disk.writable()?;
+    // What redb cannot go on with must not end the thread that everybody waits for.
+    let committed = catch_unwind(AssertUnwindSafe(|| commit(&database, sealer, changes, jobs)))
+        .unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(
+                "the file is damaged: restore it from a backup, and restart".to_owned(),
+            ))
+        });
+    drop(database);
     match &committed {
         Ok(()) => disk.succeeded(),
         Err(StoreError::Unreadable) => {}
