@@ -12,6 +12,8 @@ use crate::domain::device::{DeviceAuthorization, DeviceState};
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 
+use super::sole_clients::sole_user;
+
 /// How long used codes and answered forms are remembered.
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -87,12 +89,12 @@ pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
 /// How much longer a client has to be kept for that to be written.
 const KEPT_RESOLUTION: u64 = 600;
 
-/// Whether a client that nobody has used is kept for longer now that somebody registers it again: it may be one that a stranger
-/// has registered before.
+/// Whether a client that nobody has used, or one account alone, is kept for longer now that somebody registers it again: it may
+/// be one that a stranger has registered before, and who registers it now is about to sign in.
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
     known.origin == ClientOrigin::Registration
-        && known.last_used_at.is_none()
+        && (known.last_used_at.is_none() || sole_user(known).is_some())
         && asked.kept_until.is_some_and(longer)
 }
 

@@ -14,10 +14,12 @@ pub(super) struct SoleClients(Vec<(UnixTime, ClientId)>);
 
 impl SoleClients {
     /// Notes a use of `client`. Gives those that make room for it, the one that was used longest ago first.
-    pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<ClientId> {
+    pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.add(client, used.at);
         let too_many = self.0.len().saturating_sub(used.sole_ceiling);
-        self.0.drain(..too_many).map(|(_, id)| id).collect()
+        let far_too_many = self.0.len().saturating_sub(used.sole_ceiling.saturating_mul(2));
+        let leaving = self.0.drain(..too_many).map(|(_, id)| id).enumerate();
+        leaving.map(|(place, id)| MakesRoom { id, may_stay: place >= far_too_many }).collect()
     }
 
     /// Enters one at the place of its last use.
@@ -25,6 +27,20 @@ impl SoleClients {
         self.0.retain(|(_, id)| id != client);
         let place = self.0.partition_point(|(at, _)| *at <= used_at);
         self.0.insert(place, (used_at, client.clone()));
+    }
+}
+
+/// A client that should make room for another one.
+pub(super) struct MakesRoom {
+    pub(super) id: ClientId,
+    may_stay: bool,
+}
+
+impl MakesRoom {
+    /// Whether it stays for now, being `client`: somebody has registered it a moment ago, and may be another one who is about to
+    /// sign in. So many stay beyond the ceiling as there may be below it, and no more.
+    pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
+        self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }
 }
 

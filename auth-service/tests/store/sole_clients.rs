@@ -80,3 +80,26 @@ pub(crate) async fn a045_clients_used_at_once_stay_below_the_ceiling_of_their_ac
         .await;
     assert_eq!(world.store().clients(None, 1000, NOW).await.unwrap().len(), SOLE_CEILING);
 }
+
+pub(crate) async fn a045_a_client_that_somebody_registers_again_makes_no_room_while_they_sign_in(
+    world: &World,
+) {
+    let store = world.store();
+    let [ana, bob] = [Subject::new(random()), Subject::new(random())];
+    let sought = register(store, &client("sought")).await;
+    use_by(store, &ana, &sought, NOW).await;
+    let asked = Client { kept_until: Some(later(HOUR * 3)), ..client("sought") };
+    let again = register(store, &asked).await;
+    assert_eq!(again.id, sought.id);
+    for n in 0..2 * SOLE_CEILING {
+        let own = register(store, &client(&format!("own{n}"))).await;
+        use_by(store, &ana, &own, later(HOUR)).await;
+    }
+    assert!(store.client(&sought.id, NOW).await.unwrap().is_some(), "somebody is about to sign in with it");
+    let own = register(store, &client("later")).await;
+    use_by(store, &ana, &own, later(HOUR * 4)).await;
+    assert!(store.client(&sought.id, NOW).await.unwrap().is_none(), "nobody did");
+    assert_eq!(store.clients(None, 1000, NOW).await.unwrap().len(), SOLE_CEILING);
+    let again = register(store, &asked).await;
+    use_by(store, &bob, &again, later(HOUR * 4)).await;
+}

@@ -78,11 +78,13 @@ fn share(
     terms: &RegistrationTerms,
 ) -> Result<Client, StoreError> {
     let shared = client.management.take().is_some();
-    if is_kept_longer(&client, asked) {
+    let is_kept_longer = is_kept_longer(&client, asked);
+    if is_kept_longer && client.last_used_at.is_none() {
         rows.remove(Table::UnusedClients, &unused_key(&client))?;
         client.kept_until = asked.kept_until;
         put_unused(rows, &client, terms)?;
-    } else if shared {
+    } else if is_kept_longer || shared {
+        client.kept_until = client.kept_until.max(asked.kept_until);
         rows.replace(Table::Clients, client.id.as_str(), &client)?;
     }
     Ok(client)

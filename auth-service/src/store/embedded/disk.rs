@@ -157,7 +157,9 @@ impl Disk {
     /// Whether the disk takes anything at all. Tried beside the database, which would have to be closed again otherwise.
     fn try_disk(&self) -> std::io::Result<()> {
         let beside = self.path.with_extension("trial");
-        let tried = File::create(&beside).and_then(|mut file| {
+        // Made anew: what is there may be anything, a pipe too, which would be waited for.
+        let _ = fs::remove_file(&beside);
+        let tried = File::create_new(&beside).and_then(|mut file| {
             file.write_all(&vec![0; TRIAL])?;
             file.sync_all()
         });

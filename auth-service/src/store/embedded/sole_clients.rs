@@ -14,10 +14,13 @@ use super::writable::Writable;
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let Some(account) = sole_user(client) else { return Ok(()) };
     let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
-    for id in list.note(&client.id, used) {
-        let other: Option<Client> = rows.get(Table::Clients, id.as_str())?;
-        if other.is_some_and(|other| sole_user(&other) == Some(account)) {
-            clients::remove(rows, &id)?;
+    for leaving in list.note(&client.id, used) {
+        let other: Option<Client> = rows.get(Table::Clients, leaving.id.as_str())?;
+        let Some(other) = other.filter(|other| sole_user(other) == Some(account)) else { continue };
+        if leaving.stays(&other, used.at) {
+            list.add(&other.id, other.last_used_at.unwrap_or(used.at));
+        } else {
+            clients::remove(rows, &other.id)?;
         }
     }
     rows.put(Table::SoleClients, account.as_str(), &list, Some(used.keep_until))

@@ -139,14 +139,17 @@ async fn register_as(
                 let mut client = known.value.clone();
                 // A client that two parties registered is managed by neither.
                 let shared = client.management.take().is_some();
-                if is_kept_longer(&client, asked) {
+                let is_kept_longer = is_kept_longer(&client, asked);
+                if is_kept_longer {
                     client.kept_until = asked.kept_until;
+                }
+                if is_kept_longer && client.last_used_at.is_none() {
                     let life = Life { until: terms.unused_until, now: terms.now };
                     if cells.swap(&key, found.as_ref(), &client, Some(life)).await? {
                         settle(cells, id).await?;
                         return Ok(Some(Registration::Known(client)));
                     }
-                } else if !shared || cells.swap_keeping(&key, known, &client).await? {
+                } else if !(is_kept_longer || shared) || cells.swap_keeping(&key, known, &client).await? {
                     return Ok(Some(Registration::Known(client)));
                 }
             }

@@ -2,9 +2,10 @@
 //! in between is made up for by the next use of the client.
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientUse};
+use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
-use crate::store::sole_clients::{SoleClients, sole_user};
+use crate::store::sole_clients::{MakesRoom, SoleClients, sole_user};
 
 use super::cells::{Cells, Life, Tries};
 use super::clients;
@@ -14,8 +15,10 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     let Some(account) = sole_user(client) else { return Ok(()) };
     let life = Some(Life { until: used.keep_until, now: used.at });
     let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
-    for id in make_room {
-        remove(cells, account, &id).await?;
+    for leaving in make_room {
+        if let Some(last) = remove(cells, account, &leaving, used.at).await? {
+            change(cells, account, life, |list| list.add(&leaving.id, last)).await?;
+        }
     }
     Ok(())
 }
@@ -45,16 +48,27 @@ async fn change<T>(
     }
 }
 
-/// Removes a client, unless another account uses it by now.
-async fn remove(cells: &Cells, user: &Subject, id: &ClientId) -> Result<(), StoreError> {
-    let key = cells.keys.client(id);
+/// Removes a client, unless another account uses it by now. If it stays for now, gives its last use.
+async fn remove(
+    cells: &Cells,
+    user: &Subject,
+    leaving: &MakesRoom,
+    now: UnixTime,
+) -> Result<Option<UnixTime>, StoreError> {
+    let key = cells.keys.client(&leaving.id);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let found = cells.read::<Client>(&key).await?;
-        let Some(found) = found.filter(|found| sole_user(&found.value) == Some(user)) else { return Ok(()) };
+        let Some(found) = found.filter(|found| sole_user(&found.value) == Some(user)) else {
+            return Ok(None);
+        };
+        if leaving.stays(&found.value, now) {
+            return Ok(Some(found.value.last_used_at.unwrap_or(now)));
+        }
         if cells.remove_found(&key, &found).await? {
-            return clients::forget(cells, &found.value).await;
+            clients::forget(cells, &found.value).await?;
+            return Ok(None);
         }
     }
 }
