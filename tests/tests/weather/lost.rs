@@ -100,7 +100,7 @@ async fn a_store_that_is_damaged_is_refused_in_words() {
         match stack.try_operator(&["user", "list"]) {
             Ok(list) => assert!(list.contains("ana"), "{length} of {} bytes: {list}", closed.len()),
             Err(refused) => {
-                assert!(refused.contains("restore it from a backup"), "{length} bytes: {refused}")
+                assert!(refused.contains("restore it from a backup"), "{length} bytes: {refused}");
             }
         }
     }
