@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use metrics::Gauge;
-use redb::{Database, DatabaseError};
+use redb::{Builder, Database, DatabaseError};
 use rustix::fs::{Advice, fadvise};
 
 use crate::store::StoreError;
@@ -25,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LETTING_GO: Duration = Duration::from_secs(2);
 /// Bytes of redb's header.
 const HEADER: usize = 320;
+/// Bytes that redb keeps of the file, where it would keep a gigabyte: what strangers fill the store with must not fill our memory.
+/// The system keeps the rest as long as it has room.
+const CACHE: usize = 12 * 1024 * 1024;
 /// What the disk has to take before the database is written to again: a few pages and what leads to them.
 const TRIAL: usize = 64 * 1024;
 
@@ -52,7 +55,7 @@ struct Trouble {
 impl Disk {
     /// Opens the database at `path`, whose file is there, be it empty.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let database = without_panic(|| Database::create(path))?;
+        let database = without_panic(|| builder().create(path))?;
         let failing = metrics::gauge!("mcp_gate_store_writes_failing");
         failing.set(0.0);
         Ok(Self {
@@ -176,7 +179,7 @@ impl Disk {
         };
         self.forget_what_was_not_written();
         // Not `create`, which would make a new store of a file that was emptied.
-        match without_panic(|| Database::open(&self.path)).map_err(unavailable) {
+        match without_panic(|| builder().open(&self.path)).map_err(unavailable) {
             Ok(database) => {
                 *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(database));
             }
@@ -193,6 +196,13 @@ impl Disk {
             tracing::warn!(%error, "the system's copies of the store's pages could not be dropped");
         }
     }
+}
+
+/// How redb is set up, whoever opens the file.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
 }
 
 /// redb ends itself when a damaged file contradicts what it is sure of. That is an answer about the file and not the end of us.
