@@ -61,9 +61,15 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
             json!({ "url": url, "problems": problems, "warnings": warnings, "findings": findings })
         );
     } else {
-        println!("{problems} problems, {warnings} warnings, {} checks as they must be", count(Outcome::Fine));
+        let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
+        println!("{problems}, {warnings}, {} as they must be", counted(count(Outcome::Fine), "check"));
     }
     if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// So many of something, as one says it.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn examination(asked: Doctor) -> anyhow::Result<Examination> {

@@ -107,7 +107,7 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<bool> {
             for warning in &warnings {
                 eprintln!("warning: {}: {warning}", path.display());
             }
-            println!("{}: good, {} warnings", path.display(), warnings.len());
+            println!("{}: good, {}", path.display(), super::doctor::counted(warnings.len(), "warning"));
             Ok(true)
         }
         Err(problems) => {
