@@ -68,6 +68,11 @@ impl Issuer {
         Url::parse(&self.text).is_ok_and(|url| is_loopback(&url))
     }
 
+    /// Its port, when it is not the usual one of its scheme.
+    pub fn port(&self) -> Option<u16> {
+        Url::parse(&self.text).ok()?.port()
+    }
+
     /// Its path, `/tenant1` or nothing.
     pub fn path(&self) -> &str {
         &self.path

@@ -28,27 +28,21 @@ pub mod device {
     use actix_web::cookie::{Cookie, time::Duration};
 
     use crate::domain::issuer::Issuer;
-    use crate::domain::resource::Scheme;
 
     /// How long a browser is remembered.
     pub const LIFETIME: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
 
-    const fn name(scheme: Scheme) -> &'static str {
-        match scheme {
-            Scheme::Https => "__Host-mcp_gate_device",
-            Scheme::Http => "mcp_gate_device",
-        }
-    }
+    const NAME: &str = "mcp_gate_device";
 
     /// The ticket in the request's cookie.
-    pub fn read(request: &HttpRequest, scheme: Scheme) -> Option<String> {
-        request.cookie(name(scheme)).map(|cookie| cookie.value().to_owned())
+    pub fn read(request: &HttpRequest, issuer: &Issuer) -> Option<String> {
+        request.cookie(&super::name_of(NAME, issuer)).map(|cookie| cookie.value().to_owned())
     }
 
     /// What sets the cookie.
     pub fn set(ticket: &str, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let lifetime = Duration::try_from(LIFETIME).unwrap_or(Duration::ZERO);
-        super::guarded((name(issuer.scheme()), ticket), Some(lifetime), super::LOGIN_PAGES, issuer)
+        super::guarded((super::name_of(NAME, issuer), ticket), Some(lifetime), super::LOGIN_PAGES, issuer)
     }
 }
 
@@ -60,19 +54,19 @@ impl OurCookie {
         }
     }
 
-    const fn name(self, scheme: Scheme) -> &'static str {
-        match (self, scheme) {
-            (Self::Session, Scheme::Https) => "__Host-mcp_gate_session",
-            (Self::Session, Scheme::Http) => "mcp_gate_session",
-            (Self::LoginAttempt, Scheme::Https) => "__Host-mcp_gate_login",
-            (Self::LoginAttempt, Scheme::Http) => "mcp_gate_login",
-        }
+    fn name(self, issuer: &Issuer) -> String {
+        let name = match self {
+            Self::Session => "mcp_gate_session",
+            Self::LoginAttempt => "mcp_gate_login",
+        };
+        name_of(name, issuer)
     }
 
     /// The token in the request's cookie; a cookie that comes twice counts as none, since one of the two was planted.
-    pub fn read(self, request: &HttpRequest, scheme: Scheme) -> Option<OpaqueToken> {
+    pub fn read(self, request: &HttpRequest, issuer: &Issuer) -> Option<OpaqueToken> {
+        let name = self.name(issuer);
         let cookies = request.cookies().ok()?;
-        let mut values = cookies.iter().filter(|cookie| cookie.name() == self.name(scheme));
+        let mut values = cookies.iter().filter(|cookie| cookie.name() == name);
         let value = values.next()?;
         if values.next().is_some() {
             return None;
@@ -86,34 +80,41 @@ impl OurCookie {
             Self::Session => PAGES,
             Self::LoginAttempt => LOGIN_PAGES,
         };
-        guarded((self.name(issuer.scheme()), token.expose()), None, pages, issuer)
+        guarded((self.name(issuer), token.expose()), None, pages, issuer)
+    }
+}
+
+/// The name of a cookie. `__Host-` keeps other hosts from setting it. On loopback the port is part of it, since services on other ports of
+/// this machine may be ours as well, and browsers tell cookies apart by host and not by port (RFC 6265 §8.5).
+fn name_of(name: &str, issuer: &Issuer) -> String {
+    let guard = if issuer.scheme() == Scheme::Https { "__Host-" } else { "" };
+    match issuer.port().filter(|_| issuer.is_loopback()) {
+        Some(port) => format!("{guard}{name}_{port}"),
+        None => format!("{guard}{name}"),
     }
 }
 
 /// A cookie with every guard. `__Host-` wants one for all paths. Without that there is one for each page: browsers send a
-/// cookie to every port of a host (RFC 6265 §8.5), so the callback of a client on this machine would get it too. The one for all
-/// paths that an earlier release set is taken away, or the browser would send two.
+/// cookie to every port of a host (RFC 6265 §8.5), so the callback of a client on this machine would get it too.
 fn guarded(
-    (name, value): (&'static str, &str),
+    (name, value): (String, &str),
     max_age: Option<Duration>,
     pages: &[&str],
     issuer: &Issuer,
 ) -> Vec<Cookie<'static>> {
     let secure = issuer.scheme() == Scheme::Https;
     let cookie = |path: String| {
-        let mut cookie = Cookie::build(name, value.to_owned()).path(path).secure(secure).http_only(true);
+        let mut cookie =
+            Cookie::build(name.clone(), value.to_owned()).path(path).secure(secure).http_only(true);
         if let Some(max_age) = max_age {
             cookie = cookie.max_age(max_age);
         }
         cookie.same_site(SameSite::Lax).finish()
     };
-    let mut for_all_paths = cookie("/".to_owned());
     if secure {
-        return vec![for_all_paths];
+        return vec![cookie("/".to_owned())];
     }
-    for_all_paths.make_removal();
-    let for_pages = pages.iter().map(|page| cookie(format!("{}{page}", issuer.path())));
-    std::iter::once(for_all_paths).chain(for_pages).collect()
+    pages.iter().map(|page| cookie(format!("{}{page}", issuer.path()))).collect()
 }
 
 #[cfg(test)]
@@ -144,10 +145,6 @@ mod tests {
                 (OurCookie::LoginAttempt.set(&token, &issuer), LOGIN_PAGES),
                 (device::set("ticket", &issuer), LOGIN_PAGES),
             ] {
-                // What an earlier release has set for all paths is taken away.
-                let (before, set) = set.split_first().unwrap();
-                assert_eq!((before.path(), before.value()), (Some("/"), ""));
-                assert_eq!(before.max_age(), Some(Duration::ZERO));
                 let paths: Vec<_> = set.iter().map(|cookie| cookie.path().unwrap().to_owned()).collect();
                 let expected: Vec<_> = pages.iter().map(|page| format!("{base}{page}")).collect();
                 assert_eq!(paths, expected);
@@ -159,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn services_on_two_ports_of_this_machine_leave_each_others_cookies_alone() {
+        let token = OpaqueToken::new(TokenKind::Session, [1; 32]);
+        let [one, two] =
+            ["http://localhost:18781", "http://localhost:18782"].map(|text| Issuer::parse(text).unwrap());
+        let set = OurCookie::Session.set(&token, &one).pop().unwrap();
+        assert_eq!(set.name(), "mcp_gate_session_18781");
+        let request = TestRequest::default().cookie(set).to_http_request();
+        assert!(OurCookie::Session.read(&request, &one).is_some());
+        assert!(OurCookie::Session.read(&request, &two).is_none());
+        let elsewhere = Issuer::parse("https://auth.example:8443").unwrap();
+        assert_eq!(OurCookie::Session.set(&token, &elsewhere)[0].name(), "__Host-mcp_gate_session");
+    }
+
+    #[test]
     fn a_planted_second_cookie_counts_as_none() {
         let issuer = Issuer::parse("http://localhost:9").unwrap();
         let last = |n| {
@@ -166,9 +177,9 @@ mod tests {
         };
         let (one, two) = (last(1), last(2));
         let single = TestRequest::default().cookie(one.clone()).to_http_request();
-        assert!(OurCookie::Session.read(&single, Scheme::Http).is_some());
+        assert!(OurCookie::Session.read(&single, &issuer).is_some());
         let header = format!("{}={}; {}={}", one.name(), one.value(), two.name(), two.value());
         let doubled = TestRequest::default().insert_header(("cookie", header)).to_http_request();
-        assert!(OurCookie::Session.read(&doubled, Scheme::Http).is_none());
+        assert!(OurCookie::Session.read(&doubled, &issuer).is_none());
     }
 }

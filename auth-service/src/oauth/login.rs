@@ -176,7 +176,7 @@ fn show_form(
 ) -> Result<HttpResponse, LoginError> {
     let site = &state.config.site;
     // A browser with several tabs keeps one cookie, so that all of its forms stay good.
-    let cookie = match OurCookie::LoginAttempt.read(http, site.issuer.scheme()) {
+    let cookie = match OurCookie::LoginAttempt.read(http, &site.issuer) {
         Some(cookie) => cookie,
         None => state.new_token(TokenKind::LoginAttempt)?,
     };
@@ -218,7 +218,7 @@ fn shown_here<T: DeserializeOwned>(
     form: Form,
     ticket: &str,
 ) -> Result<(OpaqueToken, T), BadTicket> {
-    let cookie = OurCookie::LoginAttempt.read(http, state.config.site.issuer.scheme());
+    let cookie = OurCookie::LoginAttempt.read(http, &state.config.site.issuer);
     let cookie = cookie.ok_or(BadTicket::Foreign)?;
     let content = state.tickets.read(form, cookie.hash(), state.now(), ticket)?;
     Ok((cookie, content))

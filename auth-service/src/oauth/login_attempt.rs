@@ -118,7 +118,7 @@ fn admit(
 /// Whether the owner of that name has logged in with this browser before.
 fn browser(http: &HttpRequest, state: &AppState, name: &Username) -> Browser {
     let bound_to = TokenHash::of(name.as_str().as_bytes());
-    let ticket = device::read(http, state.config.site.issuer.scheme());
+    let ticket = device::read(http, &state.config.site.issuer);
     let known = ticket
         .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
     if known { Browser::KnownDevice } else { Browser::Stranger }

@@ -12,7 +12,7 @@ pub(super) async fn of(
     request: &HttpRequest,
     state: &AppState,
 ) -> Result<Option<(LoginSession, Account)>, StoreError> {
-    let Some(cookie) = OurCookie::Session.read(request, state.config.site.issuer.scheme()) else {
+    let Some(cookie) = OurCookie::Session.read(request, &state.config.site.issuer) else {
         return Ok(None);
     };
     let Some(session) = state.store.session(&cookie.hash(), state.now()).await? else {

@@ -19,7 +19,6 @@ use crate::document_host::DocumentHost;
 static BROWSERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
 const APPLICATION: &str = "cursor://anysphere.cursor-mcp/oauth/callback";
-const SESSION: &str = "mcp_gate_session";
 const NEW_PASSWORD: &str = "a password of my own";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +97,12 @@ struct Scene {
 }
 
 impl Scene {
+    /// What the session's cookie is called: the service is on loopback, so its port is part of the name.
+    fn session_cookie(&self) -> String {
+        let issuer = url::Url::parse(&self.stack.issuer).unwrap();
+        format!("mcp_gate_session_{}", issuer.port().unwrap())
+    }
+
     async fn start(browser: Browser) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sites = DocumentHost::named(&["app.example", "other.example"], directory.path());
@@ -232,7 +237,7 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
         // Allowed before; now the session is over, and the login is the only page.
         let mut steps = up_to_consent(&link);
         steps.push(json!({ "press": "Allow", how: what }));
-        steps.push(json!({ "forget": [SESSION], "open": link, "until": "User name" }));
+        steps.push(json!({ "forget": [scene.session_cookie()], "open": link, "until": "User name" }));
         steps.push(json!({ "fill": sign_in(), "press": "Sign in", how: what }));
         let seen = scene.walk(&steps).await;
         assert!(seen[4]["asked"].to_string().contains(&format!("{uri}?code=")), "{}", seen[4]);
