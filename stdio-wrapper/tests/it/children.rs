@@ -157,6 +157,8 @@ async fn a107_processes_without_environment_end_with_their_session_and_with_the_
     // Of one that has been nobody's child from the start, only its age tells whose it was not.
     let client = wrapper.session().await;
     let orphan: i32 = client.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
+    // The kernel tells when a process was started in hundredths of a second.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let late = wrapper.session().await;
     let last: i32 = late.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
     assert_eq!(client.delete().await, 204);
