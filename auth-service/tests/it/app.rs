@@ -71,7 +71,7 @@ const STORE_KEY: [u8; 32] = [7; 32];
 /// The embedded store, or a Redis of the app's own.
 async fn open_store(data: &Path, key: &StoreKey, on_redis: bool) -> (Arc<dyn Store>, Option<RedisServer>) {
     if on_redis {
-        let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
+        let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "no"]).unwrap();
         let address = RedisAddress::parse(&server.url()).unwrap();
         return (Arc::new(RedisStore::connect(&address, key).await.unwrap()), Some(server));
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Rotation, Store, StoreError};
+use auth_service::store::{Installation, Rotation, Store, StoreError};
 
 use super::resp::Resp;
 use super::things::{GRACE, NOW, account, client, granted, held, id, register, successor, usage};
@@ -107,6 +107,9 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     assert_eq!(limited.accounts().await.unwrap().len(), 2);
     assert_eq!(limited.clients(None, 5, NOW).await.unwrap().len(), 1);
     assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
+    // It may not ask for these, and works all the same.
+    assert_eq!((limited.own_time().await.unwrap(), limited.dangers().await.unwrap()), (None, Vec::new()));
+    assert!(limited.ping().await.is_ok());
     let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
     assert!(numbered.accounts().await.unwrap().is_empty(), "another database");
 }

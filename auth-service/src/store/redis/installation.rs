@@ -59,8 +59,11 @@ impl RedisStore {
     }
 }
 
+/// In the words of Redis 6 to 8, and of Valkey.
 fn is_forbidden(reason: &str) -> bool {
-    ["NOPERM", "ACL failure", "no permissions"].iter().any(|said| reason.contains(said))
+    ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
+        .iter()
+        .any(|said| reason.contains(said))
 }
 
 /// What in `INFO` threatens rows that nobody asked to be removed.
