@@ -40,8 +40,10 @@ pub(super) struct Group {
     pub(super) capabilities: Value,
     /// In the order in which they were opened: the first one is where requests go that need no session of their own.
     pub(super) seats: Mutex<Vec<Arc<Seat>>>,
-    /// Held while a session is opened.
-    pub(super) opening: tokio::sync::Mutex<()>,
+    /// Held while a session is opened. Why the last one that failed did, in words for the caller.
+    pub(super) opening: tokio::sync::Mutex<String>,
+    /// How many failed. Who sees another number after its wait than before it has waited for one of them.
+    pub(super) failures: AtomicUsize,
     /// A seat was given back.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
@@ -55,6 +57,7 @@ impl Group {
             capabilities: serde_json::from_str(&key.capabilities).unwrap_or_default(),
             seats: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            failures: AtomicUsize::new(0),
             freed: Notify::new(),
             listeners: Listeners::default(),
             watching: tokio::sync::Mutex::default(),

@@ -200,3 +200,24 @@ async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past
         assert_eq!(failed["error"], json!({"code": -32000, "message": "old"}));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_and_opens_none() {
+    let wrapper = Wrapper::start(&["--start-timeout=4s"], &["--never-answers"]).await;
+    let list = request(1, "tools/list", json!({}));
+    // From now on it is known that the server has sessions.
+    answer(&wrapper.client(), &list).await;
+    let before = wrapper.metric("stdio_wrapper_children_started_total").await;
+    let together = (0..5).map(|_| {
+        let (client, list) = (wrapper.client(), list.clone());
+        tokio::spawn(async move { answer(&client, &list).await })
+    });
+    for told in together.collect::<Vec<_>>() {
+        let (_, told) = told.await.unwrap();
+        assert!(told["error"]["message"].as_str().unwrap().contains("did not answer within"), "{told}");
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 1);
+    // What failed once is tried again for whoever comes later.
+    answer(&wrapper.client(), &list).await;
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
+}

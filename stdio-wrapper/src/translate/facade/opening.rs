@@ -1,6 +1,7 @@
 //! Which session a request goes to, and how one is opened.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -41,18 +42,30 @@ impl Facade {
             if let Some(lease) = free {
                 return Ok(lease.of(group));
             }
+            let failures = group.failures.load(Ordering::Acquire);
             {
-                let _one_at_a_time = group.opening.lock().await;
+                let mut why = group.opening.lock().await;
                 let count = group.seats().len();
                 if count > 0 && (!is_exclusive || group.take_free(false).is_some()) {
                     continue;
+                }
+                // One failure is told to all who have waited for it, or each would start a child that hangs, one after the other.
+                if group.failures.load(Ordering::Acquire) != failures {
+                    return Err(Refused::Child(why.clone()));
                 }
                 // A group's first session serves everything that needs none of its own, so there always is one.
                 if count == 0 || self.has_room(key, count) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
                         Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            // The others are refused before anything is started, and at once.
+                            if let Refused::Child(words) = &error {
+                                why.clone_from(words);
+                                group.failures.fetch_add(1, Ordering::AcqRel);
+                            }
+                            return Err(error);
+                        }
                     }
                 }
             }
