@@ -29,6 +29,8 @@ use crate::stream::Stream;
 
 /// Requests that a server may answer with questions (2026-07-28, "Multi Round-Trip Requests").
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
+/// How long a call waits until its child says that the level is set. The child is told of the level first in any case.
+const LEVEL_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two rounds of clearing.
 const ROUND: Duration = Duration::from_secs(1);
 /// Calls of one principal that are to be made again after a page was visited, and such calls altogether.
@@ -272,8 +274,13 @@ impl Facade {
         let mut known = seat.level.lock().await;
         if known.as_ref() != Some(level) {
             let params = serde_json::json!({ "level": level }).to_string();
+            let number = self.number();
             // A child that refuses logs as it likes; what is below the level is dropped anyway.
-            let _ = call::ask(group, seat, self.number(), &permit, &params).await;
+            let asked = call::ask(group, seat, number, &permit, &params);
+            if tokio::time::timeout(LEVEL_PATIENCE, asked).await.is_err() {
+                // It would count among the requests that wait, until REQUEST_TIMEOUT.
+                seat.cancel(number, "it takes too long to set the level").await;
+            }
             *known = Some(level.clone());
         }
     }

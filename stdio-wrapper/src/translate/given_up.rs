@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use super::group::{Group, Lease, Seat, take};
 use super::questions::Question;
-use crate::policy::Own;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
 
@@ -39,11 +38,7 @@ impl GivenUp {
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {
-            self.seat
-                .notify(Own::Cancelled, &format!(
-                    r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client has gone"}}}}"#
-                ))
-                .await;
+            self.seat.cancel(number, "the client has gone").await;
             return self.seat.refuse(open).await;
         }
         self.seat.session.abandon(&number.to_string()).await;

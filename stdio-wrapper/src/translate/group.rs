@@ -277,6 +277,13 @@ impl Seat {
         }
     }
 
+    /// Gives up a request of ours that has this id in the session, and tells the child why.
+    pub(super) async fn cancel(&self, number: u64, why: &str) {
+        let params = serde_json::json!({ "requestId": number, "reason": why });
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
+        self.notify(Own::Cancelled, &text).await;
+    }
+
     /// Sends log messages to a stream from now on, or no more.
     pub(super) fn log_to(&self, level: Option<&str>, stream: &Arc<Stream>) {
         let at = level.and_then(|level| LEVELS.iter().position(|known| *known == level));

@@ -292,6 +292,8 @@ def main():
                 say(id=None, error={"code": -32600, "message": f"I did not expect that {BLAMED.pop()} notification"})
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
+        elif method == "logging/setLevel" and "--never-sets-levels" in FLAGS:
+            pass
         elif method in ("logging/setLevel", "resources/subscribe"):
             say(id=message["id"], result={})
         elif method == "tools/list":

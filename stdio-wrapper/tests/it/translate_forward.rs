@@ -221,3 +221,17 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
     answer(&wrapper.client(), &list).await;
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_the_level() {
+    let wrapper = Wrapper::start(&[], &["--rich", "--never-sets-levels"]).await;
+    let level = json!({"io.modelcontextprotocol/logLevel": "info"});
+    let message = request(1, "tools/call", json!({"name": "log", "arguments": {"lines": 2}, "_meta": level}));
+    let client = wrapper.client();
+    // REQUEST_TIMEOUT is five minutes.
+    let called = tokio::time::timeout(Duration::from_secs(30), send(&client, &message)).await;
+    let logged = Events::new(called.expect("the call is sent all the same")).rest().await;
+    assert_eq!(logged.len(), 3, "{logged:?}");
+    // Nothing of it is left behind.
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+}
