@@ -25,10 +25,11 @@ use crate::config::Listeners;
 use crate::domain::error_code::ERRORS_PATH;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
+use crate::oauth::after_form::MESSAGE_PATH;
 use crate::oauth::register::{self, manage};
 use crate::oauth::{
-    authorize, consent, device, device_authorization, errors, fallback, introspect, login, metadata,
-    protected_resource, pushed_request, responses, revoke, token,
+    after_form, authorize, consent, device, device_authorization, errors, fallback, introspect, login,
+    metadata, protected_resource, pushed_request, responses, revoke, token,
 };
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
@@ -232,6 +233,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
                 .route(web::get().to(device::question))
                 .route(web::post().to(device::decide)),
         )
+        .service(web::resource(format!("{base}/device/again")).route(web::get().to(device::form_again)))
         .service(web::resource(format!("{base}/login/device")).route(web::get().to(login::device_form)))
         .service(web::resource(format!("{base}{ERRORS_PATH}")).route(web::get().to(errors::show)))
         .service(web::resource(format!("{base}/introspect")).route(web::post().to(introspect::introspect)))
@@ -248,6 +250,9 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         )
         .service(web::resource(format!("{base}/authorize")).route(web::get().to(authorize::authorize)))
         .service(web::resource(format!("{base}/consent")).route(web::post().to(consent::decide)))
+        .service(web::resource(format!("{base}{MESSAGE_PATH}")).route(web::get().to(after_form::show)))
+        .service(web::resource(format!("{base}/login/again")).route(web::get().to(login::again::form)))
+        .service(web::resource(format!("{base}/login/done")).route(web::get().to(login::done)))
         .service(
             web::resource(format!("{base}/login"))
                 .route(web::get().to(login::form))

@@ -1,5 +1,6 @@
 //! OAuth 2.1: one file an endpoint, and one a grant under `token`.
 
+pub mod after_form;
 pub mod authorize;
 pub mod consent;
 pub mod device;

@@ -19,14 +19,20 @@ use crate::keys::seal::{CryptoFailure, Purpose, Sealer, StoreKey};
 pub enum Form {
     /// User name and password.
     Login,
+    /// No form: what is said above the login form when it is shown again.
+    LoginAgain,
     /// A password of one's own, after the one-time password.
     NewPassword,
     /// Allow or deny.
     Consent,
     /// The code that a device shows.
     UserCode,
+    /// No form: what is said above that form when it is shown again.
+    UserCodeAgain,
     /// Allow or deny what a device asks for.
     DeviceConsent,
+    /// No form: what became of one.
+    Message,
     /// No form: a browser in which a person has logged in before, bound to the person's name.
     Device,
 }
@@ -35,10 +41,13 @@ impl Form {
     const fn name(self) -> &'static [u8] {
         match self {
             Self::Login => b"login",
+            Self::LoginAgain => b"login-again",
             Self::NewPassword => b"new-password",
             Self::Consent => b"consent",
             Self::UserCode => b"user-code",
+            Self::UserCodeAgain => b"user-code-again",
             Self::DeviceConsent => b"device-consent",
+            Self::Message => b"message",
             Self::Device => b"device",
         }
     }

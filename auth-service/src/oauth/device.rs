@@ -19,12 +19,11 @@ use crate::guard::client_address;
 use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
-use crate::pages::{
-    BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, Link, MessagePage, displayable, page,
-};
+use crate::pages::{BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, Link, displayable, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
+use super::after_form::{Message, Problem, redirect};
 use super::authorize::see_other;
 use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
@@ -92,7 +91,7 @@ impl From<CryptoFailure> for DeviceError {
 }
 
 impl DeviceError {
-    fn response(&self, issuer: &Issuer) -> HttpResponse {
+    fn message(&self, issuer: &Issuer) -> Message {
         let status = match self {
             Self::Params(_)
             | Self::NoSession
@@ -112,13 +111,8 @@ impl DeviceError {
         };
         let url = issuer.endpoint("/device");
         let way_on = Link { text: "Type a code", url: &url };
-        let template = MessagePage { title, text: &self.to_string(), code: None, way_on: Some(way_on) };
-        page(status, &template, FormTarget::Ourselves)
+        Message::new(status, title, self.to_string(), Some(way_on))
     }
-}
-
-fn message(status: StatusCode, title: &str, text: &str) -> HttpResponse {
-    page(status, &MessagePage { title, text, code: None, way_on: None }, FormTarget::Ourselves)
 }
 
 /// `GET /device`: asks for the code. One in the link is filled in, and counts for nothing before it is sent.
@@ -126,17 +120,19 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     if !state.config.grants.offers(GrantType::DeviceCode) {
         return responses::not_found(&state.config.site.issuer);
     }
-    open(&http, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
+    open(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
 
 /// `POST /device`: looks the code up, and shows what it would allow.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    find(&http, &body, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
+    let found = find(&http, &body, &state).await;
+    found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&state))
 }
 
 /// `POST /device/consent`: allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
-    answer(&http, &body, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
+    let answer = answer(&http, &body, &state).await;
+    answer.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&state))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -147,7 +143,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devi
         return Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login/device{code}"))));
     };
     let typed = linked.map(|code| code.to_string()).unwrap_or_default();
-    show_form(state, &session, &account, &typed, None, StatusCode::OK)
+    show_form(state, &session, &account, &typed, None)
 }
 
 fn show_form(
@@ -155,8 +151,7 @@ fn show_form(
     session: &LoginSession,
     account: &Account,
     typed: &str,
-    problem: Option<&str>,
-    status: StatusCode,
+    problem: Option<&Problem>,
 ) -> Result<HttpResponse, DeviceError> {
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::UserCode, session.id, expires_at, &())?;
@@ -165,9 +160,57 @@ fn show_form(
         ticket: &ticket,
         username: account.username.as_str(),
         user_code: typed,
-        problem,
+        problem: problem.map(|problem| problem.text.as_str()),
     };
-    Ok(page(status, &template, FormTarget::Ourselves))
+    let status = problem.map_or(StatusCode::OK, Problem::status);
+    let mut response = page(status, &template, FormTarget::Ourselves);
+    if let Some(problem) = problem {
+        problem.mark(&mut response);
+    }
+    Ok(response)
+}
+
+/// The form once more, with what was wrong.
+#[derive(Serialize, Deserialize)]
+struct Again {
+    typed: String,
+    problem: Problem,
+}
+
+/// `GET /device/again`: the form for the code, with what was wrong. The ticket in its query is bound to the login in which the code
+/// was typed.
+pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    open_again(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
+}
+
+async fn open_again(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
+    let params = Params::of_query(http.query_string())?;
+    let ticket = params.one("ticket")?.unwrap_or_default();
+    let again = session::of(http, state).await?.and_then(|(session, account)| {
+        let again: Again = state.tickets.read(Form::UserCodeAgain, session.id, state.now(), ticket).ok()?;
+        Some((session, account, again))
+    });
+    match again {
+        Some((session, account, again)) => {
+            show_form(state, &session, &account, &again.typed, Some(&again.problem))
+        }
+        None => Ok(see_other(&state.config.site.issuer.endpoint("/device"))),
+    }
+}
+
+fn lead_to_form(
+    state: &AppState,
+    (session, account): (&LoginSession, &Account),
+    typed: &str,
+    problem: Problem,
+) -> Result<HttpResponse, DeviceError> {
+    let again = Again { typed: typed.to_owned(), problem };
+    let expires_at = state.now().plus(state.config.lifetimes.form);
+    let ticket = state.tickets.issue(Form::UserCodeAgain, session.id, expires_at, &again)?;
+    match redirect(state, "/device/again", &ticket) {
+        Some(response) => Ok(response),
+        None => show_form(state, session, account, typed, Some(&again.problem)),
+    }
 }
 
 async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -177,18 +220,21 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     state.tickets.read::<()>(Form::UserCode, session.id, now, params.one("ticket")?.unwrap_or_default())?;
     let typed = params.one("user_code")?.unwrap_or_default();
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    if state.device_rate.admit_guess(address, &session.subject).is_err() {
+    if let Err(too_fast) = state.device_rate.admit_guess(address, &session.subject) {
         audit::Event::UserCodesThrottled { subject: &session.subject }.emit();
-        let problem = "There were too many attempts. Wait a minute, then try again.";
-        return show_form(state, &session, &account, typed, Some(problem), StatusCode::TOO_MANY_REQUESTS);
+        let text = "There were too many attempts. Wait a minute, then try again.";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, text);
+        let problem = problem.retry_after(Some(too_fast.retry_after_seconds));
+        return show_form(state, &session, &account, typed, Some(&problem));
     }
     let found = match UserCode::parse(typed) {
         Ok(code) => state.store.device_of_user(&code, now).await?.map(|found| (code, found)),
         Err(_) => None,
     };
     let Some((code, (device, asked))) = found else {
-        let problem = "No device is waiting for an answer with this code. If you have answered already, look at the device. Otherwise look at the code again, or let the device show a new one.";
-        return show_form(state, &session, &account, typed, Some(problem), StatusCode::UNPROCESSABLE_ENTITY);
+        let text = "No device is waiting for an answer with this code. If you have answered already, look at the device. Otherwise look at the code again, or let the device show a new one.";
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
+        return lead_to_form(state, (&session, &account), typed, problem);
     };
     let client = client_of(http, &asked, state).await?;
     let shown =
@@ -203,7 +249,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
 /// `GET /device/consent`: what allowing the device would mean and, once it is answered, what has come of it. The ticket in its query is bound to the login in which the
 /// code was typed, so that a link leads nobody else here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    ask(&http, &state).await.unwrap_or_else(|error| error.response(&state.config.site.issuer))
+    ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
 
 async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -344,9 +390,10 @@ async fn is_allowed_by(
 
 fn connected() -> HttpResponse {
     let text = "It will go on by itself in a moment. You can close this page.";
-    message(StatusCode::OK, "The device is connected", text)
+    Message::new(StatusCode::OK, "The device is connected", text.to_owned(), None).page()
 }
 
 fn denied() -> HttpResponse {
-    message(StatusCode::OK, "Nothing was allowed", "The device has been told. You can close this page.")
+    let text = "The device has been told. You can close this page.";
+    Message::new(StatusCode::OK, "Nothing was allowed", text.to_owned(), None).page()
 }

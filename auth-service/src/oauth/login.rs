@@ -1,9 +1,9 @@
 //! The login page.
 
+pub mod again;
 pub mod new_password;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
@@ -21,8 +21,9 @@ use crate::pages::{FormTarget, Link, LoginPage, MessagePage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
+use super::after_form::{Message, Problem};
 use super::authorize::{Prompt, see_other};
-use super::login_attempt::{NotProven, account_of};
+use super::login_attempt::account_of;
 use super::params::{BadParams, Params};
 use super::{pushed_request, responses, session};
 use new_password::Choosing;
@@ -134,6 +135,18 @@ pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpR
     first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
 }
 
+/// `GET /login/done`: says to who has come by no application that the login is done.
+pub async fn done(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
+    match session::of(&http, &state).await {
+        Ok(Some(_)) => {
+            let text = "Go back to your MCP client and connect it.".to_owned();
+            Message::new(StatusCode::OK, "You are signed in", text, None).page()
+        }
+        Ok(None) => see_other(&state.config.site.issuer.endpoint("/login")),
+        Err(error) => LoginError::from(error).response(),
+    }
+}
+
 /// `POST /login`: user name and password.
 pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
@@ -143,7 +156,7 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 #[derive(Clone, Copy, Default)]
 struct Said<'a> {
     username: &'a str,
-    problem: Option<&'a str>,
+    problem: Option<&'a Problem>,
     signed_in: Option<&'a str>,
     way_on: Option<&'a str>,
     asked_again: bool,
@@ -164,7 +177,7 @@ async fn first_form(
     let asked_again =
         signed_in.is_some() && way_on.is_none() && matches!(then, Continuation::Authorization(_));
     let said = Said { signed_in, way_on: way_on.as_deref(), asked_again, ..Said::default() };
-    show_form(http, state, then, said, StatusCode::OK)
+    show_form(http, state, then, said)
 }
 
 fn show_form(
@@ -172,14 +185,9 @@ fn show_form(
     state: &AppState,
     then: &Continuation,
     said: Said<'_>,
-    status: StatusCode,
 ) -> Result<HttpResponse, LoginError> {
     let site = &state.config.site;
-    // A browser with several tabs keeps one cookie, so that all of its forms stay good.
-    let cookie = match OurCookie::LoginAttempt.read(http, &site.issuer) {
-        Some(cookie) => cookie,
-        None => state.new_token(TokenKind::LoginAttempt)?,
-    };
+    let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
     // What stands in a query may be twice as long in a ticket, and the form has to be one that can be sent.
@@ -190,14 +198,30 @@ fn show_form(
         action: &site.issuer.endpoint("/login"),
         ticket: &ticket,
         username: said.username,
-        problem: said.problem,
+        problem: said.problem.map(|problem| problem.text.as_str()),
         signed_in: said.signed_in,
         way_on: said.way_on.map(|url| Link { text: "Go on", url }),
         asked_again: said.asked_again,
     };
+    let status = said.problem.map_or(StatusCode::OK, Problem::status);
     let mut response = page(status, &template, then.form_target());
-    set_cookies(&mut response, &OurCookie::LoginAttempt.set(&cookie, &site.issuer));
+    if let Some(problem) = said.problem {
+        problem.mark(&mut response);
+    }
+    set_attempt(&mut response, &cookie, state);
     Ok(response)
+}
+
+/// The cookie that the form is bound to. A browser with several tabs keeps one, so that all of its forms stay good.
+fn attempt(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, RandomUnavailable> {
+    match OurCookie::LoginAttempt.read(http, &state.config.site.issuer) {
+        Some(cookie) => Ok(cookie),
+        None => state.new_token(TokenKind::LoginAttempt),
+    }
+}
+
+fn set_attempt(response: &mut HttpResponse, cookie: &OpaqueToken, state: &AppState) {
+    set_cookies(response, &OurCookie::LoginAttempt.set(cookie, &state.config.site.issuer));
 }
 
 fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie<'_>]) {
@@ -207,6 +231,9 @@ fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie
         }
     }
 }
+
+/// Where a login leads that is for no application.
+const DONE_PATH: &str = "/login/done";
 
 const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
                      comes again, let your browser keep cookies of this site.";
@@ -224,16 +251,16 @@ fn shown_here<T: DeserializeOwned>(
     Ok((cookie, content))
 }
 
-/// A fresh form in the place of one that cannot be used. It leads where that one would have led, as any link could, and
-/// takes over nothing else of it: another site may have sent it.
-fn show_again(
+/// Leads to a fresh form in the place of one that cannot be used. It takes over nothing of what was typed into that one: another
+/// site may have sent it.
+fn lead_to_fresh(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
-    problem: &str,
     status: StatusCode,
+    problem: &str,
 ) -> Result<HttpResponse, LoginError> {
-    show_form(http, state, then, Said { problem: Some(problem), ..Said::default() }, status)
+    again::lead_to(http, state, then, "", Problem::new(status, problem))
 }
 
 async fn check_password(
@@ -245,52 +272,19 @@ async fn check_password(
     let ticket = params.one("ticket")?.unwrap_or_default();
     let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, ticket) else {
         let then = state.tickets.content(Form::Login, ticket).unwrap_or(Continuation::Nowhere);
-        return show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST);
+        return lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE);
     };
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
     match account_of(http, state, typed, password).await {
         Ok(account) if account.password.one_time => {
-            let choosing =
-                Choosing { subject: account.subject.clone(), one_time: account.password.clone(), then };
+            let (subject, one_time) = (account.subject.clone(), account.password.clone());
+            let choosing = Choosing { subject, one_time, then, problem: None };
             new_password::lead_to(state, &cookie, &choosing, &account)
         }
         Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => show_refused(http, state, &then, typed, &refused),
+        Err(refused) => again::lead_to(http, state, &then, typed, again::problem_of(&refused)?),
     }
-}
-
-/// The form once more, for who was not let in.
-fn show_refused(
-    http: &HttpRequest,
-    state: &AppState,
-    then: &Continuation,
-    username: &str,
-    refused: &NotProven,
-) -> Result<HttpResponse, LoginError> {
-    let problem = refused.to_string();
-    let said = Said { username, problem: Some(&problem), ..Said::default() };
-    again(refused, |status| show_form(http, state, then, said, status))
-}
-
-/// Shows a form once more to who was not let in, with what that answer says besides.
-fn again(
-    refused: &NotProven,
-    form: impl FnOnce(StatusCode) -> Result<HttpResponse, LoginError>,
-) -> Result<HttpResponse, LoginError> {
-    match refused {
-        NotProven::Wrong => audit::Event::LoginFailed.emit(),
-        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled.emit(),
-        NotProven::Store(_) | NotProven::Hashing(_) => {
-            tracing::error!(error = %refused, "a login could not be handled");
-        }
-    }
-    let (status, retry_after) = refused.again().ok_or(LoginError::Unavailable)?;
-    let mut response = form(status)?;
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
-    Ok(response)
 }
 
 /// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).
@@ -311,17 +305,8 @@ async fn start_session(
     };
     state.store.add_session(&session).await?;
     audit::Event::LoggedIn { subject: &account.subject }.emit();
-    let mut response = if let Some(path) = then.path() {
-        see_other(&state.config.site.issuer.endpoint(&path))
-    } else {
-        let template = MessagePage {
-            title: "You are signed in",
-            text: "Go back to your MCP client and connect it.",
-            code: None,
-            way_on: None,
-        };
-        page(StatusCode::OK, &template, FormTarget::Ourselves)
-    };
+    let path = then.path();
+    let mut response = see_other(&issuer.endpoint(path.as_deref().unwrap_or(DONE_PATH)));
     set_cookies(&mut response, &OurCookie::Session.set(&cookie, issuer));
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;

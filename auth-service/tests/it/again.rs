@@ -68,6 +68,67 @@ async fn a_login_form_that_is_too_old_is_replaced_by_a_fresh_one_that_leads_to_t
 }
 
 #[actix_web::test]
+async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    app.person("ana").await;
+    let mut browser = app.browser();
+    let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let fields = [("username", "ana"), ("password", "wrong wrong wrong")];
+    let answer = app.http.post(format!("{}/login", app.public)).header("cookie", browser.cookie_header());
+    let answer =
+        answer.form(&[[("ticket", login.ticket().as_str())].as_slice(), &fields].concat()).send().await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
+    // Loaded as often as one likes; what was typed is kept, and for this browser only.
+    for _ in 0..2 {
+        let page = browser.open(&there).await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN);
+        assert!(
+            page.body.contains("password is wrong") && page.body.contains("value=\"ana\""),
+            "{}",
+            page.body
+        );
+    }
+    let page = app.browser().open(&there).await;
+    assert!(page.status == StatusCode::OK && !page.body.contains("ana"), "{}", page.body);
+    // The back button, after the login.
+    assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::SEE_OTHER);
+    let back = browser.open(&there).await;
+    assert!(!back.body.contains("password is wrong"), "{}", back.body);
+    assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
+    allow_by_way_on(&mut browser, &back).await;
+    // Who is signed in and mistypes another one's password is told so.
+    let page = browser.submit(&back, &[("username", "eve"), ("password", PASSWORD)]).await;
+    assert!(page.status == StatusCode::FORBIDDEN && page.body.contains("password is wrong"), "{}", page.body);
+}
+
+#[actix_web::test]
+async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for_a_while() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
+    let form = [("ticket", page.ticket()), ("decision", "allow".to_owned())];
+    let request = app.http.post(format!("{}/consent", app.public)).header("cookie", browser.cookie_header());
+    let answer = request.form(&form).send().await.unwrap();
+    let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
+    for _ in 0..2 {
+        let page = browser.open(&there).await;
+        assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
+    }
+    // A page that says what somebody else wrote cannot be made.
+    for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {
+        let page = browser.open(&format!("/consent/answered{made_up}")).await;
+        assert!(page.status == StatusCode::GONE && page.body.contains("This page is over"), "{}", page.body);
+    }
+    app.wait(Duration::from_secs(16 * 60));
+    assert_eq!(browser.open(&there).await.status, StatusCode::GONE);
+}
+
+#[actix_web::test]
 async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
     let app = TestApp::start().await;
     let client = app.client().await;

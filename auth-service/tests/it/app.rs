@@ -469,6 +469,10 @@ impl Page {
     }
 }
 
+/// Addresses of pages that answer a form.
+const ANSWERS: [&str; 5] =
+    ["/login/again", "/login/done", "/login/password", "/device/again", "/consent/answered"];
+
 /// Keeps cookies as a browser does, and shows every redirect to the test.
 pub(crate) struct Browser<'a> {
     app: &'a TestApp,
@@ -494,13 +498,24 @@ impl Browser<'_> {
         page
     }
 
-    /// Fills in the page's form.
+    /// Fills in the page's form. If a page answers it, that is shown, wherever it is.
     pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
         let ticket = page.ticket();
         let fields: Vec<_> =
             [("ticket", ticket.as_str())].into_iter().chain(fields.iter().copied()).collect();
         let action = page.action();
-        self.post(action.strip_prefix(&self.app.issuer).unwrap(), &fields).await
+        let action = action.strip_prefix(&self.app.issuer).unwrap();
+        let answer = self.answer(action, &fields).await;
+        // A browser asks before it shows a page once more that answered a form itself, and then sends the form.
+        let is_worth_sending_again =
+            answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error();
+        let is_address_too_long = ticket.len() > 4 * 1024;
+        assert!(
+            answer.location.is_some() || is_worth_sending_again || is_address_too_long,
+            "{action} was answered by a page: {}",
+            answer.body
+        );
+        self.show(answer).await
     }
 
     /// Fills in the page's form, and goes where a redirect within the service leads.
@@ -514,8 +529,22 @@ impl Browser<'_> {
     }
 
     pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {
+        let answer = self.answer(path, fields).await;
+        self.show(answer).await
+    }
+
+    async fn answer(&mut self, path: &str, fields: &[(&str, &str)]) -> Page {
         let request = self.app.http.post(format!("{}{path}", self.app.public)).form(fields);
         self.send(request).await
+    }
+
+    async fn show(&mut self, answer: Page) -> Page {
+        let ours = answer.location.as_ref().and_then(|location| location.strip_prefix(&self.app.issuer));
+        let shown = ours.filter(|path| ANSWERS.iter().any(|answer| path.starts_with(answer)));
+        match shown.map(str::to_owned) {
+            Some(path) => self.open(&path).await,
+            None => answer,
+        }
     }
 
     /// Asks for authorization, consents, and gives the code.
@@ -526,9 +555,14 @@ impl Browser<'_> {
         answer.parameter("code").unwrap()
     }
 
+    pub(crate) fn cookie_header(&self) -> String {
+        let jar: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        jar.join("; ")
+    }
+
     async fn send(&mut self, request: RequestBuilder) -> Page {
-        let jar: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let request = if jar.is_empty() { request } else { request.header(COOKIE, jar.join("; ")) };
+        let cookies = self.cookie_header();
+        let request = if cookies.is_empty() { request } else { request.header(COOKIE, cookies) };
         let response = request.send().await.unwrap();
         for header in response.headers().get_all(SET_COOKIE) {
             let (name, rest) = header.to_str().unwrap().split_once('=').unwrap();

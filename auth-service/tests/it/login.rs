@@ -180,15 +180,12 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
-    let answer = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    let there = answer.location.unwrap();
-    let there = there.strip_prefix(ISSUER).unwrap();
-    let choose = browser.open(there).await;
+    let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
+    let there = &format!("/login/password?ticket={}", choose.ticket());
     // It is this browser's alone, and leads nobody else to the page.
     for stranger in [&mut app.browser(), &mut app.browser_of("eve").await] {
-        let page = stranger.open(there).await;
+        let page = stranger.follow(there).await;
         assert_eq!(page.status, StatusCode::BAD_REQUEST);
         assert!(page.body.contains("<h1>Sign in</h1>") && !page.body.contains("ana"), "{}", page.body);
     }

@@ -251,6 +251,11 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
         json!({ "open": link, "until": "User name" }),
         json!({ "fill": { "username": "eve", "password": one_time }, "press": "Sign in", "until": "Choose your own" }),
         json!({
+            "fill": { "new_password": NEW_PASSWORD, "new_password_repeat": "another one" },
+            "press": "Save and continue", "until": "not the same",
+        }),
+        json!({ "reload": true, "until": "not the same" }),
+        json!({
             "fill": { "new_password": NEW_PASSWORD, "new_password_repeat": NEW_PASSWORD },
             "press": "Save and continue", "times": 2, "until": "Allow an application",
         }),
@@ -274,7 +279,11 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again(scene:
     let steps = [
         json!({ "open": codes["verification_uri_complete"], "until": "User name" }),
         json!({ "fill": sign_in(), "press": "Sign in", "until": "Type the code" }),
-        json!({ "press": "Continue", "until": "Let a device act" }),
+        json!({ "fill": { "user_code": "BCDF-GHJK" }, "press": "Continue", "until": "No device is waiting" }),
+        json!({ "reload": true, "until": "No device is waiting" }),
+        json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
+        json!({ "back": true, "until": "No device is waiting" }),
+        json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
         json!({ "press": "Allow", "times": 2, "until": "The device is connected" }),
         json!({ "reload": true, "until": "The device is connected" }),
         // The page with the answer has taken the place of the question in some browsers. Kept by the browser or asked for
@@ -286,13 +295,19 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again(scene:
 
 async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(scene: Scene) {
     let link = scene.link(APPLICATION).await;
-    // An application takes over and the page stays: people click once more.
+    let mistyped = json!({ "username": ACCOUNT.0, "password": "not quite the password" });
     let mut steps = vec![
         json!({ "open": link, "until": "User name" }),
+        json!({ "fill": mistyped, "press": "Sign in", "until": "password is wrong" }),
+        json!({ "reload": true, "until": "password is wrong" }),
         json!({ "fill": sign_in(), "press": "Sign in", "times": 2, "until": "Allow an application" }),
+        json!({ "back": true, "until": "You are signed in as ana" }),
+        json!({ "press": "Go on", "until": "Allow an application" }),
     ];
+    // An application takes over and the page stays: people click once more.
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
     steps.push(json!({ "press": "Allow", "until": "You have answered already" }));
+    steps.push(json!({ "reload": true, "until": "You have answered already" }));
     steps.push(json!({ "press": "It is not connected: ask again", "until": "You allowed it before" }));
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
     // Back at the login form, which says who is signed in and leads on.

@@ -1,13 +1,13 @@
 //! Why a consent page cannot be made or its answer not be taken, and what the user can do then.
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 
 use crate::domain::clock::RandomUnavailable;
 use crate::identity::ticket::BadTicket;
 use crate::keys::seal::CryptoFailure;
+use crate::oauth::after_form::Message;
 use crate::oauth::params::BadParams;
-use crate::pages::{FormTarget, Link, MessagePage, page};
+use crate::pages::Link;
 use crate::store::StoreError;
 
 /// Why the page cannot be made, or its answer not be taken.
@@ -110,8 +110,8 @@ impl ConsentError {
         }
     }
 
-    /// The page that says so. `question` is where the same question is asked again, if that is known.
-    pub(super) fn response(&self, question: Option<&str>) -> HttpResponse {
+    /// What the person reads. `question` is where the same question is asked again, if that is known.
+    pub(super) fn message(&self, question: Option<&str>) -> Message {
         let (title, help) = self.title_and_help();
         let link = match help {
             Help::AskAgain => Some("Show the question again"),
@@ -123,7 +123,6 @@ impl ConsentError {
         if way_on.is_none() && help != Help::None {
             text.push_str(" Otherwise go back to the application and connect it again.");
         }
-        let template = MessagePage { title, text: &text, code: None, way_on };
-        page(self.status(), &template, FormTarget::Ourselves)
+        Message::new(self.status(), title, text, way_on)
     }
 }

@@ -9,7 +9,7 @@ use crate::domain::account::{Account, StoredPassword, Subject};
 use crate::domain::opaque_token::OpaqueToken;
 use crate::identity::password::{LONGEST, SHORTEST};
 use crate::identity::ticket::Form;
-use crate::keys::seal::CryptoFailure;
+use crate::oauth::after_form::{Problem, redirect};
 use crate::oauth::authorize::see_other;
 use crate::oauth::login_attempt::{NotProven, prove};
 use crate::oauth::params::Params;
@@ -18,22 +18,20 @@ use crate::pages::{NewPasswordPage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::{
-    Continuation, LoginError, STALE, again, first_form, show_again, show_refused, shown_here, start_session,
-};
-
-/// Bytes in the longest ticket that goes into the address of the page. Proxies take a request line of 8 kB.
-const LONGEST_IN_ADDRESS: usize = 4 * 1024;
+use super::again::{self, problem_of};
+use super::{Continuation, LoginError, STALE, first_form, lead_to_fresh, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen then.";
 
 /// A person who proved a one-time password and has yet to choose a lasting one.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Choosing {
     pub(super) subject: Subject,
     pub(super) one_time: StoredPassword,
     pub(super) then: Continuation,
+    /// What was wrong with the last choice.
+    pub(super) problem: Option<Problem>,
 }
 
 /// `GET /login/password`: the page, for who has just proved the one-time password. The ticket in the query is bound to the login
@@ -51,19 +49,20 @@ pub async fn choose_password(
     take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// Leads to the page. A page of its own is not sent once more by the back button; a ticket that is too long for an address comes
-/// with the answer to the login form.
+/// Leads to the page.
 pub(super) fn lead_to(
     state: &AppState,
     cookie: &OpaqueToken,
     choosing: &Choosing,
     account: &Account,
 ) -> Result<HttpResponse, LoginError> {
-    let ticket = ticket(state, cookie, choosing)?;
-    if ticket.len() > LONGEST_IN_ADDRESS {
-        return Ok(show(state, &ticket, choosing, account, None, StatusCode::OK));
+    let expires_at = state.now().plus(state.config.lifetimes.form);
+    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
+    if choosing.problem.as_ref().is_some_and(Problem::passes) {
+        return Ok(show(state, &ticket, choosing, account));
     }
-    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login/password?ticket={ticket}"))))
+    let redirect = redirect(state, "/login/password", &ticket);
+    Ok(redirect.unwrap_or_else(|| show(state, &ticket, choosing, account)))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, LoginError> {
@@ -72,11 +71,11 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
     let Ok((_, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return show_stale(http, state, ticket);
+        return lead_from_stale(http, state, ticket);
     };
     match account_of(state, &choosing).await? {
         Some(account) if account.password == choosing.one_time => {
-            Ok(show(state, ticket, &choosing, &account, None, StatusCode::OK))
+            Ok(show(state, ticket, &choosing, &account))
         }
         // The back button, after the password was chosen.
         _ => first_form(http, state, &choosing.then).await,
@@ -88,29 +87,23 @@ async fn account_of(state: &AppState, choosing: &Choosing) -> Result<Option<Acco
     Ok(state.store.account(&choosing.subject).await?.filter(Account::may_log_in))
 }
 
-fn ticket(state: &AppState, cookie: &OpaqueToken, choosing: &Choosing) -> Result<String, CryptoFailure> {
-    let expires_at = state.now().plus(state.config.lifetimes.form);
-    state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)
-}
-
-fn show(
-    state: &AppState,
-    ticket: &str,
-    choosing: &Choosing,
-    account: &Account,
-    problem: Option<&str>,
-    status: StatusCode,
-) -> HttpResponse {
+fn show(state: &AppState, ticket: &str, choosing: &Choosing, account: &Account) -> HttpResponse {
     let action = state.config.site.issuer.endpoint("/login/password");
-    let username = account.username.as_str();
-    let template = NewPasswordPage { action: &action, ticket, username, shortest: SHORTEST, problem };
-    page(status, &template, choosing.then.form_target())
+    let (username, problem) = (account.username.as_str(), choosing.problem.as_ref());
+    let text = problem.map(|problem| problem.text.as_str());
+    let template = NewPasswordPage { action: &action, ticket, username, shortest: SHORTEST, problem: text };
+    let status = problem.map_or(StatusCode::OK, Problem::status);
+    let mut response = page(status, &template, choosing.then.form_target());
+    if let Some(problem) = problem {
+        problem.mark(&mut response);
+    }
+    response
 }
 
-fn show_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
+fn lead_from_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
     let choosing: Option<Choosing> = state.tickets.content(Form::NewPassword, ticket);
     let then = choosing.map_or(Continuation::Nowhere, |choosing| choosing.then);
-    show_again(http, state, &then, STALE, StatusCode::BAD_REQUEST)
+    lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE)
 }
 
 async fn take_password(
@@ -121,7 +114,7 @@ async fn take_password(
     let params = Params::of_form(http, body)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let Ok((cookie, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return show_stale(http, state, ticket);
+        return lead_from_stale(http, state, ticket);
     };
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();
@@ -129,20 +122,20 @@ async fn take_password(
     let Some(account) = account.filter(|account| account.password == choosing.one_time) else {
         return chosen_before(http, state, &choosing, chosen).await;
     };
-    let ask = |problem: &str, status| {
-        let ticket = self::ticket(state, &cookie, &choosing)?;
-        Ok(show(state, &ticket, &choosing, &account, Some(problem), status))
+    let ask = |problem: Problem| {
+        let choosing = Choosing { problem: Some(problem), ..choosing.clone() };
+        lead_to(state, &cookie, &choosing, &account)
     };
+    let unfit = |text: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
     if let Some(problem) = problem_with(chosen, repeated) {
-        return ask(&problem, StatusCode::UNPROCESSABLE_ENTITY);
+        return ask(unfit(&problem));
     }
     let phc = match hash_of_new(http, state, &account, chosen).await {
         Ok(Some(phc)) => phc,
         Ok(None) => {
-            let problem = "That is the one-time password. Choose another one.";
-            return ask(problem, StatusCode::UNPROCESSABLE_ENTITY);
+            return ask(unfit("That is the one-time password. Choose another one."));
         }
-        Err(refused) => return again(&refused, |status| ask(&refused.to_string(), status)),
+        Err(refused) => return ask(problem_of(&refused)?),
     };
     let replaced = state
         .store
@@ -170,7 +163,7 @@ async fn chosen_before(
 ) -> Result<HttpResponse, LoginError> {
     let account = account_of(state, choosing).await?.filter(|account| !account.password.one_time);
     let Some(account) = account else {
-        return show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT);
+        return lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED);
     };
     match prove(http, state, &account, SecretString::from(chosen)).await {
         Ok(admission) => {
@@ -179,9 +172,9 @@ async fn chosen_before(
         }
         Err(NotProven::Wrong) => {
             audit::Event::LoginFailed.emit();
-            show_again(http, state, &choosing.then, PASSWORD_CHANGED, StatusCode::CONFLICT)
+            lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED)
         }
-        Err(refused) => show_refused(http, state, &choosing.then, "", &refused),
+        Err(refused) => again::lead_to(http, state, &choosing.then, "", problem_of(&refused)?),
     }
 }
 
