@@ -173,6 +173,11 @@ impl AppState {
         Ok(self.keys.install(keys)?)
     }
 
+    /// Whether the store had lost everything when it was looked at last.
+    pub fn has_lost_store(&self) -> bool {
+        self.upkeep.has_lost_store()
+    }
+
     /// From now on nobody new should come, and every answer at the edge is the last one of its connection.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);

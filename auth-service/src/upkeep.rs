@@ -97,6 +97,11 @@ impl Upkeep {
         Ok(Findings { clock: standing, is_lost, dangers: self.known().dangers.clone() })
     }
 
+    /// Whether the store had lost everything when it was looked at last.
+    pub fn has_lost_store(&self) -> bool {
+        self.known().was_lost
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

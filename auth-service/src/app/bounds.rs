@@ -48,6 +48,9 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     if request.query_string().len() > QUERY_LIMIT {
         return Ok(refuse(request, Unheard::LongQuery, &state));
     }
+    if !request.method().is_safe() && state.has_lost_store() {
+        return Ok(refuse(request, Unheard::StoreLost, &state));
+    }
     let mut payload = request.take_payload();
     match awaited_body(&mut payload, address, &state).await {
         Ok(body) => request.set_payload(Payload::from(body)),

@@ -1,7 +1,9 @@
 //! Answers that endpoints share: JSON that is never cached, and OAuth errors (RFC 6749 §5).
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, HeaderName, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use serde_json::json;
@@ -35,6 +37,11 @@ pub enum Unheard {
     /// It ended early, or its encoding is broken.
     #[error("the body cannot be read")]
     Broken,
+    /// What it would change is not there, and what it would add is gone when a backup is restored.
+    #[error(
+        "the store of this server has lost what it kept, and nothing can be changed until its operator has restored it; try again later"
+    )]
+    StoreLost,
     /// One address has as many requests under way as it may.
     #[error("too many requests from this network at the same time; try again in a moment")]
     Crowded,
@@ -43,16 +50,17 @@ pub enum Unheard {
 impl Unheard {
     /// The answer.
     pub fn response(self, issuer: &Issuer) -> HttpResponse {
-        let (status, code) = match self {
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest),
-            Self::LongQuery => (StatusCode::URI_TOO_LONG, ErrorCode::InvalidRequest),
-            Self::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::InvalidRequest),
-            Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest),
-            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable),
+        let (status, code, retry_after) = match self {
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest, None),
+            Self::LongQuery => (StatusCode::URI_TOO_LONG, ErrorCode::InvalidRequest, None),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::InvalidRequest, None),
+            Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, None),
+            Self::StoreLost => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(60)),
+            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable, Some(1)),
         };
         let mut response = error(issuer, status, code, &self.to_string(), None);
-        if self == Self::Crowded {
-            response.headers_mut().insert(RETRY_AFTER, 1.into());
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -12,6 +12,7 @@ use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::{Installation, Store};
 use auth_service::upkeep::{LOST, Upkeep};
 use reqwest::StatusCode;
+use serde_json::json;
 
 const DAYS: Duration = Duration::from_secs(200 * 86_400);
 
@@ -143,7 +144,13 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
         assert_eq!(told["store"], LOST);
         replica.state.follow_keys().await;
         assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        // What is taken now would be gone with the backup that is restored.
+        let refused = replica.register(&json!({ "redirect_uris": ["https://new.example/cb"] })).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.text().await.unwrap().contains("has lost what it kept"));
+        assert_eq!(replica.browser().open("/login").await.status, StatusCode::OK);
     }
+    assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty());
     assert!(
         app.state.store.signing_keys().await.unwrap().is_none(),
         "nobody begins anew who has seen it before"
