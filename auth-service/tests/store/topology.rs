@@ -1,6 +1,6 @@
 //! Slots that move and masters that die, under load.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ impl Sentinel {
         let fast = "sentinel down-after-milliseconds gate 1000\nsentinel failover-timeout gate 5000\n";
         std::fs::write(&file, watch + fast).unwrap();
         let port = redis_server::free_port();
-        let mut command = Command::new("redis-server");
+        let mut command = redis_server::program();
         command.arg(&file).arg("--sentinel").args(["--bind", "127.0.0.1", "--port"]).arg(port.to_string());
         let process = command.stdout(Stdio::null()).spawn().unwrap();
         Self { process, port, _data: data }

@@ -11,6 +11,11 @@ pub(crate) struct RedisServer {
     data: tempfile::TempDir,
 }
 
+/// The program: `REDIS_SERVER`, for Valkey and other versions, or what is installed.
+pub(crate) fn program() -> Command {
+    Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
+}
+
 /// A port that was free a moment ago, low enough for a cluster's bus port above it.
 pub(crate) fn free_port() -> u16 {
     loop {
@@ -24,7 +29,7 @@ pub(crate) fn free_port() -> u16 {
 impl RedisServer {
     /// Starts a server; none, and a line that says so, where Redis is not installed.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
-        let installed = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        let installed = program().arg("--version").stdout(Stdio::null()).status().is_ok();
         if !installed {
             #[expect(clippy::print_stderr, reason = "says why a test did nothing")]
             {
@@ -52,7 +57,7 @@ impl RedisServer {
     pub(crate) fn run(&mut self) -> bool {
         let log = self.data.path().join("log");
         std::fs::write(&log, "").unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = program();
         command.args(["--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--rdbcompression", "no"]);
         command.arg("--port").arg(self.port.to_string()).arg("--dir").arg(self.data.path());
         command.arg("--logfile").arg(&log);
