@@ -1,14 +1,15 @@
 //! stdio-wrapper: any stdio MCP server over Streamable HTTP.
 //!
-//! Rooms, and which may use which: `protocol`, `policy`, `metrics` and `holding` stand at the bottom and use no other; `connection` and
+//! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `attempts` and `holding` stand at the bottom and use no other; `connection` and
 //! `unread` use `holding`;
 //! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
 //! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
-//! `policy`, `budget` and `metrics`; `translate` uses both of them and
-//! `budget`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
+//! `policy`, `budget`, `attempts` and `metrics`; `translate` uses both of them and
+//! `budget` and `attempts`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
 //! together.
 
 pub mod app;
+mod attempts;
 pub mod budget;
 pub mod child;
 pub mod config;

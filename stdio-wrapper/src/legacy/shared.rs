@@ -10,6 +10,7 @@ use super::link::{Audience, Link, Outgoing};
 use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
+use crate::attempts::Attempts;
 use crate::child::{Framing, Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -27,14 +28,14 @@ pub(super) struct SharedChildren {
     launcher: Arc<Launcher>,
     framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
-    slots: [Slot; Version::ALL.len()],
+    slots: [Arc<Slot>; Version::ALL.len()],
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     ready: RwLock<Option<Ready>>,
-    /// Held while a child is started, so that one start serves all who wait.
-    starting: tokio::sync::Mutex<()>,
+    /// One start serves all who wait.
+    starting: Attempts<Refusal>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +59,7 @@ impl SharedChildren {
 
     /// Answers a client's `initialize` with what the child said to ours.
     pub(super) async fn initialize(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<Session>,
         message: &Message<'_>,
         id: &Span,
@@ -87,7 +88,11 @@ impl SharedChildren {
     }
 
     /// The child for a request of this session.
-    pub(super) async fn link_for(&self, session: &Session, method: &str) -> Result<Arc<Link>, Refusal> {
+    pub(super) async fn link_for(
+        self: &Arc<Self>,
+        session: &Session,
+        method: &str,
+    ) -> Result<Arc<Link>, Refusal> {
         if STATEFUL.contains(&method) {
             let message = format!("This server is shared between clients, so {method} is not available.");
             return Err(Refusal { code: Code::MethodNotFound, message });
@@ -109,14 +114,14 @@ impl SharedChildren {
 
     /// Fails what is late.
     pub(super) fn expire(&self, now: Instant) {
-        for ready in self.slots.iter().filter_map(Slot::current) {
+        for ready in self.slots.iter().filter_map(|slot| slot.current()) {
             ready.link.expire(now);
         }
     }
 
     /// Stops every child.
     pub(super) async fn stop(&self) {
-        let all: Vec<Ready> = self.slots.iter().filter_map(Slot::current).collect();
+        let all: Vec<Ready> = self.slots.iter().filter_map(|slot| slot.current()).collect();
         for ready in &all {
             ready.link.child.stop();
         }
@@ -125,23 +130,38 @@ impl SharedChildren {
         }
     }
 
-    fn slot(&self, version: Version) -> Option<&Slot> {
+    fn slot(&self, version: Version) -> Option<&Arc<Slot>> {
         let index = Version::ALL.iter().position(|known| *known == version)?;
         self.slots.get(index)
     }
 
-    async fn ready(&self, version: Version) -> Result<Ready, Refusal> {
+    async fn ready(self: &Arc<Self>, version: Version) -> Result<Ready, Refusal> {
         let slot = self.slot(version).ok_or_else(|| failure("This revision is not served.".to_owned()))?;
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }
-        let _one_at_a_time = slot.starting.lock().await;
+        // The start does not end with the caller that gave rise to it: others wait for it too, and its child must be ended
+        // if it does not answer.
+        let (children, slot) = (Arc::clone(self), Arc::clone(slot));
+        let started = tokio::spawn(async move { children.start_once(version, &slot).await }).await;
+        started.unwrap_or_else(|error| Err(failure(format!("The MCP server could not be started: {error}."))))
+    }
+
+    /// Starts the child of a revision, unless another caller has just done so or failed to.
+    async fn start_once(&self, version: Version, slot: &Slot) -> Result<Ready, Refusal> {
+        let turn = slot.starting.turn().await;
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }
-        let ready = self.start(version).await?;
-        *slot.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(ready.clone());
-        Ok(ready)
+        if let Some(refusal) = turn.failure() {
+            return Err(refusal);
+        }
+        let started = self.start(version).await;
+        match &started {
+            Ok(ready) => *slot.ready.write().unwrap_or_else(PoisonError::into_inner) = Some(ready.clone()),
+            Err(refusal) => turn.failed(refusal.clone()),
+        }
+        started
     }
 
     /// Starts a child and greets it.

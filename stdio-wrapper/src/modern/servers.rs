@@ -182,7 +182,7 @@ impl Servers {
 
     /// The child for a caller; `None` if the command runs a server of the earlier revisions. Starts one if it must: the
     /// first one is asked what it is, and kept only if it speaks this revision.
-    pub async fn native(&self, caller: &Placeholders) -> Result<Option<Native>, CallError> {
+    pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
         if self.known() == Some(Shows::Legacy) {
             return Ok(None);
         }
@@ -190,6 +190,15 @@ impl Servers {
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
+        // The start does not end with the caller that gave rise to it: others wait for it too, and its child must be ended
+        // if it does not answer.
+        let (servers, caller) = (Arc::clone(self), caller.clone());
+        let started = tokio::spawn(async move { servers.start_once(&caller, &slot).await }).await;
+        started.unwrap_or_else(|error| Err(CallError::Child(format!("The start of the MCP server: {error}"))))
+    }
+
+    /// Starts the child of a slot, unless another caller has just done so.
+    async fn start_once(&self, caller: &Placeholders, slot: &Slot) -> Result<Option<Native>, CallError> {
         let _one_at_a_time = slot.starting.lock().await;
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
@@ -294,14 +303,15 @@ impl Servers {
         if request.arguments.is_none() && fields.params.is_empty() {
             return Ok(());
         }
-        let asked = Instant::now();
+        let (asked, within) = (Instant::now(), self.settings.request_timeout);
         let link = &native.0;
         let capabilities = request.meta.capabilities;
-        let headers = link.param_headers(tool, capabilities, None).await.map_err(CallError::Child)?;
+        let headers = link.param_headers(tool, capabilities, None, within).await.map_err(CallError::Child)?;
         if headers.check(request.arguments, fields).is_ok() {
             return Ok(());
         }
-        let headers = link.param_headers(tool, capabilities, Some(asked)).await.map_err(CallError::Child)?;
+        let headers = link.param_headers(tool, capabilities, Some(asked), within).await;
+        let headers = headers.map_err(CallError::Child)?;
         Ok(headers.check(request.arguments, fields)?)
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::link::Link;
 use super::param_headers::ParamHeaders;
+use crate::attempts::Attempts;
 use crate::protocol::Code;
 
 /// Pages of one list that are read.
@@ -20,7 +21,7 @@ const MAX_PAGES: usize = 100;
 const MAX_LISTS: usize = 32;
 /// Life of a list about whose changes the child says nothing, in seconds.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
-/// Time for one page.
+/// Longest time for one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The lists, by the capabilities that they were asked for with.
@@ -31,8 +32,8 @@ pub(super) struct Tools {
     generation: AtomicU64,
     /// Whether the child has agreed to announce changes.
     is_watched: AtomicBool,
-    /// Held while a list is read, so that one reading serves all who wait.
-    reading: tokio::sync::Mutex<()>,
+    /// One reading serves all who wait.
+    reading: Attempts<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,24 +118,35 @@ struct Refused {
 }
 
 impl Link {
-    /// What one tool asks for, by a list that was read after `newer_than` if that is given.
+    /// What one tool asks for, by a list that was read after `newer_than` if that is given. Each of its pages comes within
+    /// `within`, and at most [`PAGE_TIMEOUT`].
     pub(super) async fn param_headers(
         self: &Arc<Self>,
         tool: &str,
         capabilities: &str,
         newer_than: Option<Instant>,
+        within: Duration,
     ) -> Result<ParamHeaders, String> {
         let of = |list: &List| list.tools.get(tool).cloned().unwrap_or_default();
         if let Some(list) = self.tools.cached(capabilities, newer_than) {
             return Ok(of(&list));
         }
-        let _one_at_a_time = self.tools.reading.lock().await;
+        let turn = self.tools.reading.turn().await;
         if let Some(list) = self.tools.cached(capabilities, newer_than) {
             return Ok(of(&list));
         }
+        if let Some(why) = turn.failure() {
+            return Err(why);
+        }
         let generation = self.tools.generation.load(Ordering::Acquire);
         let read = Instant::now();
-        let tools = Arc::new(self.read_tools(capabilities).await?);
+        let tools = match self.read_tools(capabilities, within).await {
+            Ok(tools) => Arc::new(tools),
+            Err(why) => {
+                turn.failed(why.clone());
+                return Err(why);
+            }
+        };
         let list = List { tools, read, generation };
         let headers = of(&list);
         let mut lists = self.tools.lists();
@@ -148,11 +160,12 @@ impl Link {
     async fn read_tools(
         self: &Arc<Self>,
         capabilities: &str,
+        within: Duration,
     ) -> Result<HashMap<String, ParamHeaders>, String> {
         let mut tools = HashMap::new();
         let mut params = "{}".to_owned();
         for _ in 0..MAX_PAGES {
-            let answer = self.ask("tools/list", &params, capabilities, PAGE_TIMEOUT).await?;
+            let answer = self.ask("tools/list", &params, capabilities, within.min(PAGE_TIMEOUT)).await?;
             let answer: Answer = serde_json::from_slice(&answer)
                 .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
             let page = match (answer.result, answer.error) {

@@ -332,6 +332,22 @@ pub(super) async fn ask(
     permit: &Permit<'_>,
     params: &str,
 ) -> Result<String, String> {
+    send(seat, number, permit, params).await?.answer(group, seat).await
+}
+
+/// A request of ours that the child has.
+pub(super) struct Sent {
+    method: String,
+    consumer: Consumer,
+}
+
+/// Sends a request of ours; who calls this later is heard later by the child.
+pub(super) async fn send(
+    seat: &Seat,
+    number: u64,
+    permit: &Permit<'_>,
+    params: &str,
+) -> Result<Sent, String> {
     let method = permit.method();
     let text =
         format!(r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{params}}}"#, Value::from(method));
@@ -342,21 +358,28 @@ pub(super) async fn ask(
     let stream = seat.session.post_stream(1);
     let consumer = stream.connect();
     seat.session.request(&message, id, &stream, permit).await;
-    loop {
-        match consumer.next() {
-            Next::Event(_, text) => {
-                let text = text.into_bytes();
-                let Ok(message) = parse_line(&text) else { continue };
-                match (&message.kind, &message.result) {
-                    (Kind::Response { .. }, Some(result)) => return Ok(message.at(result).to_owned()),
-                    (Kind::Response { .. }, None) => {
-                        return Err(format!("The MCP server refused {method}."));
+    Ok(Sent { method: method.to_owned(), consumer })
+}
+
+impl Sent {
+    /// Waits for the result, as JSON text.
+    pub(super) async fn answer(self, group: &Group, seat: &Seat) -> Result<String, String> {
+        loop {
+            match self.consumer.next() {
+                Next::Event(_, text) => {
+                    let text = text.into_bytes();
+                    let Ok(message) = parse_line(&text) else { continue };
+                    match (&message.kind, &message.result) {
+                        (Kind::Response { .. }, Some(result)) => return Ok(message.at(result).to_owned()),
+                        (Kind::Response { .. }, None) => {
+                            return Err(format!("The MCP server refused {}.", self.method));
+                        }
+                        _ => take(group, seat, &message).await,
                     }
-                    _ => take(group, seat, &message).await,
                 }
+                Next::End => return Err("The MCP server's session has ended.".to_owned()),
+                Next::Wait => self.consumer.stream().changed().await,
             }
-            Next::End => return Err("The MCP server's session has ended.".to_owned()),
-            Next::Wait => stream.changed().await,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::listen::Listeners;
 use super::questions::{Needs, Question};
 use super::results::{Greeting, LEVELS};
+use crate::attempts::Attempts;
 use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
@@ -40,15 +41,11 @@ pub(super) struct Group {
     pub(super) capabilities: Value,
     /// In the order in which they were opened: the first one is where requests go that need no session of their own.
     pub(super) seats: Mutex<Vec<Arc<Seat>>>,
-    /// Held while a session is opened. Why the last one that failed did, in words for the caller.
-    pub(super) opening: tokio::sync::Mutex<String>,
-    /// How many failed. Who sees another number after its wait than before it has waited for one of them.
-    pub(super) failures: AtomicUsize,
+    /// Sessions are opened one after the other. Why one could not be, in words for the caller.
+    pub(super) opening: Attempts<String>,
     /// A seat was given back.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
-    /// Held while the child is told to watch resources or not to, so that it hears it in the order in which it was decided.
-    pub(super) watching: tokio::sync::Mutex<()>,
 }
 
 impl Group {
@@ -56,11 +53,9 @@ impl Group {
         Self {
             capabilities: serde_json::from_str(&key.capabilities).unwrap_or_default(),
             seats: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
-            failures: AtomicUsize::new(0),
+            opening: Attempts::default(),
             freed: Notify::new(),
             listeners: Listeners::default(),
-            watching: tokio::sync::Mutex::default(),
         }
     }
 
@@ -124,6 +119,9 @@ pub(super) struct Seat {
     log: Mutex<Option<(usize, Arc<Stream>)>>,
     /// The level that the child was told.
     pub(super) level: tokio::sync::Mutex<Option<String>>,
+    /// Held while it is decided whether the child shall watch a resource and until it is sent, so that the child hears it in
+    /// the order in which it was decided. Nobody waits for an answer with it.
+    pub(super) watching: tokio::sync::Mutex<()>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
 }
@@ -166,6 +164,7 @@ impl Seat {
             asked: Notify::new(),
             log: Mutex::default(),
             level: tokio::sync::Mutex::default(),
+            watching: tokio::sync::Mutex::default(),
             last_used: Mutex::new(Instant::now()),
             tools: Mutex::default(),
         }

@@ -127,6 +127,11 @@ impl Listeners {
         at.map(|at| all.swap_remove(at).filter.resources).unwrap_or_default()
     }
 
+    /// Whether this one is still there.
+    pub(super) fn has(&self, number: u64) -> bool {
+        self.all().iter().any(|listener| listener.number == number)
+    }
+
     /// Whether somebody watches a resource in a session.
     pub(super) fn is_watched(&self, session: &str, uri: &str) -> bool {
         let watches =
@@ -140,7 +145,9 @@ impl Listeners {
             self.tool_changes.fetch_add(1, Ordering::AcqRel);
         }
         let params = message.params_text().unwrap_or("{}");
-        for listener in self.all().iter().filter(|listener| listener.filter.wants(method, params)) {
+        let wants =
+            |listener: &&Listener| listener.filter.wants(method, params) && !listener.stream.is_complete();
+        for listener in self.all().iter().filter(wants) {
             let mut params = Members::parse(params).unwrap_or_default();
             params.set("_meta", format!(r#"{{"{SUBSCRIPTION}":{}}}"#, listener.id));
             let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);

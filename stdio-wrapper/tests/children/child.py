@@ -294,6 +294,8 @@ def main():
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)
         elif method == "logging/setLevel" and "--never-sets-levels" in FLAGS:
             pass
+        elif method == "resources/subscribe" and message["params"]["uri"].startswith("silent:"):
+            pass
         elif method in ("logging/setLevel", "resources/subscribe"):
             say(id=message["id"], result={})
         elif method == "tools/list":

@@ -117,6 +117,8 @@ def answer(message):
             result = {"resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 0, "cacheScope": "private",
                       "capabilities": {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}},
                       "_meta": {PREFIX + "serverInfo": {"name": "modern child", "version": str(os.getpid())}}}
+        elif method == "tools/list" and "--never-lists" in FLAGS:
+            return
         elif method == "tools/list":
             at = int(params.get("cursor", 0))
             ANSWERED.append(method)

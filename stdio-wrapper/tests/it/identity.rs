@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::modern;
-use crate::wrapper::{CHILD, Wrapper, answer_of, call};
+use crate::wrapper::{CHILD, EVERY_LINE, Wrapper, answer_of, call};
 
 /// An authorization service that does nothing but sign and show its key.
 pub(crate) struct Issuer {
@@ -359,7 +359,7 @@ fn denied(issuer: &Issuer, methods: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too() {
     let issuer = Issuer::start().await;
-    let wrapper = issuer.wrapper_of(&[], &["python3", CHILD, "--rich", "--tells-methods"]).await;
+    let wrapper = issuer.wrapper_of(&[EVERY_LINE], &["python3", CHILD, "--rich", "--tells-methods"]).await;
     let client =
         wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["resources/*", "logging/*"]));
     let wanted = json!({"toolsListChanged": true, "resourceSubscriptions": ["test://a"]});
@@ -389,7 +389,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_translation_asks_a_server_without_sessions_passes_the_rules_too() {
     let issuer = Issuer::start().await;
-    let wrapper = issuer.wrapper_of(&[], &["python3", modern::CHILD, "--tells-methods"]).await;
+    let wrapper = issuer.wrapper_of(&[EVERY_LINE], &["python3", modern::CHILD, "--tells-methods"]).await;
     let token = denied(&issuer, &["subscriptions/*"]);
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
     let subscribe =

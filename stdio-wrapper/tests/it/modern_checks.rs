@@ -3,8 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::modern::{VERSION, call, refusal, request, send, with_headers, wrapper};
-use crate::wrapper::answer_of;
+use crate::modern::{CHILD, VERSION, call, refusal, request, send, with_headers, wrapper};
+use crate::wrapper::{EVERY_LINE, Wrapper, answer_of};
 
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
@@ -177,7 +177,7 @@ async fn what_only_sessions_have_is_ignored_and_ids_are_never_null() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_5_both_eras_live_on_one_endpoint() {
-    let wrapper = crate::wrapper::Wrapper::start(&[], &[]).await;
+    let wrapper = Wrapper::start(&[], &[]).await;
     let session = wrapper.session().await;
     assert_eq!(session.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     let (status, answer) = call(&wrapper.client(), "echo", json!({"a": 2})).await;
@@ -189,7 +189,7 @@ async fn rule_5_both_eras_live_on_one_endpoint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_25_without_translation_clients_are_told_to_fall_back() {
-    let wrapper = crate::wrapper::Wrapper::start(&["--translate=false"], &[]).await;
+    let wrapper = Wrapper::start(&["--translate=false"], &[]).await;
     let (status, answer) = call(&wrapper.client(), "echo", json!({})).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32000)));
     // 26: and a server without sessions says itself which versions it has.
@@ -200,6 +200,29 @@ async fn rule_25_without_translation_clients_are_told_to_fall_back() {
     assert!(refused["error"]["data"].get(SUBSCRIPTION).is_none());
 }
 
-async fn wrapper_without_translation() -> crate::wrapper::Wrapper {
+async fn wrapper_without_translation() -> Wrapper {
     wrapper(&["--translate=false"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_list_of_tools_that_does_not_come_is_told_with_the_others_and_asks_no_more() {
+    let wrapper = Wrapper::run(
+        &["--request-timeout=3s", EVERY_LINE],
+        &["python3", CHILD, "--never-lists", "--tells-methods"],
+        &[],
+    )
+    .await;
+    let client = wrapper.client();
+    // From now on it is known which server this is.
+    send(&client, &request(1, "server/discover", json!({}))).await;
+    let together = (0..5).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { call(&client, "here", json!({"region": "eu"})).await })
+    });
+    for told in together.collect::<Vec<_>>() {
+        let (_, told) = told.await.unwrap();
+        assert!(told["error"]["message"].as_str().unwrap().contains("tools/list in time"), "{told}");
+    }
+    let lists = wrapper.log().into_iter().filter(|line| line.contains("asked tools/list"));
+    assert_eq!(lists.count(), 1);
 }

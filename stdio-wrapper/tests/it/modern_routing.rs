@@ -280,3 +280,15 @@ async fn a_server_that_was_too_slow_to_say_what_it_is_is_soon_asked_again() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_while_the_server_is_asked_what_it_is_leaves_no_child_behind() {
+    let wrapper = Wrapper::run(&["--start-timeout=3s"], &["sleep", "1000"], &[]).await;
+    let (client, list) = (wrapper.client(), request(1, "tools/list", json!({})));
+    for _ in 0..2 {
+        let given_up = tokio::time::timeout(Duration::from_secs(1), send(&client, &list)).await;
+        assert!(given_up.is_err(), "the server does not answer");
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1, "the next one waits too");
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+}

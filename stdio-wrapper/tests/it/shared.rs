@@ -1,7 +1,10 @@
 //! One child for all sessions.
 
+use std::time::Duration;
+
 use serde_json::json;
 
+use crate::modern::{request, send};
 use crate::wrapper::{Wrapper, answer_of};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,4 +41,39 @@ async fn what_names_no_request_goes_to_nobody() {
     let response = client.post(crate::wrapper::call(1, "log", json!({"lines": 3}))).await;
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!(wrapper.metric("stdio_wrapper_child_messages_dropped_total").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_others_and_starts_none() {
+    let wrapper = Wrapper::start(&["--shared", "--start-timeout=3s"], &["--never-answers"]).await;
+    let together = (0..5).map(|_| {
+        let client = wrapper.client();
+        tokio::spawn(async move { answer_of(client.try_initialize("2025-11-25").await).await })
+    });
+    for told in together.collect::<Vec<_>>() {
+        let told = told.await.unwrap();
+        assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
+    // What failed once is tried again for whoever comes later.
+    let told = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
+    assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 2);
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_while_the_shared_child_starts_leaves_none_behind() {
+    let wrapper = Wrapper::start(&["--shared", "--start-timeout=3s"], &["--never-answers"]).await;
+    let list = request(1, "tools/list", json!({}));
+    // From now on it is known that the server has sessions.
+    let told = answer_of(send(&wrapper.client(), &list).await).await;
+    assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    let client = wrapper.client();
+    let impatient = Duration::from_secs(1);
+    assert!(
+        tokio::time::timeout(impatient, send(&client, &list)).await.is_err(),
+        "the child does not answer"
+    );
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::modern::{call, listen, request, send, text, with_headers};
-use crate::wrapper::{Client, Events, Wrapper, answer_of};
+use crate::wrapper::{Client, EVERY_LINE, Events, Wrapper, answer_of};
 
 async fn wrapper(options: &[&str]) -> Wrapper {
     Wrapper::start(options, &["--rich"]).await
@@ -223,6 +223,18 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_while_its_session_is_opened_leaves_none_behind() {
+    // START_TIMEOUT is a minute.
+    let wrapper = Wrapper::start(&[], &["--never-answers"]).await;
+    let (client, list) = (wrapper.client(), request(1, "tools/list", json!({})));
+    let given_up = tokio::time::timeout(Duration::from_secs(3), send(&client, &list)).await;
+    assert!(given_up.is_err(), "the server does not answer");
+    assert_eq!(wrapper.metric("stdio_wrapper_sessions_opened_total").await, 1);
+    wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+    wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_the_level() {
     let wrapper = Wrapper::start(&[], &["--rich", "--never-sets-levels"]).await;
     let level = json!({"io.modelcontextprotocol/logLevel": "info"});
@@ -233,5 +245,37 @@ async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_
     let logged = Events::new(called.expect("the call is sent all the same")).rest().await;
     assert_eq!(logged.len(), 3, "{logged:?}");
     // Nothing of it is left behind.
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_listener_and_ends_in_an_error()
+{
+    let wrapper = Wrapper::start(&[EVERY_LINE], &["--tells-methods"]).await;
+    let client = wrapper.client();
+    let soon = |wait| tokio::time::timeout(Duration::from_secs(30), wait);
+    let silent = listen(&client, "a", json!({"resourceSubscriptions": ["silent://x"]}));
+    // REQUEST_TIMEOUT is five minutes.
+    let (mut silent, promised) = soon(Box::pin(silent)).await.expect("the stream begins at once");
+    assert_eq!(promised["params"]["notifications"], json!({"resourceSubscriptions": ["silent://x"]}));
+    let other = listen(&client, "b", json!({"resourceSubscriptions": ["test://b", "test://c"]}));
+    let _other = soon(Box::pin(other)).await.expect("it does not wait for the other one");
+    for _ in 0..400 {
+        let log = wrapper.log();
+        if log.iter().filter(|line| line.contains("asked resources/subscribe")).count() == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let asked = wrapper.log().into_iter().filter(|line| line.contains("asked resources/subscribe"));
+    assert_eq!(asked.count(), 3);
+    let told = tokio::time::timeout(Duration::from_secs(30), silent.next()).await.expect("it is told soon");
+    let told = told.unwrap().data;
+    assert_eq!(told["id"], "a", "{told}");
+    let words = told["error"]["message"].as_str().unwrap();
+    assert!(words.contains("resources/subscribe") && words.contains("silent://x"), "{told}");
+    assert_eq!(silent.next().await, None);
+    // Nothing of it is left behind.
+    wrapper.logged("asked resources/unsubscribe").await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }

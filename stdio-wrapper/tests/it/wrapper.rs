@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 /// The test server in Python.
 pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
 
+/// Has every line of a child's standard error logged. Without it, most of what is read before the child's first answer was is
+/// taken for a banner, and on a busy machine that can be more than what was written before it.
+pub(crate) const EVERY_LINE: &str = "--log=stdio_wrapper=debug";
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_stdio-wrapper");
 
 /// A running wrapper; it is stopped when the value goes.

@@ -1,13 +1,28 @@
 //! `subscriptions/listen` in front of a server with sessions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::super::call::{self, Job};
-use super::super::group::{Group, GroupKey};
+use super::super::call::{self, Job, Sent};
+use super::super::group::{Group, GroupKey, Lease, Seat};
 use super::super::listen::Filter;
 use super::{Facade, Interest, Refused};
 use crate::child::Placeholders;
-use crate::policy::Gate;
+use crate::policy::{Gate, Permit};
+use crate::protocol::Code;
+
+/// How long a child may take to begin to watch a resource, or to end it.
+const WATCH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client that listens, and the session whose child does.
+struct Listening {
+    facade: Arc<Facade>,
+    group: Arc<Group>,
+    lease: Lease,
+    /// Its number among the listeners of the group.
+    number: u64,
+}
 
 impl Facade {
     /// Opens a subscription: the acknowledgement first, then what the session's child announces.
@@ -21,7 +36,7 @@ impl Facade {
         gate: &Gate,
     ) -> Result<Interest, Refused> {
         let lease = self.lease(group, key, caller, false).await?;
-        let seat = Arc::clone(&lease.seat);
+        let seat = &lease.seat;
         let mut filter = Filter::parse(params, &seat.greeting).map_err(Refused::Params)?;
         let subscribe = gate.pass("resources/subscribe", None);
         if subscribe.is_err() {
@@ -35,34 +50,84 @@ impl Facade {
         job.stream.push(bytes::Bytes::from(acknowledgement).into(), false);
         group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
         let (facade, group) = (Arc::clone(self), Arc::clone(group));
-        let interest = {
-            let (facade, group, gate) = (Arc::clone(&facade), Arc::clone(&group), gate.clone());
-            Interest(Some(Box::new(move || {
-                let watched = group.listeners.remove(number);
-                tokio::spawn(async move {
-                    let _in_order = group.watching.lock().await;
-                    let Ok(unsubscribe) = gate.pass("resources/unsubscribe", None) else { return };
-                    for uri in watched {
-                        if group.listeners.is_watched(&lease.seat.session.id, &uri) {
-                            continue;
-                        }
-                        let params = serde_json::json!({ "uri": uri }).to_string();
-                        let number = facade.number();
-                        // A session that has ended watches nothing anyway.
-                        let _ = call::ask(&group, &lease.seat, number, &unsubscribe, &params).await;
-                    }
-                    drop(lease);
-                });
-            })))
-        };
-        let Ok(subscribe) = subscribe else { return Ok(interest) };
-        let _in_order = group.watching.lock().await;
+        let listening = Arc::new(Listening { facade, group, lease, number });
+        if let Ok(subscribe) = subscribe {
+            // The stream begins before the child has answered.
+            tokio::spawn(Arc::clone(&listening).watch(job, resources, subscribe));
+        }
+        let gate = gate.clone();
+        Ok(Interest(Some(Box::new(move || {
+            let watched = listening.group.listeners.remove(number);
+            tokio::spawn(async move {
+                if let Ok(unsubscribe) = gate.pass("resources/unsubscribe", None) {
+                    listening.unwatch(watched, &unsubscribe).await;
+                }
+            });
+        }))))
+    }
+}
+
+impl Listening {
+    /// Has the child watch these resources. One that takes too long ends the stream with an error, because what was
+    /// promised may never come.
+    async fn watch(self: Arc<Self>, job: Job, resources: BTreeSet<String>, subscribe: Permit<'static>) {
         for uri in resources {
-            let params = serde_json::json!({ "uri": uri }).to_string();
-            if let Err(error) = call::ask(&group, &seat, facade.number(), &subscribe, &params).await {
-                tracing::debug!(uri, error, "a resource cannot be watched");
+            let number = self.facade.number();
+            let in_order = self.seat().watching.lock().await;
+            if !self.group.listeners.has(self.number) {
+                return;
+            }
+            let sent = call::send(self.seat(), number, &subscribe, &params(&uri)).await;
+            drop(in_order);
+            match self.answer(sent, number).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!(uri, error, "a resource cannot be watched"),
+                None => {
+                    let within = WATCH_PATIENCE.as_secs();
+                    let why = format!(
+                        "The MCP server did not answer resources/subscribe for {uri} within {within} s. Listen again \
+                         without this resource, or try again later."
+                    );
+                    return job.fail(Code::InternalError, &why, None);
+                }
             }
         }
-        Ok(interest)
     }
+
+    /// Has the child watch these resources no more, unless somebody else wants to hear of them. A child that takes too long
+    /// is not told the rest; what it says about them goes to nobody.
+    async fn unwatch(&self, watched: BTreeSet<String>, unsubscribe: &Permit<'_>) {
+        for uri in watched {
+            let number = self.facade.number();
+            let in_order = self.seat().watching.lock().await;
+            if self.group.listeners.is_watched(&self.seat().session.id, &uri) {
+                continue;
+            }
+            let sent = call::send(self.seat(), number, unsubscribe, &params(&uri)).await;
+            drop(in_order);
+            // A session that has ended watches nothing anyway.
+            if self.answer(sent, number).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the child has agreed; `None` if it takes too long to say.
+    async fn answer(&self, sent: Result<Sent, String>, number: u64) -> Option<Result<(), String>> {
+        let answer = async { sent?.answer(&self.group, self.seat()).await.map(|_| ()) };
+        let answer = tokio::time::timeout(WATCH_PATIENCE, answer).await.ok();
+        if answer.is_none() {
+            // It would count among the requests that wait, until REQUEST_TIMEOUT.
+            self.seat().cancel(number, "it takes too long").await;
+        }
+        answer
+    }
+
+    fn seat(&self) -> &Seat {
+        &self.lease.seat
+    }
+}
+
+fn params(uri: &str) -> String {
+    serde_json::json!({ "uri": uri }).to_string()
 }

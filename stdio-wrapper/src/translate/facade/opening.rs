@@ -1,7 +1,6 @@
 //! Which session a request goes to, and how one is opened.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,7 +9,7 @@ use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
 use super::super::results::Greeting;
 use super::{Facade, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
-use crate::legacy::OpenError;
+use crate::legacy::{OpenError, Session, Sessions};
 use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
@@ -42,16 +41,14 @@ impl Facade {
             if let Some(lease) = free {
                 return Ok(lease.of(group));
             }
-            let failures = group.failures.load(Ordering::Acquire);
             {
-                let mut why = group.opening.lock().await;
+                let turn = group.opening.turn().await;
                 let count = group.seats().len();
                 if count > 0 && (!is_exclusive || group.take_free(false).is_some()) {
                     continue;
                 }
-                // One failure is told to all who have waited for it, or each would start a child that hangs, one after the other.
-                if group.failures.load(Ordering::Acquire) != failures {
-                    return Err(Refused::Child(why.clone()));
+                if let Some(why) = turn.failure() {
+                    return Err(Refused::Child(why));
                 }
                 // A group's first session serves everything that needs none of its own, so there always is one.
                 if count == 0 || self.has_room(key, count) {
@@ -60,9 +57,8 @@ impl Facade {
                         Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
                         Err(error) => {
                             // The others are refused before anything is started, and at once.
-                            if let Refused::Child(words) = &error {
-                                why.clone_from(words);
-                                group.failures.fetch_add(1, Ordering::AcqRel);
+                            if let Refused::Child(why) = &error {
+                                turn.failed(why.clone());
                             }
                             return Err(error);
                         }
@@ -159,6 +155,7 @@ impl Facade {
             }
             opened => opened?,
         };
+        let unfinished = Unfinished { sessions: &self.sessions, session: Some(&session) };
         session.number_questions();
         session.set_common();
         let text = initialize(&key.capabilities);
@@ -181,11 +178,9 @@ impl Facade {
         let answer = answer.map(crate::protocol::Text::into_bytes).unwrap_or_default();
         let greeting = match greeting(&answer) {
             Ok(greeting) => greeting,
-            Err(why) => {
-                self.sessions.end(&session, "initialize failed");
-                return Err(Refused::Child(why));
-            }
+            Err(why) => return Err(Refused::Child(why)),
         };
+        unfinished.keep();
         let seat = Arc::new(Seat::new(session, greeting));
         seat.notify(Own::Initialized, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
         group.seats().push(Arc::clone(&seat));
@@ -209,6 +204,26 @@ impl Facade {
             self.sessions.end(&seat.session, why);
         }
         !seats.is_empty()
+    }
+}
+
+/// A session that is being opened. Its client may go before it is in the group, and then nobody else would find it.
+struct Unfinished<'a> {
+    sessions: &'a Sessions,
+    session: Option<&'a Session>,
+}
+
+impl Unfinished<'_> {
+    fn keep(mut self) {
+        self.session = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session {
+            self.sessions.end(session, "it could not be opened");
+        }
     }
 }
 
