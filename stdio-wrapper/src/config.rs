@@ -1,6 +1,8 @@
 //! Settings: read once at start, checked together, never read again.
 
 mod child;
+mod command;
+mod files;
 mod limits;
 mod options;
 mod read;

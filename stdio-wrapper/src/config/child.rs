@@ -7,14 +7,14 @@ use clap::CommandFactory as _;
 
 use super::options::Options;
 use super::read::{Environment, Reader};
-use super::{Child, PLACEHOLDERS, search_path};
+use super::{Child, PLACEHOLDERS, command};
 
 /// Variables that a child gets without being asked for.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 pub(super) fn read(read: &mut Reader, options: &Options, environment: Environment<'_>) -> Child {
     let env = child_environment(read, options, environment);
-    command_exists(read, options, &env);
+    check_command(read, options, &env);
     let limit = |number: u64| (number > 0).then_some(number);
     Child {
         command: options.command.clone(),
@@ -70,20 +70,14 @@ fn child_environment(
     env
 }
 
-fn command_exists(read: &mut Reader, options: &Options, env: &[(String, String)]) {
+fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let Some(program) = options.command.first().filter(|program| !program.is_empty()) else {
         read.problem("No command was given, so there is no MCP server to run. Put it after --, like: stdio-wrapper -- mcp-server-time.".to_owned());
         return;
     };
     let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
-    let is_found = if program.contains('/') {
-        // With a working directory of its own a relative path is looked up there, which may not exist yet.
-        !program.starts_with('/') && !options.child_cwd.is_empty() || Path::new(program).is_file()
-    } else {
-        search_path(path).any(|directory| directory.join(program).is_file())
-    };
-    if !is_found {
-        read.problem(format!("The command `{program}` was not found. Install it, write its full path, or pass a PATH that has it."));
+    if let Some(problem) = command::problem(program, path, !options.child_cwd.trim().is_empty()) {
+        read.problem(problem);
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use url::Url;
 
+use super::files::read_setting;
 use super::options::Options;
 use super::values;
 use super::{Config, Identity, Sites, child, limits};
@@ -271,9 +273,9 @@ fn tool_rules(read: &mut Reader, options: &Options, identity: &Identity) -> Opti
         );
     }
     let path = &options.tool_rules;
-    match std::fs::read_to_string(path) {
+    match read_setting(Path::new(path)) {
         Err(error) => read.problem(format!(
-            "TOOL_RULES is `{path}`, which cannot be read: {error}. Check path and permissions."
+            "TOOL_RULES is `{path}`, which cannot be read: {error}. Name a file of TOML text, and check its path and permissions."
         )),
         Ok(text) => match ToolRules::parse(&text) {
             Ok(rules) => return Some(rules),

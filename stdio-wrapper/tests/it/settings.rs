@@ -33,6 +33,34 @@ fn every_mistake_is_told_at_once_with_cause_and_fix() {
 }
 
 #[test]
+fn a_command_that_cannot_be_run_is_told_at_the_start() {
+    for (command, cause) in [("/etc/passwd", "is not executable"), ("/etc", "is a directory")] {
+        let output = run(&["--ops-listen", "127.0.0.1:0", "--listen", "nowhere", "--", command], &[]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("The command `{command}` cannot be run")), "{told}");
+        assert!(told.contains(cause), "{told}");
+    }
+}
+
+#[test]
+fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("rules");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    // `timeout` ends it with 124 if it hangs.
+    let mut process = Command::new("timeout");
+    process.args(["20", env!("CARGO_BIN_EXE_stdio-wrapper"), "--identity=headers", "--tool-rules", pipe]);
+    let output = process.args(["--", "true"]).output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let cause = format!("TOOL_RULES is `{pipe}`, which cannot be read: it is no regular file.");
+    assert!(told.contains(&cause), "{told}");
+}
+
+#[test]
 fn a_taken_port_is_one_clear_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -244,7 +244,7 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_translated_call_that_waits_holds_no_more_than_three_times_its_body() {
+async fn a_translated_call_that_waits_does_not_keep_its_body() {
     let wrapper = Wrapper::start(&["--max-in-flight=100"], &[]).await;
     let client = wrapper.client();
     modern::text(&client, "echo", json!({})).await;
@@ -259,9 +259,11 @@ async fn a_translated_call_that_waits_holds_no_more_than_three_times_its_body() 
         let body =
             message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
         calls.push(tokio::spawn(async move { client.post(body).await }));
+        // One after the other, so that what has passed does not count, and no body is refused on a busy machine.
+        wrapper.metric_becomes("stdio_wrapper_requests_in_flight", calls.len() as u64).await;
     }
-    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 40).await;
-    memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64).await;
+    // The allocator keeps about as much as was sent. With the bodies it would be twice as much.
+    memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64 / 2).await;
     for call in calls {
         call.abort();
     }
