@@ -7,6 +7,8 @@
 #[path = "../../auth-service/tests/support/redis_server.rs"]
 mod redis_server;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis_server::RedisServer;
@@ -22,15 +24,20 @@ const ENDPOINT: &str = r#"- endpoint: { address: { socket_address: { address: "@
 /// Within this, 99 of 100 changes are known everywhere.
 const BOUND: Duration = Duration::from_millis(50);
 
+/// Four programs and a client each: two fleets at the same time measure each other.
+static FLEETS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 struct Fleet {
+    _alone: tokio::sync::MutexGuard<'static, ()>,
     stack: Stack,
     http: reqwest::Client,
-    _others: Vec<Process>,
+    others: Vec<(u16, Process)>,
     _upstream: Upstream,
 }
 
 impl Fleet {
     async fn start(redis: &RedisServer) -> Self {
+        let alone = FLEETS.lock().await;
         let upstream = Upstream::start().await;
         let ports: Vec<u16> = (1..REPLICAS).map(|_| places::free_port()).collect();
         let of = |port: u16| ENDPOINT.replace("@AUTH_EDGE_PORT@", &port.to_string());
@@ -45,10 +52,10 @@ impl Fleet {
             .await;
         let mut others = Vec::new();
         for port in ports {
-            others.push(stack.start_replica(port).await);
+            others.push((port, stack.start_replica(port).await));
         }
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let fleet = Self { stack, http, _others: others, _upstream: upstream };
+        let fleet = Self { _alone: alone, stack, http, others, _upstream: upstream };
         fleet.is_whole().await;
         fleet
     }
@@ -203,4 +210,47 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
         spreads.push(fleet.until(&token, Instant::now(), is_new).await);
     }
     print("groups changed, since the operator was told", &spreads);
+}
+
+/// Calls until it is told to stop; how many calls there were, and what was answered to those that did not pass.
+async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> (usize, Vec<Answer>) {
+    let (mut calls, mut failed) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let answer = call.try_clone().unwrap().send().await.unwrap();
+        let answer = Answer::read(answer).await.unwrap();
+        calls += 1;
+        if answer.status != 200 {
+            failed.push(answer);
+        }
+    }
+    (calls, failed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_restarted_one_after_the_other_fail_no_call() {
+    let Some(redis) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let mut fleet = Fleet::start(&redis).await;
+    let mut others = std::mem::take(&mut fleet.others);
+    let token = fleet.stack.log_in().await.access_token;
+    let stop = Arc::new(AtomicBool::new(false));
+    let call = fleet.http.post(&fleet.stack.mcp_url).bearer_auth(&token);
+    let clients: Vec<_> =
+        (0..4).map(|_| tokio::spawn(call_for_ever(call.try_clone().unwrap(), stop.clone()))).collect();
+    for _ in 0..2 {
+        for (port, replica) in &mut others {
+            let ended = tokio::task::block_in_place(|| replica.stop());
+            assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            *replica = fleet.stack.start_replica(*port).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut calls, mut failed) = (0, Vec::new());
+    for client in clients {
+        let (of_one, failed_of_one) = client.await.unwrap();
+        calls += of_one;
+        failed.extend(failed_of_one);
+    }
+    println!("{calls} calls during {} restarts, {} failed", 2 * others.len(), failed.len());
+    assert!(failed.is_empty(), "{failed:?}\n{}", fleet.stack.logs());
 }
