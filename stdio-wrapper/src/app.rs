@@ -10,12 +10,12 @@ use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::budget::{Budget, Memory};
 use crate::child::{Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
-use crate::connection;
+use crate::connection::{self, Draining};
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
 use crate::legacy::{Sessions, Settings};
@@ -31,6 +31,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_ANSWERS: usize = 16;
 /// Messages of the largest size that may wait for children at the same time.
 const LARGEST_MESSAGES: usize = 16;
+/// How long edges have to notice that we are about to stop, if that is not more than a quarter of `SHUTDOWN_TIMEOUT`.
+const DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections to the operator's listener at the same time.
@@ -46,6 +48,8 @@ pub struct World {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
+    // Heard from the first moment on: what is not handled would end the program.
+    let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::default());
     hide();
     let reaper = Reaper::install();
@@ -96,7 +100,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Endpoint::new(&config, backends, Arc::clone(&authenticator), world.clock, Arc::clone(&metrics));
 
     let ops = ops_server(&config, Arc::clone(&metrics), ready(Arc::clone(&sessions), authenticator))?;
-    let (mcp, address) = mcp_server(&config, endpoint)?;
+    let draining = web::Data::<Draining>::default();
+    let (mcp, address) = mcp_server(&config, endpoint, draining.clone())?;
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
@@ -112,20 +117,22 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     }
     tracing::info!(%address, path = config.mcp_path, command = config.child.command.first(), "serving");
 
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let within = config.limits.shutdown_timeout;
+    let drain = tokio::select! {
+        told = signals.until_stop() => if told == Stop::Replaced { DRAIN.min(within / 4) } else { Duration::ZERO },
         ended = &mut serving => return ended?.context("the server ended by itself"),
-    }
+    };
+    sessions.begin_stopping();
+    draining.begin();
+    tracing::info!("stopping: /ready says so, and connections end with their next answer");
+    tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
     // Streams and waiting requests end with the sessions; only then do the connections have nothing left to do.
     if let Some(facade) = &translation {
         facade.stop();
     }
-    let within = config.limits.shutdown_timeout;
-    tokio::join!(sessions.stop(within), modern.stop(within));
+    let rest = within.saturating_sub(drain);
+    tokio::join!(sessions.stop(rest), modern.stop(rest));
     // No child is left, so whatever came from one is nobody's.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
@@ -133,6 +140,54 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the wrapper stops.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    /// SIGTERM, as orchestrators send it: others take over, and edges are given a moment to turn to them.
+    Replaced,
+    /// SIGINT: who presses Ctrl-C does not want to wait.
+    Interrupted,
+}
+
+/// What the system may tell us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user: [Signal; 2],
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen =
+            |kind, name: &'static str| signal(kind).with_context(|| format!("{name} cannot be handled"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hang_up: listen(SignalKind::hangup(), "SIGHUP")?,
+            user: [
+                listen(SignalKind::user_defined1(), "SIGUSR1")?,
+                listen(SignalKind::user_defined2(), "SIGUSR2")?,
+            ],
+        })
+    }
+
+    async fn until_stop(&mut self) -> Stop {
+        let [first, second] = &mut self.user;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Stop::Replaced,
+                _ = self.interrupt.recv() => return Stop::Interrupted,
+                _ = self.hang_up.recv() => {
+                    tracing::info!("SIGHUP: nothing is read again, because settings are read at the start; restart for others");
+                }
+                _ = first.recv() => tracing::info!("SIGUSR1: means nothing to this program"),
+                _ = second.recv() => tracing::info!("SIGUSR2: means nothing to this program"),
+            }
+        }
+    }
 }
 
 /// Keeps the memory and the environment of this process from its children, which may have the same user id: without this
@@ -205,12 +260,21 @@ fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>) -> Ready {
     })
 }
 
-fn mcp_server(config: &Config, endpoint: Endpoint) -> anyhow::Result<(Server, SocketAddr)> {
+fn mcp_server(
+    config: &Config,
+    endpoint: Endpoint,
+    draining: web::Data<Draining>,
+) -> anyhow::Result<(Server, SocketAddr)> {
     let endpoint = web::Data::new(endpoint);
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
     let server = HttpServer::new(move || {
         let routes = http::routes(endpoint.clone(), &path, legacy_sse);
-        App::new().wrap(from_fn(close_unread)).wrap(from_fn(connection::count)).configure(routes)
+        App::new()
+            .app_data(draining.clone())
+            .wrap(from_fn(connection::end_with_answer))
+            .wrap(from_fn(close_unread))
+            .wrap(from_fn(connection::count))
+            .configure(routes)
     })
     .workers(config.workers)
     // Each worker has its share. Those beyond wait, and are refused by the system when too many do.

@@ -1,17 +1,19 @@
 //! What holds for each connection besides what the HTTP server sees to: how long a client may take to read what it is sent,
-//! and how long to send the head of its next request.
+//! how long to send the head of its next request, and that it ends with an answer when the wrapper stops.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use actix_web::Error;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
+use actix_web::{Error, web};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::sync::watch;
@@ -71,6 +73,31 @@ pub async fn count<B: MessageBody + 'static>(
     let under_way = request.conn_data::<Connection>().map(|connection| UnderWay::new(&connection.under_way));
     let response = next.call(request).await?;
     Ok(response.map_body(|_, inner| hold(inner, under_way)))
+}
+
+/// Whether the wrapper is about to stop.
+#[derive(Debug, Default)]
+pub struct Draining(AtomicBool);
+
+impl Draining {
+    /// From now on every answer is the last one of its connection.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A middleware that lets connections end with an answer once the wrapper is about to stop. If we closed an idle connection
+/// while an edge sends on it, that would cost a request; one that the edge does not use again costs none.
+pub async fn end_with_answer<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let draining = request.app_data::<web::Data<Draining>>().cloned();
+    let mut response = next.call(request).await?;
+    if draining.is_some_and(|draining| draining.0.load(Ordering::Relaxed)) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// A request under way.

@@ -269,9 +269,14 @@ impl Sessions {
         }
     }
 
+    /// From now on no session is opened.
+    pub fn begin_stopping(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Stops: no new sessions, running requests get half of the time, then everything ends, children too.
     pub async fn stop(&self, within: Duration) {
-        self.is_stopping.store(true, Ordering::Relaxed);
+        self.begin_stopping();
         let start = Instant::now();
         while self.metrics.requests_in_flight.get() > 0 && start.elapsed() < within / 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;

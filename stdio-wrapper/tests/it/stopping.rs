@@ -1,10 +1,15 @@
 //! Graceful shutdown.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::wrapper::{Events, Wrapper, answer_of, call, gone};
+use crate::wrapper::{Client, Events, Wrapper, answer_of, call, gone};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_calls_finish_streams_end_and_children_go() {
@@ -49,4 +54,89 @@ async fn a_call_that_does_not_finish_is_told_within_the_bound() {
     assert!(time < Duration::from_secs(4), "{time:?}");
     assert_eq!(waiting.await.unwrap()["error"]["message"], "The session has ended.");
     gone(pid).await;
+}
+
+/// One answer; nothing when the connection ended before it was whole.
+async fn whole_answer(stream: &mut TcpStream) -> Option<String> {
+    let mut received = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&received);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+            });
+            if length.is_none_or(|length: usize| body.len() >= length) {
+                return Some(text.into_owned());
+            }
+        }
+        match stream.read(&mut piece).await {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => received.extend_from_slice(&piece[..read]),
+        }
+    }
+}
+
+/// Pings over connections that are used again, as an edge does it, until nobody listens any more. How many were sent and got
+/// no answer.
+async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<AtomicUsize>) -> usize {
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nMcp-Session-Id: {}\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Length: {}\r\n\r\n{body}",
+        client.session.unwrap(),
+        body.len()
+    );
+    let (mut cut, mut was_taken) = (0, true);
+    while let Ok(mut stream) = TcpStream::connect(&address).await {
+        // What was sent on a new connection just before nobody listens any more was taken by the system only.
+        cut += usize::from(!was_taken);
+        was_taken = false;
+        loop {
+            let is_sent = stream.write_all(request.as_bytes()).await.is_ok();
+            let answer = if is_sent { whole_answer(&mut stream).await } else { None };
+            let Some(answer) = answer else {
+                cut += usize::from(was_taken);
+                break;
+            };
+            was_taken = true;
+            answered.fetch_add(1, Ordering::Relaxed);
+            if answer.to_ascii_lowercase().contains("connection: close") {
+                break;
+            }
+        }
+    }
+    cut
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_cuts_no_request_that_an_edge_has_sent() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut edges = Vec::new();
+    for _ in 0..8 {
+        let client = wrapper.session_of_its_own().await;
+        edges.push(tokio::spawn(ping_until_it_is_gone(client, wrapper.address.clone(), answered.clone())));
+    }
+    while answered.load(Ordering::Relaxed) < 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (code, _) = wrapper.terminate().await;
+    assert_eq!(code, Some(0));
+    let mut cut = 0;
+    for edge in edges {
+        cut += edge.await.unwrap();
+    }
+    assert_eq!(cut, 0, "of {} requests", answered.load(Ordering::Relaxed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_for_a_reload_and_unknown_ones_do_not_end_the_wrapper() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        wrapper.signal(signal);
+        wrapper.logged(&format!("{name}: ")).await;
+    }
+    assert_eq!(client.text("echo", json!({"still": "here"})).await, r#"{"still": "here"}"#);
 }

@@ -163,11 +163,15 @@ impl Wrapper {
         i32::try_from(self.process.id()).unwrap()
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM; gives exit code and time.
     pub(crate) async fn terminate(mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
-        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         while start.elapsed() < Duration::from_secs(20) {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return (status.code(), start.elapsed());
