@@ -10,6 +10,7 @@ mod it {
     mod authorize;
     mod backup;
     mod bad_weather;
+    mod browser;
     mod bursts;
     mod check;
     mod consent;
@@ -18,6 +19,7 @@ mod it {
     mod discovery;
     mod doctor;
     mod document_host;
+    mod document_keys;
     mod documents;
     mod dpop;
     mod errors;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::app::{Browser, ISSUER, PASSWORD, Page, RESOURCE, TestApp, authorize_query};
+use super::app::{ISSUER, PASSWORD, RESOURCE, TestApp, authorize_query};
+use super::browser::{Browser, Page};
 use super::device::{decide, send_code};
 
 const NEW: &str = "a password of my own";

@@ -138,7 +138,7 @@ async fn only_a_form_whose_answer_stays_here_is_held_here() {
     let client = app.client().await;
     app.account("ana", true).await;
     let mut browser = app.browser();
-    let held = |page: &super::app::Page| {
+    let held = |page: &super::browser::Page| {
         let policy = page.headers["content-security-policy"].to_str().unwrap();
         assert!(policy.contains("default-src 'none'") && policy.contains("base-uri 'none'"), "{policy}");
         policy.contains("form-action 'self'")

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::app::{Browser, ISSUER, Page, RESOURCE, TestApp, Tokens, error_code};
+use super::app::{ISSUER, RESOURCE, TestApp, Tokens, error_code};
+use super::browser::{Browser, Page};
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 

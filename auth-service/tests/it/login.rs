@@ -37,7 +37,7 @@ async fn a015_a_login_form_counts_in_its_own_browser_and_gives_a_new_session() {
     // A session cookie that somebody planted does not become hers.
     mine.cookies.push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
     assert_eq!(mine.submit(&page, &fields).await.status, StatusCode::OK);
-    let session = |browser: &super::app::Browser<'_>| {
+    let session = |browser: &super::browser::Browser<'_>| {
         browser.cookies.iter().find(|(name, _)| name.ends_with("_session")).unwrap().1.clone()
     };
     let first = session(&mine);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::app::{Page, TestApp, Tokens, error_code};
+use super::app::{TestApp, Tokens, error_code};
+use super::browser::Page;
 use super::device::{decide, type_code};
 use super::document_host::{Answer, DocumentHost};
 use super::documents::{PATH, app, document, query, redemption};

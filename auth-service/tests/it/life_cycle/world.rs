@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::Step;
 use super::model::{Answer, CLIENTS, DEVICE_CLIENT, MACHINE, Model, SERVICE, Said};
-use crate::it::app::{Browser, REDIRECT, RESOURCE, TestApp, VERIFIER, authorize_query};
+use crate::it::app::{REDIRECT, RESOURCE, TestApp, VERIFIER, authorize_query};
+use crate::it::browser::Browser;
 use crate::it::dpop::Key;
 use crate::it::machines::{enter, new_client, resource};
 
