@@ -127,7 +127,7 @@ render_edge() {
     EDGE_SECRET="$(<"$DATA/secrets/edge-secret")" ISSUER_PATH="$ISSUER_PATH" \
     AUTH_ADDRESS=127.0.0.1 AUTH_PUBLIC_PORT="$AUTH_PUBLIC_PORT" AUTH_EDGE_PORT="$AUTH_EDGE_PORT" \
     AUTH_EDGE_GRPC_PORT="$AUTH_EDGE_GRPC_PORT" \
-    WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" "$@" >"$DATA/$file"
+    WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" REQUESTS_PER_ADDRESS=512 TRUSTED_IPS='' "$@" >"$DATA/$file"
 }
 
 # `localhost` is ::1 for some clients, so the edge listens there too, where there is IPv6.
@@ -146,10 +146,10 @@ start_edge() {
       start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
       ;;
     nginx)
-      if has_ipv6_loopback; then second="listen [::1]:$PORT default_server;"; fi
+      if has_ipv6_loopback; then second="listen [::1]:$PORT default_server reuseport;"; fi
       mkdir -p "$DATA/nginx"
       render_edge compose/nginx/nginx.conf.in nginx.conf \
-        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" EDGE_WORKERS=auto \
+        EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" \
         MCP_LOCATION='= /mcp' MCP_URI=/mcp MORE_HTTP='' \
         TO_WRAPPER=stdio_wrapper TO_CHECK=auth_service_edge TO_AUTH_SERVICE=auth_service_public
       # Debian keeps it where only root looks.
@@ -168,7 +168,7 @@ start_edge() {
       render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml MCP_RULE='Path(`/mcp`)'
       render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
-        EDGE_ADDRESS="$address" TRUSTED_IPS='' DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
+        EDGE_ADDRESS="$address" DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
       start traefik "${DIE_WITH_PARENT[@]}" "$EDGE_PROGRAM" --configFile="$DATA/traefik.yaml"
       ;;
   esac

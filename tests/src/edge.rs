@@ -94,6 +94,7 @@ impl Edge {
             file
         };
         let mut command = process::clean_command(program);
+        command.envs(self.container().memory_settings());
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => {
                 let grpc = self == Self::EnvoyGrpc;
@@ -136,6 +137,7 @@ impl Edge {
             ("WRAPPER_ADDRESS", "127.0.0.1".to_owned()),
             ("WRAPPER_PORT", around.wrapper_port.to_string()),
             ("EDGE_ADDRESS", "127.0.0.1".to_owned()),
+            ("REQUESTS_PER_ADDRESS", "512".to_owned()),
         ];
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => {
@@ -150,8 +152,7 @@ impl Edge {
             }
             Self::Nginx => {
                 values.push(("RUN_DIR", around.dir.join("nginx").display().to_string()));
-                values.push(("EDGE_WORKERS", "1".to_owned()));
-                let second = format!("listen [::1]:{port} default_server;");
+                let second = format!("listen [::1]:{port} default_server reuseport;");
                 values.push(("EDGE_ADDITIONAL_LISTEN", if v6 { second } else { String::new() }));
                 values.extend(
                     [

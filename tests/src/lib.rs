@@ -14,8 +14,11 @@
 
 pub mod blocks;
 pub mod browser;
+pub mod control_group;
 pub mod edge;
+pub mod edge_container;
 pub mod engine;
+pub mod flood;
 pub mod gate;
 pub mod layers;
 pub mod mcp;

@@ -1,5 +1,6 @@
 //! What a [`Stack`](crate::Stack) is made of before it starts.
 
+use crate::control_group::Bounds;
 use crate::edge::{Change, Edge};
 
 /// The account that every stack has, and its password.
@@ -26,6 +27,7 @@ pub struct Setup {
     pub(crate) edge_changes: Vec<Change>,
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
+    pub(crate) edge_bounds: Option<Bounds>,
 }
 
 impl Setup {
@@ -41,6 +43,7 @@ impl Setup {
             edge_changes: Vec::new(),
             any_answer: false,
             checked_at: None,
+            edge_bounds: None,
         }
     }
 
@@ -83,6 +86,13 @@ impl Setup {
     #[must_use]
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
+    /// Keeps the proxy within these bounds, in a control group of its own.
+    #[must_use]
+    pub fn edge_within(mut self, bounds: Bounds) -> Self {
+        self.edge_bounds = Some(bounds);
         self
     }
 

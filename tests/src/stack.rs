@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::control_group::ControlGroup;
 use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
 use crate::places::{binary, everything_server, free_port};
@@ -41,6 +42,7 @@ pub struct Stack {
     setup: Setup,
     // Dropped in this order: the edge first, the directory last.
     edge: Option<Process>,
+    edge_group: Option<ControlGroup>,
     wrapper: Option<Process>,
     auth_service: Option<Process>,
     dir: TempDir,
@@ -81,6 +83,7 @@ impl Stack {
             upstream_port: 0,
             setup,
             edge: None,
+            edge_group: None,
             wrapper: None,
             auth_service: None,
             dir,
@@ -308,7 +311,22 @@ impl Stack {
             wrapper_port: self.upstream_port,
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
+        if let Some(bounds) = self.setup.edge_bounds {
+            let group = ControlGroup::make(bounds).expect("a control group can be made");
+            command = self.edge_group.insert(group).enter(&command);
+        }
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
+    }
+
+    /// The control group that the edge is in.
+    #[track_caller]
+    pub fn edge_group(&self) -> &ControlGroup {
+        self.edge_group.as_ref().expect("the edge is within bounds")
+    }
+
+    /// Whether the process of the edge has not ended.
+    pub fn edge_runs(&mut self) -> bool {
+        self.edge.as_mut().is_some_and(|edge| edge.ended().is_none())
     }
 
     /// SIGTERM to the edge; whether it ended by itself and well.

@@ -2,6 +2,7 @@
 //! settings that exist. A slip of the pen in one of them fails here.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod memory;
 mod scripts;
 mod tools;
 

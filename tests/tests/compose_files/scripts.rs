@@ -1,9 +1,10 @@
 //! The scripts that write blocks and configurations, without an engine.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use tempfile::TempDir;
 use tests::blocks;
 use tests::blocks::names;
 use tests::places::repository;
@@ -65,37 +66,105 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
     assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
 }
 
+/// `compose/setup` as its image lays it out, with volumes of its own.
+struct SetUp(TempDir);
+
+impl SetUp {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for volume in ["auth", "edge", "redis", "redis-data", "certificates"] {
+            fs::create_dir_all(dir.path().join("volumes").join(volume)).unwrap();
+        }
+        let setup = dir.path().join("setup");
+        for (from, to) in [
+            ("compose/setup", ""),
+            ("traefik", "traefik"),
+            ("compose/envoy", "envoy"),
+            ("compose/nginx", "nginx"),
+            ("compose/caddy", "caddy"),
+        ] {
+            let from = repository().join(from);
+            assert!(Command::new("cp").arg("-r").arg(from).arg(setup.join(to)).status().unwrap().success());
+        }
+        Self(dir)
+    }
+
+    /// Where it writes.
+    fn volumes(&self) -> PathBuf {
+        self.0.path().join("volumes")
+    }
+
+    fn run(&self, settings: &[(&str, &str)]) -> Output {
+        let mut command = Command::new(self.0.path().join("setup/setup"));
+        command.env("VOLUMES", self.volumes());
+        for (name, preset) in [
+            ("PUBLIC_URL", "http://localhost:8080"),
+            ("EDGE", "traefik"),
+            ("ACME_EMAIL", ""),
+            ("ACME_SERVER", ""),
+            ("TRUSTED_IPS", ""),
+            ("REQUESTS_PER_ADDRESS", "512"),
+            ("SUBNET", "10.213"),
+            ("COMPOSE_PROJECT_NAME", "x"),
+        ] {
+            command.env(name, preset);
+        }
+        command.envs(settings.iter().copied()).output().unwrap()
+    }
+
+    fn made(&self, below: &str) -> String {
+        fs::read_to_string(self.volumes().join(below)).unwrap()
+    }
+}
+
+#[test]
+fn setup_believes_no_address_of_the_stack_itself() {
+    let setup = SetUp::new();
+    for given in [
+        "10.213.0.0/16",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "10.213.1.2",
+        "10.213.0.65/32",
+        "10.213.0.32/27",
+        "10.213.1.0/24",
+        "192.0.2.1, 10.213.0.0/24",
+        "\"10.213.0.0/28\"",
+        "::ffff:10.213.1.2",
+        "::ffff:0ad5:0102",
+        "300.1.2.3",
+        "balancer",
+        "10.0.0.1; x",
+        "10.0.0",
+    ] {
+        let output = setup.run(&[("TRUSTED_IPS", given)]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains("TRUSTED_IPS"), "{given}: {error}");
+    }
+    for (given, made) in [
+        ("", vec![]),
+        ("10.0.0.7/32,10.0.0.8", vec!["10.0.0.7/32", "10.0.0.8"]),
+        ("\"10.212.0.0/16\", \"2001:db8::/32\"", vec!["10.212.0.0/16", "2001:db8::/32"]),
+        // A balancer on this machine.
+        ("10.213.0.33/32", vec!["10.213.0.33/32"]),
+    ] {
+        let output = setup.run(&[("TRUSTED_IPS", given)]);
+        assert!(output.status.success(), "{given}: {}", String::from_utf8_lossy(&output.stderr));
+        let fixed = blocks::parse(&setup.made("edge/traefik.yaml")).unwrap();
+        assert_eq!(names(&fixed["entryPoints"]["edge"]["forwardedHeaders"]["trustedIPs"]), made);
+    }
+    // Somewhere else they are somebody else's.
+    assert!(setup.run(&[("TRUSTED_IPS", "10.213.0.0/16"), ("SUBNET", "172.30")]).status.success());
+}
+
 #[test]
 fn setup_makes_secrets_once_and_configurations_each_time() {
-    let checkout = tempfile::tempdir().unwrap();
-    let volumes = checkout.path().join("volumes");
-    for volume in ["auth", "edge", "redis", "redis-data", "certificates"] {
-        fs::create_dir_all(volumes.join(volume)).unwrap();
-    }
-    // As the image lays it out.
-    let setup = checkout.path().join("setup");
-    for (from, to) in [
-        ("compose/setup", ""),
-        ("traefik", "traefik"),
-        ("compose/envoy", "envoy"),
-        ("compose/nginx", "nginx"),
-        ("compose/caddy", "caddy"),
-    ] {
-        let status =
-            Command::new("cp").arg("-r").arg(repository().join(from)).arg(setup.join(to)).status().unwrap();
-        assert!(status.success());
-    }
+    let setup = SetUp::new();
+    let volumes = setup.volumes();
     let run = |url: &str, edge: &str, email: &str| {
-        let mut command = Command::new(setup.join("setup"));
-        command.env("VOLUMES", &volumes).env("PUBLIC_URL", url).env("EDGE", edge).env("ACME_EMAIL", email);
-        command
-            .env("ACME_SERVER", "")
-            .env("TRUSTED_IPS", "")
-            .env("COMPOSE_PROJECT_NAME", "x")
-            .output()
-            .unwrap()
+        setup.run(&[("PUBLIC_URL", url), ("EDGE", edge), ("ACME_EMAIL", email)])
     };
-    let made = |below: &str| fs::read_to_string(volumes.join(below)).unwrap();
+    let made = |below: &str| setup.made(below);
     let mut secrets = None;
     for edge in EDGES {
         let output = run("http://localhost:8080", edge, "");

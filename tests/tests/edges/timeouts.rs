@@ -33,14 +33,24 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
 }
 
+/// Events that take 1.7 s, with a limit of a second.
+async fn streams_past(edge: Edge, name: &str, limit: &str) {
+    if !world::is_here(edge, name) {
+        return;
+    }
+    let change = (format!("{limit} 60s"), format!("{limit} 1s"));
+    let changed = Broken { changes: vec![change], ..Broken::default() };
+    BROKEN.scope(changed, suite::events_arrive_one_by_one(edge)).await;
+}
+
 /// Traefik's only limit on slow request heads is one on whole requests. It must not end answers.
 #[tokio::test]
 async fn traefik_streams_past_its_read_timeout() {
-    if !world::is_here(Edge::Traefik, "timeouts::traefik_streams_past_its_read_timeout") {
-        return;
-    }
-    // The events take 1.7 s.
-    let change = ("readTimeout: 60s".to_owned(), "readTimeout: 1s".to_owned());
-    let changed = Broken { changes: vec![change], ..Broken::default() };
-    BROKEN.scope(changed, suite::events_arrive_one_by_one(Edge::Traefik)).await;
+    streams_past(Edge::Traefik, "timeouts::traefik_streams_past_its_read_timeout", "readTimeout:").await;
+}
+
+/// Nor must Caddy's limit on slow bodies.
+#[tokio::test]
+async fn caddy_streams_past_its_body_timeout() {
+    streams_past(Edge::Caddy, "timeouts::caddy_streams_past_its_body_timeout", "read_body").await;
 }

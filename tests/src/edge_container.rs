@@ -1,0 +1,64 @@
+//! What a compose file gives to the container of an edge proxy, read from the file itself.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::blocks;
+use crate::control_group::Bounds;
+use crate::edge::Edge;
+
+/// Settings by which a proxy's allocator gives memory back.
+const ALLOCATOR: [&str; 3] = ["GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
+
+/// The block `edge` of `compose/edge-*.yaml`.
+#[derive(Debug, Clone)]
+pub struct EdgeContainer(Value);
+
+impl Edge {
+    /// Its container, as this repository ships it.
+    pub fn container(self) -> EdgeContainer {
+        let file = blocks::read(&format!("compose/edge-{}.yaml", self.name())).expect("a compose file");
+        EdgeContainer(file["services"]["edge"].clone())
+    }
+}
+
+impl EdgeContainer {
+    /// Bounds on what its processes may use.
+    pub fn bounds(&self) -> Bounds {
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let files = &self.0["ulimits"]["nofile"];
+        assert_eq!(files["soft"], files["hard"]);
+        Bounds {
+            memory: bytes(&preset(self.0["mem_limit"].as_str().expect("mem_limit is text"))),
+            pids: number(&self.0["pids_limit"]),
+            files: number(&files["soft"]),
+        }
+    }
+
+    /// What of its environment is about memory.
+    pub fn memory_settings(&self) -> BTreeMap<String, String> {
+        let environment = self.0["environment"].as_object().expect("environment is a mapping");
+        let mine = environment.iter().filter(|(name, _)| ALLOCATOR.contains(&name.as_str()));
+        mine.map(|(name, value)| (name.clone(), preset(value.as_str().expect("it is text")))).collect()
+    }
+}
+
+/// The value in `${NAME:-value}`, or the text itself.
+fn preset(text: &str) -> String {
+    let inner = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    inner.and_then(|inner| inner.split_once(":-")).map_or(text, |(_, value)| value).to_owned()
+}
+
+/// Compose's `512m` and Go's `400MiB`.
+#[track_caller]
+pub fn bytes(text: &str) -> u64 {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" => 1,
+        "m" | "MiB" => 1 << 20,
+        "g" | "GiB" => 1 << 30,
+        other => panic!("{text}: the unit {other} is not known here"),
+    };
+    digits.parse::<u64>().expect("digits") * unit
+}

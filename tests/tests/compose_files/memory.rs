@@ -1,0 +1,104 @@
+//! The most that strangers can make an edge hold fits the memory that its compose file gives it. The sum stands in
+//! `docs/limits.md`, in the table of "Memory of the edge"; what it is made of stands in configurations.
+
+use tests::Edge;
+use tests::edge_container::bytes;
+
+use crate::text;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// A row of the table.
+struct Row {
+    connections: u64,
+    each: u64,
+    base: u64,
+    all: u64,
+}
+
+fn row(edge: &str) -> Row {
+    let document = text("docs/limits.md");
+    let section = document.split("## Memory of the edge").nth(1).unwrap();
+    let line = section.lines().find(|line| line.starts_with(&format!("| {edge} |"))).unwrap();
+    let cells: Vec<u64> =
+        line.split('|').skip(2).map_while(|cell| cell.trim().replace(' ', "").parse().ok()).collect();
+    let [connections, each, base, all] = cells[..] else { panic!("{line}") };
+    Row { connections, each: each * KIB, base: base * MIB, all: all * MIB }
+}
+
+/// The number that follows this in a configuration, with nginx's unit if it has one.
+fn number(below: &str, before: &str) -> u64 {
+    let text = text(below);
+    let mut found = text.split(before).skip(1).map(|rest| {
+        let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        let unit = if rest.trim_start()[digits.len()..].starts_with('k') { KIB } else { 1 };
+        digits.parse::<u64>().unwrap_or_else(|error| panic!("{below}: {before}: {error}")) * unit
+    });
+    let first = found.next().unwrap_or_else(|| panic!("{below} has no {before}"));
+    assert!(found.all(|other| other == first), "{below} has several {before}");
+    first
+}
+
+/// Checks the sum itself; answers the row and the memory of the container.
+fn fits(name: &str, edge: Edge) -> (Row, u64) {
+    let row = row(name);
+    let memory = edge.container().bounds().memory;
+    assert_eq!((row.connections * row.each + row.base).div_ceil(MIB) * MIB, row.all, "{name}");
+    assert!(row.all <= memory, "{name}: {} MiB do not fit {} MiB", row.all / MIB, memory / MIB);
+    let example = text(".env.example");
+    let preset = example.lines().find_map(|line| line.strip_prefix("EDGE_MEMORY=")).unwrap();
+    assert_eq!(bytes(preset), memory, "{name}: .env.example says another EDGE_MEMORY");
+    (row, memory)
+}
+
+#[test]
+fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
+    for (name, edge) in [("Traefik", Edge::Traefik), ("Caddy", Edge::Caddy)] {
+        let (row, memory) = fits(name, edge);
+        // Neither limits connections but by its open files.
+        assert_eq!(row.connections, edge.container().bounds().files, "{name}");
+        let collector = bytes(&edge.container().memory_settings()["GOMEMLIMIT"]);
+        assert!(collector < memory && collector >= memory / 4 * 3, "{name}: GOMEMLIMIT does not fit");
+        let head = match edge {
+            Edge::Traefik => number("traefik/traefik.yaml.in", "maxHeaderBytes:"),
+            _ => number("compose/caddy/Caddyfile.in", "max_header_size") * KIB,
+        };
+        // Go reads 4 KiB more of a head, copies bodies by 32 KiB, and has a buffer each way.
+        assert!(head + (4 + 32 + 8) * KIB <= row.each, "{name}");
+    }
+    // A request under way takes a second connection, to what is behind.
+    let at_once = number("traefik/dynamic.yaml.in", "all-addresses:\n      inFlightReq:\n        amount:");
+    assert!(2 * at_once < row("Traefik").connections);
+}
+
+#[test]
+fn what_strangers_can_fill_of_envoy_fits_its_memory() {
+    let (row, memory) = fits("Envoy", Edge::EnvoyHttp);
+    for file in ["compose/envoy/envoy.yaml.in", "compose/envoy/envoy-grpc.yaml.in"] {
+        assert_eq!(row.connections, number(file, "max_active_downstream_connections:"), "{file}");
+        let heap = number(file, "max_heap_size_bytes:");
+        assert!(row.all <= heap && heap < memory, "{file}: {heap}");
+        let head = number(file, "max_request_headers_kb:") * KIB;
+        let body = number(file, "initial_connection_window_size:");
+        assert!(body <= number(file, "\n      per_connection_buffer_limit_bytes:"), "{file}");
+        assert!(head + body <= row.each, "{file}");
+    }
+    // Each may have another to what is behind.
+    assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files);
+}
+
+#[test]
+fn what_strangers_can_fill_of_nginx_fits_its_memory() {
+    let (row, _) = fits("nginx", Edge::Nginx);
+    let of = |name: &str| number("compose/nginx/nginx.conf.in", &format!("    {name} "));
+    let workers = number("compose/nginx/nginx.conf.in", "\nworker_processes ");
+    assert_eq!(row.connections, workers * of("worker_connections"));
+    let files = number("compose/nginx/nginx.conf.in", "\nworker_rlimit_nofile ");
+    assert!(of("worker_connections") < files && files <= Edge::Nginx.container().bounds().files);
+    let head = of("client_header_buffer_size") + of("large_client_header_buffers 1");
+    assert!(head <= row.each);
+    // A request under way has two connections, and with them the buffers of its body and of its answer.
+    let request = head + of("client_body_buffer_size") + of("proxy_buffer_size") + 4 * of("proxy_buffers 4");
+    assert!(request <= 2 * row.each);
+}
