@@ -94,7 +94,6 @@ impl Edge {
             file
         };
         let mut command = process::clean_command(program);
-        command.envs(self.container().memory_settings());
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => {
                 let grpc = self == Self::EnvoyGrpc;

@@ -311,6 +311,7 @@ impl Stack {
             wrapper_port: self.upstream_port,
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
+        command.envs(self.setup.edge.container().memory_settings());
         if let Some(bounds) = self.setup.edge_bounds {
             let group = ControlGroup::make(bounds).expect("a control group can be made");
             command = self.edge_group.insert(group).enter(&command);

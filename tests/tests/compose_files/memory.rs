@@ -77,8 +77,8 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
     let (row, memory) = fits("Envoy", Edge::EnvoyHttp);
     for file in ["compose/envoy/envoy.yaml.in", "compose/envoy/envoy-grpc.yaml.in"] {
         assert_eq!(row.connections, number(file, "max_active_downstream_connections:"), "{file}");
-        let heap = number(file, "max_heap_size_bytes:");
-        assert!(row.all <= heap && heap < memory, "{file}: {heap}");
+        let allocated = number(file, "max_heap_size_bytes:");
+        assert!(row.all <= allocated && allocated < memory, "{file}: {allocated}");
         let head = number(file, "max_request_headers_kb:") * KIB;
         let body = number(file, "initial_connection_window_size:");
         assert!(body <= number(file, "\n      per_connection_buffer_limit_bytes:"), "{file}");
