@@ -65,6 +65,11 @@ stack_files() {
     cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
     say "  Services are in compose/services.yaml"
   fi
+  # What an earlier .env.example named, and cannot read today's configuration.
+  if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
+    set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15
+    say "  TRAEFIK_IMAGE in .env is traefik:v3.7.15 now"
+  fi
   # The engine that this shell speaks with, if it is on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
   socket=$(setting DOCKER_SOCKET)
@@ -94,6 +99,79 @@ need_free_subnet() {
       die "The network $interface of this machine has addresses in $subnet.0.0, which the stack wants for itself. Give it others with SUBNET in .env, or remove that network if nobody uses it."
     fi
   done </proc/net/route
+}
+
+# blocks_with WHAT: of the blocks that Compose reads, those whose labels lack what keeps their route closed (unchecked), or
+# the stack's own label (unlabelled); each with the reason, one a line. Label names have no regard to case.
+blocks_with() {
+  compose config 2>/dev/null | awk -v what="$1" '
+    function finish(  router) {
+      if (service == "" || !labelled) return
+      if (what == "unlabelled") {
+        if (enabled && !stack) print service
+        return
+      }
+      if (enabled && !routed) print service ": no router of its own, so that Traefik makes one without a check"
+      for (router in routers) {
+        if (chain[router] !~ /^mcp@file(,|$)/) print service ": traefik.http.routers." router ".middlewares is not mcp@file"
+        if (entry[router] != "edge") print service ": traefik.http.routers." router ".entrypoints is not edge"
+        if (router in priority) print service ": traefik.http.routers." router ".priority puts it before others"
+      }
+    }
+    function start(name) {
+      finish()
+      service = name
+      labelled = enabled = stack = routed = inside = 0
+      split("", routers); split("", chain); split("", entry); split("", priority)
+    }
+    /^[a-z]/ { if (section) start(""); section = ($0 == "services:"); next }
+    !section { next }
+    /^  [^ ]/ { name = $1; sub(/:$/, "", name); start(name); next }
+    /^    [^ ]/ { inside = ($1 == "labels:"); next }
+    inside {
+      line = $0
+      sub(/^ */, "", line)
+      colon = index(line, ": ")
+      if (!colon) next
+      key = tolower(substr(line, 1, colon - 1))
+      value = substr(line, colon + 2)
+      gsub(/^["\047]|["\047]$/, "", key)
+      gsub(/^["\047]|["\047]$/, "", value)
+      gsub(/ /, "", value)
+      labelled = 1
+      if (key == "traefik.enable" && tolower(value) == "true") enabled = 1
+      if (key == "mcp-gate.stack") stack = 1
+      if (key ~ /^traefik\.(tcp|udp)\./ && what == "unchecked") print service ": " key " is a way around the check"
+      if (key !~ /^traefik\.http\.routers\./) next
+      sub(/^traefik\.http\.routers\./, "", key)
+      dot = index(key, ".")
+      router = substr(key, 1, dot - 1)
+      field = substr(key, dot + 1)
+      routed = 1
+      routers[router]
+      if (field == "middlewares") chain[router] = value
+      if (field == "entrypoints") entry[router] = value
+      if (field == "priority") priority[router]
+    }
+    END { start("") }'
+}
+
+# Only Traefik reads labels. With another edge the path alone leads to a service, behind the check.
+need_checked_blocks() {
+  local open
+  [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
+  open=$(blocks_with unchecked)
+  [[ -z $open ]] || die "Some labels let requests pass without the check of auth-service. Each router needs the lines of the template in compose/services.example.yaml:"$'\n'"$open"
+  open=$(blocks_with unlabelled | tr '\n' ' ')
+  if [[ -z $(setting STACK_LABEL) ]]; then
+    if [[ -n $open ]]; then
+      say "  Traefik takes the containers of anybody who names this project. To keep others out, add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to these blocks: $open"
+    else
+      set_in_env "$ENV_FILE" STACK_LABEL "$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"
+    fi
+  elif [[ -n $open ]]; then
+    die "Traefik would not serve these blocks: ${open}Add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to each."
+  fi
 }
 
 # The account of the first start. Prints nothing when there is one.
@@ -130,6 +208,7 @@ stack_up() {
   if [[ $LOCAL_IMAGES == yes ]]; then
     "$ROOT/scripts/base-images" || exit 1
   fi
+  need_checked_blocks
   example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||
     die "The images could not be built. Without a way to a container registry: scripts/up --local-images."

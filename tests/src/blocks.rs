@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::places::repository;
 
-/// The labels that the stack uses, as Traefik 3.7 spells them (its reference of Docker labels). `*` is a name that we
+/// The labels that the stack uses: its own, and Traefik's, as 3.7 spells them (its reference of Docker labels). `*` is a name that we
 /// choose. Another one is added here once it has been looked up there.
-const LABELS: [&str; 7] = [
+const LABELS: [&str; 8] = [
+    "mcp-gate.stack",
     "traefik.enable",
     "traefik.docker.allownonrunning",
     "traefik.http.routers.*.entrypoints",
@@ -98,6 +99,7 @@ impl Ground {
                 "Traefik knows no label {written}"
             );
         }
+        ensure!(label("mcp-gate.stack")? == "${STACK_LABEL:-}", "Traefik would take it for another's");
         ensure!(label("traefik.enable")? == "true", "traefik.enable is not \"true\"");
 
         let router = |field: &str| label(&format!("traefik.http.routers.{name}.{field}"));

@@ -66,6 +66,7 @@ fn a_slip_of_the_pen_is_found() {
         ("traefik.http.routers.everything.rule", "traefik.http.router.everything.rule"),
         ("traefik.http.routers.everything.middlewares", "traefik.http.routers.everything.midlewares"),
         ("traefik.http.routers.everything.middlewares", "traefik.http.routers.other.middlewares"),
+        ("mcp-gate.stack", "mcp-gate.stak"),
         ("mcp@file", "mpc@file"),
         ("mcp@file", "to-wrapper@file"),
         ("services@file", "service@file"),
@@ -153,6 +154,19 @@ fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
         }
     }
     assert_eq!(names(&stack["services"]["redis"]["networks"]), ["store"]);
+}
+
+/// A caller chooses the path, and with these edges the path chooses the name that is looked up.
+#[test]
+fn an_edge_asks_nobody_outside_for_the_name_of_a_container() {
+    for edge in EDGES {
+        let file = blocks::read(&format!("compose/edge-{edge}.yaml")).unwrap();
+        let block = &file["services"]["edge"];
+        assert_eq!(names(&block["dns_search"]), ["."], "{edge}");
+        if edge != "traefik" {
+            assert_eq!(names(&block["dns"]), ["127.0.0.1"], "{edge}");
+        }
+    }
 }
 
 /// The names in the list of `config/environment.rs`.

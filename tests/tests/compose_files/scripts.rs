@@ -9,7 +9,7 @@ use tests::blocks;
 use tests::blocks::names;
 use tests::places::repository;
 
-use crate::{EDGES, assert_good, checkout};
+use crate::{EDGES, assert_good, checkout, composes};
 
 /// `scripts/add-service`, with an engine that does not answer.
 fn add_service(checkout: &Path, words: &[&str]) -> Output {
@@ -105,6 +105,7 @@ impl SetUp {
             ("TRUSTED_IPS", ""),
             ("REQUESTS_PER_ADDRESS", "512"),
             ("SUBNET", "10.213"),
+            ("STACK_LABEL", ""),
             ("COMPOSE_PROJECT_NAME", "x"),
         ] {
             command.env(name, preset);
@@ -115,6 +116,87 @@ impl SetUp {
     fn made(&self, below: &str) -> String {
         fs::read_to_string(self.volumes().join(below)).unwrap()
     }
+}
+
+/// What `scripts/up` finds in the labels of `compose/services.yaml`.
+fn found_in(compose: &[&str], services: &str, what: &str) -> String {
+    let checkout = checkout();
+    fs::write(checkout.path().join("compose/services.yaml"), services).unwrap();
+    fs::copy(repository().join(".env.example"), checkout.path().join(".env")).unwrap();
+    let script = format!(
+        "source scripts/lib.sh; source scripts/stack.sh; COMPOSE=({}); blocks_with {what}",
+        compose.join(" ")
+    );
+    let output = Command::new("bash").args(["-euc", &script]).current_dir(checkout.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn labels_that_lead_past_the_check_are_found() {
+    let good = fs::read_to_string(repository().join("compose/services.example.yaml")).unwrap();
+    let middlewares = "      traefik.http.routers.everything.middlewares: mcp@file\n";
+    let slips = [
+        (middlewares, "", ".middlewares is not mcp@file"),
+        (
+            middlewares,
+            "      traefik.http.routers.everything.middlewares: to-wrapper@file,mcp@file\n",
+            "is not mcp@file",
+        ),
+        (
+            middlewares,
+            "      traefik.http.routers.other.middlewares: mcp@file\n",
+            ".everything.middlewares is not",
+        ),
+        (
+            middlewares,
+            &format!("{middlewares}      Traefik.HTTP.Routers.second.Rule: \"PathPrefix(`/`)\"\n"),
+            ".second.middlewares is not",
+        ),
+        (
+            middlewares,
+            &format!("{middlewares}      traefik.http.routers.everything.priority: \"99999\"\n"),
+            ".priority puts it",
+        ),
+        (
+            middlewares,
+            &format!("{middlewares}      traefik.tcp.routers.x.rule: \"HostSNI(`*`)\"\n"),
+            "a way around",
+        ),
+        (
+            "routers.everything.entrypoints: edge",
+            "routers.everything.entrypoints: keys",
+            ".entrypoints is not edge",
+        ),
+    ];
+    for compose in composes() {
+        assert_eq!(found_in(&compose, &good, "unchecked"), "");
+        assert_eq!(found_in(&compose, &good, "unlabelled"), "");
+        for (from, to, told) in &slips {
+            let slipped = good.replacen(from, to, 1);
+            assert_ne!(slipped, good, "{from}");
+            let found = found_in(&compose, &slipped, "unchecked");
+            assert!(found.contains("everything: ") && found.contains(told), "{to:?}: {found:?}");
+        }
+        let older = good.replacen("      mcp-gate.stack: \"${STACK_LABEL:-}\"\n", "", 1);
+        assert_eq!(found_in(&compose, &older, "unlabelled"), "everything\n");
+        assert_eq!(found_in(&compose, &older, "unchecked"), "", "blocks from before go on working");
+    }
+}
+
+#[test]
+fn setup_keeps_containers_of_others_out() {
+    let setup = SetUp::new();
+    let constraint = |label: &str| {
+        assert!(setup.run(&[("STACK_LABEL", label)]).status.success(), "{label}");
+        let fixed = blocks::parse(&setup.made("edge/traefik.yaml")).unwrap();
+        fixed["providers"]["docker"]["constraints"].as_str().unwrap().to_owned()
+    };
+    let of_project = "Label(`com.docker.compose.project`, `x`)";
+    assert_eq!(constraint(""), of_project);
+    assert_eq!(constraint("a-B_9"), format!("{of_project} && Label(`mcp-gate.stack`, `a-B_9`)"));
+    let output = setup.run(&[("STACK_LABEL", "x`) || Label(`y")]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("STACK_LABEL"));
 }
 
 #[test]
@@ -187,7 +269,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         assert!(run(url, "traefik", email).status.success());
         let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
         let edge = &fixed["entryPoints"]["edge"];
-        assert_eq!(edge["http"]["underscoreHeadersStrategy"], "reject");
+        assert_eq!(edge["http"]["aliasHeadersStrategy"], "reject");
         assert_eq!(edge["http"]["encodedCharacters"]["allowEncodedSlash"], false);
         assert_eq!(fixed["providers"]["docker"]["exposedByDefault"], false);
         let tls = url.starts_with("https");

@@ -31,11 +31,13 @@ use tests::{Gate, Registration, Tokens, engine, process};
 
 use crate::failures::every_container_is_killed_once;
 use crate::reach::{
-    a_wrapped_server_reaches_nothing, figures, nobody_is_root_and_nobody_writes,
-    the_filter_answers_what_traefik_asks_and_nothing_else,
+    a_wrapped_server_reaches_nothing, an_edge_finds_nobody_outside, figures,
+    nobody_is_root_and_nobody_writes, the_filter_answers_what_traefik_asks_and_nothing_else,
 };
 use crate::ready_made::{every_ready_made_service_does_its_work, what_was_remembered_is_still_known};
-use crate::services::a_service_appears_and_nobody_else_notices;
+use crate::services::{
+    a_container_of_somebody_else_is_not_served, a_service_appears_and_nobody_else_notices,
+};
 use crate::stack::{Containers, call, echo, tell, told, until_it_works};
 
 const NAME: &str = "the_stack_on_a_real_engine";
@@ -74,6 +76,7 @@ async fn the_stack_on_a_real_engine() {
     an_sdk_client_goes_the_whole_way(&gate, "ts-v2.mjs");
     nobody_is_root_and_nobody_writes(&stack);
     a_service_appears_and_nobody_else_notices(&stack, &tokens).await;
+    a_container_of_somebody_else_is_not_served(&stack).await;
     let remembered = every_ready_made_service_does_its_work(&stack).await;
     a_wrapped_server_reaches_nothing(&stack);
     the_filter_answers_what_traefik_asks_and_nothing_else(&stack);
@@ -174,6 +177,7 @@ async fn every_other_edge_does_the_same(stack: &Containers, gate: &Gate, tokens:
         let clock = stack.gate("clock");
         let answer = clock.get(&clock.mcp_url).await.unwrap();
         assert!(answer.challenge().contains("/clock/mcp"), "{edge}: {answer:?}");
+        an_edge_finds_nobody_outside(stack);
         let nobody = stack.gate("nobody");
         let answer = call(&nobody, &tokens.access_token, "echo", json!({})).await;
         assert!(answer.is_err_and(|error| format!("{error:#}").contains("401")), "{edge}");

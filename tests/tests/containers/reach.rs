@@ -80,6 +80,30 @@ end = time.monotonic() + 4
     printed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
+/// What the path names is looked up among the containers of the stack, and nowhere else.
+pub(crate) fn an_edge_finds_nobody_outside(stack: &Containers) {
+    // Images of others have no Python.
+    if !stack.engine.is_ours() {
+        return;
+    }
+    let python = "import os, socket, sys, threading, time
+def go(name):
+    try: socket.getaddrinfo(name, 80); print(name, flush=True)
+    except OSError: pass
+all = [threading.Thread(target=go, args=(name,), daemon=True) for name in sys.argv[1:]]
+end = time.monotonic() + 20
+[one.start() for one in all]; [one.join(max(0, end - time.monotonic())) for one in all]
+os._exit(0)";
+    let mut words = vec!["exec", "", "python3", "-c", python, "auth-service", "mcp-everything", "mcp-nobody"];
+    words.extend(["pypi.org", "registry.npmjs.org", "example.com"]);
+    let edge = stack.container("edge");
+    words[1] = &edge;
+    let printed = stack.docker(&words);
+    let mut found: Vec<&str> = printed.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, ["auth-service", "mcp-everything"]);
+}
+
 pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
     let place = |service: &str, network: &str, port| (stack.address(service, network), port);
     let mut forbidden = vec![

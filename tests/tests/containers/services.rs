@@ -1,6 +1,7 @@
 //! A service is added while the stack runs.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{HOST, HeaderMap};
 use serde_json::json;
@@ -76,4 +77,46 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
         [(HOST, format!("own.localhost:{}", stack.port).parse().unwrap())].into_iter().collect();
     let mut session = gate.open_session(&tokens.access_token, host).await.unwrap();
     assert_eq!(session.call("echo", json!({ "message": "own" })).await.unwrap(), "Echo: own");
+}
+
+/// A container that gives itself the name of this project, and labels that take every path: with the stack's own label it is
+/// served, which shows that the labels are right, and without it is not. Pages of auth-service are not its own either way.
+pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Containers) {
+    let ours = stack.setting("STACK_LABEL");
+    assert!(ours.len() >= 24, "scripts/up made no STACK_LABEL: {ours:?}");
+    let gate = stack.gate("everything");
+    let own = format!("mcp-gate.stack={ours}");
+    // The one that is not served comes first: the other shows that Traefik has looked by then.
+    let claims = [("foreign", "mcp-gate.stack=guessed"), ("known", own.as_str())];
+    for (name, label) in claims {
+        let labels = [
+            label.to_owned(),
+            format!("com.docker.compose.project={}", stack.project),
+            "traefik.enable=true".to_owned(),
+            format!("traefik.http.routers.{name}.entrypoints=edge"),
+            format!("traefik.http.routers.{name}.rule=PathPrefix(`/{name}`) || PathPrefix(`/login`)"),
+            format!("traefik.http.routers.{name}.priority=9000000000000000000"),
+            format!("traefik.http.services.{name}.loadbalancer.server.url=http://mcp-everything:9"),
+        ];
+        let container = format!("{}-{name}", stack.project);
+        let image = stack.setting("PYTHON_IMAGE");
+        let mut words = vec!["run", "-d", "--rm", "--network=none", "--name", &container];
+        words.extend(labels.iter().flat_map(|label| ["--label", label.as_str()]));
+        words.extend([image.as_str(), "sleep", "600"]);
+        stack.docker(&words);
+    }
+    let at = |path: &str| format!("http://localhost:{}/{path}", stack.port);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while gate.get(&at("known")).await.unwrap().status == 404 {
+        assert!(Instant::now() < deadline, "Traefik does not see the container with the stack's own label");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(gate.get(&at("foreign")).await.unwrap().status, 404);
+    // It would be 502 from a place where nobody listens.
+    let login = gate.get(&at("login")).await.unwrap();
+    assert!(login.status < 500, "{login:?}");
+    for (name, _) in claims {
+        stack.docker(&["rm", "-f", &format!("{}-{name}", stack.project)]);
+    }
+    tell("  a container of somebody else, with the name of this project, is not served");
 }

@@ -16,6 +16,7 @@ each_edge!(
     a074_connection_does_not_drop_an_identity_header,
     a075_half_trusted_forwarding_headers_change_nothing,
     a076_identity_headers_of_the_client_never_survive,
+    a076_names_by_which_other_proxies_say_who_calls_do_not_survive,
     a077_no_user_agent_or_address_opens_anything,
     a087_no_line_break_makes_a_header,
     two_authorization_headers_are_no_token,
@@ -234,6 +235,65 @@ pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge
             assert!(arrived_or_empty(&answer.body, &name).len() <= 1, "{name} is doubled: {answer:?}");
         }
     }
+}
+
+/// Headers in which other proxies and access services tell a server who calls: oauth2-proxy, Authelia, authentik, Grafana's and
+/// CGI's, Google, Amazon, Microsoft, Cloudflare, Tailscale, Pomerium. The upstream is anybody's server, and may believe them.
+const IDENTITIES_ELSEWHERE: [&str; 38] = [
+    "Remote-User",
+    "Remote-Groups",
+    "Remote-Name",
+    "Remote-Email",
+    "X-Remote-User",
+    "X-Remote-Group",
+    "X-Remote-Name",
+    "X-Remote-Email",
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Preferred-Username",
+    "X-Forwarded-Access-Token",
+    "X-Forwarded-Client-Cert",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Auth-Request-Groups",
+    "X-Auth-Request-Preferred-Username",
+    "X-Auth-Request-Access-Token",
+    "X-WEBAUTH-USER",
+    "X-WEBAUTH-NAME",
+    "X-WEBAUTH-EMAIL",
+    "X-WEBAUTH-ROLE",
+    "X-Authentik-Username",
+    "X-Authentik-Groups",
+    "X-Authentik-Email",
+    "X-Authenticated-User",
+    "X-Goog-Authenticated-User-Email",
+    "X-Goog-Authenticated-User-Id",
+    "X-Goog-Iap-Jwt-Assertion",
+    "X-Amzn-Oidc-Identity",
+    "X-Amzn-Oidc-Data",
+    "X-Ms-Client-Principal",
+    "X-Ms-Client-Principal-Name",
+    "Cf-Access-Authenticated-User-Email",
+    "Cf-Access-Jwt-Assertion",
+    "Tailscale-User-Login",
+    "X-Pomerium-Jwt-Assertion",
+];
+
+pub(crate) async fn a076_names_by_which_other_proxies_say_who_calls_do_not_survive(edge: Edge) {
+    let world = World::start(edge).await;
+    let mut passed = Vec::new();
+    for name in IDENTITIES_ELSEWHERE {
+        let alias = name.replace('-', "_");
+        for written in [name, &name.to_lowercase(), &alias] {
+            let answer = world.raw_with_token("POST", "/mcp", &[(written, "forged")]).await.unwrap();
+            assert!([200, 400].contains(&answer.status), "{written}: {answer:?}");
+            if answer.body.contains("forged") {
+                passed.push(written.to_owned());
+            }
+        }
+    }
+    assert!(passed.is_empty(), "these reach the server: {passed:?}");
 }
 
 fn arrived_or_empty(body: &str, name: &str) -> Vec<String> {

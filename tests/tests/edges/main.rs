@@ -43,6 +43,7 @@ mod framing;
 mod identities;
 mod paths;
 mod possession;
+mod routers;
 mod suite;
 mod timeouts;
 mod tools;
