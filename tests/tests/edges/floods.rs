@@ -27,7 +27,7 @@ const BACK: Duration = Duration::from_secs(150);
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
     // What killed every edge within seconds, and the most that a head may have now.
-    let kinds = [(Kind::Head(47_000), 2100), (Kind::Head(16_000), 2100)];
+    let kinds = [(Kind::Head(47_000), 4200), (Kind::Head(16_000), 700)];
     survives(edge, "a100_heads_that_never_end_do_not_end_the_edge", &kinds).await;
 }
 
