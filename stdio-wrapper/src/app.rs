@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::budget::{Budget, Memory};
+use crate::capacity::Capacity;
 use crate::child::{Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{Config, Identity};
 use crate::connection::{self, Draining};
@@ -35,6 +36,10 @@ const LARGEST_MESSAGES: usize = 16;
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Sessions at the same time if the container has no limits, or sessions have no child of their own.
+const UNLIMITED_SESSIONS: usize = 100;
+/// The same if the container's limits say how many fit: more than that are not counted on.
+const MAX_SESSIONS: usize = 10_000;
 /// Connections to the operator's listener at the same time.
 const MAX_OPS_CONNECTIONS: usize = 100;
 
@@ -55,8 +60,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let reaper = Reaper::install();
     let files = raise_files();
     tracing::debug!(files, "that many files may be open");
+    let capacity = capacity(&config);
+    let max_sessions = config.limits.max_sessions.unwrap_or(if capacity.is_limited() {
+        MAX_SESSIONS
+    } else {
+        UNLIMITED_SESSIONS
+    });
     let launcher = Launcher::new(
-        spec(&config),
+        spec(&config, Arc::clone(&capacity)),
         Handle::current(),
         Arc::clone(&reaper),
         Arc::clone(&metrics),
@@ -67,14 +78,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20)),
     };
     let sessions = Sessions::new(
-        settings(&config, memory.clone()),
+        settings(&config, max_sessions, memory.clone()),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
-        modern_settings(&config, memory),
+        modern_settings(&config, max_sessions, memory),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
@@ -103,6 +114,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let draining = web::Data::<Draining>::default();
     let (mcp, address) = mcp_server(&config, endpoint, draining.clone())?;
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
+    tokio::spawn(Arc::clone(&launcher).keep_looking());
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());
@@ -198,21 +210,39 @@ fn hide() {
     }
 }
 
-fn spec(config: &Config) -> Spec {
+fn capacity(config: &Config) -> Arc<Capacity> {
+    // Who says how many has done the sum, and children that all share are not counted in sessions.
+    if config.limits.max_sessions.is_some() || config.shared {
+        return Arc::new(Capacity::unlimited());
+    }
+    let capacity = Capacity::of_container();
+    if let Some(sessions) = capacity.more() {
+        tracing::info!(
+            sessions,
+            "MAX_SESSIONS is auto: about so many fit into the container's limits, by what most servers take"
+        );
+    }
+    Arc::new(capacity)
+}
+
+fn spec(config: &Config, capacity: Arc<Capacity>) -> Spec {
     // Room for the largest body twice, so that one large message does not stop the next from being queued.
     Spec {
         child: config.child.clone(),
         prewarm: config.prewarm,
         start_timeout: config.limits.start_timeout,
         max_queue: (2 * config.limits.max_body).max(1 << 20),
+        capacity,
     }
 }
 
-fn settings(config: &Config, memory: Memory) -> Settings {
+fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {
     let limits = &config.limits;
+    // Where nobody is told apart, all are one principal.
+    let all = (config.identity == Identity::None).then_some(max_sessions);
     Settings {
-        max_sessions: limits.max_sessions,
-        max_per_owner: limits.max_sessions_per_principal,
+        max_sessions,
+        max_per_owner: limits.max_sessions_per_principal.or(all),
         max_in_flight: limits.max_in_flight,
         event_log: limits.event_log,
         idle: limits.session_idle,
@@ -225,11 +255,11 @@ fn settings(config: &Config, memory: Memory) -> Settings {
     }
 }
 
-fn modern_settings(config: &Config, memory: Memory) -> modern::Settings {
+fn modern_settings(config: &Config, max_sessions: usize, memory: Memory) -> modern::Settings {
     let limits = &config.limits;
     modern::Settings {
         is_per_caller: config.has_placeholders(),
-        max_children: limits.max_sessions,
+        max_children: max_sessions,
         max_in_flight: limits.max_in_flight,
         event_log: limits.event_log,
         idle: limits.session_idle,

@@ -110,10 +110,10 @@ pub struct Child {
 /// Ceilings and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Sessions at the same time.
-    pub max_sessions: usize,
-    /// Sessions of one principal at the same time.
-    pub max_sessions_per_principal: usize,
+    /// Sessions at the same time; `None`: as many as the container has room for.
+    pub max_sessions: Option<usize>,
+    /// Sessions of one principal at the same time; `None`: a share of all.
+    pub max_sessions_per_principal: Option<usize>,
     /// Requests of one session at the same time.
     pub max_in_flight: usize,
     /// How long an unused session lives.

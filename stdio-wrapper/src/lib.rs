@@ -2,7 +2,7 @@
 //!
 //! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `attempts` and `holding` stand at the bottom and use no other; `connection` and
 //! `unread` use `holding`;
-//! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `config`, `protocol` and `metrics`; `identity` uses
+//! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `capacity`, which uses none, `config`, `protocol` and `metrics`; `identity` uses
 //! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
 //! `policy`, `budget`, `attempts` and `metrics`; `translate` uses both of them and
 //! `budget` and `attempts`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
@@ -11,6 +11,7 @@
 pub mod app;
 mod attempts;
 pub mod budget;
+pub mod capacity;
 pub mod child;
 pub mod config;
 pub mod connection;

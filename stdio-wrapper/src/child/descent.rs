@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use crate::capacity::Usage;
+
 /// Steps up to a child. A chain that is longer is left alone.
 const MAX_STEPS: usize = 64;
 
@@ -63,6 +65,21 @@ impl Descent {
         }
     }
 
+    /// What each child takes with all that comes from it, as far as it was seen at the last look.
+    pub(super) fn usage(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
+        let own = children.iter().map(|(number, pid)| (*number, *pid));
+        let started = self.known.iter().map(|(process, number)| (*number, process.pid));
+        let mut all = HashMap::new();
+        for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
+            let sum: &mut Usage = all.entry(number).or_default();
+            // A process may just have ended.
+            let usage = usage_of(pid).unwrap_or_default();
+            sum.memory += usage.memory;
+            sum.tasks += usage.tasks;
+        }
+        all
+    }
+
     /// The child that a process comes from.
     pub(super) fn owner(&self, pid: i32) -> Option<u64> {
         self.known.get(&stat(pid)?.process(pid)).copied()
@@ -106,9 +123,58 @@ fn parse(text: &str) -> Option<Stat> {
     Some(Stat { parent, started })
 }
 
+fn usage_of(pid: i32) -> Option<Usage> {
+    parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that holds a file is the kernel's to give back.
+fn parse_usage(text: &str) -> Option<Usage> {
+    let number = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    // A dead process has threads and no memory.
+    let memory = (number("RssAnon:").unwrap_or_default() + number("RssShmem:").unwrap_or_default()) * 1024;
+    Some(Usage { memory, tasks: number("Threads:")? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usage_is_what_the_kernel_cannot_take_back() {
+        let text =
+            "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
+        assert_eq!(parse_usage(text), Some(Usage { memory: 30_024 * 1024, tasks: 7 }));
+        assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(Usage { memory: 0, tasks: 1 }));
+        assert_eq!(parse_usage(""), None);
+    }
+
+    #[test]
+    fn a_child_takes_what_its_own_children_take() {
+        let mut shell =
+            std::process::Command::new("sh").args(["-c", "sleep 100 & sleep 100"]).spawn().unwrap();
+        let pid = i32::try_from(shell.id()).unwrap();
+        let children = HashMap::from([(5, pid)]);
+        let mut descent = Descent::default();
+        for _ in 0..400 {
+            descent.look(&children);
+            if descent.usage(&children).get(&5).is_some_and(|usage| usage.tasks == 3 && usage.memory > 0) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        assert_eq!(descent.usage(&children).get(&5).map(|usage| usage.tasks), Some(3));
+        for process in descent.known.keys() {
+            let _ = rustix::process::kill_process(
+                rustix::process::Pid::from_raw(process.pid).unwrap(),
+                rustix::process::Signal::KILL,
+            );
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+    }
 
     #[test]
     fn parent_and_start_are_found_behind_any_name() {

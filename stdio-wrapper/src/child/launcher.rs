@@ -17,8 +17,14 @@ use super::reaper::Reaper;
 use super::spares::{Shown, Spares, Wanted};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
+use crate::capacity::{Capacity, NoRoom};
 use crate::config;
 use crate::metrics::Metrics;
+
+/// Time between two looks at what children take.
+const LOOK: Duration = Duration::from_secs(2);
+/// Who is refused has a look taken for him unless one was taken this recently.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// What to start and how many to keep ready.
 #[derive(Debug, Clone)]
@@ -31,6 +37,8 @@ pub struct Spec {
     pub start_timeout: Duration,
     /// Bytes that may wait for a child's input.
     pub max_queue: usize,
+    /// How many fit.
+    pub capacity: Arc<Capacity>,
 }
 
 /// Why there is no child.
@@ -39,6 +47,9 @@ pub enum StartError {
     /// Children keep dying; the time says when to try again.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
+    /// The container has no room for one more.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The operating system refused.
     #[error("The MCP server could not be started: {0}.")]
     Spawn(#[from] std::io::Error),
@@ -69,6 +80,8 @@ impl std::fmt::Debug for Launcher {
 struct State {
     spares: Spares,
     backoff: Backoff,
+    /// When a look was last taken at what children take.
+    looked: Option<Instant>,
 }
 
 impl Launcher {
@@ -132,6 +145,36 @@ impl Launcher {
     /// Whether a child could be started now.
     pub fn is_ready(&self) -> bool {
         self.state().backoff.remaining(Instant::now()).is_none()
+    }
+
+    /// Says how many children fit.
+    pub fn capacity(&self) -> &Capacity {
+        &self.spec.capacity
+    }
+
+    /// Looks at what children take, for ever.
+    pub async fn keep_looking(self: Arc<Self>) {
+        while self.spec.capacity.is_limited() {
+            self.look();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Looks at what children take now, unless that was done a moment ago. Tells whether it was done.
+    pub fn look_again(&self) -> bool {
+        let now = Instant::now();
+        let is_fresh = self.state().looked.is_some_and(|looked| now.duration_since(looked) < FRESH);
+        if !is_fresh {
+            self.look();
+        }
+        !is_fresh
+    }
+
+    /// Looks at what children take now.
+    pub fn look(&self) {
+        let now = Instant::now();
+        self.state().looked = Some(now);
+        self.spec.capacity.look(&|| self.reaper.usage(), now);
     }
 
     /// Keeps the spares ready, for ever.
@@ -218,6 +261,7 @@ impl Launcher {
             return Err(StartError::BackOff(rest));
         }
         let filled = fill(&self.spec.child, caller)?;
+        self.spec.capacity.take()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let _runtime = self.runtime.enter();
         let started = Child::start(number, &filled, &self.spec.child, &self.reaper, &self.metrics);

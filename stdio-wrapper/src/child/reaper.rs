@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
 
 use super::descent::{Descent, INHERITED, started};
+use crate::capacity::Usage;
 use crate::metrics::Metrics;
 
 /// Variable in each child's environment; what it starts inherits it.
@@ -55,6 +56,14 @@ impl Reaper {
     pub(super) fn note(&self) {
         let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
         self.descent().look(&children);
+    }
+
+    /// What each child takes now, with the processes that come from it.
+    pub(super) fn usage(&self) -> HashMap<u64, Usage> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut descent = self.descent();
+        descent.look(&children);
+        descent.usage(&children)
     }
 
     fn descent(&self) -> MutexGuard<'_, Descent> {

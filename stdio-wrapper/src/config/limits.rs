@@ -9,12 +9,12 @@ use super::read::Reader;
 pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
     let ms = Duration::from_millis;
     let hours = |count: u64| Duration::from_secs(count * 3600);
-    let max_sessions = read.number("MAX_SESSIONS", &options.max_sessions, 1..=1_000_000);
-    let per_principal: usize =
-        read.number("MAX_SESSIONS_PER_PRINCIPAL", &options.max_sessions_per_principal, 0..=1_000_000);
+    let per_principal = "MAX_SESSIONS_PER_PRINCIPAL";
+    let per_principal =
+        read.number_or_auto(per_principal, &options.max_sessions_per_principal, 0..=1_000_000);
     Limits {
-        max_sessions,
-        max_sessions_per_principal: if per_principal == 0 { max_sessions } else { per_principal },
+        max_sessions: read.number_or_auto("MAX_SESSIONS", &options.max_sessions, 1..=1_000_000),
+        max_sessions_per_principal: per_principal.map(|max| if max == 0 { usize::MAX } else { max }),
         max_in_flight: read.number("MAX_IN_FLIGHT", &options.max_in_flight, 1..=1_000_000),
         session_idle: read.duration("SESSION_IDLE", &options.session_idle, ms(100)..=hours(24 * 30)),
         request_timeout: read.duration("REQUEST_TIMEOUT", &options.request_timeout, ms(100)..=hours(24)),

@@ -98,11 +98,12 @@ pub struct Options {
     #[arg(long, env = "STOP_GRACE", default_value = "3s", value_name = "TIME")]
     pub stop_grace: String,
 
-    /// Sessions at the same time.
-    #[arg(long, env = "MAX_SESSIONS", default_value = "100", value_name = "N")]
+    /// Sessions at the same time; auto: as many as the memory and process limits of the container leave room for, or 100
+    /// without limits.
+    #[arg(long, env = "MAX_SESSIONS", default_value = "auto", value_name = "N")]
     pub max_sessions: String,
-    /// Sessions of one principal at the same time; 0: as many as `MAX_SESSIONS`.
-    #[arg(long, env = "MAX_SESSIONS_PER_PRINCIPAL", default_value = "0", value_name = "N")]
+    /// Sessions of one principal at the same time; auto: a quarter of all, and 4 in any case; 0: as many as there are.
+    #[arg(long, env = "MAX_SESSIONS_PER_PRINCIPAL", default_value = "auto", value_name = "N")]
     pub max_sessions_per_principal: String,
     /// Requests of one session at the same time.
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "512", value_name = "N")]

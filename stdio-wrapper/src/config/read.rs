@@ -85,6 +85,16 @@ impl Reader {
         })
     }
 
+    /// A number, or `None` for `auto`.
+    pub(super) fn number_or_auto(
+        &mut self,
+        name: &str,
+        text: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<usize> {
+        (text.trim() != "auto").then(|| self.number(name, text, range))
+    }
+
     fn boolean(&mut self, name: &str, text: &str) -> bool {
         values::boolean(text.trim()).unwrap_or_else(|| {
             self.problem(format!(

@@ -207,7 +207,7 @@ impl From<Refused> for Problem {
         let message = error.to_string();
         match error {
             // A stateless client knows of no sessions.
-            Refused::Busy | Refused::Open(OpenError::OwnerFull) => {
+            Refused::Busy | Refused::Open(OpenError::OwnerFull(_)) => {
                 let message = Refused::Busy.to_string();
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
                     .with_header(header::RETRY_AFTER, "5")

@@ -153,7 +153,7 @@ async fn initialize(
     {
         return Ok(Reply::Done(answer::initialized(&session, answer)));
     }
-    let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false);
+    let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false).await;
     let session = opened.map_err(|error| with_id(error.into()))?;
     let stream = session.post_stream(1);
     let consumer = stream.connect();

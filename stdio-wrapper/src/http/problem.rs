@@ -121,7 +121,7 @@ impl From<OpenError> for Problem {
             problem.retry_after(Duration::from_secs(seconds))
         };
         match error {
-            OpenError::OwnerFull => {
+            OpenError::OwnerFull(_) => {
                 let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message.clone());
                 problem.retry_after(Duration::from_secs(9))
             }
@@ -133,7 +133,10 @@ impl From<OpenError> for Problem {
                 Code::InternalError,
                 "The MCP server could not be started.",
             ),
-            OpenError::Full | OpenError::Stopping | OpenError::Random => unavailable(4),
+            OpenError::Start(StartError::NoRoom(_))
+            | OpenError::Full(_)
+            | OpenError::Stopping
+            | OpenError::Random => unavailable(4),
         }
     }
 }

@@ -30,7 +30,7 @@ impl Drop for EndWithStream {
 pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     let caller = endpoint.admit(request).await?;
     RequestHeaders::new(request).check_accept(Accepts::Events)?;
-    let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(&caller), true)?;
+    let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(&caller), true).await?;
     let guard = EndWithStream { sessions: Arc::clone(&endpoint.sessions), session: Arc::clone(&session) };
     let consumer = session.get_stream().connect();
     let place = format!("/messages?session_id={}", session.id);

@@ -42,6 +42,10 @@ pub struct Session {
     state: Mutex<State>,
     next_stream: AtomicU64,
     in_flight: AtomicUsize,
+    /// Those of the translation that use it, or would soon. It reads the session's own stream all the time, which then says
+    /// nothing about a client.
+    users: AtomicUsize,
+    is_translated: AtomicBool,
     /// Milliseconds between `born` and the last use.
     last_used: AtomicU64,
     born: Instant,
@@ -125,6 +129,8 @@ impl Session {
             state: Mutex::default(),
             next_stream: AtomicU64::new(1),
             in_flight: AtomicUsize::new(0),
+            users: AtomicUsize::new(0),
+            is_translated: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             born: Instant::now(),
             is_ended: AtomicBool::new(false),
@@ -383,8 +389,34 @@ impl Session {
         if self.in_flight.load(Ordering::Relaxed) > 0 || self.get_stream.is_connected() {
             return None;
         }
+        Some(self.since_last_use(now))
+    }
+
+    fn since_last_use(&self, now: Instant) -> Duration {
         let last = self.born + Duration::from_millis(self.last_used.load(Ordering::Relaxed));
-        Some(now.saturating_duration_since(last))
+        now.saturating_duration_since(last)
+    }
+
+    /// The same for a session that may be given up for another one: also if it is the translation's, and no client's.
+    pub(super) fn unused_for(&self, now: Instant) -> Option<Duration> {
+        if !self.is_translated.load(Ordering::Acquire) {
+            return self.idle_for(now);
+        }
+        let is_used = self.users.load(Ordering::Acquire) > 0 || self.in_flight.load(Ordering::Relaxed) > 0;
+        (!is_used).then(|| self.since_last_use(now))
+    }
+
+    /// Notes that the translation uses the session from now on, until [`Session::let_go`].
+    pub fn hold(&self) {
+        self.is_translated.store(true, Ordering::Release);
+        self.users.fetch_add(1, Ordering::AcqRel);
+        self.touch();
+    }
+
+    /// Notes that the use which [`Session::hold`] began is over.
+    pub fn let_go(&self) {
+        self.touch();
+        self.users.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Fails what is late. A child that does not even answer `initialize` is given up: whether that

@@ -26,6 +26,15 @@ const ROUND: Duration = Duration::from_millis(250);
 /// A session that was used this recently is not given up for another one.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 
+/// How long who opens a session waits until the child of the one that was given up for it has ended.
+const EXIT_PATIENCE: Duration = Duration::from_secs(8);
+/// Sessions that are given up for one that is opened: one may be in the way of its owner's ceiling, and one of another's.
+const MAX_GIVEN_UP: usize = 2;
+/// The part of all sessions that one principal may have if the operator has not said how many: a quarter.
+const SHARE: usize = 4;
+/// A principal may have so many in any case.
+const SMALLEST_SHARE: usize = 4;
+
 /// Refused sessions that are logged per second.
 const REFUSAL_RATE: u32 = 5;
 
@@ -34,8 +43,8 @@ const REFUSAL_RATE: u32 = 5;
 pub struct Settings {
     /// Sessions at the same time.
     pub max_sessions: usize,
-    /// Sessions of one principal at the same time.
-    pub max_per_owner: usize,
+    /// Sessions of one principal at the same time; `None`: a share of what there is room for.
+    pub max_per_owner: Option<usize>,
     /// Requests of one session at the same time.
     pub max_in_flight: usize,
     /// Bytes kept for clients that come back.
@@ -60,11 +69,15 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The wrapper's ceiling.
-    #[error("This server has no free session. Try again later.")]
-    Full,
+    #[error(
+        "This server has no free session: it has as many as it may, {0}. Try again later. Its operator can raise MAX_SESSIONS."
+    )]
+    Full(usize),
     /// The principal's ceiling.
-    #[error("You have too many open sessions. End one of them, or try again later.")]
-    OwnerFull,
+    #[error(
+        "You have too many open sessions: one caller may have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
+    )]
+    OwnerFull(usize),
     /// No child.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -74,6 +87,13 @@ pub enum OpenError {
     /// No random bits for an id.
     #[error("This server has no random numbers, so it cannot open sessions.")]
     Random,
+}
+
+impl OpenError {
+    /// Whether there are too many sessions, and ending one may help.
+    pub fn is_ceiling(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::OwnerFull(_) | Self::Start(StartError::NoRoom(_)))
+    }
 }
 
 /// The sessions.
@@ -124,14 +144,44 @@ impl Sessions {
         })
     }
 
-    /// Opens a session with a child behind it. The caller sends `initialize` on it.
-    pub fn open(&self, owner: &str, caller: &Placeholders, is_sse: bool) -> Result<Arc<Session>, OpenError> {
-        self.noted(self.try_open(owner, is_sse, &|session| self.behind(session, caller)))
+    /// Opens a session with a child behind it. The caller sends `initialize` on it. If there is no room, the session that has
+    /// been unused for the longest time is given up.
+    pub async fn open(
+        &self,
+        owner: &str,
+        caller: &Placeholders,
+        is_sse: bool,
+    ) -> Result<Arc<Session>, OpenError> {
+        let attempt = || self.try_open(owner, is_sse, &|session| self.behind(session, caller));
+        let mut opened = attempt();
+        if matches!(&opened, Err(OpenError::Start(StartError::NoRoom(_)))) && self.launcher.look_again() {
+            opened = attempt();
+        }
+        for _ in 0..MAX_GIVEN_UP {
+            let Some(given_up) = opened.as_ref().err().and_then(|error| self.make_room(error, owner)) else {
+                break;
+            };
+            if let Some(link) = given_up.own_link().filter(|_| self.launcher.capacity().is_limited()) {
+                // What it takes is taken until then. A child that is slow to end is not waited for without end.
+                let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
+                self.launcher.look();
+            }
+            opened = attempt();
+        }
+        self.noted(opened)
     }
 
     /// Opens a session with a translation behind it, which greets the client itself.
     pub fn open_foreign(&self, owner: &str, peer: &Arc<dyn Foreign>) -> Result<Arc<Session>, OpenError> {
-        self.noted(self.try_open(owner, false, &|_| Ok(Behind::Foreign(Arc::clone(peer)))))
+        let attempt = || self.try_open(owner, false, &|_| Ok(Behind::Foreign(Arc::clone(peer))));
+        let mut opened = attempt();
+        for _ in 0..MAX_GIVEN_UP {
+            if opened.as_ref().err().and_then(|error| self.make_room(error, owner)).is_none() {
+                break;
+            }
+            opened = attempt();
+        }
+        self.noted(opened)
     }
 
     fn noted(&self, opened: Result<Arc<Session>, OpenError>) -> Result<Arc<Session>, OpenError> {
@@ -310,25 +360,35 @@ impl Sessions {
         all
     }
 
-    /// Counts a session in, or gives up one that its owner has left lying about.
-    fn reserve(&self, owner: &str) -> Result<(), OpenError> {
-        if self.try_reserve(owner).is_ok() {
-            return Ok(());
-        }
-        if let Some(oldest) = self.forgotten(owner) {
-            self.metrics.sessions_reaped_total.add();
-            self.end(&oldest, "its owner opened another one");
-        }
-        self.try_reserve(owner)
+    /// Ends the session that has been unused for the longest time among those that are in the way of another one.
+    fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
+        let oldest = match error {
+            OpenError::OwnerFull(_) => self.forgotten(&|session| session.owner == owner),
+            OpenError::Full(_) => self.forgotten(&|_| true),
+            OpenError::Start(StartError::NoRoom(_)) => {
+                self.forgotten(&|session| session.own_link().is_some())
+            }
+            OpenError::Start(_) | OpenError::Stopping | OpenError::Random => None,
+        }?;
+        self.metrics.sessions_reaped_total.add();
+        self.end(&oldest, "another one was opened");
+        Some(oldest)
     }
 
-    fn try_reserve(&self, owner: &str) -> Result<(), OpenError> {
+    /// Counts a session in.
+    fn reserve(&self, owner: &str) -> Result<(), OpenError> {
         let mut owners = self.owners();
-        if self.metrics.sessions.get() >= self.settings.max_sessions as u64 {
-            return Err(OpenError::Full);
+        let max = self.settings.max_sessions;
+        let all = usize::try_from(self.metrics.sessions.get()).unwrap_or(usize::MAX);
+        if all >= max {
+            return Err(OpenError::Full(max));
         }
-        if owners.get(owner).copied().unwrap_or_default() >= self.settings.max_per_owner {
-            return Err(OpenError::OwnerFull);
+        let max = self.settings.max_per_owner.unwrap_or_else(|| {
+            let fit = self.launcher.capacity().more().map_or(max, |more| max.min(all.saturating_add(more)));
+            (fit / SHARE).max(SMALLEST_SHARE)
+        });
+        if owners.get(owner).copied().unwrap_or_default() >= max {
+            return Err(OpenError::OwnerFull(max));
         }
         *owners.entry(owner.to_owned()).or_default() += 1;
         self.metrics.sessions.add();
@@ -346,16 +406,16 @@ impl Sessions {
         }
     }
 
-    /// The session of this owner that has been unused for the longest time, if that is long enough.
-    fn forgotten(&self, owner: &str) -> Option<Arc<Session>> {
+    /// The session that has been unused for the longest time, if that is long enough.
+    fn forgotten(&self, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
         let now = Instant::now();
-        let idle = |session: Arc<Session>| Some((session.idle_for(now)?, session));
+        let unused = |session: Arc<Session>| Some((session.unused_for(now)?, session));
         self.all()
             .into_iter()
-            .filter(|session| session.owner == owner)
-            .filter_map(idle)
-            .max_by_key(|(idle, _)| *idle)
-            .filter(|(idle, _)| *idle >= EVICTABLE_AFTER)
+            .filter(|session| is_meant(session) && !session.is_ended())
+            .filter_map(unused)
+            .max_by_key(|(unused, _)| *unused)
+            .filter(|(unused, _)| *unused >= EVICTABLE_AFTER)
             .map(|(_, session)| session)
     }
 

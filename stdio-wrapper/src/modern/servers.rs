@@ -30,6 +30,8 @@ const DOUBT: Duration = Duration::from_secs(300);
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 /// A child that was used this recently is not given up for another caller's.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
+/// How long who needs a child waits until the one that was given up for it has ended.
+const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Ceilings and times.
 #[derive(Debug, Clone)]
@@ -113,6 +115,16 @@ impl Slot {
         let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
         link.as_ref().filter(|link| !link.is_dead()).cloned()
     }
+}
+
+/// Takes out the slot whose child has been unused for the longest time, if that is long enough. `without` is how long a slot
+/// without a child has been; `None`: it is not meant.
+fn take_oldest(slots: &mut HashMap<Placeholders, Arc<Slot>>, without: Option<Duration>) -> Option<Arc<Slot>> {
+    let now = Instant::now();
+    let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
+    let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key.clone())));
+    let (_, oldest) = all.filter(|(idle, _)| *idle >= EVICTABLE_AFTER).max_by_key(|(idle, _)| *idle)?;
+    slots.remove(&oldest)
 }
 
 /// A child that speaks the revision itself.
@@ -205,7 +217,12 @@ impl Servers {
         }
         let link = match self.known() {
             Some(Shows::Legacy) => return Ok(None),
-            Some(Shows::Modern) => self.start(caller, false)?,
+            Some(Shows::Modern) => match self.start(caller, false) {
+                Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
+                    self.start(caller, false)?
+                }
+                started => started?,
+            },
             None => match self.probe(caller).await? {
                 Some(link) => link,
                 None => return Ok(None),
@@ -214,6 +231,17 @@ impl Servers {
         tokio::spawn(Arc::clone(&link).watch());
         *slot.link.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
         Ok(Some(Native(link)))
+    }
+
+    /// Gives up the child that has been unused for the longest time, for another one. Whether there was one.
+    async fn make_room(&self) -> bool {
+        let oldest = take_oldest(&mut self.slots(), None);
+        let Some(link) = oldest.and_then(|slot| slot.current()) else { return self.launcher.look_again() };
+        link.child.stop();
+        // What it takes is taken until then. A child that is slow to end is not waited for without end.
+        let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
+        self.launcher.look();
+        true
     }
 
     fn start(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
@@ -272,16 +300,8 @@ impl Servers {
             return Ok(Arc::clone(slot));
         }
         if slots.len() >= self.settings.max_children {
-            let now = Instant::now();
-            let idle =
-                |slot: &Arc<Slot>| slot.current().map_or(Some(Duration::MAX), |link| link.idle_for(now));
-            let oldest = slots
-                .iter()
-                .filter_map(|(key, slot)| Some((idle(slot)?, key.clone())))
-                .filter(|(idle, _)| *idle >= EVICTABLE_AFTER)
-                .max_by_key(|(idle, _)| *idle);
-            let (_, oldest) = oldest.ok_or(CallError::Full)?;
-            if let Some(link) = slots.remove(&oldest).and_then(|slot| slot.current()) {
+            let oldest = take_oldest(&mut slots, Some(Duration::MAX)).ok_or(CallError::Full)?;
+            if let Some(link) = oldest.current() {
                 link.child.stop();
             }
         }

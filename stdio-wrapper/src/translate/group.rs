@@ -368,6 +368,7 @@ impl Lease {
             return None;
         }
         seat.users.fetch_add(1, Ordering::AcqRel);
+        seat.session.hold();
         Some(Self { seat: Arc::clone(seat), is_exclusive, freed: None })
     }
 
@@ -389,6 +390,7 @@ impl Drop for Lease {
                 tokio::spawn(async move { seat.refuse(unheard).await });
             }
         }
+        self.seat.session.let_go();
         self.seat.users.fetch_sub(1, Ordering::AcqRel);
         if let Some(group) = &self.freed {
             group.freed.notify_one();

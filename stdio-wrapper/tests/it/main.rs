@@ -10,6 +10,7 @@
 
 mod attacks;
 mod batches;
+mod capacity;
 mod children;
 mod identity;
 mod modern;

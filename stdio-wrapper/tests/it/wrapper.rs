@@ -37,6 +37,15 @@ impl Wrapper {
         Self::launch(Command::new(PROGRAM), options, command, env).await
     }
 
+    /// Started in control groups that have these files for their processes.
+    pub(crate) async fn inside(entries: &[std::path::PathBuf], options: &[&str], command: &[&str]) -> Self {
+        let mut process = Command::new("sh");
+        let enter: Vec<String> =
+            entries.iter().map(|entry| format!("echo $$ > {}", entry.display())).collect();
+        process.args(["-c", &format!("{} && exec \"$0\" \"$@\"", enter.join(" && ")), PROGRAM]);
+        Self::launch(process, options, command, &[]).await
+    }
+
     /// Started by a shell that lets its programs have no more than so many files open, unless they ask for more.
     pub(crate) async fn with_files(files: u32) -> Self {
         let mut process = Command::new("sh");

@@ -9,7 +9,7 @@ use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
 use super::super::results::Greeting;
 use super::{Facade, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
-use crate::legacy::{OpenError, Session, Sessions};
+use crate::legacy::{Session, Sessions};
 use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
@@ -54,7 +54,7 @@ impl Facade {
                 if count == 0 || self.has_room(key, count) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
-                        Err(Refused::Open(OpenError::OwnerFull | OpenError::Full)) if count > 0 => {}
+                        Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
                             // The others are refused before anything is started, and at once.
                             if let Refused::Child(why) = &error {
@@ -148,10 +148,10 @@ impl Facade {
 
     /// Opens a session and greets the child as this client would.
     async fn open(&self, group: &Arc<Group>, key: &GroupKey, caller: &Placeholders) -> Result<(), Refused> {
-        let opened = self.sessions.open(&key.owner, caller, false);
+        let opened = self.sessions.open(&key.owner, caller, false).await;
         let session = match opened {
-            Err(OpenError::OwnerFull | OpenError::Full) if self.evict(&key.owner) => {
-                self.sessions.open(&key.owner, caller, false)?
+            Err(error) if error.is_ceiling() && self.evict(&key.owner) => {
+                self.sessions.open(&key.owner, caller, false).await?
             }
             opened => opened?,
         };

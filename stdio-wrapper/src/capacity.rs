@@ -1,0 +1,283 @@
+//! How many more children fit into the container: by the limits of its control group, by what is used of them, and by what
+//! the children that run take. A container that is full kills what is in it, or lets nobody start a thread any more, and then
+//! everybody suffers; so one more is refused before.
+
+mod control_group;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use control_group::ControlGroup;
+
+/// What a child is taken to need until one has run for [`SETTLED`]: about what a server on Node takes.
+const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 8 };
+/// A child is taken to have its usual size after so long.
+const SETTLED: Duration = Duration::from_secs(3);
+/// The part of each limit that is kept free, for the wrapper and for children that grow: an eighth.
+const FREE: u64 = 8;
+/// So much is kept free in any case, also in a small container.
+const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
+
+/// What a child takes, with the processes that it has started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of memory that it shares with no file.
+    pub memory: u64,
+    /// Processes and threads.
+    pub tasks: u64,
+}
+
+/// A limit and what is used of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The limit.
+    pub most: u64,
+    /// What is used.
+    pub used: u64,
+}
+
+/// The limits of the container, as far as there are any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of memory.
+    pub memory: Option<Bound>,
+    /// Processes and threads.
+    pub tasks: Option<Bound>,
+}
+
+/// Which limit leaves no room for another child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// Memory.
+    #[error(
+        "This server has no free session: the memory of its container, {} MiB, leaves no room for another one, which takes about {} MiB. Try again later. Its operator can raise that limit (mem_limit), or set MAX_SESSIONS to decide without it.", most >> 20, each.div_ceil(1 << 20)
+    )]
+    Memory {
+        /// The limit, in bytes.
+        most: u64,
+        /// What a child takes, in bytes.
+        each: u64,
+    },
+    /// Processes and threads.
+    #[error(
+        "This server has no free session: the {most} processes and threads of its container leave no room for another one, which takes about {each}. Try again later. Its operator can raise that limit (pids_limit), or set MAX_SESSIONS to decide without it."
+    )]
+    Tasks {
+        /// The limit.
+        most: u64,
+        /// What a child takes.
+        each: u64,
+    },
+}
+
+/// How many more children fit, and the limit that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    more: u64,
+    limit: NoRoom,
+}
+
+/// The room that the limits leave beside these children, each of which may grow to the size of a `typical` one. `None`: there
+/// are no limits.
+fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
+    let left = |bound: Bound, of: fn(&Usage) -> u64| {
+        let each = of(&typical).max(1);
+        let growth: u64 = children.iter().map(|child| each.saturating_sub(of(child))).sum();
+        let free = (bound.most / FREE).max(of(&LEAST_FREE));
+        let left = bound.most.saturating_sub(bound.used.saturating_add(growth).saturating_add(free));
+        (left / each, each)
+    };
+    let memory = bounds.memory.map(|bound| {
+        let (more, each) = left(bound, |usage| usage.memory);
+        Room { more, limit: NoRoom::Memory { most: bound.most, each } }
+    });
+    let tasks = bounds.tasks.map(|bound| {
+        let (more, each) = left(bound, |usage| usage.tasks);
+        Room { more, limit: NoRoom::Tasks { most: bound.most, each } }
+    });
+    memory.into_iter().chain(tasks).min_by_key(|room| room.more)
+}
+
+/// What a child takes on average, if there is one.
+fn average(children: &[Usage]) -> Option<Usage> {
+    let count = u64::try_from(children.len()).ok().filter(|count| *count > 0)?;
+    let sum = |of: fn(&Usage) -> u64| children.iter().map(of).sum::<u64>().div_ceil(count);
+    Some(Usage { memory: sum(|child| child.memory), tasks: sum(|child| child.tasks) })
+}
+
+/// Says whether one more child fits.
+#[derive(Debug)]
+pub struct Capacity {
+    /// `None`: the operator has said how many.
+    group: Option<ControlGroup>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When each child was first seen.
+    since: HashMap<u64, Instant>,
+    typical: Usage,
+    /// Children that run, and those that were let in since.
+    children: u64,
+    /// `None`: there are no limits.
+    room: Option<Room>,
+}
+
+impl Capacity {
+    /// Any number fits.
+    pub fn unlimited() -> Self {
+        Self::of(None)
+    }
+
+    /// As many fit as the container that we are in has room for.
+    pub fn of_container() -> Self {
+        let group = ControlGroup::own();
+        let capacity = Self::of(group.has_limits().then_some(group));
+        capacity.look(&HashMap::new, Instant::now());
+        capacity
+    }
+
+    fn of(group: Option<ControlGroup>) -> Self {
+        let state = State { since: HashMap::new(), typical: ASSUMED, children: 0, room: None };
+        Self { group, state: Mutex::new(state) }
+    }
+
+    /// Whether there is a limit at all.
+    pub fn is_limited(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// Takes note of what is used now. `children` are all that run, by number; they are looked at while nobody is let in.
+    pub fn look(&self, children: &dyn Fn() -> HashMap<u64, Usage>, now: Instant) {
+        let Some(group) = &self.group else { return };
+        let mut state = self.state();
+        state.note(&group.bounds(), &children(), now);
+    }
+
+    /// Lets one more child in. The first one is always let in: without it nothing is served, and nothing is learnt.
+    pub fn take(&self) -> Result<(), NoRoom> {
+        let mut state = self.state();
+        let is_first = state.children == 0;
+        if let Some(room) = &mut state.room {
+            if room.more == 0 && !is_first {
+                return Err(room.limit);
+            }
+            room.more = room.more.saturating_sub(1);
+        }
+        state.children += 1;
+        Ok(())
+    }
+
+    /// How many more would be let in now; `None`: any number.
+    pub fn more(&self) -> Option<usize> {
+        self.state().room.map(|room| usize::try_from(room.more).unwrap_or(usize::MAX))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, bounds: &Bounds, children: &HashMap<u64, Usage>, now: Instant) {
+        self.since.retain(|number, _| children.contains_key(number));
+        for number in children.keys() {
+            self.since.entry(*number).or_insert(now);
+        }
+        let is_settled =
+            |number: &u64| self.since.get(number).is_some_and(|since| now.duration_since(*since) >= SETTLED);
+        let settled: Vec<Usage> =
+            children.iter().filter(|(number, _)| is_settled(number)).map(|(_, usage)| *usage).collect();
+        // When none is left, the next one is taken to be like those before.
+        if let Some(typical) = average(&settled) {
+            self.typical = typical;
+        }
+        let all: Vec<Usage> = children.values().copied().collect();
+        self.room = room(bounds, &all, self.typical);
+        self.children = children.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn bounds(memory: (u64, u64), tasks: (u64, u64)) -> Bounds {
+        let bound = |(most, used): (u64, u64)| Some(Bound { most, used });
+        Bounds { memory: bound((memory.0 * MIB, memory.1 * MIB)), tasks: bound(tasks) }
+    }
+
+    fn usage(memory: u64, tasks: u64) -> Usage {
+        Usage { memory: memory * MIB, tasks }
+    }
+
+    #[test]
+    fn the_tighter_limit_counts_and_is_named() {
+        // The compose file's container, and a server on Node.
+        let shipped = room(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
+        assert_eq!(shipped.more, 28);
+        assert!(shipped.limit.to_string().contains("1024 MiB"), "{}", shipped.limit);
+        let threads = room(&bounds((1024, 30), (256, 10)), &[], usage(10, 11)).unwrap();
+        assert_eq!((threads.more, threads.limit), (19, NoRoom::Tasks { most: 256, each: 11 }));
+        assert_eq!(room(&Bounds::default(), &[], usage(30, 7)), None);
+        let memory_only = Bounds { tasks: None, ..bounds((100, 0), (0, 0)) };
+        assert_eq!(room(&memory_only, &[], usage(30, 1000)).unwrap().more, 2, "32 MiB stay free");
+        assert_eq!(room(&bounds((100, 200), (10, 20)), &[], usage(1, 1)).unwrap().more, 0);
+    }
+
+    #[test]
+    fn a_child_that_has_just_started_counts_as_large_as_it_will_be() {
+        let young = vec![usage(1, 1); 10];
+        let grown = vec![usage(30, 7); 10];
+        let tight = bounds((1024, 310), (1000, 0));
+        assert_eq!(room(&tight, &grown, usage(30, 7)).unwrap().more, 19);
+        assert_eq!(room(&bounds((1024, 20), (1000, 0)), &young, usage(30, 7)).unwrap().more, 19);
+    }
+
+    #[test]
+    fn what_a_child_takes_is_learnt_from_those_that_have_their_size() {
+        let capacity = Capacity::unlimited();
+        let bounds = bounds((1024, 30), (4096, 0));
+        let told = || capacity.more();
+        let (start, later) = (Instant::now(), Instant::now() + SETTLED);
+        capacity.state().note(&bounds, &HashMap::new(), start);
+        assert_eq!(told(), Some(18), "48 MiB are assumed");
+        let small = HashMap::from([(1, usage(10, 1)), (2, usage(10, 1))]);
+        capacity.state().note(&bounds, &small, start);
+        assert_eq!(told(), Some(16), "nobody knows yet how large they get");
+        let with_a_young_one = HashMap::from([(1, usage(10, 1)), (2, usage(10, 1)), (3, usage(1, 1))]);
+        capacity.state().note(&bounds, &with_a_young_one, later);
+        assert_eq!(told(), Some(85));
+        capacity.state().note(&bounds, &HashMap::new(), later);
+        assert_eq!(told(), Some(86), "they are remembered");
+    }
+
+    #[test]
+    fn a_burst_gets_no_more_than_there_is_room_for_and_one_gets_in_always() {
+        let capacity = Capacity::unlimited();
+        assert_eq!((capacity.take(), capacity.more()), (Ok(()), None));
+        capacity.state().note(&bounds((200, 0), (4096, 0)), &HashMap::new(), Instant::now());
+        let let_in = (0..10).filter(|_| capacity.take().is_ok()).count();
+        assert_eq!(let_in, 3);
+        capacity.state().note(&bounds((60, 0), (4096, 0)), &HashMap::new(), Instant::now());
+        assert_eq!((0..10).filter(|_| capacity.take().is_ok()).count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_let_in_fits(most in 1_u64..4096, used in 0_u64..4096, each in 1_u64..512, young in 0_u64..64) {
+            let children = vec![usage(each / 2, 1); usize::try_from(young).unwrap()];
+            let room = room(&bounds((most, used), (u64::MAX / 2, 0)), &children, usage(each, 1)).unwrap();
+            let grown = used + young * (each - each / 2) + room.more * each;
+            prop_assert!(room.more == 0 || grown <= most - most / 8);
+        }
+    }
+}

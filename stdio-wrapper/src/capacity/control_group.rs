@@ -1,0 +1,174 @@
+//! The limits of the control group that this process is in, and of those above it. Both hierarchies of Linux are known:
+//! version 2 with one directory for all (`cgroup-v2.rst`), and version 1 with one for each resource.
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+use super::{Bound, Bounds};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Version 1 writes a number of about this size where there is no limit.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// Where the numbers are: directories from our own group up to the root.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ControlGroup {
+    memory: Vec<PathBuf>,
+    tasks: Vec<PathBuf>,
+    /// Names of the files.
+    names: &'static Names,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    most_memory: &'static str,
+    used_memory: &'static str,
+    /// What the kernel gives back by itself when memory is short, in `memory.stat`.
+    reclaimable: &'static [&'static str],
+}
+
+const V2: Names = Names {
+    most_memory: "memory.max",
+    used_memory: "memory.current",
+    reclaimable: &["active_file", "inactive_file", "slab_reclaimable"],
+};
+const V1: Names = Names {
+    most_memory: "memory.limit_in_bytes",
+    used_memory: "memory.usage_in_bytes",
+    reclaimable: &["total_active_file", "total_inactive_file"],
+};
+
+impl ControlGroup {
+    /// The one that this process is in.
+    pub(super) fn own() -> Self {
+        Self::of(&read_to_string("/proc/self/cgroup").unwrap_or_default(), Path::new(ROOT))
+    }
+
+    /// The one that `/proc/PID/cgroup` names (`cgroups(7)`): `0::/path` in version 2, `NUMBER:memory:/path` in version 1.
+    fn of(text: &str, root: &Path) -> Self {
+        let path_of = |controller: &str| {
+            text.lines().find_map(|line| {
+                let (_, rest) = line.split_once(':')?;
+                let (controllers, path) = rest.split_once(':')?;
+                controllers.split(',').any(|name| name == controller).then_some(path)
+            })
+        };
+        let version_1 = |controller: &str| {
+            path_of(controller).map(|path| upwards(&root.join(controller), path)).unwrap_or_default()
+        };
+        let (memory, tasks) = (version_1("memory"), version_1("pids"));
+        if !memory.is_empty() || !tasks.is_empty() {
+            return Self { memory, tasks, names: &V1 };
+        }
+        let all = path_of("").map(|path| upwards(root, path)).unwrap_or_default();
+        Self { memory: all.clone(), tasks: all, names: &V2 }
+    }
+
+    pub(super) fn has_limits(&self) -> bool {
+        self.bounds() != Bounds::default()
+    }
+
+    /// The limits, of each resource the one of which the least is left.
+    pub(super) fn bounds(&self) -> Bounds {
+        let tightest = |directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>| {
+            let found = directories.iter().filter_map(|directory| read(directory));
+            found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
+        };
+        Bounds {
+            memory: tightest(&self.memory, &|directory| self.memory_in(directory)),
+            tasks: tightest(&self.tasks, &|directory| bound(directory, "pids.max", "pids.current")),
+        }
+    }
+
+    fn memory_in(&self, directory: &Path) -> Option<Bound> {
+        let bound = bound(directory, self.names.most_memory, self.names.used_memory)?;
+        let statistics = read_to_string(directory.join("memory.stat")).unwrap_or_default();
+        let reclaimable: u64 = statistics
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(name, _)| self.names.reclaimable.contains(name))
+            .filter_map(|(_, number)| number.trim().parse::<u64>().ok())
+            .sum();
+        Some(Bound { used: bound.used.saturating_sub(reclaimable), ..bound })
+    }
+}
+
+/// The directories of a group and of those above it. What a container sees as its root may have a longer name outside.
+fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
+    let group = root.join(path.trim_start_matches('/'));
+    let ancestors = group.ancestors().take_while(|directory| directory.starts_with(root));
+    ancestors.filter(|directory| directory.is_dir()).map(Path::to_path_buf).collect()
+}
+
+/// A limit, if there is one: a number, and not `max`.
+fn bound(directory: &Path, most: &str, used: &str) -> Option<Bound> {
+    let number = |name: &str| read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
+    let most = number(most).filter(|most| *most < NO_LIMIT)?;
+    Some(Bound { most, used: number(used)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir_all, write};
+
+    use super::*;
+
+    fn group(root: &Path, path: &str, files: &[(&str, &str)]) {
+        create_dir_all(root.join(path)).unwrap();
+        for (name, text) in files {
+            write(root.join(path).join(name), format!("{text}\n")).unwrap();
+        }
+    }
+
+    #[test]
+    fn version_2_counts_what_is_not_given_back_and_the_tightest_of_all_groups_above() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        group(root, "pod", &[("memory.max", "1000"), ("memory.current", "900"), ("pids.max", "max")]);
+        group(
+            root,
+            "pod/own",
+            &[
+                ("memory.max", "800"),
+                ("memory.current", "700"),
+                ("memory.stat", "anon 100\nactive_file 200\ninactive_file 150\nslab_reclaimable 50"),
+                ("pids.max", "256"),
+                ("pids.current", "12"),
+            ],
+        );
+        let found = ControlGroup::of("0::/pod/own\n", root).bounds();
+        assert_eq!(found.memory, Some(Bound { most: 1000, used: 900 }));
+        assert_eq!(found.tasks, Some(Bound { most: 256, used: 12 }));
+        write(root.join("pod/memory.current"), "100").unwrap();
+        let found = ControlGroup::of("0::/pod/own\n", root).bounds();
+        assert_eq!(found.memory, Some(Bound { most: 800, used: 300 }));
+    }
+
+    #[test]
+    fn a_container_that_does_not_see_its_own_name_finds_its_limits_at_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        group(root, "memory", &[("memory.limit_in_bytes", "1000"), ("memory.usage_in_bytes", "10")]);
+        group(root, "pids", &[("pids.max", "9"), ("pids.current", "3")]);
+        let text = "9:name=systemd:/\n8:pids:/docker/a1\n4:cpu,memory:/docker/a1\n0::/\n";
+        let found = ControlGroup::of(text, root).bounds();
+        assert_eq!(found.memory, Some(Bound { most: 1000, used: 10 }));
+        assert_eq!(found.tasks, Some(Bound { most: 9, used: 3 }));
+    }
+
+    #[test]
+    fn no_limit_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert!(!ControlGroup::of("", root).has_limits());
+        assert!(!ControlGroup::of("0::/gone\n", root).has_limits());
+        group(
+            root,
+            "memory/x",
+            &[("memory.limit_in_bytes", "9223372036854771712"), ("memory.usage_in_bytes", "10")],
+        );
+        assert!(!ControlGroup::of("4:memory:/x\n", root).has_limits());
+        group(root, "y", &[("memory.max", "max"), ("memory.current", "1"), ("pids.max", "max")]);
+        assert!(!ControlGroup::of("0::/y\n", root).has_limits());
+    }
+}

@@ -1,0 +1,191 @@
+//! As many sessions as the container has room for, in control groups like those that a compose file asks for.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::modern;
+use crate::wrapper::{CHILD, Client, Wrapper};
+
+/// A control group with a limit of processes and one of memory. Only root can make one; both versions are known.
+struct Group {
+    directories: Vec<PathBuf>,
+}
+
+impl Group {
+    /// `None`, and a line that says so, where this machine lets us make none.
+    fn new(name: &str, tasks: u64, memory: u64) -> Option<Self> {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let name = format!("stdio-wrapper-{name}-{}", std::process::id());
+        let is_v2 = root.join("cgroup.controllers").exists();
+        let (pids, bytes) = if is_v2 {
+            // It is on already, or the limits below cannot be set.
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+memory +pids");
+            (root.join(&name), root.join(&name))
+        } else {
+            (root.join("pids").join(&name), root.join("memory").join(&name))
+        };
+        let group = Self { directories: vec![pids.clone(), bytes.clone()] };
+        let limit = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        let made = group
+            .directories
+            .iter()
+            .try_for_each(fs::create_dir_all)
+            .and_then(|()| fs::write(pids.join("pids.max"), tasks.to_string()))
+            .and_then(|()| fs::write(bytes.join(limit), memory.to_string()));
+        if let Err(why) = made {
+            let told = format!("SKIPPED {name}: a control group cannot be made: {why}\n");
+            std::io::stderr().write_all(told.as_bytes()).unwrap();
+            return None;
+        }
+        Some(group)
+    }
+
+    async fn wrapper(&self, options: &[&str], child: &[&str]) -> Wrapper {
+        let entries: Vec<PathBuf> =
+            self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect();
+        Wrapper::inside(&entries, options, &[&["python3", CHILD], child].concat()).await
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The wrapper is gone, its last children perhaps not yet.
+        for _ in 0..200 {
+            self.directories.retain(|directory| fs::remove_dir(directory).is_err() && directory.exists());
+            if self.directories.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+}
+
+fn caller(wrapper: &Wrapper, who: &str) -> Client {
+    wrapper.client().with_header("x-auth-subject", who)
+}
+
+/// Opens sessions of different callers until one is refused; gives them, and the refusal.
+async fn fill(wrapper: &Wrapper) -> (Vec<Client>, String) {
+    let mut all = Vec::new();
+    for number in 0..200 {
+        let mut client = caller(wrapper, &format!("user-{number}"));
+        let response = client.try_initialize("2025-11-25").await;
+        if response.status() != 200 {
+            assert_eq!(response.status(), 503);
+            assert!(response.headers().contains_key("retry-after"));
+            return (all, response.text().await.unwrap());
+        }
+        let session = response.headers().get("mcp-session-id").map(|id| id.to_str().unwrap().to_owned());
+        assert!(session.is_some(), "{}: {}", all.len(), response.text().await.unwrap());
+        client.session = session;
+        all.push(client);
+    }
+    panic!("nobody is refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_sessions_are_opened_than_processes_fit_and_all_of_them_work() {
+    let Some(group) = Group::new("tasks", 60, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let (all, refusal) = fill(&wrapper).await;
+    assert!(refusal.contains("the 60 processes and threads of its container"), "{refusal}");
+    assert!(refusal.contains("pids_limit") && refusal.contains("MAX_SESSIONS"), "{refusal}");
+    assert!(!all.is_empty() && all.len() < 60, "{}", all.len());
+    for client in &all {
+        assert_eq!(client.text("echo", serde_json::json!({"a": 1})).await, r#"{"a": 1}"#);
+    }
+    // A test child takes fewer than was assumed, so more fit once that is known.
+    let before = all.len();
+    for number in 0..400 {
+        let client = caller(&wrapper, &format!("later-{number}"));
+        if client.try_initialize("2025-11-25").await.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("there are never more than {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_sessions_are_opened_than_memory_fits() {
+    let Some(group) = Group::new("memory", 4096, 256 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let (all, refusal) = fill(&wrapper).await;
+    assert!(refusal.contains("the memory of its container, 256 MiB"), "{refusal}");
+    assert!(refusal.contains("mem_limit"), "{refusal}");
+    assert!((1..=5).contains(&all.len()), "{}", all.len());
+    // A session that ends makes room.
+    assert_eq!(all[0].delete().await, 204);
+    for _ in 0..400 {
+        if caller(&wrapper, "next").try_initialize("2025-11-25").await.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("there is no room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_principal_has_a_share_of_the_room_and_the_operator_has_the_last_word() {
+    let Some(group) = Group::new("share", 200, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let ana = caller(&wrapper, "ana");
+    let mut opened = 0;
+    let refusal = loop {
+        let response = ana.try_initialize("2025-11-25").await;
+        if response.status() != 200 {
+            assert_eq!(response.status(), 429);
+            break response.text().await.unwrap();
+        }
+        opened += 1;
+    };
+    assert!(refusal.contains("MAX_SESSIONS_PER_PRINCIPAL"), "{refusal}");
+    assert!((4..=40).contains(&opened), "{opened}");
+    caller(&wrapper, "bob").initialize("2025-11-25").await;
+    let told = group.wrapper(&["--identity=headers", "--max-sessions=2"], &[]).await;
+    for _ in 0..2 {
+        caller(&told, "ana").initialize("2025-11-25").await;
+    }
+    let response = caller(&told, "ana").try_initialize("2025-11-25").await;
+    assert_eq!(response.status(), 503);
+    let refusal = response.text().await.unwrap();
+    assert!(refusal.contains("as many as it may, 2") && refusal.contains("MAX_SESSIONS"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_anybody_is_refused() {
+    let by_number = Wrapper::start(&["--identity=headers", "--max-sessions=2"], &[]).await;
+    let Some(group) = Group::new("oldest", 60, 1 << 30) else { return };
+    let by_room = group.wrapper(&["--identity=headers"], &[]).await;
+    let mut filled = Vec::new();
+    for wrapper in [&by_number, &by_room] {
+        filled.push(fill(wrapper).await.0);
+    }
+    // What a test child takes is known by then, so the room is filled once more.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    filled[1].extend(fill(&by_room).await.0);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    for (wrapper, all) in [&by_number, &by_room].into_iter().zip(&filled) {
+        for used in &all[1..] {
+            assert_eq!(used.status_of_ping().await, 200);
+        }
+        let opened = caller(wrapper, "new").initialize("2025-11-25").await;
+        assert_eq!(opened.status_of_ping().await, 200);
+        assert_eq!(all[0].status_of_ping().await, 404);
+        assert_eq!(all[1].status_of_ping().await, 200);
+        let refused = caller(wrapper, "one-too-many").try_initialize("2025-11-25").await;
+        assert_eq!(refused.status(), 503, "all others were used lately");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_behind_stateless_clients_is_given_up_as_well_when_none_of_them_uses_it() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-sessions=1"], &[]).await;
+    modern::text(&caller(&wrapper, "ana"), "echo", serde_json::json!({})).await;
+    assert_eq!(caller(&wrapper, "bob").try_initialize("2025-11-25").await.status(), 503, "it was just used");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    caller(&wrapper, "bob").initialize("2025-11-25").await;
+    assert_eq!(wrapper.metric("stdio_wrapper_sessions").await, 1);
+}
