@@ -25,6 +25,7 @@ use crate::config::Listeners;
 use crate::domain::error_code::ERRORS_PATH;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
+use crate::guard::waiting::Waiting;
 use crate::oauth::after_form::MESSAGE_PATH;
 use crate::oauth::register::{self, manage};
 use crate::oauth::{
@@ -41,6 +42,8 @@ pub use edge_grpc::EdgeGrpc;
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
+/// Connections to the ops listener whose request head is waited for, of one address and of all.
+const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
 /// How long a client may take over its request head: slow ones must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the edge listener keeps a connection open for its proxy.
@@ -99,7 +102,11 @@ pub fn listen(
     })
     .workers(workers.get())
     .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
-    .on_connect(move |stream, extensions| connections::await_head(stream, extensions, &connecting))
+    .on_connect(move |stream, extensions| {
+        if !connections::is_proxy(stream, &connecting) {
+            connections::await_head(stream, extensions, &connecting.heads);
+        }
+    })
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     // The server times only the first head of a connection. Kept open, it could be held by half of a second one.
@@ -126,9 +133,11 @@ pub fn listen(
     .disable_signals()
     .bind(edge)
     .map_err(|cause| ListenError { variable: "EDGE_LISTEN", address: edge, cause })?;
+    let ops_heads = Waiting::new(OPS_HEADS_AWAITED.0, OPS_HEADS_AWAITED.1);
     let ops_server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(unread::close_unread))
+            .wrap(from_fn(connections::noting_heads))
             .app_data(ops_state.clone())
             .app_data(metrics.clone())
             .configure(ops_routes)
@@ -136,6 +145,7 @@ pub fn listen(
     .workers(1)
     .keep_alive(KeepAlive::Disabled)
     .max_connections(OPS_CONNECTIONS)
+    .on_connect(move |stream, extensions| connections::await_head(stream, extensions, &ops_heads))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use actix_http::Request;
 use actix_web::HttpRequest;
-use actix_web::dev::Extensions;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
-use actix_web::web::Data;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use crate::guard::waiting::Waiting;
 use crate::state::AppState;
 
 /// Bytes of what a client of HTTP/2 sends first (RFC 9113 §3.4).
@@ -108,24 +110,35 @@ impl Drop for AwaitedHead {
 
 /// Closes the connection of a peer that has too many without a request's head, when another needs its place. For
 /// `HttpServer::on_connect`.
-pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, state: &Data<AppState>) {
+pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &Waiting) {
     let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
     let Ok(peer) = stream.peer_addr() else { return };
-    let address = peer.ip().to_canonical();
-    if state.config.trusted_edge.is_known(address) {
-        return;
-    }
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
         tracing::error!("a connection cannot be watched");
         return;
     };
-    let mut wait = state.heads.enter(Some(address));
+    let mut wait = heads.enter(Some(peer.ip().to_canonical()));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
         // The other side may have closed it in the same moment.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
     });
     extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
+}
+
+/// Whether the other side is a proxy, which sends whole heads.
+pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
+    let peer = stream.downcast_ref::<TcpStream>().and_then(|stream| stream.peer_addr().ok());
+    peer.is_some_and(|peer| state.config.trusted_edge.is_known(peer.ip().to_canonical()))
+}
+
+/// A middleware that notes that a head is there.
+pub(super) async fn noting_heads<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> std::result::Result<ServiceResponse<B>, actix_web::Error> {
+    note_head(request.request());
+    next.call(request).await
 }
 
 /// Notes that a head is there.

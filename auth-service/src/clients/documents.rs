@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
 
@@ -23,9 +24,12 @@ use super::hosts::HostRule;
 const SHORTEST: u64 = 60;
 const LONGEST: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
-/// Documents that are kept, by their bytes as they were fetched. In memory a key set may take twenty times as much.
+/// Documents that are kept, by their bytes as they were fetched. A key set is kept as text, since it may take twenty times as
+/// much when it is read.
 const METADATA_BYTES: u64 = 4 * 1024 * 1024;
-const KEY_SET_BYTES: u64 = 1024 * 1024;
+/// Key sets of clients that nobody has used, and those of clients in use and of issuers.
+const STRANGE_KEY_SET_BYTES: u64 = 1024 * 1024;
+const KNOWN_KEY_SET_BYTES: u64 = 8 * 1024 * 1024;
 /// How many documents that usually is. The cache has few parts then, each of which holds the largest document.
 const USUALLY: usize = 100;
 /// Bytes that a document takes besides.
@@ -57,11 +61,22 @@ pub enum DocumentError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// Too many fetches.
-    #[error("too many documents are being fetched; try again in a minute")]
+    #[error("too many documents are being fetched")]
     Crowded,
     /// A key set that is none.
     #[error("its jwks_uri does not hold a key set")]
     Keys,
+}
+
+impl DocumentError {
+    /// Whether the same request may do better in a while, although nobody mends anything of the document.
+    pub const fn passes(&self) -> bool {
+        match self {
+            Self::Crowded | Self::Fetch(FetchError::Unreachable) => true,
+            Self::Fetch(FetchError::Status(status)) => matches!(status, 408 | 429 | 500..),
+            Self::Host | Self::Invalid(_) | Self::Fetch(_) | Self::Keys => false,
+        }
+    }
 }
 
 /// See the module's text.
@@ -69,7 +84,9 @@ pub struct Documents {
     fetcher: Fetcher,
     policy: DocumentPolicy,
     metadata: Kept<ClientMetadata>,
-    key_sets: Kept<Value>,
+    strange_key_sets: Kept<Box<[u8]>>,
+    /// Apart, since strangers can have any number of key sets, each as large as it may be.
+    known_key_sets: Kept<Box<[u8]>>,
     rate: FetchRate,
     random: Arc<dyn Random>,
 }
@@ -106,7 +123,8 @@ impl Documents {
             fetcher,
             policy,
             metadata: Cache::with_weighter(USUALLY, METADATA_BYTES, ByBytes),
-            key_sets: Cache::with_weighter(USUALLY, KEY_SET_BYTES, ByBytes),
+            strange_key_sets: Cache::with_weighter(USUALLY, STRANGE_KEY_SET_BYTES, ByBytes),
+            known_key_sets: Cache::with_weighter(USUALLY, KNOWN_KEY_SET_BYTES, ByBytes),
             rate: FetchRate::default(),
             random,
         }
@@ -139,7 +157,7 @@ impl Documents {
         fresh: bool,
         caller: Caller,
         now: UnixTime,
-    ) -> Result<Arc<Value>, DocumentError> {
+    ) -> Result<Value, DocumentError> {
         let url = Url::parse(uri).map_err(|_| DocumentError::Keys)?;
         self.admit(&url)?;
         self.keys_at(&url, fresh, caller, now).await
@@ -151,20 +169,38 @@ impl Documents {
         fresh: bool,
         caller: Caller,
         now: UnixTime,
-    ) -> Result<Arc<Value>, DocumentError> {
-        let read = |fetched: &Fetched| serde_json::from_slice(&fetched.body).map_err(|_| DocumentError::Keys);
-        let kept = self.key_sets.get(url.as_str()).filter(|kept| fresh && kept.until > now);
+    ) -> Result<Value, DocumentError> {
+        let cache = match caller {
+            Caller::Known => &self.known_key_sets,
+            Caller::Stranger(_) | Caller::User(_) => &self.strange_key_sets,
+        };
+        let text = self.key_set_text(cache, url, fresh, (caller, now)).await?;
+        serde_json::from_slice(&text).map_err(|_| DocumentError::Keys)
+    }
+
+    async fn key_set_text(
+        &self,
+        cache: &Kept<Box<[u8]>>,
+        url: &Url,
+        fresh: bool,
+        (caller, now): (Caller, UnixTime),
+    ) -> Result<Arc<Box<[u8]>>, DocumentError> {
+        let read = |fetched: &Fetched| match serde_json::from_slice::<IgnoredAny>(&fetched.body) {
+            Ok(_) => Ok(fetched.body.as_slice().into()),
+            Err(_) => Err(DocumentError::Keys),
+        };
+        let kept = cache.get(url.as_str()).filter(|kept| fresh && kept.until > now);
         let Some(kept) = kept else {
-            return self.cached(&self.key_sets, url, KEY_SET_LIMIT, (caller, now), read).await;
+            return self.cached(cache, url, KEY_SET_LIMIT, (caller, now), read).await;
         };
         // Anybody can name a key that is not there. The set that is there stays until a new one has come.
         self.rate.note_good(url);
-        let Ok(_place) = self.rate.admit(url, caller) else {
+        let Ok(_place) = self.rate.admit_another_look(url, caller) else {
             return Ok(kept.content);
         };
         match self.fetch(url, KEY_SET_LIMIT, (caller, now), read).await {
             Ok(anew) => {
-                self.key_sets.insert(url.as_str().to_owned(), anew.clone());
+                cache.insert(url.as_str().to_owned(), anew.clone());
                 Ok(anew.content)
             }
             Err(_) => Ok(kept.content),
@@ -179,7 +215,7 @@ impl Documents {
         jwks_uri: Option<&str>,
         fresh: bool,
         now: UnixTime,
-    ) -> Result<Arc<Value>, DocumentError> {
+    ) -> Result<Value, DocumentError> {
         let uri = match jwks_uri {
             Some(uri) => uri.to_owned(),
             None => self.discovered_keys(issuer, now).await?,
@@ -209,7 +245,7 @@ impl Documents {
         Err(last)
     }
 
-    async fn trusted(&self, uri: &str, fresh: bool, now: UnixTime) -> Result<Arc<Value>, DocumentError> {
+    async fn trusted(&self, uri: &str, fresh: bool, now: UnixTime) -> Result<Value, DocumentError> {
         let url = Url::parse(uri).map_err(|_| DocumentError::Keys)?;
         self.keys_at(&url, fresh, Caller::Known, now).await
     }
@@ -278,8 +314,6 @@ impl Documents {
 mod tests {
     use std::net::IpAddr;
 
-    use serde_json::json;
-
     use crate::guard::fetch::Loopback;
     use crate::keys::seal::SystemRandomSource;
 
@@ -291,8 +325,13 @@ mod tests {
         let documents = Documents::new(fetcher, DocumentPolicy::default(), Arc::new(SystemRandomSource));
         // A fetch of it is refused by its address, so that it fails at once.
         let url = Url::parse("https://127.0.0.1/keys").unwrap();
-        let kept = Cached { content: Arc::new(json!({ "keys": [] })), bytes: 11, until: UnixTime(1000) };
-        documents.key_sets.insert(url.to_string(), kept);
+        let kept = Cached {
+            content: Arc::new(br#"{"keys":[]}"#.as_slice().into()),
+            bytes: 11,
+            until: UnixTime(1000),
+        };
+        documents.strange_key_sets.insert(url.to_string(), kept.clone());
+        documents.known_key_sets.insert(url.to_string(), kept);
         let at = |n: u8| Caller::Stranger(Some(IpAddr::from([198, 51, 100, n])));
         let url_of = |n: u8| Url::parse(&format!("https://host.example/{n}")).unwrap();
         let _under_way: Vec<_> = (0..3).map(|n| documents.rate.admit(&url_of(n), at(1)).unwrap()).collect();
@@ -301,5 +340,42 @@ mod tests {
         assert!(documents.rate.was_good(&url), "it was fetched");
         documents.key_set(url.as_str(), true, at(2), UnixTime(10)).await.unwrap();
         assert!(!documents.rate.was_good(&url), "it was not fetched");
+        // However often somebody has asked for another look, a set that is not there is fetched.
+        for _ in 0..20 {
+            documents.key_set(url.as_str(), true, Caller::Known, UnixTime(10)).await.unwrap();
+        }
+        assert!(documents.rate.admit(&url, Caller::Known).is_ok());
+    }
+
+    #[actix_web::test]
+    async fn a050_strangers_key_sets_leave_those_of_clients_in_use_where_they_are() {
+        let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
+        let documents = Documents::new(fetcher, DocumentPolicy::default(), Arc::new(SystemRandomSource));
+        let set = |bytes: usize| {
+            let content = Arc::new(br#"{"keys":[]}"#.as_slice().into());
+            Cached { content, bytes, until: UnixTime(1000) }
+        };
+        let in_use = "https://app.example/keys";
+        documents.known_key_sets.insert(in_use.to_owned(), set(2000));
+        for n in 0..1000 {
+            documents.strange_key_sets.insert(format!("https://host.example/{n}"), set(KEY_SET_LIMIT));
+        }
+        assert!(documents.strange_key_sets.len() < 20, "{}", documents.strange_key_sets.len());
+        documents.key_set(in_use, false, Caller::Known, UnixTime(10)).await.unwrap();
+        // A client that is used by somebody for the first time is looked at anew.
+        assert!(
+            documents.key_set("https://host.example/999", false, Caller::Known, UnixTime(10)).await.is_err()
+        );
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_has_to_be_mended() {
+        let status = |status| DocumentError::Fetch(FetchError::Status(status)).passes();
+        assert!(DocumentError::Crowded.passes() && DocumentError::Fetch(FetchError::Unreachable).passes());
+        assert!(status(503) && status(500) && status(429) && !status(404) && !status(302));
+        for lasts in [DocumentError::Host, DocumentError::Keys, DocumentError::Fetch(FetchError::ContentType)]
+        {
+            assert!(!lasts.passes(), "{lasts}");
+        }
     }
 }

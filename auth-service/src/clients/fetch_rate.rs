@@ -25,6 +25,8 @@ const HOST: (u32, Duration) = (60, Duration::from_secs(1));
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
 /// One known URL.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
+/// One URL whose document is here, and has not what somebody looks for.
+const ANOTHER_LOOK: (u32, Duration) = (5, Duration::from_secs(10));
 /// New URLs of one address that are being fetched at the same time.
 const AT_ONCE: u32 = 3;
 /// URLs that are remembered as good.
@@ -60,6 +62,7 @@ pub(super) struct FetchRate {
     hosts: KeyedRate<String>,
     all: OneRate,
     known: KeyedRate<String>,
+    another_look: KeyedRate<String>,
     at_once: InFlight,
     good: Cache<String, ()>,
 }
@@ -71,6 +74,7 @@ impl Default for FetchRate {
             hosts: KeyedRate::new(quota(HOST)),
             all: OneRate::new(quota(ALL)),
             known: KeyedRate::new(quota(KNOWN)),
+            another_look: KeyedRate::new(quota(ANOTHER_LOOK)),
             at_once: InFlight::new(AT_ONCE),
             good: Cache::new(GOOD),
         }
@@ -99,6 +103,16 @@ impl FetchRate {
         Ok(Some(place))
     }
 
+    /// Counts a fetch of a document that is here already. Anybody can cause it in the name of a client in use, so it is counted
+    /// apart from the fetches without which that client does not work.
+    pub(super) fn admit_another_look(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
+        self.another_look.check(&url.as_str().to_owned()).map_err(|_| Crowded)?;
+        match caller {
+            Caller::Known => Ok(None),
+            Caller::Stranger(_) | Caller::User(_) => self.admit(url, caller),
+        }
+    }
+
     fn admit_url(&self, url: &Url) -> Result<(), Crowded> {
         self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded)
     }
@@ -122,6 +136,7 @@ impl FetchRate {
         self.addresses.forget_idle();
         self.hosts.forget_idle();
         self.known.forget_idle();
+        self.another_look.forget_idle();
     }
 }
 

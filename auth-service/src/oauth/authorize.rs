@@ -82,6 +82,9 @@ impl AuthorizeError {
             Self::Params(_) | Self::NoClient(_) | Self::Redirect => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
+            Self::Document(_, error) if error.passes() => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
+            }
             Self::UnknownClient | Self::Disabled | Self::Document(..) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidClient)
             }

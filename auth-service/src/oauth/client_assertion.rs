@@ -159,7 +159,7 @@ async fn find_key(
         Some(ClientKeys::Uri(uri)) => {
             let used = client.last_used_at.is_some();
             let caller = if used { Caller::Known } else { Caller::Stranger(address) };
-            state.clients.documents().key_set(uri, fresh, caller, state.now()).await?
+            Arc::new(state.clients.documents().key_set(uri, fresh, caller, state.now()).await?)
         }
         _ => return Ok(None),
     };

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clients::UnknownClient;
+use crate::clients::documents::DocumentError;
 use crate::clients::fetch_rate::Caller;
 use crate::domain::client::{Client, ClientAuthMethod, ClientId};
 use crate::domain::clock::RandomUnavailable;
@@ -41,6 +42,9 @@ pub enum ClientAuthError {
     /// 429 `temporarily_unavailable`.
     #[error("too many client assertions of this client or from this network; try again in a minute")]
     TooFast(TooFast),
+    /// 503 `temporarily_unavailable`. A client that is told that it is none throws away its tokens.
+    #[error("the client's metadata document or keys cannot be had at the moment: {0}")]
+    Document(DocumentError),
     /// 503.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,6 +81,7 @@ pub(super) async fn authenticate(
     let client = found.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
         UnknownClient::Random(error) => ClientAuthError::Random(error),
+        UnknownClient::Document(error) if error.passes() => ClientAuthError::Document(error),
         other => invalid(other.to_string()),
     })?;
     let problem = match (client.metadata.auth_method, proof) {
@@ -87,6 +92,7 @@ pub(super) async fn authenticate(
                 Ok(()) => Ok(client),
                 Err(AssertionError::TooFast(too_fast)) => Err(ClientAuthError::TooFast(too_fast)),
                 Err(AssertionError::Store(error)) => Err(error.into()),
+                Err(AssertionError::Keys(error)) if error.passes() => Err(ClientAuthError::Document(error)),
                 Err(error) => Err(invalid(error.to_string())),
             };
         }

@@ -9,6 +9,7 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
+use crate::guard::push_rate::Standing;
 use crate::state::AppState;
 use crate::store::Room;
 
@@ -22,8 +23,11 @@ use super::token::TokenError;
 const INTERVAL: u64 = 5;
 /// How often another user code is tried when one is in use.
 const TRIES: u32 = 5;
-/// Devices that may wait for their users.
-const MAX_WAITING: u64 = 5000;
+/// Devices that may wait for their users. The second half is for clients in use, and the last quarter for those of them that
+/// authenticate.
+const MAX_OF_ALL: u64 = 5000;
+const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
+const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
 /// RFC 8628 §3.2.
 #[derive(Serialize)]
@@ -58,6 +62,11 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     let resources = asked_resources(&params, state)?;
     let scope = asked_scope(&params, &client, &resources, state)?;
+    let ceiling = match Standing::of(&client) {
+        Standing::Stranger => MAX_OF_STRANGERS,
+        Standing::InUse => MAX_IN_USE,
+        Standing::Proven => MAX_OF_ALL,
+    };
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.device_rate.admit_start(address).map_err(TokenError::TooMany)?;
     let now = state.now();
@@ -78,7 +87,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     };
     let device_code = state.new_token(TokenKind::DeviceCode)?;
     let hash = device_code.hash();
-    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, now, MAX_WAITING).await? {
+    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, now, ceiling).await? {
         return Err(TokenError::Full);
     }
     for _ in 0..TRIES {

@@ -120,9 +120,10 @@ impl TokenError {
             Self::Client(ClientAuthError::Invalid { .. }) => {
                 (StatusCode::UNAUTHORIZED, ErrorCode::InvalidClient)
             }
-            Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) | Self::Unavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
-            }
+            Self::Client(
+                ClientAuthError::Document(_) | ClientAuthError::Store(_) | ClientAuthError::Random(_),
+            )
+            | Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             Self::TooMany(_) | Self::TooFast(_) | Self::Client(ClientAuthError::TooFast(_)) => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
             }
@@ -145,7 +146,8 @@ impl TokenError {
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
         // What the store says is for the log, not for the client.
-        let description = if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::Full) {
+        let is_the_clients = matches!(self, Self::Full | Self::Client(ClientAuthError::Document(_)));
+        let description = if status == StatusCode::SERVICE_UNAVAILABLE && !is_the_clients {
             Self::Unavailable.to_string()
         } else {
             self.to_string()
@@ -169,6 +171,7 @@ impl TokenError {
                 Some(limit.retry_after_seconds)
             }
             Self::Full => Some(60),
+            Self::Client(ClientAuthError::Document(_)) => Some(10),
             _ => None,
         }
     }

@@ -141,7 +141,7 @@ async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<
             tracing::error!(issuer = %issuer.issuer, %error, "the keys of a trusted issuer cannot be had");
             TokenError::Unavailable
         })?;
-        if let Some(key) = fitting_key(set.as_ref(), header.kid.as_deref(), header.alg) {
+        if let Some(key) = fitting_key(&set, header.kid.as_deref(), header.alg) {
             return signed_claims(assertion, &key, header.alg).ok_or(MALFORMED);
         }
     }
