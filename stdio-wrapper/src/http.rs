@@ -125,7 +125,8 @@ impl Endpoint {
     /// The session that the request names, if it is the caller's.
     fn session(&self, request: &HttpRequest, caller: &Caller) -> Result<Arc<Session>, Problem> {
         let id = RequestHeaders::new(request).session_id()?.ok_or_else(Problem::no_session_id)?;
-        let found = self.sessions.find(id, &caller.owner()).filter(|session| !session.is_sse());
+        let found =
+            self.sessions.find(id, |owner| caller.is_user_of(owner)).filter(|session| !session.is_sse());
         let session = found.ok_or_else(Problem::no_such_session)?;
         session.touch();
         Ok(session)

@@ -36,10 +36,16 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// What a session is bound to: the subject by way of this client (attack 108).
+    /// Who has what is held, counted and remembered: the subject by way of this client.
     pub fn owner(&self) -> String {
         // No header value holds a line break, so the two parts cannot run into each other.
         format!("{}\n{}", self.subject, self.client_id)
+    }
+
+    /// Whether this caller may use a session of that owner: its user may (attack 108), by way of any client. A client that asks for
+    /// more rights may register anew for that, and goes on in its session as another one.
+    pub fn is_user_of(&self, owner: &str) -> bool {
+        owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }
 }
 

@@ -115,7 +115,7 @@ pub struct Options {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5m", value_name = "TIME")]
     pub request_timeout: String,
     /// How long a child may take to answer initialize.
-    #[arg(long, env = "START_TIMEOUT", default_value = "60s", value_name = "TIME")]
+    #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
     /// How long an answer may take before the response becomes an event stream.
     #[arg(long, env = "STREAM_AFTER", default_value = "2s", value_name = "TIME")]

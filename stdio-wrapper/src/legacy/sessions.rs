@@ -258,10 +258,10 @@ impl Sessions {
         &self.settings.memory.answers
     }
 
-    /// The session with this id, if it belongs to this principal. Another principal's looks like none (attack 108).
-    pub fn find(&self, id: &str, owner: &str) -> Option<Arc<Session>> {
+    /// The session with this id, if whoever asks may use one of its owner. Any other looks like none (attack 108).
+    pub fn find(&self, id: &str, may_use: impl Fn(&str) -> bool) -> Option<Arc<Session>> {
         let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);
-        shard.get(id).filter(|session| session.owner == owner && !session.is_ended()).cloned()
+        shard.get(id).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()
     }
 
     /// Ends a session and forgets it.

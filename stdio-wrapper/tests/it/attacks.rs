@@ -147,7 +147,7 @@ async fn a106_doubled_and_case_variant_keys_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a108_a_session_is_its_principals_alone() {
+async fn a108_a_session_is_its_users_alone() {
     let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
     let ana = wrapper.client().with_header("x-auth-subject", "ana").with_header("x-auth-client-id", "c1");
     let ana = ana.initialize("2025-11-25").await;
@@ -155,8 +155,9 @@ async fn a108_a_session_is_its_principals_alone() {
     assert_eq!(eve.status_of_ping().await, 404);
     assert_eq!(eve.get(None).await.status(), 404);
     assert_eq!(eve.delete().await, 404);
-    let other_client = ana.clone().with_header("x-auth-client-id", "c2");
-    assert_eq!(other_client.status_of_ping().await, 404);
+    // A client that asks for more rights may come back as another one (the Go SDK registers anew for that).
+    let stepped_up = ana.clone().with_header("x-auth-client-id", "c2");
+    assert_eq!(stepped_up.status_of_ping().await, 200);
     let mut nobody = ana.clone();
     nobody.headers.clear();
     assert_eq!(nobody.status_of_ping().await, 401);

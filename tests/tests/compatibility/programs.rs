@@ -14,6 +14,7 @@ pub(crate) enum Client {
     TypeScript2,
     Python2,
     Go,
+    GoSessions,
     Rmcp,
     McpRemote,
 }
@@ -31,8 +32,15 @@ pub(crate) enum Server {
 }
 
 impl Client {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::TypeScript1, Self::TypeScript2, Self::Python2, Self::Go, Self::Rmcp, Self::McpRemote];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::TypeScript1,
+        Self::TypeScript2,
+        Self::Python2,
+        Self::Go,
+        Self::GoSessions,
+        Self::Rmcp,
+        Self::McpRemote,
+    ];
 
     pub(crate) fn name(self) -> String {
         let (name, version) = match self {
@@ -40,6 +48,7 @@ impl Client {
             Self::TypeScript2 => ("TypeScript SDK", npm("npm", "@modelcontextprotocol/client")),
             Self::Python2 => ("Python SDK", python("requirements.txt", "mcp")),
             Self::Go => ("Go SDK", go()),
+            Self::GoSessions => return format!("Go SDK {}, with sessions", go()),
             Self::Rmcp => ("rmcp", rmcp()),
             Self::McpRemote => ("mcp-remote", npm("peers", "mcp-remote")),
         };
@@ -54,7 +63,7 @@ impl Client {
                 process::clean_command(tool("node/bin/node"))
             }
             Self::Python2 => process::clean_command(tool("venv/bin/python")),
-            Self::Go => process::clean_command(tool("go/client")),
+            Self::Go | Self::GoSessions => process::clean_command(tool("go/client")),
             Self::Rmcp => process::clean_command(binary_dir().join("examples/notes_client")),
         };
         match self {
@@ -71,6 +80,7 @@ impl Client {
                 let store = tempfile::tempdir_in(work).unwrap().keep();
                 command.env("MCP_REMOTE_CONFIG_DIR", store);
             }
+            Self::GoSessions => _ = command.arg("-sessions-only"),
             Self::Go | Self::Rmcp => {}
         }
         command

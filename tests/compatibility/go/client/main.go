@@ -1,11 +1,13 @@
 // The Go SDK as a client: signs in with nothing stored, steps up, and uses every feature of the server once. Each thing
-// that happens is a line of JSON; whoever reads them is the person who visits the URLs.
+// that happens is a line of JSON; whoever reads them is the person who visits the URLs. With -sessions-only it asks for the
+// newest revision with sessions, as the releases before it do.
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,6 +30,8 @@ const (
 )
 
 var questions = []string{"Delete 1 temporary file?", "Delete ALL 10000 files?"}
+
+var sessionsOnly = flag.Bool("sessions-only", false, "ask for the newest revision with sessions")
 
 var output sync.Mutex
 
@@ -371,7 +375,11 @@ func run(ctx context.Context) error {
 		}
 		transport.OAuthHandler = handler
 	}
-	session, err := client.Connect(ctx, transport, nil)
+	var options *mcp.ClientSessionOptions
+	if *sessionsOnly {
+		options = &mcp.ClientSessionOptions{ProtocolVersion: "2025-11-25"}
+	}
+	session, err := client.Connect(ctx, transport, options)
 	if err != nil {
 		return err
 	}
@@ -407,6 +415,7 @@ func run(ctx context.Context) error {
 }
 
 func main() {
+	flag.Parse()
 	if err := run(context.Background()); err != nil {
 		report(map[string]any{"ended": err.Error()})
 		os.Exit(1)
