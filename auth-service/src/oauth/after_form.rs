@@ -2,7 +2,7 @@
 //!
 //! A browser that is to show the answer to a form once more, after the back button or a reload, first asks whether it shall
 //! send the form again. So a form is answered by a redirect, and what the page says is in its address, sealed: nothing is
-//! stored for it, and no link makes a page of ours say what we did not say to somebody. Where sending the form again is what
+//! stored for it, and no link makes a page of ours say to one what we said to another. Where sending the form again is what
 //! helps (too many attempts, a fault of ours), the page itself is the answer, with the status that programs understand.
 
 use actix_web::http::StatusCode;
@@ -11,6 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::opaque_token::TokenHash;
+use crate::identity::cookies::OurCookie;
 use crate::identity::ticket::Form;
 use crate::pages::{FormTarget, Link, MessagePage, page};
 use crate::state::AppState;
@@ -89,21 +90,21 @@ impl Message {
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
-    /// The answer to a form.
-    pub(super) fn answer(&self, state: &AppState) -> HttpResponse {
-        if status_of(self.status).is_server_error() {
-            return self.page();
-        }
+    /// The answer to a form. Its address is good in this browser only: a link of somebody else's must not show what we said to
+    /// them, and lead on from there. A browser that has never signed in gets the page.
+    pub(super) fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
+        let reader = reader(http, state).filter(|_| !status_of(self.status).is_server_error());
         let expires_at = state.now().plus(state.config.lifetimes.form);
-        let ticket = state.tickets.issue(Form::Message, nobody(), expires_at, self);
-        let redirect = ticket.ok().and_then(|ticket| redirect(state, MESSAGE_PATH, &ticket));
+        let ticket =
+            reader.and_then(|reader| state.tickets.issue(Form::Message, reader, expires_at, self).ok());
+        let redirect = ticket.and_then(|ticket| redirect(state, MESSAGE_PATH, &ticket));
         redirect.unwrap_or_else(|| self.page())
     }
 }
 
-/// A message says nothing of the person who reads it, and is for browsers without a cookie as well.
-fn nobody() -> TokenHash {
-    TokenHash::of(b"")
+/// The browser, by its login, be that good or over.
+fn reader(http: &HttpRequest, state: &AppState) -> Option<TokenHash> {
+    OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash())
 }
 
 fn status_of(number: u16) -> StatusCode {
@@ -114,12 +115,13 @@ fn status_of(number: u16) -> StatusCode {
 pub async fn show(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let params = Params::of_query(http.query_string()).ok();
     let ticket = params.as_ref().and_then(|params| params.one("ticket").ok().flatten()).unwrap_or_default();
-    let message: Result<Message, _> = state.tickets.read(Form::Message, nobody(), state.now(), ticket);
-    message.unwrap_or_else(|_| over()).page()
+    let message = reader(&http, &state)
+        .and_then(|reader| state.tickets.read(Form::Message, reader, state.now(), ticket).ok());
+    message.unwrap_or_else(over).page()
 }
 
 fn over() -> Message {
-    let text = "What stood here is too old to be shown again. If something is not connected that should be, go back to the \
+    let text = "What stood here is too old to be shown again, or was for another browser. If something is not connected that should be, go back to the \
                 application and connect it again.";
     Message::new(StatusCode::GONE, "This page is over", text.to_owned(), None)
 }

@@ -156,7 +156,7 @@ pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&http, &body, &state).await {
         Ok(response) => response,
-        Err(error) => error.message(question(&http, &body, &state).as_deref()).answer(&state),
+        Err(error) => error.message(question(&http, &body, &state).as_deref()).answer(&http, &state),
     }
 }
 

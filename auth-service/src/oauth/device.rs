@@ -126,13 +126,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
 /// `POST /device`: looks the code up, and shows what it would allow.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let found = find(&http, &body, &state).await;
-    found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&state))
+    found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
 }
 
 /// `POST /device/consent`: allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let answer = answer(&http, &body, &state).await;
-    answer.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&state))
+    answer.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {

@@ -126,13 +126,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
         "" => Continuation::Nowhere,
         query => Continuation::Authorization(query.to_owned()),
     };
-    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
+    form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
 /// `GET /login/device`: the form, for who came to connect a device.
 pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = Continuation::Device(http.query_string().to_owned());
-    first_form(&http, &state, &then).await.unwrap_or_else(|error| error.response())
+    form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
 /// `GET /login/done`: says to who has come by no application that the login is done.
@@ -153,7 +153,7 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 }
 
 /// What the login form says besides its fields.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Said<'a> {
     username: &'a str,
     problem: Option<&'a Problem>,
@@ -162,11 +162,13 @@ struct Said<'a> {
     asked_again: bool,
 }
 
-/// Whoever is signed in already (a second tab, the back button) can go on from here, or become somebody else.
-async fn first_form(
+/// The form, with what was typed before and what was wrong with it. Whoever is signed in already (a second tab, the back button) can
+/// go on from here, or become somebody else.
+async fn form_for(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
+    (username, problem): (&str, Option<&Problem>),
 ) -> Result<HttpResponse, LoginError> {
     let account = session::of(http, state).await?.map(|(_, account)| account);
     let signed_in = account.as_ref().map(|account| account.username.as_str());
@@ -176,7 +178,7 @@ async fn first_form(
     };
     let asked_again =
         signed_in.is_some() && way_on.is_none() && matches!(then, Continuation::Authorization(_));
-    let said = Said { signed_in, way_on: way_on.as_deref(), asked_again, ..Said::default() };
+    let said = Said { username, problem, signed_in, way_on: way_on.as_deref(), asked_again };
     show_form(http, state, then, said)
 }
 
@@ -253,14 +255,14 @@ fn shown_here<T: DeserializeOwned>(
 
 /// Leads to a fresh form in the place of one that cannot be used. It takes over nothing of what was typed into that one: another
 /// site may have sent it.
-fn lead_to_fresh(
+async fn lead_to_fresh(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
     status: StatusCode,
     problem: &str,
 ) -> Result<HttpResponse, LoginError> {
-    again::lead_to(http, state, then, "", Problem::new(status, problem))
+    again::lead_to(http, state, then, "", Problem::new(status, problem)).await
 }
 
 async fn check_password(
@@ -272,7 +274,7 @@ async fn check_password(
     let ticket = params.one("ticket")?.unwrap_or_default();
     let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, ticket) else {
         let then = state.tickets.content(Form::Login, ticket).unwrap_or(Continuation::Nowhere);
-        return lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE);
+        return lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE).await;
     };
     let typed = params.one("username")?.unwrap_or_default();
     let password = SecretString::from(params.one("password")?.unwrap_or_default());
@@ -283,7 +285,7 @@ async fn check_password(
             new_password::lead_to(state, &cookie, &choosing, &account)
         }
         Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => again::lead_to(http, state, &then, typed, again::problem_of(&refused)?),
+        Err(refused) => again::lead_to(http, state, &then, typed, again::problem_of(&refused)?).await,
     }
 }
 

@@ -93,7 +93,7 @@ async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login
         );
     }
     let page = app.browser().open(&there).await;
-    assert!(page.status == StatusCode::OK && !page.body.contains("ana"), "{}", page.body);
+    assert!(page.status == StatusCode::BAD_REQUEST && !page.body.contains("ana"), "{}", page.body);
     // The back button, after the login.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::SEE_OTHER);
     let back = browser.open(&there).await;
@@ -103,6 +103,24 @@ async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login
     // Who is signed in and mistypes another one's password is told so.
     let page = browser.submit(&back, &[("username", "eve"), ("password", PASSWORD)]).await;
     assert!(page.status == StatusCode::FORBIDDEN && page.body.contains("password is wrong"), "{}", page.body);
+    assert!(page.body.contains("You are signed in as <strong>ana</strong>"), "{}", page.body);
+    assert!(way_on(&page).starts_with("/authorize?"), "{}", page.body);
+}
+
+#[actix_web::test]
+async fn a_browser_that_keeps_no_cookies_is_told_so() {
+    let app = TestApp::start().await;
+    app.person("ana").await;
+    let mut page = app.browser().open("/login").await;
+    for _ in 0..2 {
+        let mut forgetful = app.browser();
+        let form = [("ticket", page.ticket().as_str()), SIGN_IN[0], SIGN_IN[1]]
+            .map(|(name, value)| (name, value.to_owned()));
+        let answer = app.http.post(format!("{}/login", app.public)).form(&form).send().await.unwrap();
+        let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
+        page = forgetful.open(&there).await;
+        assert!(page.body.contains("let your browser keep cookies of this site"), "{}", page.body);
+    }
 }
 
 #[actix_web::test]
@@ -119,6 +137,11 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
     for _ in 0..2 {
         let page = browser.open(&there).await;
         assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
+    }
+    // It is for this browser: a link would let others read what we never said to them, with a way on of its author's.
+    for other in [&mut app.browser(), &mut app.browser_of("eve").await] {
+        let page = other.open(&there).await;
+        assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
     }
     // A page that says what somebody else wrote cannot be made.
     for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {

@@ -1,5 +1,6 @@
 //! The login form once more, for who was not let in.
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use crate::oauth::session;
 use crate::ops::audit;
 use crate::state::AppState;
 
-use super::{Continuation, LoginError, Said, attempt, first_form, set_attempt, show_form, shown_here};
+use super::{Continuation, LoginError, STALE, attempt, form_for, set_attempt, shown_here};
 
 #[derive(Serialize, Deserialize)]
 struct Again {
@@ -37,24 +38,35 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
     let Ok((_, again)) = shown_here::<Again>(http, state, Form::LoginAgain, ticket) else {
-        let again: Option<Again> = state.tickets.content(Form::LoginAgain, ticket);
-        let then = again.map_or(Continuation::Nowhere, |again| again.then);
-        return first_form(http, state, &then).await;
+        return open_stale(http, state, ticket).await;
     };
     match session::of(http, state).await? {
         // The back button, after a login that succeeded.
-        Some((session, _)) if again.session != Some(session.id) => first_form(http, state, &again.then).await,
-        _ => show(http, state, &again),
+        Some((session, _)) if again.session != Some(session.id) => {
+            form_for(http, state, &again.then, ("", None)).await
+        }
+        _ => show(http, state, &again).await,
     }
 }
 
-fn show(http: &HttpRequest, state: &AppState, again: &Again) -> Result<HttpResponse, LoginError> {
-    let said = Said { username: &again.username, problem: Some(&again.problem), ..Said::default() };
-    show_form(http, state, &again.then, said)
+/// The page of another browser, an old one, or one of a browser that keeps no cookies: without a word, that one would be asked for
+/// ever. It leads on as any link could.
+async fn open_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
+    let then = state.tickets.content(Form::LoginAgain, ticket).map(|again: Again| again.then);
+    let then = then.unwrap_or(Continuation::Nowhere);
+    if session::of(http, state).await?.is_some() {
+        return form_for(http, state, &then, ("", None)).await;
+    }
+    let problem = Problem::new(StatusCode::BAD_REQUEST, STALE);
+    show(http, state, &Again { then, username: String::new(), problem, session: None }).await
+}
+
+async fn show(http: &HttpRequest, state: &AppState, again: &Again) -> Result<HttpResponse, LoginError> {
+    form_for(http, state, &again.then, (&again.username, Some(&again.problem))).await
 }
 
 /// Leads to a fresh form in the place of one that did not help. It leads on where that one would have led, as any link could.
-pub(super) fn lead_to(
+pub(super) async fn lead_to(
     http: &HttpRequest,
     state: &AppState,
     then: &Continuation,
@@ -64,13 +76,13 @@ pub(super) fn lead_to(
     let session = OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash());
     let again = Again { then: then.clone(), username: username.to_owned(), problem, session };
     if again.problem.passes() {
-        return show(http, state, &again);
+        return show(http, state, &again).await;
     }
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::LoginAgain, cookie.hash(), expires_at, &again)?;
     let Some(mut response) = redirect(state, "/login/again", &ticket) else {
-        return show(http, state, &again);
+        return show(http, state, &again).await;
     };
     set_attempt(&mut response, &cookie, state);
     Ok(response)

@@ -19,7 +19,7 @@ use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::again::{self, problem_of};
-use super::{Continuation, LoginError, STALE, first_form, lead_to_fresh, shown_here, start_session};
+use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen then.";
@@ -71,14 +71,14 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
     let Ok((_, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return lead_from_stale(http, state, ticket);
+        return lead_from_stale(http, state, ticket).await;
     };
     match account_of(state, &choosing).await? {
         Some(account) if account.password == choosing.one_time => {
             Ok(show(state, ticket, &choosing, &account))
         }
         // The back button, after the password was chosen.
-        _ => first_form(http, state, &choosing.then).await,
+        _ => form_for(http, state, &choosing.then, ("", None)).await,
     }
 }
 
@@ -100,10 +100,14 @@ fn show(state: &AppState, ticket: &str, choosing: &Choosing, account: &Account) 
     response
 }
 
-fn lead_from_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
+async fn lead_from_stale(
+    http: &HttpRequest,
+    state: &AppState,
+    ticket: &str,
+) -> Result<HttpResponse, LoginError> {
     let choosing: Option<Choosing> = state.tickets.content(Form::NewPassword, ticket);
     let then = choosing.map_or(Continuation::Nowhere, |choosing| choosing.then);
-    lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE)
+    lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE).await
 }
 
 async fn take_password(
@@ -114,7 +118,7 @@ async fn take_password(
     let params = Params::of_form(http, body)?;
     let ticket = params.one("ticket")?.unwrap_or_default();
     let Ok((cookie, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return lead_from_stale(http, state, ticket);
+        return lead_from_stale(http, state, ticket).await;
     };
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();
@@ -163,7 +167,7 @@ async fn chosen_before(
 ) -> Result<HttpResponse, LoginError> {
     let account = account_of(state, choosing).await?.filter(|account| !account.password.one_time);
     let Some(account) = account else {
-        return lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED);
+        return lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await;
     };
     match prove(http, state, &account, SecretString::from(chosen)).await {
         Ok(admission) => {
@@ -172,9 +176,9 @@ async fn chosen_before(
         }
         Err(NotProven::Wrong) => {
             audit::Event::LoginFailed.emit();
-            lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED)
+            lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await
         }
-        Err(refused) => again::lead_to(http, state, &choosing.then, "", problem_of(&refused)?),
+        Err(refused) => again::lead_to(http, state, &choosing.then, "", problem_of(&refused)?).await,
     }
 }
 
