@@ -123,7 +123,8 @@ impl TokenError {
             Self::Client(
                 ClientAuthError::Document(_) | ClientAuthError::Store(_) | ClientAuthError::Random(_),
             )
-            | Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
+            | Self::Unavailable
+            | Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             Self::TooMany(_) | Self::TooFast(_) | Self::Client(ClientAuthError::TooFast(_)) => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
             }
@@ -135,7 +136,6 @@ impl TokenError {
             Self::SlowDown => (StatusCode::BAD_REQUEST, ErrorCode::SlowDown),
             Self::AccessDenied => (StatusCode::BAD_REQUEST, ErrorCode::AccessDenied),
             Self::ExpiredToken => (StatusCode::BAD_REQUEST, ErrorCode::ExpiredToken),
-            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             Self::UnsupportedGrantType => (StatusCode::BAD_REQUEST, ErrorCode::UnsupportedGrantType),
             Self::UnauthorizedClient => (StatusCode::BAD_REQUEST, ErrorCode::UnauthorizedClient),
             Self::Proof(refused) => (StatusCode::BAD_REQUEST, refused.code()),
