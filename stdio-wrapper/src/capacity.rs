@@ -108,6 +108,9 @@ fn average(children: &[Usage]) -> Option<Usage> {
     Some(Usage { memory: sum(|child| child.memory), tasks: sum(|child| child.tasks) })
 }
 
+/// The least that a child is taken to need, in bytes.
+const LEAST_MEMORY: u64 = 4 << 20;
+
 /// Says whether one more child fits.
 #[derive(Debug)]
 pub struct Capacity {
@@ -194,7 +197,9 @@ impl State {
             children.iter().filter(|(number, _)| is_settled(number)).map(|(_, usage)| *usage).collect();
         // When none is left, the next one is taken to be like those before.
         if let Some(typical) = average(&settled) {
-            self.typical = typical;
+            // Some kernels do not say what a process takes, and a dead one takes nothing.
+            let memory = typical.memory.max(LEAST_MEMORY);
+            self.typical = Usage { memory, tasks: typical.tasks.max(1) };
         }
         let all: Vec<Usage> = children.values().copied().collect();
         self.room = room(bounds, &all, self.typical);

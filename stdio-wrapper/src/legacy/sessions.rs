@@ -112,6 +112,11 @@ pub struct Sessions {
     is_stopping: AtomicBool,
 }
 
+/// The user of an owner, who is a user by way of a client. Sessions are counted by user: anybody can have any number of clients.
+fn user(owner: &str) -> &str {
+    owner.split_once('\n').map_or(owner, |(subject, _)| subject)
+}
+
 impl Sessions {
     /// No sessions yet.
     pub fn new(
@@ -363,7 +368,7 @@ impl Sessions {
     /// Ends the session that has been unused for the longest time among those that are in the way of another one.
     fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
         let oldest = match error {
-            OpenError::OwnerFull(_) => self.forgotten(&|session| session.owner == owner),
+            OpenError::OwnerFull(_) => self.forgotten(&|session| user(&session.owner) == user(owner)),
             OpenError::Full(_) => self.forgotten(&|_| true),
             OpenError::Start(StartError::NoRoom(_)) => {
                 self.forgotten(&|session| session.own_link().is_some())
@@ -387,20 +392,20 @@ impl Sessions {
             let fit = self.launcher.capacity().more().map_or(max, |more| max.min(all.saturating_add(more)));
             (fit / SHARE).max(SMALLEST_SHARE)
         });
-        if owners.get(owner).copied().unwrap_or_default() >= max {
+        if owners.get(user(owner)).copied().unwrap_or_default() >= max {
             return Err(OpenError::OwnerFull(max));
         }
-        *owners.entry(owner.to_owned()).or_default() += 1;
+        *owners.entry(user(owner).to_owned()).or_default() += 1;
         self.metrics.sessions.add();
         Ok(())
     }
 
     fn release(&self, owner: &str) {
         let mut owners = self.owners();
-        if let Some(count) = owners.get_mut(owner) {
+        if let Some(count) = owners.get_mut(user(owner)) {
             *count -= 1;
             if *count == 0 {
-                owners.remove(owner);
+                owners.remove(user(owner));
             }
             self.metrics.sessions.sub();
         }

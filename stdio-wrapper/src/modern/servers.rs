@@ -223,9 +223,18 @@ impl Servers {
                 }
                 started => started?,
             },
-            None => match self.probe(caller).await? {
-                Some(link) => link,
-                None => return Ok(None),
+            None => match self.probe(caller).await {
+                // A server that did not answer before goes on being used in the older way.
+                Err(CallError::Start(StartError::NoRoom(_))) if self.was_legacy() => return Ok(None),
+                Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
+                    match self.probe(caller).await? {
+                        Some(link) => link,
+                        None => return Ok(None),
+                    }
+                }
+                Err(error) => return Err(error),
+                Ok(Some(link)) => link,
+                Ok(None) => return Ok(None),
             },
         };
         tokio::spawn(Arc::clone(&link).watch());
@@ -286,6 +295,12 @@ impl Servers {
         }
         link.child.stop();
         Ok(None)
+    }
+
+    /// Whether the last verdict, however old, is that the server has sessions.
+    fn was_legacy(&self) -> bool {
+        let verdict = *self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+        verdict.is_some_and(|verdict| verdict.shows == Shows::Legacy)
     }
 
     fn known(&self) -> Option<Shows> {

@@ -224,7 +224,7 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_while_its_session_is_opened_leaves_none_behind() {
-    // START_TIMEOUT is a minute.
+    // START_TIMEOUT is 45 s.
     let wrapper = Wrapper::start(&[], &["--never-answers"]).await;
     let (client, list) = (wrapper.client(), request(1, "tools/list", json!({})));
     let given_up = tokio::time::timeout(Duration::from_secs(3), send(&client, &list)).await;
