@@ -65,10 +65,15 @@ stack_files() {
     cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
     say "  Services are in compose/services.yaml"
   fi
-  # What an earlier .env.example named, and cannot read today's configuration.
+  # An earlier .env.example pinned this version, which cannot read the present configuration.
   if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
     set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15
     say "  TRAEFIK_IMAGE in .env is traefik:v3.7.15 now"
+  fi
+  # What the configuration of every edge is made for (docs/limits.md).
+  if [[ $(setting EDGE_MEMORY) == 256m ]]; then
+    set_in_env "$ENV_FILE" EDGE_MEMORY 768m
+    say "  EDGE_MEMORY in .env is 768m now"
   fi
   # The engine that this shell speaks with, if it is on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
@@ -139,7 +144,7 @@ blocks_with() {
       gsub(/^["\047]|["\047]$/, "", value)
       gsub(/ /, "", value)
       labelled = 1
-      if (key == "traefik.enable" && tolower(value) == "true") enabled = 1
+      if (key == "traefik.enable" && tolower(value) !~ /^(false|f|0)$/) enabled = 1
       if (key == "mcp-gate.stack") stack = 1
       if (key ~ /^traefik\.(tcp|udp)\./ && what == "unchecked") print service ": " key " is a way around the check"
       if (key !~ /^traefik\.http\.routers\./) next
@@ -160,6 +165,7 @@ blocks_with() {
 need_checked_blocks() {
   local open
   [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
+  compose config >/dev/null || die "Compose cannot read the stack; it says above why."
   open=$(blocks_with unchecked)
   [[ -z $open ]] || die "Some labels let requests pass without the check of auth-service. Each router needs the lines of the template in compose/services.example.yaml:"$'\n'"$open"
   open=$(blocks_with unlabelled | tr '\n' ' ')

@@ -95,7 +95,7 @@ end = time.monotonic() + 20
 [one.start() for one in all]; [one.join(max(0, end - time.monotonic())) for one in all]
 os._exit(0)";
     let mut words = vec!["exec", "", "python3", "-c", python, "auth-service", "mcp-everything", "mcp-nobody"];
-    words.extend(["pypi.org", "registry.npmjs.org", "example.com"]);
+    words.extend(["example.com", "example.net", "example.org"]);
     let edge = stack.container("edge");
     words[1] = &edge;
     let printed = stack.docker(&words);

@@ -23,7 +23,7 @@ const HONEST: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// By when memory has to be back after a flood: within a minute, on a machine that has nothing else to do.
-const BACK: Duration = Duration::from_secs(150);
+const BACK: Duration = Duration::from_secs(300);
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
     // What killed every edge within seconds, and the most that a head may have now.
@@ -60,7 +60,8 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let opened: usize = floods.iter().map(Flood::opened).sum();
-    assert!(opened >= wanted, "{opened} of {wanted} connections were opened\n{}", world.stack.logs());
+    let hint = "Is the limit of open files (ulimit -n) below that?";
+    assert!(opened >= wanted, "{opened} of {wanted} connections were opened. {hint}\n{}", world.stack.logs());
     let mut refused = 0;
     for _ in 0..HONEST {
         refused += until_served(&world).await;
@@ -77,8 +78,9 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
         tokio::time::sleep(Duration::from_millis(200)).await;
         held = world.stack.edge_group().held().unwrap();
     }
+    // Kernels before 5.19 do not tell the most of a group of version 2.
     let (killed, peak) =
-        (world.stack.edge_group().killed().unwrap(), world.stack.edge_group().peak().unwrap());
+        (world.stack.edge_group().killed().unwrap(), world.stack.edge_group().peak().unwrap_or_default());
     let mib = |bytes: u64| bytes >> 20;
     let figures = format!(
         "{edge}: {} MiB idle, {} in the flood, {} counted by the kernel at most, {} of {} after {:.0} s; {HONEST} requests served, {refused} refused before",
@@ -105,7 +107,8 @@ async fn until_served(world: &World) -> usize {
         let answer = request.timeout(PATIENCE).send().await;
         match answer.as_ref().map(|answer| answer.status().as_u16()) {
             Ok(200) => return refused,
-            Ok(500 | 503) if Instant::now() < deadline => refused += 1,
+            // No time for the check, or for the service behind it.
+            Ok(500 | 502..=504) if Instant::now() < deadline => refused += 1,
             _ => panic!("{answer:?}\n{}", world.stack.logs()),
         }
     }
@@ -116,8 +119,11 @@ async fn work(world: &World) {
     let mut requests = JoinSet::new();
     for _ in 0..200 {
         let request = world.stack.http.get(&world.stack.mcp_url).bearer_auth(&world.token);
-        requests.spawn(async move { request.timeout(PATIENCE).send().await?.bytes().await });
+        requests.spawn(async move {
+            let answer = request.timeout(PATIENCE).send().await?.error_for_status()?;
+            answer.bytes().await
+        });
     }
-    requests.join_all().await;
+    assert!(requests.join_all().await.iter().any(Result::is_ok), "none of 200 requests was served");
     world.upstream.take_heads();
 }
