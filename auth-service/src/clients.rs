@@ -31,7 +31,10 @@ pub enum UnknownClient {
     Disabled,
     /// Its document does not do.
     #[error("the client metadata document cannot be used: {0}")]
-    Document(#[from] DocumentError),
+    Document(DocumentError),
+    /// Its document cannot be had at the moment, which says nothing of the client.
+    #[error("the client metadata document cannot be had at the moment: {0}")]
+    Away(DocumentError),
     /// Ours to mend.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,7 +77,13 @@ impl Clients {
         caller: Caller,
         now: UnixTime,
     ) -> Result<Client, UnknownClient> {
-        let metadata = self.documents.metadata(id, caller, now).await?;
+        let metadata = self.documents.metadata(id, caller, now).await.map_err(|error| {
+            if error.is_temporary(known.is_some()) {
+                UnknownClient::Away(error)
+            } else {
+                UnknownClient::Document(error)
+            }
+        })?;
         Ok(match known {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
                 // What was given to a client that proves who it is must not be usable without that proof.

@@ -69,11 +69,13 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
-    /// Whether the same request may do better in a while, although nobody mends anything of the document.
-    pub const fn passes(&self) -> bool {
+    /// Whether a retry may succeed although nobody mends the document. Of a client that nobody has used (`in_use`), a host that
+    /// does not answer may never have existed.
+    pub const fn is_temporary(&self, in_use: bool) -> bool {
         match self {
-            Self::Crowded | Self::Fetch(FetchError::Unreachable) => true,
-            Self::Fetch(FetchError::Status(status)) => matches!(status, 408 | 429 | 500..),
+            Self::Crowded => true,
+            Self::Fetch(FetchError::Unreachable) => in_use,
+            Self::Fetch(FetchError::Status(status)) => in_use && matches!(status, 408 | 429 | 500..),
             Self::Host | Self::Invalid(_) | Self::Fetch(_) | Self::Keys => false,
         }
     }
@@ -370,12 +372,14 @@ mod tests {
 
     #[test]
     fn what_passes_is_told_from_what_has_to_be_mended() {
-        let status = |status| DocumentError::Fetch(FetchError::Status(status)).passes();
-        assert!(DocumentError::Crowded.passes() && DocumentError::Fetch(FetchError::Unreachable).passes());
+        let status = |status| DocumentError::Fetch(FetchError::Status(status)).is_temporary(true);
+        let unreachable = DocumentError::Fetch(FetchError::Unreachable);
+        assert!(unreachable.is_temporary(true) && !unreachable.is_temporary(false));
+        assert!(DocumentError::Crowded.is_temporary(true) && DocumentError::Crowded.is_temporary(false));
         assert!(status(503) && status(500) && status(429) && !status(404) && !status(302));
         for lasts in [DocumentError::Host, DocumentError::Keys, DocumentError::Fetch(FetchError::ContentType)]
         {
-            assert!(!lasts.passes(), "{lasts}");
+            assert!(!lasts.is_temporary(true), "{lasts}");
         }
     }
 }

@@ -55,7 +55,7 @@ impl Problem {
     }
 
     /// Whether the same form may do better in a while.
-    pub(super) fn passes(&self) -> bool {
+    pub(super) fn is_temporary(&self) -> bool {
         self.retry_after.is_some()
     }
 
@@ -102,7 +102,7 @@ impl Message {
     }
 }
 
-/// The browser, by its login, be that good or over.
+/// The browser, by its login, valid or expired.
 fn reader(http: &HttpRequest, state: &AppState) -> Option<TokenHash> {
     OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash())
 }
@@ -123,5 +123,5 @@ pub async fn show(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
 fn over() -> Message {
     let text = "What stood here is too old to be shown again, or was for another browser. If something is not connected that should be, go back to the \
                 application and connect it again.";
-    Message::new(StatusCode::GONE, "This page is over", text.to_owned(), None)
+    Message::new(StatusCode::GONE, "This page has expired", text.to_owned(), None)
 }

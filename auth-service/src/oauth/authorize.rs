@@ -46,6 +46,10 @@ pub(super) enum AuthorizeError {
     #[error("The application says what it is at {0}, and that cannot be used: {1}.")]
     Document(String, DocumentError),
     #[error(
+        "The application says what it is at {0}, and that cannot be had at the moment: {1}. Try again in a minute."
+    )]
+    DocumentAway(String, DocumentError),
+    #[error(
         "The application asked to be answered at an address that it has not registered. Nothing was sent there."
     )]
     Redirect,
@@ -63,6 +67,7 @@ impl AuthorizeError {
             UnknownClient::Unregistered => Self::UnknownClient,
             UnknownClient::Disabled => Self::Disabled,
             UnknownClient::Document(error) => Self::Document(id.to_string(), error),
+            UnknownClient::Away(error) => Self::DocumentAway(id.to_string(), error),
             UnknownClient::Store(error) => error.into(),
             UnknownClient::Random(_) => Self::Unavailable,
         }
@@ -82,14 +87,13 @@ impl AuthorizeError {
             Self::Params(_) | Self::NoClient(_) | Self::Redirect => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
-            Self::Document(_, error) if error.passes() => {
-                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
-            }
             Self::UnknownClient | Self::Disabled | Self::Document(..) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidClient)
             }
             Self::RequestUri => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequestUri),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
+            Self::Unavailable | Self::DocumentAway(..) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
+            }
         };
         let text = self.to_string();
         let code = Some(CodeLink::new(code, issuer));

@@ -44,7 +44,7 @@ pub enum ClientAuthError {
     TooFast(TooFast),
     /// 503 `temporarily_unavailable`. A client that is told that it is none throws away its tokens.
     #[error("the client's metadata document or keys cannot be had at the moment: {0}")]
-    Document(DocumentError),
+    Away(DocumentError),
     /// 503.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,7 +81,7 @@ pub(super) async fn authenticate(
     let client = found.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
         UnknownClient::Random(error) => ClientAuthError::Random(error),
-        UnknownClient::Document(error) if error.passes() => ClientAuthError::Document(error),
+        UnknownClient::Away(error) => ClientAuthError::Away(error),
         other => invalid(other.to_string()),
     })?;
     let problem = match (client.metadata.auth_method, proof) {
@@ -92,7 +92,9 @@ pub(super) async fn authenticate(
                 Ok(()) => Ok(client),
                 Err(AssertionError::TooFast(too_fast)) => Err(ClientAuthError::TooFast(too_fast)),
                 Err(AssertionError::Store(error)) => Err(error.into()),
-                Err(AssertionError::Keys(error)) if error.passes() => Err(ClientAuthError::Document(error)),
+                Err(AssertionError::Keys(error)) if error.is_temporary(client.last_used_at.is_some()) => {
+                    Err(ClientAuthError::Away(error))
+                }
                 Err(error) => Err(invalid(error.to_string())),
             };
         }

@@ -70,6 +70,8 @@ mod tests {
             AuthorizeError::UnknownClient.to_string(),
             AuthorizeError::Disabled.to_string(),
             AuthorizeError::Document("https://app.example".to_owned(), DocumentError::Host).to_string(),
+            AuthorizeError::DocumentAway("https://app.example".to_owned(), DocumentError::Crowded)
+                .to_string(),
             AuthorizeError::Redirect.to_string(),
             AuthorizeError::RequestUri.to_string(),
             AuthorizeError::Unavailable.to_string(),

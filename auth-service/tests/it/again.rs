@@ -146,7 +146,11 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
     // A page that says what somebody else wrote cannot be made.
     for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {
         let page = browser.open(&format!("/consent/answered{made_up}")).await;
-        assert!(page.status == StatusCode::GONE && page.body.contains("This page is over"), "{}", page.body);
+        assert!(
+            page.status == StatusCode::GONE && page.body.contains("This page has expired"),
+            "{}",
+            page.body
+        );
     }
     app.wait(Duration::from_secs(16 * 60));
     assert_eq!(browser.open(&there).await.status, StatusCode::GONE);

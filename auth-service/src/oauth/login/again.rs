@@ -49,8 +49,8 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// The page of another browser, an old one, or one of a browser that keeps no cookies: without a word, that one would be asked for
-/// ever. It leads on as any link could.
+/// The page of another browser, an old one, or one of a browser that keeps no cookies. Without this message, that one would be
+/// shown the form again and again. It leads on as any link could.
 async fn open_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
     let then = state.tickets.content(Form::LoginAgain, ticket).map(|again: Again| again.then);
     let then = then.unwrap_or(Continuation::Nowhere);
@@ -75,7 +75,7 @@ pub(super) async fn lead_to(
 ) -> Result<HttpResponse, LoginError> {
     let session = OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash());
     let again = Again { then: then.clone(), username: username.to_owned(), problem, session };
-    if again.problem.passes() {
+    if again.problem.is_temporary() {
         return show(http, state, &again).await;
     }
     let cookie = attempt(http, state)?;

@@ -58,7 +58,7 @@ pub(super) fn lead_to(
 ) -> Result<HttpResponse, LoginError> {
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
-    if choosing.problem.as_ref().is_some_and(Problem::passes) {
+    if choosing.problem.as_ref().is_some_and(Problem::is_temporary) {
         return Ok(show(state, &ticket, choosing, account));
     }
     let redirect = redirect(state, "/login/password", &ticket);

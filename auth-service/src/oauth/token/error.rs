@@ -121,7 +121,7 @@ impl TokenError {
                 (StatusCode::UNAUTHORIZED, ErrorCode::InvalidClient)
             }
             Self::Client(
-                ClientAuthError::Document(_) | ClientAuthError::Store(_) | ClientAuthError::Random(_),
+                ClientAuthError::Away(_) | ClientAuthError::Store(_) | ClientAuthError::Random(_),
             )
             | Self::Unavailable
             | Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
@@ -146,7 +146,7 @@ impl TokenError {
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
         // What the store says is for the log, not for the client.
-        let is_the_clients = matches!(self, Self::Full | Self::Client(ClientAuthError::Document(_)));
+        let is_the_clients = matches!(self, Self::Full | Self::Client(ClientAuthError::Away(_)));
         let description = if status == StatusCode::SERVICE_UNAVAILABLE && !is_the_clients {
             Self::Unavailable.to_string()
         } else {
@@ -171,7 +171,7 @@ impl TokenError {
                 Some(limit.retry_after_seconds)
             }
             Self::Full => Some(60),
-            Self::Client(ClientAuthError::Document(_)) => Some(10),
+            Self::Client(ClientAuthError::Away(_)) => Some(10),
             _ => None,
         }
     }
