@@ -33,7 +33,7 @@ pub enum UnknownClient {
     #[error("the client metadata document cannot be used: {0}")]
     Document(DocumentError),
     /// Its document cannot be had at the moment, which says nothing of the client.
-    #[error("the client metadata document cannot be had at the moment: {0}")]
+    #[error(transparent)]
     Away(DocumentError),
     /// Ours to mend.
     #[error(transparent)]

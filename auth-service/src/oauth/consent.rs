@@ -188,6 +188,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     let client = match state.clients.find(Caller::User(address), &request.client_id, now).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
         Err(UnknownClient::Store(error)) => return Err(error.into()),
+        Err(UnknownClient::Away(_)) => return Err(ConsentError::Unavailable),
         _ => return Err(ConsentError::ClientGone),
     };
     if client.metadata.digest() != asked.client {

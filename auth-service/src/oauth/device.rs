@@ -308,6 +308,7 @@ async fn client_of(
     match state.clients.find(Caller::User(address), &asked.client_id, state.now()).await {
         Ok(client) if client.has_left(&asked.registration, asked.metadata.as_ref()) => Ok(client),
         Err(UnknownClient::Store(error)) => Err(error.into()),
+        Err(UnknownClient::Away(_)) => Err(DeviceError::Unavailable),
         _ => Err(DeviceError::ClientGone),
     }
 }
