@@ -1,6 +1,7 @@
 //! Attack 100 with patience: senders that each keep to every limit of time, and together take all connections.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use tokio::io::AsyncWriteExt;
@@ -14,11 +15,15 @@ const ADDRESSES: usize = 5;
 /// The last of all addresses: no more than the share of each, and more than what waits to be accepted when all connections are taken.
 const LATEST: usize = 150;
 
-/// Connects from an address of this machine.
+/// Connects to the public listener from an address of this machine.
 async fn connect_from(app: &TestApp, from: Ipv4Addr) -> TcpStream {
+    connect(&app.public, from).await
+}
+
+async fn connect(listener: &str, from: Ipv4Addr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
-    socket.connect(app.public.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
+    socket.connect(listener.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
 }
 
 /// Whether the other side has neither answered nor closed the connection.
@@ -94,4 +99,21 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
     }
     app.client().await;
     assert!(is_waited_for(&slow[39]));
+}
+
+#[actix_web::test]
+async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
+    let app = TestApp::start().await;
+    let mut slow = Vec::new();
+    // More than its connections, and longer than a head may take.
+    for _ in 0..100 {
+        let mut stream = connect(&app.ops, Ipv4Addr::new(127, 0, 1, 1)).await;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nHost: o").await.unwrap();
+        slow.push(stream);
+    }
+    let answer = app.http.get(format!("{}/health", app.ops)).send();
+    let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+    assert_eq!(answer.expect("half heads are in the way").unwrap().status(), StatusCode::OK);
+    let waited_for = slow.iter().filter(|stream| is_waited_for(stream)).count();
+    assert!((1..=32).contains(&waited_for), "{waited_for}");
 }
