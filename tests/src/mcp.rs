@@ -74,6 +74,14 @@ impl Session<'_> {
             .with_context(|| format!("no text in {result}"))
     }
 
+    /// Ends the session, as a client does that is done. A server without sessions has nothing to end.
+    pub async fn end(self) -> Result<()> {
+        if self.id.is_some() {
+            self.gate.http.delete(&self.gate.mcp_url).headers(self.headers()?).send().await?;
+        }
+        Ok(())
+    }
+
     /// POSTs a message and leaves the answer to be read bit by bit.
     pub async fn send(&self, message: &Value) -> Result<Response> {
         Ok(self.gate.mcp_request(message, self.headers()?).send().await?)

@@ -102,7 +102,7 @@ pub struct Options {
     /// without limits.
     #[arg(long, env = "MAX_SESSIONS", default_value = "auto", value_name = "N")]
     pub max_sessions: String,
-    /// Sessions of one principal at the same time; auto: a quarter of all, and 4 in any case; 0: as many as there are.
+    /// Sessions of one user at the same time; auto: half of all, and 4 in any case; 0: as many as there are.
     #[arg(long, env = "MAX_SESSIONS_PER_PRINCIPAL", default_value = "auto", value_name = "N")]
     pub max_sessions_per_principal: String,
     /// Requests of one session at the same time.

@@ -30,9 +30,10 @@ const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 /// Sessions that are given up for one that is opened: one may be in the way of its owner's ceiling, and one of another's.
 const MAX_GIVEN_UP: usize = 2;
-/// The part of all sessions that one principal may have if the operator has not said how many: a quarter.
-const SHARE: usize = 4;
-/// A principal may have so many in any case.
+/// The part of all sessions that one user may have if the operator has not said how many: half. Clients that do not end their
+/// sessions, one in each window, need some.
+const SHARE: usize = 2;
+/// A user may have so many in any case.
 const SMALLEST_SHARE: usize = 4;
 
 /// Refused sessions that are logged per second.

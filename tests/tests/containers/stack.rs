@@ -128,9 +128,12 @@ impl Drop for Containers {
     }
 }
 
-/// Opens a session and calls a tool.
+/// Opens a session, calls a tool, and ends the session.
 pub(crate) async fn call(gate: &Gate, token: &str, tool: &str, arguments: Value) -> anyhow::Result<String> {
-    gate.open_session(token, HeaderMap::new()).await?.call(tool, arguments).await
+    let mut session = gate.open_session(token, HeaderMap::new()).await?;
+    let answer = session.call(tool, arguments).await;
+    session.end().await?;
+    answer
 }
 
 pub(crate) async fn echo(gate: &Gate, token: &str) -> anyhow::Result<String> {
