@@ -37,7 +37,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Sessions at the same time if the container has no limits, or sessions have no child of their own.
-const UNLIMITED_SESSIONS: usize = 100;
+const DEFAULT_SESSIONS: usize = 100;
 /// The same if the container's limits say how many fit: more than that are not counted on.
 const MAX_SESSIONS: usize = 10_000;
 /// Connections to the operator's listener at the same time.
@@ -64,7 +64,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let max_sessions = config.limits.max_sessions.unwrap_or(if capacity.is_limited() {
         MAX_SESSIONS
     } else {
-        UNLIMITED_SESSIONS
+        DEFAULT_SESSIONS
     });
     let launcher = Launcher::new(
         spec(&config, Arc::clone(&capacity)),

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) struct Attempts<E> {
     /// Held by the attempt that is made. Why the last one that failed did.
     why: Mutex<Option<E>>,
-    /// How many failed. Who sees another number after its wait than before it has waited for one of them.
+    /// How many failed. A caller that sees this number change while it waits has waited for a failed attempt.
     failures: AtomicUsize,
 }
 
@@ -30,8 +30,8 @@ pub(crate) struct Turn<'a, E> {
 }
 
 impl<E: Clone> Attempts<E> {
-    /// Waits for the attempt that is made, if there is one. What it has brought is to be looked for before [`Turn::failure`],
-    /// and both before another attempt.
+    /// Waits for the attempt that is made, if there is one. Look for its result first, then at [`Turn::failure`], and only then
+    /// make another one.
     pub(crate) async fn turn(&self) -> Turn<'_, E> {
         let failures = self.failures.load(Ordering::Acquire);
         let why = self.why.lock().await;

@@ -16,8 +16,6 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// What each connection sends before it goes silent.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// Nothing at all.
-    Idle,
     /// A head of so many bytes that does not end.
     Head(usize),
     /// A head that announces more than the body of so many bytes that follows, to this path.
@@ -27,7 +25,6 @@ pub enum Kind {
 impl Kind {
     fn bytes(&self, host: &str) -> Vec<u8> {
         match self {
-            Self::Idle => Vec::new(),
             Self::Head(length) => {
                 // Lines of a kilobyte, since many servers refuse a longer one sooner than the sum.
                 let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
@@ -55,7 +52,6 @@ impl Kind {
 /// Runs until it is dropped.
 #[derive(Debug)]
 pub struct Flood {
-    open: Arc<AtomicUsize>,
     opened: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
@@ -64,30 +60,23 @@ impl Flood {
     /// So many connections to a loopback port at a time, all from one address that is not `127.0.0.1`.
     pub fn start(port: u16, host: &str, kind: &Kind, connections: usize) -> Self {
         let bytes: Arc<[u8]> = kind.bytes(host).into();
-        let (open, opened) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let opened = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for number in 0..connections {
-            let (bytes, open, opened) = (bytes.clone(), open.clone(), opened.clone());
+            let (bytes, opened) = (bytes.clone(), opened.clone());
             tasks.spawn(async move {
                 // Not all in the same instant: the kernel would drop most of them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
                     if let Some(stream) = connect(port).await {
                         opened.fetch_add(1, Ordering::Relaxed);
-                        open.fetch_add(1, Ordering::Relaxed);
                         hold(stream, &bytes).await;
-                        open.fetch_sub(1, Ordering::Relaxed);
                     }
                     sleep(AGAIN).await;
                 }
             });
         }
-        Self { open, opened, _tasks: tasks }
-    }
-
-    /// Connections that are open at this moment, as far as the strangers know.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        Self { opened, _tasks: tasks }
     }
 
     /// All that were ever opened.

@@ -25,7 +25,7 @@ const HOST: (u32, Duration) = (60, Duration::from_secs(1));
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
 /// One known URL.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
-/// One URL whose document is here, and has not what somebody looks for.
+/// One URL again, because its document is cached and lacks the key that somebody names.
 const ANOTHER_LOOK: (u32, Duration) = (5, Duration::from_secs(10));
 /// New URLs of one address that are being fetched at the same time.
 const AT_ONCE: u32 = 3;

@@ -40,14 +40,20 @@ impl Signer {
     }
 }
 
+/// The document of a client that proves itself by keys, which `member` names.
+fn document_with(host: &DocumentHost, member: &str, keys: Value) -> Value {
+    let mut document = document(host);
+    document["token_endpoint_auth_method"] = json!("private_key_jwt");
+    document[member] = keys;
+    document
+}
+
 #[actix_web::test]
 async fn a034_what_a_document_with_keys_was_given_is_worth_nothing_once_it_has_none() {
     let host = DocumentHost::start().await;
     let signer = Signer::new();
     let id = host.url(PATH);
-    let mut with_keys = document(&host);
-    with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
-    with_keys["jwks"] = signer.jwks();
+    let with_keys = document_with(&host, "jwks", signer.jwks());
     host.put(PATH, Answer::json(&with_keys, "max-age=60"));
     let app = app(&host, &[]).await;
     let code = code(&app, &id, "ana").await;
@@ -74,9 +80,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     let host = DocumentHost::start().await;
     let signer = Signer::new();
     let id = host.url(PATH);
-    let mut with_keys = document(&host);
-    with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
-    with_keys["jwks_uri"] = json!(host.url("/jwks.json"));
+    let with_keys = document_with(&host, "jwks_uri", json!(host.url("/jwks.json")));
     host.put(PATH, Answer::json(&with_keys, ""));
     host.put("/jwks.json", Answer::json(&signer.jwks(), ""));
     let app = app(&host, &[("CODE_TTL", "10m")]).await;
@@ -177,9 +181,7 @@ impl Keyed {
     async fn start() -> Self {
         let (host, signer) = (DocumentHost::start().await, Signer::new());
         let id = host.url(PATH);
-        let mut with_keys = document(&host);
-        with_keys["token_endpoint_auth_method"] = json!("private_key_jwt");
-        with_keys["jwks_uri"] = json!(host.url("/jwks.json"));
+        let with_keys = document_with(&host, "jwks_uri", json!(host.url("/jwks.json")));
         host.put(PATH, Answer::json(&with_keys, ""));
         host.put("/jwks.json", Answer::json(&signer.jwks(), ""));
         let app = app(&host, &[]).await;
@@ -215,35 +217,6 @@ impl Keyed {
         let code = code(&self.app, &self.id, person).await;
         self.send(&self.assertion(person), &redemption(&self.id, &code)).await.status()
     }
-}
-
-#[actix_web::test]
-async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
-    let host = DocumentHost::start().await;
-    let id = host.url(PATH);
-    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
-    let app = app(&host, &[]).await;
-    let code = code(&app, &id, "ana").await;
-    let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
-    let away = "503 Service Unavailable\r\nContent-Type: application/json".to_owned();
-    host.put(PATH, Answer { head: away, body: "{}".to_owned() });
-    app.wait(Duration::from_secs(61));
-    // A client that is told that it is none throws its tokens away.
-    let refused = app.refresh(&id, &tokens.refresh).await;
-    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(refused.headers()["retry-after"], "10");
-    let told: Value = refused.json().await.unwrap();
-    assert_eq!(told["error"], "temporarily_unavailable");
-    assert!(told["error_description"].as_str().unwrap().contains("it answered 503"), "{told}");
-    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
-    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
-    // What somebody has to mend is told as before.
-    host.put(
-        PATH,
-        Answer { head: "404 Not Found\r\nContent-Type: application/json".to_owned(), body: "{}".to_owned() },
-    );
-    app.wait(Duration::from_secs(61));
-    assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_client");
 }
 
 #[actix_web::test]

@@ -310,3 +310,32 @@ async fn a050_urls_that_are_refused_count_for_nobody() {
     let page = app.browser().open(&format!("/authorize?{}", query(&host.url(PATH)))).await;
     assert_eq!(page.status, StatusCode::SEE_OTHER);
 }
+
+#[actix_web::test]
+async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
+    let host = DocumentHost::start().await;
+    let id = host.url(PATH);
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    let app = app(&host, &[]).await;
+    let code = code(&app, &id, "ana").await;
+    let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
+    let away = "503 Service Unavailable\r\nContent-Type: application/json".to_owned();
+    host.put(PATH, Answer { head: away, body: "{}".to_owned() });
+    app.wait(Duration::from_secs(61));
+    // A client that is told that it is none throws its tokens away.
+    let refused = app.refresh(&id, &tokens.refresh).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "10");
+    let told: Value = refused.json().await.unwrap();
+    assert_eq!(told["error"], "temporarily_unavailable");
+    assert!(told["error_description"].as_str().unwrap().contains("it answered 503"), "{told}");
+    host.put(PATH, Answer::json(&document(&host), "max-age=60"));
+    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
+    // What somebody has to mend is told as before.
+    host.put(
+        PATH,
+        Answer { head: "404 Not Found\r\nContent-Type: application/json".to_owned(), body: "{}".to_owned() },
+    );
+    app.wait(Duration::from_secs(61));
+    assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_client");
+}

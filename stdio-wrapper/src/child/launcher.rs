@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 
 /// Time between two looks at what children take.
 const LOOK: Duration = Duration::from_secs(2);
-/// Who is refused has a look taken for him unless one was taken this recently.
+/// Before a child is refused, what children take is looked at anew, unless that was done this recently.
 const FRESH: Duration = Duration::from_millis(200);
 
 /// What to start and how many to keep ready.
