@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::budget::{Budget, Memory};
 use crate::capacity::Capacity;
-use crate::child::{Launcher, LineFraming, Random, Reaper, Spec, raise_files};
-use crate::config::{Config, Identity};
+use crate::child::{Boundary, Isolation, Launcher, LineFraming, Random, Reaper, Spec, raise_files};
+use crate::config::{self, Config, Identity};
 use crate::connection::{self, Draining};
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
@@ -67,7 +67,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         DEFAULT_SESSIONS
     });
     let launcher = Launcher::new(
-        spec(&config, Arc::clone(&capacity)),
+        spec(&config, isolation(config.child.isolation)?, Arc::clone(&capacity)),
         Handle::current(),
         Arc::clone(&reaper),
         Arc::clone(&metrics),
@@ -124,9 +124,6 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let (mcp_handle, ops_handle) = (mcp.handle(), ops.handle());
     let mut serving = tokio::spawn(mcp);
     tokio::spawn(ops);
-    if !config.shared && !matches!(config.identity, Identity::None) {
-        tracing::info!("children have one user id, so those of different callers can reach each other");
-    }
     tracing::info!(%address, path = config.mcp_path, command = config.child.command.first(), "serving");
 
     let within = config.limits.shutdown_timeout;
@@ -203,7 +200,7 @@ impl Signals {
 }
 
 /// Keeps the memory and the environment of this process from its children, which may have the same user id: without this
-/// they could read assertions of other callers in it. It leaves no core file either.
+/// they could read assertions of other callers in it, where the kernel does not isolate them. It leaves no core file either.
 fn hide() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "children with the same user id can read the memory of this process");
@@ -225,15 +222,41 @@ fn capacity(config: &Config) -> Arc<Capacity> {
     Arc::new(capacity)
 }
 
-fn spec(config: &Config, capacity: Arc<Capacity>) -> Spec {
+fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec {
     // Room for the largest body twice, so that one large message does not stop the next from being queued.
     Spec {
         child: config.child.clone(),
         prewarm: config.prewarm,
         start_timeout: config.limits.start_timeout,
         max_queue: (2 * config.limits.max_body).max(1 << 20),
+        isolation,
         capacity,
     }
+}
+
+/// What keeps children apart; the log says what it is.
+fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
+    let found = match wanted {
+        config::Isolation::Off => Ok(Isolation::OFF),
+        config::Isolation::Auto | config::Isolation::Required => Isolation::find(),
+    };
+    match found.as_ref().map(|isolation| isolation.boundary()) {
+        Ok(Some(Boundary::Signals)) => {
+            tracing::info!("children cannot read, trace or signal each other; files and network they share");
+        }
+        Ok(Some(Boundary::Tracing)) => tracing::warn!(
+            "children cannot read or trace each other, but they can signal each other: that is kept from them on Linux 6.12 and later"
+        ),
+        Ok(None) => tracing::info!("CHILD_ISOLATION is off: children can read, trace and signal each other"),
+        Err(error) if wanted == config::Isolation::Auto => {
+            tracing::warn!(%error, "children can read, trace and signal each other");
+            return Ok(Isolation::OFF);
+        }
+        Err(_) => {}
+    }
+    found.context(
+        "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to do without where that must be",
+    )
 }
 
 fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {

@@ -4,6 +4,7 @@ mod backoff;
 mod command;
 mod descent;
 mod framing;
+mod isolation;
 mod launcher;
 mod limits;
 mod line_log;
@@ -19,6 +20,7 @@ mod writer;
 
 pub use command::{CommandError, Placeholders};
 pub use framing::{Decoder, Frame, Framing, LineFraming};
+pub use isolation::{Boundary, Isolation, Unavailable};
 pub use launcher::{Launcher, Spec, StartError};
 pub use limits::raise_files;
 pub use line_log::LineLog;

@@ -101,10 +101,23 @@ pub struct Child {
     pub max_processes: Option<u64>,
     /// Open files.
     pub max_files: Option<u64>,
+    /// Whether it is kept from other children and from the wrapper.
+    pub isolation: Isolation,
     /// Lines of standard error that are logged per second.
     pub stderr_rate: u32,
     /// How long a child may take to end by itself, and again after SIGTERM.
     pub stop_grace: Duration,
+}
+
+/// Whether a child is kept from other children and from the wrapper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Where the kernel can.
+    Auto,
+    /// Nothing is started where the kernel cannot.
+    Required,
+    /// Nowhere.
+    Off,
 }
 
 /// Ceilings and times.

@@ -110,6 +110,7 @@ mod tests {
             max_cpu: None,
             max_processes: None,
             max_files: None,
+            isolation: config::Isolation::Off,
             stderr_rate: 1,
             stop_grace: std::time::Duration::ZERO,
         }

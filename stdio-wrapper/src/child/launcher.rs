@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::command::{CommandError, Placeholders, fill};
+use super::isolation::Isolation;
 use super::numbers::{Numbers, Random, Width};
 use super::process::Child;
 use super::reader::Output;
@@ -37,6 +38,8 @@ pub struct Spec {
     pub start_timeout: Duration,
     /// Bytes that may wait for a child's input.
     pub max_queue: usize,
+    /// What keeps children apart.
+    pub isolation: Isolation,
     /// How many fit.
     pub capacity: Arc<Capacity>,
 }
@@ -264,7 +267,7 @@ impl Launcher {
         self.spec.capacity.take()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let _runtime = self.runtime.enter();
-        let started = Child::start(number, &filled, &self.spec.child, &self.reaper, &self.metrics);
+        let started = Child::start(number, &filled, &self.spec, &self.reaper, &self.metrics);
         started.map_err(|error| {
             tracing::error!(%error, program = filled.command.first(), "the child could not be started");
             self.child_failed();

@@ -12,13 +12,13 @@ use tokio::process::Command;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::command::Filled;
+use super::launcher::Spec;
 use super::limits;
 use super::reader::Output;
 use super::reaper::{MARKER, Reaper, mark};
 use super::stderr;
 use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
-use crate::config;
 use crate::metrics::Metrics;
 
 /// Size of the pipe for a child's output. The usual 64 KiB makes a large result a dialogue of many small steps.
@@ -130,12 +130,13 @@ impl Child {
     pub(super) fn start(
         number: u64,
         filled: &Filled,
-        settings: &config::Child,
+        spec: &Spec,
         reaper: &Arc<Reaper>,
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let mut command = command(number, filled)?;
-        let mut process = reaper.spawn(number, || command.spawn())?;
+        let settings = &spec.child;
+        let mut process = reaper.spawn(number, || spec.isolation.start(|| command.spawn()))?;
         metrics.children_started_total.add();
         metrics.children.add();
         let pid = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);

@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 
 use super::options::Options;
 use super::read::{Environment, Reader};
-use super::{Child, PLACEHOLDERS, command};
+use super::{Child, Isolation, PLACEHOLDERS, command};
 
 /// Variables that a child gets without being asked for.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
@@ -24,6 +24,15 @@ pub(super) fn read(read: &mut Reader, options: &Options, environment: Environmen
         max_cpu: limit(read.number("CHILD_CPU", &options.child_cpu, 0..=u64::from(u32::MAX))),
         max_processes: limit(read.number("CHILD_PROCESSES", &options.child_processes, 0..=1 << 22)),
         max_files: limit(read.number("CHILD_FILES", &options.child_files, 0..=1 << 20)),
+        isolation: match read.one_of(
+            "CHILD_ISOLATION",
+            &options.child_isolation,
+            &["auto", "required", "off"],
+        ) {
+            "required" => Isolation::Required,
+            "off" => Isolation::Off,
+            _ => Isolation::Auto,
+        },
         stderr_rate: read.number("STDERR_RATE", &options.stderr_rate, 0..=100_000),
         stop_grace: read.duration(
             "STOP_GRACE",

@@ -91,6 +91,10 @@ pub struct Options {
     /// Files that a child may have open; 0: no limit.
     #[arg(long, env = "CHILD_FILES", default_value = "0", value_name = "N")]
     pub child_files: String,
+    /// Whether a child is kept from reading, tracing and signalling other children and the wrapper, by Landlock: auto, where
+    /// the kernel can; required, do not start where it cannot; off.
+    #[arg(long, env = "CHILD_ISOLATION", default_value = "auto", value_name = "MODE")]
+    pub child_isolation: String,
     /// Lines of a child's standard error that are logged per second.
     #[arg(long, env = "STDERR_RATE", default_value = "100", value_name = "N")]
     pub stderr_rate: String,

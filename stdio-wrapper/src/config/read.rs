@@ -104,7 +104,7 @@ impl Reader {
         })
     }
 
-    fn one_of(&mut self, name: &str, text: &str, choices: &[&'static str]) -> &'static str {
+    pub(super) fn one_of(&mut self, name: &str, text: &str, choices: &[&'static str]) -> &'static str {
         choices.iter().copied().find(|choice| *choice == text.trim()).unwrap_or_else(|| {
             self.problem(format!(
                 "{name} is `{text}`, which is not a choice. Write one of: {}.",

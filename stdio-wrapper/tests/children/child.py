@@ -52,6 +52,58 @@ def orphan(seconds, bare):
     return int(found.stdout)
 
 
+# What a process may try on another one with the same user id: tells what it managed to do.
+REACH = r"""
+import ctypes, json, os, socket
+def reach(pid, line, signal):
+    libc = ctypes.CDLL(None, use_errno=True)
+    def write():
+        with open(f"/proc/{pid}/fd/1", "wb", buffering=0) as output:
+            output.write(line.encode())
+    def environment():
+        assert open(f"/proc/{pid}/environ", "rb").read()
+    def memory():
+        start = open(f"/proc/{pid}/maps").readline().split("-")[0]
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            memory.seek(int(start, 16))
+            assert memory.read(4)
+    def trace():
+        assert libc.ptrace(0x4206, pid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+        libc.ptrace(17, pid, 0, 0)
+    def kill():
+        os.kill(pid, signal)
+    def own():
+        # Its own processes, and files from one directory to another: those it must reach.
+        child = os.fork()
+        if child == 0:
+            os.pause() if hasattr(os, "pause") else __import__("time").sleep(1000)
+        assert open(f"/proc/{child}/environ", "rb").read()
+        os.kill(child, 9)
+        assert os.waitpid(child, 0)[1] == 9
+        place = __import__("tempfile").mkdtemp()
+        for name in ("a", "b"):
+            os.mkdir(f"{place}/{name}")
+        open(f"{place}/a/x", "w").close()
+        os.rename(f"{place}/a/x", f"{place}/b/x")
+        os.link(f"{place}/b/x", f"{place}/a/y")
+        __import__("shutil").rmtree(place)
+    found = {}
+    for attempt in (own, write, environment, memory, trace, kill):
+        try:
+            attempt()
+            found[attempt.__name__] = "done"
+        except Exception as error:
+            found[attempt.__name__] = repr(error)
+    return found
+"""
+
+
+def descendant(code, is_orphan):
+    """Runs it in a process of our own; an orphan has no living ancestor but the wrapper."""
+    leave = "import os, sys\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n" if is_orphan else ""
+    return subprocess.run([sys.executable, "-c", leave + code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True).stdout
+
+
 def is_sound(message):
     """Whether a child on an SDK would take this message; it drops every other without a word (`--strict`)."""
     params = message.get("params", {})
@@ -148,6 +200,13 @@ def call(message):
         return text("b" * given["bytes"])
     if name == "orphan":
         return text(str(orphan(given["seconds"], given.get("bare", False))))
+    if name == "reach":
+        code = f"{REACH}\nprint(json.dumps(reach({given['pid']}, {given.get('line', '')!r}, {given['signal']})))"
+        if given["by"] == "itself":
+            scope = {}
+            exec(REACH, scope)
+            return text(scope["reach"](given["pid"], given.get("line", ""), given["signal"]))
+        return text(descendant(code, given["by"] == "orphan").decode())
     if name == "bare worker":
         # As `setsid env -i` starts it.
         return text(str(subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True).pid))

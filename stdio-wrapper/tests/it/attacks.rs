@@ -288,7 +288,7 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn children_cannot_read_the_wrappers_memory_or_environment() {
     use std::os::unix::fs::MetadataExt as _;
-    let wrapper = Wrapper::unprivileged().await;
+    let wrapper = Wrapper::unprivileged(&[], &["cat"]).await;
     // The kernel gives these files to root when a process is not dumpable, and then asks for the right to trace.
     let owner = std::fs::metadata(format!("/proc/{}/environ", wrapper.pid())).unwrap().uid();
     assert_eq!(owner, 0, "the user of the wrapper and of its children may read them");

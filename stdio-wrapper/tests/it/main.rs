@@ -13,6 +13,7 @@ mod batches;
 mod capacity;
 mod children;
 mod identity;
+mod isolation;
 mod modern;
 mod modern_checks;
 mod modern_lists;

@@ -54,7 +54,7 @@ impl Wrapper {
     }
 
     /// Run by a user who has no rights, also where the tests are run by root.
-    pub(crate) async fn unprivileged() -> Self {
+    pub(crate) async fn unprivileged(options: &[&str], command: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
         let mut process = Command::new(PROGRAM);
         if rustix::process::getuid().is_root() {
@@ -64,9 +64,9 @@ impl Wrapper {
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
             process = Command::new(path);
             process.uid(65_534);
-            return Self::launch(process, &[], &["cat"], &[]).await;
+            return Self::launch(process, options, command, &[]).await;
         }
-        Self::launch(process, &[], &["cat"], &[]).await
+        Self::launch(process, options, command, &[]).await
     }
 
     async fn launch(mut process: Command, options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {

@@ -1,0 +1,169 @@
+//! Keeps children apart although they have one user id: each is started in a Landlock domain of its own. The kernel refuses
+//! to let a process trace another one, and so to open what `/proc` has of its memory, environment and files, unless the other
+//! one is in the same domain or in one that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
+//! "Ptrace restrictions"). The wrapper is in no domain: it reaches its children, and they do not reach it.
+
+use std::error::Error;
+use std::io;
+use std::thread;
+
+use landlock::{
+    AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use tokio::runtime::Handle;
+
+/// What a domain keeps inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundary {
+    /// Tracing, with all that depends on it in `/proc` (Linux 5.19 and later).
+    Tracing,
+    /// Signals and abstract sockets too (Linux 6.12 and later).
+    Signals,
+}
+
+/// How children are started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isolation(Option<Boundary>);
+
+/// The kernel keeps no children apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the kernel cannot keep them apart: that takes Landlock of Linux 5.19 or later, switched on and not forbidden by the container ({0})"
+)]
+pub struct Unavailable(String);
+
+impl Isolation {
+    /// Nothing keeps children apart.
+    pub const OFF: Self = Self(None);
+
+    /// The strongest boundary that the kernel has.
+    pub fn find() -> Result<Self, Unavailable> {
+        let enters = |boundary: Boundary| on_a_thread(|| boundary.enter()).map(|()| Self(Some(boundary)));
+        enters(Boundary::Signals)
+            .or_else(|_| enters(Boundary::Tracing))
+            .map_err(|error| Unavailable(error.to_string()))
+    }
+
+    /// What keeps children apart, if anything does.
+    pub fn boundary(self) -> Option<Boundary> {
+        self.0
+    }
+
+    /// Starts a process, in a domain of its own. A domain belongs to a thread and to what that starts, and cannot be left. So
+    /// it is entered by a thread that does nothing else: changing the process between fork and exec would need unsafe code.
+    /// That thread is gone before anybody can send the process a message.
+    pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
+        let Some(boundary) = self.0 else { return start() };
+        let runtime = Handle::current();
+        on_a_thread(|| {
+            boundary.enter()?;
+            let _runtime = runtime.enter();
+            start()
+        })
+    }
+}
+
+fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("start-child".to_owned()).spawn_scoped(scope, run)?;
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts children panicked")))
+    })
+}
+
+impl Boundary {
+    /// Puts this thread, and what it starts from now on, in a new domain. It also gains no rights by starting a program any
+    /// more (`no_new_privs`), which the kernel asks for.
+    fn enter(self) -> io::Result<()> {
+        let entered = self.rules().and_then(|rules| Ok(rules.restrict_self()?));
+        match entered.map_err(io::Error::other)?.ruleset {
+            RulesetStatus::FullyEnforced => Ok(()),
+            RulesetStatus::PartiallyEnforced | RulesetStatus::NotEnforced => {
+                Err(io::Error::other("Landlock is not enforced"))
+            }
+        }
+    }
+
+    fn rules(self) -> Result<RulesetCreated, Box<dyn Error + Send + Sync>> {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        match self {
+            Self::Signals => Ok(rules.scope(Scope::Signal)?.scope(Scope::AbstractUnixSocket)?.create()?),
+            // There is no domain without something to restrict, and this right would be withheld unasked: to rename and to
+            // link from one directory to another. It is given everywhere.
+            Self::Tracing => {
+                let root = PathBeneath::new(PathFd::new("/")?, AccessFs::Refer);
+                Ok(rules.handle_access(AccessFs::Refer)?.create()?.add_rule(root)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    use super::*;
+
+    fn run(isolation: Isolation, script: &str) -> Child {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+        isolation.start(|| shell.spawn()).unwrap()
+    }
+
+    fn succeeds(isolation: Isolation, script: &str) -> bool {
+        run(isolation, script).wait().unwrap().success()
+    }
+
+    #[tokio::test]
+    async fn each_boundary_keeps_one_process_from_another_and_lets_it_rename() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().display();
+        for boundary in [Boundary::Tracing, Boundary::Signals] {
+            let apart = Isolation(Some(boundary));
+            let mut other = run(apart, "exec sleep 1000");
+            let reads = format!("readlink /proc/{}/fd/0", other.id());
+            assert!(!succeeds(apart, &reads), "{boundary:?}");
+            // Whoever is in no domain, as the wrapper is.
+            assert!(succeeds(Isolation::OFF, &reads));
+            assert!(succeeds(apart, "sleep 1000 & readlink /proc/$!/fd/0 && kill $!"));
+            // `ln` does not copy, as `mv` would.
+            let links = format!("cd {place} && mkdir a b && touch a/x && ln a/x b/x && rm -r a b");
+            assert!(succeeds(apart, &links), "{boundary:?}");
+            assert_eq!(
+                succeeds(apart, &format!("kill -0 {}", other.id())),
+                boundary == Boundary::Tracing,
+                "{boundary:?}"
+            );
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_is_told_as_without_isolation() {
+        let errors = [Isolation::OFF, Isolation::find().unwrap()].map(|isolation| {
+            isolation.start(|| Command::new("no-such-program").spawn()).unwrap_err().to_string()
+        });
+        assert_eq!(errors[0], errors[1]);
+    }
+
+    /// Prints what a domain adds to a start (`cargo test --lib what_a_domain_costs -- --nocapture`).
+    #[tokio::test]
+    async fn what_a_domain_costs() {
+        let kinds = [Isolation::OFF, Isolation::find().unwrap()];
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..50 {
+            for (isolation, times) in kinds.iter().zip(&mut times) {
+                let start = Instant::now();
+                let mut child = isolation.start(|| Command::new("true").spawn()).unwrap();
+                times.push(start.elapsed());
+                child.wait().unwrap();
+            }
+        }
+        for (isolation, times) in kinds.iter().zip(&mut times) {
+            times.sort_unstable();
+            println!("{isolation:?}: {:?} to start a process, median of {}", times[25], times.len());
+        }
+    }
+}
