@@ -1,6 +1,6 @@
-//! Pure types and rules. Nothing here reads a clock, a socket or a file.
+//! Pure types and rules. This module reads no clock, socket or file.
 //!
-//! Each type with a grammar of its own is made by its parser only, so that nothing downstream checks again.
+//! A type with its own grammar can only be built by its parser, so other code does not validate it again.
 
 pub mod account;
 pub mod client;

@@ -1,4 +1,4 @@
-//! People: local accounts and their login sessions.
+//! Local user accounts and their login sessions.
 
 use std::fmt;
 
@@ -9,29 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::clock::UnixTime;
 use super::opaque_token::TokenHash;
 
-/// The stable identifier of a person (`sub`, RFC 7519 §4.1.2); never reused, unlike a name.
+/// The stable identifier of a user (`sub`, RFC 7519 §4.1.2). Unlike a user name, it is never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Subject(String);
 
 impl Subject {
-    /// A new subject of these random bytes.
+    /// Creates the subject of a new user from random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self(format!("usr_{}", short_id(random)))
     }
 
-    /// A machine is its client (RFC 9068 §2.2). No client identifier begins as a person's subject does.
+    /// The subject of a client that acts for itself: its client identifier (RFC 9068 §2.2). No client
+    /// identifier starts with the prefix of a user's subject.
     pub fn of_client(id: &super::client::ClientId) -> Self {
         Self(id.as_str().to_owned())
     }
 
-    /// Its text.
+    /// The text of the `sub` claim.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// 128 of the bits in base64url: unique without coordination, short enough to read in a log.
+/// Encodes the first 128 bits in base64url. That is enough to be unique, and short enough to read in a log.
 pub(crate) fn short_id(random: [u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(random.get(..16).unwrap_or_default())
 }
@@ -42,18 +43,18 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A login name in its one spelling: lower case, without blanks around it. A person who types `Ana ` means `ana`.
+/// A login name in lower case, without surrounding blanks. `Ana ` and `ana` are the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
 
-/// Not a login name.
+/// The text is not a valid user name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a user name is 1 to 64 characters out of letters, digits and . _ - + with at most one @")]
 pub struct InvalidUsername;
 
 impl Username {
-    /// The name's text.
+    /// The normalised name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -83,18 +84,19 @@ impl fmt::Display for Username {
     }
 }
 
-/// A group name: what policy speaks of. No comma, because a list of them travels in one header.
+/// The name of a group, to which policy rules refer. It has no comma, because a list of groups is sent in one
+/// header.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Group(String);
 
-/// Not a group name.
+/// The text is not a valid group name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a group name is 1 to 64 characters out of letters, digits and . _ - : / @ +")]
 pub struct InvalidGroup;
 
 impl Group {
-    /// The name's text.
+    /// The name as configured.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -116,17 +118,17 @@ impl From<Group> for String {
     }
 }
 
-/// A password in the store.
+/// The stored form of a password.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredPassword {
-    /// Argon2id in PHC string format.
+    /// The Argon2id hash in PHC string format.
     pub phc: String,
-    /// Good for one login only, in which the person chooses another.
+    /// Whether this is a one-time password. It is valid for one login, in which the user chooses a new one.
     pub one_time: bool,
 }
 
 impl StoredPassword {
-    /// What no password matches: it is not the text of any hash.
+    /// A value that no password matches, because it is not a valid hash.
     pub fn none() -> Self {
         Self { phc: "!".to_owned(), one_time: false }
     }
@@ -138,65 +140,68 @@ impl fmt::Debug for StoredPassword {
     }
 }
 
-/// Who an account is.
+/// The kind of an account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountKind {
-    /// Somebody who logs in.
+    /// A user who logs in.
     #[default]
     Person,
-    /// A client that acts for itself. It never logs in, and is in no group that an operator did not put it in.
+    /// A client that acts for itself. It never logs in, and it is only in the groups that an operator put it
+    /// in.
     Machine,
 }
 
 /// A local account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Account {
-    /// Who it is, for ever.
+    /// The identifier, which never changes.
     pub subject: Subject,
-    /// Person or machine.
+    /// Whether the account is a user's or a client's.
     #[serde(default)]
     pub kind: AccountKind,
-    /// What the person types to log in.
+    /// The name that the user types to log in.
     pub username: Username,
-    /// Where to reach the person.
+    /// The user's email address, if it is known.
     pub email: Option<String>,
-    /// What policy knows the person by.
+    /// The groups that policy rules see.
     pub groups: Vec<Group>,
-    /// How the person proves it.
+    /// The password that opens the account.
     pub password: StoredPassword,
-    /// Logins before this moment do not count any more.
+    /// Login sessions that were authenticated before this time are no longer valid.
     pub logins_from: UnixTime,
-    /// A disabled account cannot log in, and its tokens open nothing.
+    /// Whether the account is disabled. The user of a disabled account cannot log in, and tokens of the
+    /// account are refused.
     pub disabled: bool,
-    /// When it was made.
+    /// The time at which the account was created.
     pub created_at: UnixTime,
 }
 
 impl Account {
-    /// Whether a password may open it.
+    /// Whether a user can log in to this account with a password.
     pub fn may_log_in(&self) -> bool {
         !self.disabled && self.kind == AccountKind::Person
     }
 
-    /// Whether `session` still logs this person in.
+    /// Whether `session` is a valid login to this account. Its expiry is not checked here, because the store
+    /// returns no expired session.
     pub fn is_logged_in_by(&self, session: &LoginSession) -> bool {
         self.may_log_in() && self.subject == session.subject && session.authenticated_at >= self.logins_from
     }
 }
 
-/// A browser in which a person has logged in.
+/// The login of a user in one browser.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoginSession {
-    /// SHA-256 of the cookie's value.
+    /// SHA-256 of the value of the session cookie.
     pub id: TokenHash,
-    /// Who logged in.
+    /// The user who logged in.
     pub subject: Subject,
-    /// When.
+    /// The time of the login.
     pub authenticated_at: UnixTime,
-    /// When it ends.
+    /// The time at which the session ends.
     pub expires_at: UnixTime,
-    /// SHA-256 of the query of the authorization request that the login was for, if it was for one.
+    /// SHA-256 of the query of the authorization request for which the user logged in, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<TokenHash>,
 }

@@ -12,19 +12,19 @@ use super::redirect_uri::RedirectUri;
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
-/// A client identifier: visible ASCII (RFC 6749 Appendix A.1), without space.
+/// A client identifier: visible ASCII (RFC 6749 Appendix A.1), without spaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClientId(String);
 
 impl ClientId {
-    /// An identifier of ours, from 128 bits of a digest or of randomness. It never looks like the URL of a client
-    /// metadata document.
+    /// An identifier that this server issues, made of 128 bits of a hash or of random bytes. It cannot be
+    /// mistaken for the URL of a client metadata document.
     pub fn issued(digest: [u8; 32]) -> Self {
         Self(format!("mcp_{}", short_id(digest)))
     }
 
-    /// The identifier's text.
+    /// The identifier as it is sent.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -36,7 +36,7 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// Not a client identifier.
+/// The text is not a valid client identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a client_id is 1 to 2048 characters of visible ASCII")]
 pub struct InvalidClientId;
@@ -56,15 +56,15 @@ impl From<ClientId> for String {
     }
 }
 
-/// How a client proves at the token endpoint who it is (`token_endpoint_auth_method`, RFC 7591 §2).
+/// How a client authenticates at the token endpoint (`token_endpoint_auth_method`, RFC 7591 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuthMethod {
-    /// A public client: it cannot keep a secret.
+    /// No authentication: a public client, which cannot keep a secret.
     None,
-    /// HTTP Basic (RFC 6749 §2.3.1).
+    /// The client secret in HTTP Basic authentication (RFC 6749 §2.3.1).
     ClientSecretBasic,
-    /// `client_secret` in the form body.
+    /// The client secret in the form parameter `client_secret` (RFC 6749 §2.3.1).
     ClientSecretPost,
     /// A signed assertion (RFC 7523 §2.2).
     PrivateKeyJwt,
@@ -74,25 +74,25 @@ pub enum ClientAuthMethod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
-    /// RFC 6749 §4.1.
+    /// The authorization code grant (RFC 6749 §4.1).
     AuthorizationCode,
-    /// RFC 6749 §6.
+    /// The refresh token grant (RFC 6749 §6).
     RefreshToken,
-    /// RFC 6749 §4.4: a machine for itself.
+    /// The client credentials grant, for a client that acts for itself (RFC 6749 §4.4).
     ClientCredentials,
-    /// RFC 8628: a device without a browser.
+    /// The device authorization grant, for a device without a browser (RFC 8628).
     #[serde(rename = "urn:ietf:params:oauth:grant-type:device_code")]
     DeviceCode,
-    /// RFC 8693: a service on behalf of whom it serves.
+    /// Token exchange, for a service that acts on behalf of its callers (RFC 8693).
     #[serde(rename = "urn:ietf:params:oauth:grant-type:token-exchange")]
     TokenExchange,
-    /// RFC 7523 §2.1: an assertion of an issuer that the operator trusts.
+    /// The JWT bearer grant: an assertion of an issuer that the operator trusts (RFC 7523 §2.1).
     #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
     JwtBearer,
 }
 
 impl GrantType {
-    /// All of them.
+    /// All supported grant types.
     pub const ALL: [Self; 6] = [
         Self::AuthorizationCode,
         Self::RefreshToken,
@@ -102,10 +102,11 @@ impl GrantType {
         Self::JwtBearer,
     ];
 
-    /// The ones that a client may give itself, out of those it asks for. Silence means codes and refresh tokens:
-    /// RFC 7591 §2 has a default of codes alone, and §3.2.1 lets us decide otherwise, since a client that says nothing
-    /// about refresh tokens would be logged out every hour. The answer to a registration says what was decided. A
-    /// device code, too, ends with a person's consent; all other grants are the operator's to give.
+    /// The requested grant types that a client is allowed to register. A client that requests none gets
+    /// authorization codes and refresh tokens. RFC 7591 §2 has codes alone as its default, but without
+    /// refresh tokens the user would have to log in again every hour, and §3.2.1 lets the server decide; the
+    /// registration response says what it decided. The device grant is allowed because a user has to consent
+    /// to it. Only an operator can give a client any other grant.
     pub fn granted(asked: Option<&[String]>) -> Vec<Self> {
         let Some(names) = asked else {
             return vec![Self::AuthorizationCode, Self::RefreshToken];
@@ -114,12 +115,12 @@ impl GrantType {
         own.into_iter().filter(|ours| names.iter().any(|name| name == ours.as_str())).collect()
     }
 
-    /// The grant of that name on the wire.
+    /// The grant type with this `grant_type` value.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|grant_type| grant_type.as_str() == name)
     }
 
-    /// Its name on the wire.
+    /// The value of the `grant_type` parameter.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AuthorizationCode => "authorization_code",
@@ -132,124 +133,131 @@ impl GrantType {
     }
 }
 
-/// A client secret as the store keeps it.
+/// The stored form of a client secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ClientSecret {
-    /// SHA-256 of the secret: it has 256 random bits, so nothing slower is needed.
+    /// SHA-256 of the secret. The secret has 256 random bits, so a slow hash is not needed.
     pub hash: TokenHash,
-    /// When it ends (`client_secret_expires_at`); never, if absent.
+    /// The time at which the secret expires (`client_secret_expires_at`). None if it never does.
     pub expires_at: Option<UnixTime>,
 }
 
-/// Tells one registration from an earlier or later one under the same identifier. Grants carry it, so that
-/// deleting a client ends its grants, and registering it anew does not bring them back.
+/// Distinguishes a registration from earlier or later ones with the same client identifier. Grants store it,
+/// so that deleting a client ends its grants, and registering it again does not revive them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RegistrationId(String);
 
 impl RegistrationId {
-    /// A new one of these random bytes.
+    /// Creates an identifier from random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self(short_id(random))
     }
 }
 
-/// Where a client's metadata comes from.
+/// The source of a client's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientOrigin {
-    /// It registered (RFC 7591).
+    /// The client registered itself (RFC 7591).
     Registration,
-    /// Its identifier is the URL of a client metadata document.
+    /// A client metadata document, whose URL is the client identifier.
     MetadataDocument,
-    /// The operator entered it. It stays until the operator takes it out.
+    /// The operator added the client. It stays until the operator deletes it.
     Operator,
 }
 
-/// What only an operator can give a client. It never comes from what a client says of itself.
+/// The settings of a client that only an operator can make. They never come from the client's own metadata.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorTerms {
-    /// The resources that it may ask for itself, without a person (`client_credentials`, token exchange). The first is
-    /// meant when it names none.
+    /// The resources for which the client can get tokens without a user (`client_credentials`, token
+    /// exchange). If a request names none, the first one is used.
     pub resources: Vec<ResourceUri>,
-    /// The resources that it is the resource server of: it may introspect tokens that are for these (RFC 7662 §4).
+    /// The resources for which the client is the resource server. It can introspect tokens for these
+    /// resources (RFC 7662 §4).
     pub serves: Vec<ResourceUri>,
-    /// Whether it has to push its authorization requests (RFC 9126 §6).
+    /// Whether the client is required to push its authorization requests (RFC 9126 §6).
     pub pushes_requests: bool,
 }
 
-/// Who has used a client.
+/// The accounts that have used a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientUsers {
-    /// One account.
+    /// Exactly one account.
     One(Subject),
-    /// More than one.
+    /// More than one account.
     Several,
 }
 
-/// A client.
+/// An OAuth client.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Client {
-    /// Its identifier.
+    /// The client identifier, unique among all clients.
     pub id: ClientId,
-    /// This registration of it.
+    /// Identifies this registration of the client.
     pub registration: RegistrationId,
-    /// Where its metadata comes from.
+    /// The source of the client's metadata.
     pub origin: ClientOrigin,
-    /// When it registered (`client_id_issued_at`), or was first allowed by a person.
+    /// The time of registration (`client_id_issued_at`), or the first time that a user allowed the client.
     pub issued_at: UnixTime,
-    /// When a person last allowed it, or it last got a token; to the hour.
+    /// The last time that a user allowed the client or that it got a token, accurate to one hour.
     pub last_used_at: Option<UnixTime>,
-    /// Who has used it; none when nobody has, or when a release did not note it.
+    /// The accounts that have used the client. None if nobody has, or if the release that stored the client
+    /// did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
-    /// Until when it makes room for nobody, although nobody has used it: its user may be about to sign in.
+    /// Until this time an unused client is not deleted to make room for other clients, because its user might
+    /// be about to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<UnixTime>,
-    /// Switched off by the operator: it gets no tokens, and those that it has open nothing.
+    /// Whether the operator disabled the client. A disabled client gets no tokens, and its existing tokens
+    /// are refused.
     pub disabled: bool,
-    /// SHA-256 of the canonical metadata of a public client: the same metadata is the same client.
+    /// SHA-256 of the canonical metadata, for public clients only. Registrations with the same metadata share
+    /// one client.
     pub fingerprint: Option<TokenHash>,
-    /// SHA-256 of the registration access token (RFC 7592), while only one party registered this client.
+    /// SHA-256 of the registration access token (RFC 7592). None once a second party has registered the same
+    /// client.
     pub management: Option<TokenHash>,
-    /// Its secret, when the method has one.
+    /// The client secret, if the authentication method uses one.
     pub secret: Option<ClientSecret>,
-    /// What it registered, or what its document says.
+    /// The metadata from the registration or from the metadata document.
     pub metadata: ClientMetadata,
-    /// What the operator gave it beyond that.
+    /// The settings made by the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<OperatorTerms>,
 }
 
-/// Client metadata as decided (RFC 7591 §2).
+/// Client metadata as the server accepted it (RFC 7591 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientMetadata {
-    /// Where codes may be sent; empty only for a client without the authorization code grant.
+    /// The URIs to which codes can be sent. Only a client without the authorization code grant has none.
     pub redirect_uris: Vec<RedirectUri>,
-    /// How it authenticates.
+    /// How the client authenticates at the token endpoint.
     pub auth_method: ClientAuthMethod,
-    /// What it may ask the token endpoint for.
+    /// The grant types that the client can use.
     pub grant_types: Vec<GrantType>,
-    /// From an operator the most that it may ever be granted, from the client itself what it asks for by default: see
-    /// [`Client::scope_limit`] and [`Client::registered_scope`].
+    /// If the operator added the client, this is the most that it can be granted. Otherwise, it is the scope
+    /// that the client asks for by default. See [`Client::scope_limit`] and [`Client::registered_scope`].
     pub scope: Option<Scope>,
-    /// `native` or `web` (`OpenID` Connect Registration §2), as registered.
+    /// The registered `application_type`: `native` or `web` (`OpenID` Connect Registration §2).
     pub application_type: Option<String>,
-    /// Whether it takes no other access tokens than those bound to a key (`dpop_bound_access_tokens`, RFC 9449 §5.2).
+    /// Whether the client accepts only access tokens that are bound to a key (`dpop_bound_access_tokens`, RFC
+    /// 9449 §5.2).
     #[serde(default)]
     pub dpop_bound_access_tokens: bool,
-    /// Its public keys, for `private_key_jwt`.
+    /// The client's public keys, for `private_key_jwt`.
     #[serde(default)]
     pub keys: Option<ClientKeys>,
-    /// What it says of itself, for people to see: claims, never authority.
+    /// Descriptions that the client gave of itself. They are shown to users, and no decision depends on them.
     #[serde(default)]
     pub display: ClientDisplay,
 }
 
 impl ClientMetadata {
-    /// SHA-256 of all that the client says of itself. The order of members and of redirect URIs makes no difference, and
-    /// neither does a loopback port (RFC 8252 §7.3).
+    /// SHA-256 of all metadata. The order of members and of redirect URIs makes no difference, and neither
+    /// does the port of a loopback redirect URI (RFC 8252 §7.3).
     pub fn digest(&self) -> TokenHash {
         let mut redirect_uris: Vec<String> = self.redirect_uris.iter().map(RedirectUri::comparable).collect();
         redirect_uris.sort_unstable();
@@ -257,54 +265,57 @@ impl ClientMetadata {
         let mut members = serde_json::to_value(self).unwrap_or_default();
         if let Some(members) = members.as_object_mut() {
             members.insert("redirect_uris".to_owned(), redirect_uris.into());
-            // What is not said, a later release may learn to read: that alone is no change of the client.
+            // Null members are left out, so that a field that a later release adds does not change the digest
+            // of an unchanged client.
             members.retain(|_, value| !value.is_null());
         }
         members.sort_all_objects();
         TokenHash::of(members.to_string().as_bytes())
     }
 
-    /// Whether a client with this metadata proves who it is, and with `updated` no longer would.
+    /// Whether a client with this metadata authenticates, but with `updated` it would not.
     pub fn drops_credentials(&self, updated: &Self) -> bool {
         self.auth_method != ClientAuthMethod::None && updated.auth_method == ClientAuthMethod::None
     }
 }
 
-/// Where a client's public keys are (RFC 7591 §2).
+/// The source of a client's public keys (RFC 7591 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientKeys {
-    /// `jwks`: in the metadata.
+    /// `jwks`: the keys are in the metadata.
     Inline(serde_json::Value),
-    /// `jwks_uri`: behind an https URL.
+    /// `jwks_uri`: the keys are fetched from this https URL.
     Uri(String),
 }
 
-/// A use of a client, noted together with the write that the use makes anyway.
+/// One use of a client. It is stored in the same write as the grant or token that the use creates.
 #[derive(Debug, Clone)]
 pub struct ClientUse {
-    /// Who is used. A client by metadata document is remembered from its first use on.
+    /// The client that is used. A client that has a metadata document is stored at its first use.
     pub client: Client,
-    /// When.
+    /// The time of the use.
     pub at: UnixTime,
-    /// When the client may be forgotten, should this stay its last use.
+    /// The time at which the client can be deleted if it is not used again.
     pub keep_until: UnixTime,
-    /// For whom.
+    /// The user for whom the client is used.
     pub user: Subject,
-    /// How many clients that nobody else has used that account may have. Beyond it, the one that was used longest ago is removed.
+    /// The maximum number of clients that only this account has used. Beyond it, the least recently used one
+    /// is deleted.
     pub sole_ceiling: usize,
 }
 
 impl ClientUse {
-    /// Uses closer together than this are one.
+    /// Uses that are closer together than this are stored as one.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
 
-    /// Whether this use changes what is known of `client`.
+    /// Whether this use has to be stored, because it changes what the store knows of `client`.
     pub fn is_news_to(&self, client: &Client) -> bool {
         client.last_used_at.is_none_or(|last| self.at.since(last) >= Self::RESOLUTION)
             || self.users_of(client) != client.users
     }
 
-    /// Who has used `client`, with this use. A client that was used already and does not say by whom may be anybody's.
+    /// The accounts that have used `client`, including this use. It stays unknown for a client that was used
+    /// before accounts were recorded.
     pub fn users_of(&self, client: &Client) -> Option<ClientUsers> {
         match &client.users {
             None if client.last_used_at.is_some() => None,
@@ -315,43 +326,43 @@ impl ClientUse {
     }
 }
 
-/// Self-asserted descriptions (RFC 7591 §2).
+/// Descriptions that the client gives of itself (RFC 7591 §2). They are not verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientDisplay {
-    /// Human-readable name.
+    /// The human-readable name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_name: Option<String>,
-    /// Home page.
+    /// URL of the home page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_uri: Option<String>,
-    /// Logo; echoed, never fetched or shown.
+    /// URL of the logo. It is returned to the client but never fetched or shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logo_uri: Option<String>,
-    /// Privacy policy.
+    /// URL of the privacy policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_uri: Option<String>,
-    /// Terms of service.
+    /// URL of the terms of service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tos_uri: Option<String>,
-    /// Ways to reach the people behind it.
+    /// Addresses of the people who are responsible for the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contacts: Option<Vec<String>>,
-    /// Identifier of the software, the same for all its instances.
+    /// Identifier of the software, which is the same for all its instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software_id: Option<String>,
-    /// Its version.
+    /// Version of the software named by `software_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software_version: Option<String>,
 }
 
-/// A member of metadata that says something. Programs write an empty text where they mean none, and read it so (RFC 7591 §2:
-/// all of these members are optional).
+/// Treats an empty text as a missing member. Some programs send an empty text for an optional member (RFC
+/// 7591 §2) that they do not set.
 pub fn said(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
 impl ClientDisplay {
-    /// The same without texts that say nothing.
+    /// The same descriptions without empty texts.
     #[must_use]
     pub fn said(self) -> Self {
         Self {
@@ -368,43 +379,43 @@ impl ClientDisplay {
 }
 
 impl Client {
-    /// From when on it may have to make room for others, while nobody has used it.
+    /// The time from which the client, if nobody has used it, can be deleted to make room for others.
     pub fn makes_room_from(&self) -> UnixTime {
         self.kept_until.unwrap_or(self.issued_at)
     }
 
-    /// Whether the client cannot keep a secret.
+    /// Whether the client does not authenticate at the token endpoint.
     pub fn is_public(&self) -> bool {
         self.metadata.auth_method == ClientAuthMethod::None
     }
 
-    /// Whether a code may be sent to `requested`. What could be mistaken for an answer may have been registered with an
-    /// earlier release.
+    /// Whether a code can be sent to `requested`. URIs that could be mistaken for an authorization response
+    /// are refused here too, because earlier releases accepted them at registration.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
         requested.could_be_answer().is_none()
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
-    /// Whether it is the client that left something here in this registration, with metadata of this digest. A client by
-    /// metadata document has no registration that lasts until a user allows it, or allows it anew after it dropped its
-    /// credentials; its metadata is what tells it until then.
+    /// Whether this client stored an item that carries `registration` and a metadata digest. A client with a
+    /// metadata document has no lasting registration until a user allows it, or allows it again after it
+    /// dropped its credentials. Until then, the digest identifies it.
     pub fn has_left(&self, registration: &RegistrationId, metadata: Option<&TokenHash>) -> bool {
         self.registration == *registration
             || (self.origin == ClientOrigin::MetadataDocument
                 && metadata.is_some_and(|digest| *digest == self.metadata.digest()))
     }
 
-    /// The most that it may ever be granted, when the operator has said so.
+    /// The most that the client can be granted, if the operator set a limit.
     pub fn scope_limit(&self) -> Option<&Scope> {
         self.metadata.scope.as_ref().filter(|_| self.origin == ClientOrigin::Operator)
     }
 
-    /// What it means by asking for no scope, as it said of itself (`scope`, RFC 7591 §2). It limits nothing.
+    /// The scope that the client requests by default (`scope`, RFC 7591 §2). It is not a limit.
     pub fn registered_scope(&self) -> Option<&Scope> {
         self.metadata.scope.as_ref().filter(|_| self.origin != ClientOrigin::Operator)
     }
 
-    /// Whether it may ask the token endpoint for this.
+    /// Whether the client is allowed to use this grant type at the token endpoint.
     pub fn may_use(&self, grant_type: GrantType) -> bool {
         self.metadata.grant_types.contains(&grant_type)
     }

@@ -1,4 +1,4 @@
-//! Time and randomness as parameters, so that every expiry and every token can be tested.
+//! Time and randomness as parameters, so that tests can control every expiry and every token.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 pub struct UnixTime(pub u64);
 
 impl UnixTime {
-    /// This moment and `duration` more; far beyond any lifetime it stays at the last second there is.
+    /// This time plus `duration`, which saturates at the largest value. Fractions of a second are dropped.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.as_secs()))
     }
 
-    /// How long ago `earlier` was; nothing if it lies ahead.
+    /// The time that has passed since `earlier`; zero if `earlier` is later than this time.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(self.0.saturating_sub(earlier.0))
     }
@@ -30,31 +30,33 @@ impl fmt::Display for UnixTime {
     }
 }
 
-/// What time it is.
+/// A source of the current time.
 pub trait Clock: Send + Sync {
-    /// The present second.
+    /// The current time of day, in whole seconds.
     fn now(&self) -> UnixTime;
 
-    /// How long the machine has been up, asleep or not: a time that nobody sets. Only differences mean something. A clock that
-    /// is never set goes with it.
+    /// The time since the machine started, including sleep. Nobody can set it, so differences are reliable,
+    /// but the absolute value has no meaning. The default is for test clocks, which are never set and can use
+    /// the time of day.
     fn up(&self) -> Duration {
         Duration::from_secs(self.now().0)
     }
 
-    /// Whether it tells the time of day, so that it can be compared with clocks of other machines.
+    /// Whether [`Self::now`] is the real time of day, so that it can be compared with the clocks of other
+    /// machines.
     fn is_time_of_day(&self) -> bool {
         false
     }
 }
 
-/// The machine's clock.
+/// The clock of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     fn now(&self) -> UnixTime {
-        // A clock set before 1970 makes everything expired, which is the safe side.
+        // If the clock is before 1970, the time is 0.
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixTime(elapsed.as_secs())
     }
@@ -72,14 +74,14 @@ impl Clock for SystemClock {
 
 /// A source of unpredictable bytes.
 pub trait Random: Send + Sync {
-    /// 32 bytes nobody can guess.
+    /// Returns 32 unpredictable bytes.
     ///
     /// # Errors
-    /// When the operating system gives none; the request that needs them must fail.
+    /// If the operating system provides none. The request that needs them has to fail.
     fn bytes(&self) -> Result<[u8; 32], RandomUnavailable>;
 }
 
-/// The operating system gave no random bytes.
+/// The operating system provided no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the operating system gave no random bytes")]
 pub struct RandomUnavailable;

@@ -1,49 +1,49 @@
-//! Whether the clock can be believed when something is to be deleted for good because its time is over. A clock that is
-//! wrong for seconds must not cost what cannot be made again.
+//! Decides whether the clock is reliable enough to delete expired data for good. A clock that is wrong for a
+//! few seconds must not destroy data that cannot be restored.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::clock::UnixTime;
 
-/// How far the clock may be from where it should be: it is set right a little now and then.
+/// How far the clock may differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
-/// How long a time that was jumped to has to hold before it counts.
+/// How long an unexpected time has to last before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
-/// How long the service may have been away before its clock counts as having jumped meanwhile. Nothing is lost by
-/// deleting what is over an hour later.
+/// How long the service can have been stopped before its clock counts as having jumped. Up to this length,
+/// data is at most deleted an hour late.
 const AWAY: Duration = Duration::from_secs(3600);
 
-/// What is to be thought of the clock.
+/// The state of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It goes as it should.
+    /// The clock shows the expected time.
     Steady,
-    /// The store does not remember when it was last in use: an earlier release, or a backup, left none.
+    /// The store has no record of its last use, because an earlier release or a backup did not write one.
     Unknown {
-        /// How long it has to hold before it counts.
+        /// How much longer the clock has to run steadily before it is trusted.
         left: Duration,
     },
-    /// It went from one time to another.
+    /// The clock was changed to another time.
     Jumped {
-        /// Where it should be.
+        /// The time that the clock should show.
         expected: UnixTime,
-        /// Where it is.
+        /// The time that the clock shows.
         found: UnixTime,
-        /// How long that has to hold before it counts.
+        /// How much longer the new time has to last before it is trusted.
         left: Duration,
     },
-    /// The store's own clock says otherwise.
+    /// The clock of the store shows another time.
     Disagrees {
-        /// The store's.
+        /// The time that the store's clock shows.
         store: UnixTime,
-        /// Ours.
+        /// The time that this machine's clock shows.
         found: UnixTime,
     },
 }
 
 impl Standing {
-    /// Whether what is over may be deleted.
+    /// Whether expired data can be deleted.
     pub fn is_steady(self) -> bool {
         self == Self::Steady
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Standing {
     }
 }
 
-/// How far, and which way, the second is from the first.
+/// Displays by how many seconds the second time is ahead of or behind the first.
 struct Apart(UnixTime, UnixTime);
 
 impl fmt::Display for Apart {
@@ -88,7 +88,7 @@ impl fmt::Display for Apart {
     }
 }
 
-/// A time, and how long the machine had been up then.
+/// A time of day, and how long the machine had been up at that time.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     at: UnixTime,
@@ -96,7 +96,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Where the clock should be when the machine has been up for so long.
+    /// The time that the clock should show when the machine has been up for `up`.
     fn later(self, up: Duration) -> UnixTime {
         self.at.plus(up.saturating_sub(self.up))
     }
@@ -107,33 +107,34 @@ impl Seen {
     }
 }
 
-/// Compares the clock with the time that the machine has been up, which nobody sets, and with the last time that the store
-/// remembers.
+/// Compares the clock with the time that the machine has been up, which nobody can set, and with the time of
+/// the last use that the store recorded.
 #[derive(Debug)]
 pub struct ClockWatch {
-    /// The last time that counted.
+    /// The last time that was trusted.
     trusted: Option<Seen>,
-    /// How far ahead of it the clock may be: after a start, nobody knows how long we were away.
+    /// How far the clock can be ahead of the trusted time. It is larger after a start, because it is unknown
+    /// how long the service was stopped.
     ahead: Duration,
-    /// A time that was jumped to, when it was first seen.
+    /// The first sighting of an unexpected time.
     candidate: Option<Seen>,
-    /// Whether the first time counts, whatever it is.
+    /// Whether the first time is trusted without a comparison.
     is_new: bool,
 }
 
 impl ClockWatch {
-    /// Begins with a store that is new: there is nothing in it that a wrong clock
-    /// could cost.
+    /// Starts with a new store, which contains nothing that a wrong clock could destroy.
     pub fn of_new_store() -> Self {
         Self { trusted: None, ahead: AWAY, candidate: None, is_new: true }
     }
 
-    /// Begins when the machine has been up for `up`; `mark` is the last time that the store remembers, if it does.
+    /// Starts when the machine has been up for `up`. `mark` is the last time that the store recorded, if it
+    /// did.
     pub fn new(mark: Option<UnixTime>, up: Duration) -> Self {
         Self { trusted: mark.map(|at| Seen { at, up }), ahead: AWAY, candidate: None, is_new: false }
     }
 
-    /// Looks at the clock. `store` is what the store's own says, if it has one.
+    /// Checks the clock, and returns its state. `store` is the time of the store's own clock, if it has one.
     pub fn look(&mut self, now: UnixTime, up: Duration, store: Option<UnixTime>) -> Standing {
         if let Some(store) = store
             && now.since(store).max(store.since(now)) > TOLERANCE

@@ -1,4 +1,4 @@
-//! What a user has allowed a client already: what it asks for again is not new.
+//! Records what a user has allowed a client, so that the user is not asked for it again.
 
 use std::collections::BTreeMap;
 
@@ -11,47 +11,48 @@ use super::redirect_uri::RedirectUri;
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
-/// A user's standing consent to one client, for as long as the client stays what the user was shown.
+/// A user's consent to one client. It is valid as long as the client has the metadata that the user was
+/// shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consent {
-    /// Whose.
+    /// The user who consented.
     pub subject: Subject,
-    /// To whom.
+    /// The client that the consent is for.
     pub client_id: ClientId,
-    /// In which registration.
+    /// The client's registration at the time of consent.
     pub registration: RegistrationId,
-    /// The client's metadata when the user said yes ([`ClientMetadata::digest`]). Rows of release 0.1 have none: they do
-    /// not say where answers may go, so they cover nothing.
+    /// Digest of the client's metadata at the time of consent ([`ClientMetadata::digest`]). Rows of release
+    /// 0.1 have no digest and record no redirect URI, so they cover nothing.
     ///
     /// [`ClientMetadata::digest`]: super::client::ClientMetadata::digest
     #[serde(default)]
     metadata: Option<TokenHash>,
-    /// What may be sent to which redirect URI ([`RedirectUri::comparable`]), and for which resource.
+    /// The allowed scope for each redirect URI ([`RedirectUri::comparable`]) and resource.
     #[serde(default)]
     answers: BTreeMap<String, BTreeMap<ResourceUri, Scope>>,
-    /// Written empty and never read: a replica of release 0.1 on the same store cannot read a row without it, and asks
-    /// the user when it finds nothing in it.
+    /// Always written empty and never read. A replica of release 0.1 that uses the same store cannot read a
+    /// row without this field, and asks the user if it is empty.
     #[serde(skip_deserializing)]
     allowed: BTreeMap<ResourceUri, Scope>,
 }
 
-/// What a user says yes to in one answer. A consent covers only the whole of it.
+/// What a user allows in one authorization response. A consent covers it completely or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
-    /// Where the answer goes.
+    /// The redirect URI to which the response is sent.
     pub redirect_uri: RedirectUri,
-    /// What is allowed.
+    /// The scope that is allowed.
     pub scope: Scope,
-    /// At which resources.
+    /// The resources for which the scope is allowed.
     pub resources: Vec<ResourceUri>,
 }
 
 impl Consent {
-    /// The most pairs of redirect URI and resource that are remembered. A client that asks for more is asked about again
-    /// from the start, so that a row cannot grow without end.
+    /// Maximum number of pairs of redirect URI and resource. If a client needs more, all earlier pairs are
+    /// forgotten, so that a row does not grow without limit.
     const MAX_PAIRS: usize = 128;
 
-    /// Consent to nothing yet.
+    /// Creates a consent that allows nothing yet.
     pub fn new(subject: Subject, client: &Client) -> Self {
         Self {
             subject,
@@ -63,20 +64,21 @@ impl Consent {
         }
     }
 
-    /// Whether it was given to the client as it is now. A client that has changed its name, its redirect URIs or its keys
-    /// is not the one that the user was shown.
+    /// Whether the consent was given to the client as it is now. It no longer counts once the client's
+    /// metadata has changed, for example its name, redirect URIs or keys.
     pub fn is_to(&self, client: &Client) -> bool {
         self.client_id == client.id
             && self.registration == client.registration
             && self.metadata == Some(client.metadata.digest())
     }
 
-    /// Whether the user has ever let an answer go to this redirect URI.
+    /// Whether the user has allowed a response to this redirect URI before.
     pub fn knows(&self, redirect_uri: &RedirectUri) -> bool {
         self.answers.contains_key(&redirect_uri.comparable())
     }
 
-    /// The part of the scope that is allowed at every one of the resources already, by way of the same redirect URI.
+    /// The part of the requested scope that is already allowed at all requested resources with the same
+    /// redirect URI.
     pub fn known(&self, asked: &Approval) -> Scope {
         let allowed = self.answers.get(&asked.redirect_uri.comparable());
         let Some(allowed) = allowed.filter(|_| !asked.resources.is_empty()) else {
@@ -88,16 +90,17 @@ impl Consent {
         })
     }
 
-    /// Whether all that is asked for is allowed already.
+    /// Whether everything that is requested is already allowed.
     pub fn covers(&self, asked: &Approval) -> bool {
         let Some(allowed) = self.answers.get(&asked.redirect_uri.comparable()) else { return false };
-        // An empty scope is within every other, so the resources are looked at by themselves.
+        // An empty scope is within every other scope, so the resources have to be checked separately.
         let resources = &asked.resources;
         let each_allowed = resources.iter().all(|resource| allowed.contains_key(resource));
         !resources.is_empty() && each_allowed && self.known(asked) == asked.scope
     }
 
-    /// Adds what the user has allowed now.
+    /// Adds an approval. If there would be more than [`Self::MAX_PAIRS`] pairs, the earlier ones are
+    /// forgotten.
     pub fn add(&mut self, approval: &Approval) {
         let pairs: usize = self.answers.values().map(BTreeMap::len).sum();
         if pairs.saturating_add(approval.resources.len()) > Self::MAX_PAIRS {
@@ -194,7 +197,7 @@ mod tests {
             assert!(consent.known(&asks(elsewhere, "mcp", &["one"])).is_empty(), "{elsewhere}");
             assert!(!consent.covers(&asks(elsewhere, "", &["one"])), "{elsewhere}");
         }
-        // On loopback the port is the system's choice of the moment (RFC 8252 §7.3).
+        // The port of a loopback redirect URI is chosen by the system at run time (RFC 8252 §7.3).
         consent.add(&asks("http://127.0.0.1:1/cb", "mcp", &["one"]));
         assert!(consent.covers(&asks("http://127.0.0.1:2/cb", "mcp", &["one"])));
         assert!(!consent.covers(&asks("http://localhost:1/cb", "mcp", &["one"])));
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn a_row_of_release_0_1_is_read_and_covers_nothing() {
         let mut row = serde_json::to_value(consent()).unwrap();
-        // Nor can that release not read ours.
+        // Release 0.1 can still read the rows of this release.
         assert_eq!(row["allowed"], json!({}));
         let members = row.as_object_mut().unwrap();
         members.retain(|name, _| ["subject", "client_id", "registration"].contains(&name.as_str()));

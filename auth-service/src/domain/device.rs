@@ -1,4 +1,4 @@
-//! Device authorization (RFC 8628): a person in a browser allows what a device without one asks for.
+//! Device authorization (RFC 8628): a user approves in a browser what a device without a browser requests.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use super::opaque_token::TokenHash;
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
-/// What a person types: eight letters that cannot be mistaken for one another and form no words (RFC 8628 §6.1), 34
-/// bits.
+/// The code that the user types: eight letters that are hard to confuse and form no words (RFC 8628 §6.1). It
+/// has 34 bits of entropy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserCode(String);
 
-/// Not a user code.
+/// The text is not a valid user code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a code has eight letters, such as BCDF-GHJK")]
 pub struct InvalidUserCode;
@@ -29,17 +29,18 @@ pub struct InvalidUserCode;
 impl UserCode {
     const ALPHABET: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 
-    /// A new code of these random bytes: the first eight that fall evenly on the alphabet; none when there are not so
-    /// many, which happens once in 10^20 times.
+    /// Creates a code from random bytes. It uses the first eight bytes that map evenly onto the alphabet.
+    /// There is no code if fewer than eight do, which has a probability below 10^-20.
     pub fn new(random: [u8; 32]) -> Option<Self> {
-        // 240 is the largest multiple of 20 below 256: above it some letters would come more often.
+        // 240 is the largest multiple of 20 below 256. Larger bytes would make some letters more likely than
+        // others.
         let even = random.iter().filter(|byte| **byte < 240);
         let letters = even.filter_map(|byte| Self::ALPHABET.get(usize::from(byte % 20)));
         let code: String = letters.take(8).map(|letter| char::from(*letter)).collect();
         (code.len() == 8).then_some(Self(code))
     }
 
-    /// Reads what a person typed: in any case, with any punctuation in between (RFC 8628 §6.1).
+    /// Reads what a user typed, in upper or lower case and with any punctuation (RFC 8628 §6.1).
     pub fn parse(typed: &str) -> Result<Self, InvalidUserCode> {
         if typed.len() > 64 {
             return Err(InvalidUserCode);
@@ -50,7 +51,7 @@ impl UserCode {
         if valid { Ok(Self(code)) } else { Err(InvalidUserCode) }
     }
 
-    /// The letters alone: a store key.
+    /// The letters without the hyphen, which are the key in the store.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,84 +64,85 @@ impl fmt::Display for UserCode {
     }
 }
 
-/// What a device asked for, and how far it has come.
+/// The request of a device, and its progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceAuthorization {
-    /// The grant that allowing it makes.
+    /// The grant that is created when the user approves.
     pub grant_id: GrantId,
-    /// Who asked.
+    /// The client that made the request.
     pub client_id: ClientId,
-    /// In which registration.
+    /// The client's registration at the time of the request.
     pub registration: RegistrationId,
-    /// With what metadata ([`Client::has_left`]).
+    /// Digest of the client's metadata at the time of the request ([`Client::has_left`]).
     #[serde(default)]
     pub metadata: Option<TokenHash>,
-    /// What the token will be for.
+    /// The resources for which the token is requested.
     pub resources: Vec<ResourceUri>,
-    /// What it will allow.
+    /// The scope that is requested.
     pub scope: Scope,
-    /// When it asked.
+    /// The time of the request.
     pub asked_at: UnixTime,
-    /// From where: what the person is shown, since the device stands in their own network or is somebody else's.
+    /// The IP address from which the request came. The page shows it, so that the user can tell whether the
+    /// device is their own.
     pub asked_from: Option<IpAddr>,
-    /// When the codes end.
+    /// The time at which the device code and the user code expire.
     pub expires_at: UnixTime,
-    /// Seconds that the device has to let pass between two questions.
+    /// The number of seconds that the device has to wait between two polls.
     pub interval: u64,
-    /// When it asked last.
+    /// The time of the last poll.
     pub polled_at: Option<UnixTime>,
-    /// What has become of it.
+    /// The progress of the request.
     pub state: DeviceState,
 }
 
-/// What has become of a device authorization.
+/// The progress of a device authorization.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceState {
-    /// Nobody has answered.
+    /// No user has decided yet.
     Pending,
-    /// A person said yes.
+    /// A user approved the request.
     Allowed {
-        /// Who.
+        /// The user who approved.
         subject: Subject,
-        /// When that person had logged in.
+        /// The time at which that user had logged in.
         authenticated_at: UnixTime,
     },
-    /// A person said no.
+    /// A user denied the request.
     Denied,
-    /// The device has its tokens.
+    /// The device has received its tokens.
     Redeemed,
 }
 
-/// What a question of the device is answered with (RFC 8628 §3.5).
+/// The result of a poll of the token endpoint by the device (RFC 8628 §3.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, for a moment")]
 pub enum Poll {
-    /// `slow_down`: from now on it has to wait longer.
+    /// `slow_down`: the device polled too early, and its interval grows.
     TooFast,
-    /// `authorization_pending`.
+    /// `authorization_pending`: no user has decided yet.
     Pending,
-    /// `access_denied`.
+    /// `access_denied`: a user denied the request.
     Denied,
-    /// It may have its tokens.
+    /// The user approved, and the device gets its tokens.
     Allowed(DeviceAuthorization),
-    /// It has had them. Somebody else has the code too.
+    /// The tokens have already been issued, so somebody else has the device code too.
     Redeemed(GrantId),
-    /// `expired_token`, or never issued.
+    /// `expired_token`: the code has expired or was never issued.
     Unknown,
 }
 
 impl DeviceAuthorization {
-    /// How much longer a device has to wait after each `slow_down` (RFC 8628 §3.5).
+    /// The number of seconds that each `slow_down` adds to the interval (RFC 8628 §3.5).
     const SLOWER: u64 = 5;
-    /// Clocks count whole seconds, so a wait may look one shorter than it was.
+    /// Tolerance in seconds. Clocks count whole seconds, so a wait can appear one second shorter than it was.
     const ROUNDING: u64 = 1;
 
-    /// Whether its codes are over.
+    /// Whether the device code and the user code have expired.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.expires_at <= now
     }
 
-    /// Judges a question, and notes it.
+    /// Decides on a poll, and records its time.
     pub fn poll(&mut self, now: UnixTime) -> Poll {
         if let DeviceState::Redeemed = self.state {
             return Poll::Redeemed(self.grant_id.clone());
@@ -163,7 +165,7 @@ impl DeviceAuthorization {
         }
     }
 
-    /// Takes a person's answer; whether it was still wanted.
+    /// Records the decision of a user. Returns false if the request has already been decided or has expired.
     pub fn decide(&mut self, decision: DeviceState, now: UnixTime) -> bool {
         let open = self.state == DeviceState::Pending && !self.is_expired(now);
         if open {
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!((device.interval, device.poll(UnixTime(108))), (10, Poll::TooFast));
         assert_eq!(device.interval, 15);
         assert_eq!(device.poll(UnixTime(123)), Poll::Pending);
-        // Nor does it get its tokens by asking faster.
+        // A device that polls too fast gets the same answer after the decision.
         assert!(device.decide(DeviceState::Denied, UnixTime(124)));
         assert_eq!(device.poll(UnixTime(125)), Poll::TooFast);
     }

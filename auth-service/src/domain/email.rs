@@ -1,20 +1,20 @@
-//! Domains of email addresses, for rules about who may come in.
+//! Domains of email addresses, for policy rules.
 
 use std::fmt;
 
 use super::host::split_authority;
 
-/// The domain of an email address, in lower-case ASCII (IDNA).
+/// The domain of an email address in lower-case ASCII (IDNA).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EmailDomain(String);
 
-/// Not a domain that an address can have.
+/// The text is not a valid email domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an email domain is a host name such as example.com, without @, port and wildcard")]
 pub struct InvalidEmailDomain;
 
 impl EmailDomain {
-    /// Reads a domain as an operator writes it.
+    /// Reads a domain from the configuration or the policy file.
     pub fn parse(text: &str) -> Result<Self, InvalidEmailDomain> {
         match split_authority(text) {
             Ok((host, None)) if !text.contains(['[', ':']) => Ok(Self(host.as_str().to_owned())),
@@ -22,8 +22,8 @@ impl EmailDomain {
         }
     }
 
-    /// Whether `address` is in this domain, and in no other by any reading: an address with several `@`, blanks or
-    /// quotes is in none. Subdomains are domains of their own.
+    /// Whether `address` is in this domain beyond doubt. An address with several `@`, blanks or quotes is in
+    /// no domain. A subdomain counts as a different domain.
     pub fn has(&self, address: &str) -> bool {
         let Some((local, domain)) = address.split_once('@') else { return false };
         let plain = |text: &str| {

@@ -1,4 +1,4 @@
-//! The error codes that clients are told, and where each is explained.
+//! The error codes that are sent to clients, and the page that explains them.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use super::issuer::Issuer;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// An error code. Its text is what RFC 6749 and its extensions registered.
+        /// An error code. Its text is registered by RFC 6749 or one of its extensions.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum ErrorCode {
             $($(#[$doc])* $name,)*
         }
 
         impl ErrorCode {
-            /// All of them.
+            /// All error codes.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// As it is sent.
+            /// The value of the `error` parameter.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -27,64 +27,64 @@ macro_rules! error_codes {
 }
 
 error_codes! {
-    /// RFC 6749 §4.1.2.1, §5.2.
+    /// The request is malformed or lacks a parameter (RFC 6749 §4.1.2.1, §5.2).
     InvalidRequest = "invalid_request",
-    /// RFC 6749 §5.2.
+    /// The client could not be authenticated (RFC 6749 §5.2).
     InvalidClient = "invalid_client",
-    /// RFC 6749 §5.2.
+    /// The code, assertion or refresh token is not valid (RFC 6749 §5.2).
     InvalidGrant = "invalid_grant",
-    /// RFC 6749 §4.1.2.1, §5.2.
+    /// The client is not allowed to use this grant type or response type (RFC 6749 §4.1.2.1, §5.2).
     UnauthorizedClient = "unauthorized_client",
-    /// RFC 6749 §5.2.
+    /// The server does not support the grant type (RFC 6749 §5.2).
     UnsupportedGrantType = "unsupported_grant_type",
-    /// RFC 6749 §4.1.2.1.
+    /// The server does not support the response type (RFC 6749 §4.1.2.1).
     UnsupportedResponseType = "unsupported_response_type",
-    /// RFC 6749 §4.1.2.1, §5.2.
+    /// The scope is malformed, unknown or more than was granted (RFC 6749 §4.1.2.1, §5.2).
     InvalidScope = "invalid_scope",
-    /// RFC 8707 §2.
+    /// The requested resource is not one that this server protects (RFC 8707 §2).
     InvalidTarget = "invalid_target",
-    /// RFC 6749 §4.1.2.1, RFC 8628 §3.5.
+    /// The user or the server denied the request (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
     AccessDenied = "access_denied",
-    /// `OpenID` Connect Core §3.1.2.6.
+    /// The user has to log in, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
     LoginRequired = "login_required",
-    /// `OpenID` Connect Core §3.1.2.6.
+    /// The user has to consent, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
     ConsentRequired = "consent_required",
-    /// RFC 6749 §4.1.2.1.
+    /// The server is overloaded or under maintenance (RFC 6749 §4.1.2.1).
     TemporarilyUnavailable = "temporarily_unavailable",
-    /// RFC 9101 §7.
+    /// The server does not support the `request` parameter (RFC 9101 §7).
     RequestNotSupported = "request_not_supported",
-    /// RFC 9101 §7.
+    /// The `request_uri` is not valid (RFC 9101 §7).
     InvalidRequestUri = "invalid_request_uri",
-    /// RFC 8628 §3.5.
+    /// The user has not decided yet (RFC 8628 §3.5).
     AuthorizationPending = "authorization_pending",
-    /// RFC 8628 §3.5.
+    /// The device polled too early (RFC 8628 §3.5).
     SlowDown = "slow_down",
-    /// RFC 8628 §3.5.
+    /// The device code has expired (RFC 8628 §3.5).
     ExpiredToken = "expired_token",
-    /// RFC 7591 §3.2.2.
+    /// A redirect URI in a registration is not valid (RFC 7591 §3.2.2).
     InvalidRedirectUri = "invalid_redirect_uri",
-    /// RFC 7591 §3.2.2.
+    /// Other client metadata is not valid (RFC 7591 §3.2.2).
     InvalidClientMetadata = "invalid_client_metadata",
-    /// RFC 7591 §3.2.2.
+    /// The software statement is not approved (RFC 7591 §3.2.2).
     UnapprovedSoftwareStatement = "unapproved_software_statement",
-    /// RFC 9449 §5.
+    /// The DPoP proof is not valid (RFC 9449 §5).
     InvalidDpopProof = "invalid_dpop_proof",
-    /// RFC 9449 §8.
+    /// The DPoP proof has to contain a nonce from the server (RFC 9449 §8).
     UseDpopNonce = "use_dpop_nonce",
-    /// RFC 6750 §3.1.
+    /// The access token is not valid (RFC 6750 §3.1).
     InvalidToken = "invalid_token",
-    /// RFC 6750 §3.1.
+    /// The access token lacks a scope (RFC 6750 §3.1).
     InsufficientScope = "insufficient_scope",
-    /// Of no specification: there is nothing here, or it is switched off.
+    /// There is nothing at this URL, or the feature is disabled. No specification defines this code.
     NotFound = "not_found",
 }
 
-/// Path of the page that explains them, below the issuer.
+/// Path of the page that explains the error codes, below the issuer.
 pub const ERRORS_PATH: &str = "/errors";
 
 impl ErrorCode {
-    /// Where the code is explained (`error_uri`, RFC 6749 §5.2): on a page of this very installation, so that it is there
-    /// and of the same version whoever can reach what else.
+    /// The URL that explains this code (`error_uri`, RFC 6749 §5.2). The page is served by this installation,
+    /// so that it matches the version and can be reached by everyone who can reach the server.
     pub fn uri(self, issuer: &Issuer) -> String {
         format!("{}#{self}", issuer.endpoint(ERRORS_PATH))
     }

@@ -1,4 +1,5 @@
-//! Authorization codes and grants: what a person allowed a client to do, and the refresh tokens that keep it alive.
+//! Authorization codes and grants. A grant is what a user allowed a client to do, and refresh tokens extend
+//! its life.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,28 +21,29 @@ use super::scope::Scope;
 
 const PREFIX: &str = "grt_";
 
-/// Identifies a grant: what is revoked (`gid` in access tokens). `grt_` and 16 bytes in base64url.
+/// Identifier of a grant (`gid` in access tokens), by which it is revoked. It is `grt_` and 16 bytes in
+/// base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GrantId(String);
 
 impl GrantId {
-    /// A new identifier of these random bytes.
+    /// Creates an identifier from random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self(format!("{PREFIX}{}", short_id(random)))
     }
 
-    /// The identifier of these bytes.
+    /// Encodes an identifier from its 16 bytes.
     pub(super) fn of(bytes: [u8; 16]) -> Self {
         Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// The bytes that it is made of. Its form has been checked.
+    /// The 16 bytes of the identifier. Decoding cannot fail, because the form was checked at construction.
     pub(super) fn bytes(&self) -> [u8; 16] {
         decode(&self.0).unwrap_or_default()
     }
 
-    /// Its text.
+    /// The identifier as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,91 +74,92 @@ impl fmt::Display for GrantId {
     }
 }
 
-/// What an authorization code stands for (RFC 6749 §4.1.2); bound to everything that it was asked with.
+/// The data behind an authorization code (RFC 6749 §4.1.2), which is bound to all parameters of its request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AuthorizationCode {
-    /// The grant that redeeming it makes.
+    /// The grant that is created when the code is redeemed.
     pub grant_id: GrantId,
-    /// Who asked.
+    /// The client that made the request.
     pub client_id: ClientId,
-    /// In which registration.
+    /// The client's registration at the time of the request.
     pub registration: RegistrationId,
-    /// Where the code was sent.
+    /// The redirect URI to which the code was sent.
     pub redirect_uri: RedirectUri,
-    /// PKCE.
+    /// The PKCE challenge of the request.
     pub challenge: CodeChallenge,
-    /// The key whose holder alone may redeem it (`dpop_jkt`, RFC 9449 §10).
+    /// If present, only the holder of this key can redeem the code (`dpop_jkt`, RFC 9449 §10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_to: Option<KeyThumbprint>,
-    /// What the token will be for.
+    /// The resources for which the token will be valid.
     pub resources: Vec<ResourceUri>,
-    /// What it will allow.
+    /// The scope that the token will have.
     pub scope: Scope,
-    /// Who said yes.
+    /// The user who consented.
     pub subject: Subject,
-    /// When that person logged in.
+    /// The time at which that user logged in.
     pub authenticated_at: UnixTime,
-    /// When the code ends.
+    /// The time at which the code expires.
     pub expires_at: UnixTime,
 }
 
-/// What a person allowed a client: user × client × resources × scope.
+/// What a user allowed a client: a scope at some resources.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Grant {
-    /// Its identifier.
+    /// The identifier of the grant.
     pub id: GrantId,
-    /// Who said yes.
+    /// The user who consented, or the client itself for a grant without a user.
     pub subject: Subject,
-    /// To whom.
+    /// The client that holds the grant.
     pub client_id: ClientId,
-    /// In which registration.
+    /// The client's registration when the grant was created.
     pub registration: RegistrationId,
-    /// For which resources.
+    /// The resources for which the grant is valid.
     pub resources: Vec<ResourceUri>,
-    /// What is allowed.
+    /// The scope that was granted.
     pub scope: Scope,
-    /// When the person logged in for it.
+    /// The time at which the user logged in for this grant.
     pub authenticated_at: UnixTime,
-    /// When it was made.
+    /// The time at which the grant was created.
     pub created_at: UnixTime,
-    /// When it ends unless refreshed before.
+    /// The time at which the grant expires unless it is refreshed.
     pub expires_at: UnixTime,
-    /// The key that refresh tokens are bound to, for a public client that uses DPoP (RFC 9449 §5).
+    /// The key to which refresh tokens are bound, for a public client that uses DPoP (RFC 9449 §5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_to: Option<KeyThumbprint>,
-    /// The live refresh token, when the client may refresh.
+    /// The current refresh token, if the client can refresh.
     pub refresh: Option<RefreshState>,
-    /// The grant on whose behalf the client acts (RFC 8693): this one never outlives it.
+    /// The grant on whose behalf the client acts (RFC 8693). This grant never outlives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<GrantId>,
 }
 
-/// The one live branch of a grant's refresh tokens.
+/// The refresh tokens of a grant. Only one of them is valid at any time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RefreshState {
-    /// The token that may be used next.
+    /// Hash of the token that can be used next.
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
-    /// What used tokens are known by. None as long as `current` is a token of the first release.
+    /// The data that identifies used tokens. It is absent while `current` is a token of the first release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<Line>,
 }
 
-/// A refresh token that was used, and what its owner needs should the answer have been lost.
+/// A refresh token that was used. It is kept in case the response with its successor was lost.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReplacedToken {
-    /// The token that was used.
+    /// Hash of the token that was used.
     pub hash: TokenHash,
-    /// When.
+    /// The time at which it was used.
     pub at: UnixTime,
-    /// Its successor, encrypted so that only the replaced token itself opens it. Whoever repeats the request
-    /// gets the same successor, so that no second branch ever lives.
+    /// The successor, encrypted with the replaced token. A repeated request gets this same successor, so that
+    /// there is never a second valid token.
     #[serde(with = "sealed_bytes")]
     pub sealed_successor: Vec<u8>,
 }
 
-/// In base64. The first release wrote a list of numbers, which takes three times the room.
+/// Serialises bytes as base64. The first release wrote a list of numbers, which is three times as long and is
+/// still read.
 mod sealed_bytes {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -181,24 +184,26 @@ mod sealed_bytes {
     }
 }
 
-/// What presenting a refresh token means for its grant.
+/// The result of presenting a refresh token for a grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefreshUse {
-    /// The live token: it rotates.
+    /// The token is the current one, and is replaced.
     Current,
-    /// The one before, repeated in time and with its successor unused: its owner gets the successor again.
+    /// The token is the previous one, repeated within the grace period while its successor is unused. The
+    /// client gets the same successor again.
     Repeated {
         /// See [`ReplacedToken::sealed_successor`].
         sealed_successor: Vec<u8>,
     },
-    /// A token that was used up: someone else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
+    /// The token was already used, so somebody else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
     Reused,
-    /// None of this grant's tokens, whatever it says of itself.
+    /// The token does not belong to this grant, even if it names it.
     Foreign,
 }
 
 impl Grant {
-    /// Judges a refresh token that names this grant or, if it is of the first release, led here.
+    /// Decides on a refresh token that names this grant. A token of the first release names none, and the
+    /// store found its grant.
     pub fn judge_refresh(&self, presented: &Presented, now: UnixTime, grace: Duration) -> RefreshUse {
         let Some(refresh) = &self.refresh else {
             return RefreshUse::Foreign;
@@ -206,29 +211,31 @@ impl Grant {
         if refresh.current == *presented.hash() {
             return RefreshUse::Current;
         }
-        // The successor is unused exactly as long as it is still the current token.
+        // While the successor is the current token, it has not been used.
         match &refresh.replaced {
             Some(replaced) if replaced.hash == *presented.hash() && now.since(replaced.at) <= grace => {
                 RefreshUse::Repeated { sealed_successor: replaced.sealed_successor.clone() }
             }
-            // Anybody can write the name of a grant into a token. Ours cannot be made by others.
+            // Anyone can write the identifier of a grant into a token, but only this server can compute its
+            // MAC.
             _ if self.has_issued(presented) => RefreshUse::Reused,
             _ => RefreshUse::Foreign,
         }
     }
 
-    /// Whether a refresh token that names this grant, or led here, is one of its own, used or not.
+    /// Whether this grant issued the refresh token, which can be used up or current.
     pub fn has_issued(&self, presented: &Presented) -> bool {
         let Some(refresh) = &self.refresh else { return false };
         match (presented.grant(), &refresh.line) {
             (Some(_), Some(line)) => presented.is_of(line),
             (Some(_), None) => false,
-            // Only the store's own row leads from such a token to its grant.
+            // For a token without a grant identifier, the store's index led here, so the grant issued it.
             (None, _) => true,
         }
     }
 
-    /// Puts `current`, which has that place in the line, in the place of the live token.
+    /// Makes `current`, with its position in the line of tokens, the current token, and keeps the old one as
+    /// replaced.
     pub fn rotate(
         &mut self,
         (current, line): (TokenHash, Line),
@@ -242,12 +249,12 @@ impl Grant {
         self.expires_at = expires_at;
     }
 
-    /// Whether the client that holds the grant is still the one that it was given to, and not switched off.
+    /// Whether `client` is still the one that got the grant, and is not disabled.
     pub fn is_held_by(&self, client: &Client) -> bool {
         self.client_id == client.id && self.registration == client.registration && !client.disabled
     }
 
-    /// Whether the grant is over.
+    /// Whether the grant has expired.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.expires_at <= now
     }

@@ -1,25 +1,25 @@
-//! Host names: one spelling for what a `Host` header may write in many, and the list of those we protect.
+//! Host names in one normal spelling, and patterns for the protected hosts.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// A host name in lower-case ASCII (IDNA), without port and trailing dot; or an IP address literal.
+/// A host name in lower-case ASCII (IDNA) without port and trailing dot, or an IP address literal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostName(String);
 
-/// Not a host name.
+/// The text is not a valid host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a host name")]
 pub struct InvalidHost;
 
 impl HostName {
-    /// The name's text.
+    /// The normalised name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the name can only be this very machine.
+    /// Whether the name always refers to this machine.
     pub fn is_loopback(&self) -> bool {
         self.0 == "localhost"
             || self.0.ends_with(".localhost")
@@ -33,7 +33,7 @@ impl fmt::Display for HostName {
     }
 }
 
-/// Reads `host` or `host:port`, and gives the port apart.
+/// Reads `host` or `host:port`, and returns the two parts separately.
 pub fn split_authority(text: &str) -> Result<(HostName, Option<u16>), InvalidHost> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -72,7 +72,8 @@ fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
     if plain { Ok(HostName(ascii)) } else { Err(InvalidHost) }
 }
 
-/// Whether IDNA has nothing to say of `host`: what most requests bring, and a check asks.
+/// A fast path: whether `host` is already normalised, so that IDNA processing can be skipped. Most requests
+/// take it.
 fn is_normal(host: &str) -> bool {
     host.len() < 254
         && host.split('.').all(|label| {
@@ -80,24 +81,26 @@ fn is_normal(host: &str) -> bool {
         })
 }
 
-/// One entry of `PROTECTED_HOSTS`: `host`, `host:port` or `*.domain[:port]`, one label for the star.
+/// One entry of `PROTECTED_HOSTS`: `host`, `host:port` or `*.domain[:port]`. The star stands for exactly one
+/// label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPattern {
     name: HostName,
     wildcard: bool,
     port: Option<u16>,
-    /// `:port`, or nothing.
+    /// A colon and the port, or an empty text.
     port_text: String,
 }
 
 impl HostPattern {
-    /// The authority that clients use for `host`, if this entry is about it: name, and `:port` or nothing. The port is
-    /// the configured one: what a request says of its port decides nothing.
+    /// If this entry matches `host`, returns the name and the port text (`:port` or empty), which form the
+    /// authority in URLs. The port comes from the configuration, because the port in a request is not
+    /// trusted.
     pub fn authority_for<'a>(&'a self, host: &'a HostName) -> Option<[&'a str; 2]> {
         self.matches(host.as_str()).then_some([host.as_str(), &self.port_text])
     }
 
-    /// Whether this entry is about `host`, the text of a [`HostName`].
+    /// Whether this entry matches `host`, which is the text of a [`HostName`].
     pub fn matches(&self, host: &str) -> bool {
         if !self.wildcard {
             return host == self.name.0;
@@ -107,22 +110,22 @@ impl HostPattern {
             .is_some_and(|label| !label.is_empty() && !label.contains('.'))
     }
 
-    /// The name after the star, or the whole.
+    /// The name without the leading `*.` of a wildcard entry.
     pub fn name(&self) -> &HostName {
         &self.name
     }
 
-    /// Whether it has a star.
+    /// Whether the entry starts with `*.`.
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
     }
 
-    /// The port, if it has one.
+    /// The configured port, if there is one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Whether every host that it stands for is this very machine.
+    /// Whether all hosts that match always refer to this machine.
     pub fn is_loopback(&self) -> bool {
         self.name.is_loopback()
     }

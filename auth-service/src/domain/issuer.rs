@@ -1,4 +1,5 @@
-//! Our issuer identifier (RFC 8414 §2): one string from configuration, the same wherever it appears.
+//! The issuer identifier of this server (RFC 8414 §2). It is one string from the configuration, used
+//! everywhere unchanged.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use url::{Host, Url};
 
 use super::resource::Scheme;
 
-/// An https URL (http on loopback only) without trailing slash, query and fragment; it may have a path.
+/// An https URL (http on loopback only) without trailing slash, query and fragment. It can have a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     text: String,
@@ -14,19 +15,19 @@ pub struct Issuer {
     scheme: Scheme,
 }
 
-/// Why a text is not an issuer identifier.
+/// The reason why a text is not an issuer identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIssuer {
-    /// Not an absolute URL.
+    /// The text is not an absolute URL.
     #[error("it must be an absolute URL such as https://auth.example.com")]
     NotAbsolute,
-    /// Plain http where anyone can listen.
+    /// The URL uses plain http for a host that is not loopback.
     #[error("it must use https; http is for localhost, 127.0.0.1 and [::1] only")]
     NotHttps,
-    /// RFC 8414 §2.
+    /// The URL has a component that RFC 8414 §2 forbids.
     #[error("it must not have a query, a fragment, a user name or a password")]
     ExtraParts,
-    /// Clients compare it byte for byte.
+    /// The URL is not in its normal form. Clients compare it byte for byte.
     #[error("it must be written as {0}: lower case, without default port and without a trailing slash")]
     NotNormal(String),
 }
@@ -58,32 +59,32 @@ impl Issuer {
         Ok(Self { text: text.to_owned(), path, scheme })
     }
 
-    /// The identifier.
+    /// The identifier exactly as configured.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it can only be this very machine.
+    /// Whether the host always refers to this machine.
     pub fn is_loopback(&self) -> bool {
         Url::parse(&self.text).is_ok_and(|url| is_loopback(&url))
     }
 
-    /// Its port, when it is not the usual one of its scheme.
+    /// The port, if it is not the default port of the scheme.
     pub fn port(&self) -> Option<u16> {
         Url::parse(&self.text).ok()?.port()
     }
 
-    /// Its path, `/tenant1` or nothing.
+    /// The path without a trailing slash, such as `/tenant1`, or an empty text.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Its scheme, which is that of all protected hosts too.
+    /// The scheme, which all protected hosts use too.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The URL of an endpoint (`/token`).
+    /// The URL of an endpoint. `path` starts with a slash, as in `/token`.
     pub fn endpoint(&self, path: &str) -> String {
         format!("{}{path}", self.text)
     }

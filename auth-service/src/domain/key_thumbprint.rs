@@ -1,4 +1,4 @@
-//! The thumbprint of a key that tokens are bound to (`jkt`, RFC 9449 §6.1; RFC 7638 with SHA-256).
+//! The thumbprint of a key to which tokens are bound (`jkt`, RFC 9449 §6.1; RFC 7638 with SHA-256).
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-/// Base64url of 32 bytes.
+/// A SHA-256 thumbprint: 32 bytes in base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyThumbprint(String);
 
 impl KeyThumbprint {
-    /// Reads the text form, such as that of a `dpop_jkt` parameter (RFC 9449 §10).
+    /// Reads a thumbprint, such as the `dpop_jkt` parameter (RFC 9449 §10).
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         (bytes.len() == 32).then(|| Self(text.to_owned()))
     }
 
-    /// Its text.
+    /// The thumbprint in base64url.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,9 +1,10 @@
-//! Opaque credentials: codes, session ids, client secrets. ([Refresh tokens](super::refresh_token) say a little more.)
+//! Opaque credentials such as codes, session identifiers and client secrets. [Refresh
+//! tokens](super::refresh_token) have a format of their own.
 //!
-//! Text form: a prefix that names the kind, then base64url of 32 random bytes and a CRC-32 over prefix and
-//! bytes. The prefix lets secret scanners find a leaked token and keeps one kind from being used as another;
-//! the checksum lets us refuse a mistyped or truncated one without asking the store. Only the SHA-256 of the
-//! text is ever stored.
+//! The text is a prefix that names the kind, followed by base64url of 32 random bytes and a CRC-32 over
+//! prefix and bytes. The prefix lets secret scanners find a leaked token, and prevents the use of one kind as
+//! another. With the checksum, a mistyped or truncated token is refused without a query to the store. The
+//! store only keeps the SHA-256 of the text.
 
 use std::fmt;
 
@@ -14,29 +15,29 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// What an opaque token is good for.
+/// The purpose of an opaque token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
-    /// Authorization code (RFC 6749 §1.3.1).
+    /// An authorization code (RFC 6749 §1.3.1).
     AuthorizationCode,
-    /// Refresh token (RFC 6749 §1.5) of the first release; today's are [`super::refresh_token`].
+    /// A refresh token (RFC 6749 §1.5) of the first release. For current ones, see [`super::refresh_token`].
     RefreshToken,
-    /// Client secret (RFC 6749 §2.3.1).
+    /// A client secret (RFC 6749 §2.3.1).
     ClientSecret,
-    /// Registration access token (RFC 7592 §1.2).
+    /// A registration access token (RFC 7592 §1.2).
     RegistrationAccess,
-    /// A browser's login session.
+    /// The login session of a browser.
     Session,
-    /// A browser before login: binds the login form to the browser that asked for it.
+    /// A browser before login. It binds the login form to the browser that requested it.
     LoginAttempt,
-    /// Device code (RFC 8628 §3.2).
+    /// A device code (RFC 8628 §3.2).
     DeviceCode,
-    /// The end of a `request_uri` (RFC 9126 §2.2).
+    /// The last part of a `request_uri` (RFC 9126 §2.2).
     PushedRequest,
 }
 
 impl TokenKind {
-    /// The prefix of the text form.
+    /// The prefix of the token's text.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::AuthorizationCode => "mgc_",
@@ -51,12 +52,12 @@ impl TokenKind {
     }
 }
 
-/// An opaque credential in clear. It exists only on its way in or out and never prints.
+/// An opaque credential in clear text. It is never stored, and its `Debug` output does not show it.
 #[derive(Clone)]
 pub struct OpaqueToken(SecretString);
 
 impl OpaqueToken {
-    /// Makes the token of these random bytes.
+    /// Creates a token from random bytes.
     pub fn new(kind: TokenKind, random: [u8; 32]) -> Self {
         let mut payload = [0_u8; 36];
         let (body, checksum) = payload.split_at_mut(32);
@@ -69,7 +70,7 @@ impl OpaqueToken {
     /// Reads a token of this kind.
     ///
     /// # Errors
-    /// When prefix, length, alphabet or checksum is off: such a token was never issued.
+    /// If the prefix, length, alphabet or checksum is wrong. Such a token was never issued.
     pub fn parse(kind: TokenKind, text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(kind.prefix()).ok_or(MalformedToken)?;
         if encoded.len() != 48 {
@@ -83,12 +84,12 @@ impl OpaqueToken {
         Ok(Self(SecretString::from(text)))
     }
 
-    /// The text to hand to its owner.
+    /// The clear text, to be sent to its owner.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// What the store keeps of it.
+    /// The SHA-256 hash, which is what the store keeps.
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(self.expose().as_bytes())
     }
@@ -100,7 +101,7 @@ impl fmt::Debug for OpaqueToken {
     }
 }
 
-/// The checksum that a credential of that kind ends with.
+/// The CRC-32 at the end of a credential of this kind.
 pub(super) fn crc(kind: TokenKind, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(kind.prefix().as_bytes());
@@ -113,23 +114,23 @@ pub(super) fn crc(kind: TokenKind, body: &[u8]) -> u32 {
 #[error("malformed token")]
 pub struct MalformedToken;
 
-/// SHA-256 of a credential's text. Comparing two takes the same time whatever they hold.
+/// SHA-256 of a credential's text. Two hashes are compared in constant time.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TokenHash(#[serde(with = "base64_bytes")] [u8; 32]);
 
 impl TokenHash {
-    /// Hashes a credential.
+    /// Hashes the text of a credential.
     pub fn of(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
 
-    /// The hash itself.
+    /// The hash as bytes.
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The hash in base64url: a store key.
+    /// The hash in base64url, used as a key in the store.
     pub fn text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
@@ -145,7 +146,7 @@ impl Eq for TokenHash {}
 
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Eight characters tell two apart in a log and are no help in finding the token.
+        // Eight characters are enough to tell hashes apart in a log, but do not help to find the token.
         write!(f, "TokenHash({}…)", self.text().get(..8).unwrap_or_default())
     }
 }

@@ -1,14 +1,14 @@
-//! Origins of web pages (RFC 6454 §6.1), and which of them may call the protected services.
+//! Origins of web pages (RFC 6454 §6.1), and which of them are allowed to call the protected services.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// The value of an `Origin` header: `scheme://host[:port]` as browsers serialise it, or `null`.
+/// The value of an `Origin` header: `scheme://host[:port]` in the serialisation of browsers, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin(String);
 
-/// Not an origin.
+/// The text is not a valid origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not an origin; write scheme and host, and the port if it is not the usual one: https://app.example.com"
@@ -16,7 +16,7 @@ pub struct Origin(String);
 pub struct InvalidOrigin;
 
 impl Origin {
-    /// The origin's text.
+    /// The value of the header.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -31,9 +31,10 @@ impl fmt::Display for Origin {
 impl FromStr for Origin {
     type Err = InvalidOrigin;
 
-    /// Schemes of browser extensions and editors (`chrome-extension`, `vscode-webview`) have origins too.
+    /// Reads the header's value. Any scheme is accepted, because browser extensions and editors have their
+    /// own (`chrome-extension`, `vscode-webview`).
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
-        // What applications in a web view load from files has no authority.
+        // A page that a web view loaded from a file has no host.
         if matches!(text, "null" | "file://") {
             return Ok(Self(text.to_owned()));
         }
@@ -52,17 +53,18 @@ impl FromStr for Origin {
     }
 }
 
-/// Which web pages may call the protected services.
+/// The web pages that are allowed to call the protected services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigins {
-    /// Any: a page of any origin can only send a token that it was given, never a cookie.
+    /// Pages of any origin. This is safe because services accept tokens, never cookies, so a page can only
+    /// use a token that it was given.
     Any,
-    /// These, and the service's own.
+    /// Pages of these origins, and pages of the service's own origin.
     Listed(BTreeSet<Origin>),
 }
 
 impl AllowedOrigins {
-    /// Whether a page of `origin` may call a service whose own origin is `own`.
+    /// Whether a page of `origin` is allowed to call a service whose own origin is `own`.
     pub fn allow(&self, origin: &Origin, own: &str) -> bool {
         match self {
             Self::Any => true,

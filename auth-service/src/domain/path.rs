@@ -1,15 +1,15 @@
-//! The path of a request as every hop must read it alike, or not at all.
+//! Request paths that every proxy and server reads in the same way.
 //!
 //! Proxies, servers and applications disagree on dot segments, double slashes, encoded delimiters and path
-//! parameters. We never normalise and guess: a path with more than one reading is refused.
+//! parameters. This module does not normalise such a path, but refuses it.
 
 use std::fmt;
 
-/// An absolute path without query, free of anything that two parsers may read differently.
+/// An absolute path without query, in which nothing can be read in two ways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnambiguousPath(String);
 
-/// The path has more than one reading.
+/// The path can be read in more than one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the path is ambiguous: it has dot segments, empty segments, encoded delimiters, or characters that are not allowed"
@@ -17,7 +17,7 @@ pub struct UnambiguousPath(String);
 pub struct AmbiguousPath;
 
 impl UnambiguousPath {
-    /// Reads the path of a request target, dropping its query.
+    /// Reads the path of a request target, without its query.
     pub fn of_target(target: &str) -> Result<Self, AmbiguousPath> {
         let path = target.split_once('?').map_or(target, |(path, _)| path);
         let well_formed = path.starts_with('/')
@@ -29,12 +29,13 @@ impl UnambiguousPath {
         if well_formed { Ok(Self(path.to_owned())) } else { Err(AmbiguousPath) }
     }
 
-    /// The path's text.
+    /// The path as it was sent.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `self` is `ancestor` or lies below it, by whole segments: `/mcp/x` is within `/mcp`, `/mcp-x` is not.
+    /// Whether the path is `ancestor` or lies below it. Whole segments are compared: `/mcp/x` is within
+    /// `/mcp`, but `/mcp-x` is not.
     pub fn is_within(&self, ancestor: &str) -> bool {
         let ancestor = ancestor.strip_suffix('/').unwrap_or(ancestor);
         self.0.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -47,14 +48,14 @@ impl fmt::Display for UnambiguousPath {
     }
 }
 
-/// RFC 3986 `pchar` and `/`, less `;` (path parameters) and with `%` checked apart.
+/// `pchar` of RFC 3986 and `/`, without `;`, which starts path parameters. Escapes are checked separately.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,=:@%".contains(&byte)
 }
 
-/// Every `%` starts an escape of a printable ASCII character that is not a delimiter, a dot or `%` itself, nor one that
-/// needs no escape: `/%6dcp` is `/mcp` to whoever decodes (RFC 3986 §6.2.2.2), and would be under no rule of `/mcp`.
-/// Escapes of UTF-8 sequences are allowed when they decode to valid UTF-8.
+/// Checks all percent-encoded characters. Control characters, delimiters and `%` are refused, and so is every
+/// character that needs no encoding: a server that decodes `/%6dcp` reads `/mcp` (RFC 3986 §6.2.2.2), but no
+/// rule for `/mcp` would match it. The decoded path has to be valid UTF-8.
 fn escapes_are_plain(path: &str) -> bool {
     if !path.contains('%') {
         return true;

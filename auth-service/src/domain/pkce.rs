@@ -12,19 +12,19 @@ use subtle::ConstantTimeEq;
 pub struct CodeChallenge(String);
 
 impl CodeChallenge {
-    /// Reads a challenge.
+    /// Reads the `code_challenge` parameter.
     pub fn parse(text: &str) -> Option<Self> {
         let is_digest = text.len() == 43 && URL_SAFE_NO_PAD.decode(text).is_ok();
         is_digest.then(|| Self(text.to_owned()))
     }
 
-    /// As it was sent.
+    /// The challenge as the client sent it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether `verifier` is the secret behind this challenge (RFC 7636 §4.6). A verifier that breaks the
-    /// grammar of §4.1 (43 to 128 unreserved characters) never is.
+    /// Whether `verifier` matches this challenge (RFC 7636 §4.6). A verifier that breaks the grammar of §4.1
+    /// (43 to 128 unreserved characters) never does.
     pub fn is_met_by(&self, verifier: &str) -> bool {
         let well_formed = (43..=128).contains(&verifier.len())
             && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
@@ -44,7 +44,7 @@ mod tests {
         let challenge = CodeChallenge::parse("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM").unwrap();
         assert!(challenge.is_met_by("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"));
         assert!(!challenge.is_met_by("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXl"));
-        // `plain` would compare the two texts.
+        // The method `plain`, which is not supported, would compare the two texts.
         assert!(!challenge.is_met_by("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"));
     }
 

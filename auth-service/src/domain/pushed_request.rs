@@ -1,4 +1,5 @@
-//! Pushed authorization requests (RFC 9126): what a client asks for, left with us before the browser comes.
+//! Pushed authorization requests (RFC 9126): the client sends its request to the server before it opens the
+//! browser.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,20 +10,21 @@ use super::clock::UnixTime;
 use super::grant::GrantId;
 use super::opaque_token::TokenHash;
 
-/// A request that was pushed.
+/// The data of a pushed request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushedRequest {
-    /// Who pushed it; nobody else can use it.
+    /// The client that pushed the request. No other client can use it.
     pub client_id: ClientId,
-    /// In which registration.
+    /// The client's registration at the time of the request.
     pub registration: RegistrationId,
-    /// With what metadata ([`Client::has_left`]).
+    /// Digest of the client's metadata at the time of the request ([`Client::has_left`]).
     #[serde(default)]
     pub metadata: Option<TokenHash>,
-    /// The grant that allowing it makes: fixed now, so that one request makes one grant at most.
+    /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
+    /// one grant.
     pub grant_id: GrantId,
-    /// Its parameters in form encoding, as a browser would have brought them.
+    /// The parameters of the request, encoded as a form.
     pub query: String,
-    /// When it ends.
+    /// The time at which the request expires.
     pub expires_at: UnixTime,
 }

@@ -1,54 +1,57 @@
-//! Redirect URIs: what may be registered, and when a requested one is a registered one.
+//! Redirect URIs: which can be registered, and when a requested URI matches a registered one.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-/// A redirect URI in its one normal spelling: https anywhere, http on loopback (MCP authorization, "Communication
-/// Security"; RFC 8252 §7.3), or the private-use scheme of a desktop application (RFC 8252 §7.1). Which schemes of
-/// the last kind may be registered is for the operator to say.
+/// A redirect URI in its normal form. It uses https, or http on loopback (MCP authorization, "Communication
+/// Security"; RFC 8252 §7.3), or the private-use scheme of a desktop application (RFC 8252 §7.1). The
+/// operator decides which private-use schemes can be registered.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RedirectUri(String);
 
-/// Why a URI cannot be a redirect URI.
+/// The reason why a text is not a redirect URI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedirectUri {
-    /// Not an absolute URI.
+    /// The text is not an absolute URI.
     #[error("a redirect URI must be an absolute URI")]
     NotAbsolute,
-    /// The text differs from its normal form: upper case, default port, dot segments, backslash, blanks…
+    /// The text is not in its normal form. It has, for example, upper case, a default port, dot segments, a
+    /// backslash or blanks.
     #[error("a redirect URI must be written in its normal form, which here is {0}")]
     NotNormal(String),
-    /// RFC 6749 §3.1.2.
+    /// The URI has a fragment, which RFC 6749 §3.1.2 forbids.
     #[error("a redirect URI must not have a fragment")]
     Fragment,
-    /// `https://good@evil`.
+    /// The URI has a user name or password, as in `https://good@evil`.
     #[error("a redirect URI must not have a user name or password")]
     UserInfo,
-    /// A scheme that a browser would run, read or send elsewhere.
+    /// The scheme is not https, http on loopback, or one that belongs to a desktop application.
     #[error(
         "a redirect URI must use https, http on localhost, 127.0.0.1 or [::1], or a desktop application's own scheme followed by ://"
     )]
     Scheme,
-    /// URL parsers take hosts such as `a;b`, which mean something in a Content-Security-Policy.
+    /// The host has a character such as `;`, which URL parsers accept but which has a meaning in a
+    /// Content-Security-Policy.
     #[error("a redirect URI must have a host of letters, digits, dots and hyphens, or an address")]
     Host,
-    /// A reader could take the client's own text for a part of the answer.
+    /// The query has a parameter that the client could mistake for part of the authorization response.
     #[error(
         "a redirect URI must not have {0} in its query, which is a part of the answer that is sent there"
     )]
     PartOfAnswer(&'static str),
-    /// Readers disagree on where a parameter ends, and what its name is.
+    /// The query has a character about which parsers disagree, so it is unclear where a parameter or its name
+    /// ends.
     #[error("a redirect URI must not have ; or a control character in its query")]
     AmbiguousQuery,
-    /// Longer than anyone needs.
+    /// The URI has more than 2048 bytes.
     #[error("a redirect URI must not be longer than 2048 characters")]
     TooLong,
 }
 
-/// Parameters of an authorization response (RFC 6749 §4.1.2 and §4.2.2, RFC 9207 §2, and those of other response types and
+/// Parameters of authorization responses (RFC 6749 §4.1.2 and §4.2.2, RFC 9207 §2, other response types and
 /// modes).
 const ANSWER: [&str; 9] = [
     "code",
@@ -63,7 +66,8 @@ const ANSWER: [&str; 9] = [
 ];
 
 impl RedirectUri {
-    /// One that a client may register: nothing in it [could be an answer](Self::could_be_answer).
+    /// Reads a URI that a client registers. Nothing in its query [can be mistaken for a response
+    /// parameter](Self::could_be_answer).
     pub fn to_register(text: String) -> Result<Self, InvalidRedirectUri> {
         let uri = Self::try_from(text)?;
         match uri.could_be_answer() {
@@ -72,9 +76,10 @@ impl RedirectUri {
         }
     }
 
-    /// What in its query a reader could take for a parameter of the answer. Of two with one name, readers take the first, the last
-    /// or both. Some compare names without case, take `;` for `&`, and leave out of a name what is no letter, or read it as a
-    /// path: `code[]`, `a[code]` and `code.x` are `code` to them, or have it.
+    /// Finds what a client could mistake for a parameter of the authorization response. If a name occurs
+    /// twice, clients take the first, the last or both. Some ignore case, treat `;` like `&`, drop other
+    /// characters from a name, or read it as a path: they take `code[]`, `a[code]` and `code.x` for `code` or
+    /// for something that contains it.
     pub fn could_be_answer(&self) -> Option<InvalidRedirectUri> {
         let url = Url::parse(&self.0).ok()?;
         let controls = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
@@ -92,13 +97,13 @@ impl RedirectUri {
             .map(InvalidRedirectUri::PartOfAnswer)
     }
 
-    /// The URI as registered.
+    /// The URI as it was registered.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a request's `redirect_uri` is this one: byte for byte, and on loopback with any port
-    /// (RFC 8252 §7.3, OAuth 2.1 §2.3.1).
+    /// Whether this registered URI matches a requested one. They are compared byte for byte, but on loopback
+    /// without the port (RFC 8252 §7.3, OAuth 2.1 §2.3.1).
     pub fn matches(&self, requested: &Self) -> bool {
         self == requested
             || self
@@ -106,19 +111,19 @@ impl RedirectUri {
                 .is_some_and(|bare| requested.without_loopback_port() == Some(bare))
     }
 
-    /// Whether any program on the person's machine could be listening there (RFC 8252 §8.6), by loopback or by
-    /// claiming the scheme.
+    /// Whether any program on the user's machine could receive the response, by listening on loopback or by
+    /// claiming the scheme (RFC 8252 §8.6).
     pub fn is_local(&self) -> bool {
         self.private_scheme().is_some() || Url::parse(&self.0).is_ok_and(|url| is_loopback_http(&url))
     }
 
-    /// The scheme, when it is a desktop application's own.
+    /// The scheme, if it is a private-use scheme of a desktop application.
     pub fn private_scheme(&self) -> Option<&str> {
         let (scheme, _) = self.0.split_once(':')?;
         Some(scheme).filter(|scheme| !matches!(*scheme, "http" | "https"))
     }
 
-    /// Host and port as a person should see them on the consent page; an application's own scheme with it.
+    /// Host and port for the consent page. For a private-use scheme, the scheme is included.
     pub fn display_host(&self) -> String {
         if self.private_scheme().is_some() {
             return Url::parse(&self.0)
@@ -130,9 +135,9 @@ impl RedirectUri {
             .unwrap_or_default()
     }
 
-    /// This URI with `pairs` added to its query.
+    /// The URI with `pairs` appended to its query.
     pub fn with_query(&self, pairs: &[(&str, &str)]) -> String {
-        // It parsed when it was made, so the fallback is never taken.
+        // The URI was parsed when it was created, so parsing does not fail here.
         let Ok(mut url) = Url::parse(&self.0) else {
             return self.0.clone();
         };
@@ -140,12 +145,12 @@ impl RedirectUri {
         url.into()
     }
 
-    /// The URI as it compares: on loopback without its port.
+    /// The form in which URIs are compared: on loopback, the port is removed.
     pub fn comparable(&self) -> String {
         self.without_loopback_port().unwrap_or_else(|| self.0.clone())
     }
 
-    /// The host that an allow-list knows it by, without port.
+    /// The host without port, which is compared with allow-lists.
     pub fn host(&self) -> String {
         Url::parse(&self.0).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
     }
@@ -162,13 +167,14 @@ fn is_loopback_http(url: &Url) -> bool {
         && match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address == std::net::Ipv4Addr::LOCALHOST,
-            // Mapped addresses such as [::ffff:127.0.0.1] are not loopback to every stack.
+            // Only `[::1]` is accepted. Not every network stack treats a mapped address such as
+            // `[::ffff:127.0.0.1]` as loopback.
             Some(Host::Ipv6(address)) => address == std::net::Ipv6Addr::LOCALHOST,
             None => false,
         }
 }
 
-/// Schemes that a browser handles itself, or hands to a program which is no OAuth client.
+/// Schemes that a browser handles itself, or passes to a program that is not an OAuth client.
 const NEVER: [&str; 22] = [
     "about",
     "blob",
@@ -222,7 +228,7 @@ impl TryFrom<String> for RedirectUri {
         if !has_plain_host(&url) {
             return Err(InvalidRedirectUri::Host);
         }
-        // What survives here has one reading only, so that comparing bytes is comparing meanings.
+        // After these checks the URI has only one reading, so it is safe to compare URIs byte for byte.
         let normal = url.as_str();
         let bare_authority = url.path() == "/" && normal.strip_suffix('/') == Some(text.as_str());
         let tricky_path =
@@ -244,7 +250,8 @@ fn has_plain_host(url: &Url) -> bool {
     }
 }
 
-/// `%2e`, `%2f`, `%5c`, `%25`: another parser might decode them into a different path.
+/// Whether the path contains `%2e`, `%2f`, `%5c`, `%25` or `%00`, which another parser might decode into a
+/// different path.
 fn has_encoded_delimiter(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     ["%2e", "%2f", "%5c", "%25", "%00"].iter().any(|sequence| lower.contains(sequence))

@@ -1,10 +1,11 @@
-//! Refresh tokens. A token says which grant it belongs to and how many of the grant's tokens came before it, so that
-//! nothing has to be kept about used ones: their reuse is noticed because they are genuine and not the live one.
+//! Refresh tokens. A token names its grant and its number within that grant. The store therefore does not
+//! have to keep used tokens: a token that is genuine but is not the current one was used before.
 //!
-//! Text form: `mgr_`, then base64url of the grant's identifier (16 bytes), the number (4, big-endian), 32 random bytes, a
-//! MAC over all of these with a key that only the grant knows (16; RFC 9700 §4.14.2 demands the integrity of a token
-//! that names its grant), and a CRC-32 as other credentials have. Only the SHA-256 of the text is stored. Tokens of the
-//! first release were 32 random bytes ([`OpaqueToken`]); the store keeps what leads from those to their grants.
+//! The text is `mgr_`, followed by base64url of the grant identifier (16 bytes), the number (4 bytes,
+//! big-endian), 32 random bytes, a MAC over these three (16 bytes), and a CRC-32 as in other credentials. The
+//! MAC's key is stored with the grant; RFC 9700 §4.14.2 requires integrity protection for a token that names
+//! its grant. Only the SHA-256 of the text is stored. Tokens of the first release were 32 random bytes
+//! ([`OpaqueToken`]), and the store keeps an index from those to their grants.
 
 use std::fmt;
 
@@ -24,17 +25,18 @@ const NUMBER: usize = 4;
 const RANDOM: usize = 32;
 const MAC: usize = 16;
 const CRC: usize = 4;
-/// What the MAC is made of.
+/// Length in bytes of the data that the MAC covers.
 const SIGNED: usize = GRANT + NUMBER + RANDOM;
 const ENCODED: usize = (SIGNED + MAC + CRC) / 3 * 4;
 
-/// What the tokens of one grant are authenticated with. Who knows it can end the grant, and do nothing else.
+/// The key of the MAC in the tokens of one grant. Somebody who learns it can cause the grant to be revoked,
+/// but cannot get tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LineKey([u8; 32]);
 
 impl LineKey {
-    /// A key of these random bytes.
+    /// Creates a key from random bytes.
     pub const fn new(random: [u8; 32]) -> Self {
         Self(random)
     }
@@ -42,7 +44,7 @@ impl LineKey {
     fn mac(&self, signed: &[u8]) -> [u8; MAC] {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), signed);
         let mut mac = [0; MAC];
-        // A prefix of an HMAC is one (RFC 2104 §5).
+        // An HMAC can be truncated (RFC 2104 §5).
         mac.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
         mac
     }
@@ -69,23 +71,23 @@ impl From<LineKey> for String {
     }
 }
 
-/// The line of a grant's refresh tokens, as the grant knows it.
+/// The state of a grant's sequence of refresh tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// What they are authenticated with.
+    /// The key of the MAC in these tokens.
     pub key: LineKey,
-    /// How many came before the live one.
+    /// The number of tokens that were issued before the current one.
     pub number: u32,
 }
 
-/// A refresh token in clear: exists on its way in or out, and never prints.
+/// A refresh token in clear text. It is never stored, and its `Debug` output does not show it.
 #[derive(Clone)]
 pub struct RefreshToken {
     text: SecretString,
     place: Option<Place>,
 }
 
-/// What a token says of itself.
+/// The grant, number and MAC that a token contains.
 #[derive(Debug, Clone)]
 struct Place {
     grant: GrantId,
@@ -94,7 +96,7 @@ struct Place {
     mac: [u8; MAC],
 }
 
-/// A refresh token as the store gets it: all but the secret.
+/// A refresh token as the store receives it. It contains the hash, but not the text.
 #[derive(Debug, Clone)]
 pub struct Presented {
     hash: TokenHash,
@@ -102,7 +104,7 @@ pub struct Presented {
 }
 
 impl RefreshToken {
-    /// The token of that grant and place in its line, of these random bytes.
+    /// Creates the token of a grant at this position of its sequence.
     pub fn new(grant: &GrantId, line: &Line, random: [u8; 32]) -> Self {
         let mut signed = [0_u8; SIGNED];
         let parts = grant.bytes().into_iter().chain(line.number.to_be_bytes()).chain(random);
@@ -115,10 +117,10 @@ impl RefreshToken {
         Self { text: SecretString::from(text), place: Some(place) }
     }
 
-    /// Reads a token, of this or of the first release.
+    /// Reads a token of the current or of the first format.
     ///
     /// # Errors
-    /// When prefix, length, alphabet or checksum is off: such a token was never issued.
+    /// If the prefix, length, alphabet or checksum is wrong. Such a token was never issued.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(PREFIX).ok_or(MalformedToken)?;
         if encoded.len() != ENCODED {
@@ -142,22 +144,22 @@ impl RefreshToken {
         Ok(Self { text: SecretString::from(text), place: Some(place) })
     }
 
-    /// The text to hand to its owner.
+    /// The clear text, to be sent to its owner.
     pub fn expose(&self) -> &str {
         self.text.expose_secret()
     }
 
-    /// What the store keeps of it.
+    /// The SHA-256 hash, which is what the store keeps.
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(self.expose().as_bytes())
     }
 
-    /// What the store is asked with.
+    /// The form that is passed to the store.
     pub fn presented(&self) -> Presented {
         Presented { hash: self.hash(), place: self.place.clone() }
     }
 
-    /// How many came before its successor.
+    /// The number of the token that follows this one.
     pub fn next_number(&self) -> u32 {
         self.place.as_ref().map_or(1, |place| place.number.saturating_add(1))
     }
@@ -169,7 +171,7 @@ impl fmt::Debug for RefreshToken {
     }
 }
 
-/// A token of the first release, which does not say whose it is.
+/// Makes a token of the first release, which does not name its grant.
 impl From<TokenHash> for Presented {
     fn from(hash: TokenHash) -> Self {
         Self { hash, place: None }
@@ -177,18 +179,18 @@ impl From<TokenHash> for Presented {
 }
 
 impl Presented {
-    /// SHA-256 of the text.
+    /// SHA-256 of the token's text.
     pub const fn hash(&self) -> &TokenHash {
         &self.hash
     }
 
-    /// The grant that it names; none if it is of the first release.
+    /// The grant that the token names. None for a token of the first release.
     pub fn grant(&self) -> Option<&GrantId> {
         self.place.as_ref().map(|place| &place.grant)
     }
 
-    /// Whether it was issued in that line, and not after the live one: that would be a token which was issued after a
-    /// backup that is now restored.
+    /// Whether the token was issued in this sequence and is not newer than the current one. A newer one was
+    /// issued after the backup that has since been restored.
     pub(super) fn is_of(&self, line: &Line) -> bool {
         self.place.as_ref().is_some_and(|place| {
             bool::from(line.key.mac(&place.signed).ct_eq(&place.mac)) && place.number <= line.number
@@ -230,7 +232,7 @@ mod tests {
             prop_assert!(RefreshToken::parse(&String::from_utf8(altered).unwrap()).is_err());
         }
 
-        /// With the checksum put right, as who wants to be heard would.
+        /// The checksum is corrected after the change, as an attacker would do.
         #[test]
         fn a031_nobody_but_us_makes_a_token_of_a_line(at in 0_usize..SIGNED + MAC, change in 1_u8..) {
             let grant = GrantId::new([1; 32]);

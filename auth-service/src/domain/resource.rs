@@ -1,4 +1,4 @@
-//! Protected resources (RFC 8707, RFC 9728): the URL that a token is for.
+//! Protected resources (RFC 8707, RFC 9728): the URLs for which tokens are issued.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use super::host::{HostName, HostPattern, split_authority};
 use super::path::UnambiguousPath;
 use super::resource_query::ResourceQuery;
 
-/// `http` or `https`: one for the whole deployment, that of the issuer.
+/// The URL scheme, `http` or `https`. The issuer and all protected hosts use the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// Plain HTTP, on loopback only.
+    /// Plain HTTP, which is only allowed on loopback.
     Http,
     /// HTTP over TLS.
     Https,
 }
 
 impl Scheme {
-    /// The scheme's text.
+    /// The scheme as it is written in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -28,26 +28,27 @@ impl Scheme {
     }
 }
 
-/// A resource indicator: `scheme://authority[/path]`, in the spelling of our configuration, without a trailing
-/// slash, query or fragment.
+/// A resource indicator: `scheme://authority[/path]` without trailing slash, query or fragment. The spelling
+/// of the authority comes from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ResourceUri(String);
 
 impl ResourceUri {
-    /// The URI's text.
+    /// The URI as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its scheme and authority.
+    /// The scheme and authority.
     pub fn origin(&self) -> &str {
         let path_at = self.0.match_indices('/').nth(2).map_or(self.0.len(), |(at, _)| at);
         self.0.get(..path_at).unwrap_or_default()
     }
 
-    /// Reads a URL in the spelling of [`ProtectedHosts::parse`] where it is not known yet which hosts are protected. One
-    /// of a host that is not is harmless: it is compared with protected ones and equals none.
+    /// Reads a URL into the same form as [`ProtectedHosts::parse`], for callers that do not know the
+    /// protected hosts yet. The URL of an unprotected host does no harm, because it never equals a protected
+    /// one.
     pub fn well_formed(text: &str) -> Result<Self, NotAResource> {
         let url = Url::parse(text).map_err(|_| NotAResource)?;
         let plain = matches!(url.scheme(), "http" | "https")
@@ -66,12 +67,12 @@ impl ResourceUri {
         }
     }
 
-    /// Host (the text of a [`HostName`]) and path, which is empty or starts with `/`.
+    /// The host (the text of a [`HostName`]) and the path, which is empty or starts with `/`.
     pub fn host_and_path(&self) -> (&str, &str) {
         let after_scheme = self.0.split_once("://").map_or("", |(_, rest)| rest);
         let path_at = after_scheme.find('/').unwrap_or(after_scheme.len());
         let (authority, path) = after_scheme.split_at_checked(path_at).unwrap_or_default();
-        // The colons of an IPv6 literal stand before its bracket.
+        // In an IPv6 literal, the colons of the address are inside the brackets.
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => host,
             _ => authority,
@@ -79,7 +80,8 @@ impl ResourceUri {
         (host, path)
     }
 
-    /// Whether a token for this resource is good for `other`: the same, or below it by whole path segments.
+    /// Whether a token for this resource is valid for `other`, which is the same resource or one below it.
+    /// Whole path segments are compared.
     pub fn includes(&self, other: &Self) -> bool {
         other.0.strip_prefix(&self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
@@ -91,31 +93,31 @@ impl fmt::Display for ResourceUri {
     }
 }
 
-/// The text is not the URL of a service.
+/// The text is not a valid resource URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a resource is an http or https URL without query, fragment, user name and dot segments")]
 pub struct NotAResource;
 
-/// The hosts in front of which the check stands, all on one scheme.
+/// The hosts whose requests are checked. They all use the same scheme.
 #[derive(Debug, Clone)]
 pub struct ProtectedHosts {
     scheme: Scheme,
     patterns: Vec<HostPattern>,
 }
 
-/// What a client wants a token for that does not say it (MCP 2025-03-26 knows no `resource` parameter).
+/// The resource of a request that names none. MCP 2025-03-26 has no `resource` parameter.
 #[derive(Debug, Clone)]
 pub enum DefaultResources {
-    /// Nothing: it has to say it.
+    /// There is no default, so the client has to name the resource.
     None,
-    /// Everything on the host that it asks at.
+    /// The whole host to which the request was sent.
     WholeHost,
-    /// The one of these that is on the host that it asks at.
+    /// The listed resource that is on the host to which the request was sent.
     Listed(Vec<ResourceUri>),
 }
 
 impl DefaultResources {
-    /// The default at `host`.
+    /// The default resource for requests that are sent to `host`.
     pub fn of_host(&self, host: &HostName, hosts: &ProtectedHosts) -> Option<ResourceUri> {
         let origin = hosts.origin(host)?;
         match self {
@@ -126,48 +128,49 @@ impl DefaultResources {
     }
 }
 
-/// Where a resource's metadata document is, before the resource's path (RFC 9728 §3.1).
+/// Path prefix of the protected resource metadata. The path of the resource follows it (RFC 9728 §3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// A resource indicator that is not ours to issue tokens for (`invalid_target`, RFC 8707 §2).
+/// The resource indicator names no resource for which this server issues tokens (`invalid_target`, RFC 8707
+/// §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the resource is not the URL of a service that this server protects")]
 pub struct UnknownResource;
 
 impl ProtectedHosts {
-    /// These hosts on this scheme.
+    /// Creates the list of protected hosts.
     pub fn new(scheme: Scheme, patterns: Vec<HostPattern>) -> Self {
         Self { scheme, patterns }
     }
 
-    /// The scheme that clients use.
+    /// The scheme of the URLs that clients use.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// What `PROTECTED_HOSTS` lists.
+    /// The entries of `PROTECTED_HOSTS`.
     pub fn patterns(&self) -> &[HostPattern] {
         &self.patterns
     }
 
-    /// The origin that clients use for a protected host (`https://mcp.example.com`).
+    /// The origin of a protected host, such as `https://mcp.example.com`. None if the host is not protected.
     pub fn origin(&self, host: &HostName) -> Option<String> {
         self.url(host, "")
     }
 
-    /// The resource at this path of this host.
+    /// The resource at this host and path. None if the host is not protected.
     pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
         self.url(host, path.as_str().trim_end_matches('/')).map(ResourceUri)
     }
 
-    /// Built at once: every check needs one.
+    /// Builds the URL with a single allocation, because every check needs one.
     fn url(&self, host: &HostName, path: &str) -> Option<String> {
         let [name, port] = self.patterns.iter().find_map(|pattern| pattern.authority_for(host))?;
         Some([self.scheme.as_str(), "://", name, port, path].concat())
     }
 
-    /// The URL of the metadata document about what a client asked for at `host`: the well-known part goes between host
-    /// and path, less a path that is only a slash (RFC 9728 §3.1).
+    /// The URL of the metadata document for a request to `host` and `path`. The well-known prefix goes
+    /// between host and path, and a path of a single slash is dropped (RFC 9728 §3.1).
     pub fn metadata_url(
         &self,
         host: &HostName,
@@ -180,8 +183,8 @@ impl ProtectedHosts {
         format!("{origin}{WELL_KNOWN}{path}{query}")
     }
 
-    /// The URL that the document at [`Self::metadata_url`] is about, as a client writes it: it must be identical to the one
-    /// that the client called (RFC 9728 §3.3). [`Self::parse`] reads it.
+    /// The `resource` value in the document at [`Self::metadata_url`]. It must be identical to the URL that
+    /// the client called (RFC 9728 §3.3). [`Self::parse`] can read it.
     pub fn described(
         &self,
         host: &HostName,
@@ -196,8 +199,8 @@ impl ProtectedHosts {
         })
     }
 
-    /// Reads a `resource` parameter. Scheme and host compare without case, and neither a trailing slash nor a query makes
-    /// a difference; scheme, host and port must be those of a protected host (RFC 8707 §2).
+    /// Reads a `resource` parameter (RFC 8707 §2). Scheme and host are compared without case. A trailing
+    /// slash or a query makes no difference. Scheme, host and port have to be those of a protected host.
     pub fn parse(&self, text: &str) -> Result<ResourceUri, UnknownResource> {
         let (text, query) = text.split_once('?').unwrap_or((text, ""));
         ResourceQuery::parse(query).map_err(|_| UnknownResource)?;
@@ -206,7 +209,8 @@ impl ProtectedHosts {
         let path_at = after_scheme.find('/').unwrap_or(after_scheme.len());
         let (authority, path) = after_scheme.split_at_checked(path_at).ok_or(UnknownResource)?;
         let plain = url.fragment().is_none() && !authority.contains('@');
-        // The path is read from the text: a URL parser would have resolved the tricks that we refuse.
+        // The path is taken from the text, because a URL parser would resolve the dot segments and escapes
+        // that are refused here.
         let path = if path.is_empty() { "/" } else { path };
         let path = UnambiguousPath::of_target(path).map_err(|_| UnknownResource)?;
         let (host, _) = split_authority(authority).map_err(|_| UnknownResource)?;

@@ -1,28 +1,29 @@
-//! The query of a service's URL (`/mcp?toolset=a`).
+//! The query of a service's URL, such as `/mcp?toolset=a`.
 //!
-//! Several vendors give out such URLs. The query is part of what a client connects to, so the documents that lead to a
-//! token repeat it as it came (RFC 9728 §3.1, §3.3). It says nothing about what a token is for: that is the resource
-//! without it.
+//! Several vendors give out such URLs. The query is part of the URL to which a client connects, so the
+//! metadata repeats it unchanged (RFC 9728 §3.1, §3.3). It is not part of the resource for which a token is
+//! issued.
 
 use std::fmt;
 
-/// Bytes in the longest query. A challenge travels in a header, and edge proxies read all of those into 4 KiB.
+/// Maximum length of a query in bytes. The `WWW-Authenticate` header repeats it, and proxies read all
+/// response headers into a buffer of 4 KiB.
 const MAX_LEN: usize = 2048;
 
-/// A query that stands in a quoted string of a header, in a URL and in JSON as it is: printable ASCII without `"`, `\`,
-/// `#`, `<` and `>`, not empty and not longer than 2048 bytes.
+/// A query that can be put unchanged into a quoted header string, a URL and JSON: 1 to 2048 bytes of
+/// printable ASCII without `"`, `\`, `#`, `<` and `>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResourceQuery<'a>(&'a str);
 
-/// A query that could not be repeated as it came.
+/// The query cannot be repeated unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the query is longer than 2048 bytes, or has characters that do not belong in a URL")]
 pub struct UnusableQuery;
 
 impl<'a> ResourceQuery<'a> {
-    /// Reads what follows `?`. None when nothing does.
+    /// Reads the text after `?`. None if it is empty.
     pub fn parse(text: &'a str) -> Result<Option<Self>, UnusableQuery> {
-        // Wider than RFC 3986 §3.4: browsers send `[`, `{`, `|` and others as they are.
+        // This accepts more than RFC 3986 §3.4, because browsers send `[`, `{`, `|` and others unencoded.
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\#<>".contains(&byte);
         if text.is_empty() {
             Ok(None)
@@ -35,7 +36,7 @@ impl<'a> ResourceQuery<'a> {
 }
 
 impl fmt::Display for ResourceQuery<'_> {
-    /// With its question mark.
+    /// Writes the query with its question mark.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "?{}", self.0)
     }

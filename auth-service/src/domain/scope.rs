@@ -1,4 +1,4 @@
-//! Scopes (RFC 6749 §3.3) with the hierarchy that MCP asks to honour: `mcp` includes `mcp:read`.
+//! Scopes (RFC 6749 §3.3) with a hierarchy, as MCP recommends: `mcp` includes `mcp:read`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,18 +6,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One scope token: printable ASCII without space, `"` and `\`.
+/// One scope token: 1 to 128 characters of printable ASCII without space, `"` and `\`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ScopeToken(String);
 
 impl ScopeToken {
-    /// The token's text.
+    /// The token as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether holding this token is holding `other`: the same, or an ancestor by `:`.
+    /// Whether this token includes `other`: both are the same, or `other` continues this one after a `:`.
     fn includes(&self, other: &Self) -> bool {
         match other.0.strip_prefix(&self.0) {
             Some("") => true,
@@ -44,52 +44,52 @@ impl From<ScopeToken> for String {
     }
 }
 
-/// A set of scope tokens; its text form is sorted and separated by single spaces.
+/// A set of scope tokens. Its text form is sorted and separated by single spaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scope(BTreeSet<ScopeToken>);
 
 impl Scope {
-    /// Whether there is no token in it.
+    /// Whether the set has no tokens.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The tokens, sorted.
+    /// The tokens in sorted order.
     pub fn tokens(&self) -> impl Iterator<Item = &ScopeToken> {
         self.0.iter()
     }
 
-    /// Whether this scope grants everything in `needed`, hierarchy included.
+    /// Whether this scope includes every token in `needed`, with regard to the hierarchy.
     pub fn covers(&self, needed: &Self) -> bool {
         needed.0.iter().all(|token| self.grants(token))
     }
 
-    /// The part of `self` that `limit` grants too.
+    /// The tokens of `self` that `limit` includes.
     #[must_use]
     pub fn within(&self, limit: &Self) -> Self {
         Self(self.0.iter().filter(|token| limit.grants(token)).cloned().collect())
     }
 
-    /// Both together.
+    /// The tokens of both scopes.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self(self.0.union(&other.0).cloned().collect())
     }
 
-    /// What both grant: the narrower of each pair.
+    /// The tokens that both scopes include. If one token includes another, this is the narrower one.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
         self.within(other).union(&other.within(self))
     }
 
-    /// What is in `self` and not granted by `other`.
+    /// The tokens of `self` that `other` does not include.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {
         Self(self.0.iter().filter(|token| !other.grants(token)).cloned().collect())
     }
 
-    /// The same without tokens that another of them includes.
+    /// The same scope without tokens that another of its tokens includes.
     #[must_use]
     pub fn minimal(&self) -> Self {
         let spare = |token: &ScopeToken| self.0.iter().any(|held| held != token && held.includes(token));
@@ -111,7 +111,7 @@ impl FromStr for Scope {
     type Err = InvalidScope;
 
     fn from_str(text: &str) -> Result<Self, InvalidScope> {
-        // A hundred tokens are more than any catalogue holds; the bound keeps a request from growing a set.
+        // No catalogue has as many as 100 tokens. The limit keeps a request from creating a large set.
         let tokens: Vec<&str> = text.split(' ').filter(|token| !token.is_empty()).collect();
         if tokens.len() > 100 {
             return Err(InvalidScope);
