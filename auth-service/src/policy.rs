@@ -1,10 +1,11 @@
-//! What may be done: rules, and one pure decision.
+//! The access rules, and the pure function that decides on a request.
 //!
-//! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file there is one rule:
-//! any person who may log in may use any protected service through a client that was granted the scope `mcp`.
+//! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file there
+//! is one rule: any user who can log in can use any protected service through a client that was granted the
+//! scope `mcp`.
 //!
-//! Everything that a request is under must let it pass: the settings, the one service rule that is most specific, and
-//! every rule of that service that matches the operation. So another rule can only ever close a door.
+//! A request has to be allowed by the settings, by the most specific service rule that matches, and by every
+//! rule of that service that matches the operation. An additional rule can therefore only restrict access.
 
 mod current;
 mod decide;
@@ -31,15 +32,17 @@ pub use who::{Person, Who};
 
 use service::{Lookalike, Service, Table};
 
-/// What the scope of a gate without a policy file allows. Pages show it below the services that it is about.
+/// Description of the scope `mcp` without a policy file. The consent page shows it below the names of the
+/// services.
 const EVERYTHING: &str = "to use all tools of what is named above";
 
-/// The rules.
+/// The access rules in force.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Which policy of this process this is, counted from 1: what was derived from another must not be used.
+    /// The number of this policy within the process, counted from 1. Values that were derived from a policy
+    /// with another number must not be used.
     epoch: u64,
-    /// Who may use anything at all.
+    /// The users who are allowed to use any service at all.
     allowed: Who,
     default_scope: Scope,
     services: Table,
@@ -54,7 +57,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The one rule that there is without a file.
+    /// The policy that applies without a policy file.
     pub fn without_file(allowed: Who) -> Self {
         let default_scope: Scope = "mcp".parse().unwrap_or_default();
         let words = |token: &ScopeToken| (token.clone(), EVERYTHING.to_owned());
@@ -69,12 +72,12 @@ impl Policy {
         }
     }
 
-    /// The number of this policy. It grows with every change, and only within one process.
+    /// The number of this policy. It grows with every change, and is only meaningful within one process.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// What a request to `resource` needs at least, whatever it is about to do.
+    /// The scope that every request to `resource` needs, whatever its operation is.
     pub fn required_scope(&self, resource: &ResourceUri) -> &Scope {
         match self.service(resource) {
             Ok(Some(service)) => &service.needs.scope,
@@ -82,17 +85,17 @@ impl Policy {
         }
     }
 
-    /// Every scope that there is.
+    /// All scopes that can be granted.
     pub fn catalogue(&self) -> &Scope {
         &self.catalogue
     }
 
-    /// What a scope is for, in words for the person who grants it.
+    /// The text that tells the user what a scope allows.
     pub fn description(&self, scope: &ScopeToken) -> Option<&str> {
         self.descriptions.get(scope).map(String::as_str)
     }
 
-    /// Whether `person` may use `resource` at all.
+    /// Whether `person` is allowed to use `resource` at all.
     pub fn admits(&self, person: Person<'_>, resource: &ResourceUri) -> bool {
         let admitted = match self.service(resource) {
             Ok(Some(service)) => service.needs.who.includes(person),
@@ -102,12 +105,13 @@ impl Policy {
         admitted && self.allowed.includes(person)
     }
 
-    /// Whether the path of `resource` is not that of a rule, and could be taken for it: no request there passes.
+    /// Whether the path of `resource` matches no rule exactly but could be taken for the path of one. Every
+    /// such request is refused.
     pub fn is_lookalike(&self, resource: &ResourceUri) -> bool {
         self.service(resource).is_err()
     }
 
-    /// The rule that is about `resource`.
+    /// The service rule that applies to `resource`.
     fn service(&self, resource: &ResourceUri) -> Result<Option<&Service>, Lookalike> {
         let (host, path) = resource.host_and_path();
         self.services.find(host, path)

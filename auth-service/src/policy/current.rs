@@ -1,8 +1,9 @@
-//! The policy that is in force, and how a changed file comes into force.
+//! The policy in force, and how a changed policy file comes into force.
 //!
-//! The file is read again a few times a second and compared by content: that survives an atomic rename, a `ConfigMap`
-//! whose symlink is swapped, editors, and clocks of file systems. A content counts when it was seen twice in a row, so
-//! that a file in the middle of being written is not taken for a shorter one with fewer rules.
+//! The file is read several times a second and compared by content. This works with atomic renames, a
+//! `ConfigMap` whose symlink is replaced, editors, and unreliable file times. New content only counts when it
+//! was read twice in a row, so that a file that is still being written is not taken for a shorter one with
+//! fewer rules.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,52 +19,53 @@ use super::Policy;
 use super::file::{self, LONGEST_FILE, PolicyProblems};
 use super::who::Who;
 
-/// How often the file is read. Twice that, and the time to read it, is how long a change takes.
+/// How often the file is read. A change takes effect after twice this time plus the time to read the file.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How long the file may take to be read before that is told.
+/// How long reading the file can take before an error is reported.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Where rules come from.
+/// The sources of the rules.
 #[derive(Debug, Clone, Default)]
 pub struct PolicySource {
-    /// `POLICY_FILE`.
+    /// The path of the policy file (`POLICY_FILE`).
     pub file: Option<PathBuf>,
-    /// `ALLOWED_USERS`, `ALLOWED_GROUPS`, `ALLOWED_EMAIL_DOMAINS`.
+    /// The users in `ALLOWED_USERS`, `ALLOWED_GROUPS` and `ALLOWED_EMAIL_DOMAINS`.
     pub allowed: Who,
 }
 
-/// The file cannot be used.
+/// The policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: {cause}")]
     Read {
-        /// Which.
+        /// The path of the file.
         path: String,
-        /// What the system said.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// It is no policy.
+    /// The file is not a valid policy.
     #[error("{path}: {problems}")]
     Problems {
-        /// Which.
+        /// The path of the file.
         path: String,
-        /// What is wrong with it.
+        /// The problems that were found in the file.
         problems: PolicyProblems,
     },
 }
 
-/// How the policy in force stands to its file.
+/// Whether the policy in force is the one in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// See [`Policy::epoch`].
+    /// The number of the policy in force ([`Policy::epoch`]).
     pub epoch: u64,
-    /// Why the file as it is now is not in force; the last good one is.
+    /// The reason why the current file is not in force. The last valid policy is in force instead.
     pub error: Option<String>,
 }
 
-/// The policy in force. Whoever decides takes it once, and so sees one policy from beginning to end.
+/// Holds the policy in force. A decision should take the policy once, so that a change does not affect it
+/// halfway.
 #[derive(Debug)]
 pub struct CurrentPolicy {
     policy: ArcSwap<Policy>,
@@ -74,18 +76,18 @@ pub struct CurrentPolicy {
 
 #[derive(Debug)]
 struct Seen {
-    /// The content that was judged last.
+    /// The content that was parsed last.
     judged: Content,
-    /// The content of the last look, when it differed: the next look shows whether it is whole.
+    /// Different content that was seen at the last read. It is parsed if the next read finds the same.
     fresh: Option<Content>,
     error: Option<String>,
 }
 
-/// What a look at the file gave: its bytes, or why there are none.
+/// The result of reading the file: its bytes or an error message.
 type Content = Result<Vec<u8>, String>;
 
 impl CurrentPolicy {
-    /// Loads the file, if there is one. Nothing starts with rules that cannot be read.
+    /// Loads the policy file, if there is one. The service does not start with a file that cannot be used.
     pub fn load(source: PolicySource, hosts: ProtectedHosts) -> Result<Self, LoadError> {
         let (policy, judged) = match &source.file {
             None => (Policy::without_file(source.allowed.clone()), Ok(Vec::new())),
@@ -100,18 +102,18 @@ impl CurrentPolicy {
         Ok(Self { policy: ArcSwap::from_pointee(policy), source, hosts, seen })
     }
 
-    /// The rules as they are now.
+    /// The policy that is in force now.
     pub fn now(&self) -> Guard<Arc<Policy>> {
         self.policy.load()
     }
 
-    /// How they stand to the file.
+    /// Whether the policy in force is the one in the file.
     pub fn standing(&self) -> Standing {
         let error = self.seen.lock().unwrap_or_else(PoisonError::into_inner).error.clone();
         Standing { epoch: self.policy.load().epoch, error }
     }
 
-    /// Looks at the file again and again; ends at once when there is none.
+    /// Reads the file at regular intervals. Returns at once if there is no policy file.
     pub async fn follow(self: Arc<Self>) {
         if self.source.file.is_none() {
             return;
@@ -124,7 +126,7 @@ impl CurrentPolicy {
         }
     }
 
-    /// Reads the file now, and takes it for whole: somebody says that it is.
+    /// Reads the file now and treats it as complete. It is called when an operator requests a reload.
     pub async fn reload(self: &Arc<Self>) {
         if self.source.file.is_some() {
             self.look_beside().await;
@@ -132,13 +134,13 @@ impl CurrentPolicy {
         }
     }
 
-    /// Looks at the file once, on a thread of its own: a network file system may take its time or never answer, and neither
-    /// requests nor the end of the process may wait for it.
+    /// Reads the file once on a separate thread. A network file system can be slow or never answer, and this
+    /// must not delay requests or the end of the process.
     async fn look_beside(self: &Arc<Self>) {
         let (this, (done, looked)) = (Arc::clone(self), oneshot::channel());
         let look = move || {
             this.look();
-            // Nobody may be waiting any more.
+            // The receiver might already have been dropped.
             let _ = done.send(());
         };
         if std::thread::Builder::new().name("policy-file".to_owned()).spawn(look).is_err() {
@@ -148,7 +150,7 @@ impl CurrentPolicy {
         tokio::pin!(looked);
         if tokio::time::timeout(SILENCE, &mut looked).await.is_err() {
             self.note_error(format!("the policy file was not read within {} s", SILENCE.as_secs()));
-            // Until that has ended, another look would hang as well.
+            // Until that read has ended, another one would hang as well.
             let _ = looked.await;
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = None;
         }
@@ -161,7 +163,7 @@ impl CurrentPolicy {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
     }
 
-    /// Looks at the file once. A content that was there the last time too, and was not judged yet, is judged.
+    /// Reads the file once. New content is parsed if the previous read found the same.
     pub fn look(&self) {
         let Some(path) = &self.source.file else { return };
         let found: Content =
@@ -209,7 +211,7 @@ fn report(policy: &Policy, changed: bool) {
 }
 
 fn content(path: &Path) -> std::io::Result<Vec<u8>> {
-    // One byte more than a policy may have: that one is too long is said in the words of the policy.
+    // Reads one byte more than the limit, so that the parser can report a file that is too long.
     files::read_regular(path, LONGEST_FILE + 1)
 }
 

@@ -1,4 +1,4 @@
-//! May this request pass? A pure function of who is asking, the rules, and what is asked for.
+//! Decides whether a request is allowed. This is a pure function of the caller, the rules and the request.
 
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
@@ -9,67 +9,67 @@ use super::operation::Operation;
 use super::service::{LegacyTools, Lookalike, Needs, Rule, Service};
 use super::who::Person;
 
-/// What the request brought to prove who it is from.
+/// The credentials of a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Presented<'a> {
-    /// No token.
+    /// The request has no token.
     Nothing,
-    /// A token that is not valid, and why.
+    /// The request has an invalid token, and this is the reason.
     InvalidToken(&'static str),
-    /// A valid token.
+    /// The request has a valid token of this caller.
     Token(&'a Facts),
 }
 
-/// What the request is for.
+/// The target of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// Where it goes.
+    /// The resource to which the request is sent.
     pub resource: &'a ResourceUri,
-    /// HTTP method.
+    /// The HTTP method of the request.
     pub http_method: &'a str,
-    /// What it is about to do there.
+    /// The operation that the request performs there.
     pub operation: Operation<'a>,
 }
 
-/// The answer.
+/// The result of the decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It may pass.
+    /// The request is allowed.
     Allow,
-    /// It may not.
+    /// The request is refused for this reason.
     Deny(Denial),
 }
 
-/// Why a request may not pass.
+/// The reason why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// It has to log in (401, no `error`: RFC 6750 §3.1).
+    /// The client has to log the user in (401 without `error`, RFC 6750 §3.1).
     Unauthenticated {
-        /// What to ask for.
+        /// The scope that the client should request.
         scope: Scope,
     },
-    /// Its token does not count here (401 `invalid_token`).
+    /// The token is not valid for this resource (401 `invalid_token`).
     InvalidToken {
-        /// Why, for the client's developer.
+        /// The reason, which is shown to the developer of the client.
         reason: &'static str,
-        /// What to ask for.
+        /// The scope that the client should request.
         scope: Scope,
     },
-    /// Its token does not allow this (403 `insufficient_scope`).
+    /// The token has too few scopes (403 `insufficient_scope`).
     InsufficientScope {
-        /// Everything that is needed, and what was granted already: a client that asks for exactly this gets what it
-        /// needs and keeps what it has (MCP authorization, "Scope Challenge Handling").
+        /// Everything that is needed, together with what was already granted. A client that requests exactly
+        /// this gets what it needs and keeps what it has (MCP authorization, "Scope Challenge Handling").
         scope: Scope,
     },
-    /// The rules are not for this person, or the service does not take this (403). No challenge: no scope that the client
-    /// could ask for would help.
+    /// The rules do not allow this user, or the service does not accept this method (403). There is no
+    /// challenge, because no scope that the client could request would help.
     Forbidden {
-        /// Why, for the person.
+        /// The reason, which is shown to the user.
         reason: &'static str,
     },
 }
 
-/// What stands in the way of a person.
+/// Reasons shown to a user who is refused.
 pub(super) const LOOKALIKE: &str = "the path differs from that of a rule only in case, or in a dot or blank at the end of a segment; \
                                     write it as the service does";
 pub(super) const NOT_FOR_ANYTHING: &str = "this account may not use any service here";
@@ -77,7 +77,7 @@ pub(super) const NOT_FOR_SERVICE: &str = "this account may not use this service"
 pub(super) const NOT_FOR_OPERATION: &str = "this account may not do this here";
 pub(super) const NOT_THIS_METHOD: &str = "this service does not take this HTTP method";
 
-/// Everything that a request must meet.
+/// Everything that a request has to meet.
 pub(super) struct Requirements<'p> {
     pub(super) service: Option<&'p Service>,
     base: &'p Scope,
@@ -92,7 +92,7 @@ impl<'p> Requirements<'p> {
         Ok(Self { service, base, rules })
     }
 
-    /// All scopes that are needed, in one.
+    /// The union of all scopes that are needed.
     pub(super) fn scope(&self) -> Scope {
         self.rules.iter().fold(self.base.clone(), |all, rule| all.union(&rule.needs.scope)).minimal()
     }
@@ -102,7 +102,7 @@ impl<'p> Requirements<'p> {
     }
 }
 
-/// The rules of `service` that decide here about `operation`.
+/// The rules of `service` that have to be checked here for `operation`.
 fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule> {
     if operation == Operation::Unknown && service.legacy == LegacyTools::Wrapper {
         return Vec::new();
@@ -110,9 +110,9 @@ fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule>
     service.rules.iter().filter(|rule| rule.is_about(operation)).collect()
 }
 
-/// Decides. Anything not allowed here is denied.
+/// Decides on a request. Everything that is not explicitly allowed is denied.
 pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> Decision {
-    // Before who it is: no login would help.
+    // This is decided before authentication, because logging in would not help.
     let Ok(needed) = Requirements::of(policy, asked) else {
         return Decision::Deny(Denial::Forbidden { reason: LOOKALIKE });
     };
@@ -125,12 +125,14 @@ pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> D
         }
         Presented::Token(facts) => facts,
     };
-    // A token is good only for what it was issued for (RFC 8707 §2.2, MCP "Token Audience Binding").
+    // A token is only valid for the resources that it was issued for (RFC 8707 §2.2, MCP "Token Audience
+    // Binding").
     if !facts.resources.iter().any(|audience| audience.includes(asked.resource)) {
         let reason = "the access token was issued for another resource";
         return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
     }
-    // Who comes before what: a person who is not let in anyway must not be sent to consent once more.
+    // The user is checked before the scopes: a user who is refused in any case should not be asked for
+    // consent again.
     if let Some(reason) = obstacle(policy, &needed, Person::from(facts), asked.http_method) {
         return Decision::Deny(Denial::Forbidden { reason });
     }
@@ -141,7 +143,7 @@ pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> D
     Decision::Deny(Denial::InsufficientScope { scope: needed.scope().union(&granted).minimal() })
 }
 
-/// What no scope would mend.
+/// The first reason to refuse that granting more scopes cannot fix.
 fn obstacle(
     policy: &Policy,
     needed: &Requirements<'_>,

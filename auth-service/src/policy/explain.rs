@@ -1,5 +1,5 @@
-//! What would happen to a request, and which rule decides: for the people who write rules. Pure, and built on the same
-//! decision as the check.
+//! Explains to the authors of rules how a request would be decided, and by which rule. It is pure, and uses
+//! the same decision function as the check.
 
 use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::ClientId;
@@ -16,61 +16,62 @@ use super::operation::Operation;
 use super::service::{LegacyTools, Needs, Rule, Service, Subject as RuleSubject};
 use super::who::Person;
 
-/// How a client says what it is about to do.
+/// How a client names the operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
-    /// In headers (2026-07-28 and later).
+    /// In headers, as in protocol revision 2026-07-28 and later.
     Modern,
-    /// In the body alone (2025-11-25 and earlier).
+    /// Only in the body, as in protocol revision 2025-11-25 and earlier.
     Legacy,
 }
 
-/// A request that might come.
+/// A hypothetical request.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Who.
+    /// The login name of the user.
     pub username: Username,
-    /// The person's address.
+    /// The email address of the user.
     pub email: Option<String>,
-    /// The person's groups.
+    /// The groups of the user.
     pub groups: Vec<Group>,
-    /// Through which client.
+    /// The client that sends the request.
     pub client_id: ClientId,
-    /// With which scopes.
+    /// The scope of the access token.
     pub scope: Scope,
-    /// Where.
+    /// The resource to which the request is sent.
     pub resource: ResourceUri,
-    /// HTTP method.
+    /// The HTTP method of the request.
     pub http_method: String,
-    /// MCP method.
+    /// The MCP method in the request body.
     pub method: String,
-    /// Tool, when the method is `tools/call`.
+    /// The name of the tool, if the method is `tools/call`.
     pub tool: Option<String>,
-    /// Of which era.
+    /// How the client names the operation.
     pub era: Era,
 }
 
-/// What would come of it.
+/// The predicted outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It passes.
+    /// The request is allowed.
     Allowed,
-    /// The check refuses it.
+    /// The check refuses the request.
     Refused(Denial),
-    /// The check lets it pass, and a stdio-wrapper that verifies assertions refuses it by its body.
+    /// The check allows the request, but a stdio-wrapper that verifies assertions refuses it after reading
+    /// the body.
     RefusedByWrapper,
 }
 
-/// The answer, step by step.
+/// The predicted outcome with the steps that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// What would come of it.
+    /// The predicted outcome of the request.
     pub verdict: Verdict,
-    /// What was looked at, and what it gave.
+    /// Each condition that was checked, and its result.
     pub steps: Vec<String>,
 }
 
-/// Explains what would come of a request.
+/// Predicts the outcome of a request, and explains it.
 pub fn explain(policy: &Policy, question: &Question) -> Explanation {
     let facts = facts(question);
     let operation = operation(question);
@@ -103,7 +104,7 @@ fn operation(question: &Question) -> Operation<'_> {
     }
 }
 
-/// A caller as a valid token would make one.
+/// The caller that a valid token for this question would describe.
 fn facts(question: &Question) -> Facts {
     Facts {
         subject: Subject::new([0; 32]),

@@ -1,4 +1,4 @@
-//! The policy file: TOML in, a policy out, or every problem in one list.
+//! Parses a policy file (TOML) into a policy, or into a list of all problems.
 
 mod reader;
 
@@ -23,7 +23,7 @@ use super::who::Who;
 pub use reader::Note;
 use reader::{At, Reader};
 
-/// Bytes in the longest file.
+/// Maximum length of a policy file in bytes.
 pub const LONGEST_FILE: usize = 256 * 1024;
 
 const TOP: [&str; 3] = ["default_scope", "scopes", "service"];
@@ -41,10 +41,10 @@ const SERVICE: [&str; 11] = [
     "method",
 ];
 const RULE: [&str; 6] = ["match", "except", "scopes", "users", "groups", "email_domains"];
-/// Methods that an MCP endpoint has.
+/// HTTP methods that an MCP endpoint can use.
 const HTTP_METHODS: [&str; 5] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS"];
 
-/// Every problem with a file, by line.
+/// All problems with a file, sorted by line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyProblems(pub Vec<Note>);
 
@@ -62,8 +62,8 @@ impl fmt::Display for PolicyProblems {
 
 impl std::error::Error for PolicyProblems {}
 
-/// Reads a policy file, and gives its warnings beside it. `allowed` are those whom the settings let in; `hosts` are the
-/// protected ones, when they are known.
+/// Parses a policy file, and returns its warnings too. `allowed` are the users whom the settings allow.
+/// `hosts` are the protected hosts, if they are known.
 pub fn parse(
     text: &str,
     allowed: Who,
@@ -88,7 +88,8 @@ fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&Protec
         return None;
     }
     let document = reader.document()?;
-    // A file that is being written is empty for a moment, and no rules would mean open doors.
+    // A file that is being written can be empty for a moment, and an empty file would mean that there are no
+    // restrictions.
     if document.is_empty() {
         reader.problem(1, "the file says nothing; to have no rules, unset POLICY_FILE");
     }
@@ -112,7 +113,7 @@ fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&Protec
     Some(Policy { epoch: 1, allowed, default_scope, services, catalogue, descriptions })
 }
 
-/// A text of scopes with blanks between them, or a list of such texts.
+/// Reads a string of scopes separated by blanks, or a list of such strings.
 fn scope(reader: &mut Reader<'_>, table: &DeTable<'_>, key: &str) -> Scope {
     let parts = reader.parsed(table, key, |text| match text.parse::<Scope>() {
         Ok(scope) if !scope.is_empty() => Ok(scope),
@@ -224,7 +225,8 @@ fn host_rule(text: &str) -> Result<HostRule, &'static str> {
     }
 }
 
-/// Only characters that nobody writes in two ways (RFC 3986 §2.3), so that a request cannot spell the path differently.
+/// Reads the path of a service. It can only have characters that are never percent-encoded (RFC 3986 §2.3),
+/// so that a request cannot spell the path differently.
 fn service_path(reader: &mut Reader<'_>, (text, line): At<String>) -> Option<String> {
     let path = text.strip_suffix('/').unwrap_or(&text);
     let plain = |segment: &str| {
@@ -274,7 +276,8 @@ fn rule(reader: &mut Reader<'_>, table: &DeTable<'_>, line: usize, subject: Subj
     (!patterns.is_empty()).then_some(Rule { subject, patterns, except, needs, line })
 }
 
-/// Two rules of one place would leave open which of them counts, and so would two of places that many servers take for one.
+/// Refuses two rules for one place, because it would be unclear which one applies. This includes places that
+/// many servers treat as the same.
 fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
     let mut seen: BTreeMap<(String, &str), &Place> = BTreeMap::new();
     for place in places {
@@ -293,8 +296,8 @@ fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
     }
 }
 
-/// Everything that is described or needed. What is needed and not described can be granted, but the person who grants
-/// it is shown a bare name.
+/// All scopes that are described or needed. A scope that is needed but not described can be granted, but the
+/// user is only shown its name.
 fn catalogue(
     reader: &mut Reader<'_>,
     document: &DeTable<'_>,
@@ -308,7 +311,7 @@ fn catalogue(
         used.extend(place.service.rules.iter().map(|rule| (&rule.needs.scope, rule.line)));
     }
     let mut all: BTreeSet<ScopeToken> = descriptions.keys().cloned().collect();
-    // Hosts without a rule need it.
+    // Hosts without a rule need the default scope.
     all.extend(default_scope.tokens().cloned());
     for (scope, line) in used {
         for token in scope.tokens() {
@@ -339,7 +342,8 @@ fn warn_of_useless_rules(reader: &mut Reader<'_>, services: &Table) {
     }
 }
 
-/// Rules that no request can be under: of hosts that are not protected, or behind more specific rules everywhere.
+/// Warns of rules that no request can match: their host is not protected, or more specific rules match
+/// everywhere.
 fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &ProtectedHosts) {
     for place in services.places() {
         let protected = hosts.patterns().iter().filter(|pattern| overlap(&place.host, pattern));
@@ -368,7 +372,7 @@ fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &Protec
     }
 }
 
-/// Whether a host can be under both.
+/// Whether one host can match both the rule and the protected pattern.
 fn overlap(rule: &HostRule, protected: &HostPattern) -> bool {
     match rule {
         HostRule::Any => true,

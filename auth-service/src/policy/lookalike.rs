@@ -1,21 +1,21 @@
-//! Paths that another server might take for one that a rule is about.
+//! Paths that another server might take for the path of a rule.
 //!
-//! Rules compare paths letter by letter, as RFC 3986 §6.2.2.1 has it. Many servers do not: file systems and frameworks take
-//! `/mcp/Admin` for `/mcp/admin`, some drop what stands after a colon, or a dot or a blank at the end of a segment. And some
-//! take letters outside of ASCII for others (full-width ones, accents, signs that are not shown), each by a table of its own
-//! and of its own year, or know a second, short name of a file (`PASSWO~1`). There is no telling what such a segment is to
-//! them, so it could be any. A request that is under no rule here and under one there must not pass by the weaker of two
-//! rules.
+//! Rules compare paths byte by byte (RFC 3986 §6.2.2.1), but many servers do not. File systems and frameworks
+//! treat `/mcp/Admin` as `/mcp/admin`, and some drop the part of a segment after a colon, or a dot or blank
+//! at its end. Some replace characters outside ASCII by others (full-width letters, accents, invisible
+//! characters), each with its own table, or know a file by a second, short name (`PASSWO~1`). How a server
+//! reads such a segment cannot be known, so it could be any segment. A request that matches no rule here but
+//! would match one on that server must not be allowed by the weaker of two rules.
 
 use std::borrow::Cow;
 
-/// The folding of a segment of which nothing is left. No other one has a blank at its end.
+/// The folded form of a segment of which nothing is left. No other folded segment ends with a blank.
 const VANISHES: &str = " ";
 
-/// The path as such a server compares it.
+/// The path in the form in which a lenient server compares it.
 pub(super) fn folded(path: &str) -> Cow<'_, str> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_');
-    // Most paths are their own folding, and a check must not pay for the others.
+    // Most paths do not change when folded, and the check should be fast for them.
     if path.bytes().all(plain) {
         return Cow::Borrowed(path);
     }
@@ -29,23 +29,24 @@ fn folded_segment(segment: &str) -> String {
     if name.is_empty() && !segment.is_empty() {
         return VANISHES.to_owned();
     }
-    // Some letters have a small and a capital form that do not lead back to them: `ſ` is an `S`, and `ß` two.
+    // The case conversion of some letters is not reversible: `ſ` becomes `S`, and `ß` becomes `SS`.
     name.to_lowercase().to_uppercase().to_lowercase()
 }
 
-/// Whether a folded path could be taken for one that is `ancestor`, folded too, or below it. The first `named` segments are
-/// those of a rule, where the operator has said what they are; any other that has no sure reading could be each one, or
-/// none at all.
+/// Whether a folded path could be taken for `ancestor` (also folded) or for a path below it. The first
+/// `named` segments come from a rule, so it is certain how they are read. Any other segment without a certain
+/// reading could be any segment, or none.
 pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> bool {
     let unnamed = || folded.split('/').skip(named + 1);
-    // It may lead up, as `..` does, and then to anywhere.
+    // Such a segment might lead to the parent directory, as `..` does, and from there to any path.
     if unnamed().any(|segment| segment == VANISHES) {
         return true;
     }
     if !unnamed().any(is_unsure) {
         return folded.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     }
-    // What may be left of the ancestor after each segment: more than one thing, once a segment has no sure reading.
+    // The parts of the ancestor that could remain after each segment. There are several once a segment has no
+    // certain reading.
     let wanted: Vec<&str> = ancestor.split('/').collect();
     let mut rests = vec![wanted.as_slice()];
     for (at, segment) in folded.split('/').enumerate() {
@@ -62,13 +63,14 @@ pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> boo
     rests.iter().any(|rest| rest.is_empty())
 }
 
-/// Letters that servers read each in their own way, and what could be the short name of a file (`~` and a digit).
+/// Whether it is uncertain how a server reads a segment: it has characters outside ASCII, or could be a short
+/// file name (`~` and a digit).
 fn is_unsure(segment: &str) -> bool {
     let short = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     !segment.is_ascii() || segment.split('~').skip(1).any(short)
 }
 
-/// The path without percent-encoding. A path that was read as unambiguous has no other escapes than of UTF-8.
+/// Removes the percent-encoding. The escapes of an unambiguous path decode to valid UTF-8.
 fn decoded(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.bytes();
@@ -128,7 +130,7 @@ mod tests {
             assert!(!could_be(&path, 0, "/mcp/admin/y") && !could_be(&path, 0, "/other/admin"), "{path}");
             assert!(could_be(&path, 0, "") && !could_be(&path, 0, "/mcp/admin/x/y"), "{path}");
         }
-        // To some there is no such segment, or it leads up.
+        // Some servers drop such a segment, and others read it as the parent directory.
         for path in
             ["/mcp/%20/admin", "/mcp/.../admin", "/mcp/:/admin/x", "/mcp/x/..%20/admin", "/x/.%20./mcp"]
         {
@@ -138,7 +140,7 @@ mod tests {
             assert!(could_be(path, 0, "/mcp/admin"), "{path}");
         }
         assert!(!could_be("/%C3%A9/x/y", 0, "/mcp/admin") && !could_be("/%C3%A9", 0, "/mcp/admin"));
-        // The slash at the end leaves nothing either, and is no such segment.
+        // The empty segment after a trailing slash is not such a segment.
         assert!(!could_be("/mcp/", 0, "/mcp/admin"));
         for path in ["/mcp/~ana", "/mcp/other", "/mcp/a~b"] {
             assert!(!could_be(path, 0, "/mcp/admin"), "{path}");

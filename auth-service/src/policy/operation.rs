@@ -1,22 +1,24 @@
-//! What a request is about to do, as far as its headers may be believed.
+//! The operation that a request will perform, as far as its headers can be trusted.
 
-/// The first revision whose servers must hold the headers against the body (2026-07-28, "Server Validation").
+/// The first protocol revision whose servers are required to compare the headers with the body (2026-07-28,
+/// "Server Validation").
 const FIRST_MIRRORED: &str = "2026-07-28";
 
-/// What is asked for.
+/// The operation that the headers name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// A method other than `tools/call`.
+    /// Any method other than `tools/call`.
     Method(&'a str),
-    /// `tools/call` of this tool.
+    /// `tools/call` of the tool with this name.
     Tool(&'a str),
-    /// The headers do not say, or nobody would hold them against the body: it may be anything.
+    /// The headers do not name the operation, or no server would compare them with the body. It could be any
+    /// operation.
     Unknown,
 }
 
 impl<'a> Operation<'a> {
-    /// Reads `MCP-Protocol-Version`, `Mcp-Method` and the decoded `Mcp-Name`. What is missing makes it unknown, and
-    /// never harmless (attack 92).
+    /// Reads `MCP-Protocol-Version`, `Mcp-Method` and the decoded `Mcp-Name`. If one is missing, the
+    /// operation is unknown and not assumed to be harmless (attack 92).
     pub fn of_headers(version: Option<&str>, method: Option<&'a str>, name: Option<&'a str>) -> Self {
         if !version.is_some_and(mirrors_the_body) {
             return Self::Unknown;
@@ -28,7 +30,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The method, when it is known.
+    /// The MCP method, if the operation is known.
     pub(super) fn method(self) -> Option<&'a str> {
         match self {
             Self::Method(method) => Some(method),
@@ -38,7 +40,8 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Revisions are dates; anything else is of nobody's making that we know.
+/// Whether servers of this revision compare headers with the body. Revisions are dates, so any other text is
+/// not a known revision.
 fn mirrors_the_body(version: &str) -> bool {
     let is_date = version.len() == FIRST_MIRRORED.len()
         && version.bytes().enumerate().all(|(at, byte)| match at {

@@ -1,44 +1,44 @@
-//! Patterns of tool and method names.
+//! Patterns for the names of tools and methods.
 
 use std::fmt;
 
 use memchr::memmem;
 use serde::Serialize;
 
-/// A name with `*` for any text, the empty one too. Letters compare with their case, as MCP compares names.
+/// A name in which `*` stands for any text, including an empty one. Case matters, as in MCP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(super) struct Pattern(String);
 
-/// Bytes in the longest pattern: tool names have 128 at most (2025-11-25, "Tool Names").
+/// Maximum length of a pattern in bytes. Tool names have at most 128 (2025-11-25, "Tool Names").
 const LONGEST: usize = 128;
 
-/// Not a pattern.
+/// The text is not a valid pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern is 1 to 128 characters without control characters; * stands for any text")]
 pub(super) struct InvalidPattern;
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Reads a pattern of 1 to 128 bytes without control characters.
     pub(super) fn parse(text: &str) -> Result<Self, InvalidPattern> {
         let valid = (1..=LONGEST).contains(&text.len()) && !text.chars().any(char::is_control);
         if valid { Ok(Self(text.to_owned())) } else { Err(InvalidPattern) }
     }
 
-    /// The pattern's text.
+    /// The pattern as written in the policy file.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the whole of `name` fits. Whoever sends the name needs no token for that, so it takes time by the sum of
-    /// both lengths and not by their product (attack 92).
+    /// Whether the pattern matches the whole of `name`. Anyone can send a name without a token, so the time
+    /// grows with the sum of both lengths and not with their product (attack 92).
     pub(super) fn matches(&self, name: &str) -> bool {
         fits(self.0.as_bytes(), name.as_bytes(), memmem::find)
     }
 }
 
-/// What stands between two stars is looked for behind what was found before it, from the left. So `find` (text, what to
-/// find) sees no byte of the name twice.
+/// Matches the parts between stars from left to right, each after the end of the part before. Therefore
+/// `find` (text, part to find) never sees a byte of the name twice.
 fn fits(pattern: &[u8], name: &[u8], mut find: impl FnMut(&[u8], &[u8]) -> Option<usize>) -> bool {
     let mut parts = pattern.split(|byte| *byte == b'*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
@@ -83,7 +83,8 @@ mod tests {
         }
     }
 
-    /// The meaning: the places in the name up to which the pattern can fit, byte by byte of the pattern.
+    /// A slow reference implementation. After each byte of the pattern, it keeps all positions in the name up
+    /// to which the pattern can match.
     fn means(pattern: &[u8], name: &[u8]) -> bool {
         let mut places = vec![0];
         for byte in pattern {

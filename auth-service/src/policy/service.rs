@@ -1,4 +1,4 @@
-//! Rules about services, and which of them is about a resource.
+//! Service rules, and the search for the one that applies to a resource.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,51 +11,51 @@ use super::operation::Operation;
 use super::pattern::Pattern;
 use super::who::Who;
 
-/// What is needed to pass: all of it.
+/// The conditions of a rule. All of them have to be met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
     pub(super) scope: Scope,
     pub(super) who: Who,
 }
 
-/// A `[[service]]`.
+/// A `[[service]]` table of the policy file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Service {
-    /// Its name, or where it is.
+    /// The configured name, or else host and path.
     pub(super) label: String,
-    /// Where it stands in the file.
+    /// Its line in the file.
     pub(super) line: usize,
     pub(super) needs: Needs,
-    /// HTTP methods that it takes; all, when empty.
+    /// HTTP methods that the service accepts. If empty, it accepts all.
     pub(super) http_methods: Vec<String>,
     pub(super) legacy: LegacyTools,
     pub(super) rules: Vec<Rule>,
 }
 
-/// What is done about requests whose headers do not say what they are about to do.
+/// How to treat requests whose headers do not name the operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum LegacyTools {
-    /// They must meet every rule of the service.
+    /// The request has to meet every rule of the service.
     #[default]
     Strict,
-    /// stdio-wrapper holds the rules against the body.
+    /// The check leaves the rules to stdio-wrapper, which sees the body.
     Wrapper,
 }
 
-/// A `[[service.tool]]` or `[[service.method]]`.
+/// A `[[service.tool]]` or `[[service.method]]` table of the policy file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) subject: Subject,
-    /// Names that it is about.
+    /// Patterns of the names to which the rule applies.
     pub(super) patterns: Vec<Pattern>,
-    /// Names that it is not about, although a pattern fits.
+    /// Patterns of the names that are excluded from the rule.
     pub(super) except: Vec<Pattern>,
     pub(super) needs: Needs,
-    /// Where it stands in the file.
+    /// Its line in the file.
     pub(super) line: usize,
 }
 
-/// What a rule's patterns are names of.
+/// Whether the patterns of a rule name tools or methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     Tool,
@@ -63,7 +63,8 @@ pub(super) enum Subject {
 }
 
 impl Rule {
-    /// Whether the rule is about `operation`. What is unknown may be anything.
+    /// Whether the rule applies to `operation`. Every rule applies to an unknown operation, because it could
+    /// be any.
     pub(super) fn is_about(&self, operation: Operation<'_>) -> bool {
         match (self.subject, operation) {
             (_, Operation::Unknown) => true,
@@ -78,7 +79,7 @@ impl Rule {
         any(&self.patterns) && !any(&self.except)
     }
 
-    /// The rule in a few words: `tool delete_* (line 12)`.
+    /// A short text that identifies the rule, such as `tool delete_* (line 12)`.
     pub(super) fn label(&self) -> String {
         let kind = match self.subject {
             Subject::Tool => "tool",
@@ -89,12 +90,12 @@ impl Rule {
     }
 }
 
-/// Which hosts a service rule is about. The order is that of precedence, the most specific last.
+/// The hosts to which a service rule applies. Later variants are more specific and take precedence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HostRule {
-    /// `*`
+    /// Every host, written as `*`.
     Any,
-    /// `host` or `*.domain`
+    /// One host, or all hosts of a domain, written as `host` or `*.domain`.
     Pattern(HostPattern),
 }
 
@@ -125,13 +126,13 @@ impl std::fmt::Display for HostRule {
     }
 }
 
-/// A host, a path, and the service there.
+/// A host rule and a path, with the service to which they lead.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) host: HostRule,
-    /// Without a slash at the end; empty for the whole host.
+    /// The path without trailing slash. It is empty for the whole host.
     pub(super) path: String,
-    /// The path as servers compare it that do not go by the letter.
+    /// The path in the form in which lenient servers compare it.
     pub(super) folded: String,
     pub(super) service: Arc<Service>,
 }
@@ -143,12 +144,12 @@ impl Place {
     }
 }
 
-/// The path is not that of a more specific rule, and could be taken for it.
+/// The path does not match a more specific rule exactly, but could be taken for the path of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lookalike;
 
-/// All places, the most specific first: an exact host before `*.domain` before `*`, and on one host the longer path
-/// first. The parser refuses two rules of the same place, so there is never a choice.
+/// All places, the most specific first: an exact host before `*.domain` before `*`, and on one host the
+/// longer path first. The parser refuses two rules for the same place, so the order is unambiguous.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table(Vec<Place>);
 
@@ -158,8 +159,8 @@ impl Table {
         Self(places)
     }
 
-    /// The service at this place, if a rule is about it. The most specific place decides that the path is within, unless
-    /// it could be taken to be within a more specific one.
+    /// The service at the most specific place that contains the path. It is an error if the path could be
+    /// taken to lie within an even more specific place.
     pub(super) fn find(&self, host: &str, path: &str) -> Result<Option<&Service>, Lookalike> {
         let of_host = || self.0.iter().filter(|place| place.host.matches(host));
         let within = of_host().find(|place| is_within(path, &place.path));
@@ -180,7 +181,7 @@ impl Table {
     }
 }
 
-/// Whether `path` is `ancestor` or lies below it, by whole segments (attack 61).
+/// Whether `path` is `ancestor` or lies below it. Whole segments are compared (attack 61).
 fn is_within(path: &str, ancestor: &str) -> bool {
     path.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

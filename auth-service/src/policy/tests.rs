@@ -1,4 +1,4 @@
-//! The file and the decision together: a policy in, requests in, decisions out.
+//! Tests of the file format together with the decision: they parse a policy and decide on requests.
 
 mod file;
 mod properties;
@@ -51,7 +51,7 @@ fn policy(text: &str) -> Policy {
     parse(text, Who::default(), Some(&hosts())).unwrap().0
 }
 
-/// Ana, in the groups, with the scope, for every resource of these tests.
+/// The user `ana` in these groups, with this scope, and with a token for all resources of these tests.
 fn ana(scope: &str, groups: &[&str]) -> Facts {
     Facts {
         subject: Subject::new([1; 32]),
@@ -136,7 +136,7 @@ fn a_modern_call_is_under_the_rules_of_its_tool() {
     assert_eq!(tool(&reader, "drop"), needs("notes:read notes:write"));
     assert!(is_forbidden(&tool(&reader, "delete_all")), "no scope would help");
     let operator = ana("notes:read", &["ops"]);
-    // Every scope that is needed is in one challenge, with what was granted.
+    // A single challenge names all scopes that are needed, together with those that were granted.
     assert_eq!(tool(&operator, "delete_all"), needs("notes:admin notes:read notes:write"));
     assert_eq!(
         tool(&ana("notes", &["ops"]), "delete_all"),
@@ -236,14 +236,15 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/X/y", false),
         ("https://a.example/mcp/Admin:x", false),
         ("https://b.example/X", false),
-        // Where a rule is, a name that servers read each in their own way is nobody's; elsewhere it is one like others.
+        // Where a rule applies, a name that servers might read differently is refused. Elsewhere it is an
+        // ordinary name.
         ("https://a.example/mcp/%C3%A9", false),
         ("https://a.example/mcp/adm%C4%B0n/x", false),
         ("https://a.example/mcp/ad%E2%80%8Cmin", false),
         ("https://a.example/mcp/ADMI~1", false),
         ("https://a.example/%C3%A9", false),
         ("https://b.example/%C3%A9", false),
-        // A segment of which nothing is left may lead up, and from there to the rule.
+        // A segment of which nothing is left might lead to the parent directory, and from there to the rule.
         ("https://a.example/mcp/%20", false),
         ("https://a.example/mcp/...", false),
         ("https://a.example/mcp/:", false),

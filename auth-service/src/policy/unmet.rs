@@ -1,4 +1,5 @@
-//! What a wrapped service is told of the rules that its caller does not meet, since only it sees the body.
+//! The rules that a caller does not meet, which are sent to a wrapped service. Only that service sees the
+//! request body.
 
 use crate::domain::resource::ResourceUri;
 use crate::facts::Facts;
@@ -9,12 +10,13 @@ use super::pattern::Pattern;
 use super::service::{Rule, Service, Subject};
 use super::who::Person;
 
-/// Bytes of JSON in the longest list. It travels in a header that nginx, as it comes, reads into 4 KiB with all others.
+/// Maximum length of the list in bytes of JSON. It is sent in a response header, and nginx by default reads
+/// all of those into 4 KiB.
 pub(super) const LONGEST: usize = 1536;
 
 impl Policy {
-    /// The rules of the service at `resource` that the bearer of `facts` does not meet (claim `tool_rules`). They depend
-    /// on nothing but the facts, the resource and the policy's epoch.
+    /// The rules of the service at `resource` that the caller described by `facts` does not meet (claim
+    /// `tool_rules`). The result depends only on the caller, the resource and the policy's epoch.
     pub fn unmet_rules(&self, facts: &Facts, resource: &ResourceUri) -> Vec<UnmetRule> {
         let Ok(Some(service)) = self.service(resource) else { return Vec::new() };
         let unmet = |rule: &&Rule| {
@@ -47,7 +49,7 @@ fn told(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
     }
 }
 
-/// Bytes of the list for a caller who meets nothing.
+/// Length of the list, in bytes of JSON, for a caller who meets no rule.
 pub(super) fn longest_list(service: &Service) -> usize {
     let longer = |rule: &Rule| {
         let length = |denied| {

@@ -1,17 +1,17 @@
-//! Who a rule is about: people by name, group or email domain.
+//! The users to whom a rule applies: by name, group or email domain.
 
 use crate::domain::account::{Account, Group, Username};
 use crate::domain::email::EmailDomain;
 use crate::facts::Facts;
 
-/// A person as rules see one.
+/// The properties of a user that rules can refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct Person<'a> {
-    /// Login name.
+    /// The login name of the user.
     pub username: &'a Username,
-    /// Address.
+    /// The user's email address, if it is known.
     pub email: Option<&'a str>,
-    /// Groups, as they are now.
+    /// The groups that the user is in at present.
     pub groups: &'a [Group],
 }
 
@@ -27,25 +27,25 @@ impl<'a> From<&'a Account> for Person<'a> {
     }
 }
 
-/// Allow lists. A person whom one of them names is let in; without any list everybody is. Every entry went through the
-/// parser of what it names, so none is empty and each has the spelling that accounts have (attacks 79 and 85).
+/// Allow-lists of users. A user who is in one of them is allowed; without any list, everybody is. The parser
+/// of each entry has rejected empty texts and made the spelling the same as in accounts (attacks 79 and 85).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
-    /// Login names.
+    /// Login names of allowed users.
     pub users: Vec<Username>,
-    /// Groups, letter by letter.
+    /// Groups whose members are allowed. They are compared with case.
     pub groups: Vec<Group>,
-    /// Domains of email addresses.
+    /// Domains of email addresses whose owners are allowed.
     pub email_domains: Vec<EmailDomain>,
 }
 
 impl Who {
-    /// Whether there is no list.
+    /// Whether there are no lists, so that everybody is allowed.
     pub fn is_everybody(&self) -> bool {
         self.users.is_empty() && self.groups.is_empty() && self.email_domains.is_empty()
     }
 
-    /// Whether `person` is let in.
+    /// Whether `person` is allowed by one of the lists.
     pub fn includes(&self, person: Person<'_>) -> bool {
         self.is_everybody()
             || self.users.contains(person.username)
@@ -107,7 +107,7 @@ mod tests {
             assert!(!lets_in(&lists, "bob", None, &[]));
             assert!(!lets_in(&lists, "bob", Some(""), &[]));
         }
-        // A group is compared letter by letter: only login names are without case.
+        // Groups are compared with case. Only login names are not.
         assert!(!lets_in(&who(&[], &["ops"], &[]), "bob", None, &["Ops", "op", "opss"]));
     }
 

@@ -1,16 +1,16 @@
-//! Reads TOML so that every problem is found at once, each with its line.
+//! Reads TOML in a way that finds all problems at once, each with its line.
 
 use std::fmt;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-/// Something about a policy file, and where.
+/// A remark about a line of a policy file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Note {
-    /// Line in the file, from 1.
+    /// The line in the file, counted from 1.
     pub line: usize,
-    /// What about it, and what to do.
+    /// A description of the problem and how to fix it.
     pub text: String,
 }
 
@@ -20,12 +20,12 @@ impl fmt::Display for Note {
     }
 }
 
-/// A value and its line.
+/// A value and its line in the file.
 pub(super) type At<T> = (T, usize);
 
 pub(super) struct Reader<'i> {
     source: &'i str,
-    /// Where lines end, in order.
+    /// Byte offsets of the line ends, in order.
     line_ends: Vec<usize>,
     pub(super) problems: Vec<Note>,
     pub(super) warnings: Vec<Note>,
@@ -37,7 +37,7 @@ impl<'i> Reader<'i> {
         Self { source, line_ends, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The file as a table; nothing when it is not TOML.
+    /// Parses the file as a table. None if it is not valid TOML.
     pub(super) fn document(&mut self) -> Option<DeTable<'i>> {
         let (document, errors) = DeTable::parse_recoverable(self.source);
         for error in errors {
@@ -59,7 +59,7 @@ impl<'i> Reader<'i> {
         self.line_ends.partition_point(|end| *end < span.start) + 1
     }
 
-    /// Refuses keys that mean nothing here: a misspelled rule must not be a missing one.
+    /// Refuses unknown keys. Otherwise a misspelled key would silently drop a restriction.
     pub(super) fn check_keys(&mut self, table: &DeTable<'_>, place: &str, known: &[&str]) {
         for key in table.keys() {
             let name = key.get_ref().as_ref();
@@ -70,7 +70,7 @@ impl<'i> Reader<'i> {
         }
     }
 
-    /// A string, if the key is there.
+    /// Reads a string, if the key is there.
     pub(super) fn string(&mut self, table: &DeTable<'_>, key: &str) -> Option<At<String>> {
         let value = table.get(key)?;
         let line = self.line(value.span());
@@ -81,8 +81,8 @@ impl<'i> Reader<'i> {
         None
     }
 
-    /// A string or a list of strings; empty when the key is not there. A list that names nothing is refused: it could be
-    /// meant to let in nobody, or anybody.
+    /// Reads a string or a list of strings. The result is empty if the key is not there. An empty list is
+    /// refused, because it could be meant to allow nobody or everybody.
     pub(super) fn strings(&mut self, table: &DeTable<'_>, key: &str) -> Vec<At<String>> {
         let Some(value) = table.get(key) else { return Vec::new() };
         let line = self.line(value.span());
@@ -110,7 +110,7 @@ impl<'i> Reader<'i> {
         texts
     }
 
-    /// The texts under `key`, each through the parser of its type.
+    /// Parses each string under `key` with `parse`.
     pub(super) fn parsed<T, E: fmt::Display>(
         &mut self,
         table: &DeTable<'_>,
@@ -127,7 +127,7 @@ impl<'i> Reader<'i> {
         values
     }
 
-    /// The tables under `[[key]]`.
+    /// Reads the tables under `[[key]]`.
     pub(super) fn tables<'t>(
         &mut self,
         table: &'t DeTable<'i>,
@@ -151,7 +151,7 @@ impl<'i> Reader<'i> {
         tables
     }
 
-    /// Key, value and line of each entry of the table `[key]`, values being texts.
+    /// Reads key, value and line of each entry of the table `[key]`, whose values are strings.
     pub(super) fn texts_by_name(&mut self, table: &DeTable<'_>, key: &str) -> Vec<(String, String, usize)> {
         let Some(value) = table.get(key) else { return Vec::new() };
         let line = self.line(value.span());

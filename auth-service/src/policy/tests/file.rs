@@ -1,4 +1,4 @@
-//! What may be written in a policy file, and what is said about what may not.
+//! Tests of what a policy file accepts, and of the error messages for everything else.
 
 use super::*;
 

@@ -1,11 +1,12 @@
-//! What holds for every policy and every request.
+//! Properties that hold for every policy and every request.
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
 use super::*;
 
-/// A rule of a tool or a method as text; few names and scopes, so that they meet often.
+/// The text of a rule for tools or methods. There are few names and scopes, so that rules often apply to the
+/// same operation.
 fn rule() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec!["tool", "method"]);
     let pattern = prop::sample::select(vec!["*", "a*", "*b", "ab", "tools/*", "tools/call"]);
@@ -26,7 +27,7 @@ fn rule() -> impl Strategy<Value = String> {
     })
 }
 
-/// A service on `a.example`, without and with one rule more.
+/// A service on `a.example`, and the same service with one more rule.
 fn services() -> impl Strategy<Value = (String, String)> {
     let who = prop::sample::select(vec![
         "",
@@ -42,7 +43,7 @@ fn services() -> impl Strategy<Value = (String, String)> {
     })
 }
 
-/// Somebody, and the same with less.
+/// A caller, and the same caller with fewer rights.
 fn callers() -> impl Strategy<Value = (Facts, Facts)> {
     let scopes = subsequence(vec!["s", "s:r", "s:a", "s:b", "t"], 0..=5);
     let groups = subsequence(vec!["g", "h", "other"], 0..=3);
@@ -87,7 +88,8 @@ fn passes(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
     decided(policy, facts, NOTES, operation) == Decision::Allow
 }
 
-/// What a wrapper makes of the rules that it is told of; it reads them as `stdio-wrapper/src/policy.rs` does.
+/// Whether a wrapper refuses the operation because of the rules that it is sent. It reads them as
+/// `stdio-wrapper/src/policy.rs` does.
 fn wrapper_refuses(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
     let any = |patterns: &[String], name: &str| {
         patterns.iter().any(|text| pattern::Pattern::parse(text).unwrap().matches(name))
@@ -106,7 +108,7 @@ proptest! {
     ) {
         let policy = policy(&text);
         prop_assert!(!passes(&policy, &less, operation) || passes(&policy, &more, operation));
-        // Nor does it take a rule away that a wrapper has to enforce.
+        // More rights also never add a rule that the wrapper has to enforce.
         prop_assert!(wrapper_refuses(&policy, &less, operation) || !wrapper_refuses(&policy, &more, operation));
     }
 
@@ -121,10 +123,10 @@ proptest! {
     fn a092_headers_that_are_left_out_open_nothing((text, _) in services(), (facts, _) in callers(), operation in operations()) {
         let policy = policy(&text);
         let by_headers = passes(&policy, &facts, operation);
-        // The wrapper reads the body, which names the operation in any case.
+        // The wrapper reads the body, which always names the operation.
         let without_headers = passes(&policy, &facts, Operation::Unknown) && !wrapper_refuses(&policy, &facts, operation);
         prop_assert!(!without_headers || by_headers);
-        // And where the check decides by headers, the wrapper decides the same by the body.
+        // Where the check decides by the headers, the wrapper makes the same decision by the body.
         prop_assert_eq!(by_headers, by_headers && !wrapper_refuses(&policy, &facts, operation));
     }
 
