@@ -1,4 +1,4 @@
-//! OAuth 2.1: one file an endpoint, and one a grant under `token`.
+//! The OAuth 2.1 endpoints, one module for each. The grants of the token endpoint are modules under `token`.
 
 pub mod after_form;
 pub mod authorize;

@@ -1,9 +1,10 @@
-//! Pages that answer a form, at addresses of their own.
+//! Pages that show the result of a submitted form, each at its own address.
 //!
-//! A browser that is to show the answer to a form once more, after the back button or a reload, first asks whether it shall
-//! send the form again. So a form is answered by a redirect, and what the page says is in its address, sealed: nothing is
-//! stored for it, and no link makes a page of ours say to one what we said to another. Where sending the form again is what
-//! helps (too many attempts, a fault of ours), the page itself is the answer, with the status that programs understand.
+//! When the response to a form is itself a page, the browser asks the user whether to send the form again on
+//! a reload or after the back button. Therefore the response is a redirect, and the address of the next page
+//! carries its content in a sealed ticket. Nothing is stored, and no link can show one user a message that
+//! was meant for another. If sending the form again is useful (after too many attempts or a server error),
+//! the page itself is the response, with a status code that programs understand.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
@@ -19,25 +20,25 @@ use crate::state::AppState;
 use super::authorize::see_other;
 use super::params::Params;
 
-/// Bytes in the longest ticket that goes into an address. Proxies take a request line of 8 kB.
+/// Maximum length in bytes of a ticket in an address. Common proxies limit the request line to 8 kB.
 const LONGEST_IN_ADDRESS: usize = 4 * 1024;
 
-/// Where a message is shown.
+/// Path of the page that shows the result of a form.
 pub const MESSAGE_PATH: &str = "/consent/answered";
 
-/// Leads to the page at `path` that the ticket is for; nowhere if the ticket is too long for an address. Then the page itself
-/// has to be the answer.
+/// Returns a redirect to the page at `path`, with the ticket in its query. Returns `None` if the ticket is
+/// too long for an address; the caller then responds with the page itself.
 pub(super) fn redirect(state: &AppState, path: &str, ticket: &str) -> Option<HttpResponse> {
     let is_short = ticket.len() <= LONGEST_IN_ADDRESS;
     is_short.then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?ticket={ticket}"))))
 }
 
-/// What was wrong with a form, on the page that shows it once more.
+/// Why a form was not accepted. The page shows it when the form appears again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Problem {
     pub(super) text: String,
     status: u16,
-    /// Seconds until it is worth sending again.
+    /// Seconds until it is worth sending the form again.
     retry_after: Option<u64>,
 }
 
@@ -54,12 +55,12 @@ impl Problem {
         status_of(self.status)
     }
 
-    /// Whether the same form may do better in a while.
+    /// Whether the same form can succeed later without a change.
     pub(super) fn is_temporary(&self) -> bool {
         self.retry_after.is_some()
     }
 
-    /// Adds to the page what its header says of the problem.
+    /// Sets the `Retry-After` header of the page, if the delay is known.
     pub(super) fn mark(&self, response: &mut HttpResponse) {
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
@@ -67,7 +68,7 @@ impl Problem {
     }
 }
 
-/// What becomes of a form, for a person to read.
+/// The result of a form, shown to the user as a page.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Message {
     status: u16,
@@ -77,21 +78,22 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// `way_on` is what a link says and where in this service it leads.
+    /// Creates a message. `way_on` is a link to a URL of this server, on which the user can continue.
     pub(super) fn new(status: StatusCode, title: &str, text: String, way_on: Option<Link<'_>>) -> Self {
         let way_on = way_on.map(|link| (link.text.to_owned(), link.url.to_owned()));
         Self { status: status.as_u16(), title: title.to_owned(), text, way_on }
     }
 
-    /// The page.
+    /// Renders the message as an HTML page.
     pub(super) fn page(&self) -> HttpResponse {
         let way_on = self.way_on.as_ref().map(|(text, url)| Link { text, url });
         let template = MessagePage { title: &self.title, text: &self.text, code: None, way_on };
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
-    /// The answer to a form. Its address is good in this browser only: a link of somebody else's must not show what we said to
-    /// them, and lead on from there. A browser that has never signed in gets the page.
+    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The ticket in that address is valid in this
+    /// browser only, so that another person's link cannot show a message and lead on from there. Server
+    /// errors, and browsers without a session cookie, get the page itself.
     pub(super) fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
         let reader = reader(http, state).filter(|_| !status_of(self.status).is_server_error());
         let expires_at = state.now().plus(state.config.lifetimes.form);
@@ -102,7 +104,7 @@ impl Message {
     }
 }
 
-/// The browser, by its login, valid or expired.
+/// Identifies the browser by its session cookie, even if the session has expired.
 fn reader(http: &HttpRequest, state: &AppState) -> Option<TokenHash> {
     OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash())
 }
@@ -111,7 +113,7 @@ fn status_of(number: u16) -> StatusCode {
     StatusCode::from_u16(number).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-/// `GET /consent/answered`: what became of a form.
+/// `GET /consent/answered`: shows the result of a form.
 pub async fn show(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let params = Params::of_query(http.query_string()).ok();
     let ticket = params.as_ref().and_then(|params| params.one("ticket").ok().flatten()).unwrap_or_default();

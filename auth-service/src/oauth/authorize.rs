@@ -30,7 +30,8 @@ pub use request::AuthorizationRequest;
 use request::Refusal;
 pub(super) use request::{asked_resources, asked_scope};
 
-/// Why there can be no redirect back to the client: it is not certain where the client is (RFC 6749 §4.1.2.1).
+/// Errors that are shown on a page of this server. They are not sent to the client, in most cases because the
+/// client or its redirect URI could not be verified (RFC 6749 §4.1.2.1).
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthorizeError {
     #[error("The link that brought you here is broken: {0}.")]
@@ -105,7 +106,7 @@ impl AuthorizeError {
     }
 }
 
-/// Asks the person to log in, then to consent; refuses what cannot be granted.
+/// Handles `GET /authorize`: asks the user to log in and then to consent, or refuses the request.
 pub async fn authorize(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     if let Some(redirect) = fallback::complete(&request, &state) {
         return redirect;
@@ -155,13 +156,13 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
     }
 }
 
-/// Whether this client's requests count only when they were pushed (RFC 9126 §5, §6).
+/// Whether requests of this client are accepted only if they were pushed (RFC 9126 §5, §6).
 fn pushes_only(client: &Client, state: &AppState) -> bool {
     state.config.grants.pushed_requests_only
         || client.operator.as_ref().is_some_and(|terms| terms.pushes_requests)
 }
 
-/// The parameters that were pushed: they count in the place of all that the browser brought (RFC 9126 §4, RFC 9101 §5).
+/// Loads the pushed parameters. They replace everything in the browser's query (RFC 9126 §4, RFC 9101 §5).
 async fn pushed_params(
     request_uri: &str,
     client: &Client,
@@ -173,7 +174,8 @@ async fn pushed_params(
     Ok((params, Some(Pushed { handle, grant_id: found.grant_id })))
 }
 
-/// First of all who asks and where the answer goes; until both are known nothing may be sent anywhere.
+/// Finds the client. This comes first: until the client and its redirect URI are known, the server must not
+/// redirect the browser.
 async fn client_of(
     request: &HttpRequest,
     params: &Params,
@@ -185,20 +187,21 @@ async fn client_of(
     found.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 
-/// Where the answer goes; none when that is not an address of the client's.
+/// The URI that receives the response, or `None` if it is not a redirect URI of the client.
 pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option<RedirectUri>, BadParams> {
     let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
         (Some(text), _) => RedirectUri::try_from(text.to_owned()).ok(),
-        // OAuth 2.1 §4.1.1: it may be left out when there is only one.
+        // OAuth 2.1 §4.1.1: the parameter is optional when only one redirect URI is registered.
         (None, [only]) => Some(only.clone()),
         (None, _) => None,
     };
     Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
-/// Tells the client that it gets nothing if its redirect URI is a place where this user has let an answer go before, or
-/// that the operator entered. To all others the user is not sent without a word: anybody can register a URI, and a link to
-/// us that leads on to it at once would be a link that people trust (OAuth 2.1 §7.12.2, RFC 9700 §4.11.2).
+/// Refuses a request. The browser goes to the client at once only if the user has approved this redirect URI
+/// before, or if the operator entered the client. Otherwise the user first sees a page: anybody can register
+/// a URI, and users would trust a link to this server that silently leads there (OAuth 2.1 §7.12.2, RFC 9700
+/// §4.11.2).
 fn refuse_with_care(
     state: &AppState,
     client: &Client,
@@ -220,7 +223,7 @@ fn refuse_with_care(
     page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves)
 }
 
-/// Tells the client, by way of the browser, that it gets nothing (RFC 6749 §4.1.2.1, RFC 9207 §2.1).
+/// Redirects the browser to the client with an error response (RFC 6749 §4.1.2.1, RFC 9207 §2.1).
 pub(super) fn refuse(
     state: &AppState,
     redirect_uri: &RedirectUri,
@@ -245,7 +248,8 @@ fn refusal_url(
     redirect_uri.with_query(&pairs)
 }
 
-/// 303, so that a browser never repeats a POST with a password at the next address (RFC 9700 §4.12).
+/// Redirects with status 303, so that the browser does not repeat a POST with a password at the next address
+/// (RFC 9700 §4.12).
 pub(super) fn see_other(location: &str) -> HttpResponse {
     HttpResponse::SeeOther()
         .insert_header((LOCATION, location))

@@ -1,4 +1,4 @@
-//! `private_key_jwt`: a client proves who it is by a signed assertion (RFC 7523 §2.2, §3).
+//! `private_key_jwt`: the client authenticates with a signed assertion (RFC 7523 §2.2, §3).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,16 +20,17 @@ use crate::guard::keyed_rate::TooFast;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-/// `client_assertion_type` (RFC 7523 §2.2).
+/// The required value of `client_assertion_type` (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// Signature algorithms that are taken, all asymmetric: with HS256 a public key would be the secret.
+/// Accepted signature algorithms. All are asymmetric: with HS256, the public key could be misused as the
+/// secret.
 pub(super) const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
-/// How long an assertion may last, in seconds: it is made for one request.
+/// Maximum lifetime of an assertion in seconds. An assertion is made for one request.
 const LONGEST: u64 = 600;
-/// How far clocks may lie apart, in seconds.
+/// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
 
-/// Why an assertion does not count.
+/// Why a client assertion is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AssertionError {
     #[error("the client assertion is malformed, or signed with an algorithm that is not accepted")]
@@ -71,8 +72,9 @@ enum Audience {
 }
 
 impl Audience {
-    /// Ours are the issuer, the token endpoint and the one for pushed requests (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers
-    /// the issuer). An assertion for somebody else as well could be used here by whoever it was sent to there.
+    /// Whether every audience is this server: its issuer, its token endpoint or its endpoint for pushed
+    /// requests (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers the issuer). If an assertion named another
+    /// server too, that server could use it here.
     fn is_ours_alone(&self, issuer: &Issuer) -> bool {
         let ours = |audience: &String| {
             audience == issuer.as_str()
@@ -85,7 +87,7 @@ impl Audience {
     }
 }
 
-/// The client that an assertion speaks of, before anything of it is believed.
+/// Reads the client identifier from an assertion, before anything in it is verified.
 pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     #[derive(Deserialize)]
     struct Subject {
@@ -98,7 +100,8 @@ pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     ClientId::try_from(claims.sub).ok()
 }
 
-/// Checks that `assertion` was made by `client`, for us, now, for the first time. It came from `address`.
+/// Verifies that `client` made the assertion for this server, that it is valid now and that it was not used
+/// before. The request came from `address`.
 pub(super) async fn verify(
     assertion: &str,
     client: &Client,
@@ -116,9 +119,9 @@ pub(super) async fn verify(
     };
     let claims: Claims = signed_claims(assertion, &key, header.alg).ok_or(AssertionError::Signature)?;
     check(&claims, client, &state.config.site.issuer, now)?;
-    // Counted only now, so that nobody uses up the limit of a client whose key he does not have.
+    // Counted only after the signature is verified, so that nobody else can use up the client's limit.
     state.assertion_rate.admit(client, address)?;
-    // Remembered by client and jti, for as long as the assertion would be good.
+    // The client and the `jti` are remembered for as long as the assertion would be valid.
     let name = format!(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
@@ -146,7 +149,8 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     if in_time { Ok(()) } else { Err(AssertionError::Time) }
 }
 
-/// The client's key for this assertion. With `fresh` it looks past our cache, once, in case the client has rotated.
+/// Finds the client's key for this assertion. With `fresh`, the key set is fetched again although it is
+/// cached, in case the client has rotated its keys.
 async fn find_key(
     client: &Client,
     kid: Option<&str>,
@@ -166,7 +170,7 @@ async fn find_key(
     Ok(fitting_key(&set, kid, algorithm))
 }
 
-/// The header of a signed JWT whose algorithm is accepted and that asks for no extension (RFC 7515 §4.1.11).
+/// The header of a signed JWT, if its algorithm is accepted and it requires no extension (RFC 7515 §4.1.11).
 pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
     let header = jsonwebtoken::decode_header(jwt).ok()?;
     let accepted =
@@ -174,7 +178,7 @@ pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
     (accepted && header.crit.is_none()).then_some(header)
 }
 
-/// What a JWT says, if `key` signed it. Time and audience are for the caller to check.
+/// Verifies the signature of a JWT and returns its claims. The caller checks the time and the audience.
 pub(super) fn signed_claims<C: DeserializeOwned>(
     jwt: &str,
     key: &DecodingKey,
@@ -187,8 +191,8 @@ pub(super) fn signed_claims<C: DeserializeOwned>(
     jsonwebtoken::decode::<C>(jwt, key, &validation).ok().map(|data| data.claims)
 }
 
-/// The key of a JWK set for this key identifier and algorithm. Keys that we cannot read are passed over: a set may hold
-/// kinds that came after us (RFC 7517 §5).
+/// Finds the key in a JWK set with this identifier and algorithm. Keys that cannot be parsed are skipped,
+/// because a set can contain kinds of keys that are not supported here (RFC 7517 §5).
 pub(super) fn fitting_key(set: &Value, kid: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
     let keys = set.get("keys")?.as_array()?;
     let readable = keys.iter().filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
@@ -196,7 +200,8 @@ pub(super) fn fitting_key(set: &Value, kid: Option<&str>, algorithm: Algorithm) 
     fitting.next().and_then(|jwk| DecodingKey::from_jwk(&jwk).ok())
 }
 
-/// The algorithm belongs to the key: what the assertion's header says must agree with it.
+/// Whether a key has this identifier and can be used with this algorithm. The algorithm in the assertion's
+/// header has to agree with the key.
 fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
     use jsonwebtoken::jwk::AlgorithmParameters::{EllipticCurve, OctetKeyPair, RSA};
     let family = match algorithm {

@@ -1,4 +1,4 @@
-//! Who is the client? Authentication at the token endpoint (RFC 6749 §2.3, OAuth 2.1 §2.4).
+//! Client authentication at the token endpoint and others (RFC 6749 §2.3, OAuth 2.1 §2.4).
 
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
@@ -20,35 +20,36 @@ use crate::store::StoreError;
 use super::client_assertion::{self, AssertionError};
 use super::params::{BadParams, Params};
 
-/// Why a client is not authenticated.
+/// Why a client could not be authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientAuthError {
-    /// 401 `invalid_client`.
+    /// The client is unknown, or its credentials are missing or wrong: 401 `invalid_client`.
     #[error("{description}")]
     Invalid {
-        /// For the client's developer.
+        /// Explanation for the client's developer.
         description: String,
-        /// The client tried HTTP Basic, so the answer must offer it (RFC 6749 §5.2).
+        /// The client used HTTP Basic, so the response has to include a Basic challenge (RFC 6749 §5.2).
         basic: bool,
     },
-    /// 400 `invalid_request`.
+    /// The client used more than one authentication method: 400 `invalid_request`.
     #[error(
         "the client authenticates in more than one way; use the Authorization header or the body, not both"
     )]
     TwoWays,
-    /// 400 `invalid_request`.
+    /// The parameters are malformed: 400 `invalid_request`.
     #[error(transparent)]
     Params(#[from] BadParams),
-    /// 429 `temporarily_unavailable`.
+    /// There were too many client assertions: 429 `temporarily_unavailable`.
     #[error("too many client assertions of this client or from this network; try again in a minute")]
     TooFast(TooFast),
-    /// 503 `temporarily_unavailable`. A client that is told that it is none throws away its tokens.
+    /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. After
+    /// `invalid_client`, the client would discard its tokens.
     #[error("the client's metadata document or keys cannot be had at the moment: {0}")]
     Away(DocumentError),
-    /// 503.
+    /// The store failed: 503 `temporarily_unavailable`.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// 503.
+    /// The random source failed: 503 `temporarily_unavailable`.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
 }
@@ -67,7 +68,7 @@ enum Proof {
     Assertion(String),
 }
 
-/// Authenticates the client of a token request.
+/// Authenticates the client that sent a request.
 pub(super) async fn authenticate(
     request: &HttpRequest,
     params: &Params,
@@ -159,10 +160,10 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
     Ok(Credentials { id: id(&name, true)?, proof: Proof::Secret(secret), basic: true })
 }
 
-/// Bytes in the longest credentials that are read, encoded.
+/// Maximum length of HTTP Basic credentials in bytes, before Base64 decoding.
 pub(super) const LONGEST_BASIC: usize = 8192;
 
-/// Reads HTTP Basic with both parts form-encoded (RFC 6749 §2.3.1).
+/// Reads HTTP Basic credentials, in which both parts are form-encoded (RFC 6749 §2.3.1).
 pub(super) fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
     let (scheme, encoded) = header.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > LONGEST_BASIC {

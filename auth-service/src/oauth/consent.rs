@@ -1,4 +1,4 @@
-//! The consent page and its answer.
+//! The consent page, and the user's decision to allow or deny.
 
 mod error;
 
@@ -28,13 +28,14 @@ use super::{responses, session};
 
 pub use error::ConsentError;
 
-/// What the ticket in the form holds: everything that the person was shown. The grant's identifier is fixed
-/// when the page is made, so that one page makes one grant at most.
+/// The content of the form's ticket: everything that the user was shown. The grant's identifier is chosen
+/// when the page is made, so that one page creates at most one grant.
 #[derive(Serialize, Deserialize)]
 struct Asked {
     grant_id: GrantId,
     subject: Subject,
-    /// The client's metadata ([`ClientMetadata::digest`]): its name on the page is a part of what the user answers.
+    /// Digest of the client's metadata ([`ClientMetadata::digest`]). The client's name on the page is part of
+    /// what the user agrees to.
     ///
     /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
     client: TokenHash,
@@ -42,14 +43,14 @@ struct Asked {
     pushed: Option<TokenHash>,
 }
 
-/// A request that was pushed, and the one grant that it makes.
+/// A pushed request, with the identifier of the only grant that it can create.
 pub(super) struct Pushed {
     pub(super) handle: TokenHash,
     pub(super) grant_id: GrantId,
 }
 
-/// Shows what the client asks for, and which part of it is new. When the person has allowed the same client all of it
-/// before, and the answer goes where nobody else can be, there is nothing to ask.
+/// Shows what the client asks for, and which part of it is new. If the user has already allowed this client
+/// everything and no other program can receive the response, the request is approved without a page.
 pub(super) async fn ask(
     state: &AppState,
     client: &Client,
@@ -67,8 +68,8 @@ pub(super) async fn ask(
     };
     let (subject, digest) = (session.subject.clone(), client.metadata.digest());
     let asked = Asked { grant_id, subject, client: digest, request, pushed };
-    // Any program on the person's machine can answer at a loopback address, so there every request is shown (RFC 8252
-    // §8.6).
+    // Any program on the user's machine can receive a response at a loopback address or a private-use scheme,
+    // so every such request is shown to the user (RFC 8252 §8.6).
     if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
         let (subject, client_id, scope) = (&asked.subject, &client.id, &asked.request.scope);
         audit::Event::ConsentRemembered { subject, client_id, scope }.emit();
@@ -111,15 +112,15 @@ pub(super) async fn ask(
     Ok(page(StatusCode::OK, &template, target))
 }
 
-/// The resources that the rules do not let this person use at all. Whoever allows a client to use one would get a token
-/// that opens nothing, and never learn why.
+/// The resources that policy does not let this user access at all. A token for them would not work, and the
+/// user would never learn why, so the user cannot allow them.
 pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let closed = |resource: &&ResourceUri| !policy.admits(account.into(), resource);
     resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
-/// What the user answers when this request is shown.
+/// What the user agrees to when the request is allowed.
 fn approval_of(request: &AuthorizationRequest) -> Approval {
     Approval {
         redirect_uri: request.redirect_uri.clone(),
@@ -128,7 +129,7 @@ fn approval_of(request: &AuthorizationRequest) -> Approval {
     }
 }
 
-/// What the person has allowed this client, as it is now.
+/// The remembered consent of this user, if it was given to the client as it is now.
 pub(super) async fn known(
     state: &AppState,
     client: &Client,
@@ -141,7 +142,7 @@ pub(super) async fn known(
     Ok(known.filter(|consent| consent.is_to(client)))
 }
 
-/// Scopes as a person reads them.
+/// Formats scopes for the user, one line for each, with descriptions.
 pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let line = |token: &ScopeToken| match (token.as_str(), policy.description(token)) {
@@ -152,7 +153,7 @@ pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
     scope.tokens().map(line).collect()
 }
 
-/// `POST /consent`: allow or deny.
+/// `POST /consent`: handles the user's decision to allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&http, &body, &state).await {
         Ok(response) => response,
@@ -160,13 +161,13 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     }
 }
 
-/// Where the question of a form is asked again. A request that was pushed is gone once it is answered, and only its client
-/// can push it again.
+/// The URL at which the question can be asked again, if there is one. A pushed request is removed when it is
+/// answered, and only its client can push it again.
 fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String> {
     let params = Params::of_form(http, body).ok()?;
     let asked: Asked = state.tickets.content(Form::Consent, params.one("ticket").ok()??)?;
     let query = asked.pushed.is_none().then(|| asked.request.query())?;
-    // Written out once more it can be longer than it came.
+    // The encoded query can be longer than the one that the client sent.
     if query.len() > responses::QUERY_LIMIT {
         return None;
     }
@@ -183,7 +184,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     if asked.subject != session.subject {
         return Err(BadTicket::Foreign.into());
     }
-    // The page may have been open for a while: both must still be there.
+    // The page might have been open for a while, so the client and its redirect URI are looked up again.
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     let client = match state.clients.find(Caller::User(address), &request.client_id, now).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
@@ -198,7 +199,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
         Some("allow") => approve(state, asked, &session, client).await,
         Some("deny") => {
-            // One page has one answer: who allowed it a moment ago is not told that nothing came of it.
+            // A page accepts only one decision. If the user has just allowed the request, the client must not
+            // learn that it was denied.
             let until = now.plus(state.config.lifetimes.form);
             if !state.store.deny(asked.grant_id.as_str(), until, now).await? {
                 return Err(ConsentError::AnsweredBefore);

@@ -1,8 +1,8 @@
-//! `/device`: where a person answers a device (RFC 8628 §3.3).
+//! `/device`: the pages on which a user allows or denies a device (RFC 8628 §3.3).
 //!
-//! Three steps, and a link takes over none of them: log in, give the code (a link may fill it in), and say yes on a
-//! page that shows the code, who asks, from where and since when. That page is the person's chance to notice that
-//! somebody else's device is asking (§5.4).
+//! The user logs in, enters the code (a link can fill it in), and decides on a page that shows the code, the
+//! client, and the address and time of the request. A link cannot skip any of these steps. The last page is
+//! the user's chance to notice that somebody else's device is asking (§5.4).
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -29,50 +29,50 @@ use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
 use super::{responses, session};
 
-/// What the ticket of the last page holds: what the person was shown.
+/// The content of the ticket of the last page: what the user was shown.
 #[derive(Serialize, Deserialize)]
 struct Shown {
     device: TokenHash,
     code: String,
     subject: Subject,
-    /// The client's metadata: its name on the page is a part of what the user answers.
+    /// Digest of the client's metadata. The client's name on the page is part of what the user agrees to.
     client: TokenHash,
 }
 
-/// Why a page cannot be shown, or its answer not be taken.
+/// Why a page cannot be shown, or why its answer is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The form is broken.
+    /// The parameters of the form are malformed.
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
-    /// Nobody is logged in here any more.
+    /// The user is no longer logged in.
     #[error(
         "You are not signed in any more. If the device is not connected, sign in and type the code once more."
     )]
     NoSession,
-    /// See [`BadTicket`].
+    /// The ticket of the form is not valid; see [`BadTicket`].
     #[error("That is because {0}. If the device is not connected, type its code once more.")]
     Ticket(#[from] BadTicket),
-    /// Answered, or over.
+    /// The code was already answered, or it has expired.
     #[error(
         "The code was answered before, or is too old. If the device is not connected, let it show a new one and type that."
     )]
     Over,
-    /// Removed or switched off.
+    /// The client was removed or disabled.
     #[error("The application on the device was removed while this page was open.")]
     ClientGone,
-    /// It is not the one that the page showed.
+    /// The client's metadata has changed since the page was shown.
     #[error(
         "The application on the device has changed while this page was open. Type the code once more, and look who asks."
     )]
     ClientChanged,
-    /// The rules do not let the person use what was asked for.
+    /// Policy does not let the user access the requested resources.
     #[error("This account may not use what the device asked for. Ask whoever runs this server.")]
     Barred,
-    /// Neither allow nor deny.
+    /// The form contains neither `allow` nor `deny`.
     #[error("The form that was sent has no answer in it. Type the code once more.")]
     NoDecision,
-    /// Ours to mend.
+    /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
 }
@@ -105,7 +105,7 @@ impl DeviceError {
         };
         let title = match self {
             Self::Over => "This code is over",
-            // What was answered before, on this page or another, is not known here.
+            // An earlier answer might be valid, so the title must not say that nothing was allowed.
             Self::NoSession | Self::Ticket(_) => "This page cannot be used",
             _ => "Nothing was allowed",
         };
@@ -115,7 +115,8 @@ impl DeviceError {
     }
 }
 
-/// `GET /device`: asks for the code. One in the link is filled in, and counts for nothing before it is sent.
+/// `GET /device`: asks for the user code. A code in the link is filled in, but has no effect until the form
+/// is sent.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     if !state.config.grants.offers(GrantType::DeviceCode) {
         return responses::not_found(&state.config.site.issuer);
@@ -123,13 +124,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     open(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
 
-/// `POST /device`: looks the code up, and shows what it would allow.
+/// `POST /device`: looks up the user code and leads to the page that shows what it would allow.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let found = find(&http, &body, &state).await;
     found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
 }
 
-/// `POST /device/consent`: allow or deny.
+/// `POST /device/consent`: handles the user's decision to allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let answer = answer(&http, &body, &state).await;
     answer.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
@@ -170,15 +171,15 @@ fn show_form(
     Ok(response)
 }
 
-/// The form once more, with what was wrong.
+/// The content of the ticket with which the code form is shown again.
 #[derive(Serialize, Deserialize)]
 struct Again {
     typed: String,
     problem: Problem,
 }
 
-/// `GET /device/again`: the form for the code, with what was wrong. The ticket in its query is bound to the login in which the code
-/// was typed.
+/// `GET /device/again`: shows the code form with the problem. The ticket in the query is bound to the session
+/// in which the code was typed.
 pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open_again(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
@@ -241,13 +242,14 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
-    // A page of its own, and not the answer to this form: with the back button a browser shows such an answer only after
-    // a question about sending the form again.
+    // The next page has its own address and is not the response to this form. Otherwise the back button would
+    // make the browser ask whether to send the form again.
     Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}"))))
 }
 
-/// `GET /device/consent`: what allowing the device would mean and, once it is answered, what has come of it. The ticket in its query is bound to the login in which the
-/// code was typed, so that a link leads nobody else here.
+/// `GET /device/consent`: shows what allowing the device would mean and, after the decision, the result. The
+/// ticket in the query is bound to the session in which the code was typed, so that a link leads nobody else
+/// here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
@@ -298,7 +300,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
 }
 
-/// The client as it was when the device asked.
+/// Finds the client, provided that it is still the one that started the request.
 async fn client_of(
     http: &HttpRequest,
     asked: &DeviceAuthorization,
@@ -328,8 +330,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("deny") => DeviceState::Denied,
         _ => return Err(DeviceError::NoDecision),
     };
-    // The page that asked says what has come of it, however often it is opened. A form whose answer is a page would be sent
-    // once more by whoever loads that page again.
+    // The page that asked also shows the result, however often it is opened. If the result were the response
+    // to this form, a reload would send the form again.
     let result = see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}")));
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
     if is_decided(&decision, &asked, state).await? {
@@ -346,7 +348,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(DeviceError::Barred);
     }
     if !state.store.decide_device(&shown.device, &decision, now).await? {
-        // The other click of two was faster.
+        // Another request has decided in the meantime, for example after a double click.
         let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
         return if is_decided(&decision, &asked, state).await? { Ok(result) } else { Err(DeviceError::Over) };
     }
@@ -361,7 +363,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     Ok(result)
 }
 
-/// Whether the device has this answer already.
+/// Whether this decision was already recorded for the device.
 async fn is_decided(
     decision: &DeviceState,
     asked: &DeviceAuthorization,
@@ -373,7 +375,7 @@ async fn is_decided(
     }
 }
 
-/// Whether this user has allowed the device before, and that still stands.
+/// Whether this user has allowed the device, and the grant was not revoked since.
 async fn is_allowed_by(
     subject: &Subject,
     asked: &DeviceAuthorization,

@@ -1,4 +1,5 @@
-//! `POST /device_authorization`: a device without a browser asks for the codes that lead a person here (RFC 8628 §3.1).
+//! `POST /device_authorization`: gives a device without a browser the codes with which its user can allow it
+//! (RFC 8628 §3.1).
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -19,17 +20,17 @@ use super::params::{BadParams, Params};
 use super::responses;
 use super::token::TokenError;
 
-/// Seconds between two questions of a device, until it is told to slow down (RFC 8628 §3.2).
+/// Minimum time in seconds between two polls of a device, until it is told to slow down (RFC 8628 §3.2).
 const INTERVAL: u64 = 5;
-/// How often another user code is tried when one is in use.
+/// Number of attempts to find a user code that is not in use.
 const TRIES: u32 = 5;
-/// Devices that may wait for their users. The second half is for clients in use, and the last quarter for those of them that
-/// authenticate.
+/// Maximum number of devices that wait for their users. Clients that nobody has used can take half of the
+/// places, clients in use three quarters, and clients in use that authenticate all of them.
 const MAX_OF_ALL: u64 = 5000;
 const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
 const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
-/// RFC 8628 §3.2.
+/// The device authorization response (RFC 8628 §3.2).
 #[derive(Serialize)]
 struct Codes {
     device_code: String,
@@ -40,7 +41,7 @@ struct Codes {
     interval: u64,
 }
 
-/// Hands out codes.
+/// Issues a device code and a user code.
 pub async fn start(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     if !state.config.grants.offers(GrantType::DeviceCode) {
         return responses::not_found(&state.config.site.issuer);

@@ -1,5 +1,5 @@
-//! `GET /errors`: what each error code means and what to do about it, the page that `error_uri` leads to. It is
-//! docs/errors.md, so that the repository and every installation say the same.
+//! `GET /errors`: explains each error code and what to do about it. `error_uri` links to this page. Its text
+//! is `docs/errors.md`, so that the repository and every installation say the same.
 
 use std::sync::LazyLock;
 
@@ -12,13 +12,13 @@ use crate::pages::{DocumentPage, FormTarget, page};
 const TEXT: &str = include_str!("../../../docs/errors.md");
 static HTML: LazyLock<String> = LazyLock::new(|| rendered(TEXT));
 
-/// Shows the page.
+/// Returns the page that explains the error codes.
 pub async fn show() -> HttpResponse {
     let template = DocumentPage { title: "Errors and what to do about them", html: &HTML };
     page(StatusCode::OK, &template, FormTarget::Ourselves)
 }
 
-/// HTML in which each heading below the first level has its own text as its anchor.
+/// Renders Markdown to HTML. Each heading below the first level gets its own text as its anchor.
 fn rendered(markdown: &str) -> String {
     let mut events: Vec<Event<'_>> = TextMergeStream::new(Parser::new(markdown)).collect();
     for at in 1..events.len() {
@@ -27,7 +27,7 @@ fn rendered(markdown: &str) -> String {
             *id = Some(CowStr::from(text.to_string()));
         }
     }
-    // The page's own first heading is its title.
+    // The page template has a title, so the first heading of the text is left out.
     let title = events.iter().position(|event| matches!(event, Event::End(TagEnd::Heading(_))));
     let events = events.into_iter().skip(title.map_or(0, |at| at + 1));
     let mut out = String::new();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_page_leads_nowhere_else_and_loads_nothing() {
-        // What is relative in the repository would lead astray here.
+        // A relative link works in the repository, but would lead to the wrong place here.
         assert!(!HTML.contains("<a ") && !HTML.contains("<img") && !HTML.contains("<script"), "{}", *HTML);
     }
 }

@@ -1,9 +1,11 @@
-//! What clients of MCP 2025-03-26 look for on the host of the MCP server itself (`basic/authorization`, "Server
-//! Metadata Discovery" and "Fallbacks for Servers without Metadata Discovery").
+//! Support for clients of MCP 2025-03-26, which look for the endpoints on the host of the MCP server itself
+//! (`basic/authorization`, "Server Metadata Discovery" and "Fallbacks for Servers without Metadata
+//! Discovery").
 //!
-//! They know no protected resource metadata and send no `resource`, so the host has to say what they want a token for:
-//! `DEFAULT_RESOURCE`. Without that setting nothing here applies. Only the authorization endpoint has to be on the MCP
-//! host, to hear which one it is; it hands the browser on to the issuer, where the person's login is.
+//! These clients do not know protected resource metadata and send no `resource`. The host tells what they
+//! want a token for, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module does
+//! nothing. Only the authorization endpoint has to be on the MCP host, which identifies the resource. From
+//! there the browser is redirected to the issuer, where the user logs in.
 
 use actix_web::guard::GuardContext;
 use actix_web::http::header::{HOST, HeaderMap};
@@ -16,7 +18,7 @@ use crate::state::AppState;
 
 use super::authorize::see_other;
 
-/// The default resource of the host that a request names, and the origin of that host.
+/// The default resource of the host in a request, and the origin of that host.
 struct Fallback {
     resource: ResourceUri,
     origin: String,
@@ -33,13 +35,13 @@ fn of(headers: &HeaderMap, state: &AppState) -> Option<Fallback> {
     Some(Fallback { resource, origin: site.protected_hosts.origin(&host)? })
 }
 
-/// Whether a request is for a host with a default resource: where the issuer has a path, only there the endpoints are
-/// at the root as well.
+/// Whether a request is for a host that has a default resource. If the issuer has a path, such hosts are the
+/// only ones that also serve the endpoints at the root.
 pub fn applies(context: &GuardContext<'_>) -> bool {
     context.app_data::<Data<AppState>>().is_some_and(|state| of(&context.head().headers, state).is_some())
 }
 
-/// Sends an authorization request that came without a resource to the issuer, with one.
+/// Redirects an authorization request without a resource to the issuer, with the default resource added.
 pub(super) fn complete(request: &HttpRequest, state: &AppState) -> Option<HttpResponse> {
     let query = request.query_string();
     let says_for_what =
@@ -52,7 +54,7 @@ pub(super) fn complete(request: &HttpRequest, state: &AppState) -> Option<HttpRe
     Some(see_other(&state.config.site.issuer.endpoint(&format!("/authorize?{query}&resource={resource}"))))
 }
 
-/// The authorization endpoint that a client is told which read the metadata on an MCP host.
+/// The authorization endpoint for the metadata that a client reads on an MCP host.
 pub(super) fn authorization_endpoint(request: &HttpRequest, state: &AppState) -> Option<String> {
     of(request.headers(), state).map(|fallback| format!("{}/authorize", fallback.origin))
 }

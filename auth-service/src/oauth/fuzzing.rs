@@ -1,5 +1,6 @@
-//! What must hold of the parsers whatever a stranger sends. The fuzzer in `fuzz/` calls these without end, the tests
-//! below for a moment: one body, so that neither can fall behind the other. A panic is a finding.
+//! Properties of the parsers that hold for any input from a stranger. The fuzz targets in `fuzz/` and the
+//! property tests below call the same functions, so that both check the same properties. A panic is a
+//! finding.
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic is what is looked for")]
 
 use std::sync::LazyLock;
@@ -40,7 +41,7 @@ const GOOD: [(&str, &str); 9] = [
     ("dpop_jkt", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
 ];
 
-/// A client with two redirect URIs.
+/// A public client with two redirect URIs.
 pub(super) fn client() -> Client {
     let redirects = ["https://app.example/cb?x=1", "http://127.0.0.1/cb"];
     Client {
@@ -69,8 +70,9 @@ pub(super) fn client() -> Client {
     }
 }
 
-/// The query of an authorization request: as it comes when the first byte says so, otherwise a good one with one value
-/// changed. What is accepted is no more than the client may have, and is sent nowhere but where it registered.
+/// Checks the query of an authorization request. The first byte selects a parameter of a valid request, whose
+/// value is replaced by the rest; if it selects none, the rest is the whole query. An accepted request asks
+/// for no more than the client is allowed, and its response goes only to a registered redirect URI.
 pub fn authorize_query(bytes: &[u8]) {
     let Some((&which, rest)) = bytes.split_first() else { return };
     let text = String::from_utf8_lossy(rest);
@@ -102,7 +104,7 @@ pub fn authorize_query(bytes: &[u8]) {
     assert_eq!(asked.state.as_deref(), params.one("state").expect("not doubled"));
 }
 
-/// The form of a token request with its Content-Type. What is read is what a second reader reads, too.
+/// Checks the form of a token request with its Content-Type. A second parser has to read the same values.
 pub fn token_form(bytes: &[u8]) {
     let (content_type, body) = match bytes.iter().position(|byte| *byte == 0) {
         Some(end) => (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default()),
@@ -131,14 +133,15 @@ pub fn token_form(bytes: &[u8]) {
     }
 }
 
-/// The `Authorization` header of a client: text as it comes, and bytes in good Base64. What is read says the same when it
-/// is written again.
+/// Checks the `Authorization` header of a client: the input as text, and its bytes in valid Base64.
+/// Credentials that were read have to stay the same when they are encoded and read again.
 pub fn basic_header(bytes: &[u8]) {
     for header in [String::from_utf8_lossy(bytes).into_owned(), format!("Basic {}", STANDARD.encode(bytes))] {
         let Some((id, secret)) = basic_credentials(&header) else { continue };
         let form = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let written = STANDARD.encode(format!("{}:{}", form(&id), form(secret.expose_secret())));
-        // Escapes make it up to three times as long, and what is too long is refused.
+        // Escapes make the credentials up to three times as long, and credentials that are too long are
+        // refused.
         if written.len() > LONGEST_BASIC {
             continue;
         }
@@ -156,7 +159,7 @@ impl Clock for Zero {
     }
 }
 
-/// A ring, and a token of its own.
+/// A key ring, and a token that it has signed.
 static RING: LazyLock<(KeyRing, String)> = LazyLock::new(|| {
     let terms = RotationTerms {
         algorithm: SigningAlgorithm::EdDsa,
@@ -170,12 +173,13 @@ static RING: LazyLock<(KeyRing, String)> = LazyLock::new(|| {
     (ring, token)
 });
 
-/// A token: as it comes, and one of ours with bytes put over it. Nothing counts but the one that was signed.
+/// Checks a token: the input as it is, and a valid token with some bytes replaced. Only the unchanged token
+/// verifies.
 pub fn jwt(bytes: &[u8]) {
     let (ring, good) = &*RING;
     let text = String::from_utf8_lossy(bytes);
     assert!(ring.verify::<Value>("at+jwt", &text).is_err());
-    // An assertion's claims are looked at before its signature: that must do no harm.
+    // The claims of an assertion are read before its signature is verified. This has to be harmless.
     claimed_client(&text);
     if let Some(header) = accepted_header(&text) {
         assert!(header.crit.is_none());
@@ -191,7 +195,8 @@ pub fn jwt(bytes: &[u8]) {
     claimed_client(&changed);
 }
 
-/// A redirect URI. What is taken has one reading, and answers go to it and to nowhere else.
+/// Checks a redirect URI. An accepted URI can be read in only one way, and responses go to that URI and
+/// nowhere else.
 pub fn redirect_uri(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(uri) = RedirectUri::try_from(text.to_owned()) else { return };
@@ -227,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of no form, and texts of the pieces that parsers look for.
+    /// Arbitrary bytes, and texts made of the pieces that the parsers look for.
     fn input(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => prop::sample::select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),

@@ -1,7 +1,9 @@
-//! `POST /introspect`: what a token is (RFC 7662), as JSON or, when asked for, as a JWT (RFC 9701).
+//! `POST /introspect`: token introspection (RFC 7662). The response is JSON, or a JWT if the client asks for
+//! it (RFC 9701).
 //!
-//! Only a client that authenticates is answered: about its own tokens, or about access tokens for the resources that
-//! the operator made it the resource server of. About everything else it learns one thing, `active: false`.
+//! Only a client that authenticates gets a response. It can inspect its own tokens, and access tokens for the
+//! resources that the operator has assigned to it as a resource server. For all others, the response is only
+//! `active: false`.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -24,11 +26,12 @@ use super::params::{BadParams, Params};
 use super::responses;
 use super::token::TokenError;
 
-/// Media type of the signed answer; `typ` of its JWT is the same without `application/` (RFC 9701 §4, §5).
+/// Media type of the signed response. The `typ` of its JWT is the same without `application/` (RFC 9701 §4,
+/// §5).
 const JWT: &str = "application/token-introspection+jwt";
 const JWT_TYPE: &str = "token-introspection+jwt";
 
-/// RFC 7662 §2.2.
+/// The introspection response (RFC 7662 §2.2).
 #[derive(Debug, Default, Serialize)]
 struct Introspection {
     active: bool,
@@ -56,12 +59,12 @@ struct Introspection {
     exp: Option<UnixTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     act: Option<Actor>,
-    /// RFC 9449 §6.2.
+    /// The key that the token is bound to (RFC 9449 §6.2).
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<Confirmation>,
 }
 
-/// RFC 9701 §5.
+/// The claims of a signed response (RFC 9701 §5).
 #[derive(Serialize)]
 struct Signed<'a> {
     iss: &'a str,
@@ -70,7 +73,7 @@ struct Signed<'a> {
     token_introspection: &'a Introspection,
 }
 
-/// Answers who may know.
+/// Handles the introspection request of an authenticated client.
 pub async fn introspect(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let issuer = &state.config.site.issuer;
     answer(&request, &body, &state).await.unwrap_or_else(|error| error.response(issuer))
@@ -85,7 +88,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     if client.is_public() {
         return Err(anonymous().into());
     }
-    // `token_type_hint` is only a hint (§2.1), and our tokens say what they are.
+    // `token_type_hint` is only a hint (RFC 7662 §2.1), and the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     let found = match RefreshToken::parse(token) {
         Ok(refresh_token) => of_refresh_token(&refresh_token, &client, state).await?,
@@ -113,7 +116,8 @@ fn anonymous() -> ClientAuthError {
     ClientAuthError::Invalid { description, basic: false }
 }
 
-/// What `client` may know of an access token: all of its own, and of another's what concerns its resources.
+/// What `client` can learn about an access token. If the token was issued to another client, its audiences
+/// are reduced to the resources that `client` serves. If none are left, it learns nothing.
 fn of_access_token(token: LiveToken, client: &Client) -> Option<Introspection> {
     let LiveToken { claims, account, .. } = token;
     let mut aud = claims.aud;
@@ -142,7 +146,8 @@ fn of_access_token(token: LiveToken, client: &Client) -> Option<Introspection> {
     })
 }
 
-/// A refresh token is its client's business alone, and counts while it is the live one.
+/// Only the client of a refresh token can inspect it. The token is active only while it is the current one of
+/// its grant.
 async fn of_refresh_token(
     token: &RefreshToken,
     client: &Client,
@@ -170,7 +175,7 @@ async fn of_refresh_token(
     }))
 }
 
-/// Whether the signed form is among what the client accepts.
+/// Whether the client accepts the signed form of the response.
 fn wants_jwt(request: &HttpRequest) -> bool {
     let accepted = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|range| {

@@ -1,18 +1,18 @@
-//! Whether an access token of ours counts now: for endpoints that are asked about one. (The check in front of the
-//! services has its own, faster way.)
+//! Checks whether an access token is valid now, for endpoints that receive one as a parameter. The
+//! forward-auth check has its own, faster way.
 
 use crate::domain::account::Account;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-/// An access token that counts.
+/// An access token that is valid now, and the account of its subject.
 pub(super) struct LiveToken {
     pub(super) claims: AccessTokenClaims,
     pub(super) account: Account,
 }
 
-/// Reads an access token; none when it does not count, for whatever reason.
+/// Verifies an access token. Returns `None` if it is not valid now, for whatever reason.
 pub(super) async fn read(text: &str, state: &AppState) -> Result<Option<LiveToken>, StoreError> {
     let now = state.now();
     let Ok(claims) = state.keys.verify::<AccessTokenClaims>(ACCESS_TOKEN_TYPE, text) else {

@@ -1,4 +1,4 @@
-//! The login page.
+//! The login page, and the session that a successful login starts.
 
 pub mod again;
 pub mod new_password;
@@ -28,16 +28,16 @@ use super::params::{BadParams, Params};
 use super::{pushed_request, responses, session};
 use new_password::Choosing;
 
-/// Why a person cannot log in here and now, other than by a wrong password.
+/// Why a login cannot be handled. A wrong password is not among these errors.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The form is broken.
+    /// The parameters of the form are malformed.
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
-    /// It would make a form that is larger than what a form may be.
+    /// The query is so long that the login form would be too large to send.
     #[error("The link that brought you here is too long. Go back to the application and connect again.")]
     LongLink,
-    /// Ours to mend.
+    /// The store, the random source, encryption or hashing failed.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
 }
@@ -68,14 +68,14 @@ impl LoginError {
     }
 }
 
-/// Where to go on after the login. Only ever an endpoint of our own.
+/// Where the browser goes after the login. The destination is always an endpoint of this server.
 #[derive(Clone, Serialize, Deserialize)]
 enum Continuation {
-    /// Nowhere.
+    /// No application asked for the login.
     Nowhere,
     /// The authorization endpoint, with this query.
     Authorization(String),
-    /// The page for devices, with this query.
+    /// The page for device codes, with this query.
     Device(String),
 }
 
@@ -88,8 +88,9 @@ impl Continuation {
         }
     }
 
-    /// Where a user who is signed in goes on without the login form; nowhere if the client wants the form to be shown. What
-    /// it wants is in the request, which may have been pushed.
+    /// The path on which a user who is logged in continues without the login form. It is `None` if there is
+    /// no destination or the client wants the form to be shown. The client says so in its request, which
+    /// might have been pushed.
     async fn without_form(&self, state: &AppState) -> Result<Option<String>, StoreError> {
         if let Self::Authorization(query) = self {
             let pushed = pushed_request::query_behind(query, state).await?;
@@ -102,7 +103,7 @@ impl Continuation {
         Ok(self.path())
     }
 
-    /// SHA-256 of the query that [`LoginSession::asked_by`] says.
+    /// The hash that [`LoginSession::asked_by`] stores: SHA-256 of the authorization request's query.
     fn asked_by(&self) -> Option<TokenHash> {
         match self {
             Self::Nowhere | Self::Device(_) => None,
@@ -110,8 +111,8 @@ impl Continuation {
         }
     }
 
-    /// Where the answer to a form that ends the login may lead: a client that is allowed everything already is answered
-    /// without another page.
+    /// Where the form can lead when it ends the login. An authorization request can lead straight to the
+    /// client, because a remembered consent needs no further page.
     fn form_target(&self) -> FormTarget {
         match self {
             Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,
@@ -120,7 +121,7 @@ impl Continuation {
     }
 }
 
-/// `GET /login`: the form. Its query is that of the authorization request which needs the login.
+/// `GET /login`: shows the login form. The query is that of the authorization request that needs the login.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = match http.query_string() {
         "" => Continuation::Nowhere,
@@ -129,13 +130,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
-/// `GET /login/device`: the form, for who came to connect a device.
+/// `GET /login/device`: shows the login form to a user who came to connect a device.
 pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = Continuation::Device(http.query_string().to_owned());
     form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
-/// `GET /login/done`: says to who has come by no application that the login is done.
+/// `GET /login/done`: confirms a login that no application asked for.
 pub async fn done(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     match session::of(&http, &state).await {
         Ok(Some(_)) => {
@@ -147,12 +148,12 @@ pub async fn done(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     }
 }
 
-/// `POST /login`: user name and password.
+/// `POST /login`: checks the user name and password.
 pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// What the login form says besides its fields.
+/// What the login form shows besides its fields.
 #[derive(Clone, Copy)]
 struct Said<'a> {
     username: &'a str,
@@ -162,8 +163,8 @@ struct Said<'a> {
     asked_again: bool,
 }
 
-/// The form, with what was typed before and what was wrong with it. Whoever is signed in already (a second tab, the back button) can
-/// go on from here, or become somebody else.
+/// Shows the form, with the user name that was typed before and the problem with it. A user who is already
+/// logged in (in a second tab, or after the back button) can continue from here or log in to another account.
 async fn form_for(
     http: &HttpRequest,
     state: &AppState,
@@ -192,7 +193,7 @@ fn show_form(
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    // What stands in a query may be twice as long in a ticket, and the form has to be one that can be sent.
+    // A query can be twice as long in a ticket, and the form has to fit in a request body.
     if ticket.len() > responses::TICKET_LIMIT {
         return Err(LoginError::LongLink);
     }
@@ -214,7 +215,8 @@ fn show_form(
     Ok(response)
 }
 
-/// The cookie that the form is bound to. A browser with several tabs keeps one, so that all of its forms stay good.
+/// The cookie that the form is bound to. All tabs of a browser share one cookie, so that all of their forms
+/// stay valid.
 fn attempt(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, RandomUnavailable> {
     match OurCookie::LoginAttempt.read(http, &state.config.site.issuer) {
         Some(cookie) => Ok(cookie),
@@ -234,13 +236,14 @@ fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie
     }
 }
 
-/// Where a login leads that is for no application.
+/// Path of the page after a login that no application asked for.
 const DONE_PATH: &str = "/login/done";
 
 const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
                      comes again, let your browser keep cookies of this site.";
 
-/// What the ticket of a form says, if the form was shown to this browser not long ago; and the cookie that it is bound to.
+/// Reads the ticket of a form that was shown to this browser a short time ago. Returns the cookie that it is
+/// bound to, and its content.
 fn shown_here<T: DeserializeOwned>(
     http: &HttpRequest,
     state: &AppState,
@@ -253,8 +256,8 @@ fn shown_here<T: DeserializeOwned>(
     Ok((cookie, content))
 }
 
-/// Leads to a fresh form in the place of one that cannot be used. It takes over nothing of what was typed into that one: another
-/// site may have sent it.
+/// Redirects to a new form in place of one that cannot be used. It keeps nothing of what was typed into the
+/// old form, because another site might have sent it.
 async fn lead_to_fresh(
     http: &HttpRequest,
     state: &AppState,
@@ -289,7 +292,7 @@ async fn check_password(
     }
 }
 
-/// Logs the person in under a new session identifier, whatever cookie the browser had (session fixation).
+/// Starts a session under a new identifier, whatever cookie the browser had, to prevent session fixation.
 async fn start_session(
     state: &AppState,
     account: &Account,
@@ -313,6 +316,7 @@ async fn start_session(
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookies(&mut response, &device::set(&device, issuer));
-    // The cookie of the login form stays, so that the form in another tab, or behind the back button, is still good.
+    // The cookie of the login form is kept, so that the form in another tab or behind the back button stays
+    // valid.
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! Whether a user name and a password belong together, for no more work than a stranger may cause.
+//! Checks a user name and password, and limits the work that strangers can cause by trying.
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
@@ -14,22 +14,23 @@ use crate::identity::ticket::Form;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-/// Why nobody is logged in by this attempt.
+/// Why an attempt to log in did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotProven {
-    /// One sentence for every reason, so that nobody learns which names exist.
+    /// The name or the password is wrong. Both have the same message, so that nobody learns which names
+    /// exist.
     #[error("The user name or the password is wrong.")]
     Wrong,
-    /// Too many of one address or one name; when to come back, in seconds.
+    /// There were too many attempts from one address or for one name. The value is the delay in seconds.
     #[error("There were too many attempts. Wait a minute, then try again.")]
     TooFast(u64),
-    /// Too many of all.
+    /// Too many attempts are waiting at this moment.
     #[error("Many people are signing in at this moment. Wait a few seconds, then send the form again.")]
     Busy,
-    /// The store failed.
+    /// The account could not be read from the store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Hashing failed.
+    /// The password could not be hashed or verified.
     #[error(transparent)]
     Hashing(HashingError),
 }
@@ -53,7 +54,8 @@ impl From<TooManyAttempts> for NotProven {
 }
 
 impl NotProven {
-    /// How the form is shown again, and when it is worth sending, in seconds; none when the fault is ours.
+    /// The status of the form when it is shown again, and how many seconds to wait before it is sent again,
+    /// if any. It is `None` if the fault is the server's.
     pub(super) const fn again(&self) -> Option<(StatusCode, Option<u64>)> {
         match self {
             Self::Wrong => Some((StatusCode::FORBIDDEN, None)),
@@ -64,7 +66,7 @@ impl NotProven {
     }
 }
 
-/// The account of that name, if the password is its own.
+/// Returns the account with this name, if the password is correct.
 pub(super) async fn account_of(
     http: &HttpRequest,
     state: &AppState,
@@ -72,7 +74,8 @@ pub(super) async fn account_of(
     password: SecretString,
 ) -> Result<Account, NotProven> {
     let Ok(name) = Username::try_from(name.to_owned()) else {
-        // No account can have it, which is no secret. It counts for its address, and takes the time of a hash without one.
+        // No account can have such a name, and this is no secret. The attempt counts against its address, and
+        // takes as long as a hash without computing one.
         let _admission = admit(http, state, None)?;
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);
@@ -86,8 +89,8 @@ pub(super) async fn account_of(
     Ok(account)
 }
 
-/// Proves that the password is the account's, as an attempt to log in. It counts as a guess unless the caller says what came of
-/// it.
+/// Verifies the password of an account under the same limits as a login. The attempt counts as a guess unless
+/// the caller reports to the rate limiter that it succeeded.
 pub(super) async fn prove(
     http: &HttpRequest,
     state: &AppState,
@@ -100,7 +103,7 @@ pub(super) async fn prove(
     if proven { Ok(admission) } else { Err(NotProven::Wrong) }
 }
 
-/// Counts an attempt against the limits on guessing, and says in which queue it may wait for its hash.
+/// Counts an attempt against the limits on guessing, and returns the queue in which it waits for its hash.
 fn admit(
     http: &HttpRequest,
     state: &AppState,
@@ -115,7 +118,7 @@ fn admit(
     Ok((queue, state.login_rate.admit(name, address, browser)?))
 }
 
-/// Whether the owner of that name has logged in with this browser before.
+/// Whether this browser was used before to log in to the account with this name.
 fn browser(http: &HttpRequest, state: &AppState, name: &Username) -> Browser {
     let bound_to = TokenHash::of(name.as_str().as_bytes());
     let ticket = device::read(http, &state.config.site.issuer);

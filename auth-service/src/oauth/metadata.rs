@@ -19,7 +19,8 @@ use super::client_assertion::ALGORITHMS;
 use super::fallback;
 use super::requested_scope::offline_access;
 
-/// `GET /.well-known/oauth-authorization-server`, at the root with the issuer's path after it (RFC 8414 §3.1).
+/// `GET /.well-known/oauth-authorization-server`, at the root of the host and followed by the issuer's path
+/// (RFC 8414 §3.1).
 pub async fn authorization_server(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let mut document = document(&state);
     if let Some(endpoint) = fallback::authorization_endpoint(&request, &state)
@@ -30,8 +31,9 @@ pub async fn authorization_server(request: HttpRequest, state: web::Data<AppStat
     cacheable(&document)
 }
 
-/// `GET /.well-known/openid-configuration`, in both places that clients look at (MCP authorization, "Authorization
-/// Server Metadata Discovery"). No ID tokens are issued; the members that its schema requires are there all the same.
+/// `GET /.well-known/openid-configuration`, in both places that clients try (MCP authorization,
+/// "Authorization Server Metadata Discovery"). This server issues no ID tokens, but the document has all
+/// members that its schema requires.
 pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
     let mut document = document(&state);
     if let Some(members) = document.as_object_mut() {
@@ -44,14 +46,14 @@ pub async fn openid_configuration(state: web::Data<AppState>) -> HttpResponse {
     cacheable(&document)
 }
 
-/// `GET /jwks` (RFC 7517 §5).
+/// `GET /jwks`: the public keys that verify this server's tokens (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let Jwks { text, etag } = state.keys.jwks();
     let fresh_for = jwks_max_age(state.config.signing.lead).as_secs();
     let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
     let is_known = known.flat_map(|tags| tags.split(',')).any(|tag| {
         let tag = tag.trim();
-        // RFC 9110 §13.1.2: weak comparison.
+        // RFC 9110 §13.1.2 requires a weak comparison.
         tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == &*etag
     });
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
@@ -65,16 +67,17 @@ pub async fn jwks(request: HttpRequest, state: web::Data<AppState>) -> HttpRespo
     }
 }
 
-/// How long verifiers may keep the key set: until a key that was published right after they asked signs, less the
-/// time that a replica takes to learn of it.
+/// How long verifiers can cache the key set. A new key is published `lead` before it signs, and a verifier
+/// that fetched the set just before has to fetch it again in time. The time that a replica takes to learn of
+/// the key is subtracted, half of the rest is a margin, and the result is at most 300 seconds.
 fn jwks_max_age(lead: Duration) -> Duration {
     (lead.saturating_sub(LOOK_EVERY) / 2).min(Duration::from_secs(300))
 }
 
-/// Ways to authenticate at the token and revocation endpoints.
+/// Client authentication methods at the token and revocation endpoints.
 const AUTH_METHODS: [&str; 4] = ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"];
 
-/// Ways to authenticate where a public client has no business.
+/// Client authentication methods at endpoints that public clients cannot use.
 const CONFIDENTIAL_AUTH_METHODS: [&str; 3] = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
 
 fn cacheable(document: &Value) -> HttpResponse {
@@ -85,7 +88,7 @@ fn document(state: &AppState) -> Value {
     let issuer = &state.config.site.issuer;
     let grant_types: Vec<&str> = state.config.grants.offered().map(GrantType::as_str).collect();
     let catalogue = state.catalogue();
-    // Listed only where it means something: clients that see it ask for it.
+    // `offline_access` is listed only where it has an effect, because clients that see it ask for it.
     let offline_access = if state.config.grants.offline_access { offline_access() } else { Scope::default() };
     let scopes: Vec<&str> = catalogue
         .tokens()
@@ -120,7 +123,7 @@ fn document(state: &AppState) -> Value {
     });
     let Some(members) = document.as_object_mut() else { return document };
     if state.dpop.is_on() {
-        // RFC 9449 §5.1.
+        // This member is defined in RFC 9449 §5.1.
         members.insert("dpop_signing_alg_values_supported".to_owned(), json!(dpop::ALGORITHMS));
     }
     if state.config.grants.offers(GrantType::DeviceCode) {
@@ -135,5 +138,5 @@ fn document(state: &AppState) -> Value {
     document
 }
 
-/// Enterprise-managed authorization (MCP extension, SEP-990).
+/// The grant profile of enterprise-managed authorization (MCP extension, SEP-990).
 const ID_JAG_PROFILE: &str = "urn:ietf:params:oauth:grant-profile:id-jag";

@@ -3,20 +3,20 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::CONTENT_TYPE;
 
-/// The parameters of a query or form.
+/// The parameters of a query or form, in their order.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
 
-/// Why parameters cannot be used (`invalid_request`).
+/// Why the parameters of a request are refused (`invalid_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadParams {
-    /// Not the form syntax, or far too many.
+    /// The text is not form-encoded, or has more than 100 parameters.
     #[error("the parameters cannot be read: they must be at most 100, form-encoded")]
     Unreadable,
-    /// RFC 6749 §3.1: no parameter more than once.
+    /// A parameter is repeated, which RFC 6749 §3.1 does not allow.
     #[error("a parameter is given more than once")]
     Doubled,
-    /// RFC 6749 §4.1.3 and others.
+    /// The body of the request is not a form (RFC 6749 §4.1.3 and others).
     #[error("the Content-Type must be application/x-www-form-urlencoded")]
     ContentType,
 }
@@ -24,12 +24,12 @@ pub enum BadParams {
 const MOST: usize = 100;
 
 impl Params {
-    /// Reads a query string.
+    /// Reads the parameters of a query string.
     pub fn of_query(query: &str) -> Result<Self, BadParams> {
         Self::read(query.as_bytes())
     }
 
-    /// Reads a form body.
+    /// Reads the parameters of a form body, after a check of its Content-Type.
     pub fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
         let content_type =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -49,7 +49,7 @@ impl Params {
         serde_urlencoded::from_bytes(encoded).map(Self).map_err(|_| BadParams::Unreadable)
     }
 
-    /// The parameter's one value. An empty value counts as absent (RFC 6749 §3.1).
+    /// The value of a parameter that can occur only once. An empty value counts as absent (RFC 6749 §3.1).
     pub fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
         let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let first = values.next();
@@ -59,7 +59,7 @@ impl Params {
         Ok(first.filter(|value| !value.is_empty()))
     }
 
-    /// All values of a parameter that may be repeated (`resource`, RFC 8707 §2).
+    /// All values of a parameter that can be repeated (`resource`, RFC 8707 §2). Empty values are left out.
     pub fn many(&self, name: &str) -> Vec<&str> {
         self.0
             .iter()
@@ -68,7 +68,7 @@ impl Params {
             .collect()
     }
 
-    /// All of them in form encoding, without those of these names, and with `set` as given.
+    /// Encodes the parameters as a form, without those in `names` and with `set` in place of its old value.
     pub fn encoded_without(&self, names: &[&str], set: (&str, &str)) -> String {
         let kept = self
             .0
@@ -78,7 +78,7 @@ impl Params {
         url::form_urlencoded::Serializer::new(String::new()).extend_pairs(kept.chain([set])).finish()
     }
 
-    /// Whether any parameter but `resource` comes twice.
+    /// Whether any parameter other than `resource` is repeated.
     pub fn has_doubled(&self) -> bool {
         let mut names: Vec<&str> =
             self.0.iter().map(|(key, _)| key.as_str()).filter(|key| *key != "resource").collect();

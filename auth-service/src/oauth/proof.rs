@@ -9,14 +9,16 @@ use crate::dpop::ProofRefused;
 use crate::keys::dpop::{Expected, InvalidProof, Proof};
 use crate::state::AppState;
 
-/// Header with the proof.
+/// The header that carries the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// What a client shows of its key. The proof is good in itself; whether it came before is asked by [`Possession::spend`].
+/// The proof that the client sent, if any. It is valid in itself; [`Possession::spend`] checks whether it was
+/// used before.
 pub(super) struct Possession(Option<Proof>);
 
 impl Possession {
-    /// What the request shows. A client that registered `dpop_bound_access_tokens` must show something.
+    /// Reads and checks the proof of a request. A client that registered `dpop_bound_access_tokens` must send
+    /// one.
     pub(super) fn of(request: &HttpRequest, client: &Client, state: &AppState) -> Result<Self, ProofRefused> {
         if !state.dpop.is_on() {
             return Ok(Self(None));
@@ -26,7 +28,7 @@ impl Possession {
             let required = client.metadata.dpop_bound_access_tokens;
             return if required { Err(InvalidProof::Malformed.into()) } else { Ok(Self(None)) };
         };
-        // §4.3, point 1.
+        // A request must not have more than one proof (RFC 9449 §4.3, point 1).
         let text = first.to_str().ok().filter(|_| headers.next().is_none()).ok_or(InvalidProof::Malformed)?;
         let expected = Expected {
             method: request.method().as_str(),
@@ -37,13 +39,13 @@ impl Possession {
         Ok(Self(Some(state.dpop.check(text, &expected)?)))
     }
 
-    /// The key; none when the client does not use `DPoP`.
+    /// The thumbprint of the proven key, or `None` if the client does not use `DPoP`.
     pub(super) fn key(&self) -> Option<KeyThumbprint> {
         self.0.as_ref().map(|proof| proof.thumbprint.clone())
     }
 
-    /// Refuses a proof that came before. To be called when everything else about the request has been found good: anybody can
-    /// make proofs, and each that is remembered takes room in the store.
+    /// Refuses a proof that was used before. The caller does this after all other checks: anybody can make
+    /// valid proofs, and every remembered proof takes space in the store.
     pub(super) async fn spend(&self, state: &AppState) -> Result<(), ProofRefused> {
         match &self.0 {
             Some(proof) => state.dpop.remember(proof, state.store.as_ref(), state.now()).await,

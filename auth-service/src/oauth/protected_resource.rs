@@ -1,4 +1,4 @@
-//! Protected resource metadata (RFC 9728) for every protected host, at the root and with the resource's path.
+//! Protected resource metadata (RFC 9728) of every protected host, at the root and with the resource's path.
 
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -11,7 +11,7 @@ use crate::domain::resource_query::ResourceQuery;
 use crate::domain::scope::ScopeToken;
 use crate::state::AppState;
 
-/// `GET /.well-known/oauth-protected-resource[/path]`.
+/// `GET /.well-known/oauth-protected-resource[/path]`: describes the resource with that path.
 pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let Some((resource, described)) = resource_of(&request, &state) else {
         let message = json!({ "error": "not_found", "error_description": "this host or path is not a protected resource" });
@@ -27,10 +27,10 @@ pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpR
     }))
 }
 
-/// The resource, and its URL as the client that asks has it (RFC 9728 §3.3). The host says which resource it is about; it
-/// only selects among configured ones.
+/// Finds the resource, and its URL as the client wrote it (RFC 9728 §3.3). The `Host` header only selects one
+/// of the configured hosts.
 fn resource_of(request: &HttpRequest, state: &AppState) -> Option<(ResourceUri, String)> {
-    // One that cannot be repeated is left out, as the challenge leaves it out.
+    // A query that cannot be repeated unchanged is left out, as it is in the challenge.
     let query = ResourceQuery::parse(request.query_string()).unwrap_or_default();
     let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
     let path = UnambiguousPath::of_target(if path.is_empty() { "/" } else { path }).ok()?;

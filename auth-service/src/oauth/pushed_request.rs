@@ -1,5 +1,6 @@
-//! `POST /par`: an authorization request is left here before the browser comes, so that nobody on the way reads or
-//! changes it (RFC 9126); and the request behind a `request_uri`.
+//! `POST /par`: pushed authorization requests (RFC 9126). A client leaves its request here before it opens
+//! the browser, so that nobody on the way can read or change it. This module also finds the request behind a
+//! `request_uri`.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -21,27 +22,28 @@ use super::params::{BadParams, Params};
 use super::responses;
 use super::token::TokenError;
 
-/// What a `request_uri` of ours begins with (RFC 9126 §2.2).
+/// The prefix of every `request_uri` of this server (RFC 9126 §2.2).
 const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
-/// Parameters that prove who the client is: they are checked, and not kept.
+/// Parameters that authenticate the client. They are checked and not stored.
 const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_assertion_type"];
 
-/// Bytes in the largest request that is kept.
+/// Maximum size of a stored request, in bytes.
 const LARGEST: usize = 8 * 1024;
-/// Requests that may wait for their browsers, so that they take 66 MB at most. The second half is for clients in use, and the last
-/// quarter for those of them that authenticate.
+/// Maximum number of requests that wait for their browsers; together they take at most 66 MB. Clients that
+/// nobody has used can take half of the places, clients in use three quarters, and clients in use that
+/// authenticate all of them.
 const MAX_OF_ALL: u64 = 8000;
 const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
 const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
-/// RFC 9126 §2.2.
+/// The response to a pushed request (RFC 9126 §2.2).
 #[derive(Serialize)]
 struct Pushed {
     request_uri: String,
     expires_in: u64,
 }
 
-/// Takes a request.
+/// Stores an authorization request and issues its `request_uri`.
 pub async fn push(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(pushed) => responses::json_no_store(StatusCode::CREATED, &pushed),
@@ -60,7 +62,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
             "a request that is pushed has no request_uri (RFC 9126 §2.1)",
         ));
     }
-    // Everything that could be refused later is refused now, to the client and not to its user.
+    // The whole request is validated now, so that errors are reported to the client and not later to its
+    // user.
     let redirect_uri: RedirectUri = redirect_uri_of(&params, &client)?
         .ok_or(TokenError::InvalidRequest("the redirect_uri is not one that the client has registered"))?;
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
@@ -94,13 +97,13 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 
-/// The handle in a `request_uri` of ours.
+/// The hash of the handle in a `request_uri`, or `None` if this server cannot have issued it.
 pub(super) fn handle(request_uri: &str) -> Option<TokenHash> {
     let text = request_uri.strip_prefix(PREFIX)?;
     OpaqueToken::parse(TokenKind::PushedRequest, text).ok().map(|token| token.hash())
 }
 
-/// The request that `client` pushed under this handle; nobody else's.
+/// The request that `client` pushed under this handle. Requests of other clients are not found.
 pub(super) async fn find(
     handle: &TokenHash,
     client: &Client,
@@ -112,7 +115,8 @@ pub(super) async fn find(
     }))
 }
 
-/// The query that was pushed, if this one names it, whoever did: for pages that say nothing of it.
+/// The pushed query behind the `request_uri` in this query, whichever client pushed it. The caller must not
+/// reveal it to the user.
 pub(super) async fn query_behind(query: &str, state: &AppState) -> Result<Option<String>, StoreError> {
     let params = Params::of_query(query).ok();
     let uri = params.as_ref().and_then(|params| params.one("request_uri").ok()).flatten();

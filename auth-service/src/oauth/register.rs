@@ -1,4 +1,5 @@
-//! `/register`: dynamic client registration (RFC 7591), and its management under `/register/{client_id}` (RFC 7592).
+//! `/register`: dynamic client registration (RFC 7591), and its management under `/register/{client_id}` (RFC
+//! 7592).
 
 mod answer;
 pub mod manage;
@@ -33,33 +34,33 @@ use super::responses;
 use answer::Registered;
 use metadata::{InvalidMetadata, canonical};
 
-/// Why a client is not registered.
+/// Why a registration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
-    /// Not JSON.
+    /// The body of the request is not JSON.
     #[error("the Content-Type must be application/json")]
     ContentType,
-    /// RFC 7591 §3.2.2.
+    /// The client metadata is not acceptable (RFC 7591 §3.2.2).
     #[error(transparent)]
     Metadata(#[from] InvalidMetadata),
-    /// `REGISTRATION_REDIRECT_HOSTS`, `REGISTRATION_REDIRECT_SCHEMES`.
+    /// The redirect URI is not allowed by `REGISTRATION_REDIRECT_HOSTS` or `REGISTRATION_REDIRECT_SCHEMES`.
     #[error("the operator of this server does not allow redirect URIs at {0}")]
     RedirectHost(String),
-    /// `REGISTRATION=closed`.
+    /// The operator has closed registration (`REGISTRATION=closed`).
     #[error("the operator of this server has closed registration")]
     Closed,
-    /// `REGISTRATION=token`.
+    /// The initial access token is missing or wrong (`REGISTRATION=token`).
     #[error("registration needs the initial access token of this server, as a Bearer token")]
     InitialAccessToken,
-    /// Too many.
+    /// There are too many registrations; see `REGISTRATION_RATE`.
     #[error("too many clients are being registered; try again later")]
     Crowded(#[from] TooFast),
-    /// `CLIENT_CEILING`.
+    /// There is no room for another client (`CLIENT_CEILING`).
     #[error(
         "this server holds as many clients as its operator allows, and none can make room; try again later"
     )]
     Full,
-    /// Ours to mend.
+    /// The store or the random source failed.
     #[error("the service cannot register clients at the moment; try again in a minute")]
     Unavailable,
 }
@@ -105,7 +106,7 @@ impl RegistrationError {
     }
 }
 
-/// `POST /register`.
+/// `POST /register`: registers a client.
 pub async fn register(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(registered) => responses::json_no_store(StatusCode::CREATED, &registered),
@@ -126,7 +127,7 @@ async fn answer(
     let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
     let now = state.now();
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
-    // A client that is here already costs nothing, so coming back is never limited.
+    // A client that is already registered takes no more space, so registering it again is never limited.
     if state.store.registered_client(&client, &ids, now).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
@@ -142,7 +143,8 @@ async fn answer(
             audit::Event::ClientRegistered { client_id: &client.id }.emit();
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, Some(&credentials)))
         }
-        // What this one asked for is echoed: on loopback its port may differ from the first one's.
+        // The response repeats the metadata of this request: on loopback, its port can differ from that of
+        // the first one.
         Registration::Known(client) => {
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, None))
         }
@@ -150,7 +152,7 @@ async fn answer(
     }
 }
 
-/// Whether this request may register at all.
+/// Whether this request is allowed to register a client at all.
 fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationError> {
     match &state.config.clients.registration {
         RegistrationMode::Open => Ok(()),
@@ -166,7 +168,7 @@ fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationErro
 fn bearer(request: &HttpRequest) -> Option<&str> {
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let (scheme, token) = headers.next()?.to_str().ok()?.split_once(' ')?;
-    // RFC 9110 §11.4: one space or more.
+    // RFC 9110 §11.4 allows more than one space.
     let token = token.trim_start_matches(' ');
     (headers.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then_some(token)
 }
@@ -192,7 +194,7 @@ fn read_metadata(
     }
 }
 
-/// Whether the operator lets clients be answered there.
+/// Whether the operator allows clients to use this redirect URI.
 fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
     match uri.private_scheme() {
         Some(scheme) => terms.redirect_schemes.iter().any(|allowed| allowed == scheme),
@@ -200,7 +202,8 @@ fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
     }
 }
 
-/// `*.example.com` stands for every name below it, `localhost` for loopback addresses too.
+/// Whether a host is in the list. `*.example.com` stands for every name below it, and `localhost` also for
+/// the loopback addresses.
 fn is_listed(host: &str, list: &[String]) -> bool {
     list.iter().any(|entry| match entry.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix) && suffix.starts_with('.'),
@@ -208,7 +211,7 @@ fn is_listed(host: &str, list: &[String]) -> bool {
     })
 }
 
-/// What a client is handed once, and we keep only the hashes of.
+/// Credentials that the client receives once. The server stores only their hashes.
 struct Credentials {
     secret: Option<OpaqueToken>,
     management: OpaqueToken,
@@ -228,11 +231,12 @@ impl Credentials {
     }
 }
 
-/// When it is worth coming back after [`RegistrationError::Full`], in seconds: by then some clients are kept no longer.
+/// Value of `Retry-After` for [`RegistrationError::Full`], in seconds. By then, some clients can make room.
 const FULL_RETRY_AFTER: u64 = 60;
 
-/// A public client is its metadata: registering the same again gives the same client, so that a program which
-/// registers on every connect stays one client. A confidential one has a secret of its own, and so an identity.
+/// Builds a client, and the identifiers that it can get. A public client is identified by its metadata: the
+/// same metadata again gives the same client, so a program that registers on every connection stays one
+/// client. A confidential client has its own secret and therefore its own identity.
 fn client(
     metadata: ClientMetadata,
     credentials: &Credentials,
@@ -241,8 +245,9 @@ fn client(
 ) -> (Client, Vec<ClientId>) {
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
-    // One that follows from the metadata, and one that nobody can know before: a client that was updated to other metadata may
-    // have taken the first, and keeps nobody from registering.
+    // A public client gets the identifier that follows from its metadata or, if that is taken, a random one.
+    // A client that was updated to other metadata still has its old identifier, and must not keep others from
+    // registering.
     let derived = || ClientId::issued(Sha256::digest(format!("0 {}", canonical(&metadata))).into());
     let ids = is_public.then(derived).into_iter().chain([ClientId::issued(random)]).collect();
     let client = Client {

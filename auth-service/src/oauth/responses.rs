@@ -1,4 +1,4 @@
-//! Answers that endpoints share: JSON that is never cached, and OAuth errors (RFC 6749 §5).
+//! HTTP responses that several endpoints share: JSON that is never cached, and OAuth errors (RFC 6749 §5).
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
@@ -11,44 +11,47 @@ use serde_json::json;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 
-/// Bytes in the largest body that any endpoint accepts: a form with two long tokens, or a registration.
+/// Maximum size in bytes of a request body at any endpoint. It has room for a form with two long tokens, or
+/// for a registration.
 pub const BODY_LIMIT: usize = 16 * 1024;
 
-/// Bytes in the longest query: it comes back in the form that asks for a login, with a seal around it.
+/// Maximum length of a query in bytes. The login form carries the query in a sealed ticket.
 pub const QUERY_LIMIT: usize = 8 * 1024;
 
-/// Bytes in the longest ticket of a form: a body has room for it and for what is typed beside it.
+/// Maximum length of a form's ticket in bytes. A body has room for it and for the fields that the user fills
+/// in.
 pub(super) const TICKET_LIMIT: usize = BODY_LIMIT - 4 * 1024;
 
-/// Why a request is refused before its endpoint has seen it.
+/// Why a request is refused before it reaches its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unheard {
-    /// See [`BODY_LIMIT`].
+    /// The body exceeds [`BODY_LIMIT`].
     #[error("the body has more than 16384 bytes")]
     TooLarge,
-    /// See [`QUERY_LIMIT`].
+    /// The query exceeds [`QUERY_LIMIT`].
     #[error("the query has more than 8192 bytes")]
     LongQuery,
-    /// It would hold memory for nothing.
+    /// The body arrives too slowly, and would hold memory for nothing.
     #[error(
         "the body did not come in time; send all of it within ten seconds, and pause for less than three"
     )]
     Slow,
-    /// It ended early, or its encoding is broken.
+    /// The body ended too early, or its encoding is broken.
     #[error("the body cannot be read")]
     Broken,
-    /// What it would change is not there, and what it would add is gone when a backup is restored.
+    /// The store has lost its data. What the request would change is missing, and what it would add would be
+    /// lost when a backup is restored.
     #[error(
         "the store of this server has lost what it kept, and nothing can be changed until its operator has restored it; try again later"
     )]
     StoreLost,
-    /// One address has as many requests under way as it may.
+    /// The address has as many requests in progress as it is allowed.
     #[error("too many requests from this network at the same time; try again in a moment")]
     Crowded,
 }
 
 impl Unheard {
-    /// The answer.
+    /// The error response, with `Retry-After` where it helps to wait.
     pub fn response(self, issuer: &Issuer) -> HttpResponse {
         let (status, code, retry_after) = match self {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest, None),
@@ -66,7 +69,7 @@ impl Unheard {
     }
 }
 
-/// JSON with the headers of RFC 6749 §5.1.
+/// A JSON response with the headers of RFC 6749 §5.1.
 pub(super) fn json_no_store(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     HttpResponseBuilder::new(status)
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -75,12 +78,12 @@ pub(super) fn json_no_store(status: StatusCode, body: &impl Serialize) -> HttpRe
         .json(body)
 }
 
-/// The answer where there is nothing, or nothing that is switched on.
+/// The 404 response at an address that does not exist or belongs to a disabled feature.
 pub(super) fn not_found(issuer: &Issuer) -> HttpResponse {
     error(issuer, StatusCode::NOT_FOUND, ErrorCode::NotFound, "there is nothing at this address", None)
 }
 
-/// An error answer (RFC 6749 §5.2). `challenge` asks for HTTP authentication.
+/// An error response (RFC 6749 §5.2). `challenge` becomes the `WWW-Authenticate` header.
 pub(super) fn error(
     issuer: &Issuer,
     status: StatusCode,
@@ -100,7 +103,8 @@ pub(super) fn error(
     response
 }
 
-/// A description in the characters that it may have (RFC 6749 §4.1.2.1, §5.2): some repeat what the client sent.
+/// Replaces the characters that a description must not have (RFC 6749 §4.1.2.1, §5.2). Some descriptions
+/// repeat what the client sent.
 pub(super) fn plain(description: &str) -> String {
     let allowed = |c: char| match c {
         '"' | '\\' => '\'',

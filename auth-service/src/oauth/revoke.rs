@@ -1,5 +1,5 @@
-//! `POST /revoke`: a client gives a token back (RFC 7009), and with it the grant: what a person allowed is one thing,
-//! whichever of its tokens comes here.
+//! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant ends the whole grant, because
+//! the user has allowed the grant and not a single token.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -15,8 +15,8 @@ use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
 use super::token::TokenError;
 
-/// Revokes the grant of a token of the client's own. Any other token is none of its business, and the answer is the
-/// same as for one that nobody knows: 200 (RFC 7009 §2.2).
+/// Revokes the grant of one of the client's own tokens. For any other token, nothing happens and the response
+/// is 200, as for an unknown token (RFC 7009 §2.2).
 pub async fn revoke(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(()) => HttpResponse::build(StatusCode::OK).insert_header(("cache-control", "no-store")).finish(),
@@ -30,11 +30,11 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state).await?;
-    // `token_type_hint` is only a hint (§2.1), and our tokens say what they are.
+    // `token_type_hint` is only a hint (RFC 7009 §2.1), and the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
         state.store.revoke_grant(&grant.id).await?;
-        // Who is disconnected is asked again.
+        // The remembered consent ends too, so that the user is asked when the client connects again.
         state.store.forget_consent(&grant.subject, &grant.client_id).await?;
         let grant_id = grant.id;
         audit::Event::GrantRevoked { grant_id: &grant_id, client_id: &client.id }.emit();

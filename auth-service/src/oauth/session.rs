@@ -1,4 +1,4 @@
-//! Who is logged in, in the browser that asks.
+//! Finds the login session of the browser that sent a request.
 
 use actix_web::HttpRequest;
 
@@ -7,7 +7,7 @@ use crate::identity::cookies::OurCookie;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-/// The person behind the browser's cookie, when the login still counts.
+/// The session behind the browser's cookie and its user's account, if the session is still valid.
 pub(super) async fn of(
     request: &HttpRequest,
     state: &AppState,

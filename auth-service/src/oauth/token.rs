@@ -1,4 +1,4 @@
-//! `POST /token`: the token endpoint (RFC 6749 §3.2). One file a grant.
+//! `POST /token`: the token endpoint (RFC 6749 §3.2). Each grant has its own module.
 
 mod authorization_code;
 mod client_credentials;
@@ -23,7 +23,7 @@ use super::responses;
 pub use error::TokenError;
 use issue::{Allowed, Part, TokenResponse, account_of, issue, new_grant, owned_by};
 
-/// Authenticates the client, then hands over to the grant.
+/// Authenticates the client, then calls the module of the requested grant.
 pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let outcome = answer(&request, &body, &state).await;
     let result = if outcome.is_ok() { "issued" } else { "refused" };

@@ -1,4 +1,5 @@
-//! What the client wants its user to be asked, `prompt` (`OpenID` Connect Core §3.1.2.1). Pure.
+//! The `prompt` parameter: which pages the client wants its user to see (`OpenID` Connect Core §3.1.2.1).
+//! Pure functions without I/O.
 
 use std::time::Duration;
 
@@ -9,45 +10,46 @@ use crate::oauth::params::Params;
 
 use super::request::Refusal;
 
-/// The pages that a client wants shown, or not shown.
+/// The pages that a client asks this server to show or not to show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a value of its own, and a client may send several"
 )]
 pub(in crate::oauth) struct Prompt {
-    /// `none`: no page at all. What cannot be answered without one is refused.
+    /// `none`: no page is shown, and a request that needs one is refused.
     pub(in crate::oauth) none: bool,
-    /// `login`: the login page, although somebody is signed in.
+    /// `login`: the login page is shown even if the user is logged in.
     pub(in crate::oauth) login: bool,
-    /// `select_account`: the same, since our login page is where another account is chosen; and somebody who has just
-    /// signed in, for something else, may have done so with another account than is wanted here.
+    /// `select_account`: the login page is shown, because the user chooses the account there. A login for
+    /// another request does not count, because it might use a different account than the user wants here.
     pub(in crate::oauth) select_account: bool,
-    /// `consent`: the consent page, although all of it is allowed already.
+    /// `consent`: the consent page is shown even if the user has already allowed everything.
     pub(in crate::oauth) consent: bool,
 }
 
-/// How long after it a login counts as the one that the client asks for. The browser comes back from the login page with the
-/// same request, which may have been pushed and cannot be changed, so the login has to tell.
+/// How recent a login has to be to satisfy `prompt=login`. The browser returns from the login page with the
+/// same request, which might have been pushed and cannot be changed, so only the time shows that the login is
+/// done.
 const FRESH: Duration = Duration::from_secs(60);
 
 impl Prompt {
-    /// Whether the login page is wanted although somebody is signed in.
+    /// Whether the client asks for the login page even if the user is logged in.
     pub(in crate::oauth) fn wants_login(self) -> bool {
         self.login || self.select_account
     }
 
-    /// Whether `session` is what the client wants of the request with this query.
+    /// Whether `session` satisfies this parameter for the authorization request with this query.
     pub(in crate::oauth) fn accepts(self, session: &LoginSession, query: &str, now: UnixTime) -> bool {
         let fresh = now.since(session.authenticated_at) < FRESH;
         let for_this = session.asked_by == Some(TokenHash::of(query.as_bytes()));
         (fresh || !self.wants_login()) && (for_this || !self.select_account)
     }
 
-    /// The values that count here (`prompt_values_supported`).
+    /// The supported values, as published in `prompt_values_supported`.
     pub(in crate::oauth) const VALUES: [&str; 4] = ["none", "login", "consent", "select_account"];
 
-    /// Reads the parameter. Values that mean nothing here are ignored, as unknown parameters are (RFC 6749 §3.1).
+    /// Reads the parameter. Unsupported values are ignored, as unknown parameters are (RFC 6749 §3.1).
     pub(in crate::oauth) fn read(params: &Params) -> Result<Self, Refusal> {
         let mut prompt = Self::default();
         let mut others = false;

@@ -1,4 +1,4 @@
-//! What a client asks for at the authorization endpoint, validated. Pure.
+//! Validates the parameters of an authorization request. Pure functions without I/O.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,27 +15,27 @@ use crate::oauth::responses::QUERY_LIMIT;
 use crate::policy::Policy;
 use crate::state::AppState;
 
-/// A valid authorization request.
+/// An authorization request whose parameters are all valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationRequest {
-    /// Who asks.
+    /// The client that sent the request.
     pub client_id: ClientId,
-    /// Where the answer goes.
+    /// The URI that receives the authorization response.
     pub redirect_uri: RedirectUri,
-    /// Given back untouched (RFC 6749 §4.1.1).
+    /// Opaque value that is returned to the client unchanged (RFC 6749 §4.1.1).
     pub state: Option<String>,
-    /// What the token will allow.
+    /// The scope that the client gets if the user consents.
     pub scope: Scope,
-    /// What it will be for.
+    /// The resources that the access token will be valid for (RFC 8707).
     pub resources: Vec<ResourceUri>,
-    /// PKCE.
+    /// The PKCE code challenge (RFC 7636 §4.2), with the method S256.
     pub challenge: CodeChallenge,
-    /// The key that the code is to be bound to (`dpop_jkt`, RFC 9449 §10).
+    /// Thumbprint of the key that the authorization code will be bound to (`dpop_jkt`, RFC 9449 §10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_to: Option<KeyThumbprint>,
 }
 
-/// Why a request is refused; the client is told by redirect.
+/// Why an authorization request is refused. The client receives it as an error response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("{0}")]
@@ -75,7 +75,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The error code (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7, `OpenID` Connect Core §3.1.2.6).
+    /// The error code of the response (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7, `OpenID` Connect Core
+    /// §3.1.2.6).
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Params(_)
@@ -99,11 +100,11 @@ impl Refusal {
     }
 }
 
-/// More resources than one client connects at a time.
+/// Maximum number of resources in one request. No client is expected to connect so many at a time.
 const MOST_RESOURCES: usize = 8;
 
 impl AuthorizationRequest {
-    /// Reads a request of `client`, whose redirect URI has been checked.
+    /// Reads a request of `client`. The caller has already verified `redirect_uri`.
     pub fn read(
         params: &Params,
         client: &Client,
@@ -147,7 +148,7 @@ impl AuthorizationRequest {
         }
         let challenge =
             params.one("code_challenge")?.and_then(CodeChallenge::parse).ok_or(Refusal::Challenge)?;
-        // No method means plain (RFC 7636 §4.3), which protects nobody.
+        // A missing method means `plain` (RFC 7636 §4.3), which gives no protection.
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
         }
@@ -166,15 +167,15 @@ impl AuthorizationRequest {
 }
 
 impl AuthorizationRequest {
-    /// Bytes in the largest request, in the JSON that the consent form carries under a seal. There some characters of `state`
-    /// are six times as long as they came, and the form has to be one that can be sent.
+    /// Maximum size of a request in bytes, as the JSON that the consent form carries in its ticket. JSON
+    /// makes some characters of `state` six times as long, and the form has to fit in a request body.
     const LARGEST: usize = QUERY_LIMIT;
 
     fn fits_a_form(&self) -> bool {
         serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::LARGEST)
     }
 
-    /// The same request in form encoding, as the client could have sent it: for a link that asks it again.
+    /// The request as a query string, for a link that asks the same question again.
     pub fn query(&self) -> String {
         let scope = self.scope.to_string();
         let pairs = [
@@ -199,7 +200,7 @@ fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
     KeyThumbprint::parse(text).map(Some).ok_or(Refusal::Thumbprint)
 }
 
-/// What a client asks for at these resources.
+/// Reads and validates the `scope` parameter for these resources.
 pub(in crate::oauth) fn asked_scope(
     params: &Params,
     client: &Client,
@@ -209,7 +210,7 @@ pub(in crate::oauth) fn asked_scope(
     scope(params, client, resources, &state.policy.now(), state.config.grants.offline_access)
 }
 
-/// The resources that a client asks for.
+/// Reads and validates the `resource` parameters.
 pub(in crate::oauth) fn asked_resources(
     params: &Params,
     state: &AppState,
@@ -236,7 +237,7 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<
         .map(|text| hosts.parse(text))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Refusal::Resource)?;
-    // A token for one would open nothing.
+    // The forward-auth check lets no request to a lookalike pass, so a token for one would be useless.
     if resources.iter().any(|resource| policy.is_lookalike(resource)) {
         return Err(Refusal::Resource);
     }
@@ -283,7 +284,7 @@ mod tests {
         assert_eq!(asked.state.as_deref(), Some("s t&=#"));
         assert_eq!(asked.scope.to_string(), "mcp mcp:read");
         assert_eq!(asked.resources.first().unwrap().as_str(), "https://mcp.example/mcp");
-        // Asked again, it is the same.
+        // The query that is built from a request reads back as the same request.
         let more = [("resource", "https://mcp.example/other"), ("dpop_jkt", GOOD[1].1)];
         let asked = read(&[&GOOD[..], &more].concat()).unwrap();
         assert_eq!(read_query(&asked.query()).unwrap(), asked);

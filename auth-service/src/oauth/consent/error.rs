@@ -1,4 +1,4 @@
-//! Why a consent page cannot be made or its answer not be taken, and what the user can do then.
+//! Why the consent page cannot be shown or its answer is not accepted, and what the user can do about it.
 
 use actix_web::http::StatusCode;
 
@@ -10,45 +10,45 @@ use crate::oauth::params::BadParams;
 use crate::pages::Link;
 use crate::store::StoreError;
 
-/// Why the page cannot be made, or its answer not be taken.
+/// Why the consent page cannot be shown, or why its answer is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsentError {
-    /// The form is broken.
+    /// The parameters of the form are malformed.
     #[error(
         "This answer was not taken, because the form that was sent is broken: {0}. An answer that you gave before stands."
     )]
     Params(#[from] BadParams),
-    /// Nobody is logged in here any more.
+    /// The user is no longer logged in.
     #[error(
         "This answer was not taken, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     NoSession,
-    /// See [`BadTicket`].
+    /// The ticket of the form is not valid; see [`BadTicket`].
     #[error(
         "This answer was not taken, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     Ticket(#[from] BadTicket),
-    /// The user would have to be asked, and the client said `prompt=none`.
+    /// The user would have to see a page, but the client sent `prompt=none`.
     #[error("The application asked for no page to be shown, and it cannot be answered without one.")]
     PageRequired,
-    /// A second answer to one question.
+    /// The same question was answered before.
     #[error(
         "This question was answered before, and the application was told: the first answer stands. If the application is connected and should be, there is nothing more to do, and you can close this page; if it should not be, disconnect it there."
     )]
     AnsweredBefore,
-    /// The client or its redirect URI is gone.
+    /// The client, or its redirect URI, was removed.
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
-    /// It is not the one that the page showed.
+    /// The client's metadata has changed since the page was shown.
     #[error("This answer was not taken, because the application has changed while this page was open.")]
     ClientChanged,
-    /// The rules do not let the person use what was asked for.
+    /// Policy does not let the user access the requested resources.
     #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
     Barred,
-    /// Neither allow nor deny.
+    /// The form contains neither `allow` nor `deny`.
     #[error("This answer was not taken, because the form that was sent has no answer in it.")]
     NoDecision,
-    /// Ours to mend.
+    /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
 }
@@ -72,14 +72,15 @@ impl From<RandomUnavailable> for ConsentError {
     }
 }
 
-/// What helps, when it is not in the error's own words.
+/// What the user can do next, if the error message does not say so.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Help {
-    /// Asking the same question again; with nothing to ask it by, the client has to.
+    /// The user can answer the same question again. If it cannot be shown again, the client has to start
+    /// over.
     AskAgain,
-    /// The same, should the answer not have arrived.
+    /// The user can do the same, but only if the application is not connected.
     IfNotConnected,
-    /// Nothing more.
+    /// There is nothing that the user can do here.
     None,
 }
 
@@ -110,7 +111,8 @@ impl ConsentError {
         }
     }
 
-    /// What the person reads. `question` is where the same question is asked again, if that is known.
+    /// Builds the message for the user. `question` is the URL at which the question can be asked again, if
+    /// there is one.
     pub(super) fn message(&self, question: Option<&str>) -> Message {
         let (title, help) = self.title_and_help();
         let link = match help {

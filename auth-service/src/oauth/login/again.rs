@@ -1,4 +1,4 @@
-//! The login form once more, for who was not let in.
+//! The login form as it is shown again after a failed attempt.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -22,12 +22,12 @@ struct Again {
     then: Continuation,
     username: String,
     problem: Problem,
-    /// The login that the browser had before, good or not.
+    /// The session cookie that the browser had before, valid or not, as a hash.
     session: Option<TokenHash>,
 }
 
-/// `GET /login/again`: the form with what was wrong. The ticket in the query is bound to the form that was sent, so that no link
-/// of somebody else fills it in.
+/// `GET /login/again`: shows the form with the problem. The ticket in the query is bound to the browser that
+/// sent the form, so that nobody else's link can fill the form in.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }
@@ -41,7 +41,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         return open_stale(http, state, ticket).await;
     };
     match session::of(http, state).await? {
-        // The back button, after a login that succeeded.
+        // The user has logged in since, and then pressed the back button.
         Some((session, _)) if again.session != Some(session.id) => {
             form_for(http, state, &again.then, ("", None)).await
         }
@@ -49,8 +49,9 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// The page of another browser, an old one, or one of a browser that keeps no cookies. Without this message, that one would be
-/// shown the form again and again. It leads on as any link could.
+/// Handles a ticket that is expired or of another browser, or a browser that keeps no cookies. Without the
+/// message, such a browser would show the form again and again. The ticket still says where the login leads,
+/// as any link could.
 async fn open_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
     let then = state.tickets.content(Form::LoginAgain, ticket).map(|again: Again| again.then);
     let then = then.unwrap_or(Continuation::Nowhere);
@@ -65,7 +66,8 @@ async fn show(http: &HttpRequest, state: &AppState, again: &Again) -> Result<Htt
     form_for(http, state, &again.then, (&again.username, Some(&again.problem))).await
 }
 
-/// Leads to a fresh form in the place of one that did not help. It leads on where that one would have led, as any link could.
+/// Leads to a new form after a failed attempt. The destination of the old form is kept, which is harmless
+/// because any link to the login page could set it.
 pub(super) async fn lead_to(
     http: &HttpRequest,
     state: &AppState,
@@ -88,7 +90,7 @@ pub(super) async fn lead_to(
     Ok(response)
 }
 
-/// Why somebody was not let in, as the form says it; an error if the fault is ours.
+/// The problem to show after a failed attempt. It is an error if the fault is the server's.
 pub(super) fn problem_of(refused: &NotProven) -> Result<Problem, LoginError> {
     match refused {
         NotProven::Wrong => audit::Event::LoginFailed.emit(),

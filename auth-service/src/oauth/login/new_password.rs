@@ -1,4 +1,4 @@
-//! The page on which a one-time password is exchanged for one of one's own.
+//! The page on which a user replaces a one-time password with a password of their own.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -24,23 +24,23 @@ use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen then.";
 
-/// A person who proved a one-time password and has yet to choose a lasting one.
+/// A user who has entered the right one-time password and now has to choose a new password.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Choosing {
     pub(super) subject: Subject,
     pub(super) one_time: StoredPassword,
     pub(super) then: Continuation,
-    /// What was wrong with the last choice.
+    /// What was wrong with the previous choice.
     pub(super) problem: Option<Problem>,
 }
 
-/// `GET /login/password`: the page, for who has just proved the one-time password. The ticket in the query is bound to the login
-/// form of that browser, so that it leads nobody else here.
+/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The ticket in
+/// the query is bound to the login form of that browser, so that it leads nobody else here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// `POST /login/password`: the password that replaces the one-time one.
+/// `POST /login/password`: replaces the one-time password with the chosen one.
 pub async fn choose_password(
     http: HttpRequest,
     body: web::Bytes,
@@ -49,7 +49,7 @@ pub async fn choose_password(
     take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// Leads to the page.
+/// Redirects to the page, or returns it directly if the problem is temporary or the ticket is too long.
 pub(super) fn lead_to(
     state: &AppState,
     cookie: &OpaqueToken,
@@ -77,12 +77,12 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         Some(account) if account.password == choosing.one_time => {
             Ok(show(state, ticket, &choosing, &account))
         }
-        // The back button, after the password was chosen.
+        // The user has chosen a password since, and then pressed the back button.
         _ => form_for(http, state, &choosing.then, ("", None)).await,
     }
 }
 
-/// The account, while it may log in.
+/// The account, if it is still allowed to log in.
 async fn account_of(state: &AppState, choosing: &Choosing) -> Result<Option<Account>, StoreError> {
     Ok(state.store.account(&choosing.subject).await?.filter(Account::may_log_in))
 }
@@ -157,8 +157,8 @@ async fn take_password(
     start_session(state, &account, &choosing.then).await
 }
 
-/// A form to choose a password that was sent once more: a second click, or a page that was loaded again. Whoever sends the
-/// password that was chosen then is signed in with it, as on the login page and under the same limits.
+/// Handles a form that was sent again after it had succeeded: by a second click, or by a reload. A user who
+/// sends the password that was chosen then is logged in, as on the login page and under the same limits.
 async fn chosen_before(
     http: &HttpRequest,
     state: &AppState,
@@ -182,7 +182,7 @@ async fn chosen_before(
     }
 }
 
-/// The hash of the password that takes the place of the account's; none if it is the same one.
+/// Hashes the new password. Returns `None` if it is the same as the current one.
 async fn hash_of_new(
     http: &HttpRequest,
     state: &AppState,

@@ -1,4 +1,5 @@
-//! The answer to a registration (RFC 7591 §3.2.1, RFC 7592 §3): what was registered, whatever was asked.
+//! The response to a registration (RFC 7591 §3.2.1, RFC 7592 §3). It says what was registered, which can
+//! differ from what the client asked for.
 
 use serde::Serialize;
 
@@ -15,7 +16,7 @@ pub(super) struct Registered {
     client_id_issued_at: UnixTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_secret: Option<String>,
-    /// 0 is never; REQUIRED with a secret.
+    /// Unix time, or 0 for a secret that does not expire. It is REQUIRED with a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_secret_expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +38,7 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// The answer about `client`. Credentials are there when this answer is where they are handed over.
+    /// The response about `client`. It contains `credentials` only if it is the one that hands them over.
     pub(super) fn new(
         client: &Client,
         metadata: ClientMetadata,
@@ -53,7 +54,7 @@ impl Registered {
         registered
     }
 
-    /// The answer to who presented `management`.
+    /// The response to a client that authenticated with the registration access token `management`.
     pub(super) fn managed(client: &Client, issuer: &Issuer, management: &OpaqueToken) -> Self {
         let mut registered = Self::without_credentials(client, client.metadata.clone());
         registered.add_management(issuer, management);

@@ -1,8 +1,8 @@
-//! `GET`, `PUT` and `DELETE /register/{client_id}` (RFC 7592).
+//! `GET`, `PUT` and `DELETE /register/{client_id}`: management of a registration (RFC 7592).
 //!
-//! The registration access token counts only while one party registered the client. A public client that two
-//! parties registered alike is one client that belongs to neither: were the token of either still good, anyone who
-//! knows a popular client's metadata could delete it for everybody.
+//! A registration access token is valid only as long as one party has registered the client. If two parties
+//! register the same public client, it belongs to neither of them. Otherwise, anybody who knows the metadata
+//! of a popular client could delete it for all its users.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -22,16 +22,17 @@ use super::answer::Registered;
 use super::metadata::canonical;
 use super::{Credentials, RegistrationError, bearer, read_metadata};
 
-/// Why a registration is not managed.
+/// Why a management request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// No such client, or not with this token: the same answer (RFC 7592 §2.1), so that identifiers cannot be probed.
+    /// There is no such client, or the token is not the client's. Both have the same response (RFC 7592
+    /// §2.1), so that nobody can find out which identifiers exist.
     #[error("the registration access token is not valid for this client")]
     Token,
-    /// RFC 7592 §2.2.
+    /// The body breaks a rule of RFC 7592 §2.2.
     #[error("{0}")]
     Update(&'static str),
-    /// See there.
+    /// The new metadata is refused as a registration would be, or the server failed.
     #[error(transparent)]
     Registration(#[from] RegistrationError),
 }
@@ -45,7 +46,7 @@ where
     }
 }
 
-/// Errors that are ours, not the client's.
+/// Marks errors of the server, as opposed to errors of the client.
 trait IsInternal {}
 impl IsInternal for crate::store::StoreError {}
 impl IsInternal for crate::domain::clock::RandomUnavailable {}
@@ -64,7 +65,7 @@ impl ManagementError {
     }
 }
 
-/// `GET`: what is registered.
+/// `GET`: returns the registration of the client.
 pub async fn read(request: HttpRequest, id: web::Path<String>, state: web::Data<AppState>) -> HttpResponse {
     match managed(&request, &id, &state).await {
         Ok((client, token)) => responses::json_no_store(
@@ -75,7 +76,8 @@ pub async fn read(request: HttpRequest, id: web::Path<String>, state: web::Data<
     }
 }
 
-/// `PUT`: registers other metadata in its place, and rotates the token and any secret.
+/// `PUT`: replaces the metadata, and issues a new registration access token and, if the client has a secret,
+/// a new secret.
 pub async fn update(
     request: HttpRequest,
     id: web::Path<String>,
@@ -88,7 +90,7 @@ pub async fn update(
     }
 }
 
-/// `DELETE`: forgets the client, and with it every grant.
+/// `DELETE`: removes the client and all of its grants.
 pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Data<AppState>) -> HttpResponse {
     let outcome = async {
         let (client, token) = managed(&request, &id, &state).await?;
@@ -104,7 +106,7 @@ pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Dat
     }
 }
 
-/// The client that the request's token manages.
+/// The client whose registration access token is in the request.
 async fn managed(
     request: &HttpRequest,
     id: &str,
@@ -118,7 +120,7 @@ async fn managed(
     Ok((client.ok_or(ManagementError::Token)?, token))
 }
 
-/// Members that RFC 7592 §2.2 treats apart from metadata.
+/// Members of the body that are not metadata and have their own rules (RFC 7592 §2.2).
 #[derive(Deserialize)]
 struct Identity {
     client_id: Option<String>,
@@ -140,11 +142,12 @@ async fn replace(
     let identity: Identity = serde_json::from_slice(body)
         .map_err(|_| ManagementError::Update("the body must be a JSON object"))?;
     check_identity(&identity, &client)?;
-    // A change costs as much as a registration.
+    // An update counts against the same limits as a registration.
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.registration_rate.admit(address, &metadata.redirect_uris).map_err(RegistrationError::from)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
-    // What was given to a client that proves who it is must not be usable without that proof: its grants end here.
+    // Until now the client authenticated, and with this update it becomes public. Its grants must not be
+    // usable without authentication, so a new registration identifier ends them.
     let registration = if client.metadata.drops_credentials(&metadata) {
         RegistrationId::new(state.random_bytes()?)
     } else {
@@ -159,7 +162,7 @@ async fn replace(
         metadata: metadata.clone(),
         ..client
     };
-    // Lost against another update, or against somebody who registered the same: the token has ceased to count.
+    // Another update, or a registration with the same metadata, was faster, and the token is no longer valid.
     if !state.store.update_client(&token.hash(), &updated).await? {
         return Err(ManagementError::Token);
     }

@@ -1,4 +1,4 @@
-//! Client metadata as sent (RFC 7591 §2), validated. Pure.
+//! Validates the client metadata in a request (RFC 7591 §2). Pure functions without I/O.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,53 +9,53 @@ use crate::domain::error_code::ErrorCode;
 use crate::domain::redirect_uri::{InvalidRedirectUri, RedirectUri};
 use crate::domain::scope::Scope;
 
-/// Why metadata cannot be registered.
+/// Why client metadata cannot be registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMetadata {
-    /// Not a JSON object of the right types.
+    /// The body is not a JSON object whose members have the right types.
     #[error("the body must be a JSON object of client metadata: {0}")]
     Json(String),
-    /// No redirect URI, or too many.
+    /// There are no redirect URIs, or more than 20.
     #[error("redirect_uris must hold 1 to 20 URIs")]
     RedirectUriCount,
-    /// One that cannot be used.
+    /// A redirect URI cannot be used.
     #[error("the redirect URI {0:?} cannot be used: {1}")]
     RedirectUri(String, InvalidRedirectUri),
-    /// A method that we do not have.
+    /// The authentication method is not supported.
     #[error(
         "token_endpoint_auth_method may be none, client_secret_basic, client_secret_post or private_key_jwt"
     )]
     AuthMethod,
-    /// Which keys?
+    /// `private_key_jwt` is given without exactly one source of keys.
     #[error("private_key_jwt needs either jwks or an https jwks_uri")]
     Keys,
-    /// Nothing in it for us.
+    /// No grant is left that the client could use here, or grant types and response types disagree.
     #[error(
         "grant_types must include authorization_code with response_types code, or another grant of this server"
     )]
     Grants,
-    /// RFC 6749 §3.3.
+    /// The scope does not follow the grammar of RFC 6749 §3.3.
     #[error("the scope is malformed")]
     Scope,
-    /// `web` or `native`.
+    /// The application type is neither `web` nor `native`.
     #[error("application_type must be web or native")]
     ApplicationType,
-    /// A link that no browser should follow.
+    /// A link is not an http or https URL, or it is too long.
     #[error("{0} must be an http or https URL of at most 2048 characters")]
     Link(&'static str),
-    /// A text without end.
+    /// A text is longer than 512 bytes, or there are too many contacts.
     #[error("{0} is too long")]
     TooLong(&'static str),
-    /// See [`LARGEST`].
+    /// The metadata is larger than 8192 bytes in total.
     #[error("the metadata has more than 8192 bytes in total")]
     TooLarge,
-    /// RFC 7591 §2.3.
+    /// The client sent a software statement, which is not supported (RFC 7591 §2.3).
     #[error("software statements are not accepted here; register without one")]
     SoftwareStatement,
 }
 
 impl InvalidMetadata {
-    /// The error code (RFC 7591 §3.2.2).
+    /// The error code of the response (RFC 7591 §3.2.2).
     pub(super) fn code(&self) -> ErrorCode {
         match self {
             Self::RedirectUriCount | Self::RedirectUri(..) => ErrorCode::InvalidRedirectUri,
@@ -65,10 +65,10 @@ impl InvalidMetadata {
     }
 }
 
-/// Bytes in the largest metadata of one client, as it is stored.
+/// Maximum size of a client's metadata as it is stored, in bytes.
 const LARGEST: usize = 8 * 1024;
 
-/// Members that mean something here. All others are ignored (RFC 7591 §2).
+/// The members of the metadata that are used here. All others are ignored (RFC 7591 §2).
 #[derive(Deserialize)]
 struct Sent {
     redirect_uris: Option<Vec<String>>,
@@ -85,7 +85,8 @@ struct Sent {
     display: ClientDisplay,
 }
 
-/// Reads and checks a request body.
+/// Reads and validates a request body. `catalogue` has all scopes that exist, and `offers` tells which grants
+/// are enabled.
 pub(super) fn read(
     body: &[u8],
     catalogue: &Scope,
@@ -106,7 +107,7 @@ pub(super) fn read(
     let mut grant_types = grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?;
     grant_types.retain(|grant_type| offers(*grant_type));
     let redirects = match sent.redirect_uris.unwrap_or_default() {
-        // A device has nowhere to be sent back to.
+        // A client that does not use authorization codes, such as a device, needs no redirect URI.
         none if none.is_empty() && !grant_types.contains(&GrantType::AuthorizationCode) => Vec::new(),
         sent => redirect_uris(sent)?,
     };
@@ -127,8 +128,8 @@ pub(super) fn read(
     if stored > LARGEST { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
-/// One text for one client, however its members were ordered and whichever port it listens on: on loopback the
-/// port is the system's choice of the moment (RFC 8252 §7.3).
+/// A text that is the same for the same client, whatever the order of its redirect URIs and whichever port it
+/// listens on: on loopback, the operating system chooses the port (RFC 8252 §7.3).
 pub(super) fn canonical(metadata: &ClientMetadata) -> String {
     let mut redirect_uris: Vec<String> = metadata.redirect_uris.iter().map(RedirectUri::comparable).collect();
     redirect_uris.sort_unstable();
@@ -142,7 +143,8 @@ pub(super) fn canonical(metadata: &ClientMetadata) -> String {
         json!(application_type),
         json!(display),
     ];
-    // Clients that registered before this member was read stay who they are.
+    // The member is left out unless it is set. So clients that registered before it was supported keep their
+    // identity.
     if metadata.dpop_bound_access_tokens {
         members.push(json!("dpop"));
     }
@@ -159,7 +161,8 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata>
     sent.into_iter().map(parse).collect()
 }
 
-/// The default is that of RFC 7591 §2, unlike what most MCP clients mean; they say so.
+/// Reads the authentication method. The default is that of RFC 7591 §2. Most MCP clients want another method,
+/// and say so.
 fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> {
     match sent {
         Some("none") => Ok(ClientAuthMethod::None),
@@ -170,7 +173,8 @@ fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> 
     }
 }
 
-/// Keys go with `private_key_jwt` and with nothing else (RFC 7591 §2: not both members).
+/// Keys are used with `private_key_jwt` only, and the client must send just one of both members (RFC 7591
+/// §2).
 fn keys(
     method: ClientAuthMethod,
     jwks: Option<Value>,
@@ -186,7 +190,8 @@ fn keys(
     }
 }
 
-/// They and the response types must agree (RFC 7591 §2.1): without codes there is nothing for us to do.
+/// The grants of the client. Grant types and response types must agree (RFC 7591 §2.1), and one of the grants
+/// has to use authorization codes or device codes.
 fn grant_types(
     asked: Option<&[String]>,
     response_types: Option<&[String]>,
@@ -201,8 +206,8 @@ fn grant_types(
     }
 }
 
-/// What exists of what the client says that it will ask for. Hosted clients register scopes of their own making, so a
-/// name that does not exist is no error.
+/// The part of the announced scope that exists. Hosted clients register scopes of their own, so an unknown
+/// name is not an error.
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else { return Ok(None) };
     let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);

@@ -15,8 +15,8 @@ use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_gra
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
 
-/// Exchanges a code for tokens. Everything is checked before the code is used up, so that nobody who holds the
-/// code alone can burn it.
+/// Exchanges a code for tokens. All checks come before the code is marked as used, so that somebody who has
+/// only the code cannot use it up.
 pub(super) async fn redeem(
     state: &AppState,
     client: &Client,
@@ -40,8 +40,9 @@ pub(super) async fn redeem(
     if code.bound_to.is_some() && code.bound_to != possession.key() {
         return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
     }
-    // A code passes through the user's browser, and its history. Whoever read it there cannot end the grant with it: only a
-    // request that would have got tokens shows that somebody else got them (RFC 6749 §4.1.2).
+    // A code passes through the user's browser and its history, and whoever reads it there must not be able
+    // to end the grant. Only a request that would have received tokens shows that somebody else has received
+    // them (RFC 6749 §4.1.2).
     if is_used {
         return replayed(state, client, &code.subject, &code.grant_id).await;
     }
@@ -66,7 +67,8 @@ pub(super) async fn redeem(
     }
 }
 
-/// Ends what was issued for a code that two have redeemed. Somebody has a copy: nothing more without the person.
+/// Revokes what was issued for a code that was redeemed twice. Somebody has a copy, so the user has to
+/// consent again.
 async fn replayed(
     state: &AppState,
     client: &Client,
@@ -81,11 +83,11 @@ async fn replayed(
 
 fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {
     owned_by(client, &code.client_id, UNKNOWN)?;
-    // The client may have changed since it asked: its registration, or the document behind its identifier.
+    // The client might have changed since its request: its registration, or its metadata document.
     if client.registration != code.registration || !client.allows_redirect(&code.redirect_uri) {
         return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
     }
-    // OAuth 2.1 dropped redirect_uri here; a client of OAuth 2.0 that sends it gets it checked.
+    // OAuth 2.1 has dropped `redirect_uri` here. If a client of OAuth 2.0 sends it, it is checked.
     if params.one("redirect_uri")?.is_some_and(|sent| sent != code.redirect_uri.as_str()) {
         return Err(TokenError::InvalidGrant("the redirect_uri is not the one that the code was sent to"));
     }

@@ -1,8 +1,10 @@
-//! The client credentials grant (RFC 6749 §4.4; MCP extension "OAuth client credentials"): a machine for itself.
+//! The client credentials grant (RFC 6749 §4.4; MCP extension "OAuth client credentials"): a client gets a
+//! token for itself.
 //!
-//! Only a client that the operator entered may use it, at the resources that the operator gave it. It is its own
-//! subject (RFC 9068 §2.2), with an account that policy knows it by. What it gets is a grant as any other, so that it
-//! can be revoked; it is never refreshed, since the client can ask again.
+//! Only a client that the operator entered can use it, at the resources that the operator assigned to it. The
+//! client is its own subject (RFC 9068 §2.2), with an account that policy rules can name. The token belongs
+//! to a grant like any other, so that it can be revoked. There is no refresh token, because the client can
+//! ask again.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType, OperatorTerms};
@@ -23,7 +25,7 @@ pub(super) async fn grant_to_client(
     params: &Params,
     possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
-    // A public client has proven nothing (RFC 6749 §4.4.2).
+    // A public client has not authenticated (RFC 6749 §4.4.2).
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     let resources = resources(state, terms, &params.many("resource"))?;
@@ -55,8 +57,8 @@ pub(super) async fn grant_to_client(
     Ok(response)
 }
 
-/// The part that it asks for of all that the client may have, or what its resources need at least. A name that does not
-/// exist is refused: nobody but the operator's own program has written it.
+/// The scope that the client asks for, within what it is allowed, or by default what its resources require.
+/// Unknown names are refused, because only the operator's own program can have sent them.
 fn scope(
     state: &AppState,
     client: &Client,
@@ -72,7 +74,8 @@ fn scope(
     if !asked.is_empty() && allowed { Ok(asked) } else { Err(TokenError::InvalidScope) }
 }
 
-/// The resources that it asks for, each within what the operator gave it; without any, the first of those.
+/// The requested resources, each within those that the operator assigned. By default, the first assigned
+/// resource.
 pub(super) fn resources(
     state: &AppState,
     terms: &OperatorTerms,

@@ -14,7 +14,7 @@ use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_gra
 const UNKNOWN: &str = "the device_code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the device_code was used before; what was issued for it is revoked";
 
-/// Answers a device that asks whether its person has said yes.
+/// Answers a device that polls for its user's decision.
 pub(super) async fn poll(
     state: &AppState,
     client: &Client,
@@ -29,7 +29,7 @@ pub(super) async fn poll(
     let hash = OpaqueToken::parse(TokenKind::DeviceCode, text)
         .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
         .hash();
-    // Whose code it is comes first: nobody else's question is counted against the device.
+    // The owner of the code is checked first, so that polls of other clients do not count against the device.
     let asked = state.store.device(&hash, now).await?.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     owned_by(client, &asked.client_id, UNKNOWN)?;
     if !client.has_left(&asked.registration, asked.metadata.as_ref()) {

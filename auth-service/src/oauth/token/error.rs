@@ -1,5 +1,5 @@
-//! Why no token is issued, and what the client is told. The endpoints beside the token endpoint that authenticate
-//! clients share it.
+//! Why no token is issued, and what the client is told. The other endpoints that authenticate clients share
+//! this error.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -18,67 +18,67 @@ use crate::oauth::requested_scope::ScopeRefused;
 use crate::oauth::responses;
 use crate::store::StoreError;
 
-/// Why no token is issued.
+/// Why a client gets no token, or no other response that it asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Broken parameters.
+    /// The parameters are malformed or repeated.
     #[error(transparent)]
     Params(#[from] BadParams),
-    /// A parameter is missing.
+    /// The parameter with this name is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// Who is asking?
+    /// The client could not be authenticated.
     #[error(transparent)]
     Client(#[from] ClientAuthError),
-    /// Not one of ours.
+    /// The grant type is unknown, or disabled on this server.
     #[error("the grant_type is not supported here; the server's metadata lists those that are")]
     UnsupportedGrantType,
-    /// Ours, but not this client's.
+    /// The client is not allowed to use this grant type.
     #[error("the client is not registered for this grant_type")]
     UnauthorizedClient,
-    /// The code or refresh token does not count.
+    /// The code, the refresh token or the assertion is not valid, for this reason.
     #[error("{0}")]
     InvalidGrant(&'static str),
-    /// More, or other, than was granted.
+    /// The scope is malformed, or exceeds what was granted.
     #[error("the scope is malformed or goes beyond what was granted")]
     InvalidScope,
-    /// More than the operator lets the client have.
+    /// The scope is empty, or exceeds what the operator allows the client.
     #[error(transparent)]
     Scope(#[from] ScopeRefused),
-    /// RFC 8707 §2.2.
+    /// The resource was not granted, or does not exist (RFC 8707 §2.2).
     #[error("the resource is not one that was granted")]
     InvalidTarget,
-    /// The proof of possession does not count (RFC 9449 §5).
+    /// The proof of possession is not valid (RFC 9449 §5).
     #[error(transparent)]
     Proof(ProofRefused),
-    /// Something that the endpoint does not do.
+    /// The request asks for something that the endpoint does not support.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// What the authorization endpoint would refuse, when it was pushed or a device asks for it.
+    /// The authorization endpoint would refuse what was pushed, or what a device asks for.
     #[error(transparent)]
     Authorization(#[from] Refusal),
-    /// RFC 8628 §3.5.
+    /// The user has not decided yet (RFC 8628 §3.5).
     #[error("nobody has answered yet; ask again after the interval")]
     AuthorizationPending,
-    /// RFC 8628 §3.5.
+    /// The device polls too often (RFC 8628 §3.5).
     #[error("too soon; from now on, let five more seconds pass between two questions")]
     SlowDown,
-    /// RFC 8628 §3.5.
+    /// The user has denied the request (RFC 8628 §3.5).
     #[error("the person said no")]
     AccessDenied,
-    /// RFC 8628 §3.5.
+    /// The device code has expired (RFC 8628 §3.5).
     #[error("the device_code has expired; start again")]
     ExpiredToken,
-    /// Too many devices.
+    /// Too many devices have started from this network, or in total.
     #[error("too many devices ask from this network; try again in a minute")]
     TooMany(TooFast),
-    /// Too many requests that leave something in the store.
+    /// There are too many requests that leave data in the store.
     #[error("too many requests of this client or from this network; try again in a minute")]
     TooFast(TooFast),
-    /// As many requests wait for a user as may.
+    /// The store has no room for another request that waits for its user.
     #[error("this server holds as many unanswered requests as it may; try again in a minute")]
     Full,
-    /// Ours to mend.
+    /// The server failed. The client does not learn the reason.
     #[error("the service cannot issue tokens at the moment; try again in a minute")]
     Unavailable,
 }
@@ -145,7 +145,7 @@ impl TokenError {
         };
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
-        // What the store says is for the log, not for the client.
+        // What the store reports goes to the log and not to the client.
         let is_the_clients = matches!(self, Self::Full | Self::Client(ClientAuthError::Away(_)));
         let description = if status == StatusCode::SERVICE_UNAVAILABLE && !is_the_clients {
             Self::Unavailable.to_string()
@@ -164,7 +164,7 @@ impl TokenError {
         response
     }
 
-    /// When it is worth trying again, in seconds, where that is known.
+    /// Value of `Retry-After` in seconds, if it is known.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooMany(limit) | Self::TooFast(limit) | Self::Client(ClientAuthError::TooFast(limit)) => {

@@ -1,5 +1,5 @@
-//! From what was allowed to tokens: the grant, the part of it that a request asks for, and the answer. What all grants
-//! have in common.
+//! What all grants have in common: creating the grant, selecting the part of it that a request asks for, and
+//! issuing the tokens.
 
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::state::AppState;
 
 use super::TokenError;
 
-/// The answer of RFC 6749 §5.1.
+/// The token response (RFC 6749 §5.1).
 #[derive(Serialize)]
 pub(super) struct TokenResponse {
     pub(super) access_token: String,
@@ -28,23 +28,23 @@ pub(super) struct TokenResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refresh_token: Option<String>,
     pub(super) scope: String,
-    /// RFC 8693 §2.2.1.
+    /// The type of the issued token, in a token exchange only (RFC 8693 §2.2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issued_token_type: Option<&'static str>,
 }
 
-/// What a person has allowed a client.
+/// What a user has allowed a client to do.
 pub(super) struct Allowed {
     pub(super) grant_id: GrantId,
     pub(super) subject: Subject,
     pub(super) resources: Vec<ResourceUri>,
     pub(super) scope: Scope,
     pub(super) authenticated_at: UnixTime,
-    /// The key that refresh tokens are bound to.
+    /// The key that the refresh tokens are bound to.
     pub(super) bound_to: Option<KeyThumbprint>,
 }
 
-/// The grant of what was allowed, with a refresh token if the client may have one.
+/// Creates the grant for what was allowed, with a refresh token if the client can have one.
 pub(super) fn new_grant(
     state: &AppState,
     client: &Client,
@@ -60,7 +60,7 @@ pub(super) fn new_grant(
         None
     };
     let lifetimes = &state.config.lifetimes;
-    // Without a refresh token nothing outlives the access token.
+    // Without a refresh token, the grant ends together with its access token.
     let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
     let grant = Grant {
         id: allowed.grant_id,
@@ -82,7 +82,7 @@ pub(super) fn new_grant(
     Ok((grant, refresh_token))
 }
 
-/// Signs an access token on `grant` for a part of what it allows.
+/// Signs an access token for a part of the grant.
 pub(super) fn issue(
     state: &AppState,
     grant: &Grant,
@@ -91,7 +91,7 @@ pub(super) fn issue(
     refresh_token: Option<&RefreshToken>,
     now: UnixTime,
 ) -> Result<TokenResponse, TokenError> {
-    // No token outlives its grant.
+    // An access token does not outlive its grant.
     let exp = now.plus(state.config.lifetimes.access_token).min(grant.expires_at);
     let claims = AccessTokenClaims {
         iss: state.config.site.issuer.as_str().to_owned(),
@@ -117,21 +117,22 @@ pub(super) fn issue(
     })
 }
 
-/// What one access token covers of its grant.
+/// The part of a grant that one access token covers.
 pub(super) struct Part {
     pub(super) scope: Scope,
     pub(super) resources: Vec<ResourceUri>,
-    /// The key that it is bound to, if any.
+    /// The key that the access token is bound to, if any.
     pub(super) bound_to: Option<KeyThumbprint>,
 }
 
 impl Part {
-    /// The same, bound to the key that the client proved to hold.
+    /// The same part, bound to the key that the client has proved to hold.
     pub(super) fn bound_to(self, key: Option<KeyThumbprint>) -> Self {
         Self { bound_to: key, ..self }
     }
 
-    /// Reads `scope` and `resource`: each may narrow what was granted and never widen it (RFC 6749 §6, RFC 8707 §2.2).
+    /// Reads `scope` and `resource`. Each can narrow what was granted and never widen it (RFC 6749 §6, RFC
+    /// 8707 §2.2).
     pub(super) fn read(
         state: &AppState,
         params: &Params,
@@ -148,7 +149,7 @@ impl Part {
             state.config.site.protected_hosts.parse(text).map_err(|_| TokenError::InvalidTarget)
         };
         let resources = asked.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        // What lies below a granted resource is a part of it, and a token for less is good for less.
+        // A path below a granted resource is part of that resource.
         let is_granted = |resource: &ResourceUri| granted.iter().any(|whole| whole.includes(resource));
         if resources.iter().all(is_granted) {
             Ok(Self { scope, resources, bound_to: None })
@@ -158,7 +159,7 @@ impl Part {
     }
 }
 
-/// The person behind a grant, if still welcome.
+/// The account of a grant's subject, if it still exists and is not disabled.
 pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Account, TokenError> {
     let account = state.store.account(subject).await?;
     account
@@ -166,7 +167,7 @@ pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Ac
         .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
 }
 
-/// What a client is told that does not own the grant: the same as if there were none.
+/// Checks that the client owns a grant. If not, it gets the same error as for a grant that does not exist.
 pub(super) fn owned_by(client: &Client, owner: &ClientId, what: &'static str) -> Result<(), TokenError> {
     if client.id == *owner { Ok(()) } else { Err(TokenError::InvalidGrant(what)) }
 }

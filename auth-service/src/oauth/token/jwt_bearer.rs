@@ -1,11 +1,12 @@
-//! The JWT bearer grant (RFC 7523 §2.1) for enterprise-managed authorization: an identity provider that the operator
-//! trusts says in an Identity Assertion JWT Authorization Grant (ID-JAG) that a person may use a resource here, so that
-//! nobody has to be asked (MCP extension, SEP-990).
+//! The JWT bearer grant (RFC 7523 §2.1) for enterprise-managed authorization (MCP extension, SEP-990). An
+//! identity provider that the operator trusts says in an Identity Assertion JWT Authorization Grant (ID-JAG)
+//! that a user is allowed to use a resource here. The user is not asked.
 //!
-//! The provider speaks for people, so what it may say is narrow: only for clients that prove who they are and that the
-//! operator allowed, once for each assertion, and for accounts that exist already. An account is found by the link of
-//! issuer and subject that an operator made, or, in mail domains that the operator gave the issuer, by a verified
-//! address; from then on by the link that this first time makes. No refresh token: the provider is asked again.
+//! The provider speaks for users, so its assertions are limited: to clients that authenticate and that the
+//! operator allowed, to one use, and to accounts that exist. The account is found by a link between issuer,
+//! subject and account, which an operator has made. In mail domains that the operator assigned to the issuer,
+//! it is also found by a verified address, and the link is made then. There is no refresh token, because the
+//! client can ask the provider again.
 
 use serde::Deserialize;
 
@@ -26,11 +27,12 @@ use crate::state::AppState;
 
 use super::{Part, TokenError, TokenResponse, issue};
 
-/// `typ` of an ID-JAG.
+/// The `typ` header of an ID-JAG.
 const TYPE: &str = "oauth-id-jag+jwt";
-/// How long an assertion may last, in seconds: it is made for one exchange, and remembered for as long.
+/// Maximum lifetime of an assertion in seconds. It is made for one exchange, and its use is remembered until
+/// it expires.
 const LONGEST: u64 = 3600;
-/// How far clocks may lie apart, in seconds.
+/// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
 
 const MALFORMED: TokenError =
@@ -42,7 +44,8 @@ const NOT_OURS: TokenError =
 struct Claims {
     iss: String,
     sub: String,
-    /// One audience, which is us: an assertion for several could be used by each of them at the others.
+    /// The single audience, which has to be this server. An assertion for several servers could be reused by
+    /// each of them.
     aud: String,
     client_id: String,
     jti: String,
@@ -69,7 +72,7 @@ pub(super) async fn assert(
     params: &Params,
     possession: &Possession,
 ) -> Result<TokenResponse, TokenError> {
-    // Whoever finds an assertion must not be able to use it.
+    // Somebody who finds an assertion must not be able to use it, so the client has to authenticate.
     if client.is_public() {
         return Err(TokenError::UnauthorizedClient);
     }
@@ -81,7 +84,7 @@ pub(super) async fn assert(
     let account = account(&claims, issuer, state).await?;
     possession.spend(state).await?;
     let now = state.now();
-    // Last, so that nothing is used up by what is refused anyway.
+    // This comes last, so that a request that is refused does not use up its assertion.
     let name =
         format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
     if !state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
@@ -110,7 +113,7 @@ pub(super) async fn assert(
     Ok(response)
 }
 
-/// The issuer, when the operator lets it speak for people to this client.
+/// The issuer, if the operator lets it speak for users of this client.
 fn issuer_of<'a>(iss: &str, client: &Client, state: &'a AppState) -> Option<&'a TrustedIssuer> {
     let issuer = state.config.trusted_issuers.iter().find(|issuer| issuer.issuer == iss)?;
     let listed = issuer.clients.contains(&client.id);
@@ -118,7 +121,7 @@ fn issuer_of<'a>(iss: &str, client: &Client, state: &'a AppState) -> Option<&'a 
     allowed.then_some(issuer)
 }
 
-/// What the assertion says, once its signature is that of the issuer it names.
+/// The claims of the assertion, verified with a key of the issuer that it names.
 async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<Claims, TokenError> {
     #[derive(Deserialize)]
     struct Issuer {
@@ -131,7 +134,8 @@ async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<
     if !header.typ.as_deref().is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE)) {
         return Err(MALFORMED);
     }
-    // Only the issuer is read before the signature, and only to find its keys in our own list.
+    // Only the issuer is read before the signature is verified, and only to find its keys in the operator's
+    // list.
     let Issuer { iss } = jsonwebtoken::dangerous::insecure_decode_claims(assertion).map_err(|_| MALFORMED)?;
     let issuer = issuer_of(&iss, client, state).ok_or(NOT_OURS)?;
     for fresh in [false, true] {
@@ -203,8 +207,9 @@ fn part(
     Ok(Part { scope, resources, bound_to: None })
 }
 
-/// What the assertion, the issuer and the operator allow of what the client asks for. It may well be less, since the
-/// assertion is the provider's word about this one person, and the answer says so (RFC 6749 §3.3).
+/// The scope that the assertion, the issuer and the operator allow of what the client asks for. It can be
+/// smaller than the requested scope, because the provider decides for each user. The response says so (RFC
+/// 6749 §3.3).
 fn scope(
     claims: &Claims,
     issuer: &TrustedIssuer,
@@ -231,7 +236,7 @@ fn scope(
     }
 }
 
-/// The account that the assertion speaks of. None is ever made here.
+/// The account that the assertion is about. This function never creates one.
 async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> Result<Account, TokenError> {
     const NOBODY: TokenError =
         TokenError::InvalidGrant("nobody here is the person that the assertion speaks of");
@@ -242,8 +247,9 @@ async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> R
     found.filter(|account| account.kind == AccountKind::Person && !account.disabled).ok_or(NOBODY)
 }
 
-/// The one account with the verified address, when the issuer speaks for its domain and nobody else of that issuer is
-/// this account already: an address that was given to somebody new does not open the account of who had it before.
+/// Finds the one account with the verified address, and links it to the subject. The issuer has to speak for
+/// the address's domain, and no other subject of the issuer is linked to the account: if an address is given
+/// to a new person, it does not open the account of the previous one.
 async fn by_address(
     claims: &Claims,
     issuer: &TrustedIssuer,

@@ -1,8 +1,8 @@
 //! The refresh token grant (RFC 6749 §6) with rotation (OAuth 2.1 §4.3.1, RFC 9700 §4.14.2).
 //!
-//! Hosted clients refresh from several machines at once, and answers get lost. A token that was just replaced
-//! is therefore answered again, with the *same* successor, while that successor is unused: nobody is logged
-//! out, and there is still one live branch only. Any other reuse means that somebody has a copy.
+//! Hosted clients refresh from several machines at once, and responses get lost. Therefore a token that was
+//! replaced a moment ago gets the *same* successor again, as long as the successor is unused. This logs
+//! nobody out, and only one successor is valid at a time. Any other reuse means that somebody has a copy.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
@@ -36,11 +36,12 @@ pub(super) async fn refresh(
         .grant_of_refresh(&presented.presented(), now)
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
-    // Another client's mistake, or theft: either way it changes nothing about the grant.
+    // Either the client made a mistake or the token was stolen. In both cases the grant stays as it is.
     if !grant.is_held_by(client) {
         return Err(TokenError::InvalidGrant(UNKNOWN));
     }
-    // RFC 9449 §5: what a public client got with a proof it refreshes with a proof by the same key.
+    // RFC 9449 §5: a public client that got its refresh token with a proof needs a proof by the same key to
+    // use it.
     if grant.bound_to.is_some() && grant.bound_to != possession.key() {
         return Err(TokenError::InvalidGrant(
             "the DPoP proof is not by the key that the refresh token is bound to",
@@ -73,7 +74,7 @@ pub(super) async fn refresh(
             issue(state, &grant, &account, part, Some(&successor), now)
         }
         Rotation::Reused(grant_id) => {
-            // Somebody has a copy: nothing more without the person.
+            // Somebody has a copy of the token, so the user has to consent again.
             state.store.forget_consent(&grant.subject, &client.id).await?;
             audit::Event::RefreshTokenReused { grant_id: &grant_id, client_id: &client.id }.emit();
             Err(TokenError::InvalidGrant(REUSED))

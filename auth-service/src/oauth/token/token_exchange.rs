@@ -1,9 +1,9 @@
-//! Token exchange (RFC 8693): a service that was called with a token calls another service for the same person.
+//! Token exchange (RFC 8693): a service that was called with a token calls another service for the same user.
 //!
-//! Off unless the operator turns it on, and then for clients that the operator entered: which tokens such a client may
-//! bring is decided by the resources that it *serves*, and where it may go with them by the *resources* it was given.
-//! The new token says for whom it is (`sub`), and who acts (`act`); its scope is no wider than that of the old one, it
-//! ends with it, and it is revoked with it.
+//! The operator has to enable it, and only clients that the operator entered can use it. The resources that
+//! such a client *serves* decide which tokens it can exchange, and its own *resources* decide what the new
+//! tokens are for. A new token names the user (`sub`) and the client that acts (`act`). Its scope is not
+//! wider than that of the old token, and it expires and is revoked together with it.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{Grant, GrantId};
@@ -17,7 +17,7 @@ use crate::state::AppState;
 use super::client_credentials::resources;
 use super::{Part, TokenError, TokenResponse, issue};
 
-/// RFC 8693 §3.
+/// The token type identifier of an access token (RFC 8693 §3).
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 pub(super) async fn exchange(
@@ -46,7 +46,7 @@ pub(super) async fn exchange(
     if !own {
         return Err(TokenError::InvalidGrant(NOT_THEIRS));
     }
-    // One step and no further: who acts for whom stays plain.
+    // The result of an exchange cannot be exchanged again, so that it stays clear who acts for whom.
     if claims.act.is_some() {
         return Err(TokenError::InvalidGrant("the subject_token was exchanged before"));
     }
@@ -83,7 +83,8 @@ pub(super) async fn exchange(
 
 const NOT_THEIRS: &str = "the subject_token is not a live access token for a resource that the client serves";
 
-/// No more than the person allowed the first client, nor than the operator gave the second.
+/// The requested scope, within what the user allowed the first client and what the operator allows the
+/// second.
 fn scope(held: &Scope, client: &Client, params: &Params) -> Result<Scope, TokenError> {
     let most = match client.scope_limit() {
         Some(limit) => held.meet(limit),
