@@ -1,4 +1,5 @@
-//! Who a client is, wherever its metadata comes from: the store, or the document behind its identifier.
+//! Finds clients, whether their metadata is in the store or in a document at the URL that is their
+//! identifier.
 
 pub mod document;
 pub mod documents;
@@ -14,47 +15,48 @@ use crate::store::{Store, StoreError};
 use documents::{DocumentError, Documents};
 use fetch_rate::Caller;
 
-/// Finds clients.
+/// Finds clients in the store and among client ID metadata documents.
 pub struct Clients {
     store: Arc<dyn Store>,
     documents: Documents,
 }
 
-/// Why a client is not known.
+/// Why a client cannot be found or used.
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownClient {
-    /// Neither registered, nor the URL of a document.
+    /// The client is not registered, and its identifier is not the URL of a document.
     #[error("the client is unknown; it may have been removed, register again")]
     Unregistered,
-    /// Switched off.
+    /// The operator has disabled the client.
     #[error("the operator of this server has disabled the client")]
     Disabled,
-    /// Its document does not do.
+    /// The client's metadata document cannot be used.
     #[error("the client metadata document cannot be used: {0}")]
     Document(DocumentError),
-    /// Its document cannot be had at the moment, which says nothing of the client.
+    /// The client's metadata document cannot be fetched at the moment, which says nothing about the client.
     #[error(transparent)]
     Away(DocumentError),
-    /// Ours to mend.
+    /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Ours to mend.
+    /// The operating system gave no random bytes.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
 }
 
 impl Clients {
-    /// Clients of this store, and of documents fetched by `documents`.
+    /// Finds clients in this store, and in documents that `documents` fetches.
     pub fn new(store: Arc<dyn Store>, documents: Documents) -> Self {
         Self { store, documents }
     }
 
-    /// Documents of clients, and of their keys.
+    /// The metadata documents and key sets of clients.
     pub fn documents(&self) -> &Documents {
         &self.documents
     }
 
-    /// The client of that identifier, as its metadata is now.
+    /// The client with this identifier and its current metadata. `caller` decides which limits apply if a
+    /// document has to be fetched.
     pub async fn find(&self, caller: Caller, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {
@@ -62,14 +64,15 @@ impl Clients {
         }
         match known {
             Some(client) if client.origin != ClientOrigin::MetadataDocument => Ok(client),
-            // Stored when a user allowed it first: it is in use.
+            // The client was stored when a user first allowed it, so it is in use.
             Some(client) if is_url(id) => self.by_document(id, Some(client), Caller::Known, now).await,
             None if is_url(id) => self.by_document(id, None, caller, now).await,
             _ => Err(UnknownClient::Unregistered),
         }
     }
 
-    /// What the document says counts; of what is stored, only which registration it is and when it was used.
+    /// The metadata always comes from the document. The registration and the time of last use come from the
+    /// store.
     async fn by_document(
         &self,
         id: &ClientId,
@@ -86,7 +89,8 @@ impl Clients {
         })?;
         Ok(match known {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
-                // What was given to a client that proves who it is must not be usable without that proof.
+                // Until now the client authenticated. What it received must not be usable without
+                // authentication, so its registration ends.
                 let registration = RegistrationId::new(self.documents.random_bytes()?);
                 Client { registration, metadata, ..client }
             }

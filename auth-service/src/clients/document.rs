@@ -1,5 +1,5 @@
 //! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; MCP authorization, "Client ID
-//! Metadata Documents"): what a URL and the document behind it must look like. Pure.
+//! Metadata Documents"): validates their URLs and their content. Pure functions without I/O.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,36 +11,36 @@ use crate::domain::client::{
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::scope::Scope;
 
-/// Bytes in the largest document (draft §6.6).
+/// Maximum size of a document in bytes (draft §6.6).
 pub const LIMIT: usize = 5 * 1024;
 
-/// Why a URL or a document does not do.
+/// Why a URL or a document is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDocument {
-    /// Draft §3.
+    /// The URL breaks a rule of draft §3.
     #[error(
         "its URL must be https with a path, in its normal form, and without user name, dot segments and fragment"
     )]
     Url,
-    /// Not a JSON object with the required members of the right types.
+    /// The document is not a JSON object that has the required members with the right types.
     #[error("it is not a JSON object with client_id, client_name and redirect_uris")]
     Json,
-    /// Draft §4.1.
+    /// The `client_id` differs from the URL of the document (draft §4.1).
     #[error("its client_id is not the URL that it was fetched from")]
     ClientId,
-    /// Draft §4.1: a public document cannot hold a secret.
+    /// The document has or asks for a client secret, which a public document cannot keep (draft §4.1).
     #[error("it holds a client secret, or asks to authenticate with one")]
     Secret,
-    /// `private_key_jwt` needs keys.
+    /// `private_key_jwt` is given without exactly one source of keys.
     #[error("private_key_jwt needs either jwks or an https jwks_uri, and any other method neither")]
     Keys,
-    /// None that could be used.
+    /// None of the redirect URIs can be used.
     #[error("none of its redirect_uris can be used: https anywhere, or http on loopback")]
     RedirectUris,
-    /// It does not use codes.
+    /// The client does not use authorization codes.
     #[error("its grant_types and response_types do not include authorization_code and code")]
     Grants,
-    /// Not the grammar of RFC 6749 §3.3.
+    /// The scope does not follow the grammar of RFC 6749 §3.3.
     #[error("its scope is malformed")]
     Scope,
 }
@@ -65,7 +65,7 @@ struct Document {
     software_version: Option<String>,
 }
 
-/// The URL that `id` is.
+/// The identifier as a URL, if a document can be at such a URL.
 pub fn url(id: &ClientId) -> Result<Url, InvalidDocument> {
     let url = Url::parse(id.as_str()).map_err(|_| InvalidDocument::Url)?;
     let plain = url.scheme() == "https"
@@ -79,7 +79,7 @@ pub fn url(id: &ClientId) -> Result<Url, InvalidDocument> {
     if plain { Ok(url) } else { Err(InvalidDocument::Url) }
 }
 
-/// Reads the document that was fetched from `id`.
+/// Reads and validates the document that was fetched from `id`.
 pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocument> {
     let document: Document = serde_json::from_slice(body).map_err(|_| InvalidDocument::Json)?;
     if document.client_id != id.as_str() {
@@ -109,7 +109,8 @@ pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocumen
     })
 }
 
-/// Nothing said means none: the default of RFC 7591, a secret, cannot be meant here.
+/// Reads the authentication method and the keys. The default is `none`: the default of RFC 7591 is a secret,
+/// which is not possible here.
 fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<ClientKeys>), InvalidDocument> {
     let method = said(document.token_endpoint_auth_method.clone()).unwrap_or_else(|| "none".to_owned());
     let jwks_uri = said(document.jwks_uri.clone());
@@ -126,7 +127,8 @@ fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<Clien
     }
 }
 
-/// Those that can be used: one document serves all of a vendor's products, some of which are not for us.
+/// The redirect URIs that can be used. One document can serve all products of a vendor, so the others are
+/// skipped.
 fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument> {
     let usable: Vec<RedirectUri> = sent
         .into_iter()
@@ -137,7 +139,8 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument>
     if usable.is_empty() { Err(InvalidDocument::RedirectUris) } else { Ok(usable) }
 }
 
-/// They and the response types must agree (RFC 7591 §2.1): without codes there is nothing for us to do.
+/// The grants of the client. Grant types and response types must agree (RFC 7591 §2.1), and the client has to
+/// use authorization codes.
 fn grant_types(
     asked: Option<&[String]>,
     response_types: Option<&[String]>,

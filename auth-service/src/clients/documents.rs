@@ -1,8 +1,9 @@
-//! Documents of clients, fetched and cached: their metadata, and the keys that they point to.
+//! Fetches and caches the documents of clients: their metadata, and the key sets that it refers to.
 //!
-//! Cached for as long as the host says, within bounds; never an error and never an invalid document (draft §4.2). What is
-//! cached is replaced by what a fetch brought, and not by a fetch that failed. Callers that miss at the same time share one
-//! fetch. How many fetches a stranger may cause is decided in [`super::fetch_rate`].
+//! A document is cached for as long as its host says, within bounds. Errors and invalid documents are never
+//! cached (draft §4.2). A successful fetch replaces a cached document, and a failed one does not. Callers
+//! that need the same document at the same time share one fetch. [`super::fetch_rate`] limits how many
+//! fetches a stranger can cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,53 +25,55 @@ use super::hosts::HostRule;
 const SHORTEST: u64 = 60;
 const LONGEST: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
-/// Documents that are kept, by their bytes as they were fetched. A key set is kept as text, since it may take twenty times as
-/// much when it is read.
+/// Maximum size in bytes of all cached metadata documents. Key sets are cached as text, because a parsed one
+/// can take twenty times as much memory.
 const METADATA_BYTES: u64 = 4 * 1024 * 1024;
-/// Key sets of clients that nobody has used, and those of clients in use and of issuers.
+/// Maximum size in bytes of all cached key sets of clients that nobody has used. The next limit is for the
+/// key sets of clients in use and of issuers.
 const STRANGE_KEY_SET_BYTES: u64 = 1024 * 1024;
 const KNOWN_KEY_SET_BYTES: u64 = 8 * 1024 * 1024;
-/// How many documents that usually is. The cache has few parts then, each of which holds the largest document.
+/// Expected number of cached documents. It is small, so that the cache has few shards and the largest
+/// document fits in each of them.
 const USUALLY: usize = 100;
-/// Bytes that a document takes besides.
+/// Memory in bytes that a cached document needs besides its content.
 const OVERHEAD: usize = 256;
-/// Bytes in the largest key set.
+/// Maximum size of a key set in bytes.
 const KEY_SET_LIMIT: usize = 64 * 1024;
 
-/// Which documents are welcome.
+/// Which metadata documents are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct DocumentPolicy {
-    /// Only these hosts, when there are any.
+    /// If there are any, only documents at these hosts are accepted.
     pub allowed: Vec<HostRule>,
-    /// Never these.
+    /// Documents at these hosts are never accepted.
     pub blocked: Vec<HostRule>,
-    /// None at all.
+    /// If set, no metadata documents are accepted.
     pub off: bool,
 }
 
 /// Why there is no document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// The operator decided so.
+    /// The operator does not accept documents from this host.
     #[error("the operator of this server does not accept clients from its host")]
     Host,
-    /// See [`InvalidDocument`].
+    /// The document is not acceptable; see [`InvalidDocument`].
     #[error(transparent)]
     Invalid(#[from] InvalidDocument),
-    /// See [`FetchError`].
+    /// The document could not be fetched; see [`FetchError`].
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Too many fetches.
+    /// A limit on fetches was exceeded.
     #[error("too many documents are being fetched")]
     Crowded,
-    /// A key set that is none.
+    /// The document is not a key set, or an issuer's metadata does not lead to one.
     #[error("its jwks_uri does not hold a key set")]
     Keys,
 }
 
 impl DocumentError {
-    /// Whether a retry may succeed although nobody mends the document. Of a client that nobody has used (`in_use`), a host that
-    /// does not answer may never have existed.
+    /// Whether a retry can succeed without a change to the document. A host that does not answer for a client
+    /// that nobody has used (`in_use` is false) might not exist, so this counts as permanent.
     pub const fn is_temporary(&self, in_use: bool) -> bool {
         match self {
             Self::Crowded => true,
@@ -81,13 +84,13 @@ impl DocumentError {
     }
 }
 
-/// See the module's text.
+/// The cached documents, and the limits on fetching them.
 pub struct Documents {
     fetcher: Fetcher,
     policy: DocumentPolicy,
     metadata: Kept<ClientMetadata>,
     strange_key_sets: Kept<Box<[u8]>>,
-    /// Apart, since strangers can have any number of key sets, each as large as it may be.
+    /// Kept apart, because strangers can publish any number of key sets of the maximum size.
     known_key_sets: Kept<Box<[u8]>>,
     rate: FetchRate,
     random: Arc<dyn Random>,
@@ -101,7 +104,7 @@ struct Cached<T> {
     until: UnixTime,
 }
 
-/// Weighs documents by their bytes.
+/// Weighs cached documents by their size in bytes.
 #[derive(Clone)]
 struct ByBytes;
 
@@ -111,7 +114,7 @@ impl<T> Weighter<String, Cached<T>> for ByBytes {
     }
 }
 
-// Derived, it would ask that `T` can be cloned.
+// A derived implementation would require that `T` can be cloned.
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
         Self { content: Arc::clone(&self.content), bytes: self.bytes, until: self.until }
@@ -119,7 +122,7 @@ impl<T> Clone for Cached<T> {
 }
 
 impl Documents {
-    /// Documents fetched by `fetcher`, as `policy` allows.
+    /// Creates an empty cache. `fetcher` fetches the documents that `policy` accepts.
     pub fn new(fetcher: Fetcher, policy: DocumentPolicy, random: Arc<dyn Random>) -> Self {
         Self {
             fetcher,
@@ -132,12 +135,12 @@ impl Documents {
         }
     }
 
-    /// Whether clients may be known by documents at all.
+    /// Whether clients can use metadata documents as their identifiers.
     pub fn are_accepted(&self) -> bool {
         !self.policy.off
     }
 
-    /// The metadata behind `id`, for that caller.
+    /// The metadata in the document at `id`. `caller` decides which limits apply.
     pub async fn metadata(
         &self,
         id: &ClientId,
@@ -151,8 +154,8 @@ impl Documents {
         Ok(metadata.as_ref().clone())
     }
 
-    /// The key set behind a `jwks_uri`. With `fresh`, fetched anew if that was not done a moment ago: a client may have
-    /// rotated its keys.
+    /// The key set at a `jwks_uri`. With `fresh` it is fetched again, unless that has been done too often,
+    /// because the client might have rotated its keys.
     pub async fn key_set(
         &self,
         uri: &str,
@@ -195,7 +198,8 @@ impl Documents {
         let Some(kept) = kept else {
             return self.cached(cache, url, KEY_SET_LIMIT, (caller, now), read).await;
         };
-        // Anybody can name a key that is not there. The set that is there stays until a new one has come.
+        // Anybody can name a key that does not exist, so the cached set stays until a new one has been
+        // fetched.
         self.rate.note_good(url);
         let Ok(_place) = self.rate.admit_another_look(url, caller) else {
             return Ok(kept.content);
@@ -209,8 +213,8 @@ impl Documents {
         }
     }
 
-    /// The keys of an issuer that the operator trusts, at `jwks_uri` or where its own metadata says (RFC 8414 §3, `OpenID`
-    /// Connect Discovery §4). The rules about hosts of clients say nothing about it.
+    /// The keys of an issuer that the operator trusts, at `jwks_uri` or at the URL in its own metadata (RFC
+    /// 8414 §3, `OpenID` Connect Discovery §4). The rules for the hosts of clients do not apply.
     pub async fn issuer_keys(
         &self,
         issuer: &str,
@@ -252,7 +256,7 @@ impl Documents {
         self.keys_at(&url, fresh, Caller::Known, now).await
     }
 
-    /// Forgets who asked long ago; called now and then.
+    /// Removes entries that no longer limit anything. It is called periodically.
     pub fn forget_idle(&self) {
         self.rate.forget_idle();
     }
@@ -283,7 +287,7 @@ impl Documents {
             self.rate.note_good(url);
         }
         let fetch = async {
-            // What the URL itself forbids is no fetch, and counts for nobody.
+            // A URL that is not allowed is not fetched, and so counts against no limit.
             self.fetcher.check(url)?;
             let _place = self.rate.admit(url, caller).map_err(|_| DocumentError::Crowded)?;
             self.fetch(url, limit, (caller, now), read).await
@@ -325,7 +329,7 @@ mod tests {
     async fn a050_a_fresh_look_at_keys_counts_for_who_causes_it() {
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let documents = Documents::new(fetcher, DocumentPolicy::default(), Arc::new(SystemRandomSource));
-        // A fetch of it is refused by its address, so that it fails at once.
+        // The fetcher refuses this address, so the fetch fails at once.
         let url = Url::parse("https://127.0.0.1/keys").unwrap();
         let kept = Cached {
             content: Arc::new(br#"{"keys":[]}"#.as_slice().into()),
@@ -337,12 +341,13 @@ mod tests {
         let at = |n: u8| Caller::Stranger(Some(IpAddr::from([198, 51, 100, n])));
         let url_of = |n: u8| Url::parse(&format!("https://host.example/{n}")).unwrap();
         let _under_way: Vec<_> = (0..3).map(|n| documents.rate.admit(&url_of(n), at(1)).unwrap()).collect();
-        // The address has as many fetches under way as it may: none is made, and the keys stay.
+        // The address has the maximum number of fetches in progress, so no new one starts and the cached keys
+        // stay.
         documents.key_set(url.as_str(), true, at(1), UnixTime(10)).await.unwrap();
         assert!(documents.rate.was_good(&url), "it was fetched");
         documents.key_set(url.as_str(), true, at(2), UnixTime(10)).await.unwrap();
         assert!(!documents.rate.was_good(&url), "it was not fetched");
-        // However often somebody has asked for another look, a set that is not there is fetched.
+        // Fetching a cached set again, however often, does not use up the limit for a set that is not cached.
         for _ in 0..20 {
             documents.key_set(url.as_str(), true, Caller::Known, UnixTime(10)).await.unwrap();
         }
@@ -364,7 +369,7 @@ mod tests {
         }
         assert!(documents.strange_key_sets.len() < 20, "{}", documents.strange_key_sets.len());
         documents.key_set(in_use, false, Caller::Known, UnixTime(10)).await.unwrap();
-        // A client that is used by somebody for the first time is looked at anew.
+        // Once a user has allowed a client, its key set is fetched again.
         assert!(
             documents.key_set("https://host.example/999", false, Caller::Known, UnixTime(10)).await.is_err()
         );

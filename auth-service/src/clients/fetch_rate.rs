@@ -1,10 +1,13 @@
-//! How many documents a stranger may have us fetch.
+//! Limits how many documents strangers can make this server fetch.
 //!
-//! Whoever names a new URL is counted: for its own address first, then for the host that would be bothered, then for all. The URL
-//! of a client in use is counted for itself alone: made-up URLs, however many, keep nobody from a client that works. Such fetches
-//! also have connections and name look-ups of their own ([`Lane`]). A URL that brought a good document before is counted for
-//! itself instead of for the address, and is otherwise a stranger's still: anybody can put a good document somewhere. A user who is
-//! signed in is kept from no client by strangers, and takes few of the connections for clients in use.
+//! A fetch of a new URL counts against the address that caused it, then against the URL's host, then against
+//! all strangers together. The URL of a client in use counts only against its own limit, so made-up URLs
+//! cannot block a client that works. Such fetches also have their own connections and name lookups
+//! ([`Lane`]).
+//!
+//! A URL that has returned a good document before counts against its own limit and not against the address.
+//! The other limits still apply, because anybody can publish a good document. Strangers cannot block a user
+//! who is logged in, and that user takes only few of the connections for clients in use.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,27 +20,27 @@ use crate::guard::fetch::Lane;
 use crate::guard::in_flight::{InFlight, Place};
 use crate::guard::keyed_rate::{KeyedRate, OneRate, quota};
 
-/// New URLs of one address, in a row and then one every so often.
+/// New URLs of one address: the number in a row, and the time after which one more is allowed.
 const ADDRESS: (u32, Duration) = (20, Duration::from_secs(5));
-/// At one host, so that nobody uses us to bother it.
+/// New URLs at one host, so that nobody can use this server to flood it.
 const HOST: (u32, Duration) = (60, Duration::from_secs(1));
-/// All together.
+/// New URLs of all addresses together.
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
-/// One known URL.
+/// Fetches of one URL that counts only against its own limit.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
-/// One URL again, because its document is cached and lacks the key that somebody names.
+/// Repeated fetches of one URL whose document is cached but lacks the key that a request names.
 const ANOTHER_LOOK: (u32, Duration) = (5, Duration::from_secs(10));
-/// New URLs of one address that are being fetched at the same time.
+/// Maximum number of fetches of one address in progress.
 const AT_ONCE: u32 = 3;
-/// URLs that are remembered as good.
+/// Maximum number of URLs that are remembered as good.
 const GOOD: usize = 2000;
 
-/// For whom a document is fetched.
+/// The party on whose behalf a document is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Anyone, at this address.
+    /// Anybody, at this address.
     Stranger(Option<IpAddr>),
-    /// A user who is signed in, at this address, about a client that nobody may have allowed yet.
+    /// A user who is logged in, at this address. Possibly no user has allowed the client yet.
     User(Option<IpAddr>),
     /// A client in use, or an issuer that the operator trusts.
     Known,
@@ -52,11 +55,11 @@ impl Caller {
     }
 }
 
-/// There were too many fetches.
+/// A limit on fetches was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crowded;
 
-/// See the module's text.
+/// The limits on fetches, as the module documentation describes them.
 pub(super) struct FetchRate {
     addresses: KeyedRate<Option<IpAddr>>,
     hosts: KeyedRate<String>,
@@ -82,7 +85,7 @@ impl Default for FetchRate {
 }
 
 impl FetchRate {
-    /// Counts a fetch, which holds what it is given until it is over.
+    /// Counts a fetch. The caller keeps the returned place until the fetch is over.
     pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         let address = match caller {
             Caller::Known => return self.admit_url(url).map(|()| None),
@@ -103,8 +106,8 @@ impl FetchRate {
         Ok(Some(place))
     }
 
-    /// Counts a fetch of a document that is here already. Anybody can cause it in the name of a client in use, so it is counted
-    /// apart from the fetches without which that client does not work.
+    /// Counts a fetch of a document that is already cached. Anybody can cause it in the name of a client in
+    /// use, so it has a limit apart from the fetches that the client depends on.
     pub(super) fn admit_another_look(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         self.another_look.check(&url.as_str().to_owned()).map_err(|_| Crowded)?;
         match caller {
@@ -117,12 +120,12 @@ impl FetchRate {
         self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded)
     }
 
-    /// Remembers that a good document was there.
+    /// Remembers that the URL has returned a good document.
     pub(super) fn note_good(&self, url: &Url) {
         self.good.insert(url.as_str().to_owned(), ());
     }
 
-    /// Remembers that a fetch failed.
+    /// Remembers that a fetch of the URL has failed.
     pub(super) fn note_bad(&self, url: &Url) {
         self.good.remove(url.as_str());
     }
@@ -131,7 +134,7 @@ impl FetchRate {
         self.good.get(url.as_str()).is_some()
     }
 
-    /// Forgets whoever is within the limits again.
+    /// Removes entries that no longer limit anything.
     pub(super) fn forget_idle(&self) {
         self.addresses.forget_idle();
         self.hosts.forget_idle();
@@ -158,7 +161,7 @@ mod tests {
         let admitted = |caller| (0..100).filter(|n| rate.admit(&url(*n), caller).is_ok()).count();
         assert_eq!(admitted(at(1)), 20);
         assert!(rate.admit(&url(0), at(2)).is_ok());
-        // Many addresses use up the host for new URLs, and not for known ones.
+        // Many addresses use up the host's limit for new URLs, but not the limits of known URLs.
         for n in 10..20 {
             admitted(at(n));
         }
@@ -177,7 +180,7 @@ mod tests {
         drop(held);
         let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
         assert!((57..=60).contains(&admitted), "{admitted}: the host ends it, and not the address");
-        // A fetch that failed: the URL is a new one again.
+        // After a fetch that failed, the URL counts as a new one again.
         let rate = FetchRate::default();
         (0..100).for_each(|n| rate.note_good(&url(n)));
         (0..100).for_each(|n| rate.note_bad(&url(n)));

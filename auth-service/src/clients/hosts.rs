@@ -1,27 +1,27 @@
-//! Lists of hosts in settings: which client metadata documents are welcome.
+//! Lists of hosts in settings, which say whose client metadata documents are accepted.
 
 use psl::{List, Psl};
 
-/// An entry: a host, or with `*.` every host below a domain.
+/// An entry of a list: a host, or with `*.` every host below a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     domain: String,
     below: bool,
 }
 
-/// Why a text is not an entry.
+/// Why a text is not a valid entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHostRule {
-    /// Not a name.
+    /// The text is not a host name.
     #[error("it is not a host name such as example.com or *.example.com")]
     NotAHost,
-    /// `*.com`, `*.github.io`: everyone may have a host there.
+    /// Anybody can have a host below this domain, because it is a public suffix such as `com` or `github.io`.
     #[error("everybody can get a host below it, since it is a public suffix; name the hosts one by one")]
     PublicSuffix,
 }
 
 impl HostRule {
-    /// Reads an entry.
+    /// Reads an entry such as `example.com` or `*.example.com`.
     pub fn parse(text: &str) -> Result<Self, InvalidHostRule> {
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         let domain = idna::domain_to_ascii_strict(name).map_err(|_| InvalidHostRule::NotAHost)?;
@@ -37,7 +37,7 @@ impl HostRule {
         Ok(Self { domain, below })
     }
 
-    /// Whether `host` is meant.
+    /// Whether the entry stands for `host`. A dot at the end of `host` is ignored.
     pub fn matches(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);
         if self.below {
