@@ -1,4 +1,4 @@
-//! Who a person is: local accounts, passwords, login sessions, and the tickets that bind our forms to a browser.
+//! Login: passwords, session cookies, and the tickets that bind a form to a browser.
 
 pub mod cookies;
 pub mod password;

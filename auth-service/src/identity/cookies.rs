@@ -1,5 +1,6 @@
-//! Our cookies: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`. On plain-http loopback, where browsers take neither
-//! the prefix nor `Secure`, they go without, and only to the pages that need them.
+//! The cookies of this server: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`. On loopback with plain http,
+//! browsers accept neither the prefix nor `Secure`, so the cookies have neither and are sent only to the
+//! pages that need them.
 
 use actix_web::HttpRequest;
 use actix_web::cookie::time::Duration;
@@ -9,37 +10,37 @@ use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::resource::Scheme;
 
-/// The pages for who has logged in.
+/// Paths of the pages for users who are logged in.
 const PAGES: &[&str] = &["/authorize", "/consent", "/device", "/login"];
 const LOGIN_PAGES: &[&str] = &["/login"];
 
-/// A cookie of ours.
+/// A cookie of this server that holds a random token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OurCookie {
-    /// A person has logged in.
+    /// The login session of a user.
     Session,
-    /// A browser on its way to logging in.
+    /// The browser that a login form was shown to.
     LoginAttempt,
 }
 
-/// The cookie of a browser in which a person has logged in before; its value is a sealed ticket.
+/// The cookie of a browser in which a user has logged in before. Its value is a sealed ticket.
 pub mod device {
     use actix_web::HttpRequest;
     use actix_web::cookie::{Cookie, time::Duration};
 
     use crate::domain::issuer::Issuer;
 
-    /// How long a browser is remembered.
+    /// How long a browser is remembered after a login.
     pub const LIFETIME: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
 
     const NAME: &str = "mcp_gate_device";
 
-    /// The ticket in the request's cookie.
+    /// The ticket in the request's cookie, if there is one.
     pub fn read(request: &HttpRequest, issuer: &Issuer) -> Option<String> {
         request.cookie(&super::name_of(NAME, issuer)).map(|cookie| cookie.value().to_owned())
     }
 
-    /// What sets the cookie.
+    /// The cookies that store the ticket, one for each path.
     pub fn set(ticket: &str, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let lifetime = Duration::try_from(LIFETIME).unwrap_or(Duration::ZERO);
         super::guarded((super::name_of(NAME, issuer), ticket), Some(lifetime), super::LOGIN_PAGES, issuer)
@@ -62,7 +63,8 @@ impl OurCookie {
         name_of(name, issuer)
     }
 
-    /// The token in the request's cookie; a cookie that comes twice counts as none, since one of the two was planted.
+    /// The token in the request's cookie. If the cookie occurs twice, the result is `None`, because one of
+    /// them was planted.
     pub fn read(self, request: &HttpRequest, issuer: &Issuer) -> Option<OpaqueToken> {
         let name = self.name(issuer);
         let cookies = request.cookies().ok()?;
@@ -74,7 +76,7 @@ impl OurCookie {
         OpaqueToken::parse(self.kind(), value.value()).ok()
     }
 
-    /// What sets the cookie for as long as the browser runs; how long it counts is for the store to say.
+    /// The cookies that store the token until the browser closes. The store says how long the token is valid.
     pub fn set(self, token: &OpaqueToken, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let pages = match self {
             Self::Session => PAGES,
@@ -84,8 +86,9 @@ impl OurCookie {
     }
 }
 
-/// The name of a cookie. `__Host-` keeps other hosts from setting it. On loopback the port is part of it, since services on other ports of
-/// this machine may be ours as well, and browsers tell cookies apart by host and not by port (RFC 6265 §8.5).
+/// The name of a cookie. `__Host-` keeps other hosts from setting it. On loopback, the name includes the
+/// port, because another instance of this server might use another port, and browsers distinguish cookies by
+/// host but not by port (RFC 6265 §8.5).
 fn name_of(name: &str, issuer: &Issuer) -> String {
     let guard = if issuer.scheme() == Scheme::Https { "__Host-" } else { "" };
     match issuer.port().filter(|_| issuer.is_loopback()) {
@@ -94,8 +97,9 @@ fn name_of(name: &str, issuer: &Issuer) -> String {
     }
 }
 
-/// A cookie with every guard. `__Host-` wants one for all paths. Without that there is one for each page: browsers send a
-/// cookie to every port of a host (RFC 6265 §8.5), so the callback of a client on this machine would get it too.
+/// Builds a cookie with all protections. With `__Host-` it has to be valid for all paths. Without it, there
+/// is one cookie for each page: browsers send a cookie to every port of a host (RFC 6265 §8.5), so the
+/// callback of a client on this machine would receive it too.
 fn guarded(
     (name, value): (String, &str),
     max_age: Option<Duration>,

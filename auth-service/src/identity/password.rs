@@ -1,8 +1,9 @@
-//! Passwords: Argon2id (RFC 9106) with the parameters that OWASP gives.
+//! Password hashing with Argon2id (RFC 9106) and the parameters that OWASP recommends.
 //!
-//! A hash takes 19 MiB and a core for some milliseconds, and anybody may ask for one by trying to log in. So a few are made
-//! at a time, each in a block of memory that is taken once and used again, and few attempts may wait for their turn.
-//! Whoever comes when all places are taken is told to come back.
+//! A hash takes 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in.
+//! Therefore only a few are computed at a time, each in a block of memory that is allocated once and reused,
+//! and only a few attempts can wait. When all places are taken, an attempt is refused and told when to try
+//! again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,59 +17,64 @@ use tokio::sync::Semaphore;
 use crate::domain::clock::Random;
 use crate::keys::seal::SystemRandomSource;
 
-/// Characters in the shortest password a person may choose (NIST SP 800-63B §3.1.1 counts length, not classes).
+/// Minimum length in characters of a password that a user chooses (NIST SP 800-63B §3.1.1 has rules for the
+/// length and not for kinds of characters).
 pub const SHORTEST: usize = 12;
-/// Bytes in the longest. Argon2 takes more, but nobody types more.
+/// Maximum length of a password in bytes. Argon2 accepts more, but nobody types more.
 pub const LONGEST: usize = 256;
-/// Attempts that may wait for their turn or have it, in each queue. At 25 ms a hash the last one waits for less than a second.
+/// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits
+/// for less than a second.
 pub const MAX_WAITING: usize = 32;
-/// When it is worth coming back after [`HashingError::Busy`], in seconds.
+/// Delay in seconds before a retry after [`HashingError::Busy`].
 pub const RETRY_AFTER_SECONDS: u64 = 2;
-/// The most hashes at a time, whatever the number of cores: each holds 19 MiB for as long as the service runs.
+/// Maximum number of hashes at a time, whatever the number of cores. Each holds 19 MiB for as long as the
+/// service runs.
 const MAX_PARALLEL: usize = 4;
-/// How long a check is taken to last before one has been measured.
+/// Assumed duration of a check, until one was measured.
 const USUAL: Duration = Duration::from_millis(25);
 
-/// Which queue an attempt waits in. Strangers cannot take the places of those who have logged in here before.
+/// The queue of an attempt. Strangers cannot take the places of users who have logged in with their browser
+/// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// Anyone's.
+    /// Attempts from all other browsers.
     Strangers,
-    /// For browsers in which the same user has logged in before, and for operators.
+    /// Attempts from browsers in which the same user has logged in before, and from operators.
     Known,
 }
 
-/// Hashes and verifies passwords.
+/// Hashes and verifies passwords, with bounded memory.
 #[derive(Clone)]
 pub struct Passwords {
-    /// One for each hash that may be made at a time.
+    /// One permit for each hash that can be computed at the same time.
     permits: Arc<Semaphore>,
-    /// As many blocks of memory as there are permits; who holds a permit finds one.
+    /// As many blocks of memory as there are permits, so that every holder of a permit finds one.
     memory: Arc<Mutex<Vec<Vec<Block>>>>,
     strangers: Arc<Semaphore>,
     known: Arc<Semaphore>,
-    /// Verified in place of an account that does not exist, so that both take the same time.
+    /// The hash that is verified when an account does not exist, so that both cases take the same time.
     decoy: Arc<str>,
-    /// How long the last check took, waiting included.
+    /// Duration of the last check, including the wait.
     last: Arc<Mutex<Duration>>,
 }
 
-/// Why a password was neither hashed nor checked. A wrong password is not among the reasons.
+/// Why a password was neither hashed nor checked. A wrong password is not among these errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashingError {
-    /// As many attempts wait as may.
+    /// The queue of waiting attempts is full.
     #[error("too many passwords are being checked; try again in {RETRY_AFTER_SECONDS} seconds")]
     Busy,
-    /// Out of memory, a stored hash that cannot be read, or the service is stopping.
+    /// There is not enough memory, a stored hash cannot be read, or the service is stopping.
     #[error("the password could not be checked")]
     Failed,
 }
 
 impl Passwords {
-    /// For a service with so many threads: at most half of them hash, so that others are left to answer.
+    /// Creates the hasher for a service with this number of threads. At most half as many hashes run at a
+    /// time, so that the service can still answer other requests.
     pub fn new(threads: usize) -> Result<Self, HashingError> {
         let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
-        // Taken now, so that the service needs no more memory under load than at rest.
+        // The memory is allocated now, so that the service does not need more of it under load.
         let mut memory = Vec::with_capacity(parallel);
         for _ in 0..parallel {
             memory.push(blocks()?);
@@ -84,12 +90,13 @@ impl Passwords {
         })
     }
 
-    /// Hashes a password into a PHC string with a fresh salt.
+    /// Hashes a password with a fresh salt, and returns a PHC string.
     pub async fn hash(&self, password: SecretString) -> Result<String, HashingError> {
         self.bounded(Queue::Known, move |memory| hash(password.expose_secret().as_bytes(), memory)).await?
     }
 
-    /// Whether `password` is the one behind `phc`. With no `phc` it is not, after the same work.
+    /// Whether `password` matches the hash `phc`. Without `phc` the result is always false, after the same
+    /// work.
     pub async fn verify(
         &self,
         phc: Option<String>,
@@ -105,12 +112,12 @@ impl Passwords {
         Ok(matches && known)
     }
 
-    /// How many attempts of strangers wait for their turn or have it.
+    /// The number of strangers' attempts that wait or are being hashed.
     pub fn waiting(&self) -> usize {
         MAX_WAITING.saturating_sub(self.strangers.available_permits())
     }
 
-    /// Waits for as long as the last check took, and hashes nothing: for a name that no account can have.
+    /// Waits as long as the last check took, without hashing. It is for a name that no account can have.
     pub async fn pretend(&self) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep(last).await;
@@ -125,11 +132,12 @@ impl Passwords {
             Queue::Strangers => &self.strangers,
             Queue::Known => &self.known,
         };
-        // Who goes away while waiting leaves the queue: both are given back with this future.
+        // If the caller goes away while it waits, this future is dropped, which releases the place.
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| HashingError::Busy)?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| HashingError::Failed)?;
         let memory = Arc::clone(&self.memory);
-        // Place and permit move into the work: a caller that goes away now does not free what is still in use.
+        // The place and the permit move into the closure, so that a caller that goes away now does not
+        // release what is in use.
         let run = move || {
             let taken = memory.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut taken = taken.ok_or(HashingError::Failed)?;
@@ -142,7 +150,7 @@ impl Passwords {
     }
 }
 
-/// Memory for one hash with the default parameters.
+/// Allocates the memory for one hash with the default parameters.
 fn blocks() -> Result<Vec<Block>, HashingError> {
     let count = Params::default().block_count();
     let mut blocks = Vec::new();
@@ -153,7 +161,7 @@ fn blocks() -> Result<Vec<Block>, HashingError> {
 
 fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
     let random = SystemRandomSource.bytes().map_err(|_| HashingError::Failed)?;
-    // RFC 9106 §3.1: 16 bytes are enough for any number of passwords.
+    // RFC 9106 §3.1 recommends a salt of 16 bytes for passwords.
     let (salt, _) = random.split_at(16);
     let argon2 = Argon2::default();
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
@@ -168,7 +176,8 @@ fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
     Ok(hash.to_string())
 }
 
-/// Whether the password is right. Only a hash that was computed and differs makes it wrong.
+/// Whether the password matches the hash. It is an error, and not a wrong password, if no hash can be
+/// computed.
 fn matches(phc: &str, password: &[u8], memory: &mut [Block]) -> Result<bool, HashingError> {
     if password.len() > LONGEST {
         return Ok(false);
@@ -231,7 +240,7 @@ mod tests {
             format!("$argon2id$v=99$m=19456,t=2,p=1${salt_and_hash}"),
             format!("$argon2id$v=19$m=1,t=2,p=1${salt_and_hash}"),
             format!("$scrypt$v=19$m=19456,t=2,p=1${salt_and_hash}"),
-            // More memory than there is for it.
+            // This hash needs more memory than is reserved for one.
             format!("$argon2id$v=19$m=4194304,t=2,p=1${salt_and_hash}"),
         ] {
             let outcome = passwords.verify(Some(phc.clone()), "x".into(), Queue::Strangers).await;
@@ -239,7 +248,7 @@ mod tests {
         }
     }
 
-    /// Work that ends when the sender is dropped.
+    /// Work that lasts until the sender is dropped.
     fn held() -> (std::sync::mpsc::Sender<()>, impl FnOnce(&mut [Block]) + Send + 'static) {
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         (sender, move |_: &mut [Block]| assert!(receiver.recv().is_err()))
@@ -287,7 +296,7 @@ mod tests {
         while passwords.known.available_permits() == MAX_WAITING {
             tokio::task::yield_now().await;
         }
-        // Whoever hangs up makes room, and is not hashed for.
+        // An attempt whose caller goes away frees its place, and is not hashed.
         for gone in waiting.drain(..) {
             gone.abort();
             assert!(gone.await.unwrap_err().is_cancelled());

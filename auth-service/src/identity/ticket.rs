@@ -1,9 +1,9 @@
-//! Form tickets: what a form carries so that only the browser that was shown it can send it, once, in time,
-//! with nothing changed.
+//! Form tickets. A form carries a ticket so that only the browser to which it was shown can send it, before
+//! the ticket expires and with nothing changed.
 //!
-//! A ticket is sealed (nobody reads or makes one but us) and bound to a cookie's hash. That stops cross-site
-//! forms, and a consent that was shown for one request from approving another, without a write to the store
-//! for every page that a stranger opens.
+//! A ticket is encrypted, so that only this server can read or make one, and it is bound to the hash of a
+//! cookie. This prevents cross-site request forgery, and a consent that was shown for one request cannot
+//! approve another. The server does not have to store anything for a page that a stranger opens.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,26 +14,27 @@ use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{CryptoFailure, Purpose, Sealer, StoreKey};
 
-/// Which form a ticket is for.
+/// The form that a ticket is for. A ticket is not valid for any other form.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
-    /// User name and password.
+    /// The login form, with user name and password.
     Login,
-    /// No form: what is said above the login form when it is shown again.
+    /// Not a form, but the message above the login form when it is shown again.
     LoginAgain,
-    /// A password of one's own, after the one-time password.
+    /// The form with which the user replaces a one-time password.
     NewPassword,
-    /// Allow or deny.
+    /// The form with which the user allows or denies a client.
     Consent,
-    /// The code that a device shows.
+    /// The form for the code that a device shows.
     UserCode,
-    /// No form: what is said above that form when it is shown again.
+    /// Not a form, but the message above the code form when it is shown again.
     UserCodeAgain,
-    /// Allow or deny what a device asks for.
+    /// The form with which the user allows or denies a device.
     DeviceConsent,
-    /// No form: what became of one.
+    /// Not a form, but the message about the result of one.
     Message,
-    /// No form: a browser in which a person has logged in before, bound to the person's name.
+    /// Not a form, but the cookie of a browser in which a user has logged in before. It is bound to the user
+    /// name.
     Device,
 }
 
@@ -53,7 +54,7 @@ impl Form {
     }
 }
 
-/// Issues and reads tickets.
+/// Issues form tickets, and reads them when they come back.
 #[derive(Debug)]
 pub struct Tickets(Sealer);
 
@@ -64,24 +65,24 @@ struct Sealed<T> {
     content: T,
 }
 
-/// Why a ticket does not count.
+/// Why a ticket is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadTicket {
-    /// Altered, of another form, shown to another browser, or before the user signed in again.
+    /// The ticket was altered, is for another form or browser, or is older than the user's last login.
     #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,
-    /// It was open for too long.
+    /// The ticket has expired, because the form was open for too long.
     #[error("the form was open for too long")]
     Expired,
 }
 
 impl Tickets {
-    /// Tickets under this deployment's key: any replica reads another's.
+    /// Uses the key of this deployment, so that all replicas can read each other's tickets.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::FormTicket).map(Self)
     }
 
-    /// Makes a ticket for the browser that has the cookie `bound_to`.
+    /// Issues a ticket for the browser whose cookie has the hash `bound_to`.
     pub fn issue<T: Serialize>(
         &self,
         form: Form,
@@ -94,7 +95,7 @@ impl Tickets {
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(form.name(), &plain)?))
     }
 
-    /// Reads a ticket that came back.
+    /// Reads a ticket that came back with a form, and checks that it is valid.
     pub fn read<T: DeserializeOwned>(
         &self,
         form: Form,
@@ -112,8 +113,9 @@ impl Tickets {
         Ok(ticket.content)
     }
 
-    /// What is in a ticket of ours, whichever browser it was made for and however long ago. It proves nothing about who
-    /// sends it: it only says what the page was about, so that one which cannot be used leads to one that can.
+    /// The content of a ticket, whichever browser it was issued for and even if it has expired. It proves
+    /// nothing about the sender. It only says what the page was about, so that a page that can no longer be
+    /// used can lead to one that can.
     pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
         self.open(form, text).map(|ticket: Sealed<T>| ticket.content)
     }
@@ -140,7 +142,7 @@ mod tests {
         assert_eq!(read(Form::Consent, other, 99, &ticket), Err(BadTicket::Foreign));
         assert_eq!(read(Form::Login, mine, 99, &ticket), Err(BadTicket::Foreign));
         assert_eq!(read(Form::Consent, mine, 99, "AAAA"), Err(BadTicket::Foreign));
-        // What it was about can be told for ever, and by its own form only.
+        // The content stays readable after the ticket has expired, but only for the same form.
         assert_eq!(tickets.content::<String>(Form::Consent, &ticket).as_deref(), Some("content"));
         assert_eq!(tickets.content::<String>(Form::Login, &ticket), None);
         let others = Tickets::new(&StoreKey::new([2; 32])).unwrap();
