@@ -1,4 +1,4 @@
-//! Key material: the store key and what is derived from it, and the keys that sign tokens.
+//! Cryptographic keys: the store key with the keys that are derived from it, and the keys that sign tokens.
 
 pub mod algorithm;
 pub mod dpop;

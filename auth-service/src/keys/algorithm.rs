@@ -1,4 +1,4 @@
-//! The signature algorithms that our keys may have (RFC 7518 §3.1, RFC 8037 §3.1). None is symmetric.
+//! The signature algorithms of this server's own keys (RFC 7518 §3.1, RFC 8037 §3.1). All are asymmetric.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,28 +6,28 @@ use std::str::FromStr;
 use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
-/// What a signing key of ours signs with. A key has one algorithm for life.
+/// The algorithm of a signing key. It never changes during the life of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum SigningAlgorithm {
-    /// Ed25519: small, fast, deterministic.
+    /// Ed25519, which is fast, deterministic, and has small keys and signatures.
     #[default]
     #[serde(rename = "EdDSA")]
     EdDsa,
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
-    /// RSA with PKCS #1 v1.5 and SHA-256, 2048 bits: for verifiers that know nothing else.
+    /// RSA with PKCS #1 v1.5, SHA-256 and 2048 bits, for verifiers that support nothing else.
     #[serde(rename = "RS256")]
     Rs256,
 }
 
-/// Not the name of an algorithm that we sign with.
+/// The text is not the name of a supported signature algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the algorithm may be EdDSA, ES256 or RS256")]
 pub struct UnknownAlgorithm;
 
 impl SigningAlgorithm {
-    /// The `alg` of a JWS header.
+    /// The value of `alg` in a JWS header.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EdDsa => "EdDSA",
@@ -36,7 +36,7 @@ impl SigningAlgorithm {
         }
     }
 
-    /// The same, as the JWT library calls it.
+    /// The same algorithm as a type of the JWT library.
     pub(super) const fn of_library(self) -> Algorithm {
         match self {
             Self::EdDsa => Algorithm::EdDSA,

@@ -1,5 +1,5 @@
-//! DPoP proofs (RFC 9449 §4): a client shows that it holds the key to which its tokens are bound. Pure: whether a proof
-//! came before is for the caller to ask the store.
+//! DPoP proofs (RFC 9449 §4): a client shows that it holds the key to which its tokens are bound. Pure
+//! functions without I/O: the caller asks the store whether a proof was used before.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,68 +16,69 @@ use crate::domain::key_thumbprint::KeyThumbprint;
 
 use super::seal::{CryptoFailure, Purpose, Sealer, StoreKey};
 
-/// `typ` of a proof.
+/// The `typ` header of a proof.
 const PROOF_TYPE: &str = "dpop+jwt";
-/// Signature algorithms of proofs (`dpop_signing_alg_values_supported`), all asymmetric.
+/// Accepted signature algorithms of proofs (`dpop_signing_alg_values_supported`). All are asymmetric.
 pub const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
-/// How far the time of a proof may lie from ours, in seconds.
+/// Maximum difference between the time of a proof and the time of this server, in seconds.
 const WINDOW: u64 = 300;
-/// How long a nonce of ours may be used, in seconds.
+/// How long a nonce of this server can be used, in seconds.
 const NONCE_LIFE: u64 = 300;
-/// Bytes in the longest proof that is looked at.
+/// Maximum length of a proof, in bytes.
 const LONGEST: usize = 8192;
-/// Bytes in the longest `jti`.
+/// Maximum length of a `jti`, in bytes.
 const LONGEST_ID: usize = 256;
 
-/// `cnf` of an access token (RFC 9449 §6.1).
+/// The `cnf` claim of an access token (RFC 9449 §6.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// The key that must come with it.
+    /// The thumbprint of the key that has to sign the proof sent with the token.
     pub jkt: KeyThumbprint,
 }
 
-/// What a proof has to be for.
+/// The request that a proof has to match.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The request's method.
+    /// HTTP method of the request.
     pub method: &'a str,
-    /// The request's URL, without query and fragment.
+    /// URL of the request, without query and fragment.
     pub url: &'a str,
-    /// The access token that comes with it, where one does.
+    /// The access token in the request, if there is one.
     pub access_token: Option<&'a str>,
-    /// The present second.
+    /// The time against which the proof is checked.
     pub now: UnixTime,
 }
 
-/// A proof that is right in itself.
+/// A proof that [`check`] has found to be valid in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// The key that made it.
+    /// The thumbprint of the key that signed the proof.
     pub thumbprint: KeyThumbprint,
-    /// Its nonce, if it has one.
+    /// The nonce in the proof, if it has one.
     pub nonce: Option<String>,
-    /// The name under which the store remembers it: of this key and `jti`.
+    /// The name under which the store remembers the proof. It is made of the key's thumbprint and the `jti`.
     pub name: String,
-    /// Until when it would be good, and has to be remembered.
+    /// Time until which the proof would be valid and has to be remembered.
     pub until: UnixTime,
 }
 
-/// Why a proof does not count (`invalid_dpop_proof`).
+/// Why a proof is not valid (`invalid_dpop_proof`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProof {
-    /// §4.3, points 2 to 5 and 7.
+    /// The proof is malformed, or its type, algorithm or key is not accepted (RFC 9449 §4.3, points 2 to 5
+    /// and 7).
     #[error("the DPoP proof is malformed, of another type, or of an algorithm or key that is not accepted")]
     Malformed,
-    /// §4.3, point 6.
+    /// The signature is not by the key in the proof (RFC 9449 §4.3, point 6).
     #[error("the DPoP proof is not signed by the key that it names")]
     Signature,
-    /// §4.3, points 8 and 9.
+    /// The proof is for another method or URL (RFC 9449 §4.3, points 8 and 9).
     #[error("the DPoP proof is for another method or URL")]
     Target,
-    /// §4.3, point 11.
+    /// The proof is too old, or its time is in the future (RFC 9449 §4.3, point 11).
     #[error("the DPoP proof is too old, or from the future")]
     Time,
-    /// §4.3, point 12.
+    /// The proof is not for this access token (RFC 9449 §4.3, point 12).
     #[error("the DPoP proof is not for this access token")]
     Token,
 }
@@ -94,7 +95,7 @@ struct Claims {
     nonce: Option<String>,
 }
 
-/// Checks a proof (RFC 9449 §4.3, all points but the nonce and whether it came before).
+/// Checks all points of RFC 9449 §4.3 except the nonce and whether the proof was used before.
 pub fn check(text: &str, expected: &Expected<'_>) -> Result<Proof, InvalidProof> {
     if text.len() > LONGEST {
         return Err(InvalidProof::Malformed);
@@ -138,12 +139,12 @@ pub fn check(text: &str, expected: &Expected<'_>) -> Result<Proof, InvalidProof>
     })
 }
 
-/// The algorithm and the public key that a proof's header names, when they fit each other.
+/// The algorithm and the public key in the header of a proof, if they match.
 fn header(text: &str) -> Option<(Algorithm, Jwk)> {
     let (first, _) = text.split_once('.')?;
     let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(first).ok()?).ok()?;
     let jwk = header.get("jwk")?;
-    // A private key in the open, or a symmetric one, proves nothing (§4.3, point 7).
+    // A private or a symmetric key proves nothing (RFC 9449 §4.3, point 7).
     let private = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
     if private.iter().any(|member| jwk.get(member).is_some()) || header.get("crit").is_some() {
         return None;
@@ -166,7 +167,8 @@ fn header(text: &str) -> Option<(Algorithm, Jwk)> {
     Some((algorithm, jwk))
 }
 
-/// RFC 9449 §4.3, point 9: without query and fragment, after scheme-based normalization (RFC 3986 §6.2.3).
+/// Compares two URLs without query and fragment, after scheme-based normalization (RFC 9449 §4.3, point 9;
+/// RFC 3986 §6.2.3).
 fn is_same_url(said: &str, ours: &str) -> bool {
     let plain = |text: &str| {
         let mut url = Url::parse(text).ok()?;
@@ -176,7 +178,7 @@ fn is_same_url(said: &str, ours: &str) -> bool {
     };
     match (plain(said), plain(ours)) {
         (Some(said), Some(ours)) => {
-            // Our resources are written without a trailing slash, whichever way the client asked.
+            // The resources of this server are written without a trailing slash, but a client might send one.
             said.origin() == ours.origin()
                 && said.path().trim_end_matches('/') == ours.path().trim_end_matches('/')
         }
@@ -184,24 +186,25 @@ fn is_same_url(said: &str, ours: &str) -> bool {
     }
 }
 
-/// Nonces (RFC 9449 §8) that say when they were made, readable by every replica and nobody else: nothing is stored.
+/// DPoP nonces (RFC 9449 §8). A nonce is its time of issue in encrypted form. Only this server's replicas can
+/// read it, so nothing has to be stored.
 #[derive(Debug)]
 pub struct Nonces(Sealer);
 
 const NONCE_NAME: &[u8] = b"nonce";
 
 impl Nonces {
-    /// Nonces under this deployment's key.
+    /// Uses the key of this deployment.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::DpopNonce).map(Self)
     }
 
-    /// A nonce for a client to use in its next proofs.
+    /// Issues a nonce for the client's next proofs.
     pub fn issue(&self, now: UnixTime) -> Result<String, CryptoFailure> {
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(NONCE_NAME, &now.0.to_be_bytes())?))
     }
 
-    /// Whether a nonce is ours and still good.
+    /// Whether this deployment has issued the nonce and it has not expired.
     pub fn is_good(&self, nonce: &str, now: UnixTime) -> bool {
         let sealed = URL_SAFE_NO_PAD.decode(nonce).ok();
         let plain = sealed.and_then(|sealed| self.0.open(NONCE_NAME, &sealed).ok());
@@ -350,7 +353,7 @@ mod tests {
         }
         let foreign = sign(&other, Algorithm::EdDSA, &header, &claims());
         assert_eq!(check(&foreign, &expected(None)), Err(InvalidProof::Signature));
-        // HS256 with the public key as the secret.
+        // A proof with HS256 that uses the public key as the secret.
         let mut hmac = Header::new(Algorithm::HS256);
         hmac.typ = Some("dpop+jwt".to_owned());
         hmac.jwk = serde_json::from_value(key.jwk.clone()).ok();

@@ -1,4 +1,5 @@
-//! Authenticated encryption of what leaves the process: stored values, form tickets, refresh successors.
+//! Authenticated encryption of data that leaves the process, such as stored values, form tickets and refresh
+//! token successors.
 
 use std::fmt;
 
@@ -12,39 +13,40 @@ use zeroize::Zeroizing;
 
 use crate::domain::clock::{Random, RandomUnavailable};
 
-/// The deployment's one master secret (`STORE_KEY`): 32 bytes. Everything else is derived from it by purpose. While it is
-/// being replaced, the other one (`STORE_KEY_PREVIOUS`) goes with it: that opens, and never seals.
+/// The master secret of a deployment (`STORE_KEY`), 32 bytes. All other encryption keys are derived from it,
+/// one for each purpose. While it is being replaced, it includes the previous key (`STORE_KEY_PREVIOUS`),
+/// which only decrypts.
 #[derive(Clone)]
 pub struct StoreKey {
     current: Zeroizing<[u8; 32]>,
     previous: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// The text is not a store key.
+/// The text is not a valid store key.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a store key is 32 random bytes in base64, as `openssl rand -base64 32` prints them")]
 pub struct InvalidStoreKey;
 
 impl StoreKey {
-    /// A new key of these random bytes.
+    /// Makes a key from these random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self { current: Zeroizing::new(random), previous: None }
     }
 
-    /// The same key, for data that `previous` may have sealed too.
+    /// The same key, with a previous key for data that was encrypted with it.
     #[must_use]
     pub fn with_previous(self, previous: Option<&Self>) -> Self {
         Self { previous: previous.map(|key| key.current.clone()), ..self }
     }
 
-    /// Reads the base64 form.
+    /// Reads a key from its base64 form.
     pub fn parse(text: &str) -> Result<Self, InvalidStoreKey> {
         let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| InvalidStoreKey)?);
         let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| InvalidStoreKey)?;
         Ok(Self { current: Zeroizing::new(bytes), previous: None })
     }
 
-    /// The base64 form, for the key file.
+    /// Writes the key in base64, for the key file.
     pub fn encode(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(self.current.as_slice()))
     }
@@ -56,16 +58,16 @@ impl fmt::Debug for StoreKey {
     }
 }
 
-/// What sealed data is for. One purpose's key never opens another's data.
+/// The purpose of encrypted data. Each has its own key, which cannot decrypt data of another purpose.
 #[derive(Debug, Clone, Copy)]
 pub enum Purpose {
-    /// Values in the store.
+    /// Values that are kept in the store.
     StoredValue,
-    /// Tickets inside our own HTML forms.
+    /// Tickets in this server's HTML forms.
     FormTicket,
-    /// Nonces of DPoP proofs.
+    /// Nonces for DPoP proofs (RFC 9449 §8).
     DpopNonce,
-    /// A store's content in a file.
+    /// The content of a store, exported to a file.
     Dump,
 }
 
@@ -80,8 +82,8 @@ impl Purpose {
     }
 }
 
-/// Seals and opens for one purpose: AES-256-GCM-SIV, which stays safe should a random nonce ever repeat (RFC 8452).
-/// It may open what another key sealed before.
+/// Encrypts and decrypts for one purpose with AES-256-GCM-SIV, which stays safe if a random nonce ever
+/// repeats (RFC 8452). It can also decrypt what was encrypted with the previous store key.
 pub struct Sealer {
     current: LessSafeKey,
     previous: Option<LessSafeKey>,
@@ -110,24 +112,25 @@ impl From<KeyRejected> for CryptoFailure {
     }
 }
 
-/// The data was not sealed with this key for this name, or was altered.
+/// The data was not encrypted with this key for this name, or it was altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data was not sealed with this key, or was altered")]
 pub struct CannotOpen;
 
 impl Sealer {
-    /// The sealer for `purpose`.
+    /// Derives the sealer for `purpose`.
     pub fn new(key: &StoreKey, purpose: Purpose) -> Result<Self, CryptoFailure> {
         let derive = |key: &Zeroizing<[u8; 32]>| derive(key.as_slice(), purpose.label());
         Ok(Self { current: derive(&key.current)?, previous: key.previous.as_ref().map(derive).transpose()? })
     }
 
-    /// A sealer whose key is known only to who knows `secret`, which must have 256 random bits.
+    /// Derives a sealer from `secret`, which must have 256 random bits. Nobody can decrypt the data without
+    /// that secret.
     pub fn from_secret(secret: &[u8]) -> Result<Self, CryptoFailure> {
         Ok(Self { current: derive(secret, b"mcp-gate refresh successor v1")?, previous: None })
     }
 
-    /// Encrypts `plain`; it opens only together with the same `name`.
+    /// Encrypts `plain`. It can be decrypted only with the same `name`.
     pub fn seal(&self, name: &[u8], plain: &[u8]) -> Result<Vec<u8>, CryptoFailure> {
         let mut nonce = [0_u8; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| CryptoFailure)?;
@@ -140,7 +143,7 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// Decrypts what [`Sealer::seal`] made for the same `name`, with this key or the one before.
+    /// Decrypts what [`Sealer::seal`] encrypted for the same `name`, with the current or the previous key.
     pub fn open(&self, name: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
         open(&self.current, name, sealed).or_else(|error| match &self.previous {
             Some(previous) => open(previous, name, sealed),
@@ -148,7 +151,7 @@ impl Sealer {
         })
     }
 
-    /// Whether it was sealed with the key that seals now.
+    /// Whether the data was encrypted with the current key.
     pub fn is_current(&self, name: &[u8], sealed: &[u8]) -> bool {
         open(&self.current, name, sealed).is_ok()
     }
@@ -182,7 +185,7 @@ impl hkdf::KeyType for KeyLength {
     }
 }
 
-/// The operating system's random source, through the cryptography library.
+/// The random source of the operating system, used through the cryptography library.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemRandomSource;
 

@@ -1,7 +1,9 @@
-//! The life of signing keys, as pure steps: published, signing, retired, gone (`docs/adr/0007-signing-keys.md`).
+//! The life of signing keys, in pure functions: a key is published, signs, is retired, and is removed
+//! (`docs/adr/0007-signing-keys.md`).
 //!
-//! What state a key is in follows from the clock and two times that are stored with it. So one write starts a whole
-//! rotation, every replica takes each step by itself at its time, and nothing is left undone by a replica that stops.
+//! The state of a key follows from the clock and two times that are stored with it. So a single write starts
+//! a whole rotation, every replica takes each step by itself at its time, and a replica that stops leaves
+//! nothing unfinished.
 
 use std::time::Duration;
 
@@ -13,31 +15,33 @@ use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
 use super::stored::StoredSigningKey;
 
-/// The longest life that a token of ours may have, whatever the settings say (RFC 9068 §4 leaves it to us).
+/// Maximum lifetime of any token of this server, whatever the settings say (RFC 9068 §4 leaves it to the
+/// server).
 pub const LONGEST_TOKEN: Duration = Duration::from_secs(86_400);
-/// A retired key stays this much longer than its last token: clocks of replicas differ a little.
+/// How long a retired key is kept after its last token has expired, because the clocks of replicas can
+/// differ.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// How keys are made and replaced.
+/// How signing keys are made and replaced.
 #[derive(Debug, Clone, Copy)]
 pub struct RotationTerms {
-    /// What new keys sign with.
+    /// The algorithm of new signing keys.
     pub algorithm: SigningAlgorithm,
-    /// How long a key signs before the next takes over; none: until an operator says so.
+    /// How long a key signs before the next one takes over. Without a period, only operators start rotations.
     pub period: Option<Duration>,
     /// How long a new key is published before it signs.
     pub lead: Duration,
 }
 
-/// What a key does at a moment.
+/// The state of a signing key at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// It is published, so that verifiers know it when it begins to sign.
+    /// The key is published but does not sign yet, so that verifiers know it in time.
     Next,
-    /// It signs.
+    /// The key signs new tokens.
     Current,
-    /// It verifies what it signed.
+    /// The key only verifies what it has signed.
     Retired,
 }
 
@@ -45,13 +49,13 @@ pub enum KeyState {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(from = "Layout")]
 pub struct KeySet {
-    /// Grows with every change: a replica replaces only what it has seen.
+    /// Increases with every change. A replica replaces only the revision that it has read.
     revision: u64,
-    /// In the order in which they begin to sign.
+    /// Sorted by the time at which they begin to sign.
     keys: Vec<StoredSigningKey>,
 }
 
-/// How a set may be stored.
+/// The forms in which a set can be stored.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Layout {
@@ -59,7 +63,7 @@ enum Layout {
         revision: u64,
         keys: Vec<StoredSigningKey>,
     },
-    /// The first release had one key for ever.
+    /// The form of the first release, which had only one key.
     Single(StoredSigningKey),
 }
 
@@ -72,44 +76,44 @@ impl From<Layout> for KeySet {
     }
 }
 
-/// Why a set stays as it is.
+/// Why a set was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unchanged {
-    /// One rotation at a time.
+    /// Another rotation is in progress, and there can be only one at a time.
     #[error("a rotation is under way: {kid} signs from {from} (Unix time) on")]
     UnderWay {
-        /// The key that is about to sign.
+        /// Identifier of the key that will sign next.
         kid: String,
-        /// When.
+        /// Time from which that key signs.
         from: UnixTime,
     },
-    /// No such key.
+    /// The set has no key with this identifier.
     #[error("there is no signing key {0}; `auth-service keys list` shows them all")]
     NoSuchKey(String),
-    /// No key could be made.
+    /// A new key could not be made.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
 }
 
 impl KeySet {
-    /// The set of a first start: one key, which signs at once.
+    /// Makes the set for a first start: one key, which signs at once.
     pub fn first(terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
         Ok(Self { revision: 1, keys: vec![StoredSigningKey::generate(terms.algorithm, now, now)?] })
     }
 
-    /// Which writing of the set this is.
+    /// The number of this revision of the set, which increases with every change.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Whether both have the same keys with the same times. The revision alone does not tell: a store that was emptied and
-    /// begun anew counts from the beginning.
+    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because a
+    /// store that was emptied counts from the beginning again.
     pub fn is_same(&self, other: &Self) -> bool {
         let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
         self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))
     }
 
-    /// The keys, in the order in which they begin to sign.
+    /// The keys, sorted by the time at which they begin to sign.
     pub fn keys(&self) -> &[StoredSigningKey] {
         &self.keys
     }
@@ -117,7 +121,8 @@ impl KeySet {
     /// The key that signs at `now`.
     pub fn current(&self, now: UnixTime) -> Option<&StoredSigningKey> {
         let signs = |key: &&StoredSigningKey| state(key, now) == KeyState::Current;
-        // Right after an emergency a clock that is a second behind finds its key in the future only.
+        // Right after a key was revoked, the new key is still in the future for a clock that is a second
+        // behind.
         self.keys.iter().rfind(signs).or_else(|| self.next(now))
     }
 
@@ -125,8 +130,8 @@ impl KeySet {
         self.keys.iter().find(|key| state(key, now) == KeyState::Next)
     }
 
-    /// The set as it should be at `now`: a key made when one is due or the algorithm was changed, keys gone whose
-    /// tokens have all ended. Nothing, when it is so already.
+    /// The set as it should be at `now`, or `None` if it already is. A key is added when a rotation is due or
+    /// the algorithm was changed, and keys are removed when all their tokens have expired.
     pub fn settled(&self, terms: &RotationTerms, now: UnixTime) -> Result<Option<Self>, CryptoFailure> {
         let mut keys = self.keys.clone();
         let mut changed = repair(&mut keys, now);
@@ -150,7 +155,7 @@ impl KeySet {
         Ok(changed.then(|| self.followed_by(settled.keys)))
     }
 
-    /// A new key is published now and signs when verifiers have had time to learn it.
+    /// Starts a rotation. The new key is published now, and signs when verifiers have had time to fetch it.
     pub fn rotated(&self, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
         if let Some(next) = self.next(now) {
             return Err(Unchanged::UnderWay { kid: next.kid.clone(), from: next.signs_from });
@@ -161,7 +166,8 @@ impl KeySet {
         Ok(self.followed_by(keys))
     }
 
-    /// A key is gone at once, and with it everything it signed. If it was to sign, another does from now on.
+    /// Removes a key at once, which ends everything that it has signed. If it was the current key, another
+    /// one signs from now on.
     pub fn without(&self, kid: &str, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
         let revoked = self
             .keys
@@ -171,7 +177,7 @@ impl KeySet {
         let mut keys: Vec<_> = self.keys.iter().filter(|key| key.kid != kid).cloned().collect();
         match state(revoked, now) {
             KeyState::Retired => {}
-            // The rotation is off.
+            // The rotation is cancelled, and the current key goes on signing.
             KeyState::Next => {
                 if let Some(current) = keys.iter_mut().rfind(|key| state(key, now) == KeyState::Current) {
                     current.signs_until = None;
@@ -190,7 +196,7 @@ impl KeySet {
     }
 }
 
-/// What `key` does at `now`.
+/// The state of `key` at `now`.
 pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
     if key.signs_until.is_some_and(|until| until <= now) {
         KeyState::Retired
@@ -201,13 +207,14 @@ pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
     }
 }
 
-/// When nothing that `key` signed can be valid any more; never, as long as it has no successor.
+/// Time from which nothing that `key` has signed can be valid. It is `None` while the key has no successor.
 pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(LONGEST_TOKEN).plus(MARGIN))
 }
 
-/// Undoes what was done while a clock was wrong and ahead: keys that were made in what is still the future go, and those
-/// before them sign on. If there is no other, it signs from now on. Whether there was something to undo.
+/// Undoes what was done while a clock was ahead. Keys that were made in what is still the future are removed,
+/// and the keys before them go on signing. If no other key is left, the newest one signs from now on. Returns
+/// whether anything was undone.
 fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);
     if !keys.iter().any(is_of_the_future) {
@@ -229,19 +236,19 @@ fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     true
 }
 
-/// When `current` should hand over, if its successor has to be published by now.
+/// Time at which the successor of `current` takes over, if that successor has to be published by now.
 fn due(current: &StoredSigningKey, terms: &RotationTerms, now: UnixTime) -> Option<UnixTime> {
     let earliest = now.plus(terms.lead);
     if current.algorithm != terms.algorithm {
         return Some(earliest);
     }
-    // A key of the first release says only when it was made.
+    // A key of the first release has only the time at which it was made.
     let began = current.signs_from.max(current.created_at);
     let planned = began.plus(terms.period?);
     (planned <= earliest).then_some(earliest)
 }
 
-/// Adds a key that signs from `at` on, until when the one called `current` does.
+/// Adds a key that signs from `at`, when the key with the identifier `current` stops signing.
 fn hand_over(
     keys: &mut Vec<StoredSigningKey>,
     current: &str,
@@ -346,7 +353,7 @@ mod tests {
         let replaced = first.without(&only.kid, &terms(), UnixTime(9)).unwrap();
         assert_eq!(states(&replaced, 9), [KeyState::Current]);
         assert_ne!(replaced.keys()[0].kid, only.kid);
-        // Even where the clock is a second behind.
+        // The new key also signs on a replica whose clock is a second behind.
         assert_eq!(current(&replaced, 8), replaced.keys()[0].kid);
 
         let rotating = first.rotated(&terms(), UnixTime(9)).unwrap();
@@ -366,7 +373,8 @@ mod tests {
         }
         let set: KeySet = serde_json::from_value(old).unwrap();
         assert_eq!(current(&set, 7), key.kid);
-        // It stays as it is until it is due, so that a release before this one can still read it.
+        // The set is not written again until a rotation is due, so that the release before this one can still
+        // read it.
         assert!(set.settled(&terms(), UnixTime(8)).unwrap().is_none());
         assert!(set.settled(&terms(), UnixTime(7 + 90 * DAY)).unwrap().is_some());
         let again: KeySet = serde_json::from_value(serde_json::to_value(&set).unwrap()).unwrap();
@@ -395,7 +403,7 @@ mod tests {
         ) {
             let mut now = 1_000;
             let mut set = KeySet::first(&terms(), UnixTime(now)).unwrap();
-            // Which key signed when.
+            // Which key signed, and when.
             let mut signed: Vec<(String, u64)> = Vec::new();
             let mut revoked: Vec<String> = Vec::new();
             let mut emergency = false;

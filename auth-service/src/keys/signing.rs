@@ -1,4 +1,4 @@
-//! Signing tokens, and verifying our own, with the keys of the moment.
+//! Signs tokens, and verifies this server's own tokens, with the keys that are valid at the moment.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,13 +18,14 @@ use super::seal::CryptoFailure;
 use super::set::KeySet;
 use super::stored::{Material, StoredSigningKey};
 
-/// Signs tokens and verifies our own. The algorithm belongs to the key; what a token's header says is only compared.
+/// Signs tokens and verifies this server's own tokens. The key decides the algorithm; the one in a token's
+/// header has to be the same.
 pub struct KeyRing {
     ring: RwLock<Arc<Ring>>,
     clock: Arc<dyn Clock>,
 }
 
-/// One state of the set, ready for use.
+/// One revision of the key set, ready for use.
 struct Ring {
     generation: u64,
     set: KeySet,
@@ -39,12 +40,12 @@ struct LiveKey {
     verifying: DecodingKey,
 }
 
-/// The public keys as they are served.
+/// The public keys in the form in which they are served.
 #[derive(Debug, Clone)]
 pub struct Jwks {
-    /// The JWK set (RFC 7517 §5).
+    /// The JWK set in JSON (RFC 7517 §5).
     pub text: Arc<str>,
-    /// Its entity tag, with the quotation marks (RFC 9110 §8.8.3).
+    /// Entity tag of the set, including its quotation marks (RFC 9110 §8.8.3).
     pub etag: Arc<str>,
 }
 
@@ -54,16 +55,17 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// A token whose header, signature or claims are not those of a token of ours of the expected type.
+/// The header, the signature or the claims are not those of a token of this server with the expected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid signature of ours over a token of the expected type")]
 pub struct InvalidSignature;
 
-/// Bytes in the longest token that is looked at: our own have a few hundred, two thousand with many groups.
+/// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or
+/// two thousand with many groups.
 const LONGEST_TOKEN_TEXT: usize = 8192;
 
 impl KeyRing {
-    /// The ring with these keys.
+    /// Makes a ring with the keys of this set.
     pub fn new(set: KeySet, clock: Arc<dyn Clock>) -> Result<Self, CryptoFailure> {
         Ok(Self { ring: RwLock::new(Arc::new(Ring::new(set)?)), clock })
     }
@@ -72,7 +74,7 @@ impl KeyRing {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over what the store says; whether a key is gone that was there before.
+    /// Takes over the set that is in the store. Returns whether a key was removed by it.
     pub fn install(&self, set: KeySet) -> Result<bool, CryptoFailure> {
         let before = self.ring();
         if before.set.is_same(&set) {
@@ -85,17 +87,18 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// Which keys these are: another number, other keys. It is the ring's own, since a store that was begun anew counts anew.
+    /// A number that changes whenever the keys change. The ring counts by itself, because a store that was
+    /// emptied starts its revisions again.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }
 
-    /// The public keys.
+    /// The public keys, as they are served.
     pub fn jwks(&self) -> Jwks {
         self.ring().jwks.clone()
     }
 
-    /// Signs `claims` as a token of type `typ`.
+    /// Signs `claims` as a token whose `typ` header is `typ`.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, CryptoFailure> {
         let ring = self.ring();
         let current = ring.set.current(self.clock.now()).ok_or(CryptoFailure)?;
@@ -106,10 +109,10 @@ impl KeyRing {
         jsonwebtoken::encode(&header, claims, &key.signing).map_err(|_| CryptoFailure)
     }
 
-    /// Checks type, key and signature, and reads the claims. Time is for the caller to check: it is not read here.
+    /// Checks the type, the key and the signature, and returns the claims. The caller has to check the time.
     ///
-    /// The key is looked up among ours and nowhere else: an unknown `kid` costs nothing. `jku`, `x5u` and `jwk` are
-    /// never looked at; `crit` is refused, since we understand no extension (RFC 7515 §4.1.11).
+    /// The key is always one of this server's own, so an unknown `kid` costs nothing. `jku`, `x5u` and `jwk`
+    /// are ignored. A token with `crit` is refused, because no extension is supported (RFC 7515 §4.1.11).
     pub fn verify<C: DeserializeOwned>(&self, typ: &str, token: &str) -> Result<C, InvalidSignature> {
         if token.len() > LONGEST_TOKEN_TEXT {
             return Err(InvalidSignature);
@@ -238,7 +241,7 @@ mod tests {
             assert!(ring.verify::<Value>("at+jwt", &old).is_ok());
             assert!(ring.verify::<Value>("at+jwt", &new).is_ok());
         }
-        // A ring that knew the first key only takes the news over, and tells when a key goes.
+        // A ring that knew only the first key takes over the new set, and reports when a key is removed.
         let late = ring_of(first, 600);
         assert!(late.verify::<Value>("at+jwt", &new).is_err());
         let tag = late.jwks().etag;
@@ -264,7 +267,8 @@ mod tests {
                 let forged = format!("{}.{claims}.{signature}", part(&forged));
                 assert!(ring.verify::<Value>("at+jwt", &forged).is_err(), "{one} {said}");
             }
-            // HS256 with the public key as the secret, in each form in which it is published.
+            // A token with HS256 that uses the public key as the secret, in each form in which the key is
+            // published.
             let jwks: Value = serde_json::from_str(&ring.jwks().text).unwrap();
             for secret in [jwks["keys"][0]["x"].as_str(), jwks["keys"][0]["n"].as_str()].into_iter().flatten()
             {
@@ -318,7 +322,8 @@ mod tests {
         ] {
             assert!(ring.verify::<Value>("at+jwt", &odd).is_err(), "{odd}");
         }
-        // The last character of an Ed25519 signature carries four unused bits: another spelling is another token.
+        // The last character of an Ed25519 signature has four unused bits. A different spelling has to be
+        // refused.
         let last = token.chars().last().unwrap();
         let twin = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
             .chars()

@@ -1,4 +1,4 @@
-//! A signing key as the store keeps it, and its public half as a JWK (RFC 7517, RFC 7518 §6, RFC 8037 §2).
+//! Signing keys as the store keeps them, and their public parts as JWKs (RFC 7517, RFC 7518 §6, RFC 8037 §2).
 
 use std::fmt;
 
@@ -21,22 +21,24 @@ use crate::domain::clock::UnixTime;
 use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
 
-/// A signing key as the store keeps it (encrypted, like every value there).
+/// A signing key as the store keeps it. It is encrypted there, like every value.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct StoredSigningKey {
     /// RFC 7638 thumbprint of the public key.
     pub kid: String,
-    /// What it signs with. The first release had one algorithm only and did not say.
+    /// The algorithm of the key. The first release had only one and did not store it.
     #[serde(default)]
     pub algorithm: SigningAlgorithm,
-    /// The private key, PKCS #8 DER, base64url.
+    /// The private key in PKCS #8 DER, encoded in base64url.
     pkcs8: Zeroizing<String>,
-    /// When it was made.
+    /// Time at which the key was made.
     pub created_at: UnixTime,
-    /// From when on it signs. Before, it is published only. The first release's one key signs from its start.
+    /// Time from which the key signs; before that, it is only published. The key of the first release has no
+    /// such time.
     #[serde(default = "beginning")]
     pub signs_from: UnixTime,
-    /// When its successor takes over, if there is one. It goes on to verify until its last token has ended.
+    /// Time at which a successor takes over, if there is one. The key goes on verifying until its last token
+    /// has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signs_until: Option<UnixTime>,
 }
@@ -56,7 +58,7 @@ impl fmt::Debug for StoredSigningKey {
     }
 }
 
-/// What a stored key is used with.
+/// The parts of a key that sign, verify, and are published.
 pub(super) struct Material {
     pub(super) signing: EncodingKey,
     pub(super) verifying: DecodingKey,
@@ -64,7 +66,7 @@ pub(super) struct Material {
 }
 
 impl StoredSigningKey {
-    /// Makes a new key that signs from `signs_from` on.
+    /// Makes a new key that signs from `signs_from`.
     pub fn generate(
         algorithm: SigningAlgorithm,
         now: UnixTime,
@@ -88,7 +90,7 @@ impl StoredSigningKey {
         URL_SAFE_NO_PAD.decode(self.pkcs8.as_bytes()).map(Zeroizing::new).map_err(|_| CryptoFailure)
     }
 
-    /// The keys that sign and verify, and the JWK.
+    /// The parts of the key that sign, verify, and are published.
     pub(super) fn material(&self) -> Result<Material, CryptoFailure> {
         let der = self.der()?;
         let public = Public::of(self.algorithm, &der)?;
@@ -118,7 +120,8 @@ fn text(der: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(URL_SAFE_NO_PAD.encode(der))
 }
 
-/// The `RSAPrivateKey` (RFC 8017 §A.1.2) within a PKCS #8 structure (RFC 5208 §5): the JWT library takes it bare.
+/// The `RSAPrivateKey` (RFC 8017 §A.1.2) inside a PKCS #8 structure (RFC 5208 §5). The JWT library expects it
+/// without the structure.
 fn rsa_private_key(pkcs8: &[u8]) -> Option<&[u8]> {
     const INTEGER: u8 = 0x02;
     const OCTET_STRING: u8 = 0x04;
@@ -129,7 +132,8 @@ fn rsa_private_key(pkcs8: &[u8]) -> Option<&[u8]> {
     der_element(OCTET_STRING, rest).map(|(key, _)| key)
 }
 
-/// The contents of the element that `input` begins with, and what follows it (X.690 §8.1, definite form).
+/// The content of the element at the start of `input`, and what follows the element (X.690 §8.1, definite
+/// form).
 fn der_element(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (first, rest) = input.split_first()?;
     let (length, rest) = rest.split_first()?;
@@ -151,7 +155,7 @@ enum Public {
     Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
 }
 
-/// Bytes in a coordinate on P-256.
+/// Length in bytes of a coordinate on P-256.
 const COORDINATE: usize = 32;
 
 impl Public {
@@ -163,7 +167,7 @@ impl Public {
             SigningAlgorithm::Es256 => {
                 let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)?;
                 let point = pair.public_key().as_ref().to_vec();
-                // SEC 1 §2.3.3: 0x04, then the coordinates.
+                // SEC 1 §2.3.3: the byte 0x04, then both coordinates.
                 let (x, y) = match point.split_first() {
                     Some((4, both)) => both.split_at_checked(COORDINATE).ok_or(CryptoFailure)?,
                     _ => return Err(CryptoFailure),
@@ -196,7 +200,8 @@ impl Public {
     }
 }
 
-/// RFC 7638 §3: the members keep their order, and `serde_json` writes no spaces.
+/// The thumbprint of a public key (RFC 7638 §3). The members keep their order, and `serde_json` writes no
+/// spaces.
 fn thumbprint(public: &Public) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(public.members().to_string()))
 }

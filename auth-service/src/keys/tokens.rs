@@ -1,4 +1,4 @@
-//! The claims of the tokens we sign.
+//! The claims of the tokens that this server signs.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,113 +11,115 @@ use crate::domain::scope::{Scope, ScopeToken};
 
 use super::dpop::Confirmation;
 
-/// `typ` of an access token (RFC 9068 §2.1).
+/// The `typ` header of an access token (RFC 9068 §2.1).
 pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
-/// `typ` of the assertion that tells a wrapped service who is calling.
+/// The `typ` header of the assertion that tells a protected service who is calling.
 pub const ASSERTION_TYPE: &str = "mcp-assertion+jwt";
 
-/// Who acts for the person of a token (RFC 8693 §4.1).
+/// The party that acts for the subject of a token (RFC 8693 §4.1).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Actor {
-    /// The client.
+    /// Identifier of the client that acts.
     pub sub: ClientId,
 }
 
 /// Claims of an access token (RFC 9068 §2.2).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccessTokenClaims {
-    /// Our issuer identifier.
+    /// Issuer identifier of this server.
     pub iss: String,
-    /// The person.
+    /// The user, or a client that has the token for itself.
     pub sub: Subject,
-    /// What the token is for (RFC 8707).
+    /// The resources that the token is valid for (RFC 8707).
     pub aud: Vec<ResourceUri>,
-    /// To whom it was issued (RFC 8693 §4.3).
+    /// The client that the token was issued to (RFC 8693 §4.3).
     pub client_id: ClientId,
-    /// What it allows.
+    /// The scope that the token allows.
     #[serde(with = "scope_text")]
     pub scope: Scope,
-    /// When it ends.
+    /// Time at which the token expires.
     pub exp: UnixTime,
-    /// When it was issued.
+    /// Time at which the token was issued.
     pub iat: UnixTime,
-    /// Its own identifier.
+    /// Unique identifier of the token.
     pub jti: String,
-    /// The grant that it lives on; revoked with it.
+    /// The grant that the token belongs to. The token is revoked together with it.
     pub gid: GrantId,
-    /// The key that must come with it, if it is bound to one (RFC 9449 §6.1).
+    /// The key that has to be proved with the token, if it is bound to one (RFC 9449 §6.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
-    /// Groups at the time of issue, for verifiers that cannot ask us (RFC 9068 §2.2.3.1).
+    /// Groups of the user at the time of issue, for verifiers that cannot ask this server (RFC 9068
+    /// §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
-    /// Who acts, when it is not the client that the person allowed.
+    /// The client that acts for the user, if the token comes from a token exchange.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
 }
 
-/// Claims of the assertion in `X-Auth-Assertion`.
+/// The claims of the assertion in the `X-Auth-Assertion` header.
 #[derive(Debug, Clone, Serialize)]
 pub struct AssertionClaims<'a> {
-    /// Our issuer identifier.
+    /// Issuer identifier of this server.
     pub iss: &'a str,
     /// The resource that the request is for.
     pub aud: &'a str,
-    /// The person.
+    /// Subject identifier of the user.
     pub sub: &'a str,
-    /// The person's login name.
+    /// Login name of the user.
     pub username: &'a str,
-    /// The person's address, empty when unknown.
+    /// Email address of the user, empty if unknown.
     pub email: &'a str,
-    /// The person's groups.
+    /// The groups that the user is in.
     pub groups: &'a [Group],
-    /// The client that the request came through.
+    /// The client that sent the request.
     pub client_id: &'a str,
-    /// What the client may do.
+    /// The scope of the client's access token.
     pub scope: &'a str,
-    /// When it was issued.
+    /// Time at which the assertion was issued.
     pub iat: UnixTime,
-    /// When it ends.
+    /// Time at which the assertion expires.
     pub exp: UnixTime,
-    /// Until when the caller's own access token lasts: a stream must not outlive it.
+    /// Time at which the caller's access token expires. A stream must not outlive it.
     pub token_exp: UnixTime,
-    /// Rules that the caller does not meet: the service must refuse what they are about, by the body.
+    /// Policy rules that the caller does not meet. The service must refuse the calls that they apply to,
+    /// which only the body of the request shows.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub tool_rules: &'a [UnmetRule],
 }
 
-/// A rule that the caller does not meet.
+/// A policy rule that the caller does not meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnmetRule {
-    /// Patterns of tool names that it is about; `*` stands for any text.
+    /// Patterns of the tool names that the rule applies to; `*` stands for any text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<String>,
-    /// Patterns of method names that it is about.
+    /// Patterns of the method names that the rule applies to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// Patterns of names that it is not about.
+    /// Patterns of the names that the rule does not apply to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
-    /// Everything that is needed; absent when no scope would help.
+    /// All scopes that the rule requires. It is empty if no scope would help.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<ScopeToken>,
-    /// The person is not among those whom the rule lets in.
+    /// Whether the rule excludes this user, whatever the scope.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
 }
 
-/// A scope as the space-separated text that RFC 8693 §4.2 asks for.
+/// Writes a scope as space-separated text (RFC 8693 §4.2).
 pub mod scope_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::domain::scope::Scope;
 
-    /// Writes the text form.
+    /// Serializes the scope as text.
     pub fn serialize<S: Serializer>(scope: &Scope, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(scope)
     }
 
-    /// Reads the text form.
+    /// Deserializes the scope from text.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Scope, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
