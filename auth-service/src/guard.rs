@@ -1,4 +1,4 @@
-//! What stands between strangers and our resources.
+//! Limits and checks that protect this service and others from strangers.
 
 pub mod addresses;
 pub mod client_address;

@@ -1,9 +1,9 @@
-//! Which addresses a stranger's URL may lead us to.
+//! Which addresses the URL of a stranger is allowed to lead to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether `address` is a host on the public internet: none of the special-use ranges of RFC 6890 and its
-/// successors, in any of the disguises in which IPv6 carries IPv4.
+/// Whether `address` is a host on the public internet. It must not be in a special-use range of RFC 6890 and
+/// its successors, in any of the forms in which an IPv6 address contains an IPv4 address.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -17,7 +17,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         (a, b, c),
         (0 | 10 | 127 | 224.., _, _)          // this network, private, loopback, multicast and reserved
             | (100, 64..=127, _)              // carrier-grade NAT (RFC 6598)
-            | (169, 254, _)                   // link-local, where cloud metadata services live
+            | (169, 254, _)                   // link-local, with cloud metadata services
             | (172, 16..=31, _)
             | (192, 0, 0 | 2)                 // protocol assignments, documentation
             | (192, 31, 196)                  // AS112
@@ -32,7 +32,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special
 }
 
-/// Only global unicast (`2000::/3`), less the parts of it that are not hosts or that wrap an IPv4 address.
+/// Accepts only global unicast (`2000::/3`), without the ranges that contain no hosts or that embed an IPv4
+/// address.
 #[expect(clippy::unnested_or_patterns, reason = "one range a line, each with what it is")]
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
@@ -41,7 +42,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         (..=0x1fff | 0x4000.., _)             // mapped, compatible, NAT64, unique local, link-local, multicast…
             | (0x2001, 0x0000..=0x01ff)       // protocol assignments: Teredo, ORCHID, benchmarking
             | (0x2001, 0x0db8)                // documentation
-            | (0x2002, _)                     // 6to4 wraps any IPv4 address
+            | (0x2002, _)                     // 6to4 embeds any IPv4 address
             | (0x2620, 0x004f)                // AS112 (2620:4f:8000::/48)
             | (0x3fff, 0x0000..=0x0fff)       // documentation (RFC 9637)
     );

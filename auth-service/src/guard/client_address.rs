@@ -1,11 +1,12 @@
-//! From where a request comes, as far as that can be known behind an edge proxy.
+//! Determines the address from which a request comes, behind an edge proxy.
 
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 
-/// The address of whoever sent the request to our edge: the peer itself, or what trusted proxies say, the last
-/// hop first. What an untrusted hop wrote to the left of it is not looked at.
+/// The address that sent the request to the edge. If the peer is a trusted proxy, this is the first address
+/// in `X-Forwarded-For`, read from the right, that is not a trusted proxy. Everything to the left of it is
+/// ignored, because an untrusted party might have written it.
 pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut address = request.peer_addr()?.ip().to_canonical();
     let header = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
@@ -20,7 +21,8 @@ pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<
     Some(address)
 }
 
-/// The part of an address that one subscriber has: all of IPv4, a /64 of IPv6.
+/// The part of an address that belongs to one subscriber: all of an IPv4 address, or the /64 network of an
+/// IPv6 address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,8 +1,8 @@
-//! How fast devices may ask, and how fast their codes may be guessed.
+//! Limits how fast devices can ask for codes, and how fast user codes can be guessed.
 //!
-//! A user code has 34 bits. With a thousand devices waiting at once, somebody who may try ten codes and then one every
-//! half minute needs four centuries to meet one of them (RFC 8628 §5.1). Guesses are counted for the address and for
-//! the account, since only who is logged in may try.
+//! A user code has 34 bits. With a thousand devices waiting, an attacker who has ten guesses and then one
+//! every half minute needs 24 years on average to find one of their codes (RFC 8628 §5.1). Guesses count
+//! against the address and against the account, because only a user who is logged in can guess.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::domain::account::Subject;
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// Guesses in a row, then one every so often.
+/// Guesses: the number in a row, and the time after which one more is allowed.
 const GUESSES: (u32, Duration) = (10, Duration::from_secs(30));
-/// Devices that one address may start in a row, then one every so often.
+/// Devices that one address starts: the number in a row, and the time after which one more is allowed.
 const STARTS: (u32, Duration) = (30, Duration::from_secs(2));
-/// All together.
+/// Devices that all addresses together start.
 const ALL_STARTS: (u32, Duration) = (1000, Duration::from_millis(20));
 
-/// See the module's text.
+/// The limits on devices and user codes, as the module documentation describes them.
 pub struct DeviceRate {
     guesses_at: KeyedRate<Option<IpAddr>>,
     guesses_by: KeyedRate<Subject>,
@@ -39,19 +39,20 @@ impl Default for DeviceRate {
 }
 
 impl DeviceRate {
-    /// Counts a device that starts.
+    /// Counts a device that asks for codes.
     pub fn admit_start(&self, address: Option<IpAddr>) -> Result<(), TooFast> {
         self.starts_at.check(&address.map(network))?;
         self.starts.check()
     }
 
-    /// Counts a code that a person tries, before it is looked up.
+    /// Counts a code that a user tries, before it is looked up.
     pub fn admit_guess(&self, address: Option<IpAddr>, subject: &Subject) -> Result<(), TooFast> {
         self.guesses_by.check(subject)?;
         self.guesses_at.check(&address.map(network))
     }
 
-    /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
+    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
+    /// bounded.
     pub fn forget_idle(&self) {
         self.guesses_at.forget_idle();
         self.guesses_by.forget_idle();

@@ -1,8 +1,8 @@
-//! Fetching a document from a URL that a stranger gave us (server-side request forgery: attacks 49 and 50).
+//! Fetches a document from a URL that a stranger has given (server-side request forgery: attacks 49 and 50).
 //!
-//! https only, no redirect, no proxy, few bytes, few seconds. Names are resolved by us, every address that comes
-//! back must be public, and the connection goes to an address that was checked: there is no second look-up in
-//! between that could answer differently.
+//! The URL must be https. There are no redirects and no proxy, and size and time are limited. This module
+//! resolves names itself, and every address that comes back must be public. The connection goes to one of
+//! these addresses, so no second lookup can return a different one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -19,16 +19,17 @@ use url::{Host, Url};
 use super::addresses::is_public;
 use super::in_flight::InFlight;
 
-/// The whole exchange, from the look-up of the name to the last byte (draft-ietf-oauth-client-id-metadata-document).
+/// Time limit of a whole fetch, from the name lookup to the last byte
+/// (draft-ietf-oauth-client-id-metadata-document).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Name look-ups at a time, in each lane. A look-up holds a thread for as long as the system's resolver waits for name servers
-/// that are silent, which is longer than we do.
+/// Maximum number of name lookups at a time, in each lane. A lookup holds a thread for as long as the
+/// system's resolver waits for silent name servers, which can be longer than the time limit of a fetch.
 const LOOK_UPS: usize = 12;
-/// Of one name at a time, so that name servers which are silent hold few of them.
+/// Maximum number of lookups of one name at a time, so that silent name servers hold only few threads.
 const LOOK_UPS_OF_ONE: u32 = 3;
 
-/// Fetches documents of strangers.
+/// Fetches documents from URLs that strangers have given.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     strangers: Client,
@@ -36,63 +37,64 @@ pub struct Fetcher {
     loopback: Loopback,
 }
 
-/// Whose fetches share look-ups and connections.
+/// A group of fetches that share name lookups and connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Those of URLs that anybody may have made up.
+    /// Fetches of URLs that anybody might have made up.
     Strangers,
-    /// Those of clients in use.
+    /// Fetches for clients in use, and for users who are logged in.
     Known,
 }
 
-/// Whether loopback addresses may be fetched from, too.
+/// Whether documents can also be fetched from loopback addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loopback {
-    /// Never: a real deployment.
+    /// Loopback addresses are refused, as in every real deployment.
     Refused,
-    /// Yes: the authorization server is on loopback itself, for the one who develops there.
+    /// Loopback addresses are accepted, because the authorization server itself runs on loopback for
+    /// development.
     Allowed,
 }
 
-/// A document.
+/// A document that was fetched, before it is parsed.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    /// Its bytes.
+    /// The content of the document.
     pub body: Vec<u8>,
-    /// `max-age` of its Cache-Control, in seconds; 0 when it must not be stored.
+    /// `max-age` of the `Cache-Control` header in seconds, or 0 if the document must not be stored.
     pub max_age: Option<u64>,
 }
 
-/// Why there is no document.
+/// Why a document could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// Not a URL that we follow.
+    /// The URL is not https, has a user name or password, or has a port that is not allowed.
     #[error("it is not an https URL on port 443 or above 1023, without user name and password")]
     Url,
-    /// It leads where strangers must not send us.
+    /// The host is not on the public internet.
     #[error("its host is not on the public internet")]
     Address,
-    /// No answer, or none in time.
+    /// There was no response, or it did not come in time.
     #[error("it cannot be reached within {} seconds: no such name, no connection, or no trusted certificate", TIMEOUT.as_secs())]
     Unreachable,
-    /// Any answer but 200, a redirect included.
+    /// The status is not 200; a redirect is not followed.
     #[error("it answered {0}, and only 200 counts")]
     Status(u16),
-    /// Not JSON.
+    /// The Content-Type is not JSON.
     #[error("its Content-Type is not application/json")]
     ContentType,
-    /// Larger than anyone needs.
+    /// The document is larger than the limit, in bytes.
     #[error("it has more than {0} bytes")]
     TooLarge(usize),
 }
 
-/// The root certificates cannot be used.
+/// The HTTPS client could not be created, for example because a root certificate is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("no HTTPS client can be made: {0}")]
 pub struct NoFetcher(String);
 
 impl Fetcher {
-    /// A fetcher that trusts the system's root certificates and those in `extra_roots`, PEM.
+    /// Creates a fetcher that trusts the system's root certificates and those in `extra_roots`, in PEM.
     pub fn new(loopback: Loopback, extra_roots: Option<&[u8]>) -> Result<Self, NoFetcher> {
         let failed = |error: reqwest::Error| NoFetcher(error.to_string());
         let roots = extra_roots.map(Certificate::from_pem_bundle).transpose().map_err(failed)?;
@@ -117,7 +119,7 @@ impl Fetcher {
         Ok(Self { strangers, known, loopback })
     }
 
-    /// What a URL must be for [`Fetcher::json`] to try it. Asks nobody.
+    /// Whether [`Fetcher::json`] would fetch the URL. This sends nothing.
     pub fn check(&self, url: &Url) -> Result<(), FetchError> {
         check_url(url, self.loopback)
     }
@@ -161,7 +163,7 @@ fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {
     if !plain {
         return Err(FetchError::Url);
     }
-    // An address in the URL is never looked up, so the resolver does not see it.
+    // An address in the URL is never looked up, so the resolver does not check it.
     let literal = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
@@ -178,7 +180,7 @@ fn may_reach(address: IpAddr, loopback: Loopback) -> bool {
     is_public(address) || (loopback == Loopback::Allowed && address.is_loopback())
 }
 
-/// Resolves names to addresses that may be reached, or to none.
+/// Resolves names to addresses that are allowed. A name fails if any of its addresses is forbidden.
 struct CheckedResolver {
     loopback: Loopback,
     places: Arc<Semaphore>,
@@ -191,7 +193,7 @@ impl CheckedResolver {
     }
 }
 
-/// Told apart from other failures by walking the chain of causes.
+/// The error for a name that leads to a forbidden address. [`reason`] finds it in the chain of causes.
 #[derive(Debug)]
 struct ForbiddenAddress;
 
@@ -210,14 +212,15 @@ impl Resolve for CheckedResolver {
         Box::pin(async move {
             let of_this_name = of_this_name?;
             let place = places.acquire_owned().await?;
-            // The place is given back by the thread: a caller that has waited long enough does not end the look-up.
+            // The thread releases the place, because the lookup does not end when its caller stops waiting.
             let look_up = move || {
                 let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
                 drop((place, of_this_name));
                 found
             };
             let found: Vec<SocketAddr> = tokio::task::spawn_blocking(look_up).await??;
-            // One bad address spoils the name: who mixes them hopes that the next try takes the other.
+            // One forbidden address makes the name fail, because an attacker who mixes addresses hopes that
+            // the next attempt uses the other one.
             if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {
                 return Err(Box::from(ForbiddenAddress));
             }
@@ -251,7 +254,7 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
     header(headers, &CONTENT_LENGTH).parse().ok()
 }
 
-/// RFC 9111 §5.2.2, as much of it as a client of one document needs.
+/// Reads `Cache-Control` (RFC 9111 §5.2.2), as far as it matters for a single document.
 fn max_age(headers: &HeaderMap) -> Option<u64> {
     let directives: Vec<String> = header(headers, &CACHE_CONTROL)
         .split(',')
@@ -311,7 +314,7 @@ mod tests {
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
         assert_eq!(fetcher.json(&url, 100, Lane::Strangers).await.unwrap_err(), FetchError::Address);
-        // Some resolvers know the name with a dot, others do not.
+        // Some resolvers know the name with a dot at its end, and others do not.
         let dotted = Url::parse(&format!("https://localhost.:{port}/x")).unwrap();
         assert!(matches!(
             fetcher.json(&dotted, 100, Lane::Strangers).await,

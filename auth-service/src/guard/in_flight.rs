@@ -1,4 +1,4 @@
-//! How many of a thing one address, or one host, may have under way at the same time.
+//! Limits how many operations one address, or one host, can have in progress at the same time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,31 +9,32 @@ use super::client_address::network;
 
 type Counts<K> = Arc<Mutex<HashMap<K, u32>>>;
 
-/// See the module's text. It remembers only who has something under way.
+/// The numbers of operations in progress, by key. A key that has none is not remembered.
 pub struct InFlight<K = Option<IpAddr>> {
     most: u32,
     counts: Counts<K>,
 }
 
-/// One thing that is under way, until this is dropped.
+/// One operation in progress. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place<K: Eq + Hash = Option<IpAddr>> {
     key: K,
     counts: Counts<K>,
 }
 
-/// The address has as many under way as it may.
+/// The address or host has the maximum number of operations in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests of this kind from one network at the same time; try again in a moment")]
 pub struct NoPlace;
 
 impl InFlight {
-    /// Begins one for an address.
+    /// Begins an operation for an address.
     pub fn enter(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
         self.enter_as(address.map(network))
     }
 
-    /// Begins one for an address, which may have more than `share` under way only while all together have fewer than `roomy`.
+    /// Begins an operation for an address. The address can have more than `share` in progress only while all
+    /// addresses together have fewer than `roomy`.
     pub fn enter_sharing(&self, share: u32, roomy: u32, address: Option<IpAddr>) -> Result<Place, NoPlace> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let most = if counts.values().sum::<u32>() < roomy { self.most } else { share };
@@ -42,12 +43,12 @@ impl InFlight {
 }
 
 impl<K: Clone + Eq + Hash> InFlight<K> {
-    /// At most so many for one key.
+    /// Allows each key this number of operations at a time.
     pub fn new(most: u32) -> Self {
         Self { most, counts: Counts::default() }
     }
 
-    /// Begins one.
+    /// Begins an operation for this key.
     pub fn enter_as(&self, key: K) -> Result<Place<K>, NoPlace> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.enter_below(self.most, key, &mut counts)

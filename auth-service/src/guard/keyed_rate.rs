@@ -1,4 +1,4 @@
-//! A rate for each of many keys that strangers choose, in bounded memory.
+//! Rate limits for keys that strangers choose, in bounded memory.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -9,15 +9,16 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// Keys that are told apart. A key takes about a hundred bytes.
+/// Maximum number of keys with a limit of their own. A key takes about a hundred bytes.
 pub const MAX_KEYS: usize = 10_000;
-/// What is left of the difference between keys while there are more than that.
+/// Number of buckets that keys share while there are more than that.
 const BUCKETS: u64 = 4096;
 
-/// See the module's text.
+/// A rate limit for each of many keys.
 ///
-/// While more than [`MAX_KEYS`] are remembered, all keys fall into a few thousand buckets, which share the rate of one: a
-/// flood of made-up keys slows those whose bucket it exhausts, and takes no more memory.
+/// While more than [`MAX_KEYS`] are remembered, all keys fall into a few thousand buckets, and the keys in a
+/// bucket share the rate of one key. A flood of made-up keys slows down only the keys in the buckets that it
+/// exhausts, and takes no more memory.
 pub struct KeyedRate<K: Hash + Eq + Clone> {
     exact: Cells<K>,
     crowded: Cells<u64>,
@@ -25,25 +26,25 @@ pub struct KeyedRate<K: Hash + Eq + Clone> {
     hasher: RandomState,
 }
 
-/// One that was counted, and may be given back.
+/// An event that was counted and can be given back.
 #[derive(Debug)]
 pub enum Taken<K> {
-    /// For the key.
+    /// The event was counted for this key.
     Exact(K),
-    /// For its bucket.
+    /// The event was counted for this bucket.
     Crowded(u64),
 }
 
-/// There were too many.
+/// A rate limit was exceeded, and the attempt was not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many attempts; try again in {retry_after_seconds} seconds")]
 pub struct TooFast {
-    /// When it is worth trying again.
+    /// Seconds until the next attempt can succeed.
     pub retry_after_seconds: u64,
 }
 
 impl<K: Hash + Eq + Clone> KeyedRate<K> {
-    /// With this rate for each key.
+    /// Creates a limiter with this rate for each key.
     pub fn new(quota: Quota) -> Self {
         Self::with_max_keys(quota, MAX_KEYS)
     }
@@ -52,12 +53,12 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
         Self { exact: Cells::new(quota), crowded: Cells::new(quota), max_keys, hasher: RandomState::new() }
     }
 
-    /// Counts one for `key`.
+    /// Counts one event for `key`, unless its limit is exceeded.
     pub fn check(&self, key: &K) -> Result<(), TooFast> {
         self.take(key).map(drop)
     }
 
-    /// Counts one for `key` that may turn out to count for nothing.
+    /// Counts one event for `key`, which [`Self::give_back`] can undo.
     pub fn take(&self, key: &K) -> Result<Taken<K>, TooFast> {
         if self.exact.len() < self.max_keys {
             self.exact.take(key)?;
@@ -69,7 +70,7 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
         }
     }
 
-    /// Counts one less.
+    /// Undoes the counting of one event.
     pub fn give_back(&self, taken: Taken<K>) {
         match taken {
             Taken::Exact(key) => self.exact.give_back(&key),
@@ -77,7 +78,7 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
         }
     }
 
-    /// Forgets whoever is within the rate again; called now and then.
+    /// Removes keys that are within the rate again. It is called periodically.
     pub fn forget_idle(&self) {
         self.exact.forget_idle();
         self.crowded.forget_idle();
@@ -89,12 +90,13 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
     }
 }
 
-/// The generic cell rate algorithm: for each key, when all that was counted for it will be made up for.
+/// The generic cell rate algorithm. It stores for each key the time at which the key's limit will have
+/// recovered completely.
 struct Cells<K> {
     made_up_at: Mutex<HashMap<K, Instant>>,
-    /// For how long one counts.
+    /// The time in which the limit of a key recovers by one event.
     every: Duration,
-    /// How far ahead of the time a key may be and still have one more.
+    /// How far in the future the stored time can be while one more event is allowed.
     ahead: Duration,
 }
 
@@ -136,19 +138,19 @@ impl<K: Hash + Eq + Clone> Cells<K> {
     }
 }
 
-/// One limit for all, with the same answer.
+/// One rate limit that all callers share, with the same error.
 pub struct OneRate {
     rate: governor::DefaultDirectRateLimiter,
     clock: DefaultClock,
 }
 
 impl OneRate {
-    /// With this rate.
+    /// Creates a limiter with this rate.
     pub fn new(quota: Quota) -> Self {
         Self { rate: RateLimiter::direct(quota), clock: DefaultClock::default() }
     }
 
-    /// Counts one.
+    /// Counts one event, unless the limit is exceeded.
     pub fn check(&self) -> Result<(), TooFast> {
         self.rate.check().map_err(|wait| TooFast {
             retry_after_seconds: wait.wait_time_from(self.clock.now()).as_secs() + 1,
@@ -156,7 +158,7 @@ impl OneRate {
     }
 }
 
-/// So many in a row, then one every so often.
+/// Makes a quota from the number of events in a row, and the time after which one more is allowed.
 pub fn quota((burst, every): (u32, Duration)) -> Quota {
     let burst = std::num::NonZeroU32::new(burst).unwrap_or(std::num::NonZeroU32::MIN);
     Quota::with_period(every).unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN)).allow_burst(burst)

@@ -1,16 +1,17 @@
-//! Lines of the log that strangers can cause: so many, and then a count.
+//! Limits the log lines that strangers can cause. What is left out is counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::keyed_rate::{OneRate, quota};
 
-/// Lines in a row, then one every so often, of what each request of a stranger may cause.
+/// Lines that any request of a stranger can cause: the number in a row, and the time after which one more is
+/// allowed.
 const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(10));
-/// Of any one place in the program.
+/// Lines of any single place in the program.
 const OF_A_PLACE: (u32, Duration) = (100, Duration::from_secs(1));
 
-/// See the module's text. One for each kind of line.
+/// The limit for one kind of log line.
 pub struct LogRate {
     rate: OneRate,
     left_out: AtomicU64,
@@ -27,12 +28,13 @@ impl LogRate {
         Self { rate: OneRate::new(quota(lines)), left_out: AtomicU64::new(0) }
     }
 
-    /// For a place in the program of which it is not known who can make it write.
+    /// Creates the limit for a place in the program, when it is not known who can make it write lines.
     pub fn of_a_place() -> Self {
         Self::new(OF_A_PLACE)
     }
 
-    /// Whether the line is to be written, and how many were left out since the last one.
+    /// Counts a line. Returns the number of lines that were left out since the last one, or `None` if this
+    /// line is to be left out too.
     pub fn admit(&self) -> Option<u64> {
         if self.rate.check().is_ok() {
             Some(self.left_out.swap(0, Ordering::Relaxed))

@@ -1,10 +1,10 @@
-//! How fast passwords may be guessed, and how many at a time.
+//! Limits how fast passwords can be guessed, and how many attempts there can be at a time.
 //!
-//! Limits on attempts to log in: one address whatever the names, which is counted first, so that no address makes us remember
-//! more names than it may try; one name from one address; and one name whatever the
-//! addresses. The last one stops guessing from many places, and would also let a stranger shut the owner out; so a
-//! browser in which the owner has logged in before carries a device cookie, and with it only a limit of its own counts
-//! (OWASP, "Slow down online guessing attacks with device cookies").
+//! There are limits for one address with any names, for one name from one address, and for one name from any
+//! addresses. The address is counted first, so that no address makes the server remember more names than it
+//! can try. The last limit stops guessing from many places, but would also let a stranger lock out the owner.
+//! Therefore a browser in which the owner has logged in before carries a device cookie, and only a limit of
+//! its own applies to it (OWASP, "Slow down online guessing attacks with device cookies").
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,20 +15,21 @@ use super::client_address::network;
 use super::in_flight::{InFlight, NoPlace, Place};
 use super::keyed_rate::{KeyedRate, Taken, TooFast, quota};
 
-/// Guesses in a row, then one every so often.
+/// Guesses for one name from one address: the number in a row, and the time after which one more is allowed.
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
-/// A whole office may log in from one address.
+/// Attempts from one address, which a whole office can share.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Logins of one name that count for nothing, so that whoever has the password cannot have it hashed without end.
+/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
+/// have it hashed without end.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
-/// Attempts of all addresses that may wait for their hash before each address has only its share: half of those that may wait, so
-/// that an office behind one address leaves room for others.
+/// Number of waiting attempts of all addresses from which each address has only its share. It is half of
+/// those that can wait, so that an office behind one address leaves places for others.
 const ROOMY: u32 = 16;
-/// Attempts of one address that may wait for their hash when others wait, too.
+/// Maximum number of waiting attempts of one address when others wait too.
 const SHARE: u32 = 8;
 
-/// See the module's text.
+/// The limits on logins, as the module documentation describes them.
 pub struct LoginRate {
     pairs: KeyedRate<(Username, Option<IpAddr>)>,
     devices: KeyedRate<Username>,
@@ -38,35 +39,35 @@ pub struct LoginRate {
     at_once: InFlight,
 }
 
-/// What is known of the browser.
+/// What is known about the browser of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Browser {
-    /// Nothing.
+    /// The user has not logged in with this browser before.
     Stranger,
-    /// The person has logged in here before.
+    /// The user has logged in with this browser before.
     KnownDevice,
 }
 
-/// Why an attempt is not made.
+/// Why an attempt is refused before its password is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyAttempts {
     /// There were too many guesses.
     #[error(transparent)]
     TooFast(#[from] TooFast),
-    /// There are too many at this moment.
+    /// Too many attempts are in progress at this moment.
     #[error(transparent)]
     AtOnce(#[from] NoPlace),
 }
 
-/// An attempt that may be made, held until it is over.
+/// An attempt that is allowed. The caller keeps it until the attempt is over.
 #[derive(Debug)]
 pub struct Admission {
     name: Option<Username>,
     pair: Option<Taken<(Username, Option<IpAddr>)>>,
-    /// Of the name, or of its known device.
+    /// What the attempt has taken from the limit of the name or of its known device.
     of_name: Option<Taken<Username>>,
     browser: Browser,
-    /// A known device takes no place of its address.
+    /// The place of the attempt at its address. A known device does not take one.
     _place: Option<Place>,
 }
 
@@ -84,8 +85,8 @@ impl Default for LoginRate {
 }
 
 impl LoginRate {
-    /// Counts an attempt before its password is looked at, so that many at once cannot slip through. There is no `name` when
-    /// what was typed can be none.
+    /// Counts an attempt before its password is checked, so that parallel attempts cannot exceed the limits.
+    /// `name` is `None` if the typed text cannot be a user name.
     pub fn admit(
         &self,
         name: Option<&Username>,
@@ -104,8 +105,8 @@ impl LoginRate {
         Ok(Admission { name: name.cloned(), pair, of_name, browser, _place: Some(place) })
     }
 
-    /// Gives back what an attempt took of its name: it was no guess. What others took stays taken, and so does its part of the
-    /// address, since it was work.
+    /// Gives back what an attempt has taken from the limits of its name, because it was not a guess. The
+    /// limits still count other attempts, and the address is still charged for the work.
     pub fn succeeded(&self, admission: Admission) {
         let Some(name) = admission.name else { return };
         if self.successes.check(&name).is_err() {
@@ -122,7 +123,8 @@ impl LoginRate {
         }
     }
 
-    /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
+    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
+    /// bounded.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.devices.forget_idle();
@@ -155,7 +157,7 @@ mod tests {
         assert_eq!(admitted(100, &|_| address(1), &|_| name("ana")), 10);
         assert!((300..=302).contains(&admitted(1000, &|_| address(2), &|n| name(&format!("u{n}")))));
         assert!(admitted(1000, &address, &|_| name("bob")) <= 51);
-        // Upper case and blanks make no second name.
+        // Upper case and spaces do not make a different name.
         assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger).is_err());
     }
 
@@ -175,7 +177,7 @@ mod tests {
         let admitted =
             (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
         assert!((300..=302).contains(&admitted), "{admitted}");
-        // The address is used up for every name, and makes us remember none.
+        // The address is used up for every name, and makes the server remember none.
         assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
         assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
     }
@@ -186,7 +188,7 @@ mod tests {
         let attempt = |n: u32, place: u32| {
             rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger)
         };
-        // An office, all at once.
+        // A whole office tries to log in at once.
         let held: Vec<_> = (0..ROOMY).map(|n| attempt(n, 1).unwrap()).collect();
         assert!(matches!(attempt(100, 1), Err(TooManyAttempts::AtOnce(_))));
         let others: Vec<_> = (0..SHARE).map(|n| attempt(200 + n, 2).unwrap()).collect();
@@ -206,7 +208,8 @@ mod tests {
             for _ in 0..30 {
                 rate.succeeded(attempt().unwrap());
             }
-            // Nothing is saved up: after any number of logins there are ten guesses, and a login between them adds none.
+            // Successful logins do not earn more guesses: after any number of them there are ten, and a login
+            // in between adds none.
             for _ in 0..9 {
                 drop(attempt().unwrap());
             }
@@ -214,7 +217,7 @@ mod tests {
             drop(attempt().unwrap());
             assert!(matches!(attempt(), Err(TooManyAttempts::TooFast(_))));
         }
-        // Whoever has the password cannot have it hashed without end.
+        // Somebody who has the password cannot have it hashed without end.
         let who = name("busy");
         let logins = (0..1000).map_while(|_| rate.admit(Some(&who), None, Browser::KnownDevice).ok());
         let logins = logins.map(|admission| rate.succeeded(admission)).count();

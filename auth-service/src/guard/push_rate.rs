@@ -1,8 +1,10 @@
-//! How fast authorization requests may be pushed (RFC 9126), and how fast assertions of clients may be remembered.
+//! Limits how fast authorization requests can be pushed (RFC 9126), and how fast client assertions can be
+//! used.
 //!
-//! Both leave a row in the store before any user has said a word, and anybody may register the client that asks. So they
-//! are counted for the client at that address, for the address, and for all strangers together: see [`Standing`]. A public client
-//! proves nothing, however well it is known, so anybody may speak in its name; but only from addresses of their own.
+//! Both leave a row in the store before any user is involved, and anybody can register a client. Therefore
+//! they count against the client at its address, the address, and all strangers together; see [`Standing`]. A
+//! public client proves nothing, however well it is known. Anybody can use its identifier, but only from
+//! their own addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,18 +14,18 @@ use crate::domain::client::{Client, ClientId};
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// In a row, then one every so often.
+/// Requests of one client at one address: the number in a row, and the time after which one more is allowed.
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
-/// A hosted client asks for thousands of users from one address.
+/// Requests of one address. A hosted client asks for thousands of users from a single one.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
-/// See the module's text.
+/// The limits on pushed requests and client assertions, as the module documentation describes them.
 pub struct PushRate {
     pairs: KeyedRate<(ClientId, Option<IpAddr>)>,
     addresses: KeyedRate<Option<IpAddr>>,
-    // Not the same: a flood of made-up keys would have them share buckets.
+    // Clients in use have limiters of their own: a flood of made-up keys would force them to share buckets.
     pairs_in_use: KeyedRate<(ClientId, Option<IpAddr>)>,
     addresses_in_use: KeyedRate<Option<IpAddr>>,
     strangers: OneRate,
@@ -43,19 +45,20 @@ impl Default for PushRate {
     }
 }
 
-/// With whom a client shares its limits.
+/// How well a client is known, which decides with whom it shares its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// No user has allowed it, and no operator entered it: with all of its kind.
+    /// No user has allowed the client, and no operator entered it. It shares a limit with all such clients.
     Stranger,
-    /// It is in use, and proves nothing: with whoever uses its name, or another such client, at the same address.
+    /// The client is in use but does not authenticate. It shares limits with all such clients at the same
+    /// address.
     InUse,
-    /// It is in use, and has authenticated: with nobody.
+    /// The client is in use and has authenticated. It shares its limit with nobody.
     Proven,
 }
 
 impl Standing {
-    /// That of `client`, which has authenticated if it can.
+    /// The standing of `client`. The caller has already authenticated the client, if it has credentials.
     pub fn of(client: &Client) -> Self {
         if client.last_used_at.is_none() && client.operator.is_none() {
             Self::Stranger
@@ -68,7 +71,8 @@ impl Standing {
 }
 
 impl PushRate {
-    /// Counts one of `client`, which has authenticated if it can.
+    /// Counts one request of `client`. The caller has already authenticated the client, if it has
+    /// credentials.
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
         let (standing, address) = (Standing::of(client), address.map(network));
         if standing == Standing::Proven {
@@ -83,7 +87,7 @@ impl PushRate {
         if standing == Standing::InUse { Ok(()) } else { self.strangers.check() }
     }
 
-    /// Forgets whoever is within the limits again; called now and then.
+    /// Removes entries that no longer limit anything. It is called periodically.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();
@@ -102,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that authenticates if `method` says so, and that was used then.
+    /// A client with this authentication method and this time of last use.
     fn client(name: &str, method: &str, last_used_at: Option<u64>) -> Client {
         let metadata: ClientMetadata = from_value(json!({
             "redirect_uris": ["https://app.example/cb"], "auth_method": method, "grant_types": [],
@@ -140,7 +144,8 @@ mod tests {
         assert!((90..=92).contains(&admitted(&unused, &|_| 1, 500)), "what is left of the address");
         let all = admitted(&unused, &|n| n + 10, 5000);
         assert!((870..=1000).contains(&all), "{all}");
-        // A public client in use proves nothing: strangers in its name use up what is theirs at their own addresses.
+        // A public client in use proves nothing, so strangers who use its identifier use up the limits of
+        // their own addresses.
         let public = client("public", "none", Some(2));
         assert_eq!(admitted(&|_| public.clone(), &|_| 1, 100), 30);
         assert_eq!(admitted(&|_| public.clone(), &|_| 9000, 100), 30);

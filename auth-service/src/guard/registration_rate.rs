@@ -1,13 +1,15 @@
-//! How fast new clients may register.
+//! Limits how fast new clients can register.
 //!
-//! Hosted MCP clients serve thousands of people from a few addresses, so an address alone says little. What is
-//! limited is an address *together with* the host that its clients redirect to: one hosted connector does not use
-//! up another's share, nor that of a person behind the same address. A stranger who makes up redirect hosts runs
-//! into the limit on all registrations together; whoever is a client already is never limited.
+//! Hosted MCP clients serve thousands of users from a few addresses, so an address alone says little. The
+//! main limit is for an address *together with* the host that its clients redirect to. So one hosted client
+//! does not use up the share of another, nor that of a user behind the same address. A stranger who makes up
+//! redirect hosts reaches the limit of the address, or of all registrations together. A client that is
+//! already registered is never limited.
 //!
-//! When there is no room for another client, the oldest that nobody has used goes. So that a few addresses cannot drive out a
-//! newcomer before its user has signed in, a new client is kept for a while; but only so many of one address are, so that a few
-//! addresses cannot fill the room with clients that are kept and shut newcomers out.
+//! When there is no room for another client, the oldest client that nobody has used is removed. Each new
+//! client is kept for a while, so that a few addresses cannot drive out newcomers before their users have
+//! logged in. But only a limited number of each address is kept, so that a few addresses cannot fill the room
+//! with clients that are kept.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -20,17 +22,17 @@ use crate::domain::redirect_uri::RedirectUri;
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// How many times the rate of one all of them together may have.
+/// Rate of all registrations together, as a multiple of the rate of one pair.
 const ALL_TOGETHER: u32 = 50;
-/// How many times the rate of one pair a single address may have.
+/// Rate of a single address, as a multiple of the rate of one pair.
 const ONE_ADDRESS: u32 = 10;
-/// How long a new client is kept.
+/// How long a new client is kept even when there is no room.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
-/// Which part of the room one address may fill with clients that are kept, in a row, and once more while they are: to fill all of
-/// it takes fifty addresses and half an hour.
+/// Divisor of the room. One address can fill this fraction of it with kept clients at once, and as much again
+/// while those are kept, so filling all of it takes fifty addresses and half an hour.
 const KEPT_OF_ADDRESS: u64 = 100;
 
-/// See the module's text.
+/// The limits on registrations, as the module documentation describes them.
 pub struct RegistrationRate {
     pairs: KeyedRate<(Option<IpAddr>, String)>,
     addresses: KeyedRate<Option<IpAddr>>,
@@ -39,7 +41,8 @@ pub struct RegistrationRate {
 }
 
 impl RegistrationRate {
-    /// `rate` new clients a minute for one address and redirect host, and room for so many that nobody has used.
+    /// Creates the limits: `rate` new clients a minute for one address and redirect host, and `room` for
+    /// clients that nobody has used.
     pub fn new(rate: NonZeroU32, room: u64) -> Self {
         let kept = u32::try_from(room / KEPT_OF_ADDRESS).unwrap_or(u32::MAX).max(1);
         let per_minute =
@@ -52,8 +55,8 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against every limit that concerns it, its address first: no address makes us remember more pairs
-    /// than it may register clients.
+    /// Counts a new client against all limits. The address is counted first, so that no address makes the
+    /// server remember more pairs than the clients it can register.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();
@@ -62,12 +65,14 @@ impl RegistrationRate {
         self.all.check()
     }
 
-    /// Whether a client that registers from there is kept for a while.
+    /// Whether a new client from this address is kept for a while. It counts against the share of the
+    /// address.
     pub fn keeps(&self, address: Option<IpAddr>) -> bool {
         self.kept.check(&address.map(network)).is_ok()
     }
 
-    /// Forgets whoever is within the limits again; called now and then, so that memory stays bounded.
+    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
+    /// bounded.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();
@@ -91,7 +96,8 @@ mod tests {
         let outcomes: Vec<bool> =
             (0..20).map(|_| rate.admit(Some(flooder), &uris("evil.example")).is_ok()).collect();
         assert_eq!(outcomes.iter().filter(|admitted| **admitted).count(), 5);
-        // The same subscriber under another address is the same; another connector behind it is not.
+        // Another address of the same subscriber shares the limit. Another redirect host at the same address
+        // does not.
         assert!(rate.admit(Some("2001:db8::2".parse().unwrap()), &uris("evil.example")).is_err());
         assert!(rate.admit(Some(flooder), &uris("honest.example")).is_ok());
         assert!(rate.admit(Some("192.0.2.1".parse().unwrap()), &uris("evil.example")).is_ok());

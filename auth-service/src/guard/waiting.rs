@@ -1,5 +1,5 @@
-//! How many senders may be waited for at a time: an address has a share of the places, and who needs one more takes the place of
-//! whoever has been waited for longest.
+//! Limits how many senders the server waits for at a time. Each address has a share of the places, and a
+//! newcomer takes the place of the sender that has been waited for longest.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -12,25 +12,25 @@ use super::client_address::network;
 
 type Key = Option<IpAddr>;
 
-/// See the module's text. Nobody is refused: what is awaited of an honest sender comes in a moment, so whoever has been waited for
-/// longest is the least likely to be one.
+/// The places for senders. Nobody is refused: an honest sender delivers in a moment, so the sender that has
+/// been waited for longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,
     queues: Arc<Mutex<Queues>>,
 }
 
-/// Those that are waited for, by address, and the oldest of each address first.
+/// The senders that the server waits for, by address, the oldest of each address first.
 #[derive(Default)]
 struct Queues {
     by_address: HashMap<Key, BTreeMap<u64, oneshot::Sender<()>>>,
-    /// How many there are.
+    /// Number of senders that the server waits for.
     count: usize,
-    /// Numbers them in the order in which they came.
+    /// Number of the next sender. Senders are numbered in the order in which they come.
     next: u64,
 }
 
-/// One that is waited for, until this is dropped.
+/// A sender that the server waits for. Dropping it frees the place.
 pub struct Wait {
     key: Key,
     number: u64,
@@ -39,13 +39,14 @@ pub struct Wait {
 }
 
 impl Waiting {
-    /// At most `share` of one address, and `all` together.
+    /// Creates places for `share` senders of one address, and for `all` together.
     pub fn new(share: usize, all: usize) -> Self {
         Self { share, all, queues: Arc::default() }
     }
 
-    /// Waits for one more. When the address has no place left, its oldest is given up; when there is none at all, the oldest of
-    /// the address that has most.
+    /// Waits for one more sender. If its address has no place left, the oldest sender of that address is
+    /// given up. If there is no place at all, the oldest sender of the address with the most senders is given
+    /// up.
     pub fn enter(&self, address: Key) -> Wait {
         let key = address.map(network);
         let (notice, given_up) = oneshot::channel();
@@ -65,14 +66,14 @@ impl Waiting {
         Wait { key, number, given_up, queues: Arc::clone(&self.queues) }
     }
 
-    /// How many are waited for.
+    /// The number of senders that the server waits for.
     pub fn count(&self) -> usize {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 }
 
 impl Queues {
-    /// The address that has most; of several, the one that has been waited for longest.
+    /// The address that has the most senders. Of several, it is the one with the oldest sender.
     fn fullest(&self) -> Option<Key> {
         let first = |queue: &BTreeMap<u64, _>| queue.keys().next().copied();
         let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), Reverse(first(queue))));
@@ -83,7 +84,7 @@ impl Queues {
         if let Some((number, notice)) = self.by_address.get_mut(&key).and_then(BTreeMap::pop_first) {
             self.count -= 1;
             tracing::debug!(number, "a sender is not waited for any longer: others need its place");
-            // Who waits for it may have just heard from it.
+            // The receiver can be gone, because its sender has just delivered.
             let _ = notice.send(());
         }
     }
@@ -100,7 +101,7 @@ impl Queues {
 }
 
 impl Wait {
-    /// Comes to its end when another has taken the place.
+    /// Completes when another sender has taken the place.
     pub async fn given_up(&mut self) {
         let _ = (&mut self.given_up).await;
     }
@@ -147,7 +148,7 @@ mod tests {
         let mut newcomer = waiting.enter(Some(address(3)));
         assert!(is_given_up(&mut most[0]));
         assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
-        // Two and two: the one that has been waited for longest.
+        // Two addresses have two senders each, so the oldest of these senders is given up.
         let mut another = waiting.enter(Some(address(4)));
         assert!(is_given_up(&mut few[0]));
         assert!(!is_given_up(&mut newcomer) && !is_given_up(&mut another));
