@@ -1,4 +1,4 @@
-//! What operators see: health, readiness, metrics, audit events, log lines.
+//! What operators can observe: health, readiness, metrics, audit events and log lines.
 
 pub mod audit;
 pub mod endpoints;

@@ -1,4 +1,4 @@
-//! Events that matter to whoever is responsible for the service. Emitting one writes its log line and counts it.
+//! Audit events, which record who did what. Emitting an event writes its log line and counts it.
 
 use std::sync::LazyLock;
 
@@ -9,196 +9,199 @@ use crate::domain::grant::GrantId;
 use crate::domain::scope::Scope;
 use crate::guard::log_rate::LogRate;
 
-/// Lines that anybody can cause have a limit of their own each; the metrics count every event.
+/// Limits on the log lines of events that anybody can cause, one for each event. The metrics count every
+/// event.
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static REPLAYED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static REUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-/// Where anybody may register, anybody can cause these as well. An operator wants to see each, so many are written.
+/// Limits for events that anybody can cause if registration is open. They are higher, because operators want
+/// to see every registration.
 static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static UPDATED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 
-/// Something that happened. No variant carries a token, a code, a password or anything that a stranger typed.
+/// Something that happened. No variant carries a token, a code, a password or anything else that a stranger
+/// typed.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A client registered (RFC 7591).
+    /// A client has registered itself (RFC 7591).
     ClientRegistered {
-        /// Which.
+        /// The client that registered.
         client_id: &'a ClientId,
     },
-    /// A client changed its registration (RFC 7592).
+    /// A client has changed its registration (RFC 7592).
     ClientUpdated {
-        /// Which.
+        /// The client that was changed.
         client_id: &'a ClientId,
     },
-    /// A client was deleted, and every grant that it held with it.
+    /// A client was deleted together with all of its grants.
     ClientDeleted {
-        /// Which.
+        /// The client that was deleted.
         client_id: &'a ClientId,
     },
-    /// An operator switched a client off or on.
+    /// An operator has disabled or enabled a client.
     ClientSwitched {
-        /// Which.
+        /// The client that the operator changed.
         client_id: &'a ClientId,
-        /// Off?
+        /// Whether the client is disabled now.
         disabled: bool,
     },
-    /// An operator entered a client.
+    /// An operator has added a client.
     ClientAdded {
-        /// Which.
+        /// The client that was added.
         client_id: &'a ClientId,
     },
-    /// A machine got a token for itself.
+    /// A client got a token for itself (RFC 6749 §4.4).
     MachineAuthorized {
-        /// Which grant.
+        /// The grant of the token.
         grant_id: &'a GrantId,
-        /// Who.
+        /// The client that got the token.
         client_id: &'a ClientId,
     },
-    /// An operator said who an account is at a trusted issuer, or that it is nobody there any more.
+    /// An operator has linked an account to a subject of a trusted issuer, or has removed the link.
     AccountLinked {
-        /// Whose.
+        /// The account whose link was changed.
         subject: &'a Subject,
-        /// From now on, or no longer?
+        /// Whether the account is linked now.
         linked: bool,
     },
-    /// A trusted issuer's assertion became a grant.
+    /// A client got a grant for the assertion of a trusted issuer.
     AssertionAccepted {
-        /// Which grant.
+        /// The grant that was created.
         grant_id: &'a GrantId,
-        /// For whom.
+        /// The user that the assertion names.
         subject: &'a Subject,
-        /// To whom.
+        /// The client that got the grant.
         client_id: &'a ClientId,
     },
-    /// A client got a token to act for a person elsewhere.
+    /// A client got a token with which it acts for a user at another service.
     TokenExchanged {
-        /// Which grant.
+        /// The grant of the token.
         grant_id: &'a GrantId,
-        /// For whom.
+        /// The user for whom the client acts.
         subject: &'a Subject,
-        /// Who acts.
+        /// The client that acts for the user.
         client_id: &'a ClientId,
     },
-    /// A person tried too many user codes.
+    /// A user tried too many user codes.
     UserCodesThrottled {
-        /// Who.
+        /// The user who tried the codes.
         subject: &'a Subject,
     },
-    /// A client got again what the person had allowed it before, without a question.
+    /// A client got a grant without asking, because its user had allowed it before.
     ConsentRemembered {
-        /// Whose consent.
+        /// The user who had allowed it.
         subject: &'a Subject,
-        /// To whom.
+        /// The client that got the grant.
         client_id: &'a ClientId,
-        /// What.
+        /// The scope that was granted.
         scope: &'a Scope,
     },
-    /// A client asked for what the rules do not let its user use.
+    /// A client asked for resources that policy does not let its user access.
     Barred {
-        /// Who is not let in.
+        /// The user who was refused.
         subject: &'a Subject,
-        /// Who asked.
+        /// The client that asked.
         client_id: &'a ClientId,
     },
-    /// An operator added an account.
+    /// An operator has added an account.
     AccountAdded {
-        /// Whose.
+        /// The account that was added.
         subject: &'a Subject,
     },
-    /// An operator gave a person a new one-time password.
+    /// An operator gave a user a new one-time password.
     PasswordReset {
-        /// Whom.
+        /// The user who got the password.
         subject: &'a Subject,
     },
-    /// An operator changed an account.
+    /// An operator has changed an account.
     AccountChanged {
-        /// Whom.
+        /// The account that was changed.
         subject: &'a Subject,
-        /// What: `off`, `on`, `groups` or `email`.
+        /// What was changed: `off`, `on`, `groups` or `email`.
         what: &'static str,
     },
-    /// A person logged in.
+    /// A user has logged in.
     LoggedIn {
-        /// Who.
+        /// The user who logged in.
         subject: &'a Subject,
     },
-    /// A login failed.
+    /// A login failed because the name or the password was wrong.
     LoginFailed,
-    /// A login was not even tried: there had been too many.
+    /// A login was refused without a check, because there were too many.
     LoginThrottled,
-    /// A person chose a password.
+    /// A user has chosen a new password.
     PasswordChosen {
-        /// Who.
+        /// The user who chose it.
         subject: &'a Subject,
     },
-    /// A person allowed a client to act.
+    /// A user has allowed a client to act.
     ConsentGiven {
-        /// Who.
+        /// The user who allowed it.
         subject: &'a Subject,
-        /// Whom.
+        /// The client that was allowed.
         client_id: &'a ClientId,
-        /// What.
+        /// The scope that was granted.
         scope: &'a Scope,
     },
-    /// A person did not allow a client to act.
+    /// A user has denied a client's request.
     ConsentDenied {
-        /// Who.
+        /// The user who denied it.
         subject: &'a Subject,
-        /// Whom.
+        /// The client that was denied.
         client_id: &'a ClientId,
     },
-    /// A code was used a second time; its grant is revoked.
+    /// A code was used a second time, and its grant was revoked.
     CodeReplayed {
-        /// Which grant.
+        /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// By whom.
+        /// The client that used the code.
         client_id: &'a ClientId,
     },
-    /// A client gave its grant back (RFC 7009).
+    /// A client has revoked its own grant (RFC 7009).
     GrantRevoked {
-        /// Which grant.
+        /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// By whom.
+        /// The client that revoked it.
         client_id: &'a ClientId,
     },
-    /// An operator started a rotation of the signing keys.
+    /// An operator has started a rotation of the signing keys.
     SigningKeyAdded {
-        /// The key that was published.
+        /// Identifier of the key that was published.
         kid: &'a str,
-        /// From when on it signs.
+        /// Time from which the key signs.
         signs_from: UnixTime,
     },
-    /// An operator removed a signing key; nothing that it signed counts any more.
+    /// An operator has removed a signing key. What it signed is no longer valid.
     SigningKeyRevoked {
-        /// Which.
+        /// Identifier of the key that was removed.
         kid: &'a str,
     },
-    /// An operator had everything that is stored written to a file, sealed.
+    /// An operator has exported the content of the store to an encrypted file.
     StoreExported {
-        /// How much.
+        /// Number of records in the file.
         records: u64,
     },
-    /// An operator had everything sealed with the key that seals now.
+    /// An operator has encrypted the content of the store again, with the current key.
     StoreResealed {
-        /// All rows.
+        /// Number of rows in the store.
         rows: u64,
-        /// Those that had another key.
+        /// Number of rows that had another key.
         changed: u64,
     },
-    /// A used refresh token came again; its grant is revoked.
+    /// A used refresh token was presented again, and its grant was revoked.
     RefreshTokenReused {
-        /// Which grant.
+        /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// By whom.
+        /// The client that presented the token.
         client_id: &'a ClientId,
     },
 }
 
 impl Event<'_> {
-    /// Writes and counts the event.
+    /// Writes the log line, if its limit allows it, and counts the event.
     #[expect(clippy::too_many_lines, reason = "an arm for each event")]
     pub fn emit(&self) {
         let event = match self {

@@ -1,4 +1,4 @@
-//! The operator's listener: `/health`, `/ready`, `/metrics`, `/version`.
+//! The endpoints of the operators' listener: `/health`, `/ready`, `/metrics`, `/version`.
 
 use actix_web::{HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -10,16 +10,20 @@ use crate::state::AppState;
 use crate::store::StoreError;
 use crate::upkeep::{Findings, LOST};
 
-/// Alive: the process answers. Asks nobody else, so that a store outage does not restart the service.
+/// `/health`: the process answers. It does not ask the store, so that a store outage does not restart the
+/// service.
 pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// Can serve: the store answers. The keys were loaded before we listened. Says which part is not as it should be; without
-/// news of changes everything works, and every check asks the store. A policy file that cannot be used is told and does
-/// not make us unready: the last good one is in force, and with one file for all replicas a slip of the pen would
-/// otherwise take every one of them away. So does a clock that has jumped: every replica may have it. One that is not that of
-/// Redis is ours alone.
+/// `/ready`: whether the service can work, and which of its parts have problems. It can work if the store
+/// answers; the keys were loaded before the listener opened. If changes in the store are not announced,
+/// everything works, but every check asks the store.
+///
+/// A policy file that cannot be used is reported and does not make the service unready. The last good policy
+/// is in force, and all replicas can share the file, so that a typing error would otherwise stop all of them.
+/// The same is true of a clock that has jumped, because all replicas can be affected. A clock that differs
+/// from that of Redis is a fault of this replica alone, and makes it unready.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let facts =
         if state.store.changes().is_live() { "cached" } else { "not cached: changes are not heard of" };
@@ -56,12 +60,12 @@ async fn standing(state: &AppState) -> Result<Findings, StoreError> {
     Ok(findings)
 }
 
-/// Prometheus text format.
+/// `/metrics`: the metrics in the text format of Prometheus.
 pub async fn metrics(handle: web::Data<PrometheusHandle>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(handle.render())
 }
 
-/// Which release this is.
+/// `/version`: the name and release of this program.
 pub async fn version() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") }))
 }

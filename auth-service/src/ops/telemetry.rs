@@ -1,4 +1,4 @@
-//! Log lines and request spans.
+//! Log lines, and the span of each request.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -17,10 +17,10 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::{LogFormat, Observability};
 use crate::guard::log_rate::LogRate;
 
-/// Starts logging to standard error.
+/// Starts to log to standard error.
 pub fn start(settings: &Observability) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Colours are for people at a terminal; in a file they are noise.
+    // Colours help at a terminal and are noise in a file.
     let colours = std::io::stderr().is_terminal();
     let all = tracing_subscriber::registry().with(filter).with(Floods::default());
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
@@ -30,9 +30,10 @@ pub fn start(settings: &Observability) {
     }
 }
 
-/// Leaves out lines when one place in the program, ours or that of a library, writes too many: a store that is away, or
-/// requests that cannot be parsed, would otherwise fill a disk at the pace of whoever sends requests. Audit events have limits of
-/// their own where anybody can cause them ([`super::audit`]), and are all written otherwise.
+/// Leaves out lines when one place in the program or in a library writes too many. A store that is not
+/// available, or requests that cannot be parsed, would otherwise fill the disk as fast as requests come.
+/// Audit events that anybody can cause have limits of their own ([`super::audit`]), and all others are
+/// written.
 #[derive(Default)]
 struct Floods(Mutex<HashMap<Identifier, LogRate>>);
 
@@ -51,7 +52,8 @@ impl<S: Subscriber> Layer<S> for Floods {
     }
 }
 
-/// A span a request with method, path and status, and nothing more: queries hold codes, headers hold tokens.
+/// Creates a span for each request with its method, path and status. Nothing else is recorded, because
+/// queries contain codes and headers contain tokens.
 #[derive(Debug)]
 pub struct RequestSpan;
 
@@ -97,7 +99,7 @@ pub(super) mod tests {
         }
     }
 
-    /// What is written while this runs.
+    /// The lines that are logged while `run` is running.
     pub(in crate::ops) fn lines_of(run: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let writer = lines.clone();
