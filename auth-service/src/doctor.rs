@@ -1,7 +1,7 @@
-//! `auth-service doctor`: looks at a protected service from outside, as a client and as an attacker would, and at our
-//! own settings from inside. Says what is wrong, what that means and how to mend it.
+//! `auth-service doctor`: examines a protected service from outside, as a client and as an attacker would,
+//! and the settings of the service from inside. It says what is wrong, what that means and how to fix it.
 //!
-//! It needs no account and changes nothing: the client that it registers it deletes again.
+//! It needs no account and changes nothing, because it deletes the client that it registers.
 
 mod browser;
 mod challenge;
@@ -22,64 +22,65 @@ use crate::domain::clock::UnixTime;
 
 use network::Target;
 
-/// How long an answer may take, for [`Examination::patience`].
+/// Default of [`Examination::patience`], the time limit for a response.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What to look at.
+/// What the doctor examines, and with which settings.
 pub struct Examination {
-    /// The URL that a person pastes into an MCP client.
+    /// The URL that a user gives to an MCP client.
     pub url: Url,
-    /// PEM of certificates to trust beside the system's.
+    /// Certificates in PEM that are trusted in addition to those of the system.
     pub extra_roots: Option<Vec<u8>>,
-    /// The settings of the service, where this is the machine that it runs on.
+    /// The settings of the service, if the doctor runs on the same machine.
     pub settings: Option<Config>,
-    /// The present second.
+    /// The current time, with which certificates and clocks are compared.
     pub now: UnixTime,
-    /// How long an answer may take. What does not answer by then is said to be silent, never to be safe.
+    /// Time limit for a response. A service that does not respond in time is reported as silent, never as
+    /// safe.
     pub patience: Duration,
 }
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it must be.
+    /// The check found nothing wrong.
     Fine,
-    /// Works, but could be better; or could not be looked at.
+    /// The service works but could be better, or could not be examined.
     Warning,
-    /// Clients fail, or a door is open.
+    /// Clients fail, or the service is not protected.
     Problem,
 }
 
-/// The result of one check.
+/// The result of a single check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
-    /// Which check: `tls`, `challenge`, …
+    /// Name of the check, such as `tls` or `challenge`.
     pub check: &'static str,
-    /// How bad it is.
+    /// How serious the finding is.
     pub outcome: Outcome,
-    /// What was seen.
+    /// What the check has observed.
     pub what: String,
-    /// What follows from it.
+    /// What this means for clients or for security.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meaning: Option<&'static str>,
-    /// What to do.
+    /// What the operator should do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<&'static str>,
 }
 
-/// Why an examination could not even begin.
+/// Why an examination cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotExamine {
-    /// The URL.
+    /// The URL is not that of an MCP service.
     #[error("{0} is not the URL of an MCP service; write https://mcp.example.com/mcp")]
     Url(Url),
-    /// No HTTP or TLS client.
+    /// The HTTP or TLS client could not be created.
     #[error("no HTTPS client can be made: {0}")]
     Client(String),
 }
 
-/// All findings, told one by one as they come up.
+/// Collects the findings, and reports each of them as soon as it is made.
 pub struct Notes<'p> {
     progress: &'p mut dyn FnMut(&Finding),
     findings: Vec<Finding>,
@@ -118,7 +119,7 @@ impl Notes<'_> {
     }
 }
 
-/// Looks at everything; `progress` hears each finding at once.
+/// Runs all checks. `progress` receives each finding as soon as it is made.
 pub async fn examine(
     examination: &Examination,
     progress: &mut dyn FnMut(&Finding),

@@ -1,14 +1,14 @@
-//! What a client that runs in a browser needs (Fetch standard, "HTTP-CORS protocol").
+//! Checks what a client that runs in a browser needs (Fetch standard, "HTTP-CORS protocol").
 
 use reqwest::{Method, Response};
 
 use super::Notes;
 use super::network::Target;
 
-/// A page that nobody knows.
+/// The origin of a page that the service does not know.
 const ORIGIN: &str = "https://mcp-gate-doctor.example";
 
-/// Asks as a page of an unknown origin does, before and with a request.
+/// Sends a preflight and a request, as a page of an unknown origin would.
 pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) {
     let preflight = target
         .http

@@ -1,19 +1,20 @@
-//! What a client without a token, or with a wrong one, is told (RFC 6750 §3, RFC 9728 §5.1, MCP "Error Handling").
+//! Checks the response to a client without a token or with a wrong one (RFC 6750 §3, RFC 9728 §5.1, MCP
+//! "Error Handling").
 
 use reqwest::{Method, Response};
 
 use super::Notes;
 use super::network::Target;
 
-/// What the challenge says.
+/// A challenge from a `WWW-Authenticate` header.
 pub(super) struct Challenge {
-    /// Its text.
+    /// The whole text of the challenge.
     pub(super) text: String,
-    /// `resource_metadata`.
+    /// The URL in its `resource_metadata` parameter.
     pub(super) metadata: Option<String>,
 }
 
-/// Asks without a token, by every method, and with a wrong token.
+/// Sends a request without a token with each method, and one with a wrong token.
 pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Option<Challenge> {
     let mut challenge = None;
     for method in [Method::POST, Method::GET, Method::DELETE] {
@@ -128,7 +129,7 @@ async fn with_a_wrong_token(target: &Target, notes: &mut Notes<'_>) {
     }
 }
 
-/// A parameter of a challenge (RFC 9110 §11.2).
+/// The value of a challenge's parameter (RFC 9110 §11.2).
 fn parameter(challenge: &str, name: &str) -> Option<String> {
     let parameters = challenge.strip_prefix("Bearer ")?.split(',').map(str::trim);
     let mut found = parameters.filter_map(|parameter| parameter.split_once('='));

@@ -1,4 +1,4 @@
-//! The documents that lead a client from the service to the login (RFC 9728, RFC 8414).
+//! Checks the documents that lead a client from the service to the login (RFC 9728, RFC 8414).
 
 use serde_json::Value;
 
@@ -10,7 +10,8 @@ const RESOURCE: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server";
 const OPENID: &str = "/.well-known/openid-configuration";
 
-/// The metadata of the resource, in both places and where the challenge says; gives the issuer.
+/// Checks the metadata of the resource, in both standard places and where the challenge says. Returns the
+/// issuer.
 pub(super) async fn resource(
     target: &Target,
     challenge: Option<&Challenge>,
@@ -55,7 +56,7 @@ pub(super) async fn resource(
     issuer
 }
 
-/// The metadata of the authorization server, in all places that clients look at.
+/// Checks the metadata of the authorization server, in all places that clients try.
 pub(super) async fn server(target: &Target, issuer: &str, notes: &mut Notes<'_>) -> Option<Value> {
     let url = url::Url::parse(issuer).ok()?;
     let (origin, path) = (url.origin().ascii_serialization(), url.path().trim_end_matches('/').to_owned());
@@ -125,7 +126,7 @@ async fn keys(target: &Target, document: &Value, notes: &mut Notes<'_>) {
     }
 }
 
-/// Fetches a document that everyone has to be able to read.
+/// Fetches a document that everybody has to be able to read.
 async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Notes<'_>) -> Option<Value> {
     let response = match target.http.get(url).header("origin", "https://mcp-gate-doctor.example").send().await
     {

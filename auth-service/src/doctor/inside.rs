@@ -1,4 +1,4 @@
-//! What only the machine of the service knows: its settings, its store, and who may reach its listeners.
+//! Checks that need the machine of the service: its settings, its store, and who can reach its listeners.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::Config;
 use super::Notes;
 use super::network::Target;
 
-/// Compares the settings with what was seen from outside.
+/// Compares the settings with what was observed from outside.
 pub(super) async fn examine(
     target: &Target,
     settings: &Config,
@@ -60,7 +60,7 @@ pub(super) async fn examine(
     }
 }
 
-/// `/ready` asks the store, and there are keys when it listens at all.
+/// Asks `/ready`, which asks the store. If the service listens at all, its keys were loaded.
 async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
     let address = match ops.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], ops.port())),
@@ -95,7 +95,7 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
     }
 }
 
-/// Whether a listener that is for neighbours only answers where the internet can reach it.
+/// Whether an internal listener answers at one of the service's public addresses.
 async fn reachable(
     name: &'static str,
     listener: SocketAddr,
@@ -103,7 +103,8 @@ async fn reachable(
     patience: Duration,
     notes: &mut Notes<'_>,
 ) -> bool {
-    // One that is bound to this machine itself cannot be reached from elsewhere, whatever a connection from here says.
+    // A listener on loopback cannot be reached from other machines, even if a connection from this one
+    // succeeds.
     if listener.ip().is_loopback() {
         return false;
     }

@@ -1,4 +1,4 @@
-//! Name, connection, certificate, clock.
+//! Checks the host name, the connection, the certificate and the clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::domain::clock::UnixTime;
 
 use super::{CannotExamine, Notes};
 
-/// A certificate that ends sooner than this should have been renewed.
+/// Remaining lifetime of a certificate in seconds, below which it should already have been renewed.
 const RENEWAL: u64 = 14 * 24 * 3600;
-/// A clock that is off by more makes tokens begin too late or end too early.
+/// Maximum difference between clocks in seconds. With more, tokens become valid too late or expire too early.
 const SKEW: u64 = 30;
 
-/// The service and how to reach it.
+/// The service, and how to reach it.
 pub(super) struct Target {
-    /// Without a trailing slash, as the resource is named.
+    /// URL without a trailing slash, as the resource is named.
     pub(super) url: String,
-    /// `https://mcp.example.com`.
+    /// Origin of the URL, such as `https://mcp.example.com`.
     pub(super) origin: String,
-    /// `mcp.example.com:8443`, as in `Host`.
+    /// Host and port as in the `Host` header, such as `mcp.example.com:8443`.
     pub(super) authority: String,
-    /// `/mcp`, or nothing.
+    /// Path of the URL, such as `/mcp`, or empty.
     pub(super) path: String,
     pub(super) host: String,
     pub(super) port: u16,
-    /// Follows no redirect and believes no proxy.
+    /// HTTP client that follows no redirects and uses no proxy.
     pub(super) http: Client,
-    /// For requests that no library would send.
+    /// For requests that no HTTP library would send. It is `None` if the URL is http.
     pub(super) tls: Option<TlsConnector>,
-    /// How long an answer may take.
+    /// Time limit for a response.
     pub(super) patience: Duration,
 }
 
@@ -76,19 +76,19 @@ impl Target {
         Ok(Self { url: format!("{origin}{path}"), origin, authority, path, host, port, http, tls, patience })
     }
 
-    /// The path as a request target.
+    /// The path of the URL as a request target, which is never empty.
     pub(super) fn request_path(&self) -> &str {
         if self.path.is_empty() { "/" } else { &self.path }
     }
 
-    /// A connection, without TLS.
+    /// Opens a TCP connection to the service, without TLS.
     pub(super) async fn dial(&self) -> std::io::Result<TcpStream> {
         let address = (self.host.trim_matches(['[', ']']), self.port);
         tokio::time::timeout(self.patience, TcpStream::connect(address)).await?
     }
 }
 
-/// Trusts what the system trusts, and the extra roots.
+/// Makes a TLS connector that trusts the system's certificates and the extra ones.
 fn connector(extra_roots: Option<&[u8]>) -> Result<TlsConnector, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -103,7 +103,7 @@ fn connector(extra_roots: Option<&[u8]>) -> Result<TlsConnector, Box<dyn std::er
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// The addresses of the host.
+/// Looks up the addresses of the host.
 pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Vec<IpAddr>> {
     let name = target.host.trim_matches(['[', ']']).to_owned();
     let found =
@@ -128,7 +128,7 @@ pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Ve
     Some(addresses)
 }
 
-/// Whether the edge answers, and with a certificate that clients accept for a while yet.
+/// Whether the edge answers with a certificate that clients accept. Warns if the certificate ends soon.
 pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_>) -> bool {
     let stream = match target.dial().await {
         Ok(stream) => stream,
@@ -202,7 +202,7 @@ fn expiry(certificate: Option<&[u8]>, now: UnixTime, notes: &mut Notes<'_>) {
     }
 }
 
-/// Whether the clocks there and here agree.
+/// Compares the clock of the edge with the clock of this machine.
 pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>) {
     let Ok(response) = target.http.get(&target.url).send().await else { return };
     let date = response.headers().get("date").and_then(|value| value.to_str().ok());
@@ -227,7 +227,7 @@ pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>)
     }
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`, in seconds since 1970.
+/// Reads an HTTP date such as `Sun, 06 Nov 1994 08:49:37 GMT`, as seconds since 1970.
 fn http_date(text: &str) -> Option<u64> {
     use time::format_description::well_known::Rfc2822;
     let moment = time::OffsetDateTime::parse(&text.replace("GMT", "+0000"), &Rfc2822).ok()?;

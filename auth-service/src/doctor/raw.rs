@@ -1,32 +1,32 @@
-//! Requests that no HTTP library would send, byte by byte.
+//! Sends requests that no HTTP library would send, byte by byte.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::network::Target;
 
-/// Enough of an answer to read its head.
+/// Maximum number of bytes to read, which is enough for the head of a response.
 const MOST: u64 = 64 * 1024;
 
-/// Status and challenge of an answer.
+/// The status and the challenge of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) status: u16,
     pub(super) challenge: Option<String>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// An answer.
+    /// The service has sent a response.
     Told(Told),
-    /// The connection was closed without one.
+    /// The connection failed, or was closed without a response.
     HungUp,
-    /// Nothing, for as long as we waited: nobody knows what became of it.
+    /// There was no response in time. It is not known what happened to the request.
     Silent,
 }
 
-/// Sends `bytes` and reads the head of the answer.
+/// Sends `bytes` and reads the head of the response.
 pub(super) async fn send(target: &Target, bytes: &[u8]) -> Reply {
     let exchange = async {
         let stream = target.dial().await.ok()?;
@@ -49,7 +49,7 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> 
     stream.write_all(bytes).await.ok()?;
     let mut answer = Vec::new();
     let mut limited = stream.take(MOST);
-    // A body that goes on, a stream for example, is of no interest.
+    // The body is not needed, and could be a stream without end.
     while !answer.windows(4).any(|window| window == b"\r\n\r\n") {
         if limited.read_buf(&mut answer).await.unwrap_or(0) == 0 {
             break;

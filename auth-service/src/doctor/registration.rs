@@ -1,11 +1,11 @@
-//! Whether a client can register itself (RFC 7591), and be forgotten again (RFC 7592).
+//! Checks whether a client can register itself (RFC 7591), and delete its registration (RFC 7592).
 
 use serde_json::{Value, json};
 
 use super::Notes;
 use super::network::Target;
 
-/// Registers a client with a secret, which nobody ever sees, and deletes it.
+/// Registers a client with a secret, which is discarded, and deletes the client.
 pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'_>) {
     let Some(endpoint) = server.get("registration_endpoint").and_then(Value::as_str) else {
         return notes.warning(

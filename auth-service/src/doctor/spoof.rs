@@ -1,5 +1,5 @@
-//! Requests by which doors like this one were opened elsewhere. Without a token none of them may get further than the
-//! challenge.
+//! Requests of a kind that has got past similar checks elsewhere. Without a token, all of them have to be
+//! refused.
 
 use futures_util::stream::{self, StreamExt};
 
@@ -8,7 +8,7 @@ use super::challenge::Challenge;
 use super::network::Target;
 use super::raw::{self, Reply, Told};
 
-/// Headers of a request to the service's own path.
+/// Requests to the service's own path: a label, and the forged headers.
 const HEADERS: [(&str, &str); 24] = [
     (
         "a forged X-Auth-Subject",
@@ -42,7 +42,7 @@ const HEADERS: [(&str, &str); 24] = [
     ("both Content-Length and Transfer-Encoding", "Transfer-Encoding: chunked\r\n"),
 ];
 
-/// Targets, with `{}` for the service's path.
+/// Request targets, in which `{}` stands for the service's path.
 const TARGETS: [&str; 15] = [
     "/{}",
     "/.{}",
@@ -61,12 +61,12 @@ const TARGETS: [&str; 15] = [
     "http://localhost{}",
 ];
 
-/// Methods that are none of MCP's.
+/// Methods that MCP does not use.
 const METHODS: [&str; 7] = ["post", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X-POST"];
 
 const AT_ONCE: usize = 16;
 
-/// Sends them all.
+/// Sends all of these requests, and judges the responses.
 pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, notes: &mut Notes<'_>) {
     let own = target.request_path();
     let mut attacks: Vec<(String, Vec<u8>, Option<&str>)> = Vec::new();
@@ -91,7 +91,7 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
     while let Some((label, reply, expected)) = answers.next().await {
         match reply {
             Reply::Told(told) => open |= judge(&label, &told, expected, notes),
-            // The edge wants to have nothing to do with it.
+            // The edge has closed the connection, which is also a refusal.
             Reply::HungUp => {}
             Reply::Silent => silent.push(label),
         }
@@ -112,7 +112,7 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
 fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> {
     let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
     let (authority, length) = (&target.authority, body.len());
-    // A second Connection header where the attack is in the first.
+    // If the attack is in the `Connection` header itself, there must not be a second one.
     let close = if headers.starts_with("Connection") { "" } else { "Connection: close\r\n" };
     format!(
         "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{close}{headers}\r\n{body}"
@@ -120,7 +120,8 @@ fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> 
     .into_bytes()
 }
 
-/// Whether it is a problem. `expected` is the challenge that an honest request gets: nothing in a request may alter it.
+/// Whether the response shows a problem. `expected` is the challenge to an honest request, which no forged
+/// request must change.
 fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
     match told.status {
         100..=299 => {
@@ -161,7 +162,8 @@ fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>
     }
 }
 
-/// The same but for an error code, which says that there was some Authorization header.
+/// Whether two challenges lead to the same metadata. An error code can differ: it says that there was some
+/// Authorization header.
 fn same(expected: &str, got: &str) -> bool {
     let metadata = |text: &str| {
         text.split(',')
