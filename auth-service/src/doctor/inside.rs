@@ -1,4 +1,5 @@
-//! Checks that need the machine of the service: its settings, its store, and who can reach its listeners.
+//! Checks that are possible only on the machine of the service: its settings, its store, and who can reach
+//! its listeners.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

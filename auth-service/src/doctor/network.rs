@@ -128,7 +128,8 @@ pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Ve
     Some(addresses)
 }
 
-/// Whether the edge answers with a certificate that clients accept. Warns if the certificate ends soon.
+/// Whether the edge answers and, if the URL is https, has a certificate that clients accept. Warns if the
+/// certificate ends soon.
 pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_>) -> bool {
     let stream = match target.dial().await {
         Ok(stream) => stream,

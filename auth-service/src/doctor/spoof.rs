@@ -1,5 +1,5 @@
-//! Requests of a kind that has got past similar checks elsewhere. Without a token, all of them have to be
-//! refused.
+//! Forged and malformed requests that have bypassed similar checks in other products. Without a token, all of
+//! them have to be refused.
 
 use futures_util::stream::{self, StreamExt};
 
@@ -8,7 +8,7 @@ use super::challenge::Challenge;
 use super::network::Target;
 use super::raw::{self, Reply, Told};
 
-/// Requests to the service's own path: a label, and the forged headers.
+/// Forged headers for requests to the service's own path, each with a label.
 const HEADERS: [(&str, &str); 24] = [
     (
         "a forged X-Auth-Subject",

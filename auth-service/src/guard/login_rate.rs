@@ -23,8 +23,8 @@ const NAME: (u32, Duration) = (50, Duration::from_secs(60));
 /// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
 /// have it hashed without end.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
-/// Number of waiting attempts of all addresses from which each address has only its share. It is half of
-/// those that can wait, so that an office behind one address leaves places for others.
+/// Once this many attempts of all addresses wait for their hash, each address is limited to its share. It is
+/// half of the places, so that an office behind one address leaves places for others.
 const ROOMY: u32 = 16;
 /// Maximum number of waiting attempts of one address when others wait too.
 const SHARE: u32 = 8;

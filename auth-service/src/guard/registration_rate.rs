@@ -28,8 +28,9 @@ const ALL_TOGETHER: u32 = 50;
 const ONE_ADDRESS: u32 = 10;
 /// How long a new client is kept even when there is no room.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
-/// Divisor of the room. One address can fill this fraction of it with kept clients at once, and as much again
-/// while those are kept, so filling all of it takes fifty addresses and half an hour.
+/// Share of one address, as a divisor. One address can fill a hundredth of the room with kept clients at
+/// once, and another hundredth while those are kept, so filling all of it takes fifty addresses and half an
+/// hour.
 const KEPT_OF_ADDRESS: u64 = 100;
 
 /// The limits on registrations, as the module documentation describes them.
@@ -55,8 +56,8 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against all limits. The address is counted first, so that no address makes the
-    /// server remember more pairs than the clients it can register.
+    /// Counts a new client against all limits. The address is counted first. So the server remembers at most
+    /// as many pairs of an address as it can register clients.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();

@@ -39,7 +39,7 @@ pub struct Wait {
 }
 
 impl Waiting {
-    /// Creates places for `share` senders of one address, and for `all` together.
+    /// Creates the limits: at most `share` senders of one address, and `all` senders in total.
     pub fn new(share: usize, all: usize) -> Self {
         Self { share, all, queues: Arc::default() }
     }

@@ -37,7 +37,7 @@ const USUAL: Duration = Duration::from_millis(25);
 /// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// Attempts from all other browsers.
+    /// Attempts from browsers in which the user has not logged in before.
     Strangers,
     /// Attempts from browsers in which the same user has logged in before, and from operators.
     Known,

@@ -77,7 +77,7 @@ pub enum BadTicket {
 }
 
 impl Tickets {
-    /// Uses the key of this deployment, so that all replicas can read each other's tickets.
+    /// Creates tickets with the key of this deployment, so that all replicas can read each other's tickets.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::FormTicket).map(Self)
     }

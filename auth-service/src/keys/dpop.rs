@@ -194,7 +194,7 @@ pub struct Nonces(Sealer);
 const NONCE_NAME: &[u8] = b"nonce";
 
 impl Nonces {
-    /// Uses the key of this deployment.
+    /// Creates nonces that are encrypted with the key of this deployment.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::DpopNonce).map(Self)
     }

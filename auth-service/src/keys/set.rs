@@ -2,8 +2,8 @@
 //! (`docs/adr/0007-signing-keys.md`).
 //!
 //! The state of a key follows from the clock and two times that are stored with it. So a single write starts
-//! a whole rotation, every replica takes each step by itself at its time, and a replica that stops leaves
-//! nothing unfinished.
+//! a whole rotation, every replica takes each step by itself at the right time, and a replica that stops
+//! leaves nothing unfinished.
 
 use std::time::Duration;
 
@@ -177,7 +177,7 @@ impl KeySet {
         let mut keys: Vec<_> = self.keys.iter().filter(|key| key.kid != kid).cloned().collect();
         match state(revoked, now) {
             KeyState::Retired => {}
-            // The rotation is cancelled, and the current key goes on signing.
+            // The rotation is cancelled, and the current key keeps signing.
             KeyState::Next => {
                 if let Some(current) = keys.iter_mut().rfind(|key| state(key, now) == KeyState::Current) {
                     current.signs_until = None;
@@ -213,7 +213,7 @@ pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
 }
 
 /// Undoes what was done while a clock was ahead. Keys that were made in what is still the future are removed,
-/// and the keys before them go on signing. If no other key is left, the newest one signs from now on. Returns
+/// and the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
 /// whether anything was undone.
 fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);

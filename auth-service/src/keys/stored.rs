@@ -37,7 +37,7 @@ pub struct StoredSigningKey {
     /// such time.
     #[serde(default = "beginning")]
     pub signs_from: UnixTime,
-    /// Time at which a successor takes over, if there is one. The key goes on verifying until its last token
+    /// Time at which a successor takes over, if there is one. The key keeps verifying until its last token
     /// has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signs_until: Option<UnixTime>,

@@ -28,7 +28,7 @@ pub struct Actor {
 pub struct AccessTokenClaims {
     /// Issuer identifier of this server.
     pub iss: String,
-    /// The user, or a client that has the token for itself.
+    /// The user, or the client itself in the client credentials grant.
     pub sub: Subject,
     /// The resources that the token is valid for (RFC 8707).
     pub aud: Vec<ResourceUri>,

@@ -1,4 +1,4 @@
-//! `POST /device_authorization`: gives a device without a browser the codes with which its user can allow it
+//! `POST /device_authorization`: issues the codes with which a user can allow a device that has no browser
 //! (RFC 8628 §3.1).
 
 use actix_web::http::StatusCode;

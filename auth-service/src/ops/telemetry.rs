@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::{LogFormat, Observability};
 use crate::guard::log_rate::LogRate;
 
-/// Starts to log to standard error.
+/// Starts logging to standard error.
 pub fn start(settings: &Observability) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours help at a terminal and are noise in a file.

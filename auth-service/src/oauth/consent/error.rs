@@ -78,7 +78,7 @@ enum Help {
     /// The user can answer the same question again. If it cannot be shown again, the client has to start
     /// over.
     AskAgain,
-    /// The user can do the same, but only if the application is not connected.
+    /// The user can answer again, but should do so only if the application is not connected.
     IfNotConnected,
     /// There is nothing that the user can do here.
     None,

@@ -50,8 +50,8 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
 }
 
 /// Handles a ticket that is expired or of another browser, or a browser that keeps no cookies. Without the
-/// message, such a browser would show the form again and again. The ticket still says where the login leads,
-/// as any link could.
+/// message, such a browser would show the form again and again. The ticket still decides where the login
+/// leads, as any link to the login page can.
 async fn open_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
     let then = state.tickets.content(Form::LoginAgain, ticket).map(|again: Again| again.then);
     let then = then.unwrap_or(Continuation::Nowhere);

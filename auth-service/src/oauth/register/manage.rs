@@ -162,7 +162,7 @@ async fn replace(
         metadata: metadata.clone(),
         ..client
     };
-    // Another update, or a registration with the same metadata, was faster, and the token is no longer valid.
+    // Another update, or a registration with the same metadata, came first, and the token is no longer valid.
     if !state.store.update_client(&token.hash(), &updated).await? {
         return Err(ManagementError::Token);
     }

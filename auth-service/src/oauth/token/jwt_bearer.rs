@@ -207,8 +207,8 @@ fn part(
     Ok(Part { scope, resources, bound_to: None })
 }
 
-/// The scope that the assertion, the issuer and the operator allow of what the client asks for. It can be
-/// smaller than the requested scope, because the provider decides for each user. The response says so (RFC
+/// The scope that the assertion, the issuer and the operator allow, out of what the client asks for. It can
+/// be smaller than the requested scope, because the provider decides for each user. The response says so (RFC
 /// 6749 §3.3).
 fn scope(
     claims: &Claims,
