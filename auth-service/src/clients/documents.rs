@@ -22,6 +22,8 @@ use super::document::{self, InvalidDocument};
 use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
+/// Shortest and longest time in seconds for which a document is cached, and the time if its host does not
+/// say.
 const SHORTEST: u64 = 60;
 const LONGEST: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;

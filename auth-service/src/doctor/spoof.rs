@@ -64,6 +64,7 @@ const TARGETS: [&str; 15] = [
 /// Methods that MCP does not use.
 const METHODS: [&str; 7] = ["post", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIND", "X-POST"];
 
+/// Maximum number of requests in progress at a time.
 const AT_ONCE: usize = 16;
 
 /// Sends all of these requests, and judges the responses.

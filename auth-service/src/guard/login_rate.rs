@@ -19,6 +19,7 @@ use super::keyed_rate::{KeyedRate, Taken, TooFast, quota};
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 /// Attempts from one address, which a whole office can share.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
+/// Guesses for one name from any addresses.
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
 /// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
 /// have it hashed without end.

@@ -18,7 +18,9 @@ use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
 /// Requests of one address. A hosted client asks for thousands of users from a single one.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
+/// Requests of all clients that nobody has used, together.
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
+/// Requests of a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
 /// The limits on pushed requests and client assertions, as the module documentation describes them.

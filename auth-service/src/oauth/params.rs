@@ -21,6 +21,7 @@ pub enum BadParams {
     ContentType,
 }
 
+/// Maximum number of parameters in a query or form.
 const MOST: usize = 100;
 
 impl Params {
