@@ -1,5 +1,5 @@
-//! What is remembered: one trait in terms of the domain, not of keys. Every method is atomic and, when it
-//! returns, durable as far as the store in use promises.
+//! The persistent state, as one trait in terms of the domain. Every method is atomic. When it returns, its
+//! change is as durable as the store in use guarantees.
 
 pub mod changes;
 pub mod dump;
@@ -31,163 +31,167 @@ use records::Portable;
 pub use installation::Installation;
 pub use pending::{PendingStore, Room};
 
-/// The store could not do what it was asked. Nothing that was asked is half done. Callers answer 503.
+/// The store failed. Nothing of the requested change was applied. Callers answer with status 503.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The store is closed, gone or failing.
+    /// The store is closed, unreachable or failing.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// A stored value cannot be read: wrong `STORE_KEY`, or damage.
+    /// A stored value cannot be decrypted or parsed: `STORE_KEY` is wrong or the data is damaged.
     #[error(
         "a stored value cannot be read: STORE_KEY is not the one that it was written with, or the data is damaged"
     )]
     Unreadable,
 }
 
-/// What became of a registration.
+/// The outcome of a registration.
 #[derive(Debug)]
 pub enum Registration {
-    /// The client is new.
+    /// The client is new and was added.
     Added(Client),
-    /// The same public client had registered before. It belongs to nobody alone now, so its registration access
-    /// token has ceased to count: whoever knows a client's metadata must not be able to delete it for others.
+    /// The same public client had been registered before. Its registration access token is now invalid,
+    /// because a party that knows a client's metadata must not be able to delete the client for others.
     Known(Client),
-    /// There are as many clients as there may be, and each of them has been used.
+    /// The maximum number of clients is reached, and none of them can be deleted.
     Full,
 }
 
-/// What a registration is subject to.
+/// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
-    /// The present second.
+    /// The current time.
     pub now: UnixTime,
-    /// When the client goes if nobody uses it.
+    /// The time at which the client is deleted if nobody uses it.
     pub unused_until: UnixTime,
-    /// The most clients there may be. Beyond it the oldest never-used ones make room, but for those that are kept
-    /// ([`Client::kept_until`]).
+    /// Maximum number of clients. Beyond it, the oldest unused clients are deleted, except those that are
+    /// kept ([`Client::kept_until`]).
     pub ceiling: u64,
-    /// The most never-used clients there may be. Beyond it the oldest of them make room.
+    /// Maximum number of unused clients. Beyond it, the oldest of them are deleted.
     pub unused_ceiling: u64,
 }
 
-/// What became of a code that was presented.
+/// The outcome of redeeming an authorization code.
 #[derive(Debug)]
 pub enum Redemption {
-    /// It was live; the grant now is.
+    /// The code was valid, and its grant was created.
     Redeemed,
-    /// It had been used before. The grant that it made is revoked (RFC 6749 §4.1.2).
+    /// The code had been used before. The grant that it created is revoked (RFC 6749 §4.1.2).
     Replayed,
-    /// Unknown or expired.
+    /// The code is unknown or expired.
     Unknown,
 }
 
-/// A code as found, before it is used.
+/// An authorization code that was looked up but not redeemed.
 #[derive(Debug)]
 pub enum FoundCode {
-    /// Live.
+    /// The code is valid and unused.
     Live(AuthorizationCode),
-    /// Used before. Whether it is now presented by whom it was for, and so comes again, is for the caller to see.
+    /// The code was used before. The caller decides whether its rightful owner repeats it.
     Used(AuthorizationCode),
-    /// Unknown or expired.
+    /// The code is unknown or expired.
     Unknown,
 }
 
-/// What became of a refresh token that was presented.
+/// The outcome of presenting a refresh token.
 #[derive(Debug)]
 pub enum Rotation {
-    /// It was live and has been replaced.
+    /// The token was the current one, and has been replaced.
     Rotated(Grant),
-    /// It had been replaced a moment ago, and its successor is unused: here is the successor again.
+    /// The token was replaced within the grace period, and its successor is unused. The client gets the same
+    /// successor again.
     Repeated {
-        /// The grant.
+        /// The grant that the token belongs to.
         grant: Grant,
-        /// Opens with the presented token only.
+        /// The successor, which can be decrypted only with the presented token.
         sealed_successor: Vec<u8>,
     },
-    /// It had been used up. The grant is revoked.
+    /// The token was used up before. Its grant is revoked.
     Reused(GrantId),
-    /// Belongs to no grant.
+    /// The token belongs to no grant.
     Unknown,
 }
 
-/// A refresh token's successor, and how it is to be kept.
+/// The successor of a refresh token.
 #[derive(Debug, Clone)]
 pub struct Successor {
     /// SHA-256 of the new token.
     pub hash: TokenHash,
-    /// Its place in the line of the grant's tokens.
+    /// Its position in the grant's sequence of tokens.
     pub line: Line,
-    /// The new token, sealed with the old one.
+    /// The new token, encrypted with the old one.
     pub sealed: Vec<u8>,
-    /// The grant's new end.
+    /// The new expiry of the grant.
     pub expires_at: UnixTime,
 }
 
 impl Successor {
-    /// Puts it in the place of the grant's live token.
+    /// Makes this the current token of the grant.
     fn replace(&self, grant: &mut Grant, now: UnixTime) {
         let current = (self.hash, self.line.clone());
         grant.rotate(current, self.sealed.clone(), now, self.expires_at);
     }
 }
 
-/// The store.
+/// The store of clients, accounts, sessions, codes, grants and keys.
 #[async_trait]
 pub trait Store: PendingStore + Portable + Installation {
-    /// Finds `client` under one of `ids`, or registers it under the first of them that is free ([`Registration`]). Of
-    /// equal registrations at once, one adds it.
+    /// Finds `client` under one of `ids`, or registers it under the first of them that is free
+    /// ([`Registration`]). If equal registrations run at the same time, only one adds the client.
     async fn register_client(
         &self,
         client: &Client,
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError>;
-    /// The client that `client` is already, if it registered before: under one of `ids`, or under another identifier because the
-    /// first of them was taken then.
+    /// Finds the client that has already registered with the metadata of `client`. It has one of `ids`, or
+    /// another identifier if the first of them was taken then.
     async fn registered_client(
         &self,
         client: &Client,
         ids: &[ClientId],
         now: UnixTime,
     ) -> Result<Option<Client>, StoreError>;
-    /// Enters a client of the operator's, to stay until it is deleted; false when its identifier is taken.
+    /// Adds a client of the operator, which stays until it is deleted. Returns false if its identifier is
+    /// taken.
     async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError>;
-    /// The client of that identifier.
+    /// The client with this identifier.
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError>;
-    /// Up to `most` clients by identifier, from the one after `after` on: the operator's view.
+    /// Returns at most `most` clients, ordered by identifier and starting after `after`. It is used by
+    /// operator commands.
     async fn clients(
         &self,
         after: Option<&ClientId>,
         most: usize,
         now: UnixTime,
     ) -> Result<Vec<Client>, StoreError>;
-    /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC 7592 §2.2);
-    /// false when `management` is not its registration access token any more.
+    /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC
+    /// 7592 §2.2). Returns false if `management` is no longer its registration access token.
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
-    /// Switches a client on or off; false when there is none.
+    /// Disables or enables a client. Returns false if there is none.
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
-    /// Forgets a client, and with it every grant that it holds; false when there is none.
+    /// Deletes a client and thereby ends all grants that it holds. Returns false if there is none.
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;
-    /// As [`Store::delete_client`], for the client itself (RFC 7592 §2.3); false when `management` is not its registration
-    /// access token any more, since another party has registered it too.
+    /// Like [`Store::delete_client`], but on request of the client itself (RFC 7592 §2.3). Returns false if
+    /// `management` is no longer its registration access token, because another party has registered the same
+    /// client.
     async fn delete_client_managed_by(
         &self,
         management: &TokenHash,
         id: &ClientId,
     ) -> Result<bool, StoreError>;
 
-    /// Adds an account; false when the name is taken.
+    /// Adds an account. Returns false if the user name is taken.
     async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;
-    /// Forgets an account; false when there is none.
+    /// Deletes an account. Returns false if there is none.
     async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError>;
-    /// The account of that name.
+    /// The account with this user name.
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError>;
-    /// The account of that person.
+    /// The account with this subject.
     async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError>;
-    /// All accounts, by name.
+    /// All accounts, sorted by user name.
     async fn accounts(&self) -> Result<Vec<Account>, StoreError>;
-    /// Replaces a password, and ends the logins from before `now`; false when it is no longer `old`, or the account
-    /// is gone.
+    /// Replaces a password and ends the login sessions from before `now`. Returns false if the password is no
+    /// longer `old`, or if there is no account.
     async fn replace_password(
         &self,
         subject: &Subject,
@@ -196,23 +200,23 @@ pub trait Store: PendingStore + Portable + Installation {
         now: UnixTime,
     ) -> Result<bool, StoreError>;
 
-    /// Switches an account on or off; false when there is none. One that is switched off is logged out, and its tokens
-    /// open nothing.
+    /// Disables or enables an account. Returns false if there is none. The sessions and tokens of a disabled
+    /// account are not valid.
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError>;
-    /// Replaces the groups of an account; false when there is none.
+    /// Replaces the groups of an account. Returns false if there is none.
     async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError>;
-    /// Replaces the address of an account; false when there is none.
+    /// Replaces the email address of an account. Returns false if there is none.
     async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Remembers a login.
+    /// Stores a login session.
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
-    /// The live login behind a cookie.
+    /// The login session with this cookie hash, unless it has expired.
     async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError>;
-    /// Forgets a login.
+    /// Deletes a login session.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Remembers a code, once for each `approval`: false when that approval already made one or was denied, or the client
-    /// is gone.
+    /// Stores a code. Each `approval` can create only one: returns false if it has already created a code or
+    /// was denied, or if the client no longer exists.
     async fn add_code(
         &self,
         approval: &str,
@@ -220,13 +224,13 @@ pub trait Store: PendingStore + Portable + Installation {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<bool, StoreError>;
-    /// Notes that `approval` was denied, at least until `until`: it makes no code from now on. False when it made one
-    /// before. Denying it once more is no different.
+    /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns
+    /// false if it has created one before. It makes no difference if it was already denied.
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
-    /// Looks at a code without using it.
+    /// Looks up a code without redeeming it.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
-    /// Uses a code and makes its grant, in one step. Of many at once one succeeds. `grant` has the identifier that the
-    /// code was issued with.
+    /// Redeems a code and creates its grant, in one atomic step. If several calls run at the same time, one
+    /// succeeds. `grant` has the identifier that is stored with the code.
     async fn redeem_code(
         &self,
         hash: &TokenHash,
@@ -234,13 +238,13 @@ pub trait Store: PendingStore + Portable + Installation {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Makes a grant that no code stands for; false when its client is gone or switched off.
+    /// Creates a grant without a code. Returns false if its client does not exist or is disabled.
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError>;
-    /// The live grant of that identifier.
+    /// The grant with this identifier, unless it has expired.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
-    /// The live grant that a refresh token, used or not, belongs to ([`Grant::has_issued`]).
+    /// The grant that issued a refresh token, whether the token was used or not ([`Grant::has_issued`]).
     async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError>;
-    /// Judges a refresh token ([`Grant::judge_refresh`]) and acts on it, in one step.
+    /// Decides on a refresh token ([`Grant::judge_refresh`]) and applies the decision, in one atomic step.
     async fn rotate_refresh(
         &self,
         presented: &Presented,
@@ -248,11 +252,11 @@ pub trait Store: PendingStore + Portable + Installation {
         used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError>;
-    /// Ends a grant and everything issued from it.
+    /// Deletes a grant, so that all tokens issued from it become invalid.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
-    /// A live grant of that client and person, if the client still holds it ([`Grant::is_held_by`]), with the person's
-    /// account: what a check needs, in one round trip. A grant on behalf of another one counts only as long as that
-    /// other one does.
+    /// The grant with this identifier and the account of its user, which are what a check needs. The grant
+    /// has to belong to this client and subject, and the client has to hold it still ([`Grant::is_held_by`]).
+    /// A grant on behalf of another one is only valid as long as the other one is.
     async fn held_grant(
         &self,
         id: &GrantId,
@@ -261,20 +265,22 @@ pub trait Store: PendingStore + Portable + Installation {
         now: UnixTime,
     ) -> Result<Option<(Grant, Account)>, StoreError>;
 
-    /// The signing keys; none before the first start.
+    /// The signing keys. None before the first start.
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
-    /// Puts `changed` in the place of the set with the revision `seen` (none: there is no set yet); false when it is
-    /// no longer that one: replicas that change the set at once agree on one change.
+    /// Replaces the signing keys if the stored set still has the revision `seen` (none if there is no set
+    /// yet). Returns false otherwise. Only one of several replicas succeeds if they change the keys at the
+    /// same time.
     async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError>;
 
-    /// Remembers `name` until `until`; false when it was remembered already (replay of assertions).
+    /// Stores `name` until `until`. Returns false if it is already stored. This detects replayed assertions.
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
 
-    /// Removes what has expired and does not go by itself; how many rows it was.
+    /// Deletes expired rows that the store does not delete by itself. Returns their number.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
-    /// What changes, for those who keep copies of what [`Store::held_grant`] said. A change is noted before the call
-    /// that made it returns; those of other processes as soon as they are heard of.
+    /// The record of changes, for caches of the results of [`Store::held_grant`]. A change through this
+    /// process is recorded before its call returns, and a change by another process as soon as this one is
+    /// notified.
     fn changes(&self) -> &Changes;
-    /// Whether the store answers and accepts writes.
+    /// Checks whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,45 +1,48 @@
-//! What changed in the store, for whoever keeps copies: one number for each part of it, which goes up with every
-//! change, and a lease, after which copies do not count unless it was renewed.
+//! Tells caches when the store has changed. It has a counter for each group of rows, which every change
+//! increments, and a lease: without a valid lease, cached values must not be used.
 //!
-//! A copy is taken together with the numbers of what it was made from, *before* the store is asked. It is good as long
-//! as none of them has gone up. So nothing needs to be found and thrown away when something changes, and an answer
-//! that was on its way while the change happened is stale the moment it arrives.
+//! A cached value is stored together with the counters of the rows that it comes from, which are read
+//! *before* the store is queried. The value is valid as long as none of these counters has changed. Therefore
+//! a change does not have to find and remove cached values, and a result that was read during a change is
+//! invalid from the start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::domain::opaque_token::TokenHash;
 
-/// How many numbers there are. Two ids that share one by chance cost each other a look into the store, now and then.
+/// The number of counters. If two rows share a counter by chance, a change of one causes an unnecessary query
+/// for the other.
 const NUMBERS: usize = 1 << 16;
-/// How many rows a copy may be made from.
+/// Maximum number of rows that a cached value can come from.
 pub const PARTS: usize = 5;
-/// A lease that does not end.
+/// A lease that never ends.
 const FOR_EVER: u64 = u64::MAX;
 
-/// What a row of the store is about.
+/// The kind of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
-    /// A grant.
+    /// The row of a grant.
     Grant,
-    /// A client.
+    /// The row of a client.
     Client,
-    /// A person's account.
+    /// The row of a user's account.
     Account,
 }
 
-/// See the module's text. Shared by a store and those who keep copies of what it said.
+/// The counters and the lease, which a store shares with the caches of its results.
 #[derive(Debug)]
 pub struct Changes {
-    /// Goes up when anything may have changed.
+    /// A counter of changes that affect all rows.
     everything: AtomicU64,
     parts: Box<[AtomicU64]>,
-    /// Milliseconds after `start` until which changes are sure to be heard of.
+    /// The end of the lease, in milliseconds after `start`. Until then, every change is certain to be
+    /// recorded.
     lease: AtomicU64,
     start: Instant,
 }
 
-/// The numbers that a copy was made under.
+/// The counters at the time when a value was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     everything: u64,
@@ -47,12 +50,12 @@ pub struct Version {
 }
 
 impl Changes {
-    /// For a store that is ours alone: every change goes through us, so there is always a lease.
+    /// For a store that only this process uses. All changes go through this process, so the lease never ends.
     pub fn of_one_process() -> Self {
         Self::with_lease(FOR_EVER)
     }
 
-    /// For a store that others change too: no lease until somebody renews it.
+    /// For a store that other processes change too. There is no lease until it is renewed.
     pub fn of_many_processes() -> Self {
         Self::with_lease(0)
     }
@@ -62,8 +65,8 @@ impl Changes {
         Self { everything: AtomicU64::new(0), parts, lease: AtomicU64::new(lease), start: Instant::now() }
     }
 
-    /// Where changes to these stand now; none without a lease, or of nothing, or of more than [`PARTS`]: a copy made now could not be
-    /// relied on.
+    /// The current counters of these rows. None without a lease, for no rows, or for more than [`PARTS`]
+    /// rows, because a value that is read now could not be cached.
     pub fn version(&self, made_from: &[(About, &str)]) -> Option<Version> {
         let everything = self.everything.load(Ordering::SeqCst);
         if made_from.len() > PARTS {
@@ -81,42 +84,43 @@ impl Changes {
         self.is_live().then_some(Version { everything, parts })
     }
 
-    /// Whether nothing has changed since `version`, as far as one can know: never without a lease.
+    /// Whether nothing has changed since `version`. Always false without a lease.
     pub fn is_current(&self, version: &Version) -> bool {
         self.is_live()
             && self.everything.load(Ordering::SeqCst) == version.everything
             && version.parts.iter().all(|(at, number)| self.number(*at) == *number)
     }
 
-    /// Whether every change is heard of at present.
+    /// Whether there is a lease, so that every change is certain to be recorded.
     pub fn is_live(&self) -> bool {
         let lease = self.lease.load(Ordering::SeqCst);
         lease == FOR_EVER || self.milliseconds(Instant::now()) < lease
     }
 
-    /// The row about `id` changed, or may have.
+    /// Records that the row with this `id` changed, or might have changed.
     pub(super) fn note(&self, about: About, id: &str) {
         self.note_hashed(about, &TokenHash::of(id.as_bytes()).text());
     }
 
-    /// As [`Changes::note`], with the SHA-256 of the id in base64url.
+    /// Like [`Changes::note`], but with the SHA-256 of the id in base64url.
     pub(super) fn note_hashed(&self, about: About, hash: &str) {
         if let Some(number) = self.parts.get(place(about, hash)) {
             number.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Anything may have changed.
+    /// Records that any row might have changed.
     pub fn note_everything(&self) {
         self.everything.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Everything that had changed by `moment` has been noted, and what changes within `span` after it will be.
+    /// Extends the lease until `span` after `moment`. All changes before `moment` have to be recorded
+    /// already.
     pub(super) fn renew(&self, moment: Instant, span: Duration) {
         self.lease.store(self.milliseconds(moment + span), Ordering::SeqCst);
     }
 
-    /// Changes are not heard of any more, and some may have been missed.
+    /// Ends the lease, because changes are no longer recorded and some might have been missed.
     pub(super) fn end_lease(&self) {
         self.lease.store(0, Ordering::SeqCst);
         self.note_everything();
@@ -131,7 +135,7 @@ impl Changes {
     }
 }
 
-/// The number for an id: 16 bits of its hash, shifted by what it is about.
+/// The index of the counter for an id: 16 bits of a hash that includes the kind of the row.
 fn place(about: About, hash: &str) -> usize {
     let letters = hash
         .bytes()
@@ -189,7 +193,7 @@ mod tests {
         assert!(changes.is_current(&ours));
         changes.end_lease();
         assert!(!changes.is_current(&ours) && version(&changes, 1).is_none());
-        // What was missed meanwhile stays missed.
+        // Changes that were missed before the new lease still invalidate earlier values.
         changes.renew(Instant::now(), Duration::from_secs(60));
         assert!(!changes.is_current(&ours) && version(&changes, 1).is_some());
         changes.renew(Instant::now(), Duration::ZERO);

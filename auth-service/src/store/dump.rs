@@ -1,6 +1,6 @@
-//! A store's content in a file (`docs/adr/0013-dumps.md`): a line that says what it is, a header in clear, then sealed
-//! frames. Each frame's place in the file is sealed with it, and the last one says how many records there are, so that a
-//! file that was cut, mixed or altered is found out before anything is done with it.
+//! The content of a store in a file (`docs/adr/0013-dumps.md`): a line that identifies the format, a header
+//! in clear text, and encrypted frames. Each frame is bound to its position in the file, and the last one
+//! contains the number of records. A file that was truncated, mixed or altered is therefore detected.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
@@ -14,33 +14,33 @@ use super::records::{Counts, Record};
 
 const MAGIC: &[u8] = b"mcp-gate store dump\n";
 const VERSION: u32 = 1;
-/// A frame is sealed when it has so many bytes.
+/// Length in bytes at which a frame is complete.
 const FULL: usize = 64 * 1024;
-/// Bytes in the longest frame that is read: one record is far shorter.
+/// Maximum length in bytes of a frame that is read. A single record is far shorter.
 const LONGEST_FRAME: u32 = 16 * 1024 * 1024;
 const LONGEST_HEADER: u32 = 4096;
 
-/// Why a file is no dump that can be used, with what to do about it.
+/// The reason why a file cannot be used as a dump.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// Reading or writing failed.
+    /// Reading or writing the file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Something else.
+    /// The file does not start as a dump does.
     #[error("it is not a dump of a store: `auth-service store export` makes one")]
     NotADump,
-    /// Made later than this program.
+    /// The file was written by a newer release, in this format version.
     #[error(
         "it has format version {0}, and this release reads up to {VERSION}: use the release that made it, or a newer one"
     )]
     Newer(u32),
-    /// Not this key.
+    /// The file was encrypted with another key.
     #[error(
         "it was sealed with another key: set STORE_KEY, or STORE_KEY_PREVIOUS, to the one of the store that it was made \
          from, or name its key with --key-file"
     )]
     WrongKey,
-    /// Cut or altered.
+    /// The file is truncated or altered at the frame with this number.
     #[error("it is damaged or was cut, at frame {0}: take another copy. Nothing of it was used")]
     Damaged(u64),
     /// The cryptography library failed.
@@ -48,13 +48,13 @@ pub enum DumpError {
     Crypto(#[from] CryptoFailure),
 }
 
-/// What is said in clear.
+/// The part of a dump that is not encrypted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Header {
     version: u32,
-    /// Told apart from every other dump, so that no frame of one fits into another.
+    /// Identifies this dump, so that frames of one dump do not fit into another.
     id: String,
-    /// When it was made.
+    /// The time at which the dump was made.
     pub made_at: UnixTime,
 }
 
@@ -63,7 +63,7 @@ struct Version {
     version: u32,
 }
 
-/// Writes a dump.
+/// Writes a dump to an output stream.
 pub struct DumpWriter<W: Write> {
     out: BufWriter<W>,
     frames: Frames,
@@ -71,7 +71,7 @@ pub struct DumpWriter<W: Write> {
     counts: Counts,
 }
 
-/// What a frame is sealed as.
+/// Computes the text to which each frame is bound by its encryption.
 struct Frames {
     sealer: Sealer,
     header: [u8; 32],
@@ -90,7 +90,7 @@ impl Frames {
 }
 
 impl<W: Write> DumpWriter<W> {
-    /// Begins a dump that opens with `key`; `id` are random bytes.
+    /// Starts a dump that is encrypted with `key`. `id` are random bytes.
     pub fn new(out: W, key: &StoreKey, id: [u8; 32], made_at: UnixTime) -> Result<Self, DumpError> {
         let id = crate::domain::opaque_token::TokenHash::of(&id).text();
         let header =
@@ -102,7 +102,7 @@ impl<W: Write> DumpWriter<W> {
         Ok(Self { out, frames, plain: Vec::new(), counts: Counts::default() })
     }
 
-    /// Adds records.
+    /// Appends records to the dump.
     pub fn add(&mut self, records: &[Record]) -> Result<(), DumpError> {
         for record in records {
             serde_json::to_writer(&mut self.plain, record).map_err(io::Error::from)?;
@@ -122,7 +122,7 @@ impl<W: Write> DumpWriter<W> {
         Ok(write_with_length(&mut self.out, &sealed)?)
     }
 
-    /// Writes the end; how many records there are, and what was written to.
+    /// Writes the last frame. Returns the number of records and the output.
     pub fn finish(mut self) -> Result<(Counts, W), DumpError> {
         let plain = std::mem::take(&mut self.plain);
         if !plain.is_empty() {
@@ -140,7 +140,7 @@ fn write_with_length(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(bytes)
 }
 
-/// Reads a dump.
+/// Reads a dump from an input stream.
 pub struct DumpReader<R: Read> {
     input: BufReader<R>,
     frames: Frames,
@@ -150,7 +150,7 @@ pub struct DumpReader<R: Read> {
 }
 
 impl<R: Read> DumpReader<R> {
-    /// Begins to read a dump that was sealed with `key`.
+    /// Starts reading a dump that was encrypted with `key`.
     pub fn new(input: R, key: &StoreKey) -> Result<Self, DumpError> {
         let mut input = BufReader::new(input);
         let mut magic = [0_u8; MAGIC.len()];
@@ -160,7 +160,7 @@ impl<R: Read> DumpReader<R> {
             _ => return Err(DumpError::NotADump),
         }
         let bytes = read_with_length(&mut input, LONGEST_HEADER)?.ok_or(DumpError::NotADump)?;
-        // The version comes first: what else a newer header says is not ours to judge.
+        // The version is checked first, because a newer header could have other fields.
         let Version { version } = serde_json::from_slice(&bytes).map_err(|_| DumpError::NotADump)?;
         if version > VERSION {
             return Err(DumpError::Newer(version));
@@ -170,12 +170,12 @@ impl<R: Read> DumpReader<R> {
         Ok(Self { input, frames, header, counts: Counts::default(), ended: false })
     }
 
-    /// What it says in clear; true only once a frame could be opened.
+    /// The header. It is only authenticated after the first frame was decrypted.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The records of the next frame; none when everything has been read and is whole.
+    /// The records of the next frame. None once the whole dump was read and its record count is correct.
     pub fn next_records(&mut self) -> Result<Option<Vec<Record>>, DumpError> {
         if self.ended {
             return Ok(None);
@@ -204,7 +204,7 @@ impl<R: Read> DumpReader<R> {
     }
 }
 
-/// None at the end of the input, in the middle of something too, and for what is longer than it may be.
+/// Returns none if the input ends early, or if the length is more than `longest`.
 fn read_with_length(input: &mut impl Read, longest: u32) -> Result<Option<Vec<u8>>, DumpError> {
     let mut length = [0_u8; 4];
     let mut read = |buffer: &mut [u8]| match input.read_exact(buffer) {
@@ -289,7 +289,7 @@ mod tests {
         }
         assert!(read(&[&whole[..], b"x"].concat(), &key(1)).is_err());
         assert!(read(&[&whole[..], &whole[..]].concat(), &key(1)).is_err());
-        // Frames of another dump of the same store do not fit in.
+        // Frames of another dump of the same store do not fit into this one.
         let other = dump(1000, 2);
         let half = whole.len() / 2;
         assert_eq!(whole.len(), other.len());

@@ -1,4 +1,4 @@
-//! The embedded store: one redb file, one process, every acknowledged write on disk before the answer.
+//! The embedded store: one redb file that one process uses. Every write is on disk before it is acknowledged.
 
 mod accounts;
 mod clients;
@@ -43,7 +43,7 @@ use writer::Writer;
 pub use files::{OpenError, exists, has_key_file, store_key};
 pub use portable::EmbeddedTarget;
 
-/// See the module's text.
+/// An open redb file that implements [`Store`].
 pub struct EmbeddedStore {
     key: StoreKey,
     disk: Arc<Disk>,
@@ -53,15 +53,15 @@ pub struct EmbeddedStore {
     swept_for_room: Pause,
 }
 
-/// How long nobody looks again for rows that could make room, in seconds.
+/// Minimum number of seconds between two searches for expired rows that could make room.
 const PAUSE: u64 = 5;
 
-/// When something was done last that is not to be done all the time.
+/// The last time at which something was done that should not be done too often.
 #[derive(Default)]
 struct Pause(AtomicU64);
 
 impl Pause {
-    /// Whether it is time; of many who ask at once, one is told so.
+    /// Whether it is due. Returns true to only one of several callers at the same time.
     fn is_due(&self, now: UnixTime) -> bool {
         let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
@@ -72,8 +72,8 @@ impl EmbeddedStore {
     /// Opens or creates the store in `directory`.
     ///
     /// # Errors
-    /// When the directory cannot be used, another process holds the store, or the key is not the one it was
-    /// written with.
+    /// If the directory cannot be used, if another process has the store open, or if it was written with
+    /// another key.
     pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
         let path = files::store_file(directory)?;
         let store = Self::open_file(&path, key)?;
@@ -115,26 +115,27 @@ impl EmbeddedStore {
         Ok(removed)
     }
 
-    // Reads come from redb's page cache or one page of disk: microseconds, so they stay on the caller's thread.
+    // Reads are served from redb's page cache or from one page on disk. That takes microseconds, so they run
+    // on the caller's thread.
     fn read<T>(&self, look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let found = self.disk.database().and_then(|database| {
             let transaction = database.begin_read().map_err(rows::unavailable)?;
             look(&Reader::new(&transaction, &self.sealer))
         });
         if let Err(StoreError::Unavailable(_)) = &found {
-            // Whoever writes finds out, and opens the database again.
+            // The writer thread notices the failure and opens the database again.
             self.writer.try_disk();
         }
         found
     }
 }
 
-/// Keys are not encrypted, and names are people's own.
+/// The key of a user name. It is hashed, because keys are not encrypted and user names are personal data.
 fn name_key(username: &Username) -> String {
     hashed(username.as_str())
 }
 
-/// What comes from outside is a key as its SHA-256.
+/// Hashes a text from outside with SHA-256, for use as a key.
 fn hashed(text: &str) -> String {
     TokenHash::of(text.as_bytes()).text()
 }
@@ -147,7 +148,7 @@ impl Store for EmbeddedStore {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError> {
-        // A client that registers on every connect costs a read, not a write.
+        // If a client registers at every connection, this costs a read but no write.
         if let Some(known) = self.read(|rows| clients::known_and_shared(rows, client, ids, terms.now))? {
             return Ok(Registration::Known(known));
         }
@@ -400,7 +401,7 @@ impl Store for EmbeddedStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
-        // A full disk reads well.
+        // A full disk can still be read, so a write has to be tried too.
         self.writer.write(writer::write_something).await
     }
 }

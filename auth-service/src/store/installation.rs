@@ -1,4 +1,5 @@
-//! What a store knows of itself: which one it is, how late it was when it was last in use, and what threatens it.
+//! Information about the store itself: its identity, the last time at which it was in use, and risks to its
+//! data.
 
 use async_trait::async_trait;
 
@@ -6,21 +7,21 @@ use crate::domain::clock::UnixTime;
 
 use super::StoreError;
 
-/// See the module's text.
+/// Gives access to the information about the store itself.
 #[async_trait]
 pub trait Installation: Send + Sync {
-    /// Which store this is; none before the first start, and when it has lost what it kept.
+    /// The identity of the store. None before the first start, or if the store lost its data.
     async fn identity(&self) -> Result<Option<String>, StoreError>;
-    /// Gives it an identity, unless it has one.
+    /// Sets the identity, unless there is one.
     async fn identify(&self, identity: &str) -> Result<(), StoreError>;
 
-    /// The last time that was noted, which was not in doubt then.
+    /// The last time that was recorded. The clock was reliable at that time.
     async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError>;
-    /// Notes it.
+    /// Records the time of the last use.
     async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError>;
-    /// What the store's own clock says, if it has one.
+    /// The time of the store's own clock, if it has one.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError>;
 
-    /// What about it can cost what it keeps, each with what to do.
+    /// Settings of the store that put its data at risk, each with a way to fix it.
     async fn dangers(&self) -> Result<Vec<String>, StoreError>;
 }

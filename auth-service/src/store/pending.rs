@@ -1,4 +1,5 @@
-//! What is kept between a client's first step and a person's answer, and what is remembered of the answer.
+//! Data that is kept between a client's request and the user's decision, and the decisions that are
+//! remembered.
 
 use async_trait::async_trait;
 
@@ -13,20 +14,20 @@ use crate::domain::pushed_request::PushedRequest;
 
 use super::{Redemption, StoreError};
 
-/// What strangers may leave in the store, in a limited number.
+/// Kinds of entries that unauthenticated parties can create. Their number is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
-    /// Pushed authorization requests.
+    /// Pushed authorization requests that have not been decided.
     PushedRequests,
-    /// Devices that wait for a user.
+    /// Device authorizations that wait for a user.
     Devices,
 }
 
-/// The part of the store that the device flow, pushed requests and remembered consents need.
+/// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Takes a place in `room` until `until`; false when `ceiling` places are taken. To be asked before something is left there.
-    /// Nobody who has a place loses it to a newcomer.
+    /// Reserves one of `ceiling` places in `room` until `until`. Returns false if all are taken. It is called
+    /// before the entry is stored. A new entry never displaces an earlier one.
     async fn reserve(
         &self,
         room: Room,
@@ -36,37 +37,39 @@ pub trait PendingStore: Send + Sync {
         ceiling: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Remembers a device authorization (RFC 8628 §3.2); false when the user code is in use.
+    /// Stores a device authorization (RFC 8628 §3.2). Returns false if the user code is in use.
     async fn add_device(
         &self,
         code: &TokenHash,
         user_code: &UserCode,
         asked: &DeviceAuthorization,
     ) -> Result<bool, StoreError>;
-    /// The live device authorization of a device code, without counting it as a question; a redeemed one is there for a
-    /// day.
+    /// The device authorization with this device code, without counting the call as a poll. A redeemed one is
+    /// kept for a day.
     async fn device(
         &self,
         code: &TokenHash,
         now: UnixTime,
     ) -> Result<Option<DeviceAuthorization>, StoreError>;
-    /// The unanswered device authorization behind what a person typed, with the hash of its device code.
+    /// The undecided device authorization with this user code, and the hash of its device code.
     async fn device_of_user(
         &self,
         user_code: &UserCode,
         now: UnixTime,
     ) -> Result<Option<(TokenHash, DeviceAuthorization)>, StoreError>;
-    /// Takes a person's answer ([`DeviceAuthorization::decide`]); false when it was answered before or is over.
+    /// Stores the user's decision ([`DeviceAuthorization::decide`]). Returns false if the request was decided
+    /// before or has expired.
     async fn decide_device(
         &self,
         code: &TokenHash,
         decision: &DeviceState,
         now: UnixTime,
     ) -> Result<bool, StoreError>;
-    /// Judges a question of the device ([`DeviceAuthorization::poll`]) and notes it. One that comes after the tokens were
-    /// handed out ends their grant.
+    /// Decides on a poll of the device ([`DeviceAuthorization::poll`]) and records it. A poll after the
+    /// tokens were issued revokes their grant.
     async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError>;
-    /// Uses an allowed device code and makes its grant, in one step. Of many at once one succeeds.
+    /// Redeems an approved device code and creates its grant, in one atomic step. If several calls run at the
+    /// same time, one succeeds.
     async fn redeem_device(
         &self,
         code: &TokenHash,
@@ -74,30 +77,32 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Remembers a pushed authorization request (RFC 9126 §2.1).
+    /// Stores a pushed authorization request (RFC 9126 §2.1).
     async fn push_request(
         &self,
         handle: &TokenHash,
         request: &PushedRequest,
         now: UnixTime,
     ) -> Result<(), StoreError>;
-    /// The live request of that handle.
+    /// The pushed request with this handle, unless it has expired.
     async fn pushed_request(
         &self,
         handle: &TokenHash,
         now: UnixTime,
     ) -> Result<Option<PushedRequest>, StoreError>;
-    /// Forgets a request that was answered.
+    /// Deletes a request that was decided.
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError>;
 
-    /// What a user has allowed a client already; whether it is still the same client is for [`Consent::is_to`] to say.
+    /// What a user has allowed a client. The caller has to check with [`Consent::is_to`] whether it is still
+    /// the same client.
     async fn consent(
         &self,
         subject: &Subject,
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds to what a user has allowed `client`, as the user was shown it, and keeps all of it until `until`.
+    /// Adds `approval` to the consent for `client` as the user was shown it, and keeps the whole consent
+    /// until `until`.
     async fn add_consent(
         &self,
         subject: &Subject,
@@ -106,14 +111,14 @@ pub trait PendingStore: Send + Sync {
         now: UnixTime,
         until: UnixTime,
     ) -> Result<(), StoreError>;
-    /// Forgets it: from now on the person is asked about everything.
+    /// Deletes a consent, so that the user will be asked again.
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError>;
 
-    /// Who a person of another issuer is here.
+    /// The account that is linked to a user of another issuer.
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
-    /// Says that a person of another issuer is this account; false when either is linked otherwise: one person of an
-    /// issuer is one account.
+    /// Links a user of another issuer to an account. Returns false if either has another link, because each
+    /// user of an issuer has exactly one account.
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError>;
-    /// Ends the link between an account and whoever it is at that issuer; false when there is none.
+    /// Deletes the link between an account and a user of that issuer. Returns false if there is none.
     async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError>;
 }

@@ -1,6 +1,6 @@
-//! What a store keeps, independent of where it keeps it: what leaves one store in an export and enters another. Whatever
-//! only leads to something else (a user name to its account, a code to its grant, an index) is no record: each store
-//! makes its own.
+//! The content of a store in a form that does not depend on the kind of store, for exports and imports. Rows
+//! that only lead to other rows (from a user name to its account, from a code to its grant, or an index) are
+//! no records. Each store creates its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,44 +15,44 @@ use crate::keys::seal::StoreKey;
 
 use super::StoreError;
 
-/// What a record is about, and what its name is.
+/// The kind of a record, which also decides what its name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A client, by its identifier.
+    /// A client, named by its identifier.
     Client,
-    /// An account, by its subject.
+    /// An account, named by its subject.
     Account,
-    /// A login, by the SHA-256 of its cookie.
+    /// A login session, named by the SHA-256 of its cookie.
     Session,
-    /// That an approval has made a code, by the SHA-256 of the approval.
+    /// A consent form that was answered, named by the SHA-256 of the approval.
     Approval,
-    /// A code, used or not, by its SHA-256.
+    /// An authorization code, used or not, named by its SHA-256.
     Code,
-    /// A grant, by its identifier.
+    /// A grant, named by its identifier.
     Grant,
-    /// The grant of a refresh token, used or not, by the token's SHA-256.
+    /// The grant of a refresh token, used or not, named by the token's SHA-256.
     RefreshToken,
-    /// A device authorization, by the SHA-256 of the device code.
+    /// A device authorization, named by the SHA-256 of the device code.
     Device,
-    /// The device code of a user code, by the latter's SHA-256.
+    /// The device code of a user code, named by the SHA-256 of the user code.
     UserCode,
-    /// A pushed authorization request, by the SHA-256 of its handle.
+    /// A pushed authorization request, named by the SHA-256 of its handle.
     PushedRequest,
-    /// What a person has allowed a client, by the SHA-256 of both.
+    /// The consent of a user to a client, named by the SHA-256 of both.
     Consent,
-    /// The account of a person of another issuer, by the SHA-256 of the two.
+    /// The account of a user of another issuer, named by the SHA-256 of issuer and `sub`.
     Link,
-    /// The way back, by the SHA-256 of issuer and account.
+    /// The user of another issuer for an account, named by the SHA-256 of issuer and subject.
     LinkBack,
-    /// That a name has come, by its SHA-256.
+    /// A name that can be used only once, such as an assertion's `jti`, named by its SHA-256.
     Once,
-    /// The signing keys.
+    /// The set of signing keys.
     SigningKeys,
 }
 
 impl Kind {
-    /// In words.
+    /// A description of such records, in the plural.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Client => "clients",
@@ -74,20 +74,20 @@ impl Kind {
     }
 }
 
-/// The one name of the signing keys.
+/// The record name of the signing keys, of which there is one set.
 pub(super) const SIGNING: &str = "signing";
 
-/// One thing that a store keeps. Its value is the JSON that the store has, byte for byte.
+/// One entry of a store. Its value is the stored JSON, byte for byte.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// What it is about.
+    /// The kind of the record.
     pub kind: Kind,
-    /// Which one.
+    /// The name, which is unique among the records of one kind.
     pub name: String,
-    /// When its time is over; none if never.
+    /// The time at which the record expires. None if it never does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixTime>,
-    /// The value.
+    /// The stored value as JSON.
     pub value: Box<RawValue>,
 }
 
@@ -109,31 +109,31 @@ impl Record {
         Ok(Self { kind, name: name.into(), until, value })
     }
 
-    /// The value as what it is.
+    /// Parses the value.
     pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
         serde_json::from_str(self.value.get()).map_err(|_| StoreError::Unreadable)
     }
 }
 
-/// How many records of each kind.
+/// The number of records of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Counts(pub BTreeMap<Kind, u64>);
 
 impl Counts {
-    /// Counts some more.
+    /// Counts these records too.
     pub fn add(&mut self, records: &[Record]) {
         for record in records {
             *self.0.entry(record.kind).or_default() += 1;
         }
     }
 
-    /// Of all kinds together.
+    /// The number of records of all kinds.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Of what there are fewer in `other`, and how many fewer.
+    /// The first kind of which `other` has fewer records, and the difference.
     pub fn missing_in(&self, other: &Self) -> Option<(Kind, u64)> {
         self.0.iter().find_map(|(kind, count)| {
             let there = other.0.get(kind).copied().unwrap_or(0);
@@ -149,34 +149,34 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Records go from hand to hand in batches of about so many.
+/// The approximate number of records in a batch.
 pub const BATCH: usize = 512;
 
-/// Where an export goes.
+/// The channel to which an export is sent, in batches.
 pub type Sink = mpsc::Sender<Vec<Record>>;
 
-/// What became of the rows when the key was replaced.
+/// The result of encrypting all rows with a new key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resealed {
-    /// All rows.
+    /// The number of all rows.
     pub rows: u64,
-    /// Those that the key from before had sealed.
+    /// The number of rows that had been encrypted with the previous key.
     pub changed: u64,
 }
 
-/// The part of the store that looks at all of it.
+/// The part of the store that works on all of its content.
 #[async_trait]
 pub trait Portable: Send + Sync {
-    /// Sends everything whose time is not over at `now`. The embedded store sends what there was when it began; Redis
-    /// also some of what changes meanwhile.
+    /// Sends all records that have not expired at `now`. The embedded store sends its state at the start of
+    /// the call. Redis might also send some later changes.
     ///
     /// # Errors
-    /// When something cannot be read or is of an unknown kind: an export that leaves something out is none. When nobody
-    /// receives.
+    /// If a record cannot be read or is of an unknown kind, because an export must be complete, or if the
+    /// receiver was dropped.
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError>;
-    /// Seals again, with the key that seals now, whatever the one from before had sealed.
+    /// Encrypts all rows with the current key that were encrypted with the previous one.
     async fn reseal(&self) -> Result<Resealed, StoreError>;
-    /// What values are sealed with.
+    /// The key with which values are encrypted.
     fn key(&self) -> &StoreKey;
 }
 

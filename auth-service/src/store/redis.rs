@@ -1,7 +1,9 @@
-//! The Redis store: one server, one behind sentinels, or a cluster; for any number of replicas of the service.
+//! The Redis store. It supports a single server, a server behind sentinels, and a cluster, and any number of
+//! replicas of this service.
 //!
-//! Values are sealed, so Redis cannot look into them: a change is read, decided here by the same pure rules as in the
-//! embedded store, and written by a script on condition that nobody wrote in between (`docs/adr/0003-redis-store.md`).
+//! Values are encrypted, so Redis cannot evaluate them. A change is read, decided here by the same pure rules
+//! as in the embedded store, and written by a script under the condition that nobody wrote in between
+//! (`docs/adr/0003-redis-store.md`).
 
 mod accounts;
 mod address;
@@ -42,19 +44,19 @@ use tracking::Tracking;
 pub use address::{InvalidRedisUrl, RedisAddress};
 pub use portable::RedisTarget;
 
-/// What every key starts with.
+/// The prefix of all keys.
 const PREFIX: &str = "mcp-gate";
-/// What the key check says, together with the version of the schema.
+/// The content of the key-check row, which includes the schema version.
 const KEY_CHECK: &str = "right key, schema 2";
-/// What it said before refresh tokens told which grant they belong to. What is there stays as it is; an earlier release
-/// would refuse the new tokens.
+/// The content of the key-check row before refresh tokens named their grant. The data stays unchanged, but
+/// earlier releases would refuse the new tokens.
 const EARLIER: &str = "right key, schema 1";
-/// What it says while an import is under way.
+/// The content of the key-check row during an import.
 const UNFINISHED: &str = "an import is under way";
-/// The version of the schema.
+/// The schema version of this release.
 const SCHEMA: u32 = 2;
 
-/// See the module's text.
+/// A connection to Redis that implements [`Store`].
 pub struct RedisStore {
     key: StoreKey,
     cells: Cells,
@@ -62,16 +64,16 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects, and checks the store key against what is stored.
+    /// Connects, and checks that the store key fits the stored data.
     ///
     /// # Errors
-    /// When Redis cannot be reached or used, or the key is not the one that its values were written with.
+    /// If Redis cannot be reached or used, or if its values were encrypted with another key.
     pub async fn connect(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         Self::connect_below(address, key, PREFIX).await
     }
 
-    /// As [`RedisStore::connect`], with keys that start with `prefix`: deployments that share a Redis know nothing of
-    /// each other. It may have letters, digits, `-` and `_`.
+    /// Like [`RedisStore::connect`], but with keys that start with `prefix`, so that several deployments can
+    /// share one Redis. The prefix can have letters, digits, `-` and `_`.
     pub async fn connect_below(
         address: &RedisAddress,
         key: &StoreKey,
@@ -83,17 +85,17 @@ impl RedisStore {
         if found.as_ref().is_none_or(|found| found.value == EARLIER) {
             store.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         }
-        // A Redis that is full can be started on: what is there still counts.
+        // The service can start with a Redis that is full, because the stored data is still useful.
         store.check_schema().await?;
         Ok(store)
     }
 
-    /// Whether this is a store of ours, of this release.
+    /// Checks that the data in Redis has the schema of this release.
     async fn check_schema(&self) -> Result<(), StoreError> {
         match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
             Some(check) if check.value == KEY_CHECK => Ok(()),
             Some(check) => Err(unfit(&check.value)),
-            // Redis answers, but was emptied since we connected: everything is refused until clients come back.
+            // Redis was emptied after the connection was made, so all cached values become invalid.
             None => {
                 self.cells.changes.note_everything();
                 Ok(())
@@ -101,7 +103,7 @@ impl RedisStore {
         }
     }
 
-    /// Connects, whatever is there.
+    /// Connects without checking the stored data.
     async fn unchecked(address: &RedisAddress, key: &StoreKey, prefix: &str) -> Result<Self, StoreError> {
         let sealer = Sealer::new(key, Purpose::StoredValue)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -113,7 +115,7 @@ impl RedisStore {
     }
 }
 
-/// Why this is no store of ours, as its key check says.
+/// The error message for a key-check row of another release or an unfinished import.
 fn unfit(check: &str) -> StoreError {
     let schema = check.strip_prefix("right key, schema ").and_then(|version| version.parse::<u32>().ok());
     StoreError::Unavailable(match schema {
@@ -232,7 +234,7 @@ impl Store for RedisStore {
     }
 
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
-        // A session is added in the second of its login.
+        // Sessions are added in the second of the login, so the time of login is the current time.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
         self.cells.write(&self.cells.keys.session(&session.id), session, life).await
     }
@@ -336,7 +338,7 @@ impl Store for RedisStore {
         }
     }
 
-    /// Redis drops rows by itself; the index of clients has to be told.
+    /// Redis deletes expired rows itself. Only the index of clients has to be updated.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
         clients::sweep(&self.cells, now).await
     }
@@ -347,7 +349,7 @@ impl Store for RedisStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.check_schema().await?;
-        // With `maxmemory` reached, and on a copy that is not the master, reading goes well and writing does not.
+        // If `maxmemory` is reached, or if the server is a replica, reading works but writing does not.
         self.cells.write_for(&self.cells.keys.writable(), &true, None).await
     }
 }

@@ -1,6 +1,6 @@
-//! A stored row, the same in every store: a format version, the second at which the row's time is over, and the
-//! sealed JSON of a domain value. The row's place and its end are authenticated with it, so that rows cannot be
-//! swapped or made to live longer by who can write to the store but has no `STORE_KEY`.
+//! The format of a stored row, which is the same in all stores: a format version, the expiry in seconds, and
+//! the encrypted JSON of a domain value. The row's place and expiry are authenticated. A party that can write
+//! to the store but does not have `STORE_KEY` cannot swap rows or extend their life.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ const VERSION: u8 = 1;
 const NEVER: u64 = u64::MAX;
 const HEADER: usize = 9;
 
-/// The row of `value` at `place`.
+/// Encrypts `value` into the row for `place`.
 pub(super) fn seal<T: Serialize>(
     sealer: &Sealer,
     place: &[u8],
@@ -25,7 +25,7 @@ pub(super) fn seal<T: Serialize>(
     seal_json(sealer, place, &plain, expires_at)
 }
 
-/// As [`seal`], of a value that is in JSON already.
+/// Like [`seal`], for a value that is already JSON.
 pub(super) fn seal_json(
     sealer: &Sealer,
     place: &[u8],
@@ -40,18 +40,18 @@ pub(super) fn seal_json(
     Ok(row)
 }
 
-/// The value in a row that was sealed for `place`.
+/// Decrypts the value in the row at `place`.
 pub(super) fn open<T: DeserializeOwned>(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(&open_json(sealer, place, row)?).map_err(|_| StoreError::Unreadable)
 }
 
-/// As [`open`], as JSON.
+/// Like [`open`], but returns JSON.
 pub(super) fn open_json(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Vec<u8>, StoreError> {
     let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
     sealer.open(&name(place, header), body).map_err(|_| StoreError::Unreadable)
 }
 
-/// The row under the key that seals now; none if it is already.
+/// Encrypts the row with the current key. None if it already is.
 pub(super) fn resealed(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
     let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
     if sealer.is_current(&name(place, header), body) {
@@ -60,13 +60,13 @@ pub(super) fn resealed(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Opti
     seal_json(sealer, place, &open_json(sealer, place, row)?, expiry(row)).map(Some)
 }
 
-/// When the row's time is over; none if never.
+/// The time at which the row expires. None if it never does.
 pub(super) fn expiry(row: &[u8]) -> Option<UnixTime> {
     let bytes = row.get(1..HEADER).and_then(|bytes| bytes.try_into().ok());
     bytes.map(u64::from_be_bytes).filter(|at| *at != NEVER).map(UnixTime)
 }
 
-/// Whether the row's time is over.
+/// Whether the row has expired.
 pub(super) fn is_over(row: &[u8], now: UnixTime) -> bool {
     expiry(row).is_some_and(|at| at <= now)
 }

@@ -1,4 +1,4 @@
-//! What the stores decide alike: pure steps between reading a row and writing it.
+//! Decisions that all stores share: pure functions between reading a row and writing it.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::domain::opaque_token::TokenHash;
 
 use super::sole_clients::sole_user;
 
-/// How long used codes and answered forms are remembered.
+/// How long used codes and answered consent forms are remembered.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long a device that nobody allowed may still ask what became of its code.
+/// How long after its expiry an unapproved device code is kept, for devices that poll late.
 const LATE: Duration = Duration::from_secs(600);
 
-/// A code, before and after its use.
+/// An authorization code, and whether it was redeemed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CodeRow {
     pub(super) code: AuthorizationCode,
@@ -28,24 +28,25 @@ pub(super) struct CodeRow {
 }
 
 impl CodeRow {
-    /// A new code of `client`, as that client is now.
+    /// A new code, with the current registration of `client`.
     pub(super) fn new(code: &AuthorizationCode, client: &Client) -> Self {
         let code = AuthorizationCode { registration: client.registration.clone(), ..code.clone() };
         Self { code, redeemed: false }
     }
 
-    /// A used code, and the approval that made it, are remembered for a day: longer than any form may be answered,
-    /// and so that a replay is noticed.
+    /// The time at which the code and its approval are deleted. They are kept for a day so that a replay is
+    /// noticed, which is longer than any consent form can be answered.
     pub(super) fn forget_at(&self) -> UnixTime {
         self.code.expires_at.plus(DAY)
     }
 }
 
-/// What stands in the place of a code's name where an approval was denied.
+/// Stored as the name of the code when an approval was denied.
 pub(super) const DENIED: &str = "";
 
-/// A device code that a user has allowed is remembered for a day after its end, as other codes are, so that a replay is
-/// noticed. Any other one is there for some minutes more, for a device that asks late.
+/// The time until which a device authorization is kept. If a user approved it, that is a day after its
+/// expiry, as for other codes, so that a replay is noticed. Otherwise it is a few minutes, for devices that
+/// poll late.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     device.expires_at.plus(match device.state {
         DeviceState::Pending | DeviceState::Denied => LATE,
@@ -53,7 +54,7 @@ pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     })
 }
 
-/// What is allowed once this approval is. Consent to what the client was before it changed is none to what it is now.
+/// The consent after this approval. An earlier consent is dropped if the client has changed since.
 pub(super) fn with_consent(
     known: Option<Consent>,
     subject: &Subject,
@@ -66,12 +67,13 @@ pub(super) fn with_consent(
     consent
 }
 
-/// The live refresh token if it is of the first release, which does not say whose it is: a row of its own has to.
+/// The current refresh token if it is of the first release. Such a token does not name its grant, so a
+/// separate row has to lead to it.
 pub(super) fn leading(grant: &Grant) -> Option<&TokenHash> {
     grant.refresh.as_ref().filter(|refresh| refresh.line.is_none()).map(|refresh| &refresh.current)
 }
 
-/// The grant and the person, if the grant is theirs and the client still holds it.
+/// Returns the grant and the account if the grant belongs to the account and the client still holds it.
 pub(super) fn held(
     grant: Option<Grant>,
     client: Option<&Client>,
@@ -81,16 +83,17 @@ pub(super) fn held(
     (grant.is_held_by(client) && grant.subject == account.subject).then_some((grant, account))
 }
 
-/// Whether a registration asks for the public client that is there already.
+/// Whether a registration is for the public client that is already stored.
 pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
     known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
 }
 
-/// How much longer a client has to be kept for that to be written.
+/// The number of seconds by which `kept_until` has to grow for the change to be written.
 const KEPT_RESOLUTION: u64 = 600;
 
-/// Whether a client that nobody has used, or one account alone, is kept for longer now that somebody registers it again: it may
-/// be one that a stranger has registered before, and who registers it now is about to sign in.
+/// Whether a client is protected for longer now that it is registered again. This applies to clients that
+/// nobody or only one account has used: a stranger might have registered the client first, and the user who
+/// registers it now is about to log in.
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
     known.origin == ClientOrigin::Registration
@@ -98,17 +101,17 @@ pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
         && asked.kept_until.is_some_and(longer)
 }
 
-/// What a use means for what is known of its client.
+/// The effect of a use on the stored client.
 pub(super) enum UseOfClient {
-    /// The client was removed or switched off, or changed hands, since the caller saw it.
+    /// The client was deleted, disabled or registered anew since the caller read it.
     Refused,
-    /// Nothing new.
+    /// The use changes nothing that is stored.
     Noted(Client),
-    /// To be written, and kept until the use's `keep_until`.
+    /// The client has to be written, and kept until the `keep_until` of the use.
     News(Client),
 }
 
-/// Judges a use by the live client of that identifier.
+/// Decides on a use, given the stored client with that identifier.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {
@@ -142,8 +145,8 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
     }
 }
 
-/// Replaces what an update may replace (RFC 7592 §2.2); false when `management` is not the client's registration
-/// access token any more.
+/// Replaces the parts of a client that an update can change (RFC 7592 §2.2). Returns false if `management` is
+/// no longer its registration access token.
 pub(super) fn update(client: &mut Client, management: &TokenHash, updated: &Client) -> bool {
     let may = client.management == Some(*management);
     if may {

@@ -1,4 +1,5 @@
-//! The clients that nobody but one account has used: how many an account may have, and which of them goes for another one.
+//! The clients that only one account has used: how many an account can have, and which of them is deleted for
+//! a new one.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,14 +7,15 @@ use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse, ClientUsers};
 use crate::domain::clock::UnixTime;
 
-/// What one account has. A client that was deleted, or that another account has used since, stays in the list until it is the one
-/// that was used longest ago, and then goes from the list alone.
+/// The clients that only this account has used, sorted by their last use. A client that was deleted, or that
+/// another account has used since, stays in the list until it is the oldest entry.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct SoleClients(Vec<(UnixTime, ClientId)>);
 
 impl SoleClients {
-    /// Notes a use of `client`. Gives those that make room for it, the one that was used longest ago first.
+    /// Records a use of `client`. Returns the clients that should be deleted for it, the least recently used
+    /// one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.add(client, used.at);
         let too_many = self.0.len().saturating_sub(used.sole_ceiling);
@@ -22,7 +24,7 @@ impl SoleClients {
         leaving.map(|(place, id)| MakesRoom { id, may_stay: place >= far_too_many }).collect()
     }
 
-    /// Enters one at the place of its last use.
+    /// Inserts a client at the position of its last use.
     pub(super) fn add(&mut self, client: &ClientId, used_at: UnixTime) {
         self.0.retain(|(_, id)| id != client);
         let place = self.0.partition_point(|(at, _)| *at <= used_at);
@@ -30,21 +32,23 @@ impl SoleClients {
     }
 }
 
-/// A client that should make room for another one.
+/// A client that should be deleted for another one.
 pub(super) struct MakesRoom {
     pub(super) id: ClientId,
     may_stay: bool,
 }
 
 impl MakesRoom {
-    /// Whether it stays for now, being `client`: somebody has registered it a moment ago, and may be another one who is about to
-    /// sign in. So many stay beyond the ceiling as there may be below it, and no more.
+    /// Whether the client stays for now, because it was registered a moment ago, possibly by a second user
+    /// who is about to log in. The number of clients that stay is limited to the ceiling, in addition to
+    /// those within it.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
         self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }
 }
 
-/// The one account that has used a client, which may have to make room for another client of that account.
+/// The account that alone has used the client. None for a client of the operator, which is never deleted for
+/// another one.
 pub(super) fn sole_user(client: &Client) -> Option<&Subject> {
     match &client.users {
         Some(ClientUsers::One(user)) if client.origin != ClientOrigin::Operator => Some(user),

@@ -1,5 +1,5 @@
-//! Everything from one place to another: out of a store or a dump, into a store or a dump. What arrived is counted in the
-//! place where it arrived, before it is said to be there.
+//! Copies the whole content of a store or dump to another store or dump. The records are counted at the
+//! target before a copy is reported as successful.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -18,81 +18,81 @@ use super::embedded::OpenError;
 use super::records::{Counts, Kind, Portable, Record, Sink};
 use super::{Store, StoreError};
 
-/// Batches on their way.
+/// The number of batches that can wait in the channel.
 const WAITING: usize = 4;
 
-/// Why not everything is where it should be.
+/// The reason why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The store that it comes from failed.
+    /// The source store failed.
     #[error("reading the store: {0}")]
     Source(#[source] StoreError),
-    /// The dump cannot be used.
+    /// The dump cannot be read or written.
     #[error("{}: {source}", path.display())]
     Dump {
-        /// Which.
+        /// The path of the dump.
         path: PathBuf,
-        /// Why.
+        /// The reason why it cannot be used.
         source: DumpError,
     },
     /// The target cannot be used.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The target failed on the way.
+    /// Writing to the target failed.
     #[error(
         "writing: {0}. What was there before an import into the embedded store still is; an import into Redis is begun anew by the same command"
     )]
     Writing(#[source] StoreError),
-    /// Some did not arrive.
+    /// Some records are missing at the target.
     #[error(
         "{missing} of {} did not arrive. Was the store in use meanwhile? Stop every service that uses either store, and \
          begin anew",
         kind.text()
     )]
     Missing {
-        /// Of what.
+        /// The kind of the missing records.
         kind: Kind,
-        /// How many.
+        /// The number of the missing records.
         missing: u64,
     },
-    /// No random bytes.
+    /// The operating system provided no random bytes.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
 }
 
-/// Why nothing can be brought into a store.
+/// The reason why a store cannot be the target of a copy.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// There is something already.
+    /// The store already has content.
     #[error("{0} is not empty. Name an empty store, or say --replace to have what is in it replaced")]
     NotEmpty(String),
-    /// The embedded store cannot be used.
+    /// The embedded store cannot be opened.
     #[error(transparent)]
     Open(OpenError),
-    /// Files cannot be moved.
+    /// The files of the store cannot be moved.
     #[error("the imported store cannot be put in its place: {0}")]
     Io(#[from] std::io::Error),
-    /// The store failed.
+    /// The target store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Where everything comes from.
+/// The source of a copy.
 pub enum Source {
-    /// A store.
+    /// A running store.
     Store(Arc<dyn Store>),
-    /// A dump, and what opens it.
+    /// A dump, and the key with which it is encrypted.
     Dump(PathBuf, StoreKey),
 }
 
-/// Where everything goes. Until it is finished, nobody takes it for a store.
+/// The target of a copy. It cannot be used as a store until it is finished.
 #[async_trait]
 pub trait Target: Send + Sized {
-    /// Writes records, and whatever leads to them. To write one again changes nothing.
+    /// Writes records and the rows that lead to them. Writing the same record again changes nothing.
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError>;
-    /// What was written, to look at.
+    /// The content that was written so far.
     fn content(&self) -> Result<&dyn Store, StoreError>;
-    /// Makes a store of it.
+    /// Completes the target, so that it can be used as a store.
     async fn finish(self) -> Result<(), TargetError>;
 }
 
@@ -101,7 +101,7 @@ fn dump_error(path: &Path) -> impl Fn(DumpError) -> TransferError + '_ {
 }
 
 impl Source {
-    /// Calls `each` with everything that is not over at `now`, batch by batch.
+    /// Calls `each` with all records that have not expired at `now`, batch by batch.
     async fn read(
         &self,
         now: UnixTime,
@@ -130,7 +130,7 @@ impl Source {
         }
     }
 
-    /// Reads everything once, and says how much it is.
+    /// Reads the whole source and counts its records.
     pub async fn count(&self, now: UnixTime) -> Result<Counts, TransferError> {
         let mut counts = Counts::default();
         let each = async |batch: Vec<Record>| {
@@ -153,8 +153,8 @@ fn read_dump(path: &Path, key: &StoreKey, now: UnixTime, to: &Sink) -> Result<()
     Ok(())
 }
 
-/// Brings everything from `source` to a target that is made once the whole source was read and found sound. `progress`
-/// hears how many records have been written so far.
+/// Copies everything from `source` to the target. The target is only created after the whole source was read
+/// without an error. `progress` is called with the number of records written so far.
 pub async fn copy<T: Target>(
     source: &Source,
     target: impl AsyncFnOnce() -> Result<T, TargetError>,
@@ -171,7 +171,8 @@ pub async fn copy<T: Target>(
         Ok(())
     };
     source.read(now, each).await?;
-    // Both at one moment: what ended on the way is missed by nobody.
+    // Both sides are counted for the same time, so that records that expired during the copy make no
+    // difference.
     let now = clock.now();
     let (asked, there) = (source.count(now).await?, count(target.content(), now).await?);
     if let Some((kind, missing)) = asked.missing_in(&there) {
@@ -195,11 +196,11 @@ async fn count(store: Result<&dyn Store, StoreError>, now: UnixTime) -> Result<C
     Ok(counts)
 }
 
-/// Writes what a store keeps to a new file at `path`, readable by its owner only. It appears under that name when it is
-/// whole.
+/// Writes the content of a store to a new file at `path` that only its owner can read. The file gets this
+/// name once it is complete.
 ///
 /// # Errors
-/// When there is a file of that name already, and when anything cannot be read or written.
+/// If the file already exists, or if something cannot be read or written.
 pub async fn export(
     store: &dyn Portable,
     path: &Path,
@@ -219,7 +220,7 @@ pub async fn export(
     let mut writer = begun().map_err(&failed)?;
     let (to, mut records) = mpsc::channel::<Vec<Record>>(WAITING);
     let out = &mut writer;
-    // It owns the receiver: when it fails, the export ends too.
+    // This future owns the receiver, so a failure here ends the export too.
     let writing = async move {
         let mut written = 0;
         while let Some(batch) = records.recv().await {

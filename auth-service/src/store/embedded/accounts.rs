@@ -1,4 +1,4 @@
-//! People. A user name leads to a subject, and that to the account.
+//! Accounts. A row leads from the user name to the subject, and the account is stored under its subject.
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
 use crate::domain::clock::UnixTime;
@@ -9,7 +9,7 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Adds an account; whether its name was free.
+/// Adds an account. Returns whether its user name was free.
 pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<bool, StoreError> {
     let name = name_key(&account.username);
     if rows.get::<Subject>(Table::Usernames, &name)?.is_some() {
@@ -20,7 +20,7 @@ pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<bool, StoreE
     Ok(true)
 }
 
-/// Removes an account; whether there was one.
+/// Removes an account. Returns whether there was one.
 pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<bool, StoreError> {
     let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
         return Ok(false);
@@ -30,13 +30,13 @@ pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<bool, Sto
     Ok(true)
 }
 
-/// The account of that name.
+/// The account with this user name.
 pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Account>, StoreError> {
     let subject: Option<Subject> = rows.get(Table::Usernames, &name_key(username))?;
     subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
 }
 
-/// Replaces a password, if it still is `old`; whether it was.
+/// Replaces a password if it is still `old`. Returns whether it was.
 pub(super) fn replace_password(
     rows: &Writable<'_>,
     subject: &Subject,
@@ -54,7 +54,7 @@ pub(super) fn replace_password(
     Ok(true)
 }
 
-/// Changes an account; false when there is none.
+/// Changes an account. Returns false if there is none.
 pub(super) fn change(
     rows: &Writable<'_>,
     subject: &Subject,

@@ -1,4 +1,4 @@
-//! Clients: their registration under a ceiling, and the note of their use.
+//! Clients: their registration with a limit on their number, and the record of their use.
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
@@ -11,12 +11,12 @@ use super::sole_clients;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// The live client of that identifier.
+/// The client with this identifier, unless it has expired.
 pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
     rows.get_live(Table::Clients, id.as_str(), now)
 }
 
-/// The client that `asked` is already, if it registered before.
+/// Finds the client that has already registered with the metadata of `asked`.
 pub(super) fn registered(
     rows: &impl Rows,
     asked: &Client,
@@ -35,7 +35,7 @@ pub(super) fn registered(
     Ok(None)
 }
 
-/// As [`registered`], if nothing about the client needs a write.
+/// Like [`registered`], but only returns the client if nothing has to be written.
 pub(super) fn known_and_shared(
     rows: &impl Rows,
     asked: &Client,
@@ -58,7 +58,8 @@ pub(super) fn register(
     for id in ids {
         if live(rows, id, terms.now)?.is_none() {
             let registration = add(rows, asked, id, terms)?;
-            // Who registers the same next proposes the first identifier again, and cannot know the others.
+            // The next registration of the same client proposes the first identifier again and does not know
+            // the others, so a row leads from the fingerprint to the identifier that was chosen.
             if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
                 && ids.first() != Some(id)
             {
@@ -70,7 +71,7 @@ pub(super) fn register(
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
 }
 
-/// A client that two parties registered is managed by neither.
+/// Updates a client that is registered again. If two parties have registered a client, neither can manage it.
 fn share(
     rows: &Writable<'_>,
     mut client: Client,
@@ -96,14 +97,14 @@ fn add(
     id: &ClientId,
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
-    // The row may still hold a client whose time is over.
+    // The row might still contain an expired client.
     remove(rows, id)?;
     let too_many = (rows.count(Table::Clients)? + 1).saturating_sub(terms.ceiling);
     let too_many = too_many.max((rows.count(Table::UnusedClients)? + 1).saturating_sub(terms.unused_ceiling));
     let oldest = rows.first_few::<ClientId>(Table::UnusedClients, too_many)?;
     let makes_room = |(key, _): &(String, ClientId)| *key < unused_key_from(terms.now.0 + 1);
     if (oldest.len() as u64) < too_many || !oldest.iter().all(makes_room) {
-        // Nobody goes for a newcomer that finds no room all the same.
+        // If there is no room in any case, no other client is deleted.
         return Ok(Registration::Full);
     }
     for (key, oldest) in oldest {
@@ -120,7 +121,7 @@ fn put_unused(rows: &Writable<'_>, client: &Client, terms: &RegistrationTerms) -
     rows.put(Table::UnusedClients, &unused_key(client), &client.id, Some(terms.unused_until))
 }
 
-/// Enters a client that neither ends nor makes room; whether its identifier was free.
+/// Adds a client that neither expires nor is deleted for others. Returns whether its identifier was free.
 pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
     if live(rows, &client.id, now)?.is_some() {
         return Ok(false);
@@ -130,7 +131,7 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
     Ok(true)
 }
 
-/// Sorts by the second from which the client may have to make room.
+/// A key that sorts by the time from which the client can be deleted for others.
 pub(super) fn unused_key(client: &Client) -> String {
     format!("{}/{}", unused_key_from(client.makes_room_from().0), client.id)
 }
@@ -139,7 +140,7 @@ fn unused_key_from(second: u64) -> String {
     format!("{second:020}")
 }
 
-/// Removes a client; whether there was one.
+/// Removes a client. Returns whether there was one.
 pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreError> {
     let Some(client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
         return Ok(false);
@@ -150,7 +151,7 @@ pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreEr
     Ok(true)
 }
 
-/// What leads from its metadata to a client goes with either.
+/// Removes the row that leads from a fingerprint to this client, when the client or its metadata is removed.
 fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreError> {
     let Some(fingerprint) = client.fingerprint.map(|fingerprint| fingerprint.text()) else { return Ok(()) };
     match rows.get::<ClientId>(Table::Fingerprints, &fingerprint)? {
@@ -159,7 +160,7 @@ fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreEr
     }
 }
 
-/// Removes a client whose registration access token that is; whether it was.
+/// Removes a client if this is its registration access token. Returns whether it was removed.
 pub(super) fn remove_managed_by(
     rows: &Writable<'_>,
     management: &TokenHash,
@@ -172,7 +173,7 @@ pub(super) fn remove_managed_by(
     remove(rows, id)
 }
 
-/// Replaces what a client says of itself, for who has its registration access token.
+/// Replaces a client's metadata on behalf of the holder of its registration access token.
 pub(super) fn update(
     rows: &Writable<'_>,
     management: &TokenHash,
@@ -186,7 +187,7 @@ pub(super) fn update(
     Ok(done)
 }
 
-/// Changes a live client, if it is there; whether it was.
+/// Changes a client if it exists and `change` returns true. Returns whether it was changed.
 pub(super) fn change(
     rows: &Writable<'_>,
     id: &ClientId,
@@ -202,7 +203,8 @@ pub(super) fn change(
     Ok(changed)
 }
 
-/// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
+/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered anew
+/// since the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     match judge_use(live(rows, &used.client.id, used.at)?, used) {
         UseOfClient::Refused => Ok(None),

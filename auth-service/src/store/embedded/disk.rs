@@ -1,6 +1,6 @@
-//! The open database, which is closed and opened again after a failure of its disk: after one failed read or write redb
-//! refuses everything, since it cannot know what is on disk. Reads go on as soon as it is open again; writes as soon as
-//! the disk takes any.
+//! The open database. After a failed read or write, redb refuses all operations, because it cannot know what
+//! is on disk. The database is then closed and opened again. Reads work as soon as it is open, and writes as
+//! soon as the disk accepts them.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -18,34 +18,35 @@ use crate::store::StoreError;
 
 use super::rows::unavailable;
 
-/// The pause before the disk is tried again, at first and at most.
+/// The first and the longest pause before the disk is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long those who read may take to let go of a database that is to be closed.
+/// How long to wait for readers before a database is closed.
 const LETTING_GO: Duration = Duration::from_secs(2);
-/// Bytes of redb's header.
+/// Length of redb's header in bytes.
 const HEADER: usize = 320;
-/// Bytes that redb keeps of the file, where it would keep a gigabyte: what strangers fill the store with must not fill our memory.
-/// The system keeps the rest as long as it has room.
+/// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could fill by filling the
+/// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
-/// What the disk has to take before the database is written to again: a few pages and what leads to them.
+/// Number of bytes that the disk has to accept before the database is written to again. This is enough for a
+/// few pages and the pages that lead to them.
 const TRIAL: usize = 64 * 1024;
 
-/// See the module's text.
+/// The database file, and what is known of its failures.
 pub(super) struct Disk {
     path: PathBuf,
-    /// The file that was opened, by device and number: another one may come to have its path.
+    /// Device and inode number of the file that was opened, because another file could get its path.
     file: (u64, u64),
-    /// Nothing while it is being opened again, or when it cannot be.
+    /// None while the database is being opened again, or if that failed.
     database: RwLock<Option<Arc<Database>>>,
-    /// How the file begins since our last write, if that could be read: with another beginning, somebody else has written over
-    /// it.
+    /// The header of the file after the last write of this process, if it could be read. If the header
+    /// differs, another process has written to the file.
     beginning: Mutex<Option<Vec<u8>>>,
     trouble: Mutex<Option<Trouble>>,
     failing: Gauge,
 }
 
-/// Why nothing can be written.
+/// The reason why writes fail, and the next attempt.
 struct Trouble {
     reason: String,
     pause: Duration,
@@ -53,7 +54,7 @@ struct Trouble {
 }
 
 impl Disk {
-    /// Opens the database at `path`, whose file is there, be it empty.
+    /// Opens the database at `path`. The file has to exist, but can be empty.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
         let database = without_panic(|| builder().create(path))?;
         let failing = metrics::gauge!("mcp_gate_store_writes_failing");
@@ -68,13 +69,13 @@ impl Disk {
         })
     }
 
-    /// The database, to read from. Whoever takes it lets go of it soon.
+    /// The database for reading. The caller should drop it soon.
     pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
         database.ok_or_else(|| self.refusal())
     }
 
-    /// The database, to write to, unless nothing can be written at present. Only the one thread that writes asks.
+    /// The database for writing, unless writes are known to fail. Only the writer thread calls this.
     pub(super) fn writable(&self) -> Result<Arc<Database>, StoreError> {
         if !self.is_as_we_left_it() {
             self.postpone(
@@ -107,12 +108,12 @@ impl Disk {
             && before.as_ref().is_none_or(|before| beginning(&self.path).is_ok_and(|now| now == *before))
     }
 
-    /// The file is as it is by our own doing.
+    /// Records the current header, after this process has changed the file.
     pub(super) fn note_beginning(&self) {
         *self.beginning.lock().unwrap_or_else(PoisonError::into_inner) = beginning(&self.path).ok();
     }
 
-    /// Something was written.
+    /// Records that a write succeeded.
     pub(super) fn succeeded(&self) {
         self.note_beginning();
         if self.trouble().take().is_some() {
@@ -121,7 +122,7 @@ impl Disk {
         }
     }
 
-    /// Something could not be written, or read.
+    /// Records that a write or read failed, and opens the database again.
     pub(super) fn failed(&self, error: &StoreError) {
         let reason = match error {
             StoreError::Unavailable(reason) => reason.clone(),
@@ -157,16 +158,17 @@ impl Disk {
         *trouble = Some(Trouble { reason: reason.to_owned(), pause, next_try: Instant::now() + pause });
     }
 
-    /// Whether the disk takes anything at all. Tried beside the database, which would have to be closed again otherwise.
+    /// Tests whether the disk accepts data. It writes to another file, because a failed write to the database
+    /// would require opening it again.
     fn try_disk(&self) -> std::io::Result<()> {
         let beside = self.path.with_extension("trial");
-        // Made anew: what is there may be anything, a pipe too, which would be waited for.
+        // The file is created anew. An existing one could be a pipe, for example, and opening it would block.
         let _ = fs::remove_file(&beside);
         let tried = File::create_new(&beside).and_then(|mut file| {
             file.write_all(&vec![0; TRIAL])?;
             file.sync_all()
         });
-        // What is left behind is overwritten next time.
+        // A file that remains is removed at the next attempt.
         let _ = fs::remove_file(&beside);
         tried
     }
@@ -178,7 +180,7 @@ impl Disk {
             return;
         };
         self.forget_what_was_not_written();
-        // Not `create`, which would make a new store of a file that was emptied.
+        // `create` must not be used here, because it would turn an emptied file into a new store.
         match without_panic(|| builder().open(&self.path)).map_err(unavailable) {
             Ok(database) => {
                 *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(database));
@@ -187,8 +189,8 @@ impl Disk {
         }
     }
 
-    /// After a failed sync the system may show, as if it were on disk, what never got there (`fsync(2)`), and nothing is to
-    /// be built on that. What is on disk stays.
+    /// Drops the system's cached pages of the file. After a failed sync, the cache can contain data that
+    /// never reached the disk (`fsync(2)`), which must not be used. Data on disk is not affected.
     fn forget_what_was_not_written(&self) {
         let forgotten =
             File::open(&self.path).and_then(|file| Ok(fadvise(&file, 0, None, Advice::DontNeed)?));
@@ -198,21 +200,22 @@ impl Disk {
     }
 }
 
-/// How redb is set up, whoever opens the file.
+/// The settings of redb for every database.
 fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE);
     builder
 }
 
-/// redb ends itself when a damaged file contradicts what it is sure of. That is an answer about the file and not the end of us.
+/// redb panics if a damaged file contradicts its assumptions. This turns the panic into an error, so that it
+/// does not end the process.
 fn without_panic(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, DatabaseError> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
         Err(redb::StorageError::Corrupted("its parts contradict each other".to_owned()).into())
     })
 }
 
-/// Closes a database when nobody reads any more.
+/// Closes a database once it has no readers. None if that takes too long.
 fn let_go(mut database: Arc<Database>) -> Option<()> {
     let end = Instant::now() + LETTING_GO;
     loop {
@@ -228,7 +231,8 @@ fn let_go(mut database: Arc<Database>) -> Option<()> {
     }
 }
 
-/// redb's header, which changes with every commit (320 bytes: magic number, geometry, two commit slots).
+/// Reads redb's header of 320 bytes (magic number, geometry, two commit slots), which changes with every
+/// commit.
 fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(HEADER);
     File::open(path)?.take(HEADER as u64).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! The store's files: the database and its key, readable by their owner only.
+//! The files of the store: the database and its key, which only their owner can read.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -11,65 +11,65 @@ use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 
 pub(super) const DATABASE: &str = "store.redb";
 const KEY: &str = "store.key";
-/// Remembers that there is a store, should its file be lost.
+/// The name of the file that records whether there is a store, in case the database is lost.
 const MARK: &str = "store.made";
 const BEGUN: &str = "begun: the first start has not ended yet\n";
 const MADE: &str = "made: auth-service does not start here without store.redb (docs/state.md)\n";
 
-/// Why the embedded store cannot be opened, with what to do about it.
+/// The reason why the embedded store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// File system trouble.
+    /// A file or directory cannot be used.
     #[error("cannot use {path}: {source}. DATA_DIR must be a directory that this user may write to")]
     Io {
-        /// What was touched.
+        /// The path that was used.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Another process has it open.
+    /// Another process has the store open.
     #[error(
         "{0} is in use by another process. The embedded store serves one process: stop the running auth-service first"
     )]
     InUse(PathBuf),
-    /// redb cannot read it.
+    /// redb cannot read the file.
     #[error(
         "{0} cannot be opened as a store: {1}. If its disk is full, free some space; if it is damaged, restore it from a \
          backup"
     )]
     Damaged(PathBuf, String),
-    /// There was a store, and its file is gone or empty.
+    /// There was a store before, but its file is missing or empty.
     #[error(
         "{0} is missing or empty, although there was a store: restore it from a backup (scripts/restore DUMP). To begin \
          anew, without accounts, clients and tokens, remove store.made and store.key beside it"
     )]
     Lost(PathBuf),
-    /// A newer release made it.
+    /// The store was written by a newer release.
     #[error(
         "{path} was written by a newer release: its schema is version {found}, and this one reads up to {}. Start that \
          release, or restore a backup from before it",
         super::rows::SCHEMA_VERSION
     )]
     Newer {
-        /// What was opened.
+        /// The path of the database.
         path: PathBuf,
-        /// Its schema.
+        /// The schema version of the database.
         found: u32,
     },
-    /// The key does not fit the data.
+    /// The store was written with another key.
     #[error(
         "{0} was written with another store key. Put back the store.key (or STORE_KEY) that belongs to it"
     )]
     WrongKey(PathBuf),
-    /// There is data, but no key.
+    /// There is a database but no key file.
     #[error(
         "{0} is missing although there is a store beside it. Put it back from a backup, or set STORE_KEY to its content"
     )]
     KeyMissing(PathBuf),
-    /// The key file holds something else.
+    /// The key file does not contain a store key.
     #[error("{0} does not hold a store key: {1}")]
     KeyInvalid(PathBuf, InvalidStoreKey),
-    /// No random bytes.
+    /// The operating system provided no random bytes.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
     /// The cryptography library failed.
@@ -81,21 +81,21 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
     move |source| OpenError::Io { path: path.to_owned(), source }
 }
 
-/// Whether there is a store in `directory`.
+/// Whether there is a database in `directory`.
 pub fn exists(directory: &Path) -> bool {
     directory.join(DATABASE).exists()
 }
 
-/// Whether there is a key in `directory`.
+/// Whether there is a key file in `directory`.
 pub fn has_key_file(directory: &Path) -> bool {
     directory.join(KEY).exists()
 }
 
-/// The store key kept in `directory`; made there on the first start.
+/// Reads the store key in `directory`. The first start creates it.
 ///
 /// # Errors
-/// When it cannot be read, and when it is missing beside a store. With a `previous` one that opens what is there, the
-/// key is being replaced, and a new one is made.
+/// If it cannot be read, or if it is missing although there is a store. If there is a `previous` key, the key
+/// is being replaced, and a missing one is created.
 pub fn store_key(
     directory: &Path,
     previous: Option<&StoreKey>,
@@ -120,7 +120,7 @@ pub fn store_key(
     }
 }
 
-/// Writes beside, then renames: a crash leaves the whole file or none.
+/// Writes to a temporary file and renames it, so that a crash leaves the whole file or none.
 fn write_whole(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
     let beside = directory.join(format!(".{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -130,9 +130,9 @@ fn write_whole(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<
     File::open(directory)?.sync_all()
 }
 
-/// What is known of the store's past in a directory.
+/// What is known about an earlier store in a directory.
 enum Past {
-    /// Nothing: this is the first start, or an earlier one was broken off before anything was kept.
+    /// There was none. Either this is the first start, or an earlier first start was interrupted.
     None,
     /// There is a store, or there was one.
     Store,
@@ -143,7 +143,7 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     match read_setting(&path) {
         Ok(mark) if mark == BEGUN => Ok(Past::None),
         Ok(_) => Ok(Past::Store),
-        // Earlier releases left no mark, but most of their stores have a key file.
+        // Earlier releases did not write this file, but most of their stores have a key file.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
             Ok(if is_there { Past::Store } else { Past::None })
@@ -152,8 +152,8 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     }
 }
 
-/// Notes that a first start begins, if this is one. Comes before all else that a first start leaves behind, so that one that is
-/// broken off is not taken for a store that was lost.
+/// Records that a first start begins, if it is one. This comes before all other files, so that an interrupted
+/// first start is not mistaken for a lost store.
 fn begin(directory: &Path) -> Result<(), OpenError> {
     match past(directory)? {
         Past::Store => Ok(()),
@@ -161,7 +161,7 @@ fn begin(directory: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Notes that there is a store in `directory`.
+/// Records that there is a store in `directory`.
 pub(super) fn mark_made(directory: &Path) -> Result<(), OpenError> {
     let path = directory.join(MARK);
     if read_setting(&path).is_ok_and(|mark| mark == MADE) {
@@ -170,11 +170,13 @@ pub(super) fn mark_made(directory: &Path) -> Result<(), OpenError> {
     write_whole(directory, MARK, MADE.as_bytes()).map_err(io_error(&path))
 }
 
-/// The path of the database, whose file exists afterwards with mode 0600. Empty, it is to become the first one here.
+/// Returns the path of the database, and makes sure that the file exists with mode 0600. If it is empty, this
+/// is the first start.
 ///
 /// # Errors
-/// When there was a store here and it is gone or empty: a file system that crashed or a copy that failed leaves that, and
-/// whoever takes it for a first start has an installation without its accounts and rules.
+/// If there was a store before but the file is missing or empty, which can happen after a file system crash
+/// or a failed copy. Treating this as a first start would create an installation without its accounts and
+/// rules.
 pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
     create_directory(directory)?;
     let path = directory.join(DATABASE);
@@ -191,7 +193,7 @@ fn is_empty(path: &Path) -> bool {
     fs::metadata(path).map_or_else(|error| error.kind() == ErrorKind::NotFound, |file| file.len() == 0)
 }
 
-/// Makes sure that there is a file at `path` in `directory`, and that it is ours alone.
+/// Makes sure that there is a file at `path` in `directory` and that only its owner can use it.
 pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> {
     create_directory(directory)?;
     let mut file = OpenOptions::new()
@@ -203,7 +205,7 @@ pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> 
         .open(path)
         .map_err(io_error(path))?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(path))?;
-    // Reading a byte tells a directory, or a file of someone else, from a store before redb does.
+    // Reading finds a directory or a file of another user before redb does, which gives a clearer error.
     file.read(&mut [0]).map_err(io_error(path))?;
     Ok(())
 }

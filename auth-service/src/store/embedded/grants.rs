@@ -1,4 +1,4 @@
-//! Codes, grants and their refresh tokens.
+//! Authorization codes, grants and their refresh tokens.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// The live grant of that identifier.
+/// The grant with this identifier, unless it has expired.
 pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
     let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
     Ok(grant.filter(|grant| !grant.is_expired(now)))
 }
 
-/// The live grant of a refresh token, used or not.
+/// The grant that issued a refresh token, whether the token was used or not.
 pub(super) fn of_refresh(
     rows: &impl Rows,
     token: &Presented,
@@ -35,7 +35,7 @@ pub(super) fn of_refresh(
     Ok(grant.filter(|grant| grant.has_issued(token)))
 }
 
-/// Writes a grant, and what leads to it from a refresh token of the first release.
+/// Writes a grant, and the row that leads to it from a refresh token of the first release.
 pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
     rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
     match rules::leading(grant) {
@@ -44,7 +44,7 @@ pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> 
     }
 }
 
-/// Makes a grant that no code stands for.
+/// Creates a grant without a code.
 pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
     if clients::note_use(rows, used)?.is_none() {
         return Ok(false);
@@ -53,7 +53,7 @@ pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Resul
     Ok(true)
 }
 
-/// Notes that `approval` was denied; false when it made a code before.
+/// Records that `approval` was denied. Returns false if it created a code before.
 pub(super) fn deny(
     rows: &Writable<'_>,
     approval: &str,
@@ -67,7 +67,8 @@ pub(super) fn deny(
     Ok(true)
 }
 
-/// Writes a code; false when `approval` was answered already, or the client is gone.
+/// Writes a code. Returns false if `approval` was already answered, or if the client does not exist or is
+/// disabled.
 pub(super) fn add_code(
     rows: &Writable<'_>,
     approval: &str,
@@ -87,7 +88,7 @@ pub(super) fn add_code(
     Ok(true)
 }
 
-/// Uses a code and makes its grant.
+/// Redeems a code and creates its grant.
 pub(super) fn redeem_code(
     rows: &Writable<'_>,
     key: &str,
@@ -110,7 +111,7 @@ pub(super) fn redeem_code(
     Ok(Redemption::Redeemed)
 }
 
-/// Judges a refresh token and acts on it.
+/// Decides on a refresh token, and applies the decision.
 pub(super) fn rotate(
     rows: &Writable<'_>,
     presented: &Presented,
@@ -130,7 +131,8 @@ pub(super) fn rotate(
             successor.replace(&mut grant, now);
             put(rows, &grant)?;
             if presented.grant().is_none() {
-                // It does not say whose it is, so it stays known as long as the grant may live.
+                // The token does not name its grant, so the row that leads to the grant is kept as long as
+                // the grant.
                 let known = presented.hash().text();
                 rows.put(Table::RefreshTokens, &known, &grant.id, Some(grant.expires_at))?;
             }
@@ -145,7 +147,7 @@ pub(super) fn rotate(
     }
 }
 
-/// What a check needs of the store.
+/// The grant and account that a check needs.
 pub(super) fn held(
     rows: &impl Rows,
     id: &GrantId,

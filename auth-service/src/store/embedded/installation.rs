@@ -1,4 +1,4 @@
-//! What the embedded store knows of itself.
+//! Information about the embedded store itself.
 
 use async_trait::async_trait;
 
@@ -37,12 +37,12 @@ impl Installation for EmbeddedStore {
         self.writer.write(move |rows| rows.put(Table::Meta, CLOCK, &now, None)).await
     }
 
-    /// It has no clock but the machine's.
+    /// The embedded store has no clock of its own.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
         Ok(None)
     }
 
-    /// The disk is all there is, and `ping` tries it.
+    /// The disk is the only risk, and `ping` tests it.
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
     }

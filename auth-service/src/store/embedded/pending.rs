@@ -49,7 +49,7 @@ impl PendingStore for EmbeddedStore {
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
-        // What lies there is what is counted.
+        // The number of stored rows is what is limited.
         let table = match room {
             Room::PushedRequests => Table::PushedRequests,
             Room::Devices => Table::UserCodes,
@@ -57,7 +57,7 @@ impl PendingStore for EmbeddedStore {
         if self.read(|rows| rows.count(table))? < ceiling {
             return Ok(true);
         }
-        // Some may only wait to be swept. That takes a look at all, so it is done now and then.
+        // Some rows might have expired. Sweeping reads the whole table, so it is only done now and then.
         if !self.swept_for_room.is_due(now) {
             return Ok(false);
         }

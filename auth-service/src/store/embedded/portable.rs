@@ -1,4 +1,4 @@
-//! All of the store at once: out, in, and under another key.
+//! Export, import and re-encryption of the whole store.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl Portable for EmbeddedStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
         let (database, sealer) = (self.disk.database()?, Arc::clone(&self.sealer));
         let export = move || -> Result<(), StoreError> {
-            // One transaction: what others write meanwhile is not seen.
+            // The export reads in one transaction, so it does not see later writes.
             let transaction = database.begin_read().map_err(rows::unavailable)?;
             let reader = Reader::new(&transaction, &sealer);
             let mut batch = Vec::with_capacity(BATCH);
@@ -65,7 +65,7 @@ impl Portable for EmbeddedStore {
     }
 }
 
-/// Writes a record, and what leads to it.
+/// Writes a record, and the rows that lead to it.
 fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
     let table = Table::of(record.kind);
     rows.put_json(table, &record.name, record.value.get().as_bytes(), record.until)?;
@@ -81,16 +81,17 @@ fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
         }
-        // An export of a store at work may have missed the token that a refresh by the first release made a moment ago.
+        // An export of a running store might have missed the row of the current token, if the first release
+        // refreshed it a moment ago.
         Kind::Grant => super::grants::put(rows, &record.read::<Grant>()?),
         _ => Ok(()),
     }
 }
 
-/// A store that is made beside the one in its directory and takes its place when it is whole.
+/// A store that is built beside the existing one and replaces it when it is complete.
 pub struct EmbeddedTarget {
     directory: PathBuf,
-    /// Held open, so that nobody else uses it while it is being replaced.
+    /// The existing store is kept open, so that no other process uses it while it is being replaced.
     before: Option<EmbeddedStore>,
     made: Option<EmbeddedStore>,
 }
@@ -99,16 +100,17 @@ const BESIDE: &str = "store.redb.import";
 const REPLACED: &str = "store.redb.replaced";
 
 impl EmbeddedTarget {
-    /// A target in `directory`, sealed with `key`.
+    /// Prepares a target in `directory` whose values are encrypted with `key`.
     ///
     /// # Errors
-    /// When there is a store with something in it and `replace` is not set, and as [`EmbeddedStore::open`].
+    /// If there is a store with content and `replace` is not set, and in the cases of
+    /// [`EmbeddedStore::open`].
     pub fn new(directory: &Path, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
         let open = |path: &Path| EmbeddedStore::open_file(path, key);
         let path = directory.join(files::DATABASE);
         let before = match files::exists(directory).then(|| open(&path)).transpose() {
             Ok(before) => before,
-            // It is in the way, whatever it is.
+            // The existing file is replaced, even if it cannot be read.
             Err(OpenError::WrongKey(_) | OpenError::Damaged(..) | OpenError::Newer { .. }) if replace => None,
             Err(error) => return Err(TargetError::Open(error)),
         };
@@ -121,7 +123,7 @@ impl EmbeddedTarget {
         let beside = directory.join(BESIDE);
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            // What an import left behind that was broken off.
+            // A file of an interrupted import is removed.
             _ => {}
         }
         files::make_file(directory, &beside).map_err(TargetError::Open)?;
@@ -145,7 +147,7 @@ impl Target for EmbeddedTarget {
     }
 
     async fn finish(mut self) -> Result<(), TargetError> {
-        // Closed, it is whole on disk.
+        // Closing the new store completes it on disk.
         self.made.take();
         let place = self.directory.join(files::DATABASE);
         if place.exists() {
@@ -162,7 +164,7 @@ impl Target for EmbeddedTarget {
 impl Drop for EmbeddedTarget {
     fn drop(&mut self) {
         if self.made.take().is_some() {
-            // Nobody misses half a store; the next import would remove it too.
+            // An incomplete store is of no use. If it cannot be removed, the next import will do so.
             let _ = fs::remove_file(self.directory.join(BESIDE));
         }
     }

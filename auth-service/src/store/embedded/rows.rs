@@ -1,4 +1,4 @@
-//! Tables of rows ([`row`]). A row's place is its table and key.
+//! Access to the rows of all tables (see [`row`]). The place of a row is its table and key.
 
 use std::ops::Bound;
 
@@ -13,26 +13,26 @@ use crate::store::{StoreError, row};
 use super::tables::Table;
 use super::writable::Writable;
 
-/// The row that tells whether the key is the right one.
+/// The row that shows whether the store key is correct.
 pub(super) const KEY_CHECK: &str = "key-check";
 const SCHEMA: &str = "schema";
-/// Written to see whether that is possible.
+/// The row that is written to test whether writes work.
 pub(super) const WRITABLE: &str = "writable";
-/// 1: the first release. 2: names that come once, and approvals, are keys as their SHA-256. 3: refresh tokens say which
-/// grant they belong to; what is there stays as it is.
+/// The schema version. 1: the first release. 2: keys of approvals and of names that can be used once are
+/// SHA-256 hashes. 3: refresh tokens name their grant, and existing data stays unchanged.
 pub(super) const SCHEMA_VERSION: u32 = 3;
 
-/// Any failure of redb, as its text.
+/// Turns any failure of redb into a store error.
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 pub(super) fn unavailable(error: impl ToString) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
-/// Why a database is no store of ours.
+/// The reason why a database cannot be used as a store.
 pub(super) enum Unfit {
-    /// It has this schema, which is newer than ours.
+    /// The database has this schema version, which is newer than the supported one.
     Newer(u32),
-    /// As it says.
+    /// The database cannot be read or written.
     Store(StoreError),
 }
 
@@ -42,8 +42,8 @@ impl From<StoreError> for Unfit {
     }
 }
 
-/// Makes the tables, checks key and schema, and brings what an earlier release left up to date. It is one transaction:
-/// broken off, it has not begun.
+/// Creates the tables, checks key and schema, and upgrades data of earlier releases. All this is one
+/// transaction, so an interruption leaves the database unchanged.
 pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit> {
     if is_ready(database, sealer) {
         return Ok(());
@@ -69,7 +69,8 @@ pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit>
     Ok(transaction.commit().map_err(unavailable)?)
 }
 
-/// Whether there is nothing to prepare. Nothing is written for that, so that a store on a full disk opens and can be read.
+/// Whether there is nothing to prepare. This does not write, so that a store on a full disk can be opened and
+/// read.
 fn is_ready(database: &Database, sealer: &Sealer) -> bool {
     let Ok(transaction) = database.begin_read() else { return false };
     let rows = Reader::new(&transaction, sealer);
@@ -77,17 +78,17 @@ fn is_ready(database: &Database, sealer: &Sealer) -> bool {
         && matches!(rows.get(Table::Meta, SCHEMA), Ok(Some(SCHEMA_VERSION)))
 }
 
-/// Reading, in either kind of transaction.
+/// Read access, in a read or write transaction.
 pub(super) trait Rows {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
     fn sealer(&self) -> &Sealer;
 
-    /// The value at `key`.
+    /// The value at `key`, even if it has expired.
     fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, StoreError> {
         self.raw(table, key)?.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 
-    /// The value at `key`, unless its time is over.
+    /// The value at `key`, unless it has expired.
     fn get_live<T: DeserializeOwned>(
         &self,
         table: Table,
@@ -112,7 +113,7 @@ pub(super) fn open<T: DeserializeOwned>(
     row::open(sealer, &place(table, key), row)
 }
 
-/// A view of the committed state.
+/// A read transaction, which sees the committed state.
 pub(super) struct Reader<'a> {
     transaction: &'a ReadTransaction,
     sealer: &'a Sealer,
@@ -123,7 +124,7 @@ impl<'a> Reader<'a> {
         Self { transaction, sealer }
     }
 
-    /// All values of a table.
+    /// All values of a table, including expired ones.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         rows.iter()
@@ -135,7 +136,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// Up to `most` live values by key, from the one after `after` on.
+    /// Returns at most `most` live values, ordered by key and starting after `after`.
     pub(super) fn page<T: DeserializeOwned>(
         &self,
         table: Table,
@@ -158,7 +159,7 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
-    /// Shows every live row of a table: its key, when its time is over, and its value in JSON.
+    /// Calls `show` for every live row of a table, with its key, its expiry and its value as JSON.
     pub(super) fn each_live(
         &self,
         table: Table,
@@ -176,20 +177,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Every key of a table.
+    /// All keys of a table.
     pub(super) fn keys(&self, table: Table) -> Result<Vec<String>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let keys = rows.iter().map_err(unavailable)?;
         keys.map(|row| Ok(row.map_err(unavailable)?.0.value().to_owned())).collect()
     }
 
-    /// How many rows a table has, those included whose time is over and that wait to be swept.
+    /// The number of rows in a table, including expired ones that have not been swept.
     pub(super) fn count(&self, table: Table) -> Result<u64, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         rows.len().map_err(unavailable)
     }
 
-    /// The keys of rows that may go.
+    /// The keys of expired rows.
     pub(super) fn expired(&self, table: Table, now: UnixTime) -> Result<Vec<String>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let mut keys = Vec::new();

@@ -1,4 +1,4 @@
-//! The clients of each account that nobody else has used.
+//! The list of clients that only one account has used, for each account.
 
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::UnixTime;
@@ -10,7 +10,8 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Notes a use of `client`, as it is now, and removes the clients of the same account that make room for it.
+/// Records a use of `client` in its current state, and deletes the clients of the same account that make room
+/// for it.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let Some(account) = sole_user(client) else { return Ok(()) };
     let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
@@ -26,7 +27,7 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     rows.put(Table::SoleClients, account.as_str(), &list, Some(used.keep_until))
 }
 
-/// Enters a client that came with an import.
+/// Adds a client that was imported.
 pub(super) fn add(rows: &Writable<'_>, client: &Client, until: Option<UnixTime>) -> Result<(), StoreError> {
     let Some((account, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
     let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();

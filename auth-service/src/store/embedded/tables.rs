@@ -1,4 +1,4 @@
-//! What is kept where.
+//! The tables of the embedded store.
 
 use redb::TableDefinition;
 
@@ -7,18 +7,18 @@ use crate::store::records::Kind;
 
 pub(super) type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 
-/// What is kept where.
+/// A table, with its key → value.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Table {
     /// Client id → client.
     Clients,
-    /// Registration time and client id → client id, for clients that were never used.
+    /// Time from which it can be deleted, and client id → client id, for clients that were never used.
     UnusedClients,
     /// Subject → the clients that only this account has used.
     SoleClients,
-    /// Fingerprint of a public client → client id, where that does not follow from it.
+    /// Fingerprint of a public client → client id, if that is not the one derived from the fingerprint.
     Fingerprints,
-    /// SHA-256 of names that may come once.
+    /// SHA-256 of a name that can be used once → `true`.
     Once,
     /// Subject → account.
     Accounts,
@@ -26,13 +26,13 @@ pub(super) enum Table {
     Usernames,
     /// Cookie hash → login session.
     Sessions,
-    /// SHA-256 of a consent approval → code hash: one code an approval.
+    /// SHA-256 of a consent approval → code hash. Each approval can create one code.
     Approvals,
     /// Code hash → code.
     Codes,
     /// Grant id → grant.
     Grants,
-    /// Hash of a refresh token of the first release → grant id; those of today name their grant.
+    /// Hash of a refresh token of the first release → grant id. Newer tokens name their grant.
     RefreshTokens,
     /// Device code hash → device authorization.
     Devices,
@@ -42,13 +42,13 @@ pub(super) enum Table {
     PushedRequests,
     /// SHA-256 of subject and client id → consent.
     Consents,
-    /// SHA-256 of another issuer and its subject → subject.
+    /// SHA-256 of another issuer and the user's `sub` there → linked subject.
     Links,
-    /// SHA-256 of another issuer and our subject → its subject.
+    /// SHA-256 of another issuer and a linked subject → the user's `sub` there.
     LinksBack,
-    /// Signing keys.
+    /// `signing` → the set of signing keys.
     Keys,
-    /// The store's own facts.
+    /// The store's own data, such as its schema version and identity.
     Meta,
 }
 
@@ -75,7 +75,7 @@ impl Table {
         Self::Keys,
         Self::Meta,
     ];
-    /// The tables whose rows end.
+    /// The tables whose rows can expire.
     pub(super) const EXPIRING: [Self; 14] = [
         Self::Clients,
         Self::UnusedClients,
@@ -118,7 +118,7 @@ impl Table {
         }
     }
 
-    /// What copies are made from, when it is kept here.
+    /// The kind of cached row that the table contains, if any.
     pub(super) const fn about(self) -> Option<About> {
         match self {
             Self::Grants => Some(About::Grant),
@@ -128,7 +128,8 @@ impl Table {
         }
     }
 
-    /// What an export calls its rows; none for rows that only lead to others, and the store's own.
+    /// The kind of record that the table contains. None for rows that only lead to others, and for the
+    /// store's own data.
     pub(super) const fn kind(self) -> Option<Kind> {
         Some(match self {
             Self::Clients => Kind::Client,
@@ -152,7 +153,7 @@ impl Table {
         })
     }
 
-    /// Where records of that kind are kept.
+    /// The table that contains records of this kind.
     pub(super) const fn of(kind: Kind) -> Self {
         match kind {
             Kind::Client => Self::Clients,

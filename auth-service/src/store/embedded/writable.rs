@@ -1,4 +1,4 @@
-//! Rows in a write transaction.
+//! Access to rows in a write transaction.
 
 use std::cell::RefCell;
 
@@ -15,7 +15,7 @@ use crate::store::{StoreError, row};
 use super::rows::{Rows, open, place, unavailable};
 use super::tables::Table;
 
-/// A write in progress.
+/// A write transaction, with the list of cached rows that it changed.
 pub(super) struct Writable<'a> {
     transaction: &'a WriteTransaction,
     sealer: &'a Sealer,
@@ -29,7 +29,7 @@ impl<'a> Writable<'a> {
         Self { transaction, sealer, touched: RefCell::default() }
     }
 
-    /// The rows written so far that copies are made from.
+    /// The cached rows that were written so far.
     pub(super) fn touched(self) -> Vec<(About, String)> {
         self.touched.into_inner()
     }
@@ -44,7 +44,7 @@ impl<'a> Writable<'a> {
         self.transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
     }
 
-    /// Writes a value that may be swept from `expires_at` on.
+    /// Writes a value that can be swept from `expires_at` on.
     pub(super) fn put<T: Serialize>(
         &self,
         table: Table,
@@ -58,7 +58,7 @@ impl<'a> Writable<'a> {
         Ok(())
     }
 
-    /// As [`Writable::put`], of a value that is in JSON already.
+    /// Like [`Writable::put`], for a value that is already JSON.
     pub(super) fn put_json(
         &self,
         table: Table,
@@ -72,7 +72,8 @@ impl<'a> Writable<'a> {
         Ok(())
     }
 
-    /// Gives every row of a table another key; how many there were. It also changes what each is sealed to.
+    /// Changes the key of every row of a table, and encrypts each for its new place. Returns the number of
+    /// rows.
     pub(super) fn rename(&self, table: Table, name: impl Fn(&str) -> String) -> Result<u64, StoreError> {
         let mut renamed = Vec::new();
         {
@@ -91,7 +92,7 @@ impl<'a> Writable<'a> {
         Ok(renamed.len() as u64)
     }
 
-    /// Seals those of `keys` that are still there with the key that seals now.
+    /// Encrypts the rows at `keys`, as far as they still exist, with the current key.
     pub(super) fn reseal(&self, table: Table, keys: &[String]) -> Result<Resealed, StoreError> {
         let mut resealed = Resealed::default();
         for key in keys {
@@ -105,18 +106,18 @@ impl<'a> Writable<'a> {
         Ok(resealed)
     }
 
-    /// Replaces a value and leaves its expiry as it is.
+    /// Replaces a value but keeps its expiry.
     pub(super) fn replace<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
         let expires_at = self.raw(table, key)?.and_then(|row| row::expiry(&row));
         self.put(table, key, value, expires_at)
     }
 
-    /// How many rows a table has, those included whose time is over and that wait to be swept.
+    /// The number of rows in a table, including expired ones that have not been swept.
     pub(super) fn count(&self, table: Table) -> Result<u64, StoreError> {
         self.table(table)?.len().map_err(unavailable)
     }
 
-    /// The first so many rows by key.
+    /// The first `most` rows, ordered by key.
     pub(super) fn first_few<T: DeserializeOwned>(
         &self,
         table: Table,
@@ -133,14 +134,14 @@ impl<'a> Writable<'a> {
         rows.iter().map_err(unavailable)?.take(most).map(read).collect()
     }
 
-    /// Removes a row, if it is there.
+    /// Removes a row, if it exists.
     pub(super) fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
         self.touch(table, key);
         self.table(table)?.remove(key).map_err(unavailable)?;
         Ok(())
     }
 
-    /// Removes those of `keys` that still are expired; how many.
+    /// Removes the rows at `keys` that have expired. Returns their number.
     pub(super) fn remove_expired(
         &self,
         table: Table,

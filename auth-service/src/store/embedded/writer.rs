@@ -1,5 +1,5 @@
-//! One thread writes. Whatever waits when it is free goes into one transaction and one sync to disk, so that
-//! the disk's latency is shared by all who wait for it.
+//! A single thread that writes. All writes that are waiting go into one transaction with one sync to disk, so
+//! that they share the latency of the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::rows::{WRITABLE, unavailable};
 use super::tables::Table;
 use super::writable::Writable;
 
-/// How many writes share a transaction at most.
+/// Maximum number of writes in a transaction.
 const BATCH: usize = 256;
-/// How many writes may wait; more wait at their senders.
+/// Maximum number of queued writes. Further senders have to wait.
 const QUEUE: usize = 1024;
 
 pub(super) struct Writer {
@@ -27,8 +27,8 @@ pub(super) struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A write that waits. It may run more than once, because a transaction that fails for one of its writes is
-/// given up and the others run again.
+/// A queued write. It can run more than once: if one write makes its transaction fail, the others are run
+/// again.
 trait Job: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
@@ -52,7 +52,7 @@ where
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
         let Self { outcome, reply, .. } = *self;
-        // A caller that went away wanted the write all the same.
+        // The caller might have gone away, but its write counts all the same.
         let _ = reply.send(committed.and_then(|()| outcome.ok_or_else(stopped)));
     }
 }
@@ -79,7 +79,7 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Runs `work` in a transaction; returns once it is on disk.
+    /// Runs `work` in a transaction. Returns once it is on disk.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -91,22 +91,22 @@ impl Writer {
         outcome.await.map_err(|_| stopped())?
     }
 
-    /// Has the disk tried by a write that nobody waits for.
+    /// Queues a test write whose result nobody waits for.
     pub(super) fn try_disk(&self) {
         let (reply, _) = oneshot::channel();
         let job = Box::new(Write { work: write_something, outcome: None, reply });
-        // When the queue is full, enough others try it.
+        // If the queue is full, other writes test the disk anyway.
         let _ = self.queue.as_ref().map(|queue| queue.try_send(job));
     }
 }
 
-/// Writes a row that says nothing, to see whether that is possible.
+/// Writes a row without meaning, to test whether writes work.
 pub(super) fn write_something(rows: &Writable<'_>) -> Result<(), StoreError> {
     rows.put(Table::Meta, WRITABLE, &true, None)
 }
 
 impl Drop for Writer {
-    /// Waits until what was queued is on disk.
+    /// Waits until all queued writes are on disk.
     fn drop(&mut self) {
         self.queue.take();
         if let Some(thread) = self.thread.take() {
@@ -117,7 +117,7 @@ impl Drop for Writer {
 
 fn write_batch(disk: &Disk, sealer: &Sealer, changes: &Changes, mut batch: Vec<Box<dyn Job>>) {
     match attempt(disk, sealer, changes, &mut batch) {
-        // One of them cannot be done. Alone, each gets the answer that is its own.
+        // One of the writes fails. Each is repeated alone, so that it gets its own result.
         Err(StoreError::Unreadable) if batch.len() > 1 => {
             for job in batch {
                 write_batch(disk, sealer, changes, vec![job]);
@@ -131,7 +131,7 @@ fn write_batch(disk: &Disk, sealer: &Sealer, changes: &Changes, mut batch: Vec<B
     }
 }
 
-/// Writes all of them or none, and has the disk looked after when it fails.
+/// Writes all jobs or none, and tells `disk` the outcome.
 fn attempt(
     disk: &Disk,
     sealer: &Sealer,
@@ -139,7 +139,7 @@ fn attempt(
     jobs: &mut [Box<dyn Job>],
 ) -> Result<(), StoreError> {
     let database = disk.writable()?;
-    // What redb cannot go on with must not end the thread that everybody waits for.
+    // A panic of redb must not end the writer thread, on which all callers depend.
     let committed = catch_unwind(AssertUnwindSafe(|| commit(&database, sealer, changes, jobs)))
         .unwrap_or_else(|_| {
             Err(StoreError::Unavailable(
@@ -167,9 +167,9 @@ fn commit(
         job.run(&rows)?;
     }
     let touched = rows.touched();
-    // redb's default durability: on disk when commit returns.
+    // With redb's default durability, the data is on disk when `commit` returns.
     let committed = transaction.commit().map_err(unavailable);
-    // Noted before anybody is told, and also when nobody can say what became of it.
+    // Changes are recorded before any caller is answered, even if the outcome of the commit is unknown.
     for (about, id) in touched {
         changes.note(about, &id);
     }

@@ -1,4 +1,5 @@
-//! People and their login sessions. A user name leads to a subject; that pointer is what makes an account exist.
+//! Accounts. A pointer leads from the user name to the subject, and an account exists only if there is such a
+//! pointer.
 
 use fred::types::Value;
 use futures_util::future::try_join_all;
@@ -9,7 +10,7 @@ use crate::store::StoreError;
 
 use super::cells::{Cells, Found, Tries};
 
-/// How many rows are asked for at a time.
+/// Maximum number of rows that are read at the same time.
 const CHUNK: usize = 256;
 
 pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreError> {
@@ -17,7 +18,8 @@ pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreE
     if cells.read::<Subject>(&name).await?.is_some() {
         return Ok(false);
     }
-    // First what the name will lead to, then the name. Broken off in between, this leaves a row that nothing leads to.
+    // The account is written before the pointer. If this is interrupted, an account remains that no name
+    // leads to.
     let row = cells.keys.account(&account.subject);
     if !cells.swap(&row, None::<&Found<()>>, account, None).await? {
         return Ok(false);
@@ -37,7 +39,7 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, Sto
     let Some(account) = by_subject(cells, subject).await? else {
         return Ok(false);
     };
-    // The name is what makes an account exist; then what it led to.
+    // The pointer is removed first, because an account exists only with its pointer.
     cells.remove(&cells.keys.username(&account.username)).await?;
     let removed = cells.remove(&cells.keys.account(subject)).await?;
     let member: Value = subject.as_str().into();
@@ -68,7 +70,7 @@ pub(super) async fn all(cells: &Cells) -> Result<Vec<Account>, StoreError> {
     Ok(accounts)
 }
 
-/// The account of a member of the index, if a name leads there.
+/// The account of an index entry, if its user name leads to it.
 async fn listed(cells: &Cells, subject: &str) -> Result<Option<Account>, StoreError> {
     let subject: Subject = serde_json::from_value(subject.into()).map_err(|_| StoreError::Unreadable)?;
     let Some(account) = by_subject(cells, &subject).await? else {
@@ -100,7 +102,7 @@ pub(super) async fn replace_password(
     }
 }
 
-/// Changes an account; false when there is none.
+/// Changes an account. Returns false if there is none.
 pub(super) async fn change(
     cells: &Cells,
     subject: &Subject,

@@ -1,4 +1,4 @@
-//! Where Redis is.
+//! The address of a Redis server or cluster.
 
 use std::fmt;
 
@@ -6,28 +6,28 @@ use fred::prelude::Config;
 use fred::types::config::ServerConfig;
 use url::Url;
 
-/// A parsed `REDIS_URL`, with user and password; they never print.
+/// A parsed `REDIS_URL`. It includes user and password, but its text forms do not show them.
 #[derive(Clone)]
 pub struct RedisAddress(Config);
 
-/// Why a `REDIS_URL` cannot be used. It never repeats the URL, which may hold a password.
+/// The reason why a `REDIS_URL` cannot be used. It never repeats the URL, which might contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisUrl {
-    /// Not a URL, or of something else.
+    /// The text is not a URL with one of the known schemes.
     #[error(
         "must be redis://, redis-cluster:// or redis-sentinel:// with user:password@host:port as needed \
          (rediss, rediss-cluster, rediss-sentinel: with TLS)"
     )]
     Form,
-    /// Not a number from 0 to 255.
+    /// The database is not a number from 0 to 255, or there is one for a cluster.
     #[error("ends with the number of a database, as in redis://host/1, and a cluster has none")]
     Database,
-    /// Which one the sentinels are to be asked for.
+    /// A sentinel URL does not name the service.
     #[error(
         "must name the service that the sentinels watch: redis-sentinel://host:26379?sentinelServiceName=mymaster"
     )]
     Service,
-    /// The system's certificates could not be loaded.
+    /// The trusted certificates of the system could not be loaded.
     #[error(
         "asks for TLS, but the trusted certificates of the system cannot be read; SSL_CERT_FILE may name a file of them"
     )]
@@ -38,9 +38,10 @@ const SCHEMES: [&str; 6] =
     ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
 
 impl RedisAddress {
-    /// Reads a URL. One server: `redis://user:password@host:6379/0`. Cluster: `redis-cluster://host:7000`, further
-    /// nodes as `?node=host:port`. Sentinel: `redis-sentinel://host:26379?sentinelServiceName=name`, with
-    /// `sentinelUsername` and `sentinelPassword` if sentinels want their own.
+    /// Reads a URL. The form for one server is `redis://user:password@host:6379/0`. For a cluster it is
+    /// `redis-cluster://host:7000`, with further nodes as `?node=host:port`. For sentinels it is
+    /// `redis-sentinel://host:26379?sentinelServiceName=name`, with `sentinelUsername` and `sentinelPassword`
+    /// if the sentinels need them.
     pub fn parse(text: &str) -> Result<Self, InvalidRedisUrl> {
         let url = Url::parse(text).map_err(|_| InvalidRedisUrl::Form)?;
         if !SCHEMES.contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {

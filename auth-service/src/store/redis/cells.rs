@@ -1,5 +1,5 @@
-//! Sealed values in Redis, and the one way to change them. Redis cannot read them, so a change is read, decided here,
-//! and written on condition that nobody wrote in between.
+//! Encrypted values in Redis, and how they are changed. Redis cannot read them, so a change is read, decided
+//! here, and written under the condition that nobody wrote in between.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::store::{StoreError, row};
 use super::connection::{Connection, Script};
 use super::keys::Keys;
 
-/// Redis may drop a row this long after its time is over: replicas' clocks differ a little, and the row's own end,
-/// which is sealed with it, is what counts.
+/// How long after its expiry Redis drops a row. The clocks of replicas differ slightly, and only the expiry
+/// in the row itself counts.
 const MARGIN: Duration = Duration::from_secs(60);
-/// No row outlives a century, which keeps the arithmetic of Redis in bounds.
+/// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Keys: the row. Arguments: the row as it was read (empty: absent), the new row (empty: remove), its life in
-/// milliseconds (0: for ever).
+/// Keys: the row. Arguments: the row as it was read (empty if absent), the new row (empty to remove it), and
+/// its life in milliseconds (0 for no expiry).
 static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -36,7 +36,7 @@ static SWAP: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// As `SWAP` without an end of its own: the row keeps the one it has.
+/// Like `SWAP`, but the row keeps its present expiry in Redis.
 static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -46,8 +46,8 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Swaps the first row and writes the second in the same step. Arguments: the first as it was read, the new first, its
-/// life, the second, its life.
+/// Swaps the first row and writes the second in the same step. Arguments: the first row as it was read, the
+/// new first row and its life, the second row and its life. Lives are in milliseconds.
 static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -57,7 +57,7 @@ static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Redis with sealed values.
+/// Access to encrypted values in Redis.
 pub(super) struct Cells {
     pub(super) connection: Connection,
     pub(super) keys: Keys,
@@ -65,7 +65,7 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
 }
 
-/// A value as it was read.
+/// A value, and the row from which it was read.
 pub(super) struct Found<T> {
     pub(super) value: T,
     row: Bytes,
@@ -76,18 +76,18 @@ impl<T> Found<T> {
         !row::is_over(&self.row, now)
     }
 
-    /// When its time is over; none if never.
+    /// The time at which the row expires. None if it never does.
     pub(super) fn expiry(&self) -> Option<UnixTime> {
         row::expiry(&self.row)
     }
 
-    /// Whether both are the same writing of the value.
+    /// Whether both are the same version of the value.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.row == other.row
     }
 }
 
-/// When a row's time is over, seen from now.
+/// The expiry of a row together with the current time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Life {
     pub(super) until: UnixTime,
@@ -110,7 +110,8 @@ fn bytes(row: Vec<u8>) -> Value {
 }
 
 impl Cells {
-    /// To be called after a row was written, or may have been: our own copies must not wait for Redis to tell us.
+    /// Records a change of `key` for this process's caches, so that they do not have to wait for Redis to
+    /// report it. It is called after every write, even if its outcome is unknown.
     fn note(&self, key: &str) {
         if let Some((about, hash)) = self.keys.about(key) {
             self.changes.note_hashed(about, hash);
@@ -121,13 +122,13 @@ impl Cells {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
 
-    /// The value at `key`, whether or not its time is over.
+    /// The value at `key`, even if it has expired.
     pub(super) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         row.map(|row| Ok(Found { value: row::open(&self.sealer, key.as_bytes(), &row)?, row })).transpose()
     }
 
-    /// The value at `key`, unless its time is over.
+    /// The value at `key`, unless it has expired.
     pub(super) async fn read_live<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -136,7 +137,7 @@ impl Cells {
         Ok(self.read(key).await?.filter(|found| found.is_live(now)))
     }
 
-    /// As [`Cells::read_live`], for who will not change it.
+    /// Like [`Cells::read_live`], for callers that will not change the value.
     pub(super) async fn live<T: DeserializeOwned>(
         &self,
         key: &str,
@@ -145,7 +146,7 @@ impl Cells {
         Ok(self.read_live(key, now).await?.map(|found| found.value))
     }
 
-    /// Writes a value, whatever was there.
+    /// Writes a value, whatever was there before.
     pub(super) async fn write<T: Serialize>(
         &self,
         key: &str,
@@ -159,7 +160,7 @@ impl Cells {
         written
     }
 
-    /// As [`Cells::write`]; without a life it stays.
+    /// Like [`Cells::write`], but a value without a life never expires.
     pub(super) async fn write_for<T: Serialize>(
         &self,
         key: &str,
@@ -170,7 +171,7 @@ impl Cells {
         self.write_json(key, &json, life).await
     }
 
-    /// As [`Cells::write_for`], of a value that is in JSON already.
+    /// Like [`Cells::write_for`], for a value that is already JSON.
     pub(super) async fn write_json(
         &self,
         key: &str,
@@ -187,14 +188,15 @@ impl Cells {
         written
     }
 
-    /// The value at `key` in JSON, and when its time is over.
+    /// The value at `key` as JSON, and its expiry.
     pub(super) async fn json(&self, key: &str) -> Result<Option<(Vec<u8>, Option<UnixTime>)>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         row.map(|row| Ok((row::open_json(&self.sealer, key.as_bytes(), &row)?, row::expiry(&row))))
             .transpose()
     }
 
-    /// Seals what is at `key` with the key that seals now: whether it could be written; none if there was no need.
+    /// Encrypts the row at `key` with the current key. Returns whether it could be written, or none if there
+    /// was no need.
     pub(super) async fn resealed(&self, key: &str) -> Result<Option<bool>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         let Some(row) = row else { return Ok(None) };
@@ -202,7 +204,7 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(row), bytes(resealed)]).await.map(Some)
     }
 
-    /// Writes a value if what was found there still is there; whether it was.
+    /// Writes a value if the row is still the one that was found. Returns whether it was written.
     pub(super) async fn swap<T: Serialize, U>(
         &self,
         key: &str,
@@ -229,7 +231,7 @@ impl Cells {
         changed
     }
 
-    /// As [`Cells::swap`]; the row ends when it would have ended before.
+    /// Like [`Cells::swap`], but the row keeps its expiry.
     pub(super) async fn swap_keeping<T: Serialize, U>(
         &self,
         key: &str,
@@ -240,7 +242,8 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
-    /// Writes two values of one slot, if what was found at the first key still is there; whether it was.
+    /// Writes two values in one slot if the first row is still the one that was found. Returns whether they
+    /// were written.
     pub(super) async fn swap_and_add<T: Serialize, U: Serialize>(
         &self,
         swapped: (&str, &Found<T>, &T, Life),
@@ -258,13 +261,13 @@ impl Cells {
         self.change(&SWAP_AND_ADD, &[key, other_key], arguments).await
     }
 
-    /// Removes what was found, if it still is there; whether it was.
+    /// Removes a row if it is still the one that was found. Returns whether it was removed.
     pub(super) async fn remove_found<T>(&self, key: &str, found: &Found<T>) -> Result<bool, StoreError> {
         let arguments = vec![Value::Bytes(found.row.clone()), "".into(), "0".into()];
         self.change(&SWAP, &[key], arguments).await
     }
 
-    /// Removes whatever is at `key`; whether there was something.
+    /// Removes the row at `key`. Returns whether there was one.
     pub(super) async fn remove(&self, key: &str) -> Result<bool, StoreError> {
         let removed = self.connection.run("DEL", vec![key.into()]).await;
         self.note(key);
@@ -272,15 +275,15 @@ impl Cells {
     }
 }
 
-/// How often a change is tried while others keep getting in between.
+/// How often a change is tried when others keep changing the same row.
 const TRIES: u32 = 16;
 
-/// Counts tries, with a pause of random length between them.
+/// Counts attempts, and pauses for a random time between them.
 #[derive(Default)]
 pub(super) struct Tries(u32);
 
 impl Tries {
-    /// To be awaited before each try.
+    /// Waits before an attempt. Fails after the last one.
     pub(super) async fn next(&mut self) -> Result<(), StoreError> {
         if self.0 == TRIES {
             let reason =
@@ -291,7 +294,7 @@ impl Tries {
             let mut random = [0_u8; 1];
             aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
             let [random] = random;
-            // 0 to a few milliseconds at first, 0 to some 60 ms in the end.
+            // The pause is at most 4 ms at first, and at most 61 ms before the last attempt.
             tokio::time::sleep(Duration::from_micros(u64::from(random) * 16 * u64::from(self.0))).await;
         }
         self.0 += 1;

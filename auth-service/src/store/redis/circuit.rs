@@ -1,5 +1,5 @@
-//! After a few answers that did not come, Redis is not waited for any more: commands fail at once, until a question that
-//! nobody waits for finds out that it is back.
+//! A circuit breaker. After several commands without an answer, further ones fail at once, until a probe in
+//! the background finds that Redis answers again.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,12 +7,13 @@ use std::time::Duration;
 use metrics::Gauge;
 use tokio::sync::Notify;
 
-/// How many commands in a row have to fail. Of one dead node in a cluster, the others' answers keep it closed.
+/// How many commands in a row have to fail to open the circuit. If one node of a cluster fails, answers of
+/// the other nodes keep it closed.
 const FAILURES: u32 = 5;
-/// How often Redis is tried while the circuit is open.
+/// How often Redis is probed while the circuit is open.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Closed while commands go through.
+/// The state of the circuit breaker. It is closed while Redis answers.
 pub(super) struct Circuit {
     failures: AtomicU32,
     opened: Notify,
@@ -26,12 +27,12 @@ impl Circuit {
         Self { failures: AtomicU32::new(0), opened: Notify::new(), open }
     }
 
-    /// Whether commands are refused.
+    /// Whether commands are refused without asking Redis.
     pub(super) fn is_open(&self) -> bool {
         self.failures.load(Ordering::SeqCst) >= FAILURES
     }
 
-    /// An answer came, whatever it was.
+    /// Records that Redis answered, with a result or an error.
     pub(super) fn succeeded(&self) {
         let before = self.failures.load(Ordering::Relaxed);
         if before != 0 && self.failures.swap(0, Ordering::SeqCst) >= FAILURES {
@@ -40,7 +41,7 @@ impl Circuit {
         }
     }
 
-    /// No answer came.
+    /// Records that Redis did not answer.
     pub(super) fn failed(&self) {
         let more = |failures: u32| Some(failures.saturating_add(1));
         if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more) == Ok(FAILURES - 1) {
@@ -52,8 +53,8 @@ impl Circuit {
         }
     }
 
-    /// Waits until the circuit is open and it is time to ask Redis once more. What asks then must not be a request: one
-    /// that goes away would take the question with it.
+    /// Waits until the circuit is open and the next probe is due. A request must not send the probe, because
+    /// the probe would be lost if the request is cancelled.
     pub(super) async fn next_try(&self) {
         if !self.is_open() {
             self.opened.notified().await;

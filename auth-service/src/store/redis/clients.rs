@@ -1,6 +1,6 @@
-//! Clients. Each lies in a slot of its own and is the truth about itself; the index in another slot follows. The two
-//! cannot change in one step, so whoever changed a client settles its index entry afterwards from what is then there,
-//! and eviction removes a client only if it still is one that nobody has used.
+//! Clients. The row of a client is authoritative, and the index, which is in another slot, follows it. Both
+//! cannot change in one step. Therefore every change of a client is followed by an update of its index entry
+//! from the current row, and eviction checks that a client is still unused before it removes it.
 
 use std::sync::LazyLock;
 
@@ -17,14 +17,16 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::connection::Script;
 use super::sole_clients;
 
-/// How many clients make room for one at a time, should the ceiling have been lowered.
+/// Maximum number of clients that are evicted by one call of the script. There can be many after the ceiling
+/// was lowered.
 const EVICTED_AT_ONCE: usize = 64;
-/// How many expired clients are swept at a time.
+/// Number of expired clients that are swept at a time.
 const SWEPT_AT_ONCE: i64 = 256;
 
-/// Keys: all, unused, ends. Arguments: id, second from which it may have to make room, second of its end, ceiling, most to
-/// evict, ceiling of unused ones, present second. Adds the id and takes as many of the oldest unused ids as are too many; gives
-/// those, or an integer when not enough of them may go, and then nothing has changed.
+/// Keys: all, unused, ends. Arguments: id, time from which it can be evicted, its expiry, ceiling, maximum
+/// number to evict, ceiling of unused clients, current time. Adds the id and removes as many of the oldest
+/// unused ids as exceed a ceiling. Returns the removed ids. If not enough of them can be evicted, it changes
+/// nothing and returns an integer.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
@@ -50,8 +52,8 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Keys: all, unused, ends. Arguments: id, second of its end, second from which it may have to make room (empty: it has been
-/// used).
+/// Keys: all, unused, ends. Arguments: id, its expiry, time from which it can be evicted (empty if it has
+/// been used).
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZADD', KEYS[1], 0, ARGV[1])
@@ -62,7 +64,7 @@ static ENTER: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Keys: all, unused, ends. Argument: id.
+/// Keys: all, unused, ends. Argument: the id that is removed from them.
 static LEAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end return 1")
 });
@@ -71,7 +73,7 @@ pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<
     cells.live(&cells.keys.client(id), now).await
 }
 
-/// The client that `asked` is already, if it registered before.
+/// Finds the client that has already registered with the metadata of `asked`.
 pub(super) async fn registered(
     cells: &Cells,
     asked: &Client,
@@ -90,7 +92,8 @@ pub(super) async fn registered(
     }
 }
 
-/// What leads from its metadata to a client goes with either.
+/// Removes the row that leads from a fingerprint to this client, after the client or its metadata was
+/// removed.
 async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreError> {
     let Some(fingerprint) = &client.fingerprint else { return Ok(()) };
     let key = cells.keys.fingerprint(fingerprint);
@@ -106,11 +109,12 @@ pub(super) async fn register(
     ids: &[ClientId],
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
-    // Where it is already comes first, then where it may be added.
+    // An existing client takes precedence over a free identifier.
     let there = registered(cells, asked, ids, terms.now).await?.map(|known| known.id);
     for id in there.iter().chain(ids) {
         let Some(registration) = register_as(cells, asked, id, terms).await? else { continue };
-        // Who registers the same next proposes the first identifier again, and cannot know the others.
+        // The next registration of the same client proposes the first identifier again and does not know the
+        // others, so a row leads from the fingerprint to the identifier that was chosen.
         if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
             && ids.first() != Some(id)
         {
@@ -122,7 +126,7 @@ pub(super) async fn register(
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
 }
 
-/// Registers under `id`; none if another client has it.
+/// Registers the client as `id`. None if another client has this identifier.
 async fn register_as(
     cells: &Cells,
     asked: &Client,
@@ -137,7 +141,7 @@ async fn register_as(
         match found.as_ref().filter(|found| found.is_live(terms.now)) {
             Some(known) if is_same(&known.value, asked) => {
                 let mut client = known.value.clone();
-                // A client that two parties registered is managed by neither.
+                // If two parties have registered a client, neither can manage it.
                 let shared = client.management.take().is_some();
                 let is_kept_longer = is_kept_longer(&client, asked);
                 if is_kept_longer {
@@ -165,7 +169,7 @@ async fn register_as(
     }
 }
 
-/// Enters a client that was just written into the index, and evicts who has to go for it.
+/// Adds a client that was just written to the index, and evicts others if necessary.
 async fn make_room(
     cells: &Cells,
     client: Client,
@@ -191,14 +195,14 @@ async fn make_room(
             let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
             all_gone &= evict(cells, &id).await?;
         }
-        // Whoever was used in the very moment stays, and another has to go.
+        // A client that was used a moment ago is not evicted, so another one has to be.
         if all_gone && evicted.len() < EVICTED_AT_ONCE {
             return Ok(Registration::Added(client));
         }
     }
 }
 
-/// Undoes the registration of a client for which there is no room.
+/// Undoes the registration of a client because there is no room for it.
 async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreError> {
     let key = cells.keys.client(&client.id);
     let written = cells.read::<Client>(&key).await?;
@@ -212,13 +216,13 @@ async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreE
         None => false,
     };
     if !removed {
-        // Another registration of the same client has been told that it is there, so it stays.
+        // Another caller has registered the same client meanwhile and was told so, so it stays.
         settle(cells, &client.id).await?;
     }
     Ok(Registration::Full)
 }
 
-/// Removes a client unless it has been used; whether it is gone.
+/// Removes a client unless it has been used. Returns whether it is gone.
 async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -247,8 +251,8 @@ async fn on_index<T: fred::prelude::FromValue>(
     cells.connection.script(script, &[&index.all, &index.unused, &index.ends], arguments).await
 }
 
-/// Makes the index say what is there now. If that changes meanwhile, says the new thing too: who changes a client
-/// settles it afterwards, so whoever comes last has seen everything.
+/// Updates the index entry from the current row, and repeats that if the row changes meanwhile. Every change
+/// is followed by a call of this function, so the last caller has seen all changes.
 pub(super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -272,7 +276,7 @@ pub(super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreErro
     }
 }
 
-/// Enters a client that neither ends nor makes room; whether its identifier was free.
+/// Adds a client that neither expires nor is evicted. Returns whether its identifier was free.
 pub(super) async fn enter_for_good(
     cells: &Cells,
     client: &Client,
@@ -298,7 +302,7 @@ async fn enter(cells: &Cells, id: &ClientId, found: &Found<Client>) -> Result<()
     on_index(cells, &ENTER, arguments).await
 }
 
-/// Up to `most` live clients in the order of their identifiers.
+/// Returns at most `most` live clients, ordered by identifier.
 pub(super) async fn page(
     cells: &Cells,
     after: Option<&ClientId>,
@@ -329,7 +333,7 @@ pub(super) async fn page(
     Ok(clients)
 }
 
-/// Changes a client, if it is there and `change` allows; whether it did.
+/// Changes a client if it exists and `change` returns true. Returns whether it was changed.
 pub(super) async fn change(
     cells: &Cells,
     id: &ClientId,
@@ -363,13 +367,13 @@ pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreEr
     Ok(removed)
 }
 
-/// Removes what leads to a client that was removed.
+/// Removes the rows and index entries that lead to a client that was deleted.
 pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreError> {
     settle(cells, &client.id).await?;
     leave_fingerprint(cells, client).await
 }
 
-/// Deletes a client whose registration access token that is; whether it was.
+/// Deletes a client if this is its registration access token. Returns whether it was deleted.
 pub(super) async fn delete_managed_by(
     cells: &Cells,
     management: &TokenHash,
@@ -390,7 +394,7 @@ pub(super) async fn delete_managed_by(
     }
 }
 
-/// Replaces what a client says of itself, for who has its registration access token.
+/// Replaces a client's metadata on behalf of the holder of its registration access token.
 pub(super) async fn update(
     cells: &Cells,
     management: &TokenHash,
@@ -404,18 +408,20 @@ pub(super) async fn update(
     Ok(done)
 }
 
-/// Notes a use. Gives the client as it is now: none when it was removed, or changed hands, since the caller saw it.
+/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered anew
+/// since the caller read it.
 pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let found = of_use(cells, used).await?;
     note_use_of(cells, used, found).await
 }
 
-/// The client of a use as it is now, to be judged later: who has to ask for more asks for all of it at once.
+/// Reads the client of a use, which is decided on later. This lets a caller read several rows at the same
+/// time.
 pub(super) async fn of_use(cells: &Cells, used: &ClientUse) -> Result<Option<Found<Client>>, StoreError> {
     cells.read(&cells.keys.client(&used.client.id)).await
 }
 
-/// As [`note_use`], of a client that was read a moment ago.
+/// Like [`note_use`], for a client that was read a moment ago.
 pub(super) async fn note_use_of(
     cells: &Cells,
     used: &ClientUse,
@@ -443,7 +449,7 @@ pub(super) async fn note_use_of(
     }
 }
 
-/// Removes clients whose time is over, and index entries of clients that Redis has dropped already.
+/// Removes expired clients, and index entries of clients that Redis has already dropped.
 pub(super) async fn sweep(cells: &Cells, now: UnixTime) -> Result<u64, StoreError> {
     let index = cells.keys.client_index();
     let mut removed = 0;

@@ -1,4 +1,5 @@
-//! The connection: commands and scripts with a budget, failing at once while Redis is away.
+//! The connection to Redis. Commands and scripts have a time limit, and fail at once while Redis does not
+//! answer.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -25,25 +26,25 @@ use super::address::RedisAddress;
 use super::circuit::Circuit;
 use super::renewal::Renewal;
 
-/// How long a connection may take to make.
+/// Time limit for making a connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long one command may take.
+/// Time limit for one command.
 const COMMAND: Duration = Duration::from_millis(500);
-/// A connection that owes an answer for this long is given up.
+/// A connection is closed if an answer is overdue for this long.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
 
-/// How many keys a server looks at for a page of a scan.
+/// How many keys a server examines for one page of a scan.
 const SCANNED: u32 = 1000;
 
-/// A key to ask for, to see whether there is an answer: any answer, be it that we may not.
+/// The key that a probe reads. Any answer counts, even an error that the user has no permission.
 const PROBED: &str = "mcp-gate:{meta}:key-check";
 
-/// How often a command is given to a cluster whose nodes say that it belongs elsewhere, and the pause between. Not so
-/// often that it takes longer than a command may.
+/// How often a command is sent to a cluster whose nodes say that the key is elsewhere, and the pause between
+/// attempts. All attempts together take less time than one command is allowed to.
 const REDIRECTIONS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// A Lua script: what must happen in one step. Redis keeps it by its SHA-1.
+/// A Lua script, which runs atomically. Redis identifies it by its SHA-1.
 pub(super) struct Script {
     lua: String,
     sha1: String,
@@ -51,7 +52,8 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(lua: &'static str) -> Self {
-        // The answer repeats the number of the question, so that no caller ever takes another's answer for its own.
+        // The answer repeats the number of the request, so that no caller can receive the answer to another
+        // request.
         let lua = format!("local function run() {lua} end return {{ARGV[#ARGV], run()}}");
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, lua.as_bytes());
         let mut sha1 = String::with_capacity(40);
@@ -63,7 +65,8 @@ impl Script {
     }
 }
 
-/// One multiplexed connection to each node; remade for ever when it breaks.
+/// One multiplexed connection to each node. A broken connection is replaced, with no limit on the number of
+/// attempts.
 pub(super) struct Connection {
     bare: Client,
     client: WithOptions<Client>,
@@ -84,7 +87,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects, or says why not.
+    /// Connects to the server or cluster at `address`.
     pub(super) async fn open(address: &RedisAddress) -> Result<Self, StoreError> {
         let performance =
             PerformanceConfig { default_command_timeout: COMMAND, ..PerformanceConfig::default() };
@@ -92,11 +95,12 @@ impl Connection {
             connection_timeout: CONNECT,
             internal_command_timeout: CONNECT,
             unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
-            // fred follows ASK by reading the next answer on the connection as that to its own ASKING, whosever it is,
-            // and from then on all answers go to the wrong callers. So it follows nothing, and we ask again.
+            // To follow an ASK redirection, fred takes the next answer on the connection as the answer to its
+            // own ASKING, even if it belongs to another command. All later answers would then go to the wrong
+            // callers. So fred follows no redirections, and commands are repeated here.
             max_redirections: 0,
-            // Commands that are given together go together. Otherwise the second waits until the first was acknowledged
-            // (RFC 896), and that costs a round trip.
+            // Without this option (RFC 896), the second of two commands waits until the first is
+            // acknowledged, which costs a round trip.
             tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
             ..ConnectionConfig::default()
         };
@@ -118,8 +122,8 @@ impl Connection {
             Ok(connected) => connected.map_err(|error| cannot_connect(address, &error))?,
             Err(_) => return Err(StoreError::Unavailable(format!("{address} did not answer within 4 s"))),
         };
-        // `fail_fast` also means that a command whose answer was lost is not sent again: it may have been done, and
-        // doing it twice would, say, take the redemption of a code for its replay.
+        // With `fail_fast`, a command whose answer was lost is not sent again. It might have been executed,
+        // and executing it twice could, for example, turn the redemption of a code into a replay.
         let options = Options {
             fail_fast: true,
             max_attempts: Some(1),
@@ -136,8 +140,8 @@ impl Connection {
                 let get = CustomCommand::new_static("GET", ClusterHash::FirstKey, false);
                 let answer: Result<Value, Error> = asking.custom(get, vec![Value::from(PROBED)]).await;
                 if answer.is_err_and(|error| is_silence(&error)) {
-                    // fred counts the silence of a connection from the last command that it sent: as long as somebody
-                    // asks, a connection whose other end is gone would never be given up.
+                    // fred measures silence from the last command that it sent. With steady requests it would
+                    // never close a connection whose other end is gone.
                     let _ = tokio::time::timeout(CONNECT, asking.force_reconnection()).await;
                 } else {
                     broken.succeeded();
@@ -148,7 +152,7 @@ impl Connection {
         Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, renewal, helpers })
     }
 
-    /// The client whose servers are to be followed.
+    /// The client whose servers the tracking connections follow.
     pub(super) fn followed(&self) -> Client {
         self.bare.clone()
     }
@@ -163,11 +167,11 @@ impl Connection {
         self.ask(&command, &arguments).await.map_err(|error| self.unavailable(&error))
     }
 
-    /// Every key that matches, by and by, from every server that has some. A key may come twice; one that is made or
-    /// removed meanwhile may come or not.
+    /// Streams all keys that match, from every server, in pages. A key can occur twice. A key that is created
+    /// or removed during the scan might be missing.
     pub(super) fn scan(&self, pattern: String) -> BoxStream<'static, Result<Vec<String>, StoreError>> {
         let client = self.bare.clone();
-        // The next page is asked for when this one is dropped.
+        // The next page is requested when this one is dropped.
         let keys = |page: Result<ScanResult, Error>| {
             let keys = page.map_err(|error| unavailable(&error))?.take_results().unwrap_or_default();
             keys.into_iter().map(|key| key.into_string().ok_or(StoreError::Unreadable)).collect()
@@ -179,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// Runs a script on keys of one slot.
+    /// Runs a script on keys that are in one slot.
     pub(super) async fn script<T: FromValue>(
         &self,
         script: &Script,
@@ -193,11 +197,11 @@ impl Connection {
             let arguments = arguments.iter().cloned().chain([Value::from(&number)]);
             [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments).collect()
         };
-        // fred would take the script for the key: of custom commands it heeds a slot that is given as a number only.
+        // fred would take the script for the key. For custom commands, it only accepts a slot as a number.
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
         let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {
-            // A node that restarted or was added does not know the script yet; EVAL teaches it.
+            // A node that was restarted or added does not know the script yet. EVAL also stores it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let in_full = CustomCommand::new_static("EVAL", slot, false);
                 self.ask(&in_full, &with(&script.lua)).await
@@ -210,19 +214,19 @@ impl Connection {
                 result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
-                // A connection that is out of step stays so; a new one is in step.
+                // A connection whose answers are out of step stays so, and has to be replaced.
                 let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
                 Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
             }
         }
     }
 
-    /// Asks, and asks again while a cluster answers that the slot is on its way to another node.
+    /// Sends a command unless the circuit is open, and tells the circuit breaker whether Redis answered.
     async fn ask<T: FromValue>(&self, command: &CustomCommand, arguments: &[Value]) -> Result<T, Error> {
         if self.circuit.is_open() {
             return Err(Error::new(ErrorKind::Backpressure, "Redis does not answer"));
         }
-        // Boxed, because a caller holds several of these at once.
+        // The future is boxed, because callers hold several of them at the same time.
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
         match &answer {
             Err(error) if is_silence(error) => self.circuit.failed(),
@@ -237,7 +241,8 @@ impl Connection {
         answer
     }
 
-    /// What callers are told. A Redis that refuses us does not answer either.
+    /// The error for callers. If Redis refused the user or password, the error says so instead of reporting a
+    /// timeout.
     fn unavailable(&self, error: &Error) -> StoreError {
         match (error.kind(), self.renewal.refused()) {
             (ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Timeout, Some(said)) => {
@@ -267,12 +272,13 @@ impl Connection {
     }
 }
 
-/// Whether no answer came at all.
+/// Whether Redis did not answer at all.
 fn is_silence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::IO)
 }
 
-/// Whether a node of a cluster has done nothing, because the keys are at another node or on their way.
+/// Whether a cluster node did not execute the command, because its keys are at another node or are being
+/// moved.
 fn is_elsewhere(error: &Error) -> bool {
     error.details() == "Too many redirections." || error.details().starts_with("TRYAGAIN")
 }

@@ -1,5 +1,6 @@
-//! Codes and grants. A code lies in the slot of the grant that it makes, so that redeeming it is one step. What leads
-//! there (from a code, from a refresh token of the first release) is written first: nothing live can be out of reach.
+//! Codes and grants. A code is in the slot of the grant that it will create, so that it can be redeemed in
+//! one step. Rows that lead to a code or grant (from a code, or from a refresh token of the first release)
+//! are written first, so that every valid one can be found.
 
 use std::time::Duration;
 
@@ -37,11 +38,12 @@ pub(super) async fn add_code(
     let (pointer, place) = (cells.keys.grant_of_code(hash), cells.keys.code(&code.grant_id, hash));
     let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
     try_join(cells.write(&pointer, &code.grant_id, life), code_row).await?;
-    // The approval decides. Whoever is late has made a code that nobody was told, and that goes with its time.
+    // The approval decides between concurrent calls. A caller that loses has stored a code that nobody knows,
+    // which expires unused.
     cells.swap(&approval, before.as_ref(), &hash.text(), Some(life)).await
 }
 
-/// Notes that `approval` was denied; false when it made a code before.
+/// Records that `approval` was denied. Returns false if it created a code before.
 pub(super) async fn deny(
     cells: &Cells,
     approval: &str,
@@ -78,7 +80,7 @@ pub(super) async fn find_code(
     }
 }
 
-/// Two round trips.
+/// Needs two round trips.
 pub(super) async fn redeem_code(
     cells: &Cells,
     hash: &TokenHash,
@@ -115,7 +117,7 @@ pub(super) async fn redeem_code(
     }
 }
 
-/// Writes what leads to a grant from a refresh token of the first release.
+/// Writes the row that leads to a grant from a refresh token of the first release.
 pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<(), StoreError> {
     match rules::leading(grant) {
         Some(token) => cells.write(&cells.keys.grant_of_refresh(token), &grant.id, life).await,
@@ -123,7 +125,7 @@ pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<
     }
 }
 
-/// Makes a grant that no code stands for.
+/// Creates a grant without a code.
 pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
     if clients::note_use(cells, used).await?.is_none() {
         return Ok(false);
@@ -143,7 +145,7 @@ pub(super) async fn live(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<O
     Ok(found(cells, id, now).await?.map(|found| found.value))
 }
 
-/// The grant that a refresh token names or, if it is of the first release, leads to.
+/// The grant that a refresh token names. For a token of the first release, a row leads to it.
 async fn id_of_refresh(
     cells: &Cells,
     token: &Presented,
@@ -166,7 +168,7 @@ pub(super) async fn live_of_refresh(
     Ok(live(cells, &id, now).await?.filter(|grant| grant.has_issued(token)))
 }
 
-/// Two round trips: what is there, and the change. One more for a token of the first release.
+/// Needs two round trips, one to read and one to write, and another one for a token of the first release.
 pub(super) async fn rotate(
     cells: &Cells,
     presented: &Presented,
@@ -202,11 +204,11 @@ pub(super) async fn rotate(
             }
             RefreshUse::Repeated { sealed_successor } => {
                 let grant = found.value;
-                // What broke off in a rotation is brought about by the same token.
+                // This completes a rotation with the same token that was interrupted.
                 stay_known(cells, &grant, presented, Life { until: grant.expires_at, now }).await?;
                 return Ok(Rotation::Repeated { grant, sealed_successor });
             }
-            // A token that is used up stays so, whatever happens to the grant at the same time.
+            // A token that was used up stays so, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
                 revoke(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
@@ -216,8 +218,8 @@ pub(super) async fn rotate(
     }
 }
 
-/// A used token of the first release does not say whose it is: what leads from it to its grant stays as long as that may
-/// live, so that its reuse is noticed.
+/// A used token of the first release does not name its grant. The row that leads from it to the grant is kept
+/// as long as the grant, so that reuse of the token is noticed.
 async fn stay_known(cells: &Cells, grant: &Grant, used: &Presented, life: Life) -> Result<(), StoreError> {
     match used.grant() {
         Some(_) => Ok(()),
@@ -229,7 +231,7 @@ pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError
     cells.remove(&cells.keys.grant(id)).await.map(|_| ())
 }
 
-/// All three at once: commands that are given together go to Redis together.
+/// Reads all three rows at the same time, because concurrent commands are sent to Redis together.
 pub(super) async fn held(
     cells: &Cells,
     id: &GrantId,

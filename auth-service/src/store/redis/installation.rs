@@ -1,4 +1,4 @@
-//! What a Redis store knows of itself.
+//! Information about the Redis store itself.
 
 use std::sync::LazyLock;
 
@@ -12,9 +12,9 @@ use super::RedisStore;
 use super::cells::Found;
 use super::connection::Script;
 
-/// The second on the server's clock.
+/// The time on the server's clock, in seconds.
 static TIME: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('TIME')[1]"));
-/// What the server tells of itself.
+/// The server's information about itself.
 static INFO: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('INFO', 'default')"));
 
 #[async_trait]
@@ -25,7 +25,7 @@ impl Installation for RedisStore {
 
     async fn identify(&self, identity: &str) -> Result<(), StoreError> {
         let absent: Option<&Found<String>> = None;
-        // Whoever was there first stays.
+        // If there is already an identity, it stays.
         self.cells.swap(&self.cells.keys.identity(), absent, &identity, None).await.map(|_| ())
     }
 
@@ -48,7 +48,7 @@ impl Installation for RedisStore {
 }
 
 impl RedisStore {
-    /// What a script tells, unless our user may not ask (ACL).
+    /// The result of a script. None if the Redis user has no permission to run it (ACL).
     async fn told(&self, script: &Script) -> Result<Option<String>, StoreError> {
         let key = self.cells.keys.key_check();
         match self.cells.connection.script(script, &[&key], Vec::new()).await {
@@ -59,14 +59,14 @@ impl RedisStore {
     }
 }
 
-/// In the words of Redis 6 to 8, and of Valkey.
+/// Whether the error says that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
 fn is_forbidden(reason: &str) -> bool {
     ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
         .iter()
         .any(|said| reason.contains(said))
 }
 
-/// What in `INFO` threatens rows that nobody asked to be removed.
+/// The settings in `INFO` that can cause a loss of rows.
 fn dangers_in(info: &str) -> Vec<String> {
     let value = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()

@@ -1,5 +1,6 @@
-//! Names of keys. What stands in braces decides the slot of a Redis Cluster, so keys that change in one step share
-//! it. Every part that comes from outside is hashed: no name can be chosen that is another key, a pattern, or long.
+//! Names of keys. The part in braces decides the slot in a Redis Cluster, so keys that change in one step
+//! share it. Every part that comes from outside is hashed, so that nobody can choose a name that is another
+//! key, a pattern or very long.
 
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;
@@ -10,30 +11,30 @@ use crate::store::changes::About;
 use crate::store::pending::Room;
 use crate::store::records::{Kind, SIGNING};
 
-/// Names below one prefix.
+/// Builds and parses keys with a common prefix.
 #[derive(Clone)]
 pub(super) struct Keys {
     prefix: String,
 }
 
-/// The sorted sets that know the clients; all in one slot.
+/// The sorted sets that index the clients. They are all in one slot.
 pub(super) struct ClientIndex {
-    /// Every client id, in order.
+    /// All client ids, in order.
     pub(super) all: String,
-    /// Ids of clients that were never used, by the second of their registration.
+    /// Ids of clients that were never used, by the time from which they can be evicted.
     pub(super) unused: String,
-    /// Ids by the second at which the client may be forgotten.
+    /// Ids of all clients, by the time at which they expire.
     pub(super) ends: String,
 }
 
-/// What a key is.
+/// The meaning of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named<'a> {
-    /// That of a record. The name is the one of the record, or for clients, accounts and grants its hash.
+    /// The key of a record. The name is that of the record, or its hash for clients, accounts and grants.
     Record(Kind, &'a str),
-    /// That of a row that leads to a record, or the store's own.
+    /// The key of a row that leads to a record, or of the store's own data.
     Pointer,
-    /// That of a set, which is not sealed.
+    /// The key of a set, which is not encrypted.
     Index,
 }
 
@@ -50,17 +51,17 @@ impl Keys {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
-    /// What names of rows start with that copies are made from.
+    /// The prefixes of keys whose rows are cached.
     pub(super) fn tracked(&self) -> Vec<String> {
         ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix)).into()
     }
 
-    /// Whether a name is one of [`Keys::tracked`].
+    /// Whether a key has one of the prefixes in [`Keys::tracked`].
     pub(super) fn is_tracked(&self, key: &str) -> bool {
         self.tracked().iter().any(|start| key.starts_with(start))
     }
 
-    /// What a row is about that copies are made from, and the hash of its id.
+    /// The kind of a row that is cached, and the hash of its id.
     pub(super) fn about<'a>(&self, key: &'a str) -> Option<(About, &'a str)> {
         let (tag, rest) = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.split_once("}:")?;
         let (kind, hash) = tag.split_once(':')?;
@@ -72,12 +73,12 @@ impl Keys {
         }
     }
 
-    /// What all keys match, and no others.
+    /// A pattern that matches all keys of this store and no others.
     pub(super) fn all(&self) -> String {
         format!("{}:{{*", self.prefix)
     }
 
-    /// What a key is; none if it is none of ours.
+    /// The meaning of a key. None if it is not a key of this store.
     pub(super) fn named<'a>(&self, key: &'a str) -> Option<Named<'a>> {
         let (tag, rest) = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.split_once("}:")?;
         let (kind, hash) = tag.split_once(':').unwrap_or((tag, ""));
@@ -115,7 +116,7 @@ impl Keys {
         })
     }
 
-    /// The key of a record of that kind and name. Codes and devices have one below their grant instead.
+    /// The key of a record. For codes and devices, it is the key that leads to their grant.
     pub(super) fn of(&self, kind: Kind, name: &str) -> String {
         let key = |tag: &str, rest| self.key(&format!("{tag}:{name}"), rest);
         match kind {
@@ -137,27 +138,27 @@ impl Keys {
         }
     }
 
-    /// As [`Keys::grant_of_code`], by the hash's text.
+    /// Like [`Keys::grant_of_code`], but with the text of the hash.
     pub(super) fn of_code(&self, hash: &str) -> String {
         self.key(&format!("k:{hash}"), "grant")
     }
 
-    /// As [`Keys::code`], by the hash's text.
+    /// Like [`Keys::code`], but with the text of the hash.
     pub(super) fn code_below(&self, grant: &GrantId, hash: &str) -> String {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("code:{hash}"))
     }
 
-    /// As [`Keys::grant_of_device`], by the hash's text.
+    /// Like [`Keys::grant_of_device`], but with the text of the hash.
     pub(super) fn of_device(&self, hash: &str) -> String {
         self.key(&format!("d:{hash}"), "grant")
     }
 
-    /// As [`Keys::device`], by the hash's text.
+    /// Like [`Keys::device`], but with the text of the hash.
     pub(super) fn device_below(&self, grant: &GrantId, hash: &str) -> String {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
     }
 
-    /// The clients that only this account has used.
+    /// The list of clients that only this account has used.
     pub(super) fn sole_clients(&self, subject: &Subject) -> String {
         self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
     }
@@ -166,7 +167,8 @@ impl Keys {
         self.key(&format!("c:{}", hashed(id.as_str())), "client")
     }
 
-    /// Leads from the fingerprint of a public client to its identifier, where that does not follow from it.
+    /// Leads from the fingerprint of a public client to its identifier, if that is not the one derived from
+    /// the fingerprint.
     pub(super) fn fingerprint(&self, fingerprint: &TokenHash) -> String {
         self.key(&format!("f:{}", fingerprint.text()), "client")
     }
@@ -198,7 +200,7 @@ impl Keys {
         self.key(&format!("a:{}", hashed(approval)), "approval")
     }
 
-    /// Leads from a code to the grant that it makes, and so to the slot where both are.
+    /// Leads from a code to the grant that it creates, and so to the slot of both.
     pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
         self.of_code(&code.text())
     }
@@ -212,12 +214,12 @@ impl Keys {
         self.key(&format!("g:{}", hashed(id.as_str())), "grant")
     }
 
-    /// Leads from a refresh token of the first release, live or used, to its grant.
+    /// Leads from a refresh token of the first release, current or used, to its grant.
     pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
         self.key(&format!("r:{}", token.text()), "grant")
     }
 
-    /// Leads from a device code to the grant that it makes.
+    /// Leads from a device code to the grant that it creates.
     pub(super) fn grant_of_device(&self, code: &TokenHash) -> String {
         self.of_device(&code.text())
     }
@@ -240,12 +242,12 @@ impl Keys {
         self.key(&format!("y:{}", hashed(&format!("{subject}\n{client}"))), "consent")
     }
 
-    /// Leads from a person of another issuer to the account here.
+    /// Leads from a user of another issuer to the linked account.
     pub(super) fn link(&self, issuer: &str, sub: &str) -> String {
         self.key(&format!("i:{}", hashed(&format!("{issuer}\n{sub}"))), "subject")
     }
 
-    /// Leads from an account to who it is at another issuer.
+    /// Leads from an account to the linked user of another issuer.
     pub(super) fn link_back(&self, issuer: &str, subject: &Subject) -> String {
         self.key(&format!("j:{}", hashed(&format!("{issuer}\n{subject}"))), "sub")
     }
@@ -258,7 +260,7 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
-    /// The set of places that are taken in a room, by their ends.
+    /// The set of reserved places, by the time at which they expire.
     pub(super) fn room(&self, room: Room) -> String {
         self.key(
             "room",
@@ -269,22 +271,22 @@ impl Keys {
         )
     }
 
-    /// A row that is written to see whether that is possible.
+    /// A row that is written to test whether Redis accepts writes.
     pub(super) fn writable(&self) -> String {
         self.key("meta", "writable")
     }
 
-    /// Which store this is.
+    /// The row with the identity of the store.
     pub(super) fn identity(&self) -> String {
         self.key("meta", "identity")
     }
 
-    /// How late it was.
+    /// The row with the last time at which the store was in use.
     pub(super) fn clock(&self) -> String {
         self.key("meta", "clock")
     }
 
-    /// The row that tells whether `STORE_KEY` is the right one.
+    /// The row that shows whether `STORE_KEY` is correct.
     pub(super) fn key_check(&self) -> String {
         self.key("meta", "key-check")
     }

@@ -1,6 +1,6 @@
-//! Device authorizations, pushed requests and remembered consents. A device authorization lies in the slot of the grant
-//! that it makes, as a code does, so that redeeming it is one step; two pointers lead there, from the device code and
-//! from the user code.
+//! Device authorizations, pushed requests and remembered consents. A device authorization is in the slot of
+//! the grant that it creates, as a code is, so that it can be redeemed in one step. Two pointers lead to it,
+//! from the device code and from the user code.
 
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::connection::Script;
 use super::{RedisStore, clients, grants};
 
-/// Key: the places that are taken, by their ends. Arguments: name, second of its end, the present second, ceiling.
+/// Key: the reserved places, by their expiry. Arguments: name, its expiry, current time, ceiling.
 static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
@@ -33,7 +33,7 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A device authorization's place and content.
+/// The key and the content of a device authorization.
 type Device = (String, Found<DeviceAuthorization>);
 
 async fn device(cells: &Cells, code: &TokenHash, now: UnixTime) -> Result<Option<Device>, StoreError> {
@@ -83,7 +83,8 @@ impl PendingStore for RedisStore {
         let kept = life(asked, now);
         cells.write(&cells.keys.grant_of_device(code), &asked.grant_id, kept).await?;
         cells.write(&cells.keys.device(&asked.grant_id, code), asked, kept).await?;
-        // The user code decides: of two devices with one, the later is told to take another.
+        // The user code decides between concurrent calls. The caller that loses has to choose another user
+        // code.
         cells.swap(&user_key, before.as_ref(), code, Some(Life { until: asked.expires_at, now })).await
     }
 
@@ -126,7 +127,7 @@ impl PendingStore for RedisStore {
             if !decided.decide(decision.clone(), now) {
                 return Ok(false);
             }
-            // Once it is allowed it is remembered for longer, and so is what leads to it.
+            // An approved device authorization is kept for longer, and so is the pointer to it.
             let kept = life(&decided, now);
             self.cells.write(&self.cells.keys.grant_of_device(code), &decided.grant_id, kept).await?;
             if self.cells.swap(&place, Some(&found), &decided, Some(kept)).await? {
@@ -158,7 +159,7 @@ impl PendingStore for RedisStore {
         }
     }
 
-    /// Two round trips.
+    /// Needs two round trips.
     async fn redeem_device(
         &self,
         code: &TokenHash,
@@ -267,7 +268,8 @@ impl PendingStore for RedisStore {
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
         let cells = &self.cells;
         let (there, back) = (cells.keys.link(issuer, sub), cells.keys.link_back(issuer, subject));
-        // The way back decides: an account is claimed by one person of an issuer, and only then led to.
+        // The row from the account to the user is written first and decides, so that an account is linked to
+        // only one user of an issuer.
         let text = sub.to_owned();
         if !cells.swap(&back, None::<&Found<()>>, &text, None).await?
             && cells.read::<String>(&back).await?.is_none_or(|found| found.value != text)

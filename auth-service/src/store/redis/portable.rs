@@ -1,4 +1,4 @@
-//! All of the store at once: out, in, and under another key. This is the one place where keys are looked for (`SCAN`).
+//! Export, import and re-encryption of the whole store. Only this module searches for keys (`SCAN`).
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -25,9 +25,9 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::keys::Named;
 use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
 
-/// How many rows are asked for, or written, at once.
+/// Number of rows that are read or written at the same time.
 const AT_ONCE: usize = 64;
-/// How often a write of an import is tried: it may be written twice.
+/// How often a write of an import is tried. Writing a record twice does no harm.
 const WRITES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -35,7 +35,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 impl Portable for RedisStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
         let cells = &self.cells;
-        // A key may be found twice. Eight bytes of its hash tell it from others, but for one in 10^19 pairs.
+        // A scan can return a key twice. Keys are told apart by 64 bits of their hash, which are the same for
+        // one in 10^19 pairs.
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(BATCH);
         let mut pages = cells.connection.scan(cells.keys.all());
@@ -70,7 +71,8 @@ impl Portable for RedisStore {
                 resealed.changed += u64::from(changed);
             }
         }
-        // Last: as long as it has the key from before, that one is needed.
+        // The key-check row is last. As long as it is encrypted with the previous key, that key is still
+        // needed.
         resealed.rows += 1;
         resealed.changed += u64::from(reseal(cells, check).await?);
         Ok(resealed)
@@ -99,7 +101,7 @@ async fn reseal(cells: &Cells, key: String) -> Result<bool, StoreError> {
     }
 }
 
-/// What is at a key, as a record; none for what only leads to something, and for what is over.
+/// The record at a key. None for rows that only lead to other rows, and for expired ones.
 async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Record>, StoreError> {
     let (kind, name) = match cells.keys.named(&key) {
         Some(Named::Record(kind, name)) => (kind, name.to_owned()),
@@ -115,7 +117,7 @@ async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Reco
         return Ok(None);
     }
     let record = Record::new(kind, name, until, json)?;
-    // The names of these are hashed in their keys.
+    // The keys of these kinds contain only the hash of the name.
     let name = match kind {
         Kind::Client => record.read::<Client>()?.id.as_str().to_owned(),
         Kind::Grant => record.read::<Grant>()?.id.as_str().to_owned(),
@@ -123,7 +125,7 @@ async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Reco
             let account: Account = record.read()?;
             let led_to = cells.read::<Subject>(&cells.keys.username(&account.username)).await?;
             if led_to.is_none_or(|found| found.value != account.subject) {
-                // Nothing leads to it: it is nobody's.
+                // No user name leads to this account, so it does not exist.
                 return Ok(None);
             }
             account.subject.as_str().to_owned()
@@ -133,7 +135,7 @@ async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Reco
     Ok(Some(Record { name, ..record }))
 }
 
-/// Writes a record, and what leads to it.
+/// Writes a record, and the rows that lead to it.
 async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreError> {
     let life = record.until.map(|until| Life { until, now });
     let name = record.name.as_str();
@@ -150,7 +152,8 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             key = cells.keys.device_below(&grant, name);
             cells.write_for(&cells.keys.of_device(name), &grant, life).await?;
         }
-        // An export of a store at work may have missed the token that a refresh by the first release made a moment ago.
+        // An export of a running store might have missed the row of the current token, if the first release
+        // refreshed it a moment ago.
         Kind::Grant => {
             let grant: Grant = record.read()?;
             if let Some(token) = rules::leading(&grant) {
@@ -187,23 +190,23 @@ async fn put_surely(cells: &Cells, record: Record, now: UnixTime) -> Result<(), 
     }
 }
 
-/// A Redis that is being filled. As long as it is, it says of itself that it is not finished, and no service starts on it
-/// or calls itself ready.
+/// A Redis that is being filled by an import. Until the import is finished it is marked as unfinished, so
+/// that no service starts on it or reports itself ready.
 pub struct RedisTarget {
     store: RedisStore,
 }
 
 impl RedisTarget {
-    /// A target in the Redis at `address`, sealed with `key`.
+    /// Prepares the Redis at `address` as a target whose values are encrypted with `key`.
     ///
     /// # Errors
-    /// When something is in it, unless that is what an import left that was broken off, or `replace` is set: then it is
-    /// emptied. When Redis cannot be reached or used.
+    /// If Redis has content, unless `replace` is set or the content is from an interrupted import, in which
+    /// case it is removed. If Redis cannot be reached or used.
     pub async fn new(address: &RedisAddress, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
         Self::below(address, key, super::PREFIX, replace).await
     }
 
-    /// As [`RedisTarget::new`], below a prefix as that of [`RedisStore::connect_below`].
+    /// Like [`RedisTarget::new`], but with a prefix as in [`RedisStore::connect_below`].
     pub async fn below(
         address: &RedisAddress,
         key: &StoreKey,
@@ -221,7 +224,7 @@ impl RedisTarget {
         let mut pages = cells.connection.scan(cells.keys.all());
         let mut all = Vec::new();
         while let Some(page) = pages.try_next().await? {
-            // What a service has written to see whether it can is nothing.
+            // The row that a service writes as a test does not count as content.
             let others = page.into_iter().filter(|key| *key != check && *key != cells.keys.writable());
             all.extend(others);
             if !all.is_empty() && !begun && !replace {

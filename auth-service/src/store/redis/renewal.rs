@@ -1,14 +1,15 @@
-//! When a connection to Redis has to be made anew although it works, and why one cannot be made.
+//! Decides when a working connection to Redis has to be replaced, and remembers why a connection cannot be
+//! made.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fred::error::{Error, ErrorKind};
 
-/// How long a connection that was made anew is kept, whatever it answers.
+/// How long a new connection is kept, whatever it answers.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What is known about the connection.
+/// The state of the connection.
 #[derive(Default)]
 pub(super) struct Renewal {
     renewed: Mutex<Option<Instant>>,
@@ -16,10 +17,10 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    /// Whether what Redis answered means that it is not the master any more, and it is time to look for the one that is. Of
-    /// many who ask at once, one is told so.
+    /// Whether an answer means that the server is no longer the master, so that the connection should be
+    /// replaced. Returns true to only one of several callers at the same time.
     pub(super) fn is_due(&self, error: &Error) -> bool {
-        // Older servers tell an error within a script after a text of their own.
+        // Older servers put a text of their own before an error that occurs within a script.
         if !error.details().contains("READONLY") {
             return false;
         }
@@ -31,7 +32,7 @@ impl Renewal {
         is_due
     }
 
-    /// A connection could not be made, or broke.
+    /// Records that a connection could not be made, or broke.
     pub(super) fn note_error(&self, error: &Error) {
         let told = (*error.kind() == ErrorKind::Auth
             || ["WRONGPASS", "NOAUTH"].iter().any(|code| error.details().contains(code)))
@@ -41,12 +42,12 @@ impl Renewal {
         }
     }
 
-    /// There is a connection.
+    /// Records that there is a connection.
     pub(super) fn note_connected(&self) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// What Redis said when it refused our user or password.
+    /// The error of Redis when it refused the user or password.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,5 +1,6 @@
-//! The clients of each account that nobody else has used. The list lies in a slot of its own and follows the clients: what breaks off
-//! in between is made up for by the next use of the client.
+//! The list of clients that only one account has used, for each account. A list is in another slot than its
+//! clients and is updated after them. If the update is interrupted, the next use of the client makes up for
+//! it.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
@@ -10,7 +11,8 @@ use crate::store::sole_clients::{MakesRoom, SoleClients, sole_user};
 use super::cells::{Cells, Life, Tries};
 use super::clients;
 
-/// Notes a use of `client`, as it is now, and removes the clients of the same account that make room for it.
+/// Records a use of `client` in its current state, and deletes the clients of the same account that make room
+/// for it.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let Some(account) = sole_user(client) else { return Ok(()) };
     let life = Some(Life { until: used.keep_until, now: used.at });
@@ -23,7 +25,7 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     Ok(())
 }
 
-/// Enters a client that came with an import.
+/// Adds a client that was imported.
 pub(super) async fn add(cells: &Cells, client: &Client, life: Option<Life>) -> Result<(), StoreError> {
     let Some((user, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
     change(cells, user, life, |list| list.add(&client.id, used_at)).await
@@ -48,7 +50,8 @@ async fn change<T>(
     }
 }
 
-/// Removes a client, unless another account uses it by now. If it stays for now, gives its last use.
+/// Deletes a client, unless another account has used it since. If the client stays for now, returns its last
+/// use.
 async fn remove(
     cells: &Cells,
     user: &Subject,

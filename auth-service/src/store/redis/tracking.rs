@@ -1,10 +1,11 @@
-//! Hears of what other replicas change: every server tells, over a connection of its own to each, which rows were
-//! written (client-side caching of Redis 6, RESP3, broadcasting mode). Whatever stands in a row's way is told too: its
-//! removal by hand, its eviction, its end.
+//! Notices what other replicas change. A separate connection to each server receives the keys of rows that
+//! were written (client-side caching of Redis 6, RESP3, broadcasting mode). This includes rows that are
+//! removed by hand, evicted or expired.
 //!
-//! What a server tells, and the answer to a PING on the same connection, come in the order in which they happened
-//! there. So an answered PING says that everything up to its sending has been heard, and lets copies count for
-//! [`LEASE`] more. A connection that hangs, half open or not, lets the lease run out; one that breaks ends it at once.
+//! Notifications and the answer to a PING arrive on the same connection in the order in which they happened.
+//! An answered PING therefore proves that all changes before it was sent have been received, and extends the
+//! lease for cached values by [`LEASE`]. If a connection hangs, the lease runs out. If it breaks, the lease
+//! ends at once.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,20 +27,20 @@ use crate::store::changes::Changes;
 use super::address::RedisAddress;
 use super::keys::Keys;
 
-/// How long copies count after everything was known to have been heard. This is the longest that a revocation can go
-/// unnoticed, whatever the network does.
+/// How long cached values are valid after all changes were known to be received. A revocation can go
+/// unnoticed for at most this long, whatever the network does.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
-/// How often a server is asked whether everything has been heard, and how often its place is looked at.
+/// How often a server is pinged, and how often the list of servers is compared.
 const BEAT: Duration = Duration::from_millis(200);
-/// How long a connection may take to make, and an answer to come.
+/// Time limits for making a connection and for an answer.
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_millis(500);
-/// Pause before the next try.
+/// Pause before the next attempt to connect.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How many messages may wait to be read. More than that are not read but taken for a change of everything.
+/// Maximum number of unread notifications. If there are more, all cached values become invalid.
 const WAITING: usize = 16_384;
 
-/// Follows the servers that `followed` talks to until it is dropped.
+/// A task that follows the servers of `followed` until it is dropped.
 pub(super) struct Tracking(JoinHandle<()>);
 
 impl Drop for Tracking {
@@ -48,7 +49,7 @@ impl Drop for Tracking {
     }
 }
 
-/// Why changes are not heard of any more.
+/// The reason why changes are no longer received.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error("Redis: {0}")]
@@ -73,7 +74,7 @@ impl Tracking {
                 changes.end_lease();
                 metrics::gauge!("mcp_gate_facts_channel_live").set(0.0);
                 metrics::counter!("mcp_gate_facts_channel_losses_total").increment(1);
-                // Once for each reason: Redis may be away for hours.
+                // Each reason is logged only once, because Redis could be away for hours.
                 let reason = lost.to_string();
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(
@@ -89,7 +90,7 @@ impl Tracking {
     }
 }
 
-/// A connection to one server.
+/// A tracking connection to one server.
 struct Followed {
     client: Client,
     task: ConnectHandle,
@@ -116,7 +117,8 @@ async fn follow(
         return Err(Lost::Servers);
     }
     let mut connections = try_join_all(servers.iter().map(|server| connect(config, server, keys))).await?;
-    // When each was last known to have told everything. Until each has been asked, there is no lease.
+    // For each server, the last time until which all changes are known. There is no lease until every server
+    // has answered.
     let heard = Mutex::new(vec![None; connections.len()]);
     let renew = |at: usize, asked: Instant| {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +173,7 @@ async fn follow(
     }
 }
 
-/// Where rows are read from now.
+/// The servers from which rows are read at present.
 fn servers(main: &Client) -> Vec<Server> {
     let mut servers = main.active_connections();
     servers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
@@ -195,7 +197,7 @@ async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Follow
         unresponsive: UnresponsiveConfig { max_timeout: Some(LEASE), interval: BEAT },
         ..ConnectionConfig::default()
     };
-    // It is never made again behind our back: a connection that was lost has not told everything.
+    // This client must not reconnect by itself, because changes would be missed between two connections.
     let client = Client::new(config, Some(performance), Some(connection), None);
     let (changed, broken) = (client.invalidation_rx(), client.error_rx());
     let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
@@ -205,7 +207,8 @@ async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Follow
     Ok(followed)
 }
 
-/// Notes what a server tells, and calls `heard` with every moment up to which it has told everything.
+/// Records the changes that a server reports, and calls `heard` with each time until which all changes are
+/// known.
 async fn hear(
     connection: &mut Followed,
     keys: &Keys,
@@ -213,7 +216,7 @@ async fn hear(
     heard: impl Fn(Instant),
 ) -> Result<Infallible, Lost> {
     let Followed { client, changed, broken, .. } = connection;
-    // The first at once.
+    // The first ping is sent at once.
     let mut beat = Box::pin(beat(client, Duration::ZERO));
     loop {
         tokio::select! {
@@ -226,7 +229,8 @@ async fn hear(
             error = broken.recv() => return Err(error.map_or(Lost::Servers, |(error, _)| Lost::Redis(error))),
             asked = &mut beat => {
                 let asked = asked?;
-                // fred hands out what it reads in the order in which it came, so what came before the answer waits here.
+                // fred delivers messages in the order of their arrival, so all notifications before the
+                // answer are already in the channel.
                 drain(changed, keys, changes)?;
                 heard(asked);
                 beat.set(self::beat(client, BEAT));
@@ -235,7 +239,7 @@ async fn hear(
     }
 }
 
-/// Asks after `pause` whether everything has been told; when that was asked.
+/// Pings the server after `pause`. Returns the time at which the ping was sent.
 async fn beat(client: &Client, pause: Duration) -> Result<Instant, Lost> {
     tokio::time::sleep(pause).await;
     let asked = Instant::now();
@@ -243,7 +247,7 @@ async fn beat(client: &Client, pause: Duration) -> Result<Instant, Lost> {
     Ok(asked)
 }
 
-/// Notes what waits to be read.
+/// Records all notifications that are waiting.
 fn drain(waiting: &mut Receiver<Invalidation>, keys: &Keys, changes: &Changes) -> Result<(), Lost> {
     loop {
         match waiting.try_recv() {
