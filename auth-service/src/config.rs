@@ -1,4 +1,4 @@
-//! Settings: read from the environment once, all checked at the start, every problem reported together.
+//! Settings. They are read from the environment once at the start, and all problems are reported together.
 
 mod admission;
 mod browsers;
@@ -36,38 +36,38 @@ use crate::policy::PolicySource;
 
 use environment::Environment;
 
-/// Everything that can be set.
+/// All settings of the service.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen.
+    /// The addresses on which the service listens.
     pub listeners: Listeners,
-    /// Who we are, and what we protect.
+    /// The issuer and the protected hosts.
     pub site: Site,
-    /// What is remembered where.
+    /// The store and its keys.
     pub storage: Storage,
-    /// Whose checks are answered.
+    /// The proxies whose checks are answered.
     pub trusted_edge: TrustedEdge,
-    /// Which web pages may call the protected services.
+    /// The web pages that are allowed to call the protected services.
     pub allowed_origins: AllowedOrigins,
-    /// Who may use anything, and where the finer rules are.
+    /// The users who are allowed to use any service at all, and the policy file.
     pub policy: PolicySource,
-    /// Who may become a client, and for how long.
+    /// Who is allowed to become a client, and for how long.
     pub clients: ClientTerms,
-    /// Which ways to a token there are.
+    /// The grant types that the server supports.
     pub grants: Grants,
-    /// Whose assertions about people are believed.
+    /// The issuers whose assertions about users are accepted.
     pub trusted_issuers: Vec<TrustedIssuer>,
-    /// How long things live.
+    /// The lifetimes of tokens, codes and sessions.
     pub lifetimes: Lifetimes,
-    /// What signs tokens, and how keys are replaced.
+    /// The signature algorithm for tokens, and the schedule of key rotation.
     pub signing: RotationTerms,
-    /// Whether tokens may be bound to keys.
+    /// Whether tokens can be bound to keys of clients (DPoP).
     pub dpop: DpopMode,
-    /// What is told to operators.
+    /// The format and filter of the log.
     pub observability: Observability,
 }
 
-/// Every problem with the settings; each names its variable, the cause and the fix.
+/// All problems with the settings. Each names the variable, the cause and the fix.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<String>);
 
@@ -87,8 +87,8 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
-    /// Reads all settings from `variables`. Any of them may be given as `NAME_FILE`, the path of a file that
-    /// holds the value.
+    /// Reads all settings from `variables`. Each can also be given as `NAME_FILE`, the path of a file that
+    /// contains the value.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
@@ -125,7 +125,7 @@ impl Config {
         }
     }
 
-    /// Reads only what rules depend on: where they are, and which hosts are protected, when that is set.
+    /// Reads only the settings for policy: the policy source, and the protected hosts if they are set.
     pub fn policy_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(PolicySource, Option<Site>), Problems> {
@@ -136,7 +136,7 @@ impl Config {
         if problems.0.is_empty() { Ok((source, site)) } else { Err(problems) }
     }
 
-    /// Reads only `OPS_LISTEN`: where a running service answers the one who looks after it.
+    /// Reads only `OPS_LISTEN`, the address at which a running service answers health checks.
     pub fn ops_listen_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<SocketAddr, Problems> {
@@ -148,7 +148,7 @@ impl Config {
         if problems.0.is_empty() { Ok(listeners.ops) } else { Err(problems) }
     }
 
-    /// Reads only where the store is and how keys are made: all that an operator's commands need.
+    /// Reads only the settings of the store and of signing keys, which are all that operator commands need.
     pub fn storage_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Storage, RotationTerms), Problems> {

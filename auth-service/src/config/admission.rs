@@ -1,4 +1,4 @@
-//! Who may use anything at all, and the file with all finer rules.
+//! The users who are allowed to use any service at all, and the policy file.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -32,7 +32,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Policy
     PolicySource { file: raw.policy_file, allowed }
 }
 
-/// The entries of a comma list. One that names nobody is a problem: it could be meant to let in nobody, or everybody.
+/// Reads a list separated by commas. A list without entries is a problem, because it could be meant to allow
+/// nobody or everybody.
 fn list<T, E: Display>(
     problems: &mut Problems,
     variable: &str,

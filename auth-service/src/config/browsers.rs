@@ -1,4 +1,4 @@
-//! Which web pages may call the protected services.
+//! The setting that decides which web pages are allowed to call the protected services.
 
 use serde::Deserialize;
 
@@ -11,7 +11,8 @@ struct Raw {
     allowed_origins: Option<String>,
 }
 
-/// `ALLOWED_ORIGINS`, `*`: origins of browser clients, separated by commas; `none` for none but the services' own.
+/// Reads `ALLOWED_ORIGINS` (default `*`): the origins of browser clients, separated by commas. With `none`,
+/// only the origins of the services themselves are allowed.
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> AllowedOrigins {
     let raw: Raw = environment.concern(problems);
     let list = match raw.allowed_origins.as_deref() {

@@ -1,4 +1,4 @@
-//! Who may become a client, and for how long.
+//! Who is allowed to become a client, and for how long.
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -15,59 +15,65 @@ use crate::files::{LONGEST_SETTING, read_regular};
 use super::durations;
 use super::{Environment, Lifetimes, Problems};
 
-/// Who may register (RFC 7591 §3).
+/// Who is allowed to register a client (RFC 7591 §3).
 #[derive(Debug, Clone)]
 pub enum RegistrationMode {
-    /// Anyone: what MCP clients expect.
+    /// Anyone, as MCP clients expect.
     Open,
-    /// Whoever holds the initial access token, `REGISTRATION_TOKEN`.
+    /// Anyone who has the initial access token in `REGISTRATION_TOKEN`.
     Token(SecretString),
-    /// Nobody.
+    /// Nobody, because registration is disabled.
     Closed,
 }
 
-/// Clients.
+/// The settings for clients.
 #[derive(Debug, Clone)]
 pub struct ClientTerms {
-    /// `REGISTRATION`, `open`, `token` or `closed`; open.
+    /// Who is allowed to register (`REGISTRATION`: `open`, `token` or `closed`, default `open`).
     pub registration: RegistrationMode,
-    /// `REGISTRATION_REDIRECT_HOSTS`: hosts that redirect URIs may have, `*.example.com` for those below a domain and
-    /// `localhost` for loopback. Any, when not set.
+    /// Allowed hosts of redirect URIs (`REGISTRATION_REDIRECT_HOSTS`). `*.example.com` stands for all hosts
+    /// below a domain, and `localhost` for loopback. If empty, all hosts are allowed.
     pub redirect_hosts: Vec<String>,
-    /// `REGISTRATION_REDIRECT_SCHEMES`, `cursor,vscode,vscode-insiders,windsurf`: desktop applications' own schemes that
-    /// redirect URIs may have beside https and loopback http. `none` for none.
+    /// Private-use schemes of desktop applications that are allowed in redirect URIs, besides https and
+    /// loopback http (`REGISTRATION_REDIRECT_SCHEMES`, default `cursor,vscode,vscode-insiders,windsurf`).
+    /// `none` allows no such scheme.
     pub redirect_schemes: Vec<String>,
-    /// `CLIENT_UNUSED_TTL`, 1 d: a client that no person ever allowed goes after this.
+    /// How long a client is kept that no user has ever allowed (`CLIENT_UNUSED_TTL`, default 1 d).
     pub unused: Duration,
-    /// `CLIENT_IDLE_TTL`, 180 d: a client goes when it was not used for so long. More than `REFRESH_TOKEN_TTL`.
+    /// How long an unused client is kept after its last use (`CLIENT_IDLE_TTL`, default 180 d). It has to
+    /// exceed `REFRESH_TOKEN_TTL`.
     pub idle: Duration,
-    /// `CLIENT_SECRET_TTL`, 0: how long a client secret lasts; for ever, when 0.
+    /// Lifetime of client secrets (`CLIENT_SECRET_TTL`, default 0). None, which is set as 0, means that they
+    /// never expire.
     pub secret_lifetime: Option<Duration>,
-    /// `CLIENT_CEILING`, 100000: the most clients there may be.
+    /// Maximum number of clients (`CLIENT_CEILING`, default 100000).
     pub ceiling: u64,
-    /// `CLIENT_METADATA_DOCUMENTS`, `on` or `off`; on. `CLIENT_METADATA_HOSTS`: only documents from these hosts.
-    /// `CLIENT_METADATA_BLOCKED_HOSTS`: none from these. Hosts are written `example.com` or `*.example.com`.
+    /// Whether client metadata documents are supported (`CLIENT_METADATA_DOCUMENTS`: `on` or `off`, default
+    /// `on`), and the hosts from which they are or are not accepted (`CLIENT_METADATA_HOSTS`,
+    /// `CLIENT_METADATA_BLOCKED_HOSTS`). Hosts are written as `example.com` or `*.example.com`.
     pub documents: DocumentPolicy,
-    /// `EXTRA_CA_FILE`: PEM file of certificates to trust beside the system's when a client's document is fetched.
+    /// Content of the PEM file with certificates that are trusted in addition to those of the system when a
+    /// client's document is fetched (`EXTRA_CA_FILE`).
     pub extra_roots: Option<Vec<u8>>,
-    /// `REGISTRATION_RATE`, 60: new clients a minute, for one address and one redirect host. All together may be
-    /// fifty times as many.
+    /// Maximum number of new clients a minute for one address and for one redirect host (`REGISTRATION_RATE`,
+    /// default 60). The limit for all clients together is fifty times as high.
     pub rate: NonZeroU32,
 }
 
 impl ClientTerms {
-    /// The most clients that nobody has used.
+    /// Maximum number of clients that nobody has used.
     pub fn unused_ceiling(&self) -> u64 {
         self.ceiling.min(UNUSED_CEILING)
     }
 
-    /// The most clients of one account that nobody else has used: a hundredth of all, but 10 at least and 200 at most.
+    /// Maximum number of clients that only one account has used, for each account: one percent of the
+    /// ceiling, but at least 10 and at most 200.
     pub fn sole_ceiling(&self) -> usize {
         usize::try_from(self.ceiling / 100).unwrap_or(usize::MAX).clamp(10, 200)
     }
 }
 
-/// The most clients that nobody has used, whatever `CLIENT_CEILING` says. With 8 kB each they take 80 MB.
+/// Maximum number of unused clients, even if `CLIENT_CEILING` is higher. With 8 kB each, they take 80 MB.
 const UNUSED_CEILING: u64 = 10_000;
 
 #[derive(Default, Deserialize)]
@@ -94,7 +100,7 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     let raw: Raw = environment.concern(problems);
     let idle =
         durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
-    // Uses are noted to the hour, so a client must outlast its grants by more than that.
+    // Uses are recorded to the hour, so a client has to be kept for more than an hour longer than its grants.
     if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
         let least = lifetimes.refresh_token.as_secs() + 7200;
         problems.add("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; {least}s is the least"));
@@ -168,7 +174,7 @@ fn schemes(list: Option<String>, problems: &mut Problems) -> Vec<String> {
         return Vec::new();
     }
     for entry in &entries {
-        // The type knows which schemes can never be redirected to.
+        // The type refuses schemes to which a redirect is never allowed.
         if RedirectUri::try_from(format!("{entry}://application/callback")).is_err() {
             problems.add(
                 "REGISTRATION_REDIRECT_SCHEMES",

@@ -1,4 +1,4 @@
-//! Whether tokens may be bound to clients' keys.
+//! The setting that decides whether tokens can be bound to keys of clients.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ struct Raw {
     dpop: Option<String>,
 }
 
-/// `DPOP`, `on`: `off`, `on`, or `nonce`.
+/// Reads `DPOP` (default `on`), which is `off`, `on` or `nonce`.
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> DpopMode {
     let raw: Raw = environment.concern(problems);
     match raw.dpop.as_deref() {

@@ -1,10 +1,10 @@
-//! Durations as people write them: `90s`, `15m`, `1h`, `30d`, or a number of seconds.
+//! Reads durations such as `90s`, `15m`, `1h` and `30d`. A number without a unit is in seconds.
 
 use std::time::Duration;
 
 use super::Problems;
 
-/// Reads `text`, or takes `default` when there is none. A duration outside `least..=most` is a problem.
+/// Reads `text`, or returns `default` if there is none. A duration outside `least..=most` is a problem.
 pub(super) fn read(
     variable: &str,
     text: Option<String>,

@@ -1,4 +1,5 @@
-//! The variables, with `NAME_FILE` resolved and empty ones dropped.
+//! The environment variables. `NAME_FILE` variables are replaced by the content of the file, and empty ones
+//! are dropped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +10,7 @@ use crate::files::read_setting;
 
 use super::Problems;
 
-/// Every variable that we read. The list decides which `…_FILE` names are ours.
+/// All variables of this service. A `…_FILE` variable is only read if its base name is in this list.
 pub(super) const NAMES: &[&str] = &[
     "ACCESS_TOKEN_TTL",
     "ADDITIONAL_GRANTS",
@@ -93,7 +94,8 @@ impl Environment {
         Self(values)
     }
 
-    /// The variables of one concern, as a struct of optional texts: reading them cannot fail, parsing them comes after.
+    /// The variables of one group of settings, as a struct of optional texts. Each group parses its texts
+    /// afterwards.
     pub(super) fn concern<T: DeserializeOwned + Default>(&self, problems: &mut Problems) -> T {
         let pairs = self.0.iter().map(|(name, value)| (name.clone(), value.clone()));
         envy::from_iter(pairs).unwrap_or_else(|error| {

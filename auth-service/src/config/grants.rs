@@ -1,4 +1,4 @@
-//! Which ways to a token there are, beyond codes and refresh tokens.
+//! The grant types that the server supports besides authorization codes and refresh tokens.
 
 use serde::Deserialize;
 
@@ -6,17 +6,21 @@ use crate::domain::client::GrantType;
 
 use super::{Environment, Problems};
 
-/// Grants, and how people are asked.
+/// The supported grant types, and settings of the consent.
 #[derive(Debug, Clone)]
 pub struct Grants {
-    /// `ADDITIONAL_GRANTS`, `client_credentials`: which of `client_credentials`, `device_code` and `token_exchange` there
-    /// are. Client credentials are harmless alone: only an operator can make a client that may use them.
+    /// Which of `client_credentials`, `device_code` and `token_exchange` are supported (`ADDITIONAL_GRANTS`,
+    /// default `client_credentials`). Client credentials are safe as a default, because only an operator can
+    /// add a client that uses them.
     additional: Vec<GrantType>,
-    /// `REQUIRE_PUSHED_REQUESTS`, off: whether every authorization request has to be pushed (RFC 9126 §5).
+    /// Whether every authorization request has to be pushed (RFC 9126 §5; `REQUIRE_PUSHED_REQUESTS`, default
+    /// off).
     pub pushed_requests_only: bool,
-    /// `OFFLINE_ACCESS`, off: whether a client gets a refresh token only when it asked for the scope `offline_access`.
+    /// Whether a client gets a refresh token only if it requests the scope `offline_access`
+    /// (`OFFLINE_ACCESS`, default off).
     pub offline_access: bool,
-    /// `REMEMBER_CONSENT`, on: whether a person is asked again for what the same client was allowed before.
+    /// Whether a consent is remembered, so that the user is not asked again for the same (`REMEMBER_CONSENT`,
+    /// default on).
     pub remember_consent: bool,
 }
 
@@ -28,7 +32,8 @@ struct Raw {
     remember_consent: Option<String>,
 }
 
-/// `trusts_issuers`: with `TRUSTED_ISSUERS` there is the JWT bearer grant, too.
+/// Reads the settings. If there are `TRUSTED_ISSUERS` (`trusts_issuers`), the JWT bearer grant is supported
+/// too.
 pub(super) fn read(environment: &Environment, trusts_issuers: bool, problems: &mut Problems) -> Grants {
     let raw: Raw = environment.concern(problems);
     let mut additional = additional(raw.additional_grants.as_deref(), problems);
@@ -47,13 +52,13 @@ pub(super) fn read(environment: &Environment, trusts_issuers: bool, problems: &m
 }
 
 impl Grants {
-    /// Whether there is such a grant here.
+    /// Whether the server supports this grant type.
     pub fn offers(&self, grant_type: GrantType) -> bool {
         matches!(grant_type, GrantType::AuthorizationCode | GrantType::RefreshToken)
             || self.additional.contains(&grant_type)
     }
 
-    /// All that there are.
+    /// All grant types that the server supports.
     pub fn offered(&self) -> impl Iterator<Item = GrantType> {
         GrantType::ALL.into_iter().filter(|grant_type| self.offers(*grant_type))
     }

@@ -1,4 +1,4 @@
-//! How long things live.
+//! The lifetimes of tokens, codes, sessions and forms.
 
 use std::time::Duration;
 
@@ -9,24 +9,26 @@ use crate::keys::set::LONGEST_TOKEN;
 use super::durations;
 use super::{Environment, Problems};
 
-/// Lifetimes.
+/// The lifetimes that are set or fixed.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
-    /// `ACCESS_TOKEN_TTL`, 1 h: access tokens (RFC 9068).
+    /// Lifetime of access tokens (RFC 9068; `ACCESS_TOKEN_TTL`, default 1 h).
     pub access_token: Duration,
-    /// `CODE_TTL`, 60 s: authorization codes (RFC 6749 §4.1.2 asks for at most 10 minutes).
+    /// Lifetime of authorization codes (`CODE_TTL`, default 60 s). RFC 6749 §4.1.2 recommends at most 10
+    /// minutes.
     pub code: Duration,
-    /// `REFRESH_TOKEN_TTL`, 90 d: a grant ends when it was not refreshed for so long.
+    /// How long a grant lives after it was last refreshed (`REFRESH_TOKEN_TTL`, default 90 d).
     pub refresh_token: Duration,
-    /// `REFRESH_GRACE`, 120 s: how long a used refresh token may be repeated while its successor is unused.
+    /// How long a used refresh token can be repeated while its successor is unused (`REFRESH_GRACE`, default
+    /// 120 s).
     pub refresh_grace: Duration,
-    /// `LOGIN_SESSION_TTL`, 12 h: how long a browser stays logged in.
+    /// How long a browser stays logged in (`LOGIN_SESSION_TTL`, default 12 h).
     pub login_session: Duration,
-    /// How long a device code waits for a person (RFC 8628 §3.2).
+    /// Lifetime of device codes (RFC 8628 §3.2), which is fixed.
     pub device_code: Duration,
-    /// How long a pushed request waits for its browser, and for the login there (RFC 9126 §2.2).
+    /// Lifetime of pushed requests (RFC 9126 §2.2), which includes the time for the login. It is fixed.
     pub pushed_request: Duration,
-    /// How long a form may stay open.
+    /// How long a form can stay open before it is submitted, which is fixed.
     pub form: Duration,
 }
 

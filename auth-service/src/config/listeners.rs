@@ -1,4 +1,5 @@
-//! Where to listen. Three sockets, so that what the internet, the edge and the operator may reach never mix.
+//! The addresses on which the service listens. Separate sockets keep apart what the internet, the edge proxy
+//! and the operator can reach.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -7,18 +8,18 @@ use serde::Deserialize;
 
 use super::{Environment, Problems};
 
-/// Listening addresses.
+/// The listening addresses and the number of threads.
 #[derive(Debug, Clone, Copy)]
 pub struct Listeners {
-    /// `PUBLIC_LISTEN`, 127.0.0.1:9000: OAuth endpoints, well-known documents, pages.
+    /// Address for OAuth endpoints, well-known documents and pages (`PUBLIC_LISTEN`, default 127.0.0.1:9000).
     pub public: SocketAddr,
-    /// `EDGE_LISTEN`, 127.0.0.1:9001: the check, for edge proxies only.
+    /// Address for checks by edge proxies (`EDGE_LISTEN`, default 127.0.0.1:9001).
     pub edge: SocketAddr,
-    /// `EDGE_GRPC_LISTEN`, none: the check over gRPC, for Envoy only.
+    /// Address for checks by Envoy over gRPC (`EDGE_GRPC_LISTEN`, default none).
     pub edge_grpc: Option<SocketAddr>,
-    /// `OPS_LISTEN`, 127.0.0.1:9002: health, readiness, metrics.
+    /// Address for health, readiness and metrics (`OPS_LISTEN`, default 127.0.0.1:9002).
     pub ops: SocketAddr,
-    /// `WORKERS`, one a core: threads that serve.
+    /// Number of threads that serve requests (`WORKERS`, default one for each core).
     pub workers: NonZeroUsize,
 }
 

@@ -1,24 +1,25 @@
-//! What is told to operators.
+//! The settings of the log.
 
 use serde::Deserialize;
 
 use super::{Environment, Problems};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for human readers.
     Text,
-    /// One JSON object a line.
+    /// One JSON object in each line.
     Json,
 }
 
-/// Logging.
+/// The format and filter of the log.
 #[derive(Debug, Clone)]
 pub struct Observability {
-    /// `LOG_FORMAT`, `text` or `json`; text.
+    /// The format of log lines (`LOG_FORMAT`: `text` or `json`, default `text`).
     pub format: LogFormat,
-    /// `RUST_LOG`, `info,actix_server=warn`: which events, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// The events that are logged, in the syntax of `tracing_subscriber::EnvFilter` (`RUST_LOG`, default
+    /// `info,actix_server=warn`).
     pub filter: String,
 }
 

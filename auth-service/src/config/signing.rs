@@ -1,4 +1,4 @@
-//! The keys that sign tokens.
+//! The settings for the keys that sign tokens.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ struct Raw {
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// `SIGNING_ALGORITHM`, `EdDSA`; `SIGNING_KEY_PERIOD`, 90 d, 0 for no rotation by itself; `SIGNING_KEY_LEAD`, 10 min.
+/// Reads `SIGNING_ALGORITHM` (default `EdDSA`), `SIGNING_KEY_PERIOD` (default 90 d, 0 disables automatic
+/// rotation) and `SIGNING_KEY_LEAD` (default 10 min).
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> RotationTerms {
     let raw: Raw = environment.concern(problems);
     let algorithm = raw.signing_algorithm.as_deref().map_or(Ok(SigningAlgorithm::default()), str::parse);
@@ -29,7 +30,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Rotati
         problems.add("SIGNING_ALGORITHM", error);
         SigningAlgorithm::default()
     });
-    // Replicas look at the stored keys every five seconds, and verifiers' caches last up to half the lead.
+    // Replicas read the stored keys every five seconds, and verifiers cache keys for up to half the lead.
     let lead = durations::read(
         "SIGNING_KEY_LEAD",
         raw.signing_key_lead,

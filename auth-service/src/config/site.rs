@@ -1,4 +1,4 @@
-//! Who we are, and what we protect.
+//! The issuer and the protected hosts.
 
 use serde::Deserialize;
 
@@ -8,15 +8,16 @@ use crate::domain::resource::{DefaultResources, ProtectedHosts, ResourceUri, Sch
 
 use super::{Environment, Problems};
 
-/// Issuer and protected hosts.
+/// The issuer, the protected hosts and their default resources.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// `ISSUER`: our issuer identifier (RFC 8414 §2). No default.
+    /// The issuer identifier of this server (RFC 8414 §2; `ISSUER`, required).
     pub issuer: Issuer,
-    /// `PROTECTED_HOSTS`: hosts of MCP services, `host[:port]` or `*.domain[:port]`, separated by commas. No default.
-    /// They share the issuer's scheme.
+    /// The hosts of MCP services (`PROTECTED_HOSTS`, required): `host[:port]` or `*.domain[:port]`, separated
+    /// by commas. They use the same URL scheme as the issuer.
     pub protected_hosts: ProtectedHosts,
-    /// `DEFAULT_RESOURCE`, `none`: what a client of MCP 2025-03-26 wants that does not say it.
+    /// The resource for clients of MCP 2025-03-26, which do not name one (`DEFAULT_RESOURCE`, default
+    /// `none`).
     pub default_resources: DefaultResources,
 }
 
@@ -71,7 +72,7 @@ fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Prob
     };
     let mut resources: Vec<ResourceUri> = Vec::new();
     for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        // A query of a client's makes no difference. One of the operator's is a mistake.
+        // A query in a client's request is ignored, but a query in this setting is a mistake.
         let resource = if entry.contains('?') { Err(UnknownResource) } else { hosts.parse(entry) };
         match resource {
             Ok(resource) if resources.iter().any(|other| other.origin() == resource.origin()) => {

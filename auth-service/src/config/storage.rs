@@ -1,4 +1,4 @@
-//! What is remembered where.
+//! The settings of the store and of the token cache.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,20 +14,21 @@ use super::{Environment, Problems, durations};
 const TOKENS: usize = 100_000;
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The store.
+/// The settings of the store and of the token cache.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// `DATA_DIR`, `data`: directory of the embedded store.
+    /// Directory of the embedded store (`DATA_DIR`, default `data`).
     pub data_dir: PathBuf,
-    /// `REDIS_URL`: the Redis store in place of the embedded one, for any number of replicas.
+    /// The Redis to use in place of the embedded store (`REDIS_URL`). It allows any number of replicas.
     pub redis: Option<RedisAddress>,
-    /// `STORE_KEY`: 32 bytes in base64 that encrypt what is stored. Required with Redis; with the embedded store made
-    /// in `DATA_DIR` on the first start when not set.
+    /// The key that encrypts stored data (`STORE_KEY`, 32 bytes in base64). It is required with Redis. The
+    /// embedded store creates one in `DATA_DIR` at the first start if it is not set.
     pub key: Option<StoreKey>,
-    /// `STORE_KEY_PREVIOUS`: while `STORE_KEY` is being replaced, the one from before: what it sealed is read too.
+    /// The previous key, while `STORE_KEY` is being replaced (`STORE_KEY_PREVIOUS`). Data that is encrypted
+    /// with it can still be read.
     pub previous_key: Option<StoreKey>,
-    /// `FACTS_CACHE`, 100000: the most access tokens whose facts are kept in memory. `FACTS_TTL`, 10 s: for how long at
-    /// most, changes or not.
+    /// The limits of the token cache: the number of access tokens (`FACTS_CACHE`, default 100000), and the
+    /// longest time for which a result is cached, even if nothing changes (`FACTS_TTL`, default 10 s).
     pub facts: CacheTerms,
 }
 
@@ -70,7 +71,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
         problems.add("FACTS_CACHE", "must be a number of tokens from 1 to 10000000");
         TOKENS
     });
-    // The net under a change that goes unnoticed: it must not be wide.
+    // This limits the damage if a change goes unnoticed, so it should be short.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
     let longest = durations::read("FACTS_TTL", raw.facts_ttl, LONGEST, least, most, problems);
     let facts = CacheTerms { tokens, longest };

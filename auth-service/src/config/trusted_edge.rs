@@ -1,4 +1,4 @@
-//! Whose checks are answered.
+//! The edge proxies whose checks are answered.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,12 @@ use subtle::ConstantTimeEq;
 
 use super::{Environment, Problems};
 
-/// The edge proxies that may ask. A check from anyone else could say anything about the request it is for.
+/// The edge proxies that are allowed to ask for checks. Anyone else could lie about the request in question.
 #[derive(Debug, Clone)]
 pub struct TrustedEdge {
-    /// `TRUSTED_PROXIES`, loopback: networks that checks may come from.
+    /// Networks from which checks are accepted (`TRUSTED_PROXIES`, default loopback).
     pub networks: Vec<IpNet>,
-    /// `EDGE_SECRET`: when set, every check must carry it in `X-Edge-Secret`.
+    /// If set, every check is required to have this secret in `X-Edge-Secret` (`EDGE_SECRET`).
     pub secret: Option<SecretString>,
 }
 
@@ -24,7 +24,7 @@ impl TrustedEdge {
         self.networks.iter().any(|network| network.contains(&peer.to_canonical()))
     }
 
-    /// Whether a check from this address with this secret counts.
+    /// Whether a check with this secret from this address is accepted.
     pub fn trusts(&self, peer: IpAddr, secret: Option<&[u8]>) -> bool {
         let proven = self.secret.as_ref().is_none_or(|expected| {
             secret.is_some_and(|given| bool::from(given.ct_eq(expected.expose_secret().as_bytes())))
@@ -64,7 +64,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
             "is shorter than 16 characters and could be guessed; `openssl rand -hex 32` makes a good one",
         );
     }
-    // Then anyone who reaches the listener could say anything about a request.
+    // Without a secret, anyone who can reach the listener could lie about a request.
     if raw.edge_secret.is_none() && networks.iter().any(|network| network.prefix_len() == 0) {
         problems.add(
             "TRUSTED_PROXIES",

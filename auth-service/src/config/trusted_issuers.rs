@@ -1,4 +1,5 @@
-//! Whose assertions about people are believed (`TRUSTED_ISSUERS`, TOML): enterprise-managed authorization.
+//! The issuers whose assertions about users are accepted (`TRUSTED_ISSUERS`, TOML), for enterprise-managed
+//! authorization.
 
 use serde::Deserialize;
 use url::Url;
@@ -8,20 +9,20 @@ use crate::domain::scope::Scope;
 
 use super::{Environment, Problems};
 
-/// An identity provider whose ID-JAGs are taken.
+/// An identity provider whose ID-JAGs are accepted.
 #[derive(Debug, Clone)]
 pub struct TrustedIssuer {
-    /// `iss`, exactly.
+    /// The exact value of `iss` in its assertions.
     pub issuer: String,
-    /// Where its keys are; found in its metadata when absent.
+    /// The URL of its keys. If absent, the URL is read from its metadata.
     pub jwks_uri: Option<String>,
-    /// The clients that may bring its assertions; when there are none, every client that the operator gave the
-    /// `jwt-bearer` grant.
+    /// The clients that are allowed to present its assertions. If empty, every client to which the operator
+    /// gave the `jwt-bearer` grant is.
     pub clients: Vec<ClientId>,
-    /// The most that its assertions may ask for.
+    /// The largest scope that its assertions can request.
     pub scope: Option<Scope>,
-    /// Domains in which its verified addresses name our accounts. With none, accounts have to be linked by
-    /// `auth-service user link`.
+    /// Email domains in which a verified address identifies the account of a user. If empty, accounts have to
+    /// be linked with `auth-service user link`.
     pub email_domains: Vec<String>,
 }
 
