@@ -1,4 +1,5 @@
-//! The command line. Settings come from the environment; commands work on the store, or through the running service.
+//! The command line. Settings come from the environment. Commands work on the store directly or through the
+//! running service.
 
 mod add_client;
 mod doctor;
@@ -170,7 +171,7 @@ pub(crate) enum ClientCommand {
     },
 }
 
-/// Runs a command on accounts.
+/// Runs a command that works on accounts.
 pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
     match command {
         UserCommand::Add(asked) => add_user(asked).await,
@@ -207,7 +208,7 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Runs a command on clients.
+/// Runs a command that works on clients.
 pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     let id = |text: String| ClientId::try_from(text).context("that cannot be a client_id");
     match command {
@@ -228,10 +229,11 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     }
 }
 
-/// On the store itself, or where that is in use through the service that uses it.
+/// Runs a command on the store. If the store is in use, the command is sent to the service that uses it.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
-    // Adding the first account may come before the first start; any other command on nothing is a mistyped directory.
+    // The first account can be added before the first start. For any other command, a missing store means
+    // that the directory is wrong.
     let makes_a_store = matches!(command, operator::Command::AddUser { .. });
     if storage.redis.is_none() && !makes_a_store && !embedded::exists(&storage.data_dir) {
         bail!(

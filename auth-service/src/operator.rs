@@ -1,7 +1,7 @@
-//! What an operator may do to accounts and clients while the service runs or rests.
+//! Commands of an operator on accounts, clients, signing keys and the store.
 //!
-//! The command line runs a command on the store itself when nobody else has it open, and otherwise sends it to the
-//! running service over a socket that only the service's own user can open.
+//! The command line runs a command on the store itself if no other process has it open. Otherwise, it sends
+//! the command to the running service over a socket that only the service's own user can open.
 
 mod add_client;
 mod keys;
@@ -28,221 +28,221 @@ pub use add_client::{Credentials, NewClient};
 pub use keys::KeyRow;
 pub use store::{KeyFileError, read_key};
 
-/// Clients in one answer.
+/// Maximum number of clients in one reply.
 pub const PAGE: usize = 1000;
 
-/// Something that an operator asks for.
+/// A command of an operator.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Add an account.
+    /// Adds a user's account.
     AddUser {
-        /// Login name.
+        /// The login name of the user.
         username: Username,
-        /// Where to reach the person.
+        /// The email address of the user.
         email: Option<String>,
-        /// What policy knows the person by.
+        /// The groups of the user, to which policy rules refer.
         groups: Vec<Group>,
-        /// A lasting password; a one-time one is made when there is none.
+        /// A lasting password. If absent, a one-time password is created.
         #[serde(with = "password_text")]
         password: Option<SecretString>,
     },
-    /// All accounts.
+    /// Lists all accounts.
     ListUsers,
-    /// A new one-time password, and an end to the person's logins.
+    /// Sets a new one-time password, and ends the login sessions of the user.
     ResetUser {
-        /// Whose.
+        /// The login name of the user.
         username: Username,
     },
-    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`.
+    /// Links an account to a user of an issuer in `TRUSTED_ISSUERS`.
     LinkUser {
-        /// Whose account.
+        /// The user name of the account.
         username: Username,
-        /// `iss`.
+        /// The `iss` of the issuer.
         issuer: String,
-        /// `sub` there.
+        /// The user's `sub` at the issuer.
         sub: String,
     },
-    /// End that.
+    /// Removes the link between an account and a user of an issuer.
     UnlinkUser {
-        /// Whose account.
+        /// The user name of the account.
         username: Username,
-        /// `iss`.
+        /// The `iss` of the issuer.
         issuer: String,
     },
-    /// Enter a client.
+    /// Adds a client of the operator.
     AddClient(NewClient),
-    /// Switch an account off or on.
+    /// Disables or enables an account.
     SwitchUser {
-        /// Whose.
+        /// The user name of the account.
         username: Username,
-        /// Off?
+        /// Whether the account will be disabled.
         disabled: bool,
     },
-    /// Replace what policy knows a person by.
+    /// Replaces the groups of an account.
     SetUserGroups {
-        /// Whose.
+        /// The user name of the account.
         username: Username,
-        /// All of them.
+        /// The complete list of its groups.
         groups: Vec<Group>,
     },
-    /// Replace where a person is reached.
+    /// Replaces the email address of an account.
     SetUserEmail {
-        /// Whose.
+        /// The user name of the account.
         username: Username,
-        /// None, if absent.
+        /// The new email address. None removes the present one.
         email: Option<String>,
     },
-    /// A page of clients, from the one after `after` on.
+    /// Lists up to [`PAGE`] clients, starting after the client `after`.
     ListClients {
-        /// The last one of the page before.
+        /// The last client of the previous page.
         after: Option<ClientId>,
     },
-    /// One client.
+    /// Shows one client in detail.
     ShowClient {
-        /// Which.
+        /// The identifier of the client.
         id: ClientId,
     },
-    /// Switch a client off or on.
+    /// Disables or enables a client.
     SwitchClient {
-        /// Which.
+        /// The identifier of the client.
         id: ClientId,
-        /// Off?
+        /// Whether the client will be disabled.
         disabled: bool,
     },
-    /// Forget a client and end its grants.
+    /// Deletes a client, and thereby ends its grants.
     DeleteClient {
-        /// Which.
+        /// The identifier of the client.
         id: ClientId,
     },
-    /// All signing keys.
+    /// Lists all signing keys.
     ListKeys,
-    /// Publish a new signing key, and sign with it later.
+    /// Publishes a new signing key, which will be used after the lead time.
     RotateKeys,
-    /// Remove a signing key at once.
+    /// Removes a signing key at once.
     RevokeKey {
-        /// Which.
+        /// The key's `kid`.
         kid: String,
     },
-    /// Write everything that is stored to a new file.
+    /// Writes the content of the store to a new file.
     ExportStore {
-        /// Which; an absolute path.
+        /// The absolute path of the new file.
         file: PathBuf,
-        /// Where the key is that seals it, when that is not the store's.
+        /// The file with the key that encrypts the dump. If absent, the store's own key is used.
         key_file: Option<PathBuf>,
     },
-    /// Seal everything with the key that seals now.
+    /// Encrypts all rows with the current key.
     ResealStore,
 }
 
 impl Command {
-    /// How long it may take.
+    /// The time limit for the command.
     fn budget(&self) -> Duration {
         match self {
-            // All of a store.
+            // These two commands process the whole store.
             Self::ExportStore { .. } | Self::ResealStore => Duration::from_secs(6 * 3600),
             _ => Duration::from_secs(30),
         }
     }
 }
 
-/// What came of it.
+/// The result of a command.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// It is done.
+    /// The command succeeded without output.
     Done,
-    /// The account is there, and has this one-time password.
+    /// The account was added or reset, and has this one-time password.
     OneTimePassword(String),
-    /// The client is there, under this identifier and with this secret.
+    /// The client was added.
     ClientAdded {
-        /// Its identifier.
+        /// The identifier of the client.
         id: ClientId,
-        /// Its secret, when it has one.
+        /// The client secret, if the client has one. It is not shown again.
         secret: Option<String>,
     },
-    /// Accounts, by name.
+    /// Accounts, sorted by user name.
     Users(Vec<UserRow>),
-    /// Clients, by identifier.
+    /// Clients, sorted by identifier.
     Clients(Vec<ClientRow>),
-    /// Signing keys, in the order in which they begin to sign.
+    /// Signing keys, sorted by the time at which they start to sign.
     Keys(Vec<KeyRow>),
-    /// It is in the file, so many of each kind.
+    /// The export is complete, and has this number of records of each kind.
     Exported(Counts),
-    /// What became of the rows.
+    /// The number of rows that were encrypted again.
     Resealed(Resealed),
-    /// It cannot be done, and why.
+    /// The command was refused, with the reason.
     Refused(String),
 }
 
-/// An account as operators see it.
+/// An account as it is shown to operators.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UserRow {
-    /// Login name.
+    /// The login name of the user.
     pub username: Username,
-    /// Identifier.
+    /// The stable identifier of the account.
     pub subject: Subject,
-    /// Address.
+    /// The email address, if it is known.
     pub email: Option<String>,
-    /// Groups.
+    /// The groups of the account.
     pub groups: Vec<Group>,
-    /// Switched off?
+    /// Whether the account is disabled.
     pub disabled: bool,
 }
 
-/// A client as operators see it: no hash of any secret.
+/// A client as it is shown to operators, without hashes of secrets.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClientRow {
-    /// Identifier.
+    /// The client identifier.
     pub id: ClientId,
-    /// Registered, or known by document.
+    /// The source of the client's metadata.
     pub origin: ClientOrigin,
-    /// What it calls itself.
+    /// The name that the client gave itself.
     pub name: Option<String>,
-    /// Where its codes go.
+    /// The registered redirect URIs.
     pub redirect_uris: Vec<String>,
-    /// Since when.
+    /// The time of registration, or of the first use.
     pub issued_at: UnixTime,
-    /// Last use, to the hour; never, if absent.
+    /// The last use, accurate to one hour. None if it was never used.
     pub last_used_at: Option<UnixTime>,
-    /// Switched off?
+    /// Whether the client is disabled.
     pub disabled: bool,
-    /// Whether it has a secret.
+    /// Whether the client authenticates with a secret or with keys.
     pub confidential: bool,
 }
 
-/// The command could not be run.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No random bytes.
+    /// The operating system provided no random bytes.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
-    /// No hash.
+    /// The password could not be hashed.
     #[error(transparent)]
     Hashing(#[from] HashingError),
-    /// The signing keys stay as they are.
+    /// The signing keys could not be read or changed.
     #[error(transparent)]
     Rotation(#[from] RotationError),
 }
 
-/// What commands work with.
+/// The resources that commands need.
 pub struct Tools<'a> {
-    /// The store.
+    /// The store on which commands work.
     pub store: &'a dyn Store,
-    /// Hashes passwords.
+    /// Hashes the passwords of accounts.
     pub passwords: &'a Passwords,
-    /// How signing keys are made and replaced.
+    /// The settings for creating and rotating signing keys.
     pub rotation: RotationTerms,
-    /// Makes passwords.
+    /// The source of random bytes for passwords and secrets.
     pub random: &'a dyn Random,
-    /// The present second.
+    /// The current time.
     pub now: UnixTime,
-    /// Hears how many records a long command has dealt with.
+    /// Called with the number of records that a long command has processed so far.
     pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 
-/// Runs a command.
+/// Runs a command. A command that is not possible returns [`Reply::Refused`].
 pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let store = tools.store;
     match command {
@@ -299,7 +299,8 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         }
         Command::DeleteClient { id } => {
             let done = store.delete_client(&id).await?;
-            // A machine's account goes with it; nobody else's subject is a client identifier.
+            // The account of a client that acts for itself is removed too. Its subject is the client
+            // identifier, which no other account has.
             store.remove_account(&Subject::of_client(&id)).await?;
             Ok(if done { audited(&audit::Event::ClientDeleted { client_id: &id }) } else { no_client(&id) })
         }
@@ -396,7 +397,8 @@ fn no_account(username: &Username) -> Reply {
     Reply::Refused(format!("there is no account named {username}; `auth-service user list` shows them all"))
 }
 
-/// 120 random bits in letters and digits that are hard to confuse: it is typed by hand, once.
+/// A password of 120 random bits in letters and digits that are hard to confuse, because the user types it
+/// once by hand.
 fn one_time_password(random: &dyn Random) -> Result<SecretString, RandomUnavailable> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bytes = random.bytes()?;

@@ -1,4 +1,4 @@
-//! `client add`: what an operator writes, read into what is stored.
+//! `client add`: turns the arguments into the description of a client.
 
 use std::path::PathBuf;
 

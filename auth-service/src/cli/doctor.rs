@@ -32,7 +32,8 @@ pub(crate) struct Doctor {
     outside_only: bool,
 }
 
-/// 0: nothing is wrong. 1: something is. 2: the examination could not be made.
+/// Runs the examination. The exit code is 0 if there are no problems, 1 if there are, and 2 if the
+/// examination failed.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 pub(crate) async fn run(asked: Doctor) -> ExitCode {
     let as_json = asked.json;
@@ -67,7 +68,7 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
     if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// So many of something, as one says it.
+/// A number with its noun in singular or plural, such as `2 checks`.
 pub(super) fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

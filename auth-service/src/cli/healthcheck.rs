@@ -1,4 +1,4 @@
-//! `auth-service healthcheck`: in an image without a shell there is no other program that could ask.
+//! `auth-service healthcheck`. An image without a shell has no other program that could send a request.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -34,7 +34,7 @@ pub(crate) fn healthcheck(asked: &Healthcheck) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a listener on every address is reached from the same machine.
+/// The address at which a listener can be reached from the same machine, even if it listens on all addresses.
 fn from_inside(listener: SocketAddr) -> SocketAddr {
     let address = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -44,12 +44,14 @@ fn from_inside(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(address, listener.port())
 }
 
-/// A few hundred bytes, once: an HTTP client and a runtime would be most of the work.
+/// Sends a GET request. The response has a few hundred bytes, so an HTTP client and a runtime would be more
+/// work than the request itself.
 fn get(address: SocketAddr, path: &str, patience: Duration) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    // In one piece: a service that answers the first of several and hangs up would break the second.
+    // The request is written in one piece. If the service answered and closed the connection after a first
+    // part, writing the rest would fail.
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();

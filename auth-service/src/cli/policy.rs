@@ -1,4 +1,4 @@
-//! `auth-service policy`: what a policy file says, before anybody depends on it.
+//! `auth-service policy`: checks a policy file and predicts its decisions before the service uses it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -81,7 +81,7 @@ enum AskedEra {
     Legacy,
 }
 
-/// Runs a command on policies.
+/// Runs a command that works on policy files.
 #[expect(clippy::print_stderr, reason = "the last word of a failing command")]
 pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
     let outcome = match command {
@@ -117,7 +117,7 @@ fn check(file: Option<PathBuf>) -> anyhow::Result<bool> {
     }
 }
 
-/// Where the rules are, and which hosts are protected when the environment says so.
+/// The sources of the rules, and the protected hosts if the environment sets them.
 fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<ProtectedHosts>)> {
     let (mut source, site) = Config::policy_from_variables(std::env::vars())?;
     source.file = file.or(source.file);
@@ -211,11 +211,12 @@ struct Person {
     email: Option<String>,
     groups: Vec<Group>,
     disabled: bool,
-    /// Where that is from.
+    /// A text that describes the user and says where the data comes from.
     found: String,
 }
 
-/// The person that the flags describe, or whom the store knows.
+/// The user described by the arguments or, if they give no email address and no groups, by the stored
+/// account.
 async fn person(asked: &Explain) -> anyhow::Result<Person> {
     let user = &asked.user;
     let (own_email, own_groups) = (email(asked.email.clone())?, groups(asked.groups.clone())?);

@@ -1,4 +1,4 @@
-//! `auth-service store …`: all of the state at once.
+//! `auth-service store …`: export, import and migration of the whole state.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub(crate) enum Place {
     Embedded,
 }
 
-/// Runs a command on the store.
+/// Runs a command that works on the whole store.
 pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
     match command {
         StoreCommand::Export { file, key_file } => export(&file, key_file).await,
@@ -92,7 +92,7 @@ fn storage() -> anyhow::Result<Storage> {
     Ok(Config::storage_from_variables(std::env::vars())?.0)
 }
 
-/// The one who writes it may be in another directory.
+/// Makes a path absolute, because the running service could be in another directory.
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
 }
@@ -146,7 +146,7 @@ async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
     copy(&source, &storage, to, replace).await
 }
 
-/// The embedded store, with whatever key of those at hand is its own.
+/// Opens the embedded store with `STORE_KEY` or, if that is the wrong key, with its key file.
 fn open_embedded(storage: &Storage) -> anyhow::Result<EmbeddedStore> {
     let of_file = || embedded::store_key(&storage.data_dir, storage.key.as_ref(), &SystemRandomSource);
     let Some(key) = &storage.key else { return Ok(EmbeddedStore::open(&storage.data_dir, &of_file()?)?) };
@@ -158,7 +158,7 @@ fn open_embedded(storage: &Storage) -> anyhow::Result<EmbeddedStore> {
     }
 }
 
-/// What opens a dump. It makes no key: one that was made now opens nothing.
+/// The key that decrypts a dump. It is never created here, because a new key cannot decrypt anything.
 fn dump_key(storage: &Storage, key_file: Option<&Path>) -> anyhow::Result<StoreKey> {
     match (key_file, &storage.key) {
         (Some(path), _) => Ok(read_key(path)?),
@@ -171,7 +171,7 @@ fn dump_key(storage: &Storage, key_file: Option<&Path>) -> anyhow::Result<StoreK
     }
 }
 
-/// What the embedded store is, or will be, sealed with.
+/// The key of the embedded store. It is created if the store does not exist yet.
 fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
     let previous = storage.previous_key.as_ref();
     Ok(match &storage.key {
@@ -185,7 +185,8 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         let target = async || RedisTarget::new(address, key, replace).await;
         transfer::copy(source, target, &SystemClock, told()).await?
     } else {
-        // Before anything is read: a source that fails leaves no more than a key behind.
+        // The key is read before the source, so that a source that fails leaves at most a new key file
+        // behind.
         let key = own_key(storage)?;
         let target = async || EmbeddedTarget::new(&storage.data_dir, &key, replace);
         transfer::copy(source, target, &SystemClock, told()).await?
@@ -198,7 +199,7 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
     Ok(())
 }
 
-/// Says every two seconds how far it is.
+/// A callback that prints the number of copied records every two seconds.
 pub(super) fn told() -> impl Fn(u64) + Send + Sync {
     let last = std::sync::Mutex::new(Instant::now());
     move |records| {

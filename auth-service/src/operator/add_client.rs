@@ -1,4 +1,5 @@
-//! Entering a client by hand: for machines, resource servers, and whoever does not register by itself.
+//! Adds a client on behalf of an operator: a client that acts for itself, a resource server, or any client
+//! that does not register itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,37 +15,37 @@ use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools};
 
-/// A client as the operator describes it.
+/// The operator's description of a new client.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewClient {
-    /// What people and policy know it by.
+    /// The name that users see and policy rules use.
     pub name: Username,
-    /// How it proves who it is.
+    /// How the client authenticates.
     pub credentials: Credentials,
-    /// What it may ask the token endpoint for.
+    /// The grant types that the client can use.
     pub grant_types: Vec<GrantType>,
-    /// Where its codes may go.
+    /// The URIs to which its codes can be sent.
     pub redirect_uris: Vec<RedirectUri>,
-    /// The most it may ever be granted.
+    /// The most that the client can be granted. None means no limit.
     pub scope: Option<Scope>,
-    /// The groups that it is in when it acts for itself.
+    /// The groups of the client when it acts for itself.
     pub groups: Vec<Group>,
-    /// What nobody else could give it.
+    /// The settings that only an operator can make.
     pub terms: OperatorTerms,
 }
 
-/// How a client proves who it is.
+/// How a new client authenticates.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Credentials {
-    /// Not at all.
+    /// It does not authenticate: a public client.
     None,
-    /// By a secret, which is made here.
+    /// By a secret that is created here.
     Secret,
-    /// By assertions that these keys sign.
+    /// By assertions that are signed with these keys.
     Keys(ClientKeys),
 }
 
-/// What is wrong with the description, before anything is done.
+/// Checks the description before anything is stored. Returns the first problem.
 fn problem(new: &NewClient) -> Option<&'static str> {
     let has = |grant_type| new.grant_types.contains(&grant_type);
     let without_person = has(GrantType::ClientCredentials) || has(GrantType::TokenExchange);

@@ -1,4 +1,4 @@
-//! What an operator may do to the signing keys.
+//! Commands of an operator on the signing keys.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +10,20 @@ use crate::rotation::{self, RotationError};
 
 use super::{CommandError, Reply, Tools};
 
-/// A signing key as operators see it.
+/// A signing key as it is shown to operators.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeyRow {
-    /// Its identifier in `/jwks` and in tokens.
+    /// The key's identifier in `/jwks` and in tokens.
     pub kid: String,
-    /// What it signs with.
+    /// The signature algorithm of the key.
     pub algorithm: SigningAlgorithm,
-    /// What it does now.
+    /// Whether the key is next, current or retired.
     pub state: KeyState,
-    /// From when on it signs.
+    /// The time from which it signs.
     pub signs_from: UnixTime,
-    /// Until when, if it has a successor.
+    /// The time until which it signs, if it has a successor.
     pub signs_until: Option<UnixTime>,
-    /// When it goes, if it has a successor.
+    /// The time at which it is removed, if it has a successor.
     pub gone_at: Option<UnixTime>,
 }
 

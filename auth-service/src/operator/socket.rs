@@ -1,4 +1,5 @@
-//! The operator's socket: one line of JSON each way over a Unix socket with mode 0600 in `DATA_DIR`.
+//! The operator's socket: a Unix socket with mode 0600 in `DATA_DIR`, with one line of JSON in each
+//! direction.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -16,23 +17,23 @@ use crate::state::AppState;
 use super::{Command, Reply, Tools, run};
 
 const NAME: &str = "operator.sock";
-/// Bytes in the longest command.
+/// Maximum length of a command in bytes.
 const LONGEST: u64 = 64 * 1024;
-/// How long a command may take to arrive.
+/// Time limit for receiving a command and for sending the reply.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Commands at a time; further ones wait to be accepted, so that a loop of an operator's does not take all memory.
+/// Maximum number of concurrent commands, which limits memory use. Further connections wait to be accepted.
 const AT_ONCE: usize = 16;
 
 /// The socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Making it failed.
+    /// The service cannot listen on the socket.
     #[error("cannot listen for operators on {path}: {source}")]
     Listen {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The running service does not answer.
@@ -40,15 +41,15 @@ pub enum SocketError {
         "the store is in use, and its owner does not answer on {path}: {source}. Is another user's auth-service running there?"
     )]
     Ask {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// Listens for operators. Only whoever holds the store may call this: the socket of a service that was killed is
-/// left behind, and replaced here.
+/// Listens for operators. Only the process that holds the store is allowed to call this, because the socket
+/// of a service that was killed is replaced.
 pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
     let path = directory.join(NAME);
     let bind = || -> std::io::Result<UnixListener> {
@@ -56,7 +57,7 @@ pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // The directory is ours alone (mode 0700), so nobody gets in before the mode is set.
+        // Only this user can enter the directory (mode 0700), so nobody can connect before the mode is set.
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
@@ -67,7 +68,7 @@ pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
 /// Answers operators until the service ends.
 pub async fn serve(listener: UnixListener, state: Data<AppState>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    // The semaphore is never closed.
+    // The semaphore is never closed, so acquiring does not fail.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -95,7 +96,7 @@ async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
         Ok(command) => {
             let reply = tokio::time::timeout(command.budget(), run(command, &tools(state))).await?;
             if matches!(reply, Ok(Reply::Keys(_))) {
-                // What was done to the keys holds here before the operator reads that it is done.
+                // The service uses the changed keys before the operator gets the reply.
                 state.follow_keys().await;
             }
             reply.unwrap_or_else(|error| Reply::Refused(error.to_string()))
@@ -120,7 +121,7 @@ fn tools(state: &AppState) -> Tools<'_> {
     }
 }
 
-/// Sends a command to the service that holds the store in `directory`.
+/// Sends a command to the service that holds the store in `directory`, and returns its reply.
 pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketError> {
     let path = directory.join(NAME);
     let exchange = async {

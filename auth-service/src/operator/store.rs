@@ -1,4 +1,4 @@
-//! What an operator may do to all of the store.
+//! Commands of an operator on the whole store.
 
 use std::path::{Path, PathBuf};
 
@@ -10,29 +10,29 @@ use crate::store::transfer;
 
 use super::{CommandError, Reply, Tools};
 
-/// A key of its own for a dump.
+/// The key file of a dump cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{path} cannot be read: {source}")]
     Io {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// It holds something else.
+    /// The file does not contain a store key.
     #[error("{0} does not hold a key: {1}")]
     Invalid(PathBuf, InvalidStoreKey),
 }
 
-/// Reads the key in a file.
+/// Reads the store key in a file.
 pub fn read_key(path: &Path) -> Result<StoreKey, KeyFileError> {
     let text = read_setting(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
     StoreKey::parse(&text).map_err(|error| KeyFileError::Invalid(path.to_owned(), error))
 }
 
-/// Writes everything to a file, sealed with the store's key or the one in `key_file`.
+/// Writes all records to a file, encrypted with the store's key or the key in `key_file`.
 pub(super) async fn export(
     file: &Path,
     key_file: Option<&Path>,
@@ -52,7 +52,7 @@ pub(super) async fn export(
     }
 }
 
-/// Seals everything with the key that seals now.
+/// Encrypts all rows with the current key.
 pub(super) async fn reseal(tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let resealed = tools.store.reseal().await?;
     audit::Event::StoreResealed { rows: resealed.rows, changed: resealed.changed }.emit();
