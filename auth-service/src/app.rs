@@ -1,4 +1,4 @@
-//! The one route table: what each of the three listeners serves.
+//! The listeners, and the table of all routes that each of them serves.
 
 mod bounds;
 mod browsers;
@@ -38,25 +38,26 @@ use crate::state::AppState;
 
 pub use edge_grpc::EdgeGrpc;
 
-/// Connections that may be open at a time. One takes up to 128 kB while its request head is being sent.
+/// Maximum numbers of open connections. Each takes up to 128 kB while its request head is received.
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
-/// Connections to the ops listener whose request head is waited for, of one address and of all.
+/// Maximum number of connections to the ops listener whose request head is incomplete, for one address and in
+/// total.
 const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
-/// How long a client may take over its request head: slow ones must not hold a connection.
+/// Time limit for receiving a request head, so that slow clients do not hold connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the edge listener keeps a connection open for its proxy.
+/// How long the edge listener keeps an idle connection open for its proxy.
 const EDGE_KEEP_ALIVE: Duration = Duration::from_secs(90);
-/// How long a connection of the edge listener may last without a whole request: the server times only the first head of a connection,
-/// and one that is idle for its proxy lasts for less.
+/// How long a connection of the edge listener can last without a complete request. The server limits the time
+/// only for the first request head, and the limit for idle connections is shorter than this.
 const EDGE_SILENCE: Duration = Duration::from_secs(100);
-/// How long a connection may take to close.
+/// Time limit for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long requests in flight may take once we are told to stop, in seconds.
+/// Time limit for requests in progress after the service was told to stop, in seconds.
 pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
-/// A socket that cannot be listened on.
+/// The service cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{variable}: cannot listen on {address}: {cause}. Free the port, or set {variable} to another address"
@@ -67,21 +68,22 @@ pub struct ListenError {
     cause: std::io::Error,
 }
 
-/// The three servers, listening and ready to run.
+/// The servers. All have bound their addresses and are ready to run.
 pub struct Servers {
-    /// OAuth endpoints and pages.
+    /// The server for OAuth endpoints and pages.
     pub public: Server,
-    /// Checks.
+    /// The server for checks over HTTP.
     pub edge: Server,
-    /// Checks over gRPC, running already.
+    /// The server for checks over gRPC, which is already running.
     pub edge_grpc: Option<EdgeGrpc>,
-    /// Health and metrics.
+    /// The server for health and metrics.
     pub ops: Server,
-    /// Where each of them listens, in the order public, edge, ops: with port 0 the system has chosen one.
+    /// The addresses of the public, edge and ops servers, in this order. If the configured port is 0, the
+    /// system has chosen one.
     pub addresses: [SocketAddr; 3],
 }
 
-/// Binds the three listeners.
+/// Binds the addresses of all listeners.
 pub fn listen(
     listeners: Listeners,
     state: &Data<AppState>,
@@ -109,15 +111,17 @@ pub fn listen(
     })
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
-    // The server times only the first head of a connection. Kept open, it could be held by half of a second one.
+    // The server limits the time only for the first request head of a connection. With keep-alive, half of a
+    // second head could hold the connection for ever.
     .keep_alive(KeepAlive::Disabled)
-    // Who hangs up is noticed at once, and not when the answer is written.
+    // With this option, a disconnect is noticed at once and not only when the response is written.
     .h1_allow_half_closed(false)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
     .map_err(|cause| ListenError { variable: "PUBLIC_LISTEN", address: public, cause })?;
-    // Behind an edge that opens a connection a check, the accept queue has to be long and idle connections kept.
+    // Some proxies open a connection for each check, so the accept queue has to be long. Others reuse
+    // connections, so idle ones are kept.
     let edge_server = HttpServer::new(move || {
         let state = edge_state.clone();
         fn_service(move |request| checked(request, state.clone()))
@@ -161,7 +165,7 @@ pub fn listen(
             })
         })
         .transpose()?;
-    // Each is bound to one address; the fallback is what was asked for.
+    // Each server is bound to one address. If that is unknown, the configured address is returned.
     let addresses = [
         public_server.addrs().first().copied().unwrap_or(public),
         edge_server.addrs().first().copied().unwrap_or(edge),
@@ -176,20 +180,22 @@ pub fn listen(
     })
 }
 
-/// A check is an answer whatever happens.
+/// Answers a check. It always returns a response, never an error.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
     let is_last = state.is_stopping();
     let mut answer = forward_auth::check(request, state).await;
     if is_last {
-        // An idle connection that we close while the edge sends on it costs a request; one that it does not use again costs none.
+        // If an idle connection is closed while the proxy is sending on it, a request is lost. This header
+        // tells the proxy not to use the connection again.
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(answer.map_body(|_, body| unread::holding(unread, body)))
 }
 
-/// Public endpoints. `base` is the issuer's path, under which all but the well-known documents live.
+/// The routes of the public listener. `base` is the path of the issuer, below which all routes are except the
+/// well-known documents.
 pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     let well_known = |name: &str| format!("/.well-known/{name}{base}");
     config
@@ -275,7 +281,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         )
         .default_service(web::to(cors::preflight_at_public_listener));
     if !base.is_empty() {
-        // OpenID Connect Discovery §4 appends where RFC 8414 inserts; clients try both.
+        // OpenID Connect Discovery §4 appends the well-known path to the issuer's path, while RFC 8414
+        // inserts it before. Clients try both.
         config.service(
             web::resource(format!("{base}/.well-known/openid-configuration"))
                 .wrap(browsers_may(&[Method::GET, Method::HEAD]))
@@ -285,7 +292,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     }
 }
 
-/// Where clients of MCP 2025-03-26 look, on hosts with a default resource.
+/// The routes for clients of MCP 2025-03-26, on hosts with a default resource.
 fn root_of_mcp_hosts(config: &mut ServiceConfig) {
     config
         .service(
@@ -321,12 +328,13 @@ fn ops_routes(config: &mut ServiceConfig) {
         .route("/version", reading().to(endpoints::version));
 }
 
-/// GET, and HEAD for whoever looks before fetching: the same answer without its body (RFC 9110 §9.3.2).
+/// A route for GET, and for HEAD with the same response but no body (RFC 9110 §9.3.2).
 fn reading() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-/// CORS for what browser-based clients call: any origin, never with cookies (Fetch standard, "CORS protocol").
+/// CORS for endpoints that browser-based clients call. Any origin is allowed, but never with cookies (Fetch
+/// standard, "CORS protocol").
 fn browsers_may(methods: &[Method]) -> Cors {
     Cors::default()
         .allow_any_origin()

@@ -1,4 +1,5 @@
-//! Who a token is: its verified facts. What they allow is policy's to say, on every request anew.
+//! The verified facts about the caller who presents an access token. Policy decides anew on every request
+//! what they allow.
 
 mod assertions;
 mod cache;
@@ -18,57 +19,59 @@ use crate::store::{Store, StoreError};
 pub use assertions::Assertions;
 pub use cache::{CacheTerms, FactsCache, IDENTITY, Known, Sources};
 
-/// What is known of the bearer of a valid access token.
+/// The facts about the caller who presents a valid access token.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// The person.
+    /// The subject of the user, or of a client that acts for itself.
     pub subject: Subject,
-    /// The person's login name.
+    /// The login name of the user.
     pub username: Username,
-    /// The person's address.
+    /// The email address of the user, if it is known.
     pub email: Option<String>,
-    /// The person's groups, as they are now.
+    /// The groups that the user is in at present.
     pub groups: Vec<Group>,
-    /// The client that holds the token.
+    /// The client to which the token was issued.
     pub client_id: ClientId,
-    /// The grant that the token lives on.
+    /// The grant from which the token was issued.
     pub grant_id: GrantId,
-    /// What the token allows.
+    /// The scope of the token.
     pub scope: Scope,
-    /// What the token is for.
+    /// The resources for which the token is valid.
     pub resources: Vec<ResourceUri>,
-    /// The key that must come with it, if it is bound to one.
+    /// The key that the token is bound to (DPoP). The request has to prove possession of it.
     pub bound_to: Option<KeyThumbprint>,
-    /// When the token ends.
+    /// The time at which the token or its grant expires.
     pub expires_at: UnixTime,
 }
 
-/// Why there are no facts for a token.
+/// The reason why a token is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum NoFacts {
-    /// Not a token of ours: wrong type, key, signature, issuer or claims.
+    /// The token was not issued by this server: its type, key, signature, issuer or claims are wrong.
     #[error("the access token is not valid")]
     Invalid,
-    /// Its time is over.
+    /// The token has expired.
     #[error("the access token has expired")]
     Expired,
-    /// Its grant was revoked or has ended, or the person's account is disabled or gone.
+    /// The grant was revoked or has expired, or the account is disabled or does not exist.
     #[error("the access token has been revoked")]
     Revoked,
-    /// It cannot be known now.
+    /// The store failed, so it is unknown whether the token is valid.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// How far the clocks of replicas may lie apart: a token from the future by more was not issued by us.
+/// How many seconds the clocks of replicas can differ. A token that was issued later than this in the future
+/// is not valid.
 const LEEWAY_SECONDS: u64 = 5;
 
-/// The claims of a token of ours, or that it is none. Nothing but the token and the keys decides this.
+/// Verifies the token's type and signature, and returns its claims. This does not query the store.
 fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, NoFacts> {
     keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| NoFacts::Invalid)
 }
 
-/// Finds out what became of what the claims say. Also gives the grant on whose behalf the token's own grant is.
+/// Checks the claims against the store. Also returns the grant on whose behalf the token's own grant exists,
+/// if there is one.
 async fn of_claims(
     claims: AccessTokenClaims,
     issuer: &Issuer,
@@ -96,7 +99,7 @@ async fn of_claims(
         scope: claims.scope,
         resources: claims.aud,
         bound_to: claims.cnf.map(|cnf| cnf.jkt),
-        // Nothing of a grant outlives it.
+        // A token is not valid for longer than its grant.
         expires_at: claims.exp.min(grant.expires_at),
     };
     Ok((facts, grant.parent))

@@ -1,4 +1,5 @@
-//! What one request and one address may take of the public listener, before any handler sees the request.
+//! Limits on what one request and one address can use of the public listener. They apply before any handler
+//! sees the request.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -23,15 +24,16 @@ use super::browsers;
 use super::connections;
 use super::unread::holding;
 
-/// How long a body may take. The largest is 16 kB, so this is a floor on its speed, too.
+/// Time limit for receiving a body. Bodies have at most 16 kB, so this is also a minimum speed.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the next piece of a body may take.
+/// Time limit for receiving the next part of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(3);
 
-/// Bounds what one request takes: the places of its address, the size of its body, and the time until it is there.
+/// Limits each request: the number of concurrent requests of its address, the length of its query, and the
+/// size and arrival time of its body.
 ///
-/// A client that hangs up ends its login attempt, so that no password is hashed for nobody. Every other request is handled to its
-/// end: with Redis, a change may take several steps.
+/// If a client disconnects, its login attempt is cancelled, so that no password is hashed in vain. Every
+/// other request is completed, because a change can take several steps with Redis.
 pub(super) async fn bounded<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -69,7 +71,7 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
         drop(place);
         response
     };
-    // A panic is in the log; what it says is not for the client.
+    // The panic has been logged. Its message is not sent to the client.
     let failed = |_| actix_web::error::ErrorInternalServerError("the service cannot answer at the moment");
     let handled = actix_web::rt::spawn(to_the_end.in_current_span()).await.map_err(failed)?;
     handled.map(ServiceResponse::map_into_boxed_body)
@@ -81,21 +83,22 @@ fn refuse(mut request: ServiceRequest, unheard: Unheard, state: &AppState) -> Se
     request.into_response(response.map_body(|_, body| holding(unread, body)))
 }
 
-/// Whether a password may be hashed for this request.
+/// Whether a password might be hashed for this request.
 fn hashes(request: &ServiceRequest) -> bool {
-    // As the routes see it: the path that was sent can be spelt in many ways.
+    // This is the path that routing uses, because the path in the request can be spelled in many ways.
     let path = request.match_info().as_str();
     request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
 }
 
-/// The body, for which others do not have to wait: who sends slowly has few places, and gives one up to who needs it.
+/// Reads the body. A body that has not arrived takes one of a limited number of places, and a slow sender
+/// loses its place if another request needs it.
 async fn awaited_body(
     payload: &mut Payload,
     address: Option<IpAddr>,
     state: &AppState,
 ) -> Result<Bytes, Unheard> {
     let mut body = pin!(whole_body(payload));
-    // One that is there takes no place.
+    // A body that has already arrived takes no place.
     if let Poll::Ready(body) = poll!(body.as_mut()) {
         return body;
     }

@@ -1,4 +1,5 @@
-//! Pages for people whose browser came to an address that has none: a program reads JSON, a person needs a sentence and a way on.
+//! Pages for users whose browser requests an address that has no page. Programs get JSON, but a user needs an
+//! explanation and a link.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -18,7 +19,8 @@ const NOTHING: &str = "There is nothing at this address. If an application or a 
 const NO_PAGE: &str = "This address has no page of its own: it takes what a form or an application sends. Go back to the \
                        application and connect it again.";
 
-/// A middleware that puts a page in the place of "not found" and "not allowed" where a browser asks.
+/// A middleware that replaces "not found" and "method not allowed" responses by a page if a browser sent the
+/// request.
 pub(super) async fn with_pages<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -36,14 +38,14 @@ pub(super) async fn with_pages<B: MessageBody + 'static>(
         return Ok(response);
     };
     let mut page = message(response.status(), text, &state.config.site.issuer);
-    // RFC 9110 §15.5.6.
+    // The response to a disallowed method has to list the allowed ones (RFC 9110 §15.5.6).
     if let Some(allow) = response.headers().get(ALLOW) {
         page.headers_mut().insert(ALLOW, allow.clone());
     }
     Ok(response.into_response(page))
 }
 
-/// The answer to a request that no endpoint sees.
+/// The response to a request that is refused before an endpoint sees it.
 pub(super) fn unheard(unheard: Unheard, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
     let answer = unheard.response(issuer);
     if !is_browser(headers) {
@@ -57,7 +59,8 @@ pub(super) fn unheard(unheard: Unheard, headers: &HeaderMap, issuer: &Issuer) ->
     page
 }
 
-/// Browsers ask for HTML by its name when a person goes somewhere. Programs, and scripts of web pages, do not.
+/// Whether a browser sent the request. When a user navigates, browsers explicitly accept HTML. Programs and
+/// scripts of web pages do not.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
 }

@@ -1,4 +1,4 @@
-//! A ceiling on the connections of a listener, and a time until each has said something.
+//! Limits the number of connections of a listener, and the time for which a connection can be silent.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -27,10 +27,11 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use crate::guard::waiting::Waiting;
 use crate::state::AppState;
 
-/// Bytes of what a client of HTTP/2 sends first (RFC 9113 §3.4).
+/// Number of bytes in the preface that an HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
-/// Accepts at most `most` connections at a time; further ones wait. Each has `patience` to send its preface.
+/// Accepts at most `most` connections at a time, and lets further ones wait. Each has to send its preface
+/// within `patience`.
 pub(super) fn limited(
     incoming: impl Stream<Item = Result<TcpStream>>,
     most: usize,
@@ -47,11 +48,11 @@ pub(super) fn limited(
     })
 }
 
-/// See [`limited`].
+/// A connection that was accepted by [`limited`].
 pub(super) struct Connection {
     stream: TcpStream,
     heard: usize,
-    /// None once the preface has come.
+    /// The time limit for the preface. None once it has been received.
     silent_until: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
@@ -97,7 +98,8 @@ impl Connected for Connection {
     }
 }
 
-/// Waits for the head of a connection's request, until one of them drops it.
+/// A task that waits for the request head of a connection. It is stopped when the head has arrived or the
+/// connection ends.
 struct AwaitedHead(Cell<Option<JoinHandle<()>>>);
 
 impl Drop for AwaitedHead {
@@ -108,8 +110,8 @@ impl Drop for AwaitedHead {
     }
 }
 
-/// Closes the connection of a peer that has too many without a request's head, when another needs its place. For
-/// `HttpServer::on_connect`.
+/// Closes the connection if its request head is incomplete while another connection needs its place. It is
+/// called from `HttpServer::on_connect`.
 pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &Waiting) {
     let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
     let Ok(peer) = stream.peer_addr() else { return };
@@ -120,19 +122,19 @@ pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &
     let mut wait = heads.enter(Some(peer.ip().to_canonical()));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
-        // The other side may have closed it in the same moment.
+        // The peer might have closed the connection at the same time.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
     });
     extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
 }
 
-/// Whether the other side is a proxy, which sends whole heads.
+/// Whether the peer is a trusted proxy. These always send complete heads.
 pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
     let peer = stream.downcast_ref::<TcpStream>().and_then(|stream| stream.peer_addr().ok());
     peer.is_some_and(|peer| state.config.trusted_edge.is_known(peer.ip().to_canonical()))
 }
 
-/// A middleware that notes that a head is there.
+/// A middleware that records the arrival of a request head.
 pub(super) async fn noting_heads<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
@@ -141,14 +143,14 @@ pub(super) async fn noting_heads<B: MessageBody>(
     next.call(request).await
 }
 
-/// Notes that a head is there.
+/// Records that the request head has arrived.
 pub(super) fn note_head(request: &HttpRequest) {
     if let Some(waiter) = request.conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
         waiter.abort();
     }
 }
 
-/// Watches over one connection of an HTTP server, until that drops it.
+/// Watches one connection of an HTTP server until the server drops it.
 struct Watch {
     last_request: Rc<Cell<Instant>>,
     watcher: JoinHandle<()>,
@@ -160,7 +162,8 @@ impl Drop for Watch {
     }
 }
 
-/// Closes the connection once no whole request has come for so long. For `HttpServer::on_connect`.
+/// Closes the connection if no complete request arrives for `patience`. It is called from
+/// `HttpServer::on_connect`.
 pub(super) fn watch(stream: &dyn Any, extensions: &mut Extensions, patience: Duration) {
     let stream = stream.downcast_ref::<TcpStream>().map(|stream| stream.as_fd().try_clone_to_owned());
     let Some(Ok(stream)) = stream else {
@@ -174,13 +177,13 @@ pub(super) fn watch(stream: &dyn Any, extensions: &mut Extensions, patience: Dur
         while last.get().elapsed() < patience {
             tokio::time::sleep_until(last.get() + patience).await;
         }
-        // The other side may have closed it in the same moment.
+        // The peer might have closed the connection at the same time.
         let _ = stream.shutdown(Shutdown::Both);
     });
     extensions.insert(Watch { last_request, watcher });
 }
 
-/// Notes that a request has come whole.
+/// Records that a complete request has arrived.
 pub(super) fn note_request(request: &Request) {
     if let Some(watch) = request.conn_data::<Watch>() {
         watch.last_request.set(Instant::now());
@@ -198,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Connections to a listener, as it accepts them.
+    /// Returns the address of a new listener and the stream of connections that it accepts.
     async fn listener(
         most: usize,
         patience: Duration,
@@ -263,13 +266,13 @@ mod tests {
         let mut buffer = [0; 1024];
         for half in [&b""[..], b"GET /", b"GET / HTTP/1.1\r\nHost:"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            // Three times its patience, in use.
+            // The connection is used for three times its patience.
             for _ in 0..15 {
                 stream.write_all(whole).await.unwrap();
                 assert!(stream.read(&mut buffer).await.unwrap() > 0, "it is closed while it is in use");
                 tokio::time::sleep(patience / 5).await;
             }
-            // Behind a whole one, too.
+            // Half a request that follows a complete one does not hold the connection either.
             stream.write_all(&[whole, half].concat()).await.unwrap();
             let closed = tokio::time::timeout(patience * 10, stream.read_to_end(&mut Vec::new())).await;
             assert!(closed.is_ok(), "it is held");

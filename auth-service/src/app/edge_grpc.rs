@@ -1,4 +1,4 @@
-//! The gRPC listener for Envoy. It runs beside the HTTP servers, on threads of its own.
+//! The gRPC listener for Envoy. It runs beside the HTTP servers on separate threads.
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
@@ -15,29 +15,30 @@ use crate::state::AppState;
 
 use super::connections::limited;
 
-/// Bytes in the largest check: Envoy sends the headers of one request, and no body.
+/// Maximum size of a check in bytes. Envoy sends the headers of one request without its body.
 const CHECK_LIMIT: usize = 256 * 1024;
-/// How long a check may take.
+/// Time limit for one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Checks at a time on one connection of Envoy's, of which it opens one a thread.
+/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads.
 const STREAMS: u32 = 4096;
-/// Connections that may be open at a time.
+/// Maximum number of open connections.
 const CONNECTIONS: usize = 256;
-/// How long a connection may take until it has shown that it speaks HTTP/2. From then on the probes below watch over it.
+/// Time limit for receiving the HTTP/2 preface of a connection. After that, keep-alive probes watch the
+/// connection.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a connection on which nothing comes is probed, and how long the answer may take.
+/// The idle time after which a connection is probed, and the time limit for the answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
-/// The running listener.
+/// The running gRPC listener.
 pub struct EdgeGrpc {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
 
 impl EdgeGrpc {
-    /// Listens on `address`.
+    /// Listens on `address` and starts the threads.
     pub(super) fn listen(
         address: SocketAddr,
         workers: NonZeroUsize,
@@ -58,13 +59,13 @@ impl EdgeGrpc {
             if let Err(error) = runtime.block_on(serve(listener, service, asked_to_stop)) {
                 tracing::error!(%error, "the gRPC listener failed");
             }
-            // Nobody may be waiting any more.
+            // The receiver might already have been dropped.
             let _ = done.send(());
         })?;
         Ok(Self { address, stop, stopped })
     }
 
-    /// Takes no new checks, and finishes those in flight, for at most so long.
+    /// Stops accepting checks, and waits at most `within` for those in progress.
     pub async fn stop(self, within: Duration) {
         if self.stop.send(()).is_ok() && tokio::time::timeout(within, self.stopped).await.is_err() {
             tracing::warn!("checks over gRPC were cut off");
@@ -90,7 +91,7 @@ async fn serve(
         .add_service(health_service)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, async move {
-            // A sender that is gone means the same.
+            // If the sender was dropped, the listener stops too.
             let _ = asked_to_stop.await;
             health.set_not_serving::<AuthorizationServer<Authorizer>>().await;
         })

@@ -1,8 +1,9 @@
-//! Closes a connection whose request was answered before its body had come.
+//! Closes a connection whose request was answered before its body arrived.
 //!
-//! The HTTP server does so by itself when the body has a length. One that comes in chunks it reads to its end after the
-//! answer, without any limit of time, so such a connection could be held for ever. A body that is still owned by somebody
-//! when the answer has been sent makes it close the connection instead.
+//! If the body has a length, the HTTP server does this itself. But it reads a chunked body to its end after
+//! the response, without a time limit, so a client could hold such a connection for ever. The server closes
+//! the connection instead if the payload is still owned when the response has been sent. Therefore the
+//! response keeps the unread payload.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,7 +14,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage};
 
-/// A middleware where no handler reads a body.
+/// A middleware for servers whose handlers never read a body.
 pub(super) async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -23,7 +24,7 @@ pub(super) async fn close_unread<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| holding(unread, body)))
 }
 
-/// The body of an answer that keeps what was not read of its request.
+/// A response body that keeps the unread payload of its request.
 pub(super) fn holding(unread: Payload, body: impl MessageBody + 'static) -> BoxBody {
     match unread {
         Payload::None => body.boxed(),

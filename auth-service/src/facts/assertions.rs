@@ -1,4 +1,5 @@
-//! What was made and signed a moment ago for one token, ready to be sent: the same for every request to one resource.
+//! Signed assertions about the caller with an access token, which are reused for requests to the same
+//! resource.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,10 +7,12 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
 
-/// How many resources of one token are remembered. Most tokens have one; paths below it are resources too.
+/// Maximum number of resources for which assertions of one token are cached. Most tokens need one, but each
+/// path is a separate resource.
 const RESOURCES: usize = 4;
 
-/// Kept with the facts that they are about, and gone with them: no other caller can ever get one (attacks 82, 91).
+/// The assertions about one caller. They are stored with the facts about that caller and removed with them,
+/// so another caller can never get them (attacks 82, 91).
 #[derive(Debug)]
 pub struct Assertions<T>(Mutex<Vec<Signed<T>>>);
 
@@ -28,8 +31,8 @@ impl<T> Default for Assertions<T> {
 }
 
 impl<T> Assertions<T> {
-    /// What was made for `resource` under the policy of that number: what was signed before, while at least
-    /// half of its `lifetime` is left, or what `sign` makes.
+    /// Returns the assertion for `resource` under the policy with this number. An earlier one is reused while
+    /// at least half of its `lifetime` is left. Otherwise, `sign` makes a new one.
     pub fn for_resource<E>(
         &self,
         resource: &ResourceUri,
@@ -39,7 +42,7 @@ impl<T> Assertions<T> {
         sign: impl FnOnce() -> Result<T, E>,
     ) -> Result<Arc<T>, E> {
         let is_for = |signed: &&Signed<T>| signed.resource == *resource && signed.policy == policy;
-        // Nothing in here panics while it holds the lock, and a list is a list.
+        // No code panics while it holds this lock, and the list would be valid in any case.
         let mut signed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let half = lifetime / 2;
         let fresh = |signed: &&Signed<T>| now <= signed.good_until && signed.good_until.since(now) <= half;
@@ -94,7 +97,7 @@ mod tests {
         for (now, from) in [(100, 100), (101, 100), (130, 100), (131, 131), (161, 131), (162, 162)] {
             assert_eq!(signed(&assertions, at, 1, now), format!("{at} 1 {from}"));
         }
-        // A clock that was set back makes nothing last longer.
+        // If the clock was set back, a new assertion is made, so that none lives longer.
         assert_eq!(signed(&assertions, at, 1, 50), format!("{at} 1 50"));
     }
 }

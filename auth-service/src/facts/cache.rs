@@ -1,5 +1,5 @@
-//! Facts that were found a moment ago. A copy counts only while the store says that nothing about it changed
-//! ([`Changes`]); policy is asked on every request all the same.
+//! A cache of the facts about callers. A cached value is only used while the store guarantees that nothing
+//! about it has changed ([`Changes`]). Policy is evaluated on every request in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,18 @@ use crate::store::{Store, StoreError};
 use super::assertions::Assertions;
 use super::{Facts, NoFacts, claims_of, of_claims};
 
-/// How many headers say who somebody is (`forward_auth::IDENTITY`).
+/// Number of headers that identify the caller (`forward_auth::IDENTITY`).
 pub const IDENTITY: usize = 7;
-/// How long one check may wait for facts, whatever it waits for: the store, or another request that asks it.
+/// Time limit for finding the facts in one check, whether it waits for the store or for another request that
+/// queries it.
 const BUDGET: Duration = Duration::from_secs(1);
-/// Signed tokens are remembered one by one; of what is not ours, one for every so many of them.
+/// The size of the cache of valid tokens divided by that of the cache of invalid ones.
 const KNOWN_TO_ONE_INVALID: usize = 16;
-/// How often a copy may turn out stale at once before a request asks for itself.
+/// How often a cached value can turn out to be stale before a request queries the store without waiting for
+/// others.
 const TRIES: u32 = 3;
 
-/// SHA-256 of a token. The whole of it is the key, so no two callers ever meet (attack 84).
+/// SHA-256 of a token. The whole hash is the key, so that two tokens never share an entry (attack 84).
 type Key = [u8; 32];
 type Guard<'a> = PlaceholderGuard<
     'a,
@@ -39,51 +41,52 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// Facts, and what was made from them.
+/// The facts about a caller, and the assertions made from them.
 #[derive(Debug)]
 pub struct Known {
-    /// Who the token is.
+    /// The facts about the caller.
     pub facts: Facts,
-    /// The headers that say who it is, in the order of `forward_auth::IDENTITY`, the signed one last.
+    /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
+    /// last.
     pub identity: Assertions<[HeaderValue; IDENTITY]>,
-    /// What the facts were made from; none if they cannot be kept.
+    /// The state of the rows from which the facts were read. None if they cannot be cached.
     version: Option<Version>,
     verified: Verified,
 }
 
-/// When, and with which keys, it was found out what a token is.
+/// The time and the signing keys with which a token was verified.
 #[derive(Debug, Clone, Copy)]
 struct Verified {
     at: UnixTime,
     keys: u64,
 }
 
-/// How much is kept, and for how long.
+/// The limits of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheTerms {
-    /// The most tokens whose facts are kept.
+    /// Maximum number of tokens in the cache.
     pub tokens: usize,
-    /// The longest that facts are kept, changes or not.
+    /// The longest time for which a value is cached, even if nothing changes.
     pub longest: Duration,
 }
 
-/// What facts are found with.
+/// The sources from which the facts about a caller are found.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
-    /// What tokens are verified with.
+    /// The keys that verify tokens.
     pub keys: &'a KeyRing,
-    /// Who issues them.
+    /// The issuer that tokens have to name.
     pub issuer: &'a Issuer,
-    /// What became of their grants.
+    /// The store with grants, clients and accounts.
     pub store: &'a dyn Store,
-    /// The present second.
+    /// The current time.
     pub now: UnixTime,
 }
 
-/// See the module's text.
+/// The cache of the facts about callers.
 pub struct FactsCache {
     known: Cache<Key, Arc<Known>>,
-    /// Tokens without a signature of ours: they stay so while the keys stay.
+    /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
     longest: Duration,
     hits: Counter,
@@ -93,7 +96,7 @@ pub struct FactsCache {
 }
 
 impl FactsCache {
-    /// An empty cache.
+    /// Creates an empty cache.
     pub fn new(terms: CacheTerms) -> Self {
         let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_facts_total", "outcome" => outcome);
         Self {
@@ -107,14 +110,15 @@ impl FactsCache {
         }
     }
 
-    /// Finds out who `token` is.
+    /// Finds the facts about the caller who presents `token`.
     pub async fn of_token(&self, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, NoFacts> {
         let key = *TokenHash::of(token.as_bytes()).bytes();
         if let Some(known) = self.known.get(&key).filter(|known| self.is_good(known, &sources)) {
             self.hits.increment(1);
             return known.unless_expired(sources.now);
         }
-        // In a box, so that the check that finds what it needs does not carry the room for looking it up.
+        // The future is boxed, so that a check that finds its value in the cache does not need memory for the
+        // query.
         let find = Box::pin(self.find(&key, token, sources));
         match tokio::time::timeout(BUDGET, find).await {
             Ok(found) => found?.unless_expired(sources.now),
@@ -125,17 +129,18 @@ impl FactsCache {
         }
     }
 
-    /// How many tokens are remembered, good or not any more.
+    /// The number of valid tokens in the cache, including stale ones.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Whether none is.
+    /// Whether the cache contains no valid tokens.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// Of many requests with one token, one asks the store, and the others take its answer if it is still good for them.
+    /// If several requests with the same token need the store, one queries it, and the others use its result
+    /// if it is still current for them.
     async fn find(&self, key: &Key, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, NoFacts> {
         for _ in 0..TRIES {
             match self.known.get_value_or_guard_async(key).await {
@@ -170,7 +175,7 @@ impl FactsCache {
         counter.increment(1);
         let known = Arc::new(Known { facts, identity: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
-            // It fails when somebody removed the placeholder, and then the facts are ours alone.
+            // This fails if the placeholder was removed. The value is then not cached.
             let _ = guard.insert(Arc::clone(&known));
         }
         Ok(known)
@@ -181,15 +186,15 @@ impl FactsCache {
         current && self.is_young(known.verified, sources)
     }
 
-    /// Neither too old nor from the future, since a clock that was set back must not prolong anything; nor found out with
-    /// other keys than those of now.
+    /// Whether a verification is recent and was made with the present keys. A time in the future does not
+    /// count, because a clock that was set back must not extend the life of a cached value.
     fn is_young(&self, verified: Verified, sources: &Sources<'_>) -> bool {
         let Verified { at, keys } = verified;
         at <= sources.now && sources.now.since(at) < self.longest && keys == sources.keys.generation()
     }
 }
 
-/// First the numbers, then the question: what changes while it is asked makes the answer stale.
+/// Reads the counters before it queries the store, so that a change in between makes the result stale.
 async fn ask(claims: AccessTokenClaims, sources: Sources<'_>) -> Result<(Facts, Option<Version>), NoFacts> {
     let Sources { issuer, store, now, .. } = sources;
     let changes = store.changes();
@@ -204,14 +209,14 @@ async fn ask(claims: AccessTokenClaims, sources: Sources<'_>) -> Result<(Facts, 
     let Some(parent) = parent else {
         return Ok((facts, version));
     };
-    // A grant on behalf of another one ends with it, and which one that is shows only now: so the question is asked
-    // once more under all the numbers.
+    // If the grant is on behalf of another one, it ends with that one. The other grant is only known after
+    // the first query, so the query is repeated with the counters of all rows.
     let of_parent = store.grant(&parent, now).await?.ok_or(NoFacts::Revoked)?.client_id;
     let [a, b, c] = own;
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
     let (facts, _) = of_claims(claims, issuer, store, now).await?;
-    // Its end may have been put off in between, which the version tells, or have come.
+    // The other grant might have been extended in the meantime, which the version shows, or have expired.
     let end = store.grant(&parent, now).await?.ok_or(NoFacts::Revoked)?.expires_at;
     Ok((Facts { expires_at: facts.expires_at.min(end), ..facts }, version))
 }
