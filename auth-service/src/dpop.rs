@@ -1,4 +1,4 @@
-//! Taking proofs of possession (RFC 9449): what the token endpoint and the check have in common.
+//! Verification of DPoP proofs (RFC 9449), as the token endpoint and the check share it.
 
 use crate::domain::clock::UnixTime;
 use crate::domain::error_code::ErrorCode;
@@ -6,43 +6,44 @@ use crate::keys::dpop::{Expected, InvalidProof, Nonces, Proof, check};
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::store::{Store, StoreError};
 
-/// Whether proofs are looked at, and what they must have.
+/// Whether DPoP proofs are verified, and what they are required to contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DpopMode {
-    /// They are ignored, and no token is bound to a key.
+    /// Proofs are ignored, and no token is bound to a key.
     Off,
-    /// A client that sends one gets a token bound to its key.
+    /// If a client sends a proof, its token is bound to the key of the proof.
     #[default]
     On,
-    /// As `On`, and every proof must have a nonce of ours (§8, §9): it cannot have been made long before.
+    /// Like `On`, but every proof has to contain a nonce of this server (§8, §9), which shows that it is
+    /// recent.
     WithNonce,
 }
 
-/// Why a proof does not count.
+/// The reason why a proof is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofRefused {
-    /// `invalid_dpop_proof`.
+    /// The proof itself is not valid (`invalid_dpop_proof`).
     #[error(transparent)]
     Invalid(#[from] InvalidProof),
-    /// `invalid_dpop_proof`: it came before (§11.1).
+    /// The proof was used before (`invalid_dpop_proof`, §11.1).
     #[error("the DPoP proof was used before; make a new one for every request")]
     Replayed,
-    /// `use_dpop_nonce`.
+    /// The proof lacks a valid nonce (`use_dpop_nonce`).
     #[error("the DPoP proof must have the nonce that is in DPoP-Nonce")]
     Nonce {
-        /// The one to use.
+        /// The nonce that the client should use.
         fresh: String,
     },
-    /// It cannot be known now.
+    /// The store failed, so it is unknown whether the proof was used before.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No nonce could be made.
+    /// The cryptography library could not make a nonce.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
 }
 
 impl ProofRefused {
-    /// The error code (RFC 9449 §5, §8), if it is the client's to mend.
+    /// The error code for the client (RFC 9449 §5, §8).
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Nonce { .. } => ErrorCode::UseDpopNonce,
@@ -52,7 +53,7 @@ impl ProofRefused {
     }
 }
 
-/// Takes proofs.
+/// Verifies DPoP proofs.
 #[derive(Debug)]
 pub struct Dpop {
     mode: DpopMode,
@@ -60,17 +61,17 @@ pub struct Dpop {
 }
 
 impl Dpop {
-    /// In that mode, with nonces under the deployment's key.
+    /// Creates a verifier. Nonces are made with the key of the deployment, so that all replicas accept them.
     pub fn new(mode: DpopMode, key: &StoreKey) -> Result<Self, CryptoFailure> {
         Ok(Self { mode, nonces: Nonces::new(key)? })
     }
 
-    /// Whether proofs are looked at.
+    /// Whether proofs are verified at all.
     pub fn is_on(&self) -> bool {
         self.mode != DpopMode::Off
     }
 
-    /// Checks a proof in itself. It may still be one that came before: see [`Dpop::remember`].
+    /// Checks a proof by itself. It could still be a replay: see [`Dpop::remember`].
     pub fn check(&self, text: &str, expected: &Expected<'_>) -> Result<Proof, ProofRefused> {
         let proof = check(text, expected)?;
         let is_good = |nonce: &String| self.nonces.is_good(nonce, expected.now);
@@ -80,8 +81,9 @@ impl Dpop {
         Ok(proof)
     }
 
-    /// Refuses a proof that came before, to this replica or another (`docs/adr/0008-dpop.md` has the price). Asked last,
-    /// so that only the holder of a key that counts makes the store remember anything.
+    /// Refuses a proof that was used before with this or another replica (`docs/adr/0008-dpop.md` describes
+    /// the cost). This is called last, so that only the holder of a valid key can make the store remember
+    /// anything.
     pub async fn remember(
         &self,
         proof: &Proof,

@@ -1,18 +1,20 @@
-//! Reading files that an operator names. What is there may be anything, and nothing may wait for it for ever.
+//! Reads files that an operator names. Such a file could be of any kind, and reading it must not block for
+//! ever.
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Bytes in the longest file that is read as a setting.
+/// Maximum length in bytes of a file that is read as a setting.
 pub const LONGEST_SETTING: usize = 1024 * 1024;
 
-/// Reads a regular file of up to `most` bytes.
+/// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// What the system says; for a pipe, a device or a directory, and for a file that is longer, what it is. Opening a pipe
-/// that nobody writes to would wait for ever (`fifo(7)`).
+/// If the system reports an error, if the file is a pipe, a device or a directory, or if it is too long. A
+/// pipe is opened without blocking, because opening one that nobody writes to would block for ever
+/// (`fifo(7)`).
 pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
@@ -20,7 +22,7 @@ pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
     let mut bytes = Vec::new();
-    // One byte more than allowed is enough to tell that it is too long.
+    // Reading one byte more than allowed shows whether the file is too long.
     file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > most {
         return Err(Error::new(ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")));
@@ -28,10 +30,10 @@ pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`read_regular`], as text of at most [`LONGEST_SETTING`] bytes.
+/// Like [`read_regular`], but returns text of at most [`LONGEST_SETTING`] bytes.
 ///
 /// # Errors
-/// As there, and when it is not UTF-8.
+/// In the cases of [`read_regular`], and if the content is not UTF-8.
 pub fn read_setting(path: &Path) -> Result<String> {
     String::from_utf8(read_regular(path, LONGEST_SETTING)?)
         .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))

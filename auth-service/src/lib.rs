@@ -1,9 +1,9 @@
-//! auth-service: an OAuth 2.1 authorization server for MCP, and the check that every edge proxy asks about
-//! every request.
+//! auth-service: an OAuth 2.1 authorization server for MCP, and the check that edge proxies request for every
+//! request.
 //!
-//! Rooms, lowest first: `domain` (pure types and rules), `keys`, `store`, `config`, `identity`, `facts`, `policy`,
-//! `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`. The table of which room may import which is
-//! `tests/layers.toml`; a test holds the code to it.
+//! Modules, from the lowest layer to the highest: `domain` (pure types and rules), `keys`, `store`, `config`,
+//! `identity`, `facts`, `policy`, `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`.
+//! `tests/layers.toml` lists which module can import which, and a test verifies it.
 
 pub mod app;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! `auth-service`: reads its settings, opens its store, serves until it is told to stop.
+//! `auth-service`: reads its settings, opens its store, and serves until it is told to stop.
 
 mod cli;
 mod serve;
@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain on one line of its own: this is what an operator reads first.
+            // The whole chain of causes is printed on one line, because this is what an operator reads first.
             #[expect(clippy::print_stderr, reason = "the last word of a failing command")]
             {
                 eprintln!("auth-service: {}", in_one_line(&error));
@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes, without those that it has told already.
+/// An error and its causes, without causes that earlier messages already include.
 pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
         told if told.is_empty() => cause,

@@ -1,4 +1,5 @@
-//! The pages that a person sees: plain HTML and one style sheet, no script, nothing from elsewhere.
+//! The pages for users: plain HTML and one style sheet, without scripts and without content from other
+//! servers.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -20,198 +21,200 @@ use crate::domain::issuer::Issuer;
 const STYLE: &str = include_str!("../templates/style.css");
 static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
 
-/// Asks for user name and password.
+/// Asks the user for a user name and password.
 #[derive(Template)]
 #[template(path = "login.html")]
 pub struct LoginPage<'a> {
-    /// Where the form goes.
+    /// The URL to which the form is sent.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// What was typed before.
+    /// The user name that was typed before.
     pub username: &'a str,
-    /// What was wrong with it.
+    /// The problem with the last attempt.
     pub problem: Option<&'a str>,
-    /// Who is signed in already.
+    /// The user who is already logged in.
     pub signed_in: Option<&'a str>,
-    /// Where that user can go on without signing in again.
+    /// A link with which that user can continue without another login.
     pub way_on: Option<Link<'a>>,
-    /// Whether that is because the client wants the user to sign in, or to choose an account.
+    /// Whether the page is shown because the client asked for a login or for the choice of an account.
     pub asked_again: bool,
 }
 
-/// Asks for a password of one's own.
+/// Asks the user to choose a new password.
 #[derive(Template)]
 #[template(path = "new_password.html")]
 pub struct NewPasswordPage<'a> {
-    /// Where the form goes.
+    /// The URL to which the form is sent.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// Who is choosing.
+    /// The user who chooses a password.
     pub username: &'a str,
-    /// Fewest characters.
+    /// The minimum number of characters.
     pub shortest: usize,
-    /// What was wrong with the last choice.
+    /// The problem with the last choice.
     pub problem: Option<&'a str>,
 }
 
-/// Asks whether a client may act for the person.
+/// Asks the user whether a client is allowed to act for them.
 #[derive(Template)]
 #[template(path = "consent.html")]
 pub struct ConsentPage<'a> {
-    /// Where the form goes.
+    /// The URL to which the form is sent.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// Who is asked.
+    /// The user who is asked.
     pub username: &'a str,
-    /// What the client calls itself: a claim, shown as one.
+    /// The name that the client gave itself. The page shows it as an unverified claim.
     pub client_name: &'a str,
-    /// Where the answer goes: the one thing about a client that cannot be made up.
+    /// The host to which the response is sent. It is the only information about a client that cannot be
+    /// faked.
     pub redirect_host: &'a str,
-    /// Whether that is a program on the person's own machine, and so any program.
+    /// Whether the response is sent to the user's own machine, where any program could receive it.
     pub loopback: bool,
-    /// Services that the client will reach.
+    /// The services that the client will reach.
     pub resources: &'a [String],
-    /// What it will be allowed there, and was not before.
+    /// Descriptions of the scopes that the client newly requests.
     pub scopes: &'a [String],
-    /// What the person has allowed it before.
+    /// Descriptions of the scopes that the user has allowed before.
     pub known_scopes: &'a [String],
 }
 
-/// Says that the person may not use what a client wants to use for them, before anything is allowed.
+/// Tells the user that they are not allowed to use the requested services, so there is nothing to consent to.
 #[derive(Template)]
 #[template(path = "barred.html")]
 pub struct BarredPage<'a> {
-    /// Where the form goes, which tells the client.
+    /// The URL to which the form is sent. It informs the client.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// Who is signed in.
+    /// The user who is logged in.
     pub username: &'a str,
-    /// Services that this person may not use.
+    /// The services that this user is not allowed to use.
     pub resources: &'a [String],
 }
 
-/// Asks for the code that a device shows.
+/// Asks the user for the code that a device shows.
 #[derive(Template)]
 #[template(path = "device_code.html")]
 pub struct DeviceCodePage<'a> {
-    /// Where the form goes.
+    /// The URL to which the form is sent.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// Who is asked.
+    /// The user who is asked.
     pub username: &'a str,
-    /// What was typed before, or came with a link.
+    /// The code that was typed before or was part of the link.
     pub user_code: &'a str,
-    /// What was wrong with it.
+    /// The problem with the last attempt.
     pub problem: Option<&'a str>,
 }
 
-/// Asks whether a device may act for the person.
+/// Asks the user whether a device is allowed to act for them.
 #[derive(Template)]
 #[template(path = "device_consent.html")]
 pub struct DeviceConsentPage<'a> {
-    /// Where the form goes.
+    /// The URL to which the form is sent.
     pub action: &'a str,
-    /// Form ticket.
+    /// The token that binds the form to the browser.
     pub ticket: &'a str,
-    /// Who is asked.
+    /// The user who is asked.
     pub username: &'a str,
-    /// What the device shows, too.
+    /// The code that the device shows too.
     pub user_code: &'a str,
-    /// What the client calls itself: a claim, shown as one.
+    /// The name that the client gave itself. The page shows it as an unverified claim.
     pub client_name: &'a str,
-    /// How long ago the device asked.
+    /// The number of minutes since the device made its request.
     pub minutes: u64,
-    /// From where; empty when unknown.
+    /// The address from which the device made its request. It is empty if unknown.
     pub asked_from: &'a str,
-    /// Whether the person's browser is there, too.
+    /// Whether the user's browser has the same address.
     pub same_address: bool,
-    /// Services that the client will reach.
+    /// The services that the client will reach.
     pub resources: &'a [String],
-    /// What the client may do there.
+    /// Descriptions of what the client will be allowed to do there.
     pub scopes: &'a [String],
 }
 
-/// Says that something went wrong, or went right and is over.
+/// Shows a message about an error or about the end of a flow.
 #[derive(Template)]
 #[template(path = "message.html")]
 pub struct MessagePage<'a> {
-    /// What happened.
+    /// A short description of what happened.
     pub title: &'a str,
-    /// Why, and what to do.
+    /// The reason, and what the user can do.
     pub text: &'a str,
-    /// For the client's developer.
+    /// The OAuth error code, for the developer of the client.
     pub code: Option<CodeLink>,
-    /// Where to go from here.
+    /// A link with which the user can continue.
     pub way_on: Option<Link<'a>>,
 }
 
-/// A link to a page of ours.
+/// A link to another page of this service.
 #[derive(Debug, Clone, Copy)]
 pub struct Link<'a> {
-    /// What it says.
+    /// The text of the link.
     pub text: &'a str,
-    /// Where it leads.
+    /// The target of the link.
     pub url: &'a str,
 }
 
-/// Says why a request cannot be answered, and leaves it to the user whether the client is told: nobody knows yet whether
-/// the redirect URI is a place that the user wants to go to.
+/// Explains why a request cannot be answered. The user decides whether the client is informed, because it is
+/// not known whether the user trusts the redirect URI.
 #[derive(Template)]
 #[template(path = "refused.html")]
 pub struct RefusedPage<'a> {
-    /// What was wrong.
+    /// A description of the error.
     pub description: &'a str,
-    /// For the client's developer.
+    /// The OAuth error code, for the developer of the client.
     pub code: CodeLink,
-    /// Where the client is.
+    /// The host of the redirect URI.
     pub redirect_host: &'a str,
-    /// The redirect URI with the error.
+    /// The redirect URI with the error parameters.
     pub url: &'a str,
 }
 
-/// An OAuth error code, and where it is explained.
+/// An OAuth error code and the URL of its explanation.
 #[derive(Debug, Clone)]
 pub struct CodeLink {
-    /// The code.
+    /// The OAuth error code.
     pub code: ErrorCode,
-    /// `error_uri`.
+    /// The value of `error_uri`.
     pub uri: String,
 }
 
 impl CodeLink {
-    /// The code as `issuer` explains it.
+    /// Links to the explanation of the code by `issuer`.
     pub fn new(code: ErrorCode, issuer: &Issuer) -> Self {
         Self { code, uri: code.uri(issuer) }
     }
 }
 
-/// A text of this repository.
+/// A document of this repository as a page.
 #[derive(Template)]
 #[template(path = "document.html")]
 pub struct DocumentPage<'a> {
-    /// What it is about.
+    /// The title of the document.
     pub title: &'a str,
-    /// The rest of it, as HTML. Only ever made from files that are compiled in.
+    /// The text below the title, as HTML. It is only made from files that are compiled in.
     pub html: &'a str,
 }
 
-/// Where the answer to a form on the page may lead.
+/// Where the response to a form on the page can lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormTarget {
-    /// Nowhere but to pages of ours.
+    /// Only to pages of this service.
     Ourselves,
-    /// Out of here, by a redirect to the client. Chromium applies `form-action` to every redirect that follows a form, also
-    /// to those of the client's site, and blocks the one that is not listed, after the code was spent. Where a client sends
-    /// its user next is not for us to know, so such a page has no `form-action` (ADR 17).
+    /// To the client, by a redirect. Chromium applies `form-action` to every redirect that follows a form,
+    /// including those of the client's site, and blocks redirects to other hosts after the code was used up.
+    /// This server cannot know where a client sends its user next, so such a page has no `form-action` (ADR
+    /// 17).
     MayLeave,
 }
 
-/// Renders a page with every header that keeps it from being framed, cached, or made to load anything.
+/// Renders a page, with headers that prevent framing, caching and loading of other content.
 pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) -> HttpResponse {
     let Ok(body) = template.render() else {
         return HttpResponse::InternalServerError().finish();
@@ -236,17 +239,17 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) ->
         .body(body)
 }
 
-/// A self-asserted name as it may be shown: one line of bounded length without what cannot be seen or changes the
-/// direction of writing, which could make one name look like another.
+/// Makes a self-asserted name safe to show: one line of at most 64 characters, without invisible characters
+/// and without those that change the direction of writing. Both could make one name look like another.
 pub fn displayable(name: &str) -> String {
     let visible = |c: &char| !c.is_control() && !INVISIBLE.iter().any(|range| range.contains(c));
     let one_line: String = name.chars().filter(visible).take(64).collect();
     one_line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Characters that take no room or show nothing: those with the property `Default_Ignorable_Code_Point` (Unicode 17,
-/// DerivedCoreProperties.txt), line and paragraph separators, the marks of interlinear annotation, and two that are only
-/// blank although they count as symbols.
+/// Characters that take no space or show nothing: those with the property `Default_Ignorable_Code_Point`
+/// (Unicode 17, DerivedCoreProperties.txt), line and paragraph separators, interlinear annotation marks, and
+/// two that are blank although they count as symbols.
 const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
@@ -257,7 +260,7 @@ const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{200b}'..='\u{200f}',
     '\u{2028}'..='\u{202e}',
     '\u{2060}'..='\u{206f}',
-    // The blank pattern of Braille, and a note head that is not drawn.
+    // These two are the blank Braille pattern and the null note head of musical notation.
     '\u{2800}'..='\u{2800}',
     '\u{1d159}'..='\u{1d159}',
     '\u{3164}'..='\u{3164}',
@@ -278,7 +281,8 @@ mod tests {
     fn a020_names_lose_what_makes_them_look_like_others() {
         assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
-        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and those that are only blank.
+        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and the characters that
+        // are only blank.
         let ranges = [
             0xad..=0xad,
             0x34f..=0x34f,
@@ -306,7 +310,7 @@ mod tests {
             assert_eq!(displayable(&format!("Clau{c}de")), "Claude", "U+{:04X}", u32::from(c));
             assert_eq!(displayable(&c.to_string()), "", "U+{:04X}", u32::from(c));
         }
-        // What is written in other scripts stays.
+        // Names in other scripts stay unchanged.
         for name in ["Müller & Söhne", "クロード", "클로드", "Клод", "e\u{301}"] {
             assert_eq!(displayable(name), name);
         }

@@ -1,5 +1,5 @@
-//! Keeps the signing keys of all replicas the same and in good time: what is due is done by whichever replica sees it
-//! first, and the others take it over from the store.
+//! Keeps the signing keys of all replicas the same and rotates them on time. The first replica that notices
+//! that a change is due makes it, and the others read it from the store.
 
 use std::time::Duration;
 
@@ -8,27 +8,28 @@ use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
 use crate::store::{Store, StoreError};
 
-/// How often a replica looks at the stored keys. A key that is revoked verifies nothing after that anywhere, and a new
-/// one is known everywhere: so it must be published for longer than this before it signs.
+/// How often a replica reads the stored keys. After this time, no replica accepts a revoked key, and all know
+/// a new one. A new key must therefore be published for longer than this before it signs.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Of replicas that write at once one succeeds, and what the others wanted is done then.
+/// How often a change is tried. If replicas write at the same time, only one succeeds, and its change is
+/// usually what the others wanted.
 const TRIES: usize = 16;
 
-/// The keys cannot be brought up to date. Those known so far stay in use.
+/// The signing keys cannot be updated. The present ones stay in use.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Cryptography failed.
+    /// The cryptography library failed.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
-    /// Others kept changing them.
+    /// Other replicas changed the keys during every attempt.
     #[error("the signing keys were changed by others again and again")]
     Busy,
 }
 
-/// The keys as they should be now, made or changed in the store where that is due.
+/// Returns the signing keys as they should be now. If a change is due, it is made in the store first.
 pub async fn up_to_date(
     store: &dyn Store,
     terms: &RotationTerms,
@@ -55,8 +56,8 @@ pub async fn up_to_date(
     Err(RotationError::Busy)
 }
 
-/// The keys as they are stored; the first one is made. Nothing that is there is changed: not when the clock is in doubt, and
-/// not by who only asks.
+/// Returns the signing keys as they are stored, and only creates the first one if there is none. It is used
+/// when the clock is in doubt, and by commands that only read.
 pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
     match store.signing_keys().await? {
         Some(set) => Ok(set),
@@ -64,7 +65,7 @@ pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> R
     }
 }
 
-/// Changes the stored set, on an operator's word.
+/// Applies a change that an operator requested to the stored keys.
 pub async fn change(
     store: &dyn Store,
     terms: &RotationTerms,

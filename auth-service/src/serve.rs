@@ -1,4 +1,4 @@
-//! Running the service.
+//! Runs the service until it is told to stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +22,17 @@ use auth_service::store::embedded::{self, EmbeddedStore};
 use auth_service::store::redis::RedisStore;
 use auth_service::store::{Store, StoreError};
 
-/// How often expired rows are swept.
+/// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// How long edges have to notice that we are about to stop.
+/// How long edge proxies have to notice that this service is about to stop.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How often Redis is asked at the start before it counts as gone, and the pause between.
+/// How often a connection to Redis is tried at the start, and the pause between attempts.
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
 
-/// Opens the store that the settings name, with its key.
+/// Opens the configured store, and returns it with its key.
 pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
     if let (Some(address), Some(key)) = (&storage.redis, &storage.key) {
         let store = RedisStore::connect(address, key).await.with_context(|| format!("store: {address}"))?;
@@ -45,7 +45,8 @@ pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Sto
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }
 
-/// The store, with some patience: in a stack whose parts start together, Redis may still be reading its log.
+/// Opens the store, and tries again if it is unavailable. If all services start at the same time, Redis might
+/// still be loading its data.
 async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
     for _ in 1..START_ATTEMPTS {
         match open_store(storage).await {
@@ -59,8 +60,8 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage).await
 }
 
-/// Lets this process have as many files open as it is allowed to: the usual limit, 1024, is meant for programs that wait with
-/// select(2), and each connection of the edge listener takes two.
+/// Raises the limit of open files to the hard limit. The usual soft limit of 1024 is meant for programs that
+/// use select(2), and each connection of the edge listener needs two files.
 fn raise_open_files() {
     let hard = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
@@ -85,7 +86,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let state = Data::new(state);
     raise_open_files();
     let servers = app::listen(listeners, &state, metrics)?;
-    // With the embedded store only we can reach it, so operators have to come through us.
+    // The embedded store can only be opened by this process, so operator commands have to be sent to it.
     let operators = match &state.config.storage.redis {
         Some(_) => None,
         None => {
@@ -107,7 +108,8 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let stop = async move {
         told.until_stop(&kept).await;
         tracing::info!("stopping: no new connections, requests in flight are finished");
-        // The edge listener goes last of the two, so that requests on their way keep being answered for.
+        // The edge listener stops after the public one, so that checks for requests in progress are still
+        // answered.
         public.stop(true).await;
         if let Some(edge_grpc) = servers.edge_grpc {
             edge_grpc.stop(Duration::from_secs(app::SHUTDOWN_TIMEOUT)).await;
@@ -130,7 +132,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the system may tell us.
+/// The signals that the process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -153,8 +155,8 @@ impl Signals {
         })
     }
 
-    /// Waits until it is time to stop. After SIGTERM, as orchestrators send it, edges are given a moment to turn to another
-    /// replica; who presses Ctrl-C does not want to wait.
+    /// Waits until the service should stop. After SIGTERM, as orchestrators send it, proxies get a moment to
+    /// switch to another replica. After Ctrl-C, the service begins to stop at once.
     async fn until_stop(&mut self, state: &Data<AppState>) {
         let [first, second] = &mut self.user;
         loop {

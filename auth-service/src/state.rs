@@ -1,4 +1,4 @@
-//! What every handler works with, put together once.
+//! The shared state of all handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,51 +32,53 @@ use crate::rotation::{self, RotationError};
 use crate::store::{Store, StoreError};
 use crate::upkeep::{Findings, Upkeep};
 
-/// Requests of one address at a time. A hosted client serves many users from few addresses; requests take milliseconds.
+/// Maximum number of concurrent requests of one address. A hosted client serves many users from few
+/// addresses, but a request only takes milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
-/// Requests whose body is waited for, of one address and of all. Hosted clients send a body together with its head, so one that is
-/// waited for is rare, and all of these are a quarter of the connections.
+/// Maximum number of requests whose body has not arrived, for one address and in total. Hosted clients send
+/// head and body together, so they rarely need such a place. The total is a quarter of the connections.
 const BODIES_AWAITED: (usize, usize) = (32, 256);
-/// Connections whose request head is waited for, of one address and of all: half of the connections. A proxy sends whole heads.
+/// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
+/// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
 
-/// Settings, store, keys, and the sources of time and randomness.
+/// The settings, the store, the keys, and the sources of time and randomness.
 pub struct AppState {
-    /// Settings.
+    /// The settings of the service.
     pub config: Config,
-    /// Who is a client.
+    /// Looks up clients and their metadata documents.
     pub clients: Clients,
-    /// What is remembered.
+    /// The persistent state.
     pub store: Arc<dyn Store>,
-    /// Takes proofs of possession.
+    /// Verifies DPoP proofs.
     pub dpop: Dpop,
-    /// What signs.
+    /// The keys that sign and verify tokens.
     pub keys: KeyRing,
-    /// Hashes passwords.
+    /// Hashes and verifies passwords.
     pub passwords: Passwords,
-    /// Binds forms to browsers.
+    /// Binds forms to the browsers that requested them.
     pub tickets: Tickets,
-    /// Limits how fast clients register.
+    /// Limits how fast clients can register.
     pub registration_rate: RegistrationRate,
-    /// Limits how fast devices start, and user codes may be guessed.
+    /// Limits how fast devices can start a flow, and how fast user codes can be guessed.
     pub device_rate: DeviceRate,
-    /// Limits how fast requests may be pushed.
+    /// Limits how fast authorization requests can be pushed.
     pub push_rate: PushRate,
-    /// Limits how fast clients may authenticate with assertions, each of which is remembered.
+    /// Limits how fast clients can authenticate with assertions, because each of them is stored.
     pub assertion_rate: PushRate,
-    /// Limits how many requests of one address are under way at the public listener.
+    /// Limits the number of concurrent requests of one address at the public listener.
     pub requests: InFlight,
-    /// Limits how many bodies are waited for at the public listener.
+    /// Limits the number of incomplete bodies at the public listener.
     pub bodies: Waiting,
-    /// Limits how many request heads are waited for at the public listener, of peers that are no trusted proxy.
+    /// Limits the number of incomplete request heads at the public listener, except for trusted proxies.
     pub heads: Waiting,
-    /// Limits how fast passwords may be guessed.
+    /// Limits how fast passwords can be guessed.
     pub login_rate: LoginRate,
-    /// Who tokens are.
+    /// Caches the facts about callers.
     pub facts: FactsCache,
-    /// Counts the checks that were allowed. Looked up once: it happens on every request.
+    /// Counts allowed checks. It is looked up once, because every request needs it.
     pub allowed_checks: Counter,
-    /// The rules that are in force.
+    /// The policy that is in force.
     pub policy: Arc<CurrentPolicy>,
     stopping: AtomicBool,
     upkeep: Upkeep,
@@ -84,31 +86,31 @@ pub struct AppState {
     random: Arc<dyn Random>,
 }
 
-/// Why the service cannot start.
+/// The reason why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The policy file cannot be used.
     #[error("POLICY_FILE: {0}")]
     Policy(#[from] LoadError),
-    /// The store does not answer.
+    /// The store is unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There are no signing keys.
+    /// The signing keys cannot be read or created.
     #[error(transparent)]
     Keys(#[from] RotationError),
-    /// Cryptography failed.
+    /// The cryptography library failed.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
-    /// No HTTPS client.
+    /// The HTTPS client could not be created.
     #[error(transparent)]
     Fetcher(#[from] NoFetcher),
-    /// Hashing failed.
+    /// Password hashing could not be set up.
     #[error(transparent)]
     Hashing(#[from] HashingError),
 }
 
 impl AppState {
-    /// Puts the parts together; makes the signing key on the very first start.
+    /// Creates the state. On the first start, this also creates the signing key.
     pub async fn new(
         config: Config,
         store: Arc<dyn Store>,
@@ -149,13 +151,13 @@ impl AppState {
         })
     }
 
-    /// The present second.
+    /// The current time.
     pub fn now(&self) -> UnixTime {
         self.clock.now()
     }
 
-    /// Brings the signing keys up to date with the store, and the store with the time. When that fails, those known so
-    /// far stay in use.
+    /// Reads the signing keys from the store, and changes them there if that is due. If this fails, the
+    /// present keys stay in use.
     pub async fn follow_keys(&self) {
         match self.follow_keys_of_store().await {
             Ok(false) => {}
@@ -173,33 +175,33 @@ impl AppState {
         Ok(self.keys.install(keys)?)
     }
 
-    /// Whether the store had lost everything when it was looked at last.
+    /// Whether the store had lost its data at the last check.
     pub fn has_lost_store(&self) -> bool {
         self.upkeep.has_lost_store()
     }
 
-    /// From now on nobody new should come, and every answer at the edge is the last one of its connection.
+    /// Makes readiness fail, and closes every connection of the edge listener after its next response.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether we are about to stop.
+    /// Whether the service is about to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Looks at what everything rests on: the store and the clock.
+    /// Checks the store and the clock.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// If the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
         self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await
     }
 
-    /// Removes what has expired, unless the clock is in doubt or the store is not what it was.
+    /// Deletes expired rows, unless the clock is in doubt or the store has lost its data.
     ///
     /// # Errors
-    /// When the store fails.
+    /// If the store fails.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
         let findings = self.findings().await?;
         if findings.is_lost || !findings.clock.is_steady() {
@@ -208,19 +210,19 @@ impl AppState {
         self.store.sweep(self.now()).await
     }
 
-    /// Every scope that there is.
+    /// All scopes that can be granted.
     pub fn catalogue(&self) -> Scope {
         self.policy.now().catalogue().clone()
     }
 
-    /// Who `token` is at that moment.
+    /// The facts about the caller who presents `token` at the time `now`.
     pub async fn facts_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
         let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
         self.facts.of_token(token, sources).await
     }
 
-    /// A use of `client` for an account, now.
+    /// A use of `client` for an account at the current time.
     pub fn client_use(&self, client: Client, user: &Subject) -> ClientUse {
         let at = self.now();
         let (keep_until, sole_ceiling) =
@@ -233,18 +235,18 @@ impl AppState {
         self.random.as_ref()
     }
 
-    /// 32 unpredictable bytes.
+    /// Returns 32 unpredictable bytes.
     pub fn random_bytes(&self) -> Result<[u8; 32], RandomUnavailable> {
         self.random.bytes()
     }
 
-    /// A new opaque token.
+    /// Creates a new opaque token.
     pub fn new_token(&self, kind: TokenKind) -> Result<OpaqueToken, RandomUnavailable> {
         Ok(OpaqueToken::new(kind, self.random.bytes()?))
     }
 }
 
-/// The signing keys of this moment: as they are due, or, when the clock is in doubt, as they are.
+/// The signing keys. They are changed in the store if that is due and the clock is reliable.
 async fn current_keys(
     store: &dyn Store,
     config: &Config,

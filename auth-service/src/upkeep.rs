@@ -1,5 +1,5 @@
-//! What a replica looks at again and again, because everything else rests on it: whether the store is the one it was, whether
-//! the clock can be believed, and what threatens the store.
+//! Regular checks of what all other functions depend on: whether the store still has its data, whether the
+//! clock is reliable, and whether settings of the store put its data at risk.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,26 +9,26 @@ use crate::domain::clock_watch::{ClockWatch, Standing};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{Store, StoreError};
 
-/// How old the time may get that the store remembers.
+/// How old the time of the last use in the store can become before it is updated.
 const MARK_EVERY: Duration = Duration::from_secs(300);
-/// How often the store is asked for what threatens it.
+/// How often the store is asked for risks to its data.
 const DANGERS_EVERY: Duration = Duration::from_secs(60);
 
-/// What was found.
+/// The results of the checks.
 #[derive(Debug, Clone)]
 pub struct Findings {
-    /// What to think of the clock.
+    /// The state of the clock.
     pub clock: Standing,
-    /// The store has lost what it kept, while we ran.
+    /// Whether the store has lost its data while this service was running.
     pub is_lost: bool,
-    /// What threatens the store, each with what to do.
+    /// Risks to the data of the store, each with a way to fix it.
     pub dangers: Vec<String>,
 }
 
-/// See the module's text.
+/// The results of earlier checks, to which later ones are compared.
 pub struct Upkeep(Mutex<Known>);
 
-/// What was seen so far.
+/// The state that the checks keep.
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
@@ -39,15 +39,16 @@ struct Known {
     was_steady: bool,
 }
 
-/// Said where readiness and the log tell that the store is empty.
+/// The message of the readiness endpoint and of the log when the store has lost its data.
 pub const LOST: &str = "the store has lost everything since this service started: accounts, clients, tokens, keys. Stop the \
                         service and restore a backup (scripts/restore DUMP); to begin anew instead, restart it";
 
 impl Upkeep {
-    /// Makes the store known, and gives it an identity on its very first start. A store that cannot be written gets it later.
+    /// Reads the identity of the store, or creates it on the first start. If the store cannot be written, a
+    /// later start creates it.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// If the store cannot be read.
     pub async fn start(
         store: &dyn Store,
         clock: &dyn Clock,
@@ -73,10 +74,10 @@ impl Upkeep {
         })))
     }
 
-    /// Looks at all of it, and notes the time in the store now and then. What has changed is logged.
+    /// Runs all checks, and records the time in the store if that is due. Changes of the results are logged.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// If the store cannot be read.
     pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
         let identity = store.identity().await?;
         let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
@@ -97,7 +98,7 @@ impl Upkeep {
         Ok(Findings { clock: standing, is_lost, dangers: self.known().dangers.clone() })
     }
 
-    /// Whether the store had lost everything when it was looked at last.
+    /// Whether the store had lost its data at the last check.
     pub fn has_lost_store(&self) -> bool {
         self.known().was_lost
     }
@@ -108,7 +109,8 @@ impl Upkeep {
 }
 
 impl Known {
-    /// Whether the store has lost its identity, and with it all else. Another store than before is taken for what it is.
+    /// Returns whether the store has lost its identity and thus its data. If it has another identity, it is
+    /// used as a new store.
     fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {
         let is_lost = found.is_none() && self.identity.is_some();
         let is_other = self.identity.is_some() && found.is_some() && self.identity != found;
