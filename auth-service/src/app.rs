@@ -111,8 +111,8 @@ pub fn listen(
     })
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
-    // The server limits the time only for the first request head of a connection. With keep-alive, half of a
-    // second head could hold the connection for ever.
+    // The server limits the time only for the first request head of a connection. With keep-alive, an
+    // incomplete second head could hold the connection forever.
     .keep_alive(KeepAlive::Disabled)
     // With this option, a disconnect is noticed at once and not only when the response is written.
     .h1_allow_half_closed(false)

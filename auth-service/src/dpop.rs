@@ -53,7 +53,7 @@ impl ProofRefused {
     }
 }
 
-/// Verifies DPoP proofs.
+/// Verifies DPoP proofs for the token endpoint and the check.
 #[derive(Debug)]
 pub struct Dpop {
     mode: DpopMode,

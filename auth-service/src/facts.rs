@@ -1,5 +1,5 @@
-//! The verified facts about the caller who presents an access token. Policy decides anew on every request
-//! what they allow.
+//! The verified facts about the caller who presents an access token. For every request, policy decides what
+//! they allow.
 
 mod assertions;
 mod cache;

@@ -1,5 +1,5 @@
-//! Reads files that an operator names. Such a file could be of any kind, and reading it must not block for
-//! ever.
+//! Reads files that an operator names. Such a file could be of any kind, and reading it must not block
+//! forever.
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Read, Result};
@@ -13,7 +13,7 @@ pub const LONGEST_SETTING: usize = 1024 * 1024;
 ///
 /// # Errors
 /// If the system reports an error, if the file is a pipe, a device or a directory, or if it is too long. A
-/// pipe is opened without blocking, because opening one that nobody writes to would block for ever
+/// pipe is opened without blocking, because opening one that nobody writes to would block forever
 /// (`fifo(7)`).
 pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();

@@ -46,7 +46,7 @@ pub enum Command {
         #[serde(with = "password_text")]
         password: Option<SecretString>,
     },
-    /// Lists all accounts.
+    /// Lists all accounts, sorted by user name.
     ListUsers,
     /// Sets a new one-time password, and ends the login sessions of the user.
     ResetUser {
@@ -120,7 +120,7 @@ pub enum Command {
     RotateKeys,
     /// Removes a signing key at once.
     RevokeKey {
-        /// The key's `kid`.
+        /// The `kid` of the key.
         kid: String,
     },
     /// Writes the content of the store to a new file.
@@ -169,7 +169,7 @@ pub enum Reply {
     Exported(Counts),
     /// The number of rows that were encrypted again.
     Resealed(Resealed),
-    /// The command was refused, with the reason.
+    /// The command was refused for this reason.
     Refused(String),
 }
 
@@ -191,7 +191,7 @@ pub struct UserRow {
 /// A client as it is shown to operators, without hashes of secrets.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ClientRow {
-    /// The client identifier.
+    /// The client identifier (`client_id`).
     pub id: ClientId,
     /// The source of the client's metadata.
     pub origin: ClientOrigin,
@@ -212,7 +212,7 @@ pub struct ClientRow {
 /// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The store failed.
+    /// The store failed or is unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The operating system provided no random bytes.
@@ -236,7 +236,7 @@ pub struct Tools<'a> {
     pub rotation: RotationTerms,
     /// The source of random bytes for passwords and secrets.
     pub random: &'a dyn Random,
-    /// The current time.
+    /// The time at which the command runs.
     pub now: UnixTime,
     /// Called with the number of records that a long command has processed so far.
     pub progress: &'a (dyn Fn(u64) + Send + Sync),

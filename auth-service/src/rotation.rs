@@ -18,7 +18,7 @@ const TRIES: usize = 16;
 /// The signing keys cannot be updated. The present ones stay in use.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
-    /// The store failed.
+    /// The store failed or is unavailable.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The cryptography library failed.

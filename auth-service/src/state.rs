@@ -48,9 +48,9 @@ pub struct AppState {
     pub config: Config,
     /// Looks up clients and their metadata documents.
     pub clients: Clients,
-    /// The persistent state.
+    /// The store for all persistent state.
     pub store: Arc<dyn Store>,
-    /// Verifies DPoP proofs.
+    /// Verifies the DPoP proofs of clients.
     pub dpop: Dpop,
     /// The keys that sign and verify tokens.
     pub keys: KeyRing,
@@ -151,7 +151,7 @@ impl AppState {
         })
     }
 
-    /// The current time.
+    /// The current time, from the clock that was passed to [`Self::new`].
     pub fn now(&self) -> UnixTime {
         self.clock.now()
     }

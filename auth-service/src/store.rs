@@ -59,7 +59,7 @@ pub enum Registration {
 /// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
-    /// The current time.
+    /// The time of the registration.
     pub now: UnixTime,
     /// The time at which the client is deleted if nobody uses it.
     pub unused_until: UnixTime,
@@ -255,7 +255,7 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Deletes a grant, so that all tokens issued from it become invalid.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
     /// The grant with this identifier and the account of its user, which are what a check needs. The grant
-    /// has to belong to this client and subject, and the client has to hold it still ([`Grant::is_held_by`]).
+    /// has to belong to this client and subject, and the client still has to hold it ([`Grant::is_held_by`]).
     /// A grant on behalf of another one is only valid as long as the other one is.
     async fn held_grant(
         &self,

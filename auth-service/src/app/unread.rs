@@ -1,7 +1,7 @@
 //! Closes a connection whose request was answered before its body arrived.
 //!
 //! If the body has a length, the HTTP server does this itself. But it reads a chunked body to its end after
-//! the response, without a time limit, so a client could hold such a connection for ever. The server closes
+//! the response, without a time limit, so a client could hold such a connection forever. The server closes
 //! the connection instead if the payload is still owned when the response has been sent. Therefore the
 //! response keeps the unread payload.
 

@@ -1,4 +1,4 @@
-//! `auth-service doctor`.
+//! `auth-service doctor`: prints the findings about a running service.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -38,7 +38,7 @@ pub struct ClientTerms {
     /// loopback http (`REGISTRATION_REDIRECT_SCHEMES`, default `cursor,vscode,vscode-insiders,windsurf`).
     /// `none` allows no such scheme.
     pub redirect_schemes: Vec<String>,
-    /// How long a client is kept that no user has ever allowed (`CLIENT_UNUSED_TTL`, default 1 d).
+    /// How long a client is kept if no user has ever allowed it (`CLIENT_UNUSED_TTL`, default 1 d).
     pub unused: Duration,
     /// How long an unused client is kept after its last use (`CLIENT_IDLE_TTL`, default 180 d). It has to
     /// exceed `REFRESH_TOKEN_TTL`.

@@ -54,7 +54,7 @@ pub struct Username(String);
 pub struct InvalidUsername;
 
 impl Username {
-    /// The normalised name.
+    /// The normalised name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -152,7 +152,7 @@ pub enum AccountKind {
     Machine,
 }
 
-/// A local account.
+/// A local account of a user, or of a client that acts for itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Account {
     /// The identifier, which never changes.

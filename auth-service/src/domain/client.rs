@@ -70,7 +70,7 @@ pub enum ClientAuthMethod {
     PrivateKeyJwt,
 }
 
-/// A grant type that a client may use (`grant_types`, RFC 7591 §2).
+/// A grant type that a client can use (`grant_types`, RFC 7591 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
@@ -184,13 +184,13 @@ pub struct OperatorTerms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientUsers {
-    /// Exactly one account.
+    /// Exactly one account has used it.
     One(Subject),
-    /// More than one account.
+    /// More than one account has used it.
     Several,
 }
 
-/// An OAuth client.
+/// An OAuth client as the store keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Client {
     /// The client identifier, unique among all clients.
@@ -329,7 +329,7 @@ impl ClientUse {
 /// Descriptions that the client gives of itself (RFC 7591 §2). They are not verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientDisplay {
-    /// The human-readable name.
+    /// The human-readable name of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_name: Option<String>,
     /// URL of the home page.
@@ -396,9 +396,9 @@ impl Client {
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
-    /// Whether this client stored an item that carries `registration` and a metadata digest. A client with a
-    /// metadata document has no lasting registration until a user allows it, or allows it again after it
-    /// dropped its credentials. Until then, the digest identifies it.
+    /// Whether this client created an item that was stored with `registration` and this metadata digest. A
+    /// client with a metadata document has no lasting registration until a user allows it, or allows it again
+    /// after it dropped its credentials. Until then, the digest identifies it.
     pub fn has_left(&self, registration: &RegistrationId, metadata: Option<&TokenHash>) -> bool {
         self.registration == *registration
             || (self.origin == ClientOrigin::MetadataDocument

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::clock::UnixTime;
 
-/// How far the clock may differ from the expected time, since small corrections are normal.
+/// How far the clock can differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
 /// How long an unexpected time has to last before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);

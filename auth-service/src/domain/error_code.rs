@@ -13,7 +13,7 @@ macro_rules! error_codes {
         }
 
         impl ErrorCode {
-            /// All error codes.
+            /// All error codes that can be sent.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The value of the `error` parameter.

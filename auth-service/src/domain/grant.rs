@@ -192,7 +192,7 @@ pub enum RefreshUse {
     /// The token is the previous one, repeated within the grace period while its successor is unused. The
     /// client gets the same successor again.
     Repeated {
-        /// See [`ReplacedToken::sealed_successor`].
+        /// The encrypted successor ([`ReplacedToken::sealed_successor`]).
         sealed_successor: Vec<u8>,
     },
     /// The token was already used, so somebody else has it. The grant must be revoked (OAuth 2.1 §4.3.1).

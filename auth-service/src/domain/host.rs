@@ -14,7 +14,7 @@ pub struct HostName(String);
 pub struct InvalidHost;
 
 impl HostName {
-    /// The normalised name.
+    /// The normalised name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -28,7 +28,8 @@ pub enum InvalidRedirectUri {
     /// The URI has a user name or password, as in `https://good@evil`.
     #[error("a redirect URI must not have a user name or password")]
     UserInfo,
-    /// The scheme is not https, http on loopback, or one that belongs to a desktop application.
+    /// The scheme is neither https, nor http on loopback, nor the private-use scheme of a desktop
+    /// application.
     #[error(
         "a redirect URI must use https, http on localhost, 127.0.0.1 or [::1], or a desktop application's own scheme followed by ://"
     )]

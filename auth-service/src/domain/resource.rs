@@ -14,7 +14,7 @@ use super::resource_query::ResourceQuery;
 pub enum Scheme {
     /// Plain HTTP, which is only allowed on loopback.
     Http,
-    /// HTTP over TLS.
+    /// HTTP over TLS, which can be used with any host.
     Https,
 }
 

@@ -79,7 +79,7 @@ pub struct Sources<'a> {
     pub issuer: &'a Issuer,
     /// The store with grants, clients and accounts.
     pub store: &'a dyn Store,
-    /// The current time.
+    /// The time of the check.
     pub now: UnixTime,
 }
 

@@ -25,7 +25,7 @@ pub enum Era {
     Legacy,
 }
 
-/// A hypothetical request.
+/// A hypothetical request to decide on.
 #[derive(Debug, Clone)]
 pub struct Question {
     /// The login name of the user.

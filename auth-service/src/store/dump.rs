@@ -26,7 +26,7 @@ pub enum DumpError {
     /// Reading or writing the file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The file does not start as a dump does.
+    /// The file does not start like a dump.
     #[error("it is not a dump of a store: `auth-service store export` makes one")]
     NotADump,
     /// The file was written by a newer release, in this format version.
@@ -71,7 +71,7 @@ pub struct DumpWriter<W: Write> {
     counts: Counts,
 }
 
-/// Computes the text to which each frame is bound by its encryption.
+/// Encrypts frames, and binds each to its dump and its position.
 struct Frames {
     sealer: Sealer,
     header: [u8; 32],

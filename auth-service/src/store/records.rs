@@ -1,6 +1,6 @@
 //! The content of a store in a form that does not depend on the kind of store, for exports and imports. Rows
 //! that only lead to other rows (from a user name to its account, from a code to its grant, or an index) are
-//! no records. Each store creates its own.
+//! not records. Each store creates its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,7 +109,7 @@ impl Record {
         Ok(Self { kind, name: name.into(), until, value })
     }
 
-    /// Parses the value.
+    /// Parses the value as a domain type.
     pub(super) fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
         serde_json::from_str(self.value.get()).map_err(|_| StoreError::Unreadable)
     }

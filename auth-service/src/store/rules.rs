@@ -103,7 +103,7 @@ pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
 
 /// The effect of a use on the stored client.
 pub(super) enum UseOfClient {
-    /// The client was deleted, disabled or registered anew since the caller read it.
+    /// The client was deleted, disabled or registered again since the caller read it.
     Refused,
     /// The use changes nothing that is stored.
     Noted(Client),

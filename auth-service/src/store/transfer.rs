@@ -79,7 +79,7 @@ pub enum TargetError {
 
 /// The source of a copy.
 pub enum Source {
-    /// A running store.
+    /// A store that is open in this process.
     Store(Arc<dyn Store>),
     /// A dump, and the key with which it is encrypted.
     Dump(PathBuf, StoreKey),

@@ -104,7 +104,7 @@ fn add(
     let oldest = rows.first_few::<ClientId>(Table::UnusedClients, too_many)?;
     let makes_room = |(key, _): &(String, ClientId)| *key < unused_key_from(terms.now.0 + 1);
     if (oldest.len() as u64) < too_many || !oldest.iter().all(makes_room) {
-        // If there is no room in any case, no other client is deleted.
+        // If there is still not enough room, no client is deleted at all.
         return Ok(Registration::Full);
     }
     for (key, oldest) in oldest {
@@ -203,7 +203,7 @@ pub(super) fn change(
     Ok(changed)
 }
 
-/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered anew
+/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
 /// since the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     match judge_use(live(rows, &used.client.id, used.at)?, used) {

@@ -162,7 +162,8 @@ impl Disk {
     /// would require opening it again.
     fn try_disk(&self) -> std::io::Result<()> {
         let beside = self.path.with_extension("trial");
-        // The file is created anew. An existing one could be a pipe, for example, and opening it would block.
+        // The file is always newly created. An existing one could be a pipe, for example, and opening it
+        // would block.
         let _ = fs::remove_file(&beside);
         let tried = File::create_new(&beside).and_then(|mut file| {
             file.write_all(&vec![0; TRIAL])?;

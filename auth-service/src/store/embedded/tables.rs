@@ -7,48 +7,50 @@ use crate::store::records::Kind;
 
 pub(super) type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 
-/// A table, with its key → value.
+/// A table of the embedded store.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Table {
-    /// Client id → client.
+    /// Maps client ids to clients.
     Clients,
-    /// Time from which it can be deleted, and client id → client id, for clients that were never used.
+    /// Lists unused clients by the time from which they can be deleted. The key is that time and the client
+    /// id, and the value is the client id.
     UnusedClients,
-    /// Subject → the clients that only this account has used.
+    /// Maps subjects to the clients that only this account has used.
     SoleClients,
-    /// Fingerprint of a public client → client id, if that is not the one derived from the fingerprint.
+    /// Maps the fingerprint of a public client to its id, if that is not derived from the fingerprint.
     Fingerprints,
-    /// SHA-256 of a name that can be used once → `true`.
+    /// Contains the SHA-256 of names that can be used only once.
     Once,
-    /// Subject → account.
+    /// Maps subjects to accounts.
     Accounts,
-    /// SHA-256 of a user name → subject.
+    /// Maps the SHA-256 of a user name to the subject.
     Usernames,
-    /// Cookie hash → login session.
+    /// Maps the hash of a cookie to the login session.
     Sessions,
-    /// SHA-256 of a consent approval → code hash. Each approval can create one code.
+    /// Maps the SHA-256 of a consent approval to the hash of its code. Each approval can create only one
+    /// code.
     Approvals,
-    /// Code hash → code.
+    /// Maps the hash of an authorization code to the code.
     Codes,
-    /// Grant id → grant.
+    /// Maps grant ids to grants.
     Grants,
-    /// Hash of a refresh token of the first release → grant id. Newer tokens name their grant.
+    /// Maps the hash of a refresh token of the first release to its grant id. Newer tokens name their grant.
     RefreshTokens,
-    /// Device code hash → device authorization.
+    /// Maps the hash of a device code to the device authorization.
     Devices,
-    /// SHA-256 of a user code → device code hash.
+    /// Maps the SHA-256 of a user code to the hash of the device code.
     UserCodes,
-    /// Handle hash → pushed authorization request.
+    /// Maps the hash of a handle to the pushed authorization request.
     PushedRequests,
-    /// SHA-256 of subject and client id → consent.
+    /// Maps the SHA-256 of subject and client id to the consent.
     Consents,
-    /// SHA-256 of another issuer and the user's `sub` there → linked subject.
+    /// Maps the SHA-256 of another issuer and its user's `sub` to the linked subject.
     Links,
-    /// SHA-256 of another issuer and a linked subject → the user's `sub` there.
+    /// Maps the SHA-256 of another issuer and a linked subject to the user's `sub` at that issuer.
     LinksBack,
-    /// `signing` → the set of signing keys.
+    /// Contains the set of signing keys under the key `signing`.
     Keys,
-    /// The store's own data, such as its schema version and identity.
+    /// Contains the store's own data, such as its schema version and identity.
     Meta,
 }
 

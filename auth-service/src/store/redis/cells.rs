@@ -23,8 +23,9 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Keys: the row. Arguments: the row as it was read (empty if absent), the new row (empty to remove it), and
-/// its life in milliseconds (0 for no expiry).
+/// Replaces or removes a row if it is still the one that was read. The key is that of the row. The arguments
+/// are the row as it was read (empty if absent), the new row (empty to remove it), and its life in
+/// milliseconds (0 for no expiry).
 static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -46,8 +47,8 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Swaps the first row and writes the second in the same step. Arguments: the first row as it was read, the
-/// new first row and its life, the second row and its life. Lives are in milliseconds.
+/// Swaps the first row and writes the second in the same step. The arguments are the first row as it was
+/// read, the new first row and its life, and the second row and its life. Lives are in milliseconds.
 static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end

@@ -1,6 +1,7 @@
-//! Clients. The row of a client is authoritative, and the index, which is in another slot, follows it. Both
-//! cannot change in one step. Therefore every change of a client is followed by an update of its index entry
-//! from the current row, and eviction checks that a client is still unused before it removes it.
+//! Clients and their index. The row of a client is authoritative, and the index, which is in a different
+//! slot, follows it. Both cannot change in one step. Therefore every change of a client is followed by an
+//! update of its index entry from the current row, and eviction checks that a client is still unused before
+//! it removes it.
 
 use std::sync::LazyLock;
 
@@ -23,10 +24,10 @@ const EVICTED_AT_ONCE: usize = 64;
 /// Number of expired clients that are swept at a time.
 const SWEPT_AT_ONCE: i64 = 256;
 
-/// Keys: all, unused, ends. Arguments: id, time from which it can be evicted, its expiry, ceiling, maximum
-/// number to evict, ceiling of unused clients, current time. Adds the id and removes as many of the oldest
-/// unused ids as exceed a ceiling. Returns the removed ids. If not enough of them can be evicted, it changes
-/// nothing and returns an integer.
+/// Adds an id to the index and removes as many of the oldest unused ids as exceed a ceiling. Returns the
+/// removed ids. If not enough of them can be evicted, it changes nothing and returns an integer. The keys are
+/// the sets `all`, `unused` and `ends`. The arguments are the id, the time from which it can be evicted, its
+/// expiry, the ceiling, the maximum number to evict, the ceiling of unused clients and the current time.
 static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local new = redis.call('ZSCORE', KEYS[1], ARGV[1]) == false
@@ -52,8 +53,8 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Keys: all, unused, ends. Arguments: id, its expiry, time from which it can be evicted (empty if it has
-/// been used).
+/// Writes the index entry of a client. The keys are the sets `all`, `unused` and `ends`. The arguments are
+/// the id, its expiry, and the time from which it can be evicted (empty if it has been used).
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZADD', KEYS[1], 0, ARGV[1])
@@ -64,7 +65,8 @@ static ENTER: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Keys: all, unused, ends. Argument: the id that is removed from them.
+/// Removes the index entry of a client. The keys are the sets `all`, `unused` and `ends`. The argument is the
+/// id.
 static LEAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("for _, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[1]) end return 1")
 });
@@ -408,7 +410,7 @@ pub(super) async fn update(
     Ok(done)
 }
 
-/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered anew
+/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
 /// since the caller read it.
 pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let found = of_use(cells, used).await?;

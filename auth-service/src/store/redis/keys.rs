@@ -158,7 +158,7 @@ impl Keys {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
     }
 
-    /// The list of clients that only this account has used.
+    /// The key of the list of clients that only this account has used.
     pub(super) fn sole_clients(&self, subject: &Subject) -> String {
         self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
     }
@@ -167,8 +167,8 @@ impl Keys {
         self.key(&format!("c:{}", hashed(id.as_str())), "client")
     }
 
-    /// Leads from the fingerprint of a public client to its identifier, if that is not the one derived from
-    /// the fingerprint.
+    /// The key of the row that leads from the fingerprint of a public client to its identifier. There is one
+    /// if the identifier is not derived from the fingerprint.
     pub(super) fn fingerprint(&self, fingerprint: &TokenHash) -> String {
         self.key(&format!("f:{}", fingerprint.text()), "client")
     }
@@ -182,12 +182,12 @@ impl Keys {
         self.key(&format!("s:{}", hashed(subject.as_str())), "account")
     }
 
-    /// Leads from a user name to its subject.
+    /// The key of the row that leads from a user name to its subject.
     pub(super) fn username(&self, name: &Username) -> String {
         self.key(&format!("n:{}", hashed(name.as_str())), "subject")
     }
 
-    /// The set of all subjects.
+    /// The key of the set of all subjects.
     pub(super) fn account_index(&self) -> String {
         self.key("accounts", "all")
     }
@@ -200,12 +200,13 @@ impl Keys {
         self.key(&format!("a:{}", hashed(approval)), "approval")
     }
 
-    /// Leads from a code to the grant that it creates, and so to the slot of both.
+    /// The key of the row that leads from a code to the grant that it will create, and so to the slot of
+    /// both.
     pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
         self.of_code(&code.text())
     }
 
-    /// A code, in the slot of its grant.
+    /// The key of a code, in the slot of its grant.
     pub(super) fn code(&self, grant: &GrantId, code: &TokenHash) -> String {
         self.code_below(grant, &code.text())
     }
@@ -214,22 +215,23 @@ impl Keys {
         self.key(&format!("g:{}", hashed(id.as_str())), "grant")
     }
 
-    /// Leads from a refresh token of the first release, current or used, to its grant.
+    /// The key of the row that leads from a refresh token of the first release, current or used, to its
+    /// grant.
     pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
         self.key(&format!("r:{}", token.text()), "grant")
     }
 
-    /// Leads from a device code to the grant that it creates.
+    /// The key of the row that leads from a device code to the grant that it will create.
     pub(super) fn grant_of_device(&self, code: &TokenHash) -> String {
         self.of_device(&code.text())
     }
 
-    /// A device authorization, in the slot of its grant.
+    /// The key of a device authorization, in the slot of its grant.
     pub(super) fn device(&self, grant: &GrantId, code: &TokenHash) -> String {
         self.device_below(grant, &code.text())
     }
 
-    /// Leads from a user code to its device code.
+    /// The key of the row that leads from a user code to its device code.
     pub(super) fn device_of_user(&self, code: &UserCode) -> String {
         self.key(&format!("u:{}", hashed(code.as_str())), "device")
     }
@@ -242,12 +244,12 @@ impl Keys {
         self.key(&format!("y:{}", hashed(&format!("{subject}\n{client}"))), "consent")
     }
 
-    /// Leads from a user of another issuer to the linked account.
+    /// The key of the row that leads from a user of another issuer to the linked account.
     pub(super) fn link(&self, issuer: &str, sub: &str) -> String {
         self.key(&format!("i:{}", hashed(&format!("{issuer}\n{sub}"))), "subject")
     }
 
-    /// Leads from an account to the linked user of another issuer.
+    /// The key of the row that leads from an account to the linked user of another issuer.
     pub(super) fn link_back(&self, issuer: &str, subject: &Subject) -> String {
         self.key(&format!("j:{}", hashed(&format!("{issuer}\n{subject}"))), "sub")
     }
@@ -260,7 +262,7 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
-    /// The set of reserved places, by the time at which they expire.
+    /// The key of the set of reserved places, by the time at which they expire.
     pub(super) fn room(&self, room: Room) -> String {
         self.key(
             "room",
@@ -271,22 +273,22 @@ impl Keys {
         )
     }
 
-    /// A row that is written to test whether Redis accepts writes.
+    /// The key of a row that is written to test whether Redis accepts writes.
     pub(super) fn writable(&self) -> String {
         self.key("meta", "writable")
     }
 
-    /// The row with the identity of the store.
+    /// The key of the row with the identity of the store.
     pub(super) fn identity(&self) -> String {
         self.key("meta", "identity")
     }
 
-    /// The row with the last time at which the store was in use.
+    /// The key of the row with the last time at which the store was in use.
     pub(super) fn clock(&self) -> String {
         self.key("meta", "clock")
     }
 
-    /// The row that shows whether `STORE_KEY` is correct.
+    /// The key of the row that shows whether `STORE_KEY` is correct.
     pub(super) fn key_check(&self) -> String {
         self.key("meta", "key-check")
     }

@@ -23,7 +23,8 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::connection::Script;
 use super::{RedisStore, clients, grants};
 
-/// Key: the reserved places, by their expiry. Arguments: name, its expiry, current time, ceiling.
+/// Reserves a place. The key is the set of reserved places, sorted by their expiry. The arguments are the
+/// name of the place, its expiry, the current time and the ceiling.
 static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])

@@ -1,6 +1,6 @@
-//! The list of clients that only one account has used, for each account. A list is in another slot than its
-//! clients and is updated after them. If the update is interrupted, the next use of the client makes up for
-//! it.
+//! The list of clients that only one account has used, for each account. A list is in a different slot from
+//! its clients and is updated after them. If the update is interrupted, the next use of the client makes up
+//! for it.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
