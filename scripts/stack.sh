@@ -75,6 +75,10 @@ stack_files() {
     set_in_env "$ENV_FILE" EDGE_MEMORY 768m
     say "  EDGE_MEMORY in .env is 768m now"
   fi
+  if [[ $(setting AUTH_MEMORY) == 256m ]]; then
+    set_in_env "$ENV_FILE" AUTH_MEMORY 640m
+    say "  AUTH_MEMORY in .env is 640m now"
+  fi
   # The engine that this shell speaks with, if it is on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
   socket=$(setting DOCKER_SOCKET)

@@ -17,8 +17,8 @@ pub struct Bounds {
     pub memory: u64,
     /// Processes and threads (`pids_limit`).
     pub pids: u64,
-    /// Open files of each process (`ulimits: nofile`).
-    pub files: u64,
+    /// Open files of each process (`ulimits: nofile`), if it is said.
+    pub files: Option<u64>,
 }
 
 /// A group of its own. Dropped, it is removed; its processes have to be gone by then.
@@ -67,16 +67,21 @@ impl ControlGroup {
         Ok(group)
     }
 
+    /// What its processes may use.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// The same command, started inside.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = Command::new("sh");
         inside
             .arg("-c")
-            .arg("ulimit -n \"$3\"; echo $$ >\"$1\"; echo $$ >\"$2\"; shift 3; exec \"$@\"")
+            .arg("[ -z \"$3\" ] || ulimit -n \"$3\"; echo $$ >\"$1\"; echo $$ >\"$2\"; shift 3; exec \"$@\"")
             .arg("sh");
         inside.args([self.memory.join("cgroup.procs"), self.pids.join("cgroup.procs")]);
-        inside.arg(self.bounds.files.to_string());
+        inside.arg(self.bounds.files.map_or_else(String::new, |files| files.to_string()));
         inside.arg(command.get_program()).args(command.get_args());
         // `env_clear` of the original cannot be asked for, so everything is set anew.
         inside.env_clear();

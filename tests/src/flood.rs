@@ -1,14 +1,21 @@
-//! Strangers who open connections by the thousand and end nothing that they begin.
+//! Floods: connections by the thousand that end nothing that they begin, and requests without a pause.
+//!
+//! All of it runs on a thread of its own at the lowest priority, so that what a flood takes of the machine for itself is not
+//! measured with what it is aimed at.
 
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
+
+use crate::raw;
 
 /// How soon somebody whose connection was closed opens another.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -20,6 +27,8 @@ pub enum Kind {
     Head(usize),
     /// A head that announces more than the body of so many bytes that follows, to this path.
     Body(String, usize),
+    /// Just this.
+    Bytes(Vec<u8>),
 }
 
 impl Kind {
@@ -45,49 +54,129 @@ impl Kind {
                 request.resize(request.len() + length, b'a');
                 request
             }
+            Self::Bytes(bytes) => bytes.clone(),
         }
+    }
+}
+
+/// What came of a flood so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    opened: AtomicUsize,
+    answers: Mutex<BTreeMap<u16, usize>>,
+}
+
+impl Counts {
+    /// One more answer of this status.
+    pub fn answered(&self, status: u16) {
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
     }
 }
 
 /// Runs until it is dropped.
 #[derive(Debug)]
 pub struct Flood {
-    opened: Arc<AtomicUsize>,
-    _tasks: JoinSet<()>,
+    counts: Arc<Counts>,
+    runtime: Option<Runtime>,
 }
 
 impl Flood {
-    /// So many connections to a loopback port at a time, all from one address that is not `127.0.0.1`.
-    pub fn start(port: u16, host: &str, kind: &Kind, connections: usize) -> Self {
+    /// So many of these at a time.
+    pub fn of<W: Future<Output = ()> + Send + 'static>(
+        members: usize,
+        work: impl Fn(usize, Arc<Counts>) -> W,
+    ) -> Self {
+        let mut builder = Builder::new_multi_thread();
+        // On Linux that is about the thread that says it.
+        builder.worker_threads(1).on_thread_start(|| {
+            let _ = rustix::process::nice(19);
+        });
+        let runtime = builder.enable_all().build().expect("a runtime can be made");
+        let counts = Arc::new(Counts::default());
+        for member in 0..members {
+            runtime.spawn(work(member, counts.clone()));
+        }
+        Self { counts, runtime: Some(runtime) }
+    }
+
+    /// So many connections to a loopback port at a time, from so many addresses that are not `127.0.0.1`; from that with none.
+    pub fn stalled(port: u16, host: &str, kind: &Kind, connections: usize, addresses: u8) -> Self {
         let bytes: Arc<[u8]> = kind.bytes(host).into();
-        let opened = Arc::new(AtomicUsize::new(0));
-        let mut tasks = JoinSet::new();
-        for number in 0..connections {
-            let (bytes, opened) = (bytes.clone(), opened.clone());
-            tasks.spawn(async move {
+        Self::of(connections, |number, counts| {
+            let bytes = bytes.clone();
+            async move {
                 // Not all in the same instant: the kernel would drop most of them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
-                    if let Some(stream) = connect(port).await {
-                        opened.fetch_add(1, Ordering::Relaxed);
+                    if let Some(stream) = connect(port, nth(number, addresses)).await {
+                        counts.opened.fetch_add(1, Ordering::Relaxed);
                         hold(stream, &bytes).await;
                     }
                     sleep(AGAIN).await;
                 }
-            });
-        }
-        Self { opened, _tasks: tasks }
+            }
+        })
     }
 
-    /// All that were ever opened.
+    /// So many connections at a time from so many addresses (as above), each with one request after the other. What a request is
+    /// may depend on its number.
+    pub fn requests(
+        port: u16,
+        connections: usize,
+        addresses: u8,
+        request: impl Fn(usize) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let (request, next) = (Arc::new(request), Arc::new(AtomicUsize::new(0)));
+        Self::of(connections, |member, counts| {
+            let (request, next) = (request.clone(), next.clone());
+            let address = nth(member, addresses);
+            async move {
+                loop {
+                    let Some(mut stream) = connect(port, address).await else {
+                        sleep(Duration::from_millis(50)).await;
+                        continue;
+                    };
+                    counts.opened.fetch_add(1, Ordering::Relaxed);
+                    while let Some(status) =
+                        ask(&mut stream, &request(next.fetch_add(1, Ordering::Relaxed))).await
+                    {
+                        counts.answered(status);
+                    }
+                }
+            }
+        })
+    }
+
+    /// All connections that were ever opened.
     pub fn opened(&self) -> usize {
-        self.opened.load(Ordering::Relaxed)
+        self.counts.opened.load(Ordering::Relaxed)
+    }
+
+    /// How many answers there were of each status.
+    pub fn answers(&self) -> BTreeMap<u16, usize> {
+        self.counts.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-async fn connect(port: u16) -> Option<TcpStream> {
+impl Drop for Flood {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn nth(member: usize, addresses: u8) -> u8 {
+    // The last byte.
+    match usize::from(addresses) {
+        0 => 1,
+        addresses => u8::try_from(2 + member % addresses).unwrap_or(2),
+    }
+}
+
+async fn connect(port: u16, address: u8) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0))).ok()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, address), 0))).ok()?;
     socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.ok()
 }
 
@@ -110,5 +199,51 @@ async fn hold(mut stream: TcpStream, bytes: &[u8]) {
     tokio::select! {
         () = write => {}
         () = read => {}
+    }
+}
+
+/// The status of the answer to a request; nothing when the connection ends.
+async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
+    stream.write_all(request).await.ok()?;
+    let (mut received, mut buffer) = (Vec::new(), vec![0; 4096]);
+    loop {
+        if let Some((answer, _)) = raw::parsed(&received) {
+            return Some(answer.status);
+        }
+        let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
+        received.extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// How long honest requests took.
+#[derive(Debug, Default)]
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// One request after the other.
+    pub async fn of(count: usize, mut request: impl AsyncFnMut()) -> Self {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            let start = Instant::now();
+            request().await;
+            all.push(start.elapsed());
+        }
+        all.sort();
+        Self(all)
+    }
+
+    /// The time within which so many of a hundred were answered.
+    pub fn quantile(&self, of_hundred: usize) -> Duration {
+        self.0
+            .get((self.0.len() * of_hundred / 100).min(self.0.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |of_hundred| self.quantile(of_hundred).as_secs_f64() * 1000.0;
+        write!(f, "p50 {:.1} ms, p99 {:.1} ms", ms(50), ms(99))
     }
 }

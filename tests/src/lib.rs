@@ -14,9 +14,9 @@
 
 pub mod blocks;
 pub mod browser;
+pub mod container;
 pub mod control_group;
 pub mod edge;
-pub mod edge_container;
 pub mod engine;
 pub mod flood;
 pub mod gate;
@@ -35,5 +35,5 @@ pub mod web_page;
 pub use edge::Edge;
 pub use gate::{Answer, Gate};
 pub use oauth::{Registration, Tokens};
-pub use setup::Setup;
+pub use setup::{Setup, Tier};
 pub use stack::Stack;

@@ -90,7 +90,7 @@ fn status(head: &str) -> Option<u16> {
 }
 
 /// A whole answer at the start of these bytes, and its length.
-fn parsed(bytes: &[u8]) -> Option<(RawAnswer, usize)> {
+pub(crate) fn parsed(bytes: &[u8]) -> Option<(RawAnswer, usize)> {
     let end = end_of_head(bytes)?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = status(&head)?;

@@ -1,10 +1,23 @@
 //! What a [`Stack`](crate::Stack) is made of before it starts.
 
+use std::collections::BTreeMap;
+
 use crate::control_group::Bounds;
 use crate::edge::{Change, Edge};
 
 /// The account that every stack has, and its password.
 pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
+
+/// One of the three programs of a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// The proxy.
+    Edge,
+    /// auth-service.
+    AuthService,
+    /// The wrapper with its children.
+    Wrapper,
+}
 
 /// What stands behind the edge.
 #[derive(Debug, Clone)]
@@ -27,7 +40,7 @@ pub struct Setup {
     pub(crate) edge_changes: Vec<Change>,
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
-    pub(crate) edge_bounds: Option<Bounds>,
+    pub(crate) bounds: BTreeMap<Tier, Bounds>,
 }
 
 impl Setup {
@@ -43,7 +56,7 @@ impl Setup {
             edge_changes: Vec::new(),
             any_answer: false,
             checked_at: None,
-            edge_bounds: None,
+            bounds: BTreeMap::new(),
         }
     }
 
@@ -89,10 +102,10 @@ impl Setup {
         self
     }
 
-    /// Keeps the proxy within these bounds, in a control group of its own.
+    /// Keeps one of the programs within these bounds, in a control group of its own.
     #[must_use]
-    pub fn edge_within(mut self, bounds: Bounds) -> Self {
-        self.edge_bounds = Some(bounds);
+    pub fn within(mut self, tier: Tier, bounds: Bounds) -> Self {
+        self.bounds.insert(tier, bounds);
         self
     }
 

@@ -1,5 +1,6 @@
 //! The three tiers, running.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::ops::Deref;
@@ -9,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::container::Container;
 use crate::control_group::ControlGroup;
 use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
 use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
-use crate::setup::{ACCOUNT, Behind, Setup};
+use crate::setup::{ACCOUNT, Behind, Setup, Tier};
 
 /// How long a stack may take from its start to its first answer.
 const START: Duration = Duration::from_secs(40);
@@ -37,14 +39,18 @@ pub struct Stack {
     pub auth_edge_port: u16,
     /// Where auth-service answers checks over gRPC.
     pub auth_edge_grpc_port: u16,
-    ops_port: u16,
-    upstream_port: u16,
+    /// Where auth-service answers its operator.
+    pub ops_port: u16,
+    /// Where what stands behind the edge answers.
+    pub upstream_port: u16,
+    /// Where the wrapper answers its operator.
+    pub wrapper_ops_port: u16,
     setup: Setup,
     // Dropped in this order: the edge first, the directory last.
     edge: Option<Process>,
-    edge_group: Option<ControlGroup>,
     wrapper: Option<Process>,
     auth_service: Option<Process>,
+    groups: BTreeMap<Tier, ControlGroup>,
     dir: TempDir,
 }
 
@@ -81,11 +87,12 @@ impl Stack {
             auth_edge_grpc_port: free_port(),
             ops_port: free_port(),
             upstream_port: 0,
+            wrapper_ops_port: free_port(),
             setup,
             edge: None,
-            edge_group: None,
             wrapper: None,
             auth_service: None,
+            groups: BTreeMap::new(),
             dir,
         };
         stack.add_account(ACCOUNT.0, Some(ACCOUNT.1));
@@ -229,7 +236,10 @@ impl Stack {
     /// Starts auth-service again over the same state.
     pub async fn start_auth_service(&mut self) {
         assert!(self.auth_service.is_none(), "auth-service runs already");
-        let process = Process::start("auth-service", &mut self.auth_command(), self.dir());
+        let mut command = self.auth_command();
+        command.envs(Container::of_auth_service().memory_settings());
+        let process =
+            Process::start("auth-service", &mut self.bounded(Tier::AuthService, command), self.dir());
         self.auth_service = Some(process);
         let ready = format!("http://127.0.0.1:{}/ready", self.ops_port);
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
@@ -276,7 +286,7 @@ impl Stack {
     }
 
     async fn start_wrapper(&mut self, wrapped: &[String]) -> u16 {
-        let (port, ops_port) = (free_port(), free_port());
+        let (port, ops_port) = (free_port(), self.wrapper_ops_port);
         let mut command = process::clean_command(binary("stdio-wrapper"));
         command
             .env("LISTEN", loopback(port))
@@ -292,6 +302,7 @@ impl Stack {
             .envs(self.setup.wrapper_settings.iter().map(|(name, value)| (name, value)))
             .arg("--")
             .args(wrapped);
+        let mut command = self.bounded(Tier::Wrapper, command);
         self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
         let health = format!("http://127.0.0.1:{ops_port}/health");
         self.wait_for("stdio-wrapper", &health, |answer| answer.status == 200).await;
@@ -312,22 +323,31 @@ impl Stack {
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
         command.envs(self.setup.edge.container().memory_settings());
-        if let Some(bounds) = self.setup.edge_bounds {
-            let group = ControlGroup::make(bounds).expect("a control group can be made");
-            command = self.edge_group.insert(group).enter(&command);
-        }
+        let mut command = self.bounded(Tier::Edge, command);
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
     }
 
-    /// The control group that the edge is in.
-    #[track_caller]
-    pub fn edge_group(&self) -> &ControlGroup {
-        self.edge_group.as_ref().expect("the edge is within bounds")
+    /// The command in the control group of its tier, if the setup has bounds for it.
+    fn bounded(&mut self, tier: Tier, command: Command) -> Command {
+        let Some(bounds) = self.setup.bounds.get(&tier) else { return command };
+        let make = || ControlGroup::make(*bounds).expect("a control group can be made");
+        self.groups.entry(tier).or_insert_with(make).enter(&command)
     }
 
-    /// Whether the process of the edge has not ended.
-    pub fn edge_runs(&mut self) -> bool {
-        self.edge.as_mut().is_some_and(|edge| edge.ended().is_none())
+    /// The control group that one of the programs is in.
+    #[track_caller]
+    pub fn group(&self, tier: Tier) -> &ControlGroup {
+        self.groups.get(&tier).expect("it is within bounds")
+    }
+
+    /// Whether the process of one of the programs has not ended.
+    pub fn runs(&mut self, tier: Tier) -> bool {
+        let process = match tier {
+            Tier::Edge => &mut self.edge,
+            Tier::AuthService => &mut self.auth_service,
+            Tier::Wrapper => &mut self.wrapper,
+        };
+        process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
     /// SIGTERM to the edge; whether it ended by itself and well.

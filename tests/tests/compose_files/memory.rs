@@ -1,8 +1,8 @@
-//! The most that strangers can make an edge hold fits the memory that its compose file gives it. The sum stands in
-//! `docs/limits.md`, in the table of "Memory of the edge"; what it is made of stands in configurations.
+//! The most that strangers can make an edge and auth-service hold fits the memory that a compose file gives them. The sums stand
+//! in `docs/limits.md`; what they are made of stands in configurations, and in the source of auth-service.
 
 use tests::Edge;
-use tests::edge_container::bytes;
+use tests::container::{Container, bytes};
 
 use crate::text;
 
@@ -57,7 +57,7 @@ fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
     for (name, edge) in [("Traefik", Edge::Traefik), ("Caddy", Edge::Caddy)] {
         let (row, memory) = fits(name, edge);
         // Neither limits connections but by its open files.
-        assert_eq!(row.connections, edge.container().bounds().files, "{name}");
+        assert_eq!(Some(row.connections), edge.container().bounds().files, "{name}");
         let collector = bytes(&edge.container().memory_settings()["GOMEMLIMIT"]);
         assert!(collector < memory && collector >= memory / 4 * 3, "{name}: GOMEMLIMIT does not fit");
         let head = match edge {
@@ -85,7 +85,7 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
         assert!(head + body <= row.each, "{file}");
     }
     // Each may have another to what is behind.
-    assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files);
+    assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files.unwrap());
 }
 
 #[test]
@@ -95,10 +95,56 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
     let workers = number("compose/nginx/nginx.conf.in", "\nworker_processes ");
     assert_eq!(row.connections, workers * of("worker_connections"));
     let files = number("compose/nginx/nginx.conf.in", "\nworker_rlimit_nofile ");
-    assert!(of("worker_connections") < files && files <= Edge::Nginx.container().bounds().files);
+    assert!(of("worker_connections") < files && files <= Edge::Nginx.container().bounds().files.unwrap());
     let head = of("client_header_buffer_size") + of("large_client_header_buffers 1");
     assert!(head <= row.each);
     // A request under way has two connections, and with them the buffers of its body and of its answer.
     let request = head + of("client_body_buffer_size") + of("proxy_buffer_size") + 4 * of("proxy_buffers 4");
     assert!(request <= 2 * row.each);
+}
+
+/// Name, number and KiB of each row of the table, and its last column in MiB.
+fn rows_of_auth_service() -> Vec<(String, Option<(u64, f64)>, u64)> {
+    let document = text("docs/limits.md");
+    let section = document.split("## Memory of auth-service").nth(1).unwrap();
+    let table = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let rows = table.take_while(|line| line.starts_with('|')).map(|line| {
+        let [_, name, most, each, all, _] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let product = most.parse().ok().zip(each.parse().ok());
+        (name.to_owned(), product, all.parse().unwrap_or_else(|error| panic!("{line}: {error}")))
+    });
+    rows.collect()
+}
+
+#[test]
+fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
+    let rows = rows_of_auth_service();
+    let (together, parts) = rows.split_last().unwrap();
+    for (name, product, all) in parts {
+        let (most, each) = product.unwrap_or_else(|| panic!("{name}"));
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let mebibytes = (most as f64 * each / 1024.0).round();
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let written = *all as f64;
+        assert!((mebibytes - written).abs() <= 1.0, "{name}: {mebibytes}");
+    }
+    assert_eq!(parts.iter().map(|row| row.2).sum::<u64>(), together.2);
+    let container = Container::of_auth_service();
+    assert!(together.2 * MIB <= container.bounds().memory);
+    let example = text(".env.example");
+    let preset = example.lines().find_map(|line| line.strip_prefix("AUTH_MEMORY=")).unwrap();
+    assert_eq!(bytes(preset), container.bounds().memory);
+
+    let most = |what: &str| rows.iter().find(|row| row.0.starts_with(what)).unwrap().1.unwrap().0;
+    let app = |name: &str| number("auth-service/src/app.rs", &format!("const {name}_CONNECTIONS: usize ="));
+    let heads = number("auth-service/src/state.rs", "const HEADS_AWAITED: (usize, usize) = (64,");
+    assert_eq!(most("connections to the public listener"), heads);
+    assert_eq!(most("further connections to the public"), app("PUBLIC") - heads);
+    assert_eq!(most("connections to the edge listener"), app("EDGE"));
+    assert_eq!(most("connections to the ops listener"), app("OPS"));
+    let grpc = number("auth-service/src/app/edge_grpc.rs", "const CONNECTIONS: usize =");
+    assert_eq!(most("connections to the edge gRPC"), grpc);
+    assert_eq!(most("known tokens"), container.setting("FACTS_CACHE").parse::<u64>().unwrap());
 }

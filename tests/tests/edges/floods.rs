@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind};
-use tests::{Edge, Setup};
+use tests::{Edge, Setup, Tier};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -46,13 +46,14 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
-    let mut world = World::of(Setup::as_shipped().through(edge).edge_within(bounds)).await;
+    let mut world = World::of(Setup::as_shipped().through(edge).within(Tier::Edge, bounds)).await;
     // What it holds when it has done some work, which is more than after its start.
     work(&world).await;
-    let idle = world.stack.edge_group().held().unwrap();
+    let idle = world.stack.group(Tier::Edge).held().unwrap();
 
-    let started =
-        |(kind, connections): &(Kind, usize)| Flood::start(world.stack.port, &world.host, kind, *connections);
+    let started = |(kind, connections): &(Kind, usize)| {
+        Flood::stalled(world.stack.port, &world.host, kind, *connections, 1)
+    };
     let floods: Vec<Flood> = kinds.iter().map(started).collect();
     let wanted: usize = kinds.iter().map(|(_, connections)| connections).sum();
     let deadline = Instant::now() + PATIENCE;
@@ -66,7 +67,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     for _ in 0..HONEST {
         refused += until_served(&world).await;
     }
-    let most = world.stack.edge_group().held().unwrap();
+    let most = world.stack.group(Tier::Edge).held().unwrap();
     drop(floods);
 
     // A collector stops where there is no need. Envoy's allocator keeps more than others, for the next time.
@@ -76,11 +77,13 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
         // Collectors of garbage go by what is allocated: a proxy that nobody asks anything keeps it for longer.
         work(&world).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        held = world.stack.edge_group().held().unwrap();
+        held = world.stack.group(Tier::Edge).held().unwrap();
     }
     // Kernels before 5.19 do not tell the most of a group of version 2.
-    let (killed, peak) =
-        (world.stack.edge_group().killed().unwrap(), world.stack.edge_group().peak().unwrap_or_default());
+    let (killed, peak) = (
+        world.stack.group(Tier::Edge).killed().unwrap(),
+        world.stack.group(Tier::Edge).peak().unwrap_or_default(),
+    );
     let mib = |bytes: u64| bytes >> 20;
     let figures = format!(
         "{edge}: {} MiB idle, {} in the flood, {} counted by the kernel at most, {} of {} after {:.0} s; {HONEST} requests served, {refused} refused before",
@@ -93,7 +96,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     );
     std::io::stderr().write_all(format!("FIGURE {name}, {figures}\n").as_bytes()).unwrap();
     assert_eq!(killed, 0, "{figures}");
-    assert!(world.stack.edge_runs(), "{figures}\n{}", world.stack.logs());
+    assert!(world.stack.runs(Tier::Edge), "{figures}\n{}", world.stack.logs());
     assert!(held <= kept, "memory does not come back: {figures}");
 }
 

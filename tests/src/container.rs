@@ -1,4 +1,4 @@
-//! What a compose file gives to the container of an edge proxy, read from the file itself.
+//! What a compose file gives to a container, read from the file itself.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,38 @@ use crate::control_group::Bounds;
 use crate::edge::Edge;
 
 /// Settings by which a proxy's allocator gives memory back.
-const ALLOCATOR: [&str; 3] = ["GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
+const ALLOCATOR: [&str; 5] =
+    ["GOMEMLIMIT", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_"];
 
-/// The block `edge` of `compose/edge-*.yaml`.
+/// A block of a compose file.
 #[derive(Debug, Clone)]
-pub struct EdgeContainer(Value);
+pub struct Container(Value);
 
 impl Edge {
     /// Its container, as this repository ships it.
-    pub fn container(self) -> EdgeContainer {
-        let file = blocks::read(&format!("compose/edge-{}.yaml", self.name())).expect("a compose file");
-        EdgeContainer(file["services"]["edge"].clone())
+    pub fn container(self) -> Container {
+        Container::of(&format!("compose/edge-{}.yaml", self.name()), "edge")
     }
 }
 
-impl EdgeContainer {
+impl Container {
+    /// The block of this name in that file of the repository.
+    #[track_caller]
+    pub fn of(below: &str, service: &str) -> Self {
+        let file = blocks::read(below).expect("a compose file");
+        Self(file["services"][service].clone())
+    }
+
+    /// auth-service.
+    pub fn of_auth_service() -> Self {
+        Self::of("compose/stack.yaml", "auth-service")
+    }
+
+    /// A wrapper with its server. All of them are given the same.
+    pub fn of_service() -> Self {
+        Self::of("compose/services.example.yaml", "everything")
+    }
+
     /// Bounds on what its processes may use.
     pub fn bounds(&self) -> Bounds {
         let number = |value: &Value| value.as_u64().expect("a number");
@@ -32,8 +49,14 @@ impl EdgeContainer {
         Bounds {
             memory: bytes(&preset(self.0["mem_limit"].as_str().expect("mem_limit is text"))),
             pids: number(&self.0["pids_limit"]),
-            files: number(&files["soft"]),
+            files: files["soft"].as_u64(),
         }
+    }
+
+    /// The value that a setting has when `.env` says nothing.
+    #[track_caller]
+    pub fn setting(&self, name: &str) -> String {
+        preset(self.0["environment"][name].as_str().expect("a setting is text"))
     }
 
     /// What of its environment is about memory.
