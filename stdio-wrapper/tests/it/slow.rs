@@ -174,7 +174,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
 /// Waits until the wrapper has no more memory than this.
 async fn memory_becomes(wrapper: &Wrapper, most: u64) {
     let mut memory = 0;
-    for _ in 0..100 {
+    for _ in 0..500 {
         memory = wrapper.metric("process_resident_memory_bytes").await;
         if memory <= most {
             return;
@@ -182,6 +182,29 @@ async fn memory_becomes(wrapper: &Wrapper, most: u64) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{memory} stays in place of {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_many_answers_that_nobody_read_is_given_back_within_a_minute() {
+    // Each connection takes two of the wrapper's files and one of ours.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let (ana, bob) = (wrapper.session().await, wrapper.session().await);
+    let idle = wrapper.metric("process_resident_memory_bytes").await;
+    let body = call(1, "big", json!({"bytes": 31 << 10, "pause": 1}));
+    let held: Vec<TcpStream> = (0..900)
+        .map(|number| if number % 2 == 0 { &ana } else { &bob })
+        .map(|client| post_and_not_read(client, &wrapper.address, &body))
+        .collect();
+    wrapper.metric_at_least("stdio_wrapper_requests_total", 902).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    assert!(wrapper.metric("process_resident_memory_bytes").await > 2 * idle, "something was held");
+    drop(held);
+    assert_eq!((ana.delete().await, bob.delete().await), (204, 204));
+    let given_back = async { memory_becomes(&wrapper, 2 * idle).await };
+    tokio::time::timeout(Duration::from_secs(60), given_back).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
