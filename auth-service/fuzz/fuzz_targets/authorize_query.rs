@@ -1,4 +1,4 @@
-//! Queries of authorization requests: see `auth_service::oauth::fuzzing`.
+//! Fuzzes the parser of authorization request queries, through `auth_service::oauth::fuzzing`.
 #![no_main]
 
 use auth_service::oauth::fuzzing;

@@ -1,4 +1,4 @@
-//! HTTP Basic of clients: see `auth_service::oauth::fuzzing`.
+//! Fuzzes the parser of HTTP Basic client authentication, through `auth_service::oauth::fuzzing`.
 #![no_main]
 
 use auth_service::oauth::fuzzing;

@@ -1,5 +1,5 @@
-//! The parsers of all proxies that ask over HTTP: no panic, and no reading but the one there is. Bearer, Origin and
-//! Mcp-Name are read on the way.
+//! Fuzzes the check parsers of all proxies that use HTTP. They must not panic, and must accept only requests
+//! that can be read in one way. The parsers of the bearer token, `Origin` and `Mcp-Name` are covered too.
 #![no_main]
 
 use actix_web::http::Method;

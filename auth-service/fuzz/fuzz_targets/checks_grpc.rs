@@ -1,4 +1,5 @@
-//! The parser of Envoy's gRPC checks: no panic, and no reading but the one there is.
+//! Fuzzes the parser of Envoy's gRPC checks. It must not panic, and must accept only requests that can be
+//! read in one way.
 #![no_main]
 
 use auth_service::forward_auth::envoy_grpc;

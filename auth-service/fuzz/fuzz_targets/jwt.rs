@@ -1,4 +1,4 @@
-//! Tokens: see `auth_service::oauth::fuzzing`.
+//! Fuzzes the parser of tokens, through `auth_service::oauth::fuzzing`.
 #![no_main]
 
 use auth_service::oauth::fuzzing;

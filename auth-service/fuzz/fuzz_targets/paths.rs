@@ -1,4 +1,4 @@
-//! Paths: what passes says the same to every reader.
+//! Fuzzes the parser of paths. A path that it accepts must mean the same to every program that reads it.
 #![no_main]
 
 use auth_service::domain::path::UnambiguousPath;

@@ -1,5 +1,6 @@
-//! A policy file, and a question about it: whatever both say, nobody gets in without a scope, and nobody gets in by not
-//! saying what for.
+//! Fuzzes the policy parser and its decisions. Whatever the policy file and the question are, nobody is
+//! allowed without a scope, and more scope never leads to a refusal. A legacy request, which does not name
+//! its tool in a header, is allowed only if the same modern request is.
 #![no_main]
 
 use auth_service::domain::account::{Group, Username};
@@ -30,6 +31,6 @@ fuzz_target!(|input: (&str, &str, &str, &str)| {
         let more = format!("{scope} more");
         assert!(scope.len() > 200 || !passes(scope, era) || passes(&more, era), "with more");
     }
-    // An empty name says nothing: both eras are judged alike then.
+    // Requests with an empty tool name are not compared.
     assert!(tool.is_empty() || !passes(scope, Era::Legacy) || passes(scope, Era::Modern), "by keeping quiet");
 });

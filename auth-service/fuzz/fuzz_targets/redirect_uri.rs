@@ -1,4 +1,4 @@
-//! Redirect URIs: see `auth_service::oauth::fuzzing`.
+//! Fuzzes the parser of redirect URIs, through `auth_service::oauth::fuzzing`.
 #![no_main]
 
 use auth_service::oauth::fuzzing;

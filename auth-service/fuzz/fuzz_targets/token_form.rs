@@ -1,4 +1,4 @@
-//! Forms of token requests: see `auth_service::oauth::fuzzing`.
+//! Fuzzes the parser of token request forms, through `auth_service::oauth::fuzzing`.
 #![no_main]
 
 use auth_service::oauth::fuzzing;
