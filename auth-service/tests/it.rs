@@ -1,4 +1,4 @@
-//! auth-service over real sockets, with a clock that the test turns.
+//! Tests of auth-service over real sockets, with a clock that the test sets.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/redis_server.rs"]

@@ -1,4 +1,5 @@
-//! A second click, the back button, a page loaded again, two tabs: each ends in a sentence that helps and a way on.
+//! Pages after a second click, the back button, a reload, or in two tabs. Each of them must explain what
+//! happened and offer a link to continue.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::device::{decide, send_code};
 const NEW: &str = "a password of my own";
 const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)];
 
-/// Where the link on the page leads that is the way on.
+/// The target of the page's link to continue, as a path within the service.
 fn way_on(page: &Page) -> String {
     let (_, rest) =
         page.body.split_once("class=\"way-on\"").unwrap_or_else(|| panic!("no way on in {}", page.body));
@@ -21,7 +22,7 @@ fn way_on(page: &Page) -> String {
     url.strip_prefix(ISSUER).unwrap().to_owned()
 }
 
-/// Follows the way on to the question, and allows it.
+/// Follows the link to the consent page, and allows the application.
 async fn allow_by_way_on(browser: &mut Browser<'_>, page: &Page) {
     let again = browser.open(&way_on(page)).await;
     assert!(again.body.contains("Allow an application"), "{}", again.body);
@@ -36,13 +37,13 @@ async fn a_login_form_is_good_again_after_a_login() {
     let mut browser = app.browser();
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
     let (tab, other) = (browser.follow(&query).await, browser.follow(&query).await);
-    // The first tab, its second click, the other tab.
+    // The form is sent in the first tab, again in the first tab, and in the other tab.
     for page in [&tab, &tab, &other] {
         let answer = browser.submit(page, &SIGN_IN).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
         assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
     }
-    // The back button: the form says who is signed in, and leads on.
+    // After the back button, the form says who is signed in and offers a link to continue.
     let back = browser.open(&format!("/login?{}", authorize_query(&client, &[]))).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     allow_by_way_on(&mut browser, &back).await;
@@ -60,7 +61,8 @@ async fn a_login_form_that_is_too_old_is_replaced_by_a_fresh_one_that_leads_to_t
     assert!(fresh.status == StatusCode::BAD_REQUEST && fresh.body.contains("open for too long"));
     let answer = browser.submit(&fresh, &SIGN_IN).await;
     assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
-    // A form of another browser signs nobody in, and what was typed there is not taken over (a015).
+    // A form from another browser signs nobody in, and the user name that was typed there is not shown
+    // (a015).
     let mut other = app.browser();
     let fresh = other.submit(&old, &[("username", "mallory"), ("password", PASSWORD)]).await;
     assert!(fresh.status == StatusCode::BAD_REQUEST && !fresh.body.contains("mallory"));
@@ -82,7 +84,8 @@ async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login
     let answer = answer.unwrap();
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
     let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
-    // Loaded as often as one likes; what was typed is kept, and for this browser only.
+    // The page can be reloaded any number of times. It keeps the typed user name, and shows it only in this
+    // browser.
     for _ in 0..2 {
         let page = browser.open(&there).await;
         assert_eq!(page.status, StatusCode::FORBIDDEN);
@@ -94,13 +97,13 @@ async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login
     }
     let page = app.browser().open(&there).await;
     assert!(page.status == StatusCode::BAD_REQUEST && !page.body.contains("ana"), "{}", page.body);
-    // The back button, after the login.
+    // The user presses the back button after the login.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::SEE_OTHER);
     let back = browser.open(&there).await;
     assert!(!back.body.contains("password is wrong"), "{}", back.body);
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     allow_by_way_on(&mut browser, &back).await;
-    // Who is signed in and mistypes another one's password is told so.
+    // A user who is already signed in and mistypes the password of another account sees an error.
     let page = browser.submit(&back, &[("username", "eve"), ("password", PASSWORD)]).await;
     assert!(page.status == StatusCode::FORBIDDEN && page.body.contains("password is wrong"), "{}", page.body);
     assert!(page.body.contains("You are signed in as <strong>ana</strong>"), "{}", page.body);
@@ -138,12 +141,13 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         let page = browser.open(&there).await;
         assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
     }
-    // It is for this browser: a link would let others read what we never said to them, with a way on of its author's.
+    // The page is shown only in this browser. Otherwise an attacker could send others a link to a page that
+    // says what we did not tell them, and that continues to an address of the attacker's choice.
     for other in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
     }
-    // A page that says what somebody else wrote cannot be made.
+    // An invented ticket cannot produce a page with text of an attacker's choice.
     for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {
         let page = browser.open(&format!("/consent/answered{made_up}")).await;
         assert!(
@@ -170,9 +174,10 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
         assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
     }
-    // The form before it, with the one-time password, is none any more.
+    // The earlier form, with the one-time password, is no longer accepted.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::FORBIDDEN);
-    // Another password is none, however often it is tried (a022), and leads to the login form.
+    // Sending another password in the form changes nothing, and shows the login form. The number of tries is
+    // limited (a022).
     let mut last = StatusCode::OK;
     for n in 0..12 {
         let wrong = format!("guess number {n}");
@@ -210,7 +215,7 @@ async fn a_second_answer_after_the_login_has_ended_does_not_deny_the_first() {
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
     let page = browser.open(&query).await;
     assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
-    // Without its cookies, and with those of another login.
+    // The form is sent without the session's cookies, and with those of another login.
     let mut other = app.browser();
     for _ in 0..2 {
         let again = other.submit(&page, &[("decision", "allow")]).await;
@@ -229,24 +234,24 @@ async fn a_question_that_cannot_be_answered_any_more_can_be_asked_again() {
     let client = app.client().await;
     let mut browser = app.browser_of("ana").await;
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
-    // Signed in again, in another tab.
+    // The user signs in again in another tab before answering.
     let page = browser.open(&query).await;
     let login = browser.open("/login").await;
     browser.submit(&login, &SIGN_IN).await;
     let refused = browser.submit(&page, &[("decision", "allow")]).await;
     assert!(refused.status == StatusCode::BAD_REQUEST && refused.body.contains("before you signed in again"));
     allow_by_way_on(&mut browser, &refused).await;
-    // Open for too long.
+    // The page was open for too long.
     let page = browser.open(&query).await;
     app.wait(Duration::from_secs(16 * 60));
     let refused = browser.submit(&page, &[("decision", "allow")]).await;
     assert!(refused.body.contains("open for too long"), "{}", refused.body);
     allow_by_way_on(&mut browser, &refused).await;
-    // No answer in it.
+    // The form is sent without an answer.
     let page = browser.open(&query).await;
     let refused = browser.submit(&page, &[]).await;
     allow_by_way_on(&mut browser, &refused).await;
-    // The login is over: it comes first, and then the question.
+    // The session has ended. The user has to sign in first, and is then asked again.
     let page = browser.open(&query).await;
     browser.cookies.retain(|(name, _)| !name.ends_with("_session"));
     let refused = browser.submit(&page, &[("decision", "allow")]).await;
@@ -277,12 +282,12 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     let is_connected = |answer: &Page| {
         assert!(answer.status == StatusCode::OK && answer.body.contains("is connected"), "{}", answer.body);
     };
-    // Two clicks at the same moment, as Firefox sends them.
+    // The form is sent twice at the same moment, as Firefox does after a double click.
     let mut same = app.browser_with(&ana);
     let clicks = futures_util::join!(decide(&mut ana, &page, "allow"), decide(&mut same, &page, "allow"));
     is_connected(&clicks.0);
     is_connected(&clicks.1);
-    // Later ones, and the page that the answer led to, loaded again.
+    // The form is sent again later, and the page that shows the result is reloaded.
     let result = ana.submit(&page, &[("decision", "allow")]).await;
     assert_eq!(result.status, StatusCode::SEE_OTHER);
     let result = result.location.unwrap();
@@ -291,17 +296,18 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     app.token(&[("grant_type", grant), ("client_id", client), ("device_code", device)]).await;
     is_connected(&decide(&mut ana, &page, "allow").await);
     is_connected(&ana.open(result).await);
-    // The address without what was asked leads to the page for a code.
+    // Without the parameters of the question, the address redirects to the page for the user code.
     assert_eq!(ana.open("/device/consent").await.location.unwrap(), format!("{ISSUER}/device"));
-    // Who did not allow it is told that it is over, and so is who now says no; both can type another code.
+    // A user who did not allow the device, and the one who allowed it and now denies it, see that it was
+    // answered already. Both can enter another code.
     for answer in [decide(&mut eve, &page_of_eve, "allow").await, decide(&mut ana, &page, "deny").await] {
         assert_eq!(answer.status, StatusCode::CONFLICT);
         assert_eq!(way_on(&answer), "/device");
     }
-    // Back to the page for the code, which is still filled in.
+    // The user goes back to the page for the code, which is still filled in.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
-    // Once the codes are over, nothing untrue is said.
+    // After the codes have expired, the page makes no false statement.
     app.wait(Duration::from_secs(601));
     let late = ana.open(result).await;
     assert!(late.body.contains("If the device is not connected"), "{}", late.body);

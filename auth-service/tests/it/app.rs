@@ -1,4 +1,4 @@
-//! The service under test, its people and its clients: what lets a test read as a sentence.
+//! The service under test, with its users and clients. It hides the wiring from the tests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use crate::redis_server::RedisServer;
 pub(crate) const ISSUER: &str = "https://auth.example";
 pub(crate) const RESOURCE: &str = "https://mcp.example/mcp";
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
-/// The pair of RFC 7636 appendix B.
+/// The PKCE code verifier and challenge of RFC 7636 appendix B.
 pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 pub(crate) const REDIRECT: &str = "https://app.example/cb";
 pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 
-/// A clock that moves when the test says so, and is as wrong as the test sets it.
+/// A clock that moves only when the test says so. Its time of day can be set ahead of the time passed.
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
@@ -67,7 +67,7 @@ pub(crate) struct TestApp {
 
 const STORE_KEY: [u8; 32] = [7; 32];
 
-/// The embedded store, or a Redis of the app's own.
+/// Opens the embedded store, or a new Redis server for this app.
 async fn open_store(data: &Path, key: &StoreKey, on_redis: bool) -> (Arc<dyn Store>, Option<RedisServer>) {
     if on_redis {
         let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "no"]).unwrap();
@@ -82,19 +82,20 @@ impl TestApp {
         Self::start_with(&[]).await
     }
 
-    /// On the embedded store, or with `TEST_STORE=redis` on a Redis.
+    /// Starts the app on the embedded store, or on a Redis with `TEST_STORE=redis`.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let on_redis = std::env::var("TEST_STORE").is_ok_and(|store| store == "redis");
         Self::start_on(on_redis, settings).await
     }
 
-    /// On a Redis that [`Self::kill_store`] can kill; none where there is no Redis on the machine.
+    /// Starts the app on a Redis that [`Self::kill_store`] can kill. Returns `None` if Redis is not
+    /// installed.
     pub(crate) async fn start_on_redis() -> Option<Self> {
         RedisServer::start(&["--appendonly", "no"])?;
         Some(Self::start_on(true, &[]).await)
     }
 
-    /// One on the embedded store, and one on Redis where that is on the machine.
+    /// Starts an app on the embedded store and, if Redis is installed, one on Redis.
     pub(crate) async fn on_both_stores(settings: &[(&str, &str)]) -> Vec<Self> {
         let mut apps = vec![Self::start_on(false, settings).await];
         if RedisServer::start(&["--appendonly", "no"]).is_some() {
@@ -111,7 +112,7 @@ impl TestApp {
         assert!(self.server.as_mut().unwrap().run());
     }
 
-    /// Gives the Redis of the app a command, and waits until it is done.
+    /// Sends a command to the app's Redis, and waits until it is done.
     pub(crate) fn tell_store(&self, command: &str) {
         use std::io::{Read, Write};
         let mut stream =
@@ -122,12 +123,12 @@ impl TestApp {
         assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
     }
 
-    /// The id of the process of the store.
+    /// The process ID of the app's Redis.
     pub(crate) fn store_process(&self) -> u32 {
         self.server.as_ref().unwrap().process.as_ref().unwrap().id()
     }
 
-    /// With this source of randomness.
+    /// Starts the app with this source of randomness.
     pub(crate) async fn start_with_random(random: Arc<dyn Random>) -> Self {
         Self::start_from(false, random, &[]).await
     }
@@ -157,7 +158,8 @@ impl TestApp {
         Self::launch(settings, store, (clock, random), data, server).await
     }
 
-    /// Another replica on the same store, with the same clock. With Redis it has a connection of its own.
+    /// Starts another replica on the same store and with the same clock. With Redis, it has its own
+    /// connection.
     pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
         let store = match &self.server {
             Some(server) => {
@@ -212,12 +214,12 @@ impl TestApp {
         self.clock.passed.fetch_add(duration.as_secs(), Ordering::SeqCst);
     }
 
-    /// Sets the clock so far ahead of what it should be.
+    /// Sets how far the clock is ahead of the time passed.
     pub(crate) fn set_clock_ahead(&self, by: Duration) {
         self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }
 
-    /// An account with [`PASSWORD`].
+    /// Adds an account whose password is [`PASSWORD`].
     pub(crate) async fn person(&self, name: &str) -> Account {
         self.account(name, false).await
     }
@@ -246,7 +248,7 @@ impl TestApp {
         self.http.post(format!("{}/register", self.public)).json(metadata).send().await.unwrap()
     }
 
-    /// A public client as the SDKs register it; its id.
+    /// Registers a public client as the SDKs do. Returns its identifier.
     pub(crate) async fn client(&self) -> String {
         self.client_with(&[REDIRECT]).await
     }
@@ -265,12 +267,12 @@ impl TestApp {
         Browser::new(self, Vec::new())
     }
 
-    /// Another window of the same browser: it has the same cookies.
+    /// Another window of the same browser, with the same cookies.
     pub(crate) fn browser_with(&self, same: &Browser<'_>) -> Browser<'_> {
         Browser::new(self, same.cookies.clone())
     }
 
-    /// A browser in which `name`, made for the purpose, has logged in.
+    /// A browser in which the new user `name` has logged in.
     pub(crate) async fn browser_of(&self, name: &str) -> Browser<'_> {
         self.person(name).await;
         let mut browser = self.browser();
@@ -280,7 +282,7 @@ impl TestApp {
         browser
     }
 
-    /// A code for `client`, after a new person's login and consent.
+    /// An authorization code for `client`, after the login and consent of a new user.
     pub(crate) async fn code(&self, client: &str) -> String {
         let mut browser = self.browser_of(&format!("person{}", rand_suffix())).await;
         browser.allow(&authorize_query(client, &[])).await
@@ -311,20 +313,20 @@ impl TestApp {
         .await
     }
 
-    /// Access and refresh token of a new person through `client`.
+    /// The access token and the refresh token of a new user for `client`.
     pub(crate) async fn tokens(&self, client: &str) -> Tokens {
         let response = self.redeem(client, &self.code(client).await).await;
         assert_eq!(response.status(), StatusCode::OK);
         Tokens::of(response).await
     }
 
-    /// A check as Envoy sends it.
+    /// A check as Envoy sends it over HTTP.
     #[expect(clippy::needless_pass_by_value, reason = "a test writes Method::POST")]
     pub(crate) fn check(&self, method: reqwest::Method, host: &str, target: &str) -> RequestBuilder {
         self.check_by("envoy", method.as_str(), host, target)
     }
 
-    /// A check as this proxy sends it.
+    /// A check as this proxy sends it over HTTP.
     pub(crate) fn check_by(&self, proxy: &str, method: &str, host: &str, target: &str) -> RequestBuilder {
         let url = format!("{}/verify/{proxy}", self.edge);
         let request = match proxy {
@@ -349,7 +351,8 @@ impl TestApp {
         request.header("x-edge-secret", EDGE_SECRET)
     }
 
-    /// The status of a check by Envoy whose target is sent as it stands: an HTTP library would normalise it.
+    /// The status of a check by Envoy. The request target is sent unchanged, where an HTTP library would
+    /// normalise it.
     pub(crate) async fn raw_check(&self, target: &str) -> u16 {
         self.raw(&format!(
             "POST /verify/envoy{target} HTTP/1.1\r\nHost: mcp.example\r\nX-Edge-Secret: {EDGE_SECRET}\r\nConnection: close\r\n\r\n"
@@ -358,13 +361,14 @@ impl TestApp {
         .unwrap()
     }
 
-    /// The status with which the edge listener answers these very bytes, if it answers at all.
+    /// Sends exactly these bytes to the edge listener. Returns the status of the response, if there is one.
     pub(crate) async fn raw(&self, bytes: &str) -> Option<u16> {
         send_and_hang_up(&self.edge, bytes).await.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Status and body with which the public listener answers these very bytes, which ask for the connection to be closed: that
-    /// listener answers nobody who has hung up, half or whole.
+    /// Sends exactly these bytes to the public listener. Returns the status and body of the response. The
+    /// request must ask for the connection to be closed, because that listener does not answer a client that
+    /// has closed its half of the connection.
     pub(crate) async fn raw_public(&self, bytes: &str) -> (u16, String) {
         let answer = read_to_end(send_bytes(&self.public, bytes).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -376,7 +380,7 @@ impl TestApp {
     }
 }
 
-/// Sends these bytes to a listener, and nothing after them.
+/// Sends these bytes to a listener, and then closes the sending half of the connection.
 async fn send_and_hang_up(listener: &str, bytes: &str) -> String {
     let mut stream = send_bytes(listener, bytes).await;
     stream.shutdown().await.unwrap();
@@ -389,7 +393,7 @@ async fn send_bytes(listener: &str, bytes: &str) -> TcpStream {
     stream
 }
 
-/// What comes until the other side closes the connection.
+/// Reads until the other side closes the connection.
 async fn read_to_end(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap_or_default();
@@ -410,18 +414,19 @@ impl Tokens {
     }
 }
 
-/// The error code of an OAuth error answer.
+/// The error code in an OAuth error response.
 pub(crate) async fn error_code(response: Response) -> String {
     response.json::<Value>().await.unwrap()["error"].as_str().unwrap().to_owned()
 }
 
-/// For a name that nobody has yet.
+/// A random suffix, for a name that is not in use.
 pub(crate) fn rand_suffix() -> String {
     let bytes = SystemRandomSource.bytes().unwrap();
     bytes.iter().take(6).map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
-/// The query of a good authorization request, with some parameters replaced (empty: left out).
+/// The query of a valid authorization request. `replaced` holds parameters to replace, or to leave out if the
+/// value is empty.
 pub(crate) fn authorize_query(client: &str, replaced: &[(&str, &str)]) -> String {
     let good = [
         ("response_type", "code"),

@@ -1,4 +1,4 @@
-//! `/authorize` and the consent page.
+//! Tests of `/authorize` and of the consent page.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
         ("redirect_uri", "//app.example/cb"),
         ("redirect_uri", "https://app.example/CB"),
     ] {
-        // Everything else is wrong too: no error of theirs may win.
+        // Other parameters are wrong too. Their errors must not be reported by a redirect.
         let query = authorize_query(&client, &[replaced, ("response_type", "token"), ("scope", "\"")]);
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{replaced:?}");
@@ -106,14 +106,15 @@ async fn a005_an_error_leads_no_browser_to_a_place_where_its_user_has_let_no_ans
             {
                 let page = browser.open(&link).await;
                 assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None), "{link}");
-                // The user sees where it would go, and decides.
+                // The page shows the user where the error would be sent, and lets the user decide.
                 let host = if uri == REDIRECT { "app.example" } else { uri.split('/').nth(2).unwrap() };
                 assert!(page.body.contains(host) && page.body.contains("Tell the application"));
                 assert!(page.body.contains(&format!("href=\"{uri}?error=")), "{}", page.body);
             }
         }
     }
-    // With a login and a consent for the very address, the client is told at once; and no longer when that is over.
+    // With a login and a consent for this exact redirect URI, the client gets the error at once. After the
+    // login has expired, it does not.
     let link = format!("/authorize?{}", authorize_query(&client, &[("response_type", "token")]));
     assert!(ana.open(&link).await.location.unwrap().starts_with(REDIRECT));
     app.wait(Duration::from_secs(12 * 3600));
@@ -143,8 +144,8 @@ async fn only_a_form_whose_answer_stays_here_is_held_here() {
         assert!(policy.contains("default-src 'none'") && policy.contains("base-uri 'none'"), "{policy}");
         policy.contains("form-action 'self'")
     };
-    // Login, new password and consent may be answered by a redirect to the client, and that by one to anywhere: Chromium
-    // applies `form-action` to all of them.
+    // The login, new-password and consent forms can be answered by a redirect to the client, which can
+    // redirect to any other address. Chromium applies `form-action` to all of these redirects.
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     let choose =
         browser.submit_and_follow(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
@@ -165,7 +166,8 @@ async fn a016_a_consent_counts_once_for_one_browser_in_time() {
     let mut ana = app.browser_of("ana").await;
     let mut eve = app.browser_of("eve").await;
     let page = ana.open(&query).await;
-    // Another person's browser, nobody's browser, no ticket, no answer.
+    // The form is refused from another user's browser, from a browser without a login, without a ticket, and
+    // without an answer.
     assert_eq!(eve.submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(app.browser().submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(ana.post("/consent", &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);

@@ -1,4 +1,4 @@
-//! Backup and restore as an operator does them, with the real program.
+//! Tests of backup and restore as an operator does them, with the real program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     works(&command("user add bo", &here));
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
-        // Their names have seconds.
+        // The file names contain the time in seconds, so that two backups need different seconds.
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -59,7 +59,8 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let dump = dump.to_str().unwrap();
     let bytes = fs::read(dump).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"people"));
-    // What is lost after it is lost; what was there comes back, with the key of then.
+    // A change after the backup is lost by a restore. Everything else is restored, and needs the key that was
+    // used then.
     works(&command("user disable ana", &here));
     let refused = fails(&script("restore", &[dump], &there));
     assert!(refused.contains("--key-file"), "{refused}");
@@ -69,7 +70,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let users = works(&command("user list", &there));
     assert!(users.contains("ana@people.example\tactive\tstaff") && users.contains("bo\t"), "{users}");
     assert_ne!(fs::read(&key_file).unwrap(), fs::read(format!("{new}/store.key")).unwrap());
-    // Over a store that is in the way only when told, and that one is kept.
+    // An existing store is replaced only with `--replace`, and the old one is kept beside it.
     let refused = fails(&script("restore", &[dump], &here));
     assert!(refused.contains("not empty") && refused.contains("--replace"), "{refused}");
     assert!(works(&command("user list", &here)).contains("disabled"));
@@ -99,7 +100,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     assert!(said.contains("read back and counted") && said.contains("1 accounts"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
-    // A new key, by the steps of docs/state.md.
+    // The key is rotated by the steps of docs/state.md.
     let rotating = [("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY), ("STORE_KEY_PREVIOUS", KEY)];
     assert!(fails(&command("store rekey", &both)).contains("STORE_KEY_PREVIOUS"));
     assert!(works(&command("store rekey", &rotating)).contains("none has now"));
@@ -108,7 +109,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     works(&command("store migrate --to embedded", &target));
     let alone = [("DATA_DIR", back.as_str()), ("STORE_KEY", OTHER_KEY)];
     assert!(works(&command("user list", &alone)).starts_with("ana\t"));
-    // The key of a box on its own is in a file: it is moved away, and a new one is made.
+    // The embedded store keeps its key in a file. The operator renames that file, and a new key is made.
     let (key_file, old) = (format!("{data}/store.key"), format!("{data}/store.key.old"));
     fs::rename(&key_file, &old).unwrap();
     assert!(fails(&command("user list", &here)).contains("store.key is missing"));

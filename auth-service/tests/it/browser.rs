@@ -1,4 +1,4 @@
-//! A browser as the tests of pages use it: it keeps cookies, fills in forms, and shows every redirect.
+//! A simple browser for tests of pages. It keeps cookies, fills in forms and shows every redirect.
 
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::{RequestBuilder, StatusCode};
@@ -6,7 +6,7 @@ use url::Url;
 
 use super::app::TestApp;
 
-/// A page or a redirect.
+/// The response to a request: a page or a redirect.
 pub(crate) struct Page {
     pub(crate) status: StatusCode,
     pub(crate) location: Option<String>,
@@ -15,7 +15,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// A parameter of the address that it redirects to.
+    /// The value of a query parameter of the redirect's target.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let url = Url::parse(self.location.as_ref()?).unwrap();
         url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -36,18 +36,18 @@ impl Page {
     }
 }
 
-/// Addresses of pages that answer a form.
+/// Paths of the pages that show the result of a form.
 const ANSWERS: [&str; 5] =
     ["/login/again", "/login/done", "/login/password", "/device/again", "/consent/answered"];
 
-/// Keeps cookies as a browser does, and shows every redirect to the test.
+/// A browser that keeps cookies, and returns every redirect to the test.
 pub(crate) struct Browser<'a> {
     app: &'a TestApp,
     pub(crate) cookies: Vec<(String, String)>,
 }
 
 impl<'a> Browser<'a> {
-    /// With these cookies.
+    /// A browser with these cookies.
     pub(crate) fn new(app: &'a TestApp, cookies: Vec<(String, String)>) -> Self {
         Self { app, cookies }
     }
@@ -60,7 +60,7 @@ impl Browser<'_> {
         self.send(request).await
     }
 
-    /// Opens a path and goes where redirects within the service lead.
+    /// Opens a path, and follows redirects within the service.
     pub(crate) async fn follow(&mut self, path: &str) -> Page {
         let mut page = self.open(path).await;
         while let Some(ours) =
@@ -72,7 +72,8 @@ impl Browser<'_> {
         page
     }
 
-    /// Fills in the page's form. If a page answers it, that is shown, wherever it is.
+    /// Fills in the page's form. If the response redirects to a page that shows the result, returns that
+    /// page.
     pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
         let ticket = page.ticket();
         let fields: Vec<_> =
@@ -80,7 +81,8 @@ impl Browser<'_> {
         let action = page.action();
         let action = action.strip_prefix(&self.app.issuer).unwrap();
         let answer = self.answer(action, &fields).await;
-        // A browser asks before it shows a page once more that answered a form itself, and then sends the form.
+        // Browsers ask before they reload a page that was the direct response to a form, and then send the
+        // form again. So a form must be answered by a redirect, with few exceptions.
         let is_worth_sending_again =
             answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error();
         let is_address_too_long = ticket.len() > 4 * 1024;
@@ -93,7 +95,7 @@ impl Browser<'_> {
         self.show(answer).await
     }
 
-    /// Fills in the page's form, and goes where a redirect within the service leads.
+    /// Fills in the page's form, and follows one redirect within the service.
     pub(crate) async fn submit_and_follow(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
         let answer = self.submit(page, fields).await;
         let ours = answer.location.as_ref().and_then(|location| location.strip_prefix(&self.app.issuer));
@@ -122,7 +124,7 @@ impl Browser<'_> {
         }
     }
 
-    /// Asks for authorization, consents, and gives the code.
+    /// Sends an authorization request and allows it. Returns the code.
     pub(crate) async fn allow(&mut self, query: &str) -> String {
         let page = self.follow(&format!("/authorize?{query}")).await;
         let answer = self.submit(&page, &[("decision", "allow")]).await;

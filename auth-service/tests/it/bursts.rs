@@ -1,4 +1,4 @@
-//! Refreshes of one honest client that has several machines, against several replicas.
+//! Refreshes by one honest client that runs on several machines, against several replicas.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use reqwest::StatusCode;
 
 use super::app::{TestApp, Tokens, error_code};
 
-/// Hosted clients were seen to refresh one token from two egress addresses for 76 seconds.
+/// Pauses in seconds, which add up to 76. Hosted clients were seen to refresh one token from two egress
+/// addresses for that long.
 const BURST: [u64; 6] = [0, 3, 11, 24, 17, 21];
 
 #[actix_web::test]
@@ -34,13 +35,13 @@ async fn a032_a_burst_over_76_seconds_from_two_addresses_logs_nobody_out() {
             }
         }
         assert_eq!(successors.len(), 1, "there is one live branch");
-        // Whichever answer a machine took, what it holds works.
+        // Whichever response a machine used, its access token works.
         for token in [&access[0], &access[access.len() - 1]] {
             assert_eq!(two.check_token(token).await.status(), StatusCode::OK);
         }
         tokens.refresh = successors.into_iter().next().unwrap();
     }
-    // And a thief who comes with the first token of the burst ends all of it.
+    // A thief who uses the first token of the burst ends the whole grant.
     let stolen = tokens.refresh.clone();
     let last = Tokens::of(one.refresh(&client, &tokens.refresh).await).await;
     let last = Tokens::of(two.refresh(&client, &last.refresh).await).await;

@@ -1,4 +1,4 @@
-//! The check: what the edge is told.
+//! Tests of the check, and of the response that the edge gets.
 
 use std::time::Duration;
 
@@ -178,7 +178,7 @@ async fn a057_a060_a062_a063_a_signature_of_ours_is_not_enough() {
     let mut narrowed = good.clone();
     narrowed["scope"] = json!("mcp:read");
     assert_eq!(app.check_token(&signed(&narrowed)).await.status(), StatusCode::FORBIDDEN);
-    // The right claims under another type are another token.
+    // The same claims with another `typ` header do not make an access token.
     let assertion = app.state.keys.sign("mcp-assertion+jwt", &good).unwrap();
     assert_eq!(app.check_token(&assertion).await.status(), StatusCode::UNAUTHORIZED);
 }

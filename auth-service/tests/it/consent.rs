@@ -1,4 +1,4 @@
-//! What is remembered of a consent, requests that are pushed, and the scope that keeps a client connected.
+//! Tests of remembered consent, of pushed requests, and of the scope `offline_access`.
 
 use std::time::Duration;
 
@@ -24,19 +24,20 @@ async fn a_person_is_not_asked_again_for_what_the_client_may_do() {
     let again = browser.open(&query("mcp:read", RESOURCE)).await;
     assert_eq!(again.status, StatusCode::SEE_OTHER);
     assert!(again.parameter("code").is_some() && again.parameter("iss").is_some());
-    // More, or elsewhere, is a question; what is known is shown as known.
+    // A request for more scope or for another resource is shown to the user. The page marks what the user has
+    // allowed before.
     let more = browser.open(&query("mcp:read mcp:write", RESOURCE)).await;
     assert_eq!(more.status, StatusCode::OK);
     assert!(more.body.contains("New: it will be allowed") && more.body.contains("You allowed it before"));
     let elsewhere = browser.open(&query("mcp:read", "https://other.example/mcp")).await;
     assert!(elsewhere.status == StatusCode::OK && !elsewhere.body.contains("before"));
-    // Step-up: a second grant; the first one lives on.
+    // A step-up creates a second grant, and the first one stays valid.
     let code = browser.submit(&more, &[("decision", "allow")]).await.parameter("code").unwrap();
     let wider: Value = app.redeem(&client, &code).await.json().await.unwrap();
     assert_eq!(wider["scope"], "mcp:read mcp:write");
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
     assert_eq!(browser.open(&query("mcp:read mcp:write", RESOURCE)).await.status, StatusCode::SEE_OTHER);
-    // Disconnecting forgets it.
+    // A revocation by the client also ends the remembered consent.
     let form = [("token", wider["access_token"].as_str().unwrap()), ("client_id", &client)];
     app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
     assert_eq!(browser.open(&query("mcp:read", RESOURCE)).await.status, StatusCode::OK);
@@ -52,7 +53,8 @@ async fn a016_a017_a_remembered_consent_is_one_persons_to_one_client_in_time() {
     let open = |client: &str| format!("/authorize?{}", authorize_query(client, &[]));
     assert_eq!(ana.open(&open(&other)).await.status, StatusCode::OK);
     assert_eq!(eve.open(&open(&one)).await.status, StatusCode::OK);
-    // A program on the person's machine is shown each time: any program could be asking.
+    // The consent page for a client on the user's own machine is always shown, because any program there
+    // could send the request.
     let local = app.client_with(&["http://127.0.0.1/cb"]).await;
     let query = authorize_query(&local, &[("redirect_uri", "http://127.0.0.1:5000/cb")]);
     ana.allow(&query).await;
@@ -76,7 +78,7 @@ async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_cli
         }
         assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
     }
-    // The other way round, too. A second click on the same button is no second answer.
+    // The same holds for the opposite answers. A second click on the same button is not a second answer.
     let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     for _ in 0..2 {
         let denied = browser.submit(&page, &[("decision", "deny")]).await;
@@ -86,7 +88,7 @@ async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_cli
     assert_eq!((late.status, late.location), (StatusCode::CONFLICT, None));
 }
 
-/// The client of these redirect URIs, changed by its owner (RFC 7592) after it registered as `before`.
+/// A client that its owner changes (RFC 7592) after its registration.
 struct Changeable<'a> {
     app: &'a TestApp,
     id: String,
@@ -127,7 +129,7 @@ async fn a016_an_answer_allowed_to_one_redirect_uri_is_not_sent_to_another_of_th
     let page = browser.open(&link).await;
     assert_eq!((page.status, page.location), (StatusCode::OK, None));
     assert!(page.body.contains("evil.example") && !page.body.contains("You allowed it before"));
-    // Once allowed there as well, both are known.
+    // After the user has allowed the second redirect URI too, both are known.
     browser.allow(&authorize_query(&client, &[("redirect_uri", EVIL)])).await;
     for uri in [REDIRECT, EVIL] {
         let query = authorize_query(&client, &[("redirect_uri", uri)]);
@@ -157,7 +159,7 @@ async fn a016_a_client_that_changed_what_was_shown_is_asked_about_again() {
         let mut client = Changeable::register(&app, &before).await;
         let mut browser = app.browser_of(&format!("person{n}")).await;
         browser.allow(&authorize_query(&client.id, &[])).await;
-        // An update that changes nothing asks nothing.
+        // An update that changes nothing does not cause a question.
         client.change(&before).await;
         let again = browser.open(&format!("/authorize?{}", authorize_query(&client.id, &[]))).await;
         assert!(again.parameter("code").is_some(), "{}", again.body);
@@ -282,7 +284,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     let (client, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/x"]).await);
     let uri = pushed(&app, &client).await;
     let path = format!("/authorize?{}", pushed_query(&client, &uri));
-    // Through the login, too.
+    // A pushed request also survives the redirect through the login.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&path).await;
@@ -297,7 +299,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     assert_eq!(answer.parameter("state").as_deref(), Some("pushed state"));
     let code = answer.parameter("code").unwrap();
     assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
-    // The page that was open twice makes no second grant, and the link leads nowhere now.
+    // The page was open twice but creates only one grant, and the link is no longer valid.
     assert_eq!(browser.submit(&reloaded, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     for path in [
         path.clone(),
@@ -347,7 +349,7 @@ async fn where_requests_must_be_pushed_no_other_counts() {
     let mut browser = everywhere.browser_of("ana").await;
     let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &uri))).await;
     assert_eq!(page.status, StatusCode::OK);
-    // Or for one client alone, that proves who it is.
+    // The setting can also apply to a single client, which has to authenticate.
     let app = TestApp::start().await;
     let strict = NewClient {
         grant_types: vec![GrantType::AuthorizationCode],
@@ -357,7 +359,7 @@ async fn where_requests_must_be_pushed_no_other_counts() {
         ..new_client("strict")
     };
     let (id, secret) = enter(&app, strict).await;
-    // A place that the operator entered is one that people may be sent to.
+    // The operator entered this redirect URI, so errors can be sent to it.
     assert_eq!(open(&app, &id).await.parameter("error").as_deref(), Some("invalid_request"));
     assert_eq!(error_code(push(&app, &request(&id)).await).await, "invalid_client");
     let mut form = request(&id);
@@ -384,7 +386,7 @@ async fn with_offline_access_only_who_asks_stays_connected() {
     let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
     let tokens = Tokens::of(app.redeem(&client, &code).await).await;
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
-    // Nor does the resource ask for it (MCP authorization, "Refresh Tokens").
+    // The resource server does not ask for `offline_access` either (MCP authorization, "Refresh Tokens").
     let challenge = app.check(reqwest::Method::POST, "mcp.example", "/mcp").send().await.unwrap();
     assert!(!challenge.headers()["www-authenticate"].to_str().unwrap().contains("offline_access"));
 }

@@ -1,4 +1,5 @@
-//! Tokens on the word of others: an enterprise's identity provider (ID-JAG), and another token (RFC 8693).
+//! Tests of tokens that are issued for an assertion of an enterprise's identity provider (ID-JAG), or for
+//! another token (RFC 8693).
 
 use std::time::Duration;
 
@@ -109,7 +110,8 @@ async fn an_employee_is_connected_on_the_word_of_the_enterprise() {
         (passed.status(), &passed.headers()["x-auth-username"]),
         (StatusCode::OK, &"ana".parse().unwrap())
     );
-    // The address was needed once; somebody new with the same address is nobody.
+    // The email address is needed only the first time. A new person with the same address gets no access to
+    // the account.
     let mut known = provider.claims(&app, &agent.0, "2");
     known["email_verified"] = json!(false);
     assert_eq!(bearer(&app, &agent, &provider.id_jag(&known)).await.status(), StatusCode::OK);
@@ -176,7 +178,8 @@ async fn a037_an_assertion_counts_once_for_one_client_in_time() {
     ] {
         assert_eq!(error_code(bearer(&app, &agent, &forged).await).await, "invalid_grant");
     }
-    // Another client that the operator did not allow, one that proves nothing, and the same assertion twice.
+    // Refused are a client that the operator did not allow, a client that does not authenticate, and a
+    // repeated assertion.
     let theirs = provider.id_jag(&provider.claims(&app, &other.0, "2"));
     assert_eq!(error_code(bearer(&app, &other, &theirs).await).await, "invalid_grant");
     let public = app.client().await;
@@ -325,7 +328,7 @@ async fn a_service_acts_for_the_person_whose_token_it_was_called_with() {
     };
     assert_eq!(check("mcp.example").await, StatusCode::UNAUTHORIZED);
     assert_eq!(check("other.example").await, StatusCode::FORBIDDEN, "mcp:read is too little there");
-    // It ends with what it stands on.
+    // The exchanged token ends with the grant that it was derived from.
     let form = [("token", tokens.refresh.as_str()), ("client_id", &client)];
     app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
     assert_eq!(check("other.example").await, StatusCode::UNAUTHORIZED);
@@ -361,7 +364,8 @@ async fn a033_a041_an_exchange_widens_nothing() {
         let answer = exchange(&app, &front, &tokens.access, &[(name, value)]).await;
         assert_eq!(error_code(answer).await, error, "{name}={value}");
     }
-    // Whom the token was not for; who may not exchange at all; what was exchanged once.
+    // Refused are a client that the token is not for, a client without the right to exchange tokens, and a
+    // token that was exchanged before.
     assert_eq!(error_code(exchange(&app, &other, &tokens.access, &[]).await).await, "invalid_grant");
     let form = [("grant_type", EXCHANGE), ("client_id", client.as_str()), ("subject_token", &tokens.access)];
     assert_eq!(error_code(app.token(&form).await).await, "unauthorized_client");

@@ -1,4 +1,4 @@
-//! The device flow (RFC 8628), as a device and as the person with another browser.
+//! Tests of the device flow (RFC 8628), both as a device and as a user in another browser.
 
 use std::time::Duration;
 
@@ -50,18 +50,18 @@ async fn poll(app: &TestApp, client: &str, device_code: &str) -> Response {
     app.token(&[("grant_type", GRANT), ("client_id", client), ("device_code", device_code)]).await
 }
 
-/// Types the code on the page; what comes then.
+/// Types the code on the page. Returns the page that follows.
 pub(crate) async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
     let page = browser.open("/device").await;
     send_code(browser, &page, code).await
 }
 
-/// Sends the code on this page, and goes where that leads.
+/// Sends the code in this page's form, and follows the redirect.
 pub(crate) async fn send_code(browser: &mut Browser<'_>, page: &Page, code: &str) -> Page {
     browser.submit_and_follow(page, &[("user_code", code)]).await
 }
 
-/// Answers the question about the device, and goes where that leads.
+/// Answers the question about the device, and follows the redirect.
 pub(crate) async fn decide(browser: &mut Browser<'_>, page: &Page, decision: &str) -> Page {
     browser.submit_and_follow(page, &[("decision", decision)]).await
 }
@@ -79,7 +79,7 @@ async fn a_device_is_connected_by_a_person_in_another_browser() {
     let client = television(&app).await;
     let codes = codes(&app, &client).await;
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
-    // A link leads through the login, and fills the code in.
+    // A link with the user code leads through the login, and fills the code in.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&format!("/device?user_code={}", codes.user)).await;
@@ -116,7 +116,7 @@ async fn a043_a_link_alone_approves_nothing() {
     let page = browser.open(&link).await;
     assert!(page.status == StatusCode::OK && page.body.contains("name=\"user_code\""));
     assert_eq!(page.headers["x-frame-options"], "DENY");
-    // A post without a ticket, with another form's ticket, from another browser.
+    // Posts are refused without a ticket and with the ticket of another form.
     let decision = [("user_code", codes.user.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device", &decision).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.post("/device/consent", &decision).await.status, StatusCode::BAD_REQUEST);
@@ -124,7 +124,7 @@ async fn a043_a_link_alone_approves_nothing() {
     let form = [("ticket", ticket.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device/consent", &form).await.status, StatusCode::BAD_REQUEST);
     let shown = send_code(&mut browser, &page, &codes.user).await;
-    // The address of the question is good in that login only.
+    // The address of the question is valid only in the login session that entered the code.
     let form = [("ticket", page.ticket()), ("user_code", codes.user.clone())];
     let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let there = browser.post("/device", &form).await.location.unwrap();
@@ -138,7 +138,7 @@ async fn a043_a_link_alone_approves_nothing() {
     assert_eq!(app.browser().submit(&shown, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.submit(&shown, &[]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
-    // No counts, once.
+    // A denial counts, and cannot be changed afterwards.
     assert_eq!(decide(&mut browser, &shown, "deny").await.status, StatusCode::OK);
     assert_eq!(browser.submit(&shown, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     app.wait(Duration::from_secs(5));
@@ -171,7 +171,7 @@ async fn a043_user_codes_are_not_guessed() {
     for _ in 0..10 {
         assert_eq!(type_code(&mut browser, "BCDF-GHJK").await.status, StatusCode::UNPROCESSABLE_ENTITY);
     }
-    // Not even the right one, from here or by this account elsewhere.
+    // Now even the right code is refused.
     assert_eq!(type_code(&mut browser, &codes.user).await.status, StatusCode::TOO_MANY_REQUESTS);
 }
 
@@ -185,7 +185,7 @@ async fn a043_a_device_code_is_its_clients_and_works_once() {
         json!({ "client_name": "Other", "token_endpoint_auth_method": "none", "grant_types": [GRANT] });
     let registered: Value = app.register(&metadata).await.json().await.unwrap();
     let stranger = registered["client_id"].as_str().unwrap();
-    // Nobody else's question slows the device down either.
+    // Polls by another client do not slow the device down.
     for _ in 0..5 {
         assert_eq!(error_code(poll(&app, stranger, &codes.device).await).await, "invalid_grant");
     }
@@ -218,7 +218,7 @@ async fn a016_a_page_that_was_open_while_the_device_s_client_changed_allows_noth
     let answer = browser.submit(&page, &[("decision", "allow")]).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.body);
     assert_eq!(error_code(poll(&app, client, &codes.device).await).await, "authorization_pending");
-    // Asked about as it is now, it may be allowed.
+    // The page shows the changed client, which the user can then allow.
     let page = type_code(&mut browser, &codes.user).await;
     assert!(page.body.contains("Bank"));
     assert_eq!(decide(&mut browser, &page, "allow").await.status, StatusCode::OK);
@@ -256,7 +256,7 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
     assert_eq!(app.browser().open("/device").await.status, StatusCode::NOT_FOUND);
 }
 
-/// Sends "Allow" and hangs up after a moment, as a browser does in which the user clicks once more.
+/// Sends "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
 async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
     let form = format!("ticket={}&decision=allow", page.ticket());
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();

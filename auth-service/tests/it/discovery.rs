@@ -1,4 +1,4 @@
-//! Metadata documents (RFC 8414, RFC 9728), and what operators see.
+//! Tests of the metadata documents (RFC 8414, RFC 9728), and of health, readiness, version and metrics.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -182,7 +182,8 @@ async fn a_client_of_2025_03_26_connects_on_the_mcp_host_when_it_has_a_default_r
         assert_eq!(location, format!("{issuer}/authorize?{query}&resource=https%3A%2F%2Fmcp.example%2Fmcp"));
 
         if issuer != app::ISSUER {
-            // The tests' browser knows no issuer with a path; where it is sent is what differs.
+            // The test browser does not support an issuer with a path. For that issuer only the redirect's
+            // target is checked.
             continue;
         }
         let mut browser = app.browser_of("ana").await;

@@ -1,4 +1,4 @@
-//! `auth-service doctor` in front of a healthy stack, and of stacks that are broken on purpose.
+//! Tests of `auth-service doctor` with a healthy stack, and with stacks that have one fault each.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::document_host::tls_of_localhost;
 use super::faulty_edge::{Fault, Patient, patient};
 
-/// Longer than any machine is busy: an answer that comes late is an answer, and every answer here comes.
+/// Longer than a busy machine delays a response. Every response in these tests comes, so none is reported as
+/// missing.
 const PATIENT: Duration = Duration::from_secs(120);
 
-/// What the doctor says of a stack with this fault and these settings.
+/// The findings of the doctor for a stack with this fault and these settings.
 async fn findings(fault: Fault, settings: &[(&str, &str)]) -> Vec<Finding> {
     examined(&patient(fault, settings, None).await, None).await
 }
@@ -90,7 +91,7 @@ async fn every_fault_is_found_and_nothing_else_is_blamed() {
     ];
     let examined = stream::iter(faults)
         .map(async |(fault, check, outcome)| (fault, check, outcome, findings(fault, &[]).await));
-    // Each is a stack of its own.
+    // The examinations can run at the same time, because each has its own stack.
     let mut examined = std::pin::pin!(examined.buffer_unordered(4));
     while let Some((fault, check, outcome, findings)) = examined.next().await {
         assert!(complaints(&findings).contains(&(check, outcome)), "{fault:?}: {:?}", complaints(&findings));
@@ -138,12 +139,12 @@ async fn over_https_the_certificate_is_looked_at_and_every_request_is_made() {
     let open = patient(Fault::BelievesIdentity, &[], Some(acceptor.clone())).await;
     let findings = examined(&open, Some(std::fs::read(ca.path()).unwrap())).await;
     assert!(complaints(&findings).contains(&("bypass", Outcome::Problem)), "{findings:#?}");
-    // Nobody else trusts that CA.
+    // Without the CA's certificate, the doctor does not trust the stack's certificate.
     let findings = examined(&patient(Fault::None, &[], Some(acceptor)).await, None).await;
     assert_eq!(complaints(&findings), [("tls", Outcome::Problem)], "{findings:#?}");
 }
 
-/// Runs the command; its exit code, and what it says on standard output and standard error.
+/// Runs the command. Returns its exit code, standard output and standard error.
 async fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_auth-service"));
     command.arg("doctor").args(arguments).args(["--patience", "120"]).env_clear();

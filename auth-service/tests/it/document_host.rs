@@ -1,4 +1,4 @@
-//! A host of client metadata documents: https on loopback under a CA of its own.
+//! A host of client metadata documents. It serves https on loopback, with a certificate of its own CA.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// What a path answers.
+/// The response for a path.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) head: String,
@@ -39,7 +39,7 @@ pub(crate) struct DocumentHost {
     shelf: Arc<Mutex<Shelf>>,
 }
 
-/// TLS for `localhost`, and a file with the certificate of the CA that vouches for it and for nothing else.
+/// Makes a TLS certificate for `localhost`, and a file with the certificate of the new CA that signed it.
 pub(crate) fn tls_of_localhost() -> (tempfile::NamedTempFile, TlsAcceptor) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

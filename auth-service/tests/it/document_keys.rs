@@ -1,4 +1,4 @@
-//! Clients whose metadata documents name keys, with which they authenticate.
+//! Tests of clients whose metadata documents name keys for client authentication.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::app::{TestApp, Tokens, error_code};
 use super::document_host::{Answer, DocumentHost};
 use super::documents::{PATH, app, code, document, query, redemption};
 
-/// A client with an Ed25519 key of its own.
+/// An Ed25519 key of a client.
 struct Signer {
     key: EncodingKey,
     public: String,
@@ -40,7 +40,7 @@ impl Signer {
     }
 }
 
-/// The document of a client that proves itself by keys, which `member` names.
+/// A metadata document with `private_key_jwt`, whose keys are in `member`.
 fn document_with(host: &DocumentHost, member: &str, keys: Value) -> Value {
     let mut document = document(host);
     document["token_endpoint_auth_method"] = json!("private_key_jwt");
@@ -69,7 +69,7 @@ async fn a034_what_a_document_with_keys_was_given_is_worth_nothing_once_it_has_n
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     app.wait(Duration::from_secs(61));
     assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_grant");
-    // Whoever allows the client as it is now gets it going again.
+    // A new authorization of the changed client works.
     let code = app.browser_of("eve").await.allow(&query(&id)).await;
     let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
@@ -135,7 +135,8 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(response.status(), StatusCode::OK);
     let replayed = redeem(&signer.sign(&good)).await;
     assert_eq!(error_code(replayed).await, "invalid_client");
-    // All of them ours (RFC 7523 §3, RFC 9126 §2): the assertion counts, and what is refused is the code.
+    // All these audiences are ours (RFC 7523 §3, RFC 9126 §2). The client authentication succeeds, and only
+    // the code is refused.
     let endpoint = |path: &str| format!("http://localhost:9{path}");
     let ours =
         [json!(endpoint("/token")), json!(endpoint("/par")), json!([endpoint(""), endpoint("/token")])];
@@ -149,7 +150,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
         let form: Vec<_> = redemption(&id, "unknown").into_iter().chain(proof).collect();
         assert_eq!(error_code(app.token(&form).await).await, "invalid_grant", "{audience}");
     }
-    // The client rotates its key; we look again when the old set does not fit.
+    // The client rotates its key. The key set is fetched again, because it does not contain the new key.
     let rotated = Signer::new();
     let mut set = rotated.jwks();
     set["keys"][0]["kid"] = json!("k2");
@@ -169,7 +170,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
 
-/// A redemption by a client that has keys at the host, and that has been used before.
+/// A client that has used its keys, which the document host serves.
 struct Keyed {
     host: DocumentHost,
     signer: Signer,
@@ -195,7 +196,7 @@ impl Keyed {
         }))
     }
 
-    /// Somebody's assertion in the client's name, with a key that is not there.
+    /// An attacker's assertion in the client's name, with an unknown key.
     fn forged(&self, n: usize) -> String {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(format!("forged{n}"));
@@ -223,7 +224,8 @@ impl Keyed {
 async fn a050_forged_assertions_do_not_take_a_clients_keys_away() {
     let keyed = Keyed::start().await;
     assert_eq!(keyed.redeem("ana").await, StatusCode::OK);
-    // Its host is away for a while, and strangers send what makes us look for a new key.
+    // The host of the keys is unavailable for a while, and strangers send assertions that make the service
+    // look for a new key.
     keyed.host.put("/jwks.json", Answer { head: "503 Service Unavailable".to_owned(), body: String::new() });
     for n in 0..80 {
         let refused =

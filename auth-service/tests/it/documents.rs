@@ -1,4 +1,4 @@
-//! Client ID metadata documents, from a real https host on loopback.
+//! Tests of client ID metadata documents that are fetched from a real https host on loopback.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) fn document(host: &DocumentHost) -> Value {
     json!({ "client_id": host.url(PATH), "client_name": "Documented", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" })
 }
 
-/// An app on loopback, where documents may be on loopback too.
+/// An app on loopback, which therefore also accepts documents from loopback addresses.
 pub(crate) async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
     let ca = host.ca.path().to_str().unwrap();
     let own =
@@ -107,7 +107,7 @@ async fn a_document_with_members_that_say_nothing_is_a_client_like_any_other() {
     for name in ["grant_types", "response_types", "dpop_bound_access_tokens", "contacts", "client_secret"] {
         odd[name] = Value::Null;
     }
-    // One of its products is no client of ours: an answer could be mistaken there.
+    // The first redirect URI is not usable, because its `state` could be mistaken for that of a response.
     odd["redirect_uris"] = json!(["https://app.example/cb?state=x", REDIRECT]);
     host.put(PATH, Answer::json(&odd, "max-age=600"));
     let app = app(&host, &[]).await;
@@ -204,7 +204,7 @@ async fn a016_a_document_that_changed_is_asked_about_again() {
     browser.allow(&query(&id)).await;
     let link = format!("/authorize?{}", query(&id));
     assert!(browser.open(&link).await.parameter("code").is_some());
-    // The same content, served anew, is no change.
+    // Fetching the same content again is not a change.
     app.wait(Duration::from_secs(61));
     assert!(browser.open(&link).await.parameter("code").is_some());
     assert_eq!(host.requests(PATH), 2);
@@ -283,7 +283,7 @@ async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
     for n in 0..80 {
         authorize(&host.url(&format!("/made-up/{n}")), "203.0.113.9").await;
     }
-    // One that is known is fetched anew, and one that nobody has named before is fetched for somebody else.
+    // The document of a known client is fetched again, and an unknown one is fetched for another address.
     app.wait(Duration::from_secs(61));
     assert_eq!(authorize(&host.url(PATH), "198.51.100.2").await, StatusCode::SEE_OTHER);
     let mut other = document(&host);
@@ -322,7 +322,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     let away = "503 Service Unavailable\r\nContent-Type: application/json".to_owned();
     host.put(PATH, Answer { head: away, body: "{}".to_owned() });
     app.wait(Duration::from_secs(61));
-    // A client that is told that it is none throws its tokens away.
+    // The error must not be `invalid_client`, because such clients then delete their tokens.
     let refused = app.refresh(&id, &tokens.refresh).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "10");
@@ -331,7 +331,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     assert!(told["error_description"].as_str().unwrap().contains("it answered 503"), "{told}");
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
-    // What somebody has to mend is told as before.
+    // An error that needs a change of the document is still reported as `invalid_client`.
     host.put(
         PATH,
         Answer { head: "404 Not Found\r\nContent-Type: application/json".to_owned(), body: "{}".to_owned() },

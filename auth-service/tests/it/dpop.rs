@@ -1,4 +1,4 @@
-//! Tokens that are bound to a key (RFC 9449): at the token endpoint, and in the check.
+//! Tests of tokens that are bound to a key (RFC 9449), at the token endpoint and in the check.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::app::{ISSUER, REDIRECT, RESOURCE, TestApp, VERIFIER, authorize_query,
 
 const TOKEN_URL: &str = "https://auth.example/token";
 
-/// A client's key.
+/// A client's Ed25519 key.
 pub(crate) struct Key(Ed25519KeyPair);
 
 impl Key {
@@ -33,7 +33,7 @@ impl Key {
         URL_SAFE_NO_PAD.encode(Sha256::digest(members))
     }
 
-    /// A proof with a `jti` of its own, and these claims in addition or instead.
+    /// A proof with a new `jti`. The claims in `more` are added or replace others.
     fn proof(&self, now: UnixTime, method: &str, url: &str, more: &Value) -> String {
         let jti = URL_SAFE_NO_PAD.encode(SystemRandomSource.bytes().unwrap());
         let mut claims = json!({ "jti": jti, "htm": method, "htu": url, "iat": now.0 });
@@ -85,7 +85,7 @@ impl TestApp {
         self.token_with(proof, &form).await
     }
 
-    /// Access and refresh token bound to `key`.
+    /// An access token and a refresh token that are bound to `key`.
     async fn bound(&self, client: &str, key: &Key) -> (String, String) {
         let code = self.code(client).await;
         let body = issued(self.redeem_with(Some(&key.for_token_endpoint(self)), client, &code).await).await;
@@ -158,7 +158,7 @@ async fn a068_a_stolen_bound_token_opens_nothing() {
     let app = TestApp::start().await;
     let (client, key, thief) = (app.client().await, Key::new(), Key::new());
     let (access, refresh) = app.bound(&client, &key).await;
-    // As a bearer token; with the right scheme and no proof; with a proof by the thief's key.
+    // The token is refused as a bearer token, without a proof, and with a proof by the thief's key.
     assert_challenged(&app.call("Bearer", &access, None).await, "invalid_token");
     assert_challenged(
         &app.call("Bearer", &access, Some(&key.for_call(&app, &access))).await,
@@ -169,7 +169,7 @@ async fn a068_a_stolen_bound_token_opens_nothing() {
         &app.call("DPoP", &access, Some(&thief.for_call(&app, &access))).await,
         "invalid_token",
     );
-    // A public client's refresh token is bound as well.
+    // The refresh token of a public client is bound too.
     for proof in [None, Some(thief.for_token_endpoint(&app))] {
         let answer = app.refresh_with(proof.as_deref(), &client, &refresh).await;
         assert_eq!(error_code(answer).await, "invalid_grant");
@@ -200,7 +200,7 @@ async fn a068_a_proof_is_for_one_request_with_one_token() {
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{what}");
         assert_challenged(&answer, "invalid_dpop_proof");
     }
-    // Two proofs are no proof.
+    // A request with two proofs is refused.
     let two = app
         .check(Method::POST, "mcp.example", "/mcp")
         .header("authorization", format!("DPoP {access}"))
@@ -219,15 +219,15 @@ async fn a068_a_proof_that_comes_twice_is_refused_by_every_replica() {
     assert_eq!(one.call("DPoP", &access, Some(&proof)).await.status(), StatusCode::OK);
     assert_challenged(&one.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // Not after it has been forgotten, either: by then it is too old.
+    // The proof is also refused after its `jti` was deleted, because it is too old by then.
     one.wait(Duration::from_secs(302));
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // Of many at once one passes.
+    // If many calls with the same proof run at once, only one passes.
     let proof = key.for_call(&one, &access);
     let calls = (0..16).map(|n| if n % 2 == 0 { &one } else { &two }.call("DPoP", &access, Some(&proof)));
     let passed = futures_util::future::join_all(calls).await;
     assert_eq!(passed.iter().filter(|answer| answer.status() == StatusCode::OK).count(), 1);
-    // At the token endpoint.
+    // A proof can be used only once at the token endpoint, too.
     let code = one.code(&client).await;
     let proof = key.for_token_endpoint(&one);
     let first = issued(one.redeem_with(Some(&proof), &client, &code).await).await;
@@ -247,7 +247,7 @@ async fn a068_a_bad_proof_uses_no_code_up_and_binds_nothing() {
         assert_eq!(error_code(answer).await, "invalid_dpop_proof");
     }
     issued(app.redeem_with(Some(&key.for_token_endpoint(&app)), &client, &code).await).await;
-    // A bearer token stays one, whatever comes with it.
+    // A proof does not turn a bearer token into a bound one.
     let bearer = app.tokens(&client).await.access;
     assert_challenged(&app.call("DPoP", &bearer, Some(&key.for_call(&app, &bearer))).await, "invalid_token");
     assert_eq!(app.call("Bearer", &bearer, None).await.status(), StatusCode::OK);
@@ -325,7 +325,7 @@ async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good()
     let (client, key) = (app.client().await, Key::new());
     let code = app.code(&client).await;
     let proof = key.for_token_endpoint(&app);
-    // Anybody could send these.
+    // Anybody can send these requests.
     for form in [
         vec![("client_id", client.as_str()), ("grant_type", "x")],
         vec![("client_id", client.as_str()), ("grant_type", "refresh_token"), ("refresh_token", "mgr_x")],
@@ -340,7 +340,7 @@ async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good()
         assert_eq!(app.token_with(Some(&proof), &form).await.status(), StatusCode::BAD_REQUEST);
     }
     let tokens = issued(app.redeem_with(Some(&proof), &client, &code).await).await;
-    // Now it was used.
+    // Now the proof is used up.
     let again = app.refresh_with(Some(&proof), &client, &text(&tokens, "refresh_token")).await;
     assert_eq!(error_code(again).await, "invalid_dpop_proof");
 }

@@ -1,5 +1,5 @@
-//! What clients are told when something is wrong: a stable code and description, a page that explains it, and nothing
-//! of the inside.
+//! Tests of error responses. Each has a stable code and description and a link to a page that explains it,
+//! and says nothing about the internals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,19 @@ const PAGE: &str = include_str!("../../../docs/errors.md");
 
 type Form<'a> = &'a [(&'a str, &'a str)];
 
-/// The section of the page that `uri` leads to.
+/// The section of the error page that `uri` links to.
 fn section(uri: &str) -> &'static str {
     let code = uri.strip_prefix(&format!("{ISSUER}/errors#")).unwrap_or_else(|| panic!("error_uri {uri}"));
     let (_, rest) = PAGE.split_once(&format!("\n## {code}\n")).unwrap_or_else(|| panic!("no section {code}"));
     rest.split("\n## ").next().unwrap()
 }
 
-/// Asserts that an error is explained where it says, with this very description.
+/// Asserts that `uri` is the section of this error code, and that the section lists this description.
 fn assert_explained(code: &str, description: &str, uri: &str) {
     assert_eq!(uri, format!("{ISSUER}/errors#{code}"));
     let lines = section(uri).lines().filter_map(|line| line.strip_prefix("- "));
     let said = |line: &str| {
-        // Words in capitals stand for something of the request.
+        // Words in capitals are placeholders for values of the request.
         let line = line
             .replace("NAME", "\0")
             .replace("REASON", "\0")
@@ -119,7 +119,7 @@ async fn the_redirect_says_it_too_and_the_page_is_there() {
         assert_eq!(parameter("iss"), ISSUER);
         assert_explained(code, &parameter("error_description"), &parameter("error_uri"));
     }
-    // Where there can be no redirect a person is told, and the page leads on.
+    // If no redirect is possible, the user sees a page that links to the explanation.
     let nobody = browser.open(&format!("/authorize?{}", authorize_query("nobody", &[]))).await;
     assert_eq!(nobody.status, StatusCode::BAD_REQUEST);
     assert!(nobody.body.contains(&format!("href=\"{ISSUER}/errors#invalid_client\"")), "{}", nobody.body);
@@ -150,11 +150,11 @@ async fn a096_without_the_store_nothing_of_the_inside_is_told() {
     for inside in ["redis", "127.0.0.1", "connection", "timed out", "panicked", ".rs"] {
         assert!(!lower.contains(inside), "{inside} in {lower}");
     }
-    // The page needs no store.
+    // The error page does not need the store.
     assert_eq!(app.browser().open("/errors").await.status, StatusCode::OK);
 }
 
-/// A source of randomness that panics when told to, as a mistake of ours could.
+/// A source of randomness that panics on request, to simulate a bug.
 #[derive(Default)]
 struct Panicking(AtomicBool);
 
@@ -178,7 +178,7 @@ async fn a096_a_panic_in_one_request_hurts_no_other_and_tells_nothing() {
             assert!(status.is_server_error() && !body.contains("inside"), "{status} {body}");
         }
         random.0.store(false, Ordering::SeqCst);
-        // The one worker there is serves on.
+        // The only worker still serves requests.
         assert_eq!(app.register(&metadata).await.status(), StatusCode::CREATED);
     }
 }
@@ -201,7 +201,7 @@ async fn an_address_without_a_page_gives_a_browser_a_sentence_and_a_way_on_and_a
         ("/device_authorization", 405),
         ("/logout", 404),
         ("/account", 404),
-        // The device flow is off.
+        // The device flow is disabled.
         ("/device", 404),
         (&long, 414),
     ] {

@@ -1,4 +1,4 @@
-//! A stack behind a small edge proxy that is wrong in one way, for the doctor to find out.
+//! A stack behind a small edge proxy with one fault, which the doctor has to find.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -12,43 +12,43 @@ use tokio_rustls::TlsAcceptor;
 
 use super::app::{EDGE_SECRET, TestApp};
 
-/// What is wrong with the edge.
+/// A fault of the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// The service's route does not go through the check.
+    /// The edge forwards requests to the service without a check.
     Unchecked,
-    /// GET does not.
+    /// The edge forwards GET requests without a check.
     UncheckedGet,
-    /// A request with `X-Auth-Subject` counts as checked.
+    /// The edge skips the check if the request has the header `X-Auth-Subject`.
     BelievesIdentity,
-    /// The check hears the client's `X-Forwarded-Host`.
+    /// The edge passes the client's `X-Forwarded-Host` to the check.
     BelievesHost,
-    /// Routing resolves dot segments, the check is for the plain path only.
+    /// The edge resolves dot segments for routing, but checks only the plain path.
     ResolvesDots,
-    /// The challenge is dropped.
+    /// The edge removes the challenge.
     NoChallenge,
-    /// The resource metadata is not routed.
+    /// The edge does not route the resource metadata.
     NoMetadata,
-    /// Something else answers at that path.
+    /// Something else responds at the path of the resource metadata.
     WrongMetadata,
-    /// The authorization server metadata is another's.
+    /// The metadata is that of another authorization server.
     WrongIssuer,
-    /// OPTIONS goes through the check.
+    /// OPTIONS requests go through the check.
     PreflightChecked,
-    /// CORS headers are dropped.
+    /// The edge removes the CORS headers.
     NoCors,
-    /// Cookies of any origin.
+    /// The edge allows credentials in cross-origin requests.
     CorsCredentials,
-    /// Registration is not routed.
+    /// The edge does not route registrations.
     NoRegistration,
-    /// The deletion of clients is not routed.
+    /// The edge does not route the deletion of clients.
     NoDeletion,
-    /// auth-service is gone.
+    /// auth-service is not reachable.
     NoAuthService,
-    /// The clock is an hour ahead.
+    /// The `Date` header has a time in 1994.
     Clock,
-    /// The key set is not routed.
+    /// The edge does not route the key set.
     NoKeys,
 }
 
@@ -60,7 +60,7 @@ struct Edge {
     http: reqwest::Client,
 }
 
-/// A small edge proxy with a fault.
+/// Handles a request as the edge does, with its fault.
 async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let path = request.uri().path();
@@ -152,7 +152,7 @@ async fn check(edge: &Edge, request: &HttpRequest, target: &str) -> HttpResponse
 }
 
 async fn forward(edge: &Edge, request: &HttpRequest, body: Payload, target: &str) -> HttpResponse {
-    // Read here only: that of a WebSocket has no end.
+    // The body is read only here, because the body of a WebSocket request never ends.
     let Ok(body) = body.to_bytes().await else { return HttpResponse::BadRequest().finish() };
     let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes()).unwrap();
     let mut ask = edge.http.request(method, format!("{}{target}", edge.public)).body(body);
@@ -183,20 +183,20 @@ pub(crate) struct Patient {
     pub(crate) server: ServerHandle,
 }
 
-/// TLS in front of a plain edge.
+/// Terminates TLS in front of the edge, which speaks plain HTTP.
 async fn terminate(outside: tokio::net::TcpListener, acceptor: TlsAcceptor, inside: SocketAddr) {
     while let Ok((stream, _)) = outside.accept().await {
         let acceptor = acceptor.clone();
         actix_web::rt::spawn(async move {
             let Ok(mut stream) = acceptor.accept(stream).await else { return };
             let Ok(mut edge) = tokio::net::TcpStream::connect(inside).await else { return };
-            // Whoever hangs up has seen enough.
+            // An error here means only that one side closed the connection.
             let _ = tokio::io::copy_bidirectional(&mut stream, &mut edge).await;
         });
     }
 }
 
-/// A stack with this fault and these settings, over https where there is an acceptor.
+/// Starts a stack with this fault and these settings, over https if `tls` is given.
 pub(crate) async fn patient(fault: Fault, settings: &[(&str, &str)], tls: Option<TlsAcceptor>) -> Patient {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let inside = socket.local_addr().unwrap();

@@ -1,11 +1,11 @@
-//! Registrations in the shape that real clients send them, as far as public sources show.
+//! Registrations as real clients send them, according to public sources.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::app::TestApp;
 
-/// Name, what it registers, and whether it is known to register on every connect.
+/// The name of each client, and the metadata that it registers.
 fn registrations() -> Vec<(&'static str, Value)> {
     vec![
         (

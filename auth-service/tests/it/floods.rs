@@ -1,4 +1,4 @@
-//! What strangers can make grow, and where it ends (docs/limits.md).
+//! Tests of the limits on what strangers can make the service store or do (docs/limits.md).
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use tokio::net::TcpStream;
 
 use super::app::{PASSWORD, REDIRECT, TestApp, authorize_query, error_code};
 
-/// Behind the edge, which tells it.
+/// The client address with this number, which the edge sends in `X-Forwarded-For`.
 fn address(n: usize) -> String {
     format!("198.51.{}.{}", n / 250, n % 250 + 1)
 }
 
-/// A login form as a browser without a history gets it: its cookie and its ticket.
+/// The cookie and the ticket of the login form, as a new browser gets them.
 async fn form(app: &TestApp) -> (String, String) {
     let mut browser = app.browser();
     let ticket = browser.open("/login").await.ticket();
@@ -57,7 +57,7 @@ async fn a093_attempts_with_a_name_that_cannot_be_are_counted_for_their_address(
             .iter()
             .all(|answer| answer.status() == StatusCode::SEE_OTHER || retry_after(answer) > Some(0))
     );
-    // A name that can be has no other limit there; from elsewhere it has.
+    // A valid user name is refused too from this address, but not from another one.
     let same = attempt(&app, &form, 1, "ana").send().await.unwrap();
     assert_eq!(same.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(attempt(&app, &form, 2, "ana").send().await.unwrap().status(), StatusCode::SEE_OTHER);
@@ -91,7 +91,7 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, ticket) = form(&app).await;
-    // Work for some seconds, which comes first.
+    // These verifications take some seconds, and go before those of the flood.
     let known: Vec<_> = (0..32)
         .map(|_| {
             let passwords = app.state.passwords.clone();
@@ -156,7 +156,7 @@ async fn a093_a_new_password_is_hashed_only_when_it_will_do_and_not_without_end(
         last = browser.submit(&choose, &same).await.status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    // What cannot do anyway counts for nothing.
+    // A password that would be refused anyway does not count as a try.
     let short = [("new_password", "short"), ("new_password_repeat", "short")];
     assert_eq!(browser.submit(&choose, &short).await.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
@@ -181,9 +181,9 @@ async fn a044_pushed_requests_end_for_a_client_for_an_address_and_for_all() {
             answers.into_iter().find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
         assert!(retry_after(&refused) > Some(0));
         assert_eq!(error_code(refused).await, "temporarily_unavailable");
-        // The same client elsewhere is not held up by a stranger who pushes in its name.
+        // A stranger who pushes in the name of a client does not block that client at another address.
         assert_eq!(push(&app, &client, 2, &[]).send().await.unwrap().status(), StatusCode::CREATED);
-        // Many clients at one address, and then many addresses.
+        // First many clients push from one address, then from many addresses.
         let mut clients = Vec::new();
         for n in 0..10 {
             clients.push(app.client_with(&[&format!("{REDIRECT}/{n}")]).await);
@@ -207,7 +207,7 @@ async fn a044_pushed_requests_end_for_a_client_for_an_address_and_for_all() {
         }
         let most = 1000 + 20 * (usize::try_from(start.elapsed().as_secs()).unwrap() + 1);
         assert!((700..=most).contains(&created), "{created} of 1500");
-        // A public client that a user has allowed is none of these strangers.
+        // A public client that a user has allowed has its own limit.
         app.tokens(&client).await;
         let flood = statuses(
             (0..300).map(|n| push(&app, &clients[n % 10], 60 + n, &[("redirect_uri", uri(n % 10).as_str())])),
@@ -261,7 +261,7 @@ async fn a045_a_few_addresses_neither_drive_a_newcomer_out_nor_keep_one_from_com
     let page = app.browser().open(&format!("/authorize?{}", authorize_query(newcomer, &[]))).await;
     assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.body);
     assert_eq!(register(10, "another".to_owned()).await.status(), StatusCode::CREATED);
-    // When all that are there are kept, who comes now can come again.
+    // If all clients are kept, a new one is refused for now, with `Retry-After`.
     let mut last = register(11, "first".to_owned()).await;
     for n in 0..800 {
         last = register(11 + n / 7, format!("more {n}")).await;
@@ -272,7 +272,7 @@ async fn a045_a_few_addresses_neither_drive_a_newcomer_out_nor_keep_one_from_com
     assert_eq!(register(200, "later".to_owned()).await.status(), StatusCode::CREATED);
 }
 
-/// Registers `metadata`, and changes what it becomes to something else.
+/// Registers `metadata`, and then changes the client to other metadata.
 async fn register_and_leave(app: &TestApp, metadata: &Value, n: usize) -> Response {
     let registered = app.register(metadata).await;
     if registered.status() != StatusCode::CREATED {
@@ -325,7 +325,7 @@ async fn readiness_knows_a_redis_that_takes_no_more() {
     assert_eq!(ready().await.status(), StatusCode::OK);
 }
 
-/// What a listener answers to these bytes, with the connection left open.
+/// The first bytes of a listener's response to these bytes. The connection is left open.
 async fn answer_to(listener: &str, bytes: &str) -> String {
     let mut stream = TcpStream::connect(listener.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
@@ -353,7 +353,7 @@ async fn a100_a_body_that_does_not_come_is_not_waited_for() {
     }
 }
 
-/// What a listener answers until it closes the connection.
+/// Reads until the listener closes the connection.
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
@@ -410,7 +410,7 @@ async fn a040_a_body_of_more_than_16_kb_is_refused() {
 async fn a045_an_account_that_allows_ever_new_clients_leaves_only_its_latest() {
     let app = TestApp::start_with(&[("CLIENT_CEILING", "600")]).await;
     let first = app.client_with(&["https://first.example/cb"]).await;
-    // For so long after a registration somebody may be signing in with it.
+    // A client is kept for this long after its registration, because somebody may be logging in with it.
     app.wait(Duration::from_secs(30 * 60));
     let others = app.client().await;
     let others = app.tokens(&others).await;

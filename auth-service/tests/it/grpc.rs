@@ -1,4 +1,4 @@
-//! The check over gRPC, as Envoy asks it.
+//! Tests of the check over gRPC, as Envoy sends it.
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
@@ -36,7 +36,7 @@ fn asked(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> Chec
     CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) }
 }
 
-/// The answer to a check that carries these secrets.
+/// The response to a check that carries these secrets.
 async fn answer(app: &TestApp, check: CheckRequest, secrets: &[&str]) -> CheckResponse {
     let mut request = tonic::Request::new(check);
     for secret in secrets {
@@ -45,7 +45,7 @@ async fn answer(app: &TestApp, check: CheckRequest, secrets: &[&str]) -> CheckRe
     envoy(app).await.check(request).await.unwrap().into_inner()
 }
 
-/// Status, and headers in lower case; 200 stands for a yes.
+/// The status and the headers of the response. An allowed check has status 200.
 fn told(response: CheckResponse) -> (i32, Vec<(String, String)>) {
     let (status, headers) = match response.http_response.unwrap() {
         HttpResponse::OkResponse(ok) => (200, ok.headers),
@@ -97,7 +97,7 @@ async fn a069_a_stranger_is_refused_over_grpc() {
     for secrets in [&[][..], &["wrong"], &[EDGE_SECRET, EDGE_SECRET], &[""]] {
         assert_eq!(told(answer(&app, check.clone(), secrets).await).0, 403, "{secrets:?}");
     }
-    // A secret among the client's headers proves nothing.
+    // A secret in the client's headers has no effect.
     let smuggled =
         asked("POST", "mcp.example", "/mcp", &[("authorization", &bearer), ("x-edge-secret", EDGE_SECRET)]);
     assert_eq!(told(answer(&app, smuggled, &[]).await).0, 403);

@@ -1,4 +1,4 @@
-//! The health check of a container, with the real program.
+//! Tests of the container's health check, with the real program.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -6,11 +6,11 @@ use std::process::{Command, Output};
 
 fn healthcheck(listener: &str, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
-    // Nothing else is set: an image's health check must not depend on secrets that can be read.
+    // No other setting is present, because an image's health check must not need secrets.
     command.env_clear().env("OPS_LISTEN", listener).arg("healthcheck").args(more).output().unwrap()
 }
 
-/// Answers one request; what was asked for comes back.
+/// Answers one request with `status`. The thread returns the request line.
 fn answering(listener: TcpListener, status: &'static str) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -37,7 +37,7 @@ fn a_service_is_healthy_when_it_says_so_and_unhealthy_when_it_does_not_or_is_not
         assert_eq!(service.join().unwrap(), format!("GET {path} HTTP/1.1"));
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(healthy || told.contains("why."), "{told}");
-        // Nobody is there any more.
+        // Nothing listens there any more.
         let output = healthcheck(&address, more);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && told.contains(&address), "{told}");

@@ -1,4 +1,4 @@
-//! Signing keys: served, rotated, revoked, on two replicas that share a store.
+//! Tests of signing keys: how they are published, rotated and revoked on two replicas that share a store.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::app::{RESOURCE, TestApp, Tokens};
 
-/// Longer than a replica may take to look at the store.
+/// How often the test lets each replica look for key changes in the store.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl TestApp {
@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // From second to second, each replica looking at its own times, no token is refused anywhere, and none is signed
-    // with a key that /jwks did not show for as long as the answer may be cached.
+    // Each replica looks for changes at other seconds. At no time is a token refused or signed with a key
+    // that /jwks has shown for less than the time for which its response can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {
@@ -121,7 +121,7 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     for seen in first_seen {
         assert!(seen.unwrap() + 297 < 600, "{first_seen:?}");
     }
-    // The retired key goes when nothing that it signed can be valid any more.
+    // The retired key is deleted when no token that it signed can be valid any more.
     assert!(one.kids().await.contains(&before));
     one.wait(Duration::from_secs(86_400 + 300));
     for replica in replicas {
@@ -153,7 +153,7 @@ async fn keys_rotate_by_themselves_and_to_another_algorithm() {
         let answer = changed.check_token(&tokens.access).await;
         let assertion = answer.headers()["x-auth-assertion"].to_str().unwrap().to_owned();
         assert_eq!(kid_of(&assertion), kid_of(&tokens.access));
-        // As any verifier would, from what is published.
+        // Verifies the token with the published keys, as any verifier would.
         let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(changed.jwks().await).unwrap();
         let jwk = set.find(&kid_of(&tokens.access)).unwrap();
         let mut validation = jsonwebtoken::Validation::new(header.alg);

@@ -1,6 +1,6 @@
-//! The life of grants against a simple model, on both stores: whatever is authorized, redeemed, refreshed, replayed,
-//! exchanged, revoked and switched off in whatever order and at whatever time, every token opens what the model says and
-//! nothing else.
+//! Compares the life of grants with a simple model, on both stores. Random stories authorize, redeem,
+//! refresh, replay, exchange, revoke and disable things in any order and at any time. After each step, every
+//! token must give exactly the access that the model says.
 
 mod model;
 mod world;
@@ -14,20 +14,21 @@ use super::app::TestApp;
 use model::Model;
 use world::World;
 
-/// Stories on each store, unless `LIFE_CYCLE_STORIES` says how many, and steps in the longest.
+/// Number of stories on each store, unless `LIFE_CYCLE_STORIES` is set. A story has fewer than `STEPS` steps.
 const STORIES: usize = 24;
 const STEPS: usize = 60;
 
-/// Numbers are taken modulo what there is.
+/// A step of a story. Its numbers are indices, taken modulo the number of things that exist.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Wait(u64),
-    /// A person is sent to the authorization endpoint; the scope is all of it or a part.
+    /// The user is sent to the authorization endpoint. The request is for all of the scope or a part of it.
     Authorize {
         client: usize,
         all: bool,
     },
-    /// With the right client and verifier, or not; with a proof by one of the keys, or without.
+    /// A code is redeemed with the right client and verifier or with wrong ones, and with a proof by one of
+    /// the keys or without.
     Redeem {
         code: usize,
         client: usize,
@@ -65,9 +66,9 @@ pub(super) enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Anything, or (from a million on) one of the latest.
+    // Any of them, or one of the latest (numbers from a million on).
     let which = || prop_oneof![2 => 0_usize..1000, 3 => 1_000_000_usize..1_000_003];
-    // Mostly the right client: it is the first.
+    // Mostly the right client, which is number 0.
     let client = || prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)];
     let key = || prop_oneof![4 => Just(None), 2 => Just(Some(0)), 1 => Just(Some(1))];
     let times = prop::sample::select(vec![1, 6, 20, 61, 119, 121, 600, 3601, 40_000, 31 * 86_400]);
@@ -107,7 +108,7 @@ async fn stories(app: &TestApp) {
         let mut world = World::new(app, &parties, story).await;
         let mut model = Model::new(app.state.now().0);
         for (n, step) in steps.iter().enumerate() {
-            // The story so far, for whoever has to find out what went wrong.
+            // The steps so far, as the message of a failure.
             let told = format!("{:#?}", &steps[..=n]);
             world.take(step, &mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
             let [yes, no] = world.look(&mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
@@ -115,8 +116,8 @@ async fn stories(app: &TestApp) {
         }
         parties.switch_all_on(app).await;
     }
-    // A story in which nothing happens shows nothing. Long ones average about fifteen calls that pass; a few of the short ones
-    // begin with a month that goes by.
+    // A story in which nothing happens tests nothing. Long stories have about fifteen calls that pass. A few
+    // of the short ones begin with a month of waiting.
     println!("{stories} stories, {opened} calls passed, {refused} were refused");
     assert!(opened > stories * 4 && refused > stories * 4, "{opened} calls passed, {refused} were refused");
 }

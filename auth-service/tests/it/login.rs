@@ -1,4 +1,4 @@
-//! `/login`: passwords, sessions, one-time passwords.
+//! Tests of `/login`, with passwords, sessions and one-time passwords.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn a015_a_login_form_counts_in_its_own_browser_and_gives_a_new_session() {
     let page = mine.open("/login").await;
     assert_eq!(app.browser().submit(&page, &fields).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(mine.post("/login", &fields).await.status, StatusCode::BAD_REQUEST);
-    // A session cookie that somebody planted does not become hers.
+    // A session cookie that somebody else planted is replaced at the login.
     mine.cookies.push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
     assert_eq!(mine.submit(&page, &fields).await.status, StatusCode::OK);
     let session = |browser: &super::browser::Browser<'_>| {
@@ -67,7 +67,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     let page = browser.open("/login").await;
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.body.contains("Choose your own password"));
-    // It logs nobody in before another one is chosen.
+    // A one-time password does not log in before a new password is chosen.
     assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
     for (chosen, repeated) in
         [("short", "short"), (NEW, "something else entirely"), (PASSWORD, PASSWORD), ("", "")]
@@ -79,7 +79,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
     assert_eq!(app.browser().submit(&choose, &fields).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::OK);
-    // The same form with another password chooses nothing any more.
+    // The same form cannot be used again to choose another password.
     let other = [("new_password", "yet another password"), ("new_password_repeat", "yet another password")];
     assert_eq!(browser.submit(&choose, &other).await.status, StatusCode::CONFLICT);
     let page = browser.open("/login").await;
@@ -104,7 +104,7 @@ async fn a022_a023_guessing_is_slowed_and_the_owner_still_gets_in() {
             .status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    // The right password does not help a stranger now, and no hash was spent on it.
+    // Now even the right password is refused to a stranger, and no password hash is computed for it.
     assert_eq!(
         stranger.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::TOO_MANY_REQUESTS
@@ -136,11 +136,11 @@ async fn a_form_that_could_not_be_sent_is_not_shown() {
     let app = TestApp::start().await;
     app.person("ana").await;
     for path in ["/login?state=", "/login/device?state="] {
-        // Browsers send a backslash in a query as it is, and a ticket holds two.
+        // Browsers send a backslash in a query unencoded, and a ticket doubles it.
         let page = app.browser().open(&format!("{path}{}", "\\".repeat(7700))).await;
         assert_eq!(page.status, StatusCode::URI_TOO_LONG, "{path}");
         assert!(page.body.contains("too long") && !page.body.contains("ticket"), "{}", page.body);
-        // The longest that is shown can be sent with the longest password.
+        // The longest form that is shown can be sent with the longest password.
         let mut browser = app.browser();
         let login = browser.open(&format!("{path}{}", "a".repeat(8100))).await;
         assert_eq!(login.status, StatusCode::OK, "{path}");
@@ -155,7 +155,8 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
     let app = TestApp::start().await;
     app.account("ana", true).await;
     let mut browser = app.browser();
-    // The longest query with as many characters that a ticket doubles as a login form may have.
+    // The longest query that the login form accepts, with as many characters as possible that a ticket
+    // doubles.
     let link =
         |doubled: usize| format!("/login?state={}{}", "\\".repeat(doubled), "a".repeat(8186 - doubled));
     let mut longest = 1024;
@@ -165,7 +166,7 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
         login = browser.open(&link(longest)).await;
     }
     assert!(longest > 0, "a query without such characters is refused");
-    // Too long for an address: the page is the answer.
+    // The ticket is too long for an address, so the response is the page itself.
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
     let chosen = "\u{20ac}".repeat(85);
@@ -183,7 +184,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
     let there = &format!("/login/password?ticket={}", choose.ticket());
-    // It is this browser's alone, and leads nobody else to the page.
+    // The address is valid in this browser only. In others it shows the login form.
     for stranger in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = stranger.follow(there).await;
         assert_eq!(page.status, StatusCode::BAD_REQUEST);
@@ -191,11 +192,11 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     }
     let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
     assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::SEE_OTHER);
-    // The back button shows who is signed in, and leads on.
+    // After the back button, the page says who is signed in and offers a link to continue.
     let back = browser.open(there).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     assert!(back.body.contains("/authorize?"), "{}", back.body);
-    // The address without anything leads to the login form.
+    // Without a ticket, the address redirects to the login form.
     assert_eq!(browser.open("/login/password").await.location.unwrap(), format!("{ISSUER}/login"));
 }
 
@@ -222,7 +223,7 @@ async fn a_password_that_is_too_long_is_measured_in_what_the_page_says() {
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
-    // Fewer characters than the most, and more bytes.
+    // The password has less than the maximum number of characters, but more bytes.
     let long = "ü".repeat(200);
     let answer =
         browser.submit(&choose, &[("new_password", long.as_str()), ("new_password_repeat", &long)]).await;

@@ -1,4 +1,5 @@
-//! Clients that the operator entered: machines with client credentials, resource servers that introspect.
+//! Tests of clients that the operator added: machines with client credentials, and resource servers that
+//! introspect tokens.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ fn resource_server(name: &str, serves: &str) -> NewClient {
     }
 }
 
-/// Enters a client; its identifier and secret.
+/// Adds a client. Returns its identifier and its secret.
 pub(crate) async fn enter(app: &TestApp, new: NewClient) -> (String, String) {
     match ask(app, Command::AddClient(new)).await {
         Reply::ClientAdded { id, secret } => (id.to_string(), secret.unwrap_or_default()),
@@ -95,7 +96,7 @@ async fn a_machine_gets_a_token_for_itself_that_passes_the_check() {
     assert_eq!(passed.status(), StatusCode::OK);
     assert_eq!(passed.headers()["x-auth-username"], "backup-bot");
     assert_eq!(passed.headers()["x-auth-groups"], "robots");
-    // It ends with the token, and with the client.
+    // Access ends with the token, and with the client.
     app.wait(Duration::from_secs(3600));
     assert_eq!(app.check_token(token).await.status(), StatusCode::UNAUTHORIZED);
     let token =
@@ -104,7 +105,7 @@ async fn a_machine_gets_a_token_for_itself_that_passes_the_check() {
     let id = ClientId::try_from(bot.0.clone()).unwrap();
     assert!(matches!(ask(&app, Command::DeleteClient { id }).await, Reply::Done));
     assert_eq!(app.check_token(&token).await.status(), StatusCode::UNAUTHORIZED);
-    // Its name is free again.
+    // The client's name can be used again.
     enter(&app, machine("backup-bot")).await;
 }
 
@@ -144,7 +145,7 @@ async fn a041_a033_a_machine_gets_no_more_than_the_operator_gave_it() {
     }
     let wrong = (bot.0.clone(), "mgk_wrong".to_owned());
     assert_eq!(credentials(&app, &wrong, &[]).await.status(), StatusCode::UNAUTHORIZED);
-    // Nobody registers as a machine, and no other client becomes one.
+    // A registration cannot make a client a machine, and no other client can use its grant type.
     let metadata = json!({ "redirect_uris": ["https://app.example/cb"], "grant_types": ["authorization_code", "client_credentials"] });
     let registered: Value = app.register(&metadata).await.json().await.unwrap();
     assert_eq!(registered["grant_types"], json!(["authorization_code"]));
@@ -154,7 +155,7 @@ async fn a041_a033_a_machine_gets_no_more_than_the_operator_gave_it() {
     let public = app.client().await;
     let form = [("grant_type", "client_credentials"), ("client_id", &public)];
     assert_eq!(error_code(app.token(&form).await).await, "unauthorized_client");
-    // Nor does a machine log in, whatever its password might be.
+    // The account of a machine cannot log in, whatever password is tried.
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     for password in ["!", "", &bot.1] {
@@ -192,7 +193,7 @@ async fn a_machine_proves_itself_by_a_key() {
     let token = Tokens::of(ask_with(assertion("a")).await).await.access;
     assert_eq!(app.check_token(&token).await.status(), StatusCode::OK);
     assert_eq!(error_code(ask_with(assertion("a")).await).await, "invalid_client");
-    // No number that a stranger sends may overflow.
+    // A huge number from a stranger must not cause an overflow.
     assert_eq!(error_code(ask_with(assertion_until(u64::MAX, "b")).await).await, "invalid_client");
 }
 
@@ -256,7 +257,8 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
     for name in ["sub", "username", "jti", "exp", "iat"] {
         assert!(!known[name].is_null(), "{name}");
     }
-    // A refresh token is its client's alone; another's tokens, and what is no token, look all the same.
+    // A refresh token is active only for its own client. Tokens for others and invalid tokens get the same
+    // response.
     assert_eq!(introspect(&app, &server, &tokens.refresh).await, inactive);
     assert_eq!(introspect(&app, &neighbour, &tokens.access).await, inactive);
     assert_eq!(introspect(&app, &bot, &tokens.access).await, inactive);
@@ -266,7 +268,7 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
     assert_eq!(introspect(&app, &bot, &own).await["sub"], bot.0);
     assert_eq!(introspect(&app, &server, &own).await["username"], "bot");
 
-    // Without authentication nothing is said, to a public client neither.
+    // Without client authentication, nothing is disclosed. This includes public clients.
     for form in
         [vec![("token", tokens.access.as_str())], vec![("token", &tokens.access), ("client_id", &client)]]
     {
@@ -281,7 +283,7 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
         app.http.get(format!("{}/introspect?token={}", app.public, tokens.access)).send().await.unwrap();
     assert!(!get.status().is_success());
 
-    // What ended is inactive.
+    // Tokens that were revoked or have expired are inactive.
     app.refresh(&client, &tokens.refresh).await;
     let revoked = [("token", tokens.access.as_str()), ("client_id", &client)];
     app.http.post(format!("{}/revoke", app.public)).form(&revoked).send().await.unwrap();
@@ -337,6 +339,6 @@ async fn an_answer_can_be_had_signed() {
     let verified: Value = app.state.keys.verify("token-introspection+jwt", &jwt).unwrap();
     assert_eq!((&verified["iss"], &verified["aud"]), (&json!(ISSUER), &json!(server.0)));
     assert!(verified["token_introspection"]["active"] == true && verified.get("sub").is_none());
-    // It is no access token.
+    // The introspection response is not an access token.
     assert_eq!(app.check_token(&jwt).await.status(), StatusCode::UNAUTHORIZED);
 }

@@ -1,4 +1,4 @@
-//! `/register/{client_id}` (RFC 7592), and the life of a client.
+//! Tests of `/register/{client_id}` (RFC 7592), and of how clients are created and deleted.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_client_reads_updates_and_deletes_itself() {
         (StatusCode::OK, &"no-store".parse().unwrap())
     );
     assert_eq!(read.json::<Value>().await.unwrap()["client_name"], "one");
-    // RFC 9110 §11.4: one blank or more.
+    // RFC 9110 §11.4 allows more than one space here.
     let url = format!("{}/register/{}", app.public, client.id);
     let spaced = app.http.get(url).header("authorization", format!("bearer   {}", client.token));
     assert_eq!(spaced.send().await.unwrap().status(), StatusCode::OK);
@@ -58,7 +58,7 @@ async fn a_client_reads_updates_and_deletes_itself() {
     let updated: Value = updated.json().await.unwrap();
     assert_eq!((&updated["client_id"], &updated["client_name"]), (&json!(client.id), &json!("two")));
 
-    // a047: the token has rotated.
+    // An update replaces the registration access token (a047).
     let token = updated["registration_access_token"].as_str().unwrap();
     assert_ne!(token, client.token);
     assert_eq!(
@@ -231,7 +231,7 @@ async fn a045_at_the_ceiling_the_oldest_never_used_client_makes_room_and_no_used
     }
     let full = app.register(&public("e")).await;
     assert_eq!(full.status(), StatusCode::SERVICE_UNAVAILABLE);
-    // Who is a client already is not turned away.
+    // A client that is registered already is not refused.
     assert_eq!(registered(&app, &public("used")).await.id, used.id);
 }
 

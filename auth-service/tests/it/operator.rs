@@ -1,4 +1,4 @@
-//! What operators see and do, while the service runs.
+//! Tests of what operators see and do while the service runs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The policy file at work: in the check, in what clients and people are told, and while it changes.
+//! Tests of the policy file: in the check, in messages to clients and users, and while the file changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ host = "other.example"
 groups = ["directors"]
 "#;
 
-/// An app whose policy file a test can write.
+/// An app with a policy file that the test can change.
 pub(crate) struct Ruled {
     pub(crate) app: TestApp,
     file: PathBuf,
@@ -48,7 +48,7 @@ impl Ruled {
         Self { app: TestApp::start_with(&settings).await, file, _directory: directory }
     }
 
-    /// Puts another file in its place, and looks as often as it takes to believe it.
+    /// Replaces the policy file, and looks at it twice, which is what it takes to accept a change.
     fn rewrite(&self, rules: &str) {
         let next = self.file.with_extension("next");
         std::fs::write(&next, rules).unwrap();
@@ -68,7 +68,7 @@ impl Ruled {
         Tokens::of(self.app.redeem(&client, &code).await).await
     }
 
-    /// A modern request as the edge describes it.
+    /// A check of a modern request, with the method and the name in its headers.
     async fn calls(&self, token: &str, method: &str, name: &str) -> Response {
         let check = self.app.check(Method::POST, "mcp.example", "/mcp").bearer_auth(token);
         let check = check.header("mcp-protocol-version", "2026-07-28").header("mcp-method", method);
@@ -81,7 +81,7 @@ fn challenge(response: &Response) -> &str {
     response.headers().get("www-authenticate").map_or("", |value| value.to_str().unwrap())
 }
 
-/// The claims that the service behind is told.
+/// The claims of the assertion that the service behind the edge gets.
 fn assertion(response: &Response) -> Value {
     let text = response.headers()["x-auth-assertion"].to_str().unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text.split('.').nth(1).unwrap()).unwrap()).unwrap()
@@ -94,7 +94,7 @@ async fn a_tool_is_allowed_or_refused_by_its_name_in_the_headers() {
     let ok = async |method, name| ruled.calls(&tokens.access, method, name).await.status();
     assert_eq!(ok("tools/list", "").await, StatusCode::OK);
     assert_eq!(ok("tools/call", "read_notes").await, StatusCode::OK);
-    // `mcp` includes `mcp:admin`; a token with less is told all that it needs.
+    // `mcp` includes `mcp:admin`. A challenge lists all scopes that are needed.
     assert_eq!(ok("tools/call", "delete_notes").await, StatusCode::OK);
     let denied = ruled.calls(&tokens.access, "tools/call", "shutdown").await;
     assert_eq!((denied.status(), challenge(&denied)), (StatusCode::FORBIDDEN, ""), "no scope would help");
@@ -108,7 +108,7 @@ async fn a_tool_that_needs_more_scope_is_refused_with_everything_that_is_needed(
     let ruled = Ruled::by(&rules, &[]).await;
     let tokens = ruled.tokens_with("mcp:read").await;
     assert_eq!(ruled.calls(&tokens.access, "tools/call", "read_notes").await.status(), StatusCode::OK);
-    // Base64 is decoded before the rules look (`delete_notes`).
+    // Names in Base64 are decoded before the rules apply. This one is `delete_notes`.
     for name in ["delete_notes", "=?base64?ZGVsZXRlX25vdGVz?="] {
         let denied = ruled.calls(&tokens.access, "tools/call", name).await;
         assert_eq!(denied.status(), StatusCode::FORBIDDEN);
@@ -143,7 +143,7 @@ async fn a092_rules_that_the_caller_does_not_meet_go_to_the_wrapper_in_the_asser
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["shutdown"], "denied": true }]));
-    // An assertion of yesterday's rules is nobody's.
+    // An assertion with the old rules is not used any more.
     ruled.rewrite(&rules.replace("shutdown", "reboot"));
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["reboot"], "denied": true }]));
@@ -201,7 +201,8 @@ async fn a_running_service_notices_a_change_by_itself() {
     let follower = actix_web::rt::spawn(Arc::clone(&ruled.app.state.policy).follow());
     let changed = std::time::Duration::from_millis(50);
     std::fs::write(&ruled.file, RULES.replace("shutdown", "reboot")).unwrap();
-    // Bounded by patience only: how fast it is stands in docs/policy.md.
+    // The number of tries only bounds the duration of the test. docs/policy.md says how fast the service
+    // notices a change.
     for _ in 0..400 {
         if ruled.app.state.policy.standing().epoch == 2 {
             follower.abort();
@@ -252,7 +253,7 @@ async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
             }
         }
     }
-    // Nobody is led to a login for it.
+    // A request for this resource is refused before the login.
     let lookalike = ruled.app.check_by("traefik", "POST", "mcp.example", "/mcp/Admin").send().await.unwrap();
     let body = (lookalike.status(), lookalike.text().await.unwrap());
     assert!(body.0 == StatusCode::FORBIDDEN && body.1.contains("case"), "{body:?}");
@@ -274,7 +275,7 @@ async fn metadata_and_registration_speak_of_the_scopes_in_the_file() {
     };
     let server = document("oauth-authorization-server", "auth.example").await;
     assert_eq!(server["scopes_supported"], json!(["mcp", "mcp:admin", "mcp:read",]));
-    // What a service needs at least, and not the keys to everything.
+    // The metadata lists the scopes that every request needs, and not those with more rights.
     let resource = document("oauth-protected-resource/mcp", "mcp.example").await;
     assert_eq!(resource["scopes_supported"], json!(["mcp:read"]));
     let client = ruled.app.client().await;
@@ -299,7 +300,7 @@ async fn a_person_who_is_not_let_in_learns_it_before_allowing_anything() {
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(page.body.contains("may not use") && page.body.contains("https://other.example/mcp"));
     assert!(!page.body.contains("value=\"allow\""), "{}", page.body);
-    // A form made by hand does not help, and the client learns why nothing came.
+    // A form that was made by hand does not help. The client gets an error.
     assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::FORBIDDEN);
     let told = browser.submit(&page, &[("decision", "deny")]).await;
     assert_eq!(told.parameter("error").as_deref(), Some("access_denied"));

@@ -1,4 +1,5 @@
-//! What a client wants its user to be asked, or not to be asked (`prompt`, `OpenID` Connect Core §3.1.2.1).
+//! Tests of `prompt`, with which a client asks for a login or consent page, or for none (`OpenID` Connect
+//! Core §3.1.2.1).
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ async fn prompt_login_and_select_account_show_the_login_although_somebody_is_sig
         app.wait(Duration::from_secs(60));
         let login = browser.follow(&link(&client, prompt)).await;
         assert!(login.body.contains("<h1>Sign in</h1>"), "{}", login.body);
-        // There is no way around the form, and whoever signs in now is who goes on.
+        // The form cannot be skipped, and the user who signs in now is the one who continues.
         assert!(!login.body.contains("Go on"), "{}", login.body);
         assert!(login.body.contains("The application asks you to sign in again"), "{}", login.body);
         let there = browser.submit(&login, &[("username", "eve"), ("password", PASSWORD)]).await.location;
@@ -74,7 +75,7 @@ async fn what_a_pushed_request_wants_shown_has_no_way_around_it() {
             "{prompt}"
         );
     }
-    // Where the client wants nothing of the kind, there is one.
+    // If the client does not ask for a login, the page offers to go on without one.
     let mut browser = app.browser_of("eve").await;
     let link = push(&app, &client, "consent").await;
     let login = browser.open(&link.replace("/authorize?", "/login?")).await;
@@ -87,7 +88,7 @@ async fn who_has_just_signed_in_for_something_else_can_still_choose_another_acco
     let client = app.client().await;
     app.person("eve").await;
     let mut browser = app.browser_of("ana").await;
-    // Another login would only ask for the same once more.
+    // After a recent login, `prompt=login` does not ask for another one.
     assert_eq!(browser.open(&link(&client, "login")).await.status, StatusCode::OK);
     let login = browser.follow(&link(&client, "select_account")).await;
     assert!(login.body.contains("You are signed in as"), "{}", login.body);
@@ -100,7 +101,8 @@ async fn who_has_just_signed_in_for_something_else_can_still_choose_another_acco
 async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     let app = TestApp::start().await;
     let (client, other) = (app.client().await, app.client_with(&["http://127.0.0.1/cb"]).await);
-    // Whoever is not signed in is not sent on: that would be a redirector for everybody (a005).
+    // A browser without a login is not redirected. Otherwise anybody could use the service as an open
+    // redirector (a005).
     let page = app.browser().open(&link(&client, "none")).await;
     assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None));
     assert!(page.body.contains("login_required") && page.body.contains("Tell the application"));
@@ -110,13 +112,13 @@ async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     browser.allow(&authorize_query(&client, &[("scope", "mcp:read")])).await;
     let narrow = authorize_query(&client, &[("prompt", "none"), ("scope", "mcp:read")]);
     assert!(browser.open(&format!("/authorize?{narrow}")).await.parameter("code").is_some());
-    // More than was allowed, at an address that is known by now.
+    // The request is for more scope than was allowed. Its redirect URI is known by now.
     let more = browser.open(&link(&client, "none")).await;
     assert_eq!(more.parameter("error").as_deref(), Some("consent_required"), "{}", more.body);
     assert_eq!(more.parameter("state").as_deref(), Some("the state"));
     let login = browser.open(&link(&client, "none login")).await;
     assert_eq!(login.parameter("error").as_deref(), Some("invalid_request"));
-    // At a loopback address the page is always shown, so without one there is no answer.
+    // For a loopback address the consent page is always shown, so a request without a page is refused.
     let local = |more: &[(&str, &str)]| {
         let uri = [("redirect_uri", "http://127.0.0.1:5000/cb")];
         authorize_query(&other, &[&uri[..], more].concat())

@@ -1,4 +1,5 @@
-//! The check in the words of each proxy: the same request gets the same answer, and the same attacks get none.
+//! Tests of the check in the format of each proxy. The same request gets the same response, and the same
+//! attacks are refused.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::app::{EDGE_SECRET, TestApp};
 
 const PROXIES: [&str; 4] = ["traefik", "caddy", "nginx", "envoy"];
 
-/// The service, and the token of a person who may use it.
+/// The service, and a token of a user with access.
 async fn app_and_token() -> (TestApp, String) {
     let app = TestApp::start().await;
     let client = app.client().await;
@@ -133,7 +134,7 @@ async fn a070_a071_a072_a089_ambiguous_targets_are_refused_by_every_parser() {
             assert!(expected.contains(&got), "{proxy} {target}: {got}");
         }
         if !target.contains('#') {
-            // actix refuses what is no request target before we see it.
+            // actix refuses invalid request targets before our code sees them.
             assert!([400, 404].contains(&app.raw_check(target).await), "envoy {target}");
         }
     }
@@ -188,7 +189,7 @@ async fn a073_a074_a075_headers_of_the_edge_are_not_half_trusted() {
             let got = status(good(proxy).header(name, value)).await;
             assert!([400, 403].contains(&got), "{proxy} {name}: {got}");
         }
-        // What other proxies would say counts for nothing here.
+        // Headers that only other proxies set have no effect.
         let others = good(proxy)
             .header("x-forwarded-port", "1")
             .header("x-rewrite-url", "/elsewhere")
@@ -290,7 +291,8 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
     for proxy in PROXIES {
         for method in ["get", "Post", "CONNECT", "TRACE", "PATCH", "PUT", "PROPFIND", "FOO"] {
             if proxy == "envoy" && method == "CONNECT" {
-                // A client library sends CONNECT with an authority; nothing follows our prefix then.
+                // An HTTP library sends CONNECT with an authority and without a path, so our route is not
+                // reached.
                 continue;
             }
             let got = status(app.check_by(proxy, method, "mcp.example", "/mcp").bearer_auth(&token)).await;
@@ -307,7 +309,8 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
             .bearer_auth(&token)
             .header("origin", "https://app.example")
             .header("access-control-request-method", "POST");
-        // To Envoy 204 is a denial that the browser gets whole; to the others it would be a yes.
+        // Envoy treats 204 as a denial and passes the response to the browser. For the other proxies it would
+        // mean that access is allowed.
         assert_eq!(status(preflight).await, if proxy == "envoy" { 204 } else { 403 }, "{proxy}");
     }
 }
@@ -321,7 +324,7 @@ async fn a088_with_the_store_down_every_proxy_hears_no() {
         assert_eq!(status(app.check_by(proxy, "POST", "mcp.example", "/mcp").bearer_auth(&token)).await, 200);
     }
     app.kill_store();
-    // What is known counts until the connection's end has been seen: a second at the very most.
+    // Cached answers are used until the loss of the connection is noticed, which takes at most a second.
     let seen = std::time::Instant::now();
     while app.state.store.changes().is_live() {
         assert!(seen.elapsed() < Duration::from_secs(1), "the loss of the store is not noticed");

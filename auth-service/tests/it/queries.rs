@@ -1,5 +1,6 @@
-//! MCP URLs with a query (`/mcp?toolset=a`), as several vendors give out: what leads to the token carries the query
-//! (RFC 9728 §3.1 and §3.3, RFC 8707 §2), and the token is for the resource without it.
+//! Tests of MCP URLs with a query (`/mcp?toolset=a`), which several vendors give out. The metadata of such a
+//! resource keeps the query (RFC 9728 §3.1 and §3.3, RFC 8707 §2), and the token is for the resource without
+//! it.
 
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::operator::NewClient;
@@ -11,13 +12,14 @@ use super::machines::{claims, enter, new_client, resource};
 
 const QUERIED: &str = "https://mcp.example/mcp?toolset=a&list[]=1,2/3?%20'{}|";
 
-/// The URL in a challenge.
+/// The `resource_metadata` URL of a challenge.
 fn metadata_url(response: &Response) -> String {
     let challenge = response.headers()["www-authenticate"].to_str().unwrap();
     challenge.split_once("resource_metadata=\"").unwrap().1.split('"').next().unwrap().to_owned()
 }
 
-/// The document behind a `resource_metadata` URL, byte for byte: an HTTP library would write it otherwise.
+/// Fetches the document at a `resource_metadata` URL. The URL is sent byte for byte, because an HTTP library
+/// would normalise it.
 async fn document(app: &TestApp, url: &str) -> (u16, Value) {
     let (host, target) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
     let request = format!("GET /{target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -146,7 +148,8 @@ async fn a_query_that_no_header_can_carry_is_left_out_of_the_challenge_and_no_re
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!(page.parameter("error").as_deref(), Some("invalid_target"), "{resource}");
     }
-    // A client that makes the document's address of its own URL gets the document that the challenge leads to.
+    // A client that derives the document's address from its own URL gets the same document as one that
+    // follows the challenge.
     let url = "https://mcp.example/.well-known/oauth-protected-resource/mcp";
     assert_eq!(document(&app, &format!("{url}?{long}")).await, document(&app, url).await);
     let odd = app

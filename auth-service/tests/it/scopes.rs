@@ -1,4 +1,4 @@
-//! The scope of a registration, and the one that a request asks for (RFC 6749 §3.3, RFC 7591 §2).
+//! Tests of the scope of a registration and of requests (RFC 6749 §3.3, RFC 7591 §2).
 
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::operator::NewClient;
@@ -14,7 +14,7 @@ use super::policy::Ruled;
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// The set-up of docs/policy.md.
+/// The policy file of docs/policy.md.
 const NOTES: &str = r#"
 [scopes]
 "notes:read" = "Read your notes"
@@ -37,7 +37,7 @@ async fn notes() -> Ruled {
     Ruled::by(NOTES, &[("ADDITIONAL_GRANTS", "client_credentials, device_code")]).await
 }
 
-/// A client as an SDK registers it after the first challenge; its answer.
+/// Registers a client as an SDK does after the first challenge. Returns the response.
 async fn registered(app: &TestApp, scope: &str, method: &str) -> Value {
     let metadata = json!({
         "redirect_uris": [REDIRECT], "token_endpoint_auth_method": method, "client_name": "An SDK", "scope": scope,
@@ -52,7 +52,7 @@ fn text(body: &Value, name: &str) -> String {
     body[name].as_str().unwrap_or_default().to_owned()
 }
 
-/// What the client gets for a request with this scope; with a secret if it has one.
+/// The token response to a request with these parameters. The client sends its secret if it has one.
 async fn granted(app: &TestApp, client: &Value, replaced: &[(&str, &str)]) -> Value {
     let id = text(client, "client_id");
     let mut browser = app.browser_of(&format!("person{}", rand_suffix())).await;
@@ -97,7 +97,8 @@ async fn a_client_that_registered_with_the_scope_of_the_first_challenge_steps_up
         assert_eq!(call(app, &token, "read_page").await.status(), StatusCode::OK);
         let refused = call(app, &token, "delete_page").await;
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);
-        // Everything that it needs and has, so that a client which asks for just that loses nothing.
+        // The challenge lists all scopes that the client needs or has. A client that requests exactly these
+        // loses nothing.
         let scope = challenged(&refused);
         assert_eq!(scope, "notes:read notes:write");
         let wider = granted(app, &client, &[("scope", &scope)]).await;
@@ -119,18 +120,18 @@ async fn a_scope_that_a_client_says_of_itself_is_what_it_means_by_saying_nothing
     assert_eq!(usual("notes:read notes:write", &silent).await, "notes:read notes:write");
     assert_eq!(usual("notes:read", &silent).await, "notes:read");
     assert_eq!(usual("", &silent).await, "notes:read");
-    // A name that nobody knows says nothing.
+    // An unknown scope name has no effect.
     assert_eq!(usual("claudeai", &[("scope", "claudeai")]).await, "notes:read");
     assert_eq!(usual("notes:write", &[("scope", "claudeai")]).await, "notes:read notes:write");
-    // What it registered for one service does not leave it without a use for another.
+    // A client that registered a scope for one service can still use another service.
     let other = [("scope", ""), ("resource", "https://other.example/mcp")];
     assert_eq!(usual("notes:read", &other).await, "notes:read other:use");
-    // What it asks for counts, less than it registered too.
+    // The scope in the request counts, even if it is less than the registered one.
     let twice = [("scope", "notes:read  notes:read ")];
     assert_eq!(usual("notes:read notes:write", &twice).await, "notes:read");
 }
 
-/// Starts the device flow; what is answered.
+/// Starts the device flow. Returns the response.
 async fn device(app: &TestApp, form: &[(&str, &str)]) -> Response {
     app.http.post(format!("{}/device_authorization", app.public)).form(form).send().await.unwrap()
 }
@@ -261,7 +262,7 @@ async fn refresh(app: &TestApp, client: &Value, token: &Value, scope: &str) -> R
 async fn a_name_that_nobody_knows_is_ignored_from_the_first_request_to_the_last() {
     let Ruled { app, .. } = &notes().await;
     let client = registered(app, "", "none").await;
-    // Libraries repeat all that they asked for when they redeem and when they refresh.
+    // Some libraries repeat the whole scope when they redeem and when they refresh.
     let asked = "openid notes:read claudeai offline_access";
     let id = text(&client, "client_id");
     let code = app.browser_of("ana").await.allow(&authorize_query(&id, &[("scope", asked)])).await;
@@ -278,7 +279,7 @@ async fn a_name_that_nobody_knows_is_ignored_from_the_first_request_to_the_last(
         let next: Value = refresh(app, &client, &token, scope).await.json().await.unwrap();
         assert_eq!(next["scope"], "notes:read", "{scope}: {next}");
     }
-    // What exists and was not allowed is for the person to allow.
+    // A known scope that was not allowed needs the user's consent.
     for scope in ["notes:write", "notes:read notes:write", "\""] {
         assert_eq!(error_code(refresh(app, &client, &token, scope).await).await, "invalid_scope", "{scope}");
     }

@@ -1,4 +1,5 @@
-//! Attack 100 with patience: senders that each keep to every limit of time, and together take all connections.
+//! Attack 100 with slow senders. Each of them keeps within all time limits, and together they use all
+//! connections.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,13 +10,14 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::{REDIRECT, TestApp};
 
-/// More than the connections of the public listener (docs/limits.md).
+/// More than the maximum number of connections to the public listener (docs/limits.md).
 const FLOOD: usize = 1100;
 const ADDRESSES: usize = 5;
-/// The last of all addresses: no more than the share of each, and more than what waits to be accepted when all connections are taken.
+/// Number of the last connections of the flood. It is at most the share of each address, and more than the
+/// number of connections that wait to be accepted when all are in use.
 const LATEST: usize = 150;
 
-/// Connects to the public listener from an address of this machine.
+/// Connects to the public listener from this loopback address.
 async fn connect_from(app: &TestApp, from: Ipv4Addr) -> TcpStream {
     connect(&app.public, from).await
 }
@@ -31,7 +33,7 @@ fn is_waited_for(stream: &TcpStream) -> bool {
     stream.try_read(&mut [0; 16]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// Opens the flood; from each connection come `bytes`, after which nothing comes for as long as the test takes.
+/// Opens the connections of the flood. Each of them sends `bytes`, and then nothing.
 async fn flood(
     app: &TestApp,
     from: impl Fn(usize) -> Ipv4Addr,
@@ -46,8 +48,9 @@ async fn flood(
     streams
 }
 
-/// Others are served while the last of the flood are still waited for: those would have ended if it had taken the end of the flood to
-/// get there. Before each request, each of them sends another byte of the kind `more`.
+/// Asserts that other clients are served while the last connections of the flood are still open. If they were
+/// served only after the flood has ended, those connections would be closed too. Before each request, each of
+/// the connections sends `more`.
 async fn assert_others_are_served(app: &TestApp, flood: &mut [TcpStream], more: &[u8]) {
     let (_, latest) = flood.split_at_mut(FLOOD - LATEST);
     for n in 0..20 {
@@ -105,7 +108,7 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
 async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     let app = TestApp::start().await;
     let mut slow = Vec::new();
-    // More than its connections, and longer than a head may take.
+    // These are more connections than the ops listener accepts.
     for _ in 0..100 {
         let mut stream = connect(&app.ops, Ipv4Addr::new(127, 0, 1, 1)).await;
         stream.write_all(b"GET /ready HTTP/1.1\r\nHost: o").await.unwrap();

@@ -1,4 +1,4 @@
-//! A store that is gone, and one that hangs: who is told what, and how soon.
+//! Tests of a store that is unreachable or does not respond: which response each request gets, and how soon.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::app::{REDIRECT, TestApp};
 
-/// The most that a request may wait for a store that says nothing, and what a busy machine adds.
+/// How long a request may wait for a store that does not respond, with a margin for a busy machine.
 const BUDGET: Duration = Duration::from_millis(1_000 + 700);
-/// As above, once it is known that nobody answers.
+/// Like [`BUDGET`], once it is known that the store does not respond.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
 pub(super) async fn ready(app: &TestApp) -> (StatusCode, Value) {
@@ -27,7 +27,7 @@ async fn is_ready_again(app: &TestApp) {
     }
 }
 
-/// What each kind of request gets, none of which may take longer than `within`.
+/// Sends a request of each kind. All must get status 503 within `within`.
 async fn all_unavailable(app: &TestApp, tokens: (&str, &str), within: Duration) {
     let (access, refresh) = tokens;
     let start = Instant::now();
@@ -76,7 +76,7 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
         assert!(sent.success());
     };
     signal("-STOP");
-    // What is known counts for a second after the last sign of life.
+    // Cached answers are used for at most a second after the store's last message.
     let stopped = Instant::now();
     while app.state.store.changes().is_live() {
         assert!(stopped.elapsed() < Duration::from_millis(1500), "a copy counts for longer than a second");

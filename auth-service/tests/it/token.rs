@@ -1,4 +1,4 @@
-//! `/token`: codes and refresh tokens.
+//! Tests of `/token` with authorization codes and refresh tokens.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn a026_who_could_not_have_redeemed_a_used_code_ends_nothing() {
             assert_eq!(app.token(&form).await.status(), StatusCode::BAD_REQUEST, "{name}={value}");
             assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK, "{name}={value}");
         }
-        // Consent is remembered, until somebody has a copy who could have got tokens for it.
+        // The consent is remembered until a replay shows that somebody else has the code.
         let again = browser.open(&format!("/authorize?{query}")).await;
         assert!(again.parameter("code").is_some(), "{}", again.body);
         assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
@@ -163,14 +163,14 @@ async fn a032_parallel_and_repeated_refresh_gets_one_and_the_same_successor() {
 async fn a031_reuse_after_the_grace_or_after_the_successor_was_used_revokes_the_grant() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    // After the successor was used.
+    // The token is reused after its successor was used.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     let third = Tokens::of(app.refresh(&client, &second.refresh).await).await;
     assert_eq!(error_code(app.refresh(&client, &first.refresh).await).await, "invalid_grant");
     assert_eq!(error_code(app.refresh(&client, &third.refresh).await).await, "invalid_grant");
     assert_eq!(app.check_token(&third.access).await.status(), StatusCode::UNAUTHORIZED);
-    // After the grace.
+    // The token is reused after the grace period.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     app.wait(Duration::from_secs(121));
@@ -211,7 +211,8 @@ async fn a_token_may_be_for_a_part_of_the_host_that_was_allowed_and_for_no_more(
     let whole = "https://mcp.example";
     let query = authorize_query(&client, &[("resource", whole)]);
     let code = app.browser_of("ana").await.allow(&query).await;
-    // A client that read the metadata of the whole host, and after a restart knows only where it calls.
+    // The client read the metadata of the whole host when it asked for authorization. At the token endpoint
+    // it names the URL that it calls.
     let response = app.redeem(&client, &code).await;
     assert_eq!(response.status(), StatusCode::OK);
     let tokens = Tokens::of(response).await;
@@ -292,7 +293,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     let response = post(basic(format!("{id}:{secret}")), vec![]).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let tokens = Tokens::of(response).await;
-    // The other way of sending a secret is good for any client that has one.
+    // A client with a secret can also send it in the body.
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", id),
@@ -300,7 +301,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
         ("refresh_token", &tokens.refresh),
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
-    // One that has none must not pretend, in whichever way.
+    // A public client must not send a secret in either way.
     let public = app.client().await;
     let held = app.tokens(&public).await.refresh;
     let form = [("grant_type", "refresh_token"), ("refresh_token", held.as_str())];
@@ -351,7 +352,7 @@ async fn a034_a_refresh_carries_the_groups_of_now() {
     let name = "ana".to_owned().try_into().unwrap();
     let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
     assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
-    // The old token opens what it opened in the name of nobody's group any more, and the new one names none.
+    // The old token and the new one give access without groups.
     assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
     let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
     assert!(
@@ -395,7 +396,7 @@ async fn a041_a_client_without_the_refresh_grant_gets_no_refresh_token() {
 async fn a030_a_code_injected_into_another_session_does_not_fit_its_verifier() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    // Eve's code was asked for with a challenge of hers; Ana's client redeems it with its own verifier.
+    // Eve's code was requested with her challenge. Ana's client redeems it with its own verifier.
     let mut eve = app.browser_of("eve").await;
     let code = eve
         .allow(&authorize_query(
@@ -428,7 +429,8 @@ async fn a066_a_client_gives_back_its_own_grant_and_no_other() {
     assert_eq!(error_code(app.refresh(&client, &again.refresh).await).await, "invalid_grant");
 }
 
-/// Every access token tells its grant. Who writes that into a refresh token of their own gets nothing, and ends nothing.
+/// Every access token contains the identifier of its grant. A forged refresh token with that identifier is
+/// refused, and does not end the grant.
 #[actix_web::test]
 async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
     let app = TestApp::start().await;

@@ -1,24 +1,24 @@
-//! The model: what is to be expected, in a few lines without store, signature or HTTP. Times are seconds, clients and keys
-//! are numbers, scopes are "all of it" or "a part of it".
+//! The model predicts every response in a few lines, without store, signatures or HTTP. Times are in seconds,
+//! clients and keys are numbers, and a scope is all of it or a part.
 
-/// Lifetimes: that of refresh tokens is set, the others are the default.
+/// Lifetimes in seconds. The test sets that of refresh tokens, the others are the defaults.
 const CODE: u64 = 60;
 const ACCESS: u64 = 3600;
 const REFRESH: u64 = 30 * 86_400;
 const GRACE: u64 = 120;
 const DEVICE: u64 = 600;
 
-/// The clients that can be switched off.
+/// The number of clients that can be disabled. They have the numbers below it.
 pub(super) const CLIENTS: usize = 2;
-/// The others.
+/// The numbers of the other clients.
 pub(super) const DEVICE_CLIENT: usize = 2;
 pub(super) const MACHINE: usize = 3;
 pub(super) const SERVICE: usize = 4;
 
-/// What the service says.
+/// The expected response of the service to a token request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
-    /// Tokens: whether the refresh token is one that was handed out before.
+    /// Tokens are issued. `repeated` means that the refresh token was handed out before.
     Tokens {
         repeated: bool,
     },
@@ -34,7 +34,7 @@ struct Grant {
     ends: u64,
     over: bool,
     parent: Option<usize>,
-    /// Refresh tokens by their number, in the order in which they were handed out.
+    /// The numbers of the refresh tokens, in the order in which they were handed out.
     chain: Vec<usize>,
     rotated_at: u64,
 }
@@ -71,13 +71,13 @@ pub(super) struct Model {
     codes: Vec<Code>,
     devices: Vec<Device>,
     refresh_tokens: usize,
-    /// What the person has allowed each client, all or a part, and until when it is remembered.
+    /// For each client, whether the user allowed all of the scope, and how long this is remembered.
     consents: [Option<(bool, u64)>; CLIENTS],
     client_off: [bool; CLIENTS],
     person_off: bool,
 }
 
-/// How an access token is answered at its resource.
+/// The expected response when an access token is used at its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Passes,
@@ -113,7 +113,7 @@ impl Model {
             && grant.parent.is_none_or(|parent| self.lives(parent))
     }
 
-    /// Whether the store still has it, whoever is switched off.
+    /// Whether the store still has the grant. It does not matter who is disabled.
     fn is_there(&self, grant: usize) -> bool {
         !self.grants[grant].over && self.grants[grant].ends > self.now
     }
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// The key that a call with this token must prove.
+    /// The key whose possession a call with this token must prove.
     pub(super) fn key_of(&self, access: usize) -> Option<usize> {
         self.access[access].key
     }
@@ -163,7 +163,7 @@ impl Model {
         self.grants.len() - 1
     }
 
-    /// Whether the person is asked; none when there is no page at all.
+    /// Whether the user is asked. It is `None` if there is no page at all.
     pub(super) fn authorize(&mut self, client: usize, all: bool) -> Option<bool> {
         if self.client_off[client] || self.person_off {
             return None;
@@ -176,7 +176,7 @@ impl Model {
         Some(!covered)
     }
 
-    /// The code's client, unless it is so old that nobody has to remember it.
+    /// The client of the code, unless the code is so old that it need not be remembered.
     pub(super) fn client_of_code(&self, code: usize) -> Option<usize> {
         Some(&self.codes[code]).filter(|code| code.ends + 80_000 > self.now).map(|code| code.client)
     }
@@ -190,7 +190,7 @@ impl Model {
             return Said::Error("invalid_grant");
         }
         if let Some(grant) = self.codes[code].grant {
-            // Somebody has a copy, and the verifier with it.
+            // Somebody else has the code and its verifier.
             self.grants[grant].over = true;
             if client < CLIENTS {
                 self.consents[client] = None;
@@ -253,7 +253,7 @@ impl Model {
         true
     }
 
-    /// Whether the client was let in at all.
+    /// Revokes the grant of a refresh token. Returns whether the client may authenticate.
     pub(super) fn revoke_refresh(&mut self, token: usize, client: usize) -> bool {
         self.revoke(self.grant_of(token), client)
     }
@@ -267,12 +267,12 @@ impl Model {
         self.devices.push(Device { ends, decision: None, grant: None, interval: 5, asked_at: None });
     }
 
-    /// Whether the device is one that has to be remembered.
+    /// Whether the device code still has to be remembered.
     pub(super) fn remembers_device(&self, device: usize) -> bool {
         self.devices[device].ends + 80_000 > self.now
     }
 
-    /// Whether the answer was wanted.
+    /// Decides on the device. Returns whether it was still waiting for a decision.
     pub(super) fn decide(&mut self, device: usize, yes: bool) -> bool {
         let (now, device) = (self.now, &mut self.devices[device]);
         let open = device.decision.is_none() && device.ends > now;
@@ -286,7 +286,7 @@ impl Model {
         if self.is_off(client) {
             return Said::Error("invalid_client");
         }
-        // Another client may not use this grant at all.
+        // No other client is allowed to use this grant type.
         if client != DEVICE_CLIENT {
             return Said::Error("unauthorized_client");
         }
@@ -335,7 +335,7 @@ impl Model {
         }
         let all = self.grants[grant].all;
         self.without_refresh(SERVICE, all, ends.min(self.now + ACCESS), Some(grant));
-        // A machine's token stands for no person.
+        // The token of a machine does not stand for a user.
         let of_person = self.grants[grant].of_person;
         self.grants.last_mut().unwrap().of_person = of_person;
         Said::Tokens { repeated: false }

@@ -1,4 +1,4 @@
-//! The real thing, asked what the model is asked.
+//! Runs the steps of a story on the real service, and compares the responses with those of the model.
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ const BACK: &str = "https://other.example/mcp";
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-/// Tokens that are looked at after each step: the latest.
+/// Number of the latest tokens that are tried after each step.
 const LOOKED_AT: usize = 8;
 
-/// The clients, by the model's numbers, with their secrets, and the keys.
+/// The identifiers and secrets of the clients, by their numbers in the model, and the keys.
 pub(super) struct Parties {
     clients: Vec<(String, String)>,
     keys: [Key; 2],
@@ -99,7 +99,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, real: &T, expected: &T) -> C
 }
 
 impl<'a> World<'a> {
-    /// A new person who is logged in.
+    /// Starts a story with a new user who is logged in.
     pub(super) async fn new(app: &'a TestApp, parties: &'a Parties, story: usize) -> Self {
         let now = app.state.now();
         let account = Account {
@@ -148,7 +148,7 @@ impl<'a> World<'a> {
         browser
     }
 
-    /// A request of a client, which says who it is as it must.
+    /// A request of a client, with the client authentication that it has to use.
     fn as_client(&self, path: &str, client: usize, form: &[(&str, &str)]) -> RequestBuilder {
         let (id, secret) = &self.parties.clients[client];
         let request = self.app.http.post(format!("{}{path}", self.app.public));
@@ -160,7 +160,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Sends a token request, and compares.
+    /// Sends a token request, and compares the response with the expected one.
     async fn token(&mut self, request: RequestBuilder, key: Option<usize>, expected: Said) -> Checked<()> {
         let request = match key {
             Some(key) => request.header("dpop", self.parties.keys[key].for_token_endpoint(self.app)),
@@ -197,7 +197,7 @@ impl<'a> World<'a> {
             Some(back) => all.len().checked_sub(1 + back),
             None => n.checked_rem(all.len()),
         };
-        // The first is the one that it belongs to, the second another one.
+        // With `other` 0 this is the client that it belongs to, and otherwise another one.
         let chosen = |owner: usize, other: usize| if other == 0 { owner } else { 1 - owner.min(1) };
         match *step {
             Step::Wait(seconds) => {
@@ -293,7 +293,7 @@ impl<'a> World<'a> {
             Step::SwitchPerson { off } => {
                 assert!(self.app.state.store.set_account_disabled(&self.subject, off).await.unwrap());
                 model.switch_person(off);
-                // Whoever was switched off has to log in again.
+                // The session of a disabled account has ended.
                 self.log_in().await;
             }
         }
@@ -315,7 +315,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Calls with the latest tokens; how many passed and how many did not.
+    /// Calls a service with each of the latest tokens. Returns how many calls passed and how many were
+    /// refused.
     pub(super) async fn look(&self, model: &mut Model) -> Checked<[usize; 2]> {
         let mut counts = [0, 0];
         for n in self.access.len().saturating_sub(LOOKED_AT)..self.access.len() {
