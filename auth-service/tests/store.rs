@@ -1,4 +1,4 @@
-//! What every store must do: one suite, run on the embedded store, on a Redis and on a Redis Cluster.
+//! Tests of what every store must do. One suite runs on the embedded store, on Redis and on a Redis Cluster.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/chaos.rs"]

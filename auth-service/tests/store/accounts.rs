@@ -1,4 +1,4 @@
-//! People, their logins, the signing key, and names that may come once.
+//! Tests of accounts, login sessions, and names that can be used only once.
 
 use auth_service::domain::account::{Account, LoginSession, Username};
 

@@ -1,4 +1,4 @@
-//! Clients: registration, the ceiling, updates, uses, deletion.
+//! Tests of clients: registration, the maximum number, updates, uses and deletion.
 
 use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::clock::UnixTime;
@@ -30,7 +30,7 @@ pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &
     let last = UnixTime(later(UNUSED).0 - 1);
     assert!(world.store().client(&added.id, last).await.unwrap().is_some());
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
-    // Its identifier is free again.
+    // Its identifier can be used again.
     let anew = Client { issued_at: later(UNUSED), ..client("a") };
     let again = world.store().register_client(&anew, &[id("a")], &terms(later(UNUSED), 10)).await.unwrap();
     assert!(matches!(again, Registration::Added(_)));
@@ -91,7 +91,7 @@ pub(crate) async fn a_client_is_found_under_a_later_identifier_although_an_earli
 pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_what_it_was(world: &World) {
     let store = world.store();
     let times = std::cell::Cell::new(0);
-    // As the service proposes identifiers: one that follows from the metadata, and one that nobody can know before.
+    // The service proposes two identifiers. One follows from the metadata, and the other is random.
     let register = async || {
         times.set(times.get() + 1);
         let ids = [id("follows"), id(&format!("random{}", times.get()))];
@@ -121,10 +121,10 @@ pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_wha
         found.map(|client| client.id)
     };
     assert_eq!(found().await, Some(first.id.clone()));
-    // Nor does the place that was left change hands once more.
+    // The first identifier is free again, but the client keeps the second one.
     assert!(store.delete_client_managed_by(&hash("other"), &squatter.id).await.unwrap());
     assert_eq!(known().await, first.id);
-    // What leads to a client goes with it, and with what it said of itself.
+    // When a client is deleted or its metadata changes, it is no longer found by its old metadata.
     assert!(store.delete_client(&first.id).await.unwrap());
     assert_eq!(found().await, None);
     change(&added().await, "another").await;
@@ -146,7 +146,7 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     for (newcomer, ceiling, left) in [
         ("a", 4, vec!["a", "second", "third", "used"]),
         ("b", 4, vec!["a", "b", "third", "used"]),
-        // The ceiling was lowered.
+        // The maximum was lowered.
         ("c", 2, vec!["c", "used"]),
     ] {
         let client = Client { issued_at: now, ..client(newcomer) };
@@ -159,7 +159,7 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     assert!(matches!(outcome, Registration::Full));
     assert!(world.store().client(&id("d"), NOW).await.unwrap().is_none());
     assert_eq!(names(world.store()).await, ["c", "used"]);
-    // The ceiling was lowered so far that nobody's going would help.
+    // The maximum was lowered so far that deleting the only unused client is not enough.
     let unused = Client { issued_at: now, ..client("unused") };
     assert!(matches!(
         world.store().register_client(&unused, &[id("unused")], &terms(now, 3)).await.unwrap(),
@@ -200,11 +200,11 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
         assert!(matches!(add(&format!("flood{n}"), minute(1), None).await, Registration::Added(_)), "{n}");
     }
     assert_eq!(names(world.store()).await, ["flood7", "flood8", "newcomer"]);
-    // Registered again by who needs it, a client of the flood is kept as well.
+    // If a client of the flood registers again and is kept from then on, it stays too.
     assert!(matches!(add("flood7", minute(2), Some(30)).await, Registration::Known(_)));
     assert!(matches!(add("other", minute(2), Some(30)).await, Registration::Added(_)));
     assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);
-    // All are kept: nobody goes, and nobody comes.
+    // While all clients are kept, none is deleted and none is added.
     for n in 2..30 {
         assert!(matches!(add("late", minute(n), Some(30)).await, Registration::Full), "{n}");
     }
@@ -212,7 +212,7 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
     assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);
     assert!(matches!(add("late", minute(30), Some(30)).await, Registration::Added(_)));
     assert_eq!(names(world.store()).await, ["flood7", "late", "other"]);
-    // Used, it is no longer among those that may go, and leaves no trace there.
+    // A used client is no longer in the index of unused clients.
     let late = world.store().client(&id("late"), minute(31)).await.unwrap().unwrap();
     assert!(use_it(world.store(), &late, minute(31)).await);
     for n in 32..40 {
@@ -226,7 +226,8 @@ pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(w
     for n in 0..16 {
         wanted.push(register(world.store(), &client(&format!("wanted{n:02}"))).await);
     }
-    // While half of the callers fill the ceiling, the other half use the clients that would have to go.
+    // Half of the callers register clients up to the maximum, while the other half use the clients that would
+    // be deleted.
     let clients = wanted.clone();
     let outcomes = world
         .at_once(32, move |n, store| {
@@ -264,7 +265,7 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
     assert!(!found.disabled, "an update switches nothing on or off");
     assert!(!world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
-    // Its end is the one that it had.
+    // The update does not change the time at which the client is deleted.
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
     assert!(!world.store().update_client(&hash("any"), &client("nobody")).await.unwrap());
 }
@@ -274,7 +275,7 @@ pub(crate) async fn a047_a_client_that_two_have_registered_is_deleted_by_neither
     let added = register(store, &client("a")).await;
     let token = added.management.unwrap();
     assert!(!store.delete_client_managed_by(&hash("wrong"), &added.id).await.unwrap());
-    // Its first party asks for the deletion in the moment in which a second one is told that it is registered.
+    // The first party asks for the deletion after a second party has registered the same client.
     register(store, &client("a")).await;
     assert!(!store.delete_client_managed_by(&token, &added.id).await.unwrap());
     assert!(store.client(&added.id, NOW).await.unwrap().is_some());
@@ -380,7 +381,8 @@ pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
         register(world.store(), &client(&format!("unused{n}"))).await;
     }
     assert_eq!(world.store().sweep(NOW).await.unwrap(), 0);
-    // After a year even the codes' rows are over; a store may count those or leave them to Redis.
+    // After that time the rows of codes have expired too. A store counts them or leaves their deletion to
+    // Redis.
     assert!(world.store().sweep(later(UNUSED)).await.unwrap() >= 5);
     assert_eq!(names(world.store()).await, ["used"]);
     let newcomer = Client { issued_at: later(UNUSED), ..client("new") };

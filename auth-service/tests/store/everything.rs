@@ -1,5 +1,5 @@
-//! One of everything that a store keeps, under names that are known, and the proof that all of it is there: what exports,
-//! imports, upgrades and new keys must not lose.
+//! Fills a store with one of every kind of record, and checks that all of them are there. Exports, imports,
+//! upgrades and new keys must not lose any.
 
 use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
@@ -57,7 +57,7 @@ fn code_of(grant: u8, by: &Client) -> AuthorizationCode {
     AuthorizationCode { grant_id: GrantId::new([grant; 32]), ..code(by, &person().subject, NOW) }
 }
 
-/// What the consent covers.
+/// An approval that the stored consent covers.
 fn approval() -> Approval {
     let AuthorizationCode { redirect_uri, scope, resources, .. } = code_of(10, &public());
     Approval { redirect_uri, scope, resources }
@@ -96,10 +96,10 @@ fn session() -> LoginSession {
     }
 }
 
-/// What was filled in, and by which release.
+/// The signing keys of a store that was filled, and the release that filled it.
 pub(crate) struct Filled {
     pub(crate) keys: KeySet,
-    /// Whose refresh tokens did not say which grant they belong to.
+    /// Whether the first release filled it, whose refresh tokens do not name their grant.
     by_the_first: bool,
 }
 
@@ -108,7 +108,7 @@ impl Filled {
         Self { keys, by_the_first: true }
     }
 
-    /// A refresh token that it handed out.
+    /// A refresh token of this grant, in the format of the release that filled the store.
     fn token(&self, grant: &Grant, number: u32, name: &str) -> Presented {
         if self.by_the_first { hash(name).into() } else { held(grant, number, name) }
     }
@@ -118,13 +118,13 @@ fn of_document() -> Grant {
     grant(&code_of(14, &document()), "of document", NOW)
 }
 
-/// A grant that nobody has refreshed since the first release.
+/// A grant from the first release whose refresh token was not used since.
 fn from_before() -> Grant {
     let refresh = RefreshState { current: hash("from before"), replaced: None, line: None };
     Grant { refresh: Some(refresh), ..grant(&code_of(16, &public()), "", NOW) }
 }
 
-/// Puts one of everything into an empty store.
+/// Puts one record of each kind into an empty store.
 pub(crate) async fn fill(store: &dyn Store) -> Filled {
     assert!(store.add_account(&person()).await.unwrap());
     for client in [public(), unused()] {
@@ -152,11 +152,12 @@ pub(crate) async fn fill(store: &dyn Store) -> Filled {
     Filled { keys, by_the_first: false }
 }
 
-/// Everything that [`fill`] put there is there, and behaves as it did. `at` is a moment within the minute.
+/// Asserts that everything from [`fill`] is there and works as before. `at` is a time within a minute of the
+/// filling.
 pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     is_there_to_read(store, filled, at).await;
     let used = usage(&public(), at);
-    // Singles stay single.
+    // Things that can be used only once are still remembered.
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
     assert!(!store.remember_once("jti of josephine", later(HOUR), at).await.unwrap());
     let again = code_of(15, &public());
@@ -168,7 +169,8 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed));
     assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
-    // A lost answer is repeated, the next token rotates, and a used one ends the grant.
+    // A refresh whose response was lost is repeated, the next token rotates, and a token that was used up
+    // ends the grant.
     let token = |number, name| filled.token(&refreshed(), number, name);
     let rotate = |token: Presented, number, next: &str| {
         let (next, used) = (successor(&refreshed(), number, next, at), &used);
@@ -182,11 +184,11 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     assert!(matches!(reused, Rotation::Reused(_)), "{reused:?}");
     assert!(store.grant(&refreshed().id, at).await.unwrap().is_none());
     assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Used(_)));
-    // The device goes on.
+    // The device flow continues.
     let (code, _) = store.device_of_user(&user_code(), at).await.unwrap().unwrap();
     let yes = DeviceState::Allowed { subject: person().subject, authenticated_at: at };
     assert!(code == hash("device") && store.decide_device(&code, &yes, at).await.unwrap());
-    // Ends are where they were.
+    // The times of expiry are unchanged.
     assert!(store.session(&hash("cookie"), later(HOUR)).await.unwrap().is_none());
     assert!(store.client(&unused().id, later(DAY)).await.unwrap().is_none());
     assert!(store.client(&operators().id, later(DAY * 1000)).await.unwrap().is_some());
@@ -198,7 +200,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "the operator's");
 }
 
-/// As [`is_there`], without changing anything.
+/// Like [`is_there`], but changes nothing in the store.
 pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: UnixTime) {
     let found = store.account_named(&person().username).await.unwrap().unwrap();
     assert!(found.subject == person().subject && found.password == person().password);
@@ -223,7 +225,7 @@ pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: Uni
     assert_eq!(store.device(&hash("device"), at).await.unwrap().unwrap(), device());
     assert_eq!(store.pushed_request(&hash("handle"), at).await.unwrap().unwrap(), pushed());
     let consent = store.consent(&person().subject, &public().id, at).await.unwrap().unwrap();
-    // The first release did not write where an answer may go, so it has to be asked again (a016).
+    // The first release did not store the redirect URIs of a consent, so the user is asked again (a016).
     assert_eq!(consent.is_to(&public()) && consent.covers(&approval()), !filled.by_the_first);
     assert_eq!(store.linked_account(ISSUER, "jo-1").await.unwrap().unwrap(), person().subject);
     let kids = |set: &KeySet| set.keys().iter().map(|key| key.kid.clone()).collect::<Vec<_>>();

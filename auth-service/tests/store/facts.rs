@@ -1,5 +1,5 @@
-//! Copies of what the store said, and how soon they stop to count: on the replica that changes something at once, on
-//! the others as soon as they hear of it, and whatever happens after a second.
+//! Tests of the cached facts about tokens, and how soon they become invalid: at once on the replica that
+//! makes a change, on the others when they hear of the change, and in any case after a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
-/// A replica of the service, as far as tokens go.
+/// The parts of a replica that check tokens.
 pub(crate) struct Replica {
     store: Arc<dyn Store>,
     keys: Arc<KeyRing>,
@@ -50,7 +50,7 @@ impl Replica {
         self.check_at(token, NOW).await
     }
 
-    /// Waits until copies count.
+    /// Waits until cached facts are used.
     pub(crate) async fn is_live(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.store.changes().is_live() {
@@ -59,7 +59,7 @@ impl Replica {
         }
     }
 
-    /// How long until the token is refused.
+    /// Checks the token until it is refused. Returns how long that took.
     pub(crate) async fn refuses(&self, token: &str, within: Duration) -> Duration {
         let start = Instant::now();
         loop {
@@ -74,7 +74,7 @@ impl Replica {
     }
 }
 
-/// It is always the same second.
+/// A clock that stands still.
 struct Standing;
 
 impl Clock for Standing {
@@ -87,7 +87,7 @@ pub(crate) fn keys() -> Arc<KeyRing> {
     Arc::new(KeyRing::new(KeySet::first(&TERMS, NOW).unwrap(), Arc::new(Standing)).unwrap())
 }
 
-/// An access token on that grant.
+/// An access token of this grant.
 pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
     access_token(keys, grant, NOW)
 }
@@ -106,7 +106,7 @@ async fn replicas(world: &World) -> Vec<Replica> {
     replicas
 }
 
-/// What ends or alters facts, and whether the token is refused afterwards.
+/// The ways in which a grant ends.
 const ENDS: [&str; 6] = ["revoke", "disable client", "delete client", "reuse", "replay", "disable account"];
 
 async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
@@ -174,7 +174,8 @@ pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &Wo
             assert!(Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()), "facts are kept");
         }
         if way == "time" {
-            // A parent that ends sooner than its child's token: to the second, whatever is cached.
+            // The parent grant ends sooner than the child's token. This must count to the second, whatever is
+            // cached.
             let soon = successor(&parent, 1, "next", later(Duration::from_secs(3)));
             let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };
             let by = world.store().client(&parent.client_id, NOW).await.unwrap().unwrap();
@@ -272,7 +273,7 @@ pub(crate) async fn facts_end_with_their_token_and_after_a_while_are_asked_anew(
     assert!(!Arc::ptr_eq(&second, &at(5).await.unwrap()), "a clock that was set back prolongs nothing");
     at(3599).await.unwrap();
     assert!(matches!(at(3600).await, Err(NoFacts::Expired)));
-    // What has no signature of ours is remembered apart.
+    // Tokens without a valid signature are cached separately.
     let count = replicas[0].cache.len();
     for n in 0..200 {
         let forged = format!("{token}{n}");
@@ -282,7 +283,7 @@ pub(crate) async fn facts_end_with_their_token_and_after_a_while_are_asked_anew(
     assert_eq!(replicas[0].cache.len(), count);
 }
 
-/// An answer that was on its way while the grant was revoked must not be kept.
+/// A response that was on its way during the revocation must not be cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -295,7 +296,8 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         let name = format!("round{round}");
         let (_, _, grant) = granted(&*direct, &name, &name).await;
         let token = token(&keys, &grant);
-        // The first connection is the one that facts are read over. It holds the answer, while what changes is heard.
+        // Facts are read over the first connection. It holds the response back, while the change is reported
+        // over another one.
         proxy.turn(Weather::Hold(0));
         let asking = tokio::spawn({
             let (slow, token) = (Arc::clone(&slow), token.clone());
@@ -310,7 +312,8 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
     }
 }
 
-/// Whatever becomes of the connection that changes are heard over: after the lease, nothing from before counts.
+/// Whatever happens to the connection that reports changes, cached facts from before a revocation are used
+/// for at most a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };

@@ -1,4 +1,4 @@
-//! Redis away, Redis that forbids, Redis that hangs.
+//! Tests of a Redis that is unreachable, forbids commands, or refuses writes.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     }
     let store = connect(&at(":hunter2hunter2@")).await.unwrap();
     assert!(store.add_account(&account("ana")).await.unwrap());
-    // A user of its own with no more than what is needed.
+    // A Redis user with only the permissions that are needed.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
     let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +eval +evalsha \
@@ -107,7 +107,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     assert_eq!(limited.accounts().await.unwrap().len(), 2);
     assert_eq!(limited.clients(None, 5, NOW).await.unwrap().len(), 1);
     assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
-    // It may not ask for these, and works all the same.
+    // The user is not allowed to ask for these, which is no error.
     assert_eq!((limited.own_time().await.unwrap(), limited.dangers().await.unwrap()), (None, Vec::new()));
     assert!(limited.ping().await.is_ok());
     let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
@@ -125,18 +125,18 @@ async fn a_rotation_whose_answer_was_lost_is_told_again() {
         let (store, used) = (&store, &used);
         async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
     };
-    // As when the process died with the answer in its hands.
+    // The first response is lost, as if the process had died.
     drop(rotate(0, "first", "second").await);
     let again = rotate(0, "first", "other").await;
     assert!(matches!(again, Rotation::Repeated { sealed_successor, .. } if sealed_successor == b"second"));
     assert!(matches!(rotate(1, "second", "third").await, Rotation::Rotated(_)));
-    // All of it is one row: there is no half of a rotation.
+    // A grant with its refresh token is a single row, so that a rotation cannot be half done.
     let keys = Resp::connect(server.port).keys();
     let of_refresh = |key: &&Vec<u8>| key.starts_with(b"mcp-gate:{r:");
     assert_eq!(keys.iter().filter(of_refresh).count(), 0);
 }
 
-/// What `/ready` asks.
+/// Waits until the check of `/ready` reports that Redis refuses writes for this reason.
 async fn refuses_writes(store: &RedisStore, said: &str) {
     let start = Instant::now();
     loop {
@@ -183,7 +183,7 @@ async fn a_redis_that_cannot_save_is_told_and_over_when_it_can() {
     let store = connect(&server.url()).await.unwrap();
     register(&store, &client("a")).await;
     let mut admin = Resp::connect(server.port);
-    // A directory in the place of the file: the child that saves cannot put it there.
+    // A directory has the name of the dump file, so that Redis cannot save.
     let place = data.path().join("in-the-way");
     std::fs::create_dir(&place).unwrap();
     std::fs::write(place.join("file"), "").unwrap();
@@ -212,7 +212,7 @@ async fn the_master_is_looked_for_when_the_server_behind_a_name_has_become_a_cop
         assert!(start.elapsed() < Duration::from_secs(20), "the copy is not made");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // As after a failover: the old master lives on as a copy, and the name leads to the new one.
+    // After a failover, the old master becomes a replica, and the name leads to the new master.
     copy.ask(&[b"REPLICAOF", b"NO", b"ONE"]);
     Resp::connect(old.port).ask(&[b"REPLICAOF", b"127.0.0.1", new.port.to_string().as_bytes()]);
     proxy.lead_to(new.port);
@@ -237,7 +237,7 @@ async fn a_password_that_redis_takes_no_more_is_named_as_that() {
     recovers(&store, Duration::from_secs(10)).await;
 }
 
-/// A name that leads to one server and later to another: connections that are there stay where they are.
+/// An address that leads to one server and later to another. Existing connections keep their server.
 struct Switch {
     port: u16,
     target: std::sync::Arc<std::sync::atomic::AtomicU16>,

@@ -1,4 +1,4 @@
-//! Codes, grants and refresh tokens.
+//! Tests of authorization codes, grants and refresh tokens.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
     assert!(world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap());
     assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
     assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
-    // Of many answers at once all that count say the same.
+    // If there are many answers at once, all those that are accepted are the same.
     let (of_client, of_code) = (client.clone(), made.clone());
     let taken = world
         .at_once(32, move |n, store| {
@@ -109,7 +109,7 @@ pub(crate) async fn a027_of_parallel_redemptions_one_succeeds(world: &World) {
         let redeemed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed)).count();
         let replayed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Replayed)).count();
         assert_eq!((redeemed, replayed), (1, 31));
-        // Who was late has shown that the code is in two hands.
+        // Each later redemption shows that two parties have the code, so the grant is ended.
         assert!(world.store().grant(&made.grant_id, NOW).await.unwrap().is_none());
     }
 }
@@ -124,7 +124,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
     assert!(matches!(outcome, Redemption::Redeemed));
     let token = held(&grant, 0, "first");
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
-    // Long after the code itself has ended. Who only looks ends nothing.
+    // The code itself expired long ago. Looking a code up ends nothing.
     let found = world.store().find_code(&hash("code"), later(HOUR)).await.unwrap();
     assert!(matches!(found, FoundCode::Used(code) if code.grant_id == grant.id));
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
@@ -219,7 +219,7 @@ pub(crate) async fn a031_a_refresh_token_that_is_used_up_ends_the_grant(world: &
     }
 }
 
-/// However old: what a grant has issued it knows, and nothing is kept about it.
+/// A grant recognises all refresh tokens that it has issued, however old, without storing them.
 pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again(world: &World) {
     for again in [0, 1, 17, 38] {
         let (client, _, grant) = granted(world.store(), &format!("client{again}"), "token 0").await;
@@ -243,7 +243,8 @@ pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again
     }
 }
 
-/// Who knows a grant's identifier, and every access token tells it, cannot end the grant with a token that names it.
+/// Every access token contains the identifier of its grant. A forged refresh token with that identifier must
+/// not end the grant.
 pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_nothing(world: &World) {
     let (client, person, grant) = granted(world.store(), "a", "one").await;
     let used = usage(&client, NOW);
@@ -254,7 +255,8 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let line = Line { key: LineKey::new([1; 32]), number };
         RefreshToken::new(&grant.id, &line, [1; 32]).presented()
     };
-    // One that was issued after the backup that is restored now: genuine, and not used here.
+    // This token was issued after the backup that is restored now. It is genuine but was not issued by this
+    // store.
     let of_the_future = held(&grant, 2, "three");
     for foreign in [of_other_key(0), of_other_key(1), of_other_key(2), of_the_future] {
         assert!(world.store().grant_of_refresh(&foreign, NOW).await.unwrap().is_none());
@@ -274,7 +276,7 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
     }
 }
 
-/// Tokens of the first release do not say whose they are. Their first refresh brings one that does.
+/// Refresh tokens of the first release do not name their grant. Their first refresh returns one that does.
 pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: &World) {
     let client = register(world.store(), &client("a")).await;
     let made = code(&client, &account("ana").subject, NOW);

@@ -1,4 +1,4 @@
-//! Signing keys: one set for all replicas, whoever changes it when.
+//! Tests of signing keys. All replicas share one set of keys, whichever of them changes it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) async fn replicas_that_start_at_once_agree_on_a_signing_key(world: &W
 
 pub(crate) async fn of_many_rotations_at_once_one_is_done(world: &World) {
     let first = rotation::up_to_date(world.store(), &TERMS, NOW).await.unwrap();
-    // By command.
+    // The operator's command rotates the keys.
     let outcomes = world
         .at_once(16, |_, store| async move {
             let step = |set: &auth_service::keys::set::KeySet| set.rotated(&TERMS, NOW);
@@ -37,7 +37,7 @@ pub(crate) async fn of_many_rotations_at_once_one_is_done(world: &World) {
     let set = world.store().signing_keys().await.unwrap().unwrap();
     assert_eq!(set.keys().len(), 2);
     assert_eq!(set.keys()[0].kid, first.keys()[0].kid);
-    // On schedule: every replica sees that it is time.
+    // The schedule rotates the keys. All replicas notice at the same time that it is due.
     let due = later(DAY * 90);
     let kids = world
         .at_once(16, |_, store| async move {
@@ -61,7 +61,7 @@ pub(crate) async fn a_revoked_key_is_gone_for_every_replica(world: &World) {
         assert!(set.keys().iter().all(|key| key.kid != kid));
         assert!(set.current(NOW).is_some());
     }
-    // What was read before the revocation cannot be written after it.
+    // A key set that was read before the revocation cannot be written afterwards.
     assert!(!world.store().replace_signing_keys(Some(first.revision()), &first).await.unwrap());
     assert!(!world.store().replace_signing_keys(None, &first).await.unwrap());
 }

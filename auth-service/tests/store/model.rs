@@ -1,4 +1,4 @@
-//! The two stores side by side: whatever is done in whatever order at whatever time, both say the same.
+//! Runs random steps on both stores, in any order and at any time. Both must return the same results.
 
 use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::clock::UnixTime;
@@ -13,11 +13,12 @@ use super::things::{
 use super::worlds::World;
 use crate::redis_server::RedisServer;
 
-/// Few enough that they meet, as many as are allowed and more.
+/// Numbers of different clients and of clients that the store may keep. They are small, so that steps often
+/// concern the same client and the maximum is reached.
 const CLIENTS: usize = 5;
 const CEILING: u64 = 3;
 
-/// Numbers are taken modulo what there is.
+/// A step. Its numbers are indices, taken modulo the number of things that exist.
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
@@ -57,12 +58,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a caller knows: possibly of yesterday.
+/// What the caller of the stores remembers. It can be out of date.
 struct Caller {
     now: UnixTime,
     seen: Vec<Client>,
     codes: Vec<AuthorizationCode>,
-    /// Refresh tokens: of which grant, the how-manieth, by which name.
+    /// For each refresh token its grant, its position in the sequence of tokens, and its name.
     tokens: Vec<(Grant, u32, String)>,
     steps: usize,
 }
@@ -74,7 +75,7 @@ fn asked(n: usize) -> Client {
     }
 }
 
-/// The third and the fourth would like the same identifier.
+/// Proposed identifiers. Clients 2 and 3 propose the same first one.
 fn ids(n: usize) -> [ClientId; 2] {
     [id(["c0", "c1", "c2", "c2"][n % 4]), id(["d0", "d1", "d2", "d3"][n % 4])]
 }
@@ -89,7 +90,7 @@ impl Caller {
         Self { now: NOW, seen, codes: Vec::new(), tokens: Vec::new(), steps: 0 }
     }
 
-    /// Does a step in each store and gives what each said.
+    /// Runs a step on each store. Returns the results.
     async fn take(&mut self, step: &Step, stores: [&dyn Store; 2]) -> [String; 2] {
         self.steps += 1;
         let fresh = format!("fresh{}", self.steps);
@@ -171,7 +172,7 @@ impl Caller {
                     said(&store.remember_once(&format!("once{}", n % 3), until, now).await)
                 }
                 Step::List => said(&store.clients(None, 100, now).await),
-                // Redis counts the clients only; the rest goes by itself.
+                // The numbers of deleted rows differ, because Redis deletes most rows by itself.
                 Step::Sweep => said(&store.sweep(now).await.map(|_| ())),
             };
         }
@@ -192,7 +193,7 @@ impl Caller {
         answers
     }
 
-    /// Notes the refresh token that a step may have made.
+    /// Remembers the refresh token that a step can have created.
     fn note_token(&mut self, step: &Step, name: String) {
         let made = match step {
             Step::Redeem(n) => {
@@ -208,7 +209,7 @@ impl Caller {
         self.tokens.extend(made.map(|(grant, number)| (grant, number, name)));
     }
 
-    /// What can be seen without doing anything.
+    /// The results of all calls that only read.
     async fn look_around(&self, store: &dyn Store) -> String {
         let mut all = said(&store.clients(None, 100, self.now).await);
         for code in &self.codes {

@@ -1,4 +1,4 @@
-//! Device authorizations, pushed requests, remembered consents; and what an operator enters.
+//! Tests of device authorizations, pushed requests, remembered consent, and clients of the operator.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let person = account("ana");
     let device = asked(&client);
     assert!(world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap());
-    // Another device gets another user code.
+    // A second device needs another user code.
     assert!(!world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap());
     assert!(world.store().device_of_user(&user_code('C'), NOW).await.unwrap().is_none());
     assert_eq!(world.store().poll_device(&hash("device"), NOW).await.unwrap(), Poll::Pending);
@@ -73,7 +73,7 @@ pub(crate) async fn a043_a_device_code_that_comes_again_ends_its_grant(world: &W
         let used = usage(&client, NOW);
         world.store().redeem_device(&hash(name), &grant, &used).await.unwrap();
         assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
-        // Long after the code itself has ended.
+        // The device code itself expired long ago.
         if polled {
             let poll = world.store().poll_device(&hash(name), later(HOUR)).await.unwrap();
             assert_eq!(poll, Poll::Redeemed(grant.id.clone()));
@@ -113,7 +113,7 @@ pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(
     assert_eq!(world.store().device(&hash("device"), at(30)).await.unwrap().unwrap().interval, 15);
     assert_eq!(world.store().poll_device(&hash("device"), at(600)).await.unwrap(), Poll::Unknown);
     assert!(!world.store().decide_device(&hash("device"), &DeviceState::Denied, at(600)).await.unwrap());
-    // The user code is free again.
+    // The user code can be used again.
     let later_device = DeviceAuthorization { asked_at: at(600), expires_at: at(1200), ..asked(&client) };
     assert!(world.store().add_device(&hash("second"), &user_code('H'), &later_device).await.unwrap());
 }
@@ -166,9 +166,9 @@ pub(crate) async fn a044_a_room_is_full_at_its_ceiling_and_nobody_loses_a_place(
     assert_eq!(outcomes.iter().filter(|taken| **taken).count(), 5);
     assert!(outcomes[..5].iter().all(|taken| *taken), "who came first stays");
     assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
-    // Who is known has room beyond that.
+    // A known client has a higher limit.
     assert!(push("known", NOW.0, 10).await);
-    // One that was answered leaves its place, and all that are over leave theirs.
+    // An answered request no longer counts against the limit, and neither do expired ones.
     world.store().forget_pushed_request(&hash("0")).await.unwrap();
     world.store().forget_pushed_request(&hash("known")).await.unwrap();
     assert!(push("next", NOW.0, 5).await);
@@ -229,12 +229,12 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
     assert!(known.covers(&asks("mcp:read mcp:write")) && known.is_to(&client));
     assert!(world.store().consent(&eve, &client.id, NOW).await.unwrap().is_none());
     assert!(world.store().consent(&ana, &client.id, later(DAY)).await.unwrap().is_none());
-    // A new registration under the same name starts from nothing.
+    // A consent to a new registration with the same identifier replaces the old consent.
     let again = Client { registration: super::things::client("b").registration, ..client.clone() };
     world.store().add_consent(&ana, &again, &asks("mcp:x"), NOW, later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
     assert!(!known.is_to(&client) && !known.covers(&asks("mcp:read")));
-    // And so does the same registration under another name (a016).
+    // The same applies if the client has a new name (a016).
     let mut renamed = again.clone();
     renamed.metadata.display.client_name = Some("renamed".to_owned());
     world.store().add_consent(&ana, &renamed, &asks("mcp:y"), NOW, later(DAY)).await.unwrap();
@@ -269,12 +269,13 @@ pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &Wor
         Client { origin: ClientOrigin::Operator, fingerprint: None, management: None, ..client("machine") };
     assert!(world.store().add_client(&own, NOW).await.unwrap());
     assert!(!world.store().add_client(&own, NOW).await.unwrap(), "the name is taken");
-    // The ceiling is reached, and it is the oldest that nobody has used.
+    // The maximum number of clients is reached. The operator's client is the oldest unused one, but is not
+    // deleted.
     let newcomer = Client { issued_at: later(HOUR), ..client("newcomer") };
     let ids = [newcomer.id.clone()];
     let outcome = world.store().register_client(&newcomer, &ids, &terms(later(HOUR), 1)).await.unwrap();
     assert!(matches!(outcome, Registration::Full), "{outcome:?}");
-    // Nor does its time begin to run once it has been used.
+    // It is not deleted after its last use, either.
     let grant = Grant { refresh: None, ..grant(&code(&own, &Subject::of_client(&own.id), NOW), "", NOW) };
     assert!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap());
     assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());

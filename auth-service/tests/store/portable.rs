@@ -1,4 +1,4 @@
-//! Everything from one store to another, and under another key.
+//! Tests of moving everything from one store to another, and to another key.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -69,7 +69,7 @@ async fn dump(store: &dyn Store, directory: &Path) -> PathBuf {
     file
 }
 
-/// What [`fill`] puts into a store.
+/// The kinds and numbers of records that [`fill`] puts into a store.
 fn all() -> Vec<(Kind, u64)> {
     [
         (Kind::Client, 4),
@@ -107,7 +107,7 @@ async fn an_export_of_the_embedded_store_is_imported_elsewhere() {
     is_there(&open(two.path()), &keys, NOW).await;
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(two.path().join("store.redb")).unwrap().permissions().mode() & 0o777, 0o600);
-    // A file of that name is never overwritten.
+    // An existing file is never overwritten.
     let again = transfer::export(&store, &file, &key(), (NOW, &SystemRandomSource), |_| {}).await;
     assert!(matches!(again, Err(TransferError::Dump { .. })));
     is_all(&source.count(NOW).await.unwrap());
@@ -202,7 +202,7 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     is_all(&into_redis(&source, &server.url(), true, NOW).await.unwrap());
     is_there(&open(two.path()), &keys, NOW).await;
     is_there(&connect(&server.url()).await, &keys, NOW).await;
-    // What was there before is kept.
+    // The data from before is kept.
     let before = tempfile::tempdir().unwrap();
     fs::copy(two.path().join("store.redb.replaced"), before.path().join("store.redb")).unwrap();
     assert_eq!(open(before.path()).accounts().await.unwrap().len(), 2);
@@ -237,7 +237,7 @@ async fn an_import_that_was_broken_off_is_nobodys_store_and_is_begun_anew() {
     let store = open(one.path());
     let keys = fill(&store).await;
     let source = Source::Dump(dump(&store, one.path()).await, key());
-    // Two records, and then the process is gone.
+    // The import stops after two records, as if the process had died.
     let (to, mut records) = tokio::sync::mpsc::channel(100);
     store.export(NOW, to).await.unwrap();
     let some: Vec<_> = records.recv().await.unwrap().into_iter().take(2).collect();
@@ -255,7 +255,7 @@ async fn an_import_that_was_broken_off_is_nobodys_store_and_is_begun_anew() {
     running.ping().await.unwrap();
     is_there(&running, &keys, NOW).await;
     assert!(open(two.path()).accounts().await.unwrap().is_empty());
-    // Its file is in use by the one that was forgotten: as after a crash, another takes its place.
+    // The file of the broken import is still open, and is replaced as after a crash.
     is_all(&into_embedded(&source, two.path(), false, NOW).await.unwrap());
     is_there(&open(two.path()), &keys, NOW).await;
 }
@@ -270,7 +270,7 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     assert!(matches!(EmbeddedStore::open(directory.path(), &new), Err(OpenError::WrongKey(_))));
     let embedded = EmbeddedStore::open(directory.path(), &both).unwrap();
     is_there_to_read(&embedded, &keys, NOW).await;
-    // What is written meanwhile has the new key already.
+    // A row that is written meanwhile uses the new key.
     assert!(embedded.set_account_groups(&embedded.accounts().await.unwrap()[0].subject, &[]).await.unwrap());
     let done = embedded.reseal().await.unwrap();
     assert_eq!(done.changed + 1, done.rows, "all but the account");
@@ -282,7 +282,8 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     let at = address(&server.url());
     let keys = fill(&RedisStore::connect(&at, &old).await.unwrap()).await;
     assert!(matches!(RedisStore::connect(&at, &new).await, Err(StoreError::Unreadable)));
-    // Replicas that know both keys, one of which still seals with the old one, understand each other.
+    // The replicas know both keys, and one of them still encrypts with the old one. Each can read the rows of
+    // the other.
     let reversed = RedisStore::connect(&at, &old.clone().with_previous(Some(&new))).await.unwrap();
     let redis = RedisStore::connect(&at, &both).await.unwrap();
     assert!(redis.add_account(&account("of-new")).await.unwrap());

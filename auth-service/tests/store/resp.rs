@@ -1,4 +1,4 @@
-//! As much of the Redis protocol as it takes to read a whole Redis like a thief would.
+//! A small Redis client that reads everything in a Redis, as a thief would.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -39,7 +39,7 @@ impl Resp {
         self.reply()
     }
 
-    /// Every key, by and by, as the operator of a large Redis must.
+    /// Lists all keys with `SCAN`, as on a large Redis.
     pub(crate) fn keys(&mut self) -> Vec<Vec<u8>> {
         let (mut keys, mut cursor) = (Vec::new(), b"0".to_vec());
         loop {
@@ -79,7 +79,7 @@ impl Resp {
     }
 }
 
-/// Whether the server's first answer to an inline command contains `expected`.
+/// Whether the first bytes of the server's response to an inline command contain `expected`.
 pub(crate) fn says(port: u16, command: &str, expected: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;

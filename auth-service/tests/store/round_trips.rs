@@ -1,4 +1,5 @@
-//! What is asked of Redis, counted: a proxy that takes its time sees what is sent together and what waits for an answer.
+//! Counts round trips to Redis. A slow proxy shows which commands are sent together and which wait for a
+//! response.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
-/// Round trips of a call, when nothing comes in between.
+/// The round trips of a call. No other call may run at the same time.
 async fn counted<T>(way: &Chaos, call: impl Future<Output = T>) -> (usize, T) {
     let before = way.round_trips();
     let answer = call.await;
@@ -45,13 +46,13 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let (_, person, granted) = granted(&store, "a", "token 0").await;
     let client = store.client(&granted.client_id, NOW).await.unwrap().unwrap();
     let used = usage(&client, NOW);
-    // Redis knows the scripts from here on, and the client's use was noted within the hour.
+    // These calls load the scripts into Redis, and record a use of the client, which is done once an hour.
     let (device, of_device) = allowed_device(&store, "warm", 'B').await;
     store.redeem_device(&device, &of_device, &used).await.unwrap();
     let (device, of_device) = allowed_device(&store, "device", 'C').await;
     let made = code(&client, &person.subject, NOW);
     assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
-    // Long enough that whatever is sent together has been sent before the first answer is there.
+    // The delay is so long that everything which is sent together is sent before the first response arrives.
     way.turn(Weather::Delay(Duration::from_millis(20)));
 
     let (trips, found) = counted(&way, store.held_grant(&granted.id, &client.id, &person.subject, NOW)).await;
@@ -84,7 +85,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     assert_eq!(trips, 1, "revoking");
 }
 
-/// How many things the store keeps.
+/// The number of records in the store.
 async fn size(store: &dyn Store, now: UnixTime) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("dump");
@@ -102,7 +103,7 @@ async fn refresh_a_hundred_times(world: &World) {
         let rotated = world.store().rotate_refresh(&token, &next, &usage(&client, at), GRACE).await.unwrap();
         assert!(matches!(rotated, Rotation::Rotated(_)));
     }
-    // The code that it began with is over meanwhile.
+    // The code that the grant began with has expired meanwhile.
     assert!(size(world.store(), at).await <= before);
 }
 
@@ -112,7 +113,8 @@ async fn a_grant_takes_no_more_room_however_often_it_is_refreshed() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let world = World::at(&server.url()).await;
     refresh_a_hundred_times(&world).await;
-    // Pointers are no records, so keys are counted too: of a client, a person, a code and a grant.
+    // Pointers are not exported, so the keys are counted too. They belong to a client, an account, a code and
+    // a grant.
     let keys = super::resp::Resp::connect(server.port).keys().len();
     assert!(keys < 15, "{keys} keys");
 }

@@ -1,4 +1,4 @@
-//! What a thief of the whole Redis has: nothing to log in with, nobody's name.
+//! Tests that a thief of the whole Redis gets no secret and no name.
 
 use auth_service::domain::account::LoginSession;
 use auth_service::domain::client::{Client, ClientSecret};
@@ -21,7 +21,7 @@ async fn store(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Everything once; returns what nobody may find.
+/// Stores one of everything. Returns the texts that must not be found.
 async fn fill(store: &dyn Store) -> Vec<String> {
     let token = |kind| OpaqueToken::new(kind, random());
     let (secret, management) = (token(TokenKind::ClientSecret), token(TokenKind::RegistrationAccess));
@@ -101,7 +101,7 @@ async fn a094_a_dump_of_redis_tells_no_secret_and_no_name() {
     }
 }
 
-/// The same of the embedded store's file, of a dump of it, and of what lies beside.
+/// The same holds for the file of the embedded store, a dump of it, and the files beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a094_the_files_of_the_embedded_store_tell_no_secret_and_no_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -131,7 +131,8 @@ async fn every_key_ends_unless_its_value_is_for_ever() {
         let for_ever = ["{clients}:", "{accounts}:", "{keys}:", "{meta}:", "{s:", "{n:"];
         let ends = !for_ever.iter().any(|part| name.contains(part));
         assert_eq!(milliseconds > 0, ends, "{name}");
-        // The tests' clock is years away from that of Redis: ends are counted from the one, and kept by the other.
+        // The tests' clock is years away from that of Redis. A lifetime is computed with the tests' clock,
+        // and Redis counts it down.
         assert!(milliseconds < 91 * 86_400_000, "{name}");
         assert!(name.starts_with("mcp-gate:{"), "{name}");
     }
@@ -146,7 +147,7 @@ async fn another_store_key_reads_nothing_and_another_name_no_value() {
     let address = RedisAddress::parse(&server.url()).unwrap();
     let wrong = RedisStore::connect(&address, &StoreKey::new([8; 32])).await;
     assert!(matches!(wrong, Err(StoreError::Unreadable)));
-    // Who can write to Redis cannot put one person in the place of another.
+    // Somebody with write access to Redis cannot replace one account by another.
     let mut thief = Resp::connect(server.port);
     let accounts: Vec<_> = thief.keys().into_iter().filter(|name| name.ends_with(b"}:account")).collect();
     let [first, second] = accounts.as_slice() else { panic!("two accounts") };

@@ -1,4 +1,4 @@
-//! Attack 45 with an account: how many clients one account may leave behind.
+//! Attack 45 with an account. Limits how many clients one account can leave behind.
 
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
@@ -10,7 +10,7 @@ use super::things::{
 };
 use super::worlds::World;
 
-/// A consent, and with it the client's use by that account.
+/// Stores a grant, and with it the use of the client by this account.
 async fn use_by(store: &dyn Store, user: &Subject, client: &Client, at: UnixTime) {
     let grant = grant(&code(client, user, at), &client.id.to_string(), at);
     assert!(store.add_grant(&grant, &usage_by(user, client, at)).await.unwrap());
@@ -52,7 +52,7 @@ pub(crate) async fn a045_one_account_has_so_many_clients_and_its_least_used_make
         are_there(store, &["a", "b", "c", "d", "bobs", "operators"]).await,
         [true, false, true, true, true, true]
     );
-    // What it held opens nothing, also when the same client comes again.
+    // The grant of the deleted client is not valid, even when the same client registers again.
     register(store, &client("b")).await;
     assert!(!opens().await);
 }

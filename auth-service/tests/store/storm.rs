@@ -1,11 +1,11 @@
-//! Three replicas of the real program before one Redis, in weather: each way to Redis is cut, slowed, half open, or brings
-//! garbage, and Redis and the replicas are killed, while people use them. Ten seconds; `CHAOS_SECONDS=600` for longer.
-//! What the weather does follows from a number that is printed, and `CHAOS_SEED` gives it again.
-//! `CHAOS_APPENDFSYNC=everysec` for a Redis that promises less.
+//! Runs three processes of the real program with one Redis while faults occur. The connections to Redis are
+//! cut, slowed, left half open or filled with garbage, and Redis and the replicas are killed, while users use
+//! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults follow from a seed that is
+//! printed, and `CHAOS_SEED` repeats them. `CHAOS_APPENDFSYNC=everysec` weakens what Redis guarantees.
 //!
-//! What must hold all the while: nobody unknown passes; a second after a revocation was acknowledged nobody passes on it;
-//! nobody is told that a live token is none; of two redemptions of a code one succeeds at most; what was acknowledged is
-//! there in the end.
+//! At all times, an unknown token is refused. A revoked token is refused a second after the revocation was
+//! acknowledged. A live token is never reported as invalid. At most one of two redemptions of a code
+//! succeeds. In the end, everything that was acknowledged is there.
 
 mod people;
 mod replica;
@@ -32,11 +32,12 @@ use crate::chaos::Weather;
 use crate::redis_server::RedisServer;
 use replica::Replica;
 
-/// Longest that a revocation may go unnoticed (`docs/adr/0009`), and what a request may take on its way back.
+/// The maximum time until a revocation takes effect (`docs/adr/0009`), with a margin for the request's way
+/// back.
 const BOUND: Duration = Duration::from_millis(1_000 + 250);
 const REPLICAS: usize = 3;
 
-/// What was seen.
+/// Counts of what the test has seen.
 #[derive(Default)]
 struct Seen {
     passed: AtomicU64,
@@ -55,7 +56,7 @@ fn count(counter: &AtomicU64) {
 }
 
 struct Storm {
-    /// Straight to Redis.
+    /// A direct connection to Redis, without faults.
     store: RedisStore,
     keys: KeyRing,
     replicas: Vec<Replica>,
@@ -63,7 +64,7 @@ struct Storm {
     stop: AtomicBool,
     seen: Seen,
     begun: Instant,
-    /// What the weather did, and when.
+    /// The faults, and when they began.
     diary: Mutex<Vec<(Duration, String)>>,
 }
 
@@ -71,7 +72,7 @@ fn chance() -> usize {
     usize::from(random()[0])
 }
 
-/// Throws the same dice again for the same seed (`SplitMix64`).
+/// A random number generator that repeats its numbers for the same seed (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {
@@ -104,7 +105,7 @@ impl Storm {
         &self.replicas[chance() % self.replicas.len()]
     }
 
-    /// What a replica says to a check; none if it says nothing.
+    /// The status of a replica's response to a check, if it responds.
     async fn check(&self, replica: &Replica, token: &str) -> Option<StatusCode> {
         let url = format!("http://{}/verify/envoy/mcp", SocketAddr::from(([127, 0, 0, 1], replica.edge)));
         let asked = self.http.post(url).header("host", "mcp.example").header("x-forwarded-proto", "https");
@@ -117,7 +118,7 @@ impl Storm {
         Some(status)
     }
 
-    /// What a replica answers, status and body; none if the answer did not come.
+    /// The status and body of a replica's response, if it responds.
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> Option<(StatusCode, serde_json::Value)> {
         let url = format!("http://127.0.0.1:{}{path}", self.replica().public);
         let response = self.http.post(url).form(form).send().await.ok()?;
@@ -126,7 +127,7 @@ impl Storm {
         Some((status, serde_json::from_str(&text).unwrap_or_default()))
     }
 
-    /// Waits until all is well.
+    /// Waits until Redis and all replicas work.
     async fn is_back(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -153,7 +154,7 @@ impl Storm {
         self.replicas[which].way.turn(weather);
     }
 
-    /// The weather.
+    /// Causes faults for this long. Returns the Redis server that runs at the end.
     async fn blow(&self, mut redis: RedisServer, time: Duration, dice: &mut Dice) -> RedisServer {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -181,7 +182,7 @@ impl Storm {
                 _ => self.turn(which, Weather::Slow),
             }
             sleep(dice.milliseconds(100, 4)).await;
-            // One at a time has fair weather again, so that several may have none at once.
+            // Some faults are not ended at once, so that several replicas can have faults at the same time.
             if dice.throw().is_multiple_of(3) {
                 self.turn(dice.throw() % self.replicas.len(), Weather::Fair);
             } else {
@@ -231,7 +232,7 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
     tasks.push(tokio::spawn(async move { b.register().await }));
     tasks.push(tokio::spawn(async move { c.strangers().await }));
     let redis = storm.blow(redis, Duration::from_secs(seconds), &mut Dice(dice)).await;
-    // Whoever was killed last has to come back before the others look for what they were told.
+    // The replica that was killed last must run again before the other tasks check what was acknowledged.
     let supervised = {
         let storm = Arc::clone(&storm);
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The suite, on each kind of store.
+//! Runs the suite on each kind of store.
 
 use super::worlds::{Cluster, World};
 use super::{accounts, clients, facts, grants, keys, pending, sole_clients};
@@ -21,7 +21,7 @@ macro_rules! conformance {
             })*
         }
 
-        /// One after the other: making a cluster takes seconds.
+        /// All cases run in one test, because creating a cluster takes seconds.
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
         async fn redis_cluster() {
             let Some(cluster) = Cluster::start() else { return };

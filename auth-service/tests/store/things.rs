@@ -1,4 +1,4 @@
-//! Clients, people, codes and grants to store.
+//! Clients, accounts, codes and grants for the tests of the store.
 
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use auth_service::store::{Registration, RegistrationTerms, Store, Successor};
 use serde_json::{from_value, json};
 
-/// Who issues tokens.
+/// The issuer of the tests' tokens.
 pub(crate) const ISSUER: &str = "https://auth.example";
 pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
-/// How long a client that nobody uses stays.
+/// How long an unused client is kept.
 pub(crate) const UNUSED: Duration = DAY;
-/// How long a used client stays after its last use.
+/// How long a used client is kept after its last use.
 pub(crate) const IDLE: Duration = Duration::from_secs(90 * 86_400);
-/// How many clients that nobody else has used an account may have.
+/// How many clients that no other account uses one account can have.
 pub(crate) const SOLE_CEILING: usize = 3;
 pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
@@ -48,7 +48,7 @@ pub(crate) fn id(text: &str) -> ClientId {
     ClientId::try_from(text.to_owned()).unwrap()
 }
 
-/// A public client that says of itself that it is `name`.
+/// A public client with the name `name`.
 pub(crate) fn client(name: &str) -> Client {
     Client {
         id: id(name),
@@ -76,7 +76,7 @@ pub(crate) fn client(name: &str) -> Client {
     }
 }
 
-/// A client that its metadata document describes.
+/// A client with a metadata document at `url`.
 pub(crate) fn document_client(url: &str) -> Client {
     Client { origin: ClientOrigin::MetadataDocument, fingerprint: None, management: None, ..client(url) }
 }
@@ -98,7 +98,7 @@ pub(crate) fn usage(client: &Client, at: UnixTime) -> ClientUse {
     ClientUse { sole_ceiling: 100_000, ..usage_by(&Subject::new([0; 32]), client, at) }
 }
 
-/// A use for that account, which may have [`SOLE_CEILING`] clients of its own.
+/// A use by this account, which can have [`SOLE_CEILING`] clients of its own.
 pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientUse {
     ClientUse {
         client: client.clone(),
@@ -127,7 +127,7 @@ pub(crate) fn password(text: &str) -> StoredPassword {
     StoredPassword { phc: format!("$argon2id$v=19$m=1,t=1,p=1$c2FsdA${text}"), one_time: false }
 }
 
-/// A code of `client` for that person.
+/// An authorization code of `client` for this account, which is valid for 60 seconds.
 pub(crate) fn code(client: &Client, subject: &Subject, at: UnixTime) -> AuthorizationCode {
     AuthorizationCode {
         grant_id: GrantId::new(random()),
@@ -144,7 +144,7 @@ pub(crate) fn code(client: &Client, subject: &Subject, at: UnixTime) -> Authoriz
     }
 }
 
-/// The grant that redeeming `code` makes, with a refresh token of that name.
+/// The grant for `code`, whose first refresh token has the name `refresh`.
 pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Grant {
     Grant {
         id: code.grant_id.clone(),
@@ -170,17 +170,17 @@ fn line(number: u32) -> Line {
     Line { key: LineKey::new([9; 32]), number }
 }
 
-/// The refresh token of that name, before which the grant had `number` others.
+/// The refresh token with this name, at position `number` in the grant's sequence of tokens.
 pub(crate) fn refresh_token(grant: &GrantId, number: u32, name: &str) -> RefreshToken {
     RefreshToken::new(grant, &line(number), *hash(name).bytes())
 }
 
-/// As [`refresh_token`], as the store gets it.
+/// The same token as [`refresh_token`], in the form that the store gets.
 pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> Presented {
     refresh_token(&grant.id, number, name).presented()
 }
 
-/// As it takes the place of another.
+/// The token as the successor of another one.
 pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) -> Successor {
     Successor {
         hash: refresh_token(&grant.id, number, name).hash(),
@@ -190,7 +190,7 @@ pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) ->
     }
 }
 
-/// A client, a person and a grant between them whose refresh token is `refresh`.
+/// A client, an account, and a grant between them whose refresh token has the name `refresh`.
 pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Client, Account, Grant) {
     let client = register(store, &client(name)).await;
     let account = account(&format!("{name}-person"));
@@ -205,7 +205,7 @@ pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Cl
     (client, account, grant)
 }
 
-/// An access token on that grant, good for an hour.
+/// An access token of this grant, which is valid for an hour.
 pub(crate) fn access_token(keys: &KeyRing, grant: &Grant, at: UnixTime) -> String {
     let claims = AccessTokenClaims {
         iss: ISSUER.to_owned(),
@@ -224,7 +224,7 @@ pub(crate) fn access_token(keys: &KeyRing, grant: &Grant, at: UnixTime) -> Strin
     keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
 }
 
-/// A device's request that nobody has decided on, of ten minutes.
+/// A pending request of a device, which is valid for ten minutes.
 pub(crate) fn asked_for_device(client: &Client, grant_id: GrantId) -> DeviceAuthorization {
     DeviceAuthorization {
         grant_id,

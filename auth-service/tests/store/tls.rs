@@ -1,4 +1,4 @@
-//! Redis over TLS: a real one, asked by the real program, which trusts whom `SSL_CERT_FILE` names and nobody else.
+//! Tests of Redis over TLS with the real program, which trusts only the certificates in `SSL_CERT_FILE`.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,8 @@ use tokio::time::sleep;
 use super::worlds::key;
 use crate::redis_server::{RedisServer, free_port};
 
-/// A CA, and what it vouches for as `localhost`, as files in `directory`.
+/// Writes a CA's certificate, a certificate for `localhost` with its key, and the certificate of another CA
+/// into `directory`.
 fn certificates(directory: &Path) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -28,7 +29,7 @@ fn certificates(directory: &Path) {
     fs::write(directory.join("stranger.pem"), stranger.unwrap().pem()).unwrap();
 }
 
-/// The program on that Redis, with those certificates to trust, and what it logs.
+/// Starts the program with this Redis and these trusted certificates. It writes its log to `log`.
 fn run(url: &str, trusted: &Path, ops: u16, log: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
     command.env_clear().envs([("ISSUER", "https://auth.example"), ("PROTECTED_HOSTS", "mcp.example")]);
@@ -65,7 +66,7 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
         sleep(Duration::from_millis(50)).await;
     };
     assert_eq!(ready.status(), 200);
-    // What changes is heard of over TLS too.
+    // The changes are reported over TLS too.
     let facts = async || http.get(format!("http://127.0.0.1:{ops}/ready")).send().await?.text().await;
     while !facts().await.unwrap().contains("\"cached\"") {
         assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
@@ -74,7 +75,7 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
     program.kill().unwrap();
     program.wait().unwrap();
 
-    // Of a CA that is not trusted; trusted, but under another name; and TLS on one side only.
+    // Refused are a certificate of another CA, a certificate for another name, and TLS on one side only.
     let at = |scheme: &str, host: &str, port: &str| format!("{scheme}://{host}:{port}");
     let plain = server.port.to_string();
     let refused = [

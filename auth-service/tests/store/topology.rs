@@ -1,4 +1,4 @@
-//! Slots that move and masters that die, under load.
+//! Tests of slots that move and masters that die, under load.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
 use crate::redis_server::{self, RedisServer};
 
-/// Rotates one grant's token again and again until told to stop: how often it was rotated and how often refused, or
-/// what went wrong.
+/// Rotates one grant's token until told to stop. Returns how many rotations succeeded, and how many failed
+/// because the store was unavailable.
 async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<AtomicBool>) -> (u32, u32) {
     let (client, _, grant) = granted(&*store, &name, &format!("{name} 0")).await;
     let used = usage(&client, NOW);
@@ -29,7 +29,7 @@ async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<Atomic
                 (last, number) = (next, number + 1);
                 rotated += 1;
             }
-            // The answer to an earlier try was lost, and that try's token is the one now.
+            // The response to an earlier try was lost, and the token of that try is the current one.
             Ok(Rotation::Repeated { sealed_successor, .. }) => {
                 (last, number) = (String::from_utf8(sealed_successor).unwrap(), number + 1);
             }
@@ -101,7 +101,8 @@ impl Drop for Sentinel {
     }
 }
 
-/// Checks a live token and a revoked one until told to stop: how often the first passed, and how often nobody could say.
+/// Checks a live token and a revoked one until told to stop. Returns how often the first passed, and how
+/// often the store was unavailable.
 async fn check_for_ever(
     gate: Arc<facts::Replica>,
     tokens: Arc<(String, String)>,

@@ -1,4 +1,4 @@
-//! Data of earlier releases.
+//! Tests of stored data of earlier releases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ async fn connect(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Writes what this release leaves behind to `fixtures/next`; to be renamed and kept when a release changes the schema.
+/// Writes the data of this release to `fixtures/next`. Rename and keep it when a release changes the schema.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "makes the fixtures of a release"]
 async fn write_fixtures() {
@@ -59,7 +59,7 @@ async fn data_of_the_first_release_is_all_there() {
     };
     let data = tempfile::tempdir().unwrap();
     fs::copy(from.join("store.redb"), data.path().join("store.redb")).unwrap();
-    // Once as it is brought up to date, and once as it then is.
+    // The data is read once while it is upgraded, and once afterwards.
     is_there_to_read(&EmbeddedStore::open(data.path(), &key()).unwrap(), &keys("embedded-keys.json"), NOW)
         .await;
     is_there(&EmbeddedStore::open(data.path(), &key()).unwrap(), &keys("embedded-keys.json"), NOW).await;
@@ -80,7 +80,7 @@ async fn data_of_a_newer_release_is_refused_and_left_alone() {
     fill(&EmbeddedStore::open(data.path(), &key()).unwrap()).await;
     let file = data.path().join("store.redb");
     let sealer = Sealer::new(&key(), Purpose::StoredValue).unwrap();
-    // As that release would write it: a row for ever, sealed to its place.
+    // A row as a newer release would write it, without expiry and encrypted for its place.
     let newer = |place: &[u8], json: &[u8]| {
         let header = [&[1][..], &u64::MAX.to_be_bytes()].concat();
         [&header[..], &sealer.seal(&[place, b"\0", &header].concat(), json).unwrap()].concat()

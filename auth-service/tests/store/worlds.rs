@@ -1,4 +1,4 @@
-//! The stores under test. A world holds replicas: handles on one and the same store.
+//! The stores under test. A world holds several handles on the same store, which are its replicas.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl World {
         Some(Self { _server: Some(server), ..world })
     }
 
-    /// A part of its own of the Redis at `url`, seen by three replicas.
+    /// Three replicas on the Redis at `url`, with their own key prefix.
     pub(crate) async fn at(url: &str) -> Self {
         let random = SystemRandomSource.bytes().unwrap();
         let prefix = TokenHash::of(&random).text();
@@ -52,13 +52,13 @@ impl World {
         Self { replicas, next: AtomicUsize::new(0), _server: None, _data: None }
     }
 
-    /// One replica after the other, so that none may know more than the store.
+    /// Returns each replica in turn, so that a test fails if a replica keeps state of its own.
     pub(crate) fn store(&self) -> &dyn Store {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         &*self.replicas[next % self.replicas.len()]
     }
 
-    /// What `many` callers get who all do the same at once.
+    /// Runs `many` calls at once. Returns their results.
     pub(crate) async fn at_once<T, F>(&self, many: usize, call: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
     where
         T: Send + 'static,
@@ -72,7 +72,7 @@ impl World {
     }
 }
 
-/// Three nodes that share the slots, without copies.
+/// A cluster of three nodes without replicas.
 pub(crate) struct Cluster {
     nodes: Vec<RedisServer>,
 }
@@ -100,7 +100,7 @@ impl Cluster {
         format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
     }
 
-    /// Gives some of one node's slots to another, with the keys in them.
+    /// Moves some slots with their keys from one node to another.
     pub(crate) fn move_slots(&self, from: usize, to: usize, slots: u32) {
         let id = |node: usize| {
             let mut ask = Command::new("redis-cli");
@@ -114,7 +114,7 @@ impl Cluster {
         assert!(reshard.status().unwrap().success(), "the slots cannot be moved");
     }
 
-    /// Whether each node has keys.
+    /// For each node, whether it has keys.
     pub(crate) fn filled(&self) -> Vec<bool> {
         self.nodes.iter().map(|node| !says(node.port, "DBSIZE\r\n", ":0\r\n")).collect()
     }

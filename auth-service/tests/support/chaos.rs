@@ -1,4 +1,4 @@
-//! A way to Redis that breaks when the test says so: a TCP proxy on a free loopback port.
+//! A TCP proxy to Redis on a free loopback port, with faults that the test controls.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of what is sent.
+/// What the proxy does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weather {
-    /// Passed on.
+    /// The data is passed on.
     Fair,
-    /// Passed on this much later.
+    /// The data is passed on after this time.
     Delay(Duration),
-    /// Swallowed, while the connections stay open. One that lost something stays so: no byte of a stream is ever missing
-    /// from its middle.
+    /// The data is dropped, and the connections stay open. A connection that has lost data passes nothing on
+    /// later, so that no bytes are missing in the middle of a stream.
     HalfOpen,
-    /// Answers are replaced by bytes that mean nothing.
+    /// Responses are replaced by meaningless bytes.
     Garbage,
-    /// A few bytes at a time.
+    /// A few bytes are passed on at a time.
     Slow,
-    /// Answers on the connection of that number wait until the weather changes.
+    /// Responses on the connection with this number wait until the weather changes.
     Hold(usize),
-    /// Every connection is cut, and new ones too.
+    /// All connections are cut, including new ones.
     Cut,
 }
 
@@ -36,7 +36,8 @@ pub(crate) struct Chaos {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// How often the first connection's near end said something after it had heard something: its round trips.
+/// Counts the round trips of the first connection: how often the client sends something after it has received
+/// something.
 #[derive(Default)]
 struct Turns {
     heard: AtomicBool,
@@ -60,7 +61,7 @@ impl Drop for Chaos {
 }
 
 impl Chaos {
-    /// A proxy to that port of this machine.
+    /// Starts a proxy to this port on loopback.
     pub(crate) async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -93,7 +94,8 @@ impl Chaos {
         format!("redis://{}", self.address)
     }
 
-    /// Round trips over the first connection so far: what is sent together counts as one.
+    /// The number of round trips over the first connection so far. Everything that is sent together counts as
+    /// one.
     pub(crate) fn round_trips(&self) -> usize {
         self.turns.count.load(Ordering::SeqCst)
     }
@@ -103,7 +105,7 @@ impl Chaos {
     }
 }
 
-/// Carries bytes one way; `answers_of` is the connection's number on the way back.
+/// Carries data in one direction. For responses, `answers_of` is the connection's number.
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
@@ -132,7 +134,8 @@ async fn carry(
                 Weather::Cut => return,
                 Weather::Delay(time) => {
                     tokio::time::sleep(time).await;
-                    // A long way carries many messages at once: what came meanwhile is not delayed once more.
+                    // Data that arrived meanwhile is not delayed again, as on a long line that carries many
+                    // messages at once.
                     while let Ok(more @ 1..) = from.try_read(&mut buffer) {
                         bytes.extend_from_slice(&buffer[..more]);
                     }

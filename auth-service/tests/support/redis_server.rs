@@ -1,4 +1,4 @@
-//! A `redis-server` of the test's own: on a free loopback port, in a directory of its own, gone with the test.
+//! A `redis-server` for one test, on a free loopback port and in its own directory. It ends with the test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -11,12 +11,12 @@ pub(crate) struct RedisServer {
     data: tempfile::TempDir,
 }
 
-/// The program: `REDIS_SERVER`, for Valkey and other versions, or what is installed.
+/// The program in `REDIS_SERVER`, such as Valkey or another version, or else the installed `redis-server`.
 pub(crate) fn program() -> Command {
     Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
 }
 
-/// A port that was free a moment ago, low enough for a cluster's bus port above it.
+/// A port that was free a moment ago. It is so low that a cluster's bus port above it is valid.
 pub(crate) fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -27,7 +27,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 impl RedisServer {
-    /// Starts a server; none, and a line that says so, where Redis is not installed.
+    /// Starts a server. If Redis is not installed, prints a message and returns `None`.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         let installed = program().arg("--version").stdout(Stdio::null()).status().is_ok();
         if !installed {
@@ -52,8 +52,8 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Starts the process on its port; whether it is the one that answers there. It says so itself: somebody else may have
-    /// taken the port meanwhile, and answers too.
+    /// Starts the process on its port. Returns whether it accepts connections, according to its own log. A
+    /// connection would not tell, because another process may have taken the port meanwhile.
     pub(crate) fn run(&mut self) -> bool {
         let log = self.data.path().join("log");
         std::fs::write(&log, "").unwrap();
@@ -79,7 +79,7 @@ impl RedisServer {
         false
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the process at once, to simulate a crash.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();

@@ -1,4 +1,5 @@
-//! What goes on while it storms: who gets a grant and loses it, who stays, who redeems, registers, or has no business here.
+//! The tasks that use the service during the faults. They get grants, lose them, refresh, redeem, register,
+//! or send invalid tokens.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::store::things::{
     NOW, access_token, account, client, code, grant, id, random, refresh_token, terms, usage,
 };
 
-/// Somebody with a grant and its two tokens.
+/// A user with a grant and its two tokens.
 struct Newcomer {
     client: Client,
     account: Account,
@@ -27,7 +28,7 @@ struct Newcomer {
 }
 
 impl Storm {
-    /// Somebody new, with a grant and its two tokens; none if Redis did not take all of it.
+    /// Stores a new user with a grant and its two tokens. Returns `None` if Redis did not store everything.
     async fn newcomer(&self, name: &str) -> Option<Newcomer> {
         let client = client(name);
         let terms = terms(NOW, 1_000_000);
@@ -47,7 +48,7 @@ impl Storm {
         access_token(&self.keys, grant, SystemClock.now())
     }
 
-    /// Grants that end, one after the other.
+    /// Creates grants and ends them, one after the other.
     pub(super) async fn revoke(&self, who: usize) {
         for n in 0.. {
             if !self.goes_on() {
@@ -60,7 +61,7 @@ impl Storm {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            // Everybody knows it.
+            // All replicas cache the token.
             for replica in &self.replicas {
                 for _ in 0..2 {
                     self.check(replica, &token).await;
@@ -92,7 +93,7 @@ impl Storm {
         }
     }
 
-    /// One grant that lives, and whose tokens are refreshed again and again.
+    /// Keeps one grant alive, and refreshes its tokens again and again.
     pub(super) async fn live(&self, who: usize) {
         let Newcomer { client, grant, refresh: first, .. } = loop {
             let started = Instant::now();
@@ -124,7 +125,7 @@ impl Storm {
                     self.wrong(&format!("l{who}: a live refresh token: {body}"));
                     return;
                 }
-                // No answer, or that the store is away: the same token again.
+                // There was no response, or the store is unavailable. The same token is used again.
                 _ => sleep(Duration::from_millis(20)).await,
             }
             assert!(tries.elapsed() < Duration::from_secs(100), "l{who}: nothing works any more");
@@ -143,7 +144,7 @@ impl Storm {
         loop {
             match self.check(self.replica(), &access).await {
                 Some(StatusCode::OK) => return,
-                // A replica may just notice that its connection is one that the weather broke.
+                // A replica may only now notice that its connection was broken.
                 Some(StatusCode::SERVICE_UNAVAILABLE) | None if Instant::now() < deadline => {}
                 status => return self.wrong(&format!("l{who}: in the end a live token gets {status:?}")),
             }
@@ -151,7 +152,7 @@ impl Storm {
         }
     }
 
-    /// Codes that two replicas get at once.
+    /// Creates codes, and redeems each of them on two replicas at once.
     pub(super) async fn redeem(&self) {
         for n in 0.. {
             if !self.goes_on() {
@@ -191,7 +192,7 @@ impl Storm {
         }
     }
 
-    /// Clients that register, each of which is there in the end.
+    /// Registers clients, and checks in the end that all of them are there.
     pub(super) async fn register(&self) {
         let mut registered = Vec::new();
         for n in 0.. {
@@ -221,7 +222,7 @@ impl Storm {
         }
     }
 
-    /// Tokens that nobody has: signed ones of no grant, and such as are none.
+    /// Sends invalid tokens. Some are signed but belong to no grant, and the others are damaged.
     pub(super) async fn strangers(&self) {
         let client = client("stranger");
         while self.goes_on() {

@@ -1,4 +1,4 @@
-//! One of the program's processes, and its way to Redis.
+//! A process of the program, and its connection to Redis.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use crate::redis_server::free_port;
 use crate::store::things::ISSUER;
 use crate::store::worlds::key;
 
-/// One of the program's processes.
+/// A process of the program.
 pub(super) struct Replica {
     process: Mutex<Option<Child>>,
     pub(super) way: Chaos,
@@ -44,7 +44,7 @@ impl Replica {
         *self.process.lock().unwrap() = Some(command.spawn().unwrap());
     }
 
-    /// The end of what it has logged.
+    /// The last 40 lines of its log.
     pub(super) fn log(&self) -> String {
         let log = std::fs::read_to_string(self.data.path().join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(40).collect();
@@ -58,7 +58,8 @@ impl Replica {
         }
     }
 
-    /// It does not start while Redis is away, so it may have to be started again and again, as a supervisor would.
+    /// Starts the process if it does not run. It exits while Redis is unreachable, so it may need several
+    /// starts, as under a supervisor.
     pub(super) fn see_that_it_runs(&self) {
         let ended = match self.process.lock().unwrap().as_mut() {
             Some(process) => process.try_wait().unwrap().is_some(),
