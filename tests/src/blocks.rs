@@ -1,4 +1,5 @@
-//! Compose files, as far as a test has to understand them: services, and whether their labels say what Traefik takes.
+//! Reads compose files, and checks their services: the labels that Traefik reads, and the hardening of the
+//! containers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::places::repository;
 
-/// The labels that the stack uses: its own, and Traefik's, as 3.7 spells them (its reference of Docker labels). `*` is a name that we
-/// choose. Another one is added here once it has been looked up there.
+/// The labels that the stack uses: its own one, and Traefik's as the reference of Docker labels of Traefik
+/// 3.7 spells them. `*` is a name that we choose. Look a new label up in that reference before you add it
+/// here.
 const LABELS: [&str; 8] = [
     "mcp-gate.stack",
     "traefik.enable",
@@ -21,28 +23,29 @@ const LABELS: [&str; 8] = [
     "traefik.http.services.*.loadbalancer.serverstransport",
 ];
 
-/// The most label lines that a service may need.
+/// Maximum number of labels of a service.
 pub const MOST_LABELS: usize = 8;
 
-/// A compose file, anchors and merges resolved; variables stay as they are written.
+/// Reads a compose file at this path in the repository. Anchors and merges are resolved, and variables are
+/// left as they are.
 pub fn read(below: &str) -> Result<Value> {
     let path = repository().join(below);
     parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)
         .with_context(|| path.display().to_string())
 }
 
-/// The same from text.
+/// Reads a compose file from its text.
 pub fn parse(text: &str) -> Result<Value> {
     serde_saphyr::from_str(text).context("no YAML")
 }
 
-/// A section of a compose file (`services`, `networks`), empty when there is none.
+/// The entries of a section of a compose file, such as `services` or `networks`. A missing section is empty.
 pub fn section<'a>(file: &'a Value, name: &str) -> Vec<(&'a str, &'a Value)> {
     let entries = file[name].as_object().map(Map::iter).into_iter().flatten();
     entries.map(|(name, value)| (name.as_str(), value)).collect()
 }
 
-/// The names in a list, or the keys of a mapping: Compose takes either in many places.
+/// The names in a list, or the keys of a mapping. Compose accepts both in many places.
 pub fn names(value: &Value) -> Vec<String> {
     match value {
         Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -51,23 +54,23 @@ pub fn names(value: &Value) -> Vec<String> {
     }
 }
 
-/// What the blocks lean on, read from the files that define it.
+/// The things that blocks of services refer to, read from the files that define them.
 #[derive(Debug)]
 pub struct Ground {
-    /// Chains and middlewares of `traefik/dynamic.yaml.in`.
+    /// The chains and middlewares of `traefik/dynamic.yaml.in`.
     pub middlewares: BTreeSet<String>,
-    /// Its transports.
+    /// The transports of `traefik/dynamic.yaml.in`.
     pub transports: BTreeSet<String>,
-    /// Entry points of `traefik/traefik.yaml.in`.
+    /// The entry points of `traefik/traefik.yaml.in`.
     pub entry_points: BTreeSet<String>,
-    /// Networks named `lane-…` in `compose/stack.yaml`.
+    /// The networks named `lane-…` in `compose/stack.yaml`.
     pub lanes: BTreeSet<String>,
 }
 
 impl Ground {
-    /// As this repository ships it.
+    /// Reads the files of this repository.
     pub fn read() -> Result<Self> {
-        // The placeholders are no YAML; none of them holds what we look for.
+        // Placeholders are not valid YAML. None of them contains what is read here.
         let template = |below: &str| -> Result<Value> {
             let text = fs::read_to_string(repository().join(below)).context(below.to_owned())?;
             let lines = text.lines().filter(|line| !line.trim_start().starts_with('@'));
@@ -85,7 +88,7 @@ impl Ground {
         })
     }
 
-    /// Everything that has to be so in the block of one service; answers its lane. The error names what is wrong.
+    /// Checks the block of one service. Returns its lane, or an error that names what is wrong.
     pub fn check(&self, name: &str, block: &Value) -> Result<String> {
         let labels = block["labels"].as_object().context("it has no labels")?;
         ensure!(labels.len() <= MOST_LABELS, "{} label lines are more than {MOST_LABELS}", labels.len());
@@ -106,7 +109,8 @@ impl Ground {
         ensure!(self.entry_points.contains(router("entrypoints")?), "no such entry point");
         let middlewares = router("middlewares")?;
         let known = middlewares.strip_suffix("@file").filter(|chain| self.middlewares.contains(*chain));
-        // The whole chain, and nothing in front of it that could change what is checked.
+        // The rule must use the whole chain, with no other middleware before it that could change the checked
+        // request.
         ensure!(known == Some("mcp"), "middlewares are {middlewares}: not checked by auth-service");
 
         let environment = &block["environment"];
@@ -148,7 +152,8 @@ impl Ground {
     }
 }
 
-/// Whether a container of this block is held to what every container is held to. The error names what is missing.
+/// Checks that a container of this block has the hardening that all containers must have. The error names
+/// what is missing.
 pub fn check_hardening(block: &Value) -> Result<()> {
     ensure!(block["read_only"] == true, "its root file system can be written");
     ensure!(names(&block["cap_drop"]) == ["ALL"], "it keeps capabilities");
@@ -163,7 +168,7 @@ pub fn check_hardening(block: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Label names are compared without regard to case, as Traefik does.
+/// Compares label names without regard to case, as Traefik does.
 fn is_spelled(written: &str, known: &str, name: &str) -> bool {
     written.eq_ignore_ascii_case(&known.replace('*', name))
 }

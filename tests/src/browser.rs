@@ -1,33 +1,34 @@
-//! A person with a browser, over plain HTTP: follows redirects, keeps cookies, logs in, says yes to consent.
+//! A user with a browser, over plain HTTP. It follows redirects, keeps cookies, logs in and allows the
+//! request.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::header::{LOCATION, ORIGIN};
 use url::Url;
 
-/// More pages than any flow of ours has.
+/// Maximum number of pages and redirects of a login, more than any flow has.
 const MOST_STEPS: usize = 15;
 
-/// Who sits in front of it.
+/// The user of the browser.
 #[derive(Debug, Clone)]
 pub struct Person {
-    /// Account name.
+    /// The user name of the account.
     pub username: String,
-    /// Password.
+    /// The current password, which can be a one-time password.
     pub password: String,
-    /// What to answer when asked for a new password.
+    /// The password to choose on a page that asks for a new one.
     pub new_password: String,
-    /// What the fields of the forms are called.
+    /// The names of the form fields.
     pub forms: FormNames,
 }
 
-/// What the fields of login and consent are called; the default is how ours are.
+/// The names of the fields of the login and consent forms. The default is those of auth-service.
 #[derive(Debug, Clone)]
 pub struct FormNames {
-    /// The account name.
+    /// The name of the field for the user name.
     pub username: String,
-    /// The password.
+    /// The name of the field for the password.
     pub password: String,
-    /// The field that says yes, and what it says then.
+    /// The name of the field that allows the request, and its value.
     pub consent: (String, String),
 }
 
@@ -39,7 +40,7 @@ impl Default for FormNames {
 }
 
 impl Person {
-    /// Somebody who keeps this password.
+    /// A user who keeps this password.
     pub fn new(username: &str, password: &str) -> Self {
         Self {
             username: username.into(),
@@ -49,14 +50,14 @@ impl Person {
         }
     }
 
-    /// The same person before forms whose fields are called otherwise.
+    /// The same user, for forms with these field names.
     #[must_use]
     pub fn at_forms(mut self, names: FormNames) -> Self {
         self.forms = names;
         self
     }
 
-    /// The same person, who chooses a new password when asked.
+    /// The same user, who chooses this password when asked for a new one.
     #[must_use]
     pub fn choosing(mut self, new_password: &str) -> Self {
         new_password.clone_into(&mut self.new_password);
@@ -64,18 +65,18 @@ impl Person {
     }
 }
 
-/// Goes through login and consent; answers the URL that the authorization server redirects the client to.
+/// Logs in and allows the request, in a new browser. Returns the URL of the redirect to the client.
 pub async fn authorize(authorization_url: Url, redirect_uri: &str, person: &Person) -> Result<Url> {
     authorize_in(&browser()?, authorization_url, redirect_uri, person).await
 }
 
-/// A browser that nobody has logged in with.
+/// A browser without cookies.
 pub fn browser() -> Result<reqwest::Client> {
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).cookie_store(true);
     Ok(builder.timeout(std::time::Duration::from_secs(30)).build()?)
 }
 
-/// The same in a browser in which the person may be logged in already.
+/// Like [`authorize`], in a browser in which the user may be logged in already.
 pub async fn authorize_in(
     browser: &reqwest::Client,
     authorization_url: Url,
@@ -148,7 +149,8 @@ impl Form {
         Some(Self { action, fields })
     }
 
-    /// What a person would send: the hidden fields as they are, the others by their names, and yes.
+    /// The fields that a user would send: the hidden fields unchanged, the known fields filled in, and
+    /// consent.
     fn fill(&self, person: &Person) -> Vec<(String, String)> {
         let mut body: Vec<(String, String)> = Vec::new();
         for field in &self.fields {
@@ -168,7 +170,7 @@ impl Form {
     }
 }
 
-/// The value of an attribute of a tag such as `input type="hidden" name=x`.
+/// The value of an attribute in a tag such as `input type="hidden" name=x`.
 fn attribute(tag: &str, name: &str) -> Option<String> {
     let mut rest = tag;
     loop {

@@ -8,50 +8,50 @@ use std::process::Command;
 use crate::places::{has_ipv6_loopback, repository, tools_dir};
 use crate::process;
 
-/// A proxy and the way it asks auth-service.
+/// A proxy, and the way in which it asks auth-service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
-    /// Envoy's `ext_authz` over HTTP: what `scripts/up` starts by default.
+    /// Envoy with `ext_authz` over HTTP. This is what `scripts/up` starts by default.
     EnvoyHttp,
-    /// Envoy's `ext_authz` over gRPC.
+    /// Envoy with `ext_authz` over gRPC.
     EnvoyGrpc,
-    /// nginx's `auth_request`.
+    /// nginx with `auth_request`.
     Nginx,
-    /// Caddy's `forward_auth`, written out.
+    /// Caddy with the directives that `forward_auth` stands for.
     Caddy,
-    /// Traefik's `forwardAuth`.
+    /// Traefik with `forwardAuth`.
     Traefik,
 }
 
-/// Where everything around a proxy is.
+/// The directory, ports and secret that a proxy's configuration refers to.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// A directory for rendered configurations and what the proxy writes.
+    /// A directory for rendered configurations and for files that the proxy writes.
     pub dir: PathBuf,
-    /// Where the proxy listens, on the loopback addresses.
+    /// The port of the proxy on the loopback addresses.
     pub port: u16,
-    /// What only the edge and auth-service know.
+    /// The secret that only the edge and auth-service know.
     pub secret: String,
-    /// The path of the issuer, or nothing.
+    /// The path of the issuer, or an empty string.
     pub issuer_path: String,
-    /// auth-service: endpoints and pages.
+    /// The port of auth-service for endpoints and pages.
     pub auth_public_port: u16,
-    /// auth-service: checks over HTTP.
+    /// The port of auth-service for checks over HTTP.
     pub auth_edge_port: u16,
-    /// auth-service: checks over gRPC.
+    /// The port of auth-service for checks over gRPC.
     pub auth_edge_grpc_port: u16,
-    /// What stands behind the check.
+    /// The port of the service behind the check.
     pub wrapper_port: u16,
 }
 
-/// A change of the shipped configuration: this text, that text in its place.
+/// A change to the shipped configuration: a text and its replacement.
 pub type Change = (String, String);
 
 impl Edge {
-    /// All of them.
+    /// All proxies, including both ways of Envoy.
     pub const ALL: [Self; 5] = [Self::EnvoyHttp, Self::EnvoyGrpc, Self::Nginx, Self::Caddy, Self::Traefik];
 
-    /// The name of its process and its log.
+    /// The name of its program and of its log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => "envoy",
@@ -61,21 +61,21 @@ impl Edge {
         }
     }
 
-    /// The program, or why there is none.
+    /// The path of the program. The error says that it is missing, and how to install it.
     pub fn program(self) -> Result<PathBuf, String> {
         let name = self.name();
         let named = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map(PathBuf::from);
         let installed = [tools_dir().join(name)];
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // Debian keeps nginx where only root looks.
+        // Debian installs nginx in a directory that is only on root's path.
         let on_path =
             std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).map(|dir| dir.join(name));
         let found = named.into_iter().chain(installed).chain(on_path).find(|program| program.is_file());
         found.ok_or_else(|| format!("there is no {name}; run scripts/tools {name}"))
     }
 
-    /// Writes the shipped configuration, its placeholders filled, and answers the command that runs the proxy with it.
-    /// Every change must find its text.
+    /// Writes the shipped configuration with its placeholders filled in. Returns the command that runs the
+    /// proxy with it. Panics if a change does not find its text.
     #[track_caller]
     pub fn command(self, around: &Surroundings, changes: &[Change]) -> Command {
         let program = self.program().unwrap_or_else(|why| panic!("{why}"));
@@ -85,7 +85,7 @@ impl Edge {
             let (text, hits) = rendered(template, &values, changes);
             found += hits;
             let name = Path::new(template).file_stem().expect("a template has a name");
-            // Traefik reads every file of a directory.
+            // Traefik reads all files of a directory.
             let dynamic = matches!(template, "traefik/dynamic.yaml.in" | "traefik/service.yaml.in");
             let dir = if dynamic { around.dir.join("traefik") } else { around.dir.clone() };
             fs::create_dir_all(&dir).expect("a directory can be made");
@@ -194,8 +194,8 @@ impl Display for Edge {
     }
 }
 
-/// A template of the repository with its placeholders filled, as `scripts/up` does it, and how many of the changes found
-/// their text.
+/// Fills in the placeholders of a template of the repository, as `scripts/up` does. Also returns how many of
+/// the changes found their text.
 #[track_caller]
 fn rendered(template: &str, values: &[(&str, String)], changes: &[Change]) -> (String, usize) {
     let file = repository().join(template);

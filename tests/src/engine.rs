@@ -1,4 +1,4 @@
-//! A real Docker engine: the one that answers here, or one that the test starts for itself as root.
+//! A real Docker engine: the one that runs on this machine, or one that the test starts as root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,21 +10,21 @@ use serde_json::Value;
 use crate::places::binary_dir;
 use crate::process::{self, Process};
 
-/// How long an engine may take to start.
+/// Time limit for the start of an engine.
 const START: Duration = Duration::from_secs(60);
 
-/// An engine. Dropped, one that was started here stops.
+/// A Docker engine. If the test has started it, dropping it stops it.
 #[derive(Debug)]
 pub struct Engine {
-    /// `DOCKER_HOST`, when it is not the machine's own.
+    /// `DOCKER_HOST` for an engine that the test has started, and `None` for the machine's own.
     host: Option<String>,
-    // Dropped in this order.
+    // The fields are dropped in this order.
     _daemon: Option<Process>,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Engine {
-    /// The engine that answers, or a new one. The error says what is missing on this machine.
+    /// Finds the running engine or starts a new one. The error says what is missing on this machine.
     pub fn find() -> Result<Self, String> {
         let said = |program: &str, word: &str| {
             let output = Command::new(program).arg(word).output();
@@ -55,11 +55,13 @@ impl Engine {
         command.output().is_ok_and(|output| output.status.success())
     }
 
-    /// With state of its own: images are kept for the next run, everything else is in a directory that goes away.
+    /// Starts an engine with its own state. Images are kept for the next run, and everything else is in a
+    /// temporary directory.
     fn start() -> Result<Self> {
         let images = binary_dir().parent().context("no target directory")?.join("docker");
         std::fs::create_dir_all(&images)?;
-        // Short, because the path of a socket has a hundred characters at most.
+        // The directory's name is short, because the path of a socket can have only about a hundred
+        // characters.
         let dir = tempfile::Builder::new().prefix("engine-").tempdir_in("/tmp")?;
         let at = |name: &str| dir.path().join(name).display().to_string();
         let host = format!("unix://{}", at("sock"));
@@ -79,7 +81,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// What a run that was killed has left beside its images.
+    /// Removes the containers, volumes and networks of an earlier run that was killed, but keeps the images.
     fn forget_an_earlier_run(&self) -> Result<()> {
         let containers = self.docker(&["ps", "--all", "--quiet"])?;
         let ids: Vec<&str> = containers.lines().collect();
@@ -94,12 +96,12 @@ impl Engine {
         self.docker(&["network", "prune", "--force"]).map(drop)
     }
 
-    /// Whether nobody else uses it.
+    /// Whether the test has started this engine, so that nobody else uses it.
     pub fn is_ours(&self) -> bool {
         self.host.is_some()
     }
 
-    /// A command that speaks with this engine.
+    /// A command that uses this engine.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = process::command(program);
         if let Some(host) = &self.host {
@@ -108,24 +110,25 @@ impl Engine {
         command
     }
 
-    /// `docker …`; what it prints.
+    /// Runs `docker` with these arguments. Returns what it prints.
     pub fn docker(&self, words: &[&str]) -> Result<String> {
         let output = self.command("docker").args(words).output()?;
         text(&output).with_context(|| format!("docker {}", words.join(" ")))
     }
 
-    /// `docker inspect` of one thing.
+    /// The result of `docker inspect` for one object.
     pub fn inspect(&self, id: &str) -> Result<Value> {
         let list: Value = serde_json::from_str(&self.docker(&["inspect", id])?)?;
         Ok(list[0].clone())
     }
 }
 
-/// The first two numbers of addresses that no network of this machine has: an engine that was killed leaves its networks.
+/// The first two numbers of an IPv4 network that no route of this machine uses. Networks of an engine that
+/// was killed still exist.
 pub fn free_subnet() -> Result<String> {
     let routes = std::fs::read_to_string("/proc/net/route")?;
     let taken = |second: u8| {
-        // As the kernel lists it: the last byte first.
+        // The kernel lists addresses with the last byte first.
         let end = format!("{second:02X}0A");
         routes
             .lines()
@@ -137,14 +140,14 @@ pub fn free_subnet() -> Result<String> {
     Ok(format!("10.{free}"))
 }
 
-/// What a command printed, which must have ended well.
+/// The standard output of a command. A failure of the command is an error.
 pub fn text(output: &Output) -> Result<String> {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{}{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(printed)
 }
 
-/// A checkout of this repository in which nothing was built, with what is changed and not yet committed.
+/// Clones this repository without anything that was built, and adds changes that are not yet committed.
 pub fn clean_clone(repository: &Path, dir: &Path) -> Result<PathBuf> {
     let checkout = dir.join("checkout");
     let script = format!(

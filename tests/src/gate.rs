@@ -1,4 +1,4 @@
-//! What a client sees of a running stack: two URLs, and the answers behind them.
+//! A running stack as a client sees it: two URLs, and the responses behind them.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use anyhow::{Context as _, Result, ensure};
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use serde_json::Value;
 
-/// The two URLs, and an HTTP client to ask them with.
+/// The two URLs of a stack, and an HTTP client.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// `iss`, and what the endpoints stand below.
+    /// The issuer identifier, which is also the prefix of the endpoints' URLs.
     pub issuer: String,
-    /// Where MCP clients connect.
+    /// The URL to which MCP clients connect.
     pub mcp_url: String,
-    /// Answers redirects to the caller, keeps no cookies.
+    /// An HTTP client that follows no redirects and keeps no cookies.
     pub http: reqwest::Client,
 }
 
 impl Gate {
-    /// A stack that runs already.
+    /// A stack that is already running.
     pub fn at(issuer: &str, mcp_url: &str) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -33,12 +33,12 @@ impl Gate {
         format!("{}/{name}", self.issuer)
     }
 
-    /// GET.
+    /// Sends a GET request.
     pub async fn get(&self, url: &str) -> Result<Answer> {
         Answer::read(self.http.get(url).send().await?).await
     }
 
-    /// GET, which must succeed, as JSON.
+    /// Sends a GET request and reads the JSON body. A status other than 200 is an error.
     pub async fn get_json(&self, url: &str) -> Result<Value> {
         let answer = self.get(url).await?;
         ensure!(answer.status == 200, "GET {url} answered {answer:?}");
@@ -46,19 +46,19 @@ impl Gate {
     }
 }
 
-/// An HTTP answer, read to its end.
+/// A complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Status code.
+    /// The status code.
     pub status: u16,
-    /// All headers.
+    /// All headers of the response.
     pub headers: HeaderMap,
-    /// Body as text.
+    /// The body as text.
     pub body: String,
 }
 
 impl Answer {
-    /// Reads the response to its end.
+    /// Reads a response with its whole body.
     pub async fn read(response: reqwest::Response) -> Result<Self> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
@@ -66,17 +66,17 @@ impl Answer {
         Ok(Self { status, headers, body })
     }
 
-    /// The `WWW-Authenticate` header, empty if there is none.
+    /// The `WWW-Authenticate` header, or an empty string.
     pub fn challenge(&self) -> &str {
         self.header(WWW_AUTHENTICATE.as_str())
     }
 
-    /// A header, empty if there is none.
+    /// The value of a header, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("(not ASCII)"))
     }
 
-    /// The body as JSON.
+    /// Reads the body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("no JSON: {self:?}"))
     }

@@ -1,7 +1,8 @@
-//! Reads which room of a crate imports which, and compares it with the table in `tests/layers.toml`.
+//! Finds the imports between the top-level modules of a crate, and compares them with the table in
+//! `tests/layers.toml`.
 //!
-//! A *room* is a module at the top of a crate: `src/store.rs` with everything in `src/store/`. Code under `#[cfg(test)]`
-//! may import what it likes, and so may the crate roots.
+//! The messages call such a module a *room*: `src/store.rs` with everything in `src/store/`. Code under
+//! `#[cfg(test)]` and the crate roots can import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,21 +11,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use syn::visit::Visit;
 
-/// Room → rooms that it may import.
+/// For each top-level module, the modules that it is allowed to import.
 pub type Table = BTreeMap<String, BTreeSet<String>>;
 
-/// One import across rooms.
+/// An import from one top-level module in another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Import {
-    /// Below `src`.
+    /// Path of the file below `src`.
     pub file: PathBuf,
-    /// The room that the file belongs to.
+    /// The top-level module that the file belongs to.
     pub from: String,
-    /// The room that it names, or another item of the crate root.
+    /// The imported top-level module, or another item of the crate root.
     pub to: String,
 }
 
-/// What is wrong with a crate, each as a sentence.
+/// Compares a crate with its table. Returns a sentence for each difference.
 pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
     let rooms = rooms(src)?;
     let mut found: Vec<String> = Vec::new();
@@ -57,7 +58,7 @@ pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The first circle that a walk through the table meets, from a room back to itself.
+/// The first cycle in the table, as a path from a module back to itself.
 pub fn circle(table: &Table) -> Option<Vec<String>> {
     fn walk(table: &Table, room: &str, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
         let seen = path.iter().any(|earlier| earlier == room);
@@ -83,13 +84,13 @@ pub fn circle(table: &Table) -> Option<Vec<String>> {
     })
 }
 
-/// The rooms of a crate.
+/// The top-level modules of a crate.
 fn rooms(src: &Path) -> Result<BTreeSet<String>> {
     let modules = rust_files(src)?.into_iter().map(|file| module_path(&file)).filter(|path| !path.is_empty());
     Ok(modules.map(|mut path| path.remove(0)).collect())
 }
 
-/// Every import across rooms, sorted.
+/// All imports between top-level modules, sorted.
 fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
     let crate_dir = src.parent().and_then(Path::file_name).context("src lies in a crate")?;
     let crate_name = crate_dir.to_string_lossy().replace('-', "_");
@@ -112,7 +113,7 @@ fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
     Ok(all)
 }
 
-/// The names directly below the crate root that this module's code mentions.
+/// The names directly below the crate root that the code of this module mentions.
 fn names_in(
     text: &str,
     module: &[String],
@@ -128,13 +129,14 @@ fn names_in(
 struct Scan<'a> {
     module: Vec<String>,
     rooms: &'a BTreeSet<String>,
-    /// Under which a module of the binary names the library.
+    /// The name under which a module of the binary refers to the library.
     crate_name: &'a str,
     named: BTreeSet<String>,
 }
 
 impl Scan<'_> {
-    /// Notes what a path such as `crate::store::Trait` or `super::super::store` names below the crate root.
+    /// Records the name directly below the crate root in a path such as `crate::store::Trait` or
+    /// `super::super::store`.
     fn note(&mut self, path: &[String]) {
         let mut absolute = match path.first().map(String::as_str) {
             Some("crate") => Vec::new(),
@@ -193,14 +195,14 @@ impl<'ast> Visit<'ast> for Scan<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // `pub(crate)` is a path of one segment, and names nothing.
+        // `pub(crate)` is a path of one segment, which names no module.
         if segments.len() > 1 {
             self.note(&segments);
         }
         syn::visit::visit_path(self, path);
     }
 
-    /// The inside of a macro call is no syntax yet, only tokens.
+    /// The arguments of a macro call are only tokens, so paths are searched in their text.
     fn visit_macro(&mut self, mac: &'ast syn::Macro) {
         let tokens = mac.tokens.to_string().replace(' ', "");
         for at in tokens.match_indices("crate::").map(|(at, word)| at + word.len()) {
@@ -228,7 +230,8 @@ fn is_test_only(item: &syn::Item) -> bool {
     })
 }
 
-/// `store/embedded.rs` is the module `store::embedded`; `lib.rs`, `main.rs` and `bin/` are crate roots.
+/// The module path of a file: `store/embedded.rs` is `store::embedded`. It is empty for `lib.rs`, `main.rs`
+/// and `bin/`, which are crate roots.
 fn module_path(file: &Path) -> Vec<String> {
     let mut path: Vec<String> =
         file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -241,7 +244,7 @@ fn module_path(file: &Path) -> Vec<String> {
     path
 }
 
-/// Below `src`, sorted.
+/// The paths of all Rust files, relative to `src` and sorted.
 fn rust_files(src: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = vec![src.to_path_buf()];

@@ -1,4 +1,4 @@
-//! An MCP client of a few lines, for tests that send what no SDK would send.
+//! A small MCP client, for tests that send what no SDK would send.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::gate::{Answer, Gate};
 
-/// A session over Streamable HTTP (2025-06-18).
+/// A session over Streamable HTTP (protocol revision 2025-06-18).
 #[derive(Debug)]
 pub struct Session<'a> {
     gate: &'a Gate,
@@ -20,7 +20,7 @@ pub struct Session<'a> {
 }
 
 impl Gate {
-    /// POSTs a JSON-RPC message to the MCP endpoint, with these headers and no others of note.
+    /// POSTs a JSON-RPC message to the MCP endpoint with these headers, and those that every request needs.
     pub async fn post_mcp(&self, message: &Value, headers: HeaderMap) -> Result<Answer> {
         Answer::read(self.mcp_request(message, headers).send().await?).await
     }
@@ -30,7 +30,7 @@ impl Gate {
         request.headers(headers).json(message)
     }
 
-    /// Opens a session. `extra` goes with every request of it.
+    /// Opens a session. Each of its requests has the headers in `extra`.
     pub async fn open_session(&self, token: &str, extra: HeaderMap) -> Result<Session<'_>> {
         let mut session = Session { gate: self, token: token.to_owned(), extra, id: None, next: 1 };
         let params = json!({
@@ -47,7 +47,7 @@ impl Gate {
 }
 
 impl Session<'_> {
-    /// Sends a request; answers its `result`.
+    /// Sends a request. Returns the `result` of the response.
     pub async fn request(&mut self, method: &str, params: Value) -> Result<Value> {
         let id = self.next;
         self.next += 1;
@@ -65,7 +65,7 @@ impl Session<'_> {
         Ok(response["result"].clone())
     }
 
-    /// Calls a tool; answers the text of its first content block.
+    /// Calls a tool. Returns the text of the first content block.
     pub async fn call(&mut self, tool: &str, arguments: Value) -> Result<String> {
         let result = self.request("tools/call", json!({ "name": tool, "arguments": arguments })).await?;
         result["content"][0]["text"]
@@ -74,7 +74,7 @@ impl Session<'_> {
             .with_context(|| format!("no text in {result}"))
     }
 
-    /// Ends the session, as a client does that is done. A server without sessions has nothing to end.
+    /// Ends the session, as a client does at its end. A server without sessions gets no request.
     pub async fn end(self) -> Result<()> {
         if self.id.is_some() {
             self.gate.http.delete(&self.gate.mcp_url).headers(self.headers()?).send().await?;
@@ -82,12 +82,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// POSTs a message and leaves the answer to be read bit by bit.
+    /// POSTs a message. Returns the response before its body is read.
     pub async fn send(&self, message: &Value) -> Result<Response> {
         Ok(self.gate.mcp_request(message, self.headers()?).send().await?)
     }
 
-    /// Opens the stream for messages that the server begins.
+    /// Opens the stream for messages that the server starts.
     pub async fn listen(&self) -> Result<Response> {
         let request = self.gate.http.get(&self.gate.mcp_url).timeout(Duration::from_secs(120));
         Ok(request.header("accept", "text/event-stream").headers(self.headers()?).send().await?)
@@ -108,7 +108,7 @@ impl Session<'_> {
     }
 }
 
-/// The JSON-RPC messages of an answer, which is one JSON text or an event stream.
+/// The JSON-RPC messages of a response, whose body is JSON or an event stream.
 fn messages(answer: &Answer) -> Result<Vec<Value>> {
     if !answer.header("content-type").starts_with("text/event-stream") {
         return Ok(vec![answer.json()?]);

@@ -1,4 +1,4 @@
-//! An OAuth client of a few lines: registration, authorization code with PKCE and `resource`, refresh.
+//! A small OAuth client: registration, authorization code with PKCE and `resource`, and refresh.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -11,11 +11,12 @@ use crate::browser::{Person, authorize};
 use crate::gate::{Answer, Gate};
 use crate::setup::ACCOUNT;
 
-/// Where the authorization server sends the browser back to. Nobody listens there: the browser of the tests stops at
-/// the redirect.
+/// The redirect URI of the tests' clients. No program listens there, because the tests' browser stops at the
+/// redirect.
 pub const REDIRECT_URI: &str = "http://127.0.0.1:9/callback";
 
-/// 43 characters at least (RFC 7636 §4.1). The same in every test, which is no secret to anyone.
+/// The PKCE code verifier of all tests, with at least 43 characters (RFC 7636 §4.1). It does not have to be
+/// secret.
 const VERIFIER: &str = "a-code-verifier-that-every-test-uses-0123456789-abc";
 
 fn redemption<'a>(
@@ -33,19 +34,19 @@ fn redemption<'a>(
     ]
 }
 
-/// A registered client.
+/// A client that is registered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
-    /// `client_id`.
+    /// The identifier from the registration response.
     pub client_id: String,
 }
 
-/// What the token endpoint gave.
+/// The tokens in a response of the token endpoint.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// For the resource.
+    /// The access token, for requests to the resource.
     pub access_token: String,
-    /// For the token endpoint.
+    /// The refresh token, for requests to the token endpoint.
     pub refresh_token: String,
 }
 
@@ -66,7 +67,8 @@ impl Gate {
         self.register_as("a test").await
     }
 
-    /// Registers a public client of this name. The same metadata twice is the same client.
+    /// Registers a public client with this name. Two registrations with the same metadata are the same
+    /// client.
     pub async fn register_as(&self, name: &str) -> Result<Registration> {
         let metadata = json!({
             "client_name": name,
@@ -82,7 +84,7 @@ impl Gate {
         Ok(Registration { client_id })
     }
 
-    /// The URL that a client opens in the browser.
+    /// The authorization URL that a client opens in the browser.
     pub fn authorization_url(&self, client: &Registration, resource: &str) -> Url {
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(VERIFIER));
         let query = [
@@ -97,7 +99,7 @@ impl Gate {
         Url::parse_with_params(&self.endpoint("authorize"), query).expect("the issuer is a URL")
     }
 
-    /// Login and consent of a person; answers the authorization code.
+    /// Logs a user in and allows the request. Returns the authorization code.
     pub async fn code(&self, client: &Registration, person: &Person, resource: &str) -> Result<String> {
         self.code_from(self.authorization_url(client, resource), person).await
     }
@@ -112,12 +114,13 @@ impl Gate {
         parameter("code").with_context(|| format!("no code in {callback}"))
     }
 
-    /// Code for tokens.
+    /// Exchanges an authorization code for tokens.
     pub async fn redeem(&self, client: &Registration, code: &str, resource: &str) -> Result<Tokens> {
         Tokens::read(&self.token_endpoint(&redemption(client, code, resource)).await?)
     }
 
-    /// The same with a proof of possession (RFC 9449 §5); the token endpoint's answer, whatever it is.
+    /// Redeems a code with a DPoP proof (RFC 9449 §5). Returns the response of the token endpoint, with any
+    /// status.
     pub async fn redeem_proving(
         &self,
         client: &Registration,
@@ -129,7 +132,7 @@ impl Gate {
         Answer::read(request.form(&redemption(client, code, resource)).send().await?).await
     }
 
-    /// Refresh token for new tokens.
+    /// Exchanges a refresh token for new tokens.
     pub async fn refresh(&self, client: &Registration, refresh_token: &str) -> Result<Tokens> {
         let form = [
             ("grant_type", "refresh_token"),
@@ -139,12 +142,12 @@ impl Gate {
         Tokens::read(&self.token_endpoint(&form).await?)
     }
 
-    /// The token endpoint's answer to any form.
+    /// Sends a form to the token endpoint. Returns the response, with any status.
     pub async fn token_endpoint(&self, form: &[(&str, &str)]) -> Result<Answer> {
         Answer::read(self.http.post(self.endpoint("token")).form(form).send().await?).await
     }
 
-    /// Registration, login, consent, tokens.
+    /// Registers a client, logs in, allows the request and gets tokens.
     pub async fn log_in_as(&self, person: &Person, resource: &str) -> Result<(Registration, Tokens)> {
         let client = self.register().await?;
         let code = self.code(&client, person, resource).await?;
@@ -152,12 +155,12 @@ impl Gate {
         Ok((client, tokens))
     }
 
-    /// Tokens of the account that every stack has, for this stack's MCP server.
+    /// Tokens for this stack's MCP server, of the account that every stack has.
     pub async fn log_in(&self) -> Tokens {
         self.log_in_for(&self.mcp_url).await
     }
 
-    /// The same for another resource.
+    /// Tokens for another resource, of the account that every stack has.
     pub async fn log_in_for(&self, resource: &str) -> Tokens {
         let person = Person::new(ACCOUNT.0, ACCOUNT.1);
         match self.log_in_as(&person, resource).await {
@@ -166,7 +169,7 @@ impl Gate {
         }
     }
 
-    /// Tokens of the account that every stack has, for a resource, with just this scope.
+    /// Tokens with exactly this scope, of the account that every stack has.
     pub async fn log_in_with_scope(&self, resource: &str, scope: &str) -> Result<Tokens> {
         let client = self.register().await?;
         let mut url = self.authorization_url(&client, resource);

@@ -1,11 +1,11 @@
-//! Where things are: the repository, its binaries, the tools that `scripts/tools` installs, free ports.
+//! Finds the repository, its programs, the tools that `scripts/tools` installs, and free ports.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The root of the repository.
+/// The root directory of the repository.
 pub fn repository() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
@@ -14,14 +14,14 @@ pub fn repository() -> &'static Path {
     })
 }
 
-/// The directory that the binaries of this build are in, `target/debug` for instance.
+/// The directory with the programs of this build, such as `target/debug`.
 pub fn binary_dir() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    // target/debug/deps/name-of-test
+    // The path of a test is target/debug/deps/name-of-test.
     test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_path_buf()
 }
 
-/// One of our own binaries.
+/// The path of a program of this repository. Panics if it is not built.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     let path = binary_dir().join(name);
@@ -33,12 +33,12 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// Where `scripts/tools` installs to.
+/// The directory in which `scripts/tools` installs.
 pub fn tools_dir() -> PathBuf {
     std::env::var_os("MCP_GATE_TOOLS").map_or_else(|| repository().join(".tools"), PathBuf::from)
 }
 
-/// Something that `scripts/tools` installs, by its path below `.tools`.
+/// A file that `scripts/tools` installs, by its path below `.tools`. Panics if it is missing.
 #[track_caller]
 pub fn tool(below: &str) -> PathBuf {
     let path = tools_dir().join(below);
@@ -50,7 +50,7 @@ pub fn tool(below: &str) -> PathBuf {
     path
 }
 
-/// The command line of a real MCP server that speaks the revisions with sessions.
+/// The command line of a real MCP server that speaks the protocol revisions with sessions.
 #[track_caller]
 pub fn everything_server() -> Vec<String> {
     let node = tool("node/bin/node");
@@ -58,22 +58,22 @@ pub fn everything_server() -> Vec<String> {
     vec![node.display().to_string(), script.display().to_string(), "stdio".into()]
 }
 
-/// The command line of our MCP server that tells what reached it.
+/// The command line of our own MCP server that reports what it received.
 #[track_caller]
 pub fn recorder() -> Vec<String> {
     let script = repository().join("tests/children/recorder.py");
     vec![tool("venv/bin/python").display().to_string(), script.display().to_string()]
 }
 
-/// A loopback port that nobody listens on. Each call of one process answers another one.
+/// A free loopback port. Each call in a process returns another one.
 ///
-/// The ports lie below the range that the kernel takes for outgoing connections, so that none of those can take the
-/// port between this call and its use.
+/// The ports are below the range that the kernel uses for outgoing connections, so that no such connection
+/// takes the port between this call and its use.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run side by side begin at different places.
+    // Test processes that run at the same time begin with different ports.
     let offset = u16::try_from(std::process::id() % u32::from(COUNT)).expect("less than COUNT");
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(7, Ordering::Relaxed);
@@ -85,7 +85,7 @@ pub fn free_port() -> u16 {
     panic!("There is no free loopback port between {FIRST} and {}.", FIRST + COUNT);
 }
 
-/// Whether the loopback interface has an IPv6 address here.
+/// Whether the loopback interface has an IPv6 address.
 pub fn has_ipv6_loopback() -> bool {
     TcpListener::bind(("::1", 0)).is_ok()
 }

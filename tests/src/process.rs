@@ -1,4 +1,4 @@
-//! Processes that a test starts, each in its own process group, stopped by id when they are dropped.
+//! Processes of a test. Each has its own process group, and is stopped when it is dropped.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,8 +14,9 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// A command whose process ends when the thread that starts it does, however that comes about: a test run that is killed
-/// leaves nothing behind. (`setpriv` is part of util-linux; without it, dropping is all that stops a process.)
+/// A command whose process gets SIGTERM when the thread that started it ends, so that a killed test run
+/// leaves no processes behind. This needs `setpriv` of util-linux. Without it, a process is only stopped when
+/// it is dropped.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     static SETPRIV: OnceLock<bool> = OnceLock::new();
     let dies_with_us = *SETPRIV.get_or_init(|| {
@@ -30,7 +31,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A [`command`] whose environment is `PATH` and `HOME`, so that no setting of the machine leaks into a test.
+/// Like [`command`], with only `PATH` and `HOME` in its environment, so that no setting of the machine
+/// affects the test.
 pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = command(program);
     command.env_clear();
@@ -42,7 +44,7 @@ pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A running process and the file that its output goes to.
+/// A running process, and the file with its output.
 #[derive(Debug)]
 pub struct Process {
     name: &'static str,
@@ -51,8 +53,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command. Its environment is what the command says plus `PATH` and `HOME`, so that no setting of the
-    /// machine leaks into a test.
+    /// Starts a command in its own process group. Its output is appended to `NAME.log` in `log_dir`.
     #[track_caller]
     pub fn start(name: &'static str, command: &mut Command, log_dir: &Path) -> Self {
         let log = log_dir.join(format!("{name}.log"));
@@ -67,17 +68,17 @@ impl Process {
         Self { name, child, log }
     }
 
-    /// Its process id.
+    /// The process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// SIGKILL, as a crash or the kernel's out-of-memory killer would.
+    /// Sends SIGKILL, as in a crash or by the kernel's out-of-memory killer, and waits for the end.
     pub fn kill(&mut self) {
         kill_9(self.id());
         self.child.wait().expect("a child can be waited for");
@@ -85,11 +86,12 @@ impl Process {
 
     /// Sends a signal to the whole process group.
     pub fn signal(&self, signal: Signal) {
-        // The group may be gone by now, which is what the caller wants anyway.
+        // The group may have ended already, which is no error.
         kill_process_group(self.group(), signal).ok();
     }
 
-    /// SIGTERM, then SIGKILL for what does not listen.
+    /// Sends SIGTERM, and SIGKILL if the process does not end in time. Returns the exit status unless it was
+    /// killed.
     pub fn stop(&mut self) -> Option<ExitStatus> {
         if let Some(status) = self.ended() {
             return Some(status);
@@ -104,7 +106,7 @@ impl Process {
         status
     }
 
-    /// Waits for it to end by itself.
+    /// Waits at most this long for the process to end by itself.
     pub fn wait_for(&mut self, most: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + most;
         loop {
@@ -118,12 +120,12 @@ impl Process {
         }
     }
 
-    /// What it has printed so far.
+    /// Everything that the process has printed so far.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The last lines of its output under a heading, for a failure message.
+    /// The last lines of its output with a heading, for a failure message.
     pub fn log_tail(&self) -> String {
         let output = self.output();
         let lines: Vec<&str> = output.lines().collect();
@@ -136,7 +138,8 @@ impl Process {
     }
 }
 
-/// SIGKILL to a process that this test started and has not yet waited for (so that its id is still its own).
+/// Sends SIGKILL to a process that this test has started and not yet waited for, so that its ID has not been
+/// reused.
 pub fn kill_9(id: u32) {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(id, Signal::KILL).expect("a child can be killed");

@@ -1,4 +1,4 @@
-//! HTTP as bytes on a socket, for requests that no client library would send as they are.
+//! HTTP as bytes on a socket, for requests that no HTTP library would send unchanged.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How long the first answer may take.
+/// Time limit for the first response.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long a further one may take.
+/// Time limit for each further response.
 const MORE: Duration = Duration::from_millis(500);
 
-/// One HTTP/1.1 answer.
+/// An HTTP/1.1 response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawAnswer {
-    /// Status code.
+    /// The status code.
     pub status: u16,
-    /// Status line and headers.
+    /// The status line and the headers.
     pub head: String,
-    /// Body without chunk framing.
+    /// The body, without the framing of chunks.
     pub body: String,
 }
 
 impl RawAnswer {
-    /// The values of a header.
+    /// All values of a header.
     pub fn values(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
     }
 }
 
-/// A request head with these headers and no others, and its end.
+/// A complete request head with exactly these headers.
 pub fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
     let mut text = format!("{method} {target} HTTP/1.1\r\n");
     for (name, value) in headers {
@@ -39,12 +39,13 @@ pub fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
     text + "\r\n"
 }
 
-/// Sends bytes to a loopback port and reads answers: so many at most, or until the connection ends or stays silent.
+/// Sends bytes to a loopback port. Reads at most `most` responses, until the connection ends or nothing more
+/// comes.
 pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else {
         return Vec::new();
     };
-    // A proxy that refuses a request may close before all of it is sent.
+    // A proxy that refuses a request may close the connection before all of it is sent.
     stream.write_all(bytes).await.ok();
     let mut deadline = Instant::now() + PATIENCE;
     let (mut received, mut answers) = (Vec::new(), Vec::new());
@@ -65,7 +66,7 @@ pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
             _ => break,
         }
     }
-    // What ends with the connection, or is cut off.
+    // A response whose body ends with the connection, or that was cut off.
     if let Some(end) = end_of_head(&received) {
         let head = String::from_utf8_lossy(&received[..end]).into_owned();
         if let Some(status) = status(&head) {
@@ -76,7 +77,7 @@ pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
     answers
 }
 
-/// [`talk`] with one request; its answer, if there is one.
+/// Sends one request with [`talk`]. Returns the response, if there is one.
 pub async fn ask(port: u16, method: &str, target: &str, headers: &[(&str, &str)]) -> Option<RawAnswer> {
     talk(port, head(method, target, headers).as_bytes(), 1).await.into_iter().next()
 }
@@ -89,7 +90,7 @@ fn status(head: &str) -> Option<u16> {
     head.split(' ').nth(1)?.get(..3)?.parse().ok()
 }
 
-/// A whole answer at the start of these bytes, and its length.
+/// The complete response at the start of these bytes, and its length.
 pub(crate) fn parsed(bytes: &[u8]) -> Option<(RawAnswer, usize)> {
     let end = end_of_head(bytes)?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -1,34 +1,34 @@
-//! What a [`Stack`](crate::Stack) is made of before it starts.
+//! The configuration of a [`Stack`](crate::Stack) before it starts.
 
 use std::collections::BTreeMap;
 
 use crate::control_group::Bounds;
 use crate::edge::{Change, Edge};
 
-/// The account that every stack has, and its password.
+/// User name and password of the account that every stack has.
 pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
 
 /// One of the three programs of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// The proxy.
+    /// The edge proxy in front of the others.
     Edge,
-    /// auth-service.
+    /// The authorization server, auth-service.
     AuthService,
-    /// The wrapper with its children.
+    /// The wrapper with its child processes.
     Wrapper,
 }
 
-/// What stands behind the edge.
+/// The service behind the edge.
 #[derive(Debug, Clone)]
 pub(crate) enum Behind {
-    /// The real wrapper around this command.
+    /// The real wrapper with this command.
     Wrapper(Vec<String>),
-    /// Something of the test's own on this port.
+    /// A server of the test on this port.
     Port(u16),
 }
 
-/// Choices for a stack; the default is what `scripts/up` starts.
+/// The configuration of a stack. The default is what `scripts/up` starts.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub(crate) issuer_path: String,
@@ -44,7 +44,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// As `scripts/up` starts it.
+    /// The configuration that `scripts/up` starts.
     pub fn as_shipped() -> Self {
         Self {
             issuer_path: String::new(),
@@ -60,7 +60,7 @@ impl Setup {
         }
     }
 
-    /// Puts the issuer below a path (`/tenant1`).
+    /// Puts the issuer below a path such as `/tenant1`.
     #[must_use]
     pub fn issuer_path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.issuer_path);
@@ -74,63 +74,64 @@ impl Setup {
         self
     }
 
-    /// Sets a variable of auth-service.
+    /// Sets an environment variable of auth-service.
     #[must_use]
     pub fn auth_setting(mut self, name: &str, value: &str) -> Self {
         self.auth_settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Sets a variable of the wrapper.
+    /// Sets an environment variable of the wrapper.
     #[must_use]
     pub fn wrapper_setting(mut self, name: &str, value: &str) -> Self {
         self.wrapper_settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Through this proxy.
+    /// Uses this edge proxy.
     #[must_use]
     pub fn through(mut self, edge: Edge) -> Self {
         self.edge = edge;
         self
     }
 
-    /// Changes the proxy's shipped configuration: the text `from`, which must be there, becomes `to`.
+    /// Replaces a text of the proxy's shipped configuration. The text `from` must be there.
     #[must_use]
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));
         self
     }
 
-    /// Keeps one of the programs within these bounds, in a control group of its own.
+    /// Limits one of the programs to these bounds, in its own control group.
     #[must_use]
     pub fn within(mut self, tier: Tier, bounds: Bounds) -> Self {
         self.bounds.insert(tier, bounds);
         self
     }
 
-    /// The edge asks this port instead of auth-service.
+    /// Lets the edge send its checks to this port instead of to auth-service.
     #[must_use]
     pub fn checked_at(mut self, port: u16) -> Self {
         self.checked_at = Some(port);
         self
     }
 
-    /// Is ready as soon as the edge has a route for the endpoint, whatever it answers: for an edge that is wrong by intent.
+    /// Regards the stack as ready as soon as the edge has a route for the endpoint, whatever the response is.
+    /// This is for an edge that is wrong on purpose.
     #[must_use]
     pub fn with_any_answer(mut self) -> Self {
         self.any_answer = true;
         self
     }
 
-    /// Wraps this command.
+    /// Lets the wrapper run this command.
     #[must_use]
     pub fn wrapping(mut self, command: Vec<String>) -> Self {
         self.behind = Some(Behind::Wrapper(command));
         self
     }
 
-    /// Puts something of the test's own in the wrapper's place.
+    /// Puts a server of the test in the place of the wrapper.
     #[must_use]
     pub fn in_front_of(mut self, port: u16) -> Self {
         self.behind = Some(Behind::Port(port));

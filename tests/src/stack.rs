@@ -1,4 +1,4 @@
-//! The three tiers, running.
+//! A running stack of edge proxy, auth-service and wrapper.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,35 +18,35 @@ use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
 use crate::setup::{ACCOUNT, Behind, Setup, Tier};
 
-/// How long a stack may take from its start to its first answer.
+/// Time limit for a part of a stack to become ready.
 const START: Duration = Duration::from_secs(40);
 
-/// Settings of auth-service that say where its state is.
+/// The settings of auth-service for the place of its state.
 const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
 
-/// Real auth-service, real wrapper, real edge proxy, in a directory of their own. Dropped, it stops them.
+/// The real auth-service, wrapper and edge proxy, in a temporary directory. Dropping the stack stops them.
 #[derive(Debug)]
 pub struct Stack {
-    /// What a client sees of it.
+    /// The stack as a client sees it.
     pub gate: Gate,
-    /// The edge's port.
+    /// The port of the edge.
     pub port: u16,
-    /// What only edge and auth-service know.
+    /// The secret that only the edge and auth-service know.
     pub edge_secret: String,
-    /// Where auth-service answers without the edge.
+    /// The public port of auth-service, which the edge forwards to.
     pub auth_public_port: u16,
-    /// Where auth-service answers checks.
+    /// The port of auth-service for checks over HTTP.
     pub auth_edge_port: u16,
-    /// Where auth-service answers checks over gRPC.
+    /// The port of auth-service for checks over gRPC.
     pub auth_edge_grpc_port: u16,
-    /// Where auth-service answers its operator.
+    /// The port of auth-service for operators.
     pub ops_port: u16,
-    /// Where what stands behind the edge answers.
+    /// The port of the service behind the edge.
     pub upstream_port: u16,
-    /// Where the wrapper answers its operator.
+    /// The port of the wrapper for operators.
     pub wrapper_ops_port: u16,
     setup: Setup,
-    // Dropped in this order: the edge first, the directory last.
+    // The fields are dropped in this order: the edge first, the directory last.
     edge: Option<Process>,
     wrapper: Option<Process>,
     auth_service: Option<Process>,
@@ -55,7 +55,7 @@ pub struct Stack {
 }
 
 impl Setup {
-    /// Starts it and waits until it is ready.
+    /// Starts the stack and waits until it is ready.
     pub async fn start(mut self) -> Stack {
         let behind = self.behind.take().unwrap_or_else(|| Behind::Wrapper(everything_server()));
         Stack::from_setup(self, behind).await
@@ -63,7 +63,7 @@ impl Setup {
 }
 
 impl Stack {
-    /// The stack as `scripts/up` starts it.
+    /// Starts the stack as `scripts/up` does.
     pub async fn start() -> Self {
         Setup::as_shipped().start().await
     }
@@ -106,23 +106,23 @@ impl Stack {
         stack
     }
 
-    /// Where logs and state are.
+    /// The directory with the logs and the state.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The last log lines of every tier.
+    /// The last log lines of all programs.
     pub fn logs(&self) -> String {
         [&self.auth_service, &self.wrapper, &self.edge].into_iter().flatten().map(Process::log_tail).collect()
     }
 
-    /// Everything that one tier (`auth-service`, `stdio-wrapper`, or the edge's name) has logged.
+    /// The whole log of one program (`auth-service`, `stdio-wrapper`, or the name of the edge).
     pub fn log_of(&self, tier: &str) -> String {
         fs::read_to_string(self.dir().join(format!("{tier}.log"))).unwrap_or_default()
     }
 
-    /// Makes an account while auth-service is not running. Without a password of its own it gets a one-time password,
-    /// which is returned.
+    /// Adds an account while auth-service is not running. Without `password` it gets a one-time password.
+    /// Returns the password.
     #[track_caller]
     pub fn add_account(&self, name: &str, password: Option<&str>) -> String {
         let mut command = self.auth_command();
@@ -155,15 +155,16 @@ impl Stack {
         }
     }
 
-    /// What an operator's command on auth-service prints: on the running service when it runs, otherwise on its state.
-    /// Only `DATA_DIR` is set, as for an operator who has just that; with Redis, what leads to it.
+    /// Runs an operator command of auth-service and returns its output. The command uses the running service,
+    /// or else its state. Only the settings for the place of the state are set, as an operator would have
+    /// them.
     #[track_caller]
     pub fn operator(&self, arguments: &[&str]) -> String {
         self.try_operator(arguments)
             .unwrap_or_else(|said| panic!("`auth-service {}` failed: {said}", arguments.join(" ")))
     }
 
-    /// As [`Stack::operator`]; a command that fails gives what it said.
+    /// Like [`Stack::operator`]. The error is the output of a command that fails.
     pub fn try_operator(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = process::clean_command(binary("auth-service"));
         let output = command
@@ -176,38 +177,38 @@ impl Stack {
         if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
     }
 
-    /// Sends a signal to auth-service.
+    /// Sends a signal to the process group of auth-service.
     #[track_caller]
     pub fn signal_auth_service(&self, signal: rustix::process::Signal) {
         self.auth_service.as_ref().expect("auth-service runs").signal(signal);
     }
 
-    /// How auth-service ends by itself; nothing when it does not within half a minute.
+    /// Waits at most 30 seconds for auth-service to end by itself. Returns its exit status.
     pub async fn auth_service_ends(&mut self) -> Option<std::process::ExitStatus> {
         let mut process = self.auth_service.take().expect("auth-service runs");
         let waited = tokio::task::spawn_blocking(move || process.wait_for(Duration::from_secs(30)));
         waited.await.expect("waiting does not fail")
     }
 
-    /// Where auth-service answers checks, and the secret of the edge.
+    /// The port of auth-service for checks over HTTP, and the secret of the edge.
     pub fn check_at(&self) -> (u16, String) {
         (self.auth_edge_port, self.edge_secret.clone())
     }
 
-    /// What `/ready` of auth-service says.
+    /// The response of auth-service at `/ready`.
     pub async fn ready(&self) -> Answer {
         self.get(&format!("http://127.0.0.1:{}/ready", self.ops_port))
             .await
             .expect("the ops listener answers")
     }
 
-    /// What `/metrics` of auth-service says.
+    /// The metrics of auth-service.
     pub async fn metrics(&self) -> String {
         let url = format!("http://127.0.0.1:{}/metrics", self.ops_port);
         self.get(&url).await.expect("the ops listener answers").body
     }
 
-    /// What auth-service says when it does not start.
+    /// The output of auth-service when it refuses to start.
     #[track_caller]
     pub fn refusal_to_start(&self) -> String {
         assert!(self.auth_service.is_none(), "auth-service runs already");
@@ -216,24 +217,24 @@ impl Stack {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// The MCP endpoint behind the edge, as nobody outside reaches it.
+    /// The URL of the MCP endpoint behind the edge, which clients cannot reach.
     pub fn upstream_url(&self) -> String {
         format!("http://127.0.0.1:{}/mcp", self.upstream_port)
     }
 
-    /// The process id of auth-service.
+    /// The process ID of auth-service.
     #[track_caller]
     pub fn auth_service_pid(&self) -> u32 {
         self.auth_service.as_ref().expect("auth-service runs").id()
     }
 
-    /// SIGKILL to auth-service, and waits until it is gone.
+    /// Kills auth-service with SIGKILL, and waits until it has ended.
     #[track_caller]
     pub fn kill_auth_service(&mut self) {
         self.auth_service.take().expect("auth-service runs").kill();
     }
 
-    /// Starts auth-service again over the same state.
+    /// Starts auth-service again with the same state.
     pub async fn start_auth_service(&mut self) {
         assert!(self.auth_service.is_none(), "auth-service runs already");
         let mut command = self.auth_command();
@@ -245,7 +246,8 @@ impl Stack {
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
     }
 
-    /// Another replica of auth-service, which answers checks on that port. The edge has to be told of it.
+    /// Starts another replica of auth-service, with this port for checks. The edge does not know it by
+    /// itself.
     pub async fn start_replica(&mut self, auth_edge_port: u16) -> Process {
         let ops_port = free_port();
         let mut command = self.auth_command();
@@ -327,20 +329,20 @@ impl Stack {
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
     }
 
-    /// The command in the control group of its tier, if the setup has bounds for it.
+    /// Puts the command into the control group of its program, if the setup has bounds for it.
     fn bounded(&mut self, tier: Tier, command: Command) -> Command {
         let Some(bounds) = self.setup.bounds.get(&tier) else { return command };
         let make = || ControlGroup::make(*bounds).expect("a control group can be made");
         self.groups.entry(tier).or_insert_with(make).enter(&command)
     }
 
-    /// The control group that one of the programs is in.
+    /// The control group of one of the programs.
     #[track_caller]
     pub fn group(&self, tier: Tier) -> &ControlGroup {
         self.groups.get(&tier).expect("it is within bounds")
     }
 
-    /// Whether the process of one of the programs has not ended.
+    /// Whether the process of one of the programs is still running.
     pub fn runs(&mut self, tier: Tier) -> bool {
         let process = match tier {
             Tier::Edge => &mut self.edge,
@@ -350,20 +352,20 @@ impl Stack {
         process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
-    /// SIGTERM to the edge; whether it ended by itself and well.
+    /// Sends SIGTERM to the edge. Returns whether it ended by itself and successfully.
     #[track_caller]
     pub fn stop_edge(&mut self) -> bool {
         let status = self.edge.take().expect("the edge runs").stop();
         status.is_some_and(|status| status.success())
     }
 
-    /// Starts the edge again.
+    /// Starts the edge again, and waits until it is ready.
     pub async fn start_edge_again(&mut self) {
         self.start_edge();
         self.wait_until_ready().await;
     }
 
-    /// Ready is what a client sees: a request through the edge is told where to log in.
+    /// Waits until a request through the edge gets a challenge.
     async fn wait_until_ready(&mut self) {
         let url = self.mcp_url.clone();
         let any = self.setup.any_answer;

@@ -1,7 +1,9 @@
-//! A conformance and attack suite for any OAuth authorization server that serves MCP clients, seen from outside only.
+//! Conformance and attack checks for any OAuth authorization server that serves MCP clients. It uses only
+//! what is visible from outside.
 //!
-//! Each check names the section of the specification that asks for it, or the number of the attack in
-//! `docs/threat-model.md`. A check that cannot be made (no login, endpoint not announced) is skipped and says why.
+//! Each check names the section of the specification that requires it, or the number of the attack in
+//! `docs/threat-model.md`. A check that cannot be done, because of a missing login or endpoint for example,
+//! is skipped with a reason.
 
 mod authorization;
 mod client;
@@ -21,39 +23,39 @@ use crate::browser::Person;
 
 pub use target::Target;
 
-/// What cannot be known from outside.
+/// Information that cannot be found out from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Who logs in; without anybody, checks that need a code are skipped.
+    /// The user to log in. Without one, checks that need a code are skipped.
     pub person: Option<Person>,
     /// The URL of an MCP server behind this issuer, for `resource` and for checks of the resource itself.
     pub resource: Option<String>,
-    /// A public client, where none may register.
+    /// A public client, for issuers without dynamic registration.
     pub client_id: Option<String>,
-    /// That client's redirect URI.
+    /// The redirect URI of that client.
     pub redirect_uri: Option<String>,
 }
 
-/// What became of a check.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it should be.
+    /// The issuer follows the rule.
     Pass,
-    /// Not as it should be.
+    /// The issuer breaks the rule, for this reason.
     Fail(String),
-    /// It could not be made.
+    /// The check could not be done, for this reason.
     Skip(String),
 }
 
-/// A check that was made, or skipped.
+/// A check, and its outcome.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// Who asks for it: `RFC 8414 §3.3`, `attack 26`.
+    /// What the rule comes from, such as `RFC 8414 §3.3` or `attack 26`.
     pub source: &'static str,
-    /// What has to hold.
+    /// The rule that must hold.
     pub rule: &'static str,
-    /// Whether it does.
+    /// The outcome of the check.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -61,11 +63,11 @@ pub struct Check {
 /// All checks of a run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// In the order in which they were made.
+    /// The checks in the order in which they were done.
     pub checks: Vec<Check>,
 }
 
-/// Why a check is skipped.
+/// The error of a check that is skipped, with the reason.
 #[derive(Debug)]
 struct Skipped(String);
 
@@ -98,7 +100,7 @@ impl Report {
         self.checks.push(Check { source, rule, outcome });
     }
 
-    /// How many passed, failed and were skipped.
+    /// The numbers of checks that passed, failed and were skipped.
     pub fn counts(&self) -> [usize; 3] {
         let count = |wanted: fn(&Outcome) -> bool| self.checks.iter().filter(|c| wanted(&c.outcome)).count();
         [
@@ -108,7 +110,7 @@ impl Report {
         ]
     }
 
-    /// The rules that do not hold.
+    /// The rules of the checks that failed.
     pub fn failed(&self) -> Vec<&'static str> {
         let failed = self.checks.iter().filter(|check| matches!(check.outcome, Outcome::Fail(_)));
         failed.map(|check| check.rule).collect()
@@ -136,10 +138,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Makes all checks.
+/// Runs all checks.
 ///
 /// # Errors
-/// When there is nothing to check: the issuer cannot be reached, or shows no metadata.
+/// Returns an error if there is nothing to check, because the issuer cannot be reached or has no metadata.
 pub async fn run(issuer: &str, options: Options) -> Result<Report> {
     let mut report = Report::default();
     let target = Target::find(issuer, options).await?;

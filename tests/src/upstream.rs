@@ -1,7 +1,7 @@
-//! An HTTP server in the wrapper's place that answers every request with what it received.
+//! An HTTP server in the place of the wrapper. Its response describes the request that it received.
 //!
-//! A request may ask for another answer in `X-Please`: `events` for five events, a third of a second apart;
-//! `download` for [`DOWNLOAD`] bytes.
+//! A request can ask for another response with the header `X-Please`: `events` for five events, a third of a
+//! second apart, or `download` for [`DOWNLOAD`] bytes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,23 +11,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// Length of a download.
+/// The length of a download, in bytes.
 pub const DOWNLOAD: usize = 8 * 1024 * 1024;
 
-/// The heads of the requests that arrived, oldest first.
+/// The heads of the received requests, oldest first.
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Runs until it is dropped.
+/// A running server, which is stopped when it is dropped.
 #[derive(Debug)]
 pub struct Upstream {
-    /// Its loopback port.
+    /// The loopback port of the server.
     pub port: u16,
     heads: Heads,
     task: JoinHandle<()>,
 }
 
 impl Upstream {
-    /// Starts it on a free port.
+    /// Starts the server on a free port.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let port = listener.local_addr().expect("a bound address").port();
@@ -41,7 +41,7 @@ impl Upstream {
         Self { port, heads, task }
     }
 
-    /// The heads of the requests that have arrived since the last call.
+    /// The heads of the requests that were received since the last call.
     pub fn take_heads(&self) -> Vec<String> {
         std::mem::take(&mut *self.heads.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -66,7 +66,7 @@ impl Connection {
         Some(())
     }
 
-    /// Up to and with a delimiter.
+    /// Reads up to and including a delimiter.
     async fn until(&mut self, delimiter: &[u8]) -> Option<Vec<u8>> {
         loop {
             let window = self.received.windows(delimiter.len()).position(|bytes| bytes == delimiter);
@@ -89,7 +89,7 @@ impl Connection {
         }
     }
 
-    /// Reads a body to its end; answers its length.
+    /// Reads a body to its end. Returns its length.
     async fn body(&mut self, length: usize, chunked: bool) -> Option<usize> {
         if !chunked {
             self.exactly(length).await?;
@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// Requests of one connection. Nothing is merged or renamed on the way.
+/// Handles the requests of one connection. Headers are recorded as they arrive, and not merged or renamed.
 async fn serve(mut connection: Connection, heads: Heads) -> Option<()> {
     loop {
         let head = connection.until(b"\r\n\r\n").await?;

@@ -1,4 +1,4 @@
-//! A web page in a real browser: headless Chromium, and the server that the page comes from.
+//! Shows a web page in headless Chromium, and serves the page.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use url::Url;
 use crate::browser::{Person, authorize};
 use crate::process::{Process, clean_command};
 
-/// How long a page may take. Chromium starts slowly where many tests start one.
+/// Time limit for a page. Chromium starts slowly when many tests start it at the same time.
 const MOST: Duration = Duration::from_secs(90);
 
-/// Where Chromium is.
+/// The path of Chromium.
 pub fn chromium() -> Result<PathBuf> {
     on_path(&["chromium", "chromium-browser", "google-chrome"])
 }
 
-/// Where Firefox is.
+/// The path of Firefox.
 pub fn firefox() -> Result<PathBuf> {
     on_path(&["firefox", "firefox-esr"])
 }
 
-/// The first of the directories of `PATH` that holds one of these decides. The first name is what `scripts/tools` calls it.
+/// Finds a program in `PATH` under one of these names. The first name is the one that `scripts/tools` uses.
 fn on_path(names: &[&str]) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("there is no PATH")?;
     let mut found = std::env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name)));
@@ -36,10 +36,11 @@ fn on_path(names: &[&str]) -> Result<PathBuf> {
     found.find(|program| program.is_file()).with_context(missing)
 }
 
-/// Shows `html` with `?mcp=` and the URL of a server, from an origin of its own, and gives what the page posts to `/seen`.
+/// Shows `html` with the server's URL in `?mcp=`, from its own origin. Returns the JSON that the page posts
+/// to `/seen`.
 ///
-/// The page may post an authorization URL to `/person`, and is told the URL at its own `/callback` to which `person` was
-/// sent after login and consent.
+/// The page can post an authorization URL to `/person`. The response is the URL at its own `/callback` to
+/// which `person` was redirected after login and consent.
 pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
@@ -61,7 +62,7 @@ pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
     seen.with_context(|| format!("the page said nothing in {MOST:?}\n{}", chromium.log_tail()))?
 }
 
-/// One request a connection, until the page says what it saw.
+/// Handles one request per connection, until the page posts what it saw.
 async fn serve(listener: &TcpListener, html: &str, callback: &str, person: &Person) -> Result<Value> {
     loop {
         let (mut stream, _) = listener.accept().await?;

@@ -1,4 +1,5 @@
-//! The MCP server that `scripts/up` wraps on a machine with neither Node nor Python: two tools over stdio.
+//! The MCP server that `scripts/up` wraps on a machine with neither Node nor Python. It has two tools and
+//! speaks stdio.
 
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::schemars::{self, JsonSchema};
@@ -7,19 +8,19 @@ use serde::Deserialize;
 
 struct Example;
 
-/// Arguments of `echo`.
+/// Arguments of the tool `echo`.
 #[derive(Deserialize, JsonSchema)]
 struct Echo {
-    /// What to send back.
+    /// The message to send back.
     message: String,
 }
 
-/// Arguments of `add`.
+/// Arguments of the tool `add`.
 #[derive(Deserialize, JsonSchema)]
 struct Add {
-    /// First summand.
+    /// The first summand.
     a: f64,
-    /// Second summand.
+    /// The second summand.
     b: f64,
 }
 

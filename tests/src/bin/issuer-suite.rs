@@ -1,4 +1,5 @@
-//! `issuer-suite ISSUER`: checks an OAuth authorization server for MCP from outside, and prints what does not hold.
+//! `issuer-suite ISSUER` checks an OAuth authorization server for MCP from outside, and prints the result of
+//! each check.
 
 use std::process::ExitCode;
 
@@ -9,23 +10,23 @@ use tests::suite::{Options, run};
 
 /// Checks an OAuth authorization server that serves MCP clients, from outside.
 ///
-/// Every check names the section of the specification, or the number of the attack in docs/threat-model.md. It registers
-/// clients and logs in many times: point it at a server that may be tested. The exit code is 0 when no check fails, 1
-/// when one does, and 2 when there was nothing to check.
+/// Every check names the section of the specification, or the number of the attack in docs/threat-model.md.
+/// The suite registers clients and logs in many times, so run it only against a server that you are allowed
+/// to test. The exit code is 0 if no check fails, 1 if one fails, and 2 if there was nothing to check.
 #[derive(Parser)]
 struct Arguments {
-    /// The issuer identifier, as its metadata says it.
+    /// The issuer identifier, exactly as in its metadata.
     issuer: String,
-    /// Who logs in. Without, checks that need an authorization code are skipped.
+    /// The user name to log in with. Without it, checks that need an authorization code are skipped.
     #[arg(long, requires = "password")]
     user: Option<String>,
-    /// That account's password. It is seen by other users of this machine: use an account for tests.
+    /// The password of that account. Other users of this machine can see it, so use a test account.
     #[arg(long, env = "ISSUER_SUITE_PASSWORD", hide_env_values = true)]
     password: Option<String>,
-    /// The URL of an MCP server behind the issuer. Without, no `resource` is sent, and no token is tried out.
+    /// The URL of an MCP server behind the issuer. Without it, no `resource` is sent, and no token is tried.
     #[arg(long)]
     resource: Option<String>,
-    /// A public client, for issuers where none may register.
+    /// A public client, for issuers without dynamic registration.
     #[arg(long)]
     client_id: Option<String>,
     /// The redirect URI of that client.
@@ -37,7 +38,7 @@ struct Arguments {
     /// Name of the field for the password in the login form.
     #[arg(long, default_value = "password")]
     password_field: String,
-    /// What the consent form has to say, as NAME=VALUE.
+    /// The field of the consent form that allows the request, as NAME=VALUE.
     #[arg(long, default_value = "decision=allow")]
     consent: String,
     /// Print JSON.

@@ -1,4 +1,4 @@
-//! The authorization endpoint, as far as it shows itself before anybody logs in.
+//! Checks of the authorization endpoint that need no login.
 
 use anyhow::{Context as _, Result, ensure};
 use url::Url;
@@ -89,15 +89,15 @@ async fn loopback(target: &Target, clients: &Clients) -> Result<()> {
     Ok(())
 }
 
-/// Why a good request cannot be made.
+/// The reason to skip checks that need a valid request.
 const NO_RESOURCE: &str = "the request is refused on a page, and --resource is not given";
 
-/// Whether the answer may be a page about the resource that the request lacks.
+/// Whether the response can be an error page about the missing resource.
 fn refused_without_resource(target: &Target, answer: &Answer) -> bool {
     target.options.resource.is_none() && (400..500).contains(&answer.status)
 }
 
-/// The error that the browser is sent back with, or `page` for an error page.
+/// The error code in the redirect to the client, or `page` for an error page.
 async fn error(target: &Target, clients: &Clients, replaced: &[(&str, &str)]) -> Result<String> {
     let client = clients.first()?;
     let answer = client.ask(target, replaced).await?;
@@ -161,7 +161,7 @@ async fn pkce(target: &Target, clients: &Clients) -> Result<()> {
     let cases: [&[(&str, &str)]; 5] = [
         &[("code_challenge", ""), ("code_challenge_method", "")],
         &[("code_challenge_method", "plain")],
-        // RFC 7636 §4.3: silence means plain.
+        // Without a method, the default is plain (RFC 7636 §4.3).
         &[("code_challenge_method", "")],
         &[("code_challenge_method", "S512")],
         &[("code_challenge", "")],
@@ -179,7 +179,8 @@ async fn errors(target: &Target, clients: &Clients) -> Result<()> {
     let wrong = [("response_type", "token")];
     let mut answer = client.ask(target, &wrong).await?;
     if callback(&answer, &client.redirect_uri).is_none() && (400..500).contains(&answer.status) {
-        // A page first: nobody is redirected to a place where they have let no answer go (OAuth 2.1 §7.12.2).
+        // The error is on a page first. An issuer must not redirect to a client that the user has not allowed
+        // (OAuth 2.1 §7.12.2).
         client.allowed(target).await?;
         answer = client.ask_in_browser(target, &wrong).await?;
     }
@@ -202,7 +203,7 @@ async fn resource(target: &Target, clients: &Clients) -> Result<()> {
     Ok(())
 }
 
-/// The page that a person sees first: usually the login.
+/// The page that a user sees first, which is usually the login.
 async fn first_page(target: &Target, clients: &Clients) -> Result<Answer> {
     let client = clients.first()?;
     let mut answer = client.ask(target, &[]).await?;

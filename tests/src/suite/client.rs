@@ -1,4 +1,4 @@
-//! The clients with which the suite asks, and the codes and tokens that they get.
+//! The clients of the suite, and the codes and tokens that they get.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -13,12 +13,12 @@ use crate::gate::Answer;
 use super::skip;
 use super::target::{Target, parameter};
 
-/// Nobody listens there: the suite's browser stops at the redirect.
+/// The redirect URI. No program listens there, because the suite's browser stops at the redirect.
 pub(super) const REDIRECT_URI: &str = "http://127.0.0.1:9/issuer-suite";
 pub(super) const VERIFIER: &str = "issuer-suite-code-verifier-0123456789-abcdefghijk";
 pub(super) const STATE: &str = "a state/with = odd & characters % ü";
 
-/// Two public clients; the second is anybody else.
+/// Two public clients. The second one stands for any other client.
 #[derive(Debug)]
 pub(super) struct Clients {
     pub(super) first: Option<PublicClient>,
@@ -31,7 +31,7 @@ pub(super) struct PublicClient {
     pub(super) redirect_uri: String,
 }
 
-/// What the token endpoint gave.
+/// A successful response of the token endpoint, and its tokens.
 #[derive(Debug, Clone)]
 pub(super) struct Issued {
     pub(super) answer: Answer,
@@ -90,7 +90,8 @@ async fn register(target: &Target, name: &str) -> Result<PublicClient> {
 }
 
 impl PublicClient {
-    /// The parameters of a good authorization request, with some replaced (empty: left out).
+    /// The parameters of a valid authorization request. `replaced` holds parameters to replace, or to leave
+    /// out if the value is empty.
     pub(super) fn request(&self, target: &Target, replaced: &[(&str, &str)]) -> Vec<(String, String)> {
         let challenge = challenge();
         let resource = target.options.resource.clone().unwrap_or_default();
@@ -110,21 +111,21 @@ impl PublicClient {
             .collect()
     }
 
-    /// What a browser gets for that request.
+    /// The response to that request in a browser without cookies.
     pub(super) async fn ask(&self, target: &Target, replaced: &[(&str, &str)]) -> Result<Answer> {
         let owned = self.request(target, replaced);
         let pairs: Vec<_> = owned.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         target.authorize(&pairs).await
     }
 
-    /// The same in the browser in which the person may be logged in.
+    /// The response to that request in the browser in which the user may be logged in.
     pub(super) async fn ask_in_browser(&self, target: &Target, replaced: &[(&str, &str)]) -> Result<Answer> {
         let endpoint = target.endpoint("authorization_endpoint")?;
         let url = Url::parse_with_params(endpoint, self.request(target, replaced))?;
         Answer::read(target.browser.get(url).header("accept", "text/html").send().await?).await
     }
 
-    /// Where the browser ends up after login and consent.
+    /// The parameters of the redirect to the client, after login and consent.
     pub(super) async fn allowed(&self, target: &Target) -> Result<Vec<(String, String)>> {
         let Some(person) = &target.options.person else {
             return skip("nobody logs in: --user and --password are not given");
@@ -140,7 +141,7 @@ impl PublicClient {
         Ok(parameter(&pairs, "code").with_context(|| format!("no code: {pairs:?}"))?.to_owned())
     }
 
-    /// The form that redeems `code`, with some parameters replaced (empty: left out).
+    /// Redeems `code`. `replaced` holds parameters to replace, or to leave out if the value is empty.
     pub(super) async fn redeem(
         &self,
         target: &Target,
@@ -166,7 +167,7 @@ impl PublicClient {
         Issued::of(self.redeem(target, &code, &[]).await?)
     }
 
-    /// Asks with a refresh token, and with more parameters.
+    /// Sends a refresh request with these additional parameters.
     pub(super) async fn refresh(
         &self,
         target: &Target,

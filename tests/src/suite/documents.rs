@@ -1,4 +1,4 @@
-//! Metadata (RFC 8414, `OpenID` Connect Discovery, RFC 9728), the key set, and how browsers may read them.
+//! Checks of the metadata (RFC 8414, `OpenID` Connect Discovery, RFC 9728), the key set, and CORS.
 
 use std::future::ready;
 

@@ -1,4 +1,4 @@
-//! Codes, tokens and refresh tokens of a person who logs in.
+//! Checks of the codes, tokens and refresh tokens of a user who logs in.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -77,7 +77,7 @@ async fn answer(target: &Target, clients: &Clients) -> Result<()> {
     Ok(())
 }
 
-/// Header and claims of a JWT.
+/// The header and the claims of a JWT.
 fn read(token: &str) -> Result<[Value; 2]> {
     let parts: Vec<&str> = token.split('.').collect();
     let &[header, claims, _] = parts.as_slice() else { return skip("access tokens are no JWTs") };
@@ -160,12 +160,13 @@ async fn other_client(target: &Target, clients: &Clients) -> Result<()> {
     still_good(target, client, &code).await
 }
 
-/// Whoever cannot redeem a code must not be able to burn it either (attack 33).
+/// Checks that a code is still valid. Somebody who cannot redeem a code must not be able to use it up (attack
+/// 33).
 async fn still_good(target: &Target, client: &PublicClient, code: &str) -> Result<()> {
     Issued::of(client.redeem(target, code, &[]).await?).context("the refusal used the code up").map(|_| ())
 }
 
-/// Parameters in place of good ones.
+/// Parameters that replace valid ones.
 type Replaced = &'static [(&'static str, &'static str)];
 
 async fn binding(target: &Target, clients: &Clients) -> Result<()> {
@@ -190,7 +191,7 @@ async fn widening(target: &Target, clients: &Clients) -> Result<()> {
     let mut issued = client.tokens(target).await?;
     let wider = client.refresh(target, issued.refresh()?, &[("scope", "admin superuser")]).await?;
     if wider.status == 200 {
-        // An issuer may ignore names that it does not know, if it says so (RFC 6749 §3.3).
+        // An issuer can ignore unknown scope names if its response contains the scope (RFC 6749 §3.3).
         let renewed = Issued::of(wider)?;
         let body = renewed.answer.json()?;
         let granted =

@@ -1,4 +1,4 @@
-//! Dynamic client registration (RFC 7591, RFC 7592).
+//! Checks of dynamic client registration (RFC 7591, RFC 7592).
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -116,11 +116,11 @@ async fn unknown(target: &Target) -> Result<()> {
 }
 
 async fn statement(target: &Target) -> Result<()> {
-    // {"alg":"none"}.{"client_name":"Trusted"}.
+    // The statement is {"alg":"none"}.{"client_name":"Trusted"}.
     let statement = "eyJhbGciOiJub25lIn0.eyJjbGllbnRfbmFtZSI6IlRydXN0ZWQifQ.";
     let answer = register(target, &with("software_statement", json!(statement))).await?;
     if answer.status == 201 {
-        // RFC 7591 §3.1.1: a server without trust in it may ignore it.
+        // A server that does not trust the statement can ignore it (RFC 7591 §3.1.1).
         ensure!(answer.json()?["client_name"] != "Trusted", "its claims were taken over");
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The MCP server behind the issuer: what it does with tokens.
+//! Checks of the MCP server behind the issuer, and how it treats tokens.
 
 use anyhow::{Result, ensure};
 use base64::Engine as _;
@@ -26,7 +26,7 @@ pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Repor
     report.check("RFC 6750 §3.1", "two Authorization headers open nothing", doubled(target, clients)).await;
 }
 
-/// What the MCP server says to a call with these `Authorization` headers.
+/// The response of the MCP server to a call with these `Authorization` headers.
 async fn call(target: &Target, authorizations: &[&str], query: &str) -> Result<Answer> {
     let Some(resource) = &target.options.resource else { return skip("--resource is not given") };
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -110,7 +110,7 @@ async fn replayed(target: &Target, clients: &Clients) -> Result<()> {
     refused_soon(target, &format!("Bearer {}", issued.access)).await
 }
 
-/// A second is more than any cache may take.
+/// Checks that the token is refused after a second. No cache is expected to hold it for longer.
 async fn refused_soon(target: &Target, bearer: &str) -> Result<()> {
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     refused(&call(target, &[bearer], "").await?)

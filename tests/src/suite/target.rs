@@ -1,4 +1,4 @@
-//! The issuer under test: its metadata, and requests to it.
+//! The issuer under test, with its metadata and requests to it.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::gate::Answer;
 
 use super::{Options, skip};
 
-/// An issuer, found by its metadata.
+/// An issuer whose metadata was found.
 #[derive(Debug)]
 pub struct Target {
-    /// Its identifier, as it was given.
+    /// The issuer identifier, as it was given.
     pub issuer: String,
     pub(super) metadata: Value,
     pub(super) options: Options,
     pub(super) http: reqwest::Client,
-    /// The person's: one login for all checks, as servers slow down who logs in again and again.
+    /// The browser of the user. All checks share one login, because servers slow down repeated logins.
     pub(super) browser: reqwest::Client,
 }
 
-/// The well-known URL with `name` between host and path of `url` (RFC 8414 §3.1, RFC 9728 §3.1).
+/// The well-known URL with `name` between the host and the path of `url` (RFC 8414 §3.1, RFC 9728 §3.1).
 pub(super) fn well_known(url: &str, name: &str) -> Result<String> {
     let url = Url::parse(url).with_context(|| format!("{url} is no URL"))?;
     let path = url.path().trim_end_matches('/');
@@ -47,17 +47,17 @@ impl Target {
         bail!("{issuer} shows no authorization server metadata (RFC 8414)")
     }
 
-    /// A member of the metadata that is a text.
+    /// A member of the metadata, if it is a string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.metadata[name].as_str()
     }
 
-    /// The texts in a member of the metadata.
+    /// The strings in a member of the metadata that is a list.
     pub(super) fn list(&self, name: &str) -> Vec<&str> {
         self.metadata[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    /// An endpoint; the check is skipped when it is not announced.
+    /// The URL of an endpoint. If the metadata does not name it, the check is skipped.
     pub(super) fn endpoint(&self, name: &str) -> Result<&str> {
         match self.text(name) {
             Some(url) => Ok(url),
@@ -77,21 +77,21 @@ impl Target {
         self.post(self.endpoint("token_endpoint")?, form).await
     }
 
-    /// What a browser gets that opens the authorization endpoint with these parameters.
+    /// The response of the authorization endpoint to a browser that opens it with these parameters.
     pub(super) async fn authorize(&self, parameters: &[(&str, &str)]) -> Result<Answer> {
         let url = Url::parse_with_params(self.endpoint("authorization_endpoint")?, parameters)?;
         Answer::read(self.http.get(url).header("accept", "text/html").send().await?).await
     }
 }
 
-/// Whether the answer sends the browser to `redirect_uri`, and with what parameters.
+/// The parameters of the redirect, if the response redirects to `redirect_uri`.
 pub(super) fn callback(answer: &Answer, redirect_uri: &str) -> Option<Vec<(String, String)>> {
     let location = answer.headers.get(LOCATION)?.to_str().ok()?;
     let url = location.starts_with(redirect_uri).then(|| Url::parse(location).ok())??;
     Some(url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
 }
 
-/// An OAuth error answer (RFC 6749 §5.2) with one of these codes and statuses.
+/// Checks that the response is an OAuth error (RFC 6749 §5.2) with one of these codes and statuses.
 pub(super) fn expect_error(answer: &Answer, statuses: &[u16], codes: &[&str]) -> Result<()> {
     ensure!(statuses.contains(&answer.status), "status {}, not {statuses:?}: {}", answer.status, answer.body);
     let code = answer.json()?["error"].as_str().map(str::to_owned).unwrap_or_default();

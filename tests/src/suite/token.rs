@@ -1,4 +1,4 @@
-//! The token endpoint and its neighbours, as far as they show themselves without a code.
+//! Checks of the token endpoint and related endpoints that need no code.
 
 use anyhow::{Context as _, Result, ensure};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -143,7 +143,7 @@ async fn unknown_code(target: &Target, clients: &Clients) -> Result<()> {
 
 async fn assertion(target: &Target, clients: &Clients) -> Result<()> {
     let id = clients.first()?.id.as_str();
-    // {"alg":"none"}.{"iss":"x","sub":"x"}.
+    // The assertion is {"alg":"none"}.{"iss":"x","sub":"x"}.
     let form = [
         ("grant_type", "authorization_code"),
         ("code", "x"),
@@ -160,7 +160,7 @@ async fn huge(target: &Target) -> Result<()> {
     for body in ["x".repeat(4 << 20), many] {
         let request =
             target.http.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
-        // A server may also close the connection on somebody who goes on talking.
+        // A server can also close the connection while the body is sent.
         if let Ok(response) = request.send().await {
             let status = response.status().as_u16();
             ensure!((400..500).contains(&status), "status {status}");
@@ -182,7 +182,7 @@ async fn plain_errors(target: &Target, clients: &Clients) -> Result<()> {
     let body = answer.json()?;
     for name in ["error", "error_description"] {
         let text = body[name].as_str().unwrap_or_default();
-        // RFC 6749 §5.2: %x20-21 / %x23-5B / %x5D-7E
+        // RFC 6749 §5.2 allows %x20-21 / %x23-5B / %x5D-7E.
         let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\');
         ensure!(plain, "{name} has characters that it must not have: {text:?}");
     }
