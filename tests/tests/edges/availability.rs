@@ -1,4 +1,5 @@
-//! When a part is down, nothing opens; when it is back, everything works again by itself.
+//! Tests that nothing passes while a program is down, and that everything works again by itself when it is
+//! back.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use tests::{Answer, Edge, Setup, places};
 
 use crate::world::World;
 
-/// The longest that facts count without a word from the store (docs/adr/0009).
+/// How long cached facts are used without news from the store (docs/adr/0009).
 const LEASE: Duration = Duration::from_secs(1);
 
 each_edge!(
@@ -61,8 +62,7 @@ pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
 
     redis.kill();
     let killed = Instant::now();
-    // What was known of a token counts for as long as the lease: until then either answer is right, but a refusal is
-    // the last word.
+    // A cached token may pass until the lease ends. Once it was refused, it must not pass again.
     let mut refused = false;
     loop {
         let leased = killed.elapsed() < LEASE;
@@ -79,7 +79,7 @@ pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.upstream.take_heads();
-    // As little passes for a token that nobody had seen before.
+    // The second token was never checked before, so nothing about it is cached.
     let unseen = format!("Bearer {}", fresh.access_token);
     for bearer in [&bearer, &unseen] {
         for method in [Method::POST, Method::GET] {
@@ -91,7 +91,7 @@ pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
 
 #[track_caller]
 fn assert_unavailable(answer: &Answer) {
-    // nginx knows no denial but 401 and 403.
+    // nginx supports only 401 and 403 as denials of a check.
     assert!([403, 500, 503].contains(&answer.status), "{answer:?}");
     assert_eq!(answer.challenge(), "", "a client would log in again: {answer:?}");
 }
@@ -107,7 +107,7 @@ pub(crate) async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) 
 }
 
 pub(crate) async fn with_the_wrapper_down_the_client_is_told_so(edge: Edge) {
-    // A port that nobody listens on stands for the wrapper.
+    // Nothing listens on this port, as if the wrapper were down.
     let stack = Setup::as_shipped().through(edge).in_front_of(places::free_port()).start().await;
     let token = stack.log_in().await.access_token;
     let answer = stack.http.post(&stack.mcp_url).bearer_auth(&token).send().await.unwrap();

@@ -1,6 +1,7 @@
-//! The suite can fail: each of these breaks one guard of a shipped configuration, and names the test that notices.
+//! Shows that the tests of the edges can fail. Each case here breaks a guard in a shipped configuration, and
+//! names the test that must notice it.
 //!
-//! Where two locks hold one door, both are broken.
+//! If two guards protect against the same attack, both are broken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use tests::Edge;
 use crate::world::{self, BROKEN, Broken};
 use crate::{availability, forged, paths, possession, suite, tools};
 
-/// Runs a test of the suite over a changed configuration: the stack must start, and the test must fail.
+/// Runs a test with a changed configuration. The stack must start, and the test must fail.
 async fn notices<F: Future<Output = ()> + Send + 'static>(
     edge: Edge,
     changes: &[(&str, &str)],

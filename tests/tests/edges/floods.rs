@@ -1,4 +1,5 @@
-//! Floods by strangers, on each proxy within the memory, the processes and the open files that its compose file gives it.
+//! Floods by strangers, against each proxy within the memory, processes and open files that its compose file
+//! allows.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -13,20 +14,22 @@ use crate::world::World;
 
 each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall_do_not_end_the_edge,);
 
-/// One flood at a time: two would be more than the machine of a test has, and measure each other.
+/// Runs one flood at a time. Two would be too much for a test machine, and slow each other down.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// Requests that have to be served in the middle of a flood.
+/// Number of requests that must be served during a flood.
 const HONEST: usize = 5;
 
-/// How long one of them may take. The machine has few processors, and the flood wants them, too.
+/// Time limit for one of them. The machine has few processors, which the flood uses too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// By when memory has to be back after a flood: within a minute, on a machine that has nothing else to do.
+/// Time limit for memory to be released after a flood. A machine with nothing else to do needs less than a
+/// minute.
 const BACK: Duration = Duration::from_secs(300);
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
-    // What killed every edge within seconds, and the most that a head may have now.
+    // The first flood once killed every edge within seconds. The heads of the second one have the maximum size
+    // that is allowed now.
     let kinds = [(Kind::Head(47_000), 4200), (Kind::Head(16_000), 700)];
     survives(edge, "a100_heads_that_never_end_do_not_end_the_edge", &kinds).await;
 }
@@ -47,7 +50,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut world = World::of(Setup::as_shipped().through(edge).within(Tier::Edge, bounds)).await;
-    // What it holds when it has done some work, which is more than after its start.
+    // The memory in use is measured after some work, because it is more than after the start.
     work(&world).await;
     let idle = world.stack.group(Tier::Edge).held().unwrap();
 
@@ -70,16 +73,18 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     let most = world.stack.group(Tier::Edge).held().unwrap();
     drop(floods);
 
-    // A collector stops where there is no need. Envoy's allocator keeps more than others, for the next time.
+    // A garbage collector stops when it has no need to go on. Envoy's allocator keeps more memory than others
+    // for later use.
     let kept = (2 * idle).max(bounds.memory / if edge.name() == "envoy" { 4 } else { 8 });
     let (end, mut held) = (Instant::now(), most);
     while held > kept && end.elapsed() < BACK {
-        // Collectors of garbage go by what is allocated: a proxy that nobody asks anything keeps it for longer.
+        // A garbage collector runs after a certain amount of allocation, so a proxy without requests keeps
+        // memory for longer.
         work(&world).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         held = world.stack.group(Tier::Edge).held().unwrap();
     }
-    // Kernels before 5.19 do not tell the most of a group of version 2.
+    // Kernels before 5.19 do not report the peak of a group of version 2.
     let (killed, peak) = (
         world.stack.group(Tier::Edge).killed().unwrap(),
         world.stack.group(Tier::Edge).peak().unwrap_or_default(),
@@ -100,8 +105,8 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     assert!(held <= kept, "memory does not come back: {figures}");
 }
 
-/// An honest request, again and again where it is told that there is no time for it now: a check may wait three seconds, and
-/// the machine of a test has auth-service and the strangers on it, too. Answers how often that was so.
+/// Repeats an honest request until it is served. A check may take three seconds, and the machine of the test
+/// also runs auth-service and the strangers. Returns how often the request was refused for lack of time.
 async fn until_served(world: &World) -> usize {
     let deadline = Instant::now() + PATIENCE;
     let mut refused = 0;
@@ -110,14 +115,14 @@ async fn until_served(world: &World) -> usize {
         let answer = request.timeout(PATIENCE).send().await;
         match answer.as_ref().map(|answer| answer.status().as_u16()) {
             Ok(200) => return refused,
-            // No time for the check, or for the service behind it.
+            // There was no time for the check, or for the service behind it.
             Ok(500 | 502..=504) if Instant::now() < deadline => refused += 1,
             _ => panic!("{answer:?}\n{}", world.stack.logs()),
         }
     }
 }
 
-/// Honest requests, many at a time.
+/// Sends many honest requests at the same time.
 async fn work(world: &World) {
     let mut requests = JoinSet::new();
     for _ in 0..200 {

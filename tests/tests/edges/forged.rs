@@ -1,4 +1,4 @@
-//! Headers by which a client would pass for the edge, for auth-service, or for somebody else.
+//! Tests of headers with which a client pretends to be the edge, auth-service or another user.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -46,13 +46,13 @@ pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: 
         [("X-Edge-Secret", &world.stack.edge_secret), ("X-Forwarded-For", "127.0.0.1")],
     ];
     for claim in claims {
-        // Without a token: the challenge is that of the request itself.
+        // Without a token, the challenge must be that of the real request.
         let answer = world.raw_without_token("POST", "/mcp", &claim).await.unwrap();
         assert_eq!(answer.status, 401, "{claim:?}: {answer:?}");
         assert_eq!(answer.values("www-authenticate"), [world.challenge()], "{claim:?}");
     }
     world.assert_nothing_passed("a request with forged forwarding headers");
-    // A token of the other host does not open this one, whatever the headers say.
+    // A token of another host is refused here, whatever the headers say.
     let foreign =
         format!("Bearer {}", world.stack.log_in_for(&format!("http://{other}/mcp")).await.access_token);
     for name in ["X-Forwarded-Host", "X-Original-URL", "X-Host", "X-Forwarded-Server", "Forwarded"] {
@@ -65,7 +65,7 @@ pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: 
         assert_eq!(answer.status, 401, "{name}: {answer:?}");
     }
     world.assert_nothing_passed("a token of another host");
-    // With the good token they change nothing, and the wrapper does not see them.
+    // With a valid token, the headers change nothing and do not reach the wrapper.
     for claim in claims {
         let answer = world.raw_with_token("POST", "/mcp", &claim).await.unwrap();
         assert_eq!(answer.status, 200, "{claim:?}: {answer:?}");
@@ -102,7 +102,7 @@ pub(crate) async fn a069_a_check_without_the_edge_secret_is_refused(edge: Edge) 
     }
 }
 
-/// Whether a name would read as `x-auth-…` to a server that takes any punctuation for a hyphen.
+/// Whether a server that treats all punctuation as hyphens would read this name as `x-auth-…`.
 fn reads_as_identity(name: &str) -> bool {
     let read: String = name
         .chars()
@@ -129,7 +129,7 @@ pub(crate) async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge
     ];
     for alias in aliases {
         let answer = world.raw_with_token("POST", "/mcp", &[(alias, "forged")]).await;
-        // Refused, or passed without it.
+        // The request is refused, or passes without this header.
         for head in world.upstream.take_heads() {
             let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
             for (name, value) in lines.filter(|(name, _)| reads_as_identity(name)) {
@@ -181,7 +181,8 @@ pub(crate) async fn a074_connection_does_not_drop_an_identity_header(edge: Edge)
             assert_eq!(answer.status, 400, "{value}: {answer:?}");
         }
     }
-    // Nor what the check needs: without these, somebody else's, or nobody's, request would be judged.
+    // `Connection` must not remove the headers that the check needs either. Otherwise the check would judge
+    // another request than this one.
     for value in ["X-Edge-Secret", "X-Forwarded-Uri, X-Forwarded-Host", "X-Original-URL", "Host"] {
         let headers = [("Host", world.host.as_str()), ("Connection", value)];
         let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();
@@ -223,7 +224,8 @@ pub(crate) async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Ed
 
 pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge) {
     let world = World::start(edge).await;
-    // The account has no email and no group: where auth-service has nothing to say, the client's word must go as well.
+    // The account has no email address and no groups. For values that auth-service does not set, the client's
+    // header must be removed too.
     for name in ["Subject", "Username", "Email", "Groups", "Client-Id", "Scope", "Assertion"] {
         let name = format!("X-Auth-{name}");
         for forged in
@@ -237,8 +239,9 @@ pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge
     }
 }
 
-/// Headers in which other proxies and access services tell a server who calls: oauth2-proxy, Authelia, authentik, Grafana's and
-/// CGI's, Google, Amazon, Microsoft, Cloudflare, Tailscale, Pomerium. The upstream is anybody's server, and may believe them.
+/// Headers in which other proxies and access services name the user: oauth2-proxy, Authelia, authentik,
+/// Grafana, CGI, Google, Amazon, Microsoft, Cloudflare, Tailscale and Pomerium. The service behind the edge
+/// could trust them.
 const IDENTITIES_ELSEWHERE: [&str; 38] = [
     "Remote-User",
     "Remote-Groups",

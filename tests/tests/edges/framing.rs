@@ -1,4 +1,4 @@
-//! Where a request ends: smuggling, kept-alive connections, upgrades.
+//! Tests of where a request ends: request smuggling, kept-alive connections and upgrades.
 
 use tests::Edge;
 use tests::raw;
@@ -36,14 +36,15 @@ pub(crate) async fn a086_a_websocket_upgrade_makes_no_tunnel(edge: Edge) {
     }
 }
 
-/// Two requests for one: whichever way the first is read, the second has no token and names `/smuggled`.
+/// Each trick hides a second request in a first one. The second one has no token, and its target is
+/// `/mcp?smuggled`.
 pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
     let world = World::start(edge).await;
     let (host, bearer) = (&world.host, world.bearer());
     let inner = format!("GET /mcp?smuggled HTTP/1.1\r\nHost: {host}\r\nX-Auth-Subject: forged\r\nX: ");
     let length = inner.len();
     let tricks = [
-        // Content-Length against Transfer-Encoding, both ways.
+        // Content-Length contradicts Transfer-Encoding, in both orders.
         (
             "CL.TE",
             format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}", length + 5),
@@ -54,7 +55,7 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
                 "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{inner}\r\n0\r\n\r\n"
             ),
         ),
-        // Transfer-Encoding that only one of two would understand.
+        // Two servers could disagree on whether they understand this Transfer-Encoding.
         (
             "TE.TE",
             format!(
@@ -78,13 +79,13 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
             "chunked, identity",
             format!("Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{inner}"),
         ),
-        // Lengths that read in two ways.
+        // Lengths that can be read in two ways.
         ("two lengths", format!("Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{inner}")),
         ("a list of lengths", format!("Content-Length: 0, {length}\r\n\r\n{inner}")),
         ("a sign", format!("Content-Length: +{length}\r\n\r\n{inner}")),
         ("a hexadecimal length", format!("Content-Length: 0x{length:x}\r\n\r\n{inner}")),
         ("a huge length", format!("Content-Length: 99999999999999999999999\r\n\r\n{inner}")),
-        // Chunks that read in two ways.
+        // Chunks that can be read in two ways.
         (
             "a chunk extension with a line feed",
             format!("Transfer-Encoding: chunked\r\n\r\n2;x\nxx\r\n{{}}\r\n0\r\n\r\n{inner}"),
@@ -105,16 +106,16 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
             assert!(!head.contains("smuggled"), "{trick}: a second request arrived: {head}\n{answers:?}");
             assert!(!head.contains("forged"), "{trick}: a header arrived: {head}");
         }
-        // The second one, if it is read as one at all, is a request like any other: without a token.
+        // If the second request is read at all, it is refused because it has no token.
         assert!(answers.iter().skip(1).all(|answer| answer.status >= 400), "{trick}: {answers:?}");
     }
-    // HTTP/1.0 knows no chunks.
+    // HTTP/1.0 does not support chunks.
     let bytes = format!(
         "POST /mcp HTTP/1.0\r\nHost: {host}\r\nAuthorization: {bearer}\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{inner}\r\n\r\n"
     );
     raw::talk(world.stack.port, bytes.as_bytes(), 2).await;
     assert!(world.upstream.take_heads().iter().all(|head| !head.contains("smuggled")));
-    // And the edge still works.
+    // The edge must still work.
     assert_eq!(world.raw_with_token("GET", "/mcp", &[]).await.unwrap().status, 200);
 }
 
@@ -124,7 +125,7 @@ pub(crate) async fn a091_a_kept_alive_connection_mixes_nobody_up(edge: Edge) {
     let (ana, bob) = (world.bearer(), format!("Bearer {bob}"));
     let host = world.host.as_str();
     let order = [Some(&ana), Some(&bob), None, Some(&bob), Some(&ana), None, None, Some(&ana)];
-    // Side by side with others that use the same proxy, whose connections to the services are shared.
+    // Several connections use the proxy at the same time, which shares its own connections to the services.
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (host, ana, bob, port) = (host.to_owned(), ana.clone(), bob.clone(), world.stack.port);

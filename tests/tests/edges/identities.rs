@@ -1,4 +1,4 @@
-//! One caller's verdict is nobody else's, nor is it any longer theirs once something has changed.
+//! Tests that a decision about one caller is not used for another one, or after a change.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ each_edge!(
 );
 
 impl World {
-    /// An access token of somebody else, `bob`.
+    /// Adds the account `bob`. Returns an access token of it.
     pub(crate) async fn second_person(&self) -> String {
         let once = self.stack.operator(&["user", "add", "bob"]);
         let once = once.lines().find_map(|line| line.strip_prefix("password:")).unwrap().trim().to_owned();
@@ -31,7 +31,7 @@ impl World {
 
 pub(crate) async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
     let world = World::start(edge).await;
-    // Typed otherwise at the login, the account is the same, and so is what the wrapper is told.
+    // A name in another case logs in to the same account, and the wrapper gets the same user name.
     let person = Person::new("ANA", ACCOUNT.1);
     let (_, tokens) = world.stack.log_in_as(&person, &world.stack.mcp_url).await.unwrap();
     let mut seen = Vec::new();
@@ -50,7 +50,7 @@ pub(crate) async fn a085_nobody_is_in_a_group_or_domain_by_having_none(edge: Edg
     std::fs::write(&file, "default_scope = \"mcp\"\n").unwrap();
     let setup = Setup::as_shipped().through(edge).auth_setting("POLICY_FILE", file.to_str().unwrap());
     let world = World::of(setup).await;
-    // Bob has neither address nor group.
+    // Bob has neither an email address nor groups.
     let bearer = format!("Bearer {}", world.second_person().await);
     let ask = async |more: &[(&str, &str)]| {
         let mut headers = vec![("authorization", bearer.as_str())];

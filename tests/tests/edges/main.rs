@@ -1,7 +1,7 @@
-//! One suite through every edge proxy, each with the configuration that is shipped for it: what it must let pass, what
-//! it must refuse, and what reaches the services behind it.
+//! Runs the same tests through every edge proxy, each with its shipped configuration. They check what must
+//! pass, what must be refused, and what reaches the services behind it.
 //!
-//! The name of a test ends with the proxy and what must hold: `paths::nginx::a072_…`.
+//! The name of a test contains the proxy: `paths::nginx::a072_…`.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,8 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
-/// Makes, of functions that take an [`Edge`](tests::Edge), a test for each proxy. A proxy that this machine does not have
-/// is skipped, and the test says so.
+/// Makes a test for each proxy from functions that take an [`Edge`](tests::Edge). If a proxy is not
+/// installed, its test is skipped with a message.
 macro_rules! each_edge {
     ($($test:ident),+ $(,)?) => {
         each_edge!(@through envoy_http EnvoyHttp $($test)+);

@@ -1,5 +1,5 @@
-//! Targets, hosts and methods that edge, auth-service and wrapper could read differently. What passes is `/mcp` on a
-//! protected host, under a method of MCP, and nothing else.
+//! Tests of targets, hosts and methods that the edge, auth-service and the wrapper could read in different
+//! ways. Only `/mcp` on a protected host with a method of MCP may pass.
 
 use tests::Edge;
 use tests::raw;
@@ -16,7 +16,8 @@ each_edge!(
     a089_well_known_paths_are_open_exactly,
 );
 
-/// Sends a target without and with a token. Without, nothing may pass; with it, only what reads `/mcp` to everybody.
+/// Sends a target without and with a token. Without a token, nothing may pass. With one, only a target may
+/// pass whose path is `/mcp` for every program.
 async fn probe(world: &World, target: &str) {
     if let Some(answer) = world.raw_without_token("GET", target, &[]).await {
         assert!(answer.status >= 400 || is_of_auth_service(&answer.body), "{target}: {answer:?}");
@@ -30,7 +31,7 @@ async fn probe(world: &World, target: &str) {
     }
 }
 
-/// An open document, which is no secret.
+/// Whether this is a public document or page of auth-service.
 fn is_of_auth_service(body: &str) -> bool {
     body.contains("\"authorization_servers\"")
         || body.contains("\"issuer\"")
@@ -55,7 +56,7 @@ pub(crate) async fn a070_what_follows_the_path_is_not_the_path(edge: Edge) {
     ] {
         probe(&world, target).await;
     }
-    // A query is the client's own affair, and arrives as it is.
+    // A query belongs to the client, and passes unchanged.
     let answer = world.raw_with_token("GET", "/mcp?a=1&b=%2f%2e", &[]).await.unwrap();
     assert!(answer.body.contains("GET /mcp?a=1&b=%2f%2e HTTP/1.1"), "{answer:?}");
 }
@@ -77,7 +78,7 @@ pub(crate) async fn a071_two_slashes_are_no_authority(edge: Edge) {
     ] {
         probe(&world, target).await;
     }
-    // The absolute form (RFC 9112 §3.2.2) names the host, whatever Host says.
+    // The absolute form of a target (RFC 9112 §3.2.2) names the host, whatever the `Host` header says.
     for target in [
         "http://evil.example/mcp",
         "https://evil.example/mcp",
@@ -87,7 +88,7 @@ pub(crate) async fn a071_two_slashes_are_no_authority(edge: Edge) {
         let answer = world.raw_with_token("GET", target, &[]).await;
         let passed = world.upstream.take_heads();
         for head in &passed {
-            // Then the wrapper must see the host that was checked.
+            // A request that passes must reach the wrapper with the host that was checked.
             assert!(head.to_lowercase().contains(&format!("host: {}", world.host)), "{target}: {head}");
             assert!(!head.contains("evil.example"), "{target}: {head}");
         }
@@ -166,7 +167,7 @@ pub(crate) async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_writt
         }
         raw::ask(port, "GET", "/mcp", &headers).await
     };
-    // The same host, written otherwise: judged as what it is, or refused, and never judged as another one.
+    // Other spellings of the same host are treated as this host or refused, but never as another host.
     for host in [format!("LOCALHOST:{port}"), format!("LocalHost:{port}"), format!("localhost.:{port}")] {
         let answer = ask(&[&host], false).await.unwrap();
         assert!([400, 401, 403].contains(&answer.status), "{host}: {answer:?}");
@@ -198,7 +199,7 @@ pub(crate) async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_writt
         }
         world.assert_nothing_passed(&format!("a request for the hosts {hosts:?}"));
     }
-    // A token of one host opens no other.
+    // A token of one host is refused at another.
     let answer = ask(&[&format!("other.{good}")], true).await.unwrap();
     assert_eq!(answer.status, 401, "{answer:?}");
     world.assert_nothing_passed("a token of another host");
@@ -267,7 +268,7 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         }
         world.assert_nothing_passed(method);
     }
-    // OPTIONS is no way in, with a token or without, preflight or not.
+    // OPTIONS requests never reach the service, with a token or without, as a preflight or not.
     for headers in
         [&[][..], &[("Origin", "https://evil.example")], &[("Access-Control-Request-Method", "POST")]]
     {
@@ -275,7 +276,7 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         world.raw_without_token("OPTIONS", "/mcp", headers).await.unwrap();
         world.assert_nothing_passed("OPTIONS");
     }
-    // Nor does the wrapper, or a server behind it, hear of another method.
+    // Headers that name another method do not reach the wrapper either.
     for claim in overrides {
         let answer = world.raw_with_token("POST", "/mcp", &[claim]).await.unwrap();
         assert_eq!((answer.status, arrived(&answer.body, claim.0)), (200, vec![]), "{claim:?}");

@@ -1,5 +1,5 @@
-//! A token that is bound to a key (RFC 9449) through every edge: the proof reaches the check and nobody else, and what
-//! the check asks for reaches the client, a web page included.
+//! Tests of tokens that are bound to a key (RFC 9449), through every edge. The proof must reach the check but
+//! not the service, and the client, which can be a web page, must get the nonce.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ each_edge!(
     a_bound_token_that_lacks_a_scope_is_told_so_in_its_scheme,
 );
 
-/// A client's key.
+/// A client's Ed25519 key.
 struct Key(KeyPair);
 
 impl Key {
@@ -29,7 +29,7 @@ impl Key {
         Self(KeyPair::generate_for(&PKCS_ED25519).unwrap())
     }
 
-    /// A proof for one request.
+    /// A proof for one request. The claims in `more` are added or replace others.
     #[expect(clippy::disallowed_methods, reason = "a client has the wall clock")]
     fn proof(&self, method: &str, url: &str, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -49,7 +49,7 @@ impl Key {
     }
 }
 
-/// The nonce that an answer names, once.
+/// The nonce in a response, which must occur once.
 #[track_caller]
 fn nonce(answer: &Answer) -> String {
     let named: Vec<_> = answer.headers.get_all("dpop-nonce").iter().collect();
@@ -90,13 +90,13 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
     let asked = call("DPoP", &first).await;
     assert_eq!(asked.status, 401, "{asked:?}");
     assert!(asked.challenge().starts_with("DPoP error=\"use_dpop_nonce\""), "{asked:?}");
-    // A client that is a web page can read it, too.
+    // A client that is a web page can read the header, too.
     let exposed = asked.header("access-control-expose-headers").to_lowercase();
     assert!(exposed.split(", ").any(|name| name == "dpop-nonce"), "{asked:?}");
 
     let with_nonce = || json!({ "ath": ath, "nonce": nonce(&asked) });
     let proof = key.proof("POST", &world.stack.mcp_url, &with_nonce());
-    // Whoever stole the token alone, or has a key of his own.
+    // A thief has only the token, or the token and another key.
     let foreign = Key::new().proof("POST", &world.stack.mcp_url, &with_nonce());
     for (scheme, proof) in [("Bearer", proof.as_str()), ("DPoP", foreign.as_str())] {
         let answer = call(scheme, proof).await;

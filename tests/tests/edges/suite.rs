@@ -1,4 +1,4 @@
-//! What every edge must do for an honest client.
+//! Tests of what every edge must do for an honest client.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: 
         assert_eq!(arrived(&answer.body, "x-auth-scope"), ["mcp"]);
         assert_eq!(arrived(&answer.body, "x-auth-assertion").first().unwrap().split('.').count(), 3);
         for name in IDENTITY {
-            // An empty one may be left out, which nginx does.
+            // A header with an empty value can be left out, as nginx does.
             let values = arrived(&answer.body, &format!("x-auth-{name}"));
             assert!(values.len() <= 1, "{name}: {values:?}");
         }
@@ -115,7 +115,7 @@ pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     }
     let keys = world.stack.get_json(&world.stack.endpoint("jwks")).await.unwrap();
     assert!(keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()));
-    // Whoever looks before fetching looks with HEAD (RFC 9110 §9.3.2).
+    // Some clients send HEAD before they fetch a document (RFC 9110 §9.3.2).
     for target in [
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-authorization-server",
@@ -156,7 +156,7 @@ pub(crate) async fn a_url_with_a_query_is_described_as_the_client_wrote_it(edge:
 }
 
 pub(crate) async fn the_doctor_finds_nothing_wrong(edge: Edge) {
-    // A stack with a real wrapper: the doctor asks as clients do.
+    // This stack has a real wrapper, because the doctor sends requests as clients do.
     let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
     let told = stack.operator(&["doctor", "--outside-only", "--json", &stack.mcp_url]);
     let told: Value = serde_json::from_str(&told).unwrap();
@@ -176,7 +176,7 @@ pub(crate) async fn every_endpoint_that_the_metadata_names_is_open(edge: Edge) {
     assert!(urls.len() >= 4, "{metadata}");
     for url in urls.into_iter().chain([format!("{site}/login/password").as_str()]) {
         let answer = world.stack.get(url).await.unwrap();
-        // The proxy's own words for "nothing here" are plain text.
+        // A 404 as plain text is the proxy's own response for an unknown path.
         let of_proxy = answer.status == 404 && answer.header("content-type").starts_with("text/plain");
         assert!(!of_proxy && answer.challenge() == "", "{url}: {answer:?}");
     }
@@ -196,7 +196,7 @@ pub(crate) async fn events_arrive_one_by_one(edge: Edge) {
         times.resize(text.matches("\n\n").count(), begin.elapsed());
     }
     assert_eq!(text, "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: 3\n\ndata: 4\n\n");
-    // They are sent a third of a second apart; held back, they would come together.
+    // The events are sent a third of a second apart. If the edge held them back, they would arrive together.
     let far_apart = times.windows(2).filter(|two| two[0] + Duration::from_millis(150) < two[1]).count();
     assert!(far_apart >= 3, "{times:?}");
 }
@@ -256,7 +256,7 @@ pub(crate) async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) 
     });
     let begin = Instant::now();
     let mut response = session.send(&call).await.unwrap();
-    // A page may read the answer, and is told so once.
+    // The response has a single header that allows a web page to read it.
     let allowed: Vec<_> = response.headers().get_all("access-control-allow-origin").iter().collect();
     assert!(allowed == ["*"] || allowed == ["http://localhost:6274"], "{allowed:?}");
     let (mut text, mut first) = (String::new(), None);

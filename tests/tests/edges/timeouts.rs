@@ -1,4 +1,4 @@
-//! A stream lasts longer than any time limit on requests, and not longer than its token.
+//! Tests that a stream outlasts all time limits for requests, but ends with its token.
 
 use std::time::{Duration, Instant};
 
@@ -24,16 +24,16 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     let mut stream = session.listen().await.unwrap();
     assert_eq!(stream.status(), 200, "{stream:?}\n{}", stack.logs());
     let ended = tokio::time::timeout(Duration::from_secs(12), async {
-        // However the proxy passes the end on.
+        // The end can arrive as an error or as a complete body.
         while let Ok(Some(_)) = stream.chunk().await {}
     });
     assert!(ended.await.is_ok(), "the stream outlives its token\n{}", stack.logs());
-    // Four seconds of the token, in whole seconds, and one more.
+    // The token lives for four seconds, counted in whole seconds, and the grace period is one second.
     let lasted = begin.elapsed();
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
 }
 
-/// Events that take 1.7 s, with a limit of a second.
+/// Sends events for 1.7 s, with a time limit of one second.
 async fn streams_past(edge: Edge, name: &str, limit: &str) {
     if !world::is_here(edge, name) {
         return;
@@ -43,13 +43,13 @@ async fn streams_past(edge: Edge, name: &str, limit: &str) {
     BROKEN.scope(changed, suite::events_arrive_one_by_one(edge)).await;
 }
 
-/// Traefik's only limit on slow request heads is one on whole requests. It must not end answers.
+/// Traefik limits slow request heads only by a limit for whole requests. It must not end responses.
 #[tokio::test]
 async fn traefik_streams_past_its_read_timeout() {
     streams_past(Edge::Traefik, "timeouts::traefik_streams_past_its_read_timeout", "readTimeout:").await;
 }
 
-/// Nor must Caddy's limit on slow bodies.
+/// Caddy's limit for slow bodies must not end responses.
 #[tokio::test]
 async fn caddy_streams_past_its_body_timeout() {
     streams_past(Edge::Caddy, "timeouts::caddy_streams_past_its_body_timeout", "read_body").await;

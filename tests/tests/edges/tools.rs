@@ -1,4 +1,5 @@
-//! Rules for single tools: by the headers of a modern client at the edge, by the body of a legacy one at the wrapper.
+//! Tests of rules for single tools. The edge applies them to the headers of a modern client, and the wrapper
+//! to the body of a legacy one.
 
 use std::fs;
 
@@ -50,7 +51,7 @@ pub(crate) fn under_policy(edge: Edge) -> (Setup, TempDir) {
     (Setup::as_shipped().through(edge).auth_setting("POLICY_FILE", file.to_str().unwrap()), directory)
 }
 
-/// A token for the MCP endpoint of this host that does not hold `notes:write`.
+/// A token for the MCP endpoint of this host, without the scope `notes:write`.
 async fn reader(stack: &Stack, host: &str) -> String {
     stack.log_in_with_scope(&format!("http://{host}/mcp"), "notes:read").await.unwrap().access_token
 }
@@ -77,7 +78,7 @@ pub(crate) async fn a092_a_modern_request_is_judged_by_the_tool_that_its_headers
         assert!(challenges[0].contains("resource_metadata="), "{name}: {challenges:?}");
         assert_eq!(answer.values("cache-control"), ["no-store"], "{name}");
     }
-    // Two names are none, and what only looks like a code is no name.
+    // Two names, and names with an invalid encoding, are refused.
     for names in [&["read_all", "delete_all"][..], &["=?base64?!!?="], &["=?BASE64?ZGVsZXRlX2FsbA==?="]] {
         let mut headers = vec![MODERN, CALL];
         headers.extend(names.iter().map(|name| ("Mcp-Name", *name)));
@@ -122,7 +123,7 @@ async fn recorded(edge: Edge) -> (Stack, TempDir) {
     (setup.also_protecting("other.localhost").wrapping(recorder()).start().await, policy)
 }
 
-/// What the child has been asked, as text.
+/// Everything that the wrapped server has received, as text.
 async fn seen_by_child(stack: &Stack, token: &str) -> String {
     let mut session = stack.open_session(token, HeaderMap::new()).await.unwrap();
     session.call("what_reached_you", json!({})).await.unwrap()
@@ -135,7 +136,7 @@ pub(crate) async fn a092_a_legacy_client_is_held_to_the_rules_by_the_wrapper(edg
     let refused = session.call("delete_everything", json!({})).await.unwrap_err().to_string();
     assert!(refused.contains("403") && refused.contains("insufficient_scope"), "{refused}");
     assert!(refused.contains("notes:write"), "{refused}");
-    // The allowed tool works, and the child has not heard of the other.
+    // The allowed tool works, and the wrapped server did not receive the call of the other one.
     let seen = session.call("what_reached_you", json!({})).await.unwrap();
     assert!(seen.contains("what_reached_you") && !seen.contains("delete_everything"), "{seen}");
 }

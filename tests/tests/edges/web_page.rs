@@ -1,4 +1,5 @@
-//! An MCP client that is a web page of another origin, in a real browser: what CORS lets it do through every edge.
+//! Tests an MCP client that is a web page of another origin, in a real browser. CORS must allow what it needs
+//! through every edge.
 
 use std::io::Write as _;
 
@@ -16,10 +17,11 @@ each_edge!(
 
 const PAGE: &str = include_str!("web_page.html");
 
-/// Browsers at a time: each takes a quarter of a gigabyte, and the machine may have two cores.
+/// Runs one browser at a time, because each needs a quarter of a gigabyte and the machine may have only two
+/// cores.
 static BROWSERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
-/// Whether there is a browser. If not, says on standard error that the test is skipped.
+/// Whether Chromium is installed. If it is not, reports on standard error that the test is skipped.
 fn has_browser() -> bool {
     let Err(why) = chromium() else { return true };
     std::io::stderr().write_all(format!("SKIPPED edges::web_page: {why}\n").as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! A running stack behind one proxy, with an upstream that answers 200 to everything: whatever is refused, the proxy and
-//! auth-service refused it.
+//! A running stack behind one proxy. The service behind it answers every request with 200, so that only the
+//! proxy or auth-service can refuse a request.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tests::raw::{self, RawAnswer};
 use tests::upstream::Upstream;
 use tests::{Answer, Edge, Setup, Stack};
 
-/// A change of the shipped configuration under which a test runs, and whether its stack came up.
+/// Changes to the shipped configuration for a test, and whether the changed stack has started.
 #[derive(Clone, Default)]
 pub(crate) struct Broken {
     pub(crate) changes: Vec<(String, String)>,
@@ -19,23 +19,23 @@ pub(crate) struct Broken {
 }
 
 tokio::task_local! {
-    /// Set where a test is about a configuration other than the shipped one.
+    /// The changes for the current test, if it does not use the shipped configuration.
     pub(crate) static BROKEN: Broken;
 }
 
 pub(crate) struct World {
     pub(crate) stack: Stack,
     pub(crate) upstream: Upstream,
-    /// A good access token of the account that every stack has.
+    /// A valid access token of the account that every stack has.
     pub(crate) token: String,
-    /// `localhost:PORT`, the protected host.
+    /// The protected host, `localhost:PORT`.
     pub(crate) host: String,
 }
 
-/// Whether the proxy can run here. If not, says on standard error that the test is skipped.
+/// Whether the proxy is installed. If it is not, reports on standard error that the test is skipped.
 pub(crate) fn is_here(edge: Edge, test: &str) -> bool {
     let Err(why) = edge.program() else { return true };
-    // Past the test runner, which shows what a test prints only when it fails.
+    // `eprintln!` would not do, because the test runner shows it only if the test fails.
     std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
     false
 }
@@ -62,7 +62,7 @@ impl World {
         format!("Bearer {}", self.token)
     }
 
-    /// A request to the MCP endpoint with a client library.
+    /// Sends a request to the MCP endpoint with an HTTP library.
     pub(crate) async fn ask(&self, method: Method, headers: &[(&str, &str)]) -> Answer {
         let url = &self.stack.mcp_url;
         let request = headers.iter().fold(self.stack.http.request(method, url), |request, (name, value)| {
@@ -71,7 +71,7 @@ impl World {
         Answer::read(request.send().await.unwrap()).await.unwrap()
     }
 
-    /// A request as bytes, with the right host and the good token before the given headers.
+    /// Sends a request as bytes, with the right host, the valid token and then these headers.
     pub(crate) async fn raw_with_token(
         &self,
         method: &str,
@@ -85,7 +85,7 @@ impl World {
         raw::ask(self.stack.port, method, target, &headers).await
     }
 
-    /// The same without a token.
+    /// Like [`raw_with_token`](Self::raw_with_token), without a token.
     pub(crate) async fn raw_without_token(
         &self,
         method: &str,
@@ -97,7 +97,7 @@ impl World {
         raw::ask(self.stack.port, method, target, &headers).await
     }
 
-    /// Fails if anything has reached the upstream since the last look.
+    /// Panics if a request has reached the service behind the edge since the last call.
     #[track_caller]
     pub(crate) fn assert_nothing_passed(&self, what: &str) {
         let heads = self.upstream.take_heads();
@@ -108,7 +108,7 @@ impl World {
         );
     }
 
-    /// The challenge to a request without a token, byte for byte.
+    /// The exact challenge for a request without a token.
     pub(crate) fn challenge(&self) -> String {
         format!(
             "Bearer resource_metadata=\"http://{}/.well-known/oauth-protected-resource/mcp\", scope=\"mcp\"",
@@ -117,7 +117,7 @@ impl World {
     }
 }
 
-/// The values under which a header arrived at the upstream, by its answer.
+/// The values of a header as it arrived at the service, according to the response.
 pub(crate) fn arrived(answer: &str, name: &str) -> Vec<String> {
     let seen: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
     let headers = seen["headers"].as_array().unwrap();
