@@ -1,5 +1,6 @@
-//! The conformance suite's check of authorization servers, for a client that registered and for one with a document.
-//! It opens no browser: it prints the URL and waits for the redirect, which a person of ours follows.
+//! Runs the conformance suite's checks of authorization servers, for a registered client and for one with a
+//! metadata document. The suite prints a URL for the browser and waits for the redirect. The tests' browser
+//! opens that URL.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -15,10 +16,10 @@ use url::Url;
 
 use crate::document_host::DocumentHost;
 
-/// How long the suite may take to print its URL, and to end after the redirect.
+/// Time limit for the suite to print its URL, and again to end after the redirect.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Runs all scenarios as `client_id`, whose redirect leads to `port`.
+/// Runs all scenarios as `client_id`, whose redirect URI has the port `port`.
 async fn assert_passes(stack: &Stack, client_id: &str, port: u16) {
     let results = tempfile::tempdir_in(stack.dir()).unwrap();
     let mut command = process::command(tool("node/bin/node"));
@@ -52,14 +53,14 @@ async fn assert_passes(stack: &Stack, client_id: &str, port: u16) {
     }
 }
 
-/// The URL that the suite prints for the browser.
+/// Waits for the URL that the suite prints for the browser.
 async fn authorization_url(suite: &mut Process, stack: &Stack) -> Url {
     let start = stack.endpoint("authorize?");
     let deadline = Instant::now() + MOST;
     loop {
         let output = suite.output();
         let word = output.split_whitespace().find(|word| word.starts_with(&start)).map(str::to_owned);
-        // A line that is still being written has no end yet.
+        // A last line without a line feed may be incomplete.
         if let Some(url) = word.filter(|_| output.ends_with('\n')) {
             return Url::parse(&url).unwrap();
         }
@@ -68,7 +69,7 @@ async fn authorization_url(suite: &mut Process, stack: &Stack) -> Url {
     }
 }
 
-/// Every check that was recorded, with the name of the directory that it lies in, which is its scenario's.
+/// All recorded checks, each with the name of its directory, which is that of its scenario.
 fn checks_below(directory: &Path) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {

@@ -1,4 +1,4 @@
-//! The SDKs connect by a client metadata document on an https host under a CA of the test's own.
+//! Tests that the SDKs connect with a client metadata document, which is on an https host with its own CA.
 
 use std::net::Ipv4Addr;
 
@@ -9,7 +9,7 @@ use crate::reconnect::kinds;
 use crate::rust_sdk::{self, Asking, redirect_uri};
 use crate::sdk::{Sdk, events, lines};
 
-/// A document host on loopback, which auth-service may fetch from because its issuer is on loopback as well.
+/// A document host on loopback. auth-service may fetch from it because its own issuer is on loopback too.
 fn host_on_loopback(directory: &std::path::Path) -> (DocumentHost, u16) {
     let host = DocumentHost::named(&["localhost"], directory);
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -47,6 +47,6 @@ async fn each_sdk_connects_by_its_metadata_document() {
         assert_eq!(kinds(&list, name), ["document"], "{name} in\n{list}");
     }
     assert_eq!(list.lines().count(), 4, "{list}");
-    // Each document was fetched once, although each client came for several things.
+    // Each document was fetched once, although each client sent several requests.
     assert_eq!(host.reached().values().sum::<usize>(), 4);
 }

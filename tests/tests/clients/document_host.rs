@@ -1,4 +1,5 @@
-//! Hosts of client metadata documents: https under a CA of the test's own, with every connection counted.
+//! A host of client metadata documents. It serves https with a certificate of its own CA, and counts all
+//! connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,23 +16,24 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 #[derive(Default)]
 struct Shelf {
-    /// Everything after `HTTP/1.1 `, by path.
+    /// The responses by path, without the leading `HTTP/1.1 `.
     answers: HashMap<String, String>,
-    /// Connections by the address that they came to, whatever they then said.
+    /// The numbers of connections by the address that they came to, whatever was sent on them.
     reached: HashMap<IpAddr, usize>,
 }
 
-/// Answers on every listener that it is given.
+/// A host that answers on every listener that it is given.
 #[derive(Clone)]
 pub(crate) struct DocumentHost {
-    /// PEM file of the CA, for `EXTRA_CA_FILE`.
+    /// The PEM file of the CA, for `EXTRA_CA_FILE`.
     pub(crate) ca: PathBuf,
     acceptor: TlsAcceptor,
     shelf: Arc<Mutex<Shelf>>,
 }
 
 impl DocumentHost {
-    /// A host with a certificate for these names and addresses. The CA's file is put into `directory`.
+    /// A host with a certificate for these names and addresses. The CA's certificate is written into
+    /// `directory`.
     pub(crate) fn named(names: &[&str], directory: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -51,7 +53,7 @@ impl DocumentHost {
         Self { ca: file, acceptor: TlsAcceptor::from(Arc::new(config)), shelf: Arc::default() }
     }
 
-    /// Answers what comes to this listener from now on.
+    /// Answers requests to this listener from now on.
     pub(crate) fn listen(&self, listener: std::net::TcpListener) {
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
@@ -66,7 +68,7 @@ impl DocumentHost {
     }
 
     async fn answer(self, stream: TcpStream) {
-        // Whoever does not trust the certificate, or only tries the port, leaves here.
+        // The client does not trust the certificate, or only connects to the port.
         let Ok(mut stream) = self.acceptor.accept(stream).await else { return };
         let mut request = vec![0; 4096];
         let read = stream.read(&mut request).await.unwrap_or_default();
@@ -107,12 +109,12 @@ impl DocumentHost {
         self.shelf.lock().unwrap().answers.insert(path.to_owned(), answer);
     }
 
-    /// Connections so far, by the address that they came to.
+    /// The numbers of connections so far, by the address that they came to.
     pub(crate) fn reached(&self) -> HashMap<IpAddr, usize> {
         self.shelf.lock().unwrap().reached.clone()
     }
 
-    /// Puts the document of a public client where its identifier, a URL, says it is.
+    /// Serves the metadata document of a public client at `path`. `id` is its URL.
     pub(crate) fn put_public_client(&self, id: &str, path: &str, name: &str, redirect_uri: &str) {
         let document = json!({
             "client_id": id,

@@ -1,8 +1,9 @@
-//! A stranger names URLs that lead inside, and nobody there ever sees a connection (attacks 49 and 50).
+//! A stranger uses URLs of internal hosts as client identifiers and key sets. auth-service must never connect
+//! to them (attacks 49 and 50).
 //!
-//! auth-service runs in a network of its own with listeners at every address in question. That they can be reached from
-//! where it stands, and that it does fetch from a host that it may reach, is tried first: otherwise nothing would be
-//! shown by the silence.
+//! auth-service runs in its own network, with listeners at all these addresses. The test first shows that
+//! they can be reached from there, and that auth-service does fetch from a host that is allowed. Otherwise a
+//! missing connection would prove nothing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,7 +23,7 @@ use crate::document_host::DocumentHost;
 use crate::name_server;
 use crate::namespaces::{Namespaces, skipped};
 
-/// Looks public, and is in this network only.
+/// An address that looks public but exists only in this network.
 const OUTSIDE: &str = "192.0.1.2";
 const PORTS: [u16; 5] = [22, 443, 3128, 8443, 50_000];
 
@@ -71,9 +72,9 @@ fd00:99::2 v6.example
 2002:a63:2::2 sixtofour.example
 ";
 
-/// Every way to write one of the addresses, and the names above.
+/// All ways to write one of the addresses, and the names above.
 const HOSTS_OF_THE_CORPUS: [&str; 49] = [
-    // 127.0.0.1 in decimal, octal, hexadecimal, short and mixed, and its relatives.
+    // 127.0.0.1 in decimal, octal, hexadecimal, short and mixed forms, and related addresses.
     "127.0.0.1",
     "2130706433",
     "017700000001",
@@ -93,7 +94,7 @@ const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     "[::ffff:127.0.0.1]",
     "[::ffff:7f00:1]",
     "[0:0:0:0:0:ffff:7f00:0001]",
-    // The private host.
+    // The address of the private host, in several forms.
     "10.99.0.2",
     "174260226",
     "012.0143.0.2",
@@ -110,7 +111,7 @@ const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     "169.254.169.254",
     "2852039166",
     "[::ffff:169.254.169.254]",
-    // Names.
+    // Host names.
     "localhost",
     "localhost.",
     "LOCALHOST",
@@ -127,7 +128,7 @@ const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     "mapped.example",
 ];
 
-/// URLs of which something else than the host is wrong, too.
+/// URLs in which more than the host is wrong.
 const MORE_URLS: [&str; 9] = [
     "https://shared.example/client.json",
     "https://private.example/client.json",
@@ -140,8 +141,8 @@ const MORE_URLS: [&str; 9] = [
     "http://inside.example/client.json",
 ];
 
-/// What two parsers may read differently. Ours, the WHATWG's, goes to the host before the backslash, and so does the
-/// connection.
+/// A URL that parsers read in different ways. Our parser follows the WHATWG standard and connects to the host
+/// before the backslash.
 const AMBIGUOUS: &str = "https://outside.example:8443\\@inside.example/client.json";
 
 fn corpus() -> Vec<String> {
@@ -150,26 +151,26 @@ fn corpus() -> Vec<String> {
     urls.chain(MORE_URLS.map(str::to_owned)).collect()
 }
 
-/// The service in its network, and everybody else there.
+/// The service in its network, with the other hosts.
 struct Scene {
     gate: Gate,
     host: DocumentHost,
-    /// How often the name was asked for that leads elsewhere each time.
+    /// How often the name was looked up that gets another address each time.
     rebound: Arc<AtomicUsize>,
-    /// Where requests come from: this many addresses after the first.
+    /// The number of the current source address of requests.
     moved: u16,
-    // Dropped in this order.
+    // The fields are dropped in this order.
     _service: Process,
     _namespaces: Namespaces,
     _directory: tempfile::TempDir,
 }
 
 impl Scene {
-    /// This thread stands in the service's namespace from here on.
+    /// Starts the service and its network. From now on, this thread is in the service's namespace.
     async fn set(namespaces: Namespaces) -> Self {
         let directory = tempfile::tempdir().unwrap();
         namespaces.set_hosts(HOSTS);
-        // A certificate that would be good everywhere: nobody is to be saved by TLS.
+        // The certificate is valid for all these hosts, so that TLS is not what prevents a connection.
         let names: Vec<&str> =
             HOSTS.lines().flat_map(|line| line.split(' ').skip(1)).chain(inside_addresses()).collect();
         let names = [names, vec![name_server::NAME]].concat();
@@ -177,7 +178,7 @@ impl Scene {
         for enter in [Namespaces::enter_inside, Namespaces::enter_gate] {
             enter(&namespaces);
             for port in PORTS {
-                // Both families at once.
+                // The listener accepts IPv4 and IPv6.
                 host.listen(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
             }
         }
@@ -197,7 +198,7 @@ impl Scene {
             .env("OPS_LISTEN", "127.0.0.1:9003")
             .env("EXTRA_CA_FILE", &host.ca)
             .env("REGISTRATION_RATE", "100000")
-            // A proxy in the environment is not asked either.
+            // A proxy in the environment must not be used either.
             .envs(["https_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, "http://10.99.0.2:3128")));
         let service = Process::start("auth-service", &mut command, directory.path());
         let gate = Gate::at("http://127.0.0.1:9001", "https://mcp.example/mcp");
@@ -217,8 +218,8 @@ impl Scene {
         }
     }
 
-    /// From here on requests come from another address. One address may have only a few new documents fetched, and a refusal
-    /// for that reason would say nothing about the URL.
+    /// Uses another source address for requests from now on. An address can cause only a few new documents to
+    /// be fetched, and a refusal for that reason would prove nothing about the URL.
     fn move_on(&mut self) {
         self.moved += 1;
         let [high, low] = self.moved.to_be_bytes();
@@ -230,7 +231,7 @@ impl Scene {
             .unwrap();
     }
 
-    /// Opens the authorization page as a client that says who it is by this URL; answers status and page.
+    /// Opens the authorization page with this URL as the client identifier. Returns the status and the page.
     async fn authorize_as(&self, client_id: &str) -> (u16, String) {
         let query = [
             ("response_type", "code"),
@@ -245,8 +246,8 @@ impl Scene {
         (answer.status, answer.body)
     }
 
-    /// Registers a client whose keys are said to be there and uses it at the token endpoint; answers the status of
-    /// both. A registration that is refused ends it.
+    /// Registers a client whose keys are at this URL, and uses the client at the token endpoint. Returns the
+    /// status of the registration and, if it succeeds, the token endpoint's response.
     async fn authenticate_with_keys_at(&self, jwks_uri: &str) -> (u16, Option<(u16, String)>) {
         let metadata = json!({
             "client_name": jwks_uri,
@@ -279,7 +280,7 @@ impl Scene {
         (status, Some((answer.status, answer.body)))
     }
 
-    /// Neither a client of that name nor one with its keys there gets anywhere.
+    /// Asserts that the URL is refused as a client identifier and as the place of keys.
     async fn assert_refused(&self, url: &str) {
         let (status, page) = self.authorize_as(url).await;
         assert_eq!(status, 400, "{url}: {page}");
@@ -289,7 +290,7 @@ impl Scene {
         }
     }
 
-    /// Connections so far to addresses that must see none.
+    /// The numbers of connections so far to addresses that must not be reached.
     fn reached_inside(&self) -> HashMap<IpAddr, usize> {
         let mut reached = self.host.reached();
         reached.remove(&OUTSIDE.parse().unwrap());
@@ -306,7 +307,7 @@ fn inside_addresses() -> impl Iterator<Item = &'static str> {
     theirs.filter(|address| *address != OUTSIDE).chain(["127.0.0.1", "127.8.9.1", "::1"])
 }
 
-/// Every address that must not be reached can be: from where auth-service stands, on every port.
+/// Shows that all the forbidden addresses and ports can be reached from where auth-service runs.
 async fn assert_reachable_from_the_gate(scene: &Scene) {
     let before = scene.reached_inside();
     let mut tried = 0;
@@ -337,7 +338,7 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
     assert_reachable_from_the_gate(&scene).await;
     let control = scene.reached_inside();
 
-    // The service itself does fetch here: a document, and a key set.
+    // The service does fetch a document and a key set from a host that is allowed.
     let id = "https://outside.example/client.json";
     scene.host.put_public_client(id, "/client.json", "outside", "http://127.0.0.1:9/callback");
     assert_eq!(scene.authorize_as(id).await.0, 303);
@@ -352,13 +353,13 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
         scene.move_on();
         scene.assert_refused(&url).await;
         assert_eq!(scene.reached_inside(), control, "{url}");
-        // A name with one good address and one bad is not even connected to at the good one.
+        // If one address of a name is forbidden, the service does not connect to its allowed address either.
         assert_eq!(scene.reached_outside(), outside, "{url}");
     }
     scene.move_on();
     scene.assert_refused(AMBIGUOUS).await;
 
-    // A host that may be reached sends us on.
+    // A host that is allowed redirects to one that is not.
     for (number, inward) in
         ["https://inside.example/client.json", "https://127.0.0.1:8443/client.json"].into_iter().enumerate()
     {
@@ -370,8 +371,8 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
     }
     assert!(scene.reached_outside() >= outside + 4, "a redirect was not seen");
 
-    // A name that leads outside when it is checked and inside when it is connected to: it is asked for once, and what
-    // was checked is what is connected to.
+    // The name has an allowed address when it is checked, and a forbidden one when it is looked up again. The
+    // service must look it up once, and connect to the address that it has checked.
     scene.move_on();
     for round in 0..6 {
         let (outside, asked) = (scene.reached_outside(), scene.rebound.load(Ordering::SeqCst));

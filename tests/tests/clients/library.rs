@@ -1,5 +1,6 @@
-//! An OAuth library that knows nothing of MCP, and checks more strictly than SDKs do what servers answer: discovery,
-//! registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP, devices.
+//! An OAuth library that knows nothing of MCP and checks responses more strictly than the SDKs. It covers
+//! discovery, registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP and the
+//! device flow.
 
 use serde_json::Value;
 use tests::Setup;
@@ -36,7 +37,7 @@ async fn a_general_oauth_client_goes_all_the_ways() {
     next("refresh with the same key", &|event| event["thumbprint"] == true);
     next("device", &|event| event["device_token"] == "bearer");
     next("end", &|event| event["done"] == true);
-    // The page is there, through the edge.
+    // The page that explains errors is available through the edge.
     let answer = stack.get(&stack.endpoint("errors")).await.unwrap();
     assert_eq!(answer.status, 200);
     assert!(answer.body.contains("<h2 id=\"invalid_grant\">"), "{}", answer.body);

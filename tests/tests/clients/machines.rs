@@ -1,5 +1,5 @@
-//! Clients without a person: the SDKs' own providers for client credentials, `private_key_jwt` and enterprise-managed
-//! authorization, through Envoy.
+//! Clients without a user, through Envoy. They use the SDKs' own providers for client credentials,
+//! `private_key_jwt` and enterprise-managed authorization.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -12,10 +12,10 @@ use tests::{Setup, Stack};
 use crate::document_host::DocumentHost;
 use crate::sdk::{events_of, lines};
 
-/// A program each, and the version of the SDK for one that knows two.
+/// The programs, and the version of the SDK for the one that can use two.
 const DRIVERS: [(&str, &str); 3] = [("machine.mjs", "1"), ("machine.mjs", "2"), ("machine.py", "")];
 
-/// A fresh key pair: the private key as PEM, the public one as a JWK set.
+/// Generates a key pair. Returns the private key as PEM and the public key as a JWK set.
 fn key_pair(algorithm: &str) -> (String, Value) {
     let script = r#"
         const { generateKeyPairSync } = require("node:crypto");
@@ -30,7 +30,7 @@ fn key_pair(algorithm: &str) -> (String, Value) {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Enters a client; its identifier and, if it has one, its secret.
+/// Adds a client. Returns its identifier and, if it has one, its secret.
 fn enter(stack: &Stack, arguments: &[&str]) -> (String, String) {
     let printed = stack.operator(&[&["client", "add", "bot"], arguments].concat());
     let value = |name: &str| {
@@ -44,7 +44,7 @@ async fn assert_connects(stack: &Stack, settings: &[(&str, &str)], grant_type: &
     for (script, sdk) in DRIVERS {
         let way = settings.iter().find(|(name, _)| *name == "WAY").map(|(_, way)| *way);
         if sdk == "1" && way == Some("enterprise") {
-            continue; // This SDK has no provider for it.
+            continue; // This SDK has no provider for enterprise-managed authorization.
         }
         let settings: Vec<_> =
             settings.iter().copied().chain([("SDK", sdk), ("ISSUER", stack.issuer.as_str())]).collect();

@@ -1,6 +1,6 @@
-//! The official SDK clients, unmodified and headless: their whole story through Envoy, how often they may come back as
-//! strangers, and how they connect by a document. With them the one tool that checks authorization servers, and the
-//! URLs that a stranger may call himself by, tried from a network of their own.
+//! Tests with the official SDK clients, unmodified and headless: the whole flow through Envoy, repeated
+//! registrations, and clients with a metadata document. Other tests run the conformance suite for
+//! authorization servers, and try forbidden URLs of clients in a separate network.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod conformance;

@@ -1,4 +1,4 @@
-//! A name server whose one name leads somewhere else each time it is asked (DNS rebinding), and that knows no other.
+//! A name server with a single name, whose address changes with each query (DNS rebinding).
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::UdpSocket as AsyncSocket;
 
-/// The one name.
+/// The only name that this server knows.
 pub(crate) const NAME: &str = "rebinding.example";
 
 const HEADER: usize = 12;
 const A: [u8; 4] = [0, 1, 0, 1];
 
-/// Answers from now on. The number is how often the name's address was asked for: at even numbers the first of
-/// `addresses` is the answer, at odd ones the second.
+/// Answers queries from now on. The returned number counts the queries for the name's address. Even ones get
+/// the first of `addresses`, and odd ones the second.
 pub(crate) fn serve(socket: UdpSocket, addresses: [Ipv4Addr; 2]) -> Arc<AtomicUsize> {
     socket.set_nonblocking(true).unwrap();
     let socket = AsyncSocket::from_std(socket).unwrap();
@@ -28,7 +28,7 @@ pub(crate) fn serve(socket: UdpSocket, addresses: [Ipv4Addr; 2]) -> Arc<AtomicUs
     asked
 }
 
-/// RFC 1035 §4.1, as much of it as a resolver with one question needs.
+/// The response to a query with a single question (RFC 1035 §4.1).
 fn answer(query: &[u8], addresses: [Ipv4Addr; 2], asked: &AtomicUsize) -> Vec<u8> {
     let mut end = HEADER;
     let mut labels = Vec::new();
@@ -44,7 +44,8 @@ fn answer(query: &[u8], addresses: [Ipv4Addr; 2], asked: &AtomicUsize) -> Vec<u8
     response.extend([0x81, 0x80 | no_such_name, 0, 1, 0, answers, 0, 0, 0, 0]);
     response.extend(&query[HEADER..end + 5]);
     if let Some(address) = address {
-        // The name of the question, A, IN, not to be kept, four bytes.
+        // A pointer to the name in the question, type A, class IN, a lifetime of 0, and a length of four
+        // bytes.
         response.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         response.extend(address.octets());
     }

@@ -1,4 +1,4 @@
-//! A network of the test's own, with no way out of it: two network namespaces with a cable between them.
+//! Two network namespaces with a cable between them, and without a connection to any other network.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,17 +8,19 @@ use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// `gate`, where auth-service runs, and `inside`, what it must not reach. Gone when dropped.
+/// The namespaces `gate`, in which auth-service runs, and `inside`, which it must not reach. They are removed
+/// when this is dropped.
 pub(crate) struct Namespaces {
     gate: String,
     inside: String,
 }
 
-/// Names that no other process makes, and that tell whose they were.
+/// The prefix of the namespaces' names. The process ID in a name shows which process made it.
 const PREFIX: &str = "mcpgate-";
 
 impl Namespaces {
-    /// The pair with these addresses (`10.1.2.3/24`) at its two ends, or why this machine cannot have it.
+    /// Makes the two namespaces with these addresses, such as `10.1.2.3/24`, at the ends of the cable. The
+    /// error says why this machine cannot do it.
     pub(crate) fn new(of_gate: &[&str], of_inside: &[&str]) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("network namespaces need root".to_owned());
@@ -34,7 +36,7 @@ impl Namespaces {
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             ip(&["-n", namespace, "link", "set", "cable", "up"])?;
             for address in addresses {
-                // IPv6 addresses are usable at once only without the search for duplicates.
+                // Without the search for duplicates, IPv6 addresses can be used at once.
                 let more: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
                 ip(&[&["-n", namespace, "address", "add", address, "dev", "cable"], more].concat())?;
             }
@@ -42,8 +44,8 @@ impl Namespaces {
         Ok(pair)
     }
 
-    /// What names lead to for programs that [`command_in_gate`](Self::command_in_gate) starts. Any other name they ask for
-    /// on port 53 of the gate's loopback interface.
+    /// Sets the host names for programs that [`command_in_gate`](Self::command_in_gate) starts. For other
+    /// names, they ask a name server on port 53 of the namespace's loopback interface.
     pub(crate) fn set_hosts(&self, lines: &str) {
         let directory = etc(&self.gate);
         fs::create_dir_all(&directory).unwrap();
@@ -60,12 +62,12 @@ impl Namespaces {
         command
     }
 
-    /// Moves this thread: sockets that it makes from now on belong there, and stay there.
+    /// Moves this thread into `gate`. Sockets that it creates from now on belong to that namespace.
     pub(crate) fn enter_gate(&self) {
         enter(&self.gate);
     }
 
-    /// See [`enter_gate`](Self::enter_gate).
+    /// Moves this thread into `inside`, like [`enter_gate`](Self::enter_gate).
     pub(crate) fn enter_inside(&self) {
         enter(&self.inside);
     }
@@ -93,7 +95,7 @@ fn remove(namespace: &str) {
     fs::remove_dir_all(etc(namespace)).ok();
 }
 
-/// A test run that was killed could not clean up.
+/// Removes the namespaces of processes that have ended, because a test run that was killed could not.
 fn remove_those_of_dead_processes() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -113,7 +115,8 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Says that a test did nothing, past the capture of test output: a run that skipped must not look like one that passed.
+/// Reports that a test was skipped. It writes directly to standard error, which the test runner does not hide
+/// if the test passes.
 pub(crate) fn skipped(test: &str, reason: &str) {
     std::io::stderr().write_all(format!("SKIPPED {test}: {reason}\n").as_bytes()).unwrap();
 }

@@ -1,6 +1,6 @@
-//! Signing in with real Chromium and real Firefox, until the user has arrived beyond the client's callback; and what users do
-//! with second clicks, the back button and tabs. What was wrong with the pages here no HTTP client would have noticed:
-//! Chromium applies `form-action` to every redirect that follows a form.
+//! Tests in real Chromium and Firefox. They sign in until the browser has arrived beyond the client's
+//! callback, and try second clicks, the back button and tabs. No HTTP client would find some of the faults
+//! that these tests find: Chromium, for example, applies `form-action` to every redirect that follows a form.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ use tests::{Setup, Stack};
 
 use crate::document_host::DocumentHost;
 
-/// Browsers at a time: each takes a quarter of a gigabyte, and the machine may have two cores.
+/// Runs one browser at a time, because each needs a quarter of a gigabyte and the machine may have only two
+/// cores.
 static BROWSERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
 const APPLICATION: &str = "cursor://anysphere.cursor-mcp/oauth/callback";
@@ -28,7 +29,7 @@ enum Browser {
 }
 
 impl Browser {
-    /// As `tests/clients/walk.mjs` calls it.
+    /// The name of the browser in `tests/clients/walk.mjs`.
     fn name(self) -> &'static str {
         match self {
             Self::Chromium => "chromium",
@@ -43,7 +44,7 @@ impl Browser {
         }
     }
 
-    /// Whether it is here. If not, says on standard error that `test` is skipped.
+    /// Whether this browser is installed. If it is not, reports on standard error that `test` is skipped.
     fn is_here(self, test: &str) -> bool {
         let Err(why) = self.program() else { return true };
         std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
@@ -51,7 +52,7 @@ impl Browser {
     }
 }
 
-/// Each of these as a test in each browser.
+/// Makes a test for each of these functions in each browser.
 macro_rules! each_browser {
     ($($test:ident),+ $(,)?) => {
         each_browser!(@in chromium Chromium $($test)+);
@@ -80,24 +81,24 @@ each_browser!(
     what_a_policy_blocks_is_noticed,
 );
 
-/// A redirect URI, and what a walk waits for beyond it: the field of the step, and its value.
+/// A redirect URI, and what a step must wait for beyond it: a field of the step and its value.
 struct Callback {
     uri: String,
     arrival: (&'static str, &'static str),
 }
 
-/// auth-service behind its edge, the sites, and a browser that finds them all.
+/// auth-service behind its edge, the sites, and a browser that can reach all of them.
 struct Scene {
     stack: Stack,
     browser: Browser,
     sites: DocumentHost,
-    /// Of app.example and other.example.
+    /// The port of app.example and other.example.
     port: u16,
     _directory: tempfile::TempDir,
 }
 
 impl Scene {
-    /// What the session's cookie is called: the service is on loopback, so its port is part of the name.
+    /// The name of the session cookie. It contains the port because the service is on loopback.
     fn session_cookie(&self) -> String {
         let issuer = url::Url::parse(&self.stack.issuer).unwrap();
         format!("mcp_gate_session_{}", issuer.port().unwrap())
@@ -117,7 +118,7 @@ impl Scene {
         Self { stack, browser, sites, port, _directory: directory }
     }
 
-    /// A page of the client's site.
+    /// The URL of a page on the client's site.
     fn site(&self, path: &str) -> String {
         format!("https://app.example:{}{path}", self.port)
     }
@@ -126,7 +127,7 @@ impl Scene {
         Callback { uri: self.site("/cb"), arrival: ("until", "ARRIVED at the client") }
     }
 
-    /// The client's site sends the user on to another one.
+    /// The client's site redirects the user to another site.
     fn callback_to_other_host(&self) -> Callback {
         Callback { uri: self.site("/cb-other-host"), arrival: ("until", "ARRIVED beyond the callback") }
     }
@@ -136,12 +137,12 @@ impl Scene {
         Callback { uri: self.site("/cb-application"), arrival: ("opens", "claude://oauth/done") }
     }
 
-    /// The client is an application on the user's machine.
+    /// The client itself is an application on the user's machine.
     fn application() -> Callback {
         Callback { uri: APPLICATION.to_owned(), arrival: ("opens", APPLICATION) }
     }
 
-    /// The link to ask with for a client of this redirect URI.
+    /// Registers a client with this redirect URI. Returns its authorization URL.
     async fn link(&self, redirect_uri: &str) -> String {
         let metadata = json!({
             "client_name": "A client", "redirect_uris": [redirect_uri], "token_endpoint_auth_method": "none",
@@ -164,7 +165,8 @@ impl Scene {
         response.json().await.unwrap()
     }
 
-    /// What a browser of its own sees after each of these steps (`tests/clients/walk.mjs`). Nothing may be blocked.
+    /// Runs these steps in a new browser (`tests/clients/walk.mjs`). Returns what it shows after each step. A
+    /// policy must not block anything.
     async fn walk(&self, steps: &[Value]) -> Vec<Value> {
         let output = self.attempt(steps).await;
         let (seen, errors) =
@@ -202,7 +204,7 @@ fn sign_in() -> Value {
     json!({ "username": ACCOUNT.0, "password": ACCOUNT.1 })
 }
 
-/// Opens the link, signs in, and sees the question.
+/// The steps from the link through the login to the consent page.
 fn up_to_consent(link: &str) -> Vec<Value> {
     vec![
         json!({ "open": link, "until": "User name" }),
@@ -234,7 +236,8 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
     let callbacks = [scene.callback(), scene.callback_to_other_host(), scene.callback_to_application()];
     for Callback { uri, arrival: (how, what) } in callbacks {
         let link = scene.link(&uri).await;
-        // Allowed before; now the session is over, and the login is the only page.
+        // The user has allowed the client before, but the session has ended, so that the login is the only
+        // page.
         let mut steps = up_to_consent(&link);
         steps.push(json!({ "press": "Allow", how: what }));
         steps.push(json!({ "forget": [scene.session_cookie()], "open": link, "until": "User name" }));
@@ -242,7 +245,7 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
         let seen = scene.walk(&steps).await;
         assert!(seen[4]["asked"].to_string().contains(&format!("{uri}?code=")), "{}", seen[4]);
     }
-    // The same with a new password on the way: a second account on a service that does not run meanwhile.
+    // The same with a new password. The account is added while the service is stopped.
     scene.stack.kill_auth_service();
     let one_time = scene.stack.add_account("eve", None);
     scene.stack.start_auth_service().await;
@@ -286,8 +289,9 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again(scene:
         json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
         json!({ "press": "Allow", "times": 2, "until": "The device is connected" }),
         json!({ "reload": true, "until": "The device is connected" }),
-        // The page with the answer has taken the place of the question in some browsers. Kept by the browser or asked for
-        // again, but no question about sending a form once more.
+        // In some browsers, the page with the result has replaced the question in the history. The page may
+        // come from the browser's cache or be requested again, but the browser must not ask to send a form
+        // again.
         json!({ "back": true, "until": "Let a device act|The device is connected|Type the code" }),
     ];
     scene.walk(&steps).await;
@@ -304,19 +308,19 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
         json!({ "back": true, "until": "You are signed in as ana" }),
         json!({ "press": "Go on", "until": "Allow an application" }),
     ];
-    // An application takes over and the page stays: people click once more.
+    // The page stays open after it has opened an application, so users click again.
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
     steps.push(json!({ "press": "Allow", "until": "You have answered already" }));
     steps.push(json!({ "reload": true, "until": "You have answered already" }));
     steps.push(json!({ "press": "It is not connected: ask again", "until": "You allowed it before" }));
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
-    // Back at the login form, which says who is signed in and leads on.
+    // The login form says who is signed in and offers to go on.
     let query = link.split_once('?').unwrap().1;
     let login = format!("{}?{query}", scene.stack.endpoint("login"));
     steps.push(json!({ "open": login, "until": "You are signed in as ana" }));
     steps.push(json!({ "press": "Go on", "until": "Allow an application" }));
     steps.push(json!({ "reload": true, "until": "Allow an application" }));
-    // Another tab, in which the user signs in again: the question in the first one has to be asked anew.
+    // After the user signs in again in another tab, the question in the first tab must be shown again.
     steps.push(json!({ "tab": 1, "open": login, "until": "User name" }));
     steps.push(json!({ "fill": sign_in(), "press": "Sign in", "until": "Allow an application" }));
     steps.push(json!({ "tab": 0, "press": "Allow", "until": "before you signed in again" }));
@@ -327,7 +331,8 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
         let text = page["text"].as_str().unwrap_or_default();
         assert!(!text.contains("not signed in"), "{page}");
     }
-    // A click that comes twice, before the first is answered: the user arrives, or is told how to.
+    // The button is clicked twice before the first response. The user arrives at the client, or sees a page
+    // that offers a link to it.
     let link = scene.link(&scene.callback().uri).await;
     let mut steps = up_to_consent(&link);
     steps.push(
@@ -337,8 +342,8 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
     scene.walk(&steps).await;
 }
 
-/// That these walks can fail: a page of the test's own, with the policy that our pages had once. Every browser applies it to
-/// where the form itself leads; Firefox does not apply it to the redirects that follow (ADR 17).
+/// Shows that these tests can fail, with a page that has the policy which our pages once had. Every browser
+/// applies it to the target of the form, but Firefox does not apply it to the redirects that follow (ADR 17).
 async fn what_a_policy_blocks_is_noticed(scene: Scene) {
     let away = format!("https://other.example:{}/landed", scene.port);
     let blocks_redirects = scene.browser == Browser::Chromium;

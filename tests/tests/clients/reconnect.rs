@@ -1,4 +1,4 @@
-//! Clients that keep nothing register on every connect. They are one client all the same (issue 4; ADR 4).
+//! Tests that clients which store nothing and register on every connect remain one client (issue 4, ADR 4).
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::sdk::{Sdk, events, lines};
 
 const RECONNECTS: u16 = 50;
 
-/// The kinds (`public`, `confidential`, `document`) of the clients of this name that the operator sees.
+/// The kinds (`public`, `confidential`, `document`) of the clients with this name in the operator's list.
 pub(crate) fn kinds(list: &str, name: &str) -> Vec<String> {
     let rows = list.lines().map(|line| line.split('\t').collect::<Vec<_>>());
     rows.filter(|row| row[4] == name).map(|row| row[1].to_owned()).collect()
@@ -22,7 +22,8 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
         let settings = [
             ("CLIENT_NAME", sdk.name()),
             ("RECONNECTS", &RECONNECTS.to_string()),
-            // What a program with nowhere to keep a secret says. Only the Python SDK has to be told.
+            // A program that cannot store a secret asks for this method. Only the Python SDK needs the
+            // setting.
             ("AUTH_METHOD", "none"),
         ];
         let events = events(&stack, sdk, &settings).await;
@@ -41,7 +42,7 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
     }
     assert_eq!(ids.len(), 1, "the Rust SDK was several clients");
 
-    // Through the socket: the service runs and holds the store.
+    // The command uses the socket of the running service, which holds the store.
     let list = stack.operator(&["client", "list"]);
     for name in Sdk::ALL.map(Sdk::name).into_iter().chain([rust_sdk::NAME]) {
         assert_eq!(kinds(&list, name), ["public"], "{name} in\n{list}");
@@ -52,8 +53,9 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
 #[tokio::test]
 async fn a_client_that_asks_for_a_secret_is_a_client_of_its_own_each_time() {
     let stack = Stack::start().await;
-    // The Python SDK, told nothing, leaves the method out, and the default of RFC 7591 is a secret. Two that got two
-    // secrets cannot be one client; the ceiling and the day that a never-used one lasts keep their number down.
+    // Without a setting, the Python SDK does not name a method, and the default of RFC 7591 is a secret. Two
+    // registrations with different secrets cannot be one client. The maximum number of clients and the
+    // lifetime of unused ones, which is a day, keep their number low.
     let settings = [("CLIENT_NAME", "told nothing"), ("RECONNECTS", "3")];
     let events = events(&stack, Sdk::Python2, &settings).await;
     assert!(events.iter().any(|event| event["called"][0]["text"] == "Echo: hello"), "{}", lines(&events));

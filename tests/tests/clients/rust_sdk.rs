@@ -1,4 +1,4 @@
-//! The Rust SDK, driven within the test: `rmcp` with its OAuth client, as a program that uses it would.
+//! The Rust SDK, `rmcp` with its OAuth client, which runs inside the test.
 
 use anyhow::{Context as _, Result, ensure};
 use rmcp::ServiceExt as _;
@@ -14,12 +14,12 @@ use url::Url;
 
 pub(crate) const NAME: &str = "Rust SDK";
 
-/// Where this run of the client listens on loopback: another port each time, as with real ones.
+/// The redirect URI of this run on loopback. Real clients also use another port each time.
 pub(crate) fn redirect_uri(port: u16) -> String {
     format!("http://127.0.0.1:{port}/callback")
 }
 
-/// A client with nothing stored that has come as far as the URL for the person's browser.
+/// A client without stored data, which has the URL for the user's browser.
 pub(crate) struct Asking {
     state: OAuthState,
     url: Url,
@@ -27,7 +27,7 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// Discovery, then registration or the document, as the SDK does them.
+    /// Discovers the server, and registers or uses the metadata document, as the SDK does.
     pub(crate) async fn begin(stack: &Stack, port: u16, document: Option<&str>) -> Result<Self> {
         let redirect_uri = redirect_uri(port);
         let mut request = AuthorizationRequest::new(&redirect_uri).with_client_name(NAME);
@@ -40,13 +40,13 @@ impl Asking {
         Ok(Self { state, url, redirect_uri })
     }
 
-    /// The `client_id` that it asks as.
+    /// The `client_id` in the authorization URL.
     pub(crate) fn client_id(&self) -> Result<String> {
         let found = self.url.query_pairs().find(|(name, _)| name == "client_id");
         found.map(|(_, value)| value.into_owned()).with_context(|| format!("no client_id in {}", self.url))
     }
 
-    /// Login and consent, then a session with one call of `echo`.
+    /// Logs in and allows the request, then opens a session and calls `echo`.
     pub(crate) async fn finish_and_call(mut self, stack: &Stack) -> Result<()> {
         let person = Person::new(ACCOUNT.0, ACCOUNT.1);
         let callback = authorize(self.url, &self.redirect_uri, &person).await?;

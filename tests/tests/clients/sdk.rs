@@ -1,4 +1,4 @@
-//! The SDKs that are not Rust's: a program each, which reports what happens to it as lines of JSON.
+//! Runs the SDKs in other languages than Rust. Each is a program that reports events as lines of JSON.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tests::places::{repository, tool, tools_dir};
 use tests::process::{self, Process};
 use tests::setup::ACCOUNT;
 
-/// How long a client may take for its whole story.
+/// Time limit for a client's whole run.
 const MOST: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl Sdk {
         }
     }
 
-    /// With a person.
+    /// The program for a login with a user.
     fn script(self) -> &'static str {
         match self {
             Self::TypeScript1 => "ts-v1.mjs",
@@ -40,12 +40,12 @@ impl Sdk {
     }
 }
 
-/// Runs a client against a stack, with these variables of its own; answers the events that it reported.
+/// Runs a client with a stack and these environment variables. Returns the events that it reported.
 pub(crate) async fn events(stack: &Stack, sdk: Sdk, settings: &[(&str, &str)]) -> Vec<Value> {
     events_of(stack, sdk.script(), settings).await
 }
 
-/// The same for a program in `tests/clients`.
+/// Runs a program in `tests/clients` in the same way.
 pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &str)]) -> Vec<Value> {
     let is_python = script.rsplit_once('.').is_some_and(|(_, kind)| kind == "py");
     let mut command = process::command(tool(if is_python { "venv/bin/python" } else { "node/bin/node" }));
@@ -57,7 +57,8 @@ pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &s
         .env("MCP_GATE_TOOLS", tools_dir())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .envs(settings.iter().copied());
-    // A directory each: a log is appended to, and the next client of this stack would be told this one's story.
+    // Each run has its own directory, because output is appended to the log, which would mix the events of
+    // several clients.
     let directory = tempfile::tempdir_in(stack.dir()).unwrap();
     let mut client = Process::start("client", &mut command, directory.path());
     let (client, ended) = tokio::task::spawn_blocking(move || {

@@ -1,5 +1,6 @@
-//! Signing keys as clients and wrapped servers live with them: every algorithm, and a rotation in the middle of it all.
-//! The wrapper of a stack takes no request without an assertion that it has verified by `/jwks`.
+//! Tests of signing keys as clients and wrapped servers see them: all algorithms, and a rotation while calls
+//! are made. The wrapper of a stack accepts only requests with an assertion that it has verified with
+//! `/jwks`.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ fn header(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap()).unwrap()
 }
 
-/// Key identifiers and algorithms at `/jwks`.
+/// The key identifiers and algorithms at `/jwks`.
 async fn published(gate: &Gate) -> Vec<(String, String)> {
     let set = gate.get_json(&gate.endpoint("jwks")).await.unwrap();
     let text = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
@@ -32,7 +33,7 @@ async fn the_wrapper_verifies_assertions_of_every_algorithm() {
             session.call("echo", json!({ "message": algorithm })).await.unwrap(),
             format!("Echo: {algorithm}")
         );
-        // And takes nothing that is not signed: what goes past the edge has no assertion.
+        // A request that bypasses the edge has no assertion, and the wrapper refuses it.
         let direct = stack.http.post(stack.upstream_url()).bearer_auth(&token).json(&json!({})).send();
         assert_eq!(direct.await.unwrap().status(), 401, "{algorithm}");
     }
@@ -55,7 +56,8 @@ async fn nobody_notices_a_rotation() {
     let start = Instant::now();
     let mut signs_new = None;
     let mut calls = 0_u32;
-    // Until the new key has signed for a while: every call gets a fresh assertion, none may fail.
+    // The calls go on until the new key has signed for a while. Each call gets a new assertion, and none may
+    // fail.
     while signs_new.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
         assert!(start.elapsed() < LEAD * 4, "the new key does not sign after {:?}", start.elapsed());
         session.call("echo", json!({ "message": "still here" })).await.unwrap();
@@ -67,7 +69,7 @@ async fn nobody_notices_a_rotation() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(start.elapsed() >= LEAD, "the new key signed before its time, after {:?}", start.elapsed());
-    // The token of the old key and that of the new one are both good.
+    // The token of the old key and that of the new key are both valid.
     assert_eq!(header(&first_token)["kid"], old);
     for token in [&first_token, &tokens.access_token] {
         let mut other = stack.open_session(token, HeaderMap::new()).await.unwrap();

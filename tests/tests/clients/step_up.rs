@@ -1,17 +1,17 @@
-//! A token that allows too little leads to a login that asks only for what is new (MCP authorization, "Scope Challenge
-//! Handling").
+//! Tests that a token with too little scope leads to a login that asks only for the new scope (MCP
+//! authorization, "Scope Challenge Handling").
 
 use serde_json::Value;
 use tests::{Setup, Stack};
 
 use crate::sdk::{Sdk, events, lines};
 
-/// The scopes under a heading of the consent page that begins so.
+/// The scopes on the consent page below the heading that begins with this text.
 fn scopes_under(page: &str, heading: &str) -> Vec<String> {
     let Some((_, rest)) = page.split_once(&format!("<dt>{heading}")) else { return Vec::new() };
     let list = rest.split("</div>").next().unwrap();
     let items = list.split("<dd").skip(1).map(|item| item.split(['>', '<']).nth(1).unwrap());
-    // A scope's description, if it has one, follows it.
+    // The text of a scope can contain its description after a colon.
     items.map(|item| item.split(": ").next().unwrap().to_owned()).collect()
 }
 
@@ -32,7 +32,8 @@ fn assert_steps_up(events: &[Value]) {
     let pages: Vec<_> = events.iter().filter_map(|event| event["consent"].as_str()).collect();
     let [first, second] = pages.as_slice() else { panic!("not two pages in:\n{story}") };
     assert_eq!(scopes_under(first, "It will be allowed"), ["mcp:read"]);
-    // Some SDKs repeat what they have: that is shown apart, and is not what is asked.
+    // Some SDKs repeat the scopes that they have. The page lists those separately, and does not ask for them
+    // again.
     if more.split(' ').any(|scope| scope == "mcp:read") {
         assert_eq!(scopes_under(second, "New: it will be allowed"), ["mcp"]);
         assert_eq!(scopes_under(second, "You allowed it before"), ["mcp:read"]);
@@ -49,14 +50,15 @@ async fn a_403_leads_to_a_login_that_asks_only_for_what_is_new() {
         println!("{}", sdk.name());
         let mut settings = vec![("STEP_UP_FROM", "mcp:read")];
         if matches!(sdk, Sdk::TypeScript1) {
-            // With a refresh token this SDK answers the 403 by refreshing, which widens nothing, and then gives up.
+            // With a refresh token, this SDK responds to the 403 by refreshing. That does not extend the
+            // scope, so it gives up.
             settings.push(("GRANTS", "authorization_code"));
         }
         assert_steps_up(&events(&stack, sdk, &settings).await);
     }
 }
 
-/// The set-up of docs/policy.md, with the tool that the clients call.
+/// The policy of docs/policy.md, for the host of the stack and the tool that the clients call.
 const NOTES: &str = r#"
 [scopes]
 "notes:read" = "Read your notes"
@@ -98,7 +100,7 @@ async fn registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(
     let stack = setup.start().await;
     let mut settings = vec![("STEP_UP_IN_CALL", "1")];
     if matches!(sdk, Sdk::TypeScript1) {
-        // See above.
+        // With a refresh token, this SDK would refresh instead, as above.
         settings.push(("GRANTS", "authorization_code"));
     }
     assert_steps_up_in_a_call(&events(&stack, sdk, &settings).await);

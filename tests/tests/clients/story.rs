@@ -1,11 +1,11 @@
-//! From the first 401 to a call with a refreshed token.
+//! Tests the whole flow of each SDK, from the first 401 to a call with a refreshed token.
 
 use serde_json::{Value, json};
 use tests::{Setup, Stack};
 
 use crate::sdk::{Sdk, events, lines};
 
-/// What every client must have gone through, in this order.
+/// Asserts that a client's events contain all steps in this order.
 fn assert_whole_story(stack: &Stack, issuer_path: &str, events: &[Value]) {
     let mut rest = events.iter();
     let mut next = |what: &str, is: &dyn Fn(&Value) -> bool| {

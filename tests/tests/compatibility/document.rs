@@ -1,4 +1,4 @@
-//! The parts of `docs/compatibility.md` that the tests write.
+//! Reads and writes the parts of `docs/compatibility.md` that the tests produce.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::known;
 use crate::programs::{Client, Server};
 use crate::run::Seen;
 
-/// Everything that a client can use, in the columns of the tables.
+/// All features that a client can use, by the columns of the tables.
 pub(crate) const CALLS: [&str; 5] = ["call", "structured", "error", "progress", "cancellation"];
 pub(crate) const QUESTIONS: [&str; 6] =
     ["questions", "questions again", "questions in parallel", "questions at once", "sampling", "roots"];
@@ -20,12 +20,12 @@ pub(crate) const REST: [&str; 6] =
 
 const END: &str = "<!-- end -->\n";
 
-/// Whether the tests write the document in place of reading it.
+/// Whether the tests write the document instead of comparing it.
 pub(crate) fn writes() -> bool {
     std::env::var_os("COMPATIBILITY").is_some_and(|what| what == "write")
 }
 
-/// The table of one server.
+/// Writes or compares the table of one server.
 pub(crate) fn section(server: Server, rows: &[(Client, Seen)]) {
     let mut text = format!("### {}\n\nSpeaks {}.\n\n", server.name(), server.era());
     text.push_str(
@@ -60,7 +60,7 @@ fn special(server: Server, client: Client, seen: &Seen) -> String {
     absent.into_iter().chain(known).collect::<Vec<_>>().join("; ")
 }
 
-/// Compares a part of the document, or writes it.
+/// Compares a part of the document with `made`, or writes it.
 #[track_caller]
 pub(crate) fn check(name: &str, made: &str) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

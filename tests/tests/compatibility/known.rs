@@ -1,9 +1,9 @@
-//! What does not work and is not ours to mend. Anything else that fails, fails the test.
+//! Features that are known to fail because of a client or a server. A test fails if anything else fails.
 
 use crate::programs::{Client, Server};
 use crate::run::Seen;
 
-/// A feature of a server that a client cannot use, and why.
+/// A feature of a server that a client cannot use, and the reason.
 pub(crate) struct Known {
     server: Option<Server>,
     client: Client,
@@ -11,7 +11,7 @@ pub(crate) struct Known {
     pub(crate) why: &'static str,
 }
 
-/// How many features each client tries.
+/// The number of features that each client tries.
 const FEATURES: usize = 17;
 
 const ALL: [Known; 3] = [
@@ -35,12 +35,13 @@ const ALL: [Known; 3] = [
     },
 ];
 
-/// What is known of this pair.
+/// The known failures of this server with this client.
 pub(crate) fn of(server: Server, client: Client) -> impl Iterator<Item = &'static Known> {
     ALL.iter().filter(move |known| known.client == client && known.server.is_none_or(|found| found == server))
 }
 
-/// What is not as it must be: signed in, stepped up, and used everything but what is known.
+/// What is wrong in this run, if anything. A client must sign in, step up, and use all features except the
+/// known failures.
 pub(crate) fn complaint(server: Server, client: Client, seen: &Seen) -> Option<String> {
     let mut complaints = Vec::new();
     if !seen.signed_in {

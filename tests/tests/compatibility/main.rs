@@ -1,9 +1,9 @@
-//! Stock clients with stock servers, through Traefik: each client signs in with nothing stored, uses every feature of the
-//! server, and steps up for a tool that needs more than its first login allowed. Clients and servers are written as the
-//! documents of their SDKs show, and lie in `tests/compatibility`.
+//! Stock clients with stock servers, through Traefik. Each client signs in without stored data, uses every
+//! feature of the server, and steps up for a tool that needs more scope than its first login allowed. The
+//! clients and servers follow the documentation of their SDKs, and are in `tests/compatibility`.
 //!
-//! What is seen stands in `docs/compatibility.md`, and each test compares its part of it with what it saw. With
-//! `COMPATIBILITY=write` (which `scripts/compatibility` sets) they write it instead.
+//! `docs/compatibility.md` contains the results. Each test compares its part of the document with what it has
+//! seen, or writes it with `COMPATIBILITY=write`, which `scripts/compatibility` sets.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod document;
@@ -18,8 +18,8 @@ use tests::{Edge, Setup};
 
 use crate::programs::{Client, Server};
 
-/// The set-up of `docs/policy.md`, for the host and the account of a stack. The wrapper holds the rules of tools, so that a
-/// client of a session can do the rest without stepping up.
+/// The policy of `docs/policy.md`, for the host and the account of a stack. The wrapper applies the rules for
+/// tools, so that a client with a session can use the other tools without stepping up.
 fn policy() -> String {
     let text = std::fs::read_to_string(tests::places::repository().join("docs/policy.md")).unwrap();
     let block = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
@@ -30,7 +30,7 @@ fn policy() -> String {
     })
 }
 
-/// Every client with this server.
+/// Runs every client with this server.
 async fn every_client_with(server: Server) {
     if let Err(why) = Edge::Traefik.program() {
         let line = format!("SKIPPED every_client_with {}: {why}\n", server.name());
@@ -49,7 +49,8 @@ async fn every_client_with(server: Server) {
     let mut rows = Vec::new();
     for client in Client::ALL {
         let mut seen = run::whole_story(&stack, client, work.path()).await;
-        // Also where it went well for once: a server that took very long to start is used in the older way.
+        // A known failure is recorded even if the feature worked this time. A client can, for example, use
+        // the older protocol after a slow start of the server.
         for known in known::of(server, client) {
             seen.features.insert(known.feature.to_owned(), "failed".to_owned());
         }

@@ -1,7 +1,7 @@
-//! Other people's wrappers with the same clients and servers, without an edge and without a login.
+//! Runs wrappers of other projects with the same clients and servers, without an edge and without a login.
 //!
-//! They run when the document is written. Otherwise the test only sees to it that the document is about the versions that
-//! are pinned: what a peer does not do is no failure of ours, and takes minutes of waiting.
+//! They run only when the document is written. Otherwise the test checks that the document is about the
+//! pinned versions. A feature that another wrapper lacks is not our failure, and takes minutes of waiting.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -22,13 +22,13 @@ enum Wrapper {
     McpProxy,
 }
 
-/// Sessions only, and both kinds.
+/// One server that has only sessions, and two that also speak revision 2026-07-28.
 const SERVERS: [Server; 3] = [Server::FastMcp, Server::TypeScript2, Server::Go];
 
-/// How long one feature may take. Longer than any that works.
+/// Time limit for one feature in seconds. It is longer than any working feature needs.
 const CHECK_SECONDS: &str = "20";
 
-/// Those that connect by themselves.
+/// Clients that connect directly, unlike `mcp-remote`.
 const CLIENTS: [Client; 5] =
     [Client::TypeScript1, Client::TypeScript2, Client::Python2, Client::Go, Client::Rmcp];
 
@@ -41,7 +41,8 @@ impl Wrapper {
         }
     }
 
-    /// Wraps a server on this port, as its documents show; in the mode with sessions, where there is a choice.
+    /// The command that wraps a server on this port, as the wrapper's documentation shows. It uses sessions
+    /// if the wrapper has several modes.
     fn command(self, port: u16, wrapped: &[String]) -> Command {
         let peer = |script: &str| {
             let mut command = process::clean_command(tool("node/bin/node"));
@@ -89,7 +90,7 @@ async fn row(wrapper: Wrapper, server: Server, work: &Path) -> String {
     }
     drop(process);
     let of = |features: &[&str], all: &[Seen]| {
-        // What the server has is known from the others, where a client could not connect at all.
+        // If a client could not connect at all, the number of features is known from the other clients.
         let worked: usize = all.iter().map(|seen| seen.count(features).0).sum();
         let had = all.iter().map(|seen| seen.count(features).1).max().unwrap_or_default() * all.len();
         format!("{worked} of {had}")
@@ -98,7 +99,7 @@ async fn row(wrapper: Wrapper, server: Server, work: &Path) -> String {
     format!("| {} | {} | {calls} | {questions} | {rest} |", wrapper.name(), server.name())
 }
 
-/// The lines of one wrapper: written, or looked at.
+/// Writes or checks the lines of one wrapper.
 async fn lines_of(wrapper: Wrapper) {
     let part = format!("{wrapper:?}");
     if document::writes() {

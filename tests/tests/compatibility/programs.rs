@@ -1,4 +1,4 @@
-//! The clients and servers: what they are called, which version is installed, and how each is started.
+//! The clients and servers, with their names, their installed versions, and the commands that start them.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use tests::places::{binary_dir, repository, tool};
 use tests::process;
 
-/// A stock client.
+/// A stock MCP client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     TypeScript1,
@@ -19,7 +19,7 @@ pub(crate) enum Client {
     McpRemote,
 }
 
-/// A stock server.
+/// A stock MCP server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     FastMcp,
@@ -55,7 +55,7 @@ impl Client {
         format!("{name} {version}")
     }
 
-    /// The program without its environment. `work` is a [`work_directory`].
+    /// The command of the client, without its settings. `work` is a [`work_directory`].
     pub(crate) fn command(self, work: &Path) -> Command {
         let script = |name: &str| work.join("clients").join(name);
         let mut command = match self {
@@ -69,7 +69,8 @@ impl Client {
         match self {
             Self::TypeScript1 => {
                 command.arg(script("ts-v1.mjs"));
-                // With a refresh token this SDK answers the 403 by refreshing, which widens nothing, and then gives up.
+                // With a refresh token, this SDK responds to the 403 by refreshing. That does not extend the
+                // scope, so it gives up.
                 command.env("GRANTS", "authorization_code");
             }
             Self::TypeScript2 => _ = command.arg(script("ts-v2.mjs")),
@@ -100,7 +101,7 @@ impl Server {
         }
     }
 
-    /// The newest revision that it speaks.
+    /// The newest protocol revision of the server.
     pub(crate) fn era(self) -> &'static str {
         match self {
             Self::FastMcp | Self::TypeScript1 | Self::GoSessions => "sessions, up to 2025-11-25",
@@ -108,7 +109,7 @@ impl Server {
         }
     }
 
-    /// The command line to wrap. `work` is a [`work_directory`].
+    /// The command line for the wrapper. `work` is a [`work_directory`].
     pub(crate) fn command(self, work: &Path) -> Vec<String> {
         let script = |name: &str| work.join("servers").join(name).display().to_string();
         let tool = |name: &str| tool(name).display().to_string();
@@ -124,7 +125,8 @@ impl Server {
     }
 }
 
-/// A copy of the scripts beside the packages that they import, so that they import them as anybody's would.
+/// A directory with copies of the scripts beside the packages that they import, so that the imports work as
+/// in any project.
 pub(crate) fn work_directory() -> tempfile::TempDir {
     let directory = tempfile::Builder::new().prefix("mcp-gate-compatibility-").tempdir().unwrap();
     let source = repository().join("tests/compatibility");
@@ -166,7 +168,7 @@ fn rmcp() -> String {
     pin(package, "version = ").trim_matches('"').to_owned()
 }
 
-/// What follows a beginning of a line.
+/// The rest of the first line that begins with `beginning`.
 fn pin(text: &str, beginning: &str) -> String {
     let found = text.lines().find_map(|line| line.trim().strip_prefix(beginning));
     found.unwrap_or_else(|| panic!("nothing pins {beginning}")).trim().to_owned()

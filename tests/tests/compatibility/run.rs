@@ -1,5 +1,5 @@
-//! One client with one server: the client reports what happens as lines of JSON, and the person who visits the URLs that
-//! it names is here.
+//! Runs one client with one server. The client reports events as lines of JSON, and this module visits the
+//! URLs that it names, as the user.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::programs::Client;
 
-/// How long a client may take for its whole story.
+/// Time limit for a client's whole run.
 const MOST: Duration = Duration::from_secs(240);
 
 /// What a client reported.
@@ -28,7 +28,7 @@ pub(crate) struct Seen {
     pub(crate) scopes: Vec<String>,
     /// `ok`, `none` or `failed` for each feature.
     pub(crate) features: BTreeMap<String, String>,
-    /// All of it, for the message of a failure.
+    /// The whole output, for the message of a failure.
     pub(crate) story: String,
 }
 
@@ -63,14 +63,14 @@ impl Seen {
         })
     }
 
-    /// The features with this verdict, in the order of the alphabet.
+    /// The features with this verdict, in alphabetical order.
     pub(crate) fn with(&self, verdict: &str) -> Vec<&str> {
         let found = self.features.iter().filter(|(_, found)| *found == verdict);
         found.map(|(feature, _)| feature.as_str()).collect()
     }
 }
 
-/// Login, every feature and step-up, through the edge of this stack.
+/// Runs a client through the edge of this stack: login, every feature, and step-up.
 pub(crate) async fn whole_story(stack: &Stack, client: Client, work: &Path) -> Seen {
     let mut command = client.command(work);
     command.env("MCP_URL", &stack.mcp_url).env("SIGN_IN", "1");
@@ -81,19 +81,19 @@ pub(crate) async fn whole_story(stack: &Stack, client: Client, work: &Path) -> S
     seen
 }
 
-/// Runs a client to its end, and visits what it names.
+/// Runs a client to its end, and visits the URLs that it names.
 pub(crate) async fn reported_by(command: &mut Command, work: &Path) -> Seen {
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     let directory = tempfile::tempdir_in(work).unwrap();
     let mut process = Process::start("client", command, directory.path());
     let deadline = Instant::now() + MOST;
-    // The person stays logged in, so that a step-up asks for nothing but what is new.
+    // The user stays logged in, so that a step-up asks only for the new scope.
     let browser = browser().unwrap();
     let mut visited = 0;
     loop {
         let ended = process.ended().is_some();
         let output = process.output();
-        // A line that is still being written has no end yet.
+        // A last line without a line feed may be incomplete.
         let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let visits: Vec<Value> = whole
             .lines()
@@ -111,7 +111,7 @@ pub(crate) async fn reported_by(command: &mut Command, work: &Path) -> Seen {
     }
 }
 
-/// Logs in, allows, and lets the browser go where it is sent.
+/// Logs in, allows the request, and follows the redirect to the client.
 async fn sit_before(browser: &reqwest::Client, visit: &Value) {
     let url = Url::parse(visit["visit"].as_str().unwrap()).unwrap();
     let redirect_uri = visit["redirect_uri"].as_str().unwrap();
@@ -120,7 +120,8 @@ async fn sit_before(browser: &reqwest::Client, visit: &Value) {
         Ok(callback) => callback,
         Err(error) => return println!("the person gives up: {error:#}"),
     };
-    // Some clients listen only after they have named the URL, and this person is quick.
+    // Some clients begin to listen only after they have named the URL, so the redirect is tried several
+    // times.
     let deadline = Instant::now() + Duration::from_secs(10);
     while let Err(error) = reqwest::get(callback.clone()).await {
         if !error.is_connect() || Instant::now() > deadline {
