@@ -1,4 +1,4 @@
-//! Containers that are killed.
+//! Tests of containers that are killed.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use tests::{Gate, Tokens};
 
 use crate::stack::{Containers, SOON, echo, tell, until_it_works};
 
-/// SIGKILL to each container in turn: what a client that calls is told, and that it goes on with the same token.
+/// Kills each container in turn. Checks what a calling client sees, and that its token works again
+/// afterwards.
 pub(crate) async fn every_container_is_killed_once(
     stack: &Containers,
     gate: &Gate,
@@ -31,8 +32,8 @@ pub(crate) async fn every_container_is_killed_once(
         stack.docker(&["kill", &id]);
         let killed = Instant::now();
         let mut seen = Vec::new();
-        // Until it settles; on the way there it may be another way of "not now", but never a challenge, which would throw
-        // the login away, and never a yes.
+        // Repeats the call until it gets the wanted status. Before that, other errors are possible, but
+        // neither success nor a challenge, which would make the client discard its login.
         loop {
             let status = if wanted == [200] {
                 echo(gate, token).await.map_or(1, |_| 200)

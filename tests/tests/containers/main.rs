@@ -1,8 +1,8 @@
-//! The stack on a real Docker engine, from a clean clone: one command, one login, a tool call; a service that is added
-//! while it runs; what a client sees when a container is killed; what a wrapped server can reach; every edge; three
-//! auth-services; backup and restore.
+//! Tests the stack on a real Docker engine, from a clean clone: one command, one login and a tool call. Then
+//! a service is added while it runs, containers are killed, a wrapped server tries to reach others, and every
+//! edge, three replicas of auth-service, and backup and restore are tried.
 //!
-//! One program and one test, since each part goes on with the stack that the part before left.
+//! All of this is one test, because each part continues with the stack of the part before.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -62,7 +62,8 @@ async fn the_stack_on_a_real_engine() {
     };
     let stack = Containers { engine, checkout, project, port: free_port(), _dir: dir };
 
-    // In place of a registry, and not counted: it stands for what a "pull" would bring.
+    // Local base images replace those of a registry. The time for them is not measured, because it stands for
+    // a download.
     let programs = binary_dir().display().to_string();
     stack.script(&["base-images", "--programs", &programs]);
     if !stack.engine.is_ours() {
@@ -104,7 +105,8 @@ async fn from_clean_clone_to_a_tool_call(stack: &Containers, edge: &str) -> (Reg
     (client, tokens)
 }
 
-/// An official SDK, unmodified: discovery, registration, login, consent, tool call, refresh, tool call.
+/// An official SDK, unmodified, runs the whole flow: discovery, registration, login, consent, tool call,
+/// refresh, tool call.
 fn an_sdk_client_goes_the_whole_way(gate: &Gate, script: &str) {
     let python = Path::new(script).extension().is_some_and(|end| end == "py");
     let mut command = process::command(tool(if python { "venv/bin/python" } else { "node/bin/node" }));
@@ -147,7 +149,7 @@ async fn three_auth_services_share_the_work(stack: &Containers, gate: &Gate, tok
     stack.script(&["up", "--edge", "envoy"]);
     let replicas = stack.containers(false)["auth-service"].clone();
     assert_eq!(replicas.len(), 3);
-    // What one of them gave, all of them take.
+    // A token that one replica has issued is valid at all of them.
     for _ in 0..6 {
         until_it_works(stack, gate, &tokens.access_token).await;
     }

@@ -1,4 +1,4 @@
-//! What a container is and what it can reach.
+//! Tests the hardening of the containers, and what they can reach.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
             assert_eq!(about["HostConfig"]["ReadonlyRootfs"], true, "{service}");
             assert_eq!(about["HostConfig"]["CapDrop"], json!(["ALL"]), "{service}");
             assert!(about["HostConfig"]["Memory"].as_u64() > Some(0), "{service}");
-            // No secret is where "docker inspect" shows it.
+            // `docker inspect` must not show a secret.
             let secret = secret_of(stack);
             assert!(!about.to_string().contains(&secret), "{service} shows a secret");
             seen += 1;
@@ -23,7 +23,8 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
             let users: Vec<&str> =
                 users.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             assert!(!users.is_empty() && users.iter().all(|user| *user != "0"), "{service}: {users:?}");
-            // Not even the engine writes there; and where there is a shell, neither does it.
+            // Even the engine cannot write into the root file system, and neither can a shell in the
+            // container.
             let file = stack.checkout.join("README.md").display().to_string();
             let copied = stack.engine.docker(&["cp", &file, &format!("{id}:/README.md")]);
             assert!(copied.is_err_and(|error| format!("{error:#}").contains("read-only")), "{service}");
@@ -43,7 +44,7 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
     ));
 }
 
-/// A secret that must be nowhere but in its volume.
+/// A secret that must exist only in its volume.
 pub(crate) fn secret_of(stack: &Containers) -> String {
     let volume = format!("{}_auth-config:/v:ro", stack.project);
     let image = stack.setting("REDIS_IMAGE");
@@ -53,7 +54,7 @@ pub(crate) fn secret_of(stack: &Containers) -> String {
     secret.trim().to_owned()
 }
 
-/// Tries these from inside a container, by name and by address; answers those that can be reached.
+/// Tries to connect to these hosts and ports from inside a container. Returns those that can be reached.
 pub(crate) fn reached(stack: &Containers, service: &str, places: &[(String, u16)]) -> Vec<String> {
     let list = json!(places.iter().map(|(host, port)| json!([host, port])).collect::<Vec<_>>()).to_string();
     let node = "const places = JSON.parse(process.argv[1]); const net = require('net');
@@ -80,9 +81,9 @@ end = time.monotonic() + 4
     printed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// What the path names is looked up among the containers of the stack, and nowhere else.
+/// A host name that follows from the path of a request is looked up only among the containers of the stack.
 pub(crate) fn an_edge_finds_nobody_outside(stack: &Containers) {
-    // Images of others have no Python.
+    // The images on other machines do not contain Python.
     if !stack.engine.is_ours() {
         return;
     }
@@ -122,7 +123,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
     if stack.containers(false).contains_key("docker-api") {
         forbidden.push(place("docker-api", "docker-api", 2375));
     }
-    // One that is shut in, and two that may go out.
+    // The first service has no access to the internet, and the other two have.
     let running = stack.containers(false);
     for service in ["everything", "clock", "fetch"].into_iter().filter(|name| running.contains_key(*name)) {
         let mut forbidden = forbidden.clone();
@@ -137,10 +138,10 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
             forbidden.extend([neighbour.to_owned(), format!("mcp-{neighbour}")].map(|name| (name, 8080)));
         }
         assert_eq!(reached(stack, service, &forbidden), Vec::<String>::new(), "reached from {service}");
-        // The same way of looking does find what may be found.
+        // The same method finds an address that is allowed.
         assert_eq!(reached(stack, service, &[("edge".to_owned(), 8082)]), ["edge:8082"], "{service}");
     }
-    // There, only the keys are.
+    // At that address, only the key set is available.
     let keys = "fetch('http://edge:8082/jwks').then(async (keys) => {
         const other = await Promise.all(['/authorize', '/token', '/everything/mcp', '/verify/traefik', '/ping', '/api/rawdata'].map(
           async (path) => (await fetch('http://edge:8082' + path)).status));
@@ -153,7 +154,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
     );
 }
 
-/// From the edge's side of the filter.
+/// Tests the filter of the Docker API from the network of the edge.
 pub(crate) fn the_filter_answers_what_traefik_asks_and_nothing_else(stack: &Containers) {
     let id = stack.container("everything");
     let network = format!("{}_docker-api", stack.project);
@@ -199,7 +200,7 @@ pub(crate) fn figures(stack: &Containers) {
         tell(&format!("FIGURE memory, idle: {name} {used}"));
     }
     tell(&format!("FIGURE memory, idle, the whole stack: {total:.0} MiB"));
-    // Static ones of a release stand on nothing; those of this test need a system.
+    // The programs of a release are static and need no system. Those of this test need one.
     if stack.setting("PROGRAM_BASE") != "scratch" {
         tell(
             "  (debug programs on a Debian system, not the images of a release: scripts/bench stack shows those)",

@@ -1,4 +1,5 @@
-//! The ready-made services besides `everything` and `time` (which another part adds for itself): each started by its name in `.env`, and asked one thing that it is for.
+//! Tests the ready-made services except `everything` and `time`, which other parts test. Each is started by
+//! its name in `.env`, and used for its purpose.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,13 +15,13 @@ use crate::reach::reached;
 use crate::services::{nobody_was_restarted, starts};
 use crate::stack::{Containers, call, tell};
 
-/// As `COMPOSE_PROFILES` calls them.
+/// The names of the services in `COMPOSE_PROFILES`.
 const NAMES: [&str; 4] = ["filesystem", "memory", "fetch", "git"];
 
-/// What the memory is told, to be asked for again later.
+/// The observation that is stored in the memory service, and read again later.
 const FACT: &str = "stacks come back";
 
-/// The tokens of the one whose memory it is.
+/// The tokens of the account whose memory holds [`FACT`].
 pub(crate) struct Remembered(Tokens);
 
 pub(crate) async fn every_ready_made_service_does_its_work(stack: &Containers) -> Remembered {
@@ -58,7 +59,7 @@ async fn log_in(stack: &Containers, person: &Person, service: &str) -> (Gate, To
 }
 
 async fn files_of_a_volume_are_read(stack: &Containers, person: &Person) {
-    // As the docs say that files get in.
+    // The file is added in the way that the documentation shows.
     stack.docker(&["exec", &stack.container("filesystem"), "sh", "-c", "echo 'from a volume' >/data/note"]);
     let note = ask(stack, person, "filesystem", "read_text_file", json!({ "path": "/data/note" })).await;
     assert!(note.contains("from a volume"), "{note}");
@@ -89,7 +90,8 @@ async fn recalled(stack: &Containers, token: &str) -> String {
     call(&stack.gate("memory"), token, "read_graph", json!({})).await.unwrap()
 }
 
-/// After a `down` and an `up`. Then all of them go, so that what comes next is not slower for them.
+/// Checks the memory after `down` and `up`. Then removes these services, so that they do not slow down the
+/// next parts.
 pub(crate) async fn what_was_remembered_is_still_known(stack: &Containers, remembered: Remembered) {
     assert!(recalled(stack, &remembered.0.access_token).await.contains(FACT), "the memory is gone");
     tell("  down and up: the knowledge graph of an account is as it was");
@@ -114,7 +116,8 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
         let answer = call(&gate, &tokens.access_token, "fetch", json!({ "url": url })).await;
         answer.unwrap_or_else(|error| format!("{error:#}"))
     };
-    // The names of the others are not even known there; an address meets the server's own guard.
+    // In this container, the names of the other services do not resolve, and the server itself refuses their
+    // addresses.
     for name in ["redis:6379", "auth-service:9001", "mcp-memory:8080"] {
         let answer = fetch(name).await;
         assert!(answer.contains("connection issue") || answer.contains("public address"), "{name}: {answer}");
@@ -133,7 +136,7 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
     assert!(page.contains("A page of elsewhere"), "{page}\n{}", elsewhere.server.log_tail());
     tell("  a page was fetched; this server refuses what is no public address");
 
-    // What a server without such a guard reaches, and what the fence leaves of it.
+    // The addresses that a server without such a check can reach, with and without the fence.
     let here = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let place = |host: &str, port| (host.to_owned(), port);
     let port = here.local_addr().unwrap().port();
@@ -150,7 +153,7 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
         );
         return;
     }
-    // What a name server says of a name that nobody has; not that it cannot be asked.
+    // The error for a name that does not exist, as opposed to that of an unreachable name server.
     let look_up = "import socket
 try: socket.getaddrinfo('example.invalid', 80)
 except socket.gaierror as error: print(error.errno)";
@@ -169,11 +172,12 @@ except socket.gaierror as error: print(error.errno)";
     );
 }
 
-/// An address that is public, from a block in which nobody lives (RFC 7450, 7); and one that is private (RFC 1918).
+/// A public address from a block that no host uses (RFC 7450 §7), and a private address (RFC 1918).
 const PUBLIC: &str = "192.52.193.2";
 const PRIVATE: &str = "192.168.213.2";
 
-/// A host outside of this one, with a web server: a network namespace at the other end of a cable.
+/// A web server that stands for a host on the internet. It runs in a network namespace at the other end of a
+/// cable.
 struct Elsewhere {
     namespace: String,
     server: Process,

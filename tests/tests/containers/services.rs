@@ -1,4 +1,4 @@
-//! A service is added while the stack runs.
+//! Tests a service that is added while the stack runs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tests::{Gate, Tokens};
 use crate::PASSWORD;
 use crate::stack::{Containers, call, tell};
 
-/// Container and start of every part.
+/// The start time of every container, by its service and ID.
 pub(crate) fn starts(stack: &Containers) -> BTreeMap<String, String> {
     let all = stack
         .containers(false)
@@ -24,7 +24,7 @@ pub(crate) fn starts(stack: &Containers) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// All of these run, and have since then.
+/// Asserts that all these containers are running and were not restarted.
 pub(crate) fn nobody_was_restarted(before: &BTreeMap<String, String>, stack: &Containers) {
     let after = starts(stack);
     for (part, start) in before {
@@ -52,7 +52,7 @@ pub(crate) async fn a_service_appears_and_nobody_else_notices(stack: &Containers
     let time =
         call(&clock, &for_clock.access_token, "get_current_time", json!({ "timezone": "Europe/Rome" })).await;
     assert!(time.as_ref().is_ok_and(|text| text.contains("Europe/Rome")), "{time:?}");
-    // A token is for the service that it was asked for.
+    // A token is valid only for the service that it was requested for.
     let other = call(&clock, &tokens.access_token, "get_current_time", json!({ "timezone": "UTC" })).await;
     assert!(other.is_err_and(|error| format!("{error:#}").contains("401")));
 
@@ -71,7 +71,8 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
     let person = Person::new("admin", PASSWORD);
     let anywhere = stack.gate("everything");
     let (_, tokens) = anywhere.log_in_as(&person, &resource).await.unwrap();
-    // Not every machine finds names below localhost, so the name is said and the address is known.
+    // Not every machine resolves names below localhost, so the request goes to localhost and the `Host`
+    // header has the name.
     let gate = Gate::at(&anywhere.issuer, &format!("http://localhost:{}/mcp", stack.port));
     let host: HeaderMap =
         [(HOST, format!("own.localhost:{}", stack.port).parse().unwrap())].into_iter().collect();
@@ -79,14 +80,15 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
     assert_eq!(session.call("echo", json!({ "message": "own" })).await.unwrap(), "Echo: own");
 }
 
-/// A container that gives itself the name of this project, and labels that take every path: with the stack's own label it is
-/// served, which shows that the labels are right, and without it is not. Pages of auth-service are not its own either way.
+/// Starts containers that claim this project's name and have labels that match every path. With the stack's
+/// own label, such a container is served, which shows that the other labels are right. Without it, it is not
+/// served. Neither of them gets the pages of auth-service.
 pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Containers) {
     let ours = stack.setting("STACK_LABEL");
     assert!(ours.len() >= 24, "scripts/up made no STACK_LABEL: {ours:?}");
     let gate = stack.gate("everything");
     let own = format!("mcp-gate.stack={ours}");
-    // The one that is not served comes first: the other shows that Traefik has looked by then.
+    // The container with the wrong label starts first. When the other one is served, Traefik has seen both.
     let claims = [("foreign", "mcp-gate.stack=guessed"), ("known", own.as_str())];
     for (name, label) in claims {
         let labels = [
@@ -112,7 +114,7 @@ pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Container
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(gate.get(&at("foreign")).await.unwrap().status, 404);
-    // It would be 502 from a place where nobody listens.
+    // The address of these containers has no listener, so that it would lead to status 502.
     let login = gate.get(&at("login")).await.unwrap();
     assert!(login.status < 500, "{login:?}");
     for (name, _) in claims {

@@ -1,4 +1,4 @@
-//! A stack in a checkout of its own, and what a test asks of it.
+//! A stack in its own checkout, with helpers for the tests.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,21 +14,21 @@ use tests::Gate;
 use tests::engine::{Engine, text};
 use tests::places::tools_dir;
 
-/// How long a part of the stack may take to be as it should.
+/// Time limit for a part of the stack to work again.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 
-/// A line for whoever runs the tests, whether this one passes or not.
+/// Prints a line to standard error, which the test runner shows even if the test passes.
 pub(crate) fn tell(text: &str) {
     std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
-/// A stack in a checkout of its own.
+/// A stack in its own checkout.
 pub(crate) struct Containers {
     pub(crate) engine: Engine,
     pub(crate) checkout: PathBuf,
     pub(crate) project: String,
     pub(crate) port: u16,
-    // Dropped last.
+    // The field is last, so that it is dropped last.
     pub(crate) _dir: tempfile::TempDir,
 }
 
@@ -42,7 +42,7 @@ impl Containers {
         printed
     }
 
-    /// Adds, or replaces, a line of `.env`.
+    /// Adds or replaces a line of `.env`.
     pub(crate) fn set(&self, name: &str, value: &str) {
         let path = self.checkout.join(".env");
         let old = fs::read_to_string(&path).unwrap();
@@ -61,7 +61,7 @@ impl Containers {
         self.engine.docker(words).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// The ids of the containers by service, running ones or all.
+    /// The IDs of the running containers, or of all, by service.
     pub(crate) fn containers(&self, all: bool) -> BTreeMap<String, Vec<String>> {
         let project = format!("label=com.docker.compose.project={}", self.project);
         let format = "{{.ID}} {{.Label \"com.docker.compose.service\"}}";
@@ -92,7 +92,8 @@ impl Containers {
     pub(crate) fn gateway(&self, network: &str) -> String {
         let about = self.engine.inspect(&format!("{}_{network}", self.project)).unwrap();
         about["IPAM"]["Config"][0]["Gateway"].as_str().map_or_else(
-            // Not written down where Docker has chosen it: the first of the network.
+            // If Docker has chosen the gateway, it is not listed here. It is the first address of the
+            // network.
             || about["IPAM"]["Config"][0]["Subnet"].as_str().unwrap().replace("0.64/26", "0.65"),
             |address| address.split('/').next().unwrap().to_owned(),
         )
@@ -140,7 +141,7 @@ pub(crate) async fn echo(gate: &Gate, token: &str) -> anyhow::Result<String> {
     call(gate, token, "echo", json!({ "message": "hello" })).await
 }
 
-/// Until a tool call works again; answers how long that took.
+/// Waits until a tool call works again. Returns how long that took.
 pub(crate) async fn until_it_works(stack: &Containers, gate: &Gate, token: &str) -> Duration {
     let started = Instant::now();
     loop {
@@ -157,7 +158,7 @@ pub(crate) async fn until_it_works(stack: &Containers, gate: &Gate, token: &str)
     }
 }
 
-/// The word after this one in what a script printed.
+/// The word that follows `word` at the start of a line of a script's output.
 pub(crate) fn told(output: &str, word: &str) -> Option<String> {
     let after = output.lines().find_map(|line| line.trim_start().strip_prefix(word))?;
     after.split_whitespace().next().map(str::to_owned)
