@@ -1,4 +1,4 @@
-//! What a compose file gives to a container, read from the file itself.
+//! Reads from a compose file what a container is given.
 
 use std::collections::BTreeMap;
 
@@ -8,40 +8,40 @@ use crate::blocks;
 use crate::control_group::Bounds;
 use crate::edge::Edge;
 
-/// Settings by which a proxy's allocator gives memory back.
+/// Settings that make a proxy's allocator return memory to the system.
 const ALLOCATOR: [&str; 5] =
     ["GOMEMLIMIT", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_"];
 
-/// A block of a compose file.
+/// The block of a container in a compose file.
 #[derive(Debug, Clone)]
 pub struct Container(Value);
 
 impl Edge {
-    /// Its container, as this repository ships it.
+    /// The container of this edge, as this repository ships it.
     pub fn container(self) -> Container {
         Container::of(&format!("compose/edge-{}.yaml", self.name()), "edge")
     }
 }
 
 impl Container {
-    /// The block of this name in that file of the repository.
+    /// The block with this name in this file of the repository.
     #[track_caller]
     pub fn of(below: &str, service: &str) -> Self {
         let file = blocks::read(below).expect("a compose file");
         Self(file["services"][service].clone())
     }
 
-    /// auth-service.
+    /// The container of auth-service.
     pub fn of_auth_service() -> Self {
         Self::of("compose/stack.yaml", "auth-service")
     }
 
-    /// A wrapper with its server. All of them are given the same.
+    /// The container of a wrapper with its server. All of them have the same limits.
     pub fn of_service() -> Self {
         Self::of("compose/services.example.yaml", "everything")
     }
 
-    /// Bounds on what its processes may use.
+    /// The limits for the processes of the container.
     pub fn bounds(&self) -> Bounds {
         let number = |value: &Value| value.as_u64().expect("a number");
         let files = &self.0["ulimits"]["nofile"];
@@ -53,13 +53,13 @@ impl Container {
         }
     }
 
-    /// The value that a setting has when `.env` says nothing.
+    /// The default value of a setting, which applies if `.env` does not set it.
     #[track_caller]
     pub fn setting(&self, name: &str) -> String {
         preset(self.0["environment"][name].as_str().expect("a setting is text"))
     }
 
-    /// What of its environment is about memory.
+    /// The environment variables that concern memory.
     pub fn memory_settings(&self) -> BTreeMap<String, String> {
         let environment = self.0["environment"].as_object().expect("environment is a mapping");
         let mine = environment.iter().filter(|(name, _)| ALLOCATOR.contains(&name.as_str()));
@@ -67,13 +67,13 @@ impl Container {
     }
 }
 
-/// The value in `${NAME:-value}`, or the text itself.
+/// The default in `${NAME:-value}`, or the text itself.
 fn preset(text: &str) -> String {
     let inner = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
     inner.and_then(|inner| inner.split_once(":-")).map_or(text, |(_, value)| value).to_owned()
 }
 
-/// Compose's `512m` and Go's `400MiB`.
+/// Reads a size such as Compose's `512m` or Go's `400MiB`, in bytes.
 #[track_caller]
 pub fn bytes(text: &str) -> u64 {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

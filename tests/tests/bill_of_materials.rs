@@ -1,4 +1,4 @@
-//! `scripts/sbom`: both programs, and every crate that is linked into them.
+//! Tests that `scripts/sbom` lists every crate that is linked into the two programs.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tests::engine::text;
 use tests::places::{repository, tools_dir};
 
-/// Name and version of the packages in `Cargo.lock`.
+/// Names and versions of the packages in `Cargo.lock`.
 fn locked() -> BTreeSet<(String, String)> {
     let lock: toml::Value =
         toml::from_str(&fs::read_to_string(repository().join("Cargo.lock")).unwrap()).unwrap();
@@ -21,7 +21,7 @@ fn locked() -> BTreeSet<(String, String)> {
     lock["package"].as_array().unwrap().iter().map(pair).collect()
 }
 
-/// Those that cargo says a program is linked from, its own crate aside.
+/// Names and versions of the crates that `cargo tree` lists for a program, without the program's own crate.
 fn linked(program: &str) -> BTreeSet<(String, String)> {
     let mut command = Command::new("cargo");
     command.args(["tree", "--locked", "--package", program, "--edges", "normal", "--prefix", "none"]);
@@ -72,7 +72,7 @@ fn the_bill_of_materials_names_every_crate_that_is_linked() {
             assert!(licence["expression"].is_string() || licence["license"].is_object(), "{component}");
             assert_eq!(component["hashes"][0]["alg"], "SHA-256", "{component}");
         }
-        // What is published says nothing about the machine that it was made on.
+        // A published list must not contain paths of the machine that made it.
         assert!(!written.contains("file:///tmp") && !written.contains(&repository().display().to_string()));
     }
 }

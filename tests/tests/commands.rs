@@ -1,4 +1,4 @@
-//! What scripts and documents tell cargo to run is there to be run.
+//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use tests::places::repository;
 
-/// Kind and name of everything that cargo can run here.
+/// The kinds and names of all targets that cargo can run here.
 fn targets() -> BTreeSet<(String, String)> {
     let mut command = Command::new("cargo");
     command.args(["metadata", "--locked", "--no-deps", "--format-version", "1"]).current_dir(repository());
@@ -22,7 +22,7 @@ fn targets() -> BTreeSet<(String, String)> {
     targets.map(pair).collect()
 }
 
-/// Every tracked script and document.
+/// All tracked scripts and documents.
 fn files() -> Vec<String> {
     let mut command = Command::new("git");
     command.args(["ls-files", "*.md", "scripts", ".ci", "stdio-wrapper/tests"]).current_dir(repository());
@@ -35,7 +35,7 @@ fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
     let targets = targets();
     let (mut seen, mut missing) = (0, Vec::new());
     for file in files() {
-        // What is not text tells cargo nothing.
+        // A file that is not text contains no commands.
         let Ok(text) = fs::read_to_string(repository().join(&file)) else { continue };
         let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || "`'\"()".contains(c)).collect();
         for pair in words.windows(2) {

@@ -1,5 +1,6 @@
-//! kill -9 of auth-service in the middle of its work: what it acknowledged is still there when it comes back, and what it
-//! ended is still over. Six rounds; `CHAOS_SECONDS=600` for longer.
+//! Kills auth-service with SIGKILL while it works. After a restart, everything that it acknowledged must
+//! still be there, and everything that it ended must still be ended. There are six rounds, and more
+//! until `CHAOS_SECONDS` have passed.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 const ROUNDS: u64 = 6;
 const WORKERS: usize = 4;
 
-/// What clients and people have been told is done.
+/// Everything that clients and users were told is done.
 #[derive(Default)]
 struct Acknowledged {
     clients: Vec<Registration>,
@@ -25,7 +26,8 @@ struct Acknowledged {
 
 type Shared = Arc<Mutex<Acknowledged>>;
 
-/// Registers, logs in, refreshes, again and again, and notes what was acknowledged, until the service is gone.
+/// Registers, logs in, refreshes and revokes again and again until the service is killed. Records everything
+/// that was acknowledged.
 async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
     let stack = stack.read().await;
     let mut person = newcomer;
@@ -37,7 +39,7 @@ async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
         let Ok(code) = stack.code(&client, &person, &stack.mcp_url).await else {
             return;
         };
-        // The first login changed the one-time password into one that stays.
+        // The first login has replaced the one-time password by a permanent one.
         if person.password != person.new_password {
             person.password.clone_from(&person.new_password);
             done.lock().unwrap().accounts.push(person.clone());
@@ -68,13 +70,14 @@ async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
     }
 }
 
-/// Whether auth-service knows this client: only then does it redirect the browser anywhere.
+/// Whether auth-service knows this client. If it does not, it sends no redirect.
 async fn is_known(stack: &Stack, client: &Registration) -> bool {
     let url = stack.authorization_url(client, &stack.mcp_url);
     stack.http.get(url).send().await.unwrap().status().is_redirection()
 }
 
-/// Every client can begin an authorization, every person can log in, every grant gives new tokens.
+/// Asserts that every client can start an authorization, every user can log in, every grant can be refreshed,
+/// and every revoked grant is invalid.
 async fn verify(stack: &Stack, done: &Acknowledged) {
     assert!(!is_known(stack, &Registration { client_id: "mcp_nobody".into() }).await);
     for client in &done.clients {
@@ -122,7 +125,7 @@ async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
         for person in newcomers {
             workers.spawn(work(shared.clone(), person, done.clone()));
         }
-        // Other moments every round: early in the first logins, and later.
+        // The service is killed at another moment in each round, from the first logins to later ones.
         tokio::time::sleep(Duration::from_millis(300 + 450 * (round % ROUNDS) + 67 * (round / ROUNDS))).await;
         let pid = shared.read().await.auth_service_pid();
         tests::process::kill_9(pid);

@@ -1,5 +1,5 @@
-//! docs/errors.md holds every description of an error that the source has, and no other: whoever changes one changes
-//! both, knowing that people search for it.
+//! Tests that docs/errors.md contains exactly the error descriptions of the source. People search for these
+//! texts, so the document must be changed together with the source.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use syn::visit::Visit;
 use tests::places;
 
-/// Where descriptions are, below auth-service/src.
+/// The files and directories with error descriptions, below auth-service/src.
 const SOURCES: [&str; 15] = [
     "clients.rs",
     "dpop.rs",
@@ -26,7 +26,8 @@ const SOURCES: [&str; 15] = [
     "oauth/token",
 ];
 
-/// The texts with blanks outside test code, macros (which log) and documentation.
+/// Collects the string literals that contain spaces. Tests, macro calls (which log) and documentation are
+/// left out.
 #[derive(Default)]
 struct Texts(Vec<String>);
 
@@ -59,11 +60,11 @@ impl<'ast> Visit<'ast> for Texts {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
-        // #[error("…")]; #[error(transparent)] has no text.
+        // `#[error("…")]` has a text, and `#[error(transparent)]` has none.
         if attribute.path().is_ident("error") {
             let text = attribute.parse_args_with(|input: syn::parse::ParseStream<'_>| {
                 let text = input.parse::<syn::LitStr>().ok();
-                // What the text is filled with.
+                // The arguments of the text are skipped.
                 input.step(|cursor| {
                     let mut rest = *cursor;
                     while let Some((_, next)) = rest.token_tree() {
@@ -82,7 +83,8 @@ impl<'ast> Visit<'ast> for Texts {
     }
 }
 
-/// Whether a line of the page is what the source says: `{…}` there is a word in capitals here.
+/// Whether a line of the document matches the text in the source. A placeholder `{…}` matches a word in
+/// capitals.
 fn is_said(line: &str, text: &str) -> bool {
     let mut rest = line;
     for (n, piece) in text.split('{').enumerate() {
@@ -102,7 +104,7 @@ fn is_said(line: &str, text: &str) -> bool {
     rest.is_empty()
 }
 
-/// All files below `path`, as they are.
+/// The contents of all files below `path`.
 fn written(path: &Path) -> String {
     if !path.is_dir() {
         return std::fs::read_to_string(path).unwrap();
@@ -123,7 +125,7 @@ fn the_page_of_errors_has_every_description_and_no_other() {
     let missing: Vec<_> =
         texts.0.iter().filter(|text| !lines.iter().any(|line| is_said(line, text))).collect();
     assert!(missing.is_empty(), "docs/errors.md lacks: {missing:#?}");
-    // What pages say is somewhere else, some of it in macros and templates.
+    // The texts of pages are elsewhere in the source, some of them in macros and templates.
     let mut all = Texts::default();
     all.read(&root.join("auth-service/src"));
     let written = written(&root.join("auth-service/src")) + &written(&root.join("auth-service/templates"));

@@ -1,7 +1,8 @@
-//! Three replicas of auth-service behind one edge, before one Redis: how soon what is done at one is so at all of them.
+//! Measures how soon a change at one of three replicas of auth-service, with one edge and one Redis, takes
+//! effect at all of them.
 //!
-//! Envoy gives requests that come one after the other to the replicas in turn, so three answers in a row are of all three.
-//! `REVOCATIONS=1000` for so many of each kind; `docs/state.md` has the figures.
+//! Envoy sends consecutive requests to the replicas in turn, so that three responses in a row come from all
+//! three. `REVOCATIONS=1000` sets the number of changes of each kind. The results are in `docs/state.md`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "../../auth-service/tests/support/redis_server.rs"]
@@ -19,12 +20,13 @@ use tests::upstream::Upstream;
 use tests::{Answer, Setup, Stack, places};
 
 const REPLICAS: usize = 3;
-/// What the shipped configuration says of the one replica that it knows.
+/// The entry for a replica in the shipped configuration.
 const ENDPOINT: &str = r#"- endpoint: { address: { socket_address: { address: "@AUTH_ADDRESS@", port_value: @AUTH_EDGE_PORT@ } } }"#;
-/// Within this, 99 of 100 changes are known everywhere.
+/// 99 of 100 changes must be known to all replicas within this time.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// Four programs and a client each: two fleets at the same time measure each other.
+/// Runs one fleet at a time, because each starts four programs and clients. Two fleets would slow each other
+/// down.
 static FLEETS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 struct Fleet {
@@ -60,7 +62,7 @@ impl Fleet {
         fleet
     }
 
-    /// Waits until the edge has heard of every replica.
+    /// Waits until the edge uses every replica.
     async fn is_whole(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut known = 0;
@@ -75,7 +77,7 @@ impl Fleet {
         Answer::read(request.send().await.unwrap()).await.unwrap()
     }
 
-    /// Every replica knows the token, and the second time from memory.
+    /// Waits until every replica has checked the token, and has used its cache the second time.
     async fn is_known(&self, token: &str, says: &str) {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut known = 0;
@@ -86,7 +88,7 @@ impl Fleet {
         }
     }
 
-    /// Until all replicas say the new thing. None may say the old one afterwards.
+    /// Waits until all replicas return the new result. After that, none may return the old one.
     async fn until(&self, token: &str, since: Instant, is_new: impl Fn(&Answer) -> bool) -> Spread {
         let (mut in_a_row, mut spread) = (0, Spread::default());
         while in_a_row < 3 * REPLICAS {
@@ -106,7 +108,7 @@ impl Fleet {
         spread
     }
 
-    /// Enters a machine; its identifier and secret.
+    /// Adds a machine client. Returns its identifier and secret.
     fn machine(&self, name: &str) -> (String, String) {
         let grant = ["--grant", "client-credentials", "--resource", &self.stack.mcp_url];
         let printed = self.stack.operator(&[&["client", "add", name][..], &grant].concat());
@@ -117,7 +119,7 @@ impl Fleet {
         (value("client_id"), value("client_secret"))
     }
 
-    /// Asks the first replica, without the edge.
+    /// Sends a request to the first replica, without the edge.
     async fn post(&self, path: &str, (id, secret): &(String, String), form: &[(&str, &str)]) -> Answer {
         let url = format!("http://127.0.0.1:{}{path}", self.stack.auth_public_port);
         let request = self.http.post(url).basic_auth(id, Some(secret)).form(form);
@@ -133,12 +135,12 @@ impl Fleet {
     }
 }
 
-/// How a change came about.
+/// The times from a change until it took effect.
 #[derive(Default)]
 struct Spread {
-    /// When the last answer came that did not know of it; nothing if every answer did.
+    /// When the last old response came. It is 0 if there was none.
     last_old: Duration,
-    /// When an answer of each replica had come that did. A busy machine takes its time for three requests.
+    /// When every replica had sent a new response. Three requests take longer on a busy machine.
     all_new: Duration,
 }
 
@@ -212,7 +214,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
     print("groups changed, since the operator was told", &spreads);
 }
 
-/// Calls until it is told to stop; how many calls there were, and what was answered to those that did not pass.
+/// Sends calls until told to stop. Returns the number of calls, and the responses other than 200.
 async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> (usize, Vec<Answer>) {
     let (mut calls, mut failed) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! What reaches the wrapper and its child: who is calling, as auth-service says it, and none of what proved it.
+//! Tests what reaches the wrapper and its child process: the identity of the caller according to
+//! auth-service, but no credentials.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use reqwest::header::{HeaderMap, HeaderName};
@@ -7,7 +8,7 @@ use tests::places::recorder;
 use tests::upstream::Upstream;
 use tests::{Answer, Setup};
 
-/// Headers by which a client might pass for somebody else, or that belong to the edge.
+/// Headers with which a client could pretend to be another user, and headers that belong to the edge.
 const FORGED: [(&str, &str); 12] = [
     ("x-auth-subject", "forged-subject"),
     ("x-auth-username", "forged-name"),

@@ -1,4 +1,5 @@
-//! The issuer suite: ours passes it on both stores, and an issuer full of holes fails it check by check.
+//! Tests the issuer suite. Our own issuer passes it on both stores, and an issuer with many faults passes only
+//! three checks.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::process::{Command, Stdio};
@@ -38,7 +39,7 @@ fn assert_good(report: &Report) {
 async fn ours_passes_on_the_embedded_store() {
     let stack = Stack::start().await;
     assert_good(&report_on(&stack).await);
-    // What was tried is in the audit log.
+    // The attacks of the suite are in the audit log.
     let log = stack.log_of("auth-service");
     for event in ["code_replayed", "refresh_token_reused", "grant_revoked"] {
         assert!(log.contains(event), "no {event}");
@@ -85,13 +86,13 @@ async fn without_a_login_the_rest_is_checked_and_the_gaps_are_told() {
     assert!(run(&format!("{}/nothing", stack.issuer), Options::default()).await.is_err());
 }
 
-/// Checks that even the issuer full of holes passes, each for a reason.
+/// Checks that even the faulty issuer passes, each with the reason.
 const HELD_BY_THE_FLAWED: [&str; 3] = [
-    // It is on loopback.
+    // The faulty issuer is on loopback.
     "endpoints are there, over TLS or on loopback",
-    // It believes everybody, and so it believes a good token, too.
+    // It accepts all tokens, so it also accepts a valid one.
     "a token of this issuer is taken",
-    // Nobody revokes anything there.
+    // It has no working revocation.
     "another client revokes nothing",
 ];
 
@@ -125,7 +126,7 @@ async fn an_issuer_full_of_holes_fails_check_by_check() {
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Does everything wrong that can be done wrong in a few lines.
+/// Answers a request as wrongly as is possible in a few lines.
 async fn answer(mut socket: TcpStream, base: String) {
     let mut head = Vec::new();
     let mut buffer = vec![0; 65_536];

@@ -1,4 +1,4 @@
-//! Which room imports which stands in `tests/layers.toml`, and nowhere else is it true.
+//! Tests that the modules of each crate import only what `tests/layers.toml` allows.
 
 use std::collections::BTreeMap;
 use std::fs;

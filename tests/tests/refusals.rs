@@ -1,4 +1,4 @@
-//! Requests that must not pass the edge, and what they are told.
+//! Tests of requests that must not pass the edge, and of the responses to them.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Value, json};
 use tests::{Answer, Setup, Stack};
 
-/// A stack whose upstream answers 200 to everything: whatever is refused, the edge refused it.
+/// A stack whose service answers every request with 200, so that only the edge can refuse a request.
 async fn stack() -> (Stack, tests::upstream::Upstream) {
     let upstream = tests::upstream::Upstream::start().await;
     let stack =
@@ -27,7 +27,7 @@ async fn ask(stack: &Stack, method: Method, authorizations: &[&str]) -> Answer {
     Answer::read(request.send().await.unwrap()).await.unwrap()
 }
 
-/// The parts of a challenge, `name="value"`.
+/// The value of a parameter of a challenge, `name="value"`.
 fn parameter<'a>(challenge: &'a str, name: &str) -> Option<&'a str> {
     challenge.split_once(&format!("{name}=\""))?.1.split('"').next()
 }

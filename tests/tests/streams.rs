@@ -1,4 +1,4 @@
-//! Streams and large messages through the edge: nothing is held back, nothing is cut off.
+//! Tests that streams and large messages pass through the edge without being held back or cut off.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ async fn a_silent_stream_stays_open() {
     let session = session(&stack, &token).await;
     let mut response = session.listen().await.unwrap();
     assert_eq!(response.status(), 200);
-    // Longer than the time after which the edge closes idle connections to the services behind it.
+    // This is longer than the time after which the edge closes idle connections to the services behind it.
     let end = tokio::time::timeout(Duration::from_secs(7), async {
         while response.chunk().await.unwrap().is_some() {}
     })

@@ -1,4 +1,4 @@
-//! docs/threat-model.md and the tests agree on which attacks are survived.
+//! Tests that docs/threat-model.md and the tests agree on which attacks are handled.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tests::places;
 
-/// The numbers in the first column of the page's table.
+/// The attack numbers in the first column of the document's table.
 fn claimed(page: &str) -> BTreeSet<u32> {
     let rows = page
         .lines()
@@ -16,7 +16,7 @@ fn claimed(page: &str) -> BTreeSet<u32> {
     bounds.flat_map(|(first, last)| first.parse::<u32>().unwrap()..=last.parse().unwrap()).collect()
 }
 
-/// The numbers that names of tests carry: `fn a026_a027_…`.
+/// Collects the attack numbers in the names of tests, such as `fn a026_a027_…`.
 fn tested(directory: &Path, numbers: &mut BTreeSet<u32>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

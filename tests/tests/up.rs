@@ -1,4 +1,5 @@
-//! `scripts/up --native` from a clean clone: it gets ready, keeps its state over a restart, and leaves nothing behind.
+//! Tests `scripts/up --native` from a clean clone. It must become ready, keep its state over a restart, and
+//! leave no processes behind.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
@@ -18,20 +19,20 @@ use tests::engine::clean_clone;
 use tests::places::{binary, free_port, repository, tool, tools_dir};
 use tests::process::{self, Process, kill_9};
 
-/// From the first line to "Ready".
+/// Time limit from the start to "Ready".
 const READY: Duration = Duration::from_secs(60);
-/// From Ctrl-C to the end.
+/// Time limit from Ctrl-C to the end.
 const STOP: Duration = Duration::from_secs(30);
 
-/// `scripts/up --native` over a data directory.
+/// A running `scripts/up --native` with its data directory.
 struct Up {
     process: Process,
     data: PathBuf,
 }
 
 impl Up {
-    /// From a clone in which nothing has been built. The programs are those of this build: compiling them once more
-    /// would prove nothing.
+    /// Starts it from a clone in which nothing was built. The programs are those of this build, because
+    /// compiling them again would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
         tool("envoy");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");
@@ -40,8 +41,8 @@ impl Up {
         if !checkout.exists() {
             clean_clone(repository(), dir).unwrap();
         }
-        // Whoever started the tests may ignore SIGINT, as a shell does for what it runs in the background, and a script
-        // cannot undo that by itself.
+        // If the tests were started in the background, a shell may have set SIGINT to be ignored, which a
+        // script cannot undo.
         let mut command = process::command("env");
         command
             .arg("--default-signal=INT")
@@ -70,14 +71,14 @@ impl Up {
         }
     }
 
-    /// The word after this one in its output.
+    /// The word that follows `word` at the start of a line of its output.
     fn told(&self, word: &str) -> Option<String> {
         let output = self.process.output();
         let after = output.lines().find_map(|line| line.trim_start().strip_prefix(word))?;
         after.split_whitespace().next().map(str::to_owned)
     }
 
-    /// A note that it leaves for scripts, `NAME=VALUE` in `stack.env`.
+    /// The value of a line `NAME=VALUE` in `stack.env`, which it writes for other scripts.
     fn note(&self, name: &str) -> String {
         let notes = fs::read_to_string(self.data.join("stack.env")).unwrap();
         let value = notes.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
@@ -88,7 +89,8 @@ impl Up {
         Gate::at(&self.note("ISSUER"), &self.note("MCP_URL"))
     }
 
-    /// Ctrl-C in its terminal, or another way to tell it to stop; nothing that it started may be left.
+    /// Stops it with Ctrl-C in its terminal or with another signal. None of the processes that it started may
+    /// be left.
     fn stop(mut self, signal: Signal) {
         let started = descendants(self.process.id());
         assert!(started.len() >= 3, "three tiers at least: {started:?}");
@@ -99,7 +101,7 @@ impl Up {
     }
 }
 
-/// A process, told apart from a later one with the same id by its start time.
+/// A process. Its start time distinguishes it from a later process with the same ID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Running {
     id: u32,
@@ -107,20 +109,20 @@ struct Running {
     start: String,
 }
 
-/// Parent and identity of a process.
+/// The parent ID and the identity of a process.
 fn look_up(id: u32) -> Option<(u32, Running)> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     let (before, after) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let name = before.split_once('(')?.1.to_owned();
-    // A zombie is gone, and waits only for its parent to look.
+    // A zombie has ended, and only waits for its parent.
     if fields.first() == Some(&"Z") {
         return None;
     }
     Some((fields.get(1)?.parse().ok()?, Running { id, name, start: (*fields.get(19)?).to_owned() }))
 }
 
-/// Everything that a process has started, and what those have started.
+/// All descendants of a process.
 fn descendants(root: u32) -> HashSet<Running> {
     let ids =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -177,7 +179,7 @@ async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
     let same_person = Person::new(&person.username, &person.new_password);
     gate.code(&client, &same_person, &gate.mcp_url).await.unwrap();
 
-    // The command that it names for a lost password, typed while it runs.
+    // Runs the command that the output names for a lost password, while the stack is running.
     let output = up.process.output();
     let command = output.lines().find_map(|line| line.trim_start().strip_prefix("A lost password:")).unwrap();
     let reset = Command::new("bash").args(["-c", command]).env_clear().output().unwrap();

@@ -1,4 +1,4 @@
-//! `scripts/tools`, with a package manager of the test's own.
+//! Tests of `scripts/tools`, with a package manager that the test provides.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::checkout;
 
-/// Installs a Node that does nothing, or, of a lock file, its text; where `hold` is there, only after that is gone.
+/// A script that acts as npm. It installs a Node that does nothing, and for a lock file its text. While the
+/// file `hold` exists, it waits.
 const NPM: &str = r#"#!/bin/sh
 set -e
 here=$(dirname "$0")
@@ -34,7 +35,7 @@ case "$3 $*" in
 esac
 "#;
 
-/// Checkouts that share one place for their tools.
+/// Checkouts that share a directory for their tools.
 struct Shared {
     place: TempDir,
 }
@@ -52,7 +53,7 @@ impl Shared {
         self.place.path().join(below)
     }
 
-    /// `scripts/tools npm` of a checkout.
+    /// Starts `scripts/tools npm` of a checkout.
     fn install(&self, checkout: &Path) -> Child {
         let path = format!("{}:{}", self.place.path().display(), std::env::var("PATH").unwrap());
         Command::new(checkout.join("scripts/tools"))
@@ -65,14 +66,14 @@ impl Shared {
             .unwrap()
     }
 
-    /// The same, to its end: whether it went well, and what it said.
+    /// Runs `scripts/tools npm` to its end. Returns whether it succeeded, and its output.
     fn installed(&self, checkout: &Path) -> (bool, String) {
         let output = self.install(checkout).wait_with_output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
     }
 
-    /// Whose packages are there.
+    /// The text of the lock file whose packages are installed.
     fn packages(&self) -> String {
         fs::read_to_string(self.at("tools/npm/node_modules/installed")).unwrap_or_else(|_| "none".to_owned())
     }
@@ -82,7 +83,7 @@ impl Shared {
     }
 }
 
-/// A checkout with a lock file of its own.
+/// A checkout with this lock file.
 fn with_lock(text: &str) -> TempDir {
     let checkout = checkout();
     fs::write(checkout.path().join("scripts/npm/package-lock.json"), text).unwrap();
@@ -98,7 +99,7 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     assert_eq!(shared.packages(), "one");
     let path_of_one = fs::canonicalize(shared.at("tools/npm/node_modules/installed")).unwrap();
 
-    // While the other's packages are on their way, the first's are there.
+    // While the packages of the other checkout are being installed, those of the first are still there.
     fs::remove_file(shared.at("busy")).unwrap();
     fs::write(shared.at("hold"), "").unwrap();
     let installing = shared.install(other.path());
@@ -114,10 +115,10 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     assert!(output.status.success(), "{said}");
     assert_eq!(shared.packages(), "other");
     assert!(said.contains("another lock file or version asks for"), "nothing is said: {said}");
-    // What runs from the first's packages keeps them.
+    // A program that runs from the packages of the first checkout keeps them.
     assert_eq!(fs::read_to_string(&path_of_one).unwrap(), "one");
 
-    // Back and forth costs no installation.
+    // Switching between the checkouts does not install anything again.
     let before = shared.calls();
     for (checkout, whose) in [(&one, "one"), (&other, "other"), (&one, "one")] {
         let (went_well, said) = shared.installed(checkout.path());

@@ -1,4 +1,4 @@
-//! auth-service.
+//! Floods against auth-service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::honest::Honest;
 use crate::redis_server::RedisServer;
 use crate::{Memory, ONE_AT_A_TIME, can_bound, say};
 
-/// Addresses from which strangers come.
+/// Number of addresses that the strangers use.
 const ADDRESSES: u8 = 100;
 
-/// Requests of strangers at a time.
+/// Number of requests that strangers send at the same time.
 const AT_ONCE: usize = 64;
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a100_strangers_do_not_end_auth_service_on_redis() {
     strangers("Redis", setup).await;
 }
 
-/// Behind the edge that its honest user comes through.
+/// A stack with an edge for the honest user, whose auth-service is within its container's limits.
 async fn bounded(setup: Setup, upstream: &Upstream) -> Stack {
     setup
         .in_front_of(upstream.port)
@@ -66,7 +66,7 @@ async fn strangers(store: &str, setup: Setup) {
     memory.is_back(&mut stack, &format!("auth-service on {store} after strangers"));
 }
 
-/// One flood after the other, in the middle of each the honest one.
+/// Runs one flood after the other, and serves the honest user during each of them.
 async fn during(
     stack: &mut Stack,
     honest: &mut Honest,
@@ -80,7 +80,7 @@ async fn during(
         memory.look(stack);
         let seen = honest.is_served(stack).await;
         memory.look(stack);
-        // The operator's listener, too.
+        // The listener for operators must answer too.
         assert_eq!(stack.ready().await.status, 200, "{name}");
         let answers: Vec<_> = floods.iter().map(|flood| (flood.opened(), flood.answers())).collect();
         drop(floods);
@@ -158,7 +158,7 @@ const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 const VERIFIER: &str = "a-code-verifier-that-is-long-enough-0123456789-abc";
 
-/// Method, path, content type and body of a request, by its number.
+/// Method, path, content type and body of a request.
 type Request = (&'static str, String, &'static str, String);
 
 fn requests(stack: &Stack, of: impl Fn(usize) -> Request + Send + Sync + 'static) -> Start {
@@ -189,7 +189,7 @@ fn registration(number: usize) -> String {
         .to_string()
 }
 
-/// Path and query under which a client asks for a login.
+/// The path and query of a client's authorization URL.
 fn authorization(stack: &Stack, client: &Registration) -> String {
     let url = stack.authorization_url(client, &stack.mcp_url);
     format!("{}?{}", url.path(), url.query().unwrap())
@@ -204,7 +204,7 @@ async fn device(stack: &Stack) -> String {
     answer.json().unwrap().get("client_id").unwrap().as_str().unwrap().to_owned()
 }
 
-/// Of one browser's form, under names that may have accounts and names that have none.
+/// Logins with wrong passwords in one browser's form, under names with and without accounts.
 async fn wrong_passwords(stack: &Stack) -> Start {
     let page = stack.get(&stack.endpoint("login")).await.unwrap();
     let after = |text: &str, before: &str, end: char| {
@@ -227,7 +227,7 @@ async fn wrong_passwords(stack: &Stack) -> Start {
     })
 }
 
-/// What an edge asks about a request with a token, over connections that it keeps.
+/// Checks of requests with a token, as an edge sends them over kept connections.
 fn checks(
     stack: &Stack,
     connections: usize,
@@ -245,7 +245,7 @@ fn checks(
     })
 }
 
-/// The good token with another signature, and another each time.
+/// The valid token with another signature each time.
 fn wrong_tokens(good: &str) -> impl Fn(usize) -> String + use<> {
     let (start, signature) = good.rsplit_once('.').unwrap();
     let (start, length) = (start.to_owned(), signature.len());
@@ -288,7 +288,8 @@ async fn a100_somebody_with_an_account_does_not_end_auth_service() {
 
 const BOB: &str = "another battery that is a staple";
 
-/// Ana in sixteen browsers: one client after the other is registered, allowed, given tokens, and refreshes them.
+/// Ana in sixteen browsers. Each of them registers clients one after the other, allows them, gets tokens and
+/// refreshes them.
 fn consents(gate: &Gate) -> Flood {
     Flood::of(16, |member, counts| {
         let gate = gate.clone();
