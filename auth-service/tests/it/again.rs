@@ -1,5 +1,5 @@
-//! Pages after a second click, the back button, a reload, or in two tabs. Each of them must explain what
-//! happened and offer a link to continue.
+//! Tests of pages after a second click, the back button, a reload, or in two tabs. Each page must explain
+//! what happened and offer a link to continue.
 
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
     }
-    // An invented ticket cannot produce a page with text of an attacker's choice.
+    // A made-up ticket does not produce such a page.
     for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {
         let page = browser.open(&format!("/consent/answered{made_up}")).await;
         assert!(
@@ -307,7 +307,7 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     // The user goes back to the page for the code, which is still filled in.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
-    // After the codes have expired, the page makes no false statement.
+    // After the codes have expired, the page still says nothing untrue about the result.
     app.wait(Duration::from_secs(601));
     let late = ana.open(result).await;
     assert!(late.body.contains("If the device is not connected"), "{}", late.body);

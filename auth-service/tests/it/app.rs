@@ -35,7 +35,7 @@ pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 pub(crate) const REDIRECT: &str = "https://app.example/cb";
 pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 
-/// A clock that moves only when the test says so. Its time of day can be set ahead of the time passed.
+/// A clock that moves only when the test says so. The test can also set its time of day ahead.
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
@@ -214,7 +214,7 @@ impl TestApp {
         self.clock.passed.fetch_add(duration.as_secs(), Ordering::SeqCst);
     }
 
-    /// Sets how far the clock is ahead of the time passed.
+    /// Sets how far the time of day is ahead of the time that the test has let pass.
     pub(crate) fn set_clock_ahead(&self, by: Duration) {
         self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }

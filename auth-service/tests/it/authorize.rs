@@ -55,7 +55,7 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
         ("redirect_uri", "//app.example/cb"),
         ("redirect_uri", "https://app.example/CB"),
     ] {
-        // Other parameters are wrong too. Their errors must not be reported by a redirect.
+        // Other parameters are wrong too. The server must not redirect to report those errors.
         let query = authorize_query(&client, &[replaced, ("response_type", "token"), ("scope", "\"")]);
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{replaced:?}");

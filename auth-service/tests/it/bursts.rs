@@ -1,4 +1,4 @@
-//! Refreshes by one honest client that runs on several machines, against several replicas.
+//! Tests of refreshes by one honest client that runs on several machines, against several replicas.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -78,7 +78,8 @@ async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_cli
         }
         assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
     }
-    // The same holds for the opposite answers. A second click on the same button is not a second answer.
+    // A denial cannot be changed by a later approval either. A second click on the same button is not a
+    // second answer.
     let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     for _ in 0..2 {
         let denied = browser.submit(&page, &[("decision", "deny")]).await;

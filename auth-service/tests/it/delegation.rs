@@ -178,7 +178,7 @@ async fn a037_an_assertion_counts_once_for_one_client_in_time() {
     ] {
         assert_eq!(error_code(bearer(&app, &agent, &forged).await).await, "invalid_grant");
     }
-    // Refused are a client that the operator did not allow, a client that does not authenticate, and a
+    // The server refuses a client that the operator did not allow, a client that does not authenticate, and a
     // repeated assertion.
     let theirs = provider.id_jag(&provider.claims(&app, &other.0, "2"));
     assert_eq!(error_code(bearer(&app, &other, &theirs).await).await, "invalid_grant");
@@ -364,8 +364,8 @@ async fn a033_a041_an_exchange_widens_nothing() {
         let answer = exchange(&app, &front, &tokens.access, &[(name, value)]).await;
         assert_eq!(error_code(answer).await, error, "{name}={value}");
     }
-    // Refused are a client that the token is not for, a client without the right to exchange tokens, and a
-    // token that was exchanged before.
+    // The server refuses a client that the token is not for, a client without the right to exchange tokens,
+    // and a token that was exchanged before.
     assert_eq!(error_code(exchange(&app, &other, &tokens.access, &[]).await).await, "invalid_grant");
     let form = [("grant_type", EXCHANGE), ("client_id", client.as_str()), ("subject_token", &tokens.access)];
     assert_eq!(error_code(app.token(&form).await).await, "unauthorized_client");

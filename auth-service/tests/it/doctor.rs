@@ -10,8 +10,7 @@ use serde_json::Value;
 use super::document_host::tls_of_localhost;
 use super::faulty_edge::{Fault, Patient, patient};
 
-/// Longer than a busy machine delays a response. Every response in these tests comes, so none is reported as
-/// missing.
+/// Longer than a busy machine delays a response. So the doctor never reports a late response as missing.
 const PATIENT: Duration = Duration::from_secs(120);
 
 /// The findings of the doctor for a stack with this fault and these settings.

@@ -170,7 +170,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
 
-/// A client that has used its keys, which the document host serves.
+/// A client whose keys the document host serves, with an app in which it authenticates.
 struct Keyed {
     host: DocumentHost,
     signer: Signer,

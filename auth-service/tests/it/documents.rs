@@ -107,7 +107,7 @@ async fn a_document_with_members_that_say_nothing_is_a_client_like_any_other() {
     for name in ["grant_types", "response_types", "dpop_bound_access_tokens", "contacts", "client_secret"] {
         odd[name] = Value::Null;
     }
-    // The first redirect URI is not usable, because its `state` could be mistaken for that of a response.
+    // A redirect to the first URI is refused, because its `state` could be mistaken for that of the response.
     odd["redirect_uris"] = json!(["https://app.example/cb?state=x", REDIRECT]);
     host.put(PATH, Answer::json(&odd, "max-age=600"));
     let app = app(&host, &[]).await;
@@ -283,7 +283,7 @@ async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
     for n in 0..80 {
         authorize(&host.url(&format!("/made-up/{n}")), "203.0.113.9").await;
     }
-    // The document of a known client is fetched again, and an unknown one is fetched for another address.
+    // The document of a known client is fetched again, and so is an unknown one for another client address.
     app.wait(Duration::from_secs(61));
     assert_eq!(authorize(&host.url(PATH), "198.51.100.2").await, StatusCode::SEE_OTHER);
     let mut other = document(&host);
@@ -322,7 +322,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     let away = "503 Service Unavailable\r\nContent-Type: application/json".to_owned();
     host.put(PATH, Answer { head: away, body: "{}".to_owned() });
     app.wait(Duration::from_secs(61));
-    // The error must not be `invalid_client`, because such clients then delete their tokens.
+    // The error must not be `invalid_client`, because clients delete their tokens after that error.
     let refused = app.refresh(&id, &tokens.refresh).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "10");
@@ -331,7 +331,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     assert!(told["error_description"].as_str().unwrap().contains("it answered 503"), "{told}");
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
-    // An error that needs a change of the document is still reported as `invalid_client`.
+    // An error that the owner of the document has to fix is still reported as `invalid_client`.
     host.put(
         PATH,
         Answer { head: "404 Not Found\r\nContent-Type: application/json".to_owned(), body: "{}".to_owned() },

@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // Each replica looks for changes at other seconds. At no time is a token refused or signed with a key
-    // that /jwks has shown for less than the time for which its response can be cached.
+    // Each replica looks for changes at other seconds. No token is refused at any time. No token is signed
+    // with a key that was in /jwks for less than the time for which the response of /jwks can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {

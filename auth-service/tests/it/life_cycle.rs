@@ -22,7 +22,7 @@ const STEPS: usize = 60;
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Wait(u64),
-    /// The user is sent to the authorization endpoint. The request is for all of the scope or a part of it.
+    /// The user is sent to the authorization endpoint. The request asks for all of the scope or for a part.
     Authorize {
         client: usize,
         all: bool,
@@ -66,7 +66,7 @@ pub(super) enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Any of them, or one of the latest (numbers from a million on).
+    // The index selects any of them, or from a million on one of the latest.
     let which = || prop_oneof![2 => 0_usize..1000, 3 => 1_000_000_usize..1_000_003];
     // Mostly the right client, which is number 0.
     let client = || prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)];
@@ -108,7 +108,7 @@ async fn stories(app: &TestApp) {
         let mut world = World::new(app, &parties, story).await;
         let mut model = Model::new(app.state.now().0);
         for (n, step) in steps.iter().enumerate() {
-            // The steps so far, as the message of a failure.
+            // The steps so far are printed if a check fails.
             let told = format!("{:#?}", &steps[..=n]);
             world.take(step, &mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
             let [yes, no] = world.look(&mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
@@ -116,7 +116,7 @@ async fn stories(app: &TestApp) {
         }
         parties.switch_all_on(app).await;
     }
-    // A story in which nothing happens tests nothing. Long stories have about fifteen calls that pass. A few
+    // A story in which nothing happens proves nothing. Long stories have about fifteen calls that pass. A few
     // of the short ones begin with a month of waiting.
     println!("{stories} stories, {opened} calls passed, {refused} were refused");
     assert!(opened > stories * 4 && refused > stories * 4, "{opened} calls passed, {refused} were refused");

@@ -136,7 +136,7 @@ async fn a_form_that_could_not_be_sent_is_not_shown() {
     let app = TestApp::start().await;
     app.person("ana").await;
     for path in ["/login?state=", "/login/device?state="] {
-        // Browsers send a backslash in a query unencoded, and a ticket doubles it.
+        // Browsers send a backslash in a query unencoded. In a ticket it takes two characters.
         let page = app.browser().open(&format!("{path}{}", "\\".repeat(7700))).await;
         assert_eq!(page.status, StatusCode::URI_TOO_LONG, "{path}");
         assert!(page.body.contains("too long") && !page.body.contains("ticket"), "{}", page.body);
@@ -155,8 +155,7 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
     let app = TestApp::start().await;
     app.account("ana", true).await;
     let mut browser = app.browser();
-    // The longest query that the login form accepts, with as many characters as possible that a ticket
-    // doubles.
+    // The longest query that the login form accepts, with as many backslashes as possible.
     let link =
         |doubled: usize| format!("/login?state={}{}", "\\".repeat(doubled), "a".repeat(8186 - doubled));
     let mut longest = 1024;
@@ -223,7 +222,7 @@ async fn a_password_that_is_too_long_is_measured_in_what_the_page_says() {
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
-    // The password has less than the maximum number of characters, but more bytes.
+    // The password has fewer characters than the maximum, but more bytes.
     let long = "ü".repeat(200);
     let answer =
         browser.submit(&choose, &[("new_password", long.as_str()), ("new_password_repeat", &long)]).await;

@@ -145,7 +145,7 @@ async fn a041_a033_a_machine_gets_no_more_than_the_operator_gave_it() {
     }
     let wrong = (bot.0.clone(), "mgk_wrong".to_owned());
     assert_eq!(credentials(&app, &wrong, &[]).await.status(), StatusCode::UNAUTHORIZED);
-    // A registration cannot make a client a machine, and no other client can use its grant type.
+    // A client that registers itself cannot get the grant type of machines.
     let metadata = json!({ "redirect_uris": ["https://app.example/cb"], "grant_types": ["authorization_code", "client_credentials"] });
     let registered: Value = app.register(&metadata).await.json().await.unwrap();
     assert_eq!(registered["grant_types"], json!(["authorization_code"]));

@@ -48,7 +48,8 @@ impl Ruled {
         Self { app: TestApp::start_with(&settings).await, file, _directory: directory }
     }
 
-    /// Replaces the policy file, and looks at it twice, which is what it takes to accept a change.
+    /// Replaces the policy file, and looks at it twice. The service uses a changed file only after the second
+    /// look.
     fn rewrite(&self, rules: &str) {
         let next = self.file.with_extension("next");
         std::fs::write(&next, rules).unwrap();
@@ -143,7 +144,7 @@ async fn a092_rules_that_the_caller_does_not_meet_go_to_the_wrapper_in_the_asser
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["shutdown"], "denied": true }]));
-    // An assertion with the old rules is not used any more.
+    // After a change, the assertion is a new one with the new rules.
     ruled.rewrite(&rules.replace("shutdown", "reboot"));
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["reboot"], "denied": true }]));
@@ -253,7 +254,7 @@ async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
             }
         }
     }
-    // A request for this resource is refused before the login.
+    // An authorization request for such a resource is refused.
     let lookalike = ruled.app.check_by("traefik", "POST", "mcp.example", "/mcp/Admin").send().await.unwrap();
     let body = (lookalike.status(), lookalike.text().await.unwrap());
     assert!(body.0 == StatusCode::FORBIDDEN && body.1.contains("case"), "{body:?}");
@@ -300,7 +301,7 @@ async fn a_person_who_is_not_let_in_learns_it_before_allowing_anything() {
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(page.body.contains("may not use") && page.body.contains("https://other.example/mcp"));
     assert!(!page.body.contains("value=\"allow\""), "{}", page.body);
-    // A form that was made by hand does not help. The client gets an error.
+    // A form that was made by hand does not help. After a denial, the client gets an error.
     assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::FORBIDDEN);
     let told = browser.submit(&page, &[("decision", "deny")]).await;
     assert_eq!(told.parameter("error").as_deref(), Some("access_denied"));

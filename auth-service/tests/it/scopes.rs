@@ -14,7 +14,7 @@ use super::policy::Ruled;
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// The policy file of docs/policy.md.
+/// An example policy of docs/policy.md, with a second service.
 const NOTES: &str = r#"
 [scopes]
 "notes:read" = "Read your notes"

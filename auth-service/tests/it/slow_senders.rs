@@ -1,5 +1,5 @@
-//! Attack 100 with slow senders. Each of them keeps within all time limits, and together they use all
-//! connections.
+//! Tests of attack 100 with slow senders. Each of them keeps within all time limits, and together they use
+//! all connections.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::app::{REDIRECT, TestApp};
 const FLOOD: usize = 1100;
 const ADDRESSES: usize = 5;
 /// Number of the last connections of the flood. It is at most the share of each address, and more than the
-/// number of connections that wait to be accepted when all are in use.
+/// number of connections that can wait to be accepted.
 const LATEST: usize = 150;
 
 /// Connects to the public listener from this loopback address.
@@ -108,7 +108,7 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
 async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     let app = TestApp::start().await;
     let mut slow = Vec::new();
-    // These are more connections than the ops listener accepts.
+    // The ops listener accepts fewer connections than these.
     for _ in 0..100 {
         let mut stream = connect(&app.ops, Ipv4Addr::new(127, 0, 1, 1)).await;
         stream.write_all(b"GET /ready HTTP/1.1\r\nHost: o").await.unwrap();

@@ -301,7 +301,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
         ("refresh_token", &tokens.refresh),
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
-    // A public client must not send a secret in either way.
+    // A public client must not send a secret, neither in the body nor in a header.
     let public = app.client().await;
     let held = app.tokens(&public).await.refresh;
     let form = [("grant_type", "refresh_token"), ("refresh_token", held.as_str())];
@@ -352,7 +352,7 @@ async fn a034_a_refresh_carries_the_groups_of_now() {
     let name = "ana".to_owned().try_into().unwrap();
     let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
     assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
-    // The old token and the new one give access without groups.
+    // Both the old token and the new one give access without groups.
     assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
     let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
     assert!(

@@ -159,7 +159,7 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     assert!(matches!(outcome, Registration::Full));
     assert!(world.store().client(&id("d"), NOW).await.unwrap().is_none());
     assert_eq!(names(world.store()).await, ["c", "used"]);
-    // The maximum was lowered so far that deleting the only unused client is not enough.
+    // The maximum was lowered by more than the number of unused clients.
     let unused = Client { issued_at: now, ..client("unused") };
     assert!(matches!(
         world.store().register_client(&unused, &[id("unused")], &terms(now, 3)).await.unwrap(),
@@ -200,7 +200,7 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
         assert!(matches!(add(&format!("flood{n}"), minute(1), None).await, Registration::Added(_)), "{n}");
     }
     assert_eq!(names(world.store()).await, ["flood7", "flood8", "newcomer"]);
-    // If a client of the flood registers again and is kept from then on, it stays too.
+    // A client of the flood that registers again, and is kept from then on, stays too.
     assert!(matches!(add("flood7", minute(2), Some(30)).await, Registration::Known(_)));
     assert!(matches!(add("other", minute(2), Some(30)).await, Registration::Added(_)));
     assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);

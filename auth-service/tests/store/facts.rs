@@ -106,7 +106,7 @@ async fn replicas(world: &World) -> Vec<Replica> {
     replicas
 }
 
-/// The ways in which a grant ends.
+/// The ways in which a grant ends or stops being valid.
 const ENDS: [&str; 6] = ["revoke", "disable client", "delete client", "reuse", "replay", "disable account"];
 
 async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {

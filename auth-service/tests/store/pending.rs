@@ -234,7 +234,7 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
     world.store().add_consent(&ana, &again, &asks("mcp:x"), NOW, later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
     assert!(!known.is_to(&client) && !known.covers(&asks("mcp:read")));
-    // The same applies if the client has a new name (a016).
+    // The same registration with a new client name also replaces the old consent (a016).
     let mut renamed = again.clone();
     renamed.metadata.display.client_name = Some("renamed".to_owned());
     world.store().add_consent(&ana, &renamed, &asks("mcp:y"), NOW, later(DAY)).await.unwrap();

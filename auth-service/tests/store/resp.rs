@@ -1,4 +1,4 @@
-//! A small Redis client that reads everything in a Redis, as a thief would.
+//! A small Redis client that can read everything in a Redis, as a thief would.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

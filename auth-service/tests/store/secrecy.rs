@@ -101,7 +101,7 @@ async fn a094_a_dump_of_redis_tells_no_secret_and_no_name() {
     }
 }
 
-/// The same holds for the file of the embedded store, a dump of it, and the files beside it.
+/// The file of the embedded store, a dump of it, and the files beside it contain no secret and no name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a094_the_files_of_the_embedded_store_tell_no_secret_and_no_name() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Attack 45 with an account. Limits how many clients one account can leave behind.
+//! Tests of attack 45 by a user: how many clients one account can leave behind.
 
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};

@@ -180,7 +180,7 @@ pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> Presented {
     refresh_token(&grant.id, number, name).presented()
 }
 
-/// The token as the successor of another one.
+/// The refresh token with this name, as the successor of another one.
 pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) -> Successor {
     Successor {
         hash: refresh_token(&grant.id, number, name).hash(),

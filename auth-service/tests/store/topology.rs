@@ -1,4 +1,4 @@
-//! Tests of slots that move and masters that die, under load.
+//! Tests of Redis slots that move and Redis masters that die, while the store is used.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;

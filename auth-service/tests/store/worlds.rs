@@ -72,7 +72,7 @@ impl World {
     }
 }
 
-/// A cluster of three nodes without replicas.
+/// A Redis Cluster of three nodes without replicas.
 pub(crate) struct Cluster {
     nodes: Vec<RedisServer>,
 }

@@ -23,7 +23,7 @@ pub(crate) enum Weather {
     Garbage,
     /// A few bytes are passed on at a time.
     Slow,
-    /// Responses on the connection with this number wait until the weather changes.
+    /// Responses on the connection with this number wait until the test changes the weather.
     Hold(usize),
     /// All connections are cut, including new ones.
     Cut,

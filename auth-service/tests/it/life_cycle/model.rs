@@ -8,7 +8,7 @@ const REFRESH: u64 = 30 * 86_400;
 const GRACE: u64 = 120;
 const DEVICE: u64 = 600;
 
-/// The number of clients that can be disabled. They have the numbers below it.
+/// The number of clients that can be disabled. Their numbers are 0 and 1.
 pub(super) const CLIENTS: usize = 2;
 /// The numbers of the other clients.
 pub(super) const DEVICE_CLIENT: usize = 2;
@@ -335,7 +335,7 @@ impl Model {
         }
         let all = self.grants[grant].all;
         self.without_refresh(SERVICE, all, ends.min(self.now + ACCESS), Some(grant));
-        // The token of a machine does not stand for a user.
+        // A token of a machine does not stand for a user, and neither does a token exchanged for it.
         let of_person = self.grants[grant].of_person;
         self.grants.last_mut().unwrap().of_person = of_person;
         Said::Tokens { repeated: false }
