@@ -67,11 +67,6 @@ impl ControlGroup {
         Ok(group)
     }
 
-    /// What its processes may use.
-    pub fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
     /// The same command, started inside.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {

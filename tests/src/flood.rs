@@ -35,11 +35,13 @@ impl Kind {
     fn bytes(&self, host: &str) -> Vec<u8> {
         match self {
             Self::Head(length) => {
-                // Lines of a kilobyte, since many servers refuse a longer one sooner than the sum.
+                // Lines of a kilobyte, since many servers refuse a longer one sooner than the sum; but not so many that they are
+                // refused for their number.
+                let line = "x".repeat(1000.max(length / 80));
                 let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
                 let mut number = 0;
                 while head.len() < *length {
-                    head.extend_from_slice(format!("X-Line-{number}: {}\r\n", "x".repeat(1000)).as_bytes());
+                    head.extend_from_slice(format!("X-Line-{number}: {line}\r\n").as_bytes());
                     number += 1;
                 }
                 head.truncate(*length);
@@ -110,7 +112,7 @@ impl Flood {
                 loop {
                     if let Some(stream) = connect(port, nth(number, addresses)).await {
                         counts.opened.fetch_add(1, Ordering::Relaxed);
-                        hold(stream, &bytes).await;
+                        hold(stream, &bytes, &counts).await;
                     }
                     sleep(AGAIN).await;
                 }
@@ -181,7 +183,7 @@ async fn connect(port: u16, address: u8) -> Option<TcpStream> {
 }
 
 /// Until the other side ends it.
-async fn hold(mut stream: TcpStream, bytes: &[u8]) {
+async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
     let (mut from, mut to) = stream.split();
     let write = async {
         // As fast as the other side takes it; it may end the connection before.
@@ -190,10 +192,13 @@ async fn hold(mut stream: TcpStream, bytes: &[u8]) {
     };
     let read = async {
         let mut buffer = [0; 1024];
-        while let Ok(count) = from.read(&mut buffer).await {
-            if count == 0 {
-                break;
+        let mut is_first = true;
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            let head = String::from_utf8_lossy(&buffer[..count.min(12)]).into_owned();
+            if let Some(status) = head.strip_prefix("HTTP/1.1 ").filter(|_| is_first) {
+                counts.answered(status.parse().unwrap_or(0));
             }
+            is_first = false;
         }
     };
     tokio::select! {

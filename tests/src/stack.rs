@@ -304,6 +304,7 @@ impl Stack {
             .envs(self.setup.wrapper_settings.iter().map(|(name, value)| (name, value)))
             .arg("--")
             .args(wrapped);
+        command.envs(Container::of_service().memory_settings());
         let mut command = self.bounded(Tier::Wrapper, command);
         self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
         let health = format!("http://127.0.0.1:{ops_port}/health");

@@ -104,9 +104,9 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
 }
 
 /// Name, number and KiB of each row of the table, and its last column in MiB.
-fn rows_of_auth_service() -> Vec<(String, Option<(u64, f64)>, u64)> {
+fn rows_of(heading: &str) -> Vec<(String, Option<(u64, f64)>, u64)> {
     let document = text("docs/limits.md");
-    let section = document.split("## Memory of auth-service").nth(1).unwrap();
+    let section = document.split(heading).nth(1).unwrap();
     let table = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
     let rows = table.take_while(|line| line.starts_with('|')).map(|line| {
         let [_, name, most, each, all, _] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
@@ -118,21 +118,24 @@ fn rows_of_auth_service() -> Vec<(String, Option<(u64, f64)>, u64)> {
     rows.collect()
 }
 
-#[test]
-fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
-    let rows = rows_of_auth_service();
+/// The sum, after a look at it and at its products.
+fn sum_of(rows: &[(String, Option<(u64, f64)>, u64)]) -> u64 {
     let (together, parts) = rows.split_last().unwrap();
     for (name, product, all) in parts {
         let (most, each) = product.unwrap_or_else(|| panic!("{name}"));
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let mebibytes = (most as f64 * each / 1024.0).round();
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        let written = *all as f64;
-        assert!((mebibytes - written).abs() <= 1.0, "{name}: {mebibytes}");
+        let off = most as f64 * each / 1024.0 - *all as f64;
+        assert!(off.abs() <= 1.0, "{name}: {off}");
     }
     assert_eq!(parts.iter().map(|row| row.2).sum::<u64>(), together.2);
+    together.2 * MIB
+}
+
+#[test]
+fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
+    let rows = rows_of("## Memory of auth-service");
     let container = Container::of_auth_service();
-    assert!(together.2 * MIB <= container.bounds().memory);
+    assert!(sum_of(&rows) <= container.bounds().memory);
     let example = text(".env.example");
     let preset = example.lines().find_map(|line| line.strip_prefix("AUTH_MEMORY=")).unwrap();
     assert_eq!(bytes(preset), container.bounds().memory);
@@ -147,4 +150,26 @@ fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
     let grpc = number("auth-service/src/app/edge_grpc.rs", "const CONNECTIONS: usize =");
     assert_eq!(most("connections to the edge gRPC"), grpc);
     assert_eq!(most("known tokens"), container.setting("FACTS_CACHE").parse::<u64>().unwrap());
+}
+
+#[test]
+fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
+    let rows = rows_of("## Memory of a service");
+    let container = Container::of_service();
+    assert!(sum_of(&rows) <= container.bounds().memory / 4 * 3);
+    let row = |what: &str| rows.iter().find(|row| row.0.starts_with(what)).unwrap().1.unwrap();
+    assert_eq!(row("connections").0, container.setting("MAX_CONNECTIONS").parse::<u64>().unwrap());
+    let options = text("stdio-wrapper/src/config/options.rs");
+    let preset = |name: &str| {
+        let rest = options.split(&format!("env = \"{name}\", default_value = \"")).nth(1).unwrap();
+        bytes(rest.split('"').next().unwrap())
+    };
+    for (what, each) in [("bodies", "MAX_BODY"), ("messages", "MAX_BODY"), ("answers", "MAX_LINE")] {
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let kibibytes = (preset(each) / KIB) as f64;
+        assert!((row(what).1 - kibibytes).abs() < 1.0, "{what}");
+    }
+    // A share of one account is a quarter of all of them.
+    let share = rows[1..4].iter().map(|row| row.2).sum::<u64>() * MIB / 4;
+    assert!(share <= container.bounds().memory / 8);
 }

@@ -16,12 +16,12 @@ const REFRESHES: usize = 60;
 
 /// Goes before the others on the machine, as one who has a machine of their own, until it is dropped: on few processors, one
 /// would measure mostly how long the client itself waits for one. Only root may.
-struct Priority;
+pub(crate) struct Priority;
 
 const FIRST: i32 = 15;
 
 impl Priority {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let _ = rustix::process::nice(-FIRST);
         Self
     }

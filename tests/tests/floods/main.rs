@@ -3,12 +3,14 @@
 //!
 //! Figures are printed, not asserted: a machine that is busy with something else would break them. docs/limits.md has them.
 //! `cargo test --workspace --test floods -- --test-threads=1`
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod auth_service;
+mod caller;
 mod honest;
 #[path = "../../../auth-service/tests/support/redis_server.rs"]
 mod redis_server;
+mod wrapper;
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -22,6 +24,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// By when memory has to be back: within a minute, on a machine that has nothing else to do.
 const BACK: Duration = Duration::from_secs(300);
+
+/// What may be left however little there was before: caches, and fragments of what was allocated.
+const KEPT: u64 = 64 << 20;
 
 /// Past the test runner, which shows what a test prints only when it fails.
 fn say(line: &str) {
@@ -55,8 +60,7 @@ impl Memory {
     fn is_back(mut self, stack: &mut Stack, name: &str) {
         let start = Instant::now();
         let mut held = self.most;
-        // What is left is fragments of what was allocated, for the next time.
-        let kept = (2 * self.idle).max(stack.group(self.tier).bounds().memory / 8);
+        let kept = (2 * self.idle).max(KEPT);
         while held > kept && start.elapsed() < BACK {
             std::thread::sleep(Duration::from_millis(200));
             self.look(stack);

@@ -1,0 +1,41 @@
+"""An MCP server that takes one message after the other and holds next to nothing itself, for floods. Standard library only."""
+
+import json
+import sys
+import time
+
+OUT = sys.stdout.buffer
+PIECE = b"b" * 65536
+
+
+def say(**message):
+    OUT.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+    OUT.flush()
+
+
+def big(number, pieces):
+    """So many times 64 KiB, of which it never has two."""
+    OUT.write(b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"' % json.dumps(number).encode())
+    for _ in range(pieces):
+        OUT.write(PIECE)
+    OUT.write(b'"}]}}\n')
+    OUT.flush()
+
+
+for line in sys.stdin.buffer:
+    message = json.loads(line)
+    number, method, params = message.get("id"), message.get("method"), message.get("params", {})
+    if number is None or method is None:
+        continue
+    if method == "initialize":
+        capabilities = {"tools": {"listChanged": True}, "resources": {"subscribe": True}}
+        server = {"name": "plain", "version": "1"}
+        say(id=number, result={"protocolVersion": params["protocolVersion"], "capabilities": capabilities, "serverInfo": server})
+    elif method == "tools/call" and params["name"] == "big":
+        big(number, params["arguments"]["pieces"])
+    elif method == "tools/call":
+        say(id=number, result={"content": [{"type": "text", "text": json.dumps(params.get("arguments"))}]})
+        while params["name"] == "deaf":
+            time.sleep(60)
+    else:
+        say(id=number, result={"tools": []} if method == "tools/list" else {})

@@ -1,0 +1,136 @@
+//! Who speaks with the wrapper itself, with what auth-service says of them.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::flood::Times;
+use tests::{Answer, Stack};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CALLS: usize = 200;
+
+/// An account's client.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    http: reqwest::Client,
+    token: String,
+    url: String,
+    assertion: String,
+}
+
+impl Caller {
+    pub(crate) async fn new(stack: &Stack, token: String) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut caller = Self { http, token, url: stack.upstream_url(), assertion: String::new() };
+        caller.renew(stack).await;
+        caller
+    }
+
+    /// An assertion is good for a minute.
+    pub(crate) async fn renew(&mut self, stack: &Stack) {
+        let (port, secret) = stack.check_at();
+        let request = self
+            .http
+            .post(format!("http://127.0.0.1:{port}/verify/caddy"))
+            .header("x-edge-secret", secret)
+            .header("x-forwarded-method", "POST")
+            .header("x-forwarded-proto", "http")
+            .header("x-forwarded-host", format!("localhost:{}", stack.port))
+            .header("x-forwarded-uri", "/mcp")
+            .bearer_auth(&self.token);
+        let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("x-auth-assertion").clone_into(&mut self.assertion);
+    }
+
+    /// The head of a POST with a body of so many bytes.
+    pub(crate) fn head(&self, session: &str, more: &str, length: usize) -> String {
+        let session =
+            if session.is_empty() { String::new() } else { format!("Mcp-Session-Id: {session}\r\n") };
+        format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nX-Auth-Assertion: {}\r\n{session}{more}Content-Length: {length}\r\n\r\n",
+            self.assertion
+        )
+    }
+
+    /// A whole POST.
+    pub(crate) fn post(&self, session: &str, more: &str, message: &Value) -> Vec<u8> {
+        let body = message.to_string();
+        (self.head(session, more, body.len()) + &body).into_bytes()
+    }
+
+    pub(crate) fn request(&self, method: reqwest::Method, session: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, &self.url).header("x-auth-assertion", &self.assertion);
+        let request = request.header("accept", "application/json, text/event-stream");
+        if session.is_empty() { request } else { request.header("mcp-session-id", session) }
+    }
+
+    async fn send(&self, session: &str, message: &Value) -> anyhow::Result<Answer> {
+        Answer::read(self.request(reqwest::Method::POST, session).json(message).send().await?).await
+    }
+
+    /// A session, or the status of the refusal.
+    pub(crate) async fn open(&self, version: &str) -> anyhow::Result<Result<String, u16>> {
+        let client = json!({ "name": "a test", "version": "1" });
+        let params = json!({ "protocolVersion": version, "capabilities": {}, "clientInfo": client });
+        let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
+        let answer = self.send("", &message).await?;
+        if answer.status != 200 || answer.header("mcp-session-id").is_empty() {
+            return Ok(Err(answer.status));
+        }
+        let session = answer.header("mcp-session-id").to_owned();
+        self.send(&session, &json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await?;
+        Ok(Ok(session))
+    }
+
+    pub(crate) async fn close(&self, session: &str) {
+        // It may be gone already.
+        self.request(reqwest::Method::DELETE, session).send().await.ok();
+    }
+
+    pub(crate) async fn call(&self, session: &str, tool: &str) -> anyhow::Result<u16> {
+        Ok(self.send(session, &call(tool, &json!({ "message": "hello" }))).await?.status)
+    }
+
+    /// Calls in a session that is there already, and new sessions. How often somebody was told to come again is the third.
+    pub(crate) async fn is_served(&self, stack: &Stack, session: &str) -> (Times, Times, usize) {
+        let mut refused = 0;
+        let calls = Times::of(CALLS, async || {
+            until(stack, &mut refused, async || match self.call(session, "echo").await {
+                Ok(200) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        })
+        .await;
+        let sessions = Times::of(3, async || {
+            let mut opened = String::new();
+            until(stack, &mut refused, async || match self.open("2025-06-18").await {
+                Ok(Ok(session)) => {
+                    opened = session;
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+            self.close(&opened).await;
+        })
+        .await;
+        (calls, sessions, refused)
+    }
+}
+
+/// A call of a tool.
+pub(crate) fn call(tool: &str, arguments: &Value) -> Value {
+    let params = json!({ "name": tool, "arguments": arguments });
+    json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params })
+}
+
+async fn until(stack: &Stack, refused: &mut usize, mut attempt: impl AsyncFnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(why) = attempt().await {
+        assert!(Instant::now() < deadline, "{why}\n{}", stack.logs());
+        *refused += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
