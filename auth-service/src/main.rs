@@ -6,8 +6,13 @@ mod serve;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tikv_jemallocator::Jemalloc;
 
 use cli::{Cli, Command};
+
+/// Gives memory back to the system when a flood is over. The C library's allocator keeps most of it.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 #[actix_web::main]
 async fn main() -> ExitCode {

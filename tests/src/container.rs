@@ -9,8 +9,7 @@ use crate::control_group::Bounds;
 use crate::edge::Edge;
 
 /// Settings that make a proxy's allocator return memory to the system.
-const ALLOCATOR: [&str; 5] =
-    ["GOMEMLIMIT", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_"];
+const ALLOCATOR: [&str; 3] = ["GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
 
 /// The block of a container in a compose file.
 #[derive(Debug, Clone)]

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::container::Container;
 use crate::control_group::ControlGroup;
 use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
@@ -237,8 +236,7 @@ impl Stack {
     /// Starts auth-service again with the same state.
     pub async fn start_auth_service(&mut self) {
         assert!(self.auth_service.is_none(), "auth-service runs already");
-        let mut command = self.auth_command();
-        command.envs(Container::of_auth_service().memory_settings());
+        let command = self.auth_command();
         let process =
             Process::start("auth-service", &mut self.bounded(Tier::AuthService, command), self.dir());
         self.auth_service = Some(process);
@@ -304,7 +302,6 @@ impl Stack {
             .envs(self.setup.wrapper_settings.iter().map(|(name, value)| (name, value)))
             .arg("--")
             .args(wrapped);
-        command.envs(Container::of_service().memory_settings());
         let mut command = self.bounded(Tier::Wrapper, command);
         self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
         let health = format!("http://127.0.0.1:{ops_port}/health");
