@@ -1,5 +1,6 @@
-//! Control groups, in which a process has the memory and the processes that a compose file gives to its container. Both
-//! hierarchies of Linux are known: version 1, with a directory for each resource, and version 2 with one for all.
+//! Control groups that limit a process to the memory and the number of processes that a compose file gives to
+//! its container. Both versions on Linux are supported: version 1 with a directory for each resource, and
+//! version 2 with one directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,41 +11,41 @@ use anyhow::{Context as _, Result, bail};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// What the processes in a group may use.
+/// Limits for the processes in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of memory (`mem_limit`).
+    /// Memory in bytes (`mem_limit`).
     pub memory: u64,
-    /// Processes and threads (`pids_limit`).
+    /// Number of processes and threads (`pids_limit`).
     pub pids: u64,
-    /// Open files of each process (`ulimits: nofile`), if it is said.
+    /// Number of open files of each process (`ulimits: nofile`), if there is a limit.
     pub files: Option<u64>,
 }
 
-/// A group of its own. Dropped, it is removed; its processes have to be gone by then.
+/// A control group. Dropping it removes it. Its processes must have ended by then.
 #[derive(Debug)]
 pub struct ControlGroup {
     bounds: Bounds,
-    /// Where memory is counted.
+    /// The directory that limits memory.
     memory: PathBuf,
-    /// Where processes are counted: the same directory in version 2.
+    /// The directory that limits processes. In version 2 it is the same one.
     pids: PathBuf,
     is_v2: bool,
 }
 
 impl ControlGroup {
-    /// Makes one, or says why this machine has none for us.
+    /// Makes a control group.
     ///
     /// # Errors
     ///
-    /// For lack of rights, mostly: only root makes control groups.
+    /// Usually the rights are missing, because only root can make control groups.
     pub fn make(bounds: Bounds) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mcp-gate-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = Path::new(ROOT);
         let is_v2 = root.join("cgroup.controllers").exists();
         let (memory, pids) = if is_v2 {
-            // What is on already, or is not to be had, shows below.
+            // A controller may be enabled already or be missing. A missing one causes an error below.
             fs::write(root.join("cgroup.subtree_control"), "+memory +pids").ok();
             (root.join(&name), root.join(&name))
         } else {
@@ -60,14 +61,14 @@ impl ControlGroup {
         let limit = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
         put(&group.memory.join(limit), bounds.memory)?;
         put(&group.pids.join("pids.max"), bounds.pids)?;
-        // No way out by swapping; not every kernel counts it.
+        // Swapping must not extend the limit. Not every kernel supports this setting.
         let swap =
             if is_v2 { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", bounds.memory) };
         put(&group.memory.join(swap.0), swap.1).ok();
         Ok(group)
     }
 
-    /// The same command, started inside.
+    /// The same command, which enters this group when it starts.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = Command::new("sh");
@@ -78,19 +79,20 @@ impl ControlGroup {
         inside.args([self.memory.join("cgroup.procs"), self.pids.join("cgroup.procs")]);
         inside.arg(self.bounds.files.map_or_else(String::new, |files| files.to_string()));
         inside.arg(command.get_program()).args(command.get_args());
-        // `env_clear` of the original cannot be asked for, so everything is set anew.
+        // Whether `env_clear` was called on the command cannot be read, so its environment is set completely.
         inside.env_clear();
         inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         inside
     }
 
-    /// Bytes that its processes hold themselves, without files that the kernel keeps in memory as long as there is room.
+    /// The memory in bytes that its processes use themselves, without files that the kernel caches while
+    /// there is space.
     ///
     /// # Errors
     ///
-    /// When the kernel does not say it.
+    /// The kernel does not report the value.
     pub fn held(&self) -> Result<u64> {
-        // What the kernel holds for them, such as sockets, is in `usage` only.
+        // Memory that the kernel uses for the processes, such as for sockets, is only in the total usage.
         let stat = fs::read_to_string(self.memory.join("memory.stat"))?;
         let of = |name: &str| {
             let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -99,11 +101,11 @@ impl ControlGroup {
         if self.is_v2 { of("anon") } else { of("total_rss") }
     }
 
-    /// The most that was ever counted for it, with files and with what the kernel holds.
+    /// The largest total usage so far in bytes, with files and with the kernel's memory for the group.
     ///
     /// # Errors
     ///
-    /// When the kernel does not say it.
+    /// The kernel does not report the value.
     pub fn peak(&self) -> Result<u64> {
         let file = if self.is_v2 { "memory.peak" } else { "memory.max_usage_in_bytes" };
         Ok(fs::read_to_string(self.memory.join(file))?.trim().parse()?)
@@ -113,7 +115,7 @@ impl ControlGroup {
     ///
     /// # Errors
     ///
-    /// When the kernel does not say it.
+    /// The kernel does not report the value.
     pub fn killed(&self) -> Result<u64> {
         let file = if self.is_v2 { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(self.memory.join(file))?;
@@ -125,7 +127,7 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // A process that has just ended is counted for a moment longer.
+        // A process that has just ended still counts for a moment.
         for directory in [&self.memory, &self.pids] {
             for _ in 0..100 {
                 if !directory.exists() || fs::remove_dir(directory).is_ok() {

@@ -1,7 +1,7 @@
-//! Floods: connections by the thousand that end nothing that they begin, and requests without a pause.
+//! Floods: thousands of connections whose requests never end, and requests without a pause.
 //!
-//! All of it runs on a thread of its own at the lowest priority, so that what a flood takes of the machine for itself is not
-//! measured with what it is aimed at.
+//! A flood runs on its own thread with the lowest priority, so that its own use of the processor affects the
+//! measured program as little as possible.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -17,17 +17,17 @@ use tokio::time::sleep;
 
 use crate::raw;
 
-/// How soon somebody whose connection was closed opens another.
+/// How long a stranger waits before replacing a connection that was closed.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// What each connection sends before it goes silent.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A head of so many bytes that does not end.
+    /// A request head of this many bytes that does not end.
     Head(usize),
-    /// A head that announces more than the body of so many bytes that follows, to this path.
+    /// A request to this path whose body has this many bytes, which is less than its head announces.
     Body(String, usize),
-    /// Just this.
+    /// Exactly these bytes.
     Bytes(Vec<u8>),
 }
 
@@ -35,8 +35,8 @@ impl Kind {
     fn bytes(&self, host: &str) -> Vec<u8> {
         match self {
             Self::Head(length) => {
-                // Lines of a kilobyte, since many servers refuse a longer one sooner than the sum; but not so many that they are
-                // refused for their number.
+                // A line has at least a kilobyte and there are at most about 80 lines, because many servers
+                // have lower limits for a line or for the number of lines than for the whole head.
                 let line = "x".repeat(1000.max(length / 80));
                 let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
                 let mut number = 0;
@@ -61,7 +61,7 @@ impl Kind {
     }
 }
 
-/// What came of a flood so far.
+/// Results of a flood so far.
 #[derive(Debug, Default)]
 pub struct Counts {
     opened: AtomicUsize,
@@ -69,13 +69,13 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// One more answer of this status.
+    /// Counts a response with this status.
     pub fn answered(&self, status: u16) {
         *self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
     }
 }
 
-/// Runs until it is dropped.
+/// A flood, which runs until it is dropped.
 #[derive(Debug)]
 pub struct Flood {
     counts: Arc<Counts>,
@@ -83,13 +83,13 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// So many of these at a time.
+    /// Runs this work for each of `members` strangers at the same time.
     pub fn of<W: Future<Output = ()> + Send + 'static>(
         members: usize,
         work: impl Fn(usize, Arc<Counts>) -> W,
     ) -> Self {
         let mut builder = Builder::new_multi_thread();
-        // On Linux that is about the thread that says it.
+        // On Linux, this sets the priority of the calling thread only.
         builder.worker_threads(1).on_thread_start(|| {
             let _ = rustix::process::nice(19);
         });
@@ -101,13 +101,15 @@ impl Flood {
         Self { counts, runtime: Some(runtime) }
     }
 
-    /// So many connections to a loopback port at a time, from so many addresses that are not `127.0.0.1`; from that with none.
+    /// Keeps this many connections to a loopback port open. They come from this many addresses other than
+    /// `127.0.0.1`, or from that one if the number is 0.
     pub fn stalled(port: u16, host: &str, kind: &Kind, connections: usize, addresses: u8) -> Self {
         let bytes: Arc<[u8]> = kind.bytes(host).into();
         Self::of(connections, |number, counts| {
             let bytes = bytes.clone();
             async move {
-                // Not all in the same instant: the kernel would drop most of them.
+                // The connections do not start in the same instant, because the kernel would drop most of
+                // them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
                     if let Some(stream) = connect(port, nth(number, addresses)).await {
@@ -120,8 +122,8 @@ impl Flood {
         })
     }
 
-    /// So many connections at a time from so many addresses (as above), each with one request after the other. What a request is
-    /// may depend on its number.
+    /// Keeps this many connections open, from addresses as in [`Flood::stalled`]. Each sends one request
+    /// after the other. `request` makes the request with this number.
     pub fn requests(
         port: u16,
         connections: usize,
@@ -149,12 +151,12 @@ impl Flood {
         })
     }
 
-    /// All connections that were ever opened.
+    /// The number of connections that were opened so far.
     pub fn opened(&self) -> usize {
         self.counts.opened.load(Ordering::Relaxed)
     }
 
-    /// How many answers there were of each status.
+    /// The number of responses by status.
     pub fn answers(&self) -> BTreeMap<u16, usize> {
         self.counts.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -169,7 +171,7 @@ impl Drop for Flood {
 }
 
 fn nth(member: usize, addresses: u8) -> u8 {
-    // The last byte.
+    // This is the last byte of the address.
     match usize::from(addresses) {
         0 => 1,
         addresses => u8::try_from(2 + member % addresses).unwrap_or(2),
@@ -182,11 +184,12 @@ async fn connect(port: u16, address: u8) -> Option<TcpStream> {
     socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.ok()
 }
 
-/// Until the other side ends it.
+/// Sends bytes and waits until the other side closes the connection. Counts the status of the first response,
+/// if there is one.
 async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
     let (mut from, mut to) = stream.split();
     let write = async {
-        // As fast as the other side takes it; it may end the connection before.
+        // The other side determines the speed, and may close the connection before the end.
         to.write_all(bytes).await.ok();
         std::future::pending::<()>().await;
     };
@@ -207,7 +210,7 @@ async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
     }
 }
 
-/// The status of the answer to a request; nothing when the connection ends.
+/// Sends a request. Returns the status of the response, unless the connection ends before it.
 async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     stream.write_all(request).await.ok()?;
     let (mut received, mut buffer) = (Vec::new(), vec![0; 4096]);
@@ -220,12 +223,12 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     }
 }
 
-/// How long honest requests took.
+/// The response times of honest requests.
 #[derive(Debug, Default)]
 pub struct Times(Vec<Duration>);
 
 impl Times {
-    /// One request after the other.
+    /// Measures `count` requests, one after the other.
     pub async fn of(count: usize, mut request: impl AsyncFnMut()) -> Self {
         let mut all = Vec::with_capacity(count);
         for _ in 0..count {
@@ -237,7 +240,7 @@ impl Times {
         Self(all)
     }
 
-    /// The time within which so many of a hundred were answered.
+    /// The time within which this percentage of the requests was served.
     pub fn quantile(&self, of_hundred: usize) -> Duration {
         self.0
             .get((self.0.len() * of_hundred / 100).min(self.0.len().saturating_sub(1)))

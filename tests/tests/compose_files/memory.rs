@@ -1,5 +1,6 @@
-//! The most that strangers can make an edge and auth-service hold fits the memory that a compose file gives them. The sums stand
-//! in `docs/limits.md`; what they are made of stands in configurations, and in the source of auth-service.
+//! Tests that the memory which clients can make an edge, auth-service and a wrapper use fits the limits in
+//! the compose files. The totals are in `docs/limits.md`, and their parts are in configurations and in the
+//! source.
 
 use tests::Edge;
 use tests::container::{Container, bytes};
@@ -9,7 +10,7 @@ use crate::text;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// A row of the table.
+/// A row of the table, with sizes in bytes.
 struct Row {
     connections: u64,
     each: u64,
@@ -27,7 +28,7 @@ fn row(edge: &str) -> Row {
     Row { connections, each: each * KIB, base: base * MIB, all: all * MIB }
 }
 
-/// The number that follows this in a configuration, with nginx's unit if it has one.
+/// The number that follows this text in a configuration. nginx's unit is applied if there is one.
 fn number(below: &str, before: &str) -> u64 {
     let text = text(below);
     let mut found = text.split(before).skip(1).map(|rest| {
@@ -40,7 +41,7 @@ fn number(below: &str, before: &str) -> u64 {
     first
 }
 
-/// Checks the sum itself; answers the row and the memory of the container.
+/// Checks the total of a row. Returns the row and the memory of the container.
 fn fits(name: &str, edge: Edge) -> (Row, u64) {
     let row = row(name);
     let memory = edge.container().bounds().memory;
@@ -56,7 +57,7 @@ fn fits(name: &str, edge: Edge) -> (Row, u64) {
 fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
     for (name, edge) in [("Traefik", Edge::Traefik), ("Caddy", Edge::Caddy)] {
         let (row, memory) = fits(name, edge);
-        // Neither limits connections but by its open files.
+        // These proxies limit connections only by the number of open files.
         assert_eq!(Some(row.connections), edge.container().bounds().files, "{name}");
         let collector = bytes(&edge.container().memory_settings()["GOMEMLIMIT"]);
         assert!(collector < memory && collector >= memory / 4 * 3, "{name}: GOMEMLIMIT does not fit");
@@ -64,10 +65,11 @@ fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
             Edge::Traefik => number("traefik/traefik.yaml.in", "maxHeaderBytes:"),
             _ => number("compose/caddy/Caddyfile.in", "max_header_size") * KIB,
         };
-        // Go reads 4 KiB more of a head, copies bodies by 32 KiB, and has a buffer each way.
+        // Go reads 4 KiB more of a head than the limit, copies bodies in pieces of 32 KiB, and has a buffer
+        // for each direction.
         assert!(head + (4 + 32 + 8) * KIB <= row.each, "{name}");
     }
-    // A request under way takes a second connection, to what is behind.
+    // A request in progress uses a second connection, to the service behind the edge.
     let at_once = number("traefik/dynamic.yaml.in", "all-addresses:\n      inFlightReq:\n        amount:");
     assert!(2 * at_once < row("Traefik").connections);
 }
@@ -84,7 +86,7 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
         assert!(body <= number(file, "\n      per_connection_buffer_limit_bytes:"), "{file}");
         assert!(head + body <= row.each, "{file}");
     }
-    // Each may have another to what is behind.
+    // Each connection can have another one to the service behind the edge.
     assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files.unwrap());
 }
 
@@ -98,12 +100,13 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
     assert!(of("worker_connections") < files && files <= Edge::Nginx.container().bounds().files.unwrap());
     let head = of("client_header_buffer_size") + of("large_client_header_buffers 1");
     assert!(head <= row.each);
-    // A request under way has two connections, and with them the buffers of its body and of its answer.
+    // A request in progress has two connections, and the buffers for its body and its response.
     let request = head + of("client_body_buffer_size") + of("proxy_buffer_size") + 4 * of("proxy_buffers 4");
     assert!(request <= 2 * row.each);
 }
 
-/// Name, number and KiB of each row of the table, and its last column in MiB.
+/// For each row of the table its name, the number and the size in KiB, and the total in MiB from the last
+/// column.
 fn rows_of(heading: &str) -> Vec<(String, Option<(u64, f64)>, u64)> {
     let document = text("docs/limits.md");
     let section = document.split(heading).nth(1).unwrap();
@@ -118,7 +121,7 @@ fn rows_of(heading: &str) -> Vec<(String, Option<(u64, f64)>, u64)> {
     rows.collect()
 }
 
-/// The sum, after a look at it and at its products.
+/// The total in bytes from the last row, after a check of the total and of the products.
 fn sum_of(rows: &[(String, Option<(u64, f64)>, u64)]) -> u64 {
     let (together, parts) = rows.split_last().unwrap();
     for (name, product, all) in parts {
@@ -169,7 +172,7 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
         let kibibytes = (preset(each) / KIB) as f64;
         assert!((row(what).1 - kibibytes).abs() < 1.0, "{what}");
     }
-    // A share of one account is a quarter of all of them.
+    // One account can use a quarter of the memory for bodies, messages and responses.
     let share = rows[1..4].iter().map(|row| row.2).sum::<u64>() * MIB / 4;
     assert!(share <= container.bounds().memory / 8);
 }

@@ -1,4 +1,4 @@
-//! Who speaks with the wrapper itself, with what auth-service says of them.
+//! A client that calls the wrapper directly, with the assertion that auth-service has issued for its account.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tests::{Answer, Stack};
 const PATIENCE: Duration = Duration::from_secs(60);
 const CALLS: usize = 200;
 
-/// An account's client.
+/// A client of an account.
 #[derive(Clone)]
 pub(crate) struct Caller {
     http: reqwest::Client,
@@ -26,7 +26,7 @@ impl Caller {
         caller
     }
 
-    /// An assertion is good for a minute.
+    /// Gets a new assertion, because each is valid for only a minute.
     pub(crate) async fn renew(&mut self, stack: &Stack) {
         let (port, secret) = stack.check_at();
         let request = self
@@ -43,7 +43,7 @@ impl Caller {
         answer.header("x-auth-assertion").clone_into(&mut self.assertion);
     }
 
-    /// The head of a POST with a body of so many bytes.
+    /// The head of a POST request whose body has this many bytes.
     pub(crate) fn head(&self, session: &str, more: &str, length: usize) -> String {
         let session =
             if session.is_empty() { String::new() } else { format!("Mcp-Session-Id: {session}\r\n") };
@@ -53,7 +53,7 @@ impl Caller {
         )
     }
 
-    /// A whole POST.
+    /// A complete POST request with this message.
     pub(crate) fn post(&self, session: &str, more: &str, message: &Value) -> Vec<u8> {
         let body = message.to_string();
         (self.head(session, more, body.len()) + &body).into_bytes()
@@ -69,7 +69,7 @@ impl Caller {
         Answer::read(self.request(reqwest::Method::POST, session).json(message).send().await?).await
     }
 
-    /// A session, or the status of the refusal.
+    /// Opens a session. Returns its identifier, or the status of a refusal.
     pub(crate) async fn open(&self, version: &str) -> anyhow::Result<Result<String, u16>> {
         let client = json!({ "name": "a test", "version": "1" });
         let params = json!({ "protocolVersion": version, "capabilities": {}, "clientInfo": client });
@@ -84,7 +84,7 @@ impl Caller {
     }
 
     pub(crate) async fn close(&self, session: &str) {
-        // It may be gone already.
+        // The session may have ended already.
         self.request(reqwest::Method::DELETE, session).send().await.ok();
     }
 
@@ -92,7 +92,8 @@ impl Caller {
         Ok(self.send(session, &call(tool, &json!({ "message": "hello" }))).await?.status)
     }
 
-    /// Calls in a session that is there already, and new sessions. How often somebody was told to come again is the third.
+    /// Measures calls in an existing session and the opening of new sessions. Also returns how many tries
+    /// were refused for the moment.
     pub(crate) async fn is_served(&self, stack: &Stack, session: &str) -> (Times, Times, usize) {
         let mut refused = 0;
         let calls = Times::of(CALLS, async || {
@@ -120,7 +121,7 @@ impl Caller {
     }
 }
 
-/// A call of a tool.
+/// A message that calls a tool.
 pub(crate) fn call(tool: &str, arguments: &Value) -> Value {
     let params = json!({ "name": tool, "arguments": arguments });
     json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params })

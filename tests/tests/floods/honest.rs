@@ -1,4 +1,4 @@
-//! Somebody who does nothing unusual while others flood.
+//! A user who does nothing unusual during a flood.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,15 @@ use tests::flood::Times;
 use tests::oauth::REDIRECT_URI;
 use tests::{Registration, Stack, Tokens};
 
-/// How long one request may take with all that are refused before it. The machine of a test has few processors.
+/// Time limit for one request, including the tries that are refused. The test machine has few processors.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many of each are sent during a flood.
+/// Number of requests of each kind during a flood.
 const CHECKS: usize = 200;
 const REFRESHES: usize = 60;
 
-/// Goes before the others on the machine, as one who has a machine of their own, until it is dropped: on few processors, one
-/// would measure mostly how long the client itself waits for one. Only root may.
+/// Raises the priority of this thread until it is dropped, because a real user has another machine. On few
+/// processors, the test would otherwise measure mostly how long the client waits for one. This needs root.
 pub(crate) struct Priority;
 
 const FIRST: i32 = 15;
@@ -43,12 +43,12 @@ pub(crate) struct Honest {
     _priority: Priority,
 }
 
-/// What they saw.
+/// The response times of the user's requests.
 pub(crate) struct Seen {
     pub(crate) check: Times,
     pub(crate) refresh: Times,
     pub(crate) login: Times,
-    /// Requests that were told to come again.
+    /// Number of requests that were refused for the moment.
     pub(crate) refused: usize,
 }
 
@@ -83,7 +83,7 @@ impl Honest {
         Seen { check, refresh, login, refused: self.refused }
     }
 
-    /// As an edge asks, over a connection that it keeps.
+    /// Sends a check as an edge does, over a kept connection.
     async fn check(&mut self, stack: &Stack) {
         let (port, secret) = stack.check_at();
         let request = self
@@ -98,7 +98,7 @@ impl Honest {
         self.until_served(stack, request).await;
     }
 
-    /// As an edge passes it on.
+    /// Sends a refresh as an edge passes it on.
     async fn refresh(&mut self, stack: &Stack) {
         let form = [
             ("grant_type", "refresh_token"),
@@ -129,7 +129,8 @@ impl Honest {
         }
     }
 
-    /// Password and consent, in a browser that has logged in before, through the edge.
+    /// Logs in with the password and allows the request, through the edge, in a browser that has logged in
+    /// before.
     async fn log_in(&mut self, stack: &Stack) {
         let deadline = Instant::now() + PATIENCE;
         loop {

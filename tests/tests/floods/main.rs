@@ -1,8 +1,9 @@
-//! Floods of auth-service and of the wrapper, by strangers and by somebody with an account, each within the memory and the
-//! processes that its compose file gives it. Nothing is killed, others are served meanwhile, and memory comes back.
+//! Floods of auth-service and of the wrapper, by strangers and by a user with an account. Each program has
+//! the memory and the number of processes that its compose file allows. No process may be killed, others must
+//! be served meanwhile, and the memory must be released.
 //!
-//! Figures are printed, not asserted: a machine that is busy with something else would break them. docs/limits.md has them.
-//! `cargo test --workspace --test floods -- --test-threads=1`
+//! Times are printed and not asserted, because another load on the machine would change them. They are in
+//! docs/limits.md. `cargo test --workspace --test floods -- --test-threads=1`
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod auth_service;
@@ -19,26 +20,27 @@ use tests::control_group::{Bounds, ControlGroup};
 use tests::{Stack, Tier};
 use tokio::sync::Mutex;
 
-/// One flood at a time: two would measure each other.
+/// Runs one flood at a time, because two would slow each other down.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// By when memory has to be back: within a minute, on a machine that has nothing else to do.
+/// Time limit for memory to be released. A machine with nothing else to do needs less than a minute.
 const BACK: Duration = Duration::from_secs(300);
 
-/// What may be left however little there was before: caches, and fragments of what was allocated.
+/// Memory in bytes that may remain even if less was in use before. It consists of caches, and of fragments
+/// that the allocator keeps.
 const KEPT: u64 = 64 << 20;
 
-/// Past the test runner, which shows what a test prints only when it fails.
+/// Prints a line to standard error, which the test runner shows even if the test passes.
 fn say(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-/// Whether this machine lets us make control groups. If not, says that the test is skipped.
+/// Whether this machine allows control groups. If it does not, reports that the test is skipped.
 fn can_bound(bounds: Bounds, test: &str) -> bool {
     ControlGroup::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
 }
 
-/// What a program holds before and after a flood.
+/// The memory of a program before, during and after a flood.
 struct Memory {
     tier: Tier,
     idle: u64,
@@ -55,7 +57,7 @@ impl Memory {
         self.most = self.most.max(stack.group(self.tier).held().unwrap());
     }
 
-    /// Waits until it is back; nothing was killed.
+    /// Waits until the memory is released. No process may have been killed.
     #[track_caller]
     fn is_back(mut self, stack: &mut Stack, name: &str) {
         let start = Instant::now();
@@ -67,7 +69,7 @@ impl Memory {
             held = stack.group(self.tier).held().unwrap();
         }
         let group = stack.group(self.tier);
-        // Kernels before 5.19 do not tell the most of a group of version 2.
+        // Kernels before 5.19 do not report the peak of a group of version 2.
         let (killed, peak) = (group.killed().unwrap(), group.peak().unwrap_or_default());
         let mib = |bytes: u64| bytes >> 20;
         let figures = format!(

@@ -1,4 +1,4 @@
-//! The wrapper, with the server behind it.
+//! Floods against the wrapper and the server behind it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::{Memory, ONE_AT_A_TIME, can_bound, say};
 
 const BOB: &str = "another battery that is a staple";
 
-/// Ana floods, bob does not.
+/// A stack with two accounts. Ana floods, and Bob uses the wrapper as usual.
 struct Scene {
     stack: Stack,
     ana: Caller,
     bob: Caller,
-    /// Bob's session.
+    /// The identifier of Bob's session.
     session: String,
     memory: Memory,
     _priority: Priority,
@@ -50,7 +50,7 @@ impl Scene {
         Self { stack, ana, bob, session, memory, _priority: priority }
     }
 
-    /// Bob in the middle of it.
+    /// Calls the wrapper as Bob while these floods run, and prints the times. The wrapper must keep running.
     async fn bob_is_served(&mut self, name: &str, floods: Vec<Flood>) {
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.memory.look(&self.stack);
@@ -164,7 +164,7 @@ fn big() -> Value {
     call("big", &json!({ "pieces": 184 }))
 }
 
-/// Ten times each request, on connections that read nothing.
+/// A flood that sends each request on ten connections, and does not read the responses.
 fn unread_answers(port: u16, requests: Vec<Vec<u8>>) -> Flood {
     let requests = Arc::new(requests);
     Flood::of(requests.len() * 10, move |member, counts| {
@@ -229,7 +229,7 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     });
     tokio::time::sleep(Duration::from_secs(8)).await;
     scene.bob_is_served("sessions without end", vec![opening]).await;
-    // What is held for her besides comes on top of what her sessions take.
+    // Ana already has many sessions. The memory for these bodies is used in addition to theirs.
     let body = [scene.ana.head("", "", 4_190_000).into_bytes(), vec![b' '; 4_100_000]].concat();
     let bodies = vec![Flood::stalled(port, "", &Kind::Bytes(body), 250, 1)];
     scene.bob_is_served("bodies that stall beside many sessions", bodies).await;
