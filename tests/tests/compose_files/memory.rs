@@ -105,9 +105,11 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
     assert!(request <= 2 * row.each);
 }
 
-/// For each row of the table its name, the number and the size in KiB, and the total in MiB from the last
-/// column.
-fn rows_of(heading: &str) -> Vec<(String, Option<(u64, f64)>, u64)> {
+/// Of a row its name, the number and the size in KiB, and the total in MiB from the last column.
+type Part = (String, Option<(u64, f64)>, u64);
+
+/// The rows of the table below a heading.
+fn rows_of(heading: &str) -> Vec<Part> {
     let document = text("docs/limits.md");
     let section = document.split(heading).nth(1).unwrap();
     let table = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
@@ -122,7 +124,7 @@ fn rows_of(heading: &str) -> Vec<(String, Option<(u64, f64)>, u64)> {
 }
 
 /// The total in bytes from the last row, after a check of the total and of the products.
-fn sum_of(rows: &[(String, Option<(u64, f64)>, u64)]) -> u64 {
+fn sum_of(rows: &[Part]) -> u64 {
     let (together, parts) = rows.split_last().unwrap();
     for (name, product, all) in parts {
         let (most, each) = product.unwrap_or_else(|| panic!("{name}"));
