@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use tests::control_group::ControlGroup;
-use tests::flood::{Flood, Kind};
+use tests::flood::{Flood, Kind, Times};
 use tests::{Edge, Setup, Tier};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Number of requests that must be served during a flood.
-const HONEST: usize = 5;
+const HONEST: usize = 100;
 
 /// Time limit for one of them. The machine has few processors, which the flood uses too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,18 +41,25 @@ pub(crate) async fn a100_bodies_that_stall_do_not_end_the_edge(edge: Edge) {
     survives(edge, "a100_bodies_that_stall_do_not_end_the_edge", &kinds).await;
 }
 
+/// Past the test runner, which shows what a test prints only when it fails.
+fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
 async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     let bounds = edge.container().bounds();
     if let Err(why) = ControlGroup::make(bounds) {
-        let told = format!("SKIPPED {name}: {why:#}\n");
-        std::io::stderr().write_all(told.as_bytes()).unwrap();
-        return;
+        return say(&format!("SKIPPED {name}: {why:#}"));
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut world = World::of(Setup::as_shipped().through(edge).within(Tier::Edge, bounds)).await;
     // The memory in use is measured after some work, because it is more than after the start.
     work(&world).await;
     let idle = world.stack.group(Tier::Edge).held().unwrap();
+    let quiet = Times::of(HONEST, async || {
+        until_served(&world).await;
+    })
+    .await;
 
     let started = |(kind, connections): &(Kind, usize)| {
         Flood::stalled(world.stack.port, &world.host, kind, *connections, 1)
@@ -67,9 +74,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     let hint = "Is the limit of open files (ulimit -n) below that?";
     assert!(opened >= wanted, "{opened} of {wanted} connections were opened. {hint}\n{}", world.stack.logs());
     let mut refused = 0;
-    for _ in 0..HONEST {
-        refused += until_served(&world).await;
-    }
+    let during = Times::of(HONEST, async || refused += until_served(&world).await).await;
     let most = world.stack.group(Tier::Edge).held().unwrap();
     drop(floods);
 
@@ -91,7 +96,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     );
     let mib = |bytes: u64| bytes >> 20;
     let figures = format!(
-        "{edge}: {} MiB idle, {} in the flood, {} counted by the kernel at most, {} of {} after {:.0} s; {HONEST} requests served, {refused} refused before",
+        "{edge}: {} MiB idle, {} in the flood, {} counted by the kernel at most, {} of {} after {:.0} s; {HONEST} requests: quiet {quiet}, in the flood {during}, {refused} refused before",
         mib(idle),
         mib(most),
         mib(peak),
@@ -99,7 +104,7 @@ async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
         mib(bounds.memory),
         end.elapsed().as_secs_f32()
     );
-    std::io::stderr().write_all(format!("FIGURE {name}, {figures}\n").as_bytes()).unwrap();
+    say(&format!("FIGURE {name}, {figures}"));
     assert_eq!(killed, 0, "{figures}");
     assert!(world.stack.runs(Tier::Edge), "{figures}\n{}", world.stack.logs());
     assert!(held <= kept, "memory does not come back: {figures}");
