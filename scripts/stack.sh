@@ -110,77 +110,41 @@ need_free_subnet() {
   done </proc/net/route
 }
 
-# blocks_with WHAT: of the blocks that Compose reads, those whose labels lack what keeps their route closed (unchecked), or
-# the stack's own label (unlabelled); each with the reason, one a line. Label names have no regard to case.
-blocks_with() {
-  compose config 2>/dev/null | awk -v what="$1" '
-    function finish(  router) {
-      if (service == "" || !labelled) return
-      if (what == "unlabelled") {
-        if (enabled && !stack) print service
-        return
-      }
-      if (enabled && !routed) print service ": no router of its own, so that Traefik makes one without a check"
-      for (router in routers) {
-        if (chain[router] !~ /^mcp@file(,|$)/) print service ": traefik.http.routers." router ".middlewares is not mcp@file"
-        if (entry[router] != "edge") print service ": traefik.http.routers." router ".entrypoints is not edge"
-        if (router in priority) print service ": traefik.http.routers." router ".priority puts it before others"
-      }
-    }
-    function start(name) {
-      finish()
-      service = name
-      labelled = enabled = stack = routed = inside = 0
-      split("", routers); split("", chain); split("", entry); split("", priority)
-    }
-    /^[a-z]/ { if (section) start(""); section = ($0 == "services:"); next }
-    !section { next }
-    /^  [^ ]/ { name = $1; sub(/:$/, "", name); start(name); next }
-    /^    [^ ]/ { inside = ($1 == "labels:"); next }
-    inside {
-      line = $0
+# block_labels: the labels of the blocks that Compose reads, one a line: block, name in small letters, value.
+block_labels() {
+  compose config 2>/dev/null | awk '
+    /^[a-z]/ { services = ($0 == "services:"); next }
+    !services { next }
+    /^  [^ ]/ { block = $1; sub(/:$/, "", block); labels = 0; next }
+    /^    [^ ]/ { labels = ($1 == "labels:"); next }
+    labels && (colon = index($0, ": ")) {
+      line = tolower(substr($0, 1, colon - 1)) " " substr($0, colon + 2)
+      gsub(/["\047]/, "", line)
       sub(/^ */, "", line)
-      colon = index(line, ": ")
-      if (!colon) next
-      key = tolower(substr(line, 1, colon - 1))
-      value = substr(line, colon + 2)
-      gsub(/^["\047]|["\047]$/, "", key)
-      gsub(/^["\047]|["\047]$/, "", value)
-      gsub(/ /, "", value)
-      labelled = 1
-      if (key == "traefik.enable" && tolower(value) !~ /^(false|f|0)$/) enabled = 1
-      if (key == "mcp-gate.stack") stack = 1
-      if (key ~ /^traefik\.(tcp|udp)\./ && what == "unchecked") print service ": " key " is a way around the check"
-      if (key !~ /^traefik\.http\.routers\./) next
-      sub(/^traefik\.http\.routers\./, "", key)
-      dot = index(key, ".")
-      router = substr(key, 1, dot - 1)
-      field = substr(key, dot + 1)
-      routed = 1
-      routers[router]
-      if (field == "middlewares") chain[router] = value
-      if (field == "entrypoints") entry[router] = value
-      if (field == "priority") priority[router]
-    }
-    END { start("") }'
+      print block, line
+    }'
 }
 
-# Only Traefik reads labels. With another edge the path alone leads to a service, behind the check.
-need_checked_blocks() {
-  local open
+# What labels can still do wrong: the check stands in front of every HTTP router, whatever they say. Only Traefik reads them.
+need_good_labels() {
+  local labels past unlabelled
   [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
   compose config >/dev/null || die "Compose cannot read the stack; it says above why."
-  open=$(blocks_with unchecked)
-  [[ -z $open ]] || die "Some labels let requests pass without the check of auth-service. Each router needs the lines of the template in compose/services.example.yaml:"$'\n'"$open"
-  open=$(blocks_with unlabelled | tr '\n' ' ')
+  labels=$(block_labels)
+  past=$(grep -E '^[^ ]+ traefik\.(tcp|udp)\.' <<<"$labels") || past=
+  [[ -z $past ]] || die "Routers of TCP and UDP take whole connections, and so get requests without the check of auth-service. Take these labels away:"$'\n'"$past"
+  unlabelled=$(awk '
+    $2 == "traefik.enable" && tolower($3) !~ /^(false|f|0)$/ { enabled[$1] }
+    $2 == "mcp-gate.stack" { ours[$1] }
+    END { for (block in enabled) if (!(block in ours)) print block }' <<<"$labels" | sort | tr '\n' ' ')
   if [[ -z $(setting STACK_LABEL) ]]; then
-    if [[ -n $open ]]; then
-      say "  Traefik takes the containers of anybody who names this project. To keep others out, add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to these blocks: $open"
+    if [[ -n $unlabelled ]]; then
+      say "  Traefik takes the containers of anybody who names this project. To keep others out, add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to these blocks: $unlabelled"
     else
       set_in_env "$ENV_FILE" STACK_LABEL "$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"
     fi
-  elif [[ -n $open ]]; then
-    die "Traefik would not serve these blocks: ${open}Add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to each."
+  elif [[ -n $unlabelled ]]; then
+    die "Traefik would not serve these blocks: ${unlabelled}Add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to each."
   fi
 }
 
@@ -218,7 +182,7 @@ stack_up() {
   if [[ $LOCAL_IMAGES == yes ]]; then
     "$ROOT/scripts/base-images" || exit 1
   fi
-  need_checked_blocks
+  need_good_labels
   example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||
     die "The images could not be built. Without a way to a container registry: scripts/up --local-images."

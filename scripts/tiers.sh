@@ -164,8 +164,7 @@ start_edge() {
     traefik)
       # An entry point has one address, so that ::1 would need a second one, and routers for both.
       mkdir -p "$DATA/traefik"
-      # shellcheck disable=SC2016 # Traefik's quotes
-      render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml MCP_RULE='Path(`/mcp`)'
+      render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml
       render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
         EDGE_ADDRESS="$address" DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''

@@ -11,6 +11,7 @@ pub mod envoy_grpc;
 mod forwarded;
 mod headers;
 pub mod nginx;
+mod own_pages;
 mod possession;
 #[cfg(test)]
 mod properties;
@@ -52,6 +53,13 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
         let refused = Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy));
         return counted(refused, &state).into_response();
     };
+    if trusted.is_ok()
+        && matches!(proxy, Proxy::TraefikEntryPoint)
+        && let Some(pass) = own_pages::pass(headers, &state)
+    {
+        metrics::counter!("mcp_gate_checks_total", "outcome" => "own_page").increment(1);
+        return pass;
+    }
     let asked = trusted.and_then(|()| proxy.parse(request.method(), headers));
     let answer = match asked {
         Ok(asked) => decision(&asked, &state).await,
@@ -63,6 +71,8 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
 /// A proxy that asks over HTTP, told by the path that it asks at.
 enum Proxy<'a> {
     Traefik,
+    /// For every request, also those that auth-service answers itself.
+    TraefikEntryPoint,
     Caddy,
     Nginx,
     /// With the original target, which follows the path.
@@ -76,6 +86,7 @@ impl<'a> Proxy<'a> {
         }
         match target.split_once('?').map_or(target, |(path, _)| path) {
             traefik::PATH => Some(Self::Traefik),
+            traefik::ENTRY_POINT_PATH => Some(Self::TraefikEntryPoint),
             caddy::PATH => Some(Self::Caddy),
             nginx::PATH => Some(Self::Nginx),
             _ => None,
@@ -84,7 +95,7 @@ impl<'a> Proxy<'a> {
 
     fn parse(&self, method: &Method, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
         match self {
-            Self::Traefik => traefik::parse(headers),
+            Self::Traefik | Self::TraefikEntryPoint => traefik::parse(headers),
             Self::Caddy => caddy::parse(headers),
             Self::Nginx => nginx::parse(headers),
             Self::Envoy(original) => envoy::parse(method, original, headers),
@@ -93,7 +104,7 @@ impl<'a> Proxy<'a> {
 
     fn words(&self, answer: Answer) -> Answer {
         match self {
-            Self::Traefik | Self::Caddy => answer.in_words_of_traefik_and_caddy(),
+            Self::Traefik | Self::TraefikEntryPoint | Self::Caddy => answer.in_words_of_traefik_and_caddy(),
             Self::Nginx => answer.in_words_of_nginx(),
             Self::Envoy(_) => answer,
         }

@@ -22,6 +22,7 @@ mod it {
     mod document_keys;
     mod documents;
     mod dpop;
+    mod entry_point;
     mod errors;
     mod faulty_edge;
     mod fixtures;

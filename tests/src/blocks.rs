@@ -12,19 +12,17 @@ use crate::places::repository;
 /// The labels that the stack uses: its own one, and Traefik's as the reference of Docker labels of Traefik
 /// 3.7 spells them. `*` is a name that we choose. Look a new label up in that reference before you add it
 /// here.
-const LABELS: [&str; 8] = [
+const LABELS: [&str; 6] = [
     "mcp-gate.stack",
     "traefik.enable",
     "traefik.docker.allownonrunning",
-    "traefik.http.routers.*.entrypoints",
     "traefik.http.routers.*.rule",
-    "traefik.http.routers.*.middlewares",
     "traefik.http.services.*.loadbalancer.server.url",
     "traefik.http.services.*.loadbalancer.serverstransport",
 ];
 
 /// Maximum number of labels of a service.
-pub const MOST_LABELS: usize = 8;
+pub const MOST_LABELS: usize = 6;
 
 /// Reads a compose file at this path in the repository. Anchors and merges are resolved, and variables are
 /// left as they are.
@@ -57,12 +55,8 @@ pub fn names(value: &Value) -> Vec<String> {
 /// The things that blocks of services refer to, read from the files that define them.
 #[derive(Debug)]
 pub struct Ground {
-    /// The chains and middlewares of `traefik/dynamic.yaml.in`.
-    pub middlewares: BTreeSet<String>,
     /// The transports of `traefik/dynamic.yaml.in`.
     pub transports: BTreeSet<String>,
-    /// The entry points of `traefik/traefik.yaml.in`.
-    pub entry_points: BTreeSet<String>,
     /// The networks named `lane-…` in `compose/stack.yaml`.
     pub lanes: BTreeSet<String>,
 }
@@ -77,13 +71,9 @@ impl Ground {
             parse(&lines.collect::<Vec<_>>().join("\n").replace('@', "")).context(below.to_owned())
         };
         let dynamic = template("traefik/dynamic.yaml.in")?;
-        let fixed = template("traefik/traefik.yaml.in")?;
         let stack = read("compose/stack.yaml")?;
-        let set = |value: &Value| names(value).into_iter().collect();
         Ok(Self {
-            middlewares: set(&dynamic["http"]["middlewares"]),
-            transports: set(&dynamic["http"]["serversTransports"]),
-            entry_points: set(&fixed["entryPoints"]),
+            transports: names(&dynamic["http"]["serversTransports"]).into_iter().collect(),
             lanes: names(&stack["networks"]).into_iter().filter(|name| name.starts_with("lane-")).collect(),
         })
     }
@@ -105,20 +95,12 @@ impl Ground {
         ensure!(label("mcp-gate.stack")? == "${STACK_LABEL:-}", "Traefik would take it for another's");
         ensure!(label("traefik.enable")? == "true", "traefik.enable is not \"true\"");
 
-        let router = |field: &str| label(&format!("traefik.http.routers.{name}.{field}"));
-        ensure!(self.entry_points.contains(router("entrypoints")?), "no such entry point");
-        let middlewares = router("middlewares")?;
-        let known = middlewares.strip_suffix("@file").filter(|chain| self.middlewares.contains(*chain));
-        // The rule must use the whole chain, with no other middleware before it that could change the checked
-        // request.
-        ensure!(known == Some("mcp"), "middlewares are {middlewares}: not checked by auth-service");
-
         let environment = &block["environment"];
         let setting =
             |name: &str| environment[name].as_str().with_context(|| format!("no {name} in environment"));
         let path = setting("MCP_PATH")?;
-        let rule = router("rule")?;
-        let asked = format!("Path(`{path}`) && !Method(`OPTIONS`)");
+        let rule = label(&format!("traefik.http.routers.{name}.rule"))?;
+        let asked = format!("Path(`{path}`)");
         let host =
             rule.strip_suffix(&asked).with_context(|| format!("the rule is not for {path}: {rule}"))?;
         let resource = setting("RESOURCE")?;
@@ -140,6 +122,7 @@ impl Ground {
         ensure!(setting("LISTEN")?.ends_with(":8080"), "LISTEN is not at port 8080");
         let transport = service("serverstransport")?.strip_suffix("@file");
         ensure!(transport.is_some_and(|name| self.transports.contains(name)), "no such transport");
+        ensure!(transport == Some("checked"), "a Traefik of before would serve it without the check");
 
         let networks = block["networks"].as_object().context("its networks are not a mapping")?;
         let mut lanes = networks.keys().filter(|network| network.as_str() != "outbound");

@@ -173,7 +173,6 @@ impl Edge {
             Self::Traefik => {
                 values.push(("TRUSTED_IPS", String::new()));
                 values.push(("DYNAMIC_DIR", around.dir.join("traefik").display().to_string()));
-                values.push(("MCP_RULE", "Path(`/mcp`)".to_owned()));
                 let more = ["TLS", "MORE_ENTRY_POINTS", "MORE_PROVIDERS"];
                 values.extend(more.map(|name| (name, String::new())));
             }

@@ -115,7 +115,7 @@ pub enum CheckError {
     Untrusted,
     /// No such route.
     #[error(
-        "no proxy is served under this path; there are /verify/traefik, /verify/caddy, /verify/nginx and, with the original path after it, /verify/envoy"
+        "no proxy is served under this path; there are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx and, with the original path after it, /verify/envoy"
     )]
     UnknownProxy,
     /// The proxy's configuration leaves out what we cannot do without.

@@ -118,69 +118,55 @@ impl SetUp {
     }
 }
 
-/// What `scripts/up` finds in the labels of `compose/services.yaml`.
-fn found_in(compose: &[&str], services: &str, what: &str) -> String {
+/// What `scripts/up` says of the labels in `compose/services.yaml`, and whether it goes on; `STACK_LABEL` is set to this.
+fn judged(compose: &[&str], services: &str, stack_label: &str) -> (bool, String) {
     let checkout = checkout();
     fs::write(checkout.path().join("compose/services.yaml"), services).unwrap();
-    fs::copy(repository().join(".env.example"), checkout.path().join(".env")).unwrap();
+    let settings = fs::read_to_string(repository().join(".env.example")).unwrap();
+    let settings = settings.replacen("\nSTACK_LABEL=\n", &format!("\nSTACK_LABEL={stack_label}\n"), 1);
+    assert!(settings.contains(&format!("\nSTACK_LABEL={stack_label}\n")));
+    fs::write(checkout.path().join(".env"), settings).unwrap();
     let script = format!(
-        "source scripts/lib.sh; source scripts/stack.sh; COMPOSE=({}); blocks_with {what}",
+        "source scripts/lib.sh; source scripts/stack.sh; COMPOSE=({}); need_good_labels",
         compose.join(" ")
     );
     let output = Command::new("bash").args(["-euc", &script]).current_dir(checkout.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[test]
-fn labels_that_lead_past_the_check_are_found() {
+fn labels_that_lead_past_the_check_are_refused() {
     let good = fs::read_to_string(repository().join("compose/services.example.yaml")).unwrap();
-    let middlewares = "      traefik.http.routers.everything.middlewares: mcp@file\n";
-    let slips = [
-        (middlewares, "", ".middlewares is not mcp@file"),
-        (
-            middlewares,
-            "      traefik.http.routers.everything.middlewares: to-wrapper@file,mcp@file\n",
-            "is not mcp@file",
-        ),
-        (
-            middlewares,
-            "      traefik.http.routers.other.middlewares: mcp@file\n",
-            ".everything.middlewares is not",
-        ),
-        (
-            middlewares,
-            &format!("{middlewares}      Traefik.HTTP.Routers.second.Rule: \"PathPrefix(`/`)\"\n"),
-            ".second.middlewares is not",
-        ),
-        (
-            middlewares,
-            &format!("{middlewares}      traefik.http.routers.everything.priority: \"99999\"\n"),
-            ".priority puts it",
-        ),
-        (
-            middlewares,
-            &format!("{middlewares}      traefik.tcp.routers.x.rule: \"HostSNI(`*`)\"\n"),
-            "a way around",
-        ),
-        (
-            "routers.everything.entrypoints: edge",
-            "routers.everything.entrypoints: keys",
-            ".entrypoints is not edge",
-        ),
-    ];
+    let rule = "      traefik.http.routers.everything.rule: \"Path(`/everything/mcp`)\"\n";
+    let older = good.replacen("      mcp-gate.stack: \"${STACK_LABEL:-}\"\n", "", 1);
+    assert_ne!(older, good);
     for compose in composes() {
-        assert_eq!(found_in(&compose, &good, "unchecked"), "");
-        assert_eq!(found_in(&compose, &good, "unlabelled"), "");
-        for (from, to, told) in &slips {
-            let slipped = good.replacen(from, to, 1);
-            assert_ne!(slipped, good, "{from}");
-            let found = found_in(&compose, &slipped, "unchecked");
-            assert!(found.contains("everything: ") && found.contains(told), "{to:?}: {found:?}");
+        for label in ["", "made"] {
+            assert_eq!(judged(&compose, &good, label), (true, String::new()));
         }
-        let older = good.replacen("      mcp-gate.stack: \"${STACK_LABEL:-}\"\n", "", 1);
-        assert_eq!(found_in(&compose, &older, "unlabelled"), "everything\n");
-        assert_eq!(found_in(&compose, &older, "unchecked"), "", "blocks from before go on working");
+        // Connections are taken before HTTP is read. Compose keeps the spelling, for which Traefik does not care.
+        for past in
+            ["Traefik.TCP.Routers.x.Rule: \"HostSNI(`*`)\"", "traefik.udp.routers.x.entrypoints: edge"]
+        {
+            let slipped = good.replacen(rule, &format!("{rule}      {past}\n"), 1);
+            assert_ne!(slipped, good);
+            let (went_on, said) = judged(&compose, &slipped, "made");
+            assert!(
+                !went_on && said.contains("everything traefik.") && said.contains("without the check"),
+                "{said}"
+            );
+        }
+        // As blocks were before the check stood at the entry point, and as nobody should write them: all the same to it.
+        let lines = "      traefik.http.routers.everything.entrypoints: edge
+      traefik.http.routers.everything.middlewares: mcp@file
+      traefik.http.routers.everything.priority: \"99999\"
+      traefik.http.routers.second.rule: \"PathPrefix(`/`)\"\n";
+        let written = good.replacen(rule, &format!("{rule}{lines}"), 1);
+        assert_eq!(judged(&compose, &written, "made"), (true, String::new()));
+        let (went_on, said) = judged(&compose, &older, "");
+        assert!(went_on && said.contains("mcp-gate.stack") && said.contains("everything"), "{said}");
+        let (went_on, said) = judged(&compose, &older, "made");
+        assert!(!went_on && said.contains("would not serve these blocks: everything"), "{said}");
     }
 }
 
@@ -270,6 +256,20 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
         let edge = &fixed["entryPoints"]["edge"];
         assert_eq!(edge["http"]["aliasHeadersStrategy"], "reject");
+        // In this order, in front of every router.
+        let all = ["one-address@file", "all-addresses@file", "to-check@file", "check@file"];
+        assert_eq!(names(&edge["http"]["middlewares"]), all);
+        assert_eq!(
+            (&edge["asDefault"], names(&fixed["providers"]["precedence"])),
+            (&true.into(), vec!["file".into()])
+        );
+        // Whoever gave keys to wrappers could sign as anybody.
+        assert_eq!(names(&fixed["entryPoints"]["keys"]["http"]["middlewares"]), ["only-keys@file"]);
+        let routers = |file| blocks::parse(&made(file)).unwrap()["http"]["routers"].clone();
+        let (open, keys) = (routers("edge/dynamic/dynamic.yaml"), routers("edge/dynamic/stack.yaml"));
+        for router in [&open["open"], &open["preflight"], &keys["keys"]] {
+            assert_eq!(router["priority"], 9_223_372_036_854_774_807_u64);
+        }
         assert_eq!(edge["http"]["encodedCharacters"]["allowEncodedSlash"], false);
         assert_eq!(fixed["providers"]["docker"]["exposedByDefault"], false);
         let tls = url.starts_with("https");
