@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::control_group::ControlGroup;
-use crate::edge::Surroundings;
+use crate::edge::{Edge, Surroundings};
 use crate::gate::{Answer, Gate};
 use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
@@ -244,17 +244,20 @@ impl Stack {
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
     }
 
-    /// Starts another replica of auth-service, with this port for checks. The edge does not know it by
-    /// itself.
-    pub async fn start_replica(&mut self, auth_edge_port: u16) -> Process {
+    /// Starts another replica of auth-service, which answers checks on this port in the way in which the edge
+    /// asks. The edge does not know it by itself.
+    pub async fn start_replica(&mut self, port: u16) -> Process {
         let ops_port = free_port();
         let mut command = self.auth_command();
         command
-            .env("DATA_DIR", self.dir().join(format!("auth-{auth_edge_port}")))
+            .env("DATA_DIR", self.dir().join(format!("auth-{port}")))
             .env("PUBLIC_LISTEN", loopback(free_port()))
-            .env("EDGE_LISTEN", loopback(auth_edge_port))
-            .env("OPS_LISTEN", loopback(ops_port))
-            .env_remove("EDGE_GRPC_LISTEN");
+            .env("OPS_LISTEN", loopback(ops_port));
+        if self.setup.edge == Edge::EnvoyGrpc {
+            command.env("EDGE_LISTEN", loopback(free_port())).env("EDGE_GRPC_LISTEN", loopback(port));
+        } else {
+            command.env("EDGE_LISTEN", loopback(port)).env_remove("EDGE_GRPC_LISTEN");
+        }
         let replica = Process::start("replica", &mut command, self.dir());
         self.wait_for("a replica", &format!("http://127.0.0.1:{ops_port}/ready"), |answer| {
             answer.status == 200

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tests::process::Process;
 use tests::setup::ACCOUNT;
 use tests::upstream::Upstream;
-use tests::{Answer, Setup, Stack, places};
+use tests::{Answer, Edge, Setup, Stack, places};
 
 const REPLICAS: usize = 3;
 /// The entry for a replica in the shipped configuration.
@@ -39,17 +39,24 @@ struct Fleet {
 
 impl Fleet {
     async fn start(redis: &RedisServer) -> Self {
+        Self::behind(Edge::EnvoyHttp, redis).await
+    }
+
+    /// Behind one of both Envoys.
+    async fn behind(edge: Edge, redis: &RedisServer) -> Self {
         let alone = FLEETS.lock().await;
         let upstream = Upstream::start().await;
         let ports: Vec<u16> = (1..REPLICAS).map(|_| places::free_port()).collect();
-        let of = |port: u16| ENDPOINT.replace("@AUTH_EDGE_PORT@", &port.to_string());
-        let all: Vec<String> =
-            [ENDPOINT.to_owned()].into_iter().chain(ports.iter().copied().map(of)).collect();
+        let placeholder = if edge == Edge::EnvoyGrpc { "@AUTH_EDGE_GRPC_PORT@" } else { "@AUTH_EDGE_PORT@" };
+        let endpoint = ENDPOINT.replace("@AUTH_EDGE_PORT@", placeholder);
+        let of = |port: u16| endpoint.replace(placeholder, &port.to_string());
+        let all: Vec<String> = [endpoint.clone()].into_iter().chain(ports.iter().copied().map(of)).collect();
         let mut stack = Setup::as_shipped()
+            .through(edge)
             .in_front_of(upstream.port)
             .auth_setting("REDIS_URL", &redis.url())
             .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
-            .edge_changed(ENDPOINT, &all.join("\n              "))
+            .edge_changed(&endpoint, &all.join("\n              "))
             .start()
             .await;
         let mut others = Vec::new();
@@ -230,8 +237,17 @@ async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_are_restarted_one_after_the_other_fail_no_call() {
+    restarts_fail_no_call(Edge::EnvoyHttp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_asked_over_grpc_and_restarted_one_after_the_other_fail_no_call() {
+    restarts_fail_no_call(Edge::EnvoyGrpc).await;
+}
+
+async fn restarts_fail_no_call(edge: Edge) {
     let Some(redis) = RedisServer::start(&["--appendonly", "no"]) else { return };
-    let mut fleet = Fleet::start(&redis).await;
+    let mut fleet = Fleet::behind(edge, &redis).await;
     let mut others = std::mem::take(&mut fleet.others);
     let token = fleet.stack.log_in().await.access_token;
     let stop = Arc::new(AtomicBool::new(false));
