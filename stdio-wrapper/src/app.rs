@@ -32,6 +32,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_ANSWERS: usize = 16;
 /// Messages of the largest size that may wait for children at the same time.
 const LARGEST_MESSAGES: usize = 16;
+/// Smaller answers are not counted by themselves, in bytes: there are no more than connections and running calls, which take
+/// more than that. What waits in streams is counted in any case.
+const COUNTED_ANSWER: usize = 4 << 10;
+/// The same of messages: a child has few of them in its queue.
+const COUNTED_MESSAGE: usize = 1 << 10;
 /// How long edges have to notice that we are about to stop, if that is not more than a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection may take to close.
@@ -74,8 +79,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&world.random),
     );
     let memory = Memory {
-        answers: Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20)),
-        messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20)),
+        answers: Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20), COUNTED_ANSWER),
+        messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20), COUNTED_MESSAGE),
     };
     let sessions = Sessions::new(
         settings(&config, max_sessions, memory.clone()),

@@ -28,10 +28,18 @@ pub struct Memory {
     pub messages: Arc<Budget>,
 }
 
+/// The user of an owner, who is a user by way of a client. What is shared is shared by users: anybody can have any number of
+/// clients.
+pub fn user(owner: &str) -> &str {
+    owner.split_once('\n').map_or(owner, |(subject, _)| subject)
+}
+
 /// An amount of memory, in bytes.
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
+    /// Texts of fewer bytes are not counted one by one.
+    least: usize,
     state: Mutex<State>,
     freed: Notify,
 }
@@ -44,28 +52,24 @@ struct State {
 }
 
 impl Budget {
-    /// So many bytes.
-    pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(Self { total, state: Mutex::default(), freed: Notify::new() })
+    /// So many bytes, of which texts take some that have at least `least` bytes.
+    pub fn new(total: usize, least: usize) -> Arc<Self> {
+        Arc::new(Self { total, least, state: Mutex::default(), freed: Notify::new() })
     }
 
     /// Room for a principal, nothing yet.
     pub fn room(self: &Arc<Self>, owner: &str) -> Room {
-        Room { budget: Arc::clone(self), owner: Arc::from(owner), taken: 0 }
+        Room { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Counts a large text as the principal's, for as long as anybody has a piece of it. `None`: there is no room.
+    /// Counts a text as the principal's, for as long as anybody has a piece of it. `None`: there is no room.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
-        if !text.is_large() {
-            return Some(text);
-        }
-        let mut room = self.room(owner);
-        room.grow(text.len()).then(|| text.holding(room))
+        if text.len() < self.least { Some(text) } else { self.room(owner).hold(text) }
     }
 
     /// The same, but waits for room if it must.
     pub async fn count_within(self: &Arc<Self>, owner: &str, text: Text, patience: Duration) -> Option<Text> {
-        if !text.is_large() {
+        if text.len() < self.least {
             return Some(text);
         }
         let mut room = self.room(owner);
@@ -86,12 +90,42 @@ pub struct Room {
 }
 
 impl Room {
+    /// Room that nobody has to share, for what is no caller's.
+    pub fn unlimited() -> Self {
+        Budget::new(usize::MAX, usize::MAX).room("")
+    }
+
+    /// Room of the same principal, nothing yet.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
+    }
+
+    /// Whether a text of this length is counted by itself.
+    pub fn counts(&self, length: usize) -> bool {
+        length >= self.budget.least
+    }
+
+    /// Bytes taken.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Counts a text in its own room of the same principal. `None`: there is none.
+    pub fn count(&self, text: Text) -> Option<Text> {
+        if self.counts(text.len()) { self.sibling().hold(text) } else { Some(text) }
+    }
+
+    fn hold(mut self, text: Text) -> Option<Text> {
+        self.grow(text.len()).then(|| text.holding(self))
+    }
+
     /// Takes so many bytes more, if there are any.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let mut state = self.budget.state();
         let own = state.owners.get(&self.owner).copied().unwrap_or_default();
         // Callers who are not told apart are all one, and have no share.
-        let is_share = self.owner.trim().is_empty() || own + bytes <= self.budget.total / SHARE;
+        let is_share = self.owner.trim().is_empty() || own.saturating_add(bytes) <= self.budget.total / SHARE;
         if !is_share || state.taken + bytes > self.budget.total {
             return false;
         }
@@ -99,6 +133,25 @@ impl Room {
         *state.owners.entry(Arc::clone(&self.owner)).or_default() += bytes;
         self.taken += bytes;
         true
+    }
+
+    /// Gives so many bytes back.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.taken);
+        if bytes == 0 {
+            return;
+        }
+        self.taken -= bytes;
+        let mut state = self.budget.state();
+        state.taken -= bytes;
+        if let Some(own) = state.owners.get_mut(&self.owner) {
+            *own -= bytes;
+            if *own == 0 {
+                state.owners.remove(&self.owner);
+            }
+        }
+        drop(state);
+        self.budget.freed.notify_waiters();
     }
 
     /// Takes so many bytes more, and waits for them if it must.
@@ -120,16 +173,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let mut state = self.budget.state();
-        state.taken -= self.taken;
-        if let Some(own) = state.owners.get_mut(&self.owner) {
-            *own -= self.taken;
-            if *own == 0 {
-                state.owners.remove(&self.owner);
-            }
-        }
-        drop(state);
-        self.budget.freed.notify_waiters();
+        self.shrink(self.taken);
     }
 }
 
@@ -139,10 +183,11 @@ mod tests {
 
     #[test]
     fn a_principal_has_a_share_and_gives_it_back() {
-        let budget = Budget::new(400);
+        let budget = Budget::new(400, 1);
         let (mut ana, mut bob) = (budget.room("ana"), budget.room("bob"));
         assert!(ana.grow(60) && !ana.grow(60), "a quarter");
         assert!(!budget.room("ana").grow(60), "of all that is theirs");
+        assert!(!budget.room("ana\nanother client").grow(60), "whatever the client");
         assert!(bob.grow(100));
         drop(ana);
         assert!(budget.room("ana").grow(100));
@@ -154,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_waited_for_as_long_as_one_likes() {
-        let budget = Budget::new(400);
+        let budget = Budget::new(400, 1);
         let mut first = budget.room("");
         assert!(first.grow(400));
         assert!(!budget.room("").grow_within(1, Duration::from_millis(20)).await);

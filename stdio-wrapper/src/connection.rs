@@ -16,6 +16,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{Error, web};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
+use socket2::SockRef;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -24,6 +25,9 @@ use crate::holding::hold;
 /// How long a client may take none of what it is sent, in milliseconds. One that does not read holds memory and a
 /// connection.
 const READ_TIMEOUT: u32 = 30_000;
+/// Bytes that the kernel takes of an answer beyond what is on its way to the client. It would take megabytes, which nobody
+/// counts and which are memory of the container.
+const MAX_UNSENT: u32 = 64 << 10;
 /// How long a connection may be without a request, in which time a part of a head may have come. The HTTP server closes
 /// idle connections earlier, and limits the first head by itself, but not the others.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,6 +45,7 @@ pub fn accept(connection: &dyn Any, extensions: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
     // A connection without it works too.
     let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT);
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
     let socket = Arc::new(socket);
     let (sender, receiver) = watch::channel(0);

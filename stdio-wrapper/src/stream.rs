@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::budget::Room;
 use crate::protocol::{EventId, StreamId, Text};
 
 pub use consumer::Consumer;
@@ -16,6 +17,10 @@ pub use consumer::Consumer;
 const MAX_CONSUMERS: usize = 4;
 /// What each kept event costs besides its text.
 const OVERHEAD: usize = 64;
+/// Bytes of small events that a stream keeps without their being counted: most streams have one short answer.
+const FREE: usize = 4 << 10;
+/// Bytes that are counted at a time.
+const STEP: usize = 16 << 10;
 
 /// A stream of messages.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub struct Stream {
     pub id: StreamId,
     /// Bytes that may be kept.
     limit: usize,
+    /// The principal's memory.
+    account: Room,
     state: Mutex<State>,
     /// Something for the consumer.
     changed: Notify,
@@ -41,6 +48,9 @@ struct State {
     /// Bytes of all events, and of those that the consumer has not taken.
     kept: usize,
     untaken: usize,
+    /// Bytes of the events whose texts are too small to be counted by themselves, and what was counted for them.
+    small: usize,
+    room: Room,
     /// Answers that are still to come; `None`: the stream does not end with its answers.
     open_answers: Option<usize>,
     /// Connected clients, oldest first. The newest gets the messages; the others wait for it to go.
@@ -68,6 +78,11 @@ impl Event {
     fn cost(&self) -> usize {
         self.data.len() + OVERHEAD
     }
+
+    /// The part of the cost that is not counted with the text.
+    fn small(&self, account: &Room) -> usize {
+        if account.counts(self.data.len()) { OVERHEAD } else { self.cost() }
+    }
 }
 
 /// What a POST is answered with.
@@ -94,31 +109,47 @@ pub enum Next {
 
 impl Stream {
     /// A POST's stream, which ends after so many answers.
-    pub fn for_post(id: StreamId, answers: usize, limit: usize) -> Arc<Self> {
-        Arc::new(Self::new(id, Some(answers), limit))
+    pub fn for_post(id: StreamId, answers: usize, limit: usize, room: Room) -> Arc<Self> {
+        Arc::new(Self::new(id, Some(answers), limit, room))
     }
 
     /// A stream without an end of its own.
-    pub fn endless(id: StreamId, limit: usize) -> Arc<Self> {
-        Arc::new(Self::new(id, None, limit))
+    pub fn endless(id: StreamId, limit: usize, room: Room) -> Arc<Self> {
+        Arc::new(Self::new(id, None, limit, room))
     }
 
-    fn new(id: StreamId, open_answers: Option<usize>, limit: usize) -> Self {
+    fn new(id: StreamId, open_answers: Option<usize>, limit: usize, room: Room) -> Self {
+        let account = room.sibling();
         let state = State {
             events: VecDeque::new(),
             next: 1,
             cursor: 1,
             kept: 0,
             untaken: 0,
+            small: 0,
+            room,
             open_answers,
             consumers: Vec::new(),
             next_consumer: 0,
             is_closed: false,
         };
-        Self { id, limit, state: Mutex::new(state), changed: Notify::new(), drained: Notify::new() }
+        Self { id, limit, account, state: Mutex::new(state), changed: Notify::new(), drained: Notify::new() }
     }
 
-    /// Adds a message.
+    /// Adds a message that is no answer. A client that does not read is disconnected. False: there is no memory for it.
+    pub fn tell(&self, data: Text) -> bool {
+        if !self.has_room() {
+            self.cut();
+        }
+        let data = self.account.count(data);
+        let is_taken = data.is_some();
+        if let Some(data) = data {
+            self.push(data, false);
+        }
+        is_taken
+    }
+
+    /// Adds a message that was counted, if it is one that counts by itself.
     pub fn push(&self, data: Text, is_answer: bool) {
         let mut state = self.state();
         if state.is_closed {
@@ -128,11 +159,12 @@ impl Stream {
         state.next += 1;
         state.kept += event.cost();
         state.untaken += event.cost();
+        state.small += event.small(&self.account);
         state.events.push_back(event);
         if is_answer && let Some(open) = &mut state.open_answers {
             *open = open.saturating_sub(1);
         }
-        state.trim(self.limit);
+        state.settle(self.limit, &self.account);
         state.wake();
         drop(state);
         self.changed.notify_one();
@@ -140,8 +172,11 @@ impl Stream {
 
     /// Whether a message may be added without waiting for the client.
     pub fn has_room(&self) -> bool {
-        let state = self.state();
-        !state.is_connected() || state.untaken <= self.limit
+        let mut state = self.state();
+        if state.is_connected() && !state.is_paid() {
+            state.settle(self.limit, &self.account);
+        }
+        !state.is_connected() || (state.untaken <= self.limit && state.is_paid())
     }
 
     /// Waits until the client has taken something.
@@ -176,7 +211,7 @@ impl Stream {
             place.wake.notify_one();
         }
         state.wake();
-        state.trim(self.limit);
+        state.settle(self.limit, &self.account);
         drop(state);
         self.changed.notify_one();
         self.drained.notify_one();
@@ -206,6 +241,8 @@ impl Stream {
         }
         if state.open_answers == Some(0) || state.is_closed {
             let events = std::mem::take(&mut state.events);
+            state.small = 0;
+            state.pay();
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
         // Gathering the rest of a batch would hold up the child: what is there goes out.
@@ -271,14 +308,38 @@ impl State {
         self.consumers.iter().for_each(|place| place.wake.notify_one());
     }
 
+    /// Counts what is kept, and forgets the oldest events if that is too much.
+    fn settle(&mut self, limit: usize, account: &Room) {
+        self.pay();
+        self.trim(limit, account);
+    }
+
+    /// Takes memory for the small events, as far as there is some, and gives back what is not needed any more.
+    fn pay(&mut self) {
+        let wanted = self.small.saturating_sub(FREE).next_multiple_of(STEP);
+        let paid = self.room.taken();
+        if wanted > paid {
+            // What there is no room for is forgotten, or waited for.
+            self.room.grow(wanted - paid);
+        } else if wanted == 0 || paid - wanted > STEP {
+            self.room.shrink(paid - wanted);
+        }
+    }
+
+    /// Whether there is memory for what is kept.
+    fn is_paid(&self) -> bool {
+        self.small <= FREE + self.room.taken()
+    }
+
     /// Forgets the oldest events: those that were taken, and when nobody is connected the others too.
-    fn trim(&mut self, limit: usize) {
-        while self.kept > limit
+    fn trim(&mut self, limit: usize, account: &Room) {
+        while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()
             && (front.sequence < self.cursor || (!self.is_connected() && self.events.len() > 1))
             && let Some(front) = self.events.pop_front()
         {
             self.kept -= front.cost();
+            self.small -= front.small(account);
             if front.sequence >= self.cursor {
                 self.untaken -= front.cost();
                 self.cursor = front.sequence + 1;
@@ -292,6 +353,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::budget::Budget;
 
     fn push(stream: &Stream, data: &'static str, is_answer: bool) {
         stream.push(Bytes::from(data).into(), is_answer);
@@ -307,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_client_that_comes_back_gets_what_it_missed_and_only_that() {
-        let stream = Stream::for_post(7, 1, 10_000);
+        let stream = Stream::for_post(7, 1, 10_000, Room::unlimited());
         let first = stream.connect();
         for data in ["a", "b"] {
             push(&stream, data, false);
@@ -324,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_client_that_resumes_a_call_replaces_the_one_before() {
-        let stream = Stream::for_post(7, 1, 1000);
+        let stream = Stream::for_post(7, 1, 1000, Room::unlimited());
         let first = stream.connect();
         let second = stream.resume(0).unwrap();
         push(&stream, "x", false);
@@ -336,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_client_that_joins_gets_the_messages_and_the_one_before_goes_on_after_it() {
-        let stream = Stream::endless(0, 1000);
+        let stream = Stream::endless(0, 1000, Room::unlimited());
         let first = stream.connect();
         push(&stream, "a", false);
         assert_eq!(text(first.next()), "0-1 a");
@@ -355,7 +417,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_with_and_without_a_client() {
-        let stream = Stream::endless(0, 1000);
+        let stream = Stream::endless(0, 1000, Room::unlimited());
         for _ in 0..100 {
             push(&stream, "0123456789", false);
         }
@@ -375,13 +437,49 @@ mod tests {
     }
 
     #[test]
+    fn what_small_messages_take_is_counted_and_without_memory_less_is_kept() {
+        let budget = Budget::new(4 * 4 * STEP, 1 << 20);
+        let fill = |stream: &Stream| {
+            (0..200).take_while(|_| stream.has_room()).for_each(|_| {
+                stream.push(Bytes::from(vec![0; 1000]).into(), false);
+            });
+        };
+        // Ana has four steps, whatever her clients are called.
+        let streams = ["one", "two", "three"]
+            .map(|client| Stream::endless(0, 1 << 20, budget.room(&format!("ana\n{client}"))));
+        let clients = streams.each_ref().map(Stream::connect);
+        for stream in &streams {
+            fill(stream);
+        }
+        let kept: usize = streams.iter().map(|stream| stream.kept()).sum();
+        assert!((4 * STEP..=4 * STEP + 3 * (FREE + 2000)).contains(&kept), "{kept}");
+        assert!(!streams[2].has_room());
+        let bob = Stream::endless(0, 1 << 20, budget.room("bob\none"));
+        let reader = bob.connect();
+        fill(&bob);
+        assert!(bob.kept() >= 4 * STEP, "others have their share");
+        // Who has gone keeps less, and who reads goes on.
+        let [first, _, third] = clients;
+        drop(first);
+        assert!(streams[0].kept() <= 4 * STEP + FREE);
+        while !matches!(third.next(), Next::Wait) {}
+        assert!(streams[2].has_room());
+        drop((third, streams));
+        let ana = Stream::endless(0, 1 << 20, budget.room("ana\none"));
+        let _client = ana.connect();
+        fill(&ana);
+        assert!(ana.kept() >= 4 * STEP, "it is given back");
+        drop((reader, bob));
+    }
+
+    #[test]
     fn a_post_is_json_only_if_nothing_but_answers_came() {
-        let stream = Stream::for_post(1, 2, 1000);
+        let stream = Stream::for_post(1, 2, 1000, Room::unlimited());
         push(&stream, "a", true);
         assert!(matches!(stream.first(), First::Wait));
         push(&stream, "b", true);
         assert!(matches!(stream.first(), First::Answers(answers) if answers.len() == 2));
-        let stream = Stream::for_post(1, 1, 1000);
+        let stream = Stream::for_post(1, 1, 1000, Room::unlimited());
         push(&stream, "note", false);
         assert!(matches!(stream.first(), First::Events));
     }

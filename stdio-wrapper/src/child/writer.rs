@@ -14,6 +14,8 @@ use super::pressure::Pressure;
 
 /// Bytes in one unit of the queue's budget.
 const UNIT: usize = 256;
+/// Messages that may wait for a child, however small they are.
+const MAX_QUEUED: usize = 1024;
 /// Messages that are written with one call when more than one waits.
 const MAX_JOINED: usize = 64;
 /// Messages larger than this are written by themselves, without a copy.
@@ -101,7 +103,8 @@ impl Outbox {
 
 impl Shared {
     fn cost(&self, length: usize) -> u32 {
-        u32::try_from((length / UNIT + 1).min(self.capacity)).unwrap_or(u32::MAX)
+        let least = self.capacity / MAX_QUEUED;
+        u32::try_from((length / UNIT + 1).max(least).min(self.capacity)).unwrap_or(u32::MAX)
     }
 
     /// Writes or queues a message that has been paid for.

@@ -56,7 +56,7 @@ impl std::ops::Deref for Incoming {
 impl Bodies {
     /// For bodies of at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, budget: Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET)) }
+        Self { limit, budget: Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET), SMALL) }
     }
 
     /// The whole body, if it is not too large, does not come too slowly, and there is room for it.

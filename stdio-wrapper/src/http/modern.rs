@@ -69,8 +69,9 @@ async fn request(
     let request = modern::check(message, &fields)?;
     let permit = permit(endpoint, caller, &request.method, message)
         .map_err(|refusal| refusal.into_problem(endpoint, caller, http.query_string(), request.id_text()))?;
-    let place = endpoint.modern.admit(&caller.owner())?;
-    let stream = endpoint.modern.stream();
+    let owner = caller.owner();
+    let place = endpoint.modern.admit(&owner)?;
+    let stream = endpoint.modern.stream(&owner);
     // Connected before anything is sent, so that nothing is lost.
     let consumer = stream.connect();
     let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &place, &stream).await?;

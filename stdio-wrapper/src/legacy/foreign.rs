@@ -50,13 +50,11 @@ impl Drop for Busy {
 }
 
 impl Session {
-    /// Puts a question to the client, on the stream of the request that it belongs to. False: too many wait already.
+    /// Puts a question to the client, on the stream of the request that it belongs to. False: too many wait already, or
+    /// there is no memory for it.
     pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
         let is_noted = self.expect_answer(id, method, stream).is_some();
-        if is_noted {
-            stream.push(text.into(), false);
-        }
-        is_noted
+        is_noted && stream.tell(text.into())
     }
 
     /// Nobody waits for the answer to this question any more. `id` is JSON text.

@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn an_answer_finds_its_question_in_another_spelling_of_the_id_and_never_a_doubtful_one() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
         let mut taken = |asked: &[&str], answered: &str| {
             questions.waiting.clear();
             assert!(asked.iter().all(|id| questions.put(id, "ping", &stream, now).is_some()));
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn an_answer_belongs_to_one_asking_of_a_question_and_not_to_the_next_under_its_id() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
         questions.number();
         let first = questions.put("77", "elicitation/create", &stream, now).unwrap();
         let (_, withdrawn) = questions.take_own("77", now).unwrap();
@@ -172,7 +172,7 @@ mod tests {
     fn a_question_excuses_the_calls_that_it_may_belong_to_for_a_while() {
         let (timeout, patience) = (Duration::from_secs(2), Duration::from_secs(10));
         let mut questions = Questions::default();
-        let (stream, started) = (Stream::endless(0, 100), Instant::now());
+        let (stream, started) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
         let at = |seconds| started + Duration::from_secs(seconds);
         questions.put("0", "ping", &stream, at(1)).unwrap();
         assert!(!questions.excuse(started, timeout, patience, at(1)), "a ping holds nobody up");

@@ -249,8 +249,12 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     };
     let data = rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]);
     match (stream, owner(link)) {
-        (Some(stream), _) => push(link, &stream, data).await,
-        (None, Some(session)) => push(link, session.get_stream(), data).await,
+        (Some(stream), _) => {
+            push(link, &stream, data).await;
+        }
+        (None, Some(session)) => {
+            push(link, session.get_stream(), data).await;
+        }
         (None, None) => drop_message(link, "progress after the answer"),
     }
 }
@@ -272,7 +276,11 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
         return link.say(&String::from_utf8_lossy(&text));
     };
     let patch = Patch { span: span.clone(), with: shown.as_bytes() };
-    push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
+    if !push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await {
+        session.withdrawn(id);
+        let text = error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_ANSWERS);
+        link.say(&String::from_utf8_lossy(&text));
+    }
 }
 
 /// Where the client gets what names no request: on the stream of a call that it reads; else on the GET stream, if it reads
@@ -321,9 +329,14 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
+/// False: there is no memory for it, and it was left out.
+async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) -> bool {
     room(link, stream).await;
-    stream.push(data.into(), false);
+    let is_taken = stream.tell(data.into());
+    if !is_taken {
+        drop_message(link, "a message for which there is no memory");
+    }
+    is_taken
 }
 
 /// Back-pressure: a client that does not read holds up its own child, for a while, and nobody else's.

@@ -13,6 +13,7 @@ use super::foreign::Foreign;
 use super::link::{Link, Outgoing, cancelled};
 use super::questions::Questions;
 use super::shared::SharedChildren;
+use crate::budget::{Budget, Room};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::protocol::{
@@ -36,6 +37,8 @@ pub struct Session {
     /// The revision that the client asked for; tells which shared child is its.
     slot: OnceLock<Version>,
     get_stream: Arc<Stream>,
+    /// The principal's memory, of which its streams take some.
+    room: Room,
     /// 2024-11-05: every answer goes to the one stream.
     is_sse: bool,
     limits: SessionLimits,
@@ -114,8 +117,10 @@ impl Session {
         owner: String,
         is_sse: bool,
         limits: SessionLimits,
+        answers: &Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let room = answers.room(&owner);
         Self {
             id,
             owner,
@@ -123,7 +128,8 @@ impl Session {
             behind: OnceLock::new(),
             version: OnceLock::new(),
             slot: OnceLock::new(),
-            get_stream: Stream::endless(0, limits.event_log),
+            get_stream: Stream::endless(0, limits.event_log, room.sibling()),
+            room,
             is_sse,
             limits,
             state: Mutex::default(),
@@ -169,7 +175,7 @@ impl Session {
             return Arc::clone(&self.get_stream);
         }
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        Stream::for_post(id, requests, self.limits.event_log)
+        Stream::for_post(id, requests, self.limits.event_log, self.room.sibling())
     }
 
     /// Keeps a stream that is answered as events, so that the client can resume it.

@@ -15,7 +15,7 @@ use super::link::{Audience, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
-use crate::budget::{Budget, Memory};
+use crate::budget::{Budget, Memory, user};
 use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError};
 use crate::metrics::Metrics;
 
@@ -113,11 +113,6 @@ pub struct Sessions {
     is_stopping: AtomicBool,
 }
 
-/// The user of an owner, who is a user by way of a client. Sessions are counted by user: anybody can have any number of clients.
-fn user(owner: &str) -> &str {
-    owner.split_once('\n').map_or(owner, |(subject, _)| subject)
-}
-
 impl Sessions {
     /// No sessions yet.
     pub fn new(
@@ -167,14 +162,19 @@ impl Sessions {
             let Some(given_up) = opened.as_ref().err().and_then(|error| self.make_room(error, owner)) else {
                 break;
             };
-            if let Some(link) = given_up.own_link().filter(|_| self.launcher.capacity().is_limited()) {
-                // What it takes is taken until then. A child that is slow to end is not waited for without end.
-                let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
-                self.launcher.look();
-            }
+            self.make_sure_it_is_gone(&given_up).await;
             opened = attempt();
         }
         self.noted(opened)
+    }
+
+    /// Waits until the child of a session that was ended for another one is gone: what it takes is taken until then. One that is
+    /// slow to end is not waited for without end.
+    pub async fn make_sure_it_is_gone(&self, session: &Session) {
+        if let Some(link) = session.own_link().filter(|_| self.launcher.capacity().is_limited()) {
+            let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
+            self.launcher.look();
+        }
     }
 
     /// Opens a session with a translation behind it, which greets the client itself.
@@ -223,8 +223,14 @@ impl Sessions {
             start_timeout: self.settings.start_timeout,
             input_timeout: self.settings.input_timeout,
         };
-        let session =
-            Arc::new(Session::new(id.clone(), owner.to_owned(), is_sse, limits, Arc::clone(&self.metrics)));
+        let session = Arc::new(Session::new(
+            id.clone(),
+            owner.to_owned(),
+            is_sse,
+            limits,
+            self.answers(),
+            Arc::clone(&self.metrics),
+        ));
         match behind(&session) {
             Ok(behind) => session.attach(behind),
             Err(error) => {

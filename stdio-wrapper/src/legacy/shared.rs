@@ -11,6 +11,7 @@ use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
 use crate::attempts::Attempts;
+use crate::budget::{Room, TOO_MANY_ANSWERS};
 use crate::child::{Framing, Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -78,7 +79,11 @@ impl SharedChildren {
                 session.initialized(Some(ready.version));
                 let text =
                     format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#, message.at(id), ready.result);
-                stream.push(Bytes::from(text).into(), true);
+                let answers = &self.settings.memory.answers;
+                match answers.count(&session.owner, Bytes::from(text).into()) {
+                    Some(text) => stream.push(text, true),
+                    None => session.refuse(message, id, stream, Code::Refused, TOO_MANY_ANSWERS),
+                }
             }
             Err(refusal) => {
                 session.refuse(message, id, stream, refusal.code, &refusal.message);
@@ -197,8 +202,14 @@ impl SharedChildren {
             start_timeout: self.settings.start_timeout,
             input_timeout: self.settings.input_timeout,
         };
-        let greeter =
-            Arc::new(Session::new(String::new(), String::new(), false, limits, Arc::clone(&self.metrics)));
+        let greeter = Arc::new(Session::new(
+            String::new(),
+            String::new(),
+            false,
+            limits,
+            &self.settings.memory.answers,
+            Arc::clone(&self.metrics),
+        ));
         // No capabilities: a shared child must not ask anything back.
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
@@ -209,7 +220,7 @@ impl SharedChildren {
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err(failure("no request".to_owned()));
         };
-        let stream = Stream::for_post(1, 1, self.settings.event_log);
+        let stream = Stream::for_post(1, 1, self.settings.event_log, Room::unlimited());
         let timeout = self.settings.start_timeout;
         link.request(
             &greeter,

@@ -279,7 +279,9 @@ fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
         link.log.client_does_not_read(stream.id);
         return stream.cut();
     }
-    stream.push(data.into(), false);
+    if !stream.tell(data.into()) {
+        drop_message(link, "a message for which there is no memory");
+    }
 }
 
 fn drop_message(link: &Link, what: &str) {

@@ -18,7 +18,7 @@ use super::check::Request;
 use super::lists::{Key, Lists};
 use super::pending::{Pending, Waits};
 use super::tools::Tools;
-use crate::budget::{Budget, Memory, TOO_MANY_MESSAGES};
+use crate::budget::{Budget, Memory, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -132,7 +132,9 @@ impl Link {
                 self.metrics.list_cache_hits_total.add();
                 let id = request.id_text();
                 let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
-                stream.push(Bytes::from(answer).into(), true);
+                let counted = self.answers.count(&owner, Bytes::from(answer).into());
+                let refused = || error_message(Some(id.as_bytes()), Code::InternalError, TOO_MANY_ANSWERS);
+                stream.push(counted.unwrap_or_else(|| refused().into()), true);
                 return Ticket { link: Arc::clone(self), number: 0 };
             }
             self.metrics.list_cache_misses_total.add();

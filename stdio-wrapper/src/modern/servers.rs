@@ -377,9 +377,14 @@ impl Servers {
         &self.settings.memory.answers
     }
 
-    /// A stream for one response.
-    pub fn stream(&self) -> Arc<Stream> {
-        Stream::for_post(1, 1, self.settings.event_log)
+    /// Memory for messages that wait for children.
+    pub fn messages(&self) -> &Arc<Budget> {
+        &self.settings.memory.messages
+    }
+
+    /// A stream for one response to a principal.
+    pub fn stream(&self, owner: &str) -> Arc<Stream> {
+        Stream::for_post(1, 1, self.settings.event_log, self.answers().room(owner))
     }
 
     /// Clears away, for ever.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::link::Link;
+use crate::budget::Room;
 use crate::stream::{Next, Stream};
 
 /// Everything about lists; a child grants what it can announce.
@@ -26,7 +27,7 @@ enum Heard {
 impl Link {
     /// Asks the child to announce changes.
     pub(super) async fn watch(self: Arc<Self>) {
-        let stream = Stream::endless(1, 1 << 16);
+        let stream = Stream::endless(1, 1 << 16, Room::unlimited());
         let consumer = stream.connect();
         let Ok(_ticket) =
             self.open("subscriptions/listen", WANTED, "{}", Duration::from_secs(3600), &stream).await

@@ -49,11 +49,6 @@ impl Text {
         }
     }
 
-    /// Whether it is so large that its memory has to be watched.
-    pub fn is_large(&self) -> bool {
-        self.len() >= SHARED_FROM
-    }
-
     /// The same text, which keeps a value until the last piece of it is gone.
     #[must_use]
     pub fn holding(self, value: impl Send + Sync + 'static) -> Self {
@@ -121,7 +116,7 @@ mod tests {
             let held = Arc::new(());
             let frame = Bytes::from("x".repeat(size));
             let text = Text::splice(&frame, &(3..4), b"12").holding(Arc::clone(&held));
-            assert_eq!((text.len(), text.is_large()), (size + 1, size == SHARED_FROM));
+            assert_eq!(text.len(), size + 1);
             let last = text.pieces().last().unwrap().slice(1..);
             drop(text);
             assert_eq!(Arc::strong_count(&held), 2);

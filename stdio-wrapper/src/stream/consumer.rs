@@ -48,7 +48,7 @@ impl Consumer {
         let (sequence, data, cost) = (event.sequence, event.data.clone(), event.cost());
         state.cursor = sequence + 1;
         state.untaken = state.untaken.saturating_sub(cost);
-        state.trim(self.stream.limit);
+        state.settle(self.stream.limit, &self.stream.account);
         drop(state);
         self.stream.drained.notify_one();
         Next::Event(EventId { stream: self.stream.id, sequence }, data)
@@ -60,7 +60,7 @@ impl Drop for Consumer {
         let mut state = self.stream.state();
         state.consumers.retain(|place| place.number != self.number);
         state.wake();
-        state.trim(self.stream.limit);
+        state.settle(self.stream.limit, &self.stream.account);
         drop(state);
         self.stream.drained.notify_one();
     }

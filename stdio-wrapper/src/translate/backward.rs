@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use self::listen::Listening;
 use super::asked::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
+use crate::budget::{Room, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Foreign, Session, Sessions};
 use crate::modern::{
@@ -242,10 +243,11 @@ impl Peer {
         &self,
         session: &Arc<Session>,
         permit: &Permit<'_>,
-        params: &str,
+        (params, mut room): (&str, Room),
         id: &str,
         out: &Arc<Stream>,
     ) {
+        let whole = room.taken();
         let mut extra: Option<(String, Option<String>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
@@ -258,7 +260,7 @@ impl Peer {
                 }
             }
             let params = members.to_string();
-            let stream = self.servers.stream();
+            let stream = self.servers.stream(&session.owner);
             let consumer = stream.connect();
             let sent = self.send(session, permit, &params, id, &stream).await;
             let _ticket = match sent {
@@ -272,7 +274,9 @@ impl Peer {
                         let text = text.into_bytes();
                         match parse_line(&text).map(|message| message.kind) {
                             Ok(Kind::Response { .. }) => break text,
-                            _ => out.push(text.into(), false),
+                            _ => {
+                                out.tell(text.into());
+                            }
                         }
                     }
                     Next::End => return fail(out, id, "The MCP server has ended this request."),
@@ -281,7 +285,13 @@ impl Peer {
             };
             match self.settle(session, &answer, id, out).await {
                 None => return,
-                Some(next) => extra = Some(next),
+                Some((responses, state)) => {
+                    room.shrink(room.taken().saturating_sub(whole));
+                    if !room.grow(responses.len() + state.as_ref().map_or(0, String::len)) {
+                        return fail(out, id, TOO_MANY_MESSAGES);
+                    }
+                    extra = Some((responses, state));
+                }
             }
         }
         let why = format!(
@@ -329,6 +339,12 @@ impl Foreign for Peer {
             }
             None => {}
         }
+        // The params are sent again in each round.
+        let mut room = self.servers.messages().room(&session.owner);
+        if !room.grow(params.len()) {
+            return stream
+                .push(error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_MESSAGES).into(), true);
+        }
         let busy = Busy::new(session);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (session, method, name) = (Arc::clone(session), method.to_owned(), id.clone());
@@ -340,7 +356,7 @@ impl Foreign for Peer {
         let mut state = self.state();
         let task = tokio::spawn(async move {
             match gate.pass(&method, tool.as_deref()) {
-                Ok(permit) => peer.run(&session, &permit, &params, &id, &stream).await,
+                Ok(permit) => peer.run(&session, &permit, (&params, room), &id, &stream).await,
                 Err(_) => fail(&stream, &id, "This request is not allowed."),
             }
             peer.state().running.remove(&number);

@@ -72,7 +72,10 @@ impl Job {
 
     /// Answers with a result, as JSON text.
     pub(super) fn finish(&self, result: &str) {
-        let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id);
+        self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id));
+    }
+
+    fn answer(&self, text: String) {
         match self.answers.count(&self.owner, Bytes::from(text).into()) {
             Some(text) => self.stream.push(text, true),
             None => self.fail(Code::Refused, TOO_MANY_ANSWERS, None),
@@ -226,7 +229,7 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
         }
         Kind::Notification { method } if method == "notifications/progress" => {
             if let Some(text) = progress(message, job.progress_token.as_deref()) {
-                job.stream.push(Bytes::from(text).into(), false);
+                job.stream.tell(Bytes::from(text).into());
             }
             None
         }
@@ -276,8 +279,7 @@ async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_erro
         return noted.map_or_else(|endless| endlessly(job, endless), |()| Outcome::Again);
     }
     let error = error_for_modern(&job.method, job.uri.as_deref(), error);
-    let text = format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id);
-    job.stream.push(Bytes::from(text).into(), true);
+    job.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id));
     Outcome::Done
 }
 

@@ -328,7 +328,7 @@ fn log(seat: &Seat, message: &Message<'_>) {
         && level >= from
         && stream.has_room()
     {
-        stream.push(bytes::Bytes::copy_from_slice(message.text.as_bytes()).into(), false);
+        stream.tell(bytes::Bytes::copy_from_slice(message.text.as_bytes()).into());
     }
 }
 

@@ -151,11 +151,7 @@ impl Listeners {
             let mut params = Members::parse(params).unwrap_or_default();
             params.set("_meta", format!(r#"{{"{SUBSCRIPTION}":{}}}"#, listener.id));
             let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
-            if listener.stream.has_room() {
-                listener.stream.push(bytes::Bytes::from(text).into(), false);
-            } else {
-                listener.stream.cut();
-            }
+            listener.stream.tell(bytes::Bytes::from(text).into());
         }
     }
 

@@ -355,6 +355,8 @@ def main():
             pass
         elif method == "resources/subscribe" and message["params"]["uri"].startswith("silent:"):
             pass
+        elif method == "resources/subscribe" and message["params"]["uri"].startswith("refused:"):
+            say(id=message["id"], error={"code": -32002, "message": "no such resource"})
         elif method in ("logging/setLevel", "resources/subscribe"):
             say(id=message["id"], result={})
         elif method == "tools/list":

@@ -171,6 +171,38 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     memory_becomes(&wrapper, idle + (60 << 20)).await;
 }
 
+/// Bytes that the kernel holds for the clients of a listener, and for how many.
+fn queued(address: &str) -> (usize, u64) {
+    let port = address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The local address, the state, and what waits to be sent (`proc(5)`).
+    let ours = lines.filter(|line| line[1].ends_with(&format!(":{port:04X}")) && line[3] == "01");
+    let sizes: Vec<u64> =
+        ours.map(|line| u64::from_str_radix(line[4].split(':').next().unwrap(), 16).unwrap()).collect();
+    (sizes.iter().filter(|size| **size > 0).count(), sizes.iter().sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_holds_little_of_answers_that_are_not_read() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let body = call(1, "big", json!({"bytes": 4_000_000}));
+    let held: Vec<TcpStream> = (0..10).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
+    let mut waiting = 0;
+    for _ in 0..400 {
+        waiting = queued(&wrapper.address).0;
+        if waiting == held.len() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(waiting, held.len());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, bytes) = queued(&wrapper.address);
+    assert!(bytes < held.len() as u64 * (256 << 10), "{bytes}");
+}
+
 /// Waits until the wrapper has no more memory than this.
 async fn memory_becomes(wrapper: &Wrapper, most: u64) {
     let mut memory = 0;
@@ -347,4 +379,18 @@ async fn a_notification_for_a_child_that_does_not_read_is_not_taken_for_ever() {
     }
     let (status, text) = last.unwrap();
     assert!(status == 503 && text.contains("does not read its input"), "{status} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_does_not_read_has_a_short_queue_of_small_messages_too() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--request-timeout=1s"], &[]).await;
+    let deaf = deaf_sessions(&wrapper, "ana", 1).await;
+    let (mut refused, all) = (0, 20 * 100);
+    for _ in 0..20 {
+        let messages = (0..100).map(|_| deaf[0].post(notification(400)));
+        let responses = futures_util::future::join_all(messages).await;
+        refused += responses.iter().filter(|response| response.status() == 503).count();
+    }
+    // The pipe takes some, and the queue 1024; it has room for 8 MiB, which is 20 000 of them.
+    assert!((500..all).contains(&refused), "{refused}");
 }

@@ -200,3 +200,30 @@ async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change
     let _ = client.text("updated", json!({"uri": "test://49"})).await;
     assert_eq!(events.next().await.unwrap().data["params"], json!({"uri": "test://49"}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
+    let wrapper = wrapper(&["--max-body=1MiB"]).await;
+    let client = able(&wrapper, json!({})).await;
+    // 40 MB, of which 32 MiB may wait.
+    let padding = "x".repeat(900_000);
+    let calls = (0..45).map(|id| {
+        let (client, body) = (client.clone(), call(id, "sleep", json!({"seconds": 5, "padding": padding})));
+        async move {
+            let answer = loop {
+                // While others are read there may be no room for a body.
+                let response = client.post(body.clone()).await;
+                if response.status() != 503 {
+                    break crate::wrapper::answer_of(response).await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            };
+            answer["error"]["message"].as_str().unwrap_or_default().contains("Too many large messages")
+        }
+    });
+    let refused = futures_util::future::join_all(calls).await;
+    let refused = refused.into_iter().filter(|is_refused| *is_refused).count();
+    assert!((5..40).contains(&refused), "{refused}");
+    let answer = client.call("echo", json!({})).await;
+    assert!(answer["result"].is_object(), "there is room again: {answer}");
+}

@@ -279,3 +279,17 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     wrapper.logged("asked resources/unsubscribe").await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_the_server_refuses_to_watch_ends_the_stream_in_an_error_that_names_it() {
+    let wrapper = Wrapper::start(&[], &["--tells-methods"]).await;
+    let wanted = json!({"resourceSubscriptions": ["refused://x", "test://b"]});
+    let (mut events, promised) = listen(&wrapper.client(), "a", wanted).await;
+    assert_eq!(promised["method"], "notifications/subscriptions/acknowledged");
+    let told = tokio::time::timeout(Duration::from_secs(30), events.next()).await.expect("it is told soon");
+    let told = told.unwrap().data;
+    assert_eq!(told["id"], "a", "{told}");
+    let words = told["error"]["message"].as_str().unwrap();
+    assert!(words.contains("refused resources/subscribe") && words.contains("refused://x"), "{told}");
+    assert_eq!(events.next().await, None);
+}

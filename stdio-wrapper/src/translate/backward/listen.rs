@@ -92,7 +92,7 @@ impl Peer {
 
     async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
         let params = format!(r#"{{"notifications":{wanted}}}"#);
-        let stream = Stream::endless(1, 1 << 20);
+        let stream = Stream::endless(1, 1 << 20, self.servers.answers().room(&session.owner));
         let consumer = stream.connect();
         let gate = self.state().gate.clone();
         let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };
@@ -113,7 +113,7 @@ impl Peer {
                             params.remove("_meta");
                             let text =
                                 format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
-                            session.get_stream().push(Bytes::from(text).into(), false);
+                            session.get_stream().tell(Bytes::from(text).into());
                         }
                         Kind::Notification { .. } | Kind::Request { .. } => {}
                         Kind::Response { .. } => return,

@@ -29,7 +29,7 @@ impl Peer {
     ) -> Option<(String, Option<String>)> {
         let message = parse_line(answer).ok()?;
         let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
-            out.push(answer.clone().into(), true);
+            self.answer(session, answer.clone(), id, out);
             return None;
         };
         let [kind, requests, state] =
@@ -37,10 +37,13 @@ impl Peer {
         if kind.and_then(string).as_deref() != Some("input_required") {
             let result = result_for_legacy(result);
             let text = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#));
-            match self.servers.answers().count(&session.owner, text.into()) {
-                Some(text) => out.push(text, true),
-                None => fail(out, id, TOO_MANY_ANSWERS),
-            }
+            self.answer(session, text, id, out);
+            return None;
+        }
+        // The questions are kept until the client has answered them.
+        let mut room = self.servers.answers().room(&session.owner);
+        if !room.grow(answer.len()) {
+            fail(out, id, TOO_MANY_ANSWERS);
             return None;
         }
         match self.ask_all(session, requests.unwrap_or("{}"), out).await {
@@ -49,6 +52,13 @@ impl Peer {
                 fail(out, id, &why);
                 None
             }
+        }
+    }
+
+    fn answer(&self, session: &Session, text: Bytes, id: &str, out: &Stream) {
+        match self.servers.answers().count(&session.owner, text.into()) {
+            Some(text) => out.push(text, true),
+            None => fail(out, id, TOO_MANY_ANSWERS),
         }
     }
 

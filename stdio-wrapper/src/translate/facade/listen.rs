@@ -47,7 +47,7 @@ impl Facade {
         let acknowledgement = filter.acknowledgement(&job.id);
         let resources = filter.resources.clone();
         // Acknowledged first, so that nothing can come before it.
-        job.stream.push(bytes::Bytes::from(acknowledgement).into(), false);
+        job.stream.tell(bytes::Bytes::from(acknowledgement).into());
         group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
         let (facade, group) = (Arc::clone(self), Arc::clone(group));
         let listening = Arc::new(Listening { facade, group, lease, number });
@@ -81,7 +81,13 @@ impl Listening {
             drop(in_order);
             match self.answer(sent, number).await {
                 Some(Ok(())) => {}
-                Some(Err(error)) => tracing::debug!(uri, error, "a resource cannot be watched"),
+                // It was acknowledged, and its changes would be waited for without end. A session that has ended has ended this
+                // stream too.
+                Some(Err(error)) if self.group.listeners.has(self.number) => {
+                    let why = format!("{error} It was for {uri}. Listen again without this resource.");
+                    return job.fail(Code::InternalError, &why, None);
+                }
+                Some(Err(_)) => return,
                 None => {
                     let within = WATCH_PATIENCE.as_secs();
                     let why = format!(

@@ -9,7 +9,7 @@ use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
 use super::super::results::Greeting;
 use super::{Facade, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
-use crate::legacy::{Session, Sessions};
+use crate::legacy::{OpenError, Session, Sessions};
 use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
@@ -56,7 +56,8 @@ impl Facade {
                         Ok(()) => continue,
                         Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
-                            // The others are refused before anything is started, and at once.
+                            // Those who wait hear of a child that failed, and start none. A ceiling is not told to them: each
+                            // finds out by itself whether it is still in the way.
                             if let Refused::Child(why) = &error {
                                 turn.failed(why.clone());
                             }
@@ -148,13 +149,17 @@ impl Facade {
 
     /// Opens a session and greets the child as this client would.
     async fn open(&self, group: &Arc<Group>, key: &GroupKey, caller: &Placeholders) -> Result<(), Refused> {
-        let opened = self.sessions.open(&key.owner, caller, false).await;
-        let session = match opened {
-            Err(error) if error.is_ceiling() && self.evict(&key.owner) => {
-                self.sessions.open(&key.owner, caller, false).await?
+        let mut opened = self.sessions.open(&key.owner, caller, false).await;
+        if opened.as_ref().is_err_and(OpenError::is_ceiling) {
+            let evicted = self.evict(&key.owner);
+            for session in &evicted {
+                self.sessions.make_sure_it_is_gone(session).await;
             }
-            opened => opened?,
-        };
+            if !evicted.is_empty() {
+                opened = self.sessions.open(&key.owner, caller, false).await;
+            }
+        }
+        let session = opened?;
         let unfinished = Unfinished { sessions: &self.sessions, session: Some(&session) };
         session.number_questions();
         session.set_common();
@@ -188,22 +193,23 @@ impl Facade {
         Ok(())
     }
 
-    /// Gives up the sessions of a group of this principal that nobody uses. False: there is none.
-    fn evict(&self, owner: &str) -> bool {
+    /// Gives up the sessions of a group of this principal that nobody uses, if there is one.
+    fn evict(&self, owner: &str) -> Vec<Arc<Session>> {
         let now = Instant::now();
         let groups = self.groups();
         let idle = groups.iter().find(|(key, group)| {
             key.owner == owner && !group.seats().is_empty() && group.is_idle(now, Duration::ZERO)
         });
-        idle.is_some_and(|(_, group)| self.end_group(group, "another one is opened"))
+        idle.map(|(_, group)| self.end_group(group, "another one is opened")).unwrap_or_default()
     }
 
-    pub(super) fn end_group(&self, group: &Group, why: &str) -> bool {
+    /// Ends all sessions of a group.
+    pub(super) fn end_group(&self, group: &Group, why: &str) -> Vec<Arc<Session>> {
         let seats: Vec<Arc<Seat>> = group.seats().drain(..).collect();
         for seat in &seats {
             self.sessions.end(&seat.session, why);
         }
-        !seats.is_empty()
+        seats.iter().map(|seat| Arc::clone(&seat.session)).collect()
     }
 }
 
