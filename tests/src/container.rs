@@ -8,7 +8,7 @@ use crate::blocks;
 use crate::control_group::Bounds;
 use crate::edge::Edge;
 
-/// Settings that make a proxy's allocator return memory to the system.
+/// Settings that make a program's memory management return memory to the system.
 const ALLOCATOR: [&str; 3] = ["GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
 
 /// The block of a container in a compose file.

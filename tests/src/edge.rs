@@ -48,7 +48,7 @@ pub struct Surroundings {
 pub type Change = (String, String);
 
 impl Edge {
-    /// All proxies, including both ways of Envoy.
+    /// All proxies, with both variants of Envoy.
     pub const ALL: [Self; 5] = [Self::EnvoyHttp, Self::EnvoyGrpc, Self::Nginx, Self::Caddy, Self::Traefik];
 
     /// The name of its program and of its log.

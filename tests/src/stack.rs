@@ -244,8 +244,8 @@ impl Stack {
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
     }
 
-    /// Starts another replica of auth-service, which answers checks on this port in the way in which the edge
-    /// asks. The edge does not know it by itself.
+    /// Starts another replica of auth-service, which answers checks on this port, over HTTP or gRPC as the
+    /// edge sends them. The edge does not know the replica by itself.
     pub async fn start_replica(&mut self, port: u16) -> Process {
         let ops_port = free_port();
         let mut command = self.auth_command();

@@ -42,7 +42,7 @@ impl Fleet {
         Self::behind(Edge::EnvoyHttp, redis).await
     }
 
-    /// Behind one of both Envoys.
+    /// Starts a fleet behind Envoy, with checks over HTTP or over gRPC.
     async fn behind(edge: Edge, redis: &RedisServer) -> Self {
         let alone = FLEETS.lock().await;
         let upstream = Upstream::start().await;

@@ -1,4 +1,4 @@
-//! The check at Traefik's entry point, in front of auth-service's own pages and endpoints too.
+//! Tests of the check at Traefik's entry point, which also precedes auth-service's own pages and endpoints.
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 

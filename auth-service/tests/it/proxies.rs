@@ -7,7 +7,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::app::{EDGE_SECRET, TestApp};
 
-/// Where an entry point asks, too: what is about a service is judged as anywhere else.
+/// The proxies, and the check of Traefik's entry point. A request for a service is judged in the same way by
+/// all of them.
 const PROXIES: [&str; 5] = ["traefik", "traefik/entry-point", "caddy", "nginx", "envoy"];
 
 /// The service, and a token of a user with access.
@@ -300,7 +301,8 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
             assert_eq!(got, if proxy == "nginx" { 403 } else { 405 }, "{proxy} {method}");
         }
         if proxy == "traefik/entry-point" {
-            // It has a router that takes every OPTIONS to us (`entry_point.rs`).
+            // In front of the entry point's check, every OPTIONS request is for auth-service
+            // (`entry_point.rs`).
             continue;
         }
         for origin in [None, Some("https://app.example")] {

@@ -1,5 +1,5 @@
-//! What the compose files say, without an engine: labels that Traefik takes, containers that are held to the rules, and
-//! settings that exist. A slip of the pen in one of them fails here.
+//! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings
+//! that exist. A typing error in one of them fails here.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod memory;
@@ -22,7 +22,7 @@ fn text(below: &str) -> String {
     fs::read_to_string(repository().join(below)).unwrap()
 }
 
-/// Checks every block, and that no two of them share a lane.
+/// Checks every block, and that no two blocks share a lane.
 #[track_caller]
 fn assert_good(file: &Value) -> usize {
     let ground = Ground::read().unwrap();
@@ -37,7 +37,7 @@ fn assert_good(file: &Value) -> usize {
     lanes.len()
 }
 
-/// The commented template, as a user makes a block of it.
+/// The commented template as a user makes a block of it.
 fn template() -> String {
     let text = text(SERVICES);
     let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
@@ -54,7 +54,7 @@ fn the_ready_made_services_are_good_blocks() {
 #[test]
 fn the_template_makes_a_good_block() {
     let block = template().replace("NAME:", "notes:").replace("NAME", "notes").replace("LANE", "7");
-    // The project's name is Compose's own variable.
+    // `COMPOSE_PROJECT_NAME` is a variable of Compose, and contains the template's placeholder.
     let block = block.replace("COMPOSE_PROJECT_notes", "COMPOSE_PROJECT_NAME");
     let all = text(SERVICES).replace("\nvolumes:\n", &format!("\n{block}\nvolumes:\n"));
     assert_eq!(assert_good(&blocks::parse(&all).unwrap()), 7);
@@ -113,7 +113,7 @@ fn every_container_of_the_stack_is_held_to_the_rules() {
     let mut seen = 0;
     for below in edges.iter().map(String::as_str).chain(["compose/stack.yaml"]) {
         for (name, block) in section(&blocks::read(below).unwrap(), "services") {
-            // A file that adds to a service of another one.
+            // This file only extends a service of another file.
             if block["image"].is_null() {
                 continue;
             }
@@ -152,7 +152,8 @@ fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
     assert_eq!(names(&stack["services"]["redis"]["networks"]), ["store"]);
 }
 
-/// A caller chooses the path, and with these edges the path chooses the name that is looked up.
+/// A caller chooses the path of a request, and with these edges the path determines the host name that is
+/// looked up.
 #[test]
 fn an_edge_asks_nobody_outside_for_the_name_of_a_container() {
     for edge in EDGES {
@@ -165,7 +166,7 @@ fn an_edge_asks_nobody_outside_for_the_name_of_a_container() {
     }
 }
 
-/// The names in the list of `config/environment.rs`.
+/// The setting names in the list of `config/environment.rs`.
 fn settings_of_auth_service() -> BTreeSet<String> {
     let source = text("auth-service/src/config/environment.rs");
     let list = source.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
@@ -179,7 +180,7 @@ fn every_setting_of_auth_service_can_be_made_in_dot_env() {
     let known = settings_of_auth_service();
     let missing: Vec<_> = known
         .iter()
-        // The edge asks over HTTP, and with Redis there is no directory.
+        // The edge sends checks over HTTP, and with Redis there is no data directory.
         .filter(|name| !["DATA_DIR", "EDGE_GRPC_LISTEN"].contains(&name.as_str()))
         .filter(|name| !passed.contains(name) && !passed.contains(&format!("{name}_FILE")))
         .collect();
@@ -240,7 +241,7 @@ fn dot_env_explains_every_variable_and_has_every_variable() {
     assert!(unused.is_empty(), "in .env.example and nowhere else: {unused:?}");
 }
 
-/// A copy of what the scripts need, to write into.
+/// A writable copy of the files that the scripts need.
 fn checkout() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for below in ["compose", "scripts", ".env.example"] {
@@ -254,7 +255,7 @@ fn checkout() -> tempfile::TempDir {
     dir
 }
 
-/// Both Composes, as far as they are here. Neither needs an engine for this.
+/// The installed versions of Compose. None of them needs an engine for these tests.
 fn composes() -> Vec<Vec<&'static str>> {
     let all = [vec!["docker", "compose"], vec!["docker-compose"]];
     let is_here = |words: &Vec<&str>| {

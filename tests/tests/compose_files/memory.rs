@@ -105,10 +105,10 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
     assert!(request <= 2 * row.each);
 }
 
-/// Of a row its name, the number and the size in KiB, and the total in MiB from the last column.
+/// The name of a row, its number and size in KiB, and the total in MiB from the last column.
 type Part = (String, Option<(u64, f64)>, u64);
 
-/// The rows of the table below a heading.
+/// The rows of the table below this heading.
 fn rows_of(heading: &str) -> Vec<Part> {
     let document = text("docs/limits.md");
     let section = document.split(heading).nth(1).unwrap();

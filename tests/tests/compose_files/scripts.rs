@@ -1,4 +1,4 @@
-//! The scripts that write blocks and configurations, without an engine.
+//! Tests of the scripts that write blocks and configurations, without an engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tests::places::repository;
 
 use crate::{EDGES, assert_good, checkout, composes};
 
-/// `scripts/add-service`, with an engine that does not answer.
+/// Runs `scripts/add-service` with an engine that does not respond.
 fn add_service(checkout: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(checkout.join("scripts/add-service"));
     command.args(words).env("DOCKER_HOST", "unix:///nonexistent").output().unwrap()
@@ -66,7 +66,7 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
     assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
 }
 
-/// `compose/setup` as its image lays it out, with volumes of its own.
+/// `compose/setup` in the directories of its image, with temporary volumes.
 struct SetUp(TempDir);
 
 impl SetUp {
@@ -89,7 +89,7 @@ impl SetUp {
         Self(dir)
     }
 
-    /// Where it writes.
+    /// The directory of the volumes that the script writes to.
     fn volumes(&self) -> PathBuf {
         self.0.path().join("volumes")
     }
@@ -118,7 +118,8 @@ impl SetUp {
     }
 }
 
-/// What `scripts/up` says of the labels in `compose/services.yaml`, and whether it goes on; `STACK_LABEL` is set to this.
+/// Whether `scripts/up` accepts the labels in `compose/services.yaml`, and its output. `STACK_LABEL` is set
+/// to `stack_label`.
 fn judged(compose: &[&str], services: &str, stack_label: &str) -> (bool, String) {
     let checkout = checkout();
     fs::write(checkout.path().join("compose/services.yaml"), services).unwrap();
@@ -144,7 +145,8 @@ fn labels_that_lead_past_the_check_are_refused() {
         for label in ["", "made"] {
             assert_eq!(judged(&compose, &good, label), (true, String::new()));
         }
-        // Connections are taken before HTTP is read. Compose keeps the spelling, for which Traefik does not care.
+        // TCP and UDP routers get connections before HTTP is parsed. Compose keeps the spelling of labels,
+        // but Traefik ignores their case.
         for past in
             ["Traefik.TCP.Routers.x.Rule: \"HostSNI(`*`)\"", "traefik.udp.routers.x.entrypoints: edge"]
         {
@@ -156,7 +158,8 @@ fn labels_that_lead_past_the_check_are_refused() {
                 "{said}"
             );
         }
-        // As blocks were before the check stood at the entry point, and as nobody should write them: all the same to it.
+        // Blocks like these were used before the check was at the entry point. They are checked in the same
+        // way, although nobody should write them now.
         let lines = "      traefik.http.routers.everything.entrypoints: edge
       traefik.http.routers.everything.middlewares: mcp@file
       traefik.http.routers.everything.priority: \"99999\"
@@ -213,7 +216,7 @@ fn setup_believes_no_address_of_the_stack_itself() {
         ("", vec![]),
         ("10.0.0.7/32,10.0.0.8", vec!["10.0.0.7/32", "10.0.0.8"]),
         ("\"10.212.0.0/16\", \"2001:db8::/32\"", vec!["10.212.0.0/16", "2001:db8::/32"]),
-        // A balancer on this machine.
+        // The address of a load balancer on this machine.
         ("10.213.0.33/32", vec!["10.213.0.33/32"]),
     ] {
         let output = setup.run(&[("TRUSTED_IPS", given)]);
@@ -221,7 +224,7 @@ fn setup_believes_no_address_of_the_stack_itself() {
         let fixed = blocks::parse(&setup.made("edge/traefik.yaml")).unwrap();
         assert_eq!(names(&fixed["entryPoints"]["edge"]["forwardedHeaders"]["trustedIPs"]), made);
     }
-    // Somewhere else they are somebody else's.
+    // In another subnet, these addresses belong to somebody else.
     assert!(setup.run(&[("TRUSTED_IPS", "10.213.0.0/16"), ("SUBNET", "172.30")]).status.success());
 }
 
@@ -246,7 +249,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
     for file in ["envoy.yaml", "nginx.conf", "Caddyfile", "dynamic/dynamic.yaml"] {
         assert!(made(&format!("edge/{file}")).contains(&made("auth/edge-secret")), "{file}");
     }
-    // The hardening of the template is all there, and it is YAML with what was added.
+    // The whole hardening of the template is there, and the result is valid YAML.
     for (url, email) in [
         ("http://localhost:8080", ""),
         ("https://mcp.example.com", "me@example.com"),
@@ -256,14 +259,15 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         let fixed = blocks::parse(&made("edge/traefik.yaml")).unwrap();
         let edge = &fixed["entryPoints"]["edge"];
         assert_eq!(edge["http"]["aliasHeadersStrategy"], "reject");
-        // In this order, in front of every router.
+        // These middlewares run before every router, in this order.
         let all = ["one-address@file", "all-addresses@file", "to-check@file", "check@file"];
         assert_eq!(names(&edge["http"]["middlewares"]), all);
         assert_eq!(
             (&edge["asDefault"], names(&fixed["providers"]["precedence"])),
             (&true.into(), vec!["file".into()])
         );
-        // Whoever gave keys to wrappers could sign as anybody.
+        // This entry point must serve only the keys. Somebody who could give wrappers other keys could sign
+        // assertions for any user.
         assert_eq!(names(&fixed["entryPoints"]["keys"]["http"]["middlewares"]), ["only-keys@file"]);
         let routers = |file| blocks::parse(&made(file)).unwrap()["http"]["routers"].clone();
         let (open, keys) = (routers("edge/dynamic/dynamic.yaml"), routers("edge/dynamic/stack.yaml"));
@@ -288,7 +292,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains(told), "{url}: {error}");
     }
-    // Another key over the same data would open nothing.
+    // Another key could not decrypt the existing data.
     fs::remove_file(volumes.join("auth/store-key")).unwrap();
     let output = run("http://localhost:8080", "envoy", "");
     assert!(String::from_utf8_lossy(&output.stderr).contains("another key sealed"), "{output:?}");

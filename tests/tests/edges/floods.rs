@@ -41,7 +41,7 @@ pub(crate) async fn a100_bodies_that_stall_do_not_end_the_edge(edge: Edge) {
     survives(edge, "a100_bodies_that_stall_do_not_end_the_edge", &kinds).await;
 }
 
-/// Past the test runner, which shows what a test prints only when it fails.
+/// Prints a line to standard error, which the test runner shows even if the test passes.
 fn say(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }

@@ -1,5 +1,6 @@
-//! Routers that others write, simulated as what they are to Traefik: more of its dynamic configuration, of the file or of another
-//! provider. The labels themselves are tried on a real engine, in `tests/tests/containers`.
+//! Tests with routers that other people configure. They are simulated by more of Traefik's dynamic
+//! configuration, from the file or from another provider. `tests/tests/containers` tries real labels on an
+//! engine.
 
 use reqwest::Method;
 use serde_json::json;
@@ -10,10 +11,10 @@ use tokio::net::TcpListener;
 
 use crate::world::{self, World, arrived};
 
-/// What every router stands before, in `traefik/service.yaml.in`.
+/// The start of the services in `traefik/service.yaml.in`. A test inserts a router before it.
 const SERVICES: &str = "  services:\n    stdio-wrapper:";
 
-/// Endpoints of auth-service, and what a service could be at that is not one of them.
+/// Endpoints of auth-service, and paths below them that are not endpoints but could belong to a service.
 const OWN: [&str; 16] = [
     "authorize",
     "par",
@@ -41,7 +42,7 @@ macro_rules! on_traefik {
     };
 }
 
-/// One more router for the wrapper.
+/// The shipped configuration with another router for the wrapper.
 fn with_router(router: &str) -> Setup {
     Setup::as_shipped().through(Edge::Traefik).edge_changed(SERVICES, &format!("{router}\n{SERVICES}"))
 }
@@ -49,7 +50,8 @@ fn with_router(router: &str) -> Setup {
 #[tokio::test]
 async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token() {
     on_traefik!(a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token);
-    // Three lines less than the shipped one had, and one as labels had it before.
+    // The first router lacks three settings of the shipped one. The second is one as labels defined it
+    // before.
     let bare = "    bare: { rule: \"PathPrefix(`/bare`)\", service: stdio-wrapper }
     older: { entryPoints: [edge], rule: \"Path(`/older/mcp`) && !Method(`OPTIONS`)\", middlewares: [mcp], service: stdio-wrapper }";
     let world = World::of(with_router(bare)).await;
@@ -91,7 +93,7 @@ async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server
         assert_eq!(allowed_checks(&world.stack).await, before + 1, "{path} is checked once");
         world.upstream.take_heads();
     }
-    // Where nobody has a router, nobody is asked to log in.
+    // Without a router for a path, the response is no challenge.
     assert_eq!(world.raw_without_token("GET", "/nobody", &[]).await.unwrap().status, 404);
 }
 
@@ -101,13 +103,13 @@ async fn allowed_checks(stack: &Stack) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// A router for everything, of another provider than the file, as labels are.
+/// A router for all paths with this priority. It comes from another provider than the file, as labels do.
 async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
     let upstream = tests::upstream::Upstream::start().await;
     let servers = json!([{ "url": format!("http://127.0.0.1:{}", upstream.port) }]);
     let body = json!({ "http": {
         "routers": { "foreign": {
-            // Also longer than ours.
+            // This rule is also longer than that of our routers.
             "rule": "PathPrefix(`/`) && (PathPrefix(`/`) || PathRegexp(`^/(login|token|authorize|register|consent|device|jwks|par|revoke)/?$`))",
             "priority": priority.parse::<u64>().unwrap(), "service": "foreign",
         } },
@@ -131,12 +133,13 @@ async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
 #[tokio::test]
 async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
     on_traefik!(a_router_of_somebody_else_does_not_take_the_pages_of_auth_service);
-    // The last is the highest that Traefik accepts: as high as that of our own. Several times, since nobody may win by chance.
+    // The last value is the highest that Traefik accepts, and is also that of our own router. It is tried
+    // several times, so that our router does not win by chance.
     for priority in
         ["9000000000000000000", "9223372036854774807", "9223372036854774807", "9223372036854774807"]
     {
         let (setup, upstream) = foreign_router(priority).await;
-        // Where ours would send what it let pass.
+        // Our own router would send allowed requests to this server.
         let behind = tests::upstream::Upstream::start().await;
         let stack = setup.with_any_answer().in_front_of(behind.port).start().await;
         let host = format!("localhost:{}", stack.port);
@@ -151,7 +154,7 @@ async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
         for target in ["/mcp", "/", "/elsewhere", "*"] {
             raw::ask(stack.port, "OPTIONS", target, &headers).await.unwrap();
         }
-        // All the rest is its own, behind the check.
+        // All other requests belong to the foreign router, and are checked.
         for target in [
             "/",
             "/elsewhere",
@@ -170,7 +173,7 @@ async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
             let heads = upstream.take_heads();
             assert!(heads.is_empty(), "{priority}: {heads:?}");
         }
-        // A sign-in with everything that belongs to it.
+        // A complete login works too.
         let token = stack.log_in_for(&format!("http://{host}/elsewhere")).await.access_token;
         let answer =
             stack.http.request(Method::POST, format!("http://{host}/elsewhere")).bearer_auth(token).send();
@@ -180,7 +183,8 @@ async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
     }
 }
 
-/// The other provider's configuration comes a moment after the file's.
+/// Waits until the configuration of the other provider is loaded, which happens shortly after that of the
+/// file.
 async fn wait_for_router(stack: &Stack, headers: &[(&str, &str)]) {
     for _ in 0..200 {
         let answer = raw::ask(stack.port, "POST", "/elsewhere", headers).await;
@@ -192,12 +196,14 @@ async fn wait_for_router(stack: &Stack, headers: &[(&str, &str)]) {
     panic!("the foreign router does not come up\n{}", stack.logs());
 }
 
-/// Of a service. Endpoints of ours have challenges of their own, which name no metadata of a resource.
+/// Whether a response is the challenge of a service. Challenges of our own endpoints do not name the metadata
+/// of a resource.
 fn is_challenge(answer: &RawAnswer) -> bool {
     answer.values("www-authenticate").iter().any(|challenge| challenge.contains("resource_metadata"))
 }
 
-/// A load balancer is believed about scheme, host and address, and hands the client's other headers on.
+/// The proxy trusts a load balancer's headers about scheme, host and address. The load balancer also passes
+/// on other headers of the client, which must have no effect.
 pub(crate) async fn what_a_load_balancer_hands_on(edge: Edge) {
     let setup = Setup::as_shipped().through(edge);
     let world =
@@ -225,13 +231,14 @@ async fn a069_what_a_load_balancer_hands_on_makes_no_request_one_for_auth_servic
     what_a_load_balancer_hands_on(Edge::Traefik).await;
 }
 
-/// The check removes credentials and gives them back to auth-service only, each line of them.
+/// The check removes credentials from requests. Only auth-service gets them back, with each header line
+/// unchanged.
 #[tokio::test]
 async fn endpoints_of_auth_service_get_the_credentials_that_clients_send() {
     on_traefik!(endpoints_of_auth_service_get_the_credentials_that_clients_send);
     let upstream = tests::upstream::Upstream::start().await;
     let setup = Setup::as_shipped().through(Edge::Traefik).with_any_answer().in_front_of(upstream.port);
-    // The upstream stands in auth-service's place too.
+    // The upstream also takes the place of auth-service.
     let to_upstream = format!("http://127.0.0.1:{}", upstream.port);
     let stack = setup.edge_changed("http://@AUTH_ADDRESS@:@AUTH_PUBLIC_PORT@", &to_upstream).start().await;
     let host = format!("localhost:{}", stack.port);
