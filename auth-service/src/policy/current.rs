@@ -6,7 +6,7 @@
 //! fewer rules.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -24,6 +24,8 @@ const EVERY: Duration = Duration::from_millis(250);
 
 /// How long reading the file can take before an error is reported.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The number of reads in a row that find different content until that is reported.
+const RESTLESS: u32 = 20;
 
 /// The sources of the rules.
 #[derive(Debug, Clone, Default)]
@@ -80,7 +82,24 @@ struct Seen {
     judged: Content,
     /// Different content that was seen at the last read. It is parsed if the next read finds the same.
     fresh: Option<Content>,
+    /// The number of reads in a row that found different content each time.
+    restless: u32,
+    /// Why `judged` is not in force.
     error: Option<String>,
+    /// Why the file could not be read lately. It ends with a read that finds the same as the one before.
+    trouble: Option<String>,
+}
+
+impl Seen {
+    fn problem(&self) -> Option<&String> {
+        self.trouble.as_ref().or(self.error.as_ref())
+    }
+
+    /// Ends the trouble with reading.
+    fn settle(&mut self) {
+        (self.fresh, self.restless, self.trouble) = (None, 0, None);
+        metrics::gauge!("mcp_gate_policy_stale").set(if self.error.is_some() { 1.0 } else { 0.0 });
+    }
 }
 
 /// The result of reading the file: its bytes or an error message.
@@ -98,7 +117,7 @@ impl CurrentPolicy {
             }
         };
         report(&policy, false);
-        let seen = Mutex::new(Seen { judged, fresh: None, error: None });
+        let seen = Mutex::new(Seen { judged, fresh: None, restless: 0, error: None, trouble: None });
         Ok(Self { policy: ArcSwap::from_pointee(policy), source, hosts, seen })
     }
 
@@ -109,7 +128,7 @@ impl CurrentPolicy {
 
     /// Whether the policy in force is the one in the file.
     pub fn standing(&self) -> Standing {
-        let error = self.seen.lock().unwrap_or_else(PoisonError::into_inner).error.clone();
+        let error = self.seen().problem().cloned();
         Standing { epoch: self.policy.load().epoch, error }
     }
 
@@ -144,23 +163,23 @@ impl CurrentPolicy {
             let _ = done.send(());
         };
         if std::thread::Builder::new().name("policy-file".to_owned()).spawn(look).is_err() {
-            self.note_error("the policy file could not be looked at: no thread can be started".to_owned());
+            note_trouble(
+                &mut self.seen(),
+                "the policy file could not be looked at: no thread can be started".to_owned(),
+            );
             return;
         }
         tokio::pin!(looked);
         if tokio::time::timeout(SILENCE, &mut looked).await.is_err() {
-            self.note_error(format!("the policy file was not read within {} s", SILENCE.as_secs()));
+            let error = format!("the policy file was not read within {} s", SILENCE.as_secs());
+            note_trouble(&mut self.seen(), error);
             // Until that read has ended, another one would hang as well.
             let _ = looked.await;
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = None;
         }
     }
 
-    fn note_error(&self, error: String) {
-        tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
-        metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
-        metrics::gauge!("mcp_gate_policy_stale").set(1.0);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).error = Some(error);
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the file once. New content is parsed if the previous read found the same.
@@ -168,13 +187,24 @@ impl CurrentPolicy {
         let Some(path) = &self.source.file else { return };
         let found: Content =
             content(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
         if seen.judged == found {
-            seen.fresh = None;
+            seen.settle();
             return;
         }
         if seen.fresh.as_ref() != Some(&found) {
             seen.fresh = Some(found);
+            seen.restless = seen.restless.saturating_add(1);
+            if seen.restless == RESTLESS {
+                note_trouble(
+                    &mut seen,
+                    format!(
+                        "{} changes all the time, so that no version of it comes into force. Write a new version beside it, \
+                         and rename it",
+                        path.display()
+                    ),
+                );
+            }
             return;
         }
         seen.error = match &found {
@@ -185,12 +215,10 @@ impl CurrentPolicy {
             Err(error) => Some(error.clone()),
         };
         if let Some(error) = &seen.error {
-            tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
-            metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
-            metrics::gauge!("mcp_gate_policy_stale").set(1.0);
+            tell_refused(error);
         }
         seen.judged = found;
-        seen.fresh = None;
+        seen.settle();
     }
 
     fn put_in_force(&self, mut policy: Policy) {
@@ -199,6 +227,20 @@ impl CurrentPolicy {
         report(&policy, true);
         self.policy.store(Arc::new(policy));
     }
+}
+
+/// Records that the file cannot be read, and logs it once.
+fn note_trouble(seen: &mut Seen, error: String) {
+    if seen.trouble.as_ref() != Some(&error) {
+        tell_refused(&error);
+    }
+    metrics::gauge!("mcp_gate_policy_stale").set(1.0);
+    seen.trouble = Some(error);
+}
+
+fn tell_refused(error: &str) {
+    tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
+    metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
 }
 
 fn report(policy: &Policy, changed: bool) {

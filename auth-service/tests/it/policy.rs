@@ -197,6 +197,20 @@ async fn a_file_in_the_middle_of_being_written_is_not_believed() {
 }
 
 #[actix_web::test]
+async fn a_file_that_changes_all_the_time_is_told() {
+    let ruled = Ruled::by(RULES, &[]).await;
+    for n in 0..30 {
+        std::fs::write(&ruled.file, RULES.replace("shutdown", &format!("version{n}"))).unwrap();
+        ruled.app.state.policy.look();
+    }
+    let standing = ruled.app.state.policy.standing();
+    assert!(standing.error.unwrap().contains("changes all the time"));
+    ruled.app.state.policy.look();
+    let standing = ruled.app.state.policy.standing();
+    assert_eq!((standing.epoch, standing.error), (2, None), "it is at rest");
+}
+
+#[actix_web::test]
 async fn a_running_service_notices_a_change_by_itself() {
     let ruled = Ruled::by(RULES, &[]).await;
     let follower = actix_web::rt::spawn(Arc::clone(&ruled.app.state.policy).follow());
