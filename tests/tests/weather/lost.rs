@@ -43,7 +43,11 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     let (file, aside) = (stack.dir().join("auth/store.redb"), stack.dir().join("auth/aside"));
     fs::rename(&file, &aside).unwrap();
     let told = until_ready_is(&stack, 503).await;
-    assert!(told.body.contains("was removed, replaced or written over while it was in use"), "{}", told.body);
+    assert!(
+        told.body.contains("was removed, replaced, cut off or written over while it was in use"),
+        "{}",
+        told.body
+    );
     assert!(
         stack.register_as("Newcomer").await.is_err(),
         "a client is registered that nobody would find again"
@@ -68,6 +72,16 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         fs::write(&file, &latest).unwrap();
         until_ready_is(&stack, 200).await;
     }
+
+    // Its beginning is as it was.
+    let latest = fs::read(&file).unwrap();
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(latest.len() as u64 / 2).unwrap();
+    let told = until_ready_is(&stack, 503).await;
+    assert!(told.body.contains("cut off or written over while it was in use"), "{}", told.body);
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered in half a store");
+    fs::write(&file, &latest).unwrap();
+    until_ready_is(&stack, 200).await;
+    stack.register_as("Newcomer").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,11 +39,17 @@ pub(super) struct Disk {
     file: (u64, u64),
     /// None while the database is being opened again, or if that failed.
     database: RwLock<Option<Arc<Database>>>,
-    /// The header of the file after the last write of this process, if it could be read. If the header
-    /// differs, another process has written to the file.
-    beginning: Mutex<Option<Vec<u8>>>,
+    /// The file after the last write of this process, if it could be read. Another header means that another
+    /// process has written to the file, and a smaller length that it has cut off a part.
+    left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
     failing: Gauge,
+}
+
+/// The state in which this process left the file.
+struct Left {
+    beginning: Vec<u8>,
+    length: u64,
 }
 
 /// The reason why writes fail, and the next attempt.
@@ -62,7 +68,7 @@ impl Disk {
         Ok(Self {
             path: path.to_owned(),
             file: number(path).map_err(redb::StorageError::Io)?,
-            beginning: Mutex::new(beginning(path).ok()),
+            left: Mutex::new(left(path).ok()),
             database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
             failing,
@@ -79,7 +85,7 @@ impl Disk {
     pub(super) fn writable(&self) -> Result<Arc<Database>, StoreError> {
         if !self.is_as_we_left_it() {
             self.postpone(
-                "it was removed, replaced or written over while it was in use, and what is written now would be lost. Put it \
+                "it was removed, replaced, cut off or written over while it was in use, and what is written now would be lost. Put it \
                  back, or restore a backup, and restart",
             );
             return Err(self.refusal());
@@ -103,14 +109,16 @@ impl Disk {
     }
 
     fn is_as_we_left_it(&self) -> bool {
-        let before = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
-        number(&self.path).ok() == Some(self.file)
-            && before.as_ref().is_none_or(|before| beginning(&self.path).is_ok_and(|now| now == *before))
+        let before = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |before: &Left| {
+            left(&self.path).is_ok_and(|now| now.beginning == before.beginning && now.length >= before.length)
+        };
+        number(&self.path).ok() == Some(self.file) && before.as_ref().is_none_or(is_same)
     }
 
-    /// Records the current header, after this process has changed the file.
+    /// Records the current header and length, after this process has changed the file.
     pub(super) fn note_beginning(&self) {
-        *self.beginning.lock().unwrap_or_else(PoisonError::into_inner) = beginning(&self.path).ok();
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left(&self.path).ok();
     }
 
     /// Records that a write succeeded.
@@ -233,11 +241,13 @@ fn let_go(mut database: Arc<Database>) -> Option<()> {
 }
 
 /// Reads redb's header of 320 bytes (magic number, geometry, two commit slots), which changes with every
-/// commit.
-fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(HEADER);
-    File::open(path)?.take(HEADER as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// commit, and the length of the file.
+fn left(path: &Path) -> std::io::Result<Left> {
+    let mut beginning = Vec::with_capacity(HEADER);
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.take(HEADER as u64).read_to_end(&mut beginning)?;
+    Ok(Left { beginning, length })
 }
 
 fn number(path: &Path) -> std::io::Result<(u64, u64)> {

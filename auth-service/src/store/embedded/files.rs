@@ -111,6 +111,11 @@ pub fn store_key(
             if exists(directory) && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
+            // If the store is lost as well, a new key would be in the way of the old store when it is put back.
+            let database = directory.join(DATABASE);
+            if matches!(past(directory)?, Past::Store) && is_empty(&database) {
+                return Err(OpenError::Lost(database));
+            }
             begin(directory)?;
             let key = StoreKey::new(random.bytes()?);
             write_whole(directory, KEY, key.encode().as_bytes()).map_err(io_error(&path))?;
