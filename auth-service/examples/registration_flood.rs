@@ -136,6 +136,7 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
     let used = ClientUse {
         client: client.clone(),
         at: now,
+        bounds: auth_service::domain::clock_watch::TimeBounds::exactly(now),
         keep_until: now.plus(Duration::from_secs(86_400)),
         user: auth_service::domain::account::Subject::new([0; 32]),
         sole_ceiling: usize::MAX,

@@ -337,7 +337,7 @@ async fn add_user(
         email,
         groups,
         password: StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time },
-        logins_from: tools.now,
+        logins_ended: 0,
         disabled: false,
         created_at: tools.now,
     };
@@ -360,7 +360,7 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
     }
     let password = one_time_password(tools.random)?;
     let new = StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time: true };
-    if !tools.store.replace_password(&account.subject, &account.password, &new, tools.now).await? {
+    if tools.store.replace_password(&account.subject, &account.password, &new).await?.is_none() {
         return Ok(Reply::Refused("the password was changed at the same time; try again".to_owned()));
     }
     audit::Event::PasswordReset { subject: &account.subject }.emit();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use metrics::Counter;
 
@@ -11,6 +12,7 @@ use crate::config::Config;
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
+use crate::domain::clock_watch::{TOLERANCE, TimeBounds};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::scope::Scope;
 use crate::dpop::Dpop;
@@ -29,7 +31,7 @@ use crate::keys::set::KeySet;
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
 use crate::rotation::{self, RotationError};
-use crate::store::{Store, StoreError};
+use crate::store::{LatestEnds, Store, StoreError};
 use crate::upkeep::{Findings, Upkeep};
 
 /// Maximum number of concurrent requests of one address. A hosted client serves many users from few
@@ -156,6 +158,11 @@ impl AppState {
         self.clock.now()
     }
 
+    /// The bounds of the right time, which differ from [`Self::now`] while the clock is not reliable.
+    pub fn time_bounds(&self) -> TimeBounds {
+        self.upkeep.time_bounds(self.clock.as_ref())
+    }
+
     /// Reads the signing keys from the store, and changes them there if that is due. If this fails, the
     /// present keys stay in use.
     pub async fn follow_keys(&self) {
@@ -207,7 +214,27 @@ impl AppState {
         if findings.is_lost || !findings.clock.is_steady() {
             return Ok(0);
         }
-        self.store.sweep(self.now()).await
+        let (now, latest) = (self.now(), self.time_bounds().latest);
+        let removed = self.store.sweep(now).await?;
+        // A clock that was set back and is trusted can still be behind. What exists must not end earlier for that.
+        if latest.since(now) <= TOLERANCE {
+            let shortened = self.store.shorten(&self.latest_ends(now)).await?;
+            if shortened > 0 {
+                tracing::info!(shortened, "rows that were written while a clock was ahead end in their time");
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The latest times at which rows can end that were written by `now`.
+    fn latest_ends(&self, now: UnixTime) -> LatestEnds {
+        let (lifetimes, clients) = (&self.config.lifetimes, &self.config.clients);
+        let after = |life: Duration| now.plus(life).plus(TOLERANCE);
+        LatestEnds {
+            session: after(lifetimes.login_session),
+            grant: after(lifetimes.refresh_token.max(lifetimes.access_token)),
+            client: after(clients.idle.max(clients.unused)),
+        }
     }
 
     /// All scopes that can be granted.
@@ -227,7 +254,8 @@ impl AppState {
         let at = self.now();
         let (keep_until, sole_ceiling) =
             (at.plus(self.config.clients.idle), self.config.clients.sole_ceiling());
-        ClientUse { client, at, keep_until, user: user.clone(), sole_ceiling }
+        let bounds = self.time_bounds();
+        ClientUse { client, at, bounds, keep_until, user: user.clone(), sole_ceiling }
     }
 
     /// The source of randomness.

@@ -107,8 +107,24 @@ pub enum Rotation {
     },
     /// The token was used up before. Its grant is revoked.
     Reused(GrantId),
+    /// The clock does not tell whether the token can still be repeated ([`RefreshUse::Undatable`]). Nothing
+    /// has changed.
+    ///
+    /// [`RefreshUse::Undatable`]: crate::domain::grant::RefreshUse::Undatable
+    Undatable,
     /// The token belongs to no grant.
     Unknown,
+}
+
+/// The latest times at which rows can end that were written by now.
+#[derive(Debug, Clone, Copy)]
+pub struct LatestEnds {
+    /// The latest end of a login session.
+    pub session: UnixTime,
+    /// The latest end of a grant, and of a remembered consent.
+    pub grant: UnixTime,
+    /// The latest end of a client that expires.
+    pub client: UnixTime,
 }
 
 /// The successor of a refresh token.
@@ -120,15 +136,16 @@ pub struct Successor {
     pub line: Line,
     /// The new token, encrypted with the old one.
     pub sealed: Vec<u8>,
-    /// The new expiry of the grant.
+    /// The new expiry of the grant, unless it is later already ([`ClientUse::extend`]).
     pub expires_at: UnixTime,
 }
 
 impl Successor {
     /// Makes this the current token of the grant.
-    fn replace(&self, grant: &mut Grant, now: UnixTime) {
+    fn replace(&self, grant: &mut Grant, used: &ClientUse) {
         let current = (self.hash, self.line.clone());
-        grant.rotate(current, self.sealed.clone(), now, self.expires_at);
+        let expires_at = used.extend(Some(grant.expires_at), self.expires_at);
+        grant.rotate(current, self.sealed.clone(), used.bounds.latest, expires_at);
     }
 }
 
@@ -190,18 +207,17 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError>;
     /// All accounts, sorted by user name.
     async fn accounts(&self) -> Result<Vec<Account>, StoreError>;
-    /// Replaces a password and ends the login sessions from before `now`. Returns false if the password is no
-    /// longer `old`, or if there is no account.
+    /// Replaces a password and ends all login sessions. Returns the account as it is then, or none if the
+    /// password is no longer `old` or there is no account.
     async fn replace_password(
         &self,
         subject: &Subject,
         old: &StoredPassword,
         new: &StoredPassword,
-        now: UnixTime,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Option<Account>, StoreError>;
 
-    /// Disables or enables an account. Returns false if there is none. The sessions and tokens of a disabled
-    /// account are not valid.
+    /// Disables or enables an account. Returns false if there is none. Disabling it ends all login sessions,
+    /// and its tokens are not valid while it is disabled.
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError>;
     /// Replaces the groups of an account. Returns false if there is none.
     async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError>;
@@ -277,6 +293,9 @@ pub trait Store: PendingStore + Portable + Installation {
 
     /// Deletes expired rows that the store does not delete by itself. Returns their number.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
+    /// Shortens rows that end later than these times, because they were written while the clock was ahead.
+    /// Returns the number of rows. It must not be called while the clock is not reliable.
+    async fn shorten(&self, ends: &LatestEnds) -> Result<u64, StoreError>;
     /// The record of changes, for caches of the results of [`Store::held_grant`]. A change through this
     /// process is recorded before its call returns, and a change by another process as soon as this one is
     /// notified.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Random, UnixTime};
-use crate::domain::clock_watch::{ClockWatch, Standing};
+use crate::domain::clock_watch::{ClockWatch, Standing, TimeBounds};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{Store, StoreError};
 
@@ -32,6 +32,8 @@ pub struct Upkeep(Mutex<Known>);
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
+    /// The identity that the store gets if it has none. A store that cannot be written at first gets it later.
+    new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,
     dangers_seen: Option<Duration>,
@@ -45,7 +47,7 @@ pub const LOST: &str = "the store has lost everything since this service started
 
 impl Upkeep {
     /// Reads the identity of the store, or creates it on the first start. If the store cannot be written, a
-    /// later start creates it.
+    /// later check creates it.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -54,18 +56,14 @@ impl Upkeep {
         clock: &dyn Clock,
         random: &dyn Random,
     ) -> Result<Self, StoreError> {
-        let mut identity = store.identity().await?;
-        if identity.is_none()
-            && let Ok(bytes) = random.bytes()
-            && store.identify(&TokenHash::of(&bytes).text()).await.is_ok()
-        {
-            identity = store.identity().await?;
-        }
+        let new_identity = random.bytes().ok().map(|bytes| TokenHash::of(&bytes).text());
+        let identity = identity_of(store, new_identity.as_deref()).await?;
         let mark = store.clock_mark().await?;
         let is_new = mark.is_none() && store.signing_keys().await?.is_none();
         Ok(Self(Mutex::new(Known {
             watch: if is_new { ClockWatch::of_new_store() } else { ClockWatch::new(mark, clock.up()) },
-            mark,
+            mark: mark.map(|mark| mark.last),
+            new_identity,
             identity,
             dangers: Vec::new(),
             dangers_seen: None,
@@ -79,23 +77,28 @@ impl Upkeep {
     /// # Errors
     /// If the store cannot be read.
     pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
-        let identity = store.identity().await?;
+        let new_identity = self.known().new_identity_if_unknown();
+        let identity = identity_of(store, new_identity.as_deref()).await?;
         let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
         let is_lost = self.known().compare(identity, store);
         let (now, up) = (clock.now(), clock.up());
         let standing = self.known().look_at_clock(now, up, own_time);
-        if standing.is_steady()
-            && !is_lost
-            && self.known().is_mark_due(now)
-            && store.set_clock_mark(now).await.is_ok()
-        {
-            self.known().mark = Some(now);
+        if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
+            let mark = self.known().watch.mark(now, up);
+            if store.set_clock_mark(mark).await.is_ok() {
+                self.known().mark = Some(now);
+            }
         }
         if self.known().are_dangers_due(up) {
             let dangers = store.dangers().await?;
             self.known().note_dangers(dangers, up);
         }
         Ok(Findings { clock: standing, is_lost, dangers: self.known().dangers.clone() })
+    }
+
+    /// The bounds of the right time.
+    pub fn time_bounds(&self, clock: &dyn Clock) -> TimeBounds {
+        self.known().watch.bounds(clock.now(), clock.up())
     }
 
     /// Whether the store had lost its data at the last check.
@@ -108,7 +111,21 @@ impl Upkeep {
     }
 }
 
+/// The identity of the store. If it has none, it gets this one if possible.
+async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<String>, StoreError> {
+    let found = store.identity().await?;
+    match new {
+        Some(new) if found.is_none() && store.identify(new).await.is_ok() => store.identity().await,
+        _ => Ok(found),
+    }
+}
+
 impl Known {
+    /// The identity for a store that never had one. A store that has lost its identity does not get a new one.
+    fn new_identity_if_unknown(&self) -> Option<String> {
+        self.new_identity.clone().filter(|_| self.identity.is_none())
+    }
+
     /// Returns whether the store has lost its identity and thus its data. If it has another identity, it is
     /// used as a new store.
     fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {

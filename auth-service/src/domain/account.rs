@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::clock::UnixTime;
+use super::clock_watch::TimeBounds;
 use super::opaque_token::TokenHash;
 
 /// The stable identifier of a user (`sub`, RFC 7519 §4.1.2). Unlike a user name, it is never reused.
@@ -168,8 +169,10 @@ pub struct Account {
     pub groups: Vec<Group>,
     /// The password that opens the account.
     pub password: StoredPassword,
-    /// Login sessions that were authenticated before this time are no longer valid.
-    pub logins_from: UnixTime,
+    /// How often all logins of the account were ended: when its password was replaced and when it was
+    /// disabled. It is a number and not a time, because a clock can be set back.
+    #[serde(default)]
+    pub logins_ended: u64,
     /// Whether the account is disabled. The user of a disabled account cannot log in, and tokens of the
     /// account are refused.
     pub disabled: bool,
@@ -183,10 +186,33 @@ impl Account {
         !self.disabled && self.kind == AccountKind::Person
     }
 
-    /// Whether `session` is a valid login to this account. Its expiry is not checked here, because the store
-    /// returns no expired session.
-    pub fn is_logged_in_by(&self, session: &LoginSession) -> bool {
-        self.may_log_in() && self.subject == session.subject && session.authenticated_at >= self.logins_from
+    /// Whether `session` is a valid login to this account. A session of a time that is still to come was made
+    /// while the clock was ahead, and would outlive its time. The expiry is not checked here, because the
+    /// store returns no expired session.
+    pub fn is_logged_in_by(&self, session: &LoginSession, time: TimeBounds) -> bool {
+        self.may_log_in()
+            && self.subject == session.subject
+            && self.logins_ended == session.logins_ended
+            && !time.is_before(session.authenticated_at)
+    }
+
+    /// Ends all logins.
+    pub fn end_logins(&mut self) {
+        self.logins_ended = self.logins_ended.saturating_add(1);
+    }
+
+    /// Replaces the password, which ends all logins.
+    pub fn set_password(&mut self, new: &StoredPassword) {
+        self.password.clone_from(new);
+        self.end_logins();
+    }
+
+    /// Disables or enables the account. Disabling it ends all logins.
+    pub fn set_disabled(&mut self, disabled: bool) {
+        if disabled {
+            self.end_logins();
+        }
+        self.disabled = disabled;
     }
 }
 
@@ -197,6 +223,9 @@ pub struct LoginSession {
     pub id: TokenHash,
     /// The user who logged in.
     pub subject: Subject,
+    /// [`Account::logins_ended`] at the time of the login.
+    #[serde(default)]
+    pub logins_ended: u64,
     /// The time of the login.
     pub authenticated_at: UnixTime,
     /// The time at which the session ends.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{Subject, short_id};
 use super::clock::UnixTime;
+use super::clock_watch::TimeBounds;
 use super::opaque_token::TokenHash;
 use super::redirect_uri::RedirectUri;
 use super::resource::ResourceUri;
@@ -295,6 +296,8 @@ pub struct ClientUse {
     pub client: Client,
     /// The time of the use.
     pub at: UnixTime,
+    /// The bounds of the right time. They differ from `at` while the clock is not reliable.
+    pub bounds: TimeBounds,
     /// The time at which the client can be deleted if it is not used again.
     pub keep_until: UnixTime,
     /// The user for whom the client is used.
@@ -310,8 +313,19 @@ impl ClientUse {
 
     /// Whether this use has to be stored, because it changes what the store knows of `client`.
     pub fn is_news_to(&self, client: &Client) -> bool {
-        client.last_used_at.is_none_or(|last| self.at.since(last) >= Self::RESOLUTION)
+        let apart = |last: UnixTime| self.at.since(last).max(last.since(self.at));
+        client.last_used_at.is_none_or(|last| apart(last) >= Self::RESOLUTION)
             || self.users_of(client) != client.users
+    }
+
+    /// The end of something that ended at `before` and that this use extends to `end`, which lies a lifetime
+    /// after [`Self::at`].
+    ///
+    /// A clock that is behind must not shorten anything, so an end never moves back. The exception is an end
+    /// that lies further ahead than a lifetime after the latest time: it was set while a clock was ahead.
+    pub fn extend(&self, before: Option<UnixTime>, end: UnixTime) -> UnixTime {
+        let latest = end.plus(self.bounds.latest.since(self.at));
+        before.map_or(end, |before| before.max(end)).min(latest)
     }
 
     /// The accounts that have used `client`, including this use. It stays unknown for a client that was used

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::UnixTime;
 
 /// How far the clock can differ from the expected time, since small corrections are normal.
@@ -88,6 +90,38 @@ impl fmt::Display for Apart {
     }
 }
 
+/// The times between which the right time lies. Both are the same while the clock is reliable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeBounds {
+    /// The earlier one of the clock's time and the time that it should show.
+    pub earliest: UnixTime,
+    /// The later one of the clock's time and the time that it is now according to the latest time that was
+    /// ever trusted.
+    pub latest: UnixTime,
+}
+
+impl TimeBounds {
+    /// The bounds if the right time is `now`.
+    pub fn exactly(now: UnixTime) -> Self {
+        Self { earliest: now, latest: now }
+    }
+
+    /// Whether `at` is still to come, so that a clock was or is wrong. Small differences between the clocks of
+    /// replicas do not count.
+    pub fn is_before(self, at: UnixTime) -> bool {
+        at.since(self.latest) > TOLERANCE
+    }
+}
+
+/// The times that the store records while the clock is reliable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockMark {
+    /// The time at which the store was last in use.
+    pub last: UnixTime,
+    /// The latest time that was ever trusted. It never goes back, even if the clock does.
+    pub latest: UnixTime,
+}
+
 /// A time of day, and how long the machine had been up at that time.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -113,6 +147,8 @@ impl Seen {
 pub struct ClockWatch {
     /// The last time that was trusted.
     trusted: Option<Seen>,
+    /// The latest time that was ever trusted.
+    latest: Option<Seen>,
     /// How far the clock can be ahead of the trusted time. It is larger after a start, because it is unknown
     /// how long the service was stopped.
     ahead: Duration,
@@ -125,13 +161,30 @@ pub struct ClockWatch {
 impl ClockWatch {
     /// Starts with a new store, which contains nothing that a wrong clock could destroy.
     pub fn of_new_store() -> Self {
-        Self { trusted: None, ahead: AWAY, candidate: None, is_new: true }
+        Self { trusted: None, latest: None, ahead: AWAY, candidate: None, is_new: true }
     }
 
-    /// Starts when the machine has been up for `up`. `mark` is the last time that the store recorded, if it
-    /// did.
-    pub fn new(mark: Option<UnixTime>, up: Duration) -> Self {
-        Self { trusted: mark.map(|at| Seen { at, up }), ahead: AWAY, candidate: None, is_new: false }
+    /// Starts when the machine has been up for `up`. `mark` is what the store recorded last, if it did.
+    pub fn new(mark: Option<ClockMark>, up: Duration) -> Self {
+        let seen = |at| Seen { at, up };
+        Self {
+            trusted: mark.map(|mark| seen(mark.last)),
+            latest: mark.map(|mark| seen(mark.latest)),
+            ahead: AWAY,
+            candidate: None,
+            is_new: false,
+        }
+    }
+
+    /// The bounds of the right time while the clock shows `now`.
+    pub fn bounds(&self, now: UnixTime, up: Duration) -> TimeBounds {
+        let later = |seen: Option<Seen>| seen.map_or(now, |seen| seen.later(up));
+        TimeBounds { earliest: later(self.trusted).min(now), latest: later(self.latest).max(now) }
+    }
+
+    /// The times to record at `now`, which was just found to be reliable.
+    pub fn mark(&self, now: UnixTime, up: Duration) -> ClockMark {
+        ClockMark { last: now, latest: self.bounds(now, up).latest }
     }
 
     /// Checks the clock, and returns its state. `store` is the time of the store's own clock, if it has one.
@@ -161,6 +214,9 @@ impl ClockWatch {
 
     fn trust(&mut self, seen: Seen) -> Standing {
         (self.trusted, self.ahead, self.candidate) = (Some(seen), TOLERANCE, None);
+        if self.latest.is_none_or(|latest| seen.at >= latest.later(seen.up)) {
+            self.latest = Some(seen);
+        }
         Standing::Steady
     }
 }
@@ -174,7 +230,10 @@ mod tests {
 
     fn watch(mark: Option<u64>) -> ClockWatch {
         match mark {
-            Some(_) => ClockWatch::new(mark.map(UnixTime), Duration::from_secs(50)),
+            Some(at) => {
+                let mark = ClockMark { last: UnixTime(at), latest: UnixTime(at) };
+                ClockWatch::new(Some(mark), Duration::from_secs(50))
+            }
             None => ClockWatch::of_new_store(),
         }
     }
@@ -250,6 +309,30 @@ mod tests {
         assert!(!look(&mut watch, START + 5, 5).is_steady(), "set right, it has to hold as well");
         assert!(!look(&mut watch, START + 3604, 3604).is_steady());
         assert!(look(&mut watch, START + 3605, 3605).is_steady());
+    }
+
+    #[test]
+    fn the_latest_time_follows_the_machine_and_never_goes_back() {
+        let mut watch = watch(Some(START));
+        let latest = |watch: &ClockWatch, now: u64, up: u64| {
+            watch.bounds(UnixTime(now), Duration::from_secs(50 + up)).latest.0
+        };
+        assert_eq!(latest(&watch, START - DAY, 7), START + 7, "the clock is behind");
+        assert_eq!(latest(&watch, START + DAY, 7), START + DAY, "it was away, or its clock is ahead");
+        look(&mut watch, START + 200 * DAY, 10);
+        assert_eq!(latest(&watch, START + 10, 10), START + 10, "a time that was not trusted is forgotten");
+        look(&mut watch, START - 400 * DAY, 20);
+        look(&mut watch, START - 400 * DAY + 3600, 3620);
+        assert_eq!(
+            latest(&watch, START - 400 * DAY + 3600, 3620),
+            START + 3620,
+            "a time before it is trusted"
+        );
+        let mark = watch.mark(UnixTime(START - 400 * DAY + 3600), Duration::from_secs(50 + 3620));
+        assert_eq!(
+            mark,
+            ClockMark { last: UnixTime(START - 400 * DAY + 3600), latest: UnixTime(START + 3620) }
+        );
     }
 
     #[test]

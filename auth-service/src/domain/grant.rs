@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Subject, short_id};
 use super::client::{Client, ClientId, RegistrationId};
 use super::clock::UnixTime;
+use super::clock_watch::TimeBounds;
 use super::key_thumbprint::KeyThumbprint;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
@@ -150,12 +151,26 @@ pub struct RefreshState {
 pub struct ReplacedToken {
     /// Hash of the token that was used.
     pub hash: TokenHash,
-    /// The time at which it was used.
+    /// The time at which it was used ([`TimeBounds::latest`]).
     pub at: UnixTime,
     /// The successor, encrypted with the replaced token. A repeated request gets this same successor, so that
     /// there is never a second valid token.
     #[serde(with = "sealed_bytes")]
     pub sealed_successor: Vec<u8>,
+}
+
+impl ReplacedToken {
+    /// Decides whether the response with the successor can be repeated. The grace period has to be certainly
+    /// over for a theft, and certainly not over for a repetition.
+    fn judge(&self, time: TimeBounds, grace: Duration) -> RefreshUse {
+        if time.earliest.since(self.at) > grace {
+            RefreshUse::Reused
+        } else if time.latest.since(self.at) <= grace && !time.is_before(self.at) {
+            RefreshUse::Repeated { sealed_successor: self.sealed_successor.clone() }
+        } else {
+            RefreshUse::Undatable
+        }
+    }
 }
 
 /// Serialises bytes as base64. The first release wrote a list of numbers, which is three times as long and is
@@ -197,6 +212,9 @@ pub enum RefreshUse {
     },
     /// The token was already used, so somebody else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
     Reused,
+    /// The token is the previous one. Because the clock is wrong, or was when the token was used, nobody can
+    /// tell whether the grace period is over. The token is refused, and the grant stays.
+    Undatable,
     /// The token does not belong to this grant, even if it names it.
     Foreign,
 }
@@ -204,7 +222,7 @@ pub enum RefreshUse {
 impl Grant {
     /// Decides on a refresh token that names this grant. A token of the first release names none, and the
     /// store found its grant.
-    pub fn judge_refresh(&self, presented: &Presented, now: UnixTime, grace: Duration) -> RefreshUse {
+    pub fn judge_refresh(&self, presented: &Presented, time: TimeBounds, grace: Duration) -> RefreshUse {
         let Some(refresh) = &self.refresh else {
             return RefreshUse::Foreign;
         };
@@ -213,9 +231,7 @@ impl Grant {
         }
         // While the successor is the current token, it has not been used.
         match &refresh.replaced {
-            Some(replaced) if replaced.hash == *presented.hash() && now.since(replaced.at) <= grace => {
-                RefreshUse::Repeated { sealed_successor: replaced.sealed_successor.clone() }
-            }
+            Some(replaced) if replaced.hash == *presented.hash() => replaced.judge(time, grace),
             // Anyone can write the identifier of a grant into a token, but only this server can compute its
             // MAC.
             _ if self.has_issued(presented) => RefreshUse::Reused,
@@ -240,11 +256,11 @@ impl Grant {
         &mut self,
         (current, line): (TokenHash, Line),
         sealed_successor: Vec<u8>,
-        now: UnixTime,
+        latest: UnixTime,
         expires_at: UnixTime,
     ) {
         let replaced =
-            self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: now, sealed_successor });
+            self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: latest, sealed_successor });
         self.refresh = Some(RefreshState { current, replaced, line: Some(line) });
         self.expires_at = expires_at;
     }
@@ -262,7 +278,28 @@ impl Grant {
 
 #[cfg(test)]
 mod tests {
+    use super::super::clock_watch::TOLERANCE;
     use super::*;
+
+    #[test]
+    fn a_used_token_is_repeated_or_stolen_only_if_the_time_is_certain() {
+        let (at, grace) = (UnixTime(1_000_000), Duration::from_secs(120));
+        let used = ReplacedToken { hash: TokenHash::of(b"used"), at, sealed_successor: vec![1] };
+        let repeated = RefreshUse::Repeated { sealed_successor: vec![1] };
+        let after = |seconds: i64| UnixTime(at.0.saturating_add_signed(seconds));
+        let judge = |earliest, latest| {
+            used.judge(TimeBounds { earliest: after(earliest), latest: after(latest) }, grace)
+        };
+        assert_eq!(judge(0, 0), repeated);
+        assert_eq!(judge(120, 120), repeated);
+        assert_eq!(judge(121, 121), RefreshUse::Reused);
+        assert_eq!(judge(1, 86_400), RefreshUse::Undatable, "the clock is ahead");
+        assert_eq!(judge(-86_400, 1), repeated, "the clock is behind");
+        assert_eq!(judge(-86_400, 121), RefreshUse::Undatable, "the clock is behind");
+        let tolerance = i64::try_from(TOLERANCE.as_secs()).unwrap();
+        assert_eq!(judge(-tolerance, -tolerance), repeated, "the clocks of replicas differ");
+        assert_eq!(judge(-86_400, -86_400), RefreshUse::Undatable, "the clock was ahead");
+    }
 
     #[test]
     fn a_sealed_successor_is_read_as_this_and_as_the_first_release_wrote_it() {

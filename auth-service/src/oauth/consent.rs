@@ -246,7 +246,7 @@ async fn approve(
     }
     if state.config.grants.remember_consent {
         let until = used.at.plus(state.config.lifetimes.refresh_token);
-        state.store.add_consent(&code.subject, &used.client, &approval, used.at, until).await?;
+        state.store.add_consent(&approval, &used, until).await?;
     }
     audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
         .emit();

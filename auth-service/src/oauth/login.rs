@@ -304,6 +304,7 @@ async fn start_session(
     let session = LoginSession {
         id: cookie.hash(),
         subject: account.subject.clone(),
+        logins_ended: account.logins_ended,
         authenticated_at: now,
         expires_at: now.plus(state.config.lifetimes.login_session),
         asked_by: then.asked_by(),

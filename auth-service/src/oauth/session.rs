@@ -19,5 +19,6 @@ pub(super) async fn of(
         return Ok(None);
     };
     let account = state.store.account(&session.subject).await?;
-    Ok(account.filter(|account| account.is_logged_in_by(&session)).map(|account| (session, account)))
+    let valid = |account: &Account| account.is_logged_in_by(&session, state.time_bounds());
+    Ok(account.filter(valid).map(|account| (session, account)))
 }

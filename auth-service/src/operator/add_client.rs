@@ -127,7 +127,7 @@ fn machine(id: &ClientId, new: &NewClient, tools: &Tools<'_>) -> Account {
         email: None,
         groups: new.groups.clone(),
         password: StoredPassword::none(),
-        logins_from: tools.now,
+        logins_ended: 0,
         disabled: false,
         created_at: tools.now,
     }

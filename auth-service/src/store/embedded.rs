@@ -10,6 +10,7 @@ mod pending;
 mod portable;
 mod rows;
 mod sole_clients;
+mod sweep;
 mod tables;
 mod writable;
 mod writer;
@@ -34,7 +35,10 @@ use crate::keys::set::KeySet;
 use super::changes::Changes;
 use super::records::SIGNING;
 use super::rules::CodeRow;
-use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
+use super::{
+    FoundCode, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError,
+    Successor,
+};
 use disk::Disk;
 use rows::{Reader, Rows, Unfit};
 use tables::Table;
@@ -103,16 +107,6 @@ impl EmbeddedStore {
         let writer =
             Writer::start(Arc::clone(&disk), Arc::clone(&sealer), Arc::clone(&changes)).map_err(damaged)?;
         Ok(Self { key: key.clone(), disk, sealer, changes, writer, swept_for_room: Pause::default() })
-    }
-
-    async fn sweep_table(&self, table: Table, now: UnixTime) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        let expired = self.read(|rows| rows.expired(table, now))?;
-        for keys in expired.chunks(1000) {
-            let keys = keys.to_vec();
-            removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
-        }
-        Ok(removed)
     }
 
     // Reads are served from redb's page cache or from one page on disk. That takes microseconds, so they run
@@ -240,15 +234,14 @@ impl Store for EmbeddedStore {
         subject: &Subject,
         old: &StoredPassword,
         new: &StoredPassword,
-        now: UnixTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Account>, StoreError> {
         let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
-        self.writer.write(move |rows| accounts::replace_password(rows, &subject, &old, &new, now)).await
+        self.writer.write(move |rows| accounts::replace_password(rows, &subject, &old, &new)).await
     }
 
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
         let subject = subject.clone();
-        let switch = move |account: &mut Account| account.disabled = disabled;
+        let switch = move |account: &mut Account| account.set_disabled(disabled);
         self.writer.write(move |rows| accounts::change(rows, &subject, switch)).await
     }
 
@@ -393,6 +386,10 @@ impl Store for EmbeddedStore {
             removed += self.sweep_table(table, now).await?;
         }
         Ok(removed)
+    }
+
+    async fn shorten(&self, ends: &LatestEnds) -> Result<u64, StoreError> {
+        self.shorten_all(ends).await
     }
 
     fn changes(&self) -> &Changes {

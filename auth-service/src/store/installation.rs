@@ -4,6 +4,7 @@
 use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
+use crate::domain::clock_watch::ClockMark;
 
 use super::StoreError;
 
@@ -16,9 +17,9 @@ pub trait Installation: Send + Sync {
     async fn identify(&self, identity: &str) -> Result<(), StoreError>;
 
     /// The last time that was recorded. The clock was reliable at that time.
-    async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError>;
+    async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError>;
     /// Records the time of the last use.
-    async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError>;
+    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError>;
     /// The time of the store's own clock, if it has one.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError>;
 

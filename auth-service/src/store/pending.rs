@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
@@ -101,14 +101,12 @@ pub trait PendingStore: Send + Sync {
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds `approval` to the consent for `client` as the user was shown it, and keeps the whole consent
-    /// until `until`.
+    /// Adds `approval` to the consent of the user in `used` for the client as the user was shown it, and keeps
+    /// the whole consent until `until` ([`ClientUse::extend`]).
     async fn add_consent(
         &self,
-        subject: &Subject,
-        client: &Client,
         approval: &Approval,
-        now: UnixTime,
+        used: &ClientUse,
         until: UnixTime,
     ) -> Result<(), StoreError>;
     /// Deletes a consent, so that the user will be asked again.

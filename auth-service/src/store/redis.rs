@@ -7,6 +7,7 @@
 
 mod accounts;
 mod address;
+mod age;
 mod cells;
 mod circuit;
 mod clients;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join;
 
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
@@ -35,7 +37,11 @@ use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
 use super::changes::Changes;
-use super::{FoundCode, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError, Successor};
+use super::{
+    FoundCode, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError,
+    Successor,
+};
+use age::Age;
 use cells::{Cells, Life, Tries};
 use connection::Connection;
 use keys::Keys;
@@ -107,10 +113,11 @@ impl RedisStore {
     async fn unchecked(address: &RedisAddress, key: &StoreKey, prefix: &str) -> Result<Self, StoreError> {
         let sealer = Sealer::new(key, Purpose::StoredValue)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let connection = Connection::open(address).await?;
+        let age = Arc::new(Age::default());
+        let connection = Connection::open(address, Arc::clone(&age)).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
         let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
-        let cells = Cells { connection, keys, sealer, changes };
+        let cells = Cells { connection, keys, sealer, changes, age };
         Ok(Self { key: key.clone(), cells, _tracking: tracking })
     }
 }
@@ -216,13 +223,12 @@ impl Store for RedisStore {
         subject: &Subject,
         old: &StoredPassword,
         new: &StoredPassword,
-        now: UnixTime,
-    ) -> Result<bool, StoreError> {
-        accounts::replace_password(&self.cells, subject, old, new, now).await
+    ) -> Result<Option<Account>, StoreError> {
+        accounts::replace_password(&self.cells, subject, old, new).await
     }
 
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
-        accounts::change(&self.cells, subject, |account| account.disabled = disabled).await
+        accounts::change(&self.cells, subject, |account| account.set_disabled(disabled)).await
     }
 
     async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
@@ -244,7 +250,7 @@ impl Store for RedisStore {
     }
 
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
-        self.cells.remove(&self.cells.keys.session(id)).await.map(|_| ())
+        self.cells.take_away(&self.cells.keys.session(id)).await.map(|_| ())
     }
 
     async fn add_code(
@@ -311,7 +317,10 @@ impl Store for RedisStore {
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
-        Ok(self.cells.read(&self.cells.keys.signing_keys()).await?.map(|found| found.value))
+        // A key that was revoked must not come back with an older Redis.
+        let key = self.cells.keys.signing_keys();
+        let (found, ()) = try_join(self.cells.read(&key), self.cells.check_age()).await?;
+        Ok(found.map(|found| found.value))
     }
 
     async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
@@ -320,7 +329,9 @@ impl Store for RedisStore {
         if found.as_ref().map(|found| found.value.revision()) != seen {
             return Ok(false);
         }
-        self.cells.swap(&key, found.as_ref(), changed, None).await
+        let changed = self.cells.swap(&key, found.as_ref(), changed, None).await?;
+        self.cells.count_change().await?;
+        Ok(changed)
     }
 
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
@@ -343,12 +354,19 @@ impl Store for RedisStore {
         clients::sweep(&self.cells, now).await
     }
 
+    /// There is nothing to do. Redis measures the life of a row with its own clock, from the moment in which it
+    /// is written.
+    async fn shorten(&self, _ends: &LatestEnds) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     fn changes(&self) -> &Changes {
         &self.cells.changes
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.check_schema().await?;
+        self.cells.check_age().await?;
         // If `maxmemory` is reached, or if the server is a replica, reading works but writing does not.
         self.cells.write_for(&self.cells.keys.writable(), &true, None).await
     }

@@ -17,9 +17,16 @@ impl SoleClients {
     /// Records a use of `client`. Returns the clients that should be deleted for it, the least recently used
     /// one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
-        self.add(client, used.at);
-        let too_many = self.0.len().saturating_sub(used.sole_ceiling);
-        let far_too_many = self.0.len().saturating_sub(used.sole_ceiling.saturating_mul(2));
+        self.note_at(client, used.at, used.sole_ceiling)
+    }
+
+    fn note_at(&mut self, client: &ClientId, at: UnixTime, ceiling: usize) -> Vec<MakesRoom> {
+        // The client that was just used is the last one, even if the clock is behind, or was ahead when another
+        // one was used. Otherwise it would make room for itself.
+        let latest = self.0.last().map_or(at, |(last, _)| at.max(*last));
+        self.add(client, latest);
+        let too_many = self.0.len().saturating_sub(ceiling);
+        let far_too_many = self.0.len().saturating_sub(ceiling.saturating_mul(2));
         let leaving = self.0.drain(..too_many).map(|(_, id)| id).enumerate();
         leaving.map(|(place, id)| MakesRoom { id, may_stay: place >= far_too_many }).collect()
     }
@@ -59,6 +66,16 @@ pub(super) fn sole_user(client: &Client) -> Option<&Subject> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_makes_no_room_for_its_own_use_although_the_clock_was_ahead() {
+        let mut clients = SoleClients::default();
+        for name in ["a", "b"] {
+            clients.add(&ClientId::try_from(name.to_owned()).unwrap(), UnixTime(9_000));
+        }
+        let leaving = clients.note_at(&ClientId::try_from("c".to_owned()).unwrap(), UnixTime(1_000), 2);
+        assert_eq!(leaving.iter().map(|leaving| leaving.id.as_str()).collect::<Vec<_>>(), ["a"]);
+    }
 
     #[test]
     fn the_client_that_was_used_longest_ago_makes_room() {

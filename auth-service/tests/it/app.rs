@@ -9,6 +9,7 @@ use actix_web::web::Data;
 use auth_service::app;
 use auth_service::config::Config;
 use auth_service::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
+use auth_service::domain::client::ClientId;
 use auth_service::domain::clock::{Clock, Random, UnixTime};
 use auth_service::identity::password::Passwords;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
@@ -43,7 +44,7 @@ pub(crate) struct TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> UnixTime {
-        UnixTime(self.passed.load(Ordering::SeqCst) + self.ahead.load(Ordering::SeqCst))
+        UnixTime(self.passed.load(Ordering::SeqCst).wrapping_add(self.ahead.load(Ordering::SeqCst)))
     }
 
     fn up(&self) -> Duration {
@@ -110,6 +111,26 @@ impl TestApp {
 
     pub(crate) fn run_store(&mut self) {
         assert!(self.server.as_mut().unwrap().run());
+    }
+
+    /// A copy of what the Redis of the app has on disk.
+    pub(crate) fn files_of_store(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(self.server.as_ref().unwrap().data.path(), copy.path());
+        copy
+    }
+
+    /// Puts such a copy in the place of what is there.
+    pub(crate) fn replace_files_of_store(&self, copy: &tempfile::TempDir) {
+        let data = self.server.as_ref().unwrap().data.path();
+        for entry in std::fs::read_dir(data).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                std::fs::remove_dir_all(entry.path()).unwrap();
+            } else {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        copy_files(copy.path(), data);
     }
 
     /// Sends a command to the app's Redis, and waits until it is done.
@@ -219,6 +240,11 @@ impl TestApp {
         self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }
 
+    /// Sets the clock so far behind what it should be.
+    pub(crate) fn set_clock_behind(&self, by: Duration) {
+        self.clock.ahead.store(0_u64.wrapping_sub(by.as_secs()), Ordering::SeqCst);
+    }
+
     /// Adds an account whose password is [`PASSWORD`].
     pub(crate) async fn person(&self, name: &str) -> Account {
         self.account(name, false).await
@@ -236,7 +262,7 @@ impl TestApp {
                 Group::try_from("ops".to_owned()).unwrap(),
             ],
             password: StoredPassword { phc, one_time },
-            logins_from: self.clock.now(),
+            logins_ended: 0,
             disabled: false,
             created_at: self.clock.now(),
         };
@@ -261,6 +287,12 @@ impl TestApp {
         let response = self.register(&metadata).await;
         assert_eq!(response.status(), StatusCode::CREATED);
         response.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether the client's registration is still there.
+    pub(crate) async fn client_is_known(&self, client: &str) -> bool {
+        let id = ClientId::try_from(client.to_owned()).unwrap();
+        self.state.store.client(&id, self.state.now()).await.unwrap().is_some()
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {
@@ -377,6 +409,18 @@ impl TestApp {
 
     pub(crate) async fn check_token(&self, token: &str) -> Response {
         self.check(reqwest::Method::POST, "mcp.example", "/mcp").bearer_auth(token).send().await.unwrap()
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_files(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
     }
 }
 

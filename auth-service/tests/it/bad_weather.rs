@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::app::{ISSUER, TestApp, Tokens};
+use super::app::{ISSUER, PASSWORD, TestApp, Tokens, authorize_query};
+use super::operator::ask;
 use super::store_away::ready;
 use auth_service::config::Config;
 use auth_service::domain::clock::{Clock, UnixTime};
+use auth_service::domain::clock_watch::TOLERANCE;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::KeySet;
+use auth_service::operator::{Command, Reply};
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::{Installation, Store};
 use auth_service::upkeep::{LOST, Upkeep};
@@ -15,6 +18,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 const DAYS: Duration = Duration::from_secs(200 * 86_400);
+const CHOSEN: &str = "a password of my own choice";
 
 #[actix_web::test]
 async fn a_clock_that_is_days_ahead_for_a_while_costs_nothing() {
@@ -128,6 +132,130 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
     }
 }
 
+/// As on a machine that starts with the date of its image.
+#[actix_web::test]
+async fn a_refresh_while_the_clock_is_behind_costs_nobody_their_grant() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        app.state.follow_keys().await;
+
+        app.set_clock_behind(DAYS * 2);
+        app.wait(Duration::from_secs(5));
+        let meanwhile = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+        assert!(!meanwhile.refresh.is_empty());
+
+        app.set_clock_ahead(Duration::ZERO);
+        app.state.follow_keys().await;
+        app.state.sweep().await.unwrap();
+        let after = app.refresh(&client, &meanwhile.refresh).await;
+        assert_eq!(after.status(), StatusCode::OK, "{:?}", after.text().await);
+        assert!(app.client_is_known(&client).await);
+    }
+}
+
+#[actix_web::test]
+async fn who_gets_a_password_while_the_clock_is_ahead_can_log_in_when_it_is_right() {
+    for app in TestApp::on_both_stores(&[]).await {
+        app.state.follow_keys().await;
+        let client = app.client().await;
+        app.set_clock_ahead(DAYS);
+        app.account("bob", true).await;
+        let mut browser = app.browser();
+        let page = browser.open("/login").await;
+        let page = browser.submit(&page, &[("username", "bob"), ("password", PASSWORD)]).await;
+        browser.submit(&page, &[("new_password", CHOSEN), ("new_password_repeat", CHOSEN)]).await;
+
+        app.set_clock_ahead(Duration::ZERO);
+        let mut browser = app.browser();
+        let page = browser.open("/login").await;
+        browser.submit(&page, &[("username", "bob"), ("password", CHOSEN)]).await;
+        assert!(!browser.allow(&authorize_query(&client, &[])).await.is_empty());
+    }
+}
+
+#[actix_web::test]
+async fn what_is_made_while_the_clock_is_ahead_does_not_outlive_its_time() {
+    for app in TestApp::on_both_stores(&[]).await {
+        app.state.follow_keys().await;
+        app.set_clock_ahead(DAYS);
+        let client = app.client().await;
+        let mut browser = app.browser_of("ana").await;
+        let code = browser.allow(&authorize_query(&client, &[])).await;
+        let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+
+        for ahead in [Duration::ZERO, DAYS / 2] {
+            app.set_clock_ahead(ahead);
+            app.state.follow_keys().await;
+            let page = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+            assert!(page.body.contains("name=\"password\""), "the login counts: {}", page.body);
+            assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        }
+
+        app.set_clock_ahead(Duration::ZERO);
+        app.state.sweep().await.unwrap();
+        let after = app.refresh(&client, &tokens.refresh).await;
+        assert_eq!(after.status(), StatusCode::OK, "the user need not connect again");
+        app.wait(app.state.config.lifetimes.refresh_token);
+        let latest = Tokens::of(after).await;
+        assert_eq!(app.refresh(&client, &latest.refresh).await.status(), StatusCode::BAD_REQUEST);
+    }
+}
+
+#[actix_web::test]
+async fn a_grant_that_was_made_ahead_and_is_not_used_ends_in_its_time() {
+    let app = TestApp::start_on(false, &[]).await;
+    app.state.follow_keys().await;
+    app.set_clock_ahead(DAYS);
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    app.set_clock_ahead(Duration::ZERO);
+    app.state.sweep().await.unwrap();
+    app.wait(app.state.config.lifetimes.refresh_token + TOLERANCE);
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[actix_web::test]
+async fn a031_a_used_refresh_token_stays_used_when_the_clock_is_set_back() {
+    for app in TestApp::on_both_stores(&[("REFRESH_GRACE", "5s")]).await {
+        app.state.follow_keys().await;
+        let client = app.client().await;
+        let used = app.tokens(&client).await;
+        app.refresh(&client, &used.refresh).await;
+        app.wait(Duration::from_secs(6));
+        app.set_clock_behind(DAYS);
+        assert_ne!(app.refresh(&client, &used.refresh).await.status(), StatusCode::OK);
+    }
+}
+
+#[actix_web::test]
+async fn a_lost_answer_is_repeated_although_the_clock_was_wrong_when_it_was_given() {
+    for app in TestApp::on_both_stores(&[]).await {
+        app.state.follow_keys().await;
+        for ahead in [false, true] {
+            let client = app.client().await;
+            let tokens = app.tokens(&client).await;
+            if ahead {
+                app.set_clock_ahead(DAYS / 4);
+            } else {
+                app.set_clock_behind(DAYS);
+            }
+            let lost = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+            app.set_clock_ahead(Duration::ZERO);
+            app.wait(Duration::from_secs(1));
+            let again = app.refresh(&client, &tokens.refresh).await;
+            if ahead {
+                // Nobody can say how long ago that was. The grant stays.
+                assert_eq!(again.status(), StatusCode::SERVICE_UNAVAILABLE);
+            } else {
+                assert_eq!(Tokens::of(again).await.refresh, lost.refresh);
+            }
+            assert_eq!(app.refresh(&client, &lost.refresh).await.status(), StatusCode::OK);
+        }
+    }
+}
+
 #[actix_web::test]
 async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_begun_anew() {
     let Some(app) = TestApp::start_on_redis().await else { return };
@@ -169,6 +297,66 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     let client = app.client().await;
     app.person("somebody").await;
     assert!(!client.is_empty());
+}
+
+/// As a Redis that is started from an earlier snapshot, or a copy that was promoted without the last writes.
+#[actix_web::test]
+async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
+    let Some(mut app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let (revoked, kept) = (app.tokens(&client).await, app.tokens(&client).await);
+    let earlier = app.files_of_store();
+    let answer = app.http.post(format!("{}/revoke", app.public));
+    let answer = answer.form(&[("token", &revoked.refresh), ("client_id", &client)]).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let stolen = app.kids().await.remove(0);
+    let reply = ask(&app, Command::RevokeKey { kid: stolen.clone() }).await;
+    assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    app.state.follow_keys().await;
+    let latest = app.tokens(&client).await;
+    let later = app.files_of_store();
+    assert_eq!(app.check_token(&kept.access).await.status(), StatusCode::UNAUTHORIZED);
+
+    app.kill_store();
+    app.replace_files_of_store(&earlier);
+    app.run_store();
+    until_store_answers(&app).await;
+    for token in [&revoked.access, &kept.access, &latest.access] {
+        assert!(!app.check_token(token).await.status().is_success());
+    }
+    let (status, told) = ready(&app).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(told["store"].as_str().unwrap().contains("came back older than it was"), "{told}");
+    app.state.follow_keys().await;
+    assert!(!app.kids().await.contains(&stolen), "a key that was revoked counts again");
+    for token in [&revoked, &kept, &latest] {
+        assert!(!app.check_token(&token.access).await.status().is_success());
+        assert_eq!(
+            app.refresh(&client, &token.refresh).await.status(),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "nothing is given out"
+        );
+    }
+
+    // Its latest data is found.
+    app.kill_store();
+    app.replace_files_of_store(&later);
+    app.run_store();
+    until_store_answers(&app).await;
+    assert_eq!(ready(&app).await.0, StatusCode::OK);
+    assert_eq!(app.check_token(&latest.access).await.status(), StatusCode::OK);
+    assert_eq!(app.check_token(&revoked.access).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+/// Waits until Redis is asked again.
+async fn until_store_answers(app: &TestApp) {
+    for _ in 0..600 {
+        match app.state.store.identity().await {
+            Ok(_) => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    panic!("the connection does not come back");
 }
 
 #[actix_web::test]

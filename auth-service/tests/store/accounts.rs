@@ -43,21 +43,25 @@ pub(crate) async fn a_password_is_replaced_by_who_knows_the_old_one(world: &Worl
         .at_once(32, move |n, store| {
             let (subject, old) = (subject.clone(), old.clone());
             let new = password(&format!("new{n}"));
-            async move { store.replace_password(&subject, &old, &new, later(HOUR)).await.unwrap() }
+            async move { store.replace_password(&subject, &old, &new).await.unwrap().is_some() }
         })
         .await;
     let winner = outcomes.iter().position(|replaced| *replaced).unwrap();
     assert_eq!(outcomes.iter().filter(|replaced| **replaced).count(), 1);
     let found = world.store().account(&ana.subject).await.unwrap().unwrap();
     assert!(found.password == password(&format!("new{winner}")));
-    assert_eq!(found.logins_from, later(HOUR));
+    assert_eq!(found.logins_ended, 1);
+    assert!(world.store().set_account_disabled(&ana.subject, true).await.unwrap());
+    assert!(world.store().set_account_disabled(&ana.subject, false).await.unwrap());
+    assert_eq!(world.store().account(&ana.subject).await.unwrap().unwrap().logins_ended, 2);
     let nobody = account("nobody");
     assert!(
         !world
             .store()
-            .replace_password(&nobody.subject, &nobody.password, &password("x"), NOW)
+            .replace_password(&nobody.subject, &nobody.password, &password("x"))
             .await
             .unwrap()
+            .is_some()
     );
 }
 
@@ -65,6 +69,7 @@ pub(crate) async fn a_login_lasts_until_its_end_or_the_logout(world: &World) {
     let session = |name: &str| LoginSession {
         id: hash(name),
         subject: account("ana").subject,
+        logins_ended: 0,
         authenticated_at: NOW,
         expires_at: later(HOUR),
         asked_by: None,

@@ -221,6 +221,26 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
     assert_eq!(names(world.store()).await, ["late", "next38", "next39"]);
 }
 
+pub(crate) async fn a045_a_client_that_was_registered_twice_and_is_used_makes_no_room(world: &World) {
+    let at = NOW.plus(HOUR / 12);
+    register(world.store(), &client("wanted")).await;
+    // Too little longer for that to be written.
+    let again = Client { kept_until: Some(at), ..client("wanted") };
+    register(world.store(), &again).await;
+    let wanted = world.store().client(&id("wanted"), NOW).await.unwrap().unwrap();
+    assert!(use_it(world.store(), &wanted, at).await);
+    for n in 0..4 {
+        let at = later(HOUR * (n + 1));
+        let newcomer = Client { issued_at: at, ..client(&format!("newcomer{n}")) };
+        world
+            .store()
+            .register_client(&newcomer, std::slice::from_ref(&newcomer.id), &terms(at, 3))
+            .await
+            .unwrap();
+    }
+    assert_eq!(names(world.store()).await, ["newcomer2", "newcomer3", "wanted"]);
+}
+
 pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(world: &World) {
     let mut wanted = Vec::new();
     for n in 0..16 {

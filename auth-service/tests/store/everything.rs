@@ -16,7 +16,7 @@ use auth_service::store::{FoundCode, Redemption, Rotation, Store};
 use super::keys::TERMS;
 use super::things::{
     DAY, GRACE, HOUR, NOW, account, asked_for_device, client, code, document_client, grant, hash, held,
-    later, register, successor, usage,
+    later, register, successor, usage, usage_by,
 };
 
 const ISSUER: &str = "https://idp.example";
@@ -90,6 +90,7 @@ fn session() -> LoginSession {
     LoginSession {
         id: hash("cookie"),
         subject: person().subject,
+        logins_ended: 0,
         authenticated_at: NOW,
         expires_at: later(HOUR),
         asked_by: Some(hash("the query")),
@@ -145,7 +146,8 @@ pub(crate) async fn fill(store: &dyn Store) -> Filled {
     assert!(store.add_grant(&from_before(), &used).await.unwrap());
     assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
     store.push_request(&hash("handle"), &pushed(), NOW).await.unwrap();
-    store.add_consent(&person().subject, &public(), &approval(), NOW, later(DAY)).await.unwrap();
+    let used = usage_by(&person().subject, &public(), NOW);
+    store.add_consent(&approval(), &used, later(DAY)).await.unwrap();
     assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
     let keys = rotation::up_to_date(store, &TERMS, NOW).await.unwrap();

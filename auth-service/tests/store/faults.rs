@@ -98,7 +98,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     // A Redis user with only the permissions that are needed.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
-    let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +eval +evalsha \
+    let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +incr +eval +evalsha \
                 +client|tracking +ping +zadd +zrem +zcard +zscore +zrange +zrangebylex +zrangebyscore +sadd +srem +smembers";
     let words: Vec<&[u8]> = rule.split_whitespace().map(str::as_bytes).collect();
     assert_eq!(admin.ask(&words), super::resp::Reply::Text("OK".to_owned()));

@@ -13,7 +13,7 @@ use auth_service::store::{Redemption, Registration, Room};
 
 use super::things::{
     DAY, HOUR, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, random,
-    register, terms, usage,
+    register, terms, usage, usage_by,
 };
 use super::worlds::World;
 
@@ -221,7 +221,7 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
         resources: resources.clone(),
     };
     let allow = async |scope: &str| {
-        world.store().add_consent(&ana, &client, &asks(scope), NOW, later(DAY)).await.unwrap();
+        world.store().add_consent(&asks(scope), &usage_by(&ana, &client, NOW), later(DAY)).await.unwrap();
     };
     allow("mcp:read").await;
     allow("mcp:write").await;
@@ -231,13 +231,13 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
     assert!(world.store().consent(&ana, &client.id, later(DAY)).await.unwrap().is_none());
     // A consent to a new registration with the same identifier replaces the old consent.
     let again = Client { registration: super::things::client("b").registration, ..client.clone() };
-    world.store().add_consent(&ana, &again, &asks("mcp:x"), NOW, later(DAY)).await.unwrap();
+    world.store().add_consent(&asks("mcp:x"), &usage_by(&ana, &again, NOW), later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
     assert!(!known.is_to(&client) && !known.covers(&asks("mcp:read")));
     // The same registration with a new client name also replaces the old consent (a016).
     let mut renamed = again.clone();
     renamed.metadata.display.client_name = Some("renamed".to_owned());
-    world.store().add_consent(&ana, &renamed, &asks("mcp:y"), NOW, later(DAY)).await.unwrap();
+    world.store().add_consent(&asks("mcp:y"), &usage_by(&ana, &renamed, NOW), later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
     assert!(known.is_to(&renamed) && !known.covers(&asks("mcp:x")) && known.covers(&asks("mcp:y")));
     world.store().forget_consent(&ana, &client.id).await.unwrap();
@@ -256,7 +256,7 @@ pub(crate) async fn consents_given_at_once_all_count(world: &World) {
             let (client, ana) = (of_client.clone(), of_ana.clone());
             let approval = Approval { scope: format!("s{n}").parse().unwrap(), ..approval.clone() };
             async move {
-                store.add_consent(&ana, &client, &approval, NOW, later(DAY)).await.unwrap();
+                store.add_consent(&approval, &usage_by(&ana, &client, NOW), later(DAY)).await.unwrap();
             }
         })
         .await;

@@ -36,11 +36,12 @@ async fn fill(store: &dyn Store) -> Vec<String> {
     register(store, &super::things::client("another")).await;
     let person = account("josephine@people.example");
     assert!(store.add_account(&person).await.unwrap());
-    store.replace_password(&person.subject, &person.password, &password("argonsecret"), NOW).await.unwrap();
+    store.replace_password(&person.subject, &person.password, &password("argonsecret")).await.unwrap();
     let cookie = token(TokenKind::Session);
     let session = LoginSession {
         id: cookie.hash(),
         subject: person.subject.clone(),
+        logins_ended: 0,
         authenticated_at: NOW,
         expires_at: later(HOUR),
         asked_by: None,

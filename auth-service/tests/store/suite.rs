@@ -47,6 +47,7 @@ conformance! {
     sole_clients::a045_a_client_that_several_use_makes_room_for_none,
     sole_clients::a045_a_client_that_somebody_registers_again_makes_no_room_while_they_sign_in,
     sole_clients::a045_clients_used_at_once_stay_below_the_ceiling_of_their_account,
+    clients::a045_a_client_that_was_registered_twice_and_is_used_makes_no_room,
     clients::a045_a_used_client_is_never_evicted_whatever_comes_at_once,
     clients::the_holder_of_the_management_token_updates_a_client,
     clients::a047_a_client_that_two_have_registered_is_deleted_by_neither,

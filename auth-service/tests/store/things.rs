@@ -8,6 +8,7 @@ use auth_service::domain::client::{
     RegistrationId,
 };
 use auth_service::domain::clock::{Random, UnixTime};
+use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::opaque_token::TokenHash;
@@ -103,6 +104,7 @@ pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientU
     ClientUse {
         client: client.clone(),
         at,
+        bounds: TimeBounds::exactly(at),
         keep_until: at.plus(IDLE),
         user: user.clone(),
         sole_ceiling: SOLE_CEILING,
@@ -117,7 +119,7 @@ pub(crate) fn account(name: &str) -> Account {
         email: Some(format!("{name}@people.example")),
         groups: vec![Group::try_from("staff".to_owned()).unwrap()],
         password: password("first"),
-        logins_from: NOW,
+        logins_ended: 0,
         disabled: false,
         created_at: NOW,
     }

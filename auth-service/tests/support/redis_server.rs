@@ -8,7 +8,7 @@ pub(crate) struct RedisServer {
     pub(crate) port: u16,
     pub(crate) process: Option<Child>,
     options: Vec<String>,
-    data: tempfile::TempDir,
+    pub(crate) data: tempfile::TempDir,
 }
 
 /// The program in `REDIS_SERVER`, such as Valkey or another version, or else the installed `redis-server`.

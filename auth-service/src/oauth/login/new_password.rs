@@ -143,16 +143,11 @@ async fn take_password(
     };
     let replaced = state
         .store
-        .replace_password(
-            &account.subject,
-            &choosing.one_time,
-            &StoredPassword { phc, one_time: false },
-            state.now(),
-        )
+        .replace_password(&account.subject, &choosing.one_time, &StoredPassword { phc, one_time: false })
         .await?;
-    if !replaced {
+    let Some(account) = replaced else {
         return chosen_before(http, state, &choosing, chosen).await;
-    }
+    };
     audit::Event::PasswordChosen { subject: &account.subject }.emit();
     start_session(state, &account, &choosing.then).await
 }

@@ -71,7 +71,8 @@ pub(super) fn new_grant(
         scope: allowed.scope,
         authenticated_at: allowed.authenticated_at,
         created_at: now,
-        expires_at: now.plus(lifetime),
+        // A grant that is made while the clock is behind would end before it began.
+        expires_at: state.time_bounds().latest.plus(lifetime),
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {
             let current = token.hash();

@@ -79,6 +79,10 @@ pub(super) async fn refresh(
             audit::Event::RefreshTokenReused { grant_id: &grant_id, client_id: &client.id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }
+        Rotation::Undatable => {
+            tracing::warn!(grant_id = %grant.id, "a refresh token is presented again, and nobody can tell how long ago it was used, because the clock is or was wrong");
+            Err(TokenError::Unavailable)
+        }
         Rotation::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }
 }

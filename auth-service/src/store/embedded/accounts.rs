@@ -1,7 +1,6 @@
 //! Accounts. A row leads from the user name to the subject, and the account is stored under its subject.
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
-use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 
 use super::name_key;
@@ -36,22 +35,20 @@ pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Acco
     subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
 }
 
-/// Replaces a password if it is still `old`. Returns whether it was.
+/// Replaces a password if it is still `old`. Returns the changed account if it was.
 pub(super) fn replace_password(
     rows: &Writable<'_>,
     subject: &Subject,
     old: &StoredPassword,
     new: &StoredPassword,
-    now: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Account>, StoreError> {
     let account: Option<Account> = rows.get(Table::Accounts, subject.as_str())?;
     let Some(mut account) = account.filter(|account| account.password == *old) else {
-        return Ok(false);
+        return Ok(None);
     };
-    account.password = new.clone();
-    account.logins_from = now;
+    account.set_password(new);
     rows.put(Table::Accounts, subject.as_str(), &account, None)?;
-    Ok(true)
+    Ok(Some(account))
 }
 
 /// Changes an account. Returns false if there is none.

@@ -85,7 +85,10 @@ fn share(
         client.kept_until = asked.kept_until;
         put_unused(rows, &client, terms)?;
     } else if is_kept_longer || shared {
-        client.kept_until = client.kept_until.max(asked.kept_until);
+        // The index of unused clients is sorted by this time.
+        if is_kept_longer {
+            client.kept_until = asked.kept_until;
+        }
         rows.replace(Table::Clients, client.id.as_str(), &client)?;
     }
     Ok(client)
@@ -109,7 +112,10 @@ fn add(
     }
     for (key, oldest) in oldest {
         rows.remove(Table::UnusedClients, &key)?;
-        remove(rows, &oldest)?;
+        let is_unused = |client: Client| client.last_used_at.is_none();
+        if rows.get(Table::Clients, oldest.as_str())?.is_some_and(is_unused) {
+            remove(rows, &oldest)?;
+        }
     }
     let client = Client { id: id.clone(), ..asked.clone() };
     put_unused(rows, &client, terms)?;
@@ -211,7 +217,9 @@ pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<C
         UseOfClient::Noted(client) => Ok(Some(client)),
         UseOfClient::News(client) => {
             rows.remove(Table::UnusedClients, &unused_key(&client))?;
-            let end = Some(used.keep_until).filter(|_| client.origin != ClientOrigin::Operator);
+            let before = rows.end(Table::Clients, client.id.as_str())?;
+            let end = Some(used.extend(before, used.keep_until));
+            let end = end.filter(|_| client.origin != ClientOrigin::Operator);
             rows.put(Table::Clients, client.id.as_str(), &client, end)?;
             sole_clients::note(rows, &client, used)?;
             Ok(Some(client))

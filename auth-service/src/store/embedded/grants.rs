@@ -123,12 +123,12 @@ pub(super) fn rotate(
     let Some(mut grant) = of_refresh(rows, presented, now)? else {
         return Ok(Rotation::Unknown);
     };
-    match grant.judge_refresh(presented, now, grace) {
+    match grant.judge_refresh(presented, used.bounds, grace) {
         RefreshUse::Current => {
             if clients::note_use(rows, used)?.is_none() {
                 return Ok(Rotation::Unknown);
             }
-            successor.replace(&mut grant, now);
+            successor.replace(&mut grant, used);
             put(rows, &grant)?;
             if presented.grant().is_none() {
                 // The token does not name its grant, so the row that leads to the grant is kept as long as
@@ -143,6 +143,7 @@ pub(super) fn rotate(
             rows.remove(Table::Grants, grant.id.as_str())?;
             Ok(Rotation::Reused(grant.id))
         }
+        RefreshUse::Undatable => Ok(Rotation::Undatable),
         RefreshUse::Foreign => Ok(Rotation::Unknown),
     }
 }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
+use crate::domain::clock_watch::ClockMark;
 use crate::store::StoreError;
 use crate::store::installation::Installation;
 
@@ -29,12 +30,12 @@ impl Installation for EmbeddedStore {
             .await
     }
 
-    async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError> {
+    async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {
         self.read(|rows| rows.get(Table::Meta, CLOCK))
     }
 
-    async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError> {
-        self.writer.write(move |rows| rows.put(Table::Meta, CLOCK, &now, None)).await
+    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError> {
+        self.writer.write(move |rows| rows.put(Table::Meta, CLOCK, &mark, None)).await
     }
 
     /// The embedded store has no clock of its own.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
@@ -209,19 +209,18 @@ impl PendingStore for EmbeddedStore {
 
     async fn add_consent(
         &self,
-        subject: &Subject,
-        client: &Client,
         approval: &Approval,
-        now: UnixTime,
+        used: &ClientUse,
         until: UnixTime,
     ) -> Result<(), StoreError> {
-        let key = consent_key(subject, &client.id);
-        let (subject, client, approval) = (subject.clone(), client.clone(), approval.clone());
+        let key = consent_key(&used.user, &used.client.id);
+        let (used, approval) = (used.clone(), approval.clone());
         self.writer
             .write(move |rows| {
-                let known: Option<Consent> = rows.get_live(Table::Consents, &key, now)?;
-                let consent = with_consent(known, &subject, &client, &approval);
-                rows.put(Table::Consents, &key, &consent, Some(until))
+                let known: Option<Consent> = rows.get_live(Table::Consents, &key, used.at)?;
+                let consent = with_consent(known, &used.user, &used.client, &approval);
+                let end = used.extend(rows.end(Table::Consents, &key)?, until);
+                rows.put(Table::Consents, &key, &consent, Some(end))
             })
             .await
     }

@@ -88,6 +88,11 @@ pub(super) trait Rows {
         self.raw(table, key)?.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 
+    /// The time at which the row at `key` expires. None if it never does or does not exist.
+    fn end(&self, table: Table, key: &str) -> Result<Option<UnixTime>, StoreError> {
+        Ok(self.raw(table, key)?.and_then(|row| row::expiry(&row)))
+    }
+
     /// The value at `key`, unless it has expired.
     fn get_live<T: DeserializeOwned>(
         &self,
@@ -190,13 +195,17 @@ impl<'a> Reader<'a> {
         rows.len().map_err(unavailable)
     }
 
-    /// The keys of expired rows.
-    pub(super) fn expired(&self, table: Table, now: UnixTime) -> Result<Vec<String>, StoreError> {
+    /// The keys of the rows that expire at a time that is `wanted`.
+    pub(super) fn keys_by_end(
+        &self,
+        table: Table,
+        wanted: impl Fn(UnixTime) -> bool,
+    ) -> Result<Vec<String>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let mut keys = Vec::new();
         for row in rows.iter().map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
-            if row::is_over(value.value(), now) {
+            if row::expiry(value.value()).is_some_and(&wanted) {
                 keys.push(key.value().to_owned());
             }
         }

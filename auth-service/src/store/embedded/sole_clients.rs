@@ -24,7 +24,9 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
             clients::remove(rows, &other.id)?;
         }
     }
-    rows.put(Table::SoleClients, account.as_str(), &list, Some(used.keep_until))
+    let before = rows.end(Table::SoleClients, account.as_str())?;
+    let end = used.extend(before, used.keep_until);
+    rows.put(Table::SoleClients, account.as_str(), &list, Some(end))
 }
 
 /// Adds a client that was imported.

@@ -108,7 +108,7 @@ impl<'a> Writable<'a> {
 
     /// Replaces a value but keeps its expiry.
     pub(super) fn replace<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), StoreError> {
-        let expires_at = self.raw(table, key)?.and_then(|row| row::expiry(&row));
+        let expires_at = self.end(table, key)?;
         self.put(table, key, value, expires_at)
     }
 

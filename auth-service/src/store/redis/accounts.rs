@@ -5,7 +5,6 @@ use fred::types::Value;
 use futures_util::future::try_join_all;
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
-use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 
 use super::cells::{Cells, Found, Tries};
@@ -41,7 +40,7 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, Sto
     };
     // The pointer is removed first, because an account exists only with its pointer.
     cells.remove(&cells.keys.username(&account.username)).await?;
-    let removed = cells.remove(&cells.keys.account(subject)).await?;
+    let removed = cells.take_away(&cells.keys.account(subject)).await?;
     let member: Value = subject.as_str().into();
     cells.connection.run::<()>("SREM", vec![cells.keys.account_index().into(), member]).await?;
     Ok(removed)
@@ -85,19 +84,20 @@ pub(super) async fn replace_password(
     subject: &Subject,
     old: &StoredPassword,
     new: &StoredPassword,
-    now: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Account>, StoreError> {
     let key = cells.keys.account(subject);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let found = cells.read::<Account>(&key).await?;
         let Some(found) = found.filter(|found| found.value.password == *old) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let account = Account { password: new.clone(), logins_from: now, ..found.value.clone() };
+        let mut account = found.value.clone();
+        account.set_password(new);
         if cells.swap(&key, Some(&found), &account, None).await? {
-            return Ok(true);
+            cells.count_change().await?;
+            return Ok(Some(account));
         }
     }
 }
@@ -118,6 +118,8 @@ pub(super) async fn change(
         let mut account = found.value.clone();
         change(&mut account);
         if cells.swap(&key, Some(&found), &account, None).await? {
+            // It might have been disabled, or left a group.
+            cells.count_change().await?;
             return Ok(true);
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fred::bytes::Bytes;
 use fred::types::Value;
+use futures_util::future::try_join;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,6 +15,7 @@ use crate::keys::seal::Sealer;
 use crate::store::changes::Changes;
 use crate::store::{StoreError, row};
 
+use super::age::Age;
 use super::connection::{Connection, Script};
 use super::keys::Keys;
 
@@ -64,6 +66,7 @@ pub(super) struct Cells {
     pub(super) keys: Keys,
     pub(super) sealer: Sealer,
     pub(super) changes: Arc<Changes>,
+    pub(super) age: Arc<Age>,
 }
 
 /// A value, and the row from which it was read.
@@ -123,8 +126,40 @@ impl Cells {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
 
+    /// Checks that Redis is not older than it was.
+    pub(super) async fn check_age(&self) -> Result<(), StoreError> {
+        let seen = self.age.seen();
+        let number: Option<u64> = self.connection.run("GET", vec![self.keys.taken_away().into()]).await?;
+        if number.is_none() && seen > 0 && self.identity().await?.is_none() {
+            // Redis was emptied, which is noticed by its identity.
+            return Ok(());
+        }
+        self.age.compare(seen, number.unwrap_or_default())
+    }
+
+    /// The identity of the store, however old Redis is.
+    pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
+        let found = self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value);
+        self.age.note_identity(found.as_deref());
+        Ok(found)
+    }
+
+    /// Counts a change that took something away, after it was made or together with it.
+    pub(super) async fn count_change(&self) -> Result<(), StoreError> {
+        let seen = self.age.seen();
+        let number: u64 = self.connection.run("INCR", vec![self.keys.taken_away().into()]).await?;
+        self.age.compare(seen, number)
+    }
+
     /// The value at `key`, even if it has expired.
     pub(super) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
+        if self.age.has_to_be_read() {
+            self.check_age().await?;
+        }
+        self.read_of_any_age(key).await
+    }
+
+    async fn read_of_any_age<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         row.map(|row| Ok(Found { value: row::open(&self.sealer, key.as_bytes(), &row)?, row })).transpose()
     }
@@ -266,6 +301,11 @@ impl Cells {
     pub(super) async fn remove_found<T>(&self, key: &str, found: &Found<T>) -> Result<bool, StoreError> {
         let arguments = vec![Value::Bytes(found.row.clone()), "".into(), "0".into()];
         self.change(&SWAP, &[key], arguments).await
+    }
+
+    /// Removes the row at `key`, and counts that something was taken away. Returns whether there was a row.
+    pub(super) async fn take_away(&self, key: &str) -> Result<bool, StoreError> {
+        Ok(try_join(self.remove(key), self.count_change()).await?.0)
     }
 
     /// Removes the row at `key`. Returns whether there was one.

@@ -353,6 +353,8 @@ pub(super) async fn change(
             return Ok(false);
         }
         if cells.swap_keeping(&key, &found, &client).await? {
+            // It might have been disabled, or have another secret.
+            cells.count_change().await?;
             return Ok(true);
         }
     }
@@ -361,7 +363,7 @@ pub(super) async fn change(
 pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let found = cells.read::<Client>(&key).await?;
-    let removed = cells.remove(&key).await?;
+    let removed = cells.take_away(&key).await?;
     settle(cells, id).await?;
     if let Some(found) = found {
         leave_fingerprint(cells, &found.value).await?;
@@ -390,6 +392,7 @@ pub(super) async fn delete_managed_by(
             return Ok(false);
         };
         if cells.remove_found(&key, &found).await? {
+            cells.count_change().await?;
             forget(cells, &found.value).await?;
             return Ok(true);
         }
@@ -438,8 +441,10 @@ pub(super) async fn note_use_of(
             UseOfClient::Refused => return Ok(None),
             UseOfClient::Noted(client) => return Ok(Some(client)),
             UseOfClient::News(client) => {
-                let life = Some(Life { until: used.keep_until, now: used.at })
-                    .filter(|_| client.origin != ClientOrigin::Operator);
+                let before = found.as_ref().and_then(Found::expiry);
+                let until = used.extend(before, used.keep_until);
+                let life =
+                    Some(Life { until, now: used.at }).filter(|_| client.origin != ClientOrigin::Operator);
                 if cells.swap(&cells.keys.client(id), found.as_ref(), &client, life).await? {
                     settle(cells, id).await?;
                     sole_clients::note(cells, &client, used).await?;

@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use crate::store::StoreError;
 
 use super::address::RedisAddress;
+use super::age::Age;
 use super::circuit::Circuit;
 use super::renewal::Renewal;
 
@@ -87,8 +88,8 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects to the server or cluster at `address`.
-    pub(super) async fn open(address: &RedisAddress) -> Result<Self, StoreError> {
+    /// Connects to the server or cluster at `address`. `age` is told of every later connection.
+    pub(super) async fn open(address: &RedisAddress, age: Arc<Age>) -> Result<Self, StoreError> {
         let performance =
             PerformanceConfig { default_command_timeout: COMMAND, ..PerformanceConfig::default() };
         let connection = ConnectionConfig {
@@ -115,6 +116,7 @@ impl Connection {
         });
         let connected_again = client.on_reconnect(move |_| {
             connecting.note_connected();
+            age.doubt();
             std::future::ready(Ok(()))
         });
         let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;

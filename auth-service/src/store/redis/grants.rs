@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::{try_join, try_join3, try_join4};
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
@@ -187,13 +187,13 @@ pub(super) async fn rotate(
         let Some(found) = found else {
             return Ok(Rotation::Unknown);
         };
-        match found.value.judge_refresh(presented, now, grace) {
+        match found.value.judge_refresh(presented, used.bounds, grace) {
             RefreshUse::Current => {
                 if clients::note_use_of(cells, used, client).await?.is_none() {
                     return Ok(Rotation::Unknown);
                 }
                 let mut grant = found.value.clone();
-                successor.replace(&mut grant, now);
+                successor.replace(&mut grant, used);
                 let life = Life { until: grant.expires_at, now };
                 let key = cells.keys.grant(&grant.id);
                 let change = cells.swap(&key, Some(&found), &grant, Some(life));
@@ -213,6 +213,7 @@ pub(super) async fn rotate(
                 revoke(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
             }
+            RefreshUse::Undatable => return Ok(Rotation::Undatable),
             RefreshUse::Foreign => return Ok(Rotation::Unknown),
         }
     }
@@ -228,10 +229,11 @@ async fn stay_known(cells: &Cells, grant: &Grant, used: &Presented, life: Life) 
 }
 
 pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {
-    cells.remove(&cells.keys.grant(id)).await.map(|_| ())
+    cells.take_away(&cells.keys.grant(id)).await.map(|_| ())
 }
 
-/// Reads all three rows at the same time, because concurrent commands are sent to Redis together.
+/// Reads all three rows, and how old Redis is, at the same time, because concurrent commands are sent to Redis
+/// together.
 pub(super) async fn held(
     cells: &Cells,
     id: &GrantId,
@@ -239,10 +241,11 @@ pub(super) async fn held(
     subject: &Subject,
     now: UnixTime,
 ) -> Result<Option<(Grant, Account)>, StoreError> {
-    let (grant, client, account) = try_join3(
+    let (grant, client, account, ()) = try_join4(
         live(cells, id, now),
         clients::live(cells, client, now),
         accounts::by_subject(cells, subject),
+        cells.check_age(),
     )
     .await?;
     let Some((grant, account)) = rules::held(grant, client.as_ref(), account) else {

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
+use crate::domain::clock_watch::ClockMark;
 use crate::store::StoreError;
 use crate::store::installation::Installation;
 
@@ -20,7 +21,7 @@ static INFO: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call(
 #[async_trait]
 impl Installation for RedisStore {
     async fn identity(&self) -> Result<Option<String>, StoreError> {
-        Ok(self.cells.read(&self.cells.keys.identity()).await?.map(|found| found.value))
+        self.cells.identity().await
     }
 
     async fn identify(&self, identity: &str) -> Result<(), StoreError> {
@@ -29,12 +30,12 @@ impl Installation for RedisStore {
         self.cells.swap(&self.cells.keys.identity(), absent, &identity, None).await.map(|_| ())
     }
 
-    async fn clock_mark(&self) -> Result<Option<UnixTime>, StoreError> {
+    async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {
         Ok(self.cells.read(&self.cells.keys.clock()).await?.map(|found| found.value))
     }
 
-    async fn set_clock_mark(&self, now: UnixTime) -> Result<(), StoreError> {
-        self.cells.write_for(&self.cells.keys.clock(), &now, None).await
+    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError> {
+        self.cells.write_for(&self.cells.keys.clock(), &mark, None).await
     }
 
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {

@@ -34,7 +34,7 @@ pub(super) enum Named<'a> {
     Record(Kind, &'a str),
     /// The key of a row that leads to a record, or of the store's own data.
     Pointer,
-    /// The key of a set, which is not encrypted.
+    /// The key of a set or number, which is not encrypted.
     Index,
 }
 
@@ -109,7 +109,8 @@ impl Keys {
             | ("f", "client")
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable" | "identity" | "clock") => Named::Pointer,
-            ("clients", "all" | "unused" | "ends")
+            ("meta", "taken-away")
+            | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("room", "requests" | "devices") => Named::Index,
             _ => return None,
@@ -286,6 +287,11 @@ impl Keys {
     /// The key of the row with the last time at which the store was in use.
     pub(super) fn clock(&self) -> String {
         self.key("meta", "clock")
+    }
+
+    /// The key of the number of changes that took something away.
+    pub(super) fn taken_away(&self) -> String {
+        self.key("meta", "taken-away")
     }
 
     /// The key of the row that shows whether `STORE_KEY` is correct.

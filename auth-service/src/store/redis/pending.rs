@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join3;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
@@ -239,19 +239,19 @@ impl PendingStore for RedisStore {
 
     async fn add_consent(
         &self,
-        subject: &Subject,
-        client: &Client,
         approval: &Approval,
-        now: UnixTime,
+        used: &ClientUse,
         until: UnixTime,
     ) -> Result<(), StoreError> {
-        let key = self.cells.keys.consent(subject, &client.id);
+        let now = used.at;
+        let key = self.cells.keys.consent(&used.user, &used.client.id);
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
             let found = self.cells.read::<Consent>(&key).await?;
             let known = found.as_ref().filter(|found| found.is_live(now)).map(|found| found.value.clone());
-            let consent = with_consent(known, subject, client, approval);
+            let consent = with_consent(known, &used.user, &used.client, approval);
+            let until = used.extend(found.as_ref().and_then(Found::expiry), until);
             if self.cells.swap(&key, found.as_ref(), &consent, Some(Life { until, now })).await? {
                 return Ok(());
             }
@@ -259,7 +259,7 @@ impl PendingStore for RedisStore {
     }
 
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
-        self.cells.remove(&self.cells.keys.consent(subject, client)).await.map(|_| ())
+        self.cells.take_away(&self.cells.keys.consent(subject, client)).await.map(|_| ())
     }
 
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {
@@ -291,6 +291,8 @@ impl PendingStore for RedisStore {
         let back = self.cells.keys.link_back(issuer, subject);
         let Some(found) = self.cells.read::<String>(&back).await? else { return Ok(false) };
         self.cells.remove(&self.cells.keys.link(issuer, &found.value)).await?;
-        self.cells.remove_found(&back, &found).await
+        let removed = self.cells.remove_found(&back, &found).await?;
+        self.cells.count_change().await?;
+        Ok(removed)
     }
 }

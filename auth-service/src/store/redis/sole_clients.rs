@@ -8,14 +8,14 @@ use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 use crate::store::sole_clients::{MakesRoom, SoleClients, sole_user};
 
-use super::cells::{Cells, Life, Tries};
+use super::cells::{Cells, Found, Life, Tries};
 use super::clients;
 
 /// Records a use of `client` in its current state, and deletes the clients of the same account that make room
 /// for it.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let Some(account) = sole_user(client) else { return Ok(()) };
-    let life = Some(Life { until: used.keep_until, now: used.at });
+    let life = |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at });
     let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
     for leaving in make_room {
         if let Some(last) = remove(cells, account, &leaving, used.at).await? {
@@ -28,13 +28,13 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
 /// Adds a client that was imported.
 pub(super) async fn add(cells: &Cells, client: &Client, life: Option<Life>) -> Result<(), StoreError> {
     let Some((user, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
-    change(cells, user, life, |list| list.add(&client.id, used_at)).await
+    change(cells, user, |_| life, |list| list.add(&client.id, used_at)).await
 }
 
 async fn change<T>(
     cells: &Cells,
     user: &Subject,
-    life: Option<Life>,
+    life: impl Fn(Option<UnixTime>) -> Option<Life>,
     change: impl Fn(&mut SoleClients) -> T,
 ) -> Result<T, StoreError> {
     let key = cells.keys.sole_clients(user);
@@ -44,6 +44,7 @@ async fn change<T>(
         let found = cells.read::<SoleClients>(&key).await?;
         let mut list = found.as_ref().map(|found| found.value.clone()).unwrap_or_default();
         let outcome = change(&mut list);
+        let life = life(found.as_ref().and_then(Found::expiry));
         if cells.swap(&key, found.as_ref(), &list, life).await? {
             return Ok(outcome);
         }

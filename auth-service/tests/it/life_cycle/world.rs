@@ -109,7 +109,7 @@ impl<'a> World<'a> {
             email: None,
             groups: Vec::new(),
             password: StoredPassword { phc: "$argon2id$none".to_owned(), one_time: false },
-            logins_from: now,
+            logins_ended: 0,
             disabled: false,
             created_at: now,
         };
@@ -131,10 +131,12 @@ impl<'a> World<'a> {
 
     async fn log_in(&mut self) {
         let now = self.app.state.now();
+        let account = self.app.state.store.account(&self.subject).await.unwrap().unwrap();
         self.cookie = self.app.state.new_token(TokenKind::Session).unwrap();
         let session = LoginSession {
             id: self.cookie.hash(),
             subject: self.subject.clone(),
+            logins_ended: account.logins_ended,
             authenticated_at: now,
             expires_at: now.plus(Duration::from_secs(10 * 365 * 86_400)),
             asked_by: None,

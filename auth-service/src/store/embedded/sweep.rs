@@ -1,0 +1,72 @@
+//! Removes expired rows, and brings ends closer that were set while the clock was ahead.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::domain::account::LoginSession;
+use crate::domain::clock::UnixTime;
+use crate::domain::grant::Grant;
+use crate::store::{LatestEnds, StoreError};
+
+use super::EmbeddedStore;
+use super::rows::Rows;
+use super::tables::Table;
+
+/// Number of rows that are changed in one transaction.
+const BATCH: usize = 1000;
+
+impl EmbeddedStore {
+    pub(super) async fn sweep_table(&self, table: Table, now: UnixTime) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        let expired = self.read(|rows| rows.keys_by_end(table, |end| end <= now))?;
+        for keys in expired.chunks(BATCH) {
+            let keys = keys.to_vec();
+            removed += self.writer.write(move |rows| rows.remove_expired(table, &keys, now)).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Shortens the rows of all tables. Codes, device codes and pushed requests live for minutes, so those of a
+    /// time that is still to come are left to be refused or to expire.
+    pub(super) async fn shorten_all(&self, ends: &LatestEnds) -> Result<u64, StoreError> {
+        let mut shortened = 0;
+        for table in [Table::Clients, Table::UnusedClients, Table::SoleClients, Table::Fingerprints] {
+            shortened += self.shorten(table, ends.client, |_: &mut Box<RawValue>, _| {}).await?;
+        }
+        shortened += self.shorten(Table::Consents, ends.grant, |_: &mut Box<RawValue>, _| {}).await?;
+        let session = |session: &mut LoginSession, end| session.expires_at = end;
+        shortened += self.shorten(Table::Sessions, ends.session, session).await?;
+        let grant = |grant: &mut Grant, end| grant.expires_at = end;
+        Ok(shortened + self.shorten(Table::Grants, ends.grant, grant).await?)
+    }
+
+    async fn shorten<T: Serialize + DeserializeOwned + 'static>(
+        &self,
+        table: Table,
+        latest: UnixTime,
+        set_end: fn(&mut T, UnixTime),
+    ) -> Result<u64, StoreError> {
+        let later = self.read(|rows| rows.keys_by_end(table, |end| end > latest))?;
+        let mut shortened = 0;
+        for keys in later.chunks(BATCH) {
+            let keys = keys.to_vec();
+            shortened += self
+                .writer
+                .write(move |rows| {
+                    let mut shortened = 0;
+                    for key in &keys {
+                        let is_later = rows.end(table, key)?.is_some_and(|end| end > latest);
+                        if let Some(mut value) = rows.get::<T>(table, key)?.filter(|_| is_later) {
+                            set_end(&mut value, latest);
+                            rows.put(table, key, &value, Some(latest))?;
+                            shortened += 1;
+                        }
+                    }
+                    Ok(shortened)
+                })
+                .await?;
+        }
+        Ok(shortened)
+    }
+}
