@@ -120,7 +120,8 @@ async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
     let provider = format!("  http: {{ endpoint: \"http://{}\" }}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            stream.read(&mut [0; 4096]).await.ok();
+            let asked = stream.read(&mut [0; 4096]).await;
+            assert!(asked.is_ok_and(|count| count > 0), "Traefik asks nothing");
             let head =
                 format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all((head + &body).as_bytes()).await.ok();
