@@ -34,6 +34,10 @@ pub enum ProofRefused {
         /// The nonce that the client should use.
         fresh: String,
     },
+    /// The account has sent too many proofs. The value is the number of seconds until the next one is
+    /// accepted.
+    #[error("too many DPoP proofs of this account; try again in a minute")]
+    TooFast(u64),
     /// The store failed, so it is unknown whether the proof was used before.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -48,7 +52,7 @@ impl ProofRefused {
         match self {
             Self::Nonce { .. } => ErrorCode::UseDpopNonce,
             Self::Invalid(_) | Self::Replayed => ErrorCode::InvalidDpopProof,
-            Self::Store(_) | Self::Crypto(_) => ErrorCode::TemporarilyUnavailable,
+            Self::TooFast(_) | Self::Store(_) | Self::Crypto(_) => ErrorCode::TemporarilyUnavailable,
         }
     }
 }

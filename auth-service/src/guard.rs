@@ -1,5 +1,6 @@
 //! Limits and checks that protect this service and others from strangers.
 
+pub mod account_rate;
 pub mod addresses;
 pub mod client_address;
 pub mod device_rate;

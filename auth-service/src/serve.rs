@@ -15,7 +15,7 @@ use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::SystemClock;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
-use auth_service::ops::telemetry;
+use auth_service::ops::{audit, telemetry};
 use auth_service::rotation::LOOK_EVERY;
 use auth_service::state::AppState;
 use auth_service::store::embedded::{self, EmbeddedStore};
@@ -195,6 +195,8 @@ async fn sweep_forever(state: Data<AppState>) {
         ticks.tick().await;
         state.registration_rate.forget_idle();
         state.login_rate.forget_idle();
+        state.account_rate.forget_idle();
+        audit::forget_idle();
         state.device_rate.forget_idle();
         state.push_rate.forget_idle();
         state.assertion_rate.forget_idle();

@@ -15,8 +15,9 @@ use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::clock_watch::{TOLERANCE, TimeBounds};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::scope::Scope;
-use crate::dpop::Dpop;
+use crate::dpop::{Dpop, ProofRefused};
 use crate::facts::{FactsCache, Known, NoFacts, Sources};
+use crate::guard::account_rate::AccountRate;
 use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::in_flight::InFlight;
@@ -62,6 +63,8 @@ pub struct AppState {
     pub tickets: Tickets,
     /// Limits how fast clients can register.
     pub registration_rate: RegistrationRate,
+    /// Limits how fast one account can leave rows in the store.
+    pub account_rate: AccountRate,
     /// Limits how fast devices can start a flow, and how fast user codes can be guessed.
     pub device_rate: DeviceRate,
     /// Limits how fast authorization requests can be pushed.
@@ -134,6 +137,7 @@ impl AppState {
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             registration_rate: RegistrationRate::new(config.clients.rate, config.clients.unused_ceiling()),
+            account_rate: AccountRate::default(),
             device_rate: DeviceRate::default(),
             login_rate: LoginRate::default(),
             push_rate: PushRate::default(),
@@ -247,6 +251,15 @@ impl AppState {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
         let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
         self.facts.of_token(token, sources).await
+    }
+
+    /// Counts a DPoP proof of a client of `subject` before it is stored.
+    ///
+    /// # Errors
+    /// If the account's clients send too many.
+    pub fn admit_proof(&self, subject: &Subject) -> Result<(), ProofRefused> {
+        let admitted = self.account_rate.admit_proof(subject);
+        admitted.map_err(|limit| ProofRefused::TooFast(limit.retry_after_seconds))
     }
 
     /// A use of `client` for an account at the current time.

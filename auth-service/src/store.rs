@@ -4,6 +4,7 @@
 pub mod changes;
 pub mod dump;
 pub mod embedded;
+mod holdings;
 mod installation;
 mod pending;
 pub mod records;
@@ -74,7 +75,10 @@ pub struct RegistrationTerms {
 #[derive(Debug)]
 pub enum Redemption {
     /// The code was valid, and its grant was created.
-    Redeemed,
+    Redeemed {
+        /// The grants of the same account that were deleted for it, because there were too many.
+        displaced: Vec<Grant>,
+    },
     /// The code had been used before. The grant that it created is revoked (RFC 6749 §4.1.2).
     Replayed,
     /// The code is unknown or expired.
@@ -224,14 +228,15 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Replaces the email address of an account. Returns false if there is none.
     async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Stores a login session.
+    /// Stores a login session. If its account has too many, the oldest of them ends.
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
     /// The login session with this cookie hash, unless it has expired.
     async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError>;
     /// Deletes a login session.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Stores a code. Each `approval` can create only one: returns false if it has already created a code or
+    /// Stores a code. If its account has too many that were not redeemed, an older one of them is deleted, of
+    /// the client that has most. Each `approval` can create only one: returns false if it has already created a code or
     /// was denied, or if the client no longer exists.
     async fn add_code(
         &self,
@@ -245,7 +250,8 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
     /// Looks up a code without redeeming it.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
-    /// Redeems a code and creates its grant, in one atomic step. If several calls run at the same time, one
+    /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, others
+    /// are deleted: of the client that has most, those that were refreshed longest ago. If several calls run at the same time, one
     /// succeeds. `grant` has the identifier that is stored with the code.
     async fn redeem_code(
         &self,

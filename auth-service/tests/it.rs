@@ -34,6 +34,7 @@ mod it {
     mod login;
     mod machines;
     mod manage;
+    mod one_account;
     mod operator;
     mod policy;
     mod prompt;

@@ -13,6 +13,7 @@ mod store {
     mod facts;
     mod faults;
     mod grants;
+    mod holdings;
     mod keys;
     mod model;
     mod pending;

@@ -79,7 +79,7 @@ async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Res
             .redeem_code(secret, &grant(made, &format!("of code {place} {n}"), NOW), &used)
             .await
             .unwrap();
-        assert!(matches!(redeemed, Redemption::Redeemed));
+        assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     })
     .await;
     println!("  a redemption (store's part) {redeem:?}: {:.2} round trips", ratio(redeem, floor));

@@ -52,6 +52,10 @@ impl Consent {
     /// forgotten, so that a row does not grow without limit.
     const MAX_PAIRS: usize = 128;
 
+    /// Maximum number of bytes of these pairs and their scopes. A single approval is shorter, because a request
+    /// is.
+    const MAX_BYTES: usize = 16 * 1024;
+
     /// Creates a consent that allows nothing yet.
     pub fn new(subject: Subject, client: &Client) -> Self {
         Self {
@@ -99,12 +103,30 @@ impl Consent {
         !resources.is_empty() && each_allowed && self.known(asked) == asked.scope
     }
 
-    /// Adds an approval. If there would be too many pairs, the earlier ones are forgotten.
+    /// Adds an approval. If there would be too many pairs, or too long ones, the earlier ones are forgotten.
     pub fn add(&mut self, approval: &Approval) {
         let pairs: usize = self.answers.values().map(BTreeMap::len).sum();
         if pairs.saturating_add(approval.resources.len()) > Self::MAX_PAIRS {
             self.answers.clear();
         }
+        self.insert(approval);
+        if self.bytes() > Self::MAX_BYTES {
+            self.answers.clear();
+            self.insert(approval);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let of_pair = |(resource, scope): (&ResourceUri, &Scope)| {
+            resource.as_str().len().saturating_add(scope.to_string().len())
+        };
+        let of_answer = |(uri, allowed): (&String, &BTreeMap<ResourceUri, Scope>)| {
+            uri.len().saturating_add(allowed.iter().map(of_pair).sum())
+        };
+        self.answers.iter().map(of_answer).sum()
+    }
+
+    fn insert(&mut self, approval: &Approval) {
         let allowed = self.answers.entry(approval.redirect_uri.comparable()).or_default();
         for resource in &approval.resources {
             let scope = allowed.entry(resource.clone()).or_default();
@@ -249,5 +271,16 @@ mod tests {
         assert!(
             consent.covers(&asks(HERE, "mcp", &["p999"])) && !consent.covers(&asks(HERE, "mcp", &["p0"]))
         );
+    }
+
+    #[test]
+    fn a100_a_consent_has_a_greatest_length_and_the_last_approval_is_in_it() {
+        let mut consent = consent();
+        let long = |n: usize| format!("{n}/{}", "x".repeat(1000));
+        for n in 0..100 {
+            consent.add(&asks(HERE, "mcp", &[&long(n)]));
+            assert!(consent.covers(&asks(HERE, "mcp", &[&long(n)])));
+            assert!(serde_json::to_vec(&consent).unwrap().len() < 20 * 1024);
+        }
     }
 }

@@ -270,6 +270,12 @@ impl Grant {
         self.client_id == client.id && self.registration == client.registration && !client.disabled
     }
 
+    /// The time at which the grant was created or last refreshed.
+    pub fn last_used_at(&self) -> UnixTime {
+        let replaced = self.refresh.as_ref().and_then(|refresh| refresh.replaced.as_ref());
+        replaced.map_or(self.created_at, |replaced| replaced.at)
+    }
+
     /// Whether the grant has expired.
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.expires_at <= now

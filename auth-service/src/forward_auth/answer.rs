@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use serde_json::json;
 
 use crate::domain::clock::UnixTime;
@@ -150,6 +152,12 @@ impl Answer {
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
+        // Some edges answer 500 for statuses that they do not expect of a check, so this is not 429.
+        if let NotProven::Proof(ProofRefused::TooFast(seconds)) = unproven {
+            let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, "unproven");
+            answer.headers.push((RETRY_AFTER, (*seconds).into()));
+            return answer;
+        }
         let metadata = asked.metadata_url(&state.config.site.protected_hosts);
         let policy = state.policy.now();
         let scope = policy.required_scope(resource);

@@ -69,14 +69,14 @@ pub(super) async fn check(
         (Some(key), Scheme::Dpop) => key,
     };
     // In a box, so that bearer tokens do not carry the room for it.
-    Box::pin(check_proof(asked, resource, token, key, state)).await
+    Box::pin(check_proof(asked, resource, token, (key, facts), state)).await
 }
 
 async fn check_proof(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,
     token: &str,
-    key: &KeyThumbprint,
+    (key, facts): (&KeyThumbprint, &Facts),
     state: &AppState,
 ) -> Result<(), NotProven> {
     let text = asked.dpop.ok_or(NotProven::Key)?;
@@ -90,6 +90,7 @@ async fn check_proof(
     if proof.thumbprint != *key {
         return Err(NotProven::Key);
     }
+    state.admit_proof(&facts.subject)?;
     state.dpop.remember(&proof, state.store.as_ref(), expected.now).await?;
     Ok(())
 }

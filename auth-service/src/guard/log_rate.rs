@@ -1,9 +1,12 @@
 //! Limits the log lines that strangers can cause. What is left out is counted.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::keyed_rate::{OneRate, quota};
+use super::keyed_rate::{KeyedRate, MAX_KEYS, OneRate, quota};
 
 /// Lines that any request of a stranger can cause: the number in a row, and the time after which one more is
 /// allowed.
@@ -45,9 +48,53 @@ impl LogRate {
     }
 }
 
+/// Lines about one account: the number in a row, and the time after which one more is allowed.
+const OF_AN_ACCOUNT: (u32, Duration) = (100, Duration::from_secs(10));
+
+/// The limits for log lines about many keys, one for each key.
+pub struct LogRates<K: Hash + Eq + Clone> {
+    rate: KeyedRate<K>,
+    left_out: Mutex<HashMap<K, u64>>,
+}
+
+impl<K: Hash + Eq + Clone> LogRates<K> {
+    /// Creates the limits for lines about accounts.
+    pub fn of_accounts() -> Self {
+        Self { rate: KeyedRate::new(quota(OF_AN_ACCOUNT)), left_out: Mutex::default() }
+    }
+
+    /// Counts a line about `key`. Returns the number of lines about it that were left out since the last one,
+    /// or `None` if this line is to be left out too.
+    pub fn admit(&self, key: &K) -> Option<u64> {
+        let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.rate.check(key).is_ok() {
+            return Some(left_out.remove(key).unwrap_or_default());
+        }
+        // So many keys at a time are not expected. The lines of further ones are left out without a number.
+        if left_out.len() < MAX_KEYS || left_out.contains_key(key) {
+            *left_out.entry(key.clone()).or_default() += 1;
+        }
+        None
+    }
+
+    /// Removes keys that are not limited any more. It is called periodically.
+    pub fn forget_idle(&self) {
+        self.rate.forget_idle();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_lines_about_one_account_leaves_out_none_about_another() {
+        let rates = LogRates::of_accounts();
+        assert_eq!((0..1000).filter(|_| rates.admit(&"eve").is_some()).count(), 100);
+        assert_eq!(rates.admit(&"ana"), Some(0));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!((rates.admit(&"eve"), rates.admit(&"eve")), (Some(900), None));
+    }
 
     #[test]
     fn a_flood_of_lines_is_told_by_its_number() {

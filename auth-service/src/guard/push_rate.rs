@@ -9,7 +9,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::domain::client::{Client, ClientId};
+use crate::domain::account::Subject;
+use crate::domain::client::{Client, ClientId, ClientUsers};
 
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
@@ -23,6 +24,9 @@ const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
 /// Requests of a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
+/// Requests of all clients together that only one account has used.
+const OF_ACCOUNT: (u32, Duration) = (300, Duration::from_millis(200));
+
 /// The limits on pushed requests and client assertions, as the module documentation describes them.
 pub struct PushRate {
     pairs: KeyedRate<(ClientId, Option<IpAddr>)>,
@@ -32,6 +36,7 @@ pub struct PushRate {
     addresses_in_use: KeyedRate<Option<IpAddr>>,
     strangers: OneRate,
     known: KeyedRate<ClientId>,
+    accounts: KeyedRate<Subject>,
 }
 
 impl Default for PushRate {
@@ -43,6 +48,7 @@ impl Default for PushRate {
             addresses_in_use: KeyedRate::new(quota(ADDRESS)),
             strangers: OneRate::new(quota(STRANGERS)),
             known: KeyedRate::new(quota(KNOWN)),
+            accounts: KeyedRate::new(quota(OF_ACCOUNT)),
         }
     }
 }
@@ -78,6 +84,10 @@ impl PushRate {
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
         let (standing, address) = (Standing::of(client), address.map(network));
         if standing == Standing::Proven {
+            // One account can have many clients that nobody else uses.
+            if let (None, Some(ClientUsers::One(user))) = (&client.operator, &client.users) {
+                self.accounts.check(user)?;
+            }
             return self.known.check(&client.id);
         }
         let (pairs, addresses) = match standing {
@@ -96,6 +106,7 @@ impl PushRate {
         self.pairs_in_use.forget_idle();
         self.addresses_in_use.forget_idle();
         self.known.forget_idle();
+        self.accounts.forget_idle();
     }
 }
 
@@ -155,5 +166,17 @@ mod tests {
         assert!((90..=92).contains(&admitted(&more, &|_| 1, 500)), "what is left of the address");
         let used = client("used", "private_key_jwt", Some(2));
         assert!((1000..=1010).contains(&admitted(&|_| used.clone(), &|_| 1, 2000)));
+    }
+
+    #[test]
+    fn a100_the_clients_of_one_account_share_a_rate_and_take_nothing_from_others() {
+        let rate = PushRate::default();
+        let of = |user: u8, n: u32| Client {
+            users: Some(ClientUsers::One(Subject::new([user; 32]))),
+            ..client(&format!("own{user} {n}"), "private_key_jwt", Some(2))
+        };
+        let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
+        assert!((300..=310).contains(&admitted), "{admitted}");
+        assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
     }
 }

@@ -147,6 +147,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
             let who = (&session, &account);
             match consent::ask(state, &client, known.as_ref(), asked, (pushed, prompt), who).await {
                 Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
+                Err(ConsentError::TooFast(_)) => Ok(refused(&Refusal::TooFast)),
                 Err(ConsentError::AnsweredBefore) => Err(AuthorizeError::RequestUri),
                 page => page.map_err(|_| AuthorizeError::Unavailable),
             }

@@ -3,6 +3,7 @@
 mod error;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
@@ -71,9 +72,10 @@ pub(super) async fn ask(
     // Any program on the user's machine can receive a response at a loopback address or a private-use scheme,
     // so every such request is shown to the user (RFC 8252 §8.6).
     if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
-        let (subject, client_id, scope) = (&asked.subject, &client.id, &asked.request.scope);
-        audit::Event::ConsentRemembered { subject, client_id, scope }.emit();
-        return approve(state, asked, session, client.clone()).await;
+        let (subject, scope) = (asked.subject.clone(), asked.request.scope.clone());
+        let response = approve(state, asked, session, client.clone()).await?;
+        audit::Event::ConsentRemembered { subject: &subject, client_id: &client.id, scope: &scope }.emit();
+        return Ok(response);
     }
     if prompt.none {
         return Err(ConsentError::PageRequired);
@@ -157,7 +159,13 @@ pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&http, &body, &state).await {
         Ok(response) => response,
-        Err(error) => error.message(question(&http, &body, &state).as_deref()).answer(&http, &state),
+        Err(error) => {
+            let message = error.message(question(&http, &body, &state).as_deref());
+            let Some(seconds) = error.retry_after() else { return message.answer(&http, &state) };
+            let mut response = message.page();
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+            response
+        }
     }
 }
 
@@ -221,6 +229,7 @@ async fn approve(
     session: &LoginSession,
     client: Client,
 ) -> Result<HttpResponse, ConsentError> {
+    state.account_rate.admit_code(&asked.subject).map_err(ConsentError::TooFast)?;
     let approval = approval_of(&asked.request);
     let request = asked.request;
     let token = state.new_token(TokenKind::AuthorizationCode)?;

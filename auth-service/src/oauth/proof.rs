@@ -3,6 +3,7 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 
+use crate::domain::account::Subject;
 use crate::domain::client::Client;
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::dpop::ProofRefused;
@@ -45,10 +46,14 @@ impl Possession {
     }
 
     /// Refuses a proof that was used before. The caller does this after all other checks: anybody can make
-    /// valid proofs, and every remembered proof takes space in the store.
-    pub(super) async fn spend(&self, state: &AppState) -> Result<(), ProofRefused> {
+    /// valid proofs, and every remembered proof takes space in the store. `subject` is the account for which
+    /// the request is made.
+    pub(super) async fn spend(&self, state: &AppState, subject: &Subject) -> Result<(), ProofRefused> {
         match &self.0 {
-            Some(proof) => state.dpop.remember(proof, state.store.as_ref(), state.now()).await,
+            Some(proof) => {
+                state.admit_proof(subject)?;
+                state.dpop.remember(proof, state.store.as_ref(), state.now()).await
+            }
             None => Ok(()),
         }
     }

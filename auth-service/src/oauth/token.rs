@@ -21,7 +21,7 @@ use super::proof::Possession;
 use super::responses;
 
 pub use error::TokenError;
-use issue::{Allowed, Part, TokenResponse, account_of, issue, new_grant, owned_by};
+use issue::{Allowed, Part, TokenResponse, account_of, audit_displaced, issue, new_grant, owned_by};
 
 /// Authenticates the client, then calls the module of the requested grant.
 pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {

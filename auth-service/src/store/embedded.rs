@@ -5,6 +5,7 @@ mod clients;
 mod disk;
 mod files;
 mod grants;
+mod holdings;
 mod installation;
 mod pending;
 mod portable;
@@ -261,7 +262,8 @@ impl Store for EmbeddedStore {
         let session = session.clone();
         self.writer
             .write(move |rows| {
-                rows.put(Table::Sessions, &session.id.text(), &session, Some(session.expires_at))
+                rows.put(Table::Sessions, &session.id.text(), &session, Some(session.expires_at))?;
+                holdings::hold(rows, &holdings::New::session(&session)).map(|_| ())
             })
             .await
     }
@@ -283,8 +285,8 @@ impl Store for EmbeddedStore {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<bool, StoreError> {
-        let (approval, key, code, used) = (hashed(approval), hash.text(), code.clone(), used.clone());
-        self.writer.write(move |rows| grants::add_code(rows, &approval, &key, &code, &used)).await
+        let (approval, hash, code, used) = (hashed(approval), *hash, code.clone(), used.clone());
+        self.writer.write(move |rows| grants::add_code(rows, &approval, &hash, &code, &used)).await
     }
 
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {

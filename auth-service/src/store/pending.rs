@@ -45,7 +45,7 @@ pub trait PendingStore: Send + Sync {
         asked: &DeviceAuthorization,
     ) -> Result<bool, StoreError>;
     /// The device authorization with this device code, without counting the call as a poll. A redeemed one is
-    /// kept for a day.
+    /// kept for an hour after its expiry.
     async fn device(
         &self,
         code: &TokenHash,
@@ -68,7 +68,8 @@ pub trait PendingStore: Send + Sync {
     /// Decides on a poll of the device ([`DeviceAuthorization::poll`]) and records it. A poll after the
     /// tokens were issued revokes their grant.
     async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError>;
-    /// Redeems an approved device code and creates its grant, in one atomic step. If several calls run at the
+    /// Redeems an approved device code and creates its grant, in one atomic step, with the limits of
+    /// [`Store::redeem_code`](super::Store::redeem_code). If several calls run at the
     /// same time, one succeeds.
     async fn redeem_device(
         &self,
@@ -102,7 +103,8 @@ pub trait PendingStore: Send + Sync {
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
     /// Adds `approval` to the consent of the user in `used` for the client as the user was shown it, and keeps
-    /// the whole consent until `until` ([`ClientUse::extend`]).
+    /// the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many clients,
+    /// the oldest consent is deleted.
     async fn add_consent(
         &self,
         approval: &Approval,

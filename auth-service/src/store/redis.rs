@@ -13,6 +13,7 @@ mod circuit;
 mod clients;
 mod connection;
 mod grants;
+mod holdings;
 mod installation;
 mod keys;
 mod pending;
@@ -42,7 +43,7 @@ use super::{
     Successor,
 };
 use age::Age;
-use cells::{Cells, Life, Tries};
+use cells::{Cells, Found, Life, Tries};
 use connection::Connection;
 use keys::Keys;
 use tracking::Tracking;
@@ -179,11 +180,7 @@ impl Store for RedisStore {
     }
 
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
-        let switch = |client: &mut Client| {
-            client.disabled = disabled;
-            true
-        };
-        clients::change(&self.cells, id, switch).await
+        clients::set_disabled(&self.cells, id, disabled).await
     }
 
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
@@ -242,7 +239,10 @@ impl Store for RedisStore {
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
         // Sessions are added in the second of the login, so the time of login is the current time.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
-        self.cells.write(&self.cells.keys.session(&session.id), session, life).await
+        let key = self.cells.keys.session(&session.id);
+        let written = self.cells.write(&key, session, life);
+        let held = holdings::New::session(session, life);
+        try_join(written, holdings::hold(&self.cells, &held)).await.map(|_| ())
     }
 
     async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError> {
@@ -329,7 +329,11 @@ impl Store for RedisStore {
         if found.as_ref().map(|found| found.value.revision()) != seen {
             return Ok(false);
         }
-        let changed = self.cells.swap(&key, found.as_ref(), changed, None).await?;
+        let changed = match found {
+            // A key must be revocable although Redis is full.
+            Some(found) => self.cells.swap_although_full(&key, &found, changed).await?,
+            None => self.cells.swap(&key, None::<&Found<KeySet>>, changed, None).await?,
+        };
         self.cells.count_change().await?;
         Ok(changed)
     }

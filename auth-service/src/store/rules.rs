@@ -11,13 +11,16 @@ use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState};
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::scope::Scope;
 
 use super::sole_clients::sole_user;
 
-/// How long used codes and answered consent forms are remembered.
-const DAY: Duration = Duration::from_secs(86_400);
+/// How long after their expiry used codes and answered consent forms are remembered. A consent form can be
+/// answered for a quarter of an hour. A code that comes again after this time is refused as an unknown one, but
+/// its grant stays (RFC 6749 §4.1.2 asks for a revocation only "when possible").
+const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// How long after its expiry an unapproved device code is kept, for devices that poll late.
+/// How long after its expiry a device code that was not redeemed is kept, for devices that poll late.
 const LATE: Duration = Duration::from_secs(600);
 
 /// An authorization code, and whether it was redeemed.
@@ -34,23 +37,33 @@ impl CodeRow {
         Self { code, redeemed: false }
     }
 
-    /// The time at which the code and its approval are deleted. They are kept for a day so that a replay is
-    /// noticed, which is longer than any consent form can be answered.
+    /// The row of the same code after it was redeemed. It keeps only what tells whether the owner of the code
+    /// repeats it.
+    pub(super) fn redeemed(&self) -> Self {
+        let code = AuthorizationCode { resources: Vec::new(), scope: Scope::default(), ..self.code.clone() };
+        Self { code, redeemed: true }
+    }
+
+    /// The time at which the code is deleted. One that nobody redeemed is of no use when it has expired.
     pub(super) fn forget_at(&self) -> UnixTime {
-        self.code.expires_at.plus(DAY)
+        if self.redeemed { self.approval_kept_until() } else { self.code.expires_at }
+    }
+
+    /// The time until which the approval of the code is kept, so that it creates no other code.
+    pub(super) fn approval_kept_until(&self) -> UnixTime {
+        self.code.expires_at.plus(REMEMBERED)
     }
 }
 
 /// Stored as the name of the code when an approval was denied.
 pub(super) const DENIED: &str = "";
 
-/// The time until which a device authorization is kept. If a user approved it, that is a day after its
-/// expiry, as for other codes, so that a replay is noticed. Otherwise it is a few minutes, for devices that
-/// poll late.
+/// The time until which a device authorization is kept. If it was redeemed, that is as long as for other
+/// codes, so that a replay is noticed. Otherwise it is a few minutes, for devices that poll late.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     device.expires_at.plus(match device.state {
-        DeviceState::Pending | DeviceState::Denied => LATE,
-        DeviceState::Allowed { .. } | DeviceState::Redeemed => DAY,
+        DeviceState::Pending | DeviceState::Denied | DeviceState::Allowed { .. } => LATE,
+        DeviceState::Redeemed => REMEMBERED,
     })
 }
 

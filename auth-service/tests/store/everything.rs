@@ -169,7 +169,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     assert!(!store.link_account(ISSUER, "somebody else", &person().subject).await.unwrap());
     let granted = grant(&code_of(11, &public()), "of waiting", at);
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
-    assert!(matches!(redeemed, Redemption::Redeemed));
+    assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
     // A refresh whose response was lost is repeated, the next token rotates, and a token that was used up
     // ends the grant.

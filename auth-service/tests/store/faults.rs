@@ -270,3 +270,36 @@ impl Switch {
         self.target.store(port, std::sync::atomic::Ordering::SeqCst);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let (client, person, grant) = granted(&store, "a", "refresh").await;
+    let other = register(&store, &super::things::client("b")).await;
+    let keys = auth_service::rotation::up_to_date(&store, &super::keys::TERMS, NOW).await.unwrap();
+    let mut admin = Resp::connect(server.port);
+    let ok = super::resp::Reply::Text("OK".to_owned());
+    assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"1"]), ok);
+    let refused = store.add_account(&account("ana")).await.unwrap_err().to_string();
+    assert!(refused.contains("OOM"), "{refused}");
+    assert!(store.ping().await.is_err());
+    assert!(store.set_account_disabled(&person.subject, true).await.unwrap());
+    let (_, disabled) = store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().unwrap();
+    assert!(disabled.disabled);
+    let new = super::things::password("second");
+    assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
+    assert!(store.set_account_groups(&person.subject, &[]).await.unwrap());
+    assert!(store.replace_signing_keys(Some(keys.revision()), &keys).await.unwrap());
+    assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+    assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_none());
+    store.revoke_grant(&grant.id).await.unwrap();
+    assert!(store.delete_client(&client.id).await.unwrap());
+    // What gives something is refused, and what was kept keeps its end.
+    let update = store.update_client(&other.management.unwrap(), &other).await;
+    assert!(update.is_err());
+    assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]), ok);
+    recovers(&store, Duration::from_secs(10)).await;
+    assert!(store.account(&person.subject).await.unwrap().unwrap().disabled);
+    assert!(store.remove_account(&person.subject).await.unwrap());
+}

@@ -106,7 +106,8 @@ pub(crate) async fn a027_of_parallel_redemptions_one_succeeds(world: &World) {
                 async move { store.redeem_code(&hash(&name), &grant, &used).await.unwrap() }
             })
             .await;
-        let redeemed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed)).count();
+        let redeemed =
+            outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed { .. })).count();
         let replayed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Replayed)).count();
         assert_eq!((redeemed, replayed), (1, 31));
         // Each later redemption shows that two parties have the code, so the grant is ended.
@@ -121,7 +122,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
     let grant = grant(&made, "first", NOW);
     assert!(world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap());
     let outcome = world.store().redeem_code(&hash("code"), &grant, &used).await.unwrap();
-    assert!(matches!(outcome, Redemption::Redeemed));
+    assert!(matches!(outcome, Redemption::Redeemed { .. }));
     let token = held(&grant, 0, "first");
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
     // The code itself expired long ago. Looking a code up ends nothing.

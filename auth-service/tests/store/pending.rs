@@ -57,7 +57,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let soon = later(Duration::from_secs(10));
     assert!(matches!(world.store().poll_device(&hash("device"), soon).await.unwrap(), Poll::Allowed(_)));
     let redeemed = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
-    assert!(matches!(redeemed, Redemption::Redeemed));
+    assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     assert!(world.store().grant_of_refresh(&held(&grant, 0, "refresh"), NOW).await.unwrap().is_some());
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn a043_of_parallel_redemptions_of_a_device_code_one_succeeds(w
             async move { store.redeem_device(&hash("device"), &grant, &used).await.unwrap() }
         })
         .await;
-    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed)).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed { .. })).count(), 1);
 }
 
 pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(world: &World) {
@@ -207,7 +207,12 @@ pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was
     let soon = later(Duration::from_secs(660));
     assert!(world.store().device(&hash("ignored"), soon).await.unwrap().is_some(), "a late question");
     assert!(world.store().device(&hash("ignored"), later(HOUR)).await.unwrap().is_none());
+    // One that was allowed is of no use after its end, until it was redeemed: then a replay is noticed.
+    let grant = device_grant(&wanted, &account("ana").subject, &client, "refresh");
+    let redeemed = world.store().redeem_device(&hash("wanted"), &grant, &usage(&client, NOW)).await.unwrap();
+    assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     assert!(world.store().device(&hash("wanted"), later(HOUR)).await.unwrap().is_some());
+    assert!(world.store().device(&hash("wanted"), later(HOUR * 2)).await.unwrap().is_none());
 }
 
 pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {

@@ -49,6 +49,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     // These calls load the scripts into Redis, and record a use of the client, which is done once an hour.
     let (device, of_device) = allowed_device(&store, "warm", 'B').await;
     store.redeem_device(&device, &of_device, &used).await.unwrap();
+    store.revoke_grant(&of_device.id).await.unwrap();
     let (device, of_device) = allowed_device(&store, "device", 'C').await;
     let made = code(&client, &person.subject, NOW);
     assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
@@ -61,11 +62,11 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
 
     let (trips, outcome) =
         counted(&way, store.redeem_code(&hash("code"), &grant(&made, "of code", NOW), &used)).await;
-    assert!(matches!(outcome.unwrap(), Redemption::Redeemed));
+    assert!(matches!(outcome.unwrap(), Redemption::Redeemed { .. }));
     assert_eq!(trips, 2, "redeeming a code");
 
     let (trips, outcome) = counted(&way, store.redeem_device(&device, &of_device, &used)).await;
-    assert!(matches!(outcome.unwrap(), Redemption::Redeemed));
+    assert!(matches!(outcome.unwrap(), Redemption::Redeemed { .. }));
     assert_eq!(trips, 2, "redeeming a device code");
 
     for number in 0..3 {

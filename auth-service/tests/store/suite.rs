@@ -1,7 +1,7 @@
 //! Runs the suite on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, facts, grants, keys, pending, sole_clients};
+use super::{accounts, clients, facts, grants, holdings, keys, pending, sole_clients};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -80,6 +80,12 @@ conformance! {
     grants::a_token_of_the_first_release_rotates_and_stays_known,
     grants::a032_parallel_refreshes_leave_one_live_branch,
     grants::a066_a_revoked_grant_stays_revoked_whatever_comes_at_once,
+    holdings::a100_codes_that_nobody_redeems_have_a_ceiling_and_the_oldest_goes,
+    holdings::a026_a_replay_is_noticed_although_many_codes_were_made_since,
+    holdings::a100_logins_of_one_account_have_a_ceiling_and_the_oldest_goes,
+    holdings::a100_grants_of_one_account_have_a_ceiling_and_the_least_used_goes,
+    holdings::a100_what_one_account_makes_at_once_stays_within_its_ceilings,
+    holdings::a100_consents_of_one_account_have_a_ceiling_and_the_oldest_goes,
     pending::a_device_waits_for_a_person_and_gets_one_grant,
     pending::a043_a_device_code_that_comes_again_ends_its_grant,
     pending::a043_of_parallel_redemptions_of_a_device_code_one_succeeds,

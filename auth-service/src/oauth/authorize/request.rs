@@ -70,6 +70,8 @@ pub enum Refusal {
     ConsentRequired,
     #[error("the person said no")]
     Denied,
+    #[error("the user's account gets codes too often; try again in a minute")]
+    TooFast,
     #[error("the service cannot answer at the moment")]
     Unavailable,
 }
@@ -95,7 +97,7 @@ impl Refusal {
             Self::LoginRequired => ErrorCode::LoginRequired,
             Self::ConsentRequired => ErrorCode::ConsentRequired,
             Self::Denied => ErrorCode::AccessDenied,
-            Self::Unavailable => ErrorCode::TemporarilyUnavailable,
+            Self::TooFast | Self::Unavailable => ErrorCode::TemporarilyUnavailable,
         }
     }
 }

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 
 use crate::domain::clock::RandomUnavailable;
+use crate::guard::keyed_rate::TooFast;
 use crate::identity::ticket::BadTicket;
 use crate::keys::seal::CryptoFailure;
 use crate::oauth::after_form::Message;
@@ -48,6 +49,9 @@ pub enum ConsentError {
     /// The form contains neither `allow` nor `deny`.
     #[error("This answer was not taken, because the form that was sent has no answer in it.")]
     NoDecision,
+    /// The account gets codes too often.
+    #[error("This account has connected applications too often in a short time. Try again in a minute.")]
+    TooFast(TooFast),
     /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -96,6 +100,7 @@ impl ConsentError {
             | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::AnsweredBefore => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
+            Self::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -106,8 +111,17 @@ impl ConsentError {
             Self::Params(_) | Self::Ticket(_) | Self::NoDecision => ("Please answer again", Help::AskAgain),
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
             Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
-            Self::Unavailable => ("This did not work", Help::AskAgain),
+            Self::Unavailable | Self::TooFast(_) => ("This did not work", Help::AskAgain),
             Self::PageRequired | Self::ClientGone | Self::Barred => ("This cannot be allowed", Help::None),
+        }
+    }
+
+    /// Seconds until it is worth answering again, if that is known. Such an error is the response to the form
+    /// itself, so that the browser can send the form again.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::TooFast(limit) => Some(limit.retry_after_seconds),
+            _ => None,
         }
     }
 

@@ -10,7 +10,9 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{FoundCode, Redemption};
 
-use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_grant, owned_by};
+use super::{
+    Allowed, Part, TokenError, TokenResponse, account_of, audit_displaced, issue, new_grant, owned_by,
+};
 
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
@@ -48,7 +50,7 @@ pub(super) async fn redeem(
     }
     let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(possession.key());
     let account = account_of(state, &code.subject).await?;
-    possession.spend(state).await?;
+    possession.spend(state, &code.subject).await?;
 
     let allowed = Allowed {
         grant_id: code.grant_id,
@@ -61,7 +63,10 @@ pub(super) async fn redeem(
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        Redemption::Redeemed => Ok(response),
+        Redemption::Redeemed { displaced } => {
+            audit_displaced(&displaced);
+            Ok(response)
+        }
         Redemption::Replayed => replayed(state, client, &grant.subject, &grant.id).await,
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }

@@ -33,7 +33,8 @@ pub(super) async fn grant_to_client(
         Part { scope: scope(state, client, &resources, params)?, resources, bound_to: possession.key() };
     let subject = Subject::of_client(&client.id);
     let account = account_of(state, &subject).await?;
-    possession.spend(state).await?;
+    state.account_rate.admit_token(&subject).map_err(TokenError::AccountTooFast)?;
+    possession.spend(state, &subject).await?;
     let now = state.now();
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),

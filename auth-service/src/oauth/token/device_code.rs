@@ -9,7 +9,9 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::Redemption;
 
-use super::{Allowed, Part, TokenError, TokenResponse, account_of, issue, new_grant, owned_by};
+use super::{
+    Allowed, Part, TokenError, TokenResponse, account_of, audit_displaced, issue, new_grant, owned_by,
+};
 
 const UNKNOWN: &str = "the device_code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the device_code was used before; what was issued for it is revoked";
@@ -52,7 +54,7 @@ pub(super) async fn poll(
         return Err(TokenError::Unavailable);
     };
     let account = account_of(state, &subject).await?;
-    possession.spend(state).await?;
+    possession.spend(state, &subject).await?;
     let allowed = Allowed {
         grant_id: device.grant_id,
         subject,
@@ -64,7 +66,10 @@ pub(super) async fn poll(
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_device(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        Redemption::Redeemed => Ok(response),
+        Redemption::Redeemed { displaced } => {
+            audit_displaced(&displaced);
+            Ok(response)
+        }
         Redemption::Replayed => Err(replayed(&grant.id)),
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }

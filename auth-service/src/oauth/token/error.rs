@@ -75,6 +75,9 @@ pub enum TokenError {
     /// There are too many requests that leave data in the store.
     #[error("too many requests of this client or from this network; try again in a minute")]
     TooFast(TooFast),
+    /// The account's clients ask for tokens too often.
+    #[error("too many tokens for this account; use each until it expires, and try again later")]
+    AccountTooFast(TooFast),
     /// The store has no room for another request that waits for its user.
     #[error("this server holds as many unanswered requests as it may; try again in a minute")]
     Full,
@@ -125,7 +128,11 @@ impl TokenError {
             )
             | Self::Unavailable
             | Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
-            Self::TooMany(_) | Self::TooFast(_) | Self::Client(ClientAuthError::TooFast(_)) => {
+            Self::TooMany(_)
+            | Self::TooFast(_)
+            | Self::AccountTooFast(_)
+            | Self::Proof(ProofRefused::TooFast(_))
+            | Self::Client(ClientAuthError::TooFast(_)) => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
             }
             Self::Params(_) | Self::Missing(_) | Self::Client(_) | Self::InvalidRequest(_) => {
@@ -167,9 +174,11 @@ impl TokenError {
     /// Value of `Retry-After` in seconds, if it is known.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooMany(limit) | Self::TooFast(limit) | Self::Client(ClientAuthError::TooFast(limit)) => {
-                Some(limit.retry_after_seconds)
-            }
+            Self::TooMany(limit)
+            | Self::TooFast(limit)
+            | Self::AccountTooFast(limit)
+            | Self::Client(ClientAuthError::TooFast(limit)) => Some(limit.retry_after_seconds),
+            Self::Proof(ProofRefused::TooFast(seconds)) => Some(*seconds),
             Self::Full => Some(60),
             Self::Client(ClientAuthError::Away(_)) => Some(10),
             _ => None,

@@ -15,6 +15,7 @@ use crate::keys::dpop::Confirmation;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor};
 use crate::oauth::params::Params;
 use crate::oauth::requested_scope::{offline_access, part_of_granted};
+use crate::ops::audit;
 use crate::state::AppState;
 
 use super::TokenError;
@@ -81,6 +82,13 @@ pub(super) fn new_grant(
         parent: None,
     };
     Ok((grant, refresh_token))
+}
+
+/// Records which grants were deleted because their account had too many.
+pub(super) fn audit_displaced(displaced: &[Grant]) {
+    for Grant { id, subject, client_id, .. } in displaced {
+        audit::Event::GrantDisplaced { grant_id: id, subject, client_id }.emit();
+    }
 }
 
 /// Signs an access token for a part of the grant.

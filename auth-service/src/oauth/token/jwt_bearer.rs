@@ -82,7 +82,8 @@ pub(super) async fn assert(
     check(&claims, client, state)?;
     let part = part(&claims, issuer, client, params, state)?.bound_to(possession.key());
     let account = account(&claims, issuer, state).await?;
-    possession.spend(state).await?;
+    state.account_rate.admit_token(&account.subject).map_err(TokenError::AccountTooFast)?;
+    possession.spend(state, &account.subject).await?;
     let now = state.now();
     // This comes last, so that a request that is refused does not use up its assertion.
     let name =

@@ -49,7 +49,7 @@ pub(super) async fn refresh(
     }
     let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(possession.key());
     let account = account_of(state, &grant.subject).await?;
-    possession.spend(state).await?;
+    possession.spend(state, &grant.subject).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
     let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());

@@ -6,11 +6,13 @@ use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
+use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::Presented;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{Redemption, Rotation, StoreError, Successor};
 
 use super::clients;
+use super::holdings::{self, New};
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
@@ -44,6 +46,15 @@ pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> 
     }
 }
 
+/// Records that an account has this grant, and deletes the grants that go for it. Returns them. A grant
+/// without a refresh token ends soon and does not count.
+pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
+    if grant.refresh.is_none() {
+        return Ok(Vec::new());
+    }
+    holdings::hold(rows, &New::grant(grant, now))
+}
+
 /// Creates a grant without a code.
 pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
     if clients::note_use(rows, used)?.is_none() {
@@ -72,7 +83,7 @@ pub(super) fn deny(
 pub(super) fn add_code(
     rows: &Writable<'_>,
     approval: &str,
-    key: &str,
+    hash: &TokenHash,
     code: &AuthorizationCode,
     used: &ClientUse,
 ) -> Result<bool, StoreError> {
@@ -82,9 +93,10 @@ pub(super) fn add_code(
     let Some(client) = clients::note_use(rows, used)? else {
         return Ok(false);
     };
-    let row = CodeRow::new(code, &client);
-    rows.put(Table::Approvals, approval, &key, Some(row.forget_at()))?;
+    let (key, row) = (&hash.text(), CodeRow::new(code, &client));
+    rows.put(Table::Approvals, approval, &key, Some(row.approval_kept_until()))?;
     rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
+    holdings::hold(rows, &New::code(hash, code, used.at))?;
     Ok(true)
 }
 
@@ -95,7 +107,7 @@ pub(super) fn redeem_code(
     grant: &Grant,
     used: &ClientUse,
 ) -> Result<Redemption, StoreError> {
-    let Some(mut row) = rows.get_live::<CodeRow>(Table::Codes, key, used.at)? else {
+    let Some(row) = rows.get_live::<CodeRow>(Table::Codes, key, used.at)? else {
         return Ok(Redemption::Unknown);
     };
     if row.redeemed {
@@ -105,10 +117,10 @@ pub(super) fn redeem_code(
     if row.code.expires_at <= used.at || clients::note_use(rows, used)?.is_none() {
         return Ok(Redemption::Unknown);
     }
-    row.redeemed = true;
+    let row = row.redeemed();
     rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
     put(rows, grant)?;
-    Ok(Redemption::Redeemed)
+    Ok(Redemption::Redeemed { displaced: hold(rows, grant, used.at)? })
 }
 
 /// Decides on a refresh token, and applies the decision.
@@ -130,6 +142,7 @@ pub(super) fn rotate(
             }
             successor.replace(&mut grant, used);
             put(rows, &grant)?;
+            holdings::note(rows, &New::grant(&grant, now))?;
             if presented.grant().is_none() {
                 // The token does not name its grant, so the row that leads to the grant is kept as long as
                 // the grant.

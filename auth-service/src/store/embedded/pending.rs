@@ -14,6 +14,7 @@ use crate::store::pending::{PendingStore, Room};
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
+use super::holdings::{self, New};
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
@@ -167,8 +168,9 @@ impl PendingStore for EmbeddedStore {
                 };
                 found.state = DeviceState::Redeemed;
                 put_device(rows, &key, &found)?;
-                grants::put(rows, &Grant { registration: client.registration, ..grant.clone() })?;
-                Ok(Redemption::Redeemed)
+                let grant = Grant { registration: client.registration, ..grant.clone() };
+                grants::put(rows, &grant)?;
+                Ok(Redemption::Redeemed { displaced: grants::hold(rows, &grant, used.at)? })
             })
             .await
     }
@@ -220,7 +222,8 @@ impl PendingStore for EmbeddedStore {
                 let known: Option<Consent> = rows.get_live(Table::Consents, &key, used.at)?;
                 let consent = with_consent(known, &used.user, &used.client, &approval);
                 let end = used.extend(rows.end(Table::Consents, &key)?, until);
-                rows.put(Table::Consents, &key, &consent, Some(end))
+                rows.put(Table::Consents, &key, &consent, Some(end))?;
+                holdings::hold(rows, &New::consent(&key, &used.user, used.at, end)).map(|_| ())
             })
             .await
     }

@@ -10,6 +10,7 @@ use redb::{ReadableDatabase, ReadableTableMetadata};
 use crate::domain::account::Account;
 use crate::domain::client::{Client, ClientOrigin};
 use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
 use crate::domain::grant::Grant;
 use crate::keys::seal::StoreKey;
 use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
@@ -17,6 +18,7 @@ use crate::store::transfer::{Target, TargetError};
 use crate::store::{Store, StoreError};
 
 use super::files::{self, OpenError};
+use super::holdings::{self, New};
 use super::rows::{self, Reader};
 use super::tables::Table;
 use super::writable::Writable;
@@ -66,7 +68,7 @@ impl Portable for EmbeddedStore {
 }
 
 /// Writes a record, and the rows that lead to it.
-fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
+fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreError> {
     let table = Table::of(record.kind);
     rows.put_json(table, &record.name, record.value.get().as_bytes(), record.until)?;
     match record.kind {
@@ -83,7 +85,20 @@ fn put(rows: &Writable<'_>, record: &Record) -> Result<(), StoreError> {
         }
         // An export of a running store might have missed the row of the current token, if the first release
         // refreshed it a moment ago.
-        Kind::Grant => super::grants::put(rows, &record.read::<Grant>()?),
+        Kind::Grant => {
+            let grant: Grant = record.read()?;
+            super::grants::put(rows, &grant)?;
+            if grant.refresh.is_none() {
+                return Ok(());
+            }
+            holdings::note(rows, &New::grant(&grant, grant.last_used_at()))
+        }
+        Kind::Session => holdings::note(rows, &New::session(&record.read()?)),
+        Kind::Consent => {
+            let consent: Consent = record.read()?;
+            let until = record.until.unwrap_or(now);
+            holdings::note(rows, &New::consent(&record.name, &consent.subject, now, until))
+        }
         _ => Ok(()),
     }
 }
@@ -138,8 +153,9 @@ impl EmbeddedTarget {
 
 #[async_trait]
 impl Target for EmbeddedTarget {
-    async fn put(&mut self, records: Vec<Record>, _now: UnixTime) -> Result<(), StoreError> {
-        self.made()?.writer.write(move |rows| records.iter().try_for_each(|record| put(rows, record))).await
+    async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError> {
+        let put_all = move |rows: &Writable<'_>| records.iter().try_for_each(|record| put(rows, record, now));
+        self.made()?.writer.write(put_all).await
     }
 
     fn content(&self) -> Result<&dyn Store, StoreError> {

@@ -48,6 +48,8 @@ pub(super) enum Table {
     Links,
     /// Maps the SHA-256 of another issuer and a linked subject to the user's `sub` at that issuer.
     LinksBack,
+    /// Maps a kind of rows and a subject to the rows of that kind which the account has.
+    Holdings,
     /// Contains the set of signing keys under the key `signing`.
     Keys,
     /// Contains the store's own data, such as its schema version and identity.
@@ -55,7 +57,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Clients,
         Self::UnusedClients,
         Self::SoleClients,
@@ -74,11 +76,12 @@ impl Table {
         Self::Consents,
         Self::Links,
         Self::LinksBack,
+        Self::Holdings,
         Self::Keys,
         Self::Meta,
     ];
     /// The tables whose rows can expire.
-    pub(super) const EXPIRING: [Self; 14] = [
+    pub(super) const EXPIRING: [Self; 15] = [
         Self::Clients,
         Self::UnusedClients,
         Self::SoleClients,
@@ -93,6 +96,7 @@ impl Table {
         Self::UserCodes,
         Self::PushedRequests,
         Self::Consents,
+        Self::Holdings,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -115,6 +119,7 @@ impl Table {
             Self::Consents => "consents",
             Self::Links => "links",
             Self::LinksBack => "links_back",
+            Self::Holdings => "holdings",
             Self::Keys => "keys",
             Self::Meta => "meta",
         }
@@ -149,9 +154,12 @@ impl Table {
             Self::Links => Kind::Link,
             Self::LinksBack => Kind::LinkBack,
             Self::Keys => Kind::SigningKeys,
-            Self::UnusedClients | Self::SoleClients | Self::Fingerprints | Self::Usernames | Self::Meta => {
-                return None;
-            }
+            Self::UnusedClients
+            | Self::SoleClients
+            | Self::Fingerprints
+            | Self::Usernames
+            | Self::Holdings
+            | Self::Meta => return None,
         })
     }
 

@@ -95,7 +95,7 @@ pub(super) async fn replace_password(
         };
         let mut account = found.value.clone();
         account.set_password(new);
-        if cells.swap(&key, Some(&found), &account, None).await? {
+        if cells.swap_although_full(&key, &found, &account).await? {
             cells.count_change().await?;
             return Ok(Some(account));
         }
@@ -117,7 +117,7 @@ pub(super) async fn change(
         };
         let mut account = found.value.clone();
         change(&mut account);
-        if cells.swap(&key, Some(&found), &account, None).await? {
+        if cells.swap_although_full(&key, &found, &account).await? {
             // It might have been disabled, or left a group.
             cells.count_change().await?;
             return Ok(true);

@@ -49,6 +49,24 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Like `SWAP_KEEPING`, but also if Redis has reached `maxmemory`. Redis refuses a command that needs memory
+/// only as the first write of a script, so a second key, which never exists, is deleted before. The new row is
+/// about as long as the old one. A script with the flag `allow-oom` would do the same, but only from Redis 7 on.
+static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local row = redis.call('GET', KEYS[1]) or ''
+         if row ~= ARGV[1] then return 0 end
+         redis.call('DEL', KEYS[2])
+         redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+         return 1",
+    )
+});
+
+/// Increments a number, although Redis may be full, as `SWAP_ALTHOUGH_FULL` does. The keys are that of the
+/// number and one that never exists.
+static COUNT: LazyLock<Script> =
+    LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) return redis.call('INCR', KEYS[1])"));
+
 /// Swaps the first row and writes the second in the same step. The arguments are the first row as it was
 /// read, the new first row and its life, and the second row and its life. Lives are in milliseconds.
 static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
@@ -99,7 +117,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    fn milliseconds(self) -> String {
+    pub(super) fn milliseconds(self) -> String {
         let left = self.until.since(self.now).saturating_add(MARGIN).min(LONGEST);
         left.as_millis().to_string()
     }
@@ -147,7 +165,9 @@ impl Cells {
     /// Counts a change that took something away, after it was made or together with it.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let seen = self.age.seen();
-        let number: u64 = self.connection.run("INCR", vec![self.keys.taken_away().into()]).await?;
+        let key = self.keys.taken_away();
+        let keys = [key.as_str(), &format!("{key}:none")];
+        let number: u64 = self.connection.script(&COUNT, &keys, Vec::new()).await?;
         self.age.compare(seen, number)
     }
 
@@ -276,6 +296,19 @@ impl Cells {
     ) -> Result<bool, StoreError> {
         let row = row::seal(&self.sealer, key.as_bytes(), value, row::expiry(&found.row))?;
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
+    }
+
+    /// Like [`Cells::swap_keeping`], but also if Redis has reached `maxmemory`. This is for changes that take
+    /// something away from somebody, and for those of the operator.
+    pub(super) async fn swap_although_full<T: Serialize>(
+        &self,
+        key: &str,
+        found: &Found<T>,
+        value: &T,
+    ) -> Result<bool, StoreError> {
+        let row = row::seal(&self.sealer, key.as_bytes(), value, row::expiry(&found.row))?;
+        let arguments = vec![Value::Bytes(found.row.clone()), bytes(row)];
+        self.change(&SWAP_ALTHOUGH_FULL, &[key, &format!("{key}:none")], arguments).await
     }
 
     /// Writes two values in one slot if the first row is still the one that was found. Returns whether they

@@ -335,6 +335,23 @@ pub(super) async fn page(
     Ok(clients)
 }
 
+/// Disables or enables a client, although Redis may be full. Returns false if there is none.
+pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+    let key = cells.keys.client(id);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let Some(found) = cells.read::<Client>(&key).await? else {
+            return Ok(false);
+        };
+        let client = Client { disabled, ..found.value.clone() };
+        if cells.swap_although_full(&key, &found, &client).await? {
+            cells.count_change().await?;
+            return Ok(true);
+        }
+    }
+}
+
 /// Changes a client if it exists and `change` returns true. Returns whether it was changed.
 pub(super) async fn change(
     cells: &Cells,
@@ -353,7 +370,7 @@ pub(super) async fn change(
             return Ok(false);
         }
         if cells.swap_keeping(&key, &found, &client).await? {
-            // It might have been disabled, or have another secret.
+            // It might have another secret.
             cells.count_change().await?;
             return Ok(true);
         }

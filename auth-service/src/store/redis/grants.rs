@@ -16,6 +16,7 @@ use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 
 use super::cells::{Cells, Found, Life, Tries};
+use super::holdings::{self, New};
 use super::{accounts, clients};
 
 pub(super) async fn add_code(
@@ -37,10 +38,16 @@ pub(super) async fn add_code(
     let life = Life { until: row.forget_at(), now: used.at };
     let (pointer, place) = (cells.keys.grant_of_code(hash), cells.keys.code(&code.grant_id, hash));
     let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
-    try_join(cells.write(&pointer, &code.grant_id, life), code_row).await?;
+    // The row that leads to the code is kept as long as the code would be after its redemption.
+    let kept = Life { until: row.approval_kept_until(), now: used.at };
+    try_join(cells.write(&pointer, &code.grant_id, kept), code_row).await?;
     // The approval decides between concurrent calls. A caller that loses has stored a code that nobody knows,
-    // which expires unused.
-    cells.swap(&approval, before.as_ref(), &hash.text(), Some(life)).await
+    // which expires unused and does not count.
+    let is_first = cells.swap(&approval, before.as_ref(), &hash.text(), Some(kept)).await?;
+    if is_first {
+        holdings::hold(cells, &New::code(hash, code, life)).await?;
+    }
+    Ok(is_first)
 }
 
 /// Records that `approval` was denied. Returns false if it created a code before.
@@ -108,11 +115,13 @@ pub(super) async fn redeem_code(
         if found.value.code.expires_at <= now || clients::note_use_of(cells, used, client).await?.is_none() {
             return Ok(Redemption::Unknown);
         }
-        let row = CodeRow { redeemed: true, ..found.value.clone() };
+        let row = found.value.redeemed();
         let code_life = Life { until: row.forget_at(), now };
         let key = cells.keys.grant(&grant.id);
-        if cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life)).await? {
-            return Ok(Redemption::Redeemed);
+        let redeemed = cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life));
+        let (redeemed, displaced) = try_join(redeemed, hold(cells, grant, life)).await?;
+        if redeemed {
+            return Ok(Redemption::Redeemed { displaced });
         }
     }
 }
@@ -123,6 +132,15 @@ pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<
         Some(token) => cells.write(&cells.keys.grant_of_refresh(token), &grant.id, life).await,
         None => Ok(()),
     }
+}
+
+/// Records that an account has this grant, and deletes the grants that go for it. Returns them. A grant
+/// without a refresh token ends soon and does not count.
+pub(super) async fn hold(cells: &Cells, grant: &Grant, life: Life) -> Result<Vec<Grant>, StoreError> {
+    if grant.refresh.is_none() {
+        return Ok(Vec::new());
+    }
+    holdings::hold(cells, &New::grant(grant, life.now, life)).await
 }
 
 /// Creates a grant without a code.
@@ -197,7 +215,10 @@ pub(super) async fn rotate(
                 let life = Life { until: grant.expires_at, now };
                 let key = cells.keys.grant(&grant.id);
                 let change = cells.swap(&key, Some(&found), &grant, Some(life));
-                let (changed, ()) = try_join(change, stay_known(cells, &grant, presented, life)).await?;
+                let held = New::grant(&grant, now, life);
+                let noted = holdings::note(cells, &held);
+                let known = stay_known(cells, &grant, presented, life);
+                let (changed, (), ()) = try_join3(change, known, noted).await?;
                 if changed {
                     return Ok(Rotation::Rotated(grant));
                 }

@@ -8,6 +8,7 @@ use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::changes::About;
+use crate::store::holdings::Holding;
 use crate::store::pending::Room;
 use crate::store::records::{Kind, SIGNING};
 
@@ -40,6 +41,11 @@ pub(super) enum Named<'a> {
 
 fn hashed(text: &str) -> String {
     TokenHash::of(text.as_bytes()).text()
+}
+
+/// The name of a consent's record.
+pub(super) fn consent_name(subject: &Subject, client: &ClientId) -> String {
+    hashed(&format!("{subject}\n{client}"))
 }
 
 impl Keys {
@@ -109,6 +115,7 @@ impl Keys {
             | ("f", "client")
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable" | "identity" | "clock") => Named::Pointer,
+            ("h", _) => Named::Index,
             ("meta", "taken-away")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
@@ -162,6 +169,11 @@ impl Keys {
     /// The key of the list of clients that only this account has used.
     pub(super) fn sole_clients(&self, subject: &Subject) -> String {
         self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
+    }
+
+    /// The key of the list of the rows of this kind that an account has.
+    pub(super) fn holdings(&self, holding: Holding, subject: &Subject) -> String {
+        self.key(&format!("h:{}", hashed(subject.as_str())), holding.name())
     }
 
     pub(super) fn client(&self, id: &ClientId) -> String {
@@ -242,7 +254,7 @@ impl Keys {
     }
 
     pub(super) fn consent(&self, subject: &Subject, client: &ClientId) -> String {
-        self.key(&format!("y:{}", hashed(&format!("{subject}\n{client}"))), "consent")
+        self.key(&format!("y:{}", consent_name(subject, client)), "consent")
     }
 
     /// The key of the row that leads from a user of another issuer to the linked account.

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use futures_util::future::try_join3;
+use futures_util::future::{try_join, try_join3};
 
 use crate::domain::account::Subject;
 use crate::domain::client::{ClientId, ClientUse};
@@ -21,6 +21,8 @@ use crate::store::{Redemption, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
 use super::connection::Script;
+use super::holdings::{self, New};
+use super::keys::consent_name;
 use super::{RedisStore, clients, grants};
 
 /// Reserves a place. The key is the set of reserved places, sorted by their expiry. The arguments are the
@@ -128,9 +130,11 @@ impl PendingStore for RedisStore {
             if !decided.decide(decision.clone(), now) {
                 return Ok(false);
             }
-            // An approved device authorization is kept for longer, and so is the pointer to it.
+            // A device authorization is kept for longer when it is redeemed, and so is the pointer to it.
             let kept = life(&decided, now);
-            self.cells.write(&self.cells.keys.grant_of_device(code), &decided.grant_id, kept).await?;
+            let redeemed = DeviceAuthorization { state: DeviceState::Redeemed, ..decided.clone() };
+            let pointer = self.cells.keys.grant_of_device(code);
+            self.cells.write(&pointer, &decided.grant_id, life(&redeemed, now)).await?;
             if self.cells.swap(&place, Some(&found), &decided, Some(kept)).await? {
                 return Ok(true);
             }
@@ -197,9 +201,12 @@ impl PendingStore for RedisStore {
             let redeemed = DeviceAuthorization { state: DeviceState::Redeemed, ..found.value.clone() };
             let device_life = life(&redeemed, now);
             let key = cells.keys.grant(&grant.id);
-            if cells.swap_and_add((&place, &found, &redeemed, device_life), (&key, grant, grant_life)).await?
-            {
-                return Ok(Redemption::Redeemed);
+            let added = (key.as_str(), grant, grant_life);
+            let swapped = cells.swap_and_add((&place, &found, &redeemed, device_life), added);
+            let held = grants::hold(cells, grant, grant_life);
+            let (swapped, displaced) = try_join(swapped, held).await?;
+            if swapped {
+                return Ok(Redemption::Redeemed { displaced });
             }
         }
     }
@@ -252,7 +259,11 @@ impl PendingStore for RedisStore {
             let known = found.as_ref().filter(|found| found.is_live(now)).map(|found| found.value.clone());
             let consent = with_consent(known, &used.user, &used.client, approval);
             let until = used.extend(found.as_ref().and_then(Found::expiry), until);
-            if self.cells.swap(&key, found.as_ref(), &consent, Some(Life { until, now })).await? {
+            let life = Life { until, now };
+            let name = consent_name(&used.user, &used.client.id);
+            let held = New::consent(&name, &used.user, life);
+            let written = self.cells.swap(&key, found.as_ref(), &consent, Some(life));
+            if try_join(written, holdings::hold(&self.cells, &held)).await?.0 {
                 return Ok(());
             }
         }

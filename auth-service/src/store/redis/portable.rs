@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::Client;
 use crate::domain::clock::UnixTime;
+use crate::domain::consent::Consent;
 use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::Grant;
 use crate::keys::seal::StoreKey;
@@ -22,6 +23,7 @@ use crate::store::{Store, StoreError};
 
 use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
+use super::holdings::{self, New};
 use super::keys::Named;
 use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
 
@@ -158,6 +160,20 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             let grant: Grant = record.read()?;
             if let Some(token) = rules::leading(&grant) {
                 cells.write_for(&cells.keys.grant_of_refresh(token), &grant.id, life).await?;
+            }
+            if let Some(life) = life.filter(|_| grant.refresh.is_some()) {
+                holdings::note(cells, &New::grant(&grant, grant.last_used_at(), life)).await?;
+            }
+        }
+        Kind::Session => {
+            if let Some(life) = life {
+                holdings::note(cells, &New::session(&record.read()?, life)).await?;
+            }
+        }
+        Kind::Consent => {
+            let consent: Consent = record.read()?;
+            if let Some(life) = life {
+                holdings::note(cells, &New::consent(name, &consent.subject, life)).await?;
             }
         }
         Kind::Account => {

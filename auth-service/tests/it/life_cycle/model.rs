@@ -5,6 +5,8 @@
 const CODE: u64 = 60;
 const ACCESS: u64 = 3600;
 const REFRESH: u64 = 30 * 86_400;
+/// How long after its end a code that was redeemed is remembered.
+const REMEMBERED: u64 = 3600;
 const GRACE: u64 = 120;
 const DEVICE: u64 = 600;
 
@@ -190,10 +192,12 @@ impl Model {
             return Said::Error("invalid_grant");
         }
         if let Some(grant) = self.codes[code].grant {
-            // Somebody else has the code and its verifier.
-            self.grants[grant].over = true;
-            if client < CLIENTS {
-                self.consents[client] = None;
+            // Somebody else has the code and its verifier. That is noticed for an hour.
+            if self.now < ends + REMEMBERED {
+                self.grants[grant].over = true;
+                if client < CLIENTS {
+                    self.consents[client] = None;
+                }
             }
             return Said::Error("invalid_grant");
         }
@@ -293,7 +297,9 @@ impl Model {
         let (now, id, person_off) = (self.now, device, self.person_off);
         let device = &mut self.devices[device];
         if let Some(grant) = device.grant {
-            self.grants[grant].over = true;
+            if now < device.ends + REMEMBERED {
+                self.grants[grant].over = true;
+            }
             return Said::Error("invalid_grant");
         }
         if device.ends <= now {

@@ -1,0 +1,84 @@
+//! Limits how fast one account can leave rows in the store: authorization codes, tokens that are issued
+//! without a user's decision, and DPoP proofs.
+//!
+//! Browsers and programs of honest users need a few of these in an hour. The limits are far above that, but
+//! so low that the rows which one account can leave behind while they live stay a small part of the store
+//! (docs/limits.md).
+
+use std::time::Duration;
+
+use crate::domain::account::Subject;
+
+use super::keyed_rate::{KeyedRate, TooFast, quota};
+
+/// Authorization codes: the number in a row, and the time after which one more is allowed.
+const CODES: (u32, Duration) = (60, Duration::from_secs(1));
+/// Tokens that clients get for an account without its user: for themselves (RFC 6749 §4.4), by an exchange
+/// (RFC 8693), or for an assertion (RFC 7523).
+const TOKENS: (u32, Duration) = (300, Duration::from_millis(500));
+/// DPoP proofs. A client sends one with every request.
+const PROOFS: (u32, Duration) = (1000, Duration::from_millis(20));
+
+/// The limits of accounts, as the module documentation describes them.
+pub struct AccountRate {
+    codes: KeyedRate<Subject>,
+    tokens: KeyedRate<Subject>,
+    proofs: KeyedRate<Subject>,
+}
+
+impl Default for AccountRate {
+    fn default() -> Self {
+        Self {
+            codes: KeyedRate::new(quota(CODES)),
+            tokens: KeyedRate::new(quota(TOKENS)),
+            proofs: KeyedRate::new(quota(PROOFS)),
+        }
+    }
+}
+
+impl AccountRate {
+    /// Counts an authorization code that is about to be issued for `subject`.
+    pub fn admit_code(&self, subject: &Subject) -> Result<(), TooFast> {
+        self.codes.check(subject)
+    }
+
+    /// Counts a token that a client is about to get for `subject` without the user.
+    pub fn admit_token(&self, subject: &Subject) -> Result<(), TooFast> {
+        self.tokens.check(subject)
+    }
+
+    /// Counts a DPoP proof of a client of `subject`.
+    pub fn admit_proof(&self, subject: &Subject) -> Result<(), TooFast> {
+        self.proofs.check(subject)
+    }
+
+    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
+    /// bounded.
+    pub fn forget_idle(&self) {
+        self.codes.forget_idle();
+        self.tokens.forget_idle();
+        self.proofs.forget_idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a100_one_account_has_its_rate_and_takes_nothing_from_another() {
+        let rate = AccountRate::default();
+        let [eve, ana] = [Subject::new([1; 32]), Subject::new([2; 32])];
+        let admitted = |admit: &dyn Fn(&Subject) -> Result<(), TooFast>| {
+            (0..2000).filter(|_| admit(&eve).is_ok()).count()
+        };
+        assert_eq!(admitted(&|who| rate.admit_code(who)), 60);
+        assert_eq!(admitted(&|who| rate.admit_token(who)), 300);
+        assert_eq!(admitted(&|who| rate.admit_proof(who)), 1000);
+        assert!(rate.admit_code(&ana).is_ok() && rate.admit_token(&ana).is_ok());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(admitted(&|who| rate.admit_code(who)), 10);
+        assert_eq!(admitted(&|who| rate.admit_token(who)), 20);
+        assert_eq!(admitted(&|who| rate.admit_proof(who)), 500);
+    }
+}
