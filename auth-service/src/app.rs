@@ -4,10 +4,12 @@ mod bounds;
 mod browsers;
 mod connections;
 mod edge_grpc;
+mod open_files;
 mod unread;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use actix_cors::Cors;
@@ -35,6 +37,7 @@ use crate::oauth::{
 use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
+use crate::threads::{self, NoThread};
 
 pub use edge_grpc::EdgeGrpc;
 
@@ -57,15 +60,29 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for requests in progress after the service was told to stop, in seconds.
 pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
-/// The service cannot listen on an address.
+/// The service cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{variable}: cannot listen on {address}: {cause}. Free the port, or set {variable} to another address"
-)]
-pub struct ListenError {
-    variable: &'static str,
-    address: SocketAddr,
-    cause: std::io::Error,
+pub enum ListenError {
+    /// An address cannot be bound.
+    #[error(
+        "{variable}: cannot listen on {address}: {cause}. Free the port, or set {variable} to another address"
+    )]
+    Bind {
+        /// The setting of the address.
+        variable: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The error of the operating system.
+        cause: std::io::Error,
+    },
+    /// The system has not enough threads.
+    #[error("WORKERS ({workers}): {cause}")]
+    Threads {
+        /// The number of workers.
+        workers: NonZeroUsize,
+        /// Why there are not enough.
+        cause: NoThread,
+    },
 }
 
 /// The servers. All have bound their addresses and are ready to run.
@@ -90,6 +107,9 @@ pub fn listen(
     metrics: PrometheusHandle,
 ) -> Result<Servers, ListenError> {
     let Listeners { public, edge, edge_grpc, ops, workers } = listeners;
+    threads::try_listeners(workers, edge_grpc.is_some())
+        .map_err(|cause| ListenError::Threads { workers, cause })?;
+    let ceilings = open_files::ceilings(workers);
     let connecting = state.clone();
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
@@ -103,7 +123,7 @@ pub fn listen(
             .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
     })
     .workers(workers.get())
-    .max_connections(PUBLIC_CONNECTIONS.div_ceil(workers.get()))
+    .max_connections(ceilings.public.div_ceil(workers.get()))
     .on_connect(move |stream, extensions| {
         if !connections::is_proxy(stream, &connecting) {
             connections::await_head(stream, extensions, &connecting.heads);
@@ -119,7 +139,7 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(public)
-    .map_err(|cause| ListenError { variable: "PUBLIC_LISTEN", address: public, cause })?;
+    .map_err(|cause| ListenError::Bind { variable: "PUBLIC_LISTEN", address: public, cause })?;
     // Some proxies open a connection for each check, so the accept queue has to be long. Others reuse
     // connections, so idle ones are kept.
     let edge_server = HttpServer::new(move || {
@@ -128,7 +148,7 @@ pub fn listen(
     })
     .workers(workers.get())
     .backlog(4096)
-    .max_connections(EDGE_CONNECTIONS.div_ceil(workers.get()))
+    .max_connections(ceilings.edge.div_ceil(workers.get()))
     .keep_alive(EDGE_KEEP_ALIVE)
     .on_connect(|stream, extensions| connections::watch(stream, extensions, EDGE_SILENCE))
     .client_request_timeout(HEAD_TIMEOUT)
@@ -136,7 +156,7 @@ pub fn listen(
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
     .bind(edge)
-    .map_err(|cause| ListenError { variable: "EDGE_LISTEN", address: edge, cause })?;
+    .map_err(|cause| ListenError::Bind { variable: "EDGE_LISTEN", address: edge, cause })?;
     let ops_heads = Waiting::new(OPS_HEADS_AWAITED.0, OPS_HEADS_AWAITED.1);
     let ops_server = HttpServer::new(move || {
         App::new()
@@ -155,10 +175,10 @@ pub fn listen(
     .shutdown_timeout(1)
     .disable_signals()
     .bind(ops)
-    .map_err(|cause| ListenError { variable: "OPS_LISTEN", address: ops, cause })?;
+    .map_err(|cause| ListenError::Bind { variable: "OPS_LISTEN", address: ops, cause })?;
     let edge_grpc = edge_grpc
         .map(|address| {
-            EdgeGrpc::listen(address, workers, state).map_err(|cause| ListenError {
+            EdgeGrpc::listen(address, workers, state).map_err(|cause| ListenError::Bind {
                 variable: "EDGE_GRPC_LISTEN",
                 address,
                 cause,

@@ -1,7 +1,7 @@
 //! auth-service: an OAuth 2.1 authorization server for MCP, and the check that edge proxies request for every
 //! request.
 //!
-//! Modules, from the lowest layer to the highest: `domain` (pure types and rules), `keys`, `store`, `config`,
+//! Modules, from the lowest layer to the highest: `domain` (pure types and rules), `threads`, `keys`, `store`, `config`,
 //! `identity`, `facts`, `policy`, `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`.
 //! `tests/layers.toml` lists which module can import which, and a test verifies it.
 
@@ -25,4 +25,5 @@ pub mod policy;
 pub mod rotation;
 pub mod state;
 pub mod store;
+pub mod threads;
 pub mod upkeep;

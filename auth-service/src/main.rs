@@ -4,9 +4,12 @@ mod cli;
 mod serve;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use actix_web::rt::System;
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
+use tokio::runtime::{Builder, Runtime};
 
 use cli::{Cli, Command};
 
@@ -14,10 +17,25 @@ use cli::{Cli, Command};
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-#[actix_web::main]
-async fn main() -> ExitCode {
-    let outcome = match Cli::parse().command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run().await,
+fn main() -> ExitCode {
+    let command = Cli::parse().command.unwrap_or(Command::Serve);
+    System::with_tokio_rt(runtime).block_on(run(command))
+}
+
+/// The runtime of everything besides the workers. A thread that libraries use for what blocks, such as looking
+/// up the name of Redis, is never ended: they panic if they need one and the system has none left.
+#[expect(clippy::panic, reason = "a runtime that cannot be made is all that there is to tell")]
+fn runtime() -> Runtime {
+    let made = Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build();
+    made.unwrap_or_else(|error| panic!("the system does not let us begin: {error}"))
+}
+
+async fn run(command: Command) -> ExitCode {
+    let outcome = match command {
+        Command::Serve => match serve::run().await {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::User(command) => cli::user(command).await,
         Command::Client(command) => cli::client(command).await,
         Command::Keys(command) => cli::keys(command).await,

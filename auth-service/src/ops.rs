@@ -2,4 +2,5 @@
 
 pub mod audit;
 pub mod endpoints;
+pub mod log_writer;
 pub mod telemetry;

@@ -1,12 +1,12 @@
 //! Runs the service until it is told to stop.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -21,6 +21,7 @@ use auth_service::state::AppState;
 use auth_service::store::embedded::{self, EmbeddedStore};
 use auth_service::store::redis::RedisStore;
 use auth_service::store::{Store, StoreError};
+use auth_service::threads;
 
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
@@ -60,19 +61,24 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage).await
 }
 
-/// Raises the limit of open files to the hard limit. The usual soft limit of 1024 is meant for programs that
-/// use select(2), and each connection of the edge listener needs two files.
-fn raise_open_files() {
-    let hard = getrlimit(Resource::Nofile).maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+/// Serves until SIGTERM or SIGINT. An error after the log was started is told there, and is `Ok(FAILURE)`.
+pub(crate) async fn run() -> anyhow::Result<ExitCode> {
+    let config = Config::from_variables(std::env::vars())?;
+    telemetry::start(&config.observability).context("the log cannot be written to standard error")?;
+    match serve(config).await {
+        Ok(()) => {
+            telemetry::end(None);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            telemetry::end(Some(&format!("auth-service: {}", crate::in_one_line(&error))));
+            Ok(ExitCode::FAILURE)
+        }
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run() -> anyhow::Result<()> {
-    let config = Config::from_variables(std::env::vars())?;
-    telemetry::start(&config.observability);
+async fn serve(config: Config) -> anyhow::Result<()> {
+    threads::keep_one().await?;
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics cannot be recorded")?;
     let (store, key) = awaited_store(&config.storage).await?;
     let listeners = config.listeners;
@@ -84,7 +90,6 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let state =
         AppState::new(config, store, &key, Arc::new(SystemClock), Arc::new(SystemRandomSource)).await?;
     let state = Data::new(state);
-    raise_open_files();
     let servers = app::listen(listeners, &state, metrics)?;
     // The embedded store can only be opened by this process, so operator commands have to be sent to it.
     let operators = match &state.config.storage.redis {

@@ -25,7 +25,7 @@ use crate::guard::login_rate::LoginRate;
 use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
 use crate::guard::waiting::Waiting;
-use crate::identity::password::{HashingError, Passwords};
+use crate::identity::password::{Passwords, SetUpError};
 use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::keys::set::KeySet;
@@ -111,7 +111,7 @@ pub enum StartError {
     Fetcher(#[from] NoFetcher),
     /// Password hashing could not be set up.
     #[error(transparent)]
-    Hashing(#[from] HashingError),
+    Hashing(#[from] SetUpError),
 }
 
 impl AppState {

@@ -68,6 +68,25 @@ impl ControlGroup {
         Ok(group)
     }
 
+    /// Lets its processes start no further thread than they have.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us.
+    pub fn allow_no_more_threads(&self) -> Result<()> {
+        let used: u64 = fs::read_to_string(self.pids.join("pids.current"))?.trim().parse()?;
+        put(&self.pids.join("pids.max"), used)
+    }
+
+    /// Lets them start as many as its bounds say again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us.
+    pub fn allow_threads(&self) -> Result<()> {
+        put(&self.pids.join("pids.max"), self.bounds.pids)
+    }
+
     /// The same command, which enters this group when it starts.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {

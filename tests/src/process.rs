@@ -56,13 +56,25 @@ impl Process {
     /// Starts a command in its own process group. Its output is appended to `NAME.log` in `log_dir`.
     #[track_caller]
     pub fn start(name: &'static str, command: &mut Command, log_dir: &Path) -> Self {
+        Self::start_with_errors_to(None, name, command, log_dir)
+    }
+
+    /// Like [`Process::start`], with standard error in this file, if there is one.
+    #[track_caller]
+    pub fn start_with_errors_to(
+        errors: Option<&File>,
+        name: &'static str,
+        command: &mut Command,
+        log_dir: &Path,
+    ) -> Self {
         let log = log_dir.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let errors = errors.unwrap_or(&output).try_clone().expect("a file handle can be cloned");
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a file handle can be cloned"))
-            .stderr(output)
+            .stdout(output)
+            .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name, child, log }

@@ -1,6 +1,8 @@
 //! The configuration of a [`Stack`](crate::Stack) before it starts.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Arc;
 
 use crate::control_group::Bounds;
 use crate::edge::{Change, Edge};
@@ -41,6 +43,7 @@ pub struct Setup {
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
     pub(crate) bounds: BTreeMap<Tier, Bounds>,
+    pub(crate) auth_log: Option<Arc<File>>,
 }
 
 impl Setup {
@@ -57,6 +60,7 @@ impl Setup {
             any_answer: false,
             checked_at: None,
             bounds: BTreeMap::new(),
+            auth_log: None,
         }
     }
 
@@ -106,6 +110,13 @@ impl Setup {
     #[must_use]
     pub fn within(mut self, tier: Tier, bounds: Bounds) -> Self {
         self.bounds.insert(tier, bounds);
+        self
+    }
+
+    /// Lets auth-service write its log to this file, for example a pipe.
+    #[must_use]
+    pub fn logging_to(mut self, file: File) -> Self {
+        self.auth_log = Some(Arc::new(file));
         self
     }
 

@@ -216,6 +216,17 @@ impl Stack {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
+    /// The same, with another value of a setting and within its bounds.
+    #[track_caller]
+    pub fn refusal_to_start_with(&mut self, name: &str, value: &str) -> String {
+        assert!(self.auth_service.is_none(), "auth-service runs already");
+        let mut command = self.auth_command();
+        command.env(name, value);
+        let output = self.bounded(Tier::AuthService, command).output().expect("auth-service starts");
+        assert!(!output.status.success(), "auth-service has ended well");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
     /// The URL of the MCP endpoint behind the edge, which clients cannot reach.
     pub fn upstream_url(&self) -> String {
         format!("http://127.0.0.1:{}/mcp", self.upstream_port)
@@ -237,8 +248,9 @@ impl Stack {
     pub async fn start_auth_service(&mut self) {
         assert!(self.auth_service.is_none(), "auth-service runs already");
         let command = self.auth_command();
-        let process =
-            Process::start("auth-service", &mut self.bounded(Tier::AuthService, command), self.dir());
+        let mut command = self.bounded(Tier::AuthService, command);
+        let log = self.setup.auth_log.as_deref();
+        let process = Process::start_with_errors_to(log, "auth-service", &mut command, self.dir());
         self.auth_service = Some(process);
         let ready = format!("http://127.0.0.1:{}/ready", self.ops_port);
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 
 use serde::Deserialize;
 
+use crate::threads::DEFAULT_WORKERS;
+
 use super::{Environment, Problems};
 
 /// The listening addresses and the number of threads.
@@ -19,7 +21,8 @@ pub struct Listeners {
     pub edge_grpc: Option<SocketAddr>,
     /// Address for health, readiness and metrics (`OPS_LISTEN`, default 127.0.0.1:9002).
     pub ops: SocketAddr,
-    /// Number of threads that serve requests (`WORKERS`, default one for each core).
+    /// Number of threads that serve requests (`WORKERS`, default one for each core, 16 at
+    /// most).
     pub workers: NonZeroUsize,
 }
 
@@ -34,7 +37,7 @@ struct Raw {
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listeners {
     let raw: Raw = environment.concern(problems);
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let cores = default_workers(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let workers = raw.workers.map_or(cores, |text| {
         text.parse().unwrap_or_else(|_| {
             problems
@@ -62,5 +65,21 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
         edge_grpc: raw.edge_grpc_listen.map(|text| address("EDGE_GRPC_LISTEN", Some(text), 9003)),
         ops: address("OPS_LISTEN", raw.ops_listen, 9002),
         workers,
+    }
+}
+
+/// One for each core, up to a number whose threads fit the limits of usual containers.
+fn default_workers(cores: NonZeroUsize) -> NonZeroUsize {
+    NonZeroUsize::new(DEFAULT_WORKERS).map_or(cores, |most| cores.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_of_many_cores_does_not_start_more_workers_than_a_container_has_room_for() {
+        let workers = |cores| default_workers(NonZeroUsize::new(cores).unwrap()).get();
+        assert_eq!([1, 2, 16, 17, 256].map(workers), [1, 2, 16, 16, 16]);
     }
 }

@@ -83,6 +83,8 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
         ),
         Some(response) if response.status() == 200 => {
             notes.fine("store", "the store answers, and keys are there");
+            let body: Value = response.json().await.unwrap_or_default();
+            note_log(body.get("log").and_then(Value::as_str), notes);
         }
         Some(response) => {
             let body: Value = response.json().await.unwrap_or_default();
@@ -93,6 +95,20 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
                 "see that the store runs and that REDIS_URL, or DATA_DIR, is right",
             );
         }
+    }
+}
+
+/// Tells what `/ready` says of the log, if lines were left out.
+fn note_log(log: Option<&str>, notes: &mut Notes<'_>) {
+    if let Some(log) = log
+        && log != "ok"
+    {
+        notes.warning(
+            "log",
+            format!("lines of the log were left out: {log}"),
+            "audit events may be missing from the log; mcp_gate_audit_events_total still counts them",
+            "see what reads the standard error of the service (the log driver of the container, journald), and whether its disk is full",
+        );
     }
 }
 

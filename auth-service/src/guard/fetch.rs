@@ -16,6 +16,8 @@ use reqwest::{Certificate, Client, StatusCode};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
+use crate::threads;
+
 use super::addresses::is_public;
 use super::in_flight::InFlight;
 
@@ -90,13 +92,15 @@ pub enum FetchError {
 
 /// The HTTPS client could not be created, for example because a root certificate is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("no HTTPS client can be made: {0}")]
+#[error(
+    "no HTTPS client can be made: {0}. Look at EXTRA_CA_FILE, SSL_CERT_FILE and SSL_CERT_DIR, and at the certificates of the system"
+)]
 pub struct NoFetcher(String);
 
 impl Fetcher {
     /// Creates a fetcher that trusts the system's root certificates and those in `extra_roots`, in PEM.
     pub fn new(loopback: Loopback, extra_roots: Option<&[u8]>) -> Result<Self, NoFetcher> {
-        let failed = |error: reqwest::Error| NoFetcher(error.to_string());
+        let failed = |error: reqwest::Error| NoFetcher(with_causes(&error));
         let roots = extra_roots.map(Certificate::from_pem_bundle).transpose().map_err(failed)?;
         let client = || {
             let resolver = CheckedResolver::new(loopback);
@@ -152,6 +156,17 @@ impl Fetcher {
         }
         Ok(Fetched { body, max_age })
     }
+}
+
+/// The message of an error and those of its causes, which alone say what is wrong.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {
@@ -218,7 +233,7 @@ impl Resolve for CheckedResolver {
                 drop((place, of_this_name));
                 found
             };
-            let found: Vec<SocketAddr> = tokio::task::spawn_blocking(look_up).await??;
+            let found: Vec<SocketAddr> = threads::beside("look-up", "a lookup of a name", look_up).await??;
             // One forbidden address makes the name fail, because an attacker who mixes addresses hopes that
             // the next attempt uses the other one.
             if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {

@@ -1,21 +1,23 @@
 //! Password hashing with Argon2id (RFC 9106) and the parameters that OWASP recommends.
 //!
 //! A hash takes 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in.
-//! Therefore only a few are computed at a time, each in a block of memory that is allocated once and reused,
-//! and only a few attempts can wait. When all places are taken, an attempt is refused and told when to try
-//! again.
+//! Therefore only a few are computed at a time, each on a thread of its own and in a block of memory that are
+//! taken at the start, and only a few attempts can wait. When all places are taken, an attempt is refused and
+//! told when to try again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::clock::Random;
 use crate::keys::seal::SystemRandomSource;
+use crate::threads::{self, NoThread};
 
 /// Minimum length in characters of a password that a user chooses (NIST SP 800-63B §3.1.1 has rules for the
 /// length and not for kinds of characters).
@@ -25,6 +27,9 @@ pub const LONGEST: usize = 256;
 /// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits
 /// for less than a second.
 pub const MAX_WAITING: usize = 32;
+/// How long an attempt waits for its turn. On a machine that is far too busy, it is told to come again before
+/// a browser or a proxy gives up.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Delay in seconds before a retry after [`HashingError::Busy`].
 pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// Maximum number of hashes at a time, whatever the number of cores. Each holds 19 MiB for as long as the
@@ -46,25 +51,44 @@ pub enum Queue {
 /// Hashes and verifies passwords, with bounded memory.
 #[derive(Clone)]
 pub struct Passwords {
-    /// One permit for each hash that can be computed at the same time.
+    /// One permit for each thread that hashes, so that what is sent to the threads starts at once.
     permits: Arc<Semaphore>,
-    /// As many blocks of memory as there are permits, so that every holder of a permit finds one.
-    memory: Arc<Mutex<Vec<Vec<Block>>>>,
+    /// Leads to the threads. They end when it is dropped.
+    jobs: mpsc::Sender<Job>,
     strangers: Arc<Semaphore>,
     known: Arc<Semaphore>,
     /// The hash that is verified when an account does not exist, so that both cases take the same time.
     decoy: Arc<str>,
+    /// How long an attempt waits for its turn.
+    patience: Duration,
     /// Duration of the last check, including the wait.
     last: Arc<Mutex<Duration>>,
+}
+
+/// Work for a thread that hashes, in the memory of that thread.
+type Job = Box<dyn FnOnce(&mut [Block]) + Send>;
+
+/// Why passwords cannot be hashed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// There is not enough memory.
+    #[error("there is no memory for password hashes (19 MiB each, {0} of them)")]
+    Memory(usize),
+    /// There is no thread.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
+    /// The first hash failed.
+    #[error(transparent)]
+    Hashing(#[from] HashingError),
 }
 
 /// Why a password was neither hashed nor checked. A wrong password is not among these errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashingError {
-    /// The queue of waiting attempts is full.
+    /// The queue of waiting attempts is full, or the attempt has waited for too long.
     #[error("too many passwords are being checked; try again in {RETRY_AFTER_SECONDS} seconds")]
     Busy,
-    /// There is not enough memory, a stored hash cannot be read, or the service is stopping.
+    /// A stored hash cannot be read, Argon2 failed, or the service is stopping.
     #[error("the password could not be checked")]
     Failed,
 }
@@ -72,20 +96,32 @@ pub enum HashingError {
 impl Passwords {
     /// Creates the hasher for a service with this number of threads. At most half as many hashes run at a
     /// time, so that the service can still answer other requests.
-    pub fn new(threads: usize) -> Result<Self, HashingError> {
+    ///
+    /// # Errors
+    /// If there is not enough memory, or the system has no thread left.
+    pub fn new(threads: usize) -> Result<Self, SetUpError> {
         let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
-        // The memory is allocated now, so that the service does not need more of it under load.
-        let mut memory = Vec::with_capacity(parallel);
+        let (jobs, waiting) = mpsc::channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut decoy = None;
+        // Memory and threads are taken now, so that the service does not need more of them under load, when
+        // the system might have none.
         for _ in 0..parallel {
-            memory.push(blocks()?);
+            let mut memory = blocks().ok_or(SetUpError::Memory(parallel))?;
+            if decoy.is_none() {
+                decoy = Some(hash(b"decoy", &mut memory)?);
+            }
+            let waiting = Arc::clone(&waiting);
+            threads::start("hash", "password hashes", move || work_on(&waiting, &mut memory))?;
         }
-        let decoy = hash(b"decoy", memory.first_mut().ok_or(HashingError::Failed)?)?;
+        let decoy = decoy.ok_or(HashingError::Failed)?;
         Ok(Self {
             permits: Arc::new(Semaphore::new(parallel)),
-            memory: Arc::new(Mutex::new(memory)),
+            jobs,
             strangers: Arc::new(Semaphore::new(MAX_WAITING)),
             known: Arc::new(Semaphore::new(MAX_WAITING)),
             decoy: decoy.into(),
+            patience: LONGEST_WAIT,
             last: Arc::new(Mutex::new(USUAL)),
         })
     }
@@ -134,29 +170,41 @@ impl Passwords {
         };
         // If the caller goes away while it waits, this future is dropped, which releases the place.
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| HashingError::Busy)?;
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| HashingError::Failed)?;
-        let memory = Arc::clone(&self.memory);
-        // The place and the permit move into the closure, so that a caller that goes away now does not
-        // release what is in use.
-        let run = move || {
-            let taken = memory.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut taken = taken.ok_or(HashingError::Failed)?;
-            let outcome = work(&mut taken);
-            memory.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
+        let turn = Arc::clone(&self.permits).acquire_owned();
+        let turn = tokio::time::timeout(self.patience, turn).await.map_err(|_| HashingError::Busy)?;
+        let permit = turn.map_err(|_| HashingError::Failed)?;
+        let (done, outcome) = oneshot::channel();
+        // The place and the permit move into the job, so that a caller that goes away now does not release
+        // what is in use.
+        let job = Box::new(move |memory: &mut [Block]| {
+            let outcome = work(memory);
             drop((permit, place));
-            Ok(outcome)
-        };
-        tokio::task::spawn_blocking(run).await.map_err(|_| HashingError::Failed)?
+            // The caller might have gone away.
+            let _ = done.send(outcome);
+        });
+        self.jobs.send(job).map_err(|_| HashingError::Failed)?;
+        outcome.await.map_err(|_| HashingError::Failed)
     }
 }
 
-/// Allocates the memory for one hash with the default parameters.
-fn blocks() -> Result<Vec<Block>, HashingError> {
+/// Runs jobs until no more can come.
+fn work_on(waiting: &Mutex<mpsc::Receiver<Job>>, memory: &mut [Block]) {
+    loop {
+        // One thread waits for a job, and the others wait for the lock.
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // The caller of a job that panics gets an error, and the thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(memory)));
+    }
+}
+
+/// Allocates the memory for one hash with the default parameters, if there is enough.
+fn blocks() -> Option<Vec<Block>> {
     let count = Params::default().block_count();
     let mut blocks = Vec::new();
-    blocks.try_reserve_exact(count).map_err(|_| HashingError::Failed)?;
+    blocks.try_reserve_exact(count).ok()?;
     blocks.resize(count, Block::default());
-    Ok(blocks)
+    Some(blocks)
 }
 
 fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
@@ -204,6 +252,8 @@ fn failed(error: impl std::fmt::Display) -> HashingError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[tokio::test]
@@ -248,21 +298,27 @@ mod tests {
         }
     }
 
-    /// Work that lasts until the sender is dropped.
-    fn held() -> (std::sync::mpsc::Sender<()>, impl FnOnce(&mut [Block]) + Send + 'static) {
-        let (sender, receiver) = std::sync::mpsc::channel::<()>();
-        (sender, move |_: &mut [Block]| assert!(receiver.recv().is_err()))
+    /// Work that lasts until the sender is dropped, and whether it has begun.
+    fn held() -> (mpsc::Sender<()>, Arc<AtomicBool>, impl FnOnce(&mut [Block]) + Send + 'static) {
+        let (sender, receiver) = mpsc::channel::<()>();
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let begun = Arc::clone(&has_begun);
+        let work = move |_: &mut [Block]| {
+            begun.store(true, Ordering::Release);
+            assert!(receiver.recv().is_err());
+        };
+        (sender, has_begun, work)
     }
 
     #[tokio::test]
     async fn a093_a_hash_keeps_its_permit_when_the_caller_goes_away() {
         let passwords = Passwords::new(1).unwrap();
-        let (hold, work) = held();
+        let (hold, has_begun, work) = held();
         let caller = tokio::spawn({
             let passwords = passwords.clone();
             async move { passwords.bounded(Queue::Strangers, work).await }
         });
-        while !passwords.memory.lock().unwrap().is_empty() {
+        while !has_begun.load(Ordering::Acquire) {
             tokio::task::yield_now().await;
         }
         caller.abort();
@@ -275,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn a093_few_attempts_wait_and_those_of_strangers_take_no_place_of_known_browsers() {
         let passwords = Passwords::new(1).unwrap();
-        let (hold, work) = held();
+        let (hold, _, work) = held();
         let first = tokio::spawn({
             let passwords = passwords.clone();
             async move { passwords.bounded(Queue::Strangers, work).await }
@@ -305,6 +361,25 @@ mod tests {
         drop(hold);
         assert!(first.await.unwrap().is_ok());
         assert_eq!(known.await.unwrap(), Ok(false));
-        assert_eq!(passwords.memory.lock().unwrap().len(), 1);
+        assert_eq!(passwords.permits.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a093_an_attempt_whose_turn_does_not_come_is_told_to_come_again() {
+        let passwords = Passwords { patience: Duration::from_millis(10), ..Passwords::new(1).unwrap() };
+        // Its turn never comes, as on a machine that is far too busy.
+        let turn = Arc::clone(&passwords.permits).acquire_owned().await.unwrap();
+        let outcome = passwords.verify(None, "x".into(), Queue::Strangers).await;
+        assert_eq!(outcome, Err(HashingError::Busy));
+        assert_eq!(passwords.strangers.available_permits(), MAX_WAITING, "its place is free again");
+        drop(turn);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_hash_ends_neither_its_thread_nor_the_permit() {
+        let passwords = Passwords::new(1).unwrap();
+        let panicked = passwords.bounded(Queue::Known, |_| panic!("on purpose")).await;
+        assert_eq!(panicked, Err::<(), _>(HashingError::Failed));
+        assert_eq!(passwords.verify(None, "x".into(), Queue::Known).await, Ok(false));
     }
 }

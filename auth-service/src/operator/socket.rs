@@ -46,6 +46,14 @@ pub enum SocketError {
         /// The error of the operating system.
         source: std::io::Error,
     },
+    /// The running service took the command, and closed the connection without a reply that can be read.
+    #[error(
+        "the running service took the command on {path} and did not answer it: see its log. The command may have been carried out; look before you repeat it"
+    )]
+    NoAnswer {
+        /// The path of the socket.
+        path: PathBuf,
+    },
 }
 
 /// Listens for operators. Only the process that holds the store is allowed to call this, because the socket
@@ -94,12 +102,19 @@ async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     tokio::time::timeout(TIMEOUT, BufReader::new(read.take(LONGEST)).read_line(&mut line)).await??;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
-            let reply = tokio::time::timeout(command.budget(), run(command, &tools(state))).await?;
-            if matches!(reply, Ok(Reply::Keys(_))) {
+            let budget = command.budget();
+            let reply = tokio::time::timeout(budget, run(command, &tools(state))).await;
+            if matches!(reply, Ok(Ok(Reply::Keys(_)))) {
                 // The service uses the changed keys before the operator gets the reply.
                 state.follow_keys().await;
             }
-            reply.unwrap_or_else(|error| Reply::Refused(error.to_string()))
+            match reply {
+                Ok(reply) => reply.unwrap_or_else(|error| Reply::Refused(error.to_string())),
+                Err(_) => Reply::Refused(format!(
+                    "the running service did not finish the command within {} seconds; look at /ready and its log, and whether it was carried out, before you repeat it",
+                    budget.as_secs()
+                )),
+            }
         }
         Err(error) => Reply::Refused(format!(
             "the running service does not know this command; is it of another release? {error}"
@@ -131,10 +146,11 @@ pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketErr
         stream.write_all(&text).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
-        Ok(serde_json::from_slice(&answer)?)
+        Ok(answer)
     };
     let answered = tokio::time::timeout(command.budget() + TIMEOUT, exchange)
         .await
         .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-    answered.map_err(|source| SocketError::Ask { path, source })
+    let answer = answered.map_err(|source| SocketError::Ask { path: path.clone(), source })?;
+    serde_json::from_slice(&answer).map_err(|_| SocketError::NoAnswer { path })
 }

@@ -10,6 +10,8 @@ use crate::state::AppState;
 use crate::store::StoreError;
 use crate::upkeep::{Findings, LOST};
 
+use super::telemetry;
+
 /// `/health`: the process answers. It does not ask the store, so that a store outage does not restart the
 /// service.
 pub async fn health() -> HttpResponse {
@@ -23,7 +25,8 @@ pub async fn health() -> HttpResponse {
 /// A policy file that cannot be used is reported and does not make the service unready. The last good policy
 /// is in force, and all replicas can share the file, so that a typing error would otherwise stop all of them.
 /// The same is true of a clock that has jumped, because all replicas can be affected. A clock that differs
-/// from that of Redis is a fault of this replica alone, and makes it unready.
+/// from that of Redis is a fault of this replica alone, and makes it unready. A log that nobody reads is
+/// reported only, because everything else works.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let facts =
         if state.store.changes().is_live() { "cached" } else { "not cached: changes are not heard of" };
@@ -50,6 +53,7 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let status = if is_ready { "ready" } else { "not ready" };
     let body = json!({
         "status": status, "store": store, "store_dangers": dangers, "clock": clock, "facts": facts, "policy": policy,
+        "log": telemetry::standing(),
     });
     if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }

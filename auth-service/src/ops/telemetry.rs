@@ -1,8 +1,12 @@
 //! Log lines, and the span of each request.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashMap;
-use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use actix_web::Error;
 use actix_web::body::MessageBody;
@@ -17,16 +21,62 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::{LogFormat, Observability};
 use crate::guard::log_rate::LogRate;
 
-/// Starts logging to standard error.
-pub fn start(settings: &Observability) {
+use super::log_writer::LogWriter;
+
+/// How long the process waits at its end until the last lines are written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// What writes the lines of this process. The log is one for the whole process, as standard error is.
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
+
+/// Starts logging to standard error, also of panics.
+///
+/// # Errors
+/// If standard error is closed, or the system has no thread left.
+pub fn start(settings: &Observability) -> io::Result<()> {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours help at a terminal and are noise in a file.
-    let colours = std::io::stderr().is_terminal();
+    let colours = io::stderr().is_terminal();
     let all = tracing_subscriber::registry().with(filter).with(Floods::default());
-    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+    // Not through the standard library, which has a lock that everybody else who prints would wait for.
+    let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let writer = LogWriter::start(out)?;
+    let writer = WRITER.get_or_init(|| writer).clone();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer);
     match settings.format {
         LogFormat::Json => all.with(lines.json().flatten_event(true)).init(),
         LogFormat::Text => all.with(lines).init(),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.to_string().replace('\n', " ");
+        let backtrace = Backtrace::capture();
+        match backtrace.status() {
+            BacktraceStatus::Captured => tracing::error!(%backtrace, "{what}"),
+            _ => tracing::error!("{what}"),
+        }
+    }));
+    Ok(())
+}
+
+/// Writes the last words of the process, and waits a moment until all lines are written. Nothing waits for a
+/// reader that has stalled.
+pub fn end(last_words: Option<&str>) {
+    let Some(writer) = WRITER.get() else { return };
+    if let Some(words) = last_words {
+        writer.put(format!("{words}\n").as_bytes(), true);
+    }
+    writer.flush(LAST_LINES);
+}
+
+/// Whether the log is read, in words for operators.
+pub fn standing() -> String {
+    let lost = WRITER.get().map(LogWriter::lost).unwrap_or_default();
+    if WRITER.get().is_some_and(LogWriter::is_full) {
+        format!("nobody reads standard error; left out since the start: {lost}")
+    } else if lost.lines > 0 {
+        format!("ok now; left out since the start, because nobody read standard error: {lost}")
+    } else {
+        "ok".to_owned()
     }
 }
 
@@ -90,11 +140,11 @@ pub(super) mod tests {
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

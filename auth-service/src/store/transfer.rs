@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::keys::seal::StoreKey;
+use crate::threads;
 
 use super::dump::{DumpError, DumpReader, DumpWriter};
 use super::embedded::OpenError;
@@ -120,12 +121,17 @@ impl Source {
             }
             Self::Dump(path, key) => {
                 let (file, key) = (path.clone(), key.clone());
-                let reading = tokio::task::spawn_blocking(move || read_dump(&file, &key, now, &to));
+                let read = move || read_dump(&file, &key, now, &to);
+                let reading = tokio::spawn(threads::beside("dump", "the file of a dump", read));
                 while let Some(batch) = records.recv().await {
                     each(batch).await?;
                 }
-                let ended = reading.await.map_err(|error| DumpError::Io(std::io::Error::other(error)));
-                ended.and_then(|ended| ended).map_err(dump_error(path))
+                let ended = match reading.await {
+                    Ok(Ok(ended)) => ended,
+                    Ok(Err(no_thread)) => Err(DumpError::Io(std::io::Error::other(no_thread))),
+                    Err(cut_off) => Err(DumpError::Io(std::io::Error::other(cut_off))),
+                };
+                ended.map_err(dump_error(path))
             }
         }
     }

@@ -158,6 +158,24 @@ fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
 }
 
 #[test]
+fn the_threads_of_auth_service_fit_its_container_and_the_document_says_how_many_they_are() {
+    let number = |name: &str| number("auth-service/src/threads.rs", &format!("pub const {name}: usize ="));
+    let (preset, besides) = (number("DEFAULT_WORKERS"), number("BESIDES"));
+    let needed = |workers: u64| 3 * workers + besides;
+    let document = text("docs/limits.md");
+    let said = [
+        format!("{besides} more"),
+        format!("{} with {preset} workers", needed(preset)),
+        format!("{} with `WORKERS=64`", needed(64)),
+        format!("`pids_limit` of the stack is {}", Container::of_auth_service().bounds().pids),
+    ];
+    for words in said {
+        assert!(document.contains(&words), "docs/limits.md does not say: {words}");
+    }
+    assert!(needed(64) <= Container::of_auth_service().bounds().pids);
+}
+
+#[test]
 fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
     let rows = rows_of("## Memory of a service");
     let container = Container::of_service();

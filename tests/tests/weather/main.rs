@@ -5,6 +5,9 @@
 
 mod clock;
 mod disk;
+mod files;
 mod lost;
 mod sky;
 mod stop;
+mod threads;
+mod unread;

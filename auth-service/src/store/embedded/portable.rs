@@ -16,6 +16,7 @@ use crate::keys::seal::StoreKey;
 use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
 use crate::store::transfer::{Target, TargetError};
 use crate::store::{Store, StoreError};
+use crate::threads;
 
 use super::files::{self, OpenError};
 use super::holdings::{self, New};
@@ -45,7 +46,7 @@ impl Portable for EmbeddedStore {
             }
             if batch.is_empty() { Ok(()) } else { to.blocking_send(batch).map_err(nobody_receives) }
         };
-        tokio::task::spawn_blocking(export).await.map_err(rows::unavailable)?
+        threads::beside("export", "an export of the store", export).await.map_err(rows::unavailable)?
     }
 
     async fn reseal(&self) -> Result<Resealed, StoreError> {

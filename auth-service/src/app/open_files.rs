@@ -1,0 +1,90 @@
+//! How many connections the limit of open files allows. A listener that strangers reach must not take the
+//! files that readiness, checks and the store need.
+
+use std::num::NonZeroUsize;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{EDGE_CONNECTIONS, OPS_CONNECTIONS, PUBLIC_CONNECTIONS};
+
+/// Files of a connection: the connection, and the handle with which it is closed when it is silent.
+const OF_A_CONNECTION: usize = 2;
+/// Connections over gRPC take one file each.
+const GRPC_CONNECTIONS: usize = 256;
+/// Files of a worker of a listener: its queue of events, and what wakes it.
+const OF_A_WORKER: usize = 4;
+/// Files for documents that are fetched, for the store, and for operators' commands.
+const BESIDES: usize = 128;
+/// Files that are open at the start if the system does not say how many.
+const USUAL: usize = 64;
+
+/// Maximum numbers of open connections of the public and the edge listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ceilings {
+    pub(super) public: usize,
+    pub(super) edge: usize,
+}
+
+/// Raises the limit of open files to the hard limit, and returns the ceilings that fit it. If they are lower
+/// than usual, the log is told. The usual soft limit of 1024 is meant for programs that use select(2).
+pub(super) fn ceilings(workers: NonZeroUsize) -> Ceilings {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let limit = getrlimit(Resource::Nofile)
+        .current
+        .map_or(usize::MAX, |limit| limit.try_into().unwrap_or(usize::MAX));
+    let open = std::fs::read_dir("/proc/self/fd").map_or(USUAL, Iterator::count);
+    let taken = open + 2 * OF_A_WORKER * workers.get() + 4 * OF_A_WORKER;
+    let ceilings = fitting(limit, taken);
+    if ceilings != ALL {
+        let Ceilings { public, edge } = ceilings;
+        tracing::warn!(
+            limit,
+            needed = taken + NEEDED,
+            public_connections = public,
+            edge_connections = edge,
+            "the limit of open files is low, so fewer connections are accepted; raise it (ulimits: nofile of the container, LimitNOFILE of systemd, ulimit -n)"
+        );
+    }
+    ceilings
+}
+
+const ALL: Ceilings = Ceilings { public: PUBLIC_CONNECTIONS, edge: EDGE_CONNECTIONS };
+
+/// Files of everything except the public and the edge listener's connections.
+const OTHERS: usize = OPS_CONNECTIONS * OF_A_CONNECTION + GRPC_CONNECTIONS + BESIDES;
+const NEEDED: usize = (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS) * OF_A_CONNECTION + OTHERS;
+
+/// The ceilings below `limit`, when `taken` files are open anyway.
+fn fitting(limit: usize, taken: usize) -> Ceilings {
+    let free = limit.saturating_sub(taken);
+    if free >= NEEDED {
+        return ALL;
+    }
+    // The others seldom need all of theirs, so they keep a half of what there is, or less.
+    let shared = free.saturating_sub(OTHERS.min(free / 2)) / OF_A_CONNECTION;
+    let of = |part: usize| (shared * part / (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS)).clamp(1, part);
+    Ceilings { public: of(PUBLIC_CONNECTIONS), edge: of(EDGE_CONNECTIONS) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a100_connections_leave_files_for_everything_else_whatever_the_limit_is() {
+        assert_eq!(fitting(1 << 20, 100), ALL);
+        assert_eq!(fitting(usize::MAX, 100), ALL);
+        assert_eq!(fitting(100 + NEEDED, 100), ALL);
+        assert_ne!(fitting(99 + NEEDED, 100), ALL);
+        for limit in [64, 128, 256, 1024, 4096, 99 + NEEDED] {
+            let Ceilings { public, edge } = fitting(limit, 40);
+            assert!(public >= 1 && edge >= public, "{limit}");
+            let left = (limit - 40).saturating_sub((public + edge) * OF_A_CONNECTION);
+            assert!(left >= OTHERS.min((limit - 40) / 2), "{limit}: {left}");
+        }
+        assert_eq!(fitting(10, 40), Ceilings { public: 1, edge: 1 });
+    }
+}

@@ -1,0 +1,250 @@
+//! Writes log lines on a thread of its own. A reader of standard error that stalls (a log driver whose disk
+//! is full, a pipe that nobody reads) then delays nobody: lines wait in a queue, and those that find no room
+//! are left out and counted.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes of lines that wait before further ones are left out.
+const MAX_WAITING: usize = 1 << 20;
+/// Further bytes, for audit lines only, so that a flood of other lines does not take their room.
+const MAX_WAITING_AUDIT: usize = 1 << 20;
+/// What a line in the queue takes besides its text, in bytes.
+const OVERHEAD: usize = 64;
+/// Pause before a write is tried again on a standard error that does not block.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The queue of lines in front of the thread that writes them. Clones share it.
+#[derive(Clone, Default)]
+pub struct LogWriter(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Whether the thread has taken a line and has not finished writing it.
+    is_writing: bool,
+    lost: Lost,
+    /// What the log itself has been told of `lost`.
+    told: Lost,
+}
+
+/// How many lines were left out since the start, because nobody read those before them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// All lines.
+    pub lines: u64,
+    /// Those of them that were audit lines.
+    pub audit: u64,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lines, audit } = self;
+        write!(f, "{lines} lines, {audit} of them audit lines")
+    }
+}
+
+impl LogWriter {
+    /// Starts the thread, which writes to `out` for the rest of the process.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let writer = Self::default();
+        let writing = writer.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_all(out))?;
+        Ok(writer)
+    }
+
+    /// Queues a line, or leaves it out if the queue is full. It never waits for the reader.
+    pub fn put(&self, line: &[u8], is_audit: bool) {
+        let room = MAX_WAITING + if is_audit { MAX_WAITING_AUDIT } else { 0 };
+        let mut queue = self.queue();
+        let fits = queue.bytes + line.len() + OVERHEAD <= room;
+        if fits {
+            queue.bytes += line.len() + OVERHEAD;
+            queue.lines.push_back(line.to_vec());
+        } else {
+            queue.lost.lines += 1;
+            queue.lost.audit += u64::from(is_audit);
+        }
+        drop(queue);
+        self.0.changed.notify_all();
+        if !fits {
+            metrics::counter!("mcp_gate_log_lines_left_out_total").increment(1);
+            if is_audit {
+                metrics::counter!("mcp_gate_audit_lines_lost_total").increment(1);
+            }
+        }
+    }
+
+    /// Waits until all lines are written, but no longer than `within`.
+    pub fn flush(&self, within: Duration) {
+        let unwritten = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        drop(self.0.changed.wait_timeout_while(self.queue(), within, unwritten));
+    }
+
+    /// The lines that were left out since the start.
+    pub fn lost(&self) -> Lost {
+        self.queue().lost
+    }
+
+    /// Whether lines are left out at this moment.
+    pub fn is_full(&self) -> bool {
+        // A usual line still fits below this.
+        self.queue().bytes + 4096 > MAX_WAITING
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut out: impl Write) {
+        loop {
+            let line = self.next();
+            let is_written = write_line(&mut out, &line).is_ok();
+            let untold = self.finish(&line, is_written);
+            if let Some(Lost { lines, audit }) = untold {
+                tracing::warn!(
+                    lines,
+                    audit_lines = audit,
+                    "lines were left out of the log, because nobody read it"
+                );
+            }
+        }
+    }
+
+    fn next(&self) -> Vec<u8> {
+        let mut queue = self
+            .0
+            .changed
+            .wait_while(self.queue(), |queue| queue.lines.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.is_writing = true;
+        queue.lines.pop_front().unwrap_or_default()
+    }
+
+    /// Makes room for other lines. Returns what the log should be told was left out since it was told last.
+    fn finish(&self, line: &[u8], is_written: bool) -> Option<Lost> {
+        let mut queue = self.queue();
+        queue.is_writing = false;
+        queue.bytes = queue.bytes.saturating_sub(line.len() + OVERHEAD);
+        // While the queue is long, the reader is not back yet, and more will be left out.
+        let untold = if is_written && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
+            let (lost, told) = (queue.lost, queue.told);
+            queue.told = lost;
+            Some(Lost { lines: lost.lines - told.lines, audit: lost.audit - told.audit })
+        } else {
+            None
+        };
+        drop(queue);
+        self.0.changed.notify_all();
+        untold
+    }
+}
+
+fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match out.write(line) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => line = line.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever shares standard error with us may have made it non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Takes the text of one log line.
+pub struct Line<'a> {
+    writer: &'a LogWriter,
+    is_audit: bool,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.put(bytes, self.is_audit);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { writer: self, is_audit: false }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+        Line { writer: self, is_audit: metadata.target() == "audit" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a095_a_reader_that_stalls_delays_nobody_and_what_it_misses_is_counted() {
+        // The other end is kept and not read.
+        let (ours, reader) = UnixStream::pair().unwrap();
+        let writer = LogWriter::start(ours).unwrap();
+        let line = [b'x'; 1024];
+        for _ in 0..4096 {
+            writer.put(&line, false);
+        }
+        let lost = writer.lost();
+        assert!(lost.lines > 1000 && lost.lines < 4096 && lost.audit == 0, "{lost}");
+        assert!(writer.is_full());
+        // Audit lines have room of their own, which ends, too.
+        writer.put(&line, true);
+        assert_eq!(writer.lost(), lost);
+        for _ in 0..4096 {
+            writer.put(&line, true);
+        }
+        assert!(writer.lost().audit > 1000);
+        assert!(writer.queue().bytes <= MAX_WAITING + MAX_WAITING_AUDIT);
+        writer.flush(Duration::from_millis(1));
+        drop(reader);
+        // Lines that cannot be written do not wait for ever, either.
+        writer.flush(PATIENCE);
+        assert_eq!(writer.queue().bytes, 0);
+    }
+
+    #[test]
+    fn what_is_flushed_is_written() {
+        let (ours, mut reader) = UnixStream::pair().unwrap();
+        let writer = LogWriter::start(ours).unwrap();
+        writer.put(b"one\n", false);
+        writer.put(b"two\n", true);
+        writer.flush(PATIENCE);
+        assert!(writer.queue().lines.is_empty());
+        let mut read = [0; 8];
+        io::Read::read_exact(&mut reader, &mut read).unwrap();
+        assert_eq!((&read, writer.lost()), (b"one\ntwo\n", Lost::default()));
+    }
+}
