@@ -10,6 +10,7 @@ mod grants;
 mod lifetimes;
 mod listeners;
 mod observability;
+mod roots;
 mod signing;
 mod site;
 mod storage;

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::files::read_setting;
 
-use super::Problems;
+use super::{Problems, roots};
 
 /// All variables of this service. A `…_FILE` variable is only read if its base name is in this list.
 pub(super) const NAMES: &[&str] = &[
@@ -91,6 +91,8 @@ impl Environment {
                 (None, None) => {}
             }
         }
+        let value = |name| given.get(name).map(|value: &String| value.as_str());
+        roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);
         Self(values)
     }
 

@@ -1,0 +1,90 @@
+//! The files of trusted certificates that libraries read by themselves. They are looked at first, because
+//! those libraries would wait for a pipe without end, and name neither file nor variable in an error.
+
+use std::io::{Error, ErrorKind, Result};
+use std::path::Path;
+
+use crate::files::read_regular;
+
+use super::Problems;
+
+/// Maximum length of a file of certificates, in bytes. Those of distributions have about 250 kB.
+const LONGEST: usize = 8 << 20;
+/// Maximum number of entries of a directory of certificates. Those of distributions have about 400.
+const MAX_ENTRIES: usize = 10_000;
+
+/// The variable that names a file of certificates in PEM.
+pub(super) const FILE: &str = "SSL_CERT_FILE";
+/// The variable that names directories of such files, separated by colons.
+pub(super) const DIRECTORIES: &str = "SSL_CERT_DIR";
+
+pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mut Problems) {
+    let advice = "Set it to where the certificates are that the system trusts, in PEM, or remove it";
+    if let Some(path) = file
+        && let Err(error) = read_regular(Path::new(path), LONGEST)
+    {
+        problems.add(FILE, format_args!("cannot read {path}: {error}. {advice}"));
+    }
+    for path in std::env::split_paths(directories.unwrap_or_default()) {
+        if let Err(error) = look_at(&path) {
+            problems.add(DIRECTORIES, format_args!("cannot read {}: {error}. {advice}", path.display()));
+        }
+    }
+}
+
+/// Opens no file: those in a directory are many, and the libraries open only regular ones.
+fn look_at(directory: &Path) -> Result<()> {
+    if directory.as_os_str().is_empty() {
+        return Ok(());
+    }
+    for (seen, entry) in directory.read_dir()?.enumerate() {
+        let path = entry?.path();
+        let refused = |why: String| Error::new(ErrorKind::InvalidInput, format!("{}: {why}", path.display()));
+        if seen >= MAX_ENTRIES {
+            return Err(refused(format!("there are more than {MAX_ENTRIES} entries")));
+        }
+        // What leads nowhere, and what is no regular file, is passed over by the libraries, too.
+        let Ok(found) = path.metadata() else { continue };
+        if found.is_file() && found.len() > u64::try_from(LONGEST).unwrap_or(u64::MAX) {
+            return Err(refused(format!("it is longer than {LONGEST} bytes")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn problems(file: Option<&str>, directories: Option<&str>) -> String {
+        let mut problems = Problems::default();
+        check(file, directories, &mut problems);
+        problems.0.join("\n")
+    }
+
+    #[test]
+    fn certificates_are_in_regular_files_and_anything_else_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (inside, pipe) = (directory.path().join("certificates"), directory.path().join("pipe"));
+        fs::create_dir(&inside).unwrap();
+        let good = inside.join("ca.pem");
+        fs::write(&good, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        for path in [text(&pipe), "/dev/zero".to_owned(), text(&inside), "/nonexistent".to_owned()] {
+            let found = problems(Some(&path), None);
+            assert!(found.starts_with(&format!("SSL_CERT_FILE: cannot read {path}: ")), "{found}");
+        }
+        assert_eq!(problems(Some(&text(&good)), Some(&text(&inside))), "");
+        assert_eq!(problems(None, Some(&text(directory.path()))), "", "a pipe there is not opened");
+        fs::File::create(inside.join("large.pem")).unwrap().set_len(1 << 40).unwrap();
+        for path in [text(&inside), text(&good), "/nonexistent".to_owned()] {
+            let found = problems(None, Some(&format!("{}:{path}", text(directory.path()))));
+            assert!(found.starts_with(&format!("SSL_CERT_DIR: cannot read {path}: ")), "{found}");
+        }
+    }
+}
