@@ -168,7 +168,7 @@ start_edge() {
       render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
         EDGE_ADDRESS="$address" DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
-      start traefik "${DIE_WITH_PARENT[@]}" "$EDGE_PROGRAM" --configFile="$DATA/traefik.yaml"
+      start traefik env GODEBUG=http2server=0 "${DIE_WITH_PARENT[@]}" "$EDGE_PROGRAM" --configFile="$DATA/traefik.yaml"
       ;;
   esac
 }

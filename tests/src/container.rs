@@ -8,8 +8,9 @@ use crate::blocks;
 use crate::control_group::Bounds;
 use crate::edge::Edge;
 
-/// Settings that make a program's memory management return memory to the system.
-const ALLOCATOR: [&str; 3] = ["GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
+/// Settings that make a program's memory management return memory to the system, and Go's switches, one of
+/// which turns HTTP/2 off.
+const MEMORY: [&str; 4] = ["GODEBUG", "GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
 
 /// The block of a container in a compose file.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ impl Container {
     /// The environment variables that concern memory.
     pub fn memory_settings(&self) -> BTreeMap<String, String> {
         let environment = self.0["environment"].as_object().expect("environment is a mapping");
-        let mine = environment.iter().filter(|(name, _)| ALLOCATOR.contains(&name.as_str()));
+        let mine = environment.iter().filter(|(name, _)| MEMORY.contains(&name.as_str()));
         mine.map(|(name, value)| (name.clone(), preset(value.as_str().expect("it is text")))).collect()
     }
 }

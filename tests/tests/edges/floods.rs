@@ -46,7 +46,7 @@ fn say(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
+pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     let bounds = edge.container().bounds();
     if let Err(why) = ControlGroup::make(bounds) {
         return say(&format!("SKIPPED {name}: {why:#}"));

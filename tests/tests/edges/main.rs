@@ -40,6 +40,7 @@ mod counter_checks;
 mod floods;
 mod forged;
 mod framing;
+mod http2;
 mod identities;
 mod paths;
 mod possession;
