@@ -2,7 +2,7 @@
 //! what is visible from outside.
 //!
 //! Each check names the section of the specification that requires it, or the number of the attack in
-//! `docs/threat-model.md`. A check that cannot be done, because of a missing login or endpoint for example,
+//! `docs/attacks.md`. A check that cannot be done, because of a missing login or endpoint for example,
 //! is skipped with a reason.
 
 mod authorization;

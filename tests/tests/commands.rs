@@ -1,8 +1,9 @@
-//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run.
+//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run, and to files that exist.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -49,4 +50,44 @@ fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
     }
     assert!(missing.is_empty(), "cargo knows none of these:\n{}", missing.join("\n"));
     assert!(seen > 20, "only {seen} commands were found");
+}
+
+/// Where the paths begin that documents write between backticks.
+const BEGINNINGS: [&str; 6] =
+    ["", "auth-service", "auth-service/src", "stdio-wrapper", "stdio-wrapper/src", "tests"];
+
+/// Whether a word between backticks is a file of ours by its name: a source file or a script. One in capital letters stands for others
+/// (`src/NAME.rs`).
+fn is_a_file(word: &str) -> bool {
+    let is_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-./".contains(c);
+    word.chars().all(is_path) && (word.starts_with("scripts/") || ends_in(word, "rs"))
+}
+
+fn ends_in(file: &str, extension: &str) -> bool {
+    Path::new(file).extension().is_some_and(|end| end == extension)
+}
+
+#[test]
+fn the_files_that_documents_name_or_link_to_are_there() {
+    let (mut seen, mut missing) = (0, Vec::new());
+    // What changed once is told as it was then.
+    for file in files().into_iter().filter(|file| ends_in(file, "md") && file != "CHANGELOG.md") {
+        let text = fs::read_to_string(repository().join(&file)).unwrap();
+        let directory = repository().join(&file).parent().unwrap().to_path_buf();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for link in links.filter(|link| !link.is_empty() && !link.contains(':')) {
+            seen += 1;
+            if !directory.join(link).exists() {
+                missing.push(format!("{file}: a link to {link}"));
+            }
+        }
+        for word in text.split('`').filter(|word| is_a_file(word)) {
+            seen += 1;
+            if !BEGINNINGS.iter().any(|beginning| repository().join(beginning).join(word).exists()) {
+                missing.push(format!("{file}: {word}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "these are not in the repository:\n{}", missing.join("\n"));
+    assert!(seen > 300, "only {seen} files and links were found");
 }

@@ -10,7 +10,7 @@ use tests::suite::{Options, run};
 
 /// Checks an OAuth authorization server that serves MCP clients, from outside.
 ///
-/// Every check names the section of the specification, or the number of the attack in docs/threat-model.md.
+/// Every check names the section of the specification, or the number of the attack in docs/attacks.md.
 /// The suite registers clients and logs in many times, so run it only against a server that you are allowed
 /// to test. The exit code is 0 if no check fails, 1 if one fails, and 2 if there was nothing to check.
 #[derive(Parser)]
