@@ -91,3 +91,31 @@ fn the_files_that_documents_name_or_link_to_are_there() {
     assert!(missing.is_empty(), "these are not in the repository:\n{}", missing.join("\n"));
     assert!(seen > 300, "only {seen} files and links were found");
 }
+
+#[test]
+fn the_workflows_run_every_step_of_scripts_test_and_pin_the_actions_of_others() {
+    let script = fs::read_to_string(repository().join("scripts/test")).unwrap();
+    let (_, steps) = script.split_once("STEPS=(").unwrap();
+    let steps: BTreeSet<&str> = steps.split_once(')').unwrap().0.split_whitespace().collect();
+    for step in &steps {
+        assert!(script.contains(&format!("\n  {step}  ")), "scripts/test --help does not explain {step}");
+    }
+    let checks = fs::read_to_string(repository().join(".github/workflows/checks.yml")).unwrap();
+    let lines = checks.lines().filter_map(|line| line.trim().strip_prefix("- run: "));
+    let run = lines.filter_map(|line| line.strip_prefix("scripts/test ").or(line.strip_prefix(".ci/run ")));
+    let run: BTreeSet<&str> = run.flat_map(str::split_whitespace).collect();
+    assert_eq!(run, steps, "what checks.yml runs, and the steps that there are");
+
+    let mut pinned = 0;
+    for file in fs::read_dir(repository().join(".github/workflows")).unwrap() {
+        for line in fs::read_to_string(file.unwrap().path()).unwrap().lines() {
+            let Some((_, action)) = line.split_once("uses: ") else { continue };
+            let commit =
+                action.split_once('@').and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
+            let is_hash = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(is_hash, "{action} is not pinned by the hash of a commit");
+            pinned += 1;
+        }
+    }
+    assert!(pinned > 5, "only {pinned} actions were found");
+}
