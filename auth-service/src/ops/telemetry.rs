@@ -50,9 +50,10 @@ pub fn start(settings: &Observability) -> io::Result<()> {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic.to_string().replace('\n', " ");
         let backtrace = Backtrace::capture();
-        match backtrace.status() {
-            BacktraceStatus::Captured => tracing::error!(%backtrace, "{what}"),
-            _ => tracing::error!("{what}"),
+        if backtrace.status() == BacktraceStatus::Captured {
+            tracing::error!(%backtrace, "{what}");
+        } else {
+            tracing::error!("{what}");
         }
     }));
     Ok(())
