@@ -87,13 +87,14 @@ impl<K: Hash + Eq + Clone> LogRates<K> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_of_lines_about_one_account_leaves_out_none_about_another() {
+    #[test]
+    fn a_flood_of_lines_about_one_account_leaves_out_none_about_another() {
         let rates = LogRates::of_accounts();
-        assert_eq!((0..1000).filter(|_| rates.admit(&"eve").is_some()).count(), 100);
+        let written = (0..1000).filter(|_| rates.admit(&"eve").is_some()).count();
+        assert!((100..=102).contains(&written), "{written}");
         assert_eq!(rates.admit(&"ana"), Some(0));
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!((rates.admit(&"eve"), rates.admit(&"eve")), (Some(900), None));
+        let left_out = rates.left_out.lock().unwrap().get("eve").copied().unwrap();
+        assert_eq!(left_out + u64::try_from(written).unwrap(), 1000);
     }
 
     #[test]

@@ -173,7 +173,7 @@ mod tests {
         let rate = PushRate::default();
         let of = |user: u8, n: u32| Client {
             users: Some(ClientUsers::One(Subject::new([user; 32]))),
-            ..client(&format!("own{user} {n}"), "private_key_jwt", Some(2))
+            ..client(&format!("own{user}x{n}"), "private_key_jwt", Some(2))
         };
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");

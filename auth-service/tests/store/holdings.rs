@@ -135,12 +135,12 @@ pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_g
 /// Makes a grant, whose refresh token has the name `name`. Returns it and the grants that went for it.
 async fn make_grant(
     store: &dyn Store,
-    user: &Subject,
+    person: &Subject,
     client: &Client,
     name: &str,
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
-    let (code, used) = (code(client, user, at), usage(client, at));
+    let (code, used) = (code(client, person, at), usage(client, at));
     assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
     let grant = grant(&code, name, at);
     match store.redeem_code(&hash(name), &grant, &used).await.unwrap() {

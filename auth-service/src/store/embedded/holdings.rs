@@ -43,7 +43,7 @@ impl<'a> New<'a> {
 
 /// Adds a row to its list, or moves it to its new time, and deletes nothing.
 pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError> {
-    change(rows, new, |list| (list, ())).map(|_| ())
+    change(rows, new, |list| (list, ()))
 }
 
 /// Adds a row to its list, and deletes the rows that go for it. Returns the grants among them.

@@ -115,8 +115,8 @@ impl Keys {
             | ("f", "client")
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable" | "identity" | "clock") => Named::Pointer,
-            ("h", _) => Named::Index,
-            ("meta", "taken-away")
+            ("h", _)
+            | ("meta", "taken-away")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("room", "requests" | "devices") => Named::Index,
