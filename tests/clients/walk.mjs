@@ -151,10 +151,9 @@ async function take(step) {
     });
   }
   if (step.opens) {
-    await until(`an application opened with ${step.opens}`, () => {
-      noteOpened();
-      return asked.some((url) => url.startsWith(step.opens));
-    });
+    // Chromium tells of the request before it has started the application, which could then seem to be opened by the next step.
+    await until(`an application opened with ${step.opens}`, () =>
+      opened().slice(noted).some((url) => url.startsWith(step.opens)));
   }
   if (step.picture) await page.screenshot({ path: step.picture });
   noteOpened();
