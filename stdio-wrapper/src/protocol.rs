@@ -11,6 +11,7 @@ mod envelope;
 mod error;
 mod ids;
 mod keys;
+mod methods;
 mod outcome;
 mod outline;
 mod peek;

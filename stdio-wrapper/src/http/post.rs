@@ -321,7 +321,7 @@ pub(super) fn permit<'m>(
     message: &Message<'_>,
 ) -> Result<Permit<'m>, ToolRefusal> {
     let gate = endpoint.gate(caller);
-    // A server that compares methods without their letters' case takes this for a call as well.
+    // Other letters' case has been refused when the message was read.
     let is_call = method.eq_ignore_ascii_case("tools/call");
     let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
     gate.pass(method, tool.as_deref()).map_err(|decision| {
@@ -336,10 +336,21 @@ pub(super) fn permit<'m>(
 /// The tool that a `tools/call` names.
 fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
     let params = peek_call(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
-    params
-        .name
-        .filter(|name| !name.contains('\0'))
-        .ok_or_else(|| ToolRefusal::Malformed("tools/call needs `name`, a string.".to_owned()))
+    let malformed = |why: &str| ToolRefusal::Malformed(why.to_owned());
+    let name = params.name.ok_or_else(|| malformed("tools/call needs `name`, a string."))?;
+    if is_ambiguous(&name) {
+        return Err(malformed(
+            "`name` must have no control characters, and no blanks at its beginning or end.",
+        ));
+    }
+    Ok(name)
+}
+
+/// Whether a server may take a name for another one: readers in C end at NUL, and some servers trim.
+fn is_ambiguous(name: &str) -> bool {
+    // JavaScript trims a byte order mark too.
+    let is_trimmed = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
+    name.contains(char::is_control) || name.starts_with(is_trimmed) || name.ends_with(is_trimmed)
 }
 
 impl ToolRefusal {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::methods::check_method;
 use super::outline::{Unreadable, outline};
 use super::tidy::may_be_untidy;
 
@@ -125,7 +126,7 @@ impl Body<'_> {
 pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> {
     let text = utf8(text)?;
     if !text.trim_start().starts_with('[') {
-        return parse(text).map(Body::Single);
+        return parse_from_client(text).map(Body::Single);
     }
     let items: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| Malformed::Json(error.to_string()))?;
@@ -136,9 +137,20 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
         return Err(Malformed::Envelope(format!("a batch may have at most {max_batch} messages")));
     }
     let read = |item: &'_ RawValue| outline(item.get().as_bytes()).meant();
-    let items =
-        items.into_iter().map(|item| parse(item.get()).map_err(|error| BadItem { error, meant: read(item) }));
+    let items = items
+        .into_iter()
+        .map(|item| parse_from_client(item.get()).map_err(|error| BadItem { error, meant: read(item) }));
     Ok(Body::Batch(items.collect()))
+}
+
+/// A message whose method is judged before a child gets it.
+fn parse_from_client(text: &str) -> Result<Message<'_>, Malformed> {
+    let message = parse(text)?;
+    match &message.kind {
+        Kind::Request { method, .. } | Kind::Notification { method } => check_method(method)?,
+        Kind::Response { .. } => {}
+    }
+    Ok(message)
 }
 
 /// Parses one line of a child's output.

@@ -147,6 +147,46 @@ async fn a106_doubled_and_case_variant_keys_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a106_a_method_that_another_reader_may_take_for_a_different_one_reaches_no_child() {
+    let wrapper = Wrapper::start(&[crate::wrapper::EVERY_LINE], &[]).await;
+    let client = wrapper.client().initialize("2025-03-26").await;
+    let odd = [
+        "tool\u{17f}/call",
+        "tools/call ",
+        " tools/call",
+        "tools/ca\u{217c}l",
+        "p\u{131}ng",
+        "tools/call\n",
+        "tools/call\u{200b}",
+        "",
+    ];
+    let in_other_letters = ["Tools/Call", "INITIALIZE", "Notifications/Cancelled", "resources/Subscribe"];
+    for method in odd.into_iter().chain(in_other_letters) {
+        let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": {"name": "crash"}});
+        let response = client.post(request.to_string()).await;
+        assert_eq!(response.status(), 400, "{method:?}");
+        let answer = answer_of(response).await;
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32600)), "{answer}");
+        let notification = json!({"jsonrpc": "2.0", "method": method, "params": {"name": "crash"}});
+        assert_eq!(client.post(notification.to_string()).await.status(), 400, "{method:?}");
+        let good = json!({"jsonrpc": "2.0", "id": 8, "method": "ping"});
+        let answers: Value =
+            client.post(json!([request, notification, good]).to_string()).await.json().await.unwrap();
+        let of =
+            |id: Value| answers.as_array().unwrap().iter().find(|answer| answer["id"] == id).unwrap().clone();
+        assert_eq!(of(json!(7))["error"]["code"], -32600, "{answers}");
+        assert!(of(json!(8)).get("result").is_some(), "{answers}");
+    }
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the child lives");
+    // The test child logs every notification that it gets.
+    assert!(
+        !wrapper.log().iter().any(|line| line.contains("notified") && line.contains("crash")),
+        "{:#?}",
+        wrapper.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a108_a_session_is_its_users_alone() {
     let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
     let ana = wrapper.client().with_header("x-auth-subject", "ana").with_header("x-auth-client-id", "c1");

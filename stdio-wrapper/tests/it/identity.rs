@@ -286,6 +286,9 @@ async fn tool_rules_are_enforced_from_the_body() {
         let status = client.post(trick).await.status().as_u16();
         assert!([400, 403].contains(&status), "{trick}: {status}");
     }
+    for name in ["self ", " self", "\u{feff}self", "self\u{a0}", "self\n"] {
+        assert_eq!(client.post(call(1, name, json!({}))).await.status(), 400, "{name:?}");
+    }
     let batch = format!("[{},{}]", call(1, "echo", json!({})), call(2, "crash", json!({})));
     let answers: Vec<Value> = client.post(batch).await.json().await.unwrap();
     assert!(
@@ -319,7 +322,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     assert!(closed.status() == 403 && !closed.headers().contains_key("www-authenticate"));
     let read = r#"{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"x:y"}}"#;
     assert_eq!(client.post(read).await.status(), 403);
-    assert_eq!(client.post(read.replace("resources/read", "Resources/Read")).await.status(), 403);
+    assert_eq!(client.post(read.replace("resources/read", "Resources/Read")).await.status(), 400);
     // A call that wants no answer is still a call.
     for (name, reaches_the_child) in [("crash", false), ("echo", true)] {
         let note = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}});

@@ -1,0 +1,69 @@
+//! Methods that two readers can take for different ones. Pure.
+
+use super::envelope::Malformed;
+
+/// What clients send in any revision. Some of it the wrapper answers or changes itself, and rules are about it.
+const KNOWN: [&str; 25] = [
+    "completion/complete",
+    "initialize",
+    "logging/setLevel",
+    "notifications/cancelled",
+    "notifications/initialized",
+    "notifications/message",
+    "notifications/progress",
+    "notifications/roots/list_changed",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "resources/templates/list",
+    "resources/unsubscribe",
+    "server/discover",
+    "subscriptions/listen",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/list",
+    "tasks/result",
+    "tasks/update",
+    "tools/call",
+    "tools/list",
+];
+
+/// Refuses a method that a server may take for another one than we do (attack 106): a server that compares without case
+/// folds more letters than those of ASCII (the long s, the Kelvin sign), and one that trims drops blanks. No method of MCP
+/// has such characters.
+pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
+    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why = "`method` must consist of visible ASCII characters, without blanks";
+        return Err(Malformed::Envelope(why.to_owned()));
+    }
+    let refolded = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(method) && **known != method);
+    match refolded {
+        Some(known) => {
+            let why = format!("`method` differs from `{known}` only in its letters' case");
+            Err(Malformed::Envelope(why))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a106_a_method_is_what_every_reader_takes_it_for() {
+        for good in KNOWN.into_iter().chain(["x", "acme.example/Do_it-now", "Acme/Do"]) {
+            assert_eq!(check_method(good), Ok(()), "{good}");
+        }
+        for bad in
+            ["", " ", "tools/call ", "tool\u{17f}/call", "x\u{7f}", "a b", "\0", "Ping", "logging/setlevel"]
+        {
+            assert!(check_method(bad).is_err(), "{bad:?}");
+        }
+        let why = check_method("Tools/Call").unwrap_err().to_string();
+        assert!(why.contains("`tools/call`"), "{why}");
+    }
+}
