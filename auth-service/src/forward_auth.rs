@@ -1,7 +1,9 @@
-//! The check behind every edge proxy: one route and one parser for each proxy, one decision for all.
+//! The check that edge proxies ask for. Each proxy has a route and a parser of its own, and all share one
+//! decision.
 //!
-//! A proxy's shell (here over HTTP) says whether the caller is a trusted edge, its
-//! parser reads what it says of the request, `decision` decides, and the shell puts the answer in the proxy's words.
+//! [`check`], or [`envoy_grpc::service`] over gRPC, verifies that a trusted edge proxy asks. The proxy's
+//! parser reads the request that the proxy describes, `decision` decides about it, and the answer is put into
+//! the form that the proxy understands.
 
 mod answer;
 pub mod caddy;
@@ -39,11 +41,12 @@ use possession::Scheme;
 pub use answer::IDENTITY;
 pub use request::{AccessRequest, Bearer, CheckError};
 
-/// Header in which the edge proves that it is the edge.
+/// Header with which the edge proxy proves that it is the edge proxy (`EDGE_SECRET`).
 static EDGE_SECRET: HeaderName = HeaderName::from_static("x-edge-secret");
 
-/// Answers every request on the edge listener. It takes the request as it was read from the wire: a router that
-/// normalises paths would read the checked path before we do, and would take a good part of a check's time (ADR 16).
+/// Answers every request on the edge listener. It gets the request as it was read from the wire, without a
+/// router: a router would normalise the path before it is checked, and would take a good part of the time of
+/// a check (ADR 16).
 pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let headers = &request.head().headers;
@@ -68,14 +71,14 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     proxy.words(counted(answer, &state)).into_response()
 }
 
-/// A proxy that asks over HTTP, told by the path that it asks at.
+/// A proxy that asks over HTTP. The path of its request says which one it is.
 enum Proxy<'a> {
     Traefik,
-    /// For every request, also those that auth-service answers itself.
+    /// Asks about every request, also about those that auth-service answers itself.
     TraefikEntryPoint,
     Caddy,
     Nginx,
-    /// With the original target, which follows the path.
+    /// The value is the original request target, which follows the prefix.
     Envoy(&'a str),
 }
 
@@ -120,7 +123,8 @@ fn counted(answer: Answer, state: &AppState) -> Answer {
     answer
 }
 
-/// Whether the check comes from an edge proxy: from its network, and with its secret exactly once when there is one.
+/// Whether the check comes from an edge proxy: from a trusted address, and with the secret if one is
+/// configured. A repeated `X-Edge-Secret` is refused.
 fn trust<'a>(
     peer: Option<IpAddr>,
     mut secrets: impl Iterator<Item = &'a [u8]>,
@@ -132,7 +136,7 @@ fn trust<'a>(
     if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
 }
 
-/// The one way from a request to an answer, whichever proxy asks.
+/// Decides about a request, whichever proxy asks.
 async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
     let resource = match resource(asked, state) {
         Ok(found) => found,
@@ -149,7 +153,7 @@ async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
         return cors::preflight(origins, origin, wanted);
     }
     let mut answer = decide_on(asked, &resource, state).await;
-    // A page may read why it was denied. What it may read of a request that passes is the service's to say.
+    // A page can read why it was denied. If the request passes, the service sets these headers itself.
     if answer.status != StatusCode::OK {
         answer.headers.extend(cors::on_answer(origins, origin));
     }
@@ -165,11 +169,11 @@ fn resource(asked: &AccessRequest<'_>, state: &AppState) -> Result<ResourceUri, 
 }
 
 async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &AppState) -> Answer {
-    // What is not a preflight has no business with OPTIONS at an MCP endpoint.
+    // MCP does not use OPTIONS, and `decision` has answered preflights.
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    // Once: all of a check is about one moment.
+    // The token and the assertion are judged at the same time. Only the DPoP proof reads the clock again.
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
@@ -199,7 +203,7 @@ fn conclude(
     state: &AppState,
     now: UnixTime,
 ) -> Answer {
-    // Taken once: a policy that changes meanwhile is the next request's.
+    // The policy is read once. If it changes meanwhile, the change applies to the next request.
     let policy = state.policy.now();
     let operation =
         Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());
@@ -207,11 +211,11 @@ fn conclude(
     match (decide(presented, &policy, &wanted), known) {
         (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state, now),
         (Decision::Deny(denial), _) => {
-            // Told in the scheme that was used (RFC 9449 §7.1).
+            // The challenge has the scheme that the request used (RFC 9449 §7.1).
             let scheme = if matches!(asked.bearer, Bearer::Bound(_)) { Scheme::Dpop } else { Scheme::Bearer };
             Answer::deny(&denial, scheme, asked, state)
         }
-        // No rule allows what has no token. Should one ever, there is no identity to hand on.
+        // No rule allows a request without a token. If one did, there would be no identity to pass on.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),
     }
 }

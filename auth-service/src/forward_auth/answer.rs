@@ -1,4 +1,5 @@
-//! What the edge is told: identity headers or a challenge. The same for every proxy; how it is put is the shells'.
+//! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy, and
+//! is then put into the form that the proxy understands.
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,16 +26,16 @@ use crate::state::AppState;
 use super::possession::{NotProven, Scheme};
 use super::request::{AccessRequest, CheckError};
 
-/// How long an assertion lasts: one hop, and some clock skew.
+/// Lifetime of an assertion: long enough for one hop and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Lines of the log that one request each can cause.
+/// Rates of log lines that a single request can cause.
 static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
-/// Headers that say who is calling: every one of them is in every 200.
+/// Headers that say who is calling. Every answer that lets a request pass to a service has all of them.
 pub static IDENTITY: [HeaderName; facts::IDENTITY] = [
     HeaderName::from_static("x-auth-subject"),
     HeaderName::from_static("x-auth-username"),
@@ -48,21 +49,22 @@ pub static IDENTITY: [HeaderName; facts::IDENTITY] = [
 /// The answer to a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// 200 lets the request pass; nothing else does.
+    /// 200 lets the request pass. Any other status denies it.
     pub(super) status: StatusCode,
-    /// Who is calling, in the order of [`IDENTITY`]: in every 200, and nowhere else. Shared with the next checks.
+    /// Values of the [`IDENTITY`] headers, in that order. They are present if and only if the status is 200,
+    /// and are shared with later checks.
     pub(super) identity: Option<Arc<[HeaderValue; facts::IDENTITY]>>,
-    /// The others. Printable ASCII, each name once.
+    /// The other headers: printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// JSON.
+    /// A JSON object.
     pub(super) body: Option<String>,
-    /// Name in metrics.
+    /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
     pub(super) outcome: &'static str,
 }
 
 impl Answer {
-    /// 200 with all identity headers, empty where there is no value: a header that we left out would let the
-    /// client's own through.
+    /// Lets the request pass: 200 with all identity headers. A header without a value is empty rather than
+    /// missing, because a missing header would let the client's own one through.
     pub(super) fn allow(
         known: &Known,
         resource: &ResourceUri,
@@ -71,7 +73,7 @@ impl Answer {
         now: UnixTime,
     ) -> Self {
         let facts = &known.facts;
-        // All of them, signed or not, are made together and kept beside the facts.
+        // All values, including the signed assertion, are made together and cached beside the facts.
         let finish = || {
             let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
             let scope = facts.scope.to_string();
@@ -111,10 +113,12 @@ impl Answer {
         Self { status: StatusCode::OK, identity, headers, body: None, outcome: "allowed" }
     }
 
-    /// 401 or 403 with the challenge that leads a client to log in (RFC 6750 §3, RFC 9728 §5.1).
+    /// Denies the request: 401 or 403, with the challenge that leads an MCP client to the login (RFC 6750 §3,
+    /// RFC 9728 §5.1).
     pub(super) fn deny(denial: &Denial, scheme: Scheme, asked: &AccessRequest<'_>, state: &AppState) -> Self {
         let (status, error, scope) = match denial {
-            // No challenge: it would send the person to a consent that changes nothing (RFC 6750 §3.1).
+            // There is no challenge, because it would send the user to a consent that changes nothing (RFC
+            // 6750 §3.1).
             Denial::Forbidden { reason } => {
                 return Self::problem(StatusCode::FORBIDDEN, "access_denied", reason, "forbidden");
             }
@@ -124,7 +128,7 @@ impl Answer {
             }
             Denial::InsufficientScope { scope } => (
                 StatusCode::FORBIDDEN,
-                Some(("insufficient_scope", "the access token lacks a scope that this needs")),
+                Some(("insufficient_scope", "the access token lacks a scope that this request needs")),
                 scope,
             ),
         };
@@ -138,7 +142,9 @@ impl Answer {
         answer
     }
 
-    /// 401 with the challenge of RFC 9449 §7.1: the caller does not show that it holds the token's key.
+    /// Denies a request whose sender does not prove that it holds the key of the token: 401 with the
+    /// challenge of RFC 9449 §7.1, or 503 if the proof cannot be checked or the account has sent too many
+    /// proofs.
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,
@@ -152,7 +158,8 @@ impl Answer {
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
-        // Some edges answer 500 for statuses that they do not expect of a check, so this is not 429.
+        // The status is not 429, because some edges answer 500 if a check has a status that they do not
+        // expect.
         if let NotProven::Proof(ProofRefused::TooFast(seconds)) = unproven {
             let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, "unproven");
             answer.headers.push((RETRY_AFTER, (*seconds).into()));
@@ -170,7 +177,8 @@ impl Answer {
         answer
     }
 
-    /// The answer to a check that cannot be decided. Never 200, never a word about internals.
+    /// Refuses a check that cannot be decided. The status is never 200, and the body says nothing about
+    /// internals.
     pub(super) fn refuse(error: &CheckError) -> Self {
         let status = match error {
             CheckError::Store(cause) => {
@@ -184,7 +192,8 @@ impl Answer {
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         };
-        // Anybody who reaches the edge can send what is refused here. Each is counted in the metrics.
+        // Anybody who reaches the edge can cause this, so the log has a rate. The metrics count every
+        // refusal.
         if let Some(left_out) = REFUSED.admit() {
             tracing::warn!(reason = %error, left_out, "a check was refused");
         }
@@ -206,16 +215,16 @@ impl Answer {
         Self { status, identity: None, headers, body: Some(body), outcome }
     }
 
-    /// All headers.
+    /// All headers, including those of the identity.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let identity = self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()));
-        // Whose request may pass is never the next one's to know.
+        // A cache must never use the answer to one request for another one.
         let no_store = self.identity.as_ref().map(|_| &NO_STORE);
         let own = no_store.into_iter().chain(&self.headers).map(|(name, value)| (name, value));
         identity.chain(own)
     }
 
-    /// For a proxy that hands a denial on whole.
+    /// Makes the response for a proxy that passes a denial on with its status, headers and body.
     pub(super) fn into_response(mut self) -> HttpResponse {
         let mut response = match self.body.take() {
             Some(body) => HttpResponse::with_body(self.status, BoxBody::new(body)),
@@ -226,7 +235,7 @@ impl Answer {
         response
     }
 
-    /// For nginx, which turns anything but 2xx, 401 and 403 into 500, and drops the body.
+    /// The form for nginx, which turns any status but 2xx, 401 and 403 into 500, and drops the body.
     pub(super) fn in_words_of_nginx(mut self) -> Self {
         if !matches!(self.status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
             self.status = StatusCode::FORBIDDEN;
@@ -234,7 +243,8 @@ impl Answer {
         self
     }
 
-    /// For a proxy that takes any 2xx for a yes: a preflight that came here was routed past where it is answered.
+    /// The form for a proxy that lets a request pass on any 2xx. A preflight gets 204 only where the edge
+    /// passes the check's answers on, so one that arrives here was routed wrongly.
     pub(super) fn in_words_of_traefik_and_caddy(self) -> Self {
         if self.status.is_success() && self.status != StatusCode::OK {
             return Self::problem(
@@ -248,8 +258,8 @@ impl Answer {
     }
 }
 
-/// The challenge: a code only where the request brought credentials (RFC 6750 §3.1), for a client that proves its key
-/// with the algorithms of proofs (RFC 9449 §7.1).
+/// Makes the challenge. It has an error code only if the request has credentials (RFC 6750 §3.1). With the
+/// scheme DPoP, it lists the algorithms that proofs can use (RFC 9449 §7.1).
 fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope: &Scope) -> String {
     let problem = error
         .map(|(code, reason)| format!("error=\"{code}\", error_description=\"{reason}\", "))
@@ -261,13 +271,15 @@ fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope:
     }
 }
 
-/// A header value that says `text`, which is printable ASCII.
+/// Makes a header value of `text`, which must be printable ASCII.
 pub(super) fn value(text: &str) -> HeaderValue {
-    // The empty one says that there is none, and never happens.
+    // The conversion cannot fail for printable ASCII. If it did, the empty value would say that there is
+    // none.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// What says `text` and nothing else: what is not printable ASCII is percent-encoded.
+/// Percent-encodes `%` and all bytes that are not printable ASCII, so that a header value has one meaning and
+/// one line.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,15 +1,15 @@
-//! Caddy's `forward_auth`: a GET with everything about the request in `X-Forwarded-*`.
+//! Caddy's `forward_auth`: a GET whose `X-Forwarded-*` headers describe the original request.
 
 use actix_web::http::header::HeaderMap;
 
 use super::forwarded;
 use super::request::{AccessRequest, CheckError};
 
-/// The path of Caddy's `uri`. Caddy appends the client's query to it, which means nothing.
+/// The path in the `uri` of Caddy's directive. Caddy appends the client's query to it, which is ignored.
 pub const PATH: &str = "/verify/caddy";
 
-/// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy `-Proto` and `-Host`.
-/// All other headers of the client come along.
+/// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy sets `-Proto`
+/// and `-Host`. All other headers of the client come along. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

@@ -1,14 +1,16 @@
-//! What a browser needs before it lets a web page call a protected service (Fetch standard, "HTTP-CORS protocol").
+//! Cross-origin requests: what a browser needs before it lets a web page call a protected service (Fetch
+//! standard, "HTTP-CORS protocol").
 //!
-//! A page can send only the token that it was given: an MCP request carries no cookie, and no answer allows
-//! credentials. So any origin may call unless `ALLOWED_ORIGINS` says otherwise, and the answer to a page that may not
-//! carries nothing that would let it read it.
+//! A page can only send a token that it was given: an MCP request carries no cookie, and no answer allows
+//! credentials. Therefore pages of any origin can call a service, unless `ALLOWED_ORIGINS` lists the origins
+//! that can. The answer to a page of another origin has no header that would let the page read it.
 //!
-//! **Preflight.** A browser asks with `OPTIONS` before it sends a request with a token, without the token, and wants
-//! an answer with status 200–299. To Traefik, Caddy and nginx a 2xx from the check means *let it pass*, so they cannot
-//! get the answer from the check: their configuration routes `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, which
-//! answers it by [`preflight_at_public_listener`]. To Envoy anything but 200 is a denial that the client gets whole, so
-//! there the check itself answers 204. No way leads an `OPTIONS` to the service behind.
+//! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and
+//! expects an answer with status 200–299. Traefik, Caddy and nginx let a request pass if the check answers
+//! 2xx, so the check cannot answer a preflight there. Instead, their configuration routes `OPTIONS` on the
+//! protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. For Envoy, any answer
+//! but 200 is a denial that the client gets whole, so there the check itself answers 204. In no case does an
+//! `OPTIONS` request reach the service.
 
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -29,16 +31,17 @@ use super::sent::{Field, Sent};
 
 /// Methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
-/// What a page has to read: where to log in, its session, and when to come again.
+/// Response headers that a page needs to read: the challenge, the DPoP nonce, the session, and when to try
+/// again.
 const EXPOSED: &str = "WWW-Authenticate, DPoP-Nonce, Mcp-Session-Id, Retry-After";
-/// Request headers of MCP clients.
+/// Request headers that MCP clients send.
 const HEADERS: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, dpop";
-/// Request headers that a server names itself begin like this (MCP 2026-07-28, "x-mcp-header").
+/// Prefix of the request headers whose names a server chooses (MCP 2026-07-28, "x-mcp-header").
 const PARAMETER: &str = "mcp-param-";
-/// How long a browser may remember a preflight answer, in seconds.
+/// How long a browser may cache the answer to a preflight, in seconds.
 const MAX_AGE: &str = "600";
 
-/// Headers that let a page of `origin` read an answer of the check.
+/// Headers that let a page of `origin` read the answer to a check.
 pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = vec![
         allow_origin(origins, origin),
@@ -50,7 +53,8 @@ pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(Heade
     headers
 }
 
-/// Never with the credentials header: what is allowed here is worth nothing to who has no token.
+/// No answer has `Access-Control-Allow-Credentials`, so a page that has no token gains nothing from this
+/// header.
 fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, HeaderValue) {
     let value = match origins {
         AllowedOrigins::Any => HeaderValue::from_static("*"),
@@ -59,7 +63,8 @@ fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, Heade
     (ACCESS_CONTROL_ALLOW_ORIGIN, value)
 }
 
-/// The answer to a preflight by a page of `origin`, which may call. `wanted` is `Access-Control-Request-Headers`.
+/// Answers a preflight for a page whose origin is allowed. `wanted` is the value of
+/// `Access-Control-Request-Headers`.
 pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str) -> Answer {
     let headers = vec![
         allow_origin(origins, origin),
@@ -71,7 +76,8 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str)
     Answer { status: StatusCode::NO_CONTENT, identity: None, headers, body: None, outcome: "preflight" }
 }
 
-/// A wildcard would do, but for `authorization` it does not count, and a list says what is meant.
+/// The value of `Access-Control-Allow-Headers`. A wildcard would not cover `authorization` (Fetch standard),
+/// and a list says what is allowed.
 fn allowed_headers(wanted: &str) -> String {
     let wanted = wanted.split(',').map(str::trim);
     let parameters = wanted.filter(|name| {
@@ -84,7 +90,7 @@ fn allowed_headers(wanted: &str) -> String {
         .fold(HEADERS.to_owned(), |list, name| format!("{list}, {}", name.to_ascii_lowercase()))
 }
 
-/// `OPTIONS` at any path of a protected host, on the public listener; anything else there is not found.
+/// Answers `OPTIONS` at any path of a protected host on the public listener. Any other request gets 404.
 pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     if request.method() != Method::OPTIONS {
         return not_found();

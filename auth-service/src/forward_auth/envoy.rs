@@ -1,4 +1,5 @@
-//! Envoy's `ext_authz` over HTTP: the original path and query behind a prefix, the original method and Host.
+//! Envoy's `ext_authz` over HTTP. The request of a check has the original method and `Host`, and its path is
+//! a prefix that the original path and query follow.
 
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
@@ -7,10 +8,10 @@ use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
-/// Envoy's `path_prefix`.
+/// The `path_prefix` in Envoy's configuration.
 pub const PREFIX: &str = "/verify/envoy";
 
-/// Reads a check. `original_target` is what follows the prefix.
+/// Reads a check. `original_target` is what follows the prefix. Anything ambiguous is an error.
 pub fn parse<'a>(
     asked: &Method,
     original_target: &'a str,

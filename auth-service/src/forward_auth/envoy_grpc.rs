@@ -1,5 +1,5 @@
-//! Envoy's `ext_authz` over gRPC: all that Envoy knows of a request in one message, and an answer that can take
-//! headers away. Pure; [`service`] is the shell.
+//! Envoy's `ext_authz` over gRPC. One message describes the whole request, and the answer can remove headers
+//! from it. This module is pure, and [`service`] does the IO.
 
 pub mod service;
 
@@ -22,7 +22,7 @@ use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
-/// What the service behind must never see: credentials are for us.
+/// Credentials. They are for auth-service, and no service behind the edge may see them.
 const CREDENTIALS: [HeaderName; 5] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
@@ -31,10 +31,11 @@ const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("x-edge-secret"),
 ];
 
-/// Reads a check with its [`headers`].
+/// Reads a check. `headers` is what [`headers`] returned for it. Anything ambiguous is an error.
 pub fn parse<'a>(check: &'a CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
     let (http, sent) = (http(check)?, Sent::of(headers));
-    // What a proxy in front of Envoy says, which Envoy lets through from trusted ones only; its own view otherwise.
+    // The header comes from a proxy in front of Envoy, and Envoy keeps it only from proxies that it trusts.
+    // Without the header, Envoy's own view counts.
     let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);
     let (path, query) = path_and_query(&http.path)?;
     let target = Target {
@@ -52,8 +53,11 @@ fn http(check: &CheckRequest) -> Result<&HttpRequest, CheckError> {
     request.and_then(|request| request.http.as_ref()).ok_or(CheckError::Missing("attributes.request.http"))
 }
 
-/// The client's headers, less the pseudo-headers of HTTP/2. Needs `encode_raw_headers`: without it Envoy joins doubled
-/// headers by a comma, and two become one.
+/// Returns the client's headers without the pseudo-headers of HTTP/2.
+///
+/// # Errors
+/// If Envoy is configured without `encode_raw_headers`. It would join repeated headers with a comma, so that
+/// two look like one.
 pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
     let sent = http(check)?
         .header_map
@@ -71,10 +75,10 @@ pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
     Ok(headers)
 }
 
-/// The answer as Envoy wants it. `check` says which headers the client sent.
+/// Makes Envoy's form of the answer. `check` says which headers the client sent.
 pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
     let headers = answer.headers().map(|(name, value)| overwrite(name.as_str(), value));
-    // Codes of google.rpc.Code: OK, or PERMISSION_DENIED.
+    // Codes of google.rpc.Code: 0 is OK, 7 is PERMISSION_DENIED.
     let (code, response) = if answer.status == StatusCode::OK {
         let headers_to_remove = unwanted(check);
         let headers = headers.collect();
@@ -93,18 +97,19 @@ pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
 }
 
 fn overwrite(name: &str, value: &HeaderValue) -> core::HeaderValueOption {
-    // Printable ASCII, all of them.
+    // The value is printable ASCII, so this cannot fail.
     let value = value.to_str().unwrap_or_default().to_owned();
     core::HeaderValueOption {
         header: Some(core::HeaderValue { key: name.to_owned(), value, ..Default::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        // An empty identity header has to replace the client's too.
+        // An empty identity header has to replace the client's, too.
         keep_empty_value: true,
         ..Default::default()
     }
 }
 
-/// Credentials, and whatever else the client called `X-Auth-…`: a service may know a name that we do not.
+/// Names of the headers that Envoy removes from the request: credentials, and any other `X-Auth-…` that the
+/// client sent, because a service might know a name that this program does not.
 fn unwanted(check: &CheckRequest) -> Vec<String> {
     let sent = http(check).ok().and_then(|http| http.header_map.as_ref());
     let names = sent.into_iter().flat_map(|map| &map.headers).map(|header| header.key.to_ascii_lowercase());

@@ -1,4 +1,4 @@
-//! The four `X-Forwarded-*` headers in which Traefik and Caddy say what a check is about.
+//! The four `X-Forwarded-*` headers with which Traefik and Caddy describe the original request.
 
 use actix_web::http::header::HeaderMap;
 
@@ -6,8 +6,8 @@ use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
-/// All four exactly once: a proxy that leaves one out is not configured as it must be, and one that comes twice was
-/// written by the client.
+/// Reads the four headers. Each must come exactly once: if one is missing, the proxy is configured wrongly,
+/// and if one comes twice, the client has sent it.
 pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = Sent::of(headers);
     let (path, query) = path_and_query(sent.required(Field::XForwardedUri)?)?;

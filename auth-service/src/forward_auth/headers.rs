@@ -1,4 +1,4 @@
-//! Reading headers so that nobody else can read them otherwise. Pure.
+//! Reads headers so strictly that no other server can read them differently. The module is pure.
 
 use std::borrow::Cow;
 
@@ -15,18 +15,19 @@ use crate::domain::resource::Scheme;
 use super::request::{Bearer, CheckError};
 use super::sent::{Field, Sent, Times};
 
-/// Reads a host as the edge passes it on.
+/// Reads a host that the edge passes on.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
     split_authority(text).map(|(host, _)| host).map_err(|_| CheckError::BadHost)
 }
 
-/// Reads a request target: its path, and its query as it came.
+/// Reads a request target. Returns its path, and its query as it was sent, which is empty if there is none.
 pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), CheckError> {
     let path = UnambiguousPath::of_target(target).map_err(|_| CheckError::AmbiguousPath)?;
     Ok((path, target.split_once('?').map_or("", |(_, query)| query)))
 }
 
-/// Reads a scheme as the edge passes it on. A WebSocket's is that of the request that opens it.
+/// Reads a scheme that the edge passes on. `ws` and `wss` are the schemes of the request that opens a
+/// WebSocket.
 pub(super) fn scheme(text: &str, header: &'static str) -> Result<Scheme, CheckError> {
     match text {
         "http" | "ws" => Ok(Scheme::Http),
@@ -35,7 +36,8 @@ pub(super) fn scheme(text: &str, header: &'static str) -> Result<Scheme, CheckEr
     }
 }
 
-/// Methods that an MCP endpoint answers, and OPTIONS; names are case-sensitive (RFC 9110 §9.1).
+/// Reads one of the methods that an MCP endpoint answers, or OPTIONS. Names are case-sensitive (RFC 9110
+/// §9.1).
 pub(super) fn method(name: &str) -> Result<Method, CheckError> {
     match name {
         "GET" => Ok(Method::GET),
@@ -47,7 +49,7 @@ pub(super) fn method(name: &str) -> Result<Method, CheckError> {
     }
 }
 
-/// Reads `Authorization` (RFC 6750 §2.1). Tokens in the query or the body are never looked at.
+/// Reads `Authorization` (RFC 6750 §2.1, RFC 9449 §7.1). Tokens in the query or the body are ignored.
 pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
     let value = match sent.times(Field::Authorization) {
         Times::Never => return Bearer::None,
@@ -59,7 +61,7 @@ pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
     else {
         return Bearer::Malformed;
     };
-    // RFC 9110 §11.4: one space or more.
+    // One or more spaces separate scheme and token (RFC 9110 §11.4).
     let blanks = rest.iter().take_while(|byte| **byte == b' ').count();
     let token = rest.get(blanks..).filter(|token| is_b64token(token));
     let Some(token) = token.and_then(|token| std::str::from_utf8(token).ok()) else {
@@ -72,29 +74,32 @@ pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
     }
 }
 
-/// `b64token` of RFC 6750 §2.1, which every token of ours is. All bytes are looked at, since a loop that can stop early
-/// cannot look at sixteen at once, and a token is the longest thing in a request.
+/// Whether the text is a `b64token` (RFC 6750 §2.1), which every token of ours is. A token is the longest
+/// value in a request, so the loop looks at every byte: if it could stop early, the compiler could not make
+/// it look at sixteen bytes at once.
 fn is_b64token(text: &[u8]) -> bool {
-    // With few ranges, since each costs every byte: one for letters of both cases, one for `-./` and digits.
+    // Each range costs time for every byte, so there are few: one for letters of both cases, one for `-./`
+    // and digits.
     let is_of_token =
         |b: u8| (b | 0x20).is_ascii_lowercase() | matches!(b, b'-'..=b'9' | b'_' | b'~' | b'+' | b'=');
     !text.is_empty() && text.iter().fold(true, |all, byte| all & is_of_token(*byte))
 }
 
-/// Reads `Origin`.
 pub(super) fn origin(sent: &Sent<'_>) -> Result<Option<Origin>, CheckError> {
     let text = sent.short(Field::Origin)?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
-/// Reads `Access-Control-Request-Method`, for being there, and `Access-Control-Request-Headers`.
+/// Reads `Access-Control-Request-Headers`, which is empty if it is missing. Without
+/// `Access-Control-Request-Method` the request is no preflight, and there is no value.
 pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckError> {
     let method = sent.short(Field::AccessControlRequestMethod)?;
     let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
 }
 
-/// Reads `Mcp-Name`: text that no header can carry comes as `=?base64?…?=` (MCP 2026-07-28, Streamable HTTP).
+/// Reads `Mcp-Name`. Text that no header can carry is encoded as `=?base64?…?=` (MCP 2026-07-28, Streamable
+/// HTTP).
 pub(super) fn mcp_name<'a>(sent: &Sent<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
     sent.short(Field::McpName)?.map(decode_sentinel).transpose()
 }
@@ -104,7 +109,8 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
     if !text.get(..START.len()).is_some_and(|start| start.eq_ignore_ascii_case(START)) {
         return Ok(Cow::Borrowed(text));
     }
-    // What begins like it and is not exactly it could be a name to one reader and a code to the next.
+    // A value that begins like an encoded one and is not exactly one is refused, because one reader might
+    // take it for a name and the next for a code.
     text.strip_prefix(START)
         .and_then(|rest| rest.strip_suffix("?="))
         .and_then(|code| STANDARD.decode(code).ok())
@@ -113,24 +119,25 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
         .ok_or(CheckError::BadHeader("Mcp-Name"))
 }
 
-/// Beginnings of header names that only the edge, or this service, may say something by.
+/// Prefixes of header names that only the edge or auth-service may set, or that decide something.
 const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
 /// Whole names of the same kind.
 const RESERVED_WHOLE: [&str; 7] =
     ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
 
-/// Refuses headers that a server behind the edge may take for a reserved one, and a `Connection` header that asks a
-/// proxy to drop one (RFC 9110 §7.6.1). CGI and its heirs read `X_Auth_Subject` as `X-Auth-Subject`.
+/// Refuses a header that a server behind the edge might take for a reserved one, because CGI and its
+/// successors read `X_Auth_Subject` as `X-Auth-Subject`. Also refuses a `Connection` header that asks a proxy
+/// to drop a reserved header (RFC 9110 §7.6.1), and `X-Forwarded-Prefix`.
 pub(super) fn refuse_reserved(sent: &Sent<'_>) -> Result<(), CheckError> {
     match sent.times(Field::XForwardedPrefix) {
         _ if sent.meddles => Err(CheckError::ReservedHeader),
         Times::Never => Ok(()),
-        // Also from a client that wants the path to be read otherwise than it is.
+        // The edge has rewritten the path, or the client wants it to be read as if it had.
         Times::Once(_) | Times::More => Err(CheckError::Rewritten),
     }
 }
 
-/// Whether some server could take this name, which is without capitals, for a reserved one that it is not.
+/// Whether some server might take `name`, which is in lower case, for a reserved name although it is not one.
 pub(super) fn is_alias(name: &str) -> bool {
     let odd = name.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
@@ -138,7 +145,8 @@ pub(super) fn is_alias(name: &str) -> bool {
         && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
 }
 
-/// Whether this value of `Connection` names a reserved header.
+/// Whether this value of `Connection` names a reserved header. A value that is not text counts as one that
+/// does.
 pub(super) fn drops_reserved(value: &HeaderValue) -> bool {
     let names_one = |options: &str| {
         options.split(',').any(|option| is_reserved(&option.trim().to_ascii_lowercase().replace('_', "-")))

@@ -1,7 +1,8 @@
-//! nginx's `auth_request`: a GET with `X-Original-Method` and `X-Original-URL`, as our configuration sets them.
+//! nginx's `auth_request`: a GET whose headers `X-Original-Method` and `X-Original-URL` describe the original
+//! request. The configuration that comes with this project sets them.
 //!
-//! nginx matches locations against a normalised path and hands on the raw one: what is normalised differently is
-//! refused here.
+//! nginx matches locations against a normalised path, and passes the raw one on. A path that would change
+//! when it is normalised is refused here.
 
 use actix_web::http::header::HeaderMap;
 
@@ -9,11 +10,11 @@ use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 use super::sent::{Field, Sent};
 
-/// The path that the authorization subrequest is passed to.
+/// The path to which nginx sends the authorization subrequest.
 pub const PATH: &str = "/verify/nginx";
 
-/// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host that nginx chose the server by, and the
-/// request target as the client sent it.
+/// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host by which nginx chose the
+/// server, and the request target as the client sent it. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = Sent::of(headers);
     let malformed = CheckError::BadHeader("X-Original-URL");

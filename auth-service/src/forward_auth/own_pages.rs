@@ -1,8 +1,9 @@
-//! What Traefik's entry point lets through without an identity: requests that only auth-service answers.
+//! Requests that Traefik's entry point lets pass without an identity, because only auth-service answers them.
 //!
-//! At the entry point the check stands in front of every router, so pages, endpoints, well-known documents and preflights
-//! come to it as well. The routers `open` and `preflight` of `traefik/dynamic.yaml.in` take exactly these requests, before
-//! any other router, and lead to `PUBLIC_LISTEN`. Whatever is in doubt here is judged as a request to a service.
+//! At an entry point the check stands in front of every router, so it is also asked about pages, endpoints,
+//! well-known documents and preflights. The routers `open` and `preflight` of `traefik/dynamic.yaml.in` take
+//! exactly these requests before any other router does, and lead to `PUBLIC_LISTEN`. If there is any doubt, a
+//! request is treated as one to a service.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue};
@@ -16,11 +17,12 @@ use crate::state::AppState;
 use super::headers::{self, host, path_and_query, scheme};
 use super::sent::{Field, Sent};
 
-/// Names below `/.well-known/`. The path of a resource or of the issuer may follow (RFC 9728 §3.1, RFC 8414 §3.1).
+/// Names below `/.well-known/`. The path of a resource or of the issuer may follow (RFC 9728 §3.1, RFC 8414
+/// §3.1).
 const WELL_KNOWN: [&str; 3] =
     ["oauth-protected-resource", "oauth-authorization-server", "openid-configuration"];
 
-/// Names below the issuer's path. What stands below them after a slash is auth-service's too.
+/// Names below the issuer's path. Any path below one of them belongs to auth-service, too.
 const NAMES: [&str; 16] = [
     ".well-known/openid-configuration",
     "authorize",
@@ -40,11 +42,11 @@ const NAMES: [&str; 16] = [
     "errors",
 ];
 
-/// Headers that our endpoints need and no service may see: the edge removes them from a request unless the answer to the
-/// check has them.
+/// Headers that our endpoints need and that no service may see. The edge removes them from a request unless
+/// the answer to the check has them.
 static GIVEN_BACK: [HeaderName; 3] = [AUTHORIZATION, COOKIE, HeaderName::from_static("dpop")];
 
-/// The answer to a check about a request that only auth-service answers; nothing for any other request.
+/// Answers a check about a request that only auth-service answers. Returns `None` for any other request.
 pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse> {
     let site = &state.config.site;
     let sent = Sent::of(client);
@@ -57,7 +59,7 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
         && (host_of(&site.issuer).as_ref() == Some(&host) || site.protected_hosts.origin(&host).is_some());
     let given_back: &[HeaderName] = match single(Field::XForwardedMethod)? {
         _ if !ours => return None,
-        // Every one of them, whatever its path, is for the router `preflight`. It carries no credentials.
+        // The router `preflight` takes `OPTIONS` at any path. A preflight carries no credentials.
         method if method == Method::OPTIONS.as_str() => &[],
         _ if is_own(&path, site.issuer.path()) => &GIVEN_BACK,
         _ => return None,
@@ -65,7 +67,7 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
     let mut response = HttpResponse::new(StatusCode::OK);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     for name in given_back {
-        // As they came, each line: how they are read is the endpoint's to say.
+        // Every line is passed on unchanged, and the endpoint decides how to read it.
         for value in client.get_all(name) {
             response.headers_mut().append(name.clone(), value.clone());
         }
@@ -73,13 +75,13 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
     Some(response)
 }
 
-/// Whether only auth-service answers at this path. The method does not matter: what an endpoint does not accept it refuses
-/// itself, with a page for browsers.
+/// Whether only auth-service answers at this path. The method does not matter: an endpoint refuses a method
+/// that it does not accept itself, with a page for browsers.
 fn is_own(path: &UnambiguousPath, base: &str) -> bool {
     if let Some(document) = path.as_str().strip_prefix("/.well-known/") {
         return WELL_KNOWN.iter().any(|name| is_at_or_below(document, name));
     }
-    // No page of ours needs an escape, and without one there is nothing that two could read differently.
+    // None of our pages needs an escape in its path, and without one all servers read a path in the same way.
     let page = path.as_str().strip_prefix(base).and_then(|page| page.strip_prefix('/'));
     page.is_some_and(|page| !page.contains('%') && NAMES.iter().any(|name| is_at_or_below(page, name)))
 }
@@ -105,7 +107,7 @@ mod tests {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(below)).unwrap()
     }
 
-    /// What follows one of these texts, up to the quotation mark.
+    /// The texts between each `start` and the next quotation mark.
     fn quoted_after<'a>(source: &'a str, start: &str) -> Vec<&'a str> {
         source.split(start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
     }
@@ -126,7 +128,7 @@ mod tests {
         let source = text("src/app.rs");
         let mut routes = quoted_after(&source, "format!(\"{base}/");
         assert!(routes.len() > 15, "{routes:?}");
-        // Two are named by constants.
+        // Two routes are named by constants.
         let elsewhere = text("src/domain/error_code.rs") + &text("src/oauth/after_form.rs");
         let constants = quoted_after(&elsewhere, "_PATH: &str = \"/");
         assert_eq!(quoted_after(&source, "format!(\"{base}{").len(), constants.len());

@@ -1,4 +1,4 @@
-//! Whether the caller holds the key that its access token is bound to (RFC 9449 §7).
+//! Checks that the caller holds the key that its access token is bound to (RFC 9449 §7).
 
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
@@ -9,7 +9,7 @@ use crate::state::AppState;
 
 use super::request::AccessRequest;
 
-/// How a token was presented.
+/// The scheme with which a token was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// `Authorization: Bearer`.
@@ -21,22 +21,24 @@ pub(super) enum Scheme {
 /// Why a token does not count in this request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotProven {
-    /// A bound token as if it were a bearer token: whoever stole it would send it so (§7.2).
+    /// A bound token was sent as a bearer token, which is how somebody who has stolen it would send it (RFC
+    /// 9449 §7.2).
     #[error("the access token is bound to a key; send it with the DPoP scheme and a proof")]
     Downgraded,
-    /// A bearer token with the DPoP scheme: the client believes that it is protected, and it is not.
+    /// A bearer token was sent with the DPoP scheme. The client believes that the token is protected, and it
+    /// is not.
     #[error("the access token is not bound to a key; send it with the Bearer scheme")]
     NotBound,
-    /// No proof, or one by another key.
+    /// There is no proof, or it is by another key.
     #[error("the request has no DPoP proof by the key of its access token")]
     Key,
-    /// The proof does not count.
+    /// The proof is not acceptable.
     #[error(transparent)]
     Proof(#[from] ProofRefused),
 }
 
 impl NotProven {
-    /// The error code (RFC 9449 §7.1).
+    /// The error code of the challenge (RFC 9449 §7.1).
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Downgraded | Self::NotBound | Self::Key => "invalid_token",
@@ -44,7 +46,7 @@ impl NotProven {
         }
     }
 
-    /// `DPoP-Nonce`, if the client lacks one.
+    /// The value of `DPoP-Nonce`, if the client needs one (RFC 9449 §9).
     pub(super) fn nonce(&self) -> Option<&str> {
         match self {
             Self::Proof(ProofRefused::Nonce { fresh }) => Some(fresh),
@@ -53,7 +55,8 @@ impl NotProven {
     }
 }
 
-/// Checks the proof that comes with `token`, which `facts` are about. Bearer tokens cost nothing here.
+/// Checks the proof that comes with `token`, which belongs to `facts`. For bearer tokens there is nothing to
+/// do.
 pub(super) async fn check(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,
@@ -68,7 +71,7 @@ pub(super) async fn check(
         (Some(_), Scheme::Bearer) => return Err(NotProven::Downgraded),
         (Some(key), Scheme::Dpop) => key,
     };
-    // In a box, so that bearer tokens do not carry the room for it.
+    // The future of a proof is large. It is in a box, so that checks of bearer tokens stay small.
     Box::pin(check_proof(asked, resource, token, (key, facts), state)).await
 }
 

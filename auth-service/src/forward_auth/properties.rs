@@ -1,4 +1,4 @@
-//! What holds of every parser, whatever a proxy or a client sends.
+//! Properties that every parser has, whatever a proxy or a client sends.
 
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -6,14 +6,14 @@ use proptest::prelude::*;
 
 use super::{AccessRequest, CheckError, caddy, envoy, nginx, traefik};
 
-/// The same request as each proxy over HTTP would put it.
+/// The same request as each proxy describes it over HTTP.
 struct Put {
     forwarded: HeaderMap,
     original: HeaderMap,
     plain: HeaderMap,
 }
 
-/// With some more headers of the client; none where no such request can be sent.
+/// Describes a request with further headers of the client. Returns `None` if no such request can be sent.
 fn put(method: &str, host: &str, target: &str, client: &[(String, Vec<u8>)]) -> Option<Put> {
     let of = |own: &[(&'static str, &str)]| {
         let mut headers = HeaderMap::new();
@@ -48,7 +48,8 @@ impl Put {
         let Self { forwarded, original, plain } = self;
         let mut read =
             vec![traefik::parse(forwarded), caddy::parse(forwarded), envoy::parse(method, target, plain)];
-        // nginx itself refuses a target without a slash; in its URL, that would be more of the host.
+        // nginx itself refuses a target without a slash. In `X-Original-URL`, the target would be part of the
+        // host.
         if target.starts_with('/') {
             read.push(nginx::parse(original));
         }
@@ -70,7 +71,7 @@ fn names() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// No two proxies lead to two readings of one request, and nothing makes a parser panic.
+    /// All proxies lead to the same reading of a request, and nothing makes a parser panic.
     #[test]
     fn a072_every_parser_reads_a_request_alike_or_refuses_it(
         method in prop_oneof![Just("POST".to_owned()), Just("GET".to_owned()), "[A-Za-z]{1,8}"],

@@ -1,4 +1,4 @@
-//! What a check is about, the same whichever proxy asks. Made by the parsers only.
+//! The request that a check is about, in the same form for all proxies. Only the parsers make one.
 
 use std::borrow::Cow;
 
@@ -14,37 +14,37 @@ use crate::store::StoreError;
 use super::headers;
 use super::sent::{Field, MAX_LEN, Sent};
 
-/// A request that waits at the edge. What is the client's own stays where it came: a check allocates next to nothing.
+/// A request that waits at the edge. It borrows what the client sent, so that a check allocates next to
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRequest<'a> {
-    /// What the edge says of the scheme, when it does.
+    /// The scheme, if the edge says which one it is.
     pub scheme: Option<Scheme>,
-    /// Whom the client addressed.
+    /// The host that the client addressed.
     pub host: HostName,
-    /// What it asked for.
+    /// The path that the client asks for.
     pub path: UnambiguousPath,
-    /// The query of what it asked for, as it came; empty when there is none. It decides nothing.
+    /// The query as the client sent it; empty if there is none. No decision depends on it.
     pub query: &'a str,
-    /// How.
     pub method: Method,
-    /// The web page that made the request, if one did.
+    /// The origin of the web page that made the request, if one did.
     pub origin: Option<Origin>,
-    /// The credentials.
     pub bearer: Bearer<'a>,
-    /// A proof of possession (RFC 9449 §4), as it came.
+    /// A DPoP proof (RFC 9449 §4), as it was sent.
     pub dpop: Option<&'a str>,
-    /// Whether it is a browser that asks leave for a request, with the headers that it wants to send
-    /// (`Access-Control-Request-*`; Fetch standard, "CORS-preflight request").
+    /// The headers that a browser wants to send (`Access-Control-Request-Headers`), if the request is a
+    /// preflight (Fetch standard, "CORS-preflight request").
     pub preflight: Option<&'a str>,
     /// `Mcp-Method`, the JSON-RPC method (MCP 2026-07-28).
     pub mcp_method: Option<&'a str>,
-    /// `Mcp-Name`, decoded: the tool, prompt or resource.
+    /// `Mcp-Name`, decoded: the name of the tool, prompt or resource.
     pub mcp_name: Option<Cow<'a, str>>,
-    /// `MCP-Protocol-Version`, as it came.
+    /// `MCP-Protocol-Version`, as it was sent.
     pub mcp_protocol_version: Option<&'a str>,
 }
 
-/// What a proxy says of the request in its own way: the rest is in the client's headers, the same for all.
+/// What each proxy says of the request in its own way. The rest is in the client's headers, which are read
+/// alike for all.
 pub(super) struct Target<'a> {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
@@ -54,7 +54,7 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> AccessRequest<'a> {
-    /// Completes a request by the client's own headers.
+    /// Completes a request with the client's own headers.
     pub(super) fn read(target: Target<'a>, sent: &Sent<'a>) -> Result<Self, CheckError> {
         headers::refuse_reserved(sent)?;
         let Target { scheme, host, path, query, method } = target;
@@ -76,7 +76,8 @@ impl<'a> AccessRequest<'a> {
 }
 
 impl AccessRequest<'_> {
-    /// Where the client learns how to get a token for what it asked for. A query that no header could carry is left out.
+    /// The URL of the metadata that says how to get a token for this request (RFC 9728 §3.1). A query that no
+    /// header can carry is left out.
     pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
         let query = ResourceQuery::parse(self.query).unwrap_or_default();
         hosts.metadata_url(&self.host, &self.path, query)
@@ -86,13 +87,13 @@ impl AccessRequest<'_> {
 /// The request's credentials.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Bearer<'a> {
-    /// There is no Authorization header.
+    /// There is no `Authorization` header.
     None,
-    /// There is one, or several, but not one Bearer token.
+    /// There are several `Authorization` headers, or one that does not hold exactly one token.
     Malformed,
-    /// A token.
+    /// A token with the scheme `Bearer` (RFC 6750 §2.1).
     Token(&'a str),
-    /// A token that is bound to a key, or so the client says (`Authorization: DPoP`, RFC 9449 §7.1).
+    /// A token with the scheme `DPoP` (RFC 9449 §7.1). Whether it is bound to a key is not known yet.
     Bound(&'a str),
 }
 
@@ -107,45 +108,45 @@ impl std::fmt::Debug for Bearer<'_> {
     }
 }
 
-/// Why a check has no decision. Every one of them is a denial.
+/// Why a check cannot be decided. Each of these is a denial.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Not from the edge.
+    /// The check does not come from a trusted edge proxy.
     #[error("this check does not come from a trusted edge proxy; see TRUSTED_PROXIES and EDGE_SECRET")]
     Untrusted,
-    /// No such route.
+    /// The edge listener has no check at this path.
     #[error(
-        "no proxy is served under this path; there are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx and, with the original path after it, /verify/envoy"
+        "there is no check at this path; the paths are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx, and /verify/envoy with the original path after it"
     )]
     UnknownProxy,
-    /// The proxy's configuration leaves out what we cannot do without.
+    /// The proxy left out a header that a check needs.
     #[error("the edge proxy did not send {0}; see docs/forward-auth.md")]
     Missing(&'static str),
-    /// More than one reading.
+    /// The path can be read in more than one way.
     #[error("the request's path can be read in more than one way")]
     AmbiguousPath,
-    /// More than one reading, or none.
-    #[error("the request's host is missing, doubled or malformed")]
+    /// The host cannot be read, or can be read in more than one way.
+    #[error("the request's host is missing, repeated or malformed")]
     BadHost,
-    /// Not ours.
+    /// The host is not protected.
     #[error("the request's host is not a protected one; see PROTECTED_HOSTS")]
     UnknownHost,
-    /// Plain HTTP where there is TLS, or the other way round.
+    /// The request came over HTTP where the deployment has TLS, or the other way round.
     #[error("the request did not come over the scheme of this deployment; see ISSUER")]
     Scheme,
-    /// Not one that an MCP endpoint answers.
+    /// An MCP endpoint does not answer this method.
     #[error("the request's method is not one that MCP uses")]
     Method,
-    /// A web page of another origin.
-    #[error("pages of this origin may not call the service; see ALLOWED_ORIGINS")]
+    /// The request comes from a web page of an origin that is not allowed.
+    #[error("pages of this origin are not allowed to call the service; see ALLOWED_ORIGINS")]
     Origin,
-    /// More than one reading.
-    #[error("the header {0} is doubled or malformed")]
+    /// A header can be read in more than one way.
+    #[error("the header {0} is repeated or malformed")]
     BadHeader(&'static str),
-    /// Longer than anything that has a meaning.
+    /// A header is longer than any useful one.
     #[error("the header {0} is longer than {MAX_LEN} bytes")]
     TooLong(&'static str),
-    /// A header that another server could take for one of ours.
+    /// Another server might take a header for one of ours.
     #[error("a header could be taken for one that only the edge proxy may send")]
     ReservedHeader,
     /// The path was rewritten before the check.
@@ -153,13 +154,13 @@ pub enum CheckError {
         "X-Forwarded-Prefix says that the path was rewritten before the check; the check has to come first"
     )]
     Rewritten,
-    /// It cannot be known now.
+    /// The store failed.
     #[error(transparent)]
     Store(StoreError),
 }
 
 impl CheckError {
-    /// Name in metrics.
+    /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",

@@ -1,26 +1,26 @@
-//! The headers that a check is read from, found in one pass over all that were sent: looking each of them up would hash
-//! and compare names a dozen times, most of them in vain. Pure.
+//! Finds the headers that a check needs in one pass over all headers. Looking them up one by one would hash
+//! and compare a dozen names, most of which are missing. The module is pure.
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
 use super::headers;
 use super::request::CheckError;
 
-/// Bytes in a client's header other than its credentials. The longest useful one is an `Mcp-Name` with the URI of a
-/// resource.
+/// Maximum length of a client's header that [`Sent::short`] reads, in bytes. The longest useful one is an
+/// `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
 
-/// One list for the fields, how they are written, and which one a text is.
+/// Defines the fields, and the names that they have in a header map, from one list.
 macro_rules! fields {
     ($($field:ident = $text:literal),+ $(,)?) => {
-        /// A header that decides something.
+        /// A header that a check reads.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Field { $($field),+ }
 
         impl Field {
             const ALL: &[Self] = &[$(Self::$field),+];
 
-            /// As it is written in a header map, without capitals.
+            /// The name in a header map, which is in lower case.
             pub(super) const fn as_str(self) -> &'static str {
                 match self { $(Self::$field => $text),+ }
             }
@@ -61,15 +61,16 @@ pub(super) enum Times<'a> {
     #[default]
     Never,
     Once(&'a HeaderValue),
-    /// An attempt to be read differently by two parsers.
+    /// The header is repeated, so two parsers might read different values.
     More,
 }
 
-/// What was sent under each [`Field`].
+/// What was sent for each [`Field`].
 #[derive(Debug)]
 pub(super) struct Sent<'a> {
     values: [Times<'a>; Field::ALL.len()],
-    /// Whether some other header could be taken for a reserved one, or asks to drop one.
+    /// Whether some other header might be taken for a reserved one, or `Connection` asks to drop a reserved
+    /// one.
     pub(super) meddles: bool,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Sent<'a> {
                 sent.meddles |= headers::is_alias(name.as_str());
                 continue;
             };
-            // `Connection` may come as often as it likes: each says more of the same.
+            // `Connection` may be repeated, because all its values form one list (RFC 9110 §5.3).
             sent.meddles |= field == Field::Connection && headers::drops_reserved(value);
             if let Some(times) = sent.values.get_mut(field as usize) {
                 *times = if matches!(times, Times::Never) { Times::Once(value) } else { Times::More };
@@ -94,7 +95,7 @@ impl<'a> Sent<'a> {
         self.values.get(field as usize).copied().unwrap_or_default()
     }
 
-    /// The one value of a header, or none.
+    /// The value of a header, or `None` if there is none. A repeated header is an error.
     pub(super) fn single(&self, field: Field) -> Result<Option<&'a str>, CheckError> {
         let malformed = || CheckError::BadHeader(field.as_str());
         match self.times(field) {
@@ -104,7 +105,8 @@ impl<'a> Sent<'a> {
         }
     }
 
-    /// The one value of a header that a client fills, or none. It is read before anybody knows who the client is.
+    /// Like [`Self::single`], for a header that a client fills. Its length is limited to [`MAX_LEN`], because
+    /// it is read before anybody knows who the client is.
     pub(super) fn short(&self, field: Field) -> Result<Option<&'a str>, CheckError> {
         match self.single(field)? {
             Some(text) if text.len() > MAX_LEN => Err(CheckError::TooLong(field.as_str())),
@@ -112,7 +114,7 @@ impl<'a> Sent<'a> {
         }
     }
 
-    /// The one value of a header that the proxy has to send.
+    /// The value of a header that the proxy must send.
     pub(super) fn required(&self, field: Field) -> Result<&'a str, CheckError> {
         self.single(field)?.ok_or(CheckError::Missing(field.as_str()))
     }

@@ -197,7 +197,7 @@ fn outcome(decision: &Decision) -> String {
     match decision {
         Decision::Allow => "passes".to_owned(),
         Decision::Deny(Denial::InsufficientScope { scope }) => {
-            format!("403 insufficient_scope, scope=\"{scope}\"; the client may ask the person for it")
+            format!("403 insufficient_scope, scope=\"{scope}\"; the client can ask the user for it")
         }
         Decision::Deny(Denial::Forbidden { reason }) => format!("403 access_denied: {reason}"),
         Decision::Deny(Denial::InvalidToken { reason, .. }) => format!("401 invalid_token: {reason}"),

@@ -1,4 +1,5 @@
-//! The gRPC service that Envoy calls: who asks, then the one decision.
+//! The gRPC service that Envoy calls. It verifies that a trusted edge proxy asks, and then decides as for any
+//! other proxy.
 
 use std::sync::Arc;
 
@@ -12,13 +13,13 @@ use crate::forward_auth::answer::Answer;
 use crate::forward_auth::{EDGE_SECRET, counted, decision, trust};
 use crate::state::AppState;
 
-/// `envoy.service.auth.v3.Authorization`.
+/// Implements `envoy.service.auth.v3.Authorization`.
 pub struct Authorizer {
     state: Arc<AppState>,
 }
 
 impl Authorizer {
-    /// Works with the state of all listeners.
+    /// Makes the service. It shares the state of all listeners.
     pub fn new(state: &Data<AppState>) -> Self {
         Self { state: Data::clone(state).into_inner() }
     }
@@ -26,7 +27,7 @@ impl Authorizer {
 
 #[tonic::async_trait]
 impl Authorization for Authorizer {
-    /// Always answers in terms of HTTP: an RPC error would tell the client nothing.
+    /// Always returns an HTTP response as its answer: an RPC error would tell the client nothing.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let peer = request.remote_addr().map(|peer| peer.ip());
         let metadata = request.metadata();

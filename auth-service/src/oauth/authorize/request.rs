@@ -68,7 +68,7 @@ pub enum Refusal {
     LoginRequired,
     #[error("the user has to be asked, and prompt=none allows no page")]
     ConsentRequired,
-    #[error("the person said no")]
+    #[error("the user denied the request")]
     Denied,
     #[error("the user's account gets codes too often; try again in a minute")]
     TooFast,

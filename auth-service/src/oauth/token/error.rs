@@ -64,7 +64,7 @@ pub enum TokenError {
     #[error("too soon; from now on, let five more seconds pass between two questions")]
     SlowDown,
     /// The user has denied the request (RFC 8628 §3.5).
-    #[error("the person said no")]
+    #[error("the user denied the request")]
     AccessDenied,
     /// The device code has expired (RFC 8628 §3.5).
     #[error("the device_code has expired; start again")]

@@ -240,7 +240,7 @@ fn scope(
 /// The account that the assertion is about. This function never creates one.
 async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> Result<Account, TokenError> {
     const NOBODY: TokenError =
-        TokenError::InvalidGrant("nobody here is the person that the assertion speaks of");
+        TokenError::InvalidGrant("the user that the assertion names has no account here");
     let found = match state.store.linked_account(&claims.iss, &claims.sub).await? {
         Some(subject) => state.store.account(&subject).await?,
         None => by_address(claims, issuer, state).await?,
