@@ -34,8 +34,8 @@ pub(crate) use store::{StoreCommand, store};
 
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
 ///
-/// Settings are environment variables. `ISSUER` and `PROTECTED_HOSTS` are required, and any of them may be given as
-/// `NAME_FILE`, the path of a file that holds the value. `docs/settings.md` lists them all.
+/// Settings are environment variables. `ISSUER` and `PROTECTED_HOSTS` are required. Instead of any setting,
+/// `NAME_FILE` can give the path of a file that holds its value. `docs/settings.md` lists all settings.
 #[derive(Parser)]
 #[command(version)]
 pub(crate) struct Cli {
@@ -47,30 +47,31 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve until SIGTERM (the default).
     Serve,
-    /// Local accounts. Works while the service runs, and while it does not.
+    /// Manage local accounts. Works whether or not the service is running.
     #[command(subcommand)]
     User(UserCommand),
-    /// Clients. Works while the service runs, and while it does not.
+    /// Manage clients. Works whether or not the service is running.
     #[command(subcommand)]
     Client(ClientCommand),
-    /// The keys that sign tokens. Works while the service runs, and while it does not.
+    /// Manage the keys that sign tokens. Works whether or not the service is running.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// All of the state at once: backups, moves between stores, a new key.
+    /// Work on the whole state: back it up, move it to another store, or change its key.
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Rules: check a policy file, and say what would come of a request.
+    /// Check a policy file, and explain how a request would be decided.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Look at a running service from outside and in, and say what is wrong and how to mend it.
+    /// Examine a running service from outside and inside, and explain what is wrong and how to fix it.
     ///
-    /// Asks as clients, browsers and attackers would; needs no account, and deletes the client that it registers.
-    /// Where `ISSUER` and `PROTECTED_HOSTS` are set, it looks at the service's own settings, store and listeners
-    /// too. Exit code 0: nothing is wrong; 1: something is; 2: it could not look.
+    /// It sends requests as clients, browsers and attackers would. It needs no account, and deletes the
+    /// client that it registers. If `ISSUER` and `PROTECTED_HOSTS` are set, it also examines the service's
+    /// settings, store and listeners. The exit code is 0 if nothing is wrong, 1 if something is wrong, and 2
+    /// if the examination failed.
     Doctor(doctor::Doctor),
-    /// Ask a running service at its `OPS_LISTEN` whether it can serve, for the health check of a container.
+    /// Ask a running service at its `OPS_LISTEN` whether it is ready, for the health check of a container.
     ///
-    /// Exit code 0: it can; 1: it cannot, or does not answer.
+    /// The exit code is 0 if it is ready, and 1 if it is not or does not answer.
     Healthcheck(Healthcheck),
 }
 
@@ -80,47 +81,49 @@ pub(crate) enum UserCommand {
     Add(AddUser),
     /// List all accounts.
     List,
-    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`, so that its assertions about that person count.
+    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about the
+    /// user count.
     Link {
         /// Login name.
         name: String,
         /// The issuer's `iss`.
         issuer: String,
-        /// The person's `sub` there.
+        /// The user's `sub` at that issuer.
         sub: String,
     },
-    /// End such a link.
+    /// Remove such a link.
     Unlink {
         /// Login name.
         name: String,
         /// The issuer's `iss`.
         issuer: String,
     },
-    /// Switch an account off: it cannot log in, and its tokens open nothing from now on.
+    /// Disable an account: it cannot log in, and its tokens are no longer valid.
     Disable {
         /// Login name.
         name: String,
     },
-    /// Switch an account on again.
+    /// Enable an account again.
     Enable {
         /// Login name.
         name: String,
     },
-    /// Replace the groups of an account; without any, it is in none. It counts from the next request on.
+    /// Replace the groups of an account, or remove all of them if none is given. The change applies to the
+    /// next request.
     Groups {
         /// Login name.
         name: String,
-        /// All groups that the person is in.
+        /// All groups of the user.
         groups: Vec<String>,
     },
-    /// Replace the address of an account; without one, it has none.
+    /// Replace the email address of an account, or remove it if none is given.
     Email {
         /// Login name.
         name: String,
-        /// Where to reach the person.
+        /// The user's email address.
         email: Option<String>,
     },
-    /// Print a new one-time password for an account, and end its logins.
+    /// Print a new one-time password for an account, and sign the user out everywhere.
     Reset {
         /// Login name.
         name: String,
@@ -131,42 +134,42 @@ pub(crate) enum UserCommand {
 pub(crate) struct AddUser {
     /// Login name: letters, digits and . _ - + with at most one @. Upper and lower case are the same.
     name: String,
-    /// Where to reach the person.
+    /// The user's email address.
     #[arg(long)]
     email: Option<String>,
-    /// A group that the person is in; may be given several times.
+    /// A group of the user; may be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// Read a lasting password from standard input in place of making a one-time one.
+    /// Read a permanent password from standard input instead of making a one-time password.
     #[arg(long)]
     password_stdin: bool,
 }
 
 #[derive(Subcommand)]
 pub(crate) enum ClientCommand {
-    /// Enter a client and print its identifier and secret: a machine, a resource server, or whoever does not register
-    /// by itself.
+    /// Add a client that does not register itself, such as a machine or a resource server. Prints its
+    /// identifier and its secret.
     Add(AddClient),
     /// List all clients: identifier, kind, last use, state, name.
     List,
     /// Show one client.
     Show {
-        /// Its `client_id`.
+        /// The client's `client_id`.
         id: String,
     },
-    /// Switch a client off: it gets no tokens, and those it has open nothing.
+    /// Disable a client: it gets no tokens, and the tokens that it has are no longer valid.
     Disable {
-        /// Its `client_id`.
+        /// The client's `client_id`.
         id: String,
     },
-    /// Switch a client on again.
+    /// Enable a client again.
     Enable {
-        /// Its `client_id`.
+        /// The client's `client_id`.
         id: String,
     },
-    /// Forget a client and end every grant that it holds.
+    /// Delete a client, and end all of its grants.
     Delete {
-        /// Its `client_id`.
+        /// The client's `client_id`.
         id: String,
     },
 }

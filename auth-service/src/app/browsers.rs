@@ -16,7 +16,7 @@ use crate::state::AppState;
 
 const NOTHING: &str = "There is nothing at this address. If an application or a bookmark led you here, go back to the application \
                        and connect it again.";
-const NO_PAGE: &str = "This address has no page of its own: it takes what a form or an application sends. Go back to the \
+const NO_PAGE: &str = "This address has no page of its own: it only accepts what a form or an application sends. Go back to the \
                        application and connect it again.";
 
 /// A middleware that replaces "not found" and "method not allowed" responses by a page if a browser sent the
@@ -51,7 +51,9 @@ pub(super) fn unheard(unheard: Unheard, headers: &HeaderMap, issuer: &Issuer) ->
     if !is_browser(headers) {
         return answer;
     }
-    let text = format!("This server refused it: {unheard}. Go back to the application and connect it again.");
+    let text = format!(
+        "This server refused the request: {unheard}. Go back to the application and connect it again."
+    );
     let mut page = message(answer.status(), &text, issuer);
     if let Some(retry_after) = answer.headers().get(RETRY_AFTER) {
         page.headers_mut().insert(RETRY_AFTER, retry_after.clone());

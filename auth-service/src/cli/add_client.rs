@@ -13,56 +13,58 @@ use auth_service::operator::{Credentials, NewClient};
 
 #[derive(Args)]
 pub(crate) struct AddClient {
-    /// What people and policy know it by: letters, digits and . _ - +
+    /// Name of the client for users and policy: letters, digits and . _ - +
     name: String,
-    /// What it may ask for tokens with; may be given several times. `client-credentials` makes it an account of its own.
+    /// A grant that the client can use; may be given several times. With `client-credentials`, it gets an
+    /// account of its own.
     #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<Grant>,
-    /// A resource that it may use for itself, without a person: the URL of an MCP service. May be given several times;
-    /// the first is the default.
+    /// A resource that the client can use for itself, without a user: the URL of an MCP service. May be given
+    /// several times; the first is the default.
     #[arg(long = "resource", value_name = "URL")]
     resources: Vec<String>,
-    /// A resource that it is the server of: it may introspect the tokens of everybody who comes there. May be given
+    /// A resource that the client serves. It can introspect all tokens for this resource. May be given
     /// several times.
     #[arg(long = "serves", value_name = "URL")]
     serves: Vec<String>,
-    /// A group that it is in when it acts for itself; may be given several times.
+    /// A group of the client when it acts for itself; may be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// The most that it may be granted, for example "mcp:read"; everything, when left out.
+    /// All scopes that the client can be granted, for example "mcp:read". The default is all scopes.
     #[arg(long)]
     scope: Option<String>,
-    /// Where its authorization codes may go; may be given several times.
+    /// A redirect URI for its authorization codes; may be given several times.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Vec<String>,
-    /// It has no credentials: an application on people's own machines.
+    /// The client has no credentials, because it is an application on users' own machines.
     #[arg(long, conflicts_with_all = ["jwks", "jwks_uri"])]
     public: bool,
-    /// File with its public keys (a JWK set): it authenticates by signed assertions, and there is no secret.
+    /// File with the client's public keys (a JWK set). The client authenticates with signed assertions, and
+    /// has no secret.
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_uri")]
     jwks: Option<PathBuf>,
-    /// https URL of its public keys: the same, with keys that it can rotate.
+    /// The https URL of the client's public keys. This is like a file, but the client can rotate its keys.
     #[arg(long, value_name = "URL")]
     jwks_uri: Option<String>,
-    /// It has to push its authorization requests.
+    /// The client must push its authorization requests (RFC 9126).
     #[arg(long)]
     require_pushed_requests: bool,
 }
 
-/// Grants under the names that operators type.
+/// Grants, with the names that operators type.
 #[derive(Clone, Copy, ValueEnum)]
 enum Grant {
-    /// A person in a browser.
+    /// A user signs in with a browser.
     AuthorizationCode,
-    /// Stays connected after that.
+    /// The client stays connected after a user has signed in.
     RefreshToken,
-    /// For itself, without a person.
+    /// The client acts for itself, without a user.
     ClientCredentials,
-    /// A person in another browser.
+    /// A user signs in with a browser on another device.
     DeviceCode,
-    /// On behalf of whom it serves.
+    /// The client acts for the user who called it.
     TokenExchange,
-    /// An assertion of an issuer in `TRUSTED_ISSUERS`.
+    /// The client has an assertion of an issuer in `TRUSTED_ISSUERS`.
     JwtBearer,
 }
 

@@ -13,21 +13,21 @@ use auth_service::config::Config;
 use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
 use auth_service::domain::clock::{Clock, SystemClock};
 
-/// What to examine.
+/// Options of the examination.
 #[derive(Args)]
 pub(crate) struct Doctor {
-    /// The URL that people paste into their MCP client: <https://mcp.example.com/mcp>.
+    /// The URL that users enter in their MCP client, such as <https://mcp.example.com/mcp>.
     url: Url,
-    /// Print one JSON document with all findings, and nothing else.
+    /// Print only one JSON document with all findings.
     #[arg(long)]
     json: bool,
-    /// PEM file of certificates to trust beside the system's.
+    /// PEM file of certificates to trust in addition to the system's.
     #[arg(long, value_name = "FILE", env = "EXTRA_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Seconds that an answer may take.
+    /// Maximum time for an answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs())]
     patience: u64,
-    /// Look from outside only, although the service's settings are in the environment.
+    /// Examine from outside only, even if the service's settings are in the environment.
     #[arg(long)]
     outside_only: bool,
 }

@@ -9,13 +9,13 @@ use clap::Args;
 
 use auth_service::config::Config;
 
-/// What to ask, and for how long.
+/// Options of the health check.
 #[derive(Args)]
 pub(crate) struct Healthcheck {
-    /// Ask only whether the process lives (`/health`), not whether its store answers (`/ready`).
+    /// Ask only whether the process is alive (`/health`), not whether its store answers (`/ready`).
     #[arg(long)]
     alive: bool,
-    /// Seconds that the answer may take.
+    /// Maximum time for the answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     patience: u64,
 }

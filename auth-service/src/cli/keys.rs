@@ -11,14 +11,16 @@ use super::{run, when};
 
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
-    /// List the signing keys: identifier, algorithm, state, and when it starts, stops and goes.
+    /// List the signing keys: identifier, algorithm, state, and when each starts signing, stops signing, and
+    /// is removed.
     List,
-    /// Publish a new key now, and sign with it when verifiers have had time to learn it (`SIGNING_KEY_LEAD`).
+    /// Publish a new key now, and sign with it as soon as verifiers have had time to fetch it
+    /// (`SIGNING_KEY_LEAD`).
     Rotate,
-    /// Emergency: remove a key at once. Every access token that it signed stops to count within seconds; clients get
-    /// new ones by themselves with their refresh tokens.
+    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed are no longer
+    /// valid. Clients get new ones with their refresh tokens.
     Revoke {
-        /// Its identifier, as `list` shows it.
+        /// The identifier of the key, as `list` shows it.
         kid: String,
     },
 }

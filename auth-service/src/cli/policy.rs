@@ -20,18 +20,18 @@ use super::{email, groups, run, username};
 
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Read a policy file and print everything that is wrong with it, line by line.
+    /// Read a policy file, and print all problems with their lines.
     ///
-    /// Where `PROTECTED_HOSTS` is set, rules that no request can be under are warned of too. Exit code 0: it can be used
-    /// (warnings go to standard error); 1: it cannot; 2: it could not be read.
+    /// If `PROTECTED_HOSTS` is set, it also warns of rules that apply to no request. The exit code is 0 if
+    /// the file can be used (warnings go to standard error), 1 if it cannot, and 2 if it could not be read.
     Check {
-        /// The file; `POLICY_FILE` when it is left out.
+        /// The file. The default is `POLICY_FILE`.
         file: Option<PathBuf>,
     },
-    /// Say what would come of a request, and which rule decides.
+    /// Explain how a request would be decided, and which rule decides.
     ///
-    /// Email and groups are those of the stored account, unless one of them is given. Exit code 0: it would pass; 1: it
-    /// would be refused; 2: the question makes no sense.
+    /// Email address and groups are those of the stored account, unless one of them is given. The exit code
+    /// is 0 if the request would pass, 1 if it would be refused, and 2 if the question could not be answered.
     Explain(Box<Explain>),
 }
 
@@ -43,22 +43,22 @@ pub(crate) struct Explain {
     /// Host of the protected service.
     #[arg(long)]
     host: String,
-    /// Path of its MCP endpoint.
+    /// Path of the MCP endpoint.
     #[arg(long, default_value = "/mcp")]
     path: String,
     /// Tool that is called.
     #[arg(long, conflicts_with = "method")]
     tool: Option<String>,
-    /// MCP method in place of a tool call.
+    /// MCP method, if it is not a tool call.
     #[arg(long, default_value = "tools/list")]
     method: String,
-    /// Scopes of the token, separated by blanks; those that the service asks for when it is left out.
+    /// Scopes of the token, separated by blanks. The default is what the service asks for.
     #[arg(long)]
     scope: Option<String>,
-    /// Group that the person is in; may be given several times.
+    /// A group of the user; may be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// The person's address.
+    /// The user's email address.
     #[arg(long)]
     email: Option<String>,
     /// The client's `client_id`.
@@ -67,10 +67,10 @@ pub(crate) struct Explain {
     /// HTTP method.
     #[arg(long, default_value = "POST")]
     http_method: String,
-    /// Whether the client says in headers what it is about to do (MCP 2026-07-28 and later), or in the body alone.
+    /// Whether the client names the operation in headers (MCP 2026-07-28 and later) or only in the body.
     #[arg(long, value_enum, default_value = "modern")]
     era: AskedEra,
-    /// The policy file; `POLICY_FILE` when it is left out.
+    /// The policy file. The default is `POLICY_FILE`.
     #[arg(long)]
     file: Option<PathBuf>,
 }

@@ -19,36 +19,38 @@ use super::run;
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Write everything that is stored to a new file, sealed. Works while the service runs, and while it does not.
+    /// Write everything that is stored to a new encrypted file. Works whether or not the service is running.
     Export {
-        /// The file. It must not exist; it is readable by its owner only. With the embedded store in use, the running
-        /// service writes it.
+        /// The file, which must not exist. Only its owner can read it. If the embedded store is in use, the
+        /// running service writes the file.
         file: PathBuf,
-        /// Seal it with the key in this file (32 random bytes in base64) in place of the store's own.
+        /// Encrypt the file with the key in this file (32 random bytes in base64), and not with the key of
+        /// the store.
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Bring everything from such a file into the store that the settings name. Stop the service first.
+    /// Restore everything from such a file into the store that the settings name. Stop the service first.
     Import(Import),
-    /// Bring everything from the embedded store in `DATA_DIR` to the Redis at `REDIS_URL`, or back. Stop the service first.
+    /// Copy everything from the embedded store in `DATA_DIR` to the Redis at `REDIS_URL`, or back. Stop the
+    /// service first.
     Migrate {
-        /// Where to.
+        /// The target.
         #[arg(long)]
         to: Place,
-        /// Replace what is there.
+        /// Replace the contents of the target.
         #[arg(long)]
         replace: bool,
     },
-    /// Look whether such a file is whole and opens, and say what is in it.
+    /// Check that such a file is complete and can be decrypted, and print what it contains.
     Verify {
         /// The file.
         file: PathBuf,
-        /// What it was sealed with, when that is not the store's key.
+        /// The file with the key of the dump, if it is not the key of the store.
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Seal everything with `STORE_KEY` that `STORE_KEY_PREVIOUS` had sealed; after this the latter is no longer needed.
-    /// Works while the service runs.
+    /// Encrypt everything with `STORE_KEY` that is encrypted with `STORE_KEY_PREVIOUS`, which is not needed
+    /// afterwards. Works while the service is running.
     Rekey,
 }
 
@@ -56,10 +58,10 @@ pub(crate) enum StoreCommand {
 pub(crate) struct Import {
     /// The file.
     file: PathBuf,
-    /// What it was sealed with, when that is not the store's key.
+    /// The file with the key of the dump, if it is not the key of the store.
     #[arg(long)]
     key_file: Option<PathBuf>,
-    /// Replace what is in the store. The embedded one is kept as `store.redb.replaced`.
+    /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`.
     #[arg(long)]
     replace: bool,
 }

@@ -138,7 +138,7 @@ pub enum CheckError {
     #[error("the request's method is not one that MCP uses")]
     Method,
     /// The request comes from a web page of an origin that is not allowed.
-    #[error("pages of this origin are not allowed to call the service; see ALLOWED_ORIGINS")]
+    #[error("web pages of this origin are not allowed to call the service; see ALLOWED_ORIGINS")]
     Origin,
     /// A header can be read in more than one way.
     #[error("the header {0} is repeated or malformed")]

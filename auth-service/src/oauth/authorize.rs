@@ -44,18 +44,18 @@ pub(super) enum AuthorizeError {
     UnknownClient,
     #[error("The operator of this server has disabled the application.")]
     Disabled,
-    #[error("The application says what it is at {0}, and that cannot be used: {1}.")]
+    #[error("The application describes itself at {0}, and that document cannot be used: {1}.")]
     Document(String, DocumentError),
     #[error(
-        "The application says what it is at {0}, and that cannot be had at the moment: {1}. Try again in a minute."
+        "The application describes itself at {0}, and that document cannot be fetched at the moment: {1}. Try again in a minute."
     )]
     DocumentAway(String, DocumentError),
     #[error(
-        "The application asked to be answered at an address that it has not registered. Nothing was sent there."
+        "The application asked for the answer to be sent to an address that it has not registered. Nothing was sent there."
     )]
     Redirect,
     #[error(
-        "The link that brought you here was used already, or is too old. Go back to the application and connect again."
+        "The link that brought you here was used already, or has expired. Go back to the application and connect again."
     )]
     RequestUri,
     #[error("The service cannot be used at the moment. Try again in a minute.")]

@@ -45,7 +45,7 @@ pub(super) enum AssertionError {
     Time,
     #[error("the client assertion was used before")]
     Replayed,
-    #[error("the client's keys cannot be had: {0}")]
+    #[error("the client's keys cannot be fetched: {0}")]
     Keys(#[from] DocumentError),
     #[error(transparent)]
     TooFast(#[from] TooFast),

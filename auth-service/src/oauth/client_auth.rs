@@ -44,7 +44,7 @@ pub enum ClientAuthError {
     TooFast(TooFast),
     /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. After
     /// `invalid_client`, the client would discard its tokens.
-    #[error("the client's metadata document or keys cannot be had at the moment: {0}")]
+    #[error("the client's metadata document or keys cannot be fetched at the moment: {0}")]
     Away(DocumentError),
     /// The store failed: 503 `temporarily_unavailable`.
     #[error(transparent)]

@@ -47,15 +47,15 @@ pub enum DeviceError {
     Params(#[from] BadParams),
     /// The user is no longer logged in.
     #[error(
-        "You are not signed in any more. If the device is not connected, sign in and type the code once more."
+        "You are not signed in any more. If the device is not connected, sign in and type the code again."
     )]
     NoSession,
     /// The ticket of the form is not valid; see [`BadTicket`].
-    #[error("That is because {0}. If the device is not connected, type its code once more.")]
+    #[error("The reason is that {0}. If the device is not connected, type its code again.")]
     Ticket(#[from] BadTicket),
     /// The code was already answered, or it has expired.
     #[error(
-        "The code was answered before, or is too old. If the device is not connected, let it show a new one and type that."
+        "This code was answered before, or has expired. If the device is not connected, let it show a new code, and type that one."
     )]
     Over,
     /// The client was removed or disabled.
@@ -63,14 +63,14 @@ pub enum DeviceError {
     ClientGone,
     /// The client's metadata has changed since the page was shown.
     #[error(
-        "The application on the device has changed while this page was open. Type the code once more, and look who asks."
+        "The application on the device has changed while this page was open. Type the code again, and check which application asks."
     )]
     ClientChanged,
     /// Policy does not let the user access the requested resources.
-    #[error("This account may not use what the device asked for. Ask whoever runs this server.")]
+    #[error("This account is not allowed to use what the device asked for. Ask the operator of this server.")]
     Barred,
     /// The form contains neither `allow` nor `deny`.
-    #[error("The form that was sent has no answer in it. Type the code once more.")]
+    #[error("The form that was sent has no answer in it. Type the code again.")]
     NoDecision,
     /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
@@ -104,7 +104,7 @@ impl DeviceError {
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let title = match self {
-            Self::Over => "This code is over",
+            Self::Over => "This code can no longer be used",
             // An earlier answer might be valid, so the title must not say that nothing was allowed.
             Self::NoSession | Self::Ticket(_) => "This page cannot be used",
             _ => "Nothing was allowed",
@@ -397,6 +397,6 @@ fn connected() -> HttpResponse {
 }
 
 fn denied() -> HttpResponse {
-    let text = "The device has been told. You can close this page.";
+    let text = "The device will be told that you denied it. You can close this page.";
     Message::new(StatusCode::OK, "Nothing was allowed", text.to_owned(), None).page()
 }

@@ -239,8 +239,8 @@ fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie
 /// Path of the page after a login that no application asked for.
 const DONE_PATH: &str = "/login/done";
 
-const STALE: &str = "That page was open for too long, or was opened in another browser. Sign in on this one. If this \
-                     comes again, let your browser keep cookies of this site.";
+const STALE: &str = "The page was open for too long, or was opened in another browser. Sign in on this page. If this \
+                     happens again, allow your browser to keep cookies of this site.";
 
 /// Reads the ticket of a form that was shown to this browser a short time ago. Returns the cookie that it is
 /// bound to, and its content.

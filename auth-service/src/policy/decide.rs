@@ -72,10 +72,10 @@ pub enum Denial {
 /// Reasons shown to a user who is refused.
 pub(super) const LOOKALIKE: &str = "the path differs from that of a rule only in case, or in a dot or blank at the end of a segment; \
                                     write it as the service does";
-pub(super) const NOT_FOR_ANYTHING: &str = "this account may not use any service here";
-pub(super) const NOT_FOR_SERVICE: &str = "this account may not use this service";
-pub(super) const NOT_FOR_OPERATION: &str = "this account may not do this here";
-pub(super) const NOT_THIS_METHOD: &str = "this service does not take this HTTP method";
+pub(super) const NOT_FOR_ANYTHING: &str = "this account is not allowed to use any service here";
+pub(super) const NOT_FOR_SERVICE: &str = "this account is not allowed to use this service";
+pub(super) const NOT_FOR_OPERATION: &str = "this account is not allowed to do this here";
+pub(super) const NOT_THIS_METHOD: &str = "this service does not accept this HTTP method";
 
 /// Everything that a request has to meet.
 pub(super) struct Requirements<'p> {

@@ -313,7 +313,7 @@ async fn a_person_who_is_not_let_in_learns_it_before_allowing_anything() {
     let query = authorize_query(&client, &[("resource", "https://other.example/mcp")]);
     let page = browser.open(&format!("/authorize?{query}")).await;
     assert_eq!(page.status, StatusCode::FORBIDDEN);
-    assert!(page.body.contains("may not use") && page.body.contains("https://other.example/mcp"));
+    assert!(page.body.contains("not allowed to use") && page.body.contains("https://other.example/mcp"));
     assert!(!page.body.contains("value=\"allow\""), "{}", page.body);
     // A form that was made by hand does not help. After a denial, the client gets an error.
     assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::FORBIDDEN);

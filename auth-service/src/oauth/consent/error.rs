@@ -16,38 +16,40 @@ use crate::store::StoreError;
 pub enum ConsentError {
     /// The parameters of the form are malformed.
     #[error(
-        "This answer was not taken, because the form that was sent is broken: {0}. An answer that you gave before stands."
+        "Your answer was not accepted, because the form that was sent is broken: {0}. An answer that you gave before stands."
     )]
     Params(#[from] BadParams),
     /// The user is no longer logged in.
     #[error(
-        "This answer was not taken, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
+        "Your answer was not accepted, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     NoSession,
     /// The ticket of the form is not valid; see [`BadTicket`].
     #[error(
-        "This answer was not taken, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
+        "Your answer was not accepted, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     Ticket(#[from] BadTicket),
     /// The user would have to see a page, but the client sent `prompt=none`.
-    #[error("The application asked for no page to be shown, and it cannot be answered without one.")]
+    #[error("The application asked that no page be shown, and its request cannot be answered without one.")]
     PageRequired,
     /// The same question was answered before.
     #[error(
-        "This question was answered before, and the application was told: the first answer stands. If the application is connected and should be, there is nothing more to do, and you can close this page; if it should not be, disconnect it there."
+        "This question was answered before, and the application has the first answer, which stands. If the application is connected and should be, you can close this page. If it should not be, disconnect it in the application."
     )]
     AnsweredBefore,
     /// The client, or its redirect URI, was removed.
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
     /// The client's metadata has changed since the page was shown.
-    #[error("This answer was not taken, because the application has changed while this page was open.")]
+    #[error("Your answer was not accepted, because the application has changed while this page was open.")]
     ClientChanged,
     /// Policy does not let the user access the requested resources.
-    #[error("This account may not use what the application asked for. Ask whoever runs this server.")]
+    #[error(
+        "This account is not allowed to use what the application asked for. Ask the operator of this server."
+    )]
     Barred,
     /// The form contains neither `allow` nor `deny`.
-    #[error("This answer was not taken, because the form that was sent has no answer in it.")]
+    #[error("Your answer was not accepted, because the form that was sent has no answer in it.")]
     NoDecision,
     /// The account gets codes too often.
     #[error("This account has connected applications too often in a short time. Try again in a minute.")]

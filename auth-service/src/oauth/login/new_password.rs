@@ -22,7 +22,7 @@ use super::again::{self, problem_of};
 use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
-    "The one-time password was used already. Sign in with the password that was chosen then.";
+    "The one-time password was used already. Sign in with the password that was chosen at that time.";
 
 /// A user who has entered the right one-time password and now has to choose a new password.
 #[derive(Clone, Serialize, Deserialize)]
@@ -193,13 +193,13 @@ async fn hash_of_new(
 
 fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
     if chosen.chars().count() < SHORTEST {
-        Some(format!("That is too short: at least {SHORTEST} characters, please."))
+        Some(format!("The password is too short. Choose one with at least {SHORTEST} characters."))
     } else if chosen.len() > LONGEST {
         Some(format!(
-            "That is too long: at most {LONGEST} bytes, please. A letter with an accent, or of another script, is two to four."
+            "The password is too long. Choose one with at most {LONGEST} bytes. A letter with an accent, or of another script, has two to four bytes."
         ))
     } else if chosen != repeated {
-        Some("The two are not the same.".to_owned())
+        Some("The two passwords are not the same.".to_owned())
     } else {
         None
     }

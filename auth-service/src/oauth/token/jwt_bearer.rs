@@ -143,7 +143,7 @@ async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<
         let documents = state.clients.documents();
         let set = documents.issuer_keys(&issuer.issuer, issuer.jwks_uri.as_deref(), fresh, state.now()).await;
         let set = set.map_err(|error| {
-            tracing::error!(issuer = %issuer.issuer, %error, "the keys of a trusted issuer cannot be had");
+            tracing::error!(issuer = %issuer.issuer, %error, "the keys of a trusted issuer cannot be fetched");
             TokenError::Unavailable
         })?;
         if let Some(key) = fitting_key(&set, header.kid.as_deref(), header.alg) {
