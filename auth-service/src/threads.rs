@@ -1,5 +1,5 @@
-//! Threads of our own. The system can refuse a thread (`pids_limit` of a container, the limit of processes of
-//! a user), and most libraries panic then. Here it is an error that says what to do.
+//! Starts the threads of this program. The system can refuse a thread (`pids_limit` of a container, the limit
+//! of processes of a user), and most libraries panic then. Here it is an error that says what to do.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -67,14 +67,14 @@ pub async fn beside<T: Send + 'static>(
     outcome.await.map_err(|_| NoThread { purpose, cause: "it panicked".to_owned() })
 }
 
-/// Lets the runtime start the first of its threads for what blocks. With one, libraries that need such a
-/// thread wait for it; with none, they panic if the system gives none at that moment.
+/// Lets the runtime start the first of its threads for blocking work. If there is one, libraries that need
+/// such a thread wait for it. If there is none, they panic when the system refuses one.
 ///
 /// # Errors
 /// If the system has no thread left.
 pub async fn keep_one() -> Result<(), NoThread> {
-    beside("trial", "what blocks", || ()).await?;
-    let purpose = "what blocks";
+    beside("trial", "blocking work", || ()).await?;
+    let purpose = "blocking work";
     let started = tokio::task::spawn_blocking(|| ()).await;
     started.map_err(|error| NoThread { purpose, cause: error.to_string() })
 }
@@ -83,7 +83,7 @@ pub async fn keep_one() -> Result<(), NoThread> {
 /// libraries of the listeners start theirs right after this, and panic if they get none.
 ///
 /// # Errors
-/// If the system has not so many left.
+/// If the system does not have that many left.
 pub fn try_listeners(workers: NonZeroUsize, has_grpc: bool) -> Result<(), NoThread> {
     let of_each = if has_grpc { 3 } else { 2 };
     let (stay, ended) = mpsc::channel::<()>();

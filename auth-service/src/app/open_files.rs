@@ -1,5 +1,5 @@
-//! How many connections the limit of open files allows. A listener that strangers reach must not take the
-//! files that readiness, checks and the store need.
+//! Computes how many connections the limit of open files allows. A listener that strangers can reach must not
+//! take the files that readiness, checks and the store need.
 
 use std::num::NonZeroUsize;
 
@@ -7,15 +7,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{EDGE_CONNECTIONS, OPS_CONNECTIONS, PUBLIC_CONNECTIONS};
 
-/// Files of a connection: the connection, and the handle with which it is closed when it is silent.
+/// Number of files of a connection: its socket, and the handle that closes it when it is silent.
 const OF_A_CONNECTION: usize = 2;
-/// Connections over gRPC take one file each.
+/// Maximum number of connections over gRPC, each of which takes one file.
 const GRPC_CONNECTIONS: usize = 256;
-/// Files of a worker of a listener: its queue of events, and what wakes it.
+/// Number of files of a worker of a listener: its queue of events, and the one that wakes it.
 const OF_A_WORKER: usize = 4;
-/// Files for documents that are fetched, for the store, and for operators' commands.
+/// Number of files for documents that are fetched, for the store, and for operators' commands.
 const BESIDES: usize = 128;
-/// Files that are open at the start if the system does not say how many.
+/// Number of files that are assumed to be open at the start if the system does not say how many there are.
 const USUAL: usize = 64;
 
 /// Maximum numbers of open connections of the public and the edge listener.
@@ -25,8 +25,8 @@ pub(super) struct Ceilings {
     pub(super) edge: usize,
 }
 
-/// Raises the limit of open files to the hard limit, and returns the ceilings that fit it. If they are lower
-/// than usual, the log is told. The usual soft limit of 1024 is meant for programs that use select(2).
+/// Raises the limit of open files to the hard limit, and returns the ceilings that fit it. Logs a warning if
+/// they are lower than usual. The usual soft limit of 1024 is meant for programs that use select(2).
 pub(super) fn ceilings(workers: NonZeroUsize) -> Ceilings {
     let hard = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
@@ -53,17 +53,17 @@ pub(super) fn ceilings(workers: NonZeroUsize) -> Ceilings {
 
 const ALL: Ceilings = Ceilings { public: PUBLIC_CONNECTIONS, edge: EDGE_CONNECTIONS };
 
-/// Files of everything except the public and the edge listener's connections.
+/// Number of files for everything except the connections of the public and the edge listener.
 const OTHERS: usize = OPS_CONNECTIONS * OF_A_CONNECTION + GRPC_CONNECTIONS + BESIDES;
 const NEEDED: usize = (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS) * OF_A_CONNECTION + OTHERS;
 
-/// The ceilings below `limit`, when `taken` files are open anyway.
+/// The ceilings with `limit` files, of which `taken` are open anyway.
 fn fitting(limit: usize, taken: usize) -> Ceilings {
     let free = limit.saturating_sub(taken);
     if free >= NEEDED {
         return ALL;
     }
-    // The others seldom need all of theirs, so they keep a half of what there is, or less.
+    // Everything else seldom needs all of its files, so it keeps at most half of the free ones.
     let shared = free.saturating_sub(OTHERS.min(free / 2)) / OF_A_CONNECTION;
     let of = |part: usize| (shared * part / (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS)).clamp(1, part);
     Ceilings { public: of(PUBLIC_CONNECTIONS), edge: of(EDGE_CONNECTIONS) }

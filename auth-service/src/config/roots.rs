@@ -1,5 +1,5 @@
-//! The files of trusted certificates that libraries read by themselves. They are looked at first, because
-//! those libraries would wait for a pipe without end, and name neither file nor variable in an error.
+//! Checks the files of trusted certificates that libraries read by themselves. Those libraries would wait for
+//! a pipe without end, and name neither file nor variable in an error.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(super) const FILE: &str = "SSL_CERT_FILE";
 pub(super) const DIRECTORIES: &str = "SSL_CERT_DIR";
 
 pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mut Problems) {
-    let advice = "Set it to where the certificates are that the system trusts, in PEM, or remove it";
+    let advice = "Set it to where the system keeps the certificates that it trusts, in PEM, or remove it";
     if let Some(path) = file
         && let Err(error) = read_regular(Path::new(path), LONGEST)
     {
@@ -32,7 +32,7 @@ pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mu
     }
 }
 
-/// Opens no file: those in a directory are many, and the libraries open only regular ones.
+/// Checks a directory. It opens no file, because there are many, and the libraries only open regular ones.
 fn look_at(directory: &Path) -> Result<()> {
     if directory.as_os_str().is_empty() {
         return Ok(());
@@ -43,7 +43,7 @@ fn look_at(directory: &Path) -> Result<()> {
         if seen >= MAX_ENTRIES {
             return Err(refused(format!("there are more than {MAX_ENTRIES} entries")));
         }
-        // What leads nowhere, and what is no regular file, is passed over by the libraries, too.
+        // The libraries skip links that lead nowhere and files that are not regular, too.
         let Ok(found) = path.metadata() else { continue };
         if found.is_file() && found.len() > u64::try_from(LONGEST).unwrap_or(u64::MAX) {
             return Err(refused(format!("it is longer than {LONGEST} bytes")));

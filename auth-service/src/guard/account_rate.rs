@@ -37,17 +37,18 @@ impl Default for AccountRate {
 }
 
 impl AccountRate {
-    /// Counts an authorization code that is about to be issued for `subject`.
+    /// Counts an authorization code that is about to be issued for `subject`. Fails if there are too many.
     pub fn admit_code(&self, subject: &Subject) -> Result<(), TooFast> {
         self.codes.check(subject)
     }
 
-    /// Counts a token that a client is about to get for `subject` without the user.
+    /// Counts a token that a client is about to get for `subject` without the user. Fails if there are too
+    /// many.
     pub fn admit_token(&self, subject: &Subject) -> Result<(), TooFast> {
         self.tokens.check(subject)
     }
 
-    /// Counts a DPoP proof of a client of `subject`.
+    /// Counts a DPoP proof of a client of `subject`. Fails if there are too many.
     pub fn admit_proof(&self, subject: &Subject) -> Result<(), TooFast> {
         self.proofs.check(subject)
     }

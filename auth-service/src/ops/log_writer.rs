@@ -1,6 +1,6 @@
-//! Writes log lines on a thread of its own. A reader of standard error that stalls (a log driver whose disk
-//! is full, a pipe that nobody reads) then delays nobody: lines wait in a queue, and those that find no room
-//! are left out and counted.
+//! Writes log lines on a thread of its own, so that a reader of standard error that stalls (a log driver
+//! whose disk is full, a pipe that nobody reads) delays nobody. Lines wait in a queue. When it is full,
+//! further lines are left out and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,13 +12,13 @@ use std::time::Duration;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of lines that wait before further ones are left out.
+/// Maximum size of the queue, in bytes. When it is reached, further lines are left out.
 const MAX_WAITING: usize = 1 << 20;
-/// Further bytes, for audit lines only, so that a flood of other lines does not take their room.
+/// Additional size for audit lines only, in bytes, so that a flood of other lines does not take their space.
 const MAX_WAITING_AUDIT: usize = 1 << 20;
-/// What a line in the queue takes besides its text, in bytes.
+/// Bytes that a line takes in the queue in addition to its text.
 const OVERHEAD: usize = 64;
-/// Pause before a write is tried again on a standard error that does not block.
+/// Pause before a write is tried again, if standard error does not block.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The queue of lines in front of the thread that writes them. Clones share it.
@@ -38,7 +38,7 @@ struct Queue {
     /// Whether the thread has taken a line and has not finished writing it.
     is_writing: bool,
     lost: Lost,
-    /// What the log itself has been told of `lost`.
+    /// The part of `lost` that the log has reported.
     told: Lost,
 }
 
@@ -138,12 +138,13 @@ impl LogWriter {
         queue.lines.pop_front().unwrap_or_default()
     }
 
-    /// Makes room for other lines. Returns what the log should be told was left out since it was told last.
+    /// Frees the space of a line. Returns what was left out since the last report, if it is time for another
+    /// one.
     fn finish(&self, line: &[u8], is_written: bool) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;
         queue.bytes = queue.bytes.saturating_sub(line.len() + OVERHEAD);
-        // While the queue is long, the reader is not back yet, and more will be left out.
+        // While the queue is long, the reader has not caught up, and more lines might be left out.
         let untold = if is_written && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
             let (lost, told) = (queue.lost, queue.told);
             queue.told = lost;
@@ -163,7 +164,7 @@ fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => line = line.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares standard error with us may have made it non-blocking.
+            // Another process that shares standard error might have made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(error) => return Err(error),
         }
@@ -171,7 +172,7 @@ fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the text of one log line.
+/// Receives the text of one log line.
 pub struct Line<'a> {
     writer: &'a LogWriter,
     is_audit: bool,

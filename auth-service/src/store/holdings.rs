@@ -1,9 +1,9 @@
-//! What one account holds in the store: how many rows of a kind it can have, and which of them goes for a new
-//! one. The stores keep a list of each kind for each account, and this module decides.
+//! What one account holds in the store: how many rows of a kind it can have, and which of them is removed for
+//! a new one. The stores keep a list of each kind for each account, and this module decides.
 //!
 //! A user can be led to make rows by any client that the user has allowed once. Therefore a client has a
 //! ceiling of its own, and beyond the ceiling of the account the client that has most rows loses its oldest.
-//! So a client cannot throw out the rows of another one, unless it has as few.
+//! A client cannot displace the rows of another client that has fewer.
 
 use std::collections::HashMap;
 
@@ -59,12 +59,13 @@ impl Holding {
     }
 }
 
-/// A row in a list.
+/// An entry of a list. It stands for a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Held {
     /// The time at which the row was made or last used.
     pub(super) at: UnixTime,
-    /// The client that the row belongs to, and how the store finds the row.
+    /// A hash of the client, which is empty if the list does not separate clients, and the key with which the
+    /// store finds the row. [`SEPARATOR`] separates them.
     pub(super) name: String,
 }
 
@@ -110,7 +111,8 @@ impl Held {
     }
 }
 
-/// Chooses the rows that go, out of a list that contains `newest`. The rest is within the ceilings.
+/// Chooses the rows to remove from a list that contains the row with the name `newest`, which stays. The rest
+/// is within the ceilings.
 pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str) -> Vec<Held> {
     list.sort();
     let mut leaving = Vec::new();
@@ -177,7 +179,7 @@ mod tests {
             let count = |share: &str| stays.iter().filter(|held| held.share() == share).count();
             for gone in &goes {
                 prop_assert!(count(gone.share()) <= 10);
-                // Whoever lost something still has as much as anybody else, but for one.
+                // A client that lost rows has at most one row less than any other client.
                 prop_assert!(stays.iter().all(|held| count(held.share()) <= count(gone.share()) + 1));
                 // What stays of the same client is not older.
                 prop_assert!(stays.iter().all(|held| held.share() != gone.share() || **held == newest || *held > gone));

@@ -46,7 +46,7 @@ pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError>
     change(rows, new, |list| (list, ()))
 }
 
-/// Adds a row to its list, and deletes the rows that go for it. Returns the grants among them.
+/// Adds a row to its list, and deletes the rows that are removed for it. Returns the grants among them.
 pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
     let goes = change(rows, new, |mut list| {
         let goes = leaving(new.holding, list.clone(), &new.held.name);
@@ -68,7 +68,7 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
     Ok(grants)
 }
 
-/// Deletes a code, unless it was redeemed: then it is kept so that a replay is noticed.
+/// Deletes a code, unless it was redeemed. Redeemed codes are kept, so that a replay is noticed.
 fn remove_code(rows: &Writable<'_>, held: &Held) -> Result<(), StoreError> {
     let Some((_, key)) = held.code_parts() else { return Ok(()) };
     match rows.get::<CodeRow>(Table::Codes, key)? {

@@ -1,4 +1,4 @@
-//! Removes expired rows, and brings ends closer that were set while the clock was ahead.
+//! Removes expired rows, and shortens the lifetime of rows that were stored while the clock was ahead.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,8 +27,8 @@ impl EmbeddedStore {
         Ok(removed)
     }
 
-    /// Shortens the rows of all tables. Codes, device codes and pushed requests live for minutes, so those of a
-    /// time that is still to come are left to be refused or to expire.
+    /// Shortens the lifetime of rows in all tables to `ends`. Codes, device codes and pushed requests live
+    /// for minutes, so those that seem to come from the future are left alone: they are refused, or expire.
     pub(super) async fn shorten_all(&self, ends: &LatestEnds) -> Result<u64, StoreError> {
         let mut shortened = 0;
         for table in [Table::Clients, Table::UnusedClients, Table::SoleClients, Table::Fingerprints] {

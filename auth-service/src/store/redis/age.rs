@@ -1,5 +1,6 @@
-//! Notices a Redis that comes back older than it was: started from an earlier snapshot, or a replica that was
-//! promoted without the last writes. What was revoked in between would be valid again.
+//! Notices a Redis that comes back with older data than before: one that was started from an earlier
+//! snapshot, or a replica that was promoted without the last writes. What was revoked in between would be
+//! valid again.
 //!
 //! A number in Redis grows with every revocation, with every other change that takes something away, and with
 //! every change of the signing keys. This process remembers the highest number that it has seen. While Redis
@@ -10,21 +11,21 @@ use std::sync::{Mutex, PoisonError};
 
 use super::StoreError;
 
-/// What this process knows of the age of its Redis.
+/// What this process knows about the age of the data in Redis.
 #[derive(Default)]
 pub(super) struct Age {
     /// The highest number that was seen.
     seen: AtomicU64,
     /// The identity of the store whose number this is.
     identity: Mutex<Option<String>>,
-    /// Whether Redis was older when it was asked last.
+    /// Whether Redis had older data when it was asked last.
     is_older: AtomicBool,
-    /// Whether there is a new connection, which might lead to an older Redis.
+    /// Whether there is a new connection, which might lead to a Redis with older data.
     is_in_doubt: AtomicBool,
 }
 
 impl Age {
-    /// Records that the connection was made anew.
+    /// Records that there is a new connection.
     pub(super) fn doubt(&self) {
         self.is_in_doubt.store(true, Ordering::Release);
     }
@@ -53,10 +54,11 @@ impl Age {
         }
     }
 
-    /// Compares the number that Redis shows with the highest one that was seen before it was asked.
+    /// Compares the number in Redis (`found`) with the highest one that was seen before Redis was asked
+    /// (`seen`).
     ///
     /// # Errors
-    /// If Redis is older.
+    /// If Redis has older data.
     pub(super) fn compare(&self, seen: u64, found: u64) -> Result<(), StoreError> {
         self.seen.fetch_max(found, Ordering::AcqRel);
         let is_older = found < seen;
@@ -64,14 +66,14 @@ impl Age {
         if !is_older {
             self.is_in_doubt.store(false, Ordering::Release);
             if was_older {
-                tracing::info!("Redis is as new again as it was");
+                tracing::info!("Redis has its latest data again");
             }
             return Ok(());
         }
         let lost = seen - found;
         let reason = format!(
             "Redis came back older than it was: {lost} changes are undone that revoked, disabled or removed something, or \
-             changed a password or the signing keys. Bring back its latest data; or else make these changes again \
+             changed a password or the signing keys. Restore its latest data, or make these changes again \
              (auth-service user disable, client disable, keys revoke: docs/state.md), and restart every replica"
         );
         if !was_older {

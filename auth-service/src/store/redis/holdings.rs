@@ -1,6 +1,6 @@
-//! The lists of what each account holds, one of each kind. A list is in a different slot from its rows and is
-//! written together with them. If that is interrupted, a list can name a row that does not exist, which
-//! leaves the list at its turn.
+//! The lists of what each account holds, one of each kind. A list is in a different slot from its rows, so
+//! both cannot be written in one step. If that is interrupted, a list can name a row that does not exist.
+//! Such an entry is removed like any other.
 
 use std::sync::LazyLock;
 
@@ -78,7 +78,7 @@ pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError>
     change(cells, new, true, usize::MAX, &[]).await.map(|_| ())
 }
 
-/// Adds a row to its list, and deletes the rows that go for it. Returns the grants among them.
+/// Adds a row to its list, and deletes the rows that are removed for it. Returns the grants among them.
 pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
     let list = change(cells, new, true, new.holding.of_client(), &[]).await?;
     let goes = leaving(new.holding, list, &new.held.name);
@@ -90,8 +90,8 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Result<Vec<Grant>, Sto
     Ok(removed.into_iter().flatten().filter(|grant| !grant.is_expired(new.held.at)).collect())
 }
 
-/// Adds the row if `adds`, and removes those that leave. Returns the list if it has more than `many` rows, and
-/// otherwise nothing.
+/// Adds the row if `adds` is true, and removes `leaves`. Returns the list if it has more than `many` rows,
+/// and an empty list otherwise.
 async fn change(
     cells: &Cells,
     new: &New<'_>,
@@ -116,7 +116,7 @@ async fn change(
     Ok(list.lines().skip(1).filter_map(line).collect())
 }
 
-/// Deletes a row. Returns it if it is a grant. A code that was redeemed is kept, so that a replay is noticed.
+/// Deletes a row. Returns it if it is a grant. Redeemed codes are kept, so that a replay is noticed.
 async fn remove(cells: &Cells, holding: Holding, held: &Held) -> Result<Option<Grant>, StoreError> {
     match holding {
         Holding::Codes => remove_code(cells, held).await?,
