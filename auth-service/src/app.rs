@@ -5,6 +5,7 @@ mod browsers;
 mod connections;
 mod edge_grpc;
 mod open_files;
+mod sockets;
 mod unread;
 
 use std::convert::Infallible;
@@ -40,11 +41,15 @@ use crate::state::AppState;
 use crate::threads::{self, NoThread};
 
 pub use edge_grpc::EdgeGrpc;
+pub use sockets::Socket;
 
 /// Maximum numbers of open connections. Each takes up to 128 kB while its request head is received.
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
+/// How many connections may wait to be accepted. Some proxies open one for each check, all at the same time.
+const PUBLIC_BACKLOG: i32 = 2048;
+const EDGE_BACKLOG: i32 = 4096;
 /// Maximum number of connections to the ops listener whose request head is incomplete, for one address and in
 /// total.
 const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
@@ -98,6 +103,8 @@ pub struct Servers {
     /// The addresses of the public, edge and ops servers, in this order. If the configured port is 0, the
     /// system has chosen one.
     pub addresses: [SocketAddr; 3],
+    /// The sockets of the public and of the edge server.
+    pub sockets: [Socket; 2],
 }
 
 /// Binds the addresses of all listeners.
@@ -113,6 +120,10 @@ pub fn listen(
     let connecting = state.clone();
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
+    let (public_listener, public_socket) =
+        Socket::listen(public, PUBLIC_BACKLOG).map_err(cannot_bind("PUBLIC_LISTEN", public))?;
+    let (edge_listener, edge_socket) =
+        Socket::listen(edge, EDGE_BACKLOG).map_err(cannot_bind("EDGE_LISTEN", edge))?;
     let public_server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(browsers::with_pages))
@@ -138,16 +149,14 @@ pub fn listen(
     .h1_allow_half_closed(false)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
-    .bind(public)
-    .map_err(|cause| ListenError::Bind { variable: "PUBLIC_LISTEN", address: public, cause })?;
-    // Some proxies open a connection for each check, so the accept queue has to be long. Others reuse
-    // connections, so idle ones are kept.
+    .listen(public_listener)
+    .map_err(cannot_bind("PUBLIC_LISTEN", public))?;
+    // Some proxies open a connection for each check. Others reuse connections, so idle ones are kept.
     let edge_server = HttpServer::new(move || {
         let state = edge_state.clone();
         fn_service(move |request| checked(request, state.clone()))
     })
     .workers(workers.get())
-    .backlog(4096)
     .max_connections(ceilings.edge.div_ceil(workers.get()))
     .keep_alive(EDGE_KEEP_ALIVE)
     .on_connect(|stream, extensions| connections::watch(stream, extensions, EDGE_SILENCE))
@@ -155,8 +164,8 @@ pub fn listen(
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)
     .disable_signals()
-    .bind(edge)
-    .map_err(|cause| ListenError::Bind { variable: "EDGE_LISTEN", address: edge, cause })?;
+    .listen(edge_listener)
+    .map_err(cannot_bind("EDGE_LISTEN", edge))?;
     let ops_heads = Waiting::new(OPS_HEADS_AWAITED.0, OPS_HEADS_AWAITED.1);
     let ops_server = HttpServer::new(move || {
         App::new()
@@ -175,14 +184,10 @@ pub fn listen(
     .shutdown_timeout(1)
     .disable_signals()
     .bind(ops)
-    .map_err(|cause| ListenError::Bind { variable: "OPS_LISTEN", address: ops, cause })?;
+    .map_err(cannot_bind("OPS_LISTEN", ops))?;
     let edge_grpc = edge_grpc
         .map(|address| {
-            EdgeGrpc::listen(address, workers, state).map_err(|cause| ListenError::Bind {
-                variable: "EDGE_GRPC_LISTEN",
-                address,
-                cause,
-            })
+            EdgeGrpc::listen(address, workers, state).map_err(cannot_bind("EDGE_GRPC_LISTEN", address))
         })
         .transpose()?;
     // Each server is bound to one address. If that is unknown, the configured address is returned.
@@ -197,14 +202,20 @@ pub fn listen(
         edge_grpc,
         ops: ops_server.run(),
         addresses,
+        sockets: [public_socket, edge_socket],
     })
+}
+
+/// Makes the error of an address that cannot be bound.
+fn cannot_bind(variable: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> ListenError {
+    move |cause| ListenError::Bind { variable, address, cause }
 }
 
 /// Answers a check. It always returns a response, never an error.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
-    let is_last = state.is_stopping();
+    let is_last = state.is_leaving();
     let mut answer = forward_auth::check(request, state).await;
     if is_last {
         // If an idle connection is closed while the proxy is sending on it, a request is lost. This header

@@ -26,8 +26,11 @@ use auth_service::threads;
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// How long edge proxies have to notice that this service is about to stop.
+/// How long edge proxies have to notice that this service is about to stop, while it still accepts connections.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the connections of edge proxies last after that, until each has had its last response.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How often a connection to Redis is tried at the start, and the pause between attempts.
 const START_ATTEMPTS: u32 = 10;
@@ -111,8 +114,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let sweeper = tokio::spawn(sweep_forever(state));
     let mut told = Signals::listen()?;
     let stop = async move {
-        told.until_stop(&kept).await;
+        let is_replaced = told.until_stop(&kept).await;
+        if is_replaced {
+            kept.begin_stopping();
+            tracing::info!("stopping: /ready says so");
+            tokio::time::sleep(DRAIN).await;
+        }
         tracing::info!("stopping: no new connections, requests in flight are finished");
+        kept.begin_leaving();
+        let [public_socket, edge_socket] = &servers.sockets;
+        tokio::join!(public_socket.close(&public), edge_socket.close(&edge));
+        if is_replaced {
+            tokio::time::sleep(LEAVE).await;
+        }
         // The edge listener stops after the public one, so that checks for requests in progress are still
         // answered.
         public.stop(true).await;
@@ -160,14 +174,14 @@ impl Signals {
         })
     }
 
-    /// Waits until the service should stop. After SIGTERM, as orchestrators send it, proxies get a moment to
-    /// switch to another replica. After Ctrl-C, the service begins to stop at once.
-    async fn until_stop(&mut self, state: &Data<AppState>) {
+    /// Waits until the service should stop. Returns whether that was SIGTERM, as orchestrators send it, after which
+    /// proxies get a moment to switch to another replica. After Ctrl-C, nobody wants to wait.
+    async fn until_stop(&mut self, state: &Data<AppState>) -> bool {
         let [first, second] = &mut self.user;
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => break,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return true,
+                _ = self.interrupt.recv() => return false,
                 _ = self.hang_up.recv() => {
                     tracing::info!(
                         "SIGHUP: policy file and signing keys are read again, as they are all the time; other settings need a restart"
@@ -179,9 +193,6 @@ impl Signals {
                 _ = second.recv() => tracing::info!("SIGUSR2 means nothing to this program"),
             }
         }
-        state.begin_stopping();
-        tracing::info!("stopping: /ready says so, and connections of the edge end with their next answer");
-        tokio::time::sleep(DRAIN).await;
     }
 }
 

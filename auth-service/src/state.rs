@@ -86,6 +86,7 @@ pub struct AppState {
     /// The policy that is in force.
     pub policy: Arc<CurrentPolicy>,
     stopping: AtomicBool,
+    leaving: AtomicBool,
     upkeep: Upkeep,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -151,6 +152,7 @@ impl AppState {
             config,
             store,
             stopping: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             upkeep,
             clock,
             random,
@@ -191,9 +193,19 @@ impl AppState {
         self.upkeep.has_lost_store()
     }
 
-    /// Makes readiness fail, and closes every connection of the edge listener after its next response.
+    /// Makes readiness fail.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes every connection of the edge listener after its next response.
+    pub fn begin_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next response on each connection of the edge listener is the last one.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Whether the service is about to stop.

@@ -2,12 +2,15 @@
 //! its container. Both versions on Linux are supported: version 1 with a directory for each resource, and
 //! version 2 with one directory.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::process::run_by;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -90,18 +93,13 @@ impl ControlGroup {
     /// The same command, which enters this group when it starts.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {
-        let mut inside = Command::new("sh");
-        inside
-            .arg("-c")
-            .arg("[ -z \"$3\" ] || ulimit -n \"$3\"; echo $$ >\"$1\"; echo $$ >\"$2\"; shift 3; exec \"$@\"")
-            .arg("sh");
-        inside.args([self.memory.join("cgroup.procs"), self.pids.join("cgroup.procs")]);
-        inside.arg(self.bounds.files.map_or_else(String::new, |files| files.to_string()));
-        inside.arg(command.get_program()).args(command.get_args());
-        // Whether `env_clear` was called on the command cannot be read, so its environment is set completely.
-        inside.env_clear();
-        inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        inside
+        let script =
+            "[ -z \"$2\" ] || ulimit -n \"$2\"; echo $$ >\"$0\"; echo $$ >\"$1\"; shift 2; exec \"$@\"";
+        let [memory, pids] = [&self.memory, &self.pids].map(|directory| directory.join("cgroup.procs"));
+        let files = self.bounds.files.map_or_else(String::new, |files| files.to_string());
+        let arguments = [memory.as_os_str(), pids.as_os_str(), OsStr::new(&files)];
+        let shell = ["sh", "-c", script].map(OsStr::new);
+        run_by(&[&shell[..], &arguments].concat(), command)
     }
 
     /// The memory in bytes that its processes use themselves, without files that the kernel caches while

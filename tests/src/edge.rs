@@ -34,6 +34,8 @@ pub struct Surroundings {
     pub secret: String,
     /// The path of the issuer, or an empty string.
     pub issuer_path: String,
+    /// The name or the address of auth-service.
+    pub auth_address: String,
     /// The port of auth-service for endpoints and pages.
     pub auth_public_port: u16,
     /// The port of auth-service for checks over HTTP.
@@ -129,7 +131,7 @@ impl Edge {
             ("EDGE_PORT", port.to_string()),
             ("EDGE_SECRET", around.secret.clone()),
             ("ISSUER_PATH", around.issuer_path.clone()),
-            ("AUTH_ADDRESS", "127.0.0.1".to_owned()),
+            ("AUTH_ADDRESS", around.auth_address.clone()),
             ("AUTH_PUBLIC_PORT", around.auth_public_port.to_string()),
             ("AUTH_EDGE_PORT", around.auth_edge_port.to_string()),
             ("AUTH_EDGE_GRPC_PORT", around.auth_edge_grpc_port.to_string()),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,6 +43,35 @@ pub fn clean_command(program: impl AsRef<OsStr>) -> Command {
         }
     }
     command
+}
+
+/// The same command, run by another program whose last arguments are a command line, such as `unshare`.
+#[must_use]
+pub fn run_by(runner: &[&OsStr], command: &Command) -> Command {
+    let (program, arguments) = runner.split_first().expect("a runner has a name");
+    let mut run = Command::new(program);
+    run.args(arguments).arg(command.get_program()).args(command.get_args());
+    // Whether `env_clear` was called on the command cannot be read, so its environment is set completely.
+    run.env_clear();
+    run.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    run
+}
+
+/// The same command, for which a host name has these addresses, in this order. It gets an `/etc/hosts` of its own, which
+/// is written to this directory.
+#[track_caller]
+pub fn with_host(name: &str, addresses: &[Ipv4Addr], dir: &Path, command: &Command) -> Command {
+    let hosts = dir.join("hosts");
+    // Envoy's resolver uses only the first line of an address, so `localhost` has no line of its own.
+    let lines: Vec<String> = addresses.iter().map(|address| format!("{address} {name}")).collect();
+    fs::write(&hosts, lines.join("\n") + "\n").expect("the file can be written");
+    let script = OsStr::new("mount --bind \"$0\" /etc/hosts && exec \"$@\"");
+    let mut runner = vec![OsStr::new("unshare"), OsStr::new("--mount")];
+    if !rustix::process::geteuid().is_root() {
+        runner.push(OsStr::new("--map-root-user"));
+    }
+    runner.extend([OsStr::new("sh"), OsStr::new("-c"), script, hosts.as_os_str()]);
+    run_by(&runner, command)
 }
 
 /// A running process, and the file with its output.

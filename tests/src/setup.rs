@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::control_group::Bounds;
@@ -42,6 +43,7 @@ pub struct Setup {
     pub(crate) edge_changes: Vec<Change>,
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
+    pub(crate) auth_addresses: Vec<Ipv4Addr>,
     pub(crate) bounds: BTreeMap<Tier, Bounds>,
     pub(crate) auth_log: Option<Arc<File>>,
 }
@@ -59,6 +61,7 @@ impl Setup {
             edge_changes: Vec::new(),
             any_answer: false,
             checked_at: None,
+            auth_addresses: Vec::new(),
             bounds: BTreeMap::new(),
             auth_log: None,
         }
@@ -124,6 +127,14 @@ impl Setup {
     #[must_use]
     pub fn checked_at(mut self, port: u16) -> Self {
         self.checked_at = Some(port);
+        self
+    }
+
+    /// Lets the edge reach auth-service by a name that has these loopback addresses, in this order, as a network of
+    /// containers has for replicas. The stack itself starts the replica at `127.0.0.1`.
+    #[must_use]
+    pub fn replicas_at(mut self, addresses: &[Ipv4Addr]) -> Self {
+        addresses.clone_into(&mut self.auth_addresses);
         self
     }
 

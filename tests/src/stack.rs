@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::control_group::ControlGroup;
-use crate::edge::{Edge, Surroundings};
+use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
 use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
@@ -19,6 +20,9 @@ use crate::setup::{ACCOUNT, Behind, Setup, Tier};
 
 /// Time limit for a part of a stack to become ready.
 const START: Duration = Duration::from_secs(40);
+
+/// The name of auth-service for an edge that knows several replicas, as in compose/stack.yaml.
+const AUTH_SERVICE: &str = "auth-service";
 
 /// The settings of auth-service for the place of its state.
 const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
@@ -203,7 +207,12 @@ impl Stack {
 
     /// The metrics of auth-service.
     pub async fn metrics(&self) -> String {
-        let url = format!("http://127.0.0.1:{}/metrics", self.ops_port);
+        self.metrics_of(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The metrics of the replica of auth-service at this address.
+    pub async fn metrics_of(&self, address: Ipv4Addr) -> String {
+        let url = format!("http://{address}:{}/metrics", self.ops_port);
         self.get(&url).await.expect("the ops listener answers").body
     }
 
@@ -256,25 +265,19 @@ impl Stack {
         self.wait_for("auth-service", &ready, |answer| answer.status == 200).await;
     }
 
-    /// Starts another replica of auth-service, which answers checks on this port, over HTTP or gRPC as the
-    /// edge sends them. The edge does not know the replica by itself.
-    pub async fn start_replica(&mut self, port: u16) -> Process {
-        let ops_port = free_port();
+    /// Starts another replica of auth-service, which has the same ports at another loopback address.
+    pub async fn start_replica(&mut self, address: Ipv4Addr) -> Process {
+        let at = |port: u16| SocketAddr::from((address, port)).to_string();
         let mut command = self.auth_command();
         command
-            .env("DATA_DIR", self.dir().join(format!("auth-{port}")))
-            .env("PUBLIC_LISTEN", loopback(free_port()))
-            .env("OPS_LISTEN", loopback(ops_port));
-        if self.setup.edge == Edge::EnvoyGrpc {
-            command.env("EDGE_LISTEN", loopback(free_port())).env("EDGE_GRPC_LISTEN", loopback(port));
-        } else {
-            command.env("EDGE_LISTEN", loopback(port)).env_remove("EDGE_GRPC_LISTEN");
-        }
+            .env("DATA_DIR", self.dir().join(format!("auth-{address}")))
+            .env("PUBLIC_LISTEN", at(self.auth_public_port))
+            .env("EDGE_LISTEN", at(self.auth_edge_port))
+            .env("EDGE_GRPC_LISTEN", at(self.auth_edge_grpc_port))
+            .env("OPS_LISTEN", at(self.ops_port));
         let replica = Process::start("replica", &mut command, self.dir());
-        self.wait_for("a replica", &format!("http://127.0.0.1:{ops_port}/ready"), |answer| {
-            answer.status == 200
-        })
-        .await;
+        let ready = format!("http://{}/ready", at(self.ops_port));
+        self.wait_for("a replica", &ready, |answer| answer.status == 200).await;
         replica
     }
 
@@ -326,11 +329,13 @@ impl Stack {
 
     fn start_edge(&mut self) {
         assert!(self.edge.is_none(), "the edge runs already");
+        let replicas = &self.setup.auth_addresses;
         let around = Surroundings {
             dir: self.dir().to_owned(),
             port: self.port,
             secret: self.edge_secret.clone(),
             issuer_path: self.setup.issuer_path.clone(),
+            auth_address: if replicas.is_empty() { "127.0.0.1" } else { AUTH_SERVICE }.to_owned(),
             auth_public_port: self.auth_public_port,
             auth_edge_port: self.setup.checked_at.unwrap_or(self.auth_edge_port),
             auth_edge_grpc_port: self.auth_edge_grpc_port,
@@ -338,6 +343,9 @@ impl Stack {
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
         command.envs(self.setup.edge.container().memory_settings());
+        if !replicas.is_empty() {
+            command = process::with_host(AUTH_SERVICE, replicas, self.dir(), &command);
+        }
         let mut command = self.bounded(Tier::Edge, command);
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
     }

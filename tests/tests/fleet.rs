@@ -8,6 +8,7 @@
 #[path = "../../auth-service/tests/support/redis_server.rs"]
 mod redis_server;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,11 +18,11 @@ use serde_json::Value;
 use tests::process::Process;
 use tests::setup::ACCOUNT;
 use tests::upstream::Upstream;
-use tests::{Answer, Edge, Setup, Stack, places};
+use tests::{Answer, Edge, Setup, Stack};
 
 const REPLICAS: usize = 3;
-/// The entry for a replica in the shipped configuration.
-const ENDPOINT: &str = r#"- endpoint: { address: { socket_address: { address: "@AUTH_ADDRESS@", port_value: @AUTH_EDGE_PORT@ } } }"#;
+/// The addresses of the replicas that are restarted. The first replica is at `127.0.0.1`.
+const OTHERS: [Ipv4Addr; REPLICAS - 1] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 /// 99 of 100 changes must be known to all replicas within this time.
 const BOUND: Duration = Duration::from_millis(50);
 
@@ -33,43 +34,39 @@ struct Fleet {
     _alone: tokio::sync::MutexGuard<'static, ()>,
     stack: Stack,
     http: reqwest::Client,
-    others: Vec<(u16, Process)>,
+    others: Vec<(Ipv4Addr, Process)>,
     _upstream: Upstream,
 }
 
 impl Fleet {
     async fn start(redis: &RedisServer) -> Self {
-        Self::behind(Edge::EnvoyHttp, redis).await
+        let fleet = Self::behind(Edge::EnvoyHttp, redis).await;
+        fleet.is_whole().await;
+        fleet
     }
 
-    /// Starts a fleet behind Envoy, with checks over HTTP or over gRPC.
     async fn behind(edge: Edge, redis: &RedisServer) -> Self {
         let alone = FLEETS.lock().await;
         let upstream = Upstream::start().await;
-        let ports: Vec<u16> = (1..REPLICAS).map(|_| places::free_port()).collect();
-        let placeholder = if edge == Edge::EnvoyGrpc { "@AUTH_EDGE_GRPC_PORT@" } else { "@AUTH_EDGE_PORT@" };
-        let endpoint = ENDPOINT.replace("@AUTH_EDGE_PORT@", placeholder);
-        let of = |port: u16| endpoint.replace(placeholder, &port.to_string());
-        let all: Vec<String> = [endpoint.clone()].into_iter().chain(ports.iter().copied().map(of)).collect();
+        // Traefik and Caddy use the first address that accepts a connection, so the first replica comes last.
+        let addresses = [&OTHERS[..], &[Ipv4Addr::LOCALHOST]].concat();
         let mut stack = Setup::as_shipped()
             .through(edge)
             .in_front_of(upstream.port)
             .auth_setting("REDIS_URL", &redis.url())
             .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
-            .edge_changed(&endpoint, &all.join("\n              "))
+            .replicas_at(&addresses)
             .start()
             .await;
         let mut others = Vec::new();
-        for port in ports {
-            others.push((port, stack.start_replica(port).await));
+        for address in OTHERS {
+            others.push((address, stack.start_replica(address).await));
         }
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let fleet = Self { _alone: alone, stack, http, others, _upstream: upstream };
-        fleet.is_whole().await;
-        fleet
+        Self { _alone: alone, stack, http, others, _upstream: upstream }
     }
 
-    /// Waits until the edge uses every replica.
+    /// Waits until Envoy uses every replica.
     async fn is_whole(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut known = 0;
@@ -235,14 +232,29 @@ async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> 
     (calls, failed)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_are_restarted_one_after_the_other_fail_no_call() {
-    restarts_fail_no_call(Edge::EnvoyHttp).await;
+/// A test for each edge.
+macro_rules! behind_each_edge {
+    ($($name:ident $edge:ident)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            restarts_fail_no_call(Edge::$edge).await;
+        }
+    )* };
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_are_asked_over_grpc_and_restarted_one_after_the_other_fail_no_call() {
-    restarts_fail_no_call(Edge::EnvoyGrpc).await;
+behind_each_edge! {
+    replicas_that_are_restarted_one_after_the_other_fail_no_call_through_envoy EnvoyHttp
+    replicas_that_are_restarted_one_after_the_other_fail_no_call_through_envoy_over_grpc EnvoyGrpc
+    replicas_that_are_restarted_one_after_the_other_fail_no_call_through_nginx Nginx
+    replicas_that_are_restarted_one_after_the_other_fail_no_call_through_caddy Caddy
+    replicas_that_are_restarted_one_after_the_other_fail_no_call_through_traefik Traefik
+}
+
+/// How many checks the metrics of a replica count as allowed.
+fn allowed(metrics: &str) -> u64 {
+    let counts =
+        metrics.lines().filter(|line| line.starts_with("mcp_gate_checks_total{outcome=\"allowed\"}"));
+    counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 async fn restarts_fail_no_call(edge: Edge) {
@@ -254,12 +266,15 @@ async fn restarts_fail_no_call(edge: Edge) {
     let call = fleet.http.post(&fleet.stack.mcp_url).bearer_auth(&token);
     let clients: Vec<_> =
         (0..4).map(|_| tokio::spawn(call_for_ever(call.try_clone().unwrap(), stop.clone()))).collect();
+    let mut checked = [0; OTHERS.len()];
     for _ in 0..2 {
-        for (port, replica) in &mut others {
+        for ((address, replica), checked) in others.iter_mut().zip(&mut checked) {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            *checked += allowed(&fleet.stack.metrics_of(*address).await);
             let ended = tokio::task::block_in_place(|| replica.stop());
             assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
             tokio::time::sleep(Duration::from_millis(300)).await;
-            *replica = fleet.stack.start_replica(*port).await;
+            *replica = fleet.stack.start_replica(*address).await;
         }
     }
     stop.store(true, Ordering::Relaxed);
@@ -269,6 +284,11 @@ async fn restarts_fail_no_call(edge: Edge) {
         calls += of_one;
         failed.extend(failed_of_one);
     }
-    println!("{calls} calls during {} restarts, {} failed", 2 * others.len(), failed.len());
+    println!(
+        "{edge}: {calls} calls during {} restarts, {} failed; the replicas that were stopped had answered {checked:?} checks",
+        2 * others.len(),
+        failed.len()
+    );
     assert!(failed.is_empty(), "{failed:?}\n{}", fleet.stack.logs());
+    assert!(checked.iter().all(|checks| *checks > 0), "a replica was not asked: {checked:?}");
 }

@@ -26,9 +26,11 @@ pub struct AccessRequest<'a> {
     pub path: UnambiguousPath,
     /// The query as the client sent it; empty if there is none. No decision depends on it.
     pub query: &'a str,
+    /// The method of the request.
     pub method: Method,
     /// The origin of the web page that made the request, if one did.
     pub origin: Option<Origin>,
+    /// The access token that the request carries, if it carries one.
     pub bearer: Bearer<'a>,
     /// A DPoP proof (RFC 9449 §4), as it was sent.
     pub dpop: Option<&'a str>,
