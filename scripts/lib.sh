@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# What the scripts share: where things are, how they speak, how they fail. Sourced, not run.
+# What all scripts share: paths, output, and failures. This file is sourced, not run.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by those who source this
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-# Another place for the tools lets a second checkout share them.
+# With another directory for the tools, a second checkout can share them.
 TOOLS=${MCP_GATE_TOOLS:-$ROOT/.tools}
-# scripts/tools, run by another script, installs to the same place.
+# If another script runs scripts/tools, it installs into the same directory.
 export MCP_GATE_TOOLS=$TOOLS
 
 say() { printf '%s\n' "$*"; }
 
-# A failure is one sentence with the cause and one with the fix.
+# An error message has one sentence with the cause and one with the fix.
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 1
@@ -21,9 +21,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 STEP_PID=
 
-# step TEXT COMMAND…: one line that says what runs, how long it has taken, and how it ended. The command's own output
-# goes to a log, and its end is shown when it fails. The command runs in a process group of its own, so that stop_step
-# ends it whole.
+# step TEXT COMMAND…: prints one line that says what runs, how long it took, and how it ended. The output of the command
+# goes to a log, and the end of the log is shown if the command fails. The command has a process group of its own, so
+# that stop_step can end all of it.
 step() {
   local text=$1 log rc=0 start=$SECONDS shown=0
   shift
@@ -75,15 +75,15 @@ apt_install() {
   apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
 }
 
-# Whether somebody listens on this loopback port, over IPv4 or IPv6.
+# Whether a program listens on this loopback port, over IPv4 or IPv6.
 port_is_taken() {
   (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || (exec 3<>"/dev/tcp/::1/$1") 2>/dev/null
 }
 
 has_ipv6_loopback() { grep -qs '^0\{31\}1 ' /proc/net/if_inet6; }
 
-# render TEMPLATE NAME=VALUE…: the template with each @NAME@ replaced. No value passes through another program's
-# arguments, where every user of the machine could read a secret.
+# render TEMPLATE NAME=VALUE…: prints the template with each @NAME@ replaced. No value is an argument of another
+# program, where every user of the machine could read a secret.
 render() {
   local text pair
   text=$(<"$1")
@@ -96,14 +96,15 @@ render() {
   printf '%s\n' "$text"
 }
 
-# http_head PORT METHOD PATH HOST: status line and headers of the answer on a loopback port, with bash alone.
+# http_head PORT METHOD PATH HOST: prints the status line and headers of the answer on a loopback port. It only needs
+# bash.
 http_head() {
   local line
   {
     exec 3<>"/dev/tcp/127.0.0.1/$1"
   } 2>/dev/null || return 1
   printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" 2>/dev/null >&3 || return 1
-  # One that is still starting may hang up; what it has said until then is the answer.
+  # A server that is still starting might disconnect. What it has sent until then is the answer.
   while IFS= read -r -t 5 line <&3; do
     line=${line%$'\r'}
     [[ -n $line ]] || break
@@ -124,7 +125,7 @@ find_auth_service() {
   die "There is no auth-service on the PATH, and none was built here. Name it with AUTH_SERVICE, or run cargo build -p auth-service."
 }
 
-# set_in_env FILE NAME VALUE: the one line NAME=… of a file of settings, in its place, or at the end.
+# set_in_env FILE NAME VALUE: replaces the line NAME=… of a file of settings, or appends it.
 set_in_env() {
   local line text='' found=no
   while IFS= read -r line || [[ -n $line ]]; do
@@ -137,5 +138,5 @@ set_in_env() {
   printf '%s' "$text" >"$1"
 }
 
-# env_value FILE NAME: what the file says, or nothing.
+# env_value FILE NAME: prints the value in the file, or nothing.
 env_value() { sed -n "s/^$2=//p" "$1" | tail -n 1; }

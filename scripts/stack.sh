@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The stack in containers: what the scripts that handle it share. Sourced.
+# Functions for the scripts that handle the stack in containers. This file is sourced, not run.
 # shellcheck disable=SC2034,SC2153,SC2154
 
 ENV_FILE=$ROOT/.env
 SERVICES_FILE=$ROOT/compose/services.yaml
 COMPOSE=() STACK_CANNOT=''
 
-# Sets COMPOSE to the command of Compose, whichever there is; otherwise STACK_CANNOT to why there is none.
+# Sets COMPOSE to the command of Compose, or STACK_CANNOT to the reason why there is none.
 stack_can_run() {
   if ! have docker; then
     STACK_CANNOT="there is no docker on the PATH."
@@ -27,13 +27,13 @@ need_stack() {
   [[ -f $ENV_FILE ]] || die "There is no .env, so no stack was ever started here. Run scripts/up first."
 }
 
-# compose ARGUMENT…: Compose on this stack. Only the root's .env says which files make it; a COMPOSE_FILE of the shell's would
-# move where the old Compose looks for .env.
+# compose ARGUMENT…: runs Compose on this stack. Only .env in the root says which files it consists of. A COMPOSE_FILE
+# in the environment would change where the old Compose looks for .env.
 compose() { (cd "$ROOT" && env -u COMPOSE_FILE -u COMPOSE_PROJECT_NAME -u COMPOSE_PROFILES "${COMPOSE[@]}" "$@"); }
 
 setting() { env_value "$ENV_FILE" "$1"; }
 
-# The container of a service, if there is one.
+# Prints the container of a service, if there is one.
 container_of() { compose ps -q "$1" 2>/dev/null | head -n 1; }
 
 health_of() {
@@ -65,12 +65,12 @@ stack_files() {
     cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
     say "  Services are in compose/services.yaml"
   fi
-  # An earlier .env.example pinned this version, which cannot read the present configuration.
+  # An earlier .env.example pinned this version, which cannot read the current configuration.
   if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
     set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15
     say "  TRAEFIK_IMAGE in .env is traefik:v3.7.15 now"
   fi
-  # What the configuration of every edge is made for (docs/limits.md).
+  # The configuration of every edge needs this memory (docs/limits.md).
   if [[ $(setting EDGE_MEMORY) == 256m ]]; then
     set_in_env "$ENV_FILE" EDGE_MEMORY 768m
     say "  EDGE_MEMORY in .env is 768m now"
@@ -79,7 +79,7 @@ stack_files() {
     set_in_env "$ENV_FILE" AUTH_MEMORY 640m
     say "  AUTH_MEMORY in .env is 640m now"
   fi
-  # The engine that this shell speaks with, if it is on this machine.
+  # The engine of this shell, if it runs on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
   socket=$(setting DOCKER_SOCKET)
   if [[ -S $socket ]]; then set_in_env "$ENV_FILE" DOCKER_GID "$(stat -L -c %g "$socket")"; fi
@@ -93,14 +93,14 @@ stack_files() {
   fi
 }
 
-# Docker notices an address that is used twice only among its own networks. With one of somebody else, such as those that an
-# engine leaves when it is killed, the stack starts and nothing reaches it.
+# Docker only notices that an address is used twice among its own networks. If another program has such an address, or
+# an engine that was killed has left one behind, the stack starts but nothing can reach it.
 need_free_subnet() {
   local subnet own interface address destination
   [[ -r /proc/net/route && ${DOCKER_HOST-} =~ ^(|unix://.*)$ ]] || return 0
   subnet=$(setting SUBNET)
   [[ ${subnet:=10.213} =~ ^([0-9]{1,3})\.([0-9]{1,3})$ ]] || die "SUBNET=$subnet in .env is not two numbers, as in 10.213."
-  # As the kernel lists it: the last byte first.
+  # The kernel lists it with the last byte first.
   destination=$(printf '%02X%02X' "${BASH_REMATCH[2]}" "${BASH_REMATCH[1]}")
   own=$(docker network ls -q --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)")
   while read -r interface address _; do
@@ -110,7 +110,7 @@ need_free_subnet() {
   done </proc/net/route
 }
 
-# block_labels: the labels of the blocks that Compose reads, one a line: block, name in small letters, value.
+# block_labels: prints the labels of the blocks that Compose reads, one in each line: block, name in lower case, value.
 block_labels() {
   compose config 2>/dev/null | awk '
     /^[a-z]/ { services = ($0 == "services:"); next }
@@ -125,7 +125,8 @@ block_labels() {
     }'
 }
 
-# What labels can still do wrong: the check stands in front of every HTTP router, whatever they say. Only Traefik reads them.
+# Checks what labels can still break. The check stands in front of every HTTP router, whatever they say. Only Traefik
+# reads them.
 need_good_labels() {
   local labels past unlabelled
   [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
@@ -148,7 +149,7 @@ need_good_labels() {
   fi
 }
 
-# The account of the first start. Prints nothing when there is one.
+# Makes the account of the first start. Prints nothing if there is one already.
 stack_account() {
   local list out
   list=$(compose exec -T auth-service /auth-service user list </dev/null) ||
@@ -163,13 +164,13 @@ stack_account() {
   [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password."
 }
 
-# The names of the services behind the edge that were started, one a line.
+# Prints the names of the services behind the edge that were started, one in each line.
 stack_services() {
   docker ps --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)" \
     --format '{{.Label "com.docker.compose.service"}}' | grep -vxE 'setup|redis|auth-service|edge|docker-api' | sort -u || true
 }
 
-# Where clients find a service: what its wrapper takes tokens for.
+# Prints the URL at which clients find a service, which is also the resource of its tokens.
 url_of() {
   docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$(container_of "$1")" | sed -n 's/^RESOURCE=//p'
 }
@@ -192,11 +193,11 @@ stack_up() {
   for service in auth-service edge $(stack_services); do
     wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log stands above."
   done
-  # What is shown as the example, and asked for: everything, or else any.
+  # Chooses the service that is shown as an example and then tested: everything, or else any other.
   for service in $(stack_services); do
     if [[ -z $first || $service == everything ]]; then first=$service; fi
   done
-  # Ready is what a client would see: a request through the edge is told where to log in.
+  # The stack is ready when it is ready for a client: a request through the edge gets a challenge.
   if [[ -n $first ]]; then example=$(url_of "$first"); fi
   if [[ $example =~ ^http://([a-z0-9.-]*localhost):([0-9]+)(/.*)$ ]]; then
     host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} path=${BASH_REMATCH[3]}
@@ -241,8 +242,8 @@ END
 END
 }
 
-# Files go in and out of the stack through a volume that belongs to its user: no container of it runs as root, and none may
-# write anywhere else.
+# Files go in and out of the stack through a volume that belongs to its user: no container of the stack runs as root,
+# and none can write anywhere else.
 in_setup() { docker run --rm -i --network none --user 65532:65532 --cap-drop ALL --entrypoint sh "$@"; }
 
 SCRATCH=''
@@ -251,13 +252,13 @@ make_scratch() {
   project=$(setting COMPOSE_PROJECT_NAME)
   SCRATCH=${project}_scratch-$$ SETUP_IMAGE=${project}-setup AUTH_CONFIG=${project}_auth-config
   docker volume create "$SCRATCH" >/dev/null
-  # Its owner becomes that of the directory in the image.
+  # The volume gets the owner of the directory in the image.
   in_setup -v "$SCRATCH:/volumes/certificates" "$SETUP_IMAGE" -c : </dev/null ||
     die "There is no image $SETUP_IMAGE. Run scripts/up first."
 }
 remove_scratch() { [[ -z $SCRATCH ]] || docker volume rm -f "$SCRATCH" >/dev/null; }
 
-# stack_store ARGUMENT…: a command of "auth-service store" with the stack's settings, and files in /scratch.
+# stack_store ARGUMENT…: runs a command of "auth-service store" with the stack's settings, and with files in /scratch.
 stack_store() { compose run --rm --no-deps -T -v "$SCRATCH:/scratch" auth-service store "$@" </dev/null; }
 
 # stack_backup FILE KEY_FILE

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The three tiers as processes: how scripts/up starts, watches and stops them. Sourced by scripts/up, whose settings
-# (DATA, PORT, …) it reads.
+# The three tiers as processes: starting, watching and stopping them. scripts/up sources this file, which reads its
+# settings (DATA, PORT, …).
 # shellcheck disable=SC2034,SC2153,SC2154
 
 TIERS=() PIDS=()
@@ -10,7 +10,7 @@ build() {
   cargo build --manifest-path "$ROOT/Cargo.toml" "$@"
 }
 
-# in_group COMMAND…: a child with output of its own to the terminal, which stop_all can end whole.
+# in_group COMMAND…: starts a child in a process group of its own, which stop_all can end as a whole.
 in_group() {
   local rc=0
   set -m
@@ -22,17 +22,17 @@ in_group() {
   return "$rc"
 }
 
-# Random rather than asked for: 256 bits, in a file that only this user reads.
+# Makes a random secret of 256 bits, in a file that only this user can read.
 make_secret() {
   [[ -s $1 ]] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$1"
 }
 
-# The inner listeners take any free loopback ports, so that several stacks run side by side.
+# The inner listeners take any free loopback ports, so that several stacks can run side by side.
 pick_ports() {
   local name port used=" $PORT "
   : >"$DATA/stack.env"
   for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_EDGE_GRPC_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
-    # Below the range from which the kernel takes ports for outgoing connections.
+    # Ports below the range from which the kernel takes ports for outgoing connections.
     while port=$((20000 + RANDOM % 12000)); [[ $used == *" $port "* ]] || port_is_taken "$port"; do :; done
     used+="$port "
     printf -v "$name" '%s' "$port"
@@ -58,7 +58,7 @@ auth_service_command() {
   )
 }
 
-# The embedded store has one owner, so this runs before the service does.
+# The embedded store can only have one owner, so this runs before the service.
 make_account() {
   local out
   [[ -s $DATA/account ]] && return
@@ -70,11 +70,13 @@ make_account() {
   PASSWORD=$(sed -n 's/^password: *//p' <<<"$out")
   [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password. Remove $DATA and start again."
   printf '%s\n' "$ACCOUNT" >"$DATA/account"
-  # Said now and again at the end: it is not stored, and a start that fails after this must not lose it.
+  # The password is printed now and again at the end: it is not stored, and must not be lost if the start fails after
+  # this.
   say "  Account $ACCOUNT made, with the one-time password $PASSWORD"
 }
 
-# start NAME COMMAND…: a tier in its own process group, with its own log (and that of the start before).
+# start NAME COMMAND…: starts a tier in a process group of its own, with a log of its own. The log of the previous start
+# is kept.
 start() {
   local name=$1 log=$DATA/log/$1.log
   shift
@@ -86,7 +88,7 @@ start() {
   printf '%s_PID=%s\n' "$(tr 'a-z-' 'A-Z_' <<<"$name")" "$!" >>"$DATA/stack.env"
 }
 
-# Without this, kill -9 of this script would leave the tiers behind. setpriv is part of util-linux.
+# Without this, kill -9 of this script would leave the tiers running. setpriv is part of util-linux.
 DIE_WITH_PARENT=()
 if have setpriv && setpriv --pdeathsig TERM true 2>/dev/null; then
   DIE_WITH_PARENT=(setpriv --pdeathsig TERM)
@@ -119,7 +121,7 @@ start_wrapper() {
     "${DIE_WITH_PARENT[@]}" "$PROGRAMS/stdio-wrapper" -- "${command[@]}"
 }
 
-# render_edge TEMPLATE FILE NAME=VALUE…: the shipped configuration of an edge proxy, filled in for this machine.
+# render_edge TEMPLATE FILE NAME=VALUE…: writes the shipped configuration of an edge proxy, filled in for this machine.
 render_edge() {
   local template=$1 file=$2
   shift 2
@@ -130,7 +132,7 @@ render_edge() {
     WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" REQUESTS_PER_ADDRESS=512 TRUSTED_IPS='' "$@" >"$DATA/$file"
 }
 
-# `localhost` is ::1 for some clients, so the edge listens there too, where there is IPv6.
+# `localhost` is ::1 for some clients, so the edge also listens there if the machine has IPv6.
 start_edge() {
   local second='' bind=127.0.0.1 address=127.0.0.1
   case $EDGE in
@@ -142,7 +144,8 @@ start_edge() {
         EDGE_ADDRESS="$address" EDGE_ADDITIONAL_ADDRESSES="$second" \
         MCP_MATCH='path: /mcp' MCP_CLUSTER=stdio-wrapper MCP_HOST='' \
         MORE_LISTENERS='' MORE_FILTERS='' MORE_CLUSTERS=''
-      # Hot restart shares memory by a number that a second Envoy on this machine would collide with.
+      # For a hot restart, Envoys share memory under a number that must differ from that of a second Envoy on this
+      # machine.
       start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
       ;;
     nginx)
@@ -152,7 +155,7 @@ start_edge() {
         EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" \
         MCP_LOCATION='= /mcp' MCP_URI=/mcp MORE_HTTP='' \
         TO_WRAPPER=stdio_wrapper TO_CHECK=auth_service_edge TO_AUTH_SERVICE=auth_service_public
-      # Debian keeps it where only root looks.
+      # Debian installs it in a directory that is only on root's PATH.
       start nginx "${DIE_WITH_PARENT[@]}" env PATH="$PATH:/usr/sbin" nginx -p "$DATA" -e stderr -c "$DATA/nginx.conf"
       ;;
     caddy)
@@ -162,7 +165,7 @@ start_edge() {
         "$EDGE_PROGRAM" run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
-      # An entry point has one address, so that ::1 would need a second one, and routers for both.
+      # An entry point has one address, so ::1 would need a second entry point, and routers for both.
       mkdir -p "$DATA/traefik"
       render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml
       render_edge traefik/service.yaml.in traefik/service.yaml
@@ -173,7 +176,7 @@ start_edge() {
   esac
 }
 
-# Dies with the tier's name and the end of its log as soon as one of them is gone.
+# Ends with the name of the tier and the end of its log as soon as one of them has ended.
 check_tiers() {
   local i rc
   for i in "${!PIDS[@]}"; do
@@ -186,7 +189,7 @@ check_tiers() {
   done
 }
 
-# Ready is what a client would see: a request through the edge is told where to log in.
+# The stack is ready when it is ready for a client: a request through the edge gets a challenge.
 wait_until_ready() {
   local answer='' health='' deadline=$((SECONDS + 60))
   local challenge="resource_metadata=\"http://$HOST/.well-known/oauth-protected-resource"
@@ -211,7 +214,7 @@ supervise() {
   done
 }
 
-# Edge first, so that nobody meets a half-stopped stack; then what stands behind it.
+# The edge is stopped first, so that no client meets a half-stopped stack, and then what is behind it.
 stop_all() {
   local i pid tries
   trap '' INT TERM HUP
