@@ -1,4 +1,4 @@
-//! Puts the rooms together and runs them until a signal comes.
+//! Builds the program from its modules, and runs it until a signal arrives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,45 +26,48 @@ use crate::ops::{self, Ready};
 use crate::translate::{self, Backward, Facade};
 use crate::unread::close_unread;
 
-/// How long the head of a request may take.
+/// Time for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers of the largest size that may wait for their readers at the same time.
+/// Number of answers of the largest size that can wait for their clients at the same time. The budget for
+/// answers has space for these.
 const LARGEST_ANSWERS: usize = 16;
-/// Messages of the largest size that may wait for children at the same time.
+/// Number of messages of the largest size that can wait for children at the same time. The budget for
+/// messages has space for these.
 const LARGEST_MESSAGES: usize = 16;
-/// Smaller answers are not counted by themselves, in bytes: there are no more than connections and running calls, which take
-/// more than that. What waits in streams is counted in any case.
+/// Minimum size of an answer that is counted by itself, in bytes. There are no more answers than connections
+/// and running calls, and each of these takes more memory than a smaller answer. What waits in streams is
+/// always counted.
 const COUNTED_ANSWER: usize = 4 << 10;
-/// The same of messages: a child has few of them in its queue.
+/// Minimum size of a message that is counted by itself, in bytes. A child has few messages in its queue.
 const COUNTED_MESSAGE: usize = 1 << 10;
-/// How long edges have to notice that we are about to stop, if that is not more than a quarter of `SHUTDOWN_TIMEOUT`.
+/// Time for edges to notice that the wrapper is about to stop; at most a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long a connection may take to close.
+/// Time for a connection to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Sessions at the same time if the container has no limits, or sessions have no child of their own.
+/// Maximum number of sessions if the container has no limits, or if sessions have no child of their own.
 const DEFAULT_SESSIONS: usize = 100;
-/// The same if the container's limits say how many fit: more than that are not counted on.
+/// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
-/// Connections to the operator's listener at the same time.
+/// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
 
-/// What the program takes from the world, so that tests can give something else.
+/// Sources from outside of the program, so that tests can replace them.
 pub struct World {
-    /// Seconds since 1970.
+    /// The time in seconds since 1970.
     pub clock: Clock,
-    /// Random bytes.
+    /// A source of random bytes.
     pub random: Random,
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
-    // Heard from the first moment on: what is not handled would end the program.
+    // Signals are handled from the first moment on, because an unhandled one would end the program.
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::default());
     hide();
     let reaper = Reaper::install();
     let files = raise_files();
-    tracing::debug!(files, "that many files may be open");
+    tracing::debug!(files, "the limit of open files");
     let capacity = capacity(&config);
     let max_sessions = config.limits.max_sessions.unwrap_or(if capacity.is_limited() {
         MAX_SESSIONS
@@ -141,16 +144,16 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tracing::info!("stopping: /ready says so, and connections end with their next answer");
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
-    // Streams and waiting requests end with the sessions; only then do the connections have nothing left to do.
+    // Streams and waiting requests end with the sessions. Only then can the connections end.
     if let Some(facade) = &translation {
         facade.stop();
     }
     let rest = within.saturating_sub(drain);
     tokio::join!(sessions.stop(rest), modern.stop(rest));
-    // No child is left, so whatever came from one is nobody's.
+    // No child is left, so all remaining processes come from children that have ended.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
-    // What is left after this dies with the process.
+    // What is left after this ends with the process.
     let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
     tracing::info!("stopped");
     Ok(())
@@ -159,13 +162,13 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
 /// Why the wrapper stops.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// SIGTERM, as orchestrators send it: others take over, and edges are given a moment to turn to them.
+    /// SIGTERM, which orchestrators send. Others take over, and edges get a moment to switch to them.
     Replaced,
-    /// SIGINT: who presses Ctrl-C does not want to wait.
+    /// SIGINT, which a user sends with Ctrl-C, and does not want to wait.
     Interrupted,
 }
 
-/// What the system may tell us.
+/// Signals that the program handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -195,17 +198,18 @@ impl Signals {
                 _ = self.terminate.recv() => return Stop::Replaced,
                 _ = self.interrupt.recv() => return Stop::Interrupted,
                 _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: nothing is read again, because settings are read at the start; restart for others");
+                    tracing::info!("SIGHUP is ignored, because settings are only read at the start; restart to change them");
                 }
-                _ = first.recv() => tracing::info!("SIGUSR1: means nothing to this program"),
-                _ = second.recv() => tracing::info!("SIGUSR2: means nothing to this program"),
+                _ = first.recv() => tracing::info!("SIGUSR1 is ignored"),
+                _ = second.recv() => tracing::info!("SIGUSR2 is ignored"),
             }
         }
     }
 }
 
-/// Keeps the memory and the environment of this process from its children, which may have the same user id: without this
-/// they could read assertions of other callers in it, where the kernel does not isolate them. It leaves no core file either.
+/// Hides the memory and the environment of this process from its children, which might have the same user id.
+/// Without this, they could read assertions of other callers there, where the kernel does not isolate them.
+/// This also prevents core files.
 fn hide() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "children with the same user id can read the memory of this process");
@@ -213,7 +217,8 @@ fn hide() {
 }
 
 fn capacity(config: &Config) -> Arc<Capacity> {
-    // Who says how many has done the sum, and children that all share are not counted in sessions.
+    // An operator who sets a number has decided how many fit. Children that all callers share are not counted
+    // in sessions.
     if config.limits.max_sessions.is_some() || config.shared {
         return Arc::new(Capacity::unlimited());
     }
@@ -221,14 +226,15 @@ fn capacity(config: &Config) -> Arc<Capacity> {
     if let Some(sessions) = capacity.more() {
         tracing::info!(
             sessions,
-            "MAX_SESSIONS is auto: about so many fit into the container's limits, by what most servers take"
+            "MAX_SESSIONS is auto: about this many sessions of a usual server fit into the container's limits"
         );
     }
     Arc::new(capacity)
 }
 
 fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec {
-    // Room for the largest body twice, so that one large message does not stop the next from being queued.
+    // The queue has space for the largest body twice, so that one large message does not prevent the next one
+    // from being queued.
     Spec {
         child: config.child.clone(),
         prewarm: config.prewarm,
@@ -239,7 +245,7 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
     }
 }
 
-/// What keeps children apart; the log says what it is.
+/// What isolates children from each other. Writes to the log what it is.
 fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     let found = match wanted {
         config::Isolation::Off => Ok(Isolation::OFF),
@@ -247,10 +253,10 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     };
     match found.as_ref().map(|isolation| isolation.boundary()) {
         Ok(Some(Boundary::Signals)) => {
-            tracing::info!("children cannot read, trace or signal each other; files and network they share");
+            tracing::info!("children cannot read, trace or signal each other; they share files and network");
         }
         Ok(Some(Boundary::Tracing)) => tracing::warn!(
-            "children cannot read or trace each other, but they can signal each other: that is kept from them on Linux 6.12 and later"
+            "children cannot read or trace each other, but they can signal each other; Linux 6.12 and later can prevent that, too"
         ),
         Ok(None) => tracing::info!("CHILD_ISOLATION is off: children can read, trace and signal each other"),
         Err(error) if wanted == config::Isolation::Auto => {
@@ -260,13 +266,13 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
         Err(_) => {}
     }
     found.context(
-        "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to do without where that must be",
+        "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to run without it where it is not available",
     )
 }
 
 fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {
     let limits = &config.limits;
-    // Where nobody is told apart, all are one principal.
+    // Without identities, all callers are one principal.
     let all = (config.identity == Identity::None).then_some(max_sessions);
     Settings {
         max_sessions,
@@ -335,12 +341,12 @@ fn mcp_server(
             .configure(routes)
     })
     .workers(config.workers)
-    // Each worker has its share. Those beyond wait, and are refused by the system when too many do.
+    // Each worker has its share. Further connections wait, and the system refuses them when too many wait.
     .max_connections(config.limits.max_connections.div_ceil(config.workers.max(1)))
     .backlog(4096)
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
-    // An event is small and wanted now.
+    // Events are small, and must not be delayed.
     .tcp_nodelay(true)
     .shutdown_timeout(1)
     .disable_signals()

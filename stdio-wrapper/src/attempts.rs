@@ -1,17 +1,18 @@
-//! Attempts that many callers wait for, such as the start of a child that they share. There is one at a time, and the
-//! failure of one is told to all who have waited for it: otherwise each of them would make the next one, and with a child
-//! that hangs the last of k callers would wait k times as long as the first.
+//! Attempts that many callers wait for, such as the start of a child that they share. There is one attempt at
+//! a time, and all callers that waited for it learn of its failure. Otherwise each of them would make another
+//! attempt, and with a child that hangs, the last of k callers would wait k times as long as the first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Attempts at one thing. `E` says why one failed.
+/// Attempts at the same thing. `E` says why one failed.
 #[derive(Debug)]
 pub(crate) struct Attempts<E> {
-    /// Held by the attempt that is made. Why the last one that failed did.
+    /// Why the last attempt failed. The attempt in progress holds the lock.
     why: Mutex<Option<E>>,
-    /// How many failed. A caller that sees this number change while it waits has waited for a failed attempt.
+    /// The number of attempts that have failed. If it changes while a caller waits, the caller has waited for
+    /// an attempt that failed.
     failures: AtomicUsize,
 }
 
@@ -30,8 +31,8 @@ pub(crate) struct Turn<'a, E> {
 }
 
 impl<E: Clone> Attempts<E> {
-    /// Waits for the attempt that is made, if there is one. Look for its result first, then at [`Turn::failure`], and only then
-    /// make another one.
+    /// Waits for the attempt in progress, if there is one. After that, look for its result first, then at
+    /// [`Turn::failure`], and only then make another attempt.
     pub(crate) async fn turn(&self) -> Turn<'_, E> {
         let failures = self.failures.load(Ordering::Acquire);
         let why = self.why.lock().await;
@@ -41,12 +42,12 @@ impl<E: Clone> Attempts<E> {
 }
 
 impl<E: Clone> Turn<'_, E> {
-    /// Why an attempt failed for which this caller has waited.
+    /// Why the attempt failed that this caller has waited for.
     pub(crate) fn failure(&self) -> Option<E> {
         self.why.as_ref().filter(|_| self.has_failed).cloned()
     }
 
-    /// Tells all who wait that the attempt has failed.
+    /// Tells all waiting callers that the attempt has failed.
     pub(crate) fn failed(mut self, why: E) {
         *self.why = Some(why);
         self.failures.fetch_add(1, Ordering::AcqRel);
@@ -72,7 +73,7 @@ mod tests {
                     return why;
                 }
                 let number = made.fetch_add(1, Ordering::Relaxed);
-                // The others come in the meantime.
+                // The other callers arrive in the meantime.
                 tokio::task::yield_now().await;
                 turn.failed(number);
                 number

@@ -1,4 +1,4 @@
-//! Memory that all callers share and of which no single one may take everything.
+//! Memory that all callers share, and of which no single one can take everything.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +9,36 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// Part of the memory that one principal may have at the same time.
+/// A principal can have this part of the memory: one SHAREth.
 const SHARE: usize = 4;
 
-/// What is answered in place of an answer for which there is no room.
+/// Replaces an answer for which there is no space.
 pub const TOO_MANY_ANSWERS: &str =
-    "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
+    "Too many large answers wait for their clients to read them. Read yours, or try again in a moment.";
 
-/// What is answered in place of sending a message for which there is no room.
-pub const TOO_MANY_MESSAGES: &str = "Too many large messages, of yours or of everybody, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";
+/// The answer to a message for which there is no space.
+pub const TOO_MANY_MESSAGES: &str = "Too many large messages, yours or those of all users, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";
 
 /// The memory of everything that waits between clients and children.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    /// For answers that wait for their readers.
+    /// For answers that wait until their clients read them.
     pub answers: Arc<Budget>,
-    /// For messages that wait until their child reads them.
+    /// For messages that wait until their children read them.
     pub messages: Arc<Budget>,
 }
 
-/// The user of an owner, who is a user by way of a client. What is shared is shared by users: anybody can have any number of
-/// clients.
+/// The user of an owner, which is a user with one client. Memory is shared among users, because a user can
+/// have any number of clients.
 pub fn user(owner: &str) -> &str {
     owner.split_once('\n').map_or(owner, |(subject, _)| subject)
 }
 
-/// An amount of memory, in bytes.
+/// An amount of memory, in bytes, that principals share.
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
-    /// Texts of fewer bytes are not counted one by one.
+    /// Texts with fewer bytes are not counted.
     least: usize,
     state: Mutex<State>,
     freed: Notify,
@@ -47,27 +47,28 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
-    /// What each principal has of it.
+    /// The bytes that each principal has taken.
     owners: HashMap<Arc<str>, usize>,
 }
 
 impl Budget {
-    /// So many bytes, of which texts take some that have at least `least` bytes.
+    /// Makes a budget of `total` bytes. Only texts of at least `least` bytes are counted.
     pub fn new(total: usize, least: usize) -> Arc<Self> {
         Arc::new(Self { total, least, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Room for a principal, nothing yet.
+    /// Makes an empty room for a principal.
     pub fn room(self: &Arc<Self>, owner: &str) -> Room {
         Room { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Counts a text as the principal's, for as long as anybody has a piece of it. `None`: there is no room.
+    /// Counts a text for a principal until no part of it is in use any more. Returns `None` if there is no
+    /// space.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
         if text.len() < self.least { Some(text) } else { self.room(owner).hold(text) }
     }
 
-    /// The same, but waits for room if it must.
+    /// Like [`Self::count`], but waits for space up to `patience`.
     pub async fn count_within(self: &Arc<Self>, owner: &str, text: Text, patience: Duration) -> Option<Text> {
         if text.len() < self.least {
             return Some(text);
@@ -81,7 +82,7 @@ impl Budget {
     }
 }
 
-/// What a principal has of the memory. It is given back when this is dropped.
+/// The memory that a principal has taken. Dropping it gives the memory back.
 #[derive(Debug)]
 pub struct Room {
     budget: Arc<Budget>,
@@ -90,28 +91,28 @@ pub struct Room {
 }
 
 impl Room {
-    /// Room that nobody has to share, for what is no caller's.
+    /// A room without a limit, for what belongs to no caller.
     pub fn unlimited() -> Self {
         Budget::new(usize::MAX, usize::MAX).room("")
     }
 
-    /// Room of the same principal, nothing yet.
+    /// Makes an empty room for the same principal.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
     }
 
-    /// Whether a text of this length is counted by itself.
+    /// Whether a text of this length is counted.
     pub fn counts(&self, length: usize) -> bool {
         length >= self.budget.least
     }
 
-    /// Bytes taken.
+    /// The number of bytes that are taken.
     pub fn taken(&self) -> usize {
         self.taken
     }
 
-    /// Counts a text in its own room of the same principal. `None`: there is none.
+    /// Counts a text in a room of its own for the same principal. Returns `None` if there is no space.
     pub fn count(&self, text: Text) -> Option<Text> {
         if self.counts(text.len()) { self.sibling().hold(text) } else { Some(text) }
     }
@@ -120,11 +121,11 @@ impl Room {
         self.grow(text.len()).then(|| text.holding(self))
     }
 
-    /// Takes so many bytes more, if there are any.
+    /// Takes more bytes. Returns false if there is no space for them.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let mut state = self.budget.state();
         let own = state.owners.get(&self.owner).copied().unwrap_or_default();
-        // Callers who are not told apart are all one, and have no share.
+        // Without identities, all callers are one principal, which can take everything.
         let is_share = self.owner.trim().is_empty() || own.saturating_add(bytes) <= self.budget.total / SHARE;
         if !is_share || state.taken + bytes > self.budget.total {
             return false;
@@ -135,7 +136,7 @@ impl Room {
         true
     }
 
-    /// Gives so many bytes back.
+    /// Gives bytes back.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.taken);
         if bytes == 0 {
@@ -154,7 +155,7 @@ impl Room {
         self.budget.freed.notify_waiters();
     }
 
-    /// Takes so many bytes more, and waits for them if it must.
+    /// Takes more bytes, and waits for them up to `patience`. Returns false if there is still no space.
     async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let budget = Arc::clone(&self.budget);

@@ -1,6 +1,7 @@
-//! How many more children fit into the container: by the limits of its control group, by what is used of them, and by what
-//! the children that run take. A container that is full kills what is in it, or lets nobody start a thread any more, and then
-//! everybody suffers; so one more is refused before.
+//! Computes how many more children fit into the container, from the limits of its control group, from what is
+//! used of them, and from what the running children use. In a container that is full, the kernel kills
+//! processes, or no thread can be started any more, and all users suffer. Therefore another child is refused
+//! before that.
 
 mod control_group;
 
@@ -12,25 +13,25 @@ use tokio::time::Instant;
 
 use control_group::ControlGroup;
 
-/// What a child is taken to need until one has run for [`SETTLED`]: about what a server on Node takes.
+/// The assumed usage of a child until one has run for [`SETTLED`]: about that of a server on Node.
 const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 8 };
-/// A child is taken to have its usual size after so long.
+/// Time after which a child is assumed to have its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
-/// The part of each limit that is kept free, for the wrapper and for children that grow: an eighth.
+/// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
 const FREE: u64 = 8;
-/// So much is kept free in any case, also in a small container.
+/// The minimum that is kept free, even in a small container.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
 
-/// What a child takes, with the processes that it has started.
+/// What a child uses, including the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of memory that it shares with no file.
+    /// Bytes of memory that are not shared with a file.
     pub memory: u64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub tasks: u64,
 }
 
-/// A limit and what is used of it.
+/// A limit, and what is used of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
     /// The limit.
@@ -39,16 +40,16 @@ pub struct Bound {
     pub used: u64,
 }
 
-/// The limits of the container, as far as there are any.
+/// The limits of the container. `None` means that there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of memory.
+    /// Memory, in bytes.
     pub memory: Option<Bound>,
     /// Processes and threads.
     pub tasks: Option<Bound>,
 }
 
-/// Which limit leaves no room for another child.
+/// The limit that leaves no room for another child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// Memory.
@@ -68,20 +69,20 @@ pub enum NoRoom {
     Tasks {
         /// The limit.
         most: u64,
-        /// What a child takes.
+        /// What a child uses.
         each: u64,
     },
 }
 
-/// How many more children fit, and the limit that says so.
+/// How many more children fit, and the limit that determines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Room {
     more: u64,
     limit: NoRoom,
 }
 
-/// The room that the limits leave beside these children, each of which may grow to the size of a `typical` one. `None`: there
-/// are no limits.
+/// The room that the limits leave beside these children, each of which might grow to the size of a `typical`
+/// one. Returns `None` if there are no limits.
 fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
     let left = |bound: Bound, of: fn(&Usage) -> u64| {
         let each = of(&typical).max(1);
@@ -101,20 +102,20 @@ fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
     memory.into_iter().chain(tasks).min_by_key(|room| room.more)
 }
 
-/// What a child takes on average, if there is one.
+/// What a child uses on average. Returns `None` if there is no child.
 fn average(children: &[Usage]) -> Option<Usage> {
     let count = u64::try_from(children.len()).ok().filter(|count| *count > 0)?;
     let sum = |of: fn(&Usage) -> u64| children.iter().map(of).sum::<u64>().div_ceil(count);
     Some(Usage { memory: sum(|child| child.memory), tasks: sum(|child| child.tasks) })
 }
 
-/// The least that a child is taken to need, in bytes.
+/// Minimum memory that a child is assumed to need, in bytes.
 const LEAST_MEMORY: u64 = 4 << 20;
 
-/// Says whether one more child fits.
+/// Decides whether another child fits.
 #[derive(Debug)]
 pub struct Capacity {
-    /// `None`: the operator has said how many.
+    /// `None` if there are no limits, or if the operator has set the number of sessions.
     group: Option<ControlGroup>,
     state: Mutex<State>,
 }
@@ -124,19 +125,19 @@ struct State {
     /// When each child was first seen.
     since: HashMap<u64, Instant>,
     typical: Usage,
-    /// Children that run, and those that were let in since.
+    /// The number of running children, and of those that were admitted since they were counted.
     children: u64,
-    /// `None`: there are no limits.
+    /// `None` if there are no limits.
     room: Option<Room>,
 }
 
 impl Capacity {
-    /// Any number fits.
+    /// A capacity without limits.
     pub fn unlimited() -> Self {
         Self::of(None)
     }
 
-    /// As many fit as the container that we are in has room for.
+    /// The capacity of the container that this process runs in.
     pub fn of_container() -> Self {
         let group = ControlGroup::own();
         let capacity = Self::of(group.has_limits().then_some(group));
@@ -154,14 +155,16 @@ impl Capacity {
         self.group.is_some()
     }
 
-    /// Takes note of what is used now. `children` are all that run, by number; they are looked at while nobody is let in.
+    /// Records the current usage. `children` returns all running children by number, and is called while no
+    /// child can be admitted.
     pub fn look(&self, children: &dyn Fn() -> HashMap<u64, Usage>, now: Instant) {
         let Some(group) = &self.group else { return };
         let mut state = self.state();
         state.note(&group.bounds(), &children(), now);
     }
 
-    /// Lets one more child in. The first one is always let in: without it nothing is served, and nothing is learnt.
+    /// Admits another child. The first child is always admitted, because without it nothing is served and
+    /// nothing is known about its size.
     pub fn take(&self) -> Result<(), NoRoom> {
         let mut state = self.state();
         let is_first = state.children == 0;
@@ -175,7 +178,7 @@ impl Capacity {
         Ok(())
     }
 
-    /// How many more would be let in now; `None`: any number.
+    /// The number of children that would be admitted now. Returns `None` if there is no limit.
     pub fn more(&self) -> Option<usize> {
         self.state().room.map(|room| usize::try_from(room.more).unwrap_or(usize::MAX))
     }
@@ -195,9 +198,9 @@ impl State {
             |number: &u64| self.since.get(number).is_some_and(|since| now.duration_since(*since) >= SETTLED);
         let settled: Vec<Usage> =
             children.iter().filter(|(number, _)| is_settled(number)).map(|(_, usage)| *usage).collect();
-        // When none is left, the next one is taken to be like those before.
+        // If no child is left, the next one is assumed to be like those before.
         if let Some(typical) = average(&settled) {
-            // Some kernels do not say what a process takes, and a dead one takes nothing.
+            // Some kernels do not say what a process uses, and a process that has ended uses nothing.
             let memory = typical.memory.max(LEAST_MEMORY);
             self.typical = Usage { memory, tasks: typical.tasks.max(1) };
         }
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_tighter_limit_counts_and_is_named() {
-        // The compose file's container, and a server on Node.
+        // The container of the compose file, and a server on Node.
         let shipped = room(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
         assert_eq!(shipped.more, 28);
         assert!(shipped.limit.to_string().contains("1024 MiB"), "{}", shipped.limit);

@@ -1,4 +1,4 @@
-//! Settings: read once at start, checked together, never read again.
+//! Settings. They are read once at the start, and checked together.
 
 mod child;
 mod command;
@@ -17,37 +17,37 @@ use url::Url;
 
 use crate::policy::ToolRules;
 
-/// Everything the operator can choose.
+/// All settings of the operator.
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where MCP clients connect.
+    /// The address for MCP clients.
     pub listen: SocketAddr,
-    /// Where `/health`, `/ready` and `/metrics` are.
+    /// The address for `/health`, `/ready` and `/metrics`.
     pub ops_listen: SocketAddr,
-    /// Threads that answer HTTP.
+    /// Number of threads that answer HTTP.
     pub workers: usize,
     /// Path of the MCP endpoint.
     pub mcp_path: String,
     /// Whether the 2024-11-05 endpoints `/sse` and `/messages` exist.
     pub legacy_sse: bool,
-    /// Which `Host` and `Origin` values are taken.
+    /// The `Host` and `Origin` values that are accepted.
     pub sites: Sites,
-    /// How the caller is known.
+    /// How callers are identified.
     pub identity: Identity,
-    /// Which group fills `{group}`, in order of preference.
+    /// The groups that can fill `{group}`, in order of preference.
     pub groups: Vec<String>,
-    /// Which scopes a tool needs.
+    /// The scopes and groups that tools need.
     pub tool_rules: Option<ToolRules>,
-    /// The command and what it gets.
+    /// The command, its environment and its limits.
     pub child: Child,
-    /// Ceilings and times.
+    /// Limits for numbers, sizes and times.
     pub limits: Limits,
     /// Whether all sessions share one child.
     pub shared: bool,
     /// Whether clients and servers of different eras are translated for each other.
     pub translate: bool,
-    /// Children kept ready for the next session.
+    /// Number of children that are kept ready for further sessions.
     pub prewarm: usize,
     /// Filter of the log (`info`, `stdio_wrapper=debug`, …).
     pub log: String,
@@ -58,120 +58,120 @@ pub struct Config {
 /// Hosts and origins that requests may name (attack 104).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sites {
-    /// `None`: any host.
+    /// The accepted host names. `None` accepts any host.
     pub hosts: Option<Vec<String>>,
-    /// Origins, `scheme://host[:port]`; `*` for any.
+    /// The accepted origins, as `scheme://host[:port]`, or `*` for any.
     pub origins: Vec<String>,
-    /// Whether loopback names pass without being listed.
+    /// Whether names of loopback are accepted without being listed.
     pub loopback: bool,
 }
 
-/// How the caller is known.
+/// How callers are identified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// Nobody is told apart.
+    /// Callers are not distinguished.
     None,
-    /// `X-Auth-*` headers that the edge sets.
+    /// By `X-Auth-*` headers that the edge sets.
     Headers,
-    /// `X-Auth-Assertion`, signed by the authorization service.
+    /// By `X-Auth-Assertion`, which the authorization service signs.
     Assertion {
-        /// Where its keys are.
+        /// The URL of the signing keys.
         jwks_url: Url,
-        /// `iss` that must be in it.
+        /// The `iss` that an assertion must have.
         issuer: String,
-        /// `aud` that must be in it.
+        /// The `aud` that an assertion must have.
         resource: String,
     },
 }
 
-/// The command behind the wrapper. It comes from the command line and from nowhere else (attack 103).
+/// The wrapped command. It only comes from the command line (attack 103).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
-    /// Program and arguments; arguments may hold placeholders.
+    /// Program and arguments. Arguments can contain placeholders.
     pub command: Vec<String>,
-    /// Environment, complete; values may hold placeholders.
+    /// The whole environment. Values can contain placeholders.
     pub env: Vec<(String, String)>,
-    /// Working directory; may hold placeholders.
+    /// The working directory. It can contain placeholders.
     pub cwd: Option<String>,
-    /// Address space, in bytes.
+    /// Limit of the address space, in bytes.
     pub max_memory: Option<u64>,
-    /// Processor time, in seconds.
+    /// Limit of processor time, in seconds.
     pub max_cpu: Option<u64>,
-    /// Processes of the same user.
+    /// Limit of processes of the same user.
     pub max_processes: Option<u64>,
-    /// Open files.
+    /// Limit of open files.
     pub max_files: Option<u64>,
-    /// Whether it is kept from other children and from the wrapper.
+    /// Whether a child is isolated from other children and from the wrapper.
     pub isolation: Isolation,
-    /// Lines of standard error that are logged per second.
+    /// Maximum number of lines of standard error that are logged per second.
     pub stderr_rate: u32,
-    /// How long a child may take to end by itself, and again after SIGTERM.
+    /// Time for a child to end by itself, and again after SIGTERM.
     pub stop_grace: Duration,
 }
 
-/// Whether a child is kept from other children and from the wrapper.
+/// Whether a child is isolated from other children and from the wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Where the kernel can.
+    /// If the kernel supports it.
     Auto,
-    /// Nothing is started where the kernel cannot.
+    /// Always. The wrapper does not start if the kernel does not support it.
     Required,
-    /// Nowhere.
+    /// Never.
     Off,
 }
 
-/// Ceilings and times.
+/// Limits for numbers, sizes and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Sessions at the same time; `None`: as many as the container has room for.
+    /// Maximum number of sessions. `None` means as many as the container has room for.
     pub max_sessions: Option<usize>,
-    /// Sessions of one principal at the same time; `None`: a share of all.
+    /// Maximum number of sessions of one principal. `None` means a share of all.
     pub max_sessions_per_principal: Option<usize>,
-    /// Requests of one session at the same time.
+    /// Maximum number of requests that a session has at the same time.
     pub max_in_flight: usize,
-    /// How long an unused session lives.
+    /// Time after which an unused session ends.
     pub session_idle: Duration,
-    /// How long a request may take without a sign of progress.
+    /// Time for a request without a sign of progress.
     pub request_timeout: Duration,
-    /// How long a child may take to answer `initialize`.
+    /// Time for a child to answer `initialize`.
     pub start_timeout: Duration,
-    /// How long an answer may take before the response becomes a stream.
+    /// Time after which the response to a call becomes a stream.
     pub stream_after: Duration,
-    /// How long a stream may stay open before the client has to connect again.
+    /// Maximum age of a stream, after which the client must connect again.
     pub stream_max_age: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
-    /// Server sessions that one principal's stateless calls may be spread over.
+    /// Maximum number of server sessions for the translated calls of one principal's stateless clients.
     pub translate_sessions: usize,
-    /// How long a translated call waits for its client.
+    /// Time for which a translated call waits for its client.
     pub input_timeout: Duration,
-    /// How long a stream may outlive the token that it was opened with.
+    /// Time for which a stream can outlive the token that it was opened with.
     pub stream_grace: Duration,
-    /// What clients are told to wait before they connect again.
+    /// Time that clients are told to wait before they connect again.
     pub retry: Duration,
-    /// Connections of clients at the same time.
+    /// Maximum number of connections of clients.
     pub max_connections: usize,
-    /// Largest POST body, in bytes.
+    /// Maximum size of a POST body, in bytes.
     pub max_body: usize,
-    /// Longest line of a child, in bytes.
+    /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,
-    /// Most messages in a batch.
+    /// Maximum number of messages in a batch.
     pub max_batch: usize,
-    /// Memory for events that a client may ask for again, per session, in bytes.
+    /// Memory of a session for events that a client can ask for again, in bytes.
     pub event_log: usize,
-    /// `LIST_CACHE`: bytes per stateless child of lists that may be given again.
+    /// Memory of a stateless child for lists that can be given again, in bytes.
     pub list_cache: usize,
-    /// How long shutting down may take.
+    /// Maximum time for shutting down.
     pub shutdown_timeout: Duration,
 }
 
 impl Config {
-    /// Checks every option. The error is the list of all that is wrong, one sentence each.
+    /// Checks every option. The error has one sentence for each problem.
     pub fn new(options: &Options, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
         read::config(options, environment)
     }
 
-    /// Whether the command names the caller.
+    /// Whether command, environment or working directory depend on the caller.
     pub fn has_placeholders(&self) -> bool {
         let has = |text: &String| PLACEHOLDERS.iter().any(|name| text.contains(name));
         self.child.command.iter().any(has)
@@ -180,7 +180,7 @@ impl Config {
     }
 }
 
-/// What arguments, environment and working directory may contain.
+/// Placeholders that arguments, environment and working directory can contain.
 pub const PLACEHOLDERS: [&str; 3] = ["{subject}", "{user}", "{group}"];
 
 /// The directories of a `PATH`.

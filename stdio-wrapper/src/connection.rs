@@ -1,5 +1,6 @@
-//! What holds for each connection besides what the HTTP server sees to: how long a client may take to read what it is sent,
-//! how long to send the head of its next request, and that it ends with an answer when the wrapper stops.
+//! Limits of each connection in addition to those of the HTTP server: how long a client can take to read what
+//! it is sent, and to send the head of its next request. When the wrapper stops, a connection ends with its
+//! next answer.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,28 +23,28 @@ use tokio::time::timeout;
 
 use crate::holding::hold;
 
-/// How long a client may take none of what it is sent, in milliseconds. One that does not read holds memory and a
-/// connection.
+/// Time in which a client must read something of what it is sent, in milliseconds. A client that does not
+/// read takes memory and a connection.
 const READ_TIMEOUT: u32 = 30_000;
-/// Bytes that the kernel takes of an answer beyond what is on its way to the client. It would take megabytes, which nobody
-/// counts and which are memory of the container.
+/// Bytes of an answer that the kernel buffers in addition to what is on its way to the client. By default it
+/// would buffer megabytes, which nobody counts and which are memory of the container.
 const MAX_UNSENT: u32 = 64 << 10;
-/// How long a connection may be without a request, in which time a part of a head may have come. The HTTP server closes
-/// idle connections earlier, and limits the first head by itself, but not the others.
+/// Time for which a connection can be without a request, even if a part of a head has arrived. The HTTP
+/// server closes idle connections earlier, and limits the first head itself, but not the others.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connection.
 pub struct Connection {
-    /// A second handle on its socket.
+    /// A second handle of its socket.
     pub socket: Arc<OwnedFd>,
-    /// Requests under way.
+    /// The number of requests in progress.
     under_way: Rc<watch::Sender<usize>>,
 }
 
-/// Takes care of a new connection. Must run on the thread that serves it.
+/// Sets up a new connection. Must run on the thread that serves it.
 pub fn accept(connection: &dyn Any, extensions: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
-    // A connection without it works too.
+    // A connection works without this option, too.
     let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT);
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
@@ -53,7 +54,7 @@ pub fn accept(connection: &dyn Any, extensions: &mut Extensions) {
     extensions.insert(Connection { socket, under_way: Rc::new(sender) });
 }
 
-/// Ends with the connection.
+/// Closes the connection if it has had no request for [`HEAD_TIMEOUT`]. Ends with the connection.
 async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<usize>) {
     while under_way.wait_for(|count| *count == 0).await.is_ok() {
         match timeout(HEAD_TIMEOUT, under_way.wait_for(|count| *count > 0)).await {
@@ -61,7 +62,7 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
             Ok(Err(_)) => return,
             Err(_) => {
                 if let Some(socket) = socket.upgrade() {
-                    // It may just have been closed.
+                    // The connection might just have been closed.
                     let _ = rustix::net::shutdown(&socket, Shutdown::Both);
                 }
                 return;
@@ -70,7 +71,8 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
     }
 }
 
-/// A middleware that counts the requests under way of each connection, each until its response was sent.
+/// A middleware that counts the requests of each connection that are in progress, each until its response was
+/// sent.
 pub async fn count<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -85,14 +87,15 @@ pub async fn count<B: MessageBody + 'static>(
 pub struct Draining(AtomicBool);
 
 impl Draining {
-    /// From now on every answer is the last one of its connection.
+    /// From now on, every answer is the last one of its connection.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// A middleware that lets connections end with an answer once the wrapper is about to stop. If we closed an idle connection
-/// while an edge sends on it, that would cost a request; one that the edge does not use again costs none.
+/// A middleware that ends each connection with an answer as soon as the wrapper is about to stop. If the
+/// wrapper closed an idle connection while an edge sends a request on it, that request would be lost. An edge
+/// loses nothing if it is told not to use a connection again.
 pub async fn end_with_answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -105,7 +108,7 @@ pub async fn end_with_answer<B: MessageBody + 'static>(
     Ok(response)
 }
 
-/// A request under way.
+/// A request in progress.
 struct UnderWay(Rc<watch::Sender<usize>>);
 
 impl UnderWay {

@@ -1,14 +1,14 @@
-//! `--healthcheck`: in an image without a shell there is no other program that could ask.
+//! `--healthcheck`: asks a running wrapper. An image without a shell has no other program that could do so.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long the answer may take.
+/// Time for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whether the wrapper whose `OPS_LISTEN` is this text answers 200 on `/health`. The error is one sentence that says what
-/// it did in place of that.
+/// Asks the wrapper with this `OPS_LISTEN` for `/health`. Anything but 200 is an error, which is one sentence
+/// about what happened instead.
 pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     let listener: SocketAddr = ops_listen.trim().parse().map_err(|_| {
         format!(
@@ -26,7 +26,7 @@ pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     }
 }
 
-/// Where a listener on every address is reached from the same machine.
+/// The address at which a listener on all addresses is reached from the same machine.
 fn from_inside(listener: SocketAddr) -> SocketAddr {
     let address = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -40,7 +40,8 @@ fn get(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // In one piece: a service that answers the first of several and hangs up would break the second.
+    // The request is sent in one piece: if it were several, a service could answer the first one and
+    // disconnect before the second.
     let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();

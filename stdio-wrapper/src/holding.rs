@@ -1,4 +1,4 @@
-//! A response body that keeps a value until it was sent or given up.
+//! A response body that keeps a value until the body was sent or given up.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
 
-/// A response body and what it keeps.
+/// A response body, and the value that it keeps.
 struct Holding<T> {
     inner: BoxBody,
     _value: T,
 }
 
-/// A body that keeps a value.
+/// Makes a body that keeps a value.
 pub(crate) fn hold<T: Unpin + 'static>(inner: impl MessageBody + 'static, value: T) -> BoxBody {
     BoxBody::new(Holding { inner: inner.boxed(), _value: value })
 }

@@ -1,4 +1,4 @@
-//! The MCP endpoints: what a request must look like, whom it is from, and in which form it is answered.
+//! The MCP endpoints: which requests are accepted, who sent them, and in which form they are answered.
 
 mod answer;
 mod body;
@@ -35,37 +35,37 @@ use crate::translate::{Backward, Facade};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// Header with the session's id.
+/// The header with the session's id.
 const SESSION_ID: &str = "mcp-session-id";
 
 /// What answers requests.
 #[derive(Clone)]
 pub struct Backends {
-    /// The sessions.
+    /// Sessions of the revisions with a handshake.
     pub sessions: Arc<Sessions>,
     /// The children of the stateless revision.
     pub modern: Arc<Servers>,
-    /// The translation for stateless clients, if it is on.
+    /// The translation for stateless clients, if it is enabled.
     pub translation: Option<Arc<Facade>>,
-    /// The same for clients with sessions.
+    /// The translation for clients with sessions, if it is enabled.
     pub backward: Option<Arc<Backward>>,
 }
 
 /// What the handlers need.
 pub struct Endpoint {
-    /// The sessions.
+    /// Sessions of the revisions with a handshake.
     pub sessions: Arc<Sessions>,
     /// The children of the stateless revision.
     pub modern: Arc<Servers>,
-    /// The translation between the eras, if it is on.
+    /// The translation for stateless clients, if it is enabled.
     pub translation: Option<Arc<Facade>>,
-    /// The same for clients with sessions.
+    /// The translation for clients with sessions, if it is enabled.
     pub backward: Option<Arc<Backward>>,
     clock: Clock,
     stream_grace: Duration,
-    /// Who calls.
+    /// Finds out who calls.
     pub authenticator: Arc<Authenticator>,
-    /// Counters.
+    /// The counters.
     pub metrics: Arc<Metrics>,
     sites: Sites,
     groups: Vec<String>,
@@ -79,7 +79,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The handlers' view of the settings.
+    /// Collects the backends and the settings that handlers need.
     pub fn new(
         config: &Config,
         backends: Backends,
@@ -115,14 +115,14 @@ impl Endpoint {
         }
     }
 
-    /// The caller, after every check that needs no body.
+    /// Makes every check that needs no body, and returns the caller.
     async fn admit(&self, request: &HttpRequest) -> Result<Arc<Caller>, Problem> {
         let headers = RequestHeaders::new(request);
         headers.check_site(&self.sites)?;
         Ok(self.authenticator.caller(&|name| headers.identity(name)).await?)
     }
 
-    /// The session that the request names, if it is the caller's.
+    /// The session that the request names, if it belongs to the caller's user.
     fn session(&self, request: &HttpRequest, caller: &Caller) -> Result<Arc<Session>, Problem> {
         let id = RequestHeaders::new(request).session_id()?.ok_or_else(Problem::no_session_id)?;
         let found =
@@ -132,22 +132,23 @@ impl Endpoint {
         Ok(session)
     }
 
-    /// What the caller may send to a child.
+    /// Decides what the caller may send to a child.
     fn gate(&self, caller: &Caller) -> Gate {
         Gate::new(&caller.unmet_rules, self.tool_rules.as_ref(), &caller.scopes, &caller.groups)
     }
 
-    /// When a stream of this caller has to end: so long after the token that it was opened with (attack 86).
+    /// When a stream of this caller has to end: `STREAM_GRACE` after the token that it was opened with
+    /// (attack 86).
     fn until(&self, caller: &Caller) -> Option<Instant> {
         let rest = Duration::from_secs(caller.token_expires?.saturating_sub((self.clock)()));
         Instant::now().checked_add(rest + self.stream_grace)
     }
 
-    /// What fills the command's placeholders for this caller.
+    /// The values for the command's placeholders for this caller.
     fn placeholders(&self, caller: &Caller) -> Placeholders {
         let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         let group = match (self.groups.as_slice(), caller.groups.as_slice()) {
-            // Without an order only a single group is unambiguous.
+            // Without an order, the group is only unambiguous if there is a single one.
             ([], [only]) => Some(only.clone()),
             (order, groups) => order.iter().find(|group| groups.contains(group)).cloned(),
         };
@@ -165,7 +166,7 @@ pub fn routes(
     move |service| {
         service.app_data(endpoint);
         service.route(&mcp_path, web::route().to(mcp));
-        // The check of auth-service takes a path with and without a slash at its end for the same resource.
+        // The check of auth-service treats a path with and without a slash at its end as the same resource.
         if let Some(other) = other_spelling(&mcp_path) {
             service.route(&other, web::route().to(mcp));
         }
@@ -177,7 +178,7 @@ pub fn routes(
     }
 }
 
-/// The path with a slash at its end, or without the one that it has.
+/// The path with a slash at its end, or without it if it has one.
 fn other_spelling(path: &str) -> Option<String> {
     match path.strip_suffix('/') {
         Some("") => None,
@@ -215,7 +216,7 @@ async fn messages(request: HttpRequest, body: web::Payload, endpoint: web::Data<
     finish(&request, &endpoint, answer)
 }
 
-/// Counts, and adds what a browser needs to read the answer.
+/// Counts the request, and adds the headers that a browser needs to read the answer.
 fn finish(request: &HttpRequest, endpoint: &Endpoint, answer: Result<HttpResponse, Problem>) -> HttpResponse {
     endpoint.metrics.http_requests_total.add();
     let mut response = answer.unwrap_or_else(|problem| {

@@ -1,5 +1,6 @@
-//! Who is calling: nobody in particular, whom the edge's headers name, or whom a signed assertion names. Whatever is
-//! missing, doubled or wrong is a refusal, never an anonymous caller.
+//! Finds out who is calling. Depending on `IDENTITY`, callers are not distinguished, or identified by the
+//! edge's headers or by a signed assertion. Anything missing, repeated or wrong is refused, and never leads
+//! to an anonymous caller.
 
 mod assertion;
 mod headers;
@@ -13,37 +14,38 @@ use crate::policy::UnmetRules;
 pub use assertion::{Claims, Verifier};
 pub use jwks::{Fetch, FetchError, Jwks, http_fetch};
 
-/// Seconds since 1970, from outside, so that every expiry can be tested.
+/// Returns the seconds since 1970. It is a parameter, so that every expiry can be tested.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A verified caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// `sub`; empty only if nobody is told apart.
+    /// The `sub`. It is empty only if callers are not distinguished.
     pub subject: String,
-    /// Name for people.
+    /// The user name.
     pub username: String,
     /// The OAuth client.
     pub client_id: String,
-    /// Groups of the subject.
+    /// The groups of the subject.
     pub groups: Vec<String>,
-    /// Granted scopes.
+    /// The granted scopes.
     pub scopes: Vec<String>,
-    /// What the authorization service leaves to us to refuse. Only an assertion can say it.
+    /// The rules that the authorization service leaves to the wrapper. They only come from an assertion.
     pub unmet_rules: UnmetRules,
-    /// When the access token that the caller came with expires, in seconds since 1970.
+    /// When the caller's access token expires, in seconds since 1970.
     pub token_expires: Option<u64>,
 }
 
 impl Caller {
-    /// Who has what is held, counted and remembered: the subject by way of this client.
+    /// The owner of what is held, counted and remembered: the subject together with this client.
     pub fn owner(&self) -> String {
-        // No header value holds a line break, so the two parts cannot run into each other.
+        // A header value cannot contain a line break, so the two parts cannot be confused.
         format!("{}\n{}", self.subject, self.client_id)
     }
 
-    /// Whether this caller may use a session of that owner: its user may (attack 108), by way of any client. A client that asks for
-    /// more rights may register anew for that, and goes on in its session as another one.
+    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A
+    /// client that asks for more rights might register again for that, and continues its session as another
+    /// client.
     pub fn is_user_of(&self, owner: &str) -> bool {
         owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }
@@ -52,46 +54,46 @@ impl Caller {
 /// Why a caller is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No identity where one is needed.
+    /// The request has no identity.
     #[error("The request names no caller: {0} is missing. It must come through the edge proxy.")]
     Missing(&'static str),
-    /// The same header twice.
+    /// The same header comes more than once.
     #[error("The request has the header {0} more than once.")]
     Doubled(&'static str),
-    /// A signature, time or name is wrong.
+    /// The signature, a time or a name in the assertion is wrong.
     #[error("The caller's assertion was refused: {0}.")]
     Invalid(&'static str),
-    /// The keys cannot be had, so nothing can be checked.
+    /// There are no keys, so no assertion can be verified.
     #[error(
-        "The caller cannot be checked now, because the authorization service's keys are not available. Try again in a moment."
+        "The caller cannot be verified now, because the authorization service's keys are not available. Try again in a moment."
     )]
     Unavailable,
 }
 
-/// One header of a request.
+/// A header of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header<'a> {
-    /// Not there.
+    /// The header is missing.
     Absent,
-    /// Once, as text.
+    /// The header comes once, and is text.
     One(&'a str),
-    /// More than once, or not text.
+    /// The header comes more than once, or is not text.
     Ambiguous,
 }
 
-/// Finds out who calls.
+/// Identifies callers.
 #[derive(Debug)]
 pub enum Authenticator {
-    /// Nobody is told apart.
+    /// Callers are not distinguished.
     None,
-    /// `X-Auth-*`.
+    /// By `X-Auth-*`.
     Headers,
-    /// `X-Auth-Assertion`.
+    /// By `X-Auth-Assertion`.
     Assertion(Box<Verifier>),
 }
 
 impl Authenticator {
-    /// The configured way.
+    /// Makes an authenticator from the settings.
     pub fn new(identity: &config::Identity, fetch: Fetch, clock: Clock) -> Self {
         match identity {
             config::Identity::None => Self::None,
@@ -105,7 +107,7 @@ impl Authenticator {
         }
     }
 
-    /// The caller of a request, by its headers.
+    /// Identifies the caller of a request by its headers.
     pub async fn caller<'h>(
         &self,
         header: &dyn Fn(&'static str) -> Header<'h>,
@@ -120,7 +122,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether callers can be checked now.
+    /// Whether callers can be identified now.
     pub async fn is_ready(&self) -> bool {
         match self {
             Self::Assertion(verifier) => verifier.is_ready().await,

@@ -1,5 +1,6 @@
-//! The limits of the control group that this process is in, and of those above it. Both hierarchies of Linux are known:
-//! version 2 with one directory for all (`cgroup-v2.rst`), and version 1 with one for each resource.
+//! The limits of the control group of this process, and of those above it. This module knows both hierarchies
+//! of Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with one for
+//! each resource.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -7,15 +8,15 @@ use std::path::{Path, PathBuf};
 use super::{Bound, Bounds};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Version 1 writes a number of about this size where there is no limit.
+/// If there is no limit, version 1 has a number of at least this size.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Where the numbers are: directories from our own group up to the root.
+/// The directories with the numbers, from the group of this process up to the root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ControlGroup {
     memory: Vec<PathBuf>,
     tasks: Vec<PathBuf>,
-    /// Names of the files.
+    /// The names of the files.
     names: &'static Names,
 }
 
@@ -23,7 +24,7 @@ pub(super) struct ControlGroup {
 struct Names {
     most_memory: &'static str,
     used_memory: &'static str,
-    /// What the kernel gives back by itself when memory is short, in `memory.stat`.
+    /// Entries of `memory.stat` for memory that the kernel frees by itself when memory is short.
     reclaimable: &'static [&'static str],
 }
 
@@ -39,12 +40,13 @@ const V1: Names = Names {
 };
 
 impl ControlGroup {
-    /// The one that this process is in.
+    /// The group of this process.
     pub(super) fn own() -> Self {
         Self::of(&read_to_string("/proc/self/cgroup").unwrap_or_default(), Path::new(ROOT))
     }
 
-    /// The one that `/proc/PID/cgroup` names (`cgroups(7)`): `0::/path` in version 2, `NUMBER:memory:/path` in version 1.
+    /// The group that `/proc/PID/cgroup` names (`cgroups(7)`): `0::/path` in version 2, `NUMBER:memory:/path`
+    /// in version 1.
     fn of(text: &str, root: &Path) -> Self {
         let path_of = |controller: &str| {
             text.lines().find_map(|line| {
@@ -68,7 +70,7 @@ impl ControlGroup {
         self.bounds() != Bounds::default()
     }
 
-    /// The limits, of each resource the one of which the least is left.
+    /// For each resource, the limit that leaves least.
     pub(super) fn bounds(&self) -> Bounds {
         let tightest = |directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>| {
             let found = directories.iter().filter_map(|directory| read(directory));
@@ -93,14 +95,15 @@ impl ControlGroup {
     }
 }
 
-/// The directories of a group and of those above it. What a container sees as its root may have a longer name outside.
+/// The directories of a group and of those above it. The path can be longer than what a container sees, so
+/// directories that do not exist are left out.
 fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     let group = root.join(path.trim_start_matches('/'));
     let ancestors = group.ancestors().take_while(|directory| directory.starts_with(root));
     ancestors.filter(|directory| directory.is_dir()).map(Path::to_path_buf).collect()
 }
 
-/// A limit, if there is one: a number, and not `max`.
+/// Reads a limit. Returns `None` if it is `max`, or if there is none.
 fn bound(directory: &Path, most: &str, used: &str) -> Option<Bound> {
     let number = |name: &str| read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
     let most = number(most).filter(|most| *most < NO_LIMIT)?;

@@ -1,4 +1,4 @@
-//! What the child is and what it gets.
+//! The settings of the child.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::options::Options;
 use super::read::{Environment, Reader};
 use super::{Child, Isolation, PLACEHOLDERS, command};
 
-/// Variables that a child gets without being asked for.
+/// Variables that a child always gets.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 pub(super) fn read(read: &mut Reader, options: &Options, environment: Environment<'_>) -> Child {
@@ -51,7 +51,7 @@ fn child_environment(
         .iter()
         .filter_map(|name| environment(name).map(|value| ((*name).to_owned(), value)))
         .collect();
-    // The wrapper's own settings stay its own (attack 111).
+    // The wrapper's own settings are not passed on by name (attack 111).
     let own: Vec<String> = Options::command()
         .get_arguments()
         .filter_map(|argument| argument.get_env().and_then(|name| name.to_str()).map(str::to_owned))

@@ -1,5 +1,5 @@
-//! Whether the command can be run. What is wrong with it would otherwise come out at the first call, as a failure of the
-//! server.
+//! Checks whether the command can be run. Otherwise a mistake would only be noticed at the first call, as a
+//! failure of the server.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,23 +9,23 @@ use rustix::fs::{Access, access};
 
 use super::search_path;
 
-/// Bytes of a script's first line that the kernel reads (`execve(2)`).
+/// Length of a script's first line that the kernel reads, in bytes (`execve(2)`).
 const MAX_FIRST_LINE: u64 = 256;
 
-/// What a path is as a program.
+/// What is found at the path of a program.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Program,
     Directory,
-    /// A file that this user may not execute.
+    /// A file that this user cannot execute.
     NotExecutable,
     Nothing,
 }
 
-/// What is wrong with a program, and what to do. `path` is the `PATH` that it will have; `has_directory` says that it will
-/// run in a directory of its own.
+/// Describes what is wrong with a program, and what to do. `path` is the `PATH` of the child. `has_directory`
+/// says that the child has a working directory of its own.
 pub(super) fn problem(program: &str, path: &str, has_directory: bool) -> Option<String> {
-    // With a working directory of its own a relative path is looked up there, which may not exist yet.
+    // A relative path is looked up in the child's own working directory, which might not exist yet.
     if program.contains('/') && !program.starts_with('/') && has_directory {
         return None;
     }
@@ -34,7 +34,8 @@ pub(super) fn problem(program: &str, path: &str, has_directory: bool) -> Option<
     } else {
         search_path(path).map(|directory| directory.join(program)).collect()
     };
-    // As the system does: what cannot be executed is passed over as long as there are other places (`exec(3)`).
+    // Like the system, this skips files that cannot be executed as long as there are other candidates
+    // (`exec(3)`).
     if let Some(file) = candidates.iter().find(|file| find(file) == Found::Program) {
         return script_problem(program, file, path);
     }
@@ -66,10 +67,10 @@ fn find(path: &Path) -> Found {
     }
 }
 
-/// What is wrong with the interpreter that a script names in its first line.
+/// Describes what is wrong with the interpreter that a script names in its first line.
 fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     let mut start = Vec::new();
-    // What may be executed and not read cannot be looked at.
+    // A file that can be executed but not read cannot be examined.
     File::open(file).ok()?.take(MAX_FIRST_LINE).read_to_end(&mut start).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let line = std::str::from_utf8(line).ok()?;
@@ -88,7 +89,7 @@ fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
              Install it, or name a program that runs the script first, like: stdio-wrapper -- python3 {file}."
         ));
     }
-    // `#!/usr/bin/env node`
+    // This is a line such as `#!/usr/bin/env node`.
     let name = words.next().filter(|_| interpreter.ends_with("/env"))?;
     let is_plain = !name.starts_with('-') && !name.contains(['=', '/']);
     let is_there = || search_path(path).any(|directory| find(&directory.join(name)) == Found::Program);

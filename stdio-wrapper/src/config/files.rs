@@ -1,16 +1,17 @@
-//! Reading a file that the operator names. What is there may be anything, and the start must not wait for it for ever. The
-//! authorization service has the same in its own `files.rs`; the two programs share no crate.
+//! Reads a file that the operator names. The path can lead to anything, and the start must not wait for it
+//! forever. The authorization service has similar code in its own `files.rs`, because the two programs share
+//! no crate.
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Read as _, Result};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Bytes in the longest file that is read as a setting.
+/// Maximum length of a file that is read as a setting, in bytes.
 const MAX_SETTING: usize = 1 << 20;
 
-/// Reads a regular file of at most [`MAX_SETTING`] bytes of UTF-8 text. The error says what else is there: opening a pipe
-/// that nobody writes to would wait for ever (`fifo(7)`), and a device may never end.
+/// Reads a regular file of at most [`MAX_SETTING`] bytes of UTF-8 text. Anything else is an error: opening a
+/// pipe that nobody writes to would wait forever (`fifo(7)`), and a device might never end.
 pub(super) fn read_setting(path: &Path) -> Result<String> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
@@ -18,7 +19,7 @@ pub(super) fn read_setting(path: &Path) -> Result<String> {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
     }
     let mut text = String::new();
-    // One byte more than allowed is enough to tell that it is too long.
+    // One byte more than the maximum is enough to notice that the file is too long.
     file.take(MAX_SETTING as u64 + 1).read_to_string(&mut text)?;
     if text.len() > MAX_SETTING {
         return Err(Error::new(ErrorKind::FileTooLarge, format!("it is longer than {MAX_SETTING} bytes")));

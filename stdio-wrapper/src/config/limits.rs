@@ -1,4 +1,4 @@
-//! Sizes, counts and times, each with the range that makes sense.
+//! Reads sizes, numbers and times. Each has a range of useful values.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Options to settings. Every mistake becomes one sentence that names the variable, the cause and the fix.
+//! Turns options into settings. Every mistake becomes one message that names the variable, the cause and the
+//! fix.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -85,7 +86,7 @@ impl Reader {
         })
     }
 
-    /// A number, or `None` for `auto`.
+    /// Reads a number, or `None` for `auto`.
     pub(super) fn number_or_auto(
         &mut self,
         name: &str,
@@ -154,12 +155,12 @@ impl Reader {
         url
     }
 
-    /// What is only wrong in combination.
+    /// Checks settings that are wrong only in combination.
     fn check_together(&mut self, config: &Config) {
         let names_caller = config.has_placeholders();
         if names_caller && config.identity == Identity::None {
             self.problem(
-                "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so nobody is known. \
+                "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so no caller is known. \
                  Set IDENTITY to assertion or headers, or take the placeholder out."
                     .to_owned(),
             );
@@ -187,7 +188,8 @@ impl Reader {
     }
 }
 
-/// A processor is left for the children: threads that take it from them make every call wait for it.
+/// The number of workers. One processor is left for the children: if threads of the wrapper took it from
+/// them, every call would have to wait.
 fn workers(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).clamp(1, 4)),
@@ -219,10 +221,11 @@ fn sites(read: &mut Reader, options: &Options, listen: SocketAddr, identity: &Id
     let mut origins = Vec::new();
     for text in values::list(&options.allowed_origins) {
         if text == "*" {
-            // Else any web page could call, through the browser of someone who can reach us (attack 104).
+            // Otherwise any web page could call the server, through the browser of someone who can reach it
+            // (attack 104).
             if !matches!(identity, Identity::Assertion { .. }) && options.identity.trim() != "assertion" {
                 read.problem(
-                    "ALLOWED_ORIGINS is *, which needs IDENTITY=assertion: only then can no web page make up who is calling."
+                    "ALLOWED_ORIGINS is *, which needs IDENTITY=assertion: only then can no web page forge who is calling."
                         .to_owned(),
                 );
             }
@@ -250,7 +253,8 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
         "headers" => Identity::Headers,
         "assertion" => {
             let jwks_url = read.url("JWKS_URL", &options.jwks_url);
-            // Requests come over plain http in that network too, so TLS for the keys alone would protect nothing.
+            // Requests come over plain HTTP in that network too, so TLS for the keys alone would protect
+            // nothing.
             if jwks_url.as_ref().is_some_and(|url| url.scheme() != "http") {
                 read.problem(format!(
                     "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Name the authorization service's internal address, like http://auth-service:9000/jwks.",

@@ -1,8 +1,8 @@
-//! Texts to values: times, sizes, addresses, lists.
+//! Parses times, sizes, booleans and lists.
 
 use std::time::Duration;
 
-/// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
+/// Parses `500ms`, `30s`, `5m` or `1h`. A number without a unit is in seconds.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (digits, unit) = split_unit(text);
     let number: u64 = digits.parse().ok()?;
@@ -15,7 +15,8 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// `65536`, `64KiB`, `16MiB`, `1GiB`; `K`, `M` and `G` mean the same.
+/// Parses `65536`, `64KiB`, `16MiB` or `1GiB` into bytes. `K`, `M` and `G` mean the same as `KiB`, `MiB` and
+/// `GiB`.
 pub(super) fn size(text: &str) -> Option<u64> {
     let (digits, unit) = split_unit(text);
     let number: u64 = digits.parse().ok()?;
@@ -29,7 +30,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// The usual words for yes and no.
+/// Parses the usual words for true and false.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Some(true),
@@ -38,7 +39,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Items between commas, trimmed, without empty ones.
+/// Splits a list at commas. Items are trimmed, and empty ones are left out.
 pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }

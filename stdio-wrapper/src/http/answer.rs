@@ -1,4 +1,5 @@
-//! In which form a POST is answered: JSON if the answers come first, events if anything else does or it takes long.
+//! Chooses the form in which a POST is answered: JSON if nothing comes before the answers, and events if
+//! anything else does or the answers take long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +16,22 @@ use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
 use crate::stream::{Consumer, First, Stream};
 
-/// An answer that comes within this time is not worth to watch its client for.
+/// For an answer that comes within this time, it is not worth watching whether the client disconnects.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// What the POST was.
+/// What a POST contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// One request.
     Single,
-    /// `initialize`: the answer carries the session's id.
+    /// `initialize`. The answer has the session's id.
     Initialize,
     /// Several requests (2025-03-26).
     Batch,
 }
 
-/// Waits for what decides the form. The consumer was connected before the request was sent, so that nothing is lost; a
-/// client that goes away disconnects by dropping it.
+/// Waits until the form is decided. The consumer was connected before the request was sent, so nothing is
+/// lost. When the client disconnects, this future is dropped, and with it the consumer.
 pub(super) async fn wait(
     request: &HttpRequest,
     endpoint: &Endpoint,
@@ -46,7 +47,7 @@ pub(super) async fn wait(
     if first.is_err() {
         first = tokio::select! {
             first = timeout(endpoint.stream_after.saturating_sub(quick), decided(&stream)) => first,
-            // Nobody reads what is said here, and so the child's questions must go elsewhere.
+            // Nobody reads this response, so questions of the child must be sent on another stream.
             () = gone::watch(request) => return HttpResponse::BadRequest().finish(),
         };
     }
@@ -65,7 +66,7 @@ pub(super) async fn wait(
         ..events::Options::default()
     };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());
-    // As a stream the outcome is still open, and headers go first.
+    // The outcome is still unknown when a stream begins, and headers are sent first.
     if form == Form::Initialize && !session.is_ended() {
         add_session_id(&mut response, session);
     }
@@ -94,7 +95,7 @@ fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
             None => response.body(error_message(None, Code::InternalError, "The session has ended.")),
         }
     };
-    // The session has a revision once `initialize` has succeeded.
+    // The session has a revision as soon as `initialize` has succeeded.
     if form == Form::Initialize && session.version().is_some() {
         add_session_id(&mut response, session);
     }
@@ -106,7 +107,7 @@ pub(super) fn initialized(session: &Session, answer: Text) -> HttpResponse {
     json(session, vec![answer], Form::Initialize)
 }
 
-/// A response whose body is one message.
+/// Makes a response whose body is one message.
 pub(super) fn body_of(mut response: HttpResponseBuilder, answer: Text) -> HttpResponse {
     match answer {
         Text::Whole(answer) if answer.len() <= SLICE => response.body(answer),

@@ -1,4 +1,4 @@
-//! A response body in several pieces whose length is known.
+//! A response body of several pieces whose total length is known.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use crate::protocol::Text;
 
-/// Bytes that are handed to the HTTP server at a time. It copies what it is given, and takes more only when it has sent that.
+/// Bytes that are handed to the HTTP server at a time. It copies what it gets, and takes more only after it
+/// has sent that.
 pub(super) const SLICE: usize = 64 << 10;
 
-/// The next bytes to hand over.
+/// Takes the next bytes to hand over.
 pub(super) fn slice(rest: &mut Bytes) -> Bytes {
     rest.split_to(rest.len().min(SLICE))
 }

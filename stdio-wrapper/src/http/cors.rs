@@ -1,4 +1,4 @@
-//! CORS preflight (Fetch standard): what a browser's script may send. Pure but for the response.
+//! CORS preflight (Fetch standard, "CORS-preflight request"): which requests a browser's script can send.
 
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};
@@ -7,16 +7,18 @@ use super::Endpoint;
 use super::guard::RequestHeaders;
 use super::problem::Problem;
 
-/// Headers of every revision.
+/// Headers of all revisions.
 const ALLOWED: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name";
-/// Arguments that a tool wants in headers; what follows is the tool's choice, so no list can name them beforehand.
+/// Prefix of the headers for arguments of tools. Each tool chooses the rest of the names, so no list can
+/// contain them.
 const PARAM: &str = "mcp-param-";
-/// Such headers that one preflight may ask for.
+/// Maximum number of such headers that one preflight can ask for.
 const MAX_PARAMS: usize = 64;
-/// Longest name of one.
+/// Maximum length of such a name, in bytes.
 const MAX_NAME: usize = 128;
 
-/// Answers a preflight. No identity: browsers send none with it.
+/// Answers a preflight. There is no check of the caller, because browsers send no credentials with a
+/// preflight.
 pub(super) fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     RequestHeaders::new(request).check_site(&endpoint.sites)?;
     Ok(HttpResponse::NoContent()
@@ -27,8 +29,9 @@ pub(super) fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<Ht
         .finish())
 }
 
-/// The headers that are always allowed, and of those asked for the ones that can only be arguments of a tool. `*` would
-/// not do: with it browsers still keep back `Authorization`, and it would allow much that nobody needs.
+/// The headers that are always allowed, and those of the requested headers that can only be arguments of a
+/// tool. `*` would not work: it does not cover `Authorization`, and it would allow many headers that nobody
+/// needs.
 fn allowed_headers(headers: &HeaderMap) -> String {
     let asked =
         headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).filter_map(|value| value.to_str().ok());
@@ -41,7 +44,7 @@ fn allowed_headers(headers: &HeaderMap) -> String {
     allowed
 }
 
-/// Whether a name is `Mcp-Param-` and a token (RFC 9110 §5.6.2).
+/// Whether a name is `Mcp-Param-` followed by a token (RFC 9110 §5.6.2).
 fn is_param(name: &str) -> bool {
     let token = name.strip_prefix(PARAM).unwrap_or_default();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

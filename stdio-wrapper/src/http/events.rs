@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{Text, encode_event, encode_priming, encode_retry};
 use crate::stream::{Consumer, Next};
 
-/// Times of a stream.
+/// The times of a stream; see `KEEP_ALIVE`, `STREAM_MAX_AGE` and `RETRY`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     pub(super) keep_alive: Duration,
@@ -26,19 +26,20 @@ pub(super) struct Timing {
 /// What differs between streams.
 #[derive(Default)]
 pub(super) struct Options {
-    /// Starts with an event that has an id and no data.
+    /// Whether the stream starts with an event that has an id and no data.
     pub(super) priming: bool,
-    /// Events carry ids.
+    /// Whether events have ids.
     pub(super) ids: bool,
-    /// Ends after `max_age`, so that the client is checked again.
+    /// Whether the stream ends after `max_age`, so that the client is checked again.
     pub(super) ends_with_age: bool,
-    /// First event of the 2024-11-05 transport.
+    /// The first event of the 2024-11-05 transport.
     pub(super) preamble: Option<Bytes>,
-    /// When the caller's token has been over for long enough (attack 86).
+    /// When the stream has to end, because the caller's token has expired (attack 86).
     pub(super) until: Option<Instant>,
-    /// The last message of a stream that ends so; without one the client is told when to come back.
+    /// The last message of a stream that ends because of its age or token. Without one, the client is told
+    /// when to come back.
     pub(super) farewell: Option<Text>,
-    /// Ends when the client has gone, for streams whose end must be noticed at once.
+    /// Completes when the client has disconnected, for streams whose end must be noticed at once.
     pub(super) gone: Option<Gone>,
 }
 
@@ -48,14 +49,14 @@ struct Body<G> {
     options: Options,
     started: Instant,
     is_done: bool,
-    /// What is left of the event that is being sent, and its message, whose memory is counted until then.
+    /// The rest of the event that is being sent, and its message, whose memory is counted until then.
     sending: Option<(Bytes, Text)>,
     counted: Counted,
-    /// Dropped when the client has gone.
+    /// Dropped when the client has disconnected.
     _guard: G,
 }
 
-/// A stream in the gauge.
+/// Counts a stream in the gauge while it exists.
 struct Counted(Arc<Metrics>);
 
 impl Counted {
@@ -71,7 +72,7 @@ impl Drop for Counted {
     }
 }
 
-/// An event stream for one client.
+/// Makes an event stream for one client.
 pub(super) fn response<G: 'static>(
     consumer: Consumer,
     timing: Timing,
@@ -92,7 +93,7 @@ pub(super) fn response<G: 'static>(
     };
     HttpResponse::Ok()
         .content_type("text/event-stream")
-        // Not "no-cache", which lets a browser write what it has read of the stream to its disk.
+        // With "no-cache", a browser could write what it has read of the stream to its disk.
         .insert_header((header::CACHE_CONTROL, "no-store, no-transform"))
         .insert_header(("X-Accel-Buffering", "no"))
         .streaming(stream::unfold(body, |mut body| async move {
@@ -155,7 +156,7 @@ impl<G> Body<G> {
         }
     }
 
-    /// Time until the stream has to end.
+    /// The time until the stream has to end.
     fn rest(&self) -> Duration {
         let age = if self.options.ends_with_age {
             self.timing.max_age.saturating_sub(self.started.elapsed())

@@ -1,5 +1,5 @@
-//! GET: the stream for what belongs to no request, and resuming of any stream (2025-11-25, "Listening for Messages from
-//! the Server", "Resumability and Redelivery").
+//! GET: the stream for messages that belong to no request, and resuming of any stream (2025-11-25, "Listening
+//! for Messages from the Server", "Resumability and Redelivery").
 
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -33,13 +33,14 @@ pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))
 }
 
-/// The stream of the named event, from there on, and no other stream.
+/// Resumes the stream of the given event after that event, and no other stream.
 fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
     let gone = || Problem::bad_request("The stream of this Last-Event-ID is not kept any more.");
     let stream = session.stream(last.stream).ok_or_else(gone)?;
     let consumer = match stream.resume(last.sequence) {
         Some(consumer) => consumer,
-        // The GET stream goes on even if some of it is lost; what is left of an answer alone is worth nothing.
+        // The GET stream continues even if a part of it is lost. An incomplete rest of an answer would be
+        // useless.
         None if last.stream == 0 => stream.join(),
         None => return Err(gone()),
     };

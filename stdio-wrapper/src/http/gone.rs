@@ -1,5 +1,5 @@
-//! Whether the client of a response has gone. The HTTP server itself only looks when it has something to write, and for a
-//! stateless request the end of the response is its cancellation.
+//! Notices when the client of a response disconnects. The HTTP server itself only looks when it has something
+//! to write, and for a stateless request, the end of the response is its cancellation.
 
 use std::pin::Pin;
 
@@ -9,7 +9,7 @@ use tokio::io::Interest;
 
 use crate::connection::Connection;
 
-/// Ends when the client has closed its side of the connection.
+/// Completes when the client has closed its side of the connection.
 pub(super) type Gone = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Watches the connection of a request.
@@ -28,7 +28,7 @@ async fn closed(socket: &TcpStream) {
         if ready.is_read_closed() {
             return;
         }
-        // The next request, perhaps. It is read elsewhere; here it only has to be forgotten.
+        // This might be the next request. It is read elsewhere, so readiness only has to be cleared here.
         let forget = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
         let _ = socket.try_io(Interest::READABLE, forget);
     }

@@ -1,4 +1,4 @@
-//! Checks of request headers, before anything is done for the request. Pure: headers in, a verdict out.
+//! Checks request headers before anything is done for the request. This module is pure.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,25 +11,25 @@ use crate::identity::Header;
 use crate::modern::{self, Field, Fields};
 use crate::protocol::{Code, EventId, Version};
 
-// Parsed once, since every request looks for them.
-/// Header with the revision (2025-06-18 and later).
+// These names are parsed once, because every request needs them.
+/// The header with the revision (2025-06-18 and later).
 static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 static SESSION_ID: HeaderName = HeaderName::from_static(super::SESSION_ID);
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 static NAME: HeaderName = HeaderName::from_static("mcp-name");
 
-/// Bytes in a header that is read before anything is known of its sender. The longest useful one is an `Mcp-Name` with the
-/// URI of a resource.
+/// Maximum length of a header that is read before anything is known of its sender, in bytes. The longest
+/// useful one is an `Mcp-Name` with the URI of a resource.
 const MAX_LEN: usize = 1024;
 
-/// How SDKs say what they read, word for word; it holds for POST and GET.
+/// The `Accept` value of most SDKs. It is sufficient for POST and GET.
 const USUAL: &str = "application/json, text/event-stream";
 
-/// What a client must be ready to read.
+/// What a client must accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepts {
-    /// A POST may be answered with either.
+    /// A POST can be answered with either.
     JsonAndEvents,
     /// A GET is answered with events.
     Events,
@@ -43,17 +43,17 @@ pub struct RequestHeaders<'r> {
 }
 
 impl<'r> RequestHeaders<'r> {
-    /// Of a request.
+    /// The headers of a request.
     pub fn new(request: &'r HttpRequest) -> Self {
         Self { headers: request.headers(), uri: request.uri() }
     }
 
-    /// Of parts (tests, fuzzing).
+    /// The same from parts, for tests and fuzzing.
     pub fn from_parts(headers: &'r HeaderMap, uri: &'r Uri) -> Self {
         Self { headers, uri }
     }
 
-    /// All header checks of a POST, as a status if one fails.
+    /// Makes all header checks of a POST. The error is a status.
     pub fn verdict(self, sites: &Sites, accepts: Accepts) -> Result<(), u16> {
         let checks = || {
             self.check_site(sites)?;
@@ -66,13 +66,13 @@ impl<'r> RequestHeaders<'r> {
         checks().map_err(|problem: Problem| problem.status.as_u16())
     }
 
-    /// Whether the request may be for and from whom it says (attack 104, DNS rebinding).
+    /// Checks `Host` and `Origin` (attack 104, DNS rebinding).
     pub(super) fn check_site(self, sites: &Sites) -> Result<(), Problem> {
         self.check_lengths()?;
         let host = match self.one(&header::HOST) {
             Header::One(host) => host,
             Header::Absent => return Err(Problem::bad_request("The Host header is missing.")),
-            Header::Ambiguous => return Err(Problem::bad_request("The Host header must be there once.")),
+            Header::Ambiguous => return Err(Problem::bad_request("There must be exactly one Host header.")),
         };
         // An absolute request target names a host as well (RFC 9112 §3.2.2).
         for host in [Some(host), self.uri.authority().map(actix_web::http::uri::Authority::as_str)]
@@ -94,7 +94,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// Refuses headers that are longer than anything which has a meaning, before one of them is decoded or compared.
+    /// Refuses headers that are longer than any useful one, before one of them is decoded or compared.
     fn check_lengths(self) -> Result<(), Problem> {
         let short = [
             &header::HOST,
@@ -125,7 +125,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// Body type and coding.
+    /// Checks the type and the coding of the body.
     pub(super) fn check_content(self) -> Result<(), Problem> {
         let unsupported = |message| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Refused, message);
         let is_json = match self.one(&header::CONTENT_TYPE) {
@@ -135,21 +135,21 @@ impl<'r> RequestHeaders<'r> {
         if !is_json {
             return Err(unsupported("The Content-Type must be application/json."));
         }
-        // A compressed body could be a thousand times its size (attack 109).
+        // A compressed body could expand to a thousand times its size (attack 109).
         match self.one(&header::CONTENT_ENCODING) {
             Header::Absent => Ok(()),
             Header::One(coding) if coding.trim().eq_ignore_ascii_case("identity") => Ok(()),
-            _ => Err(unsupported("A Content-Encoding is not taken. Send the body as it is.")),
+            _ => Err(unsupported("Content-Encoding is not supported. Send the body without it.")),
         }
     }
 
-    /// What the client is ready to read.
+    /// Checks what the client accepts.
     pub(super) fn check_accept(self, accepts: Accepts) -> Result<(), Problem> {
         let wanted: &[&str] = match accepts {
             Accepts::JsonAndEvents => &["application/json", "text/event-stream"],
             Accepts::Events => &["text/event-stream"],
         };
-        // Without the header the client takes anything (RFC 9110 §12.5.1).
+        // Without the header, the client accepts anything (RFC 9110 §12.5.1).
         if matches!(self.one(&header::ACCEPT), Header::One(USUAL) | Header::Absent) {
             return Ok(());
         }
@@ -161,47 +161,49 @@ impl<'r> RequestHeaders<'r> {
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, Code::Refused, message))
     }
 
-    /// The revision named in the header, which must be one with sessions.
+    /// Reads the revision in the header, which must be one with sessions.
     pub(super) fn check_version(self) -> Result<Option<Version>, Problem> {
         let text = match self.one(&PROTOCOL_VERSION) {
             Header::Absent => return Ok(None),
             Header::One(text) => text.trim(),
             Header::Ambiguous => {
-                return Err(Problem::bad_request("The MCP-Protocol-Version header must be there once."));
+                return Err(Problem::bad_request("There must be exactly one MCP-Protocol-Version header."));
             }
         };
         let known =
             || Version::ALL.iter().rev().map(|version| version.as_str()).collect::<Vec<_>>().join(", ");
         Version::parse(text).map(Some).ok_or_else(|| {
-            // -32000 makes clients of later revisions fall back to initialize.
+            // The code -32000 makes clients of later revisions fall back to `initialize`.
             let shown: String = text.chars().filter(char::is_ascii_graphic).take(40).collect();
             let message = format!("Unsupported protocol version: {shown} (supported versions: {}).", known());
             Problem::new(StatusCode::BAD_REQUEST, Code::Refused, message)
         })
     }
 
-    /// The session's id, if one is named.
+    /// Reads the session's id. Returns `None` if there is none.
     pub(super) fn session_id(self) -> Result<Option<&'r str>, Problem> {
         match self.one(&SESSION_ID) {
             Header::Absent => Ok(None),
             Header::One(id) => Ok(Some(id)),
-            Header::Ambiguous => Err(Problem::bad_request("The Mcp-Session-Id header must be there once.")),
+            Header::Ambiguous => {
+                Err(Problem::bad_request("There must be exactly one Mcp-Session-Id header."))
+            }
         }
     }
 
-    /// Where to resume.
+    /// Reads the id of the event after which a stream is resumed.
     pub(super) fn last_event_id(self) -> Result<Option<EventId>, Problem> {
         match self.one(&LAST_EVENT_ID) {
             Header::Absent => Ok(None),
             Header::One(text) => match EventId::parse(text.trim()) {
                 Some(id) => Ok(Some(id)),
-                None => Err(Problem::bad_request("The Last-Event-ID is none of ours.")),
+                None => Err(Problem::bad_request("The Last-Event-ID is not one of this server.")),
             },
-            Header::Ambiguous => Err(Problem::bad_request("The Last-Event-ID header must be there once.")),
+            Header::Ambiguous => Err(Problem::bad_request("There must be exactly one Last-Event-ID header.")),
         }
     }
 
-    /// The headers that mirror the body (2026-07-28).
+    /// The headers that repeat parts of the body (2026-07-28).
     pub fn fields(self) -> Fields<'r> {
         let params = self.headers.keys().filter_map(|name| {
             let token = name.as_str().strip_prefix("mcp-param-")?;
@@ -215,17 +217,17 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// The revision that the headers name, whatever it is.
+    /// The revision in the header, even if it is unknown.
     pub(super) fn version(self) -> Field<'r> {
         field(self.one(&PROTOCOL_VERSION))
     }
 
-    /// Whether the request can only be one of the stateless revision, which knows no method but POST.
+    /// Whether the request can only be of the stateless revision, which only has POST.
     pub(super) fn is_stateless(self) -> bool {
         modern::is_modern_version(self.version()) && matches!(self.session_id(), Ok(None))
     }
 
-    /// A header for the identity room.
+    /// Reads a header for `identity`.
     pub(super) fn identity(self, name: &'static str) -> Header<'r> {
         read_one(self.headers.get_all(name))
     }
@@ -258,7 +260,7 @@ fn is_allowed_host(host: &str, sites: &Sites) -> bool {
     allowed.contains(&name) || (sites.loopback && is_loopback(&name))
 }
 
-/// The host without its port; `None` if what follows the host is no port (RFC 9110 §7.2).
+/// The host without its port. Returns `None` if the host is followed by anything but a port (RFC 9110 §7.2).
 fn host_name(host: &str) -> Option<&str> {
     let host = host.trim();
     let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
@@ -274,7 +276,7 @@ fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
     let Some(parsed) = Url::parse(origin).ok().filter(|url| url.origin().is_tuple()) else {
         return false;
     };
-    // `https://a.example/x` or `https://user@a.example` is no origin.
+    // `https://a.example/x` and `https://user@a.example` are not origins.
     if !parsed.origin().ascii_serialization().eq_ignore_ascii_case(origin) {
         return false;
     }
@@ -282,7 +284,7 @@ fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
     sites.origins.contains(&serialized) || (sites.loopback && parsed.host_str().is_some_and(is_loopback))
 }
 
-/// Names that always lead to this machine (RFC 6761 §6.3).
+/// Whether a name always leads to this machine (RFC 6761 §6.3).
 fn is_loopback(name: &str) -> bool {
     name == "localhost"
         || name.ends_with(".localhost")
@@ -294,7 +296,7 @@ fn essence(media: &str) -> &str {
     media.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether an `Accept` value takes a media type; quality zero means no (RFC 9110 §12.5.1).
+/// Whether an `Accept` value contains a media type. Quality zero excludes it (RFC 9110 §12.5.1).
 fn takes(accept: &str, media: &str) -> bool {
     let family = media.split('/').next().unwrap_or_default();
     accept.split(',').any(|range| {

@@ -1,4 +1,4 @@
-//! When the head of an answer may go out.
+//! Decides when the head of an answer can be sent.
 
 use std::time::Duration;
 
@@ -6,18 +6,19 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// How long after the request, at the earliest, an answer begins that does not come whole with its head.
+/// Minimum time between a request and the beginning of an answer that does not fit together with its head.
 ///
-/// A proxy on Go's HTTP library (Traefik, Caddy) closes what it reads a request from when it passes on the head of the
-/// answer. If what writes that request to us has not yet looked for its end, which takes microseconds and on a loaded machine
-/// milliseconds, it takes that for an error and cuts our connection in the middle of the answer (golang/go issue 40747,
+/// A proxy on Go's HTTP library (Traefik, Caddy) closes the body of the request that it reads when it passes
+/// on the head of the answer. The part of the proxy that writes this request to the wrapper might not have
+/// looked for its end yet, which takes microseconds, or milliseconds on a loaded machine. In that case it
+/// takes this for an error, and cuts the connection in the middle of the answer (golang/go issue 40747,
 /// traefik/traefik issue 11767). What has arrived by then is passed on.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What such a proxy reads together with the head: 4 KiB, less the head.
+/// Bytes that such a proxy reads together with the head: 4 KiB, less the head.
 const WITH_HEAD: usize = 3 * 1024;
 
-/// A request that was read to its end.
+/// The time at which a request was read to its end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received(Instant);
 
@@ -26,12 +27,12 @@ impl Received {
         Self(Instant::now())
     }
 
-    /// Waits until an answer may begin that comes piece by piece.
+    /// Waits until an answer that is sent in pieces can begin.
     pub(super) async fn before_events(self) {
         tokio::time::sleep_until(self.0 + PAUSE).await;
     }
 
-    /// Waits until these answers may begin.
+    /// Waits until these answers can begin.
     pub(super) async fn before_answers(self, answers: &[Text]) {
         if !comes_with_head(answers) {
             self.before_events().await;

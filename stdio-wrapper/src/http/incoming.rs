@@ -1,4 +1,4 @@
-//! The body of a POST: read within bounds of size, time and memory, and parsed.
+//! Reads and parses the body of a POST, with limits for size, time and memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +16,26 @@ use crate::protocol::{
     Body, Code, MAX_DIGITS, has_endless_number, has_nul_key, is_too_deep, parse_body, tidy_body,
 };
 
-/// How long a body may take besides the time that its size allows.
+/// Time for a body in addition to the time that its size allows.
 const GRACE: Duration = Duration::from_secs(10);
-/// Slowest speed of a body, in bytes a second. A client that is slower only holds memory and a connection.
+/// Minimum speed of a body, in bytes per second. A slower client only takes memory and a connection.
 const FLOOR: u64 = 16 << 10;
-/// How long the next piece of a body may take.
+/// Maximum time between two pieces of a body.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Bodies up to this size are not counted, in bytes: every connection has buffers of that size anyway.
+/// Bodies up to this size are not counted, in bytes. Every connection has buffers of that size anyway.
 const SMALL: usize = 1024;
-/// Bodies of the largest size that may be in memory at the same time, however many connections there are.
+/// Number of bodies of the largest size that can be in memory at the same time, however many connections
+/// there are.
 const LARGEST_BODIES: usize = 16;
-/// The budget is not less than this, in bytes.
+/// Minimum size of the budget, in bytes.
 const LEAST_BUDGET: usize = 32 << 20;
 
-/// Reads bodies within the bounds that all connections share.
+/// Reads bodies within the limits that all connections share.
 #[derive(Debug)]
 pub(super) struct Bodies {
-    /// Largest body, in bytes.
+    /// Maximum size of a body, in bytes.
     limit: usize,
-    /// Room for all bodies.
+    /// The memory for all bodies.
     budget: Arc<Budget>,
 }
 
@@ -54,12 +55,13 @@ impl std::ops::Deref for Incoming {
 }
 
 impl Bodies {
-    /// For bodies of at most `limit` bytes.
+    /// Makes a reader for bodies of at most `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, budget: Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET), SMALL) }
     }
 
-    /// The whole body, if it is not too large, does not come too slowly, and there is room for it.
+    /// Reads the whole body. It is an error if the body is too large or too slow, or if there is no memory
+    /// for it.
     pub(super) async fn read(&self, mut body: web::Payload, caller: &Caller) -> Result<Incoming, Problem> {
         let started = Instant::now();
         let mut whole = Vec::new();
@@ -77,7 +79,7 @@ impl Bodies {
             if length > self.limit {
                 return Err(Problem::too_large(self.limit));
             }
-            // Most bodies come in one piece and need no copy.
+            // Most bodies come in one piece, and are not copied.
             let before = match first.take() {
                 None if whole.is_empty() => None,
                 before => Some(before.unwrap_or_default()),
@@ -103,7 +105,8 @@ impl Bodies {
     }
 }
 
-/// The memory for a body of which so many bytes have come: a quarter more, so that it is not copied for each piece.
+/// The memory for a body of which `length` bytes have arrived. It is a quarter more, so that the body is not
+/// copied for each piece.
 fn grown(length: usize) -> usize {
     length + length / 4
 }
@@ -119,11 +122,12 @@ fn too_slow() -> Problem {
 
 fn too_many() -> Problem {
     let why =
-        "This server is reading too many large requests, of yours or of everybody. Try again in a moment.";
+        "This server is reading too many large requests, yours or those of all users. Try again in a moment.";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::ZERO)
 }
 
-/// The messages of a body, without what a child would drop them for. `tidied` holds the text if it had to be changed.
+/// Parses the messages of a body, without parts for which a child would drop them. `tidied` holds the text if
+/// it had to be changed.
 pub(super) fn parse<'a>(
     body: &'a [u8],
     max_batch: usize,
@@ -131,11 +135,11 @@ pub(super) fn parse<'a>(
 ) -> Result<Body<'a>, Problem> {
     let parsed = parse_body(body, max_batch)?;
     if is_too_deep(body) {
-        return Err(Problem::bad_request("The message nests too deeply."));
+        return Err(Problem::bad_request("The message is nested too deeply."));
     }
     if has_nul_key(body) {
         return Err(Problem::bad_request(
-            "The message has a key with NUL in it, which not every reader takes for one.",
+            "The message has a key that contains NUL, which some readers would read as another key.",
         ));
     }
     if has_endless_number(body) {

@@ -1,5 +1,6 @@
-//! POST of the stateless revision (2026-07-28, "Streamable HTTP"): one request, answered with JSON if the answer comes
-//! first and soon, otherwise with events that end with it. The end of the response is the end of the request.
+//! POST of the stateless revision (2026-07-28, "Streamable HTTP"). It has one request. The answer is JSON if
+//! it comes soon and nothing comes before it, and otherwise a stream of events that ends with it. If the
+//! client ends the response, it cancels the request.
 
 use std::sync::Arc;
 
@@ -22,18 +23,19 @@ use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_l
 use crate::stream::{Consumer, First, Stream};
 use crate::translate::Refused;
 
-/// A request that its child has, or the translation.
+/// A request that was handed to its child, or to the translation.
 pub(super) struct Started {
     received: Received,
     stream: Arc<Stream>,
     consumer: Consumer,
-    /// What stands for the client's interest, and its place among the principal's requests.
+    /// Keeps the client's interest in the request, and its place among the principal's requests.
     guard: (Box<dyn std::any::Any>, modern::Place),
-    /// What the stream ends with when the caller's token has.
+    /// The last message of the stream if the caller's token expires.
     farewell: Text,
 }
 
-/// Sends a message to the child, and watches whether the client goes. `None`: it wants no answer.
+/// Sends a message to the child, and watches whether the client disconnects. Returns `None` if the message
+/// needs no answer.
 pub(super) async fn start(
     http: &HttpRequest,
     endpoint: &Endpoint,
@@ -42,8 +44,8 @@ pub(super) async fn start(
 ) -> Result<Option<(Started, Gone)>, Problem> {
     let id = match &message.kind {
         Kind::Request { id, .. } => message.at(id),
-        // Nothing defines what a notification would do here, and cancelling by a client's id could hit somebody else's
-        // request: taken and dropped.
+        // The revision does not define what a notification would do here, and cancelling by a client's id
+        // could affect the request of another client. Therefore it is accepted and dropped.
         Kind::Notification { .. } => return Ok(None),
         Kind::Response { .. } => {
             return Err(Problem::bad_request("A client of this revision sends no responses."));
@@ -72,14 +74,14 @@ async fn request(
     let owner = caller.owner();
     let place = endpoint.modern.admit(&owner)?;
     let stream = endpoint.modern.stream(&owner);
-    // Connected before anything is sent, so that nothing is lost.
+    // The consumer is connected before anything is sent, so that nothing is lost.
     let consumer = stream.connect();
     let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &place, &stream).await?;
     let farewell = farewell(&request);
     Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
 }
 
-/// The response, once it is known how it begins.
+/// Makes the response as soon as it is known how it begins.
 pub(super) async fn respond(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -114,12 +116,13 @@ pub(super) async fn respond(
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
 }
 
-/// Nobody reads this.
+/// The client has disconnected, so nobody reads this.
 fn client_has_gone() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone.")
 }
 
-/// Hands the request to the child, or to the translation. What it gives stands for the client's interest.
+/// Hands the request to the child, or to the translation. The request is cancelled when the returned value is
+/// dropped.
 async fn hand_over(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -139,7 +142,8 @@ async fn hand_over(
     Ok(Box::new(endpoint.modern.call(&native, request, permit, place.owner(), stream).await))
 }
 
-/// Clients of several revisions take any error but the modern ones for a sign to fall back to `initialize`.
+/// Clients of several revisions fall back to `initialize` on any error except those of the stateless
+/// revision.
 fn legacy_only() -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
@@ -151,7 +155,7 @@ fn legacy_only() -> Problem {
     )
 }
 
-/// What a stream ends with when the caller's token has.
+/// The last message of a stream that ends because the caller's token has expired.
 fn farewell(request: &Request<'_>) -> Text {
     let id = request.id_text();
     if request.method == "subscriptions/listen" {
@@ -172,9 +176,9 @@ fn json(answers: Vec<Text>) -> HttpResponse {
     body_of(response, answer)
 }
 
-/// 200 unless the answer is an error to which the transport gives a status of its own.
+/// The status is 200, unless the answer is an error for which the transport has a status of its own.
 fn status_of(answer: &Text) -> StatusCode {
-    // What was too large to be copied is no such error.
+    // Answers that were too large to be copied are not such errors.
     let Text::Whole(text) = answer else { return StatusCode::OK };
     let is_error =
         parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { is_error: true, .. }));
@@ -207,7 +211,7 @@ impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
         let message = error.to_string();
         match error {
-            // A stateless client knows of no sessions.
+            // A stateless client does not know of sessions.
             Refused::Busy | Refused::Open(OpenError::OwnerFull(_)) => {
                 let message = Refused::Busy.to_string();
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)

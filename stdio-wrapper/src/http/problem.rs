@@ -1,4 +1,4 @@
-//! Refusals: status, JSON-RPC error, and the headers that go with them.
+//! Refusals: status, JSON-RPC error, and headers.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::protocol::{Code, Malformed, error_with_data};
 pub(super) struct Problem {
     pub(super) status: StatusCode,
     pub(super) code: Code,
-    /// A sentence for the caller; nothing internal.
+    /// A sentence for the caller. It says nothing about internals.
     pub(super) message: String,
-    /// The request's id as JSON text, when it is known.
+    /// The request's id as JSON text, if it is known.
     pub(super) id: Option<Box<[u8]>>,
     pub(super) header: Option<(header::HeaderName, String)>,
     /// `data` of the JSON-RPC error, as JSON text.
@@ -43,7 +43,7 @@ impl Problem {
         )
     }
 
-    /// The client starts anew when it sees this (2025-11-25, "Session Management").
+    /// The client opens a new session when it gets this (2025-11-25, "Session Management").
     pub(super) fn no_such_session() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -105,7 +105,8 @@ impl From<Refused> for Problem {
             Refused::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
                 .retry_after(Duration::from_secs(4)),
             Refused::Doubled(_) => Self::bad_request(message),
-            // The client's own token was fine, or the edge would have stopped it: no challenge would help.
+            // The client's own token is valid, or the edge would have refused it. Therefore a challenge would
+            // not help.
             Refused::Missing(_) | Refused::Invalid(_) => {
                 Self::new(StatusCode::UNAUTHORIZED, Code::Refused, message)
             }
@@ -127,7 +128,7 @@ impl From<OpenError> for Problem {
             }
             OpenError::Start(StartError::BackOff(wait)) => unavailable(wait.as_secs()),
             OpenError::Start(StartError::Command(_)) => Self::forbidden(message),
-            // The operating system's words are for the log.
+            // The error of the operating system is only logged.
             OpenError::Start(StartError::Spawn(_)) => Self::new(
                 StatusCode::BAD_GATEWAY,
                 Code::InternalError,

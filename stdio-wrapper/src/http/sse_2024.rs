@@ -1,4 +1,5 @@
-//! The deprecated HTTP+SSE transport of 2024-11-05: one stream for everything, and a second endpoint to post to.
+//! The deprecated HTTP+SSE transport of 2024-11-05: one stream for all messages to the client, and a second
+//! endpoint for messages from the client.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::{Endpoint, events};
 use crate::legacy::{Session, Sessions};
 use crate::protocol::{Body, Code, Kind, encode_event};
 
-/// Ends the session with its stream, because the client has no other way to it.
+/// Ends the session together with its stream, because the client has no other way to reach it.
 struct EndWithStream {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
@@ -26,7 +27,7 @@ impl Drop for EndWithStream {
     }
 }
 
-/// GET /sse.
+/// `GET /sse`: opens a session and its stream.
 pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     let caller = endpoint.admit(request).await?;
     RequestHeaders::new(request).check_accept(Accepts::Events)?;
@@ -48,7 +49,7 @@ struct Query {
     session_id: String,
 }
 
-/// POST /messages.
+/// `POST /messages`: accepts one message of a session.
 pub(super) async fn message(
     request: &HttpRequest,
     body: web::Payload,

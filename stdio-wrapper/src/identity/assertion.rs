@@ -1,5 +1,5 @@
-//! `X-Auth-Assertion`: a short-lived JWT in which the authorization service says who is calling. A neighbour that
-//! can reach the wrapper cannot make one.
+//! `X-Auth-Assertion`: a short-lived JWT in which the authorization service says who is calling. Another
+//! service that can reach the wrapper cannot forge one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,18 +11,18 @@ use super::jwks::Lookup;
 use super::{Caller, Clock, Jwks, Refused};
 use crate::policy::UnmetRules;
 
-/// `typ` of an assertion, so that no other kind of token passes for one (RFC 8725 §3.11).
+/// The `typ` of an assertion, so that no other kind of token is accepted as one (RFC 8725 §3.11).
 const TYPE: &str = "mcp-assertion+jwt";
-/// Clocks may differ by so many seconds.
+/// Maximum difference between clocks, in seconds.
 const LEEWAY: u64 = 5;
-/// No assertion lives longer than this, in seconds, whatever it says.
+/// Maximum lifetime of an assertion, in seconds, even if its `exp` is later.
 const MAX_LIFE: u64 = 300;
-/// Longest assertion that is looked at, in bytes.
+/// Maximum length of an assertion, in bytes.
 const MAX_LENGTH: usize = 16 << 10;
-/// Verified assertions that are remembered.
+/// Maximum number of verified assertions that are cached.
 const MAX_CACHED: usize = 4096;
 
-/// What an assertion says.
+/// The claims of an assertion.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Claims {
     sub: String,
@@ -44,13 +44,13 @@ pub struct Claims {
     token_exp: Option<u64>,
 }
 
-/// Checks assertions.
+/// Verifies assertions.
 #[derive(Debug)]
 pub struct Verifier {
     jwks: Jwks,
     validation: Validation,
     clock: ClockBox,
-    /// By SHA-256: the edge sends the same assertion with several requests.
+    /// Verified assertions by their SHA-256, because the edge sends the same assertion with several requests.
     cache: Mutex<HashMap<Vec<u8>, Known>>,
 }
 
@@ -69,19 +69,19 @@ struct Known {
 }
 
 impl Verifier {
-    /// A verifier for one issuer and one resource.
+    /// Makes a verifier for one issuer and one resource.
     pub fn new(issuer: String, resource: String, jwks: Jwks, clock: Clock) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[resource]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        // Times are checked against our own clock below.
+        // Times are compared with the verifier's own clock below.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self { jwks, validation, clock: ClockBox(clock), cache: Mutex::default() }
     }
 
-    /// The caller that an assertion names.
+    /// Verifies an assertion, and returns the caller that it names.
     pub async fn verify(&self, token: &str) -> Result<Arc<Caller>, Refused> {
         if token.len() > MAX_LENGTH {
             return Err(Refused::Invalid("it is too long"));
@@ -98,7 +98,7 @@ impl Verifier {
         Ok(caller)
     }
 
-    /// Whether there are keys to check with.
+    /// Whether there are keys to verify with.
     pub async fn is_ready(&self) -> bool {
         self.jwks.is_ready().await
     }
@@ -108,7 +108,7 @@ impl Verifier {
         if header.typ.as_deref() != Some(TYPE) {
             return Err(Refused::Invalid("it is another kind of token"));
         }
-        // We understand no extension, and what we do not understand must not be passed over (RFC 7515 §4.1.11).
+        // No extension is supported, and an unknown one must not be ignored (RFC 7515 §4.1.11).
         if header.crit.is_some() {
             return Err(Refused::Invalid("it needs an extension that is not known here"));
         }
@@ -144,7 +144,7 @@ impl Verifier {
     }
 }
 
-/// When an assertion stops to count.
+/// When an assertion is no longer valid, in seconds since 1970.
 fn lifetime(claims: &Claims, now: u64) -> Result<u64, Refused> {
     if claims.iat > now + LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
         return Err(Refused::Invalid("it is from the future"));

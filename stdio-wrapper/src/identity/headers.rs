@@ -1,9 +1,10 @@
-//! `X-Auth-*` headers as the edge sets them. They are only worth something if nothing but the edge can reach the wrapper.
+//! `X-Auth-*` headers that the edge sets. They are trustworthy only if nothing but the edge can reach the
+//! wrapper.
 
 use super::{Caller, Header, Refused};
 use crate::policy::UnmetRules;
 
-/// A header that must be there, once and not empty.
+/// Reads a header that must come exactly once, and must not be empty.
 pub(super) fn required<'h>(
     header: &dyn Fn(&'static str) -> Header<'h>,
     name: &'static str,
@@ -11,7 +12,7 @@ pub(super) fn required<'h>(
     optional(header, name)?.ok_or(Refused::Missing(name))
 }
 
-/// A header that may be missing or empty.
+/// Reads a header that can be missing or empty.
 fn optional<'h>(
     header: &dyn Fn(&'static str) -> Header<'h>,
     name: &'static str,

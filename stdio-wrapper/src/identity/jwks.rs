@@ -1,4 +1,5 @@
-//! The authorization service's keys (RFC 7517): fetched when needed, once for all who wait, kept when a later fetch fails.
+//! The authorization service's keys (RFC 7517). They are fetched when needed, once for all callers that wait,
+//! and kept if a later fetch fails.
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,18 +10,18 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::time::Instant;
 use url::Url;
 
-/// Keys older than this are fetched again.
+/// Age after which the keys are fetched again.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// Two fetches are at least so far apart, whatever key ids are asked for.
+/// Minimum time between two fetches, whatever key ids are asked for.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
-/// Largest key set, in bytes.
+/// Maximum size of a key set, in bytes.
 const MAX_SIZE: usize = 256 << 10;
 
 /// Fetches the text of the key set.
 pub type Fetch =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, FetchError>> + Send>> + Send + Sync>;
 
-/// Why it could not be fetched.
+/// Why the key set could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct FetchError(pub String);
@@ -29,11 +30,12 @@ pub struct FetchError(pub String);
 pub struct Jwks {
     fetch: Fetch,
     keys: RwLock<Keys>,
-    /// Held during a fetch: when it was last tried.
+    /// When the last fetch was tried. Locked during a fetch.
     tried: tokio::sync::Mutex<Option<Instant>>,
 }
 
-/// A key, with the one algorithm that it verifies: what a token's header says is only compared (RFC 8725 §3.1).
+/// A key with the only algorithm that it verifies. The algorithm in a token's header is only compared with it
+/// (RFC 8725 §3.1).
 pub(super) struct VerifyingKey {
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
@@ -45,28 +47,29 @@ struct Keys {
     fetched: Option<Instant>,
 }
 
-/// What is known of a key id.
+/// The result of looking up a key id.
 pub(super) enum Lookup {
-    /// The key.
+    /// The key was found.
     Found(Arc<VerifyingKey>),
     /// The current set has no such key.
     Unknown,
-    /// There has never been a set.
+    /// No set was ever fetched.
     Unavailable,
 }
 
 impl Jwks {
-    /// No keys yet.
+    /// Makes an empty set. The first fetch is made when a key is needed.
     pub fn new(fetch: Fetch) -> Self {
         Self { fetch, keys: RwLock::default(), tried: tokio::sync::Mutex::default() }
     }
 
-    /// The key with this id; fetches if it is unknown, but not for each unknown id anew.
+    /// Looks up the key with this id. It fetches the set if the key is unknown, but at most once in
+    /// [`MIN_PAUSE`].
     pub(super) async fn key(&self, id: &str) -> Lookup {
         let (found, is_fresh) = self.look(id);
         match found {
             Some(key) if is_fresh => return Lookup::Found(key),
-            // An old set still serves; whoever gets the lock renews it.
+            // An old set is still used. The caller that gets the lock renews it.
             Some(key) => {
                 if let Ok(tried) = self.tried.try_lock() {
                     self.renew(tried).await;
@@ -87,7 +90,7 @@ impl Jwks {
         }
     }
 
-    /// Whether there is a set; tries to get one if not.
+    /// Whether there is a set. If not, this tries to fetch one.
     pub(super) async fn is_ready(&self) -> bool {
         if !self.has_keys() {
             let tried = self.tried.lock().await;
@@ -131,7 +134,7 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// The keys of a set with which auth-service may sign: Ed25519, P-256, RSA. Others are left out.
+/// The keys in a set that auth-service can sign with: Ed25519, P-256, RSA. Other keys are left out.
 fn parse(text: &str) -> Result<Vec<(String, Arc<VerifyingKey>)>, FetchError> {
     let set: JwkSet =
         serde_json::from_str(text).map_err(|error| FetchError(format!("not a key set: {error}")))?;
@@ -154,7 +157,7 @@ fn algorithm(key: &Jwk) -> Option<Algorithm> {
         _ => return None,
     };
     let said = key.common.key_algorithm;
-    // Any kind of signature can be made with an RSA key: it has to say which one it makes.
+    // An RSA key can make any kind of signature, so the set must say which one it makes.
     let fits = match ours {
         Algorithm::RS256 => said == Some(named),
         _ => said.is_none_or(|said| said == named),
@@ -168,7 +171,7 @@ fn usable(key: &Jwk) -> Option<(String, Arc<VerifyingKey>)> {
     Some((id, Arc::new(VerifyingKey { algorithm, key: DecodingKey::from_jwk(key).ok()? })))
 }
 
-/// Fetches over HTTP, without following redirects, with bounds on time and size.
+/// Fetches over HTTP, without following redirects, and with limits for time and size.
 pub fn http_fetch(url: &Url) -> Result<Fetch, reqwest::Error> {
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(5))

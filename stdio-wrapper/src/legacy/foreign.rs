@@ -1,4 +1,5 @@
-//! A session whose server has no sessions itself. The translation stands behind it; this room only knows its shape.
+//! A session whose server has no sessions itself. The translation implements it; this module only knows its
+//! interface.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use crate::policy::Permit;
 use crate::protocol::{Message, Span, parse_line};
 use crate::stream::Stream;
 
-/// What answers for such a session.
+/// The server side of such a session.
 pub trait Foreign: Debug + Send + Sync {
-    /// Takes a request; whatever becomes of it comes on `stream`.
+    /// Accepts a request. All answers and messages for it come on `stream`.
     fn request(
         &self,
         session: &Arc<Session>,
@@ -21,22 +22,22 @@ pub trait Foreign: Debug + Send + Sync {
         stream: &Arc<Stream>,
         permit: &Permit<'_>,
     );
-    /// Takes a notification other than a cancellation.
+    /// Accepts a notification other than a cancellation.
     fn notify(&self, session: &Arc<Session>, permit: &Permit<'_>);
-    /// Takes the client's answer to a question that was put to it.
+    /// Accepts the client's answer to a question that was put to it.
     fn reply(&self, message: &Message<'_>, id: &str);
-    /// Gives up the one request with this id, as JSON text.
+    /// Gives up the only request with this id, which is JSON text.
     fn cancel(&self, id: &str);
-    /// The session has ended.
+    /// Called when the session has ended.
     fn end(&self);
 }
 
-/// A request of a session under way; while there is one the session is in use.
+/// A request of a session in progress. As long as there is one, the session is in use.
 #[derive(Debug)]
 pub struct Busy(Arc<Session>);
 
 impl Busy {
-    /// One more request.
+    /// Counts another request.
     pub fn new(session: &Arc<Session>) -> Self {
         session.request_started();
         Self(Arc::clone(session))
@@ -50,30 +51,30 @@ impl Drop for Busy {
 }
 
 impl Session {
-    /// Puts a question to the client, on the stream of the request that it belongs to. False: too many wait already, or
-    /// there is no memory for it.
+    /// Puts a question to the client, on the stream of the request that it belongs to. Returns false if too
+    /// many questions are waiting already, or if there is no memory for it.
     pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
         let is_noted = self.expect_answer(id, method, stream).is_some();
         is_noted && stream.tell(text.into())
     }
 
-    /// Nobody waits for the answer to this question any more. `id` is JSON text.
+    /// Forgets a question whose answer nobody waits for any more. `id` is JSON text.
     pub fn take_back(&self, id: &str) {
         self.withdrawn(id);
     }
 
-    /// Tells the child that nobody waits for a request any more. If it answers all the same, that comes on the request's
-    /// stream, so that one can know when it has stopped. `id` is JSON text.
+    /// Tells the child that nobody waits for a request any more. If the child still answers, its answer comes
+    /// on the request's stream, so that the caller knows when it has stopped. `id` is JSON text.
     pub async fn abandon(&self, id: &str) {
         let Some(link) = self.own_link() else { return };
         let Some(number) = link.find(self, id) else { return };
         if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
-            // A child that does not read does not hear of it.
+            // If the child does not read, the message is lost.
             let _ = link.pass(self, &message, &mut []).await;
         }
     }
 
-    /// Whether the session still lives.
+    /// Whether the session has not ended.
     pub fn is_alive(&self) -> bool {
         !self.is_ended.load(Ordering::Acquire)
     }

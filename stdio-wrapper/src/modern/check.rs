@@ -153,7 +153,7 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
         Field::One(version) => version,
         Field::Absent => return Err(Fault::Header("The MCP-Protocol-Version header is missing.".to_owned())),
         Field::Ambiguous => {
-            return Err(Fault::Header("The MCP-Protocol-Version header must be there once.".to_owned()));
+            return Err(Fault::Header("There must be exactly one MCP-Protocol-Version header.".to_owned()));
         }
     };
     let params = object(message.params_text());
@@ -208,7 +208,7 @@ fn check_header(
 ) -> Result<(), Fault> {
     let fault = |why: &str| Err(Fault::Header(format!("The {name} header {why}.")));
     match (field, expected) {
-        (Field::Ambiguous, _) => fault("must be there once"),
+        (Field::Ambiguous, _) => fault("must come exactly once"),
         (Field::Absent, Some(_)) => fault("is missing"),
         (Field::Absent, None) => Ok(()),
         (Field::One(_), None) => fault("names something that the body does not"),

@@ -121,7 +121,7 @@ impl Rule {
         let value: Option<Value> = value.and_then(|text| serde_json::from_str(text).ok());
         let field = fields.params.iter().find(|(token, _)| *token == self.token);
         match (value.as_ref().and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
-            (_, Field::Ambiguous) => fault("must be there once"),
+            (_, Field::Ambiguous) => fault("must come exactly once"),
             (None, Field::Absent) => Ok(()),
             (None, Field::One(_)) => fault("names a value that the body does not have"),
             (Some(_), Field::Absent) => fault("is missing, but the body has the value"),
