@@ -1,12 +1,6 @@
-//! stdio-wrapper: any stdio MCP server over Streamable HTTP.
+//! stdio-wrapper serves any stdio MCP server over Streamable HTTP.
 //!
-//! Rooms, and which may use which: `protocol`, `policy`, `metrics`, `attempts` and `holding` stand at the bottom and use no other; `connection` and
-//! `unread` use `holding`;
-//! `stream` and `budget` use `protocol`; `config` uses `policy`; `child` uses `capacity`, which uses none, `config`, `protocol` and `metrics`; `identity` uses
-//! `config` and `policy`; `legacy` (revisions with sessions) and `modern` (the stateless one) use `child`, `stream`, `protocol`,
-//! `policy`, `budget`, `attempts` and `metrics`; `translate` uses both of them and
-//! `budget` and `attempts`; `http` uses all of these; `ops` uses `metrics`; `app` puts them
-//! together.
+//! docs/architecture.md says what is in each module, and `tests/layers.toml` which module can import which.
 
 pub mod app;
 mod attempts;

@@ -1,7 +1,8 @@
-//! The conversation with one child: requests that wait for it, under ids that only this child knows.
+//! The conversation with one child: the requests that wait for its answers, and the ids that only this child
+//! knows.
 //!
-//! Every request gets an id of ours, per HTTP request, and so does its progress token. Clients that use id 1 for
-//! everything, or several clients on one child, can then never get each other's answers (attack 105).
+//! The wrapper replaces the id and the progress token of every request. Therefore clients that use id 1 for
+//! everything, or several clients of one child, can never get each other's answers (attack 105).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,26 +19,28 @@ use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
 
-/// Progress keeps a request alive, but not for longer than so many times its timeout.
+/// Progress extends the time of a request, but at most to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
-/// Tokens of answered requests whose progress may still come (tasks of 2025-11-25 report after their answer).
+/// Maximum number of answered requests whose progress is still passed on (tasks of 2025-11-25 report progress
+/// after their answer).
 const MAX_RETIRED: usize = 64;
 
-/// How long a message may wait for a child that does not read.
+/// Maximum time for which a message waits for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a message waits for room among those that wait for children. Children that read make some soon.
+/// Maximum time for which a message waits for space among the messages for children. Children that read free
+/// some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who may get messages that name no request.
+/// Who gets messages that name no request.
 #[derive(Debug)]
 pub(super) enum Audience {
-    /// The one session that the child belongs to.
+    /// The only session of the child.
     Session(Weak<Session>),
-    /// Nobody: the child serves many sessions, and such a message cannot be told to be one's (attack 105).
+    /// Nobody. The child serves many sessions, and it is unknown whose such a message is (attack 105).
     Nobody,
 }
 
-/// A child and what waits for it.
+/// A child, and the requests that wait for it.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
@@ -45,22 +48,22 @@ pub(super) struct Link {
     pub(super) framing: Arc<dyn Framing>,
     pub(super) audience: Audience,
     pub(super) metrics: Arc<Metrics>,
-    /// Memory for answers that wait for their readers.
+    /// Memory for answers that wait until their clients read them.
     pub(super) answers: Arc<Budget>,
-    /// The same for messages that wait until the child reads them.
+    /// Memory for messages that wait until the child reads them.
     messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) log: LineLog,
-    /// Several callers use it, so a doubtful message may be another one's than it seems.
+    /// Whether several callers use the child. In that case, a doubtful message might belong to any of them.
     is_common: AtomicBool,
     state: Mutex<State>,
     /// Whether `initialize` was answered.
     has_answered: AtomicBool,
-    /// Why the child is gone, in words for the caller.
+    /// Why the child has ended, in a form for callers.
     dead: OnceLock<String>,
 }
 
-/// The keys are places in the order of requests.
+/// The keys are places in the order in which the requests were sent.
 #[derive(Debug)]
 struct State {
     numbers: Numbers,
@@ -73,7 +76,7 @@ struct State {
 /// A request that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// The child knows it under this.
+    /// The id under which the child knows it.
     number: u64,
     pub(super) session: Arc<Session>,
     pub(super) stream: Arc<Stream>,
@@ -94,7 +97,7 @@ impl State {
         Some(pending)
     }
 
-    /// Takes out the requests that nobody is to wait for any more, oldest first.
+    /// Removes and returns the requests that are over, oldest first.
     fn abandon(&mut self, is_over: impl Fn(&Pending) -> bool) -> Vec<Pending> {
         let over = self.pending.iter().filter(|(_, pending)| is_over(pending));
         let places: Vec<u64> = over.map(|(place, _)| *place).collect();
@@ -106,24 +109,24 @@ impl State {
 }
 
 impl Pending {
-    /// Whether the caller's id is this one.
+    /// Whether this is the caller's id.
     fn has_id(&self, id: &str) -> bool {
         std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
-    /// Whether its client, and not the child, is why it takes so long.
+    /// Whether the request takes so long because of its client and not because of the child.
     fn is_excused(&self, now: Instant) -> bool {
         self.session.excuses(self.started, self.timeout, now)
     }
 
-    /// Answers with an error of ours.
+    /// Answers with an error of the wrapper.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
         let answer = error_message(Some(&self.id), code, message);
         self.answer(answer.into());
     }
 
-    /// Hands over the answer.
+    /// Passes the answer on.
     pub(super) fn answer(self, data: Text) {
         self.session.metrics.requests_in_flight.sub();
         self.session.request_done();
@@ -137,19 +140,19 @@ impl Pending {
 pub(super) enum About {
     /// A request.
     Request,
-    /// A request or anything else that the child got.
+    /// A request, or anything else that was sent to the child.
     Anything,
 }
 
-/// Where progress of a child goes, and under which name.
+/// Where progress of a child is sent, and with which token.
 pub(super) struct Progress {
-    /// The stream of the request, while it waits for its answer.
+    /// The stream of the request, if the request still waits for its answer.
     pub(super) stream: Option<Arc<Stream>>,
     /// The caller's progress token, as JSON text.
     pub(super) token: Box<[u8]>,
 }
 
-/// A request on its way in.
+/// A request that is about to be sent to the child.
 pub(super) struct Outgoing<'a> {
     pub(super) message: &'a Message<'a>,
     pub(super) id: Span,
@@ -194,11 +197,11 @@ impl Link {
         }
     }
 
-    /// Sends a request; its answer, or an error instead, will come on `stream`.
+    /// Sends a request. Its answer, or an error instead, comes on `stream`.
     pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
         let message = outgoing.message;
         let Some((place, number)) = self.state().numbers.give() else {
-            let why = "This server has no random numbers.";
+            let why = "This server cannot make random numbers.";
             return session.refuse(message, &outgoing.id, stream, Code::InternalError, why);
         };
         let now = Instant::now();
@@ -231,17 +234,20 @@ impl Link {
         };
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
-            // No room: wait for the child to read. The request itself waits in memory as well.
+            // There is no space, so this waits for the child to read. The request itself waits in memory,
+            // too.
             Err(line) => {
                 tokio::time::timeout(outgoing.timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await
             }
         };
-        // The reader fails what is pending when the child goes; this is for what came after that moment.
+        // The reader fails all pending requests when the child ends. This is for requests that came after
+        // that.
         match sent {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail_one(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. Its end, if it is one, is the better reason and follows at once.
+                // The child has closed its input. If it has ended, that is the better reason, and is known in
+                // a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail_one(number, &self.death());
             }
@@ -250,7 +256,7 @@ impl Link {
         }
     }
 
-    /// Passes on a message of a session that wants no answer. An error says why the child did not get it.
+    /// Passes on a message of a session that needs no answer. The error says why the child did not get it.
     pub(super) async fn pass(
         &self,
         session: &Session,
@@ -263,19 +269,19 @@ impl Link {
         self.note();
         let patience = session.request_timeout().min(SEND_TIMEOUT);
         match tokio::time::timeout(patience, self.outbox.send(line)).await {
-            // A child that is gone has nothing to be told.
+            // A child that has ended needs no messages.
             Ok(_) => Ok(()),
             Err(_) => Err("The MCP server does not read its input, so it did not get the message."),
         }
     }
 
-    /// Sends a message of our own if there is room.
+    /// Sends a message of the wrapper, if there is space for it.
     pub(super) fn say(&self, text: &str) {
         self.note();
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
-    /// Takes the request out that the child has answered.
+    /// Removes and returns the request that the child has answered.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -283,7 +289,7 @@ impl Link {
         self.remove(&mut state, place)
     }
 
-    /// Takes a request out for which nobody waits any more.
+    /// Removes and returns a request that nobody waits for any more.
     pub(super) fn give_up(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -303,8 +309,9 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the only waiting request, if what the child said without an id can be about nothing else. Of one with
-    /// several callers that is never certain, except before anyone's request was sent.
+    /// The number of the only waiting request, if a message of the child without an id cannot be about
+    /// anything else. If the child has several callers, this is never certain, except before a request of any
+    /// of them was sent.
     pub(super) fn sole(&self, about: About) -> Option<u64> {
         let state = self.state();
         let (_, pending) = state.pending.first_key_value()?;
@@ -316,36 +323,37 @@ impl Link {
         (is_certain && is_settled && state.pending.len() == 1).then_some(pending.number)
     }
 
-    /// Whether a request waits under this number.
+    /// Whether a request with this number waits for its answer.
     pub(super) fn waits(&self, number: u64) -> bool {
         let state = self.state();
         state.numbers.place(number).is_some_and(|place| state.pending.contains_key(&place))
     }
 
-    /// Whether a line of the child may show nothing but the answer that is waited for.
+    /// Whether a line of the child can be used if it has something in front of a message.
     pub(super) fn accepts_prefixed(&self) -> bool {
         let is_sole = || !self.is_common.load(Ordering::Relaxed) && self.state().pending.len() == 1;
         !self.has_answered() || is_sole()
     }
 
-    /// Notes that the requests come from several callers, though all of one session.
+    /// Records that the requests come from several callers, although they have the same session.
     pub(super) fn set_common(&self) {
         self.is_common.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that something is sent which wants no answer.
+    /// Records that a message was sent that needs no answer.
     fn note(&self) {
         let mut state = self.state();
         let next = state.numbers.next_place();
         state.unsettled.note(next);
     }
 
-    /// Whether a request was sent under this number, and not too long ago.
+    /// Whether a request was sent with this number, not too long ago.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.state().numbers.place(number).is_some()
     }
 
-    /// The stream and the caller's token for progress of ours, and a new lease of life for the request.
+    /// Finds the stream and the caller's token for progress of this request, and extends the time of the
+    /// request.
     pub(super) fn progress(&self, number: u64) -> Option<Progress> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -359,8 +367,8 @@ impl Link {
         state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The first stream of a waiting request that is good enough, the newest first: messages that name no request most
-    /// likely belong to that.
+    /// The newest stream of a waiting request for which `is_good` is true. Messages that name no request most
+    /// likely belong to the newest request.
     pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
         self.state()
             .pending
@@ -371,8 +379,8 @@ impl Link {
             .cloned()
     }
 
-    /// The one waiting request of a session with this id of the caller's. Two with the same id cannot be told apart, and
-    /// cancelling the wrong one would hurt somebody else.
+    /// The only waiting request of a session with this id of the caller's. If two requests have the same id,
+    /// neither is returned, because cancelling the wrong one would harm its caller.
     pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
         let state = self.state();
         let mut found = state
@@ -393,7 +401,8 @@ impl Link {
         }
     }
 
-    /// Fails what has waited too long and tells the child. Returns whether `initialize` was among it.
+    /// Fails the requests that have waited for too long, and tells the child. Returns whether `initialize`
+    /// was one of them.
     pub(super) fn expire(&self, now: Instant) -> bool {
         self.log.tell(now);
         let late = self.state().abandon(|pending| {
@@ -415,26 +424,26 @@ impl Link {
         lost_initialize
     }
 
-    /// The child is gone: says so to everyone who waits. The first reason stays.
+    /// Records that the child has ended, and fails every waiting request. The first reason counts.
     pub(super) fn died(&self, reason: String) {
-        // Whoever sets it first knows best.
+        // The first reason is the most accurate one.
         let _ = self.dead.set(reason);
         self.fail_all(None, &self.death());
     }
 
-    /// The child works: it has answered `initialize`.
+    /// Records that the child has answered `initialize`, so it works.
     pub(super) fn set_answered(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
         self.child.set_answered();
         self.launcher.child_worked();
     }
 
-    /// Whether it ever has.
+    /// Whether the child has answered `initialize`.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the child is gone.
+    /// Whether the child has ended.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.get().is_some()
     }
@@ -454,7 +463,7 @@ impl Link {
     }
 }
 
-/// A cancellation of ours.
+/// A cancellation by the wrapper.
 pub(super) fn cancelled(number: u64, reason: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#

@@ -1,4 +1,4 @@
-//! Requests of a child that its client has not answered.
+//! Requests of a child that its client has not answered yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 use crate::protocol::same_id;
 use crate::stream::Stream;
 
-/// Requests of a child that may wait for the client at the same time.
+/// Maximum number of requests of a child that wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
-/// Questions that wait for a person or their program, so that the child cannot go on with a call.
+/// Requests for which the child waits for a user or a client before it can continue with a call.
 const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
-/// A request of the child under way.
+/// A request of the child that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Question {
-    /// Its id as the child wrote it, as JSON text.
+    /// The id that the child gave it, as JSON text.
     pub(super) id: String,
-    /// Its id as the client knows it, as JSON text.
+    /// The id that the client knows, as JSON text.
     shown: String,
-    /// Where it was sent.
+    /// The stream on which it was sent.
     pub(super) stream: Arc<Stream>,
     asked: Instant,
     holds_a_call: bool,
@@ -30,19 +30,19 @@ pub(super) struct Question {
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     waiting: Vec<Question>,
-    /// When the child had its last question settled, so that it could go on.
+    /// When the last question of the child was answered or withdrawn, so that the child could continue.
     settled: Option<Instant>,
-    /// The number of the next question, if questions get ids of ours.
+    /// The number of the next question, if questions get ids of the wrapper.
     next_number: Option<u64>,
 }
 
 impl Questions {
-    /// Gives each question an id of ours from now on.
+    /// Gives each question an id of the wrapper from now on.
     pub(super) fn number(&mut self) {
         self.next_number.get_or_insert(1);
     }
 
-    /// Notes one, and gives its id for the client. `None`: too many wait already.
+    /// Records a question. Returns its id for the client, or `None` if too many questions wait already.
     pub(super) fn put(
         &mut self,
         id: &str,
@@ -71,8 +71,8 @@ impl Questions {
         Some(shown)
     }
 
-    /// Takes the one out that the client knows by this id. Some clients give a number back as a string, or a string as a
-    /// number; that is accepted where only one question can be meant.
+    /// Removes and returns the question with this id of the client's. Some clients return a number as a
+    /// string, or a string as a number. This is accepted if only one question can be meant.
     pub(super) fn take(&mut self, id: &str, now: Instant) -> Option<Question> {
         let exact = self.waiting.iter().position(|question| same_id(&question.shown, id));
         let found = exact.or_else(|| {
@@ -83,17 +83,18 @@ impl Questions {
         Some(self.remove(found, now))
     }
 
-    /// Whether one waits for which the child may take an answer under this id.
+    /// Whether a question waits that the child would take a message with this id for the answer to.
     pub(super) fn has(&self, id: &str) -> bool {
         self.waiting.iter().any(|question| same_id(&question.id, id) || bare(&question.id) == bare(id))
     }
 
-    /// Takes the only one out.
+    /// Removes and returns the question, if there is only one.
     pub(super) fn take_only(&mut self, now: Instant) -> Option<Question> {
         (self.waiting.len() == 1).then(|| self.remove(0, now))
     }
 
-    /// Takes the one out that the child asked under this id; gives it with the client's id for it, as JSON text.
+    /// Removes and returns the question with this id of the child's, together with its id for the client, as
+    /// JSON text.
     pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
         let found = self.waiting.iter().position(|question| same_id(&question.id, id))?;
         let question = self.remove(found, now);
@@ -101,9 +102,10 @@ impl Questions {
         Some((question, shown))
     }
 
-    /// Whether a request that has been under way since `started` is not late yet: the child may wait for an answer that the
-    /// client has had for less than `patience`, or got its last one less than `timeout` ago. A question names no request,
-    /// so it counts for every one that was under way when it was asked, and for none that came later.
+    /// Whether a request that was sent at `started` is not late yet, because the child might wait for an
+    /// answer that the client has had less than `patience` time for, or got its last answer less than
+    /// `timeout` ago. A question does not name a request, so it counts for all requests that were in progress
+    /// when it was asked, and for none that came later.
     pub(super) fn excuse(
         &self,
         started: Instant,
@@ -126,7 +128,7 @@ impl Questions {
     }
 }
 
-/// An id without quotes.
+/// An id without quotation marks.
 fn bare(id: &str) -> &str {
     id.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(id)
 }
@@ -162,7 +164,7 @@ mod tests {
         let second = questions.put("77", "elicitation/create", &stream, now).unwrap();
         assert_ne!(first, second);
         assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
-        // One that is asked again without being taken back is another one too.
+        // A question that is asked again without being withdrawn is another question, too.
         let third = questions.put("77", "elicitation/create", &stream, now).unwrap();
         assert!(questions.take(&second, now).is_none());
         assert_eq!(questions.take(&third, now).map(|question| question.id).as_deref(), Some("77"));
@@ -182,7 +184,7 @@ mod tests {
             !questions.excuse(at(6), timeout, patience, at(6)),
             "a call that came later is not the asker"
         );
-        // Once it is answered, the child has its time again.
+        // After the answer, the child has its full time again.
         questions.take("1", at(6)).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(7)));
         assert!(!questions.excuse(started, timeout, patience, at(8)));

@@ -1,4 +1,5 @@
-//! Reads one child and hands each message to the one stream that it belongs to (2025-11-25, "Multiple Connections").
+//! Reads one child, and passes each message to the one stream that it belongs to (2025-11-25, "Multiple
+//! Connections").
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +17,18 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// How long a client that does not read may hold up its own child.
+/// Maximum time for which a client that does not read blocks its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an answer waits for room among those that wait for their readers. A client that reads makes some soon.
+/// Maximum time for which an answer waits for space among the answers for clients. A client that reads frees
+/// some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a good answer may still come when one was seen that cannot be used. Servers print what they send before they
-/// send it, over several lines or cut off.
+/// Time in which a good answer can still follow one that cannot be used. Some servers print what they send
+/// before they send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
-/// Hands each frame of one child on.
+/// Passes on the frames of one child.
 struct Routes {
     link: Arc<Link>,
     salvage: Salvage,
@@ -74,7 +76,7 @@ impl Routes {
     }
 }
 
-/// Reads until the child is gone, then tells everyone who waits.
+/// Reads until the child ends, and then fails all waiting requests.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
     let exit = read_frames(&link.child, output, decoder, &mut routes).await;
@@ -104,7 +106,8 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     }
 }
 
-/// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
+/// Fails the request that an unusable message answers, or tells the child that its own request is not passed
+/// on.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -112,7 +115,8 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // It was logged already. A notification is not answered with such a thing, so it is about a request.
+        // The message was logged already. Notifications are never answered like this, so it is about a
+        // request.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.sole(About::Request) {
                 doubt(link, number, why);
@@ -169,12 +173,12 @@ async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// The child could not even read the id of what it got. That can only be told to be one request's if the child can be
-/// busy with nothing else.
+/// Handles an error without an id: the child could not even read the id of what it got. It is about a certain
+/// request only if the child cannot be busy with anything else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let sole = if is_about_a_request(message) { link.sole(About::Anything) } else { None };
     let Some(pending) = sole.and_then(|number| link.take(number)) else {
-        let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
+        let (text, why) = (message.text.as_bytes(), "it is unknown which message it is about");
         link.log.line(text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
@@ -187,7 +191,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     fail(pending, &format!("The MCP server did not understand the request: {shown}"));
 }
 
-/// Answers a request with an error of ours because of something that the child wrote.
+/// Answers a request with an error of the wrapper because of something that the child wrote.
 fn fail(pending: Pending, why: &str) {
     let is_initialize = pending.is_initialize;
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
@@ -197,12 +201,12 @@ fn fail(pending: Pending, why: &str) {
     }
 }
 
-/// Gives the answer to whom it belongs, under the id that the caller used.
+/// Passes the answer to the caller that it belongs to, with the id that the caller used.
 async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            link.log.line(text, "nothing was asked under its id", "an answer of the child was dropped");
+            link.log.line(text, "no request has its id", "an answer of the child was dropped");
         }
         return drop_message(link, "an answer that nobody waits for");
     };
@@ -211,7 +215,7 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
     let is_initialize = pending.is_initialize;
     if is_initialize {
         link.set_answered();
-        // The response carries the session's id if the session has a revision by then.
+        // The response has the session's id only if the session has a revision by then.
         if version.is_some() {
             session.initialized(version);
         }
@@ -234,7 +238,8 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
     }
 }
 
-/// Ends a session whose `initialize` failed. Its client was told before, because a stream that is closed takes nothing more.
+/// Ends a session whose `initialize` failed. The client must have its answer before, because a stream that is
+/// closed accepts nothing more.
 fn not_initialized(session: &Session, stream: &Stream) {
     session.initialized(None);
     stream.wake();
@@ -245,7 +250,7 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     let ours = span.as_ref().and_then(|span| own_number(message.at(span).as_bytes()));
     let (Some(span), Some(Progress { stream, token })) = (span, ours.and_then(|ours| link.progress(ours)))
     else {
-        return drop_message(link, "progress for a token that nobody gave");
+        return drop_message(link, "progress for an unknown token");
     };
     let data = rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]);
     match (stream, owner(link)) {
@@ -259,10 +264,10 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// A request of the child's own: sampling, elicitation, roots, ping.
+/// Passes on a request of the child itself: sampling, elicitation, roots or ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
     let (span, id) = (id, message.at(id));
-    // Clients drop what the schema forbids without a word.
+    // Clients silently drop what the schema forbids.
     if let Err(error) = peek_call(message) {
         return unreadable(link, Unreadable::Request(id.into()), &error.to_string());
     }
@@ -283,8 +288,8 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     }
 }
 
-/// Where the client gets what names no request: on the stream of a call that it reads; else on the GET stream, if it reads
-/// that; else on the stream of a call that it may come back to.
+/// The stream for a message that names no request. This is the stream of a call that the client reads, or
+/// else the GET stream if the client reads that, or else the stream of a call that the client might resume.
 fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     let get = session.get_stream();
     let running = link.newest_stream(|stream| stream.is_connected());
@@ -292,7 +297,7 @@ fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
-/// A shared child has nobody to ask, except whether anyone is there.
+/// Answers a request of a shared child. Only a ping has an answer, because there is no client to ask.
 fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     if method == "ping" {
         return link.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
@@ -301,7 +306,7 @@ fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     link.say(&String::from_utf8_lossy(&error_message(Some(id.as_bytes()), Code::MethodNotFound, why)));
 }
 
-/// The child takes a request of its own back: on the stream that the request went out on.
+/// The child withdraws a request of its own. The cancellation is sent on the stream of that request.
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let (Some(span), Some(session)) = (id, owner(link)) else {
@@ -315,7 +320,8 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
-/// Log messages and the like belong to the request that runs; changes of lists and resources to no request.
+/// Log messages and the like belong to a request in progress. Changes of lists and resources belong to no
+/// request.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
         return drop_message(link, "a notification of a shared child");
@@ -329,7 +335,7 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// False: there is no memory for it, and it was left out.
+/// Sends a message on a stream. Returns false if there is no memory for it, and it was left out.
 async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) -> bool {
     room(link, stream).await;
     let is_taken = stream.tell(data.into());
@@ -339,7 +345,7 @@ async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) -> bool {
     is_taken
 }
 
-/// Back-pressure: a client that does not read holds up its own child, for a while, and nobody else's.
+/// Back-pressure: a client that does not read blocks its own child for a while, and no other child.
 async fn room(link: &Link, stream: &Arc<Stream>) {
     let patience = match link.audience {
         Audience::Session(_) => PATIENCE,

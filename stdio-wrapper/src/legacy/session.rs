@@ -1,4 +1,4 @@
-//! One client's session: its streams, its child, and what it may send.
+//! One client's session: its streams, its child, and the requests that it sends.
 
 mod replies;
 
@@ -21,32 +21,33 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Streams that are kept for clients that may come back.
+/// Maximum number of streams that are kept for clients that might resume them.
 const MAX_KEPT_STREAMS: usize = 64;
 
-/// A session.
+/// A session of a client.
 #[derive(Debug)]
 pub struct Session {
-    /// The id; who knows it and is the owner may use the session.
+    /// The id. Only the user of `owner` can use the session with it.
     pub id: String,
-    /// The principal that opened it (attack 108).
+    /// The principal that opened the session (attack 108).
     pub owner: String,
     pub(super) metrics: Arc<Metrics>,
     behind: OnceLock<Behind>,
     version: OnceLock<Version>,
-    /// The revision that the client asked for; tells which shared child is its.
+    /// The revision that the client asked for. It determines which shared child the session uses.
     slot: OnceLock<Version>,
     get_stream: Arc<Stream>,
-    /// The principal's memory, of which its streams take some.
+    /// The principal's memory, which the streams use.
     room: Room,
-    /// 2024-11-05: every answer goes to the one stream.
+    /// Whether the session uses the transport of 2024-11-05, where every answer goes to the one stream.
     is_sse: bool,
     limits: SessionLimits,
     state: Mutex<State>,
     next_stream: AtomicU64,
     in_flight: AtomicUsize,
-    /// Those of the translation that use it, or would soon. It reads the session's own stream all the time, which then says
-    /// nothing about a client.
+    /// Number of users of the session in the translation, including those that are about to use it. The
+    /// translation reads the session's GET stream all the time, so that stream does not show whether a client
+    /// is connected.
     users: AtomicUsize,
     is_translated: AtomicBool,
     /// Milliseconds between `born` and the last use.
@@ -55,7 +56,7 @@ pub struct Session {
     pub(super) is_ended: AtomicBool,
 }
 
-/// The bounds of a session.
+/// The limits of a session.
 #[derive(Debug, Clone)]
 pub(super) struct SessionLimits {
     pub(super) max_in_flight: usize,
@@ -65,14 +66,14 @@ pub(super) struct SessionLimits {
     pub(super) input_timeout: Duration,
 }
 
-/// What answers.
+/// What answers the requests of a session.
 #[derive(Debug)]
 pub(super) enum Behind {
-    /// A child of its own.
+    /// A child of the session's own.
     Own(Arc<Link>),
-    /// A child for all.
+    /// Children that all sessions share.
     Shared(Arc<SharedChildren>),
-    /// A server without sessions, translated.
+    /// A server without sessions, through the translation.
     Foreign(Arc<dyn Foreign>),
 }
 
@@ -84,8 +85,8 @@ struct State {
 }
 
 impl State {
-    /// Forgets completed streams that nobody reads, oldest first, until what is kept has at most so many bytes. Running ones
-    /// are bounded by the requests in flight; `newest` stays.
+    /// Forgets completed streams that nobody reads, oldest first, until those that are kept have at most
+    /// `max_bytes` bytes. The requests in progress limit the number of the others. `newest` is always kept.
     fn forget_streams(&mut self, newest: &Arc<Stream>, max_bytes: usize) {
         let mut kept: usize = self.streams.iter().map(|stream| stream.kept()).sum();
         let mut index = 0;
@@ -102,12 +103,12 @@ impl State {
     }
 }
 
-/// Why a message was not taken.
+/// Why a message was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// JSON-RPC code.
+    /// The JSON-RPC error code.
     pub code: Code,
-    /// For the caller.
+    /// The message for the caller.
     pub message: String,
 }
 
@@ -143,18 +144,18 @@ impl Session {
         }
     }
 
-    /// Sets what answers; the first one stays.
+    /// Sets what answers the requests. Only the first call has an effect.
     pub(super) fn attach(&self, behind: Behind) {
-        // A session is attached once, right after it is made.
+        // A session is attached once, right after it was made.
         let _ = self.behind.set(behind);
     }
 
-    /// The revision that the child chose, once it has answered `initialize`.
+    /// The revision that the child chose. It is known as soon as the child has answered `initialize`.
     pub fn version(&self) -> Option<Version> {
         self.version.get().copied()
     }
 
-    /// Whether the session is over.
+    /// Whether the session has ended.
     pub fn is_ended(&self) -> bool {
         self.is_ended.load(Ordering::Acquire)
     }
@@ -164,12 +165,12 @@ impl Session {
         self.is_sse
     }
 
-    /// The stream for what belongs to no request.
+    /// The stream for messages that belong to no request.
     pub fn get_stream(&self) -> &Arc<Stream> {
         &self.get_stream
     }
 
-    /// A stream for one POST with so many requests.
+    /// Makes a stream for one POST with this number of requests.
     pub fn post_stream(&self, requests: usize) -> Arc<Stream> {
         if self.is_sse {
             return Arc::clone(&self.get_stream);
@@ -185,7 +186,8 @@ impl Session {
         state.forget_streams(stream, self.limits.event_log);
     }
 
-    /// Notes that a stream got an answer. What waits for clients that may come back takes no more room because of it.
+    /// Called when a stream has got an answer. This does not increase the memory of streams that nobody
+    /// reads.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {
             self.state().forget_streams(stream, self.limits.event_log);
@@ -197,7 +199,7 @@ impl Session {
         self.state().streams.iter().any(|kept| Arc::ptr_eq(kept, stream))
     }
 
-    /// A stream by its number, for resuming.
+    /// Finds a stream by its number, for resuming.
     pub fn stream(&self, id: StreamId) -> Option<Arc<Stream>> {
         if id == 0 {
             return Some(Arc::clone(&self.get_stream));
@@ -210,7 +212,7 @@ impl Session {
         match self.behind.get() {
             Some(Behind::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
             Some(Behind::Shared(children)) => children.initialize(self, message, &id, stream).await,
-            // The translation greets such a session itself.
+            // The translation answers `initialize` of such a session itself.
             Some(Behind::Foreign(_)) | None => {
                 self.refuse(
                     message,
@@ -223,7 +225,7 @@ impl Session {
         }
     }
 
-    /// Sends a request for which there is leave; whatever becomes of it comes on `stream`.
+    /// Sends a request that was permitted. All messages for it come on `stream`.
     pub async fn request(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -279,7 +281,7 @@ impl Session {
         stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
     }
 
-    /// Takes a notification for which there is leave. An error says why the child did not get it.
+    /// Accepts a notification that was permitted. The error says why the child did not get it.
     pub async fn notify(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -296,13 +298,13 @@ impl Session {
         match self.behind.get() {
             Some(Behind::Own(link)) => return link.pass(self, message, &mut []).await,
             Some(Behind::Foreign(peer)) => peer.notify(self, permit),
-            // A shared child was greeted by us, and has no client whose state it could follow.
+            // The wrapper has initialized a shared child, which has no client whose state it could follow.
             Some(Behind::Shared(_)) | None => {}
         }
         Ok(())
     }
 
-    /// Cancels the request that has this id in this session, under the id that the child knows.
+    /// Cancels the request with this id in this session, with the id that the child knows.
     async fn cancel(&self, message: &Message<'_>) {
         let Ok(Some(span)) = peek_cancelled(message) else {
             return;
@@ -322,35 +324,36 @@ impl Session {
         if matches!(self.behind.get(), Some(Behind::Own(_))) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
-            // A child that does not read does not hear of it; the request is given up all the same.
+            // If the child does not read, it does not learn of it. The request is given up all the same.
             let _ = link.pass(self, message, &mut [patch]).await;
         } else {
             link.say(&cancelled(number, "cancelled by the client"));
         }
-        // The child does not answer what is cancelled, so the waiting POST is.
+        // The child does not answer a cancelled request, so the waiting POST is answered here.
         if let Some(pending) = link.give_up(number) {
             pending.fail(Code::Cancelled, "The request was cancelled.");
         }
     }
 
-    /// Notes that the requests of this session come from several callers.
+    /// Records that the requests of this session come from several callers.
     pub fn set_common(&self) {
         if let Some(link) = self.own_link() {
             link.set_common();
         }
     }
 
-    /// Whether the child waits for the client's answer under this id.
+    /// Whether the child waits for the client's answer to a request with this id.
     pub(super) fn is_asked(&self, id: &str) -> bool {
         self.state().questions.has(id)
     }
 
-    /// Whether the child has answered `initialize` in one way or the other.
+    /// Whether the child has answered `initialize`, with a result or an error.
     pub fn was_answered(&self) -> bool {
         self.own_link().is_some_and(|link| link.has_answered())
     }
 
-    /// `initialize` was answered; without a version it was refused or made no sense.
+    /// Records the outcome of `initialize`. Without a version, it was refused or its answer was not usable,
+    /// and the session ends.
     pub fn initialized(&self, version: Option<Version>) {
         match version {
             Some(version) => {
@@ -361,7 +364,7 @@ impl Session {
         }
     }
 
-    /// Longest silence of the child.
+    /// Maximum time without a sign of progress for a request.
     pub(super) fn request_timeout(&self) -> Duration {
         self.limits.request_timeout
     }
@@ -384,13 +387,13 @@ impl Session {
         self.touch();
     }
 
-    /// Notes that the session was used.
+    /// Records that the session was used.
     pub fn touch(&self) {
         let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_used.store(age, Ordering::Relaxed);
     }
 
-    /// How long nobody has used it; `None` while somebody does.
+    /// How long nobody has used the session. Returns `None` while it is in use.
     pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         if self.in_flight.load(Ordering::Relaxed) > 0 || self.get_stream.is_connected() {
             return None;
@@ -403,7 +406,8 @@ impl Session {
         now.saturating_duration_since(last)
     }
 
-    /// The same for a session that may be given up for another one: also if it is the translation's, and no client's.
+    /// Like [`Self::idle_for`], for a session that might be given up for another one. It also works for a
+    /// session that only the translation uses.
     pub(super) fn unused_for(&self, now: Instant) -> Option<Duration> {
         if !self.is_translated.load(Ordering::Acquire) {
             return self.idle_for(now);
@@ -412,21 +416,21 @@ impl Session {
         (!is_used).then(|| self.since_last_use(now))
     }
 
-    /// Notes that the translation uses the session from now on, until [`Session::let_go`].
+    /// Records that the translation uses the session until [`Session::let_go`] is called.
     pub fn hold(&self) {
         self.is_translated.store(true, Ordering::Release);
         self.users.fetch_add(1, Ordering::AcqRel);
         self.touch();
     }
 
-    /// Notes that the use which [`Session::hold`] began is over.
+    /// Ends a use that began with [`Session::hold`].
     pub fn let_go(&self) {
         self.touch();
         self.users.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Fails what is late. A child that does not even answer `initialize` is given up: whether that
-    /// is so.
+    /// Fails requests that are late. Returns true if the child did not even answer `initialize`, in which
+    /// case the session ends.
     pub(super) fn expire(&self, now: Instant) -> bool {
         let is_lost = matches!(self.behind.get(), Some(Behind::Own(link)) if link.expire(now));
         if is_lost {
@@ -435,7 +439,7 @@ impl Session {
         is_lost
     }
 
-    /// Ends the session: waiting requests fail, streams end, a child of its own is stopped.
+    /// Ends the session: waiting requests fail, streams end, and a child of its own is stopped.
     pub fn end(&self, why: &str) {
         if self.is_ended.swap(true, Ordering::AcqRel) {
             return;
@@ -456,7 +460,7 @@ impl Session {
         }
     }
 
-    /// The link of a child of its own.
+    /// The link to a child of the session's own.
     pub(super) fn own_link(&self) -> Option<&Arc<Link>> {
         match self.behind.get() {
             Some(Behind::Own(link)) => Some(link),

@@ -1,4 +1,4 @@
-//! All sessions: opening within the ceilings, finding, ending, and clearing away what nobody uses.
+//! All sessions: opens them within the limits, finds them, ends them, and removes those that nobody uses.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -19,85 +19,88 @@ use crate::budget::{Budget, Memory, user};
 use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError};
 use crate::metrics::Metrics;
 
-/// Session tables; a lookup locks one of them for reading.
+/// Number of session tables. A lookup locks one of them for reading.
 const SHARDS: usize = 64;
-/// Time between two rounds of clearing.
+/// Time between two rounds of removing sessions.
 const ROUND: Duration = Duration::from_millis(250);
-/// A session that was used this recently is not given up for another one.
+/// A session that was used more recently than this is not given up for another one.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long who opens a session waits until the child of the one that was given up for it has ended.
+/// Maximum time for which opening a session waits until the child of the session that was given up for it has
+/// ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(8);
-/// Sessions that are given up for one that is opened: one may be in the way of its owner's ceiling, and one of another's.
+/// Maximum number of sessions that are given up for one that is opened: one because of its owner's limit, and
+/// one because of the limit of all.
 const MAX_GIVEN_UP: usize = 2;
-/// The part of all sessions that one user may have if the operator has not said how many: half. Clients that do not end their
-/// sessions, one in each window, need some.
+/// Without a setting, one user can have one SHAREth of all sessions. Clients that do not end their sessions,
+/// one for each window, need several.
 const SHARE: usize = 2;
-/// A user may have so many in any case.
+/// A user can always have this number of sessions.
 const SMALLEST_SHARE: usize = 4;
 
-/// Refused sessions that are logged per second.
+/// Maximum number of refused sessions that are logged per second.
 const REFUSAL_RATE: u32 = 5;
 
-/// Ceilings and times.
+/// Limits and times of sessions.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Sessions at the same time.
+    /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Sessions of one principal at the same time; `None`: a share of what there is room for.
+    /// Maximum number of sessions of one principal. `None` means a share of the sessions for which there is
+    /// room.
     pub max_per_owner: Option<usize>,
-    /// Requests of one session at the same time.
+    /// Maximum number of requests that a session has in progress.
     pub max_in_flight: usize,
-    /// Bytes kept for clients that come back.
+    /// Memory for events that a client can ask for again, in bytes.
     pub event_log: usize,
-    /// Life of an unused session.
+    /// Time after which an unused session ends.
     pub idle: Duration,
-    /// Longest silence of a child.
+    /// Maximum time without a sign of progress for a request.
     pub request_timeout: Duration,
-    /// Longest wait for `initialize`.
+    /// Maximum time for the answer to `initialize`.
     pub start_timeout: Duration,
-    /// How long a client may take to answer the child before a call of it counts as late all the same.
+    /// Time for a client to answer the child, after which a call that waits for it counts as late.
     pub input_timeout: Duration,
-    /// Longest line of a child.
+    /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,
-    /// One child for all.
+    /// Whether all sessions share one child.
     pub shared: bool,
-    /// Memory for what waits between clients and children.
+    /// The memory of what waits between clients and children.
     pub memory: Memory,
 }
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The wrapper's ceiling.
+    /// The limit of the wrapper is reached.
     #[error(
-        "This server has no free session: it has as many as it may, {0}. Try again later. Its operator can raise MAX_SESSIONS."
+        "This server has no free session: it has the maximum of {0}. Try again later. Its operator can raise MAX_SESSIONS."
     )]
     Full(usize),
-    /// The principal's ceiling.
+    /// The limit of the principal is reached.
     #[error(
-        "You have too many open sessions: one caller may have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
+        "You have too many open sessions: one caller can have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
     )]
     OwnerFull(usize),
-    /// No child.
+    /// No child could be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The wrapper is stopping.
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
-    /// No random bits for an id.
-    #[error("This server has no random numbers, so it cannot open sessions.")]
+    /// There are no random bytes for an id.
+    #[error("This server cannot make random numbers, so it cannot open sessions.")]
     Random,
 }
 
 impl OpenError {
-    /// Whether there are too many sessions, and ending one may help.
+    /// Whether there are too many sessions, so that ending one might help.
     pub fn is_ceiling(&self) -> bool {
         matches!(self, Self::Full(_) | Self::OwnerFull(_) | Self::Start(StartError::NoRoom(_)))
     }
 }
 
-/// The sessions.
+/// All sessions.
 pub struct Sessions {
     settings: Settings,
     launcher: Arc<Launcher>,
@@ -107,14 +110,15 @@ pub struct Sessions {
     random: Random,
     hasher: RandomState,
     shards: Vec<RwLock<HashMap<String, Arc<Session>>>>,
-    /// Open sessions of each principal; held while one is opened or removed, never while one is used.
+    /// The number of open sessions of each user. It is locked while a session is opened or removed, but not
+    /// while one is used.
     owners: Mutex<HashMap<String, usize>>,
     refusals: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
 
 impl Sessions {
-    /// No sessions yet.
+    /// Makes an empty set of sessions.
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
@@ -145,8 +149,8 @@ impl Sessions {
         })
     }
 
-    /// Opens a session with a child behind it. The caller sends `initialize` on it. If there is no room, the session that has
-    /// been unused for the longest time is given up.
+    /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, the
+    /// session that has been unused for the longest time is given up.
     pub async fn open(
         &self,
         owner: &str,
@@ -168,8 +172,8 @@ impl Sessions {
         self.noted(opened)
     }
 
-    /// Waits until the child of a session that was ended for another one is gone: what it takes is taken until then. One that is
-    /// slow to end is not waited for without end.
+    /// Waits until the child of a session that was given up has ended, because it keeps its memory until
+    /// then. There is a limit to this, because a child can be slow to end.
     pub async fn make_sure_it_is_gone(&self, session: &Session) {
         if let Some(link) = session.own_link().filter(|_| self.launcher.capacity().is_limited()) {
             let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
@@ -177,7 +181,7 @@ impl Sessions {
         }
     }
 
-    /// Opens a session with a translation behind it, which greets the client itself.
+    /// Opens a session that the translation serves, which answers `initialize` itself.
     pub fn open_foreign(&self, owner: &str, peer: &Arc<dyn Foreign>) -> Result<Arc<Session>, OpenError> {
         let attempt = || self.try_open(owner, false, &|_| Ok(Behind::Foreign(Arc::clone(peer))));
         let mut opened = attempt();
@@ -195,7 +199,7 @@ impl Sessions {
             Ok(_) => self.metrics.sessions_opened_total.add(),
             Err(error) => {
                 self.metrics.sessions_refused_total.add();
-                // Whoever is refused may try again without end.
+                // A client that is refused might try again without end.
                 let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
                 if refusals.take(Instant::now()) != Pass::No {
                     tracing::warn!(%error, "no session was opened");
@@ -265,18 +269,19 @@ impl Sessions {
         Ok(Behind::Own(link))
     }
 
-    /// Memory for answers that wait for their readers.
+    /// Memory for answers that wait until their clients read them.
     pub fn answers(&self) -> &Arc<Budget> {
         &self.settings.memory.answers
     }
 
-    /// The session with this id, if whoever asks may use one of its owner. Any other looks like none (attack 108).
+    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated
+    /// as if it did not exist (attack 108).
     pub fn find(&self, id: &str, may_use: impl Fn(&str) -> bool) -> Option<Arc<Session>> {
         let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);
         shard.get(id).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()
     }
 
-    /// Ends a session and forgets it.
+    /// Ends a session, and removes it.
     pub fn end(&self, session: &Session, why: &str) {
         session.end(why);
         self.remove(session);
@@ -292,7 +297,7 @@ impl Sessions {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Clears away, for ever.
+    /// Removes unused sessions, forever.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -300,7 +305,7 @@ impl Sessions {
         }
     }
 
-    /// One round: late requests fail, unused and ended sessions go.
+    /// Makes one round: late requests fail, and unused and ended sessions are removed.
     pub fn clear(&self, now: Instant) {
         if let Some(shared) = &self.shared {
             shared.expire(now);
@@ -320,7 +325,7 @@ impl Sessions {
     }
 
     fn note_silence(&self) {
-        // Whoever opens sessions may do so without end.
+        // A client might open sessions without end.
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refusals.take(Instant::now()) != Pass::No {
             tracing::warn!(
@@ -331,12 +336,13 @@ impl Sessions {
         }
     }
 
-    /// From now on no session is opened.
+    /// From now on, no session is opened.
     pub fn begin_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Stops: no new sessions, running requests get half of the time, then everything ends, children too.
+    /// Stops everything. No new sessions are opened, requests in progress get half of the time, and then all
+    /// sessions and children end.
     pub async fn stop(&self, within: Duration) {
         self.begin_stopping();
         let start = Instant::now();
@@ -372,7 +378,8 @@ impl Sessions {
         all
     }
 
-    /// Ends the session that has been unused for the longest time among those that are in the way of another one.
+    /// Ends the session that has been unused for the longest time, of those whose end would make room for
+    /// another one.
     fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
         let oldest = match error {
             OpenError::OwnerFull(_) => self.forgotten(&|session| user(&session.owner) == user(owner)),
@@ -387,7 +394,7 @@ impl Sessions {
         Some(oldest)
     }
 
-    /// Counts a session in.
+    /// Counts another session.
     fn reserve(&self, owner: &str) -> Result<(), OpenError> {
         let mut owners = self.owners();
         let max = self.settings.max_sessions;
@@ -418,7 +425,7 @@ impl Sessions {
         }
     }
 
-    /// The session that has been unused for the longest time, if that is long enough.
+    /// The session that has been unused for the longest time, if that is at least [`EVICTABLE_AFTER`].
     fn forgotten(&self, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
         let now = Instant::now();
         let unused = |session: Arc<Session>| Some((session.unused_for(now)?, session));
@@ -441,7 +448,8 @@ impl Sessions {
         }
     }
 
-    /// 256 random bits, in letters that a header may carry (2025-11-25, "Session Management").
+    /// Makes an id of 256 random bits, in characters that a header can contain (2025-11-25, "Session
+    /// Management").
     fn new_id(&self) -> Result<String, OpenError> {
         let mut bytes = [0; 32];
         if (self.random)(&mut bytes) { Ok(URL_SAFE_NO_PAD.encode(bytes)) } else { Err(OpenError::Random) }

@@ -1,5 +1,6 @@
-//! One child for all sessions, for servers that keep no state. We greet the child ourselves, once per revision, and each
-//! client gets the answer that the child gave us; what belongs to one client's state is refused.
+//! One child for all sessions, for servers that keep no state. The wrapper initializes the child itself, once
+//! for each revision, and each client gets the answer of that child. Requests that depend on one client's
+//! state are refused.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -22,7 +23,7 @@ use crate::stream::{First, Stream};
 /// Requests that change what the child does for its client from then on.
 const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// The children, one per revision that some client asked for.
+/// The children, one for each revision that a client has asked for.
 #[derive(Debug)]
 pub(super) struct SharedChildren {
     settings: Settings,
@@ -35,7 +36,7 @@ pub(super) struct SharedChildren {
 #[derive(Debug, Default)]
 struct Slot {
     ready: RwLock<Option<Ready>>,
-    /// One start serves all who wait.
+    /// One start serves all callers that wait for it.
     starting: Attempts<Refusal>,
 }
 
@@ -58,7 +59,7 @@ impl SharedChildren {
         Self { settings, launcher, framing, metrics, slots: Default::default() }
     }
 
-    /// Answers a client's `initialize` with what the child said to ours.
+    /// Answers a client's `initialize` with what the child has answered to the wrapper's own.
     pub(super) async fn initialize(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -92,7 +93,7 @@ impl SharedChildren {
         }
     }
 
-    /// The child for a request of this session.
+    /// Finds or starts the child for a request of this session.
     pub(super) async fn link_for(
         self: &Arc<Self>,
         session: &Session,
@@ -105,19 +106,19 @@ impl SharedChildren {
         Ok(self.ready(session.slot()).await?.link)
     }
 
-    /// The child of this session, if it runs.
+    /// The child of this session, if it is running.
     pub(super) fn current(&self, session: &Session) -> Option<Arc<Link>> {
         self.slot(session.slot())?.current().map(|ready| ready.link)
     }
 
-    /// The session has ended.
+    /// Fails the requests of a session that has ended.
     pub(super) fn forget(&self, session: &Session) {
         if let Some(link) = self.current(session) {
             link.fail_all(Some(session), "The session has ended.");
         }
     }
 
-    /// Fails what is late.
+    /// Fails requests that are late.
     pub(super) fn expire(&self, now: Instant) {
         for ready in self.slots.iter().filter_map(|slot| slot.current()) {
             ready.link.expire(now);
@@ -145,14 +146,14 @@ impl SharedChildren {
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }
-        // The start does not end with the caller that gave rise to it: others wait for it too, and its child must be ended
-        // if it does not answer.
+        // The start must not end with the caller that has caused it: other callers wait for it too, and its
+        // child must be ended if it does not answer.
         let (children, slot) = (Arc::clone(self), Arc::clone(slot));
         let started = tokio::spawn(async move { children.start_once(version, &slot).await }).await;
         started.unwrap_or_else(|error| Err(failure(format!("The MCP server could not be started: {error}."))))
     }
 
-    /// Starts the child of a revision, unless another caller has just done so or failed to.
+    /// Starts the child of a revision, unless another caller has just done so, or has failed to.
     async fn start_once(&self, version: Version, slot: &Slot) -> Result<Ready, Refusal> {
         let turn = slot.starting.turn().await;
         if let Some(ready) = slot.current() {
@@ -169,7 +170,7 @@ impl SharedChildren {
         started
     }
 
-    /// Starts a child and greets it.
+    /// Starts a child, and initializes it.
     async fn start(&self, version: Version) -> Result<Ready, Refusal> {
         let taken = self.launcher.take(&Placeholders::default());
         let (child, outbox, output) = taken.map_err(|error| failure(error.to_string()))?;
@@ -210,7 +211,7 @@ impl SharedChildren {
             &self.settings.memory.answers,
             Arc::clone(&self.metrics),
         ));
-        // No capabilities: a shared child must not ask anything back.
+        // The wrapper declares no capabilities, because a shared child must not ask anything.
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
             version.as_str(),

@@ -1,14 +1,15 @@
-//! What a child may still be busy with although no request waits for it. An error without an id can be about any of that.
+//! What a child might still be busy with, although no request waits for it. An error without an id could be
+//! about any of it.
 
 use std::collections::BTreeSet;
 
-/// Requests without an answer that are remembered.
+/// Maximum number of requests without an answer that are remembered.
 const MAX_ABANDONED: usize = 64;
 
-/// The notifications, answers and given up requests that a child got and may not have dealt with.
+/// The notifications, answers and abandoned requests that a child got and might not have handled yet.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
-    /// The number of the first request after the last message that wants no answer.
+    /// The number of the first request after the last message that needs no answer.
     noted: u64,
     /// The highest number that was answered.
     answered: u64,
@@ -17,30 +18,31 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
-    /// A message that wants no answer was sent; the next request will have this number.
+    /// Records that a message was sent that needs no answer. The next request will have the number `next`.
     pub(super) fn note(&mut self, next: u64) {
         self.noted = next;
     }
 
-    /// The child has answered a request. It reads its messages in turn, so it has read what came before.
+    /// Records that the child has answered a request. The child reads its messages in order, so it has read
+    /// everything that was sent before.
     pub(super) fn answered(&mut self, number: u64) {
         self.answered = self.answered.max(number);
         self.abandoned.remove(&number);
     }
 
-    /// Nobody waits for this request any more.
+    /// Records that nobody waits for this request any more.
     pub(super) fn abandoned(&mut self, number: u64) {
-        // One that is not remembered is never known to be over, so its place is taken for good.
+        // A request that is not remembered is never known to be over, so its place is never free again.
         let is_full = self.abandoned.len() >= MAX_ABANDONED;
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }
 
-    /// Whether the child has surely dealt with every request except those that wait for their answers.
+    /// Whether the child has certainly handled every request, except those that wait for their answers.
     pub(super) fn has_no_request(&self) -> bool {
         self.abandoned.is_empty()
     }
 
-    /// Whether the child has surely dealt with everything except what waits for its answer.
+    /// Whether the child has certainly handled everything, except what waits for its answer.
     pub(super) fn is_nothing(&self) -> bool {
         self.abandoned.is_empty() && self.answered >= self.noted
     }

@@ -164,7 +164,7 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
 /// The child could not even read the id of what it got. That can only be told to be one request's if it got nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
-        let (text, why) = (message.text.as_bytes(), "it cannot be told which message it is about");
+        let (text, why) = (message.text.as_bytes(), "it is unknown which message it is about");
         link.log.line(text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
@@ -181,7 +181,7 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            link.log.line(text, "nothing was asked under its id", "an answer of the child was dropped");
+            link.log.line(text, "no request has its id", "an answer of the child was dropped");
         }
         return drop_message(link, "an answer that nobody waits for");
     };
@@ -226,7 +226,7 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
         Some((stream, token, span)) => {
             push(link, &stream, rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]));
         }
-        None => drop_message(link, "progress for a token that nobody gave"),
+        None => drop_message(link, "progress for an unknown token"),
     }
 }
 

@@ -176,7 +176,7 @@ impl Link {
             all.len() == 1
         };
         if number == 0 {
-            self.fail(number, "This server has no random numbers.");
+            self.fail(number, "This server cannot make random numbers.");
             return ticket;
         }
         let digits = number.to_string();

@@ -249,7 +249,7 @@ impl Facade {
         let requests = asked.requests();
         let number = self.number();
         let Some(sealed) = self.sealer.seal(number, &job.bound_to) else {
-            return job.fail(Code::InternalError, "This server has no random numbers.", None);
+            return job.fail(Code::InternalError, "This server cannot make random numbers.", None);
         };
         let waiting = Waiting { call, expires: Instant::now() + self.settings.input_timeout };
         {

@@ -141,7 +141,7 @@ async fn a_principal_has_a_share_of_the_room_and_the_operator_has_the_last_word(
     let response = caller(&told, "ana").try_initialize("2025-11-25").await;
     assert_eq!(response.status(), 503);
     let refusal = response.text().await.unwrap();
-    assert!(refusal.contains("as many as it may, 2") && refusal.contains("MAX_SESSIONS"), "{refusal}");
+    assert!(refusal.contains("the maximum of 2") && refusal.contains("MAX_SESSIONS"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What the child asks of the client, and what becomes of the answers.
+//! Requests of the child to the client, and their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,9 @@ use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse
 use crate::stream::Stream;
 
 impl Session {
-    /// Takes the client's answer to a request of the child. One that was not asked for goes nowhere. False: it is none that
-    /// MCP knows, and the child, whose SDK would drop it without a word, was told so in its place.
+    /// Accepts the client's answer to a request of the child. An answer without a question is ignored.
+    /// Returns false if it is not an answer that MCP knows. The child gets an error instead, because its SDK
+    /// would silently drop such an answer.
     pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
         self.touch();
         let taken = self.state().questions.take(id, Instant::now());
@@ -26,7 +27,8 @@ impl Session {
         is_sound
     }
 
-    /// The client's answer to this question, or without an id to the only one that waits, cannot be used.
+    /// Tells the child that the client's answer to this question cannot be used. Without an id, this is about
+    /// the only question that waits.
     pub async fn reply_lost(&self, id: Option<&str>) {
         let taken = {
             let questions = &mut self.state().questions;
@@ -40,7 +42,7 @@ impl Session {
         }
     }
 
-    /// Gives the child an answer under the id that the child wrote.
+    /// Passes an answer to the child, with the id that the child gave its question.
     async fn hand_over(&self, message: &Message<'_>, own: &str) {
         let Kind::Response { id: Some(id), .. } = &message.kind else { return };
         match self.behind.get() {
@@ -55,7 +57,7 @@ impl Session {
         }
     }
 
-    /// Answers a question of the child in the client's place.
+    /// Answers a question of the child instead of the client.
     async fn answer_in_place(&self, own: &str) {
         let why = "The client's answer could not be used.";
         let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
@@ -64,14 +66,15 @@ impl Session {
         }
     }
 
-    /// Gives every question of the child an id of ours from now on, which is used once. Then an answer to a question that
-    /// the child has taken back is not one to another question that it asks under the same id.
+    /// From now on, gives every question of the child an id of the wrapper, which is used only once.
+    /// Otherwise an answer to a question that the child has withdrawn could be taken for an answer to another
+    /// question with the same id.
     pub fn number_questions(&self) {
         self.state().questions.number();
     }
 
-    /// Notes a request of the child that the client shall answer, and gives its id for the client, as JSON text. `None`: too
-    /// many already.
+    /// Records a request of the child that the client shall answer. Returns its id for the client, as JSON
+    /// text, or `None` if there are too many.
     pub(in crate::legacy) fn expect_answer(
         &self,
         id: &str,
@@ -81,13 +84,14 @@ impl Session {
         self.state().questions.put(id, method, stream, Instant::now())
     }
 
-    /// Notes that the child wants no answer any more; tells where the question went, and under which id.
+    /// Records that the child needs no answer any more. Returns the stream on which the question was sent,
+    /// and its id for the client.
     pub(in crate::legacy) fn withdrawn(&self, id: &str) -> Option<(Arc<Stream>, String)> {
         self.state().questions.take_own(id, Instant::now()).map(|(question, shown)| (question.stream, shown))
     }
 
-    /// Whether the child waits for this client, or did so until now, which is no reason to say that it is late with a
-    /// request that has been under way since `started`.
+    /// Whether a request that was sent at `started` is not late, because the child waits for this client, or
+    /// did so until recently.
     pub(in crate::legacy) fn excuses(&self, started: Instant, timeout: Duration, now: Instant) -> bool {
         self.state().questions.excuse(started, timeout, self.limits.input_timeout, now)
     }
