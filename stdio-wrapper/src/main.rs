@@ -1,4 +1,4 @@
-//! Settings, then the program. The clock and the random source are the real ones here and nowhere else.
+//! Reads the settings, and runs the program. Only this file uses the real clock and the real random source.
 
 mod healthcheck;
 
@@ -12,7 +12,8 @@ use stdio_wrapper::config::{Config, Options};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
 
-/// Gives memory back to the system when a burst is over. The C library's allocator keeps most of what many small answers took.
+/// Returns memory to the system after a burst. The C library's allocator keeps most of the memory of many
+/// small answers.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -47,15 +48,15 @@ fn main() -> ExitCode {
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stdio-wrapper cannot go on:\n  - {error:#}.");
+            eprintln!("stdio-wrapper cannot continue:\n  - {error:#}.");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Logs go to standard error; standard output stays free.
+/// Sends logs to standard error, so that standard output stays free.
 fn start_log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    // The HTTP server's own start messages say nothing that ours do not.
+    // The HTTP server's own start messages add nothing to those of this program.
     let quiet = if config.log.contains("actix_server") { "" } else { ",actix_server=warn" };
     let filter = EnvFilter::builder().parse(format!("{}{quiet}", config.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -78,8 +79,8 @@ fn unix_time() -> u64 {
     std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// From the kernel: the first use of a library's own generator on each thread would cost a new session tens of
-/// milliseconds.
+/// Fills the buffer from the kernel. A library's own generator would cost a new session tens of milliseconds
+/// when it is used for the first time on a thread. Returns false on failure.
 fn fill_random(buffer: &mut [u8]) -> bool {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -1,5 +1,5 @@
-//! The stateless revision, 2026-07-28: what a request must look like, which child answers it, and who gets which message
-//! of a child that serves many clients at once.
+//! The stateless revision, 2026-07-28: checks requests, finds the child that answers them, and finds the
+//! client for each message of a child that serves many clients at once.
 
 mod check;
 mod dispatch;
@@ -21,18 +21,18 @@ pub use pending::completion;
 pub use servers::{CallError, Native, Place, Servers, Settings};
 pub use tools::read_tools;
 
-/// The revision on the wire.
+/// The name of the revision in messages.
 pub const VERSION: &str = "2026-07-28";
 
-/// The names under `_meta` that the protocol keeps for itself begin so (2026-07-28, "`_meta`").
+/// The prefix of names in `_meta` that the protocol reserves (2026-07-28, "`_meta`").
 pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 /// The client's capabilities.
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-/// The revision that a request is written in.
+/// The revision of a request.
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-/// From which level on the client wants log messages of this request.
+/// The level from which on the client wants log messages for this request.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-/// The `subscriptions/listen` request that a notification belongs to.
+/// The id of the `subscriptions/listen` request that a notification belongs to.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
-/// Who answers.
+/// The server that answers.
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";

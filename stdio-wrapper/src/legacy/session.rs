@@ -236,7 +236,7 @@ impl Session {
         self.touch();
         let method = permit.method();
         if !message.has_method(method) {
-            let why = "This request was not allowed under its method.";
+            let why = "This request was permitted for another method.";
             return self.refuse(message, &id, stream, Code::InternalError, why);
         }
         let params = match peek_call(message) {

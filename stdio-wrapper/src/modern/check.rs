@@ -1,5 +1,5 @@
-//! What a request of the stateless revision must look like, in the order in which the faults count (2026-07-28,
-//! "Streamable HTTP", "Versioning"). Pure: a message and its headers in, a verdict out.
+//! Checks a request of the stateless revision, in the order in which faults count (2026-07-28, "Streamable
+//! HTTP", "Versioning"). This module is pure.
 
 use std::borrow::Cow;
 
@@ -7,41 +7,41 @@ use super::header::{Field, Fields, decode};
 use super::{CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, VERSION};
 use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, progress_token, string};
 
-/// Methods of earlier revisions that this one has no more (SEP-2575).
+/// Methods of earlier revisions that this revision has removed (SEP-2575).
 const REMOVED: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// Which rules a message is under.
+/// Which rules apply to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
-    /// Stateless, metadata in each request.
+    /// Those of the stateless revision, with metadata in each request.
     Modern,
-    /// With a handshake and a session.
+    /// Those of the revisions with a handshake and a session.
     Legacy,
 }
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Not a message, or one that two readers could understand differently.
+    /// The text is not a message, or two readers could understand it differently.
     #[error("{0}")]
     Malformed(String),
-    /// A header is missing, or says something else than the body.
+    /// A header is missing, or differs from the body.
     #[error("{0}")]
     Header(String),
-    /// `_meta` lacks what every request needs.
+    /// `_meta` lacks a member that every request needs.
     #[error("{0}")]
     Params(String),
-    /// A revision that is not served.
+    /// The revision is not supported.
     #[error("Unsupported protocol version (supported: {VERSION}).")]
     Version(String),
-    /// A method that this revision has no more.
+    /// The revision has removed this method.
     #[error("{0} does not exist in protocol version {VERSION}.")]
     Removed(String),
 }
 
 impl Fault {
-    /// HTTP status and JSON-RPC code.
+    /// The HTTP status and the JSON-RPC error code.
     pub fn status(&self) -> (u16, Code) {
         match self {
             Self::Malformed(_) => (400, Code::InvalidRequest),
@@ -69,43 +69,43 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// A request that has passed every check which needs no tool schema.
+/// A request that has passed all checks that need no tool schema.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// The message.
     pub message: &'a Message<'a>,
     /// Its method.
     pub method: Cow<'a, str>,
-    /// Where its id stands.
+    /// The position of its id.
     pub id: Span,
     /// Its metadata.
     pub meta: Meta<'a>,
-    /// The tool, prompt, resource or task that it names.
+    /// The name of the tool, prompt, resource or task.
     pub name: Option<Cow<'a, str>>,
-    /// `arguments`, as JSON text.
+    /// The `arguments`, as JSON text.
     pub arguments: Option<&'a str>,
 }
 
 impl Request<'_> {
-    /// The id as JSON text.
+    /// The id, as JSON text.
     pub fn id_text(&self) -> &str {
         self.message.at(&self.id)
     }
 }
 
-/// What a request's `_meta` says.
+/// The `_meta` of a request.
 #[derive(Debug, Clone)]
 pub struct Meta<'a> {
     /// The client's capabilities, as JSON text.
     pub capabilities: &'a str,
-    /// From which level on log messages are wanted.
+    /// The level from which on log messages are wanted.
     pub log_level: Option<Cow<'a, str>>,
-    /// Where the progress token stands in the message.
+    /// The position of the progress token in the message.
     pub progress_token: Option<Span>,
 }
 
-/// Which rules a message is under. `initialize` without the metadata of a modern request is always the handshake, whatever
-/// revision it asks for.
+/// Which rules apply to a message. `initialize` without the metadata of the stateless revision is always a
+/// handshake, whatever revision it asks for.
 pub fn era(message: &Message<'_>, version: Field<'_>) -> Result<Era, Fault> {
     let method = method(message);
     if let Some(params) = object(message.params_text()) {
@@ -144,7 +144,7 @@ fn method<'m>(message: &'m Message<'_>) -> Option<&'m str> {
     }
 }
 
-/// Checks a request.
+/// Checks a request, and returns its parts.
 pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Request<'a>, Fault> {
     let Kind::Request { method, id } = &message.kind else {
         return Err(Fault::Malformed("Only a request can be answered.".to_owned()));
@@ -180,7 +180,7 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
     if let Some(name) = &name {
         check_header("Mcp-Name", fields.name, Some(name), true)?;
     } else if method == "tools/call" || method == "prompts/get" || method == "resources/read" {
-        // The body has no name for the header to repeat; the child says what it thinks of such a body.
+        // The body has no name that the header could repeat. The child decides what to do with such a body.
         check_header("Mcp-Name", fields.name, None, true)?;
     }
     if REMOVED.contains(&method.as_ref()) {
@@ -215,7 +215,7 @@ fn check_header(
         (Field::One(value), Some(expected)) => {
             let decoded = if may_be_base64 { decode(value) } else { Some(Cow::Borrowed(value)) };
             match decoded {
-                None => fault("is marked as base64 and is none"),
+                None => fault("is marked as base64, but is not base64"),
                 Some(value) if value == expected => Ok(()),
                 Some(_) => fault("differs from the body"),
             }

@@ -1,4 +1,4 @@
-//! Reads one child and hands each message to the one request that it belongs to.
+//! Reads one child, and passes each message to the one request that it belongs to.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,11 +19,11 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// How long a good answer may still come when one was seen that cannot be used. Servers print what they send before they
-/// send it, over several lines or cut off.
+/// Time in which a good answer can still follow one that cannot be used. Some servers print what they send
+/// before they send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
-/// Hands each frame of one child on.
+/// Passes on the frames of one child.
 struct Routes {
     link: Arc<Link>,
     salvage: Salvage,
@@ -49,7 +49,8 @@ impl Routes {
             }
             Err(error) => error,
         };
-        // The child serves many clients: once it has got something, a line may show what one of them has sent.
+        // The child serves many clients. As soon as it has got a message, a line could repeat what one of
+        // them has sent.
         let accepts_prefixed = !self.link.has_answered();
         let was_open = self.salvage.is_open();
         let found = self.salvage.read(&line, accepts_prefixed);
@@ -72,7 +73,7 @@ impl Routes {
     }
 }
 
-/// Reads until the child is gone, then tells everyone who waits.
+/// Reads until the child ends, and then fails all waiting requests.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
     let exit = read_frames(&link.child, output, decoder, &mut routes).await;
@@ -98,7 +99,7 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
     }
 }
 
-/// Tells whoever waits for a message, or for an answer to it, that it cannot be used.
+/// Fails the request that an unusable message answers, or refuses the child's own request.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -106,7 +107,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // It was logged already.
+        // The message was logged already.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.probe() {
                 doubt(link, number, why);
@@ -125,8 +126,8 @@ fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     });
 }
 
-/// The stateless revision has no requests from the server (2026-07-28, "stdio"). The child is told, so that the call that
-/// it is sent for does not wait.
+/// Refuses a request of the child, because the stateless revision has no requests from the server
+/// (2026-07-28, "stdio"). The child gets an error, so that the call for which it was sent does not wait.
 fn forbidden_request(link: &Link, id: &[u8]) {
     let why = "the protocol forbids requests from the server";
     link.log.line(id, why, "a modern child sent a request under this id, which was refused");
@@ -153,7 +154,7 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
             "notifications/cancelled" => cancelled(link, message),
             "notifications/message" => match link.log_stream() {
                 Some(stream) => push(link, &stream, rewrite(message.text.as_bytes(), &mut [])),
-                None => drop_message(link, "a log message that cannot be told to be one request's"),
+                None => drop_message(link, "a log message that could belong to several requests"),
             },
             other => notification(link, message, other),
         },
@@ -161,7 +162,8 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// The child could not even read the id of what it got. That can only be told to be one request's if it got nothing else.
+/// Handles an error without an id: the child could not even read the id of what it got. It is about a certain
+/// request only if the child got nothing else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it is unknown which message it is about");
@@ -175,7 +177,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     pending.fail(&format!("The MCP server did not understand the request: {shown}"));
 }
 
-/// Gives the answer to whom it belongs, under the id that the caller used.
+/// Passes the answer to the caller that it belongs to, with the id that the caller used.
 fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     link.set_answered();
     let number = own_number(message.at(id).as_bytes());
@@ -230,7 +232,8 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// The child ends a subscription (on stdio it has no other way); over HTTP its completion says so.
+/// The child ends a subscription. On stdio it can only do so by a cancellation; over HTTP the client gets the
+/// completion instead.
 fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let ours = id.and_then(|id| own_number(message.at(&id).as_bytes()));
@@ -241,7 +244,8 @@ fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// Whatever stands on a subscription names it; what names none is for nobody.
+/// Passes on a notification. Every notification of a subscription names it, and one that names none is
+/// dropped.
 fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     if method == "notifications/tools/list_changed" {
         link.tools.invalidate();
@@ -265,14 +269,15 @@ fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     }
 }
 
-/// Where the subscription's id stands in params or a result.
+/// The position of the subscription's id in params or in a result.
 fn subscription_in(message: &Message<'_>, within: &str) -> Option<Span> {
     let [meta] = members(object(Some(within))?, ["_meta"]).ok()?;
     let [id] = members(object(meta)?, [SUBSCRIPTION]).ok()?;
     id.map(|id| span_in(message.text, id))
 }
 
-/// A client that does not read must not hold up a child that serves others too: it is disconnected.
+/// Sends a message on a stream. A client that does not read is disconnected, because it must not block a
+/// child that serves others, too.
 fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
     if !stream.has_room() {
         link.metrics.streams_cut_total.add();

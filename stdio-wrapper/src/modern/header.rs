@@ -1,22 +1,22 @@
-//! Header values that mirror the body (2026-07-28, "Streamable HTTP", SEP-2243).
+//! Header values that repeat parts of the body (2026-07-28, "Streamable HTTP", SEP-2243).
 
 use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// One header of a request.
+/// A header of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field<'a> {
-    /// Not there.
+    /// The header is missing.
     Absent,
-    /// Once, as text, without white space around it (RFC 9110 §5.5).
+    /// The header comes once, and is text. White space around it is removed (RFC 9110 §5.5).
     One(&'a str),
-    /// More than once, or not text: two readers could see different values.
+    /// The header comes more than once, or is not text, so two readers could see different values.
     Ambiguous,
 }
 
-/// The headers that say what the body says.
+/// The headers that repeat parts of the body.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
     /// `MCP-Protocol-Version`.
@@ -25,16 +25,17 @@ pub struct Fields<'a> {
     pub method: Field<'a>,
     /// `Mcp-Name`.
     pub name: Field<'a>,
-    /// Every `Mcp-Param-…`, by what follows the prefix in lower case.
+    /// All `Mcp-Param-…` headers, by the rest of their names in lower case.
     pub params: Vec<(String, Field<'a>)>,
 }
 
-/// The text that a value stands for; `None`: it is marked as base64 and is none, or not of text.
+/// The text that a value stands for. Returns `None` if the value is marked as base64 but is not base64, or is
+/// not the base64 of text.
 pub(super) fn decode(value: &str) -> Option<Cow<'_, str>> {
     let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
-    // This reader takes only the one canonical spelling.
+    // Only the canonical spelling of base64 is accepted.
     String::from_utf8(STANDARD.decode(inner).ok()?).ok().map(Cow::Owned)
 }
 

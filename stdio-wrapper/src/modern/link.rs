@@ -1,7 +1,8 @@
 //! The conversation with one child that serves many clients at once, without sessions.
 //!
-//! Ids, progress tokens and subscription ids of independent clients may be equal, so each request gets a number of ours,
-//! which stands for all three, and the client's own come back on the way out (attack 105).
+//! Independent clients can use the same ids, progress tokens and subscription ids. Therefore each request
+//! gets a number of the wrapper, which replaces all three. The client's own values are put back into messages
+//! to the client (attack 105).
 
 mod ending;
 mod own;
@@ -25,43 +26,45 @@ use crate::policy::Permit;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
 use crate::stream::Stream;
 
-/// How long a message of ours may wait for a child that does not read.
+/// Maximum time for which a message waits for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a message waits for room among those that wait for children. Children that read make some soon.
+/// Maximum time for which a message waits for space among the messages for children. Children that read free
+/// some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A child and what waits for it.
+/// A child, and the requests that wait for it.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
     outbox: Outbox,
     framing: Arc<dyn Framing>,
     pub(super) metrics: Arc<Metrics>,
-    /// Memory for answers that wait for their readers.
+    /// Memory for answers that wait until their clients read them.
     pub(super) answers: Arc<Budget>,
-    /// The same for messages that wait until the child reads them.
+    /// Memory for messages that wait until the child reads them.
     messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) tools: Tools,
-    /// Results that later requests may have as well.
+    /// Results that can be given to later requests, too.
     pub(super) lists: Lists,
     pub(super) log: LineLog,
     numbers: Mutex<Numbers>,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
-    /// Whether it is still open which revisions the child speaks; such a child may end as it likes.
+    /// Whether it is still unknown which revisions the child speaks. If such a child ends, this is not a
+    /// failure.
     pub(super) is_probe: AtomicBool,
     last_used: Mutex<Instant>,
-    /// Why the child is gone, in words for the caller.
+    /// Why the child has ended, in a form for callers.
     dead: OnceLock<String>,
 }
 
-/// A request under way. Dropping it tells the child that nobody waits any more (2026-07-28, "Cancellation": the end of
-/// the response stream is the cancellation).
+/// A request in progress. Dropping it tells the child that nobody waits for it any more (2026-07-28,
+/// "Cancellation": the end of the response stream is the cancellation).
 #[derive(Debug)]
 pub struct Ticket {
     link: Arc<Link>,
-    /// 0: it was never sent.
+    /// The number of the request, or 0 if it was never sent.
     number: u64,
 }
 
@@ -106,8 +109,7 @@ impl Link {
         }
     }
 
-    /// Sends a client's request, or answers it with what the child has said may be said again; whatever becomes of it
-    /// comes on `stream`.
+    /// Sends a client's request, or answers it with a cached list. All messages for it come on `stream`.
     pub(super) async fn send(
         self: &Arc<Self>,
         (request, permit): (&Request<'_>, &Permit<'_>),
@@ -117,7 +119,7 @@ impl Link {
     ) -> Ticket {
         let message = request.message;
         if !message.has_method(permit.method()) {
-            let why = "This request was not allowed under its method.";
+            let why = "This request was permitted for another method.";
             let id = request.id_text().as_bytes();
             stream.push(error_message(Some(id), Code::InternalError, why).into(), true);
             return Ticket { link: Arc::clone(self), number: 0 };
@@ -161,7 +163,7 @@ impl Link {
         token: Option<Span>,
         pending: Pending,
     ) -> Ticket {
-        // 0 is never given.
+        // The number 0 is never given to a request.
         let number = self.numbers().give().map_or(0, |(_, number)| number);
         let ticket = Ticket { link: Arc::clone(self), number };
         self.metrics.requests_total.add();
@@ -190,14 +192,15 @@ impl Link {
         };
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
-            // No room: wait for the child to read, for as long as the request may take.
+            // There is no space, so this waits for the child to read.
             Err(line) => tokio::time::timeout(timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await,
         };
         match sent {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. Its end, if it is one, is the better reason and follows at once.
+                // The child has closed its input. If it has ended, that is the better reason, and is known in
+                // a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail(number, &self.death());
             }
@@ -208,12 +211,12 @@ impl Link {
         ticket
     }
 
-    /// Sends a message of our own if there is room.
+    /// Sends a message of the wrapper, if there is space for it.
     pub(super) fn say(&self, text: &str) {
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
-    /// Takes a waiting request out.
+    /// Removes and returns a waiting request.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
         let pending = self.pending().remove(&number)?;
         self.numbers().release(number);
@@ -224,31 +227,32 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the probe, the only request that a child got before anybody else's. Later it serves many callers, and
-    /// nobody can tell whose message an error without an id is about.
+    /// The number of the probe, which is the only request that a child gets before those of clients. Later
+    /// the child serves many callers, and an error without an id could be about a message of any of them.
     pub(super) fn probe(&self) -> Option<u64> {
         let is_first = self.is_probe.load(Ordering::Relaxed) && self.numbers().next_place() == 1;
         let number = self.pending().keys().next().copied();
         number.filter(|_| is_first)
     }
 
-    /// Whether a request was sent under this number, and not too long ago.
+    /// Whether a request was sent with this number, not too long ago.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.numbers().place(number).is_some()
     }
 
-    /// Uses a waiting request.
+    /// Calls `use_it` with a waiting request, if there is one with this number.
     pub(super) fn with<R>(&self, number: u64, use_it: impl FnOnce(&mut Pending) -> R) -> Option<R> {
         self.pending().get_mut(&number).map(use_it)
     }
 
-    /// A sign of life for a request.
+    /// Extends the time of a request after a sign of progress.
     pub(super) fn extend(pending: &mut Pending) {
         pending.deadline = Instant::now() + pending.timeout;
     }
 
-    /// Whose log messages these must be: of the only request that asked for any, while nobody else's request runs. The
-    /// protocol has no other way to tell (2026-07-28, `NotificationMetaObject`).
+    /// The stream for log messages of the child: that of the only request that asked for log messages, if no
+    /// other caller's request is in progress. The protocol has no other way to find out (2026-07-28,
+    /// `NotificationMetaObject`).
     pub(super) fn log_stream(&self) -> Option<Arc<Stream>> {
         let all = self.pending();
         let calls =
@@ -259,7 +263,7 @@ impl Link {
         is_certain.then(|| Arc::clone(&one.stream))
     }
 
-    /// The child works: it has answered something.
+    /// Records that the child has answered a request, so it works.
     pub(super) fn set_answered(&self) {
         if !self.has_answered.swap(true, Ordering::Relaxed) {
             self.child.set_answered();
@@ -267,24 +271,24 @@ impl Link {
         }
     }
 
-    /// Whether it ever has.
+    /// Whether the child has answered any request.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the child is gone.
+    /// Whether the child has ended.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.get().is_some()
     }
 
-    /// How long no client has used it; `None` while one does.
+    /// How long no client has used the child. Returns `None` while one does.
     pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         let is_used = self.pending().values().any(|pending| !pending.owner.is_empty());
         let last = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
         (!is_used).then(|| now.saturating_duration_since(last))
     }
 
-    /// Client requests that wait for an answer.
+    /// The number of requests that wait for an answer.
     pub(super) fn calls(&self) -> usize {
         self.pending().values().filter(|pending| pending.waits == Waits::Answer).count()
     }

@@ -1,9 +1,9 @@
-//! Results of list requests that may be given again, as the child's `ttlMs` and `cacheScope` say (2026-07-28, "Caching").
+//! Caches results of list requests, if the child's `ttlMs` and `cacheScope` allow it (2026-07-28, "Caching").
 //!
-//! A result is given again only when nobody could tell the difference: to a request with the very same method and params,
-//! `_meta` included; to the principal that asked, unless the child says that it is the same for all; while the child
-//! calls it fresh, with the rest of that time as its new `ttlMs`; and only if no change was announced since it was asked
-//! for. It goes with its child.
+//! A cached result is given only if nobody can tell the difference: to a request with exactly the same method
+//! and params, including `_meta`; to the principal that asked, unless the child says that the result is the
+//! same for all; while it is fresh, with the rest of that time as its new `ttlMs`; and only if no change was
+//! announced since it was requested. The cache ends with its child.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 use super::check::Request;
 use crate::protocol::{members, string};
 
-/// Longest params of a request whose result is kept, in bytes.
+/// Maximum length of the params of a request whose result is cached, in bytes.
 const MAX_PARAMS: usize = 4096;
-/// Largest share of the room that one result may take: one part of so many.
+/// One result can take at most one SHAREth of the cache.
 const SHARE: usize = 8;
 
-/// Results that are kept, however small.
+/// Maximum number of cached results, however small they are.
 const MAX_KEPT: usize = 1024;
 
-/// Lists, and the notification that says that they have changed.
+/// Lists, and the notifications that say that they have changed.
 const LISTS: [(&str, &str); 4] = [
     ("tools/list", "notifications/tools/list_changed"),
     ("prompts/list", "notifications/prompts/list_changed"),
@@ -30,18 +30,18 @@ const LISTS: [(&str, &str); 4] = [
     ("resources/templates/list", "notifications/resources/list_changed"),
 ];
 
-/// What a request has to be equal in.
+/// What must be equal in two requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     method: &'static str,
-    /// As the client wrote them.
+    /// The params as the client wrote them.
     params: Box<str>,
     owner: Arc<str>,
 }
 
 impl Key {
-    /// Of a request for a list; `None` if its result is nothing to keep. Progress and logs are for one request only, and
-    /// what rests on a client's answers is no list any more.
+    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and logs
+    /// belong to one request only, and a result that depends on a client's answers is not a mere list.
     pub(super) fn of(request: &Request<'_>, owner: &Arc<str>) -> Option<Self> {
         let (method, _) = LISTS.iter().find(|(method, _)| *method == request.method)?;
         let params = request.message.params_text().filter(|params| params.len() <= MAX_PARAMS)?;
@@ -51,7 +51,7 @@ impl Key {
         (is_plain && is_first).then(|| Self { method, params: params.into(), owner: Arc::clone(owner) })
     }
 
-    /// Whether it is known who asks. Without a subject nobody is told apart.
+    /// Whether the caller is known. Without a subject, callers are not distinguished.
     fn is_somebodys(&self) -> bool {
         !self.owner.starts_with('\n')
     }
@@ -61,14 +61,14 @@ impl Key {
     }
 }
 
-/// How many changes had been announced.
+/// The number of changes that were announced so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Generation(u64);
 
-/// The results of one child.
+/// The cached results of one child.
 #[derive(Debug)]
 pub(super) struct Lists {
-    /// Bytes that may be kept; 0: nothing is.
+    /// Maximum size of the cache, in bytes. With 0, nothing is cached.
     room: usize,
     state: Mutex<State>,
 }
@@ -76,16 +76,16 @@ pub(super) struct Lists {
 #[derive(Debug, Default)]
 struct State {
     kept: HashMap<Key, Kept>,
-    /// Bytes in use.
+    /// The bytes in use.
     used: usize,
     generation: u64,
-    /// Whether it is known that changes would be heard, or that the child announces none.
+    /// Whether changes would be noticed, or the child announces none.
     is_open: bool,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// The result up to and after the number that `ttlMs` has.
+    /// The parts of the result before and after the value of `ttlMs`.
     before: Box<str>,
     after: Box<str>,
     until: Instant,
@@ -104,22 +104,22 @@ impl State {
 }
 
 impl Lists {
-    /// Nothing is kept yet, nor before `open`.
+    /// Makes an empty cache. Nothing is cached before `open` is called.
     pub(super) fn new(room: usize) -> Self {
         Self { room, state: Mutex::default() }
     }
 
-    /// Whether anything is ever kept.
+    /// Whether the cache is enabled.
     pub(super) fn is_on(&self) -> bool {
         self.room > 0
     }
 
-    /// From now on changes are heard, or the child has none to tell.
+    /// From now on, changes are noticed, or the child announces none.
     pub(super) fn open(&self) {
         self.set(true);
     }
 
-    /// From now on changes go unheard.
+    /// From now on, changes are not noticed.
     pub(super) fn close(&self) {
         self.set(false);
     }
@@ -131,7 +131,8 @@ impl Lists {
         state.drop_if(|_, _| true);
     }
 
-    /// A notification of the child; if it tells of a change, what it is about goes.
+    /// Handles a notification of the child. If it announces a change, the results that are about it are
+    /// removed.
     pub(super) fn changed(&self, notification: &str) {
         let is_about = |method: &str| LISTS.contains(&(method, notification));
         if LISTS.iter().any(|(_, known)| *known == notification) {
@@ -141,7 +142,7 @@ impl Lists {
         }
     }
 
-    /// The state of things, to be noted when a request is sent.
+    /// The current generation, to be recorded when a request is sent.
     pub(super) fn generation(&self) -> Generation {
         Generation(self.state().generation)
     }
@@ -155,7 +156,7 @@ impl Lists {
         Some(format!("{}{rest}{}", kept.before, kept.after))
     }
 
-    /// Keeps a result (JSON text), if the child allows it and nothing has changed since it was asked for.
+    /// Caches a result (JSON text), if the child allows it and nothing has changed since it was requested.
     pub(super) fn keep(&self, key: &Key, asked: Generation, result: &str, now: Instant) {
         let Some((kept, is_public)) = read(result, now) else { return };
         let key = if is_public {
@@ -188,7 +189,8 @@ impl Lists {
     }
 }
 
-/// What a result says about keeping it: `None` if it may not be kept, else whether it is for everybody.
+/// Reads what a result says about caching. Returns `None` if it must not be cached, and otherwise whether it
+/// is for everybody.
 fn read(result: &str, now: Instant) -> Option<(Kept, bool)> {
     let [kind, ttl, scope] = members(result, ["resultType", "ttlMs", "cacheScope"]).ok()?;
     if string(kind?)? != "complete" {
@@ -241,7 +243,7 @@ mod tests {
         assert_eq!(lists.get(&key("bob", "{}"), now), None);
         lists.keep(&key("ana", "{}"), lists.generation(), &result("1000", "public"), now);
         assert_eq!(lists.get(&key("bob", "{}"), now), Some(result("1000", "public")));
-        // Without an identity two callers look like one.
+        // Without an identity, two callers look like one.
         let anybody = Key { method: "prompts/list", ..key("\n", "{}") };
         lists.keep(&anybody, lists.generation(), &result("1000", "private"), now);
         assert_eq!(lists.get(&anybody, now), None);
@@ -280,7 +282,7 @@ mod tests {
         lists.changed("notifications/tools/list_changed");
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
         assert!(lists.get(&prompts, now).is_some());
-        // The child may have made this answer before the change.
+        // The child might have made this answer before the change.
         lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
     }

@@ -1,4 +1,5 @@
-//! `Mcp-Param-…`: arguments of a tool call that its input schema wants repeated in headers (SEP-2243). Pure.
+//! `Mcp-Param-…`: arguments of a tool call that the tool's input schema wants to be repeated in headers
+//! (SEP-2243). This module is pure.
 
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use crate::protocol::{members, object};
 
 /// The keyword in a schema.
 const KEYWORD: &str = "x-mcp-header";
-/// Keywords under which further schemas stand that no chain of `properties` leads to.
+/// Keywords for further schemas that cannot be reached by `properties` alone.
 const ELSEWHERE: [&str; 18] = [
     "items",
     "contains",
@@ -36,15 +37,16 @@ pub struct ParamHeaders(Vec<Rule>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
-    /// From the arguments down.
+    /// The names of the members that lead from the arguments to the value.
     path: Vec<String>,
-    /// What follows the prefix, in lower case.
+    /// The rest of the header's name after the prefix, in lower case.
     token: String,
     is_integer: bool,
 }
 
 impl ParamHeaders {
-    /// The rules of an input schema. One that breaks the rules for such schemas asks for nothing: clients drop the tool.
+    /// Reads the rules of an input schema. A schema that breaks the rules for such schemas has none, because
+    /// clients drop the tool.
     pub fn of(schema: &Value) -> Self {
         let mut rules = Vec::new();
         if gather(schema, &mut Vec::new(), &mut rules).is_none() {
@@ -58,18 +60,18 @@ impl ParamHeaders {
         Self(rules)
     }
 
-    /// Whether nothing is asked for.
+    /// Whether the tool asks for no headers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether header and argument agree, each present together with the other.
+    /// Checks that each header and its argument are equal, and that one is never present without the other.
     pub fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         self.0.iter().try_for_each(|rule| rule.check(arguments, fields))
     }
 }
 
-/// Walks a schema; `None` if a keyword stands where it must not.
+/// Collects the rules of a schema. Returns `None` if the keyword is used where it is not allowed.
 fn gather(schema: &Value, path: &mut Vec<String>, rules: &mut Vec<Rule>) -> Option<()> {
     let Some(schema) = schema.as_object() else { return Some(()) };
     if let Some(token) = schema.get(KEYWORD) {
@@ -93,7 +95,7 @@ fn gather(schema: &Value, path: &mut Vec<String>, rules: &mut Vec<Rule>) -> Opti
     is_clean.then_some(())
 }
 
-/// Whether the keyword stands anywhere inside.
+/// Whether the keyword is used anywhere in a value.
 fn mentions(value: &Value) -> bool {
     match value {
         Value::Object(members) => members.contains_key(KEYWORD) || members.values().any(mentions),
@@ -102,15 +104,15 @@ fn mentions(value: &Value) -> bool {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether the text is a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 impl Rule {
-    /// `arguments` is JSON text. On the way to the value no key stands twice or in other letters' case, because a server may
-    /// take the other one.
+    /// Compares a header with `arguments`, which is JSON text. On the way to the value, it is an error if a
+    /// key is repeated or comes in other letters' case, because a server might use the other one.
     fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
         let mut value = arguments;
@@ -126,7 +128,7 @@ impl Rule {
             (None, Field::One(_)) => fault("names a value that the body does not have"),
             (Some(_), Field::Absent) => fault("is missing, but the body has the value"),
             (Some(shown), Field::One(header)) => match decode(header) {
-                None => fault("is marked as base64 and is none"),
+                None => fault("is marked as base64, but is not base64"),
                 Some(header) if header == shown => Ok(()),
                 Some(header) if self.is_integer && is_same_integer(&header, &shown) => Ok(()),
                 Some(_) => fault("differs from the body"),
@@ -135,7 +137,7 @@ impl Rule {
     }
 }
 
-/// How a value stands in a header; nothing for `null` and for what is no single value.
+/// How a value is written in a header. Returns `None` for `null` and for anything but a single value.
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -145,7 +147,8 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
-/// `42` is `42.0`, without a detour over floats, so that large numbers are compared digit by digit.
+/// Whether two numbers are equal: `42` equals `42.0`. They are compared as text and not as floats, so that
+/// large numbers are compared digit by digit.
 fn is_same_integer(one: &str, other: &str) -> bool {
     matches!((whole(one), whole(other)), (Some(one), Some(other)) if one == other)
 }

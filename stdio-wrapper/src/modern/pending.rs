@@ -1,4 +1,4 @@
-//! A request that waits for a child, and what its caller calls it.
+//! A request that waits for a child, with the id and the token of its caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::stream::Stream;
 pub(super) enum Waits {
     /// One answer.
     Answer,
-    /// Notifications, until the client goes or the server ends it.
+    /// Notifications, until the client disconnects or the server ends the subscription.
     Subscription,
 }
 
@@ -31,7 +31,8 @@ pub(super) struct Pending {
     pub(super) owner: Arc<str>,
     pub(super) waits: Waits,
     pub(super) wants_logs: bool,
-    /// Where to keep the result if it may be kept, and the state of things when it was asked for.
+    /// The key under which the result is cached, if it can be cached, and the generation when it was
+    /// requested.
     pub(super) keep: Option<(Key, Generation)>,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
@@ -39,7 +40,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Answers with an error of ours.
+    /// Answers with an error of the wrapper.
     pub(super) fn fail(&self, message: &str) {
         self.stream.push(error_message(Some(&self.id), Code::InternalError, message).into(), true);
     }
@@ -50,7 +51,7 @@ impl Pending {
     }
 }
 
-/// The result that ends a subscription; `id` is JSON text.
+/// The result that ends a subscription. `id` is JSON text.
 pub fn completion(id: &str) -> Bytes {
     format!(
         r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#

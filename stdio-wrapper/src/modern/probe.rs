@@ -1,5 +1,5 @@
-//! Which revisions a child speaks, by what it answers to `server/discover` (2026-07-28, "stdio", "Backward
-//! Compatibility").
+//! Finds out which revisions a child speaks, by its answer to `server/discover` (2026-07-28, "stdio",
+//! "Backward Compatibility").
 
 use serde_json::Value;
 
@@ -9,9 +9,10 @@ use crate::protocol::Code;
 /// What a child's answer to the probe shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shows {
-    /// It speaks this revision.
+    /// The child speaks this revision.
     Modern,
-    /// It does not. No single error code says so; whatever is no sign of this revision is a sign of the earlier ones.
+    /// The child does not speak it. No single error code says so; anything that is not a sign of this
+    /// revision counts as a sign of the earlier ones.
     Legacy,
 }
 

@@ -1,4 +1,5 @@
-//! The children of the stateless revision: one for all clients, or one for each caller if the command names the caller.
+//! The children of the stateless revision: one for all clients, or one for each caller if the command depends
+//! on the caller.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,55 +20,56 @@ use crate::policy::Permit;
 use crate::protocol::parse_line;
 use crate::stream::Stream;
 
-/// Time between two rounds of clearing.
+/// Time between two rounds of removing children.
 const ROUND: Duration = Duration::from_millis(250);
-/// Longest wait for the answer to the probe.
+/// Maximum time for the answer to the probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A verdict that rests on an exit is looked at again after so long.
+/// Time after which a verdict is checked again, if it was made because the child ended.
 const DOUBT: Duration = Duration::from_secs(300);
-/// The same for one that rests on silence, the first time, the second, and from then on: a machine that is busy answers
-/// another time, and a server of the earlier revisions that ignores what it does not know never does.
+/// The same for a verdict that was made because the child was silent: for the first time, for the second, and
+/// from then on. A machine that is busy answers another time, while a server of the earlier revisions that
+/// ignores unknown messages never does.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
-/// A child that was used this recently is not given up for another caller's.
+/// A child that was used more recently than this is not given up for that of another caller.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// How long who needs a child waits until the one that was given up for it has ended.
+/// Maximum time for which starting a child waits until the one that was given up for it has ended.
 const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 
-/// Ceilings and times.
+/// Limits and times of children.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether the command names the caller, so that each caller needs a child of their own.
+    /// Whether the command depends on the caller, so that each caller needs a child of their own.
     pub is_per_caller: bool,
-    /// Children at the same time.
+    /// Maximum number of children.
     pub max_children: usize,
-    /// Requests of one principal at the same time, subscriptions included.
+    /// Maximum number of requests that a principal has in progress, including subscriptions.
     pub max_in_flight: usize,
-    /// Bytes that may wait for a client that does not read.
+    /// Maximum number of bytes that wait for a client that does not read.
     pub event_log: usize,
-    /// Life of an unused child of one caller.
+    /// Time after which an unused child of one caller ends.
     pub idle: Duration,
-    /// Longest silence of a child.
+    /// Maximum time without a sign of progress for a request.
     pub request_timeout: Duration,
-    /// Longest wait for a child's first answer.
+    /// Maximum time for a child's first answer.
     pub start_timeout: Duration,
-    /// Longest line of a child.
+    /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,
-    /// Bytes of lists that may be given again, for each child; 0: none.
+    /// Size of the cache for lists of each child, in bytes. With 0, nothing is cached.
     pub list_cache: usize,
-    /// Memory for what waits between clients and children.
+    /// The memory of what waits between clients and children.
     pub memory: Memory,
 }
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The wrapper's ceiling.
-    #[error("This server has no free place. Try again later.")]
+    /// The limit of the wrapper is reached.
+    #[error("This server has no room for another child. Try again later.")]
     Full,
-    /// The principal's ceiling.
+    /// The limit of the principal is reached.
     #[error("Too many of your requests are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.")]
     OwnerFull,
-    /// No child.
+    /// No child could be started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The wrapper is stopping.
@@ -76,12 +78,12 @@ pub enum CallError {
     /// What the child says about itself cannot be used.
     #[error("{0}")]
     Child(String),
-    /// The request is refused after a look at the tools.
+    /// The request does not fit the tool that it calls.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
-/// The children.
+/// The children of the stateless revision.
 pub struct Servers {
     settings: Settings,
     launcher: Arc<Launcher>,
@@ -89,7 +91,7 @@ pub struct Servers {
     metrics: Arc<Metrics>,
     verdict: Mutex<Option<Verdict>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
-    /// Requests of each principal.
+    /// The number of requests of each principal.
     owners: Mutex<HashMap<Arc<str>, usize>>,
     is_stopping: AtomicBool,
 }
@@ -97,16 +99,16 @@ pub struct Servers {
 #[derive(Debug, Clone, Copy)]
 struct Verdict {
     shows: Shows,
-    /// When to ask again.
+    /// When the child is asked again.
     until: Option<Instant>,
-    /// Probes in a row that were not answered.
+    /// The number of probes in a row that were not answered.
     silences: usize,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     link: RwLock<Option<Arc<Link>>>,
-    /// Held while a child is started, so that one start serves all who wait.
+    /// Locked while a child is started, so that one start serves all callers that wait for it.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -117,8 +119,9 @@ impl Slot {
     }
 }
 
-/// Takes out the slot whose child has been unused for the longest time, if that is long enough. `without` is how long a slot
-/// without a child has been; `None`: it is not meant.
+/// Removes and returns the slot whose child has been unused for the longest time, if that is at least
+/// [`EVICTABLE_AFTER`]. A slot without a child counts as unused for `without`, or is skipped if that is
+/// `None`.
 fn take_oldest(slots: &mut HashMap<Placeholders, Arc<Slot>>, without: Option<Duration>) -> Option<Arc<Slot>> {
     let now = Instant::now();
     let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
@@ -127,18 +130,18 @@ fn take_oldest(slots: &mut HashMap<Placeholders, Arc<Slot>>, without: Option<Dur
     slots.remove(&oldest)
 }
 
-/// A child that speaks the revision itself.
+/// A child that speaks the stateless revision itself.
 #[derive(Debug, Clone)]
 pub struct Native(Arc<Link>);
 
-/// A place among a principal's requests.
+/// A place among a principal's requests. Dropping it makes the place free.
 pub struct Place {
     servers: Arc<Servers>,
     owner: Arc<str>,
 }
 
 impl Place {
-    /// Whose it is.
+    /// The principal.
     pub fn owner(&self) -> &Arc<str> {
         &self.owner
     }
@@ -157,7 +160,7 @@ impl Drop for Place {
 }
 
 impl Servers {
-    /// No children yet.
+    /// Makes an empty set of children.
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
@@ -176,7 +179,7 @@ impl Servers {
         })
     }
 
-    /// A place for one more request of a principal.
+    /// Takes a place for another request of a principal.
     pub fn admit(self: &Arc<Self>, owner: &str) -> Result<Place, CallError> {
         if self.is_stopping() {
             return Err(CallError::Stopping);
@@ -192,8 +195,8 @@ impl Servers {
         Ok(Place { servers: Arc::clone(self), owner })
     }
 
-    /// The child for a caller; `None` if the command runs a server of the earlier revisions. Starts one if it must: the
-    /// first one is asked what it is, and kept only if it speaks this revision.
+    /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier
+    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
         if self.known() == Some(Shows::Legacy) {
             return Ok(None);
@@ -202,11 +205,13 @@ impl Servers {
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        // The start does not end with the caller that gave rise to it: others wait for it too, and its child must be ended
-        // if it does not answer.
+        // The start must not end with the caller that has caused it: other callers wait for it too, and its
+        // child must be ended if it does not answer.
         let (servers, caller) = (Arc::clone(self), caller.clone());
         let started = tokio::spawn(async move { servers.start_once(&caller, &slot).await }).await;
-        started.unwrap_or_else(|error| Err(CallError::Child(format!("The start of the MCP server: {error}"))))
+        started.unwrap_or_else(|error| {
+            Err(CallError::Child(format!("The MCP server could not be started: {error}")))
+        })
     }
 
     /// Starts the child of a slot, unless another caller has just done so.
@@ -224,7 +229,7 @@ impl Servers {
                 started => started?,
             },
             None => match self.probe(caller).await {
-                // A server that did not answer before goes on being used in the older way.
+                // A server that did not answer the probe before is still used in the older way.
                 Err(CallError::Start(StartError::NoRoom(_))) if self.was_legacy() => return Ok(None),
                 Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
                     match self.probe(caller).await? {
@@ -242,12 +247,14 @@ impl Servers {
         Ok(Some(Native(link)))
     }
 
-    /// Gives up the child that has been unused for the longest time, for another one. Whether there was one.
+    /// Gives up the child that has been unused for the longest time, to make room for another one. Returns
+    /// whether there is room now.
     async fn make_room(&self) -> bool {
         let oldest = take_oldest(&mut self.slots(), None);
         let Some(link) = oldest.and_then(|slot| slot.current()) else { return self.launcher.look_again() };
         link.child.stop();
-        // What it takes is taken until then. A child that is slow to end is not waited for without end.
+        // The child keeps its memory until it has ended. There is a limit to this wait, because a child can
+        // be slow to end.
         let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
         self.launcher.look();
         true
@@ -325,7 +332,7 @@ impl Servers {
         Ok(slot)
     }
 
-    /// Whether header and body agree about the arguments that a tool wants repeated in headers.
+    /// Checks that header and body agree about the arguments that a tool wants to be repeated in headers.
     pub async fn check_params(
         &self,
         native: &Native,
@@ -350,7 +357,7 @@ impl Servers {
         Ok(headers.check(request.arguments, fields)?)
     }
 
-    /// Sends a request for which there is leave; whatever becomes of it comes on `stream`.
+    /// Sends a request that was permitted. All messages for it come on `stream`.
     pub async fn call(
         &self,
         native: &Native,
@@ -362,7 +369,7 @@ impl Servers {
         native.0.send((request, permit), Arc::clone(owner), self.settings.request_timeout, stream).await
     }
 
-    /// What the child says about itself: the result of `server/discover`, as JSON text.
+    /// Asks the child what it says about itself: the result of `server/discover`, as JSON text.
     pub async fn discover(&self, native: &Native, capabilities: &str) -> Result<String, CallError> {
         let within = self.settings.start_timeout;
         let answer = native.0.ask("server/discover", "{}", capabilities, within).await;
@@ -372,22 +379,22 @@ impl Servers {
         message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
-    /// Memory for answers that wait for their readers.
+    /// Memory for answers that wait until their clients read them.
     pub fn answers(&self) -> &Arc<Budget> {
         &self.settings.memory.answers
     }
 
-    /// Memory for messages that wait for children.
+    /// Memory for messages that wait until children read them.
     pub fn messages(&self) -> &Arc<Budget> {
         &self.settings.memory.messages
     }
 
-    /// A stream for one response to a principal.
+    /// Makes a stream for one response to a principal.
     pub fn stream(&self, owner: &str) -> Arc<Stream> {
         Stream::for_post(1, 1, self.settings.event_log, self.answers().room(owner))
     }
 
-    /// Clears away, for ever.
+    /// Fails late requests and removes unused children, forever.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -410,7 +417,8 @@ impl Servers {
         }
     }
 
-    /// Stops: no new requests, subscriptions end with their completion, running calls get half of the time.
+    /// Stops everything. No new requests are accepted, subscriptions end with their completion, and calls in
+    /// progress get half of the time.
     pub async fn stop(&self, within: Duration) {
         self.is_stopping.store(true, Ordering::Relaxed);
         let start = Instant::now();

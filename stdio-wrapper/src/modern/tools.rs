@@ -1,5 +1,5 @@
-//! Which headers the tools of a child ask for, as its `tools/list` says. A refusal never rests on an old list: a call that
-//! does not fit is checked once more against a fresh one.
+//! The headers that the tools of a child ask for, according to its `tools/list`. A call is never refused
+//! because of an old list: a call that does not fit is checked again with a fresh one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,24 +15,24 @@ use super::param_headers::ParamHeaders;
 use crate::attempts::Attempts;
 use crate::protocol::Code;
 
-/// Pages of one list that are read.
+/// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
-/// Lists that are kept: what a client may see can depend on its capabilities.
+/// Maximum number of lists that are kept. What a client gets can depend on its capabilities.
 const MAX_LISTS: usize = 32;
-/// Life of a list about whose changes the child says nothing, in seconds.
+/// Time for which a list is used if the child announces no changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
-/// Longest time for one page.
+/// Maximum time for one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The lists, by the capabilities that they were asked for with.
+/// The lists, by the capabilities with which they were requested.
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     lists: Mutex<HashMap<String, List>>,
-    /// Grows with every change that the child announces.
+    /// Increases with every change that the child announces.
     generation: AtomicU64,
     /// Whether the child has agreed to announce changes.
     is_watched: AtomicBool,
-    /// One reading serves all who wait.
+    /// One reading serves all callers that wait for it.
     reading: Attempts<String>,
 }
 
@@ -44,13 +44,14 @@ struct List {
 }
 
 impl Tools {
-    /// Whether the child announces changes from now on. What was read before may have changed unseen.
+    /// Records whether the child announces changes from now on. What was read before is dropped, because it
+    /// might have changed unnoticed.
     pub(super) fn set_watched(&self, is_watched: bool) {
         self.invalidate();
         self.is_watched.store(is_watched, Ordering::Release);
     }
 
-    /// The child says that its tools have changed.
+    /// Called when the child says that its tools have changed.
     pub(super) fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.lists().clear();
@@ -78,7 +79,7 @@ struct Page {
 }
 
 impl Page {
-    /// Adds its tools; gives the params for the next page, if there is one.
+    /// Adds the tools of this page. Returns the params for the next page, if there is one.
     fn read_into(self, tools: &mut HashMap<String, ParamHeaders>) -> Option<String> {
         let found = self.tools.into_iter().map(|tool| (tool.name, ParamHeaders::of(&tool.input_schema)));
         tools.extend(found.filter(|(_, headers)| !headers.is_empty()));
@@ -86,7 +87,8 @@ impl Page {
     }
 }
 
-/// What the tools of a `tools/list` result ask for, and the params for the next page, if there is one.
+/// The headers that the tools of a `tools/list` result ask for, and the params for the next page, if there is
+/// one.
 pub fn read_tools(result: &str) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
     let page: Page = serde_json::from_str(result)
         .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
@@ -118,8 +120,8 @@ struct Refused {
 }
 
 impl Link {
-    /// What one tool asks for, by a list that was read after `newer_than` if that is given. Each of its pages comes within
-    /// `within`, and at most [`PAGE_TIMEOUT`].
+    /// The headers that one tool asks for, according to a list that was read after `newer_than`, if that is
+    /// given. Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
     pub(super) async fn param_headers(
         self: &Arc<Self>,
         tool: &str,
@@ -170,7 +172,7 @@ impl Link {
                 .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
             let page = match (answer.result, answer.error) {
                 (Some(page), _) => page,
-                // No tools at all.
+                // The child has no tools at all.
                 (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => break,
                 (None, Some(error)) => {
                     return Err(format!("The MCP server refused tools/list: {}", error.message));

@@ -1,15 +1,15 @@
-//! How requests end without an answer: too late, or with their child.
+//! How requests end without an answer: after a timeout, or when their child ends.
 
 use tokio::time::Instant;
 
 use super::Link;
 use crate::modern::pending::Waits;
 
-/// Progress keeps a request alive, but not for longer than so many times its timeout.
+/// Progress extends the time of a request, but at most to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
 
 impl Link {
-    /// Fails what has waited too long, and tells the child.
+    /// Fails the requests that have waited for too long, and tells the child.
     pub(in crate::modern) fn expire(&self, now: Instant) {
         self.log.tell(now);
         let late: Vec<u64> = self
@@ -32,13 +32,13 @@ impl Link {
         }
     }
 
-    /// The child is gone: everyone who waits is told. The first reason stays.
+    /// Records that the child has ended, and fails every waiting request. The first reason counts.
     pub(in crate::modern) fn died(&self, reason: String) {
         let _ = self.dead.set(reason);
         self.end_all(&self.death());
     }
 
-    /// Ends every subscription with its completion, and fails everything else.
+    /// Ends every subscription with its completion, and fails all other requests.
     pub(in crate::modern) fn end_all(&self, message: &str) {
         self.end_subscriptions();
         let numbers: Vec<u64> = self.pending().keys().copied().collect();
@@ -73,7 +73,7 @@ impl Link {
     }
 }
 
-/// A cancellation of ours.
+/// A cancellation by the wrapper.
 pub(super) fn cancelled(number: u64, reason: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#

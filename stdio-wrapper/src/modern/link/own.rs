@@ -1,4 +1,4 @@
-//! Requests of the wrapper itself: the probe, the lists of tools, the subscription to changes.
+//! Requests of the wrapper itself: the probe, requests for lists of tools, and the subscription to changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::protocol::{Kind, Text, parse_line};
 use crate::stream::{First, Stream};
 
 impl Link {
-    /// Asks the child something ourselves. The answer is the whole message, or an error in words.
+    /// Sends a request of the wrapper, and waits for the answer, which is the whole message. The error is a
+    /// sentence.
     pub(in crate::modern) async fn ask(
         self: &Arc<Self>,
         method: &str,
@@ -37,7 +38,7 @@ impl Link {
         tokio::time::timeout(within, answered).await.ok().flatten().ok_or_else(late)
     }
 
-    /// Starts a request of our own.
+    /// Starts a request of the wrapper.
     pub(in crate::modern) async fn open(
         self: &Arc<Self>,
         method: &str,
