@@ -1,4 +1,4 @@
-//! For the operator, on a listener of its own: is it alive, can it serve, what does it do.
+//! Endpoints for the operator, on a listener of their own: health, readiness and metrics.
 
 use std::fmt::Write as _;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 
 use crate::metrics::Metrics;
 
-/// Tells whether a new session could be served now.
+/// Returns whether a new session could be served now.
 pub type Ready = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// Adds the operator's endpoints to a server. None of them starts a child.
@@ -37,7 +37,7 @@ async fn print_metrics(metrics: web::Data<Metrics>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(print(&metrics))
 }
 
-/// The Prometheus text format.
+/// Prints the metrics in the text format of Prometheus.
 fn print(metrics: &Metrics) -> String {
     let mut out = String::new();
     for (name, kind, help, value) in metrics.all() {

@@ -1,7 +1,9 @@
-//! JSON-RPC and MCP as bytes: what a message is, where its id stands, and how to write it again with another id.
+//! JSON-RPC and MCP as bytes: what kind of message a text is, where its id is, and how to write it with
+//! another id.
 //!
-//! Everything here is pure. A message is never turned into a tree and printed again: the parser notes where the envelope
-//! keys stand, and rewriting cuts the original bytes at those places, so what we do not know survives as it was.
+//! Everything in this module is pure. A message is never turned into a tree and printed again: the parser
+//! records the positions of the envelope keys, and rewriting replaces parts of the original bytes at these
+//! positions. Therefore unknown parts stay as they were.
 
 mod advice;
 mod depth;

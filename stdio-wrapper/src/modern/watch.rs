@@ -1,4 +1,5 @@
-//! The wrapper's own subscription to a child: it hears when lists change, for as long as the child lives.
+//! The wrapper's own subscription to a child, by which it learns of changes to lists for as long as the child
+//! lives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +10,23 @@ use super::link::Link;
 use crate::budget::Room;
 use crate::stream::{Next, Stream};
 
-/// Everything about lists; a child grants what it can announce.
+/// All notifications about lists. A child grants those that it can send.
 const WANTED: &str =
     r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
 
-/// What a message on the subscription says.
+/// What a message of the subscription says.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
-    /// It begins; whether changes of the tools are part of it.
+    /// The subscription begins. `tools` says whether it includes changes of the tools.
     Granted { tools: bool },
-    /// A change, which has been dealt with where it came in.
+    /// A change, which was handled when it arrived.
     Change,
-    /// It ends, or was refused.
+    /// The subscription has ended, or was refused.
     End,
 }
 
 impl Link {
-    /// Asks the child to announce changes.
+    /// Asks the child to announce changes, and listens until the subscription ends.
     pub(super) async fn watch(self: Arc<Self>) {
         let stream = Stream::endless(1, 1 << 16, Room::unlimited());
         let consumer = stream.connect();
@@ -54,10 +55,10 @@ impl Link {
         }
         self.tools.set_watched(false);
         if was_granted {
-            // Changes would go unheard now.
+            // Changes would no longer be noticed.
             self.lists.close();
         } else {
-            // A child that announces nothing: its own word on how long a result is good is all there is.
+            // The child announces no changes. Only its own `ttlMs` says how long a result is good.
             self.lists.open();
         }
     }

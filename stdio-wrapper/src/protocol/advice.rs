@@ -1,8 +1,9 @@
-//! What is wrong with a line that a child has written, in words that name the cause and what to do.
+//! Describes what is wrong with a line that a child has written, with the cause and what to do.
 
 use super::envelope::Malformed;
 
-/// Why a line was not taken as it is. `is_in_pieces`: it is a part of a message that goes on over several lines.
+/// Why a line was not accepted as it is. `is_in_pieces` says that the line is a part of a message over
+/// several lines.
 pub fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {
     if is_in_pieces {
         return "The server writes a message over several lines. One message is one line: print it without indentation and without raw line breaks."

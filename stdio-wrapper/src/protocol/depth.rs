@@ -1,11 +1,13 @@
-//! Nesting depth of JSON text, without building anything (attack 109).
+//! The nesting depth of JSON text, found without building a tree (attack 109).
 
-/// Deepest nesting that is passed on. Most JSON readers stop at 128 or earlier; some overflow their stack instead.
+/// Maximum nesting depth that is passed on. Most JSON readers stop at 128 or less, and some overflow their
+/// stack instead.
 pub const MAX_DEPTH: usize = 100;
 
-/// Whether arrays and objects in `text` nest deeper than [`MAX_DEPTH`]. `text` is valid JSON.
+/// Whether arrays and objects in `text` are nested deeper than [`MAX_DEPTH`]. `text` must be valid JSON.
 pub fn is_too_deep(text: &[u8]) -> bool {
-    // Most texts do not even have so many brackets, and to count them is cheaper than to look where they stand.
+    // Most texts have fewer brackets than that, and counting them is cheaper than finding out which ones are
+    // in strings.
     if memchr::memchr2_iter(b'[', b'{', text).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return false;
     }
@@ -33,7 +35,7 @@ pub fn is_too_deep(text: &[u8]) -> bool {
     false
 }
 
-/// What follows the closing quote of the string that `text` continues.
+/// The rest after the closing quotation mark of the string that `text` continues.
 pub(super) fn after_string(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {

@@ -1,12 +1,12 @@
-//! Numbers with so many digits that a reader gives up on the whole message: Python converts no integer of more than 4300
-//! digits, and its SDK drops what it cannot read without a word.
+//! Finds numbers with so many digits that a reader refuses the whole message: Python converts no integer of
+//! more than 4300 digits, and its SDK silently drops what it cannot read.
 
-/// Most digits in a row that a number may have.
+/// Maximum number of digits in a row in a number.
 pub const MAX_DIGITS: usize = 4000;
 
-/// Whether a number in `text`, which is JSON, has more than [`MAX_DIGITS`] digits in a row.
+/// Whether a number in `text`, which must be JSON, has more than [`MAX_DIGITS`] digits in a row.
 pub fn has_endless_number(text: &[u8]) -> bool {
-    // Such a run covers one of these places, so nothing else has to be looked at.
+    // A run of that length covers one of these places, so the others need not be examined.
     let places = (0..text.len()).step_by(MAX_DIGITS / 2);
     places.filter(|at| is_digit(text.get(*at))).any(|at| run(text, at) > MAX_DIGITS) && has_run_outside(text)
 }
@@ -15,7 +15,7 @@ fn is_digit(byte: Option<&u8>) -> bool {
     byte.is_some_and(u8::is_ascii_digit)
 }
 
-/// Length of the run of digits around a place, as far as it matters.
+/// The length of the run of digits around a place. Beyond the maximum, it is not counted to its end.
 fn run(text: &[u8], at: usize) -> usize {
     let count = |digits: &mut dyn Iterator<Item = &u8>| {
         digits.take(MAX_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count()
@@ -24,7 +24,7 @@ fn run(text: &[u8], at: usize) -> usize {
     count(&mut before.iter().rev()) + count(&mut after.iter())
 }
 
-/// A text may have as many digits as it likes.
+/// Whether there is such a run outside of strings, which can have any number of digits.
 fn has_run_outside(text: &[u8]) -> bool {
     let mut rest = text;
     let mut digits = 0;

@@ -1,4 +1,4 @@
-//! An object whose members are exchanged while the values of the others stay as they were written.
+//! Replaces members of an object, while the values of all other members stay as they were written.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -7,22 +7,22 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of an object, in order, each value as JSON text.
+/// The members of an object, in order. Each value is JSON text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Members<'a> {
-    /// Of JSON text; `None` if it is no object.
+    /// Parses JSON text. Returns `None` if it is not an object.
     pub fn parse(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// A member's value; of several with one name the last, as most readers see it.
+    /// The value of a member. If several members have this name, it is the last one, as in most readers.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 
-    /// Takes a member out.
+    /// Removes a member. Returns its value.
     pub fn remove(&mut self, name: &str) -> Option<Cow<'a, str>> {
         let found = self.0.iter().rposition(|(known, _)| known == name)?;
         let (_, value) = self.0.remove(found);
@@ -30,12 +30,12 @@ impl<'a> Members<'a> {
         Some(value)
     }
 
-    /// Keeps only some members.
+    /// Keeps only the members for which `keep` is true.
     pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
         self.0.retain(|(name, _)| keep(name));
     }
 
-    /// Sets a member to JSON text.
+    /// Sets the value of a member, which is JSON text.
     pub fn set(&mut self, name: &'a str, value: impl Into<Cow<'a, str>>) {
         let value = value.into();
         match self.0.iter_mut().find(|(known, _)| known == name) {
@@ -44,31 +44,32 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Sets a member to JSON text if there is none.
+    /// Sets the value of a member, which is JSON text, if the member is missing.
     pub fn set_default(&mut self, name: &'a str, value: impl Into<Cow<'a, str>>) {
         if self.get(name).is_none() {
             self.set(name, value);
         }
     }
 
-    /// Names and values.
+    /// The names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
-    /// How many there are.
+    /// The number of members.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// An object as it is written, each member kept, exchanged or left out by `edit`, which gets its name and value and gives its
-/// new value; all but the name is JSON text. `None`: the text is no object. A large object costs nothing but its copy.
+/// Writes an object again, with its members kept, replaced or left out. `edit` gets the name and the value of
+/// each member, and returns its new value or `None`. Values are JSON text. Returns `None` if the text is not
+/// an object. Even a large object is only copied once.
 pub fn edit_members<'a>(
     text: &'a str,
     edit: impl FnMut(&str, &'a str) -> Option<Cow<'a, str>>,
@@ -87,7 +88,7 @@ pub fn add_member(object: &mut String, name: &str, value: &str) {
     }
 }
 
-/// Writes a member at the end of an object that is not closed.
+/// Writes a member at the end of an object that is still open.
 fn put_member(out: &mut String, name: &str, value: &str) {
     if !out.ends_with('{') {
         out.push(',');
@@ -96,7 +97,7 @@ fn put_member(out: &mut String, name: &str, value: &str) {
     let _ = write!(out, "{}:{value}", serde_json::Value::from(name));
 }
 
-/// Writes an object while it is read.
+/// Writes an object while it is being read.
 struct Edited<F> {
     out: String,
     edit: F,

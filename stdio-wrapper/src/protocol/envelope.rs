@@ -1,7 +1,8 @@
-//! The JSON-RPC envelope: which kind of message, where its id and params stand in the text.
+//! The JSON-RPC envelope: which kind of message a text is, and where its id and params are.
 //!
-//! Keys are compared after unescaping. A doubled key, or one that only differs in case, is refused: the reader behind us
-//! may pick the other one, and then what we checked is not what it runs (attack 106, CVE-2026-27896).
+//! Keys are compared after unescaping. A repeated key, or one that differs only in case, is refused: another
+//! reader might use the other one, and would then do something else than what was checked (attack 106,
+//! CVE-2026-27896).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,67 +16,68 @@ use super::methods::check_method;
 use super::outline::{Unreadable, outline};
 use super::tidy::may_be_untidy;
 
-/// Where a value stands in the text it was parsed from, in bytes.
+/// The position of a value in the text that it was parsed from, in bytes.
 pub type Span = Range<usize>;
 
-/// Longest id or progress token that is taken, in bytes of JSON text.
+/// Maximum length of an id or a progress token, in bytes of JSON text.
 pub(super) const MAX_ID: usize = 1024;
 
 /// Why a text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Not JSON at all.
+    /// The text is not JSON.
     #[error("The message is not valid JSON: {0}.")]
     Json(String),
-    /// JSON, but not a JSON-RPC message.
+    /// The text is JSON, but not a JSON-RPC message.
     #[error("The message is not a JSON-RPC 2.0 message: {0}.")]
     Envelope(String),
 }
 
-/// What a message is for.
+/// The kind of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind<'a> {
-    /// Wants an answer.
+    /// A message that needs an answer.
     Request {
         /// The method, unescaped.
         method: Cow<'a, str>,
-        /// Where the id stands.
+        /// The position of the id.
         id: Span,
     },
-    /// Wants none.
+    /// A message that needs no answer.
     Notification {
         /// The method, unescaped.
         method: Cow<'a, str>,
     },
-    /// Answers a request; `is_error` tells which of the two members it has.
+    /// An answer to a request. `is_error` says which of the two members it has.
     Response {
-        /// Where the id stands; an error that cannot name its request has `null` or none.
+        /// The position of the id. An error for a request that could not be identified has the id `null` or
+        /// none.
         id: Option<Span>,
         /// Whether it has an `error` member.
         is_error: bool,
     },
 }
 
-/// One message, as places in its text.
+/// A message, as positions in its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<'a> {
     /// The text of the whole message.
     pub text: &'a str,
-    /// What it is.
+    /// The kind of the message.
     pub kind: Kind<'a>,
-    /// Where `params` stands (requests, notifications).
+    /// The position of `params` (requests, notifications).
     pub params: Option<Span>,
-    /// Where `result` stands (responses).
+    /// The position of `result` (responses).
     pub result: Option<Span>,
-    /// Where `error` stands (responses).
+    /// The position of `error` (responses).
     pub error: Option<Span>,
-    /// It has a key that JSON-RPC does not know, or `null` where a member is optional. SDKs refuse such a message as a
-    /// whole and say nothing; [`super::tidy`] takes that out.
+    /// Whether the message has a key that JSON-RPC does not know, or `null` for an optional member. SDKs
+    /// silently refuse the whole message because of these; [`super::tidy`] removes them.
     pub is_untidy: bool,
 }
 
 impl<'a> Message<'a> {
-    /// The text at a place of this message.
+    /// The text at a position of this message.
     pub fn at(&self, span: &Span) -> &'a str {
         self.text.get(span.clone()).unwrap_or_default()
     }
@@ -88,7 +90,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The text of `params`, if there is one.
+    /// The text of `params`, if there is any.
     pub fn params_text(&self) -> Option<&'a str> {
         self.params.as_ref().map(|span| self.at(span))
     }
@@ -99,21 +101,22 @@ impl<'a> Message<'a> {
 pub enum Body<'a> {
     /// One message.
     Single(Message<'a>),
-    /// A batch; each item parsed on its own, so that a bad one spoils only itself.
+    /// A batch. Each item is parsed on its own, so that a bad item affects no other.
     Batch(Vec<Result<Message<'a>, BadItem>>),
 }
 
-/// An item of a batch that is no message.
+/// An item of a batch that is not a message.
 #[derive(Debug)]
 pub struct BadItem {
     /// What is wrong with it.
     pub error: Malformed,
-    /// What it was meant to be, if that can be told.
+    /// What the item was meant to be, if that is known.
     pub meant: Option<Unreadable>,
 }
 
 impl Body<'_> {
-    /// Whether [`super::tidy_body`] may find something. A quick look, so that the second one is seldom needed.
+    /// Whether [`super::tidy_body`] might find something. This check is quick, so that the thorough one is
+    /// seldom needed.
     pub fn may_be_untidy(&self) -> bool {
         match self {
             Self::Single(message) => may_be_untidy(message),
@@ -122,7 +125,7 @@ impl Body<'_> {
     }
 }
 
-/// Parses a POST body. `max_batch` bounds the items of a batch (attack 109).
+/// Parses a POST body. `max_batch` limits the number of items in a batch (attack 109).
 pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> {
     let text = utf8(text)?;
     if !text.trim_start().starts_with('[') {
@@ -134,7 +137,7 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
         return Err(Malformed::Envelope("a batch must not be empty".to_owned()));
     }
     if items.len() > max_batch {
-        return Err(Malformed::Envelope(format!("a batch may have at most {max_batch} messages")));
+        return Err(Malformed::Envelope(format!("a batch can have at most {max_batch} messages")));
     }
     let read = |item: &'_ RawValue| outline(item.get().as_bytes()).meant();
     let items = items
@@ -143,7 +146,7 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
     Ok(Body::Batch(items.collect()))
 }
 
-/// A message whose method is judged before a child gets it.
+/// Parses a message of a client, and checks its method before a child gets it.
 fn parse_from_client(text: &str) -> Result<Message<'_>, Malformed> {
     let message = parse(text)?;
     match &message.kind {
@@ -170,7 +173,7 @@ fn parse(text: &str) -> Result<Message<'_>, Malformed> {
     raw.into_message(text).map_err(|why| Malformed::Envelope(why.to_owned()))
 }
 
-/// The parser's own words without its "at line 1 column 7", which counts differently for batches.
+/// The parser's message without its "at line 1 column 7", which is counted differently for batches.
 fn short(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(head, _)| head.to_owned())
@@ -189,7 +192,7 @@ struct RawEnvelope<'a> {
 }
 
 impl<'a> RawEnvelope<'a> {
-    /// Notes a member.
+    /// Records a member.
     fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
         let slot = match key {
             Key::JsonRpc => &mut self.jsonrpc,
@@ -205,7 +208,7 @@ impl<'a> RawEnvelope<'a> {
         };
         match slot.replace(value) {
             None => Ok(()),
-            Some(_) => Err("a key of the envelope stands there twice"),
+            Some(_) => Err("a key of the envelope is repeated"),
         }
     }
 
@@ -237,7 +240,7 @@ impl<'a> RawEnvelope<'a> {
                 Kind::Response { id, is_error: self.error.is_some() }
             }
         };
-        // JSON-RPC knows arrays here, MCP does not (2025-11-25, "Requests").
+        // JSON-RPC allows arrays here, and MCP does not (2025-11-25, "Requests").
         if self.params.is_some_and(|params| !params.starts_with('{')) {
             return Err("`params` must be an object");
         }
@@ -245,7 +248,8 @@ impl<'a> RawEnvelope<'a> {
         Ok(Message { text, kind, params, result, error, is_untidy })
     }
 
-    /// `null` in place of an optional member is how many libraries write that there is none. Tells whether there was one.
+    /// Removes `null` from optional members, because many libraries write it for a missing member. Returns
+    /// whether there was one.
     fn drop_nulls(&mut self) -> bool {
         let is_null = |part: Option<&str>| part == Some("null");
         let is_empty = self.method.is_none() && is_null(self.result);
@@ -262,7 +266,7 @@ impl<'a> RawEnvelope<'a> {
     }
 }
 
-/// Both point into the same text, so the difference of their addresses is the place.
+/// Both point into the same text, so the difference of their addresses is the position.
 fn span_in(text: &str, part: &str) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
@@ -275,14 +279,15 @@ fn method_name(text: &str) -> Result<Cow<'_, str>, &'static str> {
         return Ok(Cow::Borrowed(plain));
     }
     let name: String = serde_json::from_str(text).map_err(|_| "`method` must be a string")?;
-    // A reader that ends strings at NUL would run another method than the one we looked at.
+    // A reader that ends strings at NUL would run another method than the one that was checked.
     if name.contains('\0') {
         return Err("`method` must not contain NUL");
     }
     Ok(Cow::Owned(name))
 }
 
-/// MCP allows strings and integers; a number with a fraction is passed on as it is, like any other token.
+/// Checks an id. MCP allows strings and integers; a number with a fraction is passed on unchanged like any
+/// other id.
 fn valid_id(raw: &str) -> Result<&str, &'static str> {
     match raw.as_bytes() {
         text if text.len() > MAX_ID => Err("`id` is too long"),
@@ -291,7 +296,7 @@ fn valid_id(raw: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// The envelope keys, and what is neither one of them nor close to one.
+/// The keys of the envelope, and all keys that are not similar to one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     JsonRpc,
@@ -325,8 +330,8 @@ impl Key {
     }
 }
 
-/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the Kelvin sign, and
-/// others the two letters i of Turkish.
+/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the
+/// Kelvin sign, and other readers fold the two letters i of Turkish.
 pub fn folds_to(name: &str, known: &str) -> bool {
     let fold = |letter: char| match letter {
         '\u{17f}' => 's',

@@ -1,39 +1,39 @@
-//! JSON-RPC error messages that we make ourselves.
+//! JSON-RPC error messages of the wrapper itself.
 
 use bytes::Bytes;
 
 use super::envelope::Message;
 use super::peek::{members, string};
 
-/// Error codes of JSON-RPC 2.0 §5.1 and the ones MCP implementations share.
+/// Error codes of JSON-RPC 2.0 §5.1, and those that MCP implementations share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The body is not JSON.
     ParseError,
-    /// JSON, but not a message that may stand here.
+    /// The body is JSON, but not a message that is allowed here.
     InvalidRequest,
     /// The method is not available here.
     MethodNotFound,
-    /// Parameters that cannot be taken.
+    /// The parameters are not accepted.
     InvalidParams,
-    /// The server behind us failed.
+    /// The wrapped server failed.
     InternalError,
-    /// Refused by the wrapper: limits, missing session, missing permission.
+    /// The wrapper refused the request because of a limit, a missing session or a missing permission.
     Refused,
-    /// No such session; the code that SDK servers answer with status 404.
+    /// The session does not exist. Servers with an SDK answer with this code and status 404.
     SessionNotFound,
     /// The caller cancelled the request.
     Cancelled,
-    /// A header does not say what the body says (2026-07-28).
+    /// A header differs from the body (2026-07-28).
     HeaderMismatch,
     /// The request needs a capability that the client did not declare (2026-07-28).
     MissingCapability,
-    /// The revision is not served (2026-07-28).
+    /// The revision is not supported (2026-07-28).
     UnsupportedVersion,
 }
 
 impl Code {
-    /// The number on the wire.
+    /// The number in a message.
     pub fn number(self) -> i32 {
         match self {
             Self::ParseError => -32700,
@@ -51,26 +51,26 @@ impl Code {
     }
 }
 
-/// An error response. `id` is JSON text; without one the answer carries `null` (JSON-RPC 2.0 §5).
+/// Makes an error response. `id` is JSON text. Without an id, the response has `null` (JSON-RPC 2.0 §5).
 pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
     error_with_data(id, code, message, None)
 }
 
-/// Characters of a child's own words that are repeated.
+/// Maximum number of characters of a child's own message that are repeated.
 const MAX_WORDS: usize = 500;
 
-/// What the error of a response says.
+/// The message of an error response.
 pub fn error_words(message: &Message<'_>) -> Option<String> {
     let [words] = members(message.at(message.error.as_ref()?), ["message"]).ok()?;
     Some(string(words?)?.chars().take(MAX_WORDS).collect())
 }
 
-/// The `error` member of a response, as JSON text.
+/// Makes the `error` member of a response, as JSON text.
 pub(super) fn error_text(code: i64, message: &str) -> String {
     format!(r#"{{"code":{code},"message":{}}}"#, serde_json::Value::from(message))
 }
 
-/// The same with `data`, which is JSON text.
+/// Like [`error_message`], with `data`, which is JSON text.
 pub fn error_with_data(id: Option<&[u8]>, code: Code, message: &str, data: Option<&str>) -> Bytes {
     let text = serde_json::Value::from(message).to_string();
     let mut out = Vec::with_capacity(text.len() + 80);

@@ -1,14 +1,15 @@
-//! Ids as JSON text: which number of ours one stands for, and whether two of them are the same.
+//! Ids as JSON text: finds the wrapper's number that an id stands for, and compares ids.
 
 use std::borrow::Cow;
 
 use super::peek::string;
 
-/// The largest integer up to which a float holds each one.
+/// The largest integer up to which a float can hold every integer.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// An id or token of ours. Some servers write every id as a string, some write every number as a float (`7.0`, `7e0`), and
-/// the official clients accept that; ours are numbers only, so nothing is mixed up.
+/// Reads an id or a token of the wrapper. Some servers write every id as a string, and some write every
+/// number as a float (`7.0`, `7e0`), which the official clients accept. Ids of the wrapper are only numbers,
+/// so there is no confusion.
 pub fn own_number(text: &[u8]) -> Option<u64> {
     let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
     let text = std::str::from_utf8(text)
@@ -19,11 +20,12 @@ pub fn own_number(text: &[u8]) -> Option<u64> {
     }
     let is_tight = !text.ends_with(|last: char| last.is_ascii_whitespace());
     let number: f64 = serde_json::from_str(text).ok().filter(|_| is_tight)?;
-    // An integer that a float holds exactly is written the same way by both.
+    // An integer that a float holds exactly is written in the same way by both.
     (number <= MAX_EXACT && number.fract() == 0.0).then(|| format!("{number}").parse().ok()).flatten()
 }
 
-/// Whether two ids have the same value, however their letters are written (`"\u0061"` is `"a"`).
+/// Whether two ids have the same value, even if their characters are written differently (`"\u0061"` is
+/// `"a"`).
 pub fn same_id(one: &str, other: &str) -> bool {
     one == other || (one.contains('\\') || other.contains('\\')) && value(one) == value(other)
 }

@@ -1,13 +1,13 @@
-//! Keys that two readers can understand differently although the text is the same. Pure.
+//! Finds keys that two readers can understand differently although the text is the same. This module is pure.
 
 use super::depth::after_string;
 
-/// NUL in a string. It can only stand there as this escape.
+/// NUL in a string, where it can only be written as this escape.
 const NUL: &[u8] = br"\u0000";
 
-/// Whether a key in `text`, which is JSON, holds NUL, on whatever level. A reader that ends strings at NUL, as those written
-/// in C do, sees another key there than ours: `name\u0000` is its `name`. Values may hold NUL, unless something is decided
-/// by them.
+/// Whether a key in `text`, which must be JSON, contains NUL, on any level. A reader that ends strings at
+/// NUL, such as one written in C, sees another key than the wrapper does: it reads `name\u0000` as `name`.
+/// Values can contain NUL, except those that a decision depends on.
 pub fn has_nul_key(text: &[u8]) -> bool {
     if memchr::memmem::find(text, NUL).is_none() {
         return false;
@@ -24,7 +24,7 @@ pub fn has_nul_key(text: &[u8]) -> bool {
     false
 }
 
-/// Whether NUL is escaped in the content of a string, and not a backslash before `u0000`.
+/// Whether the content of a string has an escaped NUL, and not an escaped backslash before `u0000`.
 fn holds_nul(content: &[u8]) -> bool {
     let mut rest = content;
     while let Some(at) = memchr::memchr(b'\\', rest) {

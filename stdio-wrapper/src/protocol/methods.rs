@@ -1,8 +1,9 @@
-//! Methods that two readers can take for different ones. Pure.
+//! Finds methods that two readers can take for different ones. This module is pure.
 
 use super::envelope::Malformed;
 
-/// What clients send in any revision. Some of it the wrapper answers or changes itself, and rules are about it.
+/// The methods that clients send in any revision. The wrapper answers or changes some of them itself, and
+/// rules apply to some.
 const KNOWN: [&str; 25] = [
     "completion/complete",
     "initialize",
@@ -31,9 +32,9 @@ const KNOWN: [&str; 25] = [
     "tools/list",
 ];
 
-/// Refuses a method that a server may take for another one than we do (attack 106): a server that compares without case
-/// folds more letters than those of ASCII (the long s, the Kelvin sign), and one that trims drops blanks. No method of MCP
-/// has such characters.
+/// Refuses a method that a server might take for another one than the wrapper does (attack 106). A server
+/// that ignores case might also fold letters outside of ASCII (the long s, the Kelvin sign), and one that
+/// trims drops blanks. No method of MCP has such characters.
 pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
     if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_graphic()) {
         let why = "`method` must consist of visible ASCII characters, without blanks";

@@ -1,4 +1,4 @@
-//! Whether a response says what became of its request in a form that clients understand.
+//! Checks whether a response has a result or an error in a form that clients understand.
 
 use bytes::Bytes;
 
@@ -9,31 +9,32 @@ use super::peek::{members, object, string};
 use super::text::Text;
 use super::tidy::tidy;
 
-/// Longest text of a broken error that is shown to the caller, in letters.
+/// Maximum number of characters of a malformed error that are shown to the caller.
 const MAX_SHOWN: usize = 500;
 
-/// What a response says.
+/// What a response contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// A result or an error as the schema wants it.
+    /// A result or an error that matches the schema.
     Sound,
-    /// An error without an integer `code` or a text in `message`; this one, as JSON text, says the same.
+    /// An error without an integer `code` or without a text in `message`. The value is an `error` that says
+    /// the same, as JSON text.
     Error(String),
-    /// A result that is no object, which no client accepts.
+    /// A result that is not an object, which no client accepts.
     NoObject,
 }
 
-/// A response as its caller gets it, and what was wrong with it, if anything was.
+/// A response in the form for its caller, and what was wrong with it, if anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relayed {
-    /// The response under the caller's id.
+    /// The response with the caller's id.
     pub text: Text,
-    /// For the log.
+    /// A description of the fault, for the log.
     pub fault: Option<&'static str>,
 }
 
-/// The response that `frame` holds, with its id at `id` replaced by the caller's, `with`. One that clients would drop
-/// without a word is put right, or becomes an error.
+/// Makes the response for the caller from the one in `frame`, with the id at `id` replaced by the caller's
+/// id, `with`. A response that clients would silently drop is repaired, or becomes an error.
 pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> Relayed {
     let put = |name: &str, value: &str| {
         let id = String::from_utf8_lossy(with);
@@ -63,20 +64,22 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
     }
 }
 
-/// Whether the client's answer to a question says what became of it. The child's SDK drops one that does not.
+/// Whether the client's answer to a question has a valid result or error. The child's SDK would drop any
+/// other answer.
 pub fn is_sound(response: &Message<'_>) -> bool {
     outcome(response) == Outcome::Sound
 }
 
-/// Whether an error without an id is about a request. Servers also answer notifications that they do not know with one, under
-/// the code for that (JSON-RPC 2.0 §5 knows no error without an id but that the message could not be read).
+/// Whether an error without an id is about a request. Some servers also send one for an unknown notification,
+/// with the code for an unknown method. (In JSON-RPC 2.0 §5, an error without an id only means that the
+/// message could not be read.)
 pub fn is_about_a_request(response: &Message<'_>) -> bool {
     let error = response.error.as_ref().map(|error| response.at(error));
     let code = object(error).and_then(|error| members(error, ["code"]).ok()).and_then(|[code]| code);
     code.is_some_and(|code| code != "-32601")
 }
 
-/// Looks at the result or error of a response.
+/// Examines the result or the error of a response.
 fn outcome(response: &Message<'_>) -> Outcome {
     if let Some(result) = &response.result {
         let is_object = matches!(response.at(result), "null") || response.at(result).starts_with('{');

@@ -1,47 +1,49 @@
-//! What can be told of a message that cannot be used as a whole, because it is too large to keep, or because it is not
-//! quite JSON: its id, and whether it answers a request or is one. Whoever waits for it can then be told.
+//! Finds out what can be known about a message that cannot be used as a whole, because it is too large to
+//! keep or is not quite JSON: its id, and whether it is a request or an answer. The caller that waits for it
+//! can then get an error.
 
 use serde_json::value::RawValue;
 
 use super::envelope::folds_to;
 
-/// Ids longer than this are not remembered.
+/// Maximum length of an id that is kept, in bytes.
 const MAX_ID: usize = 1024;
 
-/// What could be read of a message.
+/// What is known about a message.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
-    /// It has several ids, or a key that some readers take for `id`.
+    /// Whether it has several ids, or a key that some readers take for `id`.
     pub is_ambiguous: bool,
-    /// It has a `jsonrpc`.
+    /// Whether it has a `jsonrpc` member.
     pub has_version: bool,
-    /// It has a `method`.
+    /// Whether it has a `method` member.
     pub has_method: bool,
-    /// It has a `result` or an `error` that is not `null`.
+    /// Whether it has a `result` or an `error` that is not `null`.
     pub has_outcome: bool,
-    /// It has a key that JSON-RPC does not know.
+    /// Whether it has a key that JSON-RPC does not know.
     pub has_others: bool,
-    /// Every bracket that was opened is closed again, so no key is still to come.
+    /// Whether every bracket is closed, so that no further key can follow.
     pub is_whole: bool,
 }
 
-/// What a message is for, with its id as JSON text.
+/// The kind of an unusable message, with its id as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
     /// It answers the request with this id.
     Response(Vec<u8>),
-    /// It wants an answer under this id.
+    /// It is a request with this id.
     Request(Vec<u8>),
-    /// It answers a request, but has no id, or one that is neither text nor number.
+    /// It answers a request, but has no id, or one that is neither a string nor a number.
     NamelessResponse,
 }
 
 impl Outline {
-    /// Who waits for this line of a child or for an answer to it, if that is certain. Servers also write log lines in JSON
-    /// with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
+    /// What this line of a child is, if it is certain that it is a message. Servers also write log lines in
+    /// JSON with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a
+    /// question.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
         if self.is_nameless() && self.has_version && self.is_whole {
@@ -50,7 +52,7 @@ impl Outline {
         match (self.id?, self.has_method, self.has_outcome) {
             (id, false, true) if self.has_version || is_bare => Some(Unreadable::Response(id)),
             (id, true, false) if self.has_version => Some(Unreadable::Request(id)),
-            // Writers leave out a result that is undefined, and some repeat the method of the request.
+            // Some libraries leave out an undefined result, and some repeat the method of the request.
             (id, false, false) | (id, true, true) if self.has_version && self.is_whole => {
                 Some(Unreadable::Response(id))
             }
@@ -58,12 +60,12 @@ impl Outline {
         }
     }
 
-    /// Whether it says what became of a request, but not of which.
+    /// Whether it has the outcome of a request, but does not say which one.
     fn is_nameless(&self) -> bool {
         self.id.is_none() && !self.is_ambiguous && self.has_outcome && !self.has_method
     }
 
-    /// What the body of a client's request was meant to be. It is surely meant as a message.
+    /// What the body of a client's request was meant to be. It is certainly meant as a message.
     pub fn meant(self) -> Option<Unreadable> {
         if self.is_nameless() && self.is_whole {
             return Some(Unreadable::NamelessResponse);
@@ -77,7 +79,7 @@ impl Outline {
     }
 }
 
-/// Where in the text the reader stands.
+/// Where the reader is in the text.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Place {
     #[default]
@@ -87,7 +89,7 @@ enum Place {
     Escaped,
 }
 
-/// A reader of JSON text that keeps nothing but the current key and the id. It takes the text piece by piece.
+/// A reader of JSON text that only keeps the current key and the id. It gets the text in pieces.
 #[derive(Debug, Default)]
 pub struct OutlineReader {
     length: usize,
@@ -95,17 +97,17 @@ pub struct OutlineReader {
     place: Place,
     /// Whether the next value at the top level belongs to the key `id`.
     wants_value: bool,
-    /// Whether it belongs to `result` or `error`.
+    /// Whether the next value at the top level belongs to `result` or `error`.
     wants_outcome: bool,
-    /// The last string at the top level, with its quotes.
+    /// The last string at the top level, with its quotation marks.
     text: Vec<u8>,
-    /// A string at the top level has ended, and a colon may follow.
+    /// Whether a string at the top level has ended, so that a colon might follow.
     is_key: bool,
     outline: Outline,
 }
 
 impl OutlineReader {
-    /// Takes the next piece.
+    /// Reads the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
         self.length += piece.len();
         let mut rest = piece;
@@ -115,7 +117,7 @@ impl OutlineReader {
                 self.outside(*byte);
                 continue;
             }
-            // Long strings inside the result: jump to what may end them.
+            // In long strings inside of the result, this skips to the next character that might end them.
             if self.depth > 1 && self.place == Place::InString && !matches!(byte, b'"' | b'\\') {
                 rest = memchr::memchr2(b'"', b'\\', rest).and_then(|at| rest.get(at..)).unwrap_or_default();
                 continue;
@@ -130,12 +132,12 @@ impl OutlineReader {
         Outline { id, is_whole: self.is_balanced(), ..self.outline }
     }
 
-    /// Bytes that were fed.
+    /// The number of bytes that were read.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Whether every bracket that was opened is closed again.
+    /// Whether every bracket is closed.
     pub fn is_balanced(&self) -> bool {
         self.depth == 0 && self.place == Place::Outside
     }
@@ -161,7 +163,7 @@ impl OutlineReader {
     fn outside(&mut self, byte: u8) {
         if self.wants_outcome && !byte.is_ascii_whitespace() {
             self.wants_outcome = false;
-            // Many libraries write `null` for a member that is not there.
+            // Many libraries write `null` for a missing member.
             self.outline.has_outcome |= byte != b'n';
         }
         match byte {
@@ -200,7 +202,7 @@ impl OutlineReader {
         }
     }
 
-    /// A key at the top level has ended.
+    /// Called when a key at the top level has ended.
     fn key(&mut self) {
         match self.text.as_slice() {
             br#""id""# => self.wants_value = true,
@@ -210,7 +212,7 @@ impl OutlineReader {
             br#""params""# => {}
             other => {
                 self.outline.has_others = true;
-                // Another reader may take this key for the id (attack 106).
+                // Another reader might take this key for the id (attack 106).
                 let name = std::str::from_utf8(other).unwrap_or_default().trim_matches('"');
                 self.outline.is_ambiguous |= folds_to(name, "id");
             }
@@ -233,13 +235,14 @@ impl OutlineReader {
     }
 }
 
-/// Whether this is a string or a number in JSON. Nothing else may be repeated in a message of ours.
+/// Whether the text is a string or a number in JSON. Nothing else may be repeated in a message of the
+/// wrapper.
 fn is_id(text: &[u8]) -> bool {
     text.first().is_some_and(|first| matches!(first, b'"' | b'-' | b'0'..=b'9'))
         && serde_json::from_slice::<&RawValue>(text).is_ok()
 }
 
-/// The outline of a whole text.
+/// Makes the outline of a whole text.
 pub fn outline(text: &[u8]) -> Outline {
     let mut reader = OutlineReader::default();
     reader.feed(text);
@@ -278,7 +281,7 @@ mod tests {
         ] {
             assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
         }
-        // A question of a library that writes every member is no answer.
+        // A question of a library that writes every member is not an answer.
         let full = r#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":{},"result":null,"error":null}"#;
         assert_eq!(outline(full.as_bytes()).unreadable(), Some(Unreadable::Request("7".into())));
     }
@@ -305,7 +308,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7}"#, Some(Unreadable::Response("7".into()))),
             (r#"{"id":[7],"result":{}}"#, Some(Unreadable::NamelessResponse)),
             (r#"{"id":7}"#, None),
-            // What is no JSON cannot be repeated.
+            // Text that is not JSON cannot be repeated.
             (r#"{"id":--..5eE,"method":"ping"}"#, None),
             (r#"{"id":00,"method":"ping"}"#, None),
             (r#"{"id":1 2,"method":"ping"}"#, None),

@@ -1,5 +1,5 @@
-//! The few values inside params and results that the bridge itself needs. Doubled and case-variant keys are refused
-//! here as well, because a decision rests on them (attack 106).
+//! Reads the few values inside of params and results that the wrapper needs. Repeated keys, and keys that
+//! differ only in case, are refused here as well, because decisions depend on them (attack 106).
 
 use std::borrow::Cow;
 
@@ -10,19 +10,19 @@ use serde_json::value::RawValue;
 use super::envelope::{MAX_ID, Malformed, Message, Span, folds_to};
 use super::version::Version;
 
-/// Names the task that a message belongs to, under `_meta`.
+/// The member of `_meta` that names the task to which a message belongs.
 pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 
-/// What a request's params say about itself.
+/// What is read from the params of a request.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CallParams<'a> {
     /// `name` (tools/call, prompts/get), unescaped.
     pub name: Option<Cow<'a, str>>,
-    /// Where `_meta.progressToken` stands in the message.
+    /// The position of `_meta.progressToken` in the message.
     pub progress_token: Option<Span>,
 }
 
-/// `name` and the progress token of a request.
+/// Reads `name` and the progress token of a request.
 pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed> {
     let mut out = CallParams::default();
     let Some(params) = object(message.params_text()) else {
@@ -41,7 +41,7 @@ pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed>
     Ok(out)
 }
 
-/// What the schema says about the task that a message belongs to (2025-11-25, `RelatedTaskMetadata`).
+/// Checks the task that a message belongs to against the schema (2025-11-25, `RelatedTaskMetadata`).
 fn check_task(task: Option<&str>) -> Result<(), Malformed> {
     let Some(task) = task.filter(|task| *task != "null") else { return Ok(()) };
     let id = object(Some(task)).map_or(Ok([None]), |task| members(task, ["taskId"]))?;
@@ -53,7 +53,7 @@ fn check_task(task: Option<&str>) -> Result<(), Malformed> {
     }
 }
 
-/// Where a progress token stands; `null` is none.
+/// The position of a progress token. `null` means that there is none.
 pub fn progress_token(message: &Message<'_>, token: &str) -> Result<Option<Span>, Malformed> {
     match token.as_bytes() {
         b"null" => Ok(None),
@@ -66,7 +66,7 @@ fn forbidden(why: &str) -> Malformed {
     Malformed::Envelope(why.to_owned())
 }
 
-/// Where the `requestId` of a `notifications/cancelled` stands.
+/// The position of `requestId` in a `notifications/cancelled`.
 pub fn peek_cancelled(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
     let Some(params) = object(message.params_text()) else {
         return Ok(None);
@@ -75,7 +75,7 @@ pub fn peek_cancelled(message: &Message<'_>) -> Result<Option<Span>, Malformed> 
     Ok(id.map(|id| span_in(message.text, id)))
 }
 
-/// Where the `progressToken` of a `notifications/progress` stands.
+/// The position of `progressToken` in a `notifications/progress`.
 pub fn peek_progress(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
     let Some(params) = object(message.params_text()) else {
         return Ok(None);
@@ -84,7 +84,7 @@ pub fn peek_progress(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
     Ok(token.map(|token| span_in(message.text, token)))
 }
 
-/// The revision that an `initialize` request asks for, as it stands there.
+/// The revision that an `initialize` request asks for, even if it is unknown.
 pub fn peek_requested_version<'a>(message: &Message<'a>) -> Result<Option<Cow<'a, str>>, Malformed> {
     let Some(params) = object(message.params_text()) else {
         return Ok(None);
@@ -93,7 +93,7 @@ pub fn peek_requested_version<'a>(message: &Message<'a>) -> Result<Option<Cow<'a
     Ok(version.and_then(string))
 }
 
-/// The revision that the server chose: the value's place and the revision, if we know it.
+/// The revision that the server chose: the position of the value, and the revision if it is known.
 pub fn peek_initialize_result(message: &Message<'_>) -> Option<(Span, Option<Version>)> {
     let result = object(message.result.as_ref().map(|span| message.at(span)))?;
     let [version] = members(result, ["protocolVersion"]).ok()?;
@@ -101,12 +101,12 @@ pub fn peek_initialize_result(message: &Message<'_>) -> Option<(Span, Option<Ver
     Some((span_in(message.text, version), string(version).and_then(|name| Version::parse(&name))))
 }
 
-/// The text, if it is an object.
+/// Returns the text if it is an object.
 pub fn object(text: Option<&str>) -> Option<&str> {
     text.filter(|text| text.starts_with('{'))
 }
 
-/// The value of a JSON string.
+/// Returns the value of a JSON string.
 pub fn string(text: &str) -> Option<Cow<'_, str>> {
     match text.strip_prefix('"')?.strip_suffix('"')? {
         plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
@@ -114,14 +114,14 @@ pub fn string(text: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Where a part that was cut out of `text` stands in it.
+/// The position of `part`, which must be a slice of `text`.
 pub fn span_in(text: &str, part: &str) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
 }
 
-/// The values of some members of an object, as JSON text. A doubled name, or one that differs only in its letters' case,
-/// is an error.
+/// The values of some members of an object, as JSON text. A name that is repeated, or that differs only in
+/// case, is an error.
 pub fn members<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],
@@ -150,7 +150,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
                 continue;
             };
             if slot.replace(map.next_value::<&'de RawValue>()?.get()).is_some() {
-                return Err(M::Error::custom("a key stands there twice"));
+                return Err(M::Error::custom("a key is repeated"));
             }
         }
         Ok(out)

@@ -1,26 +1,27 @@
-//! Writes a message again with some values replaced, everything else byte for byte.
+//! Writes a message again with some values replaced. Everything else stays the same, byte for byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::envelope::Span;
 use super::strings::{has_separator, mend_surrogates, put_without_separators};
 
-/// Replace the text at `span` by `with`.
+/// Replaces the text at `span` with `with`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch<'a> {
-    /// Where, in bytes of the original.
+    /// The position in the original, in bytes.
     pub span: Span,
-    /// JSON text.
+    /// The new value, as JSON text.
     pub with: &'a [u8],
 }
 
-/// `text` with `patches` applied (any order, not overlapping), without raw line breaks and without a final newline.
+/// Returns `text` with `patches` applied (in any order, not overlapping), without raw line breaks, and
+/// without a line break at the end.
 pub fn rewrite(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     build(text, patches, false).freeze()
 }
 
-/// The same as one line for a child: no line break inside, one at the end (stdio transport, 2025-11-25), and no letter that
-/// makes a child's reader drop the line or cut it.
+/// Like [`rewrite`], but as one line for a child: without a line break inside and with one at the end (stdio
+/// transport, 2025-11-25), and without characters because of which a child's reader drops or cuts the line.
 pub fn rewrite_line(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     let mut line = build(text, patches, true);
     mend_surrogates(&mut line);
@@ -50,8 +51,8 @@ fn build(text: &[u8], patches: &mut [Patch<'_>], is_line: bool) -> BytesMut {
     out
 }
 
-/// In JSON a raw line break can only be space between tokens; a blank is the same. In SSE a carriage return ends a line
-/// too, so it goes as well.
+/// Replaces raw line breaks with blanks. In JSON, they can only be white space between tokens. A carriage
+/// return also ends a line in SSE, so it is replaced, too.
 fn flatten(out: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', out.get(from..).unwrap_or_default()) {

@@ -1,8 +1,8 @@
-//! Lines of a child that are no message as they stand: what they were meant to be, and if that cannot be told, who waits
-//! for them.
+//! Handles lines of a child that are not messages as they are: finds out what they were meant to be or, if
+//! that is unknown, which request waits for them.
 //!
-//! What changes no value is put right: bytes that are not UTF-8, a byte order mark, colours, several messages on one line,
-//! text before or after one. Everything else is only read for its id.
+//! A line is repaired if that changes no value: bytes that are not UTF-8, a byte order mark, colours, several
+//! messages on one line, text before or after a message. From all other lines, only the id is read.
 
 use std::fmt;
 
@@ -15,46 +15,46 @@ use super::envelope::{Kind, parse_line};
 use super::outcome::is_sound;
 use super::outline::{OutlineReader, Unreadable};
 
-/// Messages that one line may hold.
+/// Maximum number of messages on one line.
 const MAX_MESSAGES: usize = 1024;
-/// Longest line in which an answer is looked for behind other text, in bytes. Every place at which one may begin costs a
-/// look at the rest of the line.
+/// Maximum length of a line in which an answer is searched behind other text, in bytes. For every place at
+/// which an answer might begin, the rest of the line has to be examined.
 const MAX_PREFIXED: usize = 256 << 10;
-/// Places on one line at which a message is looked for.
+/// Maximum number of places on one line at which a message is searched.
 const MAX_PLACES: usize = 8;
 
-/// What became of a line.
+/// The result of reading a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvaged {
-    /// Messages after all, each of them readable.
+    /// The line contains messages, each of which is readable.
     Messages(Vec<Bytes>),
-    /// A message that cannot be read, but is known to be waited for.
+    /// The line is a message that cannot be read, and a request is known to wait for it.
     Unreadable(Unreadable),
-    /// Nothing.
+    /// The line is not a message.
     Nothing,
 }
 
-/// Reads the lines of one child that are no messages.
+/// Reads those lines of one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// A message that goes on over several lines, and whether somebody was told of it.
+    /// A message that continues over several lines, and whether it has been reported.
     open: Option<(OutlineReader, bool)>,
 }
 
 impl Salvage {
-    /// Notes that the child has written a proper message, so what was open before it is not continued.
+    /// Called when the child has written a valid message, so that an open message before it is not continued.
     pub fn reset(&mut self) {
         self.open = None;
     }
 
-    /// Whether a message goes on over several lines.
+    /// Whether a message continues over several lines.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Reads a line. `accepts_prefixed`: an answer is looked for behind other text. That is not done with the lines of a child
-    /// that serves several callers. What keeps a text from forging an answer is that it cannot name a call: the numbers of
-    /// calls are unguessable (`child/numbers.rs`), also those of a session's own child.
+    /// Reads a line. With `accepts_prefixed`, an answer is also searched behind other text. This is not done
+    /// for a child that serves several callers. A text cannot forge an answer, because it cannot name a call:
+    /// the numbers of calls cannot be guessed (`child/numbers.rs`), not even those of a session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
         let text = String::from_utf8_lossy(line);
         let text = undecorated(&text);
@@ -72,7 +72,7 @@ impl Salvage {
     fn outline(&mut self, text: &str, accepts_prefixed: bool) -> Option<Unreadable> {
         let starts = text.starts_with('{');
         let (mut reader, is_told) = match self.open.take() {
-            // A line that looks like the start of a message is one.
+            // A line that looks like the beginning of a message is one.
             Some(open) if !(starts && text.contains("\"jsonrpc\"")) => open,
             _ => (OutlineReader::default(), false),
         };
@@ -82,24 +82,26 @@ impl Salvage {
         }
         let from = if continues { 0 } else { text.find('{')? };
         let object = text.get(from..).unwrap_or_default();
-        // Behind other text stands what a server prints for its operator. If it is sound, nothing of it was lost.
+        // JSON behind other text is something that a server prints for its operator. If it is valid, nothing
+        // of it was lost.
         if !starts && !continues && is_json(object) {
             return None;
         }
         reader.feed(object.as_bytes());
-        // Servers print what they get and send. What is cut off there follows as a message of its own.
+        // Some servers print what they receive and send. If that is truncated, the message itself follows.
         if !starts && !continues && !reader.is_balanced() {
             return None;
         }
         let is_own = |found: &Unreadable| match found {
             Unreadable::Response(_) => true,
             Unreadable::NamelessResponse => starts || continues,
-            // Over several lines, or behind text, a server prints what it got.
+            // If a request comes over several lines or behind other text, the server prints what it has
+            // received.
             Unreadable::Request(_) => starts && !continues,
         };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
         if !reader.is_balanced() {
-            // The line break stood inside of it.
+            // The line break is inside of the message.
             reader.feed(b" ");
             self.open = Some((reader, is_told || found.is_some()));
         }
@@ -107,7 +109,7 @@ impl Salvage {
     }
 }
 
-/// Whether the text begins with a value in JSON.
+/// Whether the text begins with a JSON value.
 fn is_json(text: &str) -> bool {
     serde_json::Deserializer::from_str(text)
         .into_iter::<IgnoredAny>()
@@ -115,7 +117,7 @@ fn is_json(text: &str) -> bool {
         .is_some_and(|value| value.is_ok())
 }
 
-/// The line without a byte order mark and the control sequences of terminals before its text (ECMA-48).
+/// Removes a byte order mark and control sequences of terminals (ECMA-48) at the beginning of a line.
 fn undecorated(line: &str) -> &str {
     let mut text = line;
     loop {
@@ -127,7 +129,7 @@ fn undecorated(line: &str) -> &str {
     }
 }
 
-/// What follows a control sequence.
+/// The text after a control sequence, if it begins with one.
 fn without_sequence(text: &str) -> Option<&str> {
     let rest = text.strip_prefix('\u{1b}')?;
     if let Some(parameters) = rest.strip_prefix('[') {
@@ -143,8 +145,8 @@ fn without_sequence(text: &str) -> Option<&str> {
     Some(letters.as_str())
 }
 
-/// The messages with which the text begins: one, several, or a batch. What is found is only copied once it is known that the
-/// line holds messages, and not too many: a line of a few megabytes may hold as many values.
+/// The messages at the beginning of the text: one, several, or a batch. They are copied only when it is known
+/// that the line has messages, and not too many: a line of a few megabytes can have millions of values.
 fn at_start(text: &str) -> Vec<Bytes> {
     let is_message = |text: &&str| parse_line(text.as_bytes()).is_ok();
     let values = if text.starts_with('[') {
@@ -155,14 +157,15 @@ fn at_start(text: &str) -> Vec<Bytes> {
     } else {
         Vec::new()
     };
-    // One that is none is left to be read for its id, and a batch of strangers is no batch.
+    // If the first value is not a message, only its id is read later. A batch that begins with something else
+    // is not a batch of messages.
     if values.len() > MAX_MESSAGES || !values.first().is_some_and(is_message) {
         return Vec::new();
     }
     values.into_iter().filter(is_message).map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()
 }
 
-/// The items of a batch. Reading ends with an error at one item too many.
+/// The items of a batch. Reading fails if there are too many.
 struct Items<'a>(Vec<&'a str>);
 
 impl<'de> Deserialize<'de> for Items<'de> {
@@ -188,8 +191,9 @@ impl<'de> Deserialize<'de> for Items<'de> {
     }
 }
 
-/// An answer behind other text, with which the line ends. Requests are not looked for: servers print those that they get.
-/// An answer inside of other JSON belongs to that: log lines show what some other server has answered.
+/// An answer that follows other text and ends the line. Requests are not searched, because servers print
+/// those that they receive. An answer inside of other JSON is ignored, because log lines show what other
+/// servers have answered.
 fn behind_text(text: &str) -> Vec<Bytes> {
     if text.starts_with('{') || text.len() > MAX_PREFIXED {
         return Vec::new();
@@ -198,7 +202,7 @@ fn behind_text(text: &str) -> Vec<Bytes> {
     places.filter_map(|at| text.get(at..)).find_map(answer_to_the_end).into_iter().collect()
 }
 
-/// The answer of which the whole text consists.
+/// The answer, if the whole text consists of one.
 fn answer_to_the_end(text: &str) -> Option<Bytes> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let value = values.next()?.ok()?.get();
@@ -276,14 +280,14 @@ mod tests {
             pretty.unwrap().lines().map(|line| salvage.read(line.as_bytes(), true)).collect();
         let told: Vec<&Salvaged> = found.iter().filter(|found| **found != Salvaged::Nothing).collect();
         assert_eq!(told, [&response("7")]);
-        // A line break inside of a text is not escaped.
+        // A line break inside of a string is not escaped.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","result":{"x":"one"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"two"},"id":5}"#, true), response("5"));
-        // A request over several lines is one that the server shows.
+        // A request over several lines is one that the server prints.
         for line in ["{", r#""jsonrpc":"2.0","id":7,"#, r#""method":"x","params":{}"#, "}"] {
             assert_eq!(salvage.read(line.as_bytes(), true), Salvaged::Nothing);
         }
-        // What is left open does not swallow the next message.
+        // An open message does not swallow the next one.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","x":"left open"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","id":6,"result":NaN}"#, true), response("6"));
     }
@@ -305,7 +309,7 @@ mod tests {
         ] {
             assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
         }
-        // Of a child with several callers such a line forges no answer, and ends no call either.
+        // In a child with several callers, such a line neither forges an answer nor ends a call.
         let cut = r#"user says: {"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#;
         for line in [format!("user says: {ANSWER}").as_str(), cut] {
             assert_eq!(Salvage::default().read(line.as_bytes(), false), Salvaged::Nothing, "{line}");

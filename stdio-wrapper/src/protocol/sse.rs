@@ -1,4 +1,4 @@
-//! Server-sent events: encoding, and event ids that name their stream.
+//! Server-sent events: their encoding, and event ids that name their stream.
 
 use std::fmt;
 
@@ -7,20 +7,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::strings::put_without_separators;
 use super::text::Text;
 
-/// A stream within a session: 0 is the GET stream, the others are POSTs in order of arrival.
+/// The number of a stream in a session: 0 is the GET stream, and the others are POSTs in the order of their
+/// arrival.
 pub type StreamId = u64;
 
 /// An event id. It is unique in its session and names its stream (2025-11-25, "Resumability and Redelivery").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
-    /// The stream that the event stands on.
+    /// The stream of the event.
     pub stream: StreamId,
-    /// Its number there; 0 is the priming event.
+    /// The number of the event in its stream. 0 is the priming event.
     pub sequence: u64,
 }
 
 impl EventId {
-    /// Reads what a client sends as `Last-Event-ID`. Only the exact form that we write is taken.
+    /// Parses the value of `Last-Event-ID`. Only the exact form that the wrapper writes is accepted.
     pub fn parse(text: &str) -> Option<Self> {
         let (stream, sequence) = text.split_once('-')?;
         let id = Self { stream: stream.parse().ok()?, sequence: sequence.parse().ok()? };
@@ -34,8 +35,9 @@ impl fmt::Display for EventId {
     }
 }
 
-/// One message as an event. `data` is JSON without a line break (the framing and [`super::rewrite`] see to that). Letters
-/// that are no line break in an event stream, but are one for widely installed clients, are escaped.
+/// Encodes a message as an event. `data` is JSON without a line break (which the framing and
+/// [`super::rewrite`] guarantee). Characters that widely used clients take for a line break, although event
+/// streams do not, are escaped.
 pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     let mut out = BytesMut::with_capacity(data.len() + 64);
     out.put_slice(b"event: ");
@@ -52,12 +54,13 @@ pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     out.freeze()
 }
 
-/// The first event of a stream: an id and empty data, so that a client can resume before the first message.
+/// Encodes the first event of a stream: an id and empty data, so that a client can resume before the first
+/// message.
 pub fn encode_priming(id: EventId, retry_ms: u128) -> Bytes {
     format!("id: {id}\nretry: {retry_ms}\ndata: \n\n").into()
 }
 
-/// Tells a client how long to wait before it connects again.
+/// Encodes the time for which a client shall wait before it connects again.
 pub fn encode_retry(retry_ms: u128) -> Bytes {
     format!("retry: {retry_ms}\n\n").into()
 }

@@ -1,13 +1,14 @@
-//! What may stand in a JSON string and still trouble a reader: half a surrogate pair, and letters that some readers take
-//! for the end of a line. Both have another spelling that everybody understands.
+//! Handles valid parts of JSON strings that cause problems for some readers: half a surrogate pair, and
+//! characters that some readers take for the end of a line. Both can be written in another way that every
+//! reader understands.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Bytes of `\uXXXX`.
+/// The length of `\uXXXX`, in bytes.
 const ESCAPE: usize = 6;
 
-/// Replaces `\ud83d` without its other half by `\ufffd`: there is no such letter, and readers that keep text as UTF-8
-/// refuse the whole message for it. `text` is JSON.
+/// Replaces `\ud83d` without its other half by `\ufffd`. Half a pair is not a character, and readers that
+/// store text as UTF-8 refuse the whole message because of it. `text` must be JSON.
 pub fn without_lone_surrogates(text: Bytes) -> Bytes {
     if next_lone(&text, 0).is_none() {
         return text;
@@ -17,7 +18,7 @@ pub fn without_lone_surrogates(text: Bytes) -> Bytes {
     text.freeze()
 }
 
-/// The same in place.
+/// Like [`without_lone_surrogates`], in place.
 pub(super) fn mend_surrogates(text: &mut [u8]) {
     let mut at = 0;
     while let Some(next) = next_lone(text, at) {
@@ -28,7 +29,7 @@ pub(super) fn mend_surrogates(text: &mut [u8]) {
     }
 }
 
-/// Where the next escape with half a pair stands.
+/// The position of the next escape with half a pair.
 fn next_lone(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -38,20 +39,21 @@ fn next_lone(text: &[u8], from: usize) -> Option<usize> {
                 at += 2 * ESCAPE;
             }
             Some(0xD800..=0xDFFF) => return Some(at),
-            // An escaped backslash is skipped together with what escapes it.
+            // An escaped backslash is skipped together with the backslash that escapes it.
             _ => at += 2,
         }
     }
 }
 
-/// The code unit of the escape at a place.
+/// The code unit of the escape at a position.
 fn unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + ESCAPE)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Appends JSON text with U+0085, U+2028 and U+2029 escaped. They can only stand inside strings there, so the text keeps
-/// its meaning. Python's `splitlines` and Node's `readline` end a line at them, and so do clients that are built on these.
+/// Appends JSON text with U+0085, U+2028 and U+2029 escaped. These can only be inside of strings, so the
+/// meaning stays the same. Python's `splitlines` and Node's `readline` end a line at them, and so do clients
+/// that use these.
 pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
     let mut rest = text;
     while let Some((at, length, escape)) = next_separator(rest) {
@@ -62,7 +64,7 @@ pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
     out.put_slice(rest);
 }
 
-/// Where the next such letter stands, how long it is, and how it is written instead.
+/// The position and length of the next such character, and its escape.
 fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     memchr::memchr2_iter(0xC2, 0xE2, text).find_map(|at| match text.get(at..)? {
         [0xE2, 0x80, 0xA8, ..] => Some((at, 3, &br"\u2028"[..])),
@@ -72,7 +74,7 @@ fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     })
 }
 
-/// Whether there is one.
+/// Whether there is such a character.
 pub(super) fn has_separator(text: &[u8]) -> bool {
     next_separator(text).is_some()
 }

@@ -1,5 +1,5 @@
-//! The text of a message, in one piece or, when it is large, in three that share the child's buffer: replacing the id of
-//! a large answer must not copy it.
+//! The text of a message: in one piece or, if it is large, in three pieces that share the child's buffer, so
+//! that replacing the id of a large answer does not copy it.
 
 use std::sync::Arc;
 
@@ -8,35 +8,36 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::envelope::Span;
 use super::rewrite::{Patch, rewrite};
 
-/// Smaller messages are copied: that is cheaper than sharing, and lets go of the buffer they came in.
+/// Messages with fewer bytes are copied. This is cheaper than sharing, and frees the buffer that they came
+/// in.
 const SHARED_FROM: usize = 32 << 10;
 
-/// A message as it goes to a client.
+/// A message for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Text {
-    /// In one piece.
+    /// One piece.
     Whole(Bytes),
-    /// Around a replaced value.
+    /// A replaced value, with the pieces before and after it.
     Spliced([Bytes; 3]),
 }
 
 impl Text {
-    /// `frame` with one value replaced.
+    /// Replaces one value in `frame`.
     pub fn splice(frame: &Bytes, span: &Span, with: &[u8]) -> Self {
         let (start, end) = (span.start.min(frame.len()), span.end.min(frame.len()));
-        // A carriage return would end a line of an event stream, so such a message is written anew.
+        // A carriage return would end a line of an event stream, so such a message is written again.
         if frame.len() < SHARED_FROM || memchr::memchr2(b'\r', b'\n', frame).is_some() {
             return Self::Whole(rewrite(frame, &mut [Patch { span: start..end, with }]));
         }
         Self::Spliced([frame.slice(..start), Bytes::copy_from_slice(with), frame.slice(end..)])
     }
 
-    /// Bytes in all.
+    /// The total length, in bytes.
     pub fn len(&self) -> usize {
         self.pieces().iter().map(Bytes::len).sum()
     }
 
-    /// Whether there is nothing.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -49,7 +50,7 @@ impl Text {
         }
     }
 
-    /// The same text, which keeps a value until the last piece of it is gone.
+    /// The same text, which keeps `value` until its last piece is dropped.
     #[must_use]
     pub fn holding(self, value: impl Send + Sync + 'static) -> Self {
         let value = Arc::new(value);
@@ -60,7 +61,7 @@ impl Text {
         }
     }
 
-    /// In one piece.
+    /// Joins the pieces.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Whole(text) => text,

@@ -1,5 +1,5 @@
-//! Takes out of a message what makes an SDK drop it without a word, where that loses nothing: keys that JSON-RPC does not
-//! know, and `null` in place of a member that may be left out.
+//! Removes parts of a message because of which an SDK would silently drop it, if nothing is lost by that:
+//! keys that JSON-RPC does not know, and `null` for optional members.
 
 use std::borrow::Cow;
 
@@ -9,19 +9,19 @@ use super::edit::Members;
 use super::envelope::{Key, Message};
 use super::peek::RELATED_TASK;
 
-/// The same message without what troubles its reader; `None` if nothing does. What the strict reader has to see, such as
-/// doubled keys, stays.
+/// Removes these parts of a message. Returns `None` if there are none. What a strict reader must see, such as
+/// repeated keys, stays.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
     if may_be_untidy(message) { tidy_text(message.text) } else { None }
 }
 
-/// A quick look, so that the thorough one is seldom needed.
+/// A quick check, so that the thorough one is seldom needed.
 pub(super) fn may_be_untidy(message: &Message<'_>) -> bool {
     let result = || message.result.as_ref().map(|result| message.at(result)).unwrap_or_default();
     message.is_untidy || has_null(message.params_text().unwrap_or_default()) || has_null_meta(result())
 }
 
-/// The same for a POST body, which may be a batch. `text` was parsed before, so it is JSON.
+/// Like [`tidy`], for a POST body, which can be a batch. `text` was parsed before, so it is JSON.
 pub fn tidy_body(text: &str) -> Option<String> {
     let text = text.trim_ascii();
     if !text.starts_with('[') {
@@ -38,7 +38,7 @@ fn has_null(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), b"null").is_some()
 }
 
-/// Results are often large, and `null` is frequent in them.
+/// Results are often large, and often contain `null`, so this first searches for `_meta`.
 fn has_null_meta(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), b"\"_meta\"").is_some() && has_null(text)
 }
@@ -74,7 +74,7 @@ fn tidy_text(text: &str) -> Option<String> {
     is_changed.then(|| message.to_string())
 }
 
-/// `_meta` is optional in params and results, and so is each of its members.
+/// Removes `null` from `_meta`, which is optional in params and results, as are all of its members.
 fn tidy_meta(text: &str) -> Option<String> {
     let mut holder = Members::parse(text)?;
     let meta = holder.get("_meta")?;

@@ -1,6 +1,6 @@
-//! Protocol revisions with the `initialize` handshake.
+//! The protocol revisions with the `initialize` handshake.
 
-/// A revision of MCP, oldest first, so that `>=` reads as "this revision or a later one".
+/// A revision of MCP. The oldest comes first, so that `>=` means "this revision or a later one".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// 2024-11-05: HTTP with two endpoints (deprecated).
@@ -14,13 +14,13 @@ pub enum Version {
 }
 
 impl Version {
-    /// Every revision that this program serves.
+    /// All revisions of this kind that the program supports.
     pub const ALL: [Self; 4] = [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25];
 
     /// The newest revision with a handshake.
     pub const LATEST: Self = Self::V2025_11_25;
 
-    /// The name on the wire.
+    /// The name in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V2024_11_05 => "2024-11-05",
@@ -30,17 +30,18 @@ impl Version {
         }
     }
 
-    /// Reads the name on the wire.
+    /// Parses the name in messages.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 
-    /// Batches exist in one revision only (2025-03-26, "Batching").
+    /// Whether the revision has batches (2025-03-26, "Batching"; no other revision has them).
     pub fn has_batches(self) -> bool {
         self == Self::V2025_03_26
     }
 
-    /// Older clients take an event with empty data for a broken message (2025-11-25, "Sending Messages to the Server").
+    /// Whether a stream begins with an event without data (2025-11-25, "Sending Messages to the Server").
+    /// Older clients take such an event for a malformed message.
     pub fn has_priming(self) -> bool {
         self >= Self::V2025_11_25
     }
