@@ -1,5 +1,5 @@
-//! One stream of messages to a client: a POST's answers or the GET stream. It is the queue to a connected client and the
-//! log that a reconnecting one is served from, in one bounded list.
+//! A stream of messages to a client: the answers to a POST, or the GET stream. One bounded list is both the
+//! queue for a connected client and the log from which a client that reconnects is served.
 
 mod consumer;
 
@@ -13,54 +13,57 @@ use crate::protocol::{EventId, StreamId, Text};
 
 pub use consumer::Consumer;
 
-/// Clients that may be connected to one stream at the same time.
+/// Maximum number of clients that are connected to one stream at the same time.
 const MAX_CONSUMERS: usize = 4;
-/// What each kept event costs besides its text.
+/// Bytes that an event takes in addition to its text.
 const OVERHEAD: usize = 64;
-/// Bytes of small events that a stream keeps without their being counted: most streams have one short answer.
+/// Bytes of small events that a stream can keep without counting them, because most streams have one short
+/// answer.
 const FREE: usize = 4 << 10;
-/// Bytes that are counted at a time.
+/// Memory for small events is taken in steps of this size, in bytes.
 const STEP: usize = 16 << 10;
 
-/// A stream of messages.
+/// A stream of messages to a client.
 #[derive(Debug)]
 pub struct Stream {
-    /// Its number in the session.
+    /// The number of the stream in its session.
     pub id: StreamId,
-    /// Bytes that may be kept.
+    /// The maximum of bytes that are kept.
     limit: usize,
     /// The principal's memory.
     account: Room,
     state: Mutex<State>,
-    /// Something for the consumer.
+    /// Notified when there is something new for a consumer.
     changed: Notify,
-    /// Room for the producer.
+    /// Notified when there is room for the producer.
     drained: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     events: VecDeque<Event>,
-    /// Sequence number of the next event; 0 is the priming event.
+    /// The sequence number of the next event. 0 is the priming event.
     next: u64,
-    /// The first event that the consumer has not taken.
+    /// The sequence number of the first event that the consumer has not taken.
     cursor: u64,
-    /// Bytes of all events, and of those that the consumer has not taken.
+    /// The bytes of all events, and of those that the consumer has not taken.
     kept: usize,
     untaken: usize,
-    /// Bytes of the events whose texts are too small to be counted by themselves, and what was counted for them.
+    /// The bytes of the events whose texts are too small to be counted by themselves, and the memory that was
+    /// taken for them.
     small: usize,
     room: Room,
-    /// Answers that are still to come; `None`: the stream does not end with its answers.
+    /// The number of answers that are still to come. `None` if the stream does not end with its answers.
     open_answers: Option<usize>,
-    /// Connected clients, oldest first. The newest gets the messages; the others wait for it to go.
+    /// The connected clients, oldest first. The newest one gets the messages, and the others wait until it
+    /// disconnects.
     consumers: Vec<Place>,
-    /// Number of the next consumer.
+    /// The number of the next consumer.
     next_consumer: u64,
     is_closed: bool,
 }
 
-/// One connected client.
+/// A connected client.
 #[derive(Debug)]
 struct Place {
     number: u64,
@@ -79,41 +82,41 @@ impl Event {
         self.data.len() + OVERHEAD
     }
 
-    /// The part of the cost that is not counted with the text.
+    /// The part of the bytes that is not counted with the text.
     fn small(&self, account: &Room) -> usize {
         if account.counts(self.data.len()) { OVERHEAD } else { self.cost() }
     }
 }
 
-/// What a POST is answered with.
+/// The form in which a POST is answered.
 #[derive(Debug)]
 pub enum First {
-    /// Nothing yet.
+    /// It is not decided yet.
     Wait,
-    /// All answers and nothing else: JSON.
+    /// As JSON: there are all answers, and nothing else.
     Answers(Vec<Text>),
-    /// Something that is not an answer came first: events.
+    /// As events: something that is not an answer came first.
     Events,
 }
 
-/// What comes next on an event stream.
+/// The next item of an event stream.
 #[derive(Debug)]
 pub enum Next {
     /// A message.
     Event(EventId, Text),
-    /// Nothing yet.
+    /// There is nothing yet.
     Wait,
-    /// Nothing more.
+    /// The stream has ended.
     End,
 }
 
 impl Stream {
-    /// A POST's stream, which ends after so many answers.
+    /// Makes a stream for a POST. It ends after this number of answers.
     pub fn for_post(id: StreamId, answers: usize, limit: usize, room: Room) -> Arc<Self> {
         Arc::new(Self::new(id, Some(answers), limit, room))
     }
 
-    /// A stream without an end of its own.
+    /// Makes a stream without an end of its own.
     pub fn endless(id: StreamId, limit: usize, room: Room) -> Arc<Self> {
         Arc::new(Self::new(id, None, limit, room))
     }
@@ -136,7 +139,8 @@ impl Stream {
         Self { id, limit, account, state: Mutex::new(state), changed: Notify::new(), drained: Notify::new() }
     }
 
-    /// Adds a message that is no answer. A client that does not read is disconnected. False: there is no memory for it.
+    /// Adds a message that is not an answer. A client that does not read is disconnected. Returns false if
+    /// there is no memory for the message.
     pub fn tell(&self, data: Text) -> bool {
         if !self.has_room() {
             self.cut();
@@ -149,7 +153,7 @@ impl Stream {
         is_taken
     }
 
-    /// Adds a message that was counted, if it is one that counts by itself.
+    /// Adds a message. Its memory must have been counted before, if it is large enough to be counted.
     pub fn push(&self, data: Text, is_answer: bool) {
         let mut state = self.state();
         if state.is_closed {
@@ -170,7 +174,7 @@ impl Stream {
         self.changed.notify_one();
     }
 
-    /// Whether a message may be added without waiting for the client.
+    /// Whether a message can be added without waiting for the client.
     pub fn has_room(&self) -> bool {
         let mut state = self.state();
         if state.is_connected() && !state.is_paid() {
@@ -184,7 +188,7 @@ impl Stream {
         self.drained.notified().await;
     }
 
-    /// Makes whoever waits look again.
+    /// Wakes the task that waits for a change.
     pub fn wake(&self) {
         self.changed.notify_one();
     }
@@ -194,7 +198,7 @@ impl Stream {
         self.changed.notified().await;
     }
 
-    /// Ends the stream; what is there can still be read.
+    /// Ends the stream. What it contains can still be read.
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -204,7 +208,8 @@ impl Stream {
         self.drained.notify_one();
     }
 
-    /// Takes the connected client off; it may come back and ask for the rest. Another one that waits takes its place.
+    /// Disconnects the client, which can reconnect and ask for the rest. Another client that waits takes its
+    /// place.
     pub fn cut(&self) {
         let mut state = self.state();
         if let Some(place) = state.consumers.pop() {
@@ -222,18 +227,18 @@ impl Stream {
         self.state().is_connected()
     }
 
-    /// Whether every answer is there.
+    /// Whether all answers are there.
     pub fn is_complete(&self) -> bool {
         let state = self.state();
         state.is_closed || state.open_answers == Some(0)
     }
 
-    /// Bytes kept.
+    /// The bytes that are kept.
     pub fn kept(&self) -> usize {
         self.state().kept
     }
 
-    /// Decides how a POST is answered.
+    /// Decides in which form a POST is answered.
     pub fn first(&self) -> First {
         let mut state = self.state();
         if state.events.iter().any(|event| !event.is_answer) {
@@ -245,19 +250,22 @@ impl Stream {
             state.pay();
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
-        // Gathering the rest of a batch would hold up the child: what is there goes out.
+        // The child would be blocked until the rest of the batch is there. Therefore what is there is sent as
+        // events.
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 
-    /// Connects a client, which gets what no client has taken yet, and replaces those before.
+    /// Connects a client, which gets everything that no client has taken yet, and disconnects the previous
+    /// clients.
     pub fn connect(self: &Arc<Self>) -> Consumer {
         self.state().consumers.drain(..).for_each(|place| place.wake.notify_one());
         self.join()
     }
 
-    /// Connects one more client, which gets the messages from now on. Those before stay connected, and the newest of them
-    /// goes on when this one has gone: a message must go to one of several streams (2025-11-25, "Multiple Connections"),
-    /// and a client that is gone may look alive for as long as TCP takes.
+    /// Connects another client, which gets the messages from now on. The previous clients stay connected, and
+    /// the newest of them continues when this one has disconnected. A message must go to one of several
+    /// streams only (2025-11-25, "Multiple Connections"), and a client that has disconnected can look
+    /// connected for as long as TCP needs to notice it.
     pub fn join(self: &Arc<Self>) -> Consumer {
         let mut state = self.state();
         let wake = Arc::new(Notify::new());
@@ -270,8 +278,8 @@ impl Stream {
         Consumer { stream: Arc::clone(self), number, wake }
     }
 
-    /// Connects a client that has seen everything up to an event. `None` if what follows is not kept any more, or the
-    /// event never was.
+    /// Connects a client that has seen everything up to the event `after`. Returns `None` if the events after
+    /// it are no longer kept, or if there was no such event.
     pub fn resume(self: &Arc<Self>, after: u64) -> Option<Consumer> {
         let mut state = self.state();
         let oldest = state.events.front().map_or(state.next, |event| event.sequence);
@@ -282,8 +290,8 @@ impl Stream {
         state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
         let is_endless = state.open_answers.is_none();
         drop(state);
-        // Of a stream that ends with its answers there is one copy, and this client has it now. On the other one, clients
-        // that put each other off would come back and do so in turn.
+        // A stream that ends with its answers has only one reader, which is this client now. For other
+        // streams, clients that disconnected each other would keep reconnecting in turn.
         Some(if is_endless { self.join() } else { self.connect() })
     }
 
@@ -297,7 +305,7 @@ impl State {
         !self.consumers.is_empty()
     }
 
-    /// Makes the client look that gets the messages.
+    /// Wakes the client that gets the messages.
     fn wake(&self) {
         if let Some(place) = self.consumers.last() {
             place.wake.notify_one();
@@ -314,24 +322,24 @@ impl State {
         self.trim(limit, account);
     }
 
-    /// Takes memory for the small events, as far as there is some, and gives back what is not needed any more.
+    /// Takes memory for the small events as far as there is any, and gives back what is no longer needed.
     fn pay(&mut self) {
         let wanted = self.small.saturating_sub(FREE).next_multiple_of(STEP);
         let paid = self.room.taken();
         if wanted > paid {
-            // What there is no room for is forgotten, or waited for.
+            // Events for which there is no memory are forgotten, or waited for.
             self.room.grow(wanted - paid);
         } else if wanted == 0 || paid - wanted > STEP {
             self.room.shrink(paid - wanted);
         }
     }
 
-    /// Whether there is memory for what is kept.
+    /// Whether memory was taken for everything that is kept.
     fn is_paid(&self) -> bool {
         self.small <= FREE + self.room.taken()
     }
 
-    /// Forgets the oldest events: those that were taken, and when nobody is connected the others too.
+    /// Forgets the oldest events: those that were taken and, if no client is connected, others, too.
     fn trim(&mut self, limit: usize, account: &Room) {
         while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()
@@ -444,7 +452,7 @@ mod tests {
                 stream.push(Bytes::from(vec![0; 1000]).into(), false);
             });
         };
-        // Ana has four steps, whatever her clients are called.
+        // Ana has four steps, however many clients she has.
         let streams = ["one", "two", "three"]
             .map(|client| Stream::endless(0, 1 << 20, budget.room(&format!("ana\n{client}"))));
         let clients = streams.each_ref().map(Stream::connect);
@@ -458,7 +466,7 @@ mod tests {
         let reader = bob.connect();
         fill(&bob);
         assert!(bob.kept() >= 4 * STEP, "others have their share");
-        // Who has gone keeps less, and who reads goes on.
+        // A client that has disconnected keeps less, and a client that reads continues.
         let [first, _, third] = clients;
         drop(first);
         assert!(streams[0].kept() <= 4 * STEP + FREE);

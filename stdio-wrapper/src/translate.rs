@@ -1,5 +1,6 @@
-//! Between the eras: clients of the stateless revision in front of servers with a handshake, and the other way round. What
-//! can be said in both is said; what cannot is a clear error (see docs/stdio-wrapper.md, "Between the eras").
+//! Translates between the eras: clients of the stateless revision in front of servers with a handshake, and
+//! the other way round. What both eras can express is translated, and anything else is a clear error
+//! (docs/stdio-wrapper.md, "Between the eras").
 
 mod asked;
 mod backward;

@@ -1,7 +1,7 @@
-//! Closes a connection whose request was answered before its body had come.
+//! Closes a connection whose request was answered before its body arrived.
 //!
-//! The HTTP server does so by itself when the body has a length. One that comes in chunks it reads to its end after the
-//! answer, without any limit of time, so such a connection could be held for ever.
+//! The HTTP server does this itself if the body has a length. It reads a body in chunks to its end after the
+//! answer, without a time limit, so such a connection could be held forever.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -19,8 +19,8 @@ use futures_util::Stream;
 
 use crate::holding::hold;
 
-/// A middleware. As long as the response lives, so does the request's body, and a body that is still there when the
-/// response has been sent makes the server close the connection.
+/// A middleware that keeps the request's body for as long as the response. If the body is still there when
+/// the response has been sent, the server closes the connection.
 pub async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -34,7 +34,7 @@ pub async fn close_unread<B: MessageBody + 'static>(
     Ok(response.map_body(|_, inner| hold(inner, body)))
 }
 
-/// A request body with two owners, of which one reads.
+/// A request body with two owners, one of which reads it.
 #[derive(Clone)]
 struct SharedBody(Rc<RefCell<Pin<Box<Payload>>>>);
 

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{Next, Stream};
 use crate::protocol::EventId;
 
-/// A connected client. Dropping it disconnects.
+/// A connected client. Dropping it disconnects the client.
 #[derive(Debug)]
 pub struct Consumer {
     pub(super) stream: Arc<Stream>,
@@ -16,7 +16,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The stream.
+    /// The stream that this client reads.
     pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
@@ -26,7 +26,7 @@ impl Consumer {
         self.wake.notified().await;
     }
 
-    /// The id of the event before the first one that will come.
+    /// The id of the event before the next one.
     pub fn position(&self) -> EventId {
         EventId { stream: self.stream.id, sequence: self.stream.state().cursor - 1 }
     }

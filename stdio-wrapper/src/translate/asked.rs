@@ -1,44 +1,45 @@
-//! What one call has asked its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests"). Pure.
+//! The questions of one call to its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests").
+//! This module is pure.
 //!
-//! A user must never find that an answer of theirs was given to another question. So a name is given to one question of a
-//! call and to no other one, even after that question was answered; and an answer is taken only for a question that was
-//! put to the client, which is then no longer open.
+//! A user's answer must never be given to another question. Therefore a name is given to only one question of
+//! a call, even after that question was answered. An answer is accepted only for a question that was put to
+//! the client and is still open.
 
 use std::collections::HashSet;
 
 use super::questions::Question;
 use crate::protocol::Members;
 
-/// Questions that one call may put to its client, over all its rounds.
+/// Maximum number of questions that one call can put to its client, over all its rounds.
 pub(super) const MAX_QUESTIONS: usize = 256;
-/// Rounds of one call.
+/// Maximum number of rounds of one call.
 pub(super) const MAX_ROUNDS: u32 = 64;
 
 /// The questions of one call.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// What is not answered yet, under its name.
+    /// The questions without an answer, with their names.
     open: Vec<(String, Question)>,
-    /// Every name that this call has given, so that none is given twice.
+    /// All names that this call has given, so that none is given twice.
     names: HashSet<String>,
     rounds: u32,
 }
 
-/// A call has reached one of its bounds.
+/// A call has reached one of its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Endless {
-    /// Too many questions.
+    /// There are too many questions.
     #[error(
         "The MCP server asked more than {MAX_QUESTIONS} questions in one call, so the call was given up."
     )]
     Questions,
-    /// Too many rounds.
+    /// There are too many rounds.
     #[error("The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up.")]
     Rounds,
 }
 
 impl Asked {
-    /// Notes a question under a name that no question of this call had before.
+    /// Records a question, with a name that no question of this call had before.
     pub(super) fn ask(&mut self, question: &Question) -> Result<(), Endless> {
         if self.names.len() >= MAX_QUESTIONS {
             return Err(Endless::Questions);
@@ -55,8 +56,8 @@ impl Asked {
         if self.rounds > MAX_ROUNDS { Err(Endless::Rounds) } else { Ok(()) }
     }
 
-    /// Takes the questions that a client has answered, each with its answer. What is not answered, or not by something
-    /// that can be an answer, stays open; answers to anything else are ignored, as the specification wants.
+    /// Removes and returns the questions that a client has answered, each with its answer. A question without
+    /// a valid answer stays open. Answers to anything else are ignored, as the specification requires.
     pub(super) fn answer(&mut self, given: &Members<'_>) -> Vec<(Question, String)> {
         let mut answered = Vec::new();
         for (name, question) in std::mem::take(&mut self.open) {
@@ -68,22 +69,22 @@ impl Asked {
         answered
     }
 
-    /// The child no longer wants to know this. `id` is JSON text.
+    /// Removes a question that the child has withdrawn. `id` is JSON text.
     pub(super) fn withdraw(&mut self, id: &str) {
         self.open.retain(|(_, question)| question.id != id);
     }
 
-    /// Takes out what is not answered.
+    /// Removes and returns all open questions.
     pub(super) fn take_open(&mut self) -> Vec<Question> {
         std::mem::take(&mut self.open).into_iter().map(|(_, question)| question).collect()
     }
 
-    /// Whether everything is answered.
+    /// Whether all questions are answered.
     pub(super) fn is_settled(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// `inputRequests`: what is open, as a JSON object.
+    /// The open questions in the form of `inputRequests`, as a JSON object.
     pub(super) fn requests(&self) -> String {
         let mut requests = Members::default();
         for (name, question) in &self.open {
@@ -102,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    /// As the SDKs write them: with a number for an id, and without a name.
+    /// A question as the SDKs write it: with a number as its id, and without a name.
     fn question(number: usize, method: &str) -> Question {
         let params = json!({"message": format!("question {number}")}).to_string();
         Question { id: number.to_string(), method: method.to_owned(), params, hint: None }
@@ -146,13 +147,13 @@ mod tests {
         assert_eq!(asked.next_round(), Err(Endless::Rounds));
     }
 
-    /// What a client and its server may do, in any order.
+    /// The steps that a client and its server can take, in any order.
     #[derive(Debug, Clone)]
     enum Step {
         Asks(&'static str, Option<&'static str>),
         /// The client answers these of the questions that it was shown last.
         Answers(Vec<bool>),
-        /// The client sends a response once more that it sent before.
+        /// The client repeats a response that it has sent before.
         Repeats(usize),
         Withdraws(usize),
     }
@@ -169,7 +170,7 @@ mod tests {
         ]
     }
 
-    /// An answer that says which question it is to.
+    /// An answer that says which question it belongs to.
     fn answer_to(request: &Value) -> Value {
         let to = request["params"]["message"].clone();
         json!({"action": "accept", "role": "assistant", "content": {"to": to}, "roots": []})

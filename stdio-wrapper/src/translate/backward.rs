@@ -1,5 +1,5 @@
-//! A stateless server, as one with sessions: the wrapper keeps the session, puts the server's questions to the client as
-//! requests, and feeds the GET stream from a subscription.
+//! Presents a stateless server as one with sessions. The wrapper keeps the session, puts the server's
+//! questions to the client as requests, and feeds the GET stream from a subscription.
 
 mod listen;
 mod rounds;
@@ -30,9 +30,9 @@ use crate::protocol::{
 };
 use crate::stream::{Next, Stream};
 
-/// What feeds the GET stream of a session.
+/// The method of the subscription that feeds the GET stream of a session.
 const LISTEN: &str = "subscriptions/listen";
-/// Resources that one session may watch.
+/// Maximum number of resources that one session can watch.
 const MAX_RESOURCES: usize = 256;
 
 /// The translation for clients with sessions.
@@ -44,7 +44,7 @@ pub struct Backward {
 }
 
 impl Backward {
-    /// Nothing is open yet.
+    /// Makes a translation without any sessions.
     pub fn new(sessions: Arc<Sessions>, servers: Arc<Servers>) -> Arc<Self> {
         Arc::new(Self { sessions, servers, is_needed: AtomicBool::new(false) })
     }
@@ -54,8 +54,8 @@ impl Backward {
         self.is_needed.load(Ordering::Relaxed)
     }
 
-    /// Opens a session in front of a stateless server and answers `initialize`. `None`: the server is none, or cannot be
-    /// reached; then its own answer has to do.
+    /// Opens a session in front of a stateless server, and answers `initialize`. Returns `None` if the server
+    /// is not stateless or cannot be reached; the client then gets the server's own answer.
     pub async fn open(
         &self,
         owner: &str,
@@ -66,7 +66,7 @@ impl Backward {
         let native = self.servers.native(caller).await.ok()??;
         let params = object(message.params_text()).unwrap_or("{}");
         let [declared] = members(params, ["capabilities"]).ok()?;
-        // What is too large to be kept counts as not declared.
+        // Capabilities that are too large to be kept count as not declared.
         let declared = capabilities_for_modern(declared.unwrap_or("{}")).unwrap_or_else(|_| "{}".to_owned());
         let discovered = self.servers.discover(&native, &declared).await.ok()?;
         let wanted = peek_requested_version(message).ok().flatten();
@@ -89,13 +89,13 @@ impl Backward {
     }
 }
 
-/// What stands behind one session.
+/// The server side of one session.
 struct Peer {
-    /// Itself, for tasks that outlive a call.
+    /// A reference to itself, for tasks that outlive a call.
     own: Weak<Peer>,
     servers: Arc<Servers>,
     caller: Placeholders,
-    /// The client's, as JSON text.
+    /// The client's capabilities, as JSON text.
     capabilities: String,
     /// The result of `server/discover`.
     offers: Value,
@@ -107,17 +107,19 @@ struct Peer {
 struct State {
     log_level: Option<String>,
     resources: BTreeSet<String>,
-    /// Requests under way, by a number of ours: clients may use one id for several.
+    /// The requests in progress. The keys are numbers of the wrapper, because clients can use one id for
+    /// several requests.
     running: HashMap<u64, Underway>,
-    /// Questions to the client, by id as JSON text.
+    /// The questions to the client, by their ids as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
-    /// What the client may send, as of the last time that it said what it wants to hear.
+    /// What the client may send, according to its last request about notifications.
     gate: Gate,
-    /// From the first time on that the client says what it wants to hear.
+    /// The task that feeds the session. It is started when the client asks for notifications for the first
+    /// time.
     listening: Option<Listening>,
 }
 
-/// A request under way.
+/// A request in progress.
 struct Underway {
     /// The client's id, as JSON text.
     id: String,
@@ -132,7 +134,7 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
-    /// The `initialize` result, as JSON text.
+    /// The result of `initialize`, as JSON text.
     fn greeting(&self, version: Version) -> String {
         let offers = |pointer: &str| self.offers.pointer(pointer).cloned();
         let escaped = SERVER_INFO.replace('/', "~1");
@@ -148,7 +150,8 @@ impl Peer {
         result.to_string()
     }
 
-    /// What needs no server. What is kept for the session has bounds: whoever sends it may send as much as a body holds.
+    /// Answers requests that need no server. What is kept for the session has limits, because a client can
+    /// send as much as a body can contain.
     fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), (Code, String)>> {
         let [level, uri] = members(params, ["level", "uri"]).unwrap_or_default();
         let text = |value: Option<&str>| value.and_then(string).map(Cow::into_owned);
@@ -176,7 +179,7 @@ impl Peer {
         }
     }
 
-    /// Notes that the client watches a resource, or does so no more.
+    /// Records that the client watches a resource, or no longer does.
     fn watch(&self, uri: String, is_wanted: bool) -> Result<(), (Code, String)> {
         let resources = &mut self.state().resources;
         if !is_wanted {
@@ -189,7 +192,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends a request in the stateless form. `None`: the server speaks it no more.
+    /// Sends a request in the stateless form. Returns `None` if the server no longer speaks that revision.
     async fn send(
         &self,
         session: &Session,
@@ -207,7 +210,7 @@ impl Peer {
         meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
         meta.set(CAPABILITIES, self.capabilities.as_str());
         let method = permit.method();
-        // A level is what a client with a session asks for under this method.
+        // Clients with a session ask for a log level with this method.
         let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
         let level = self.state().log_level.clone().filter(|_| may_log);
         if let Some(level) = &level {
@@ -238,7 +241,7 @@ impl Peer {
         Ok(Some(self.servers.call(&native, &request, permit, &owner, stream).await))
     }
 
-    /// One request of the client, with as many rounds as it takes.
+    /// Handles one request of the client, with as many rounds as it needs.
     async fn run(
         &self,
         session: &Arc<Session>,
@@ -251,7 +254,7 @@ impl Peer {
         let mut extra: Option<(String, Option<String>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
-            // Answers and state are those of the last round and nothing else.
+            // The answers and the state must only be those of the last round.
             members.retain(|name| name != "inputResponses" && name != "requestState");
             if let Some((responses, state)) = &extra {
                 members.set("inputResponses", responses.as_str());
@@ -265,7 +268,7 @@ impl Peer {
             let sent = self.send(session, permit, &params, id, &stream).await;
             let _ticket = match sent {
                 Ok(Some(ticket)) => ticket,
-                Ok(None) => return fail(out, id, "The MCP server speaks this revision no more."),
+                Ok(None) => return fail(out, id, "The MCP server no longer speaks this revision."),
                 Err(why) => return fail(out, id, &why),
             };
             let answer = loop {
@@ -323,7 +326,8 @@ impl Foreign for Peer {
             (message.at(id).to_owned(), object(message.params_text()).unwrap_or("{}").to_owned());
         let Some(peer) = self.own.upgrade() else { return };
         if method == "resources/subscribe" && gate.pass(LISTEN, None).is_err() {
-            let why = "The server is asked for this with subscriptions/listen, which you may not use.";
+            let why =
+                "The server is asked for this with subscriptions/listen, which you are not allowed to use.";
             return stream.push(error_message(Some(id.as_bytes()), Code::Refused, why).into(), true);
         }
         match self.answer_here(method, &params) {
@@ -339,7 +343,7 @@ impl Foreign for Peer {
             }
             None => {}
         }
-        // The params are sent again in each round.
+        // The params are kept, because they are sent again in each round.
         let mut room = self.servers.messages().room(&session.owner);
         if !room.grow(params.len()) {
             return stream
@@ -352,7 +356,7 @@ impl Foreign for Peer {
             if method == "tools/call" { peek_call(message).ok().and_then(|call| call.name) } else { None };
         let tool = tool.map(Cow::into_owned);
         let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
-        // Noted before the task can end and take itself out.
+        // The task is recorded before it can end and remove itself.
         let mut state = self.state();
         let task = tokio::spawn(async move {
             match gate.pass(&method, tool.as_deref()) {
@@ -377,12 +381,12 @@ impl Foreign for Peer {
     fn reply(&self, message: &Message<'_>, id: &str) {
         let Some(asked) = self.state().asked.remove(id) else { return };
         let answer = message.result.as_ref().map(|result| message.at(result).to_owned());
-        // A call that was given up waits for nothing.
+        // The call might have been given up, so nobody waits for the answer.
         let _ = asked.send(answer.ok_or(()));
     }
 
     fn cancel(&self, id: &str) {
-        // Two requests with one id cannot be told apart, and the wrong one must not be hit.
+        // If two requests have the same id, neither is cancelled, because it might be the wrong one.
         let mut state = self.state();
         let mut found = state.running.iter().filter(|(_, underway)| underway.id == id);
         let (Some((number, _)), None) = (found.next(), found.next()) else { return };

@@ -1,5 +1,5 @@
-//! One stateless request on its way through a session: answered, or stopped by a question of the server, which becomes an
-//! input-required result; the call then waits for the retry that brings the answer.
+//! A stateless request that is sent through a session. It is answered, or stopped by a question of the
+//! server. The question becomes an input-required result, and the call waits for the retry with the answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,33 +20,33 @@ use crate::policy::Permit;
 use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
 use crate::stream::{Consumer, Next, Stream};
 
-/// A server that asks several things at once does so within this time.
+/// A server that asks several things at once asks them within this time.
 const GATHER: Duration = Duration::from_millis(40);
-/// URL elicitation as an error (2025-11-25, "URL Mode Elicitation").
+/// The code of the error by which a server asks for the visit of a page (2025-11-25, "URL Mode Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
-/// What a client wants.
+/// A request of a client.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) method: String,
     /// The client's id, as JSON text.
     pub(super) id: String,
-    /// The `uri` in its params, as JSON text, if an answer may have to name it.
+    /// The `uri` in its params, as JSON text, if the answer might have to name it.
     uri: Option<String>,
     pub(super) log_level: Option<String>,
     /// The client's progress token of this round, as JSON text.
     pub(super) progress_token: Option<String>,
-    /// To whom a request state belongs.
+    /// What a request state of this call is bound to.
     pub(super) bound_to: String,
     pub(super) stream: Arc<Stream>,
-    /// Memory for answers that wait for their readers.
+    /// Memory for answers that wait until their clients read them.
     answers: Arc<Budget>,
     /// The principal.
     owner: String,
 }
 
 impl Job {
-    /// Of a request. `bound_to` says what a request state of this call is good for.
+    /// Makes a job from a request. `bound_to` is what a request state of this call is bound to.
     pub(super) fn of(
         request: &Request<'_>,
         bound_to: String,
@@ -60,7 +60,7 @@ impl Job {
             method: request.method.clone().into_owned(),
             id: request.id_text().to_owned(),
             uri: uri(request),
-            // A level that does not exist says nothing, and is not kept.
+            // A level that does not exist is ignored.
             log_level: level.map(str::to_owned),
             progress_token: token.map(|token| request.message.at(token).to_owned()),
             bound_to,
@@ -70,7 +70,7 @@ impl Job {
         }
     }
 
-    /// Answers with a result, as JSON text.
+    /// Answers with a result, which is JSON text.
     pub(super) fn finish(&self, result: &str) {
         self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id));
     }
@@ -82,21 +82,21 @@ impl Job {
         }
     }
 
-    /// Answers with an error of ours.
+    /// Answers with an error of the wrapper.
     pub(super) fn fail(&self, code: Code, why: &str, data: Option<&str>) {
         let text = error_with_data(Some(self.id.as_bytes()), code, why, data);
         self.stream.push(text.into(), true);
     }
 }
 
-/// A call that its child works on. Dropping it cancels it there.
+/// A call on which its child works. Dropping it cancels the call at the child.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) lease: Lease,
     pub(super) group: Arc<Group>,
-    /// There until the call is dropped.
+    /// Present until the call is dropped.
     consumer: Option<Consumer>,
-    /// Its id in the session.
+    /// The id of the call in the session.
     number: u64,
     is_done: bool,
     pub(super) asked: Asked,
@@ -119,20 +119,20 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// The principal whose call it is.
+    /// The principal that made the call.
     pub(super) fn owner(&self) -> &str {
         &self.lease.seat.session.owner
     }
 }
 
-/// How far a call came.
+/// How a call continues.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is answered: the client has the answer.
+    /// The client has its answer.
     Done,
-    /// The client has to be asked what is open in `asked`.
+    /// The client has to answer the open questions in `asked`.
     Asks,
-    /// The client has to visit the pages that are open in `asked`, and then to call again.
+    /// The client has to visit the open pages in `asked`, and then to call again.
     Again,
 }
 
@@ -143,7 +143,8 @@ fn uri(request: &Request<'_>) -> Option<String> {
     uri.map(str::to_owned)
 }
 
-/// Sends a request into a session; `params` are JSON text for the child. It returns when the child has the request.
+/// Sends a request into a session. `params` is JSON text for the child. Returns when the child has the
+/// request.
 pub(super) async fn start(
     lease: Lease,
     group: Arc<Group>,
@@ -170,7 +171,7 @@ pub(super) async fn start(
     running
 }
 
-/// Follows a call until it is answered or asks something that is not known.
+/// Follows a call until it is answered or asks something that the client has to answer.
 pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool) -> Outcome {
     let seat = Arc::clone(&running.lease.seat);
     let Some(stream) = running.consumer.as_ref().map(|consumer| Arc::clone(consumer.stream())) else {
@@ -241,7 +242,8 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
                 return None;
             };
             seat.respond(&question.lacking()).await;
-            // With several calls it is not certain whose question it was; then the server's own answer has to do.
+            // With several calls it is not certain which one the question belongs to. The server's own answer
+            // is used in that case.
             if seat.calls.load(Ordering::Acquire) > 1 {
                 return None;
             }
@@ -254,8 +256,8 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
     }
 }
 
-/// The client did not declare what the server needs. The call is dropped unanswered, so that the child hears that nobody
-/// waits.
+/// The client did not declare what the server needs. The call is dropped without its answer, so that the
+/// child learns that nobody waits.
 fn lacks(job: &Job, needed: &str) -> Outcome {
     let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
     let why = "The server needs a capability that the client did not declare.";
@@ -293,21 +295,21 @@ fn pages(error: &str) -> Vec<Question> {
     all.into_iter().flatten().map(Question::page).collect()
 }
 
-/// A child that asks without end is given up; dropping the call tells it.
+/// Gives up a call whose child asks without end. Dropping the call tells the child.
 pub(super) fn endlessly(job: &Job, endless: Endless) -> Outcome {
     job.fail(Code::InternalError, &endless.to_string(), None);
     Outcome::Done
 }
 
-/// Progress under the token of this round: each retry is a request of its own, with a token of its own. `None`: the client
-/// wants no progress in this round.
+/// Progress with the token of this round, because each retry is a request with a token of its own. Returns
+/// `None` if the client wants no progress in this round.
 fn progress(message: &Message<'_>, token: Option<&str>) -> Option<String> {
     let mut params = Members::parse(message.params_text()?)?;
     params.set("progressToken", token?);
     Some(format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
 }
 
-/// Notes a question for the client.
+/// Records a question for the client. Returns an outcome if the question ends the call.
 async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Outcome> {
     let seat = Arc::clone(&running.lease.seat);
     if let Needs::Capability(needed) = question.needs(&running.group.capabilities) {
@@ -319,14 +321,14 @@ async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Ou
     Some(endlessly(job, endless))
 }
 
-/// Hands the client's answers to the child; what is not answered stays open.
+/// Passes the client's answers to the child. Questions without an answer stay open.
 pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
     for (question, answer) in running.asked.answer(given) {
         running.lease.seat.respond(&question.response(&answer)).await;
     }
 }
 
-/// Asks the child what there is leave to ask, within a session; the result as JSON text.
+/// Sends a permitted request of the wrapper in a session. Returns the result as JSON text.
 pub(super) async fn ask(
     group: &Group,
     seat: &Seat,
@@ -337,13 +339,13 @@ pub(super) async fn ask(
     send(seat, number, permit, params).await?.answer(group, seat).await
 }
 
-/// A request of ours that the child has.
+/// A request of the wrapper that was sent to the child.
 pub(super) struct Sent {
     method: String,
     consumer: Consumer,
 }
 
-/// Sends a request of ours; who calls this later is heard later by the child.
+/// Sends a request of the wrapper. The child gets such requests in the order of the calls to this function.
 pub(super) async fn send(
     seat: &Seat,
     number: u64,
@@ -364,7 +366,7 @@ pub(super) async fn send(
 }
 
 impl Sent {
-    /// Waits for the result, as JSON text.
+    /// Waits for the result. Returns it as JSON text.
     pub(super) async fn answer(self, group: &Group, seat: &Seat) -> Result<String, String> {
         loop {
             match self.consumer.next() {

@@ -1,5 +1,5 @@
-//! A digest of a JSON value, by which two spellings of one value are equal. The value is read as a stream: a tree of it would
-//! take many times the memory of its text. Pure.
+//! A digest of a JSON value. Two spellings of one value have the same digest. The value is read as a stream,
+//! because a tree would take many times the memory of its text. This module is pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// SHA-256 over a value; objects count the same in every order of their members.
+/// The SHA-256 of a value. The order of the members of an object does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Digest([u8; 32]);
 
@@ -19,11 +19,12 @@ impl fmt::Display for Digest {
 }
 
 impl Digest {
-    /// Of an object as JSON text, without these members. Each of the others that cannot be read counts as it is written.
+    /// The digest of an object, which is JSON text, without these members. A member that cannot be read as a
+    /// value is digested as it is written.
     pub(super) fn of_members(text: &str, without: &[&str]) -> Self {
         let mut digests = Vec::new();
         let mut reader = serde_json::Deserializer::from_str(text);
-        // Text that is no object has no members.
+        // Text that is not an object has no members.
         let _ = reader.deserialize_map(Each { without, digests: &mut digests });
         digests.sort_unstable();
         let mut context = Context::new(&SHA256);
@@ -33,7 +34,7 @@ impl Digest {
         Self::finish(context)
     }
 
-    /// Of JSON text. Text that cannot be read as a value counts as it is written.
+    /// The digest of JSON text. Text that cannot be read as a value is digested as it is written.
     pub(super) fn of_json(text: &str) -> Self {
         let mut context = Context::new(&SHA256);
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -77,14 +78,14 @@ impl<'de> Visitor<'de> for Each<'_> {
     }
 }
 
-/// Every value has a kind and a length, so that no two values have one stream of bytes.
+/// Digests a value with its kind and its length, so that no two values give the same bytes.
 fn put(context: &mut Context, kind: u8, bytes: &[u8]) {
     context.update(&[kind]);
     context.update(&(bytes.len() as u64).to_be_bytes());
     context.update(bytes);
 }
 
-/// Puts a value into the digest of what it is a part of.
+/// Adds a value to the digest of the value that contains it.
 struct Part<'c>(&'c mut Context);
 
 impl<'de> DeserializeSeed<'de> for Part<'_> {

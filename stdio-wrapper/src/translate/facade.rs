@@ -1,4 +1,4 @@
-//! A server with sessions, as a stateless one.
+//! Presents a server with sessions as a stateless one.
 
 mod listen;
 mod opening;
@@ -27,52 +27,54 @@ use crate::policy::{Gate, Permit};
 use crate::protocol::{Code, Members, members, string};
 use crate::stream::Stream;
 
-/// Requests that a server may answer with questions (2026-07-28, "Multi Round-Trip Requests").
+/// Requests that a server can answer with questions (2026-07-28, "Multi Round-Trip Requests").
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
-/// How long a call waits until its child says that the level is set. The child is told of the level first in any case.
+/// Time for which a call waits until its child confirms the log level. In any case, the child is told of the
+/// level first.
 const LEVEL_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between two rounds of clearing.
+/// Time between two rounds of removing calls and sessions.
 const ROUND: Duration = Duration::from_secs(1);
-/// Calls of one principal that are to be made again after a page was visited, and such calls altogether.
+/// Maximum number of calls that are to be repeated after the visit of a page: of one principal, and in all.
 const MAX_REPEATS: (usize, usize) = (64, 4096);
 
-/// Ceilings and times.
+/// Limits and times of the translation.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Sessions of one principal, each for one call that may ask back. Each group of clients has one in any case.
+    /// Maximum number of sessions of one principal, each for one call that might ask something. Each group of
+    /// clients can always have one.
     pub max_seats: usize,
-    /// How long a call waits for its client's answer.
+    /// Time for which a call waits for its client's answer.
     pub input_timeout: Duration,
-    /// How long a request waits for a free session.
+    /// Time for which a request waits for a free session.
     pub request_timeout: Duration,
-    /// Life of unused sessions.
+    /// Time after which unused sessions end.
     pub idle: Duration,
 }
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// No session.
+    /// No session could be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Every session is taken by another call.
+    /// Every session is used by another call.
     #[error("Too many of your calls wait for answers. Answer or wait for some of them, then try again.")]
     Busy,
-    /// Every session is taken by a call whose user was asked something lately.
+    /// Every session is used by a call whose user was asked something recently.
     #[error(
-        "As many of your calls as may ask something at the same time wait for their users, who have not answered. Answer one of them, or try again in {} s, when the one that has waited longest is given up for this one. TRANSLATE_SESSIONS sets how many may wait.", .0.as_secs().max(1)
+        "The maximum number of your calls wait for their users, who have not answered. Answer one of them, or try again in {} s, when the call that has waited longest is given up for this one. TRANSLATE_SESSIONS sets how many can wait.", .0.as_secs().max(1)
     )]
     AllWait(Duration),
-    /// Params that make no sense.
+    /// The params are not valid.
     #[error("{0}")]
     Params(String),
-    /// Header and body disagree.
+    /// Header and body differ.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// Nothing that this server can be asked through the translation.
+    /// The translation has no equivalent of this method.
     #[error("{0} cannot be translated for a server of an earlier revision.")]
     Method(String),
-    /// The server did not behave.
+    /// The server answered with an error, or not at all.
     #[error("{0}")]
     Child(String),
 }
@@ -93,15 +95,15 @@ struct Waiting {
     expires: Instant,
 }
 
-/// What goes on when the client comes back.
+/// What continues when the client comes back.
 enum Suspended {
-    /// The child works on the call and wants to know something.
+    /// The child works on the call, and waits for an answer.
     Running(Running),
-    /// The child has ended the call and shall get it once more when the pages that it names were visited.
+    /// The child has ended the call, and gets it again when the user has visited the pages that it named.
     Repeated { asked: Asked, owner: String },
 }
 
-/// Stands for the client's interest in a request; dropping it gives the request up.
+/// Represents the client's interest in a request. Dropping it gives the request up.
 pub struct Interest(Option<Box<dyn FnOnce() + Send>>);
 
 impl Drop for Interest {
@@ -113,7 +115,7 @@ impl Drop for Interest {
 }
 
 impl Facade {
-    /// Nothing is open yet.
+    /// Makes a translation without any sessions.
     pub fn new(settings: Settings, sessions: Arc<Sessions>, random: Random) -> Arc<Self> {
         Arc::new(Self {
             settings,
@@ -125,7 +127,7 @@ impl Facade {
         })
     }
 
-    /// Takes a request for which there is leave; whatever becomes of it comes on `stream`.
+    /// Starts a permitted request. All messages for it come on `stream`.
     pub async fn start(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -165,13 +167,14 @@ impl Facade {
             }
             _ => {}
         }
-        // Without a request state there is no question that answers could belong to, so they are ignored.
+        // Without a request state, there is no question that the answers could belong to, so they are
+        // ignored.
         let asked = match state.map(|state| self.reopen(state, &job)).transpose()? {
             None => Asked::default(),
             Some(Suspended::Running(running)) => return Ok(self.resume(job, running, &given).await),
             Some(Suspended::Repeated { mut asked, owner }) => {
                 if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
-                    let why = "What the server asked for was not done, so it cannot go on.";
+                    let why = "What the server asked for was not done, so the call cannot continue.";
                     return Err(Refused::Params(why.to_owned()));
                 }
                 if !asked.is_settled() {
@@ -194,7 +197,7 @@ impl Facade {
         Ok(self.spawn(job, running, is_exclusive))
     }
 
-    /// Goes on with a call that waited for its client, with what that has answered.
+    /// Continues a call that waited for its client, with the client's answers.
     async fn resume(self: &Arc<Self>, job: Job, mut running: Running, given: &Members<'_>) -> Interest {
         running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
         call::resume(&mut running, given).await;
@@ -205,7 +208,8 @@ impl Facade {
         Interest(None)
     }
 
-    /// Takes out the call that a request state belongs to, if it was given for this request. Each state counts once.
+    /// Removes and returns the call that a request state belongs to, if the state was given for this request.
+    /// Each state can be used once.
     fn reopen(&self, state: &str, job: &Job) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
         let number = self.sealer.open(&text, &job.bound_to).ok_or_else(|| {
@@ -213,7 +217,7 @@ impl Facade {
         })?;
         let waiting = self.waiting().remove(&number);
         let waiting = waiting.filter(|waiting| waiting.expires > Instant::now()).ok_or_else(|| {
-            Refused::Params("The call of this request state waits no more. Call again.".to_owned())
+            Refused::Params("The call of this request state is no longer waiting. Call again.".to_owned())
         })?;
         Ok(waiting.call)
     }
@@ -236,7 +240,7 @@ impl Facade {
         }
     }
 
-    /// Lets a call wait for its client, and asks the client.
+    /// Suspends a call until its client comes back, and asks the client.
     fn suspend(&self, job: &Job, mut call: Suspended) {
         let asked = match &mut call {
             Suspended::Running(running) => &mut running.asked,
@@ -256,7 +260,7 @@ impl Facade {
             let mut all = self.waiting();
             if !waiting.has_room(&all) {
                 drop(all);
-                let why = "Too many calls of this caller wait until a page was visited. Finish some of them.";
+                let why = "Too many calls of this caller wait until the user has visited a page. Finish some of them.";
                 return job.fail(Code::Refused, why, None);
             }
             all.insert(number, waiting);
@@ -266,7 +270,8 @@ impl Facade {
         ));
     }
 
-    /// Tells the child from which level on it shall log, if the client wants to know and the child can.
+    /// Tells the child from which level on it shall log, if the client wants log messages and the child
+    /// supports it.
     async fn set_level(&self, group: &Arc<Group>, seat: &Arc<Seat>, job: &Job, gate: &Gate) {
         seat.log_to(job.log_level.as_deref(), &job.stream);
         let Some(level) = job.log_level.as_ref().filter(|_| seat.greeting.has("/logging")) else { return };
@@ -275,17 +280,17 @@ impl Facade {
         if known.as_ref() != Some(level) {
             let params = serde_json::json!({ "level": level }).to_string();
             let number = self.number();
-            // A child that refuses logs as it likes; what is below the level is dropped anyway.
+            // If the child refuses, it logs as it likes. Messages below the level are dropped anyway.
             let asked = call::ask(group, seat, number, &permit, &params);
             if tokio::time::timeout(LEVEL_PATIENCE, asked).await.is_err() {
-                // It would count among the requests that wait, until REQUEST_TIMEOUT.
+                // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
                 seat.cancel(number, "it takes too long to set the level").await;
             }
             *known = Some(level.clone());
         }
     }
 
-    /// Clears away, for ever: calls whose clients do not come back, and sessions that nobody uses.
+    /// Removes calls whose clients do not come back and sessions that nobody uses, forever.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -297,7 +302,7 @@ impl Facade {
                 .collect();
             drop(late);
             self.groups().retain(|_, group| {
-                // Somebody may just be about to use it.
+                // A request might be about to use the group.
                 let is_idle = Arc::strong_count(group) <= 1 + group.seats().len()
                     && group.is_idle(now, self.settings.idle);
                 if is_idle {
@@ -308,7 +313,7 @@ impl Facade {
         }
     }
 
-    /// Gives up every call that waits.
+    /// Gives up all calls that wait.
     pub fn stop(&self) {
         let all = std::mem::take(&mut *self.waiting());
         drop(all);
@@ -328,8 +333,8 @@ impl Facade {
 }
 
 impl Waiting {
-    /// Whether it may wait too. A running call has a session, and these are bounded; a call that is to be made again has
-    /// nothing but its entry here.
+    /// Whether the call can wait, too. The number of running calls is limited by their sessions. A call that
+    /// is to be repeated has nothing but its entry here.
     fn has_room(&self, others: &HashMap<u64, Self>) -> bool {
         let Suspended::Repeated { owner, .. } = &self.call else { return true };
         let owners = others.values().filter_map(|other| match &other.call {
@@ -345,8 +350,9 @@ impl Waiting {
     }
 }
 
-/// What a request state is good for: the same request of the same caller, who has the same capabilities and still fills the
-/// command's placeholders in the same way. The params are compared as values, because a client may write them differently.
+/// What a request state is bound to: the same request of the same caller, with the same capabilities and the
+/// same values of the command's placeholders. The params are compared as values, because a client might write
+/// them differently.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     let may_ask = MAY_ASK.contains(&request.method.as_ref());
     let params = if may_ask { params } else { "{}" };
@@ -354,7 +360,7 @@ fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     format!("{key:?}\n{}\n{params}", request.method)
 }
 
-/// Whether an answer to an elicitation is that the user agreed.
+/// Whether the user has accepted an elicitation.
 fn is_accepted(answer: &str) -> bool {
     let answer: Value = serde_json::from_str(answer).unwrap_or_default();
     answer.get("action").and_then(Value::as_str) == Some("accept")

@@ -1,5 +1,6 @@
-//! A call that nobody waits for any more, although its child may still work on it: not every server stops when it is told,
-//! and a question on standard output names no call. What such a call asks must not be put to the user of another one.
+//! A call that nobody waits for any more, although its child might still work on it. Not every server stops
+//! when it is told to, and a question on standard output does not name its call. A question of such a call
+//! must not be put to the user of another one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,22 +10,23 @@ use super::questions::Question;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
 
-/// Calls of one session that are waited for after they were given up. More than that are told to the child and forgotten;
-/// the session is in doubt all the same.
+/// Maximum number of calls of one session that are followed to their end after they were given up. Further
+/// calls are cancelled at the child and forgotten. The session is in doubt in any case.
 const MAX_FOLLOWED: usize = 64;
 
-/// Such a call. While it exists, questions of its session are refused.
+/// A call that was given up. While it exists, questions of its session are refused.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     seat: Arc<Seat>,
     group: Arc<Group>,
-    /// Its id in the session.
+    /// The id of the call in the session.
     number: u64,
     is_followed: bool,
 }
 
 impl GivenUp {
-    /// Only a call that may ask puts its session in doubt.
+    /// Makes one for a call of `lease`. It is followed only if the call might ask something, because only
+    /// then the session is in doubt.
     pub(super) fn new(lease: &Lease, group: &Arc<Group>, number: u64) -> Self {
         let (seat, group) = (Arc::clone(&lease.seat), Arc::clone(group));
         let is_followed = lease.is_exclusive && seat.given_up.load(Ordering::Acquire) < MAX_FOLLOWED;
@@ -34,7 +36,8 @@ impl GivenUp {
         Self { seat, group, number, is_followed }
     }
 
-    /// Tells the child, and waits until it has answered all the same or the request is out of time.
+    /// Tells the child, and waits until the child has answered all the same, or the time of the request is
+    /// over.
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {

@@ -1,5 +1,5 @@
-//! The sessions that stand behind stateless clients: those of one principal with the same capabilities share some, so
-//! that a server which remembers things remembers them for whom they are meant.
+//! The sessions for stateless clients. Clients of one principal with the same capabilities share sessions, so
+//! that what a server remembers stays with the user that it belongs to.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,29 +21,32 @@ use crate::policy::{Own, Permit};
 use crate::protocol::{Kind, Message, Version, parse_line, peek_cancelled};
 use crate::stream::{Next, Stream};
 
-/// Questions that may wait until the running call puts them to its client.
+/// Maximum number of questions that wait until the running call puts them to its client.
 const MAX_PROMPTS: usize = 64;
 
-/// Who shares sessions.
+/// What clients that share sessions have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
     /// The principal.
     pub(super) owner: String,
-    /// What the client can be asked, in one spelling.
+    /// The capabilities with which clients can be asked something, in a normalized form.
     pub(super) capabilities: String,
-    /// What fills the command's placeholders: who has left a group must not go on with that group's child.
+    /// The values of the command's placeholders. A user who has left a group must not continue with that
+    /// group's child.
     pub(super) caller: Placeholders,
 }
 
-/// Sessions of one principal and one set of capabilities.
+/// The sessions of one principal with one set of capabilities.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) capabilities: Value,
-    /// In the order in which they were opened: the first one is where requests go that need no session of their own.
+    /// In the order in which they were opened. The first one serves the requests that need no session of
+    /// their own.
     pub(super) seats: Mutex<Vec<Arc<Seat>>>,
-    /// Sessions are opened one after the other. Why one could not be, in words for the caller.
+    /// Sessions are opened one after the other. The error says why one could not be opened, in a form for
+    /// callers.
     pub(super) opening: Attempts<String>,
-    /// A seat was given back.
+    /// Notified when a seat is free again.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
 }
@@ -63,32 +66,32 @@ impl Group {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first session that lives.
+    /// The first session that has not ended.
     pub(super) fn home(&self) -> Option<Arc<Seat>> {
         self.seats().iter().find(|seat| !seat.session.is_ended()).cloned()
     }
 
-    /// A session for a call that may ask back, if one is free. One in which it is not certain whose question the next one
-    /// would be is only good enough when there is no other.
+    /// Takes a free session for a call that might ask something. With `may_be_doubtful`, this can be one in
+    /// which it is not certain which call the next question would belong to.
     pub(super) fn take_free(&self, may_be_doubtful: bool) -> Option<Lease> {
         let seats = self.seats();
         let mut good = seats.iter().filter(|seat| may_be_doubtful || !seat.is_doubtful());
         good.find_map(|seat| Lease::take(seat, true))
     }
 
-    /// Sessions that one call has for itself.
+    /// The number of sessions that a call has for itself.
     pub(super) fn taken(&self) -> usize {
         self.seats().iter().filter(|seat| seat.is_taken.load(Ordering::Acquire)).count()
     }
 
-    /// Takes out the sessions that nobody uses, except the first.
+    /// Removes and returns the sessions that nobody uses, except the first.
     pub(super) fn take_unused(&self) -> Vec<Arc<Seat>> {
         let mut seats = self.seats();
         let first = seats.len().min(1);
         seats.extract_if(first.., |seat| seat.users.load(Ordering::Acquire) == 0).collect()
     }
 
-    /// Whether nobody uses it.
+    /// Whether nobody has used the group for the time `after`.
     pub(super) fn is_idle(&self, now: Instant, after: Duration) -> bool {
         let is_unused = |seat: &Arc<Seat>| {
             let last = *seat.last_used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,55 +101,57 @@ impl Group {
     }
 }
 
-/// One session and what it says without being asked.
+/// A session, with what its child sends outside of calls.
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) session: Arc<Session>,
     pub(super) greeting: Greeting,
     users: AtomicUsize,
-    /// Requests under way.
+    /// The number of requests in progress.
     pub(super) calls: AtomicUsize,
-    /// Whether a call has it that may ask back. A question on stdio names no call, so there is only one such call.
+    /// Whether a call that might ask something has the session. A question on stdio does not name its call,
+    /// so there is only one such call.
     is_taken: AtomicBool,
-    /// Calls that were given up and on which the child may still work.
+    /// The number of calls that were given up and on which the child might still work.
     pub(super) given_up: AtomicUsize,
-    /// Whether the child has asked something in a call; most never do.
+    /// Whether the child has asked something in a call. Most children never do.
     has_asked: AtomicBool,
     prompts: Mutex<VecDeque<Prompt>>,
-    /// A prompt has come.
+    /// Notified when there is a new prompt.
     pub(super) asked: Notify,
-    /// Where log messages go, and from which level on.
+    /// The stream for log messages, and the level from which on they are sent.
     log: Mutex<Option<(usize, Arc<Stream>)>>,
-    /// The level that the child was told.
+    /// The log level that the child was told.
     pub(super) level: tokio::sync::Mutex<Option<String>>,
-    /// Held while it is decided whether the child shall watch a resource and until it is sent, so that the child hears it in
-    /// the order in which it was decided. Nobody waits for an answer with it.
+    /// Locked from the decision whether the child shall watch a resource until it has been sent, so that the
+    /// child gets these requests in the order of the decisions. It is not locked while waiting for an answer.
     pub(super) watching: tokio::sync::Mutex<()>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
 }
 
-/// What a child wants of the call that has its session.
+/// What a child wants from the call that has its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
-    /// A question for the call's client.
+    /// A question to the call's client.
     Ask(Question),
-    /// The question with this id, as JSON text, needs no answer any more.
+    /// The question with this id, as JSON text, was withdrawn.
     Withdraw(String),
 }
 
-/// Roots belong to the client and not to a call: servers ask for them as soon as the session is open, and the next call can
-/// tell them. Every other question that no call asked is for nobody.
+/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask
+/// for them as soon as the session is open, and the next call can answer. Any other question outside of a
+/// call can be put to nobody.
 fn may_wait(question: &Question) -> bool {
     question.method == "roots/list"
 }
 
-/// What the tools of a session ask for.
+/// The headers that the tools of a session ask for.
 #[derive(Debug, Clone)]
 struct KnownTools {
     tools: Arc<HashMap<String, ParamHeaders>>,
     read: Instant,
-    /// The changes that were announced before it was read.
+    /// The number of changes that were announced before the list was read.
     changes: u64,
 }
 
@@ -170,7 +175,7 @@ impl Seat {
         }
     }
 
-    /// What the tools ask for, if that is known and young enough.
+    /// The headers that the tools ask for, if they are known and still valid.
     pub(super) fn tools(&self, changes: u64, life: Duration) -> Option<Arc<HashMap<String, ParamHeaders>>> {
         let known = self.tools.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let is_announced = self.greeting.has("/tools/listChanged");
@@ -187,27 +192,28 @@ impl Seat {
         *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether a question could be one of a call that was given up, in a session whose child does ask.
+    /// Whether a question could belong to a call that was given up, in a session whose child has asked
+    /// before.
     fn is_doubtful(&self) -> bool {
         self.given_up.load(Ordering::Acquire) > 0 && self.has_asked.load(Ordering::Acquire)
     }
 
-    /// The oldest prompt that the call has not seen.
+    /// Takes the oldest prompt that the call has not seen.
     pub(super) fn prompt(&self) -> Option<Prompt> {
         self.prompts().pop_front()
     }
 
-    /// Keeps a question for the call that has the session; an error says why it is for nobody.
+    /// Keeps a question for the call that has the session. The error says why it can be put to nobody.
     fn keep(&self, question: &Question) -> Result<(), &'static str> {
         let mut prompts = self.prompts();
         if !may_wait(question) {
             self.has_asked.store(true, Ordering::Release);
             if !self.is_taken.load(Ordering::Acquire) {
-                return Err("No call runs that could put this question to its client.");
+                return Err("No call is running that could put this question to its client.");
             }
             if self.given_up.load(Ordering::Acquire) > 0 {
                 return Err(
-                    "A call that was given up may still run, so it is not certain whose question this is.",
+                    "A call that was given up might still be running, so it is not certain whose question this is.",
                 );
             }
         }
@@ -220,12 +226,12 @@ impl Seat {
         Ok(())
     }
 
-    /// Notes that the child no longer wants an answer to this question. `id` is JSON text.
+    /// Records that the child has withdrawn this question. `id` is JSON text.
     fn withdraw(&self, id: &str) {
         let mut prompts = self.prompts();
         let count = prompts.len();
         prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if question.id == id));
-        // The call may have put it to its client already.
+        // The call might have put it to its client already.
         if prompts.len() == count && count < MAX_PROMPTS && self.is_taken.load(Ordering::Acquire) {
             prompts.push_back(Prompt::Withdraw(id.to_owned()));
             drop(prompts);
@@ -233,7 +239,8 @@ impl Seat {
         }
     }
 
-    /// Gives the session back. What its call was asked and did not hear must not be asked in the name of the next one.
+    /// Gives the session back. Returns the questions that the call was asked but has not seen, because they
+    /// must not be put to the client of the next call.
     fn give_back(&self) -> Vec<Question> {
         let mut prompts = self.prompts();
         self.is_taken.store(false, Ordering::Release);
@@ -252,7 +259,7 @@ impl Seat {
         self.prompts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a response of the client, or an error of ours, to the child.
+    /// Sends a response of the client, or an error of the wrapper, to the child.
     pub(super) async fn respond(&self, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes())
             && let Kind::Response { id: Some(id), .. } = &message.kind
@@ -268,29 +275,29 @@ impl Seat {
         }
     }
 
-    /// Sends a notification of ours to the child.
+    /// Sends a notification of the wrapper to the child.
     pub(super) async fn notify(&self, own: Own, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes()) {
-            // A child that does not read does not hear of it.
+            // If the child does not read, the notification is lost.
             let _ = self.session.notify(&message, &Permit::ours(own)).await;
         }
     }
 
-    /// Gives up a request of ours that has this id in the session, and tells the child why.
+    /// Gives up a request of the wrapper with this id in the session, and tells the child why.
     pub(super) async fn cancel(&self, number: u64, why: &str) {
         let params = serde_json::json!({ "requestId": number, "reason": why });
         let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
         self.notify(Own::Cancelled, &text).await;
     }
 
-    /// Sends log messages to a stream from now on, or no more.
+    /// From now on, sends log messages to this stream, or drops them if there is no level.
     pub(super) fn log_to(&self, level: Option<&str>, stream: &Arc<Stream>) {
         let at = level.and_then(|level| LEVELS.iter().position(|known| *known == level));
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = at.map(|at| (at, Arc::clone(stream)));
     }
 }
 
-/// Takes a message that a session's child sent, on whatever stream, and that is neither an answer nor progress.
+/// Handles a message of a session's child, on any stream, that is neither an answer nor progress.
 pub(super) async fn take(group: &Group, seat: &Seat, message: &Message<'_>) {
     match &message.kind {
         Kind::Request { method, id } => {
@@ -332,7 +339,7 @@ fn log(seat: &Seat, message: &Message<'_>) {
     }
 }
 
-/// Reads what a session's child says outside of any call, until the session ends.
+/// Reads what a session's child sends outside of calls, until the session ends.
 pub(super) async fn pump(group: Arc<Group>, seat: Arc<Seat>) {
     let consumer = seat.session.get_stream().connect();
     loop {
@@ -348,21 +355,22 @@ pub(super) async fn pump(group: Arc<Group>, seat: Arc<Seat>) {
     }
     group.seats().retain(|other| !Arc::ptr_eq(other, &seat));
     group.freed.notify_waiters();
-    // Clients listen again, and then to a session that lives.
+    // Clients then listen again, with a session that has not ended.
     group.listeners.end(&seat.session.id);
 }
 
-/// The use of a session.
+/// The use of a session. Dropping it gives the session back.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) seat: Arc<Seat>,
-    /// Whether no other call that may ask has it.
+    /// Whether no other call that might ask something has the session.
     pub(super) is_exclusive: bool,
     freed: Option<Arc<Group>>,
 }
 
 impl Lease {
-    /// Takes a session; `None` if it has ended, or is to be one call's and is another's already.
+    /// Takes a session. Returns `None` if it has ended, or if it is wanted for one call and another such call
+    /// has it.
     pub(super) fn take(seat: &Arc<Seat>, is_exclusive: bool) -> Option<Self> {
         if seat.session.is_ended() || (is_exclusive && seat.is_taken.swap(true, Ordering::AcqRel)) {
             return None;
@@ -372,7 +380,7 @@ impl Lease {
         Some(Self { seat: Arc::clone(seat), is_exclusive, freed: None })
     }
 
-    /// Tells the group when the session is free again.
+    /// Lets the group know when the session is free again.
     pub(super) fn of(mut self, group: &Arc<Group>) -> Self {
         self.freed = Some(Arc::clone(group));
         self
@@ -398,7 +406,7 @@ impl Drop for Lease {
     }
 }
 
-/// `initialize` as the wrapper says it for a client.
+/// The `initialize` request that the wrapper sends for a client.
 pub(super) fn initialize(capabilities: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,

@@ -1,5 +1,5 @@
-//! `subscriptions/listen` in front of a server with sessions: its changes of lists, and resources that it was asked to
-//! watch.
+//! `subscriptions/listen` in front of a server with sessions: notifications about changes of its lists, and
+//! about resources that it was asked to watch.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,25 +12,26 @@ use crate::modern::{SUBSCRIPTION, completion};
 use crate::protocol::{Members, Message, members};
 use crate::stream::Stream;
 
-/// Notifications about lists: what the client asks for, what it gets, and which capability of the child is behind it.
+/// Notifications about lists: the name in the subscription, the method of the notification, and the
+/// capability of the child that it needs.
 const LISTS: [(&str, &str, &str); 3] = [
     ("toolsListChanged", "notifications/tools/list_changed", "/tools/listChanged"),
     ("promptsListChanged", "notifications/prompts/list_changed", "/prompts/listChanged"),
     ("resourcesListChanged", "notifications/resources/list_changed", "/resources/listChanged"),
 ];
-/// Resources that one client may watch.
+/// Maximum number of resources that one client can watch.
 const MAX_RESOURCES: usize = 256;
 
-/// What one client wants to hear, as far as the child can say it.
+/// What one client wants to hear, as far as the child can send it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Filter {
-    /// Methods of notifications.
+    /// The methods of the notifications.
     methods: Vec<&'static str>,
     pub(super) resources: BTreeSet<String>,
 }
 
 impl Filter {
-    /// Of the params of a request; an error says what is wrong with them.
+    /// Parses the params of a request. The error says what is wrong with them.
     pub(super) fn parse(params: &str, greeting: &Greeting) -> Result<Self, String> {
         let [wanted] = members(params, ["notifications"]).map_err(|error| error.to_string())?;
         let wanted =
@@ -51,7 +52,7 @@ impl Filter {
             resources.extend(uris.iter().filter_map(Value::as_str).map(str::to_owned));
         }
         if resources.iter().any(|uri| uri.len() > MAX_URI) {
-            return Err(format!("The URI of a resource that is watched may have at most {MAX_URI} bytes."));
+            return Err(format!("The URI of a resource that is watched can have at most {MAX_URI} bytes."));
         }
         if resources.len() > MAX_RESOURCES {
             return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
@@ -59,7 +60,7 @@ impl Filter {
         Ok(Self { methods, resources })
     }
 
-    /// The first message of the stream; `id` is JSON text.
+    /// The first message of the stream. `id` is JSON text.
     pub(super) fn acknowledgement(&self, id: &str) -> String {
         let mut granted = serde_json::Map::new();
         for (name, method, _) in LISTS {
@@ -85,18 +86,18 @@ impl Filter {
     }
 }
 
-/// Everyone who listens to the sessions of one group.
+/// All clients that listen to the sessions of one group.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: Mutex<Vec<Listener>>,
-    /// Changes of the tools that were announced.
+    /// The number of changes of the tools that were announced.
     tool_changes: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Listener {
     number: u64,
-    /// The session that watches its resources.
+    /// The session that watches the listener's resources.
     session: String,
     filter: Filter,
     /// The client's id, as JSON text.
@@ -105,7 +106,7 @@ struct Listener {
 }
 
 impl Listeners {
-    /// How often a change of the tools was announced.
+    /// The number of changes of the tools that were announced.
     pub(super) fn tool_changes(&self) -> u64 {
         self.tool_changes.load(Ordering::Acquire)
     }
@@ -120,26 +121,26 @@ impl Listeners {
         self.all().push(listener);
     }
 
-    /// Takes one out; tells which resources it watched.
+    /// Removes a listener, and returns the resources that it watched.
     pub(super) fn remove(&self, number: u64) -> BTreeSet<String> {
         let mut all = self.all();
         let at = all.iter().position(|listener| listener.number == number);
         at.map(|at| all.swap_remove(at).filter.resources).unwrap_or_default()
     }
 
-    /// Whether this one is still there.
+    /// Whether there is a listener with this number.
     pub(super) fn has(&self, number: u64) -> bool {
         self.all().iter().any(|listener| listener.number == number)
     }
 
-    /// Whether somebody watches a resource in a session.
+    /// Whether any listener watches a resource in a session.
     pub(super) fn is_watched(&self, session: &str, uri: &str) -> bool {
         let watches =
             |listener: &Listener| listener.session == session && listener.filter.resources.contains(uri);
         self.all().iter().any(watches)
     }
 
-    /// Hands a notification of the child to everyone who wants it.
+    /// Sends a notification of the child to all listeners that want it.
     pub(super) fn tell(&self, method: &str, message: &Message<'_>) {
         if method == "notifications/tools/list_changed" {
             self.tool_changes.fetch_add(1, Ordering::AcqRel);
@@ -155,7 +156,7 @@ impl Listeners {
         }
     }
 
-    /// Ends every stream that rests on a session.
+    /// Ends the streams of all listeners of a session.
     pub(super) fn end(&self, session: &str) {
         for listener in self.all().extract_if(.., |listener| listener.session == session) {
             listener.stream.push(completion(&listener.id).into(), true);

@@ -1,38 +1,38 @@
-//! What a server asks its client: a request in the earlier revisions, an entry of an input-required result in the
-//! stateless one. Pure.
+//! A question of a server to its client: a request in the earlier revisions, and an entry of an
+//! input-required result in the stateless one. This module is pure.
 
 use serde_json::{Value, json};
 
 use crate::protocol::{Members, Message, object};
 
-/// By this name under `_meta` a server of an earlier revision may say how the question is to be called.
+/// The member of `_meta` with which a server of an earlier revision can suggest a name for its question.
 const KEY_HINT: &str = "mcp-gate/inputKey";
 
-/// One question.
+/// A question to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
     /// The child's id, as JSON text.
     pub(super) id: String,
     pub(super) method: String,
-    /// As JSON text, without `_meta`.
+    /// The params as JSON text, without `_meta`.
     pub(super) params: String,
-    /// What the child wants it to be called.
+    /// The name that the child suggests.
     pub(super) hint: Option<String>,
 }
 
-/// What a client has to be able to do to answer.
+/// What a client lacks to answer a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// It is able to.
+    /// Nothing.
     Nothing,
-    /// It did not declare this capability; as JSON text.
+    /// This capability, as JSON text, which it did not declare.
     Capability(String),
     /// No client of the stateless revision can be asked this.
     Unknown,
 }
 
 impl Question {
-    /// Of a request of the child.
+    /// Makes a question from a request of the child.
     pub(super) fn of(message: &Message<'_>, method: &str, id: &str) -> Self {
         let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
         let meta = members.remove("_meta");
@@ -41,19 +41,19 @@ impl Question {
             let hint = meta.get(KEY_HINT)?.as_str()?;
             (!hint.is_empty() && hint.len() <= 64).then(|| hint.to_owned())
         });
-        // Tasks are another protocol in the stateless revision.
+        // Tasks are a different protocol in the stateless revision.
         members.remove("task");
         Self { id: id.to_owned(), method: method.to_owned(), params: members.to_string(), hint }
     }
 
-    /// A page that the client has to visit before it calls again (2025-11-25, "URL Mode Elicitation"). The child has ended
-    /// that call, so nobody waits for the answer.
+    /// Makes a question from a page that the client has to visit before it calls again (2025-11-25, "URL Mode
+    /// Elicitation"). The child has ended that call, so nobody waits for the answer.
     pub(super) fn page(params: &Value) -> Self {
         let (id, method) = ("null".to_owned(), "elicitation/create".to_owned());
         Self { id, method, params: params.to_string(), hint: None }
     }
 
-    /// Whether a client with these capabilities can be asked.
+    /// What a client with these capabilities lacks to be asked this.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
         let name = match self.method.as_str() {
             "elicitation/create" => "elicitation",
@@ -72,7 +72,7 @@ impl Question {
         Needs::Nothing
     }
 
-    /// A name that no other question has.
+    /// Chooses a name that no other question has.
     pub(super) fn key<'k>(&self, mut taken: impl FnMut(&str) -> bool + 'k) -> String {
         let kind = self.method.split('/').next().unwrap_or("input");
         let base = self.hint.clone().unwrap_or_else(|| kind.to_owned());
@@ -87,7 +87,7 @@ impl Question {
         format!(r#"{{"method":{},"params":{}}}"#, Value::from(self.method.as_str()), self.params)
     }
 
-    /// Whether a text can be the answer.
+    /// Whether a text can be the answer to this question.
     pub(super) fn takes(&self, answer: &str) -> bool {
         let Ok(answer) = serde_json::from_str::<Value>(answer) else { return false };
         match self.method.as_str() {
@@ -106,7 +106,7 @@ impl Question {
         format!(r#"{{"jsonrpc":"2.0","id":{},"result":{answer}}}"#, self.id)
     }
 
-    /// The error for a question that needs a capability which the client did not declare.
+    /// The error for the child if the client did not declare the capability that the question needs.
     pub(super) fn lacking(&self) -> String {
         self.refusal(-32601, "The client did not declare this capability.")
     }
@@ -118,7 +118,7 @@ impl Question {
     }
 }
 
-/// `inputResponses`: the answers by name, as JSON text. `None`: not an object.
+/// Parses `inputResponses`: the answers by name, as JSON text. Returns `None` if the text is not an object.
 pub(super) fn responses(text: Option<&str>) -> Option<Members<'_>> {
     match text {
         None => Some(Members::default()),

@@ -1,5 +1,5 @@
-//! Requests, results and errors of one era in the words of the other. Pure; what is not named here passes as it was
-//! written.
+//! Converts requests, results and errors of one era to the form of the other. Parts that are not named here
+//! stay as they were written. This module is pure.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::modern::{META_PREFIX, SERVER_INFO, VERSION};
 use crate::protocol::{Members, add_member, edit_members, object};
 
-/// Results that say how long they may be kept (2026-07-28, "Caching").
+/// Methods whose results say how long they may be cached (2026-07-28, "Caching").
 const CACHEABLE: [&str; 6] = [
     "server/discover",
     "tools/list",
@@ -17,19 +17,20 @@ const CACHEABLE: [&str; 6] = [
     "resources/templates/list",
     "resources/read",
 ];
-/// The JSON-RPC code of earlier revisions for a resource that does not exist.
+/// The JSON-RPC code of the earlier revisions for a resource that does not exist.
 const RESOURCE_NOT_FOUND: i64 = -32002;
-/// The code of the stateless one, and of JSON-RPC for whatever is wrong with params.
+/// The code of the stateless revision for that, and of JSON-RPC for any invalid params.
 const INVALID_PARAMS: i64 = -32602;
-/// The server needs a capability that the client did not declare.
+/// The code for a capability that the server needs and the client did not declare.
 const MISSING_CAPABILITY: i64 = -32021;
 
-/// Capabilities that a question can need, each with the parts of it that a client may have or not.
+/// Capabilities that a question can need, each with its optional parts.
 const ASKABLE: [(&str, &[&str]); 3] =
     [("elicitation", &["form", "url"]), ("roots", &[]), ("sampling", &["context", "tools"])];
-/// Bytes of a client's capabilities. Those of the clients that there are have some hundred.
+/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes.
 const MAX_CAPABILITIES: usize = 16 << 10;
-/// Bytes of a resource's URI that a client watches; it is kept for as long as the client does.
+/// Maximum length of the URI of a resource that a client watches, in bytes. It is kept for as long as the
+/// client watches.
 pub(super) const MAX_URI: usize = 4096;
 /// Names of log levels, the least severe first (RFC 5424).
 pub(super) const LEVELS: [&str; 8] =
@@ -37,20 +38,20 @@ pub(super) const LEVELS: [&str; 8] =
 
 /// The capabilities of a client are too large to be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("The client's capabilities have {0} bytes. At most {MAX_CAPABILITIES} are taken.")]
+#[error("The client's capabilities have {0} bytes. At most {MAX_CAPABILITIES} are accepted.")]
 pub(super) struct TooLarge(usize);
 
-/// What the child said in answer to `initialize`.
+/// The child's answer to `initialize`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Greeting {
     pub(super) capabilities: Value,
-    /// As JSON text.
+    /// The `serverInfo`, as JSON text.
     pub(super) server_info: String,
     instructions: Option<String>,
 }
 
 impl Greeting {
-    /// Of an `initialize` result.
+    /// Parses the result of `initialize`.
     pub(super) fn parse(result: &str) -> Option<Self> {
         let members = Members::parse(result)?;
         Some(Self {
@@ -60,16 +61,16 @@ impl Greeting {
         })
     }
 
-    /// Whether the child says that it can do something, such as `/resources/subscribe`.
+    /// Whether the child has declared a capability, such as `/resources/subscribe`.
     pub(super) fn has(&self, pointer: &str) -> bool {
         self.capabilities.pointer(pointer).is_some_and(|value| *value != Value::Bool(false))
     }
 
-    /// The result of `server/discover` that the child would give.
+    /// The result that the child would give for `server/discover`.
     pub(super) fn discover(&self) -> String {
         let mut capabilities = self.capabilities.clone();
         if let Some(capabilities) = capabilities.as_object_mut() {
-            // Tasks of 2025-11-25 are not the extension of this revision.
+            // Tasks of 2025-11-25 differ from the extension of this revision.
             capabilities.remove("tasks");
         }
         let mut result = Members::default();
@@ -81,7 +82,7 @@ impl Greeting {
         self.complete("server/discover", &result.to_string())
     }
 
-    /// A result of the child with what the stateless revision adds.
+    /// Adds the members of the stateless revision to a result of the child.
     pub(super) fn complete(&self, method: &str, result: &str) -> String {
         let mut missing = vec![("resultType", r#""complete""#)];
         if CACHEABLE.contains(&method) {
@@ -115,8 +116,9 @@ impl Greeting {
     }
 }
 
-/// What a client can be asked, in one spelling: the capabilities of which a question can need one, and nothing of what a
-/// client writes into them. So there are few different ones, and no client can make a new one with each request.
+/// Normalizes the capabilities with which a client can be asked something: keeps only those that a question
+/// can need, without anything else that the client has written into them. Therefore there are few different
+/// values, and a client cannot make a new one with each request.
 pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
     let given = members_within(text)?;
     let mut out = serde_json::Map::new();
@@ -129,7 +131,7 @@ pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
     Ok(Value::Object(out).to_string())
 }
 
-/// The capabilities of a client with a session, as a stateless server gets to know them.
+/// The capabilities of a client with a session, in the form for a stateless server.
 pub(super) fn capabilities_for_modern(text: &str) -> Result<String, TooLarge> {
     let mut given = members_within(text)?;
     given.retain(|name| name == "experimental" || ASKABLE.iter().any(|(known, _)| *known == name));
@@ -149,7 +151,7 @@ fn is_declared(value: &str) -> bool {
     !matches!(value, "null" | "false")
 }
 
-/// Params of a stateless request for a child with a session.
+/// Params of a stateless request, in the form for a child with a session.
 pub(super) fn params_for_legacy(params: &str) -> String {
     let edited = edit_members(params, |name, value| match name {
         "inputResponses" | "requestState" => None,
@@ -159,25 +161,26 @@ pub(super) fn params_for_legacy(params: &str) -> String {
     edited.unwrap_or_else(|| "{}".to_owned())
 }
 
-/// `_meta` without what only the stateless revision has there; `None`: nothing else is left.
+/// Removes the members of `_meta` that only the stateless revision has. Returns `None` if nothing else is
+/// left.
 fn meta_for_legacy(meta: &str) -> Option<Cow<'_, str>> {
     let mut meta = Members::parse(meta).unwrap_or_default();
     meta.retain(|name| !name.starts_with(META_PREFIX));
     (!meta.is_empty()).then(|| meta.to_string().into())
 }
 
-/// An error of a child with a session, for a stateless client: the `error` member as JSON text. `uri`, as JSON text, is
-/// that of the resource that was asked for.
+/// An error of a child with a session, in the form for a stateless client: the `error` member as JSON text.
+/// `uri`, as JSON text, is that of the requested resource.
 pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> String {
     let Some(mut members) = Members::parse(error) else { return error.to_owned() };
     let is_read = method == "resources/read";
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
     let code = match code {
         Some(INVALID_PARAMS | RESOURCE_NOT_FOUND) if is_read => INVALID_PARAMS,
-        // A server that lacks a capability of its client says so under this code in every revision.
+        // In every revision, a server uses this code if its client lacks a capability.
         Some(MISSING_CAPABILITY) => return error.to_owned(),
-        // Codes that mean something only in the stateless revision, and there only if its rules were broken, and those of
-        // earlier revisions, which it has no more.
+        // These codes have a meaning only in the stateless revision, for requests that break its rules, or
+        // only in earlier revisions.
         Some(-32099..=-32020 | RESOURCE_NOT_FOUND) => -32000,
         _ => return error.to_owned(),
     };
@@ -191,8 +194,8 @@ pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> 
     members.to_string()
 }
 
-/// `data` with the URI that was asked for, which an error about an unknown resource carries (2026-07-28, "Resources").
-/// `None`: it is there, or there is no place for it.
+/// Adds the requested URI to `data`, as an error about an unknown resource must have it (2026-07-28,
+/// "Resources"). Returns `None` if it is there already, or if `data` is not an object.
 fn with_uri(data: &str, uri: &str) -> Option<String> {
     let mut data = Members::parse(data)?;
     if data.get("uri").is_some() {
@@ -202,7 +205,7 @@ fn with_uri(data: &str, uri: &str) -> Option<String> {
     Some(data.to_string())
 }
 
-/// A result of a stateless child, for a client with a session.
+/// A result of a stateless child, in the form for a client with a session.
 pub(super) fn result_for_legacy(result: &str) -> String {
     let edited = edit_members(result, |name, value| match name {
         "resultType" | "ttlMs" | "cacheScope" => None,
@@ -255,7 +258,7 @@ mod tests {
     fn an_unknown_resource_is_named() {
         let read = |error: &str| error_for_modern("resources/read", Some(r#""test://x""#), error);
         let named = r#"{"code":-32602,"message":"m","data":{"uri":"test://x"}}"#;
-        // With its code of earlier revisions, and as the official SDKs write it.
+        // This error has the code of the earlier revisions, in the form of the official SDKs.
         for error in [
             r#"{"code":-32002,"message":"m"}"#,
             r#"{"code":-32602,"message":"m"}"#,

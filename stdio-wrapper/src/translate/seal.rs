@@ -1,5 +1,6 @@
-//! Request state that only we can make and read: which waiting call a retry belongs to. Sealed with a key of this process,
-//! because the call waits in this process, and bound to the caller and to the request.
+//! The request state, which says to which waiting call a retry belongs. Only this process can make and read
+//! it: it is encrypted with a key of the process, because the call waits in this process, and bound to the
+//! caller and the request.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -7,14 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::child::Random;
 
-/// The key.
+/// Encrypts and decrypts request states.
 pub(super) struct Sealer {
     key: Option<LessSafeKey>,
     random: Random,
 }
 
 impl Sealer {
-    /// A fresh key. Without random numbers nothing can be sealed, and so nothing waits.
+    /// Makes a new key. Without random numbers nothing can be encrypted, and no call can wait.
     pub(super) fn new(random: Random) -> Self {
         let mut bytes = [0; 32];
         let key = random(&mut bytes)
@@ -23,7 +24,7 @@ impl Sealer {
         Self { key, random }
     }
 
-    /// The number of a waiting call as text. `bound_to` must be the same when it is opened.
+    /// Encrypts the number of a waiting call as text. The same `bound_to` is needed to open it.
     pub(super) fn seal(&self, call: u64, bound_to: &str) -> Option<String> {
         let mut nonce = [0; NONCE_LEN];
         if !(self.random)(&mut nonce) {
@@ -40,7 +41,8 @@ impl Sealer {
         Some(URL_SAFE_NO_PAD.encode(whole))
     }
 
-    /// The number, if the text is one of ours, unchanged and for the same use.
+    /// Decrypts the number. Returns `None` if the text was not made by this process, was changed, or has
+    /// another `bound_to`.
     pub(super) fn open(&self, text: &str, bound_to: &str) -> Option<u64> {
         let whole = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = whole.split_at_checked(NONCE_LEN)?;

@@ -1,4 +1,4 @@
-//! What a server announces, on the GET stream of a session: one subscription feeds it.
+//! Sends the notifications of a server on the GET stream of a session. They come from one subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::policy::Gate;
 use crate::protocol::{Kind, Members, parse_line};
 use crate::stream::{Next, Stream};
 
-/// Pause before a subscription that ended is opened again.
+/// Pause before a subscription that has ended is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A subscription is replaced at most this often, however often the client changes what it watches.
+/// Minimum time between two replacements of a subscription, however often the client changes what it watches.
 const CHANGE: Duration = Duration::from_millis(250);
 
 /// The task that feeds a session.
@@ -33,8 +33,8 @@ impl Drop for Listening {
 }
 
 impl Peer {
-    /// Subscribes to everything that the client would be told, in place of what was subscribed before if that was
-    /// something else.
+    /// Subscribes to everything that the client shall be told. If this differs from the previous
+    /// subscription, it replaces that.
     pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) {
         self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
@@ -67,7 +67,7 @@ impl Peer {
         });
     }
 
-    /// Keeps a subscription to what is wanted, until the session ends.
+    /// Keeps a subscription to what is wanted until the session ends.
     async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<String>>) {
         while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
             let now = wanted.borrow_and_update().clone();

@@ -1,4 +1,4 @@
-//! Answers of a stateless server that ask for input: the client is asked, and the call goes on.
+//! Handles answers of a stateless server that ask for input: the client is asked, and the call continues.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,11 +15,12 @@ use crate::legacy::Session;
 use crate::protocol::{Members, members, parse_line, string};
 use crate::stream::Stream;
 
-/// How long a client may take to answer what it is asked.
+/// Maximum time for the client's answer to a question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Peer {
-    /// Hands an answer on; or asks the client, and gives its answers and the state for the next round.
+    /// Passes an answer on. If it asks for input, asks the client instead, and returns the client's answers
+    /// and the state for the next round.
     pub(super) async fn settle(
         &self,
         session: &Arc<Session>,
@@ -62,7 +63,7 @@ impl Peer {
         }
     }
 
-    /// Puts every question to the client at once; the answers by name, as JSON text.
+    /// Puts all questions to the client at once. Returns the answers by name, as JSON text.
     async fn ask_all(
         &self,
         session: &Arc<Session>,
@@ -80,7 +81,7 @@ impl Peer {
                 "elicitation/create" => "elicitation",
                 "sampling/createMessage" => "sampling",
                 "roots/list" => "roots",
-                _ => return Err(format!("The server asks for {method}, which no client can be asked.")),
+                _ => return Err(format!("The server asks for {method}, which no client can answer.")),
             };
             if declared.get(capability).is_none() {
                 return Err(format!("The server needs {capability}, which the client did not declare."));
@@ -101,7 +102,7 @@ impl Peer {
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, receiver).await;
             let answer = match answer {
                 Ok(Ok(Ok(answer))) => serde_json::from_str(&answer).unwrap_or_default(),
-                // A question that the client fails to put to its user was not answered by the user.
+                // If the client fails to put a question to its user, the user has not answered it.
                 _ if method == "elicitation/create" => json!({"action": "cancel"}),
                 _ => return Err(format!("The client did not answer {method}.")),
             };
@@ -111,8 +112,8 @@ impl Peer {
     }
 }
 
-/// Questions that a call waits for. When the call ends, in whatever way, nobody waits for them any more: late answers go
-/// nowhere, and they do not count against what may wait for the client.
+/// Questions that a call waits for. When the call ends in any way, nobody waits for them any more: late
+/// answers are ignored, and the questions no longer count against the client's limit.
 struct Asking<'a> {
     peer: &'a Peer,
     session: &'a Session,

@@ -12,20 +12,20 @@ use crate::child::Placeholders;
 use crate::policy::{Gate, Permit};
 use crate::protocol::Code;
 
-/// How long a child may take to begin to watch a resource, or to end it.
+/// Time for a child to confirm that it watches a resource, or no longer does.
 const WATCH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client that listens, and the session whose child does.
+/// A client that listens, and the session whose child sends the notifications.
 struct Listening {
     facade: Arc<Facade>,
     group: Arc<Group>,
     lease: Lease,
-    /// Its number among the listeners of the group.
+    /// The number among the listeners of the group.
     number: u64,
 }
 
 impl Facade {
-    /// Opens a subscription: the acknowledgement first, then what the session's child announces.
+    /// Opens a subscription: first the acknowledgement, then the notifications of the session's child.
     pub(super) async fn listen(
         self: &Arc<Self>,
         group: &Arc<Group>,
@@ -40,13 +40,13 @@ impl Facade {
         let mut filter = Filter::parse(params, &seat.greeting).map_err(Refused::Params)?;
         let subscribe = gate.pass("resources/subscribe", None);
         if subscribe.is_err() {
-            // What may not be asked for is not promised.
+            // Resources that the client may not subscribe to are not acknowledged.
             filter.resources.clear();
         }
         let number = self.number();
         let acknowledgement = filter.acknowledgement(&job.id);
         let resources = filter.resources.clone();
-        // Acknowledged first, so that nothing can come before it.
+        // The acknowledgement is sent first, so that nothing can come before it.
         job.stream.tell(bytes::Bytes::from(acknowledgement).into());
         group.listeners.add(number, &seat.session.id, filter, &job.id, &job.stream);
         let (facade, group) = (Arc::clone(self), Arc::clone(group));
@@ -68,8 +68,8 @@ impl Facade {
 }
 
 impl Listening {
-    /// Has the child watch these resources. One that takes too long ends the stream with an error, because what was
-    /// promised may never come.
+    /// Lets the child watch these resources. If it takes too long, the stream ends with an error, because the
+    /// notifications that were acknowledged might never come.
     async fn watch(self: Arc<Self>, job: Job, resources: BTreeSet<String>, subscribe: Permit<'static>) {
         for uri in resources {
             let number = self.facade.number();
@@ -81,8 +81,8 @@ impl Listening {
             drop(in_order);
             match self.answer(sent, number).await {
                 Some(Ok(())) => {}
-                // It was acknowledged, and its changes would be waited for without end. A session that has ended has ended this
-                // stream too.
+                // The resource was acknowledged, so the client would wait for its changes without end. If the
+                // session has ended, it has ended this stream, too.
                 Some(Err(error)) if self.group.listeners.has(self.number) => {
                     let why = format!("{error} It was for {uri}. Listen again without this resource.");
                     return job.fail(Code::InternalError, &why, None);
@@ -100,8 +100,8 @@ impl Listening {
         }
     }
 
-    /// Has the child watch these resources no more, unless somebody else wants to hear of them. A child that takes too long
-    /// is not told the rest; what it says about them goes to nobody.
+    /// Lets the child stop watching these resources, except those that another listener wants. If the child
+    /// takes too long, it is not told the rest, and its notifications about them are dropped.
     async fn unwatch(&self, watched: BTreeSet<String>, unsubscribe: &Permit<'_>) {
         for uri in watched {
             let number = self.facade.number();
@@ -118,12 +118,12 @@ impl Listening {
         }
     }
 
-    /// Whether the child has agreed; `None` if it takes too long to say.
+    /// Whether the child has agreed. Returns `None` if it takes too long to answer.
     async fn answer(&self, sent: Result<Sent, String>, number: u64) -> Option<Result<(), String>> {
         let answer = async { sent?.answer(&self.group, self.seat()).await.map(|_| ()) };
         let answer = tokio::time::timeout(WATCH_PATIENCE, answer).await.ok();
         if answer.is_none() {
-            // It would count among the requests that wait, until REQUEST_TIMEOUT.
+            // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
             self.seat().cancel(number, "it takes too long").await;
         }
         answer

@@ -1,4 +1,4 @@
-//! Which session a request goes to, and how one is opened.
+//! Chooses the session for a request, and opens sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,15 @@ use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
-/// The part of a client's time to answer in which nobody takes its call's session: 30 s of 10 minutes. After that a call that
-/// has none takes it, because the user may have gone.
+/// A call keeps its session undisturbed for this part of the time that its client has to answer: 30 s of 10
+/// minutes. After that, a call without a session takes it, because the user might have left.
 const UNDISTURBED: u32 = 20;
-/// How long a call waits until it looks again whose users have answered.
+/// Time after which a waiting call checks again which users have answered.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Facade {
-    /// A session for a request: the group's first one, or for a call that may ask back one that no such call has.
+    /// Finds a session for a request: the group's first one or, for a call that might ask something, one that
+    /// no other such call uses.
     pub(super) async fn lease(
         &self,
         group: &Arc<Group>,
@@ -50,14 +51,16 @@ impl Facade {
                 if let Some(why) = turn.failure() {
                     return Err(Refused::Child(why));
                 }
-                // A group's first session serves everything that needs none of its own, so there always is one.
+                // A group's first session serves all requests that need no session of their own, so there
+                // always is one.
                 if count == 0 || self.has_room(key, count) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
                         Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
-                            // Those who wait hear of a child that failed, and start none. A ceiling is not told to them: each
-                            // finds out by itself whether it is still in the way.
+                            // Callers that wait learn of a child that failed, and start none themselves. They
+                            // are not told of a limit: each of them finds out itself whether the limit is
+                            // still reached.
                             if let Refused::Child(why) = &error {
                                 turn.failed(why.clone());
                             }
@@ -79,10 +82,11 @@ impl Facade {
             let mut until = end.min(now + LOOK_AGAIN);
             if is_exclusive && now >= may_give_up {
                 match self.give_up_oldest(&key.owner, now) {
-                    // One is enough for now: what stands in the way may be another thing.
+                    // Giving up one call is enough for now, because the reason might be a different one.
                     Ok(()) => {
                         may_give_up = now + self.settings.input_timeout / UNDISTURBED;
-                        // Most children end a call as soon as they are told, and then nothing is in doubt.
+                        // Most children end a call as soon as they are told to, and then it is certain whose
+                        // a question is.
                         may_be_doubtful = now + LOOK_AGAIN;
                     }
                     Err(Some(patience)) if self.settings.max_seats > 1 && self.all_wait(&key.owner) => {
@@ -91,14 +95,15 @@ impl Facade {
                     Err(patience) => until = until.min(now + patience.unwrap_or(LOOK_AGAIN)),
                 }
             }
-            // Whether it was freed or not, the next round sees.
+            // The next round finds out whether a session was freed.
             let _ = tokio::time::timeout_at(until, group.freed.notified()).await;
         }
     }
 
-    /// Gives up the call of a principal that has waited for its client for the longest time, if that is long enough: its user
-    /// may have gone, and no other call must wait for that. The client is told when it comes back. An error says how long
-    /// the oldest one is left alone, if there is one.
+    /// Gives up the principal's call that has waited for its client for the longest time, if that is long
+    /// enough: its user might have left, and other calls must not wait for that. The client is told when it
+    /// comes back. The error is the time for which the oldest call is still left alone, if there is such a
+    /// call.
     fn give_up_oldest(&self, owner: &str, now: Instant) -> Result<(), Option<Duration>> {
         let mut all = self.waiting();
         let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {
@@ -112,13 +117,13 @@ impl Facade {
             return Err(Some(patience));
         }
         let oldest = all.remove(&number);
-        // Dropping it frees its session.
+        // Dropping the call frees its session.
         drop(all);
         drop(oldest);
         Ok(())
     }
 
-    /// Whether every call of a principal that has a session for itself waits for its client.
+    /// Whether all calls of a principal that have a session for themselves wait for their clients.
     fn all_wait(&self, owner: &str) -> bool {
         let is_own = |key: &GroupKey| key.owner == owner;
         let taken: usize = {
@@ -129,8 +134,8 @@ impl Facade {
         self.waiting().values().filter(is_waiting).count() >= taken
     }
 
-    /// Whether a principal may have one more session for this group, which has so many. Those of the principal's other groups
-    /// make room if nobody uses them, except for the first of each.
+    /// Whether a principal can have another session for this group, which has `count` sessions. Unused
+    /// sessions of the principal's other groups are ended for this, except for the first one of each.
     fn has_room(&self, own: &GroupKey, count: usize) -> bool {
         let max = self.settings.max_seats;
         let others: Vec<Arc<Group>> = {
@@ -147,7 +152,7 @@ impl Facade {
         !is_full()
     }
 
-    /// Opens a session and greets the child as this client would.
+    /// Opens a session, and initializes the child with the capabilities of this client.
     async fn open(&self, group: &Arc<Group>, key: &GroupKey, caller: &Placeholders) -> Result<(), Refused> {
         let mut opened = self.sessions.open(&key.owner, caller, false).await;
         if opened.as_ref().is_err_and(OpenError::is_ceiling) {
@@ -193,7 +198,7 @@ impl Facade {
         Ok(())
     }
 
-    /// Gives up the sessions of a group of this principal that nobody uses, if there is one.
+    /// Gives up the sessions of an unused group of this principal, if there is one.
     fn evict(&self, owner: &str) -> Vec<Arc<Session>> {
         let now = Instant::now();
         let groups = self.groups();
@@ -203,7 +208,7 @@ impl Facade {
         idle.map(|(_, group)| self.end_group(group, "another one is opened")).unwrap_or_default()
     }
 
-    /// Ends all sessions of a group.
+    /// Ends all sessions of a group, and returns them.
     pub(super) fn end_group(&self, group: &Group, why: &str) -> Vec<Arc<Session>> {
         let seats: Vec<Arc<Seat>> = group.seats().drain(..).collect();
         for seat in &seats {
@@ -213,7 +218,8 @@ impl Facade {
     }
 }
 
-/// A session that is being opened. Its client may go before it is in the group, and then nobody else would find it.
+/// A session that is being opened. If its client disconnects before the session is in the group, nobody else
+/// could find it, so dropping this ends the session.
 struct Unfinished<'a> {
     sessions: &'a Sessions,
     session: Option<&'a Session>,
@@ -233,7 +239,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// What the child said in answer to `initialize`, or why it cannot be used.
+/// Reads the child's answer to `initialize`. The error says why it cannot be used.
 fn greeting(answer: &[u8]) -> Result<Greeting, String> {
     let message = parse_line(answer).map_err(|_| "The MCP server ended before it answered initialize.")?;
     if let Some(words) = error_words(&message) {

@@ -1,4 +1,5 @@
-//! `Mcp-Param-…` in front of a server with sessions: its tools say which arguments stand in headers too.
+//! `Mcp-Param-…` in front of a server with sessions. The tools of the session say which arguments must be
+//! repeated in headers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use super::{Facade, Refused};
 use crate::modern::{Fields, ParamHeaders, Request, read_tools};
 use crate::policy::{Own, Permit};
 
-/// Life of a list of tools about whose changes the child says nothing.
+/// Time for which a list of tools is used if the child announces no changes.
 const TOOLS_LIFE: Duration = Duration::from_secs(5);
-/// Pages of one list that are read.
+/// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
 
 impl Facade {
-    /// Whether header and body agree about the arguments that a tool wants repeated in headers. The list is read for each
-    /// call of a session that has not announced changes, or once.
+    /// Checks that header and body agree about the arguments that a tool wants to be repeated in headers. If
+    /// they do not agree with a list that was read before, the list is read again.
     pub(super) async fn check_params(
         &self,
         group: &Group,
@@ -43,7 +44,7 @@ impl Facade {
             };
             let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
             match verdict {
-                // A refusal never rests on an old list.
+                // A call is never refused because of an old list.
                 Err(_) if !was_read => seat.forget_tools(),
                 verdict => return Ok(verdict?),
             }
