@@ -14,7 +14,7 @@ const SHARE: usize = 4;
 
 /// Replaces an answer for which there is no space.
 pub const TOO_MANY_ANSWERS: &str =
-    "Too many large answers wait for their clients to read them. Read yours, or try again in a moment.";
+    "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
 
 /// The answer to a message for which there is no space.
 pub const TOO_MANY_MESSAGES: &str = "Too many large messages, yours or those of all users, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";

@@ -122,7 +122,7 @@ async fn a_browser_that_keeps_no_cookies_is_told_so() {
         let answer = app.http.post(format!("{}/login", app.public)).form(&form).send().await.unwrap();
         let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
         page = forgetful.open(&there).await;
-        assert!(page.body.contains("let your browser keep cookies of this site"), "{}", page.body);
+        assert!(page.body.contains("allow your browser to keep cookies of this site"), "{}", page.body);
     }
 }
 
