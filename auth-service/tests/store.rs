@@ -27,6 +27,7 @@ mod store {
     mod things;
     mod tls;
     mod topology;
+    mod unwritable;
     mod upgrade;
     mod worlds;
 }

@@ -84,6 +84,7 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
         Some(response) if response.status() == 200 => {
             notes.fine("store", "the store answers, and keys are there");
             let body: Value = response.json().await.unwrap_or_default();
+            note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
             note_log(body.get("log").and_then(Value::as_str), notes);
         }
         Some(response) => {
@@ -95,6 +96,18 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
                 "see that the store runs and that REDIS_URL, or DATA_DIR, is right",
             );
         }
+    }
+}
+
+/// Tells what `/ready` says of risks to what the store keeps.
+fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
+    for danger in dangers.into_iter().flatten().filter_map(Value::as_str) {
+        notes.warning(
+            "store",
+            format!("what the store keeps is at risk: {danger}"),
+            "what was acknowledged can be lost, and revocations with it",
+            "see \"When the disk is full\" and \"When Redis is away\" in docs/state.md",
+        );
     }
 }
 

@@ -7,8 +7,10 @@ mod files;
 mod grants;
 mod holdings;
 mod installation;
+mod overlay;
 mod pending;
 mod portable;
+mod reserve;
 mod rows;
 mod sole_clients;
 mod sweep;
@@ -41,9 +43,12 @@ use super::{
     Successor,
 };
 use disk::Disk;
+use overlay::CurrentOverlay;
+use reserve::Reserve;
 use rows::{Reader, Rows, Unfit};
 use tables::Table;
-use writer::Writer;
+use writable::Writable;
+use writer::{Parts, Writer};
 
 pub use files::{OpenError, exists, has_key_file, store_key};
 pub use portable::EmbeddedTarget;
@@ -53,6 +58,7 @@ pub struct EmbeddedStore {
     key: StoreKey,
     disk: Arc<Disk>,
     sealer: Arc<Sealer>,
+    overlay: Arc<CurrentOverlay>,
     changes: Arc<Changes>,
     writer: Writer,
     swept_for_room: Pause,
@@ -102,20 +108,29 @@ impl EmbeddedStore {
             Unfit::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
             Unfit::Store(error) => damaged(error),
         })?;
+        let applied = rows::number_of_overlay(&database, &sealer).map_err(damaged)?;
         drop(database);
         disk.note_beginning();
+        let overlay = Arc::new(CurrentOverlay::new(Reserve::open(path, &sealer, applied)));
         let changes = Arc::new(Changes::of_one_process());
-        let writer =
-            Writer::start(Arc::clone(&disk), Arc::clone(&sealer), Arc::clone(&changes)).map_err(damaged)?;
-        Ok(Self { key: key.clone(), disk, sealer, changes, writer, swept_for_room: Pause::default() })
+        let writer = Writer::start(Parts {
+            disk: Arc::clone(&disk),
+            sealer: Arc::clone(&sealer),
+            overlay: Arc::clone(&overlay),
+            changes: Arc::clone(&changes),
+        })
+        .map_err(damaged)?;
+        let swept_for_room = Pause::default();
+        Ok(Self { key: key.clone(), disk, sealer, overlay, changes, writer, swept_for_room })
     }
 
     // Reads are served from redb's page cache or from one page on disk. That takes microseconds, so they run
     // on the caller's thread.
     fn read<T>(&self, look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let overlay = self.overlay.get();
         let found = self.disk.database().and_then(|database| {
             let transaction = database.begin_read().map_err(rows::unavailable)?;
-            look(&Reader::new(&transaction, &self.sealer))
+            look(&Reader::new(&transaction, &self.sealer, &overlay))
         });
         if let Err(StoreError::Unavailable(_)) = &found {
             // The writer thread notices the failure and opens the database again.
@@ -189,7 +204,8 @@ impl Store for EmbeddedStore {
             client.disabled = disabled;
             true
         };
-        self.writer.write(move |rows| clients::change(rows, &id, switch)).await
+        let work = move |rows: &Writable<'_>| clients::change(rows, &id, switch);
+        if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
@@ -237,19 +253,20 @@ impl Store for EmbeddedStore {
         new: &StoredPassword,
     ) -> Result<Option<Account>, StoreError> {
         let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
-        self.writer.write(move |rows| accounts::replace_password(rows, &subject, &old, &new)).await
+        self.writer.take_away(move |rows| accounts::replace_password(rows, &subject, &old, &new)).await
     }
 
     async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
         let subject = subject.clone();
         let switch = move |account: &mut Account| account.set_disabled(disabled);
-        self.writer.write(move |rows| accounts::change(rows, &subject, switch)).await
+        let work = move |rows: &Writable<'_>| accounts::change(rows, &subject, switch);
+        if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 
     async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
         let (subject, groups) = (subject.clone(), groups.to_vec());
         let replace = move |account: &mut Account| account.groups.clone_from(&groups);
-        self.writer.write(move |rows| accounts::change(rows, &subject, &replace)).await
+        self.writer.take_away(move |rows| accounts::change(rows, &subject, &replace)).await
     }
 
     async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
@@ -291,7 +308,7 @@ impl Store for EmbeddedStore {
 
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
         let approval = hashed(approval);
-        self.writer.write(move |rows| grants::deny(rows, &approval, until, now)).await
+        self.writer.take_away(move |rows| grants::deny(rows, &approval, until, now)).await
     }
 
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
@@ -358,7 +375,7 @@ impl Store for EmbeddedStore {
     async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
         let changed = changed.clone();
         self.writer
-            .write(move |rows| {
+            .take_away(move |rows| {
                 let found: Option<KeySet> = rows.get(Table::Keys, SIGNING)?;
                 if found.map(|set| set.revision()) != seen {
                     return Ok(false);

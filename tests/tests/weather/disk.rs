@@ -1,5 +1,7 @@
 //! A disk that takes no more, and one that fails once.
 
+use tests::browser::Person;
+use tests::setup::ACCOUNT;
 use tests::{Registration, Setup, Stack, Tokens};
 
 use crate::sky::{Sky, SmallDisk, ana, until_ready_is};
@@ -49,21 +51,12 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     let told = until_ready_is(&stack, 503).await;
     assert!(told.body.contains("No space left on device"), "{}", told.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a full disk");
-    assert_eq!(
-        revoke(&stack, &kept.0, &kept.1).await,
-        503,
-        "a revocation is acknowledged that cannot be kept"
-    );
     assert!(opens(&stack, &kept.1).await, "what can be read is answered");
     assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
-    assert!(
-        stack
-            .log_of("auth-service")
-            .contains("no user, client or token can be disabled or revoked until it can")
-    );
-    let disabled = stack.try_operator(&["user", "disable", "ana"]).unwrap_err();
-    assert!(disabled.contains("No space left on device"), "{disabled}");
+    assert!(stack.log_of("auth-service").contains("nobody can log in or register until it can"));
+    let enabled = stack.try_operator(&["user", "enable", "ana"]).unwrap_err();
+    assert!(enabled.contains("No space left on device"), "{enabled}");
 
     disk.free();
     until_ready_is(&stack, 200).await;
@@ -77,6 +70,81 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     stack.start_auth_service().await;
     assert!(!opens(&stack, &revoked.1).await && !opens(&stack, &kept.1).await, "a revoked token opens again");
     stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+}
+
+/// Somebody with an account of this name, and their client and tokens.
+async fn somebody(stack: &Stack, name: &str) -> (Registration, Tokens) {
+    stack.add_account(name, Some(ACCOUNT.1));
+    let client = stack.register_as(&format!("Client of {name}")).await.unwrap();
+    let code = stack.code(&client, &Person::new(name, ACCOUNT.1), &stack.mcp_url).await.unwrap();
+    let tokens = stack.redeem(&client, &code, &stack.mcp_url).await.unwrap();
+    (client, tokens)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_the_disk_full() {
+    let place = tempfile::tempdir().unwrap();
+    let test = "weather::disk::a100_whoever_is_shut_out_stays_shut_out";
+    let Some(disk) = SmallDisk::of(6 * 1024, place.path(), test) else { return };
+    let upstream = tests::upstream::Upstream::start().await;
+    let setup = Setup::as_shipped()
+        .in_front_of(upstream.port)
+        .auth_setting("REGISTRATION_RATE", "100000")
+        .auth_setting("DATA_DIR", disk.place().to_str().unwrap());
+    let mut stack = setup.start().await;
+    let (revoked, kept) = grants(&stack).await;
+    let (bob, carol) = (somebody(&stack, "bob").await, somebody(&stack, "carol").await);
+
+    let filler = disk.keep_full();
+    let mut more = 0;
+    while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
+        more += 1;
+        assert!(more < 20_000, "a full disk takes client after client");
+    }
+    until_ready_is(&stack, 503).await;
+    assert!(opens(&stack, &bob.1).await && opens(&stack, &carol.1).await && opens(&stack, &revoked.1).await);
+
+    assert_eq!(revoke(&stack, &revoked.0, &revoked.1).await, 200);
+    stack.operator(&["user", "disable", "bob"]);
+    stack.operator(&["client", "delete", &carol.0.client_id]);
+    for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
+        assert!(!opens(&stack, tokens).await, "{who} is still let in");
+    }
+    let told = stack.ready().await;
+    assert!(told.status == 503 && told.body.contains("kept in store.reserve"), "{}", told.body);
+    assert!(!stack.metrics().await.contains("mcp_gate_store_changes_waiting 0"));
+
+    stack.kill_auth_service();
+    stack.start_auth_service_until_ready_is(503).await;
+    for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
+        assert!(!opens(&stack, tokens).await, "{who} is let in by a restart");
+    }
+    stack.operator(&["user", "disable", "carol"]);
+    let kid = first_key(&stack);
+    stack.operator(&["keys", "revoke", &kid]);
+    assert_ne!(first_key(&stack), kid);
+
+    drop(filler);
+    disk.free();
+    until_ready_is(&stack, 200).await;
+    assert!(stack.metrics().await.contains("mcp_gate_store_changes_waiting 0"));
+    let accounts = stack.operator(&["user", "list"]);
+    assert!(accounts.matches("disabled").count() == 2, "{accounts}");
+    stack.operator(&["user", "enable", "carol"]);
+    stack.kill_auth_service();
+    stack.start_auth_service().await;
+    assert_ne!(first_key(&stack), kid, "a revoked key is back");
+    let accounts = stack.operator(&["user", "list"]);
+    assert!(accounts.matches("disabled").count() == 1, "an old change is made again: {accounts}");
+    for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
+        assert!(!opens(&stack, tokens).await, "{who} is let in when the disk has room again");
+    }
+}
+
+/// The identifier of the first signing key.
+fn first_key(stack: &Stack) -> String {
+    let listed = stack.operator(&["keys", "list"]);
+    listed.split_whitespace().next().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -97,9 +99,37 @@ impl SmallDisk {
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 
+    /// Takes all the room there is left, and whatever becomes free, until what is returned is dropped.
+    pub(crate) fn keep_full(&self) -> Filler {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let (still, place) = (Arc::clone(&goes_on), self.place.join("filler"));
+        let thread = std::thread::spawn(move || {
+            let mut file = fs::File::options().create(true).append(true).open(place).unwrap();
+            while still.load(Ordering::Relaxed) {
+                if file.write_all(&[0; 4096]).is_err() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        Filler { goes_on, thread: Some(thread) }
+    }
+
     /// Gives that room back.
     pub(crate) fn free(&self) {
         fs::remove_file(self.place.join("filler")).unwrap();
+    }
+}
+
+/// A program that fills a disk.
+pub(crate) struct Filler {
+    goes_on: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.goes_on.store(false, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
 

@@ -158,8 +158,9 @@ impl Disk {
             self.failing.set(1.0);
             tracing::error!(
                 reason,
-                "the store cannot be written: nobody can log in or register, and no user, client or token can be disabled or \
-                 revoked until it can. It is tried again every {} s; free space on the disk of DATA_DIR, or mend it",
+                "the store cannot be written: nobody can log in or register until it can. What is disabled, deleted or revoked \
+                 counts at once and is kept in store.reserve. It is tried again every {} s; free space on the disk of DATA_DIR, \
+                 or mend it",
                 LONGEST_PAUSE.as_secs()
             );
         }

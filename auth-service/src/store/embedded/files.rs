@@ -9,6 +9,8 @@ use crate::domain::clock::{Random, RandomUnavailable};
 use crate::files::read_setting;
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 
+use super::reserve::Reserve;
+
 pub(super) const DATABASE: &str = "store.redb";
 const KEY: &str = "store.key";
 /// The name of the file that records whether there is a store, in case the database is lost.
@@ -188,7 +190,10 @@ pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
     match past(directory)? {
         Past::Store if is_empty(&path) => return Err(OpenError::Lost(path)),
         Past::Store => {}
-        Past::None => begin(directory)?,
+        Past::None => {
+            begin(directory)?;
+            Reserve::remove(&path).map_err(io_error(&path))?;
+        }
     }
     make_file(directory, &path)?;
     Ok(path)

@@ -8,6 +8,7 @@ use crate::store::StoreError;
 use crate::store::installation::Installation;
 
 use super::EmbeddedStore;
+use super::reserve::Reserve;
 use super::rows::Rows;
 use super::tables::Table;
 
@@ -43,8 +44,11 @@ impl Installation for EmbeddedStore {
         Ok(None)
     }
 
-    /// The disk is the only risk, and `ping` tests it.
+    /// The disk is the only risk. `ping` tests it, so this is about the file for when it is full.
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
-        Ok(Vec::new())
+        Ok(match self.overlay.make_file() {
+            Ok(()) => Vec::new(),
+            Err(error) => vec![format!("{}: {error}", Reserve::missing())],
+        })
     }
 }

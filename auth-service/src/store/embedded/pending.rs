@@ -115,16 +115,16 @@ impl PendingStore for EmbeddedStore {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         let (key, decision) = (code.text(), decision.clone());
-        self.writer
-            .write(move |rows| {
-                let Some(mut found) = device(rows, &key, now)? else { return Ok(false) };
-                let taken = found.decide(decision.clone(), now);
-                if taken {
-                    put_device(rows, &key, &found)?;
-                }
-                Ok(taken)
-            })
-            .await
+        let is_denied = matches!(decision, DeviceState::Denied);
+        let work = move |rows: &Writable<'_>| {
+            let Some(mut found) = device(rows, &key, now)? else { return Ok(false) };
+            let taken = found.decide(decision.clone(), now);
+            if taken {
+                put_device(rows, &key, &found)?;
+            }
+            Ok(taken)
+        };
+        if is_denied { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 
     async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError> {

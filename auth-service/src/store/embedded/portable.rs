@@ -20,6 +20,7 @@ use crate::threads;
 
 use super::files::{self, OpenError};
 use super::holdings::{self, New};
+use super::reserve::Reserve;
 use super::rows::{self, Reader};
 use super::tables::Table;
 use super::writable::Writable;
@@ -28,11 +29,12 @@ use super::{EmbeddedStore, clients, name_key, sole_clients};
 #[async_trait]
 impl Portable for EmbeddedStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
+        let overlay = self.overlay.get();
         let (database, sealer) = (self.disk.database()?, Arc::clone(&self.sealer));
         let export = move || -> Result<(), StoreError> {
             // The export reads in one transaction, so it does not see later writes.
             let transaction = database.begin_read().map_err(rows::unavailable)?;
-            let reader = Reader::new(&transaction, &sealer);
+            let reader = Reader::new(&transaction, &sealer, &overlay);
             let mut batch = Vec::with_capacity(BATCH);
             for table in Table::ALL {
                 let Some(kind) = table.kind() else { continue };
@@ -142,6 +144,7 @@ impl EmbeddedTarget {
             // A file of an interrupted import is removed.
             _ => {}
         }
+        Reserve::remove(&beside)?;
         files::make_file(directory, &beside).map_err(TargetError::Open)?;
         let made = open(&beside).map_err(TargetError::Open)?;
         Ok(Self { directory: directory.to_owned(), before, made: Some(made) })
@@ -170,7 +173,10 @@ impl Target for EmbeddedTarget {
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;
         }
+        // What it keeps is about the store before.
+        Reserve::remove(&place)?;
         fs::rename(self.directory.join(BESIDE), &place)?;
+        Reserve::remove(&self.directory.join(BESIDE))?;
         File::open(&self.directory)?.sync_all()?;
         files::mark_made(&self.directory).map_err(TargetError::Open)?;
         self.before.take();
@@ -182,7 +188,8 @@ impl Drop for EmbeddedTarget {
     fn drop(&mut self) {
         if self.made.take().is_some() {
             // An incomplete store is of no use. If it cannot be removed, the next import will do so.
-            let _ = fs::remove_file(self.directory.join(BESIDE));
+            let beside = self.directory.join(BESIDE);
+            let _ = fs::remove_file(&beside).and_then(|()| Reserve::remove(&beside));
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::Sealer;
 use crate::store::{StoreError, row};
 
+use super::overlay::Overlay;
+use super::reserve::APPLIED;
 use super::tables::Table;
 use super::writable::Writable;
 
@@ -73,9 +75,17 @@ pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit>
 /// read.
 fn is_ready(database: &Database, sealer: &Sealer) -> bool {
     let Ok(transaction) = database.begin_read() else { return false };
-    let rows = Reader::new(&transaction, sealer);
+    let overlay = Overlay::default();
+    let rows = Reader::new(&transaction, sealer, &overlay);
     Table::ALL.into_iter().all(|table| transaction.open_table(table.definition()).is_ok())
         && matches!(rows.get(Table::Meta, SCHEMA), Ok(Some(SCHEMA_VERSION)))
+}
+
+/// The number of the last overlay that became part of the database. 0 if there was none.
+pub(super) fn number_of_overlay(database: &Database, sealer: &Sealer) -> Result<u64, StoreError> {
+    let transaction = database.begin_read().map_err(unavailable)?;
+    let overlay = Overlay::default();
+    Ok(Reader::new(&transaction, sealer, &overlay).get(Table::Meta, APPLIED)?.unwrap_or(0))
 }
 
 /// Read access, in a read or write transaction.
@@ -118,27 +128,35 @@ pub(super) fn open<T: DeserializeOwned>(
     row::open(sealer, &place(table, key), row)
 }
 
-/// A read transaction, which sees the committed state.
+/// A read transaction, which sees the committed state, with the rows of an overlay in place of those in the
+/// database.
 pub(super) struct Reader<'a> {
     transaction: &'a ReadTransaction,
     sealer: &'a Sealer,
+    overlay: &'a Overlay,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(transaction: &'a ReadTransaction, sealer: &'a Sealer) -> Self {
-        Self { transaction, sealer }
+    pub(super) fn new(transaction: &'a ReadTransaction, sealer: &'a Sealer, overlay: &'a Overlay) -> Self {
+        Self { transaction, sealer, overlay }
+    }
+
+    /// The row that counts for a row of the database. None if it was removed.
+    fn row_now<'r>(&'r self, table: Table, key: &str, row: &'r [u8]) -> Option<&'r [u8]> {
+        self.overlay.row(table, key).map_or(Some(row), Option::as_deref)
     }
 
     /// All values of a table, including expired ones.
     pub(super) fn all<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
-        rows.iter()
-            .map_err(unavailable)?
-            .map(|row| {
-                let (key, value) = row.map_err(unavailable)?;
-                open(self.sealer, table, key.value(), value.value())
-            })
-            .collect()
+        let mut values = Vec::new();
+        for row in rows.iter().map_err(unavailable)? {
+            let (key, value) = row.map_err(unavailable)?;
+            if let Some(row) = self.row_now(table, key.value(), value.value()) {
+                values.push(open(self.sealer, table, key.value(), row)?);
+            }
+        }
+        Ok(values)
     }
 
     /// Returns at most `most` live values, ordered by key and starting after `after`.
@@ -154,8 +172,9 @@ impl<'a> Reader<'a> {
         let mut values = Vec::new();
         for row in rows.range::<&str>((from, Bound::Unbounded)).map_err(unavailable)? {
             let (key, value) = row.map_err(unavailable)?;
-            if !row::is_over(value.value(), now) {
-                values.push(open(self.sealer, table, key.value(), value.value())?);
+            let row = self.row_now(table, key.value(), value.value());
+            if let Some(row) = row.filter(|row| !row::is_over(row, now)) {
+                values.push(open(self.sealer, table, key.value(), row)?);
             }
             if values.len() == most {
                 break;
@@ -174,8 +193,8 @@ impl<'a> Reader<'a> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         for row in rows.iter().map_err(unavailable)? {
             let (key, row) = row.map_err(unavailable)?;
-            let (key, row) = (key.value(), row.value());
-            if !row::is_over(row, now) {
+            let (key, row) = (key.value(), self.row_now(table, key.value(), row.value()));
+            if let Some(row) = row.filter(|row| !row::is_over(row, now)) {
                 show(key, row::expiry(row), row::open_json(self.sealer, &place(table, key), row)?)?;
             }
         }
@@ -215,6 +234,9 @@ impl<'a> Reader<'a> {
 
 impl Rows for Reader<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(row) = self.overlay.row(table, key) {
+            return Ok(row.clone());
+        }
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }

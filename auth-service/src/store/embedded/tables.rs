@@ -8,7 +8,7 @@ use crate::store::records::Kind;
 pub(super) type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// A table of the embedded store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
     /// Maps client ids to clients.
     Clients,

@@ -1,4 +1,4 @@
-//! Access to rows in a write transaction.
+//! Access to rows in a write transaction, or in an overlay while the database cannot be written.
 
 use std::cell::RefCell;
 
@@ -12,21 +12,54 @@ use crate::store::changes::About;
 use crate::store::records::Resealed;
 use crate::store::{StoreError, row};
 
-use super::rows::{Rows, open, place, unavailable};
+use super::overlay::Overlay;
+use super::rows::{Reader, Rows, open, place, unavailable};
 use super::tables::Table;
 
-/// A write transaction, with the list of cached rows that it changed.
+/// Rows that can be written, with the list of cached rows that were changed.
 pub(super) struct Writable<'a> {
-    transaction: &'a WriteTransaction,
+    target: Target<'a>,
     sealer: &'a Sealer,
     touched: RefCell<Vec<(About, String)>>,
+}
+
+/// The place to which rows are written.
+enum Target<'a> {
+    Database(&'a WriteTransaction),
+    /// What a transaction would change. Rows that were not changed are read from the database.
+    Overlay {
+        before: &'a Reader<'a>,
+        changed: RefCell<Overlay>,
+    },
 }
 
 type OpenTable<'a> = redb::Table<'a, &'static str, &'static [u8]>;
 
 impl<'a> Writable<'a> {
     pub(super) fn new(transaction: &'a WriteTransaction, sealer: &'a Sealer) -> Self {
-        Self { transaction, sealer, touched: RefCell::default() }
+        Self { target: Target::Database(transaction), sealer, touched: RefCell::default() }
+    }
+
+    /// Collects changes instead of writing them. Only single rows can be read and changed.
+    pub(super) fn beside(before: &'a Reader<'a>, sealer: &'a Sealer) -> Self {
+        let target = Target::Overlay { before, changed: RefCell::default() };
+        Self { target, sealer, touched: RefCell::default() }
+    }
+
+    /// The changes that were collected.
+    pub(super) fn changed(&self) -> Overlay {
+        match &self.target {
+            Target::Database(_) => Overlay::default(),
+            Target::Overlay { changed, .. } => changed.borrow().clone(),
+        }
+    }
+
+    /// Writes the rows of an overlay.
+    pub(super) fn lay(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        for (table, key, row) in overlay.rows() {
+            self.set(table, key, row)?;
+        }
+        Ok(())
     }
 
     /// The cached rows that were written so far.
@@ -41,7 +74,27 @@ impl<'a> Writable<'a> {
     }
 
     fn table(&self, table: Table) -> Result<OpenTable<'a>, StoreError> {
-        self.transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
+        match self.target {
+            Target::Database(transaction) => {
+                transaction.open_table(table.definition()).map_err(|error: TableError| unavailable(error))
+            }
+            Target::Overlay { .. } => Err(unavailable("the database cannot be written")),
+        }
+    }
+
+    /// Replaces an encrypted row, or removes it.
+    fn set(&self, table: Table, key: &str, row: Option<&[u8]>) -> Result<(), StoreError> {
+        self.touch(table, key);
+        if let Target::Overlay { changed, .. } = &self.target {
+            changed.borrow_mut().set(table, key, row.map(<[u8]>::to_vec));
+            return Ok(());
+        }
+        let mut rows = self.table(table)?;
+        match row {
+            Some(row) => rows.insert(key, row).map(|_| ()),
+            None => rows.remove(key).map(|_| ()),
+        }
+        .map_err(unavailable)
     }
 
     /// Writes a value that can be swept from `expires_at` on.
@@ -53,9 +106,7 @@ impl<'a> Writable<'a> {
         expires_at: Option<UnixTime>,
     ) -> Result<(), StoreError> {
         let row = row::seal(self.sealer, &place(table, key), value, expires_at)?;
-        self.touch(table, key);
-        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
-        Ok(())
+        self.set(table, key, Some(&row))
     }
 
     /// Like [`Writable::put`], for a value that is already JSON.
@@ -67,9 +118,7 @@ impl<'a> Writable<'a> {
         expires_at: Option<UnixTime>,
     ) -> Result<(), StoreError> {
         let row = row::seal_json(self.sealer, &place(table, key), json, expires_at)?;
-        self.touch(table, key);
-        self.table(table)?.insert(key, row.as_slice()).map_err(unavailable)?;
-        Ok(())
+        self.set(table, key, Some(&row))
     }
 
     /// Changes the key of every row of a table, and encrypts each for its new place. Returns the number of
@@ -136,9 +185,7 @@ impl<'a> Writable<'a> {
 
     /// Removes a row, if it exists.
     pub(super) fn remove(&self, table: Table, key: &str) -> Result<(), StoreError> {
-        self.touch(table, key);
-        self.table(table)?.remove(key).map_err(unavailable)?;
-        Ok(())
+        self.set(table, key, None)
     }
 
     /// Removes the rows at `keys` that have expired. Returns their number.
@@ -167,6 +214,12 @@ impl<'a> Writable<'a> {
 
 impl Rows for Writable<'_> {
     fn raw(&self, table: Table, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Target::Overlay { before, changed } = &self.target {
+            return match changed.borrow().row(table, key) {
+                Some(row) => Ok(row.clone()),
+                None => before.raw(table, key),
+            };
+        }
         let rows = self.table(table)?;
         Ok(rows.get(key).map_err(unavailable)?.map(|row| row.value().to_vec()))
     }

@@ -1,19 +1,24 @@
 //! A single thread that writes. All writes that are waiting go into one transaction with one sync to disk, so
-//! that they share the latency of the disk.
+//! that they share the latency of the disk. While the database cannot be written, what takes something away goes
+//! into the overlay instead.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use redb::Database;
+use redb::{Database, ReadableDatabase};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::seal::Sealer;
 use crate::store::StoreError;
-use crate::store::changes::Changes;
+use crate::store::changes::{About, Changes};
 
 use super::disk::Disk;
-use super::rows::{WRITABLE, unavailable};
+use super::overlay::{CurrentOverlay, Overlay};
+use super::reserve::APPLIED;
+use super::rows::{Reader, WRITABLE, unavailable};
 use super::tables::Table;
 use super::writable::Writable;
 
@@ -21,6 +26,8 @@ use super::writable::Writable;
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders have to wait.
 const QUEUE: usize = 1024;
+/// How often the database is tried while there are changes that it does not contain.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
@@ -31,11 +38,14 @@ pub(super) struct Writer {
 /// again.
 trait Job: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
+    /// Whether rows that it writes take something away, such as an account that is disabled.
+    fn takes_away(&self) -> bool;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
 struct Write<T, F> {
     work: F,
+    takes_away: bool,
     outcome: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -50,6 +60,10 @@ where
         Ok(())
     }
 
+    fn takes_away(&self) -> bool {
+        self.takes_away
+    }
+
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
         let Self { outcome, reply, .. } = *self;
         // The caller might have gone away, but its write counts all the same.
@@ -61,17 +75,23 @@ fn stopped() -> StoreError {
     StoreError::Unavailable("the store's writer has stopped".to_owned())
 }
 
+/// The parts of the store that the writer thread uses.
+pub(super) struct Parts {
+    pub(super) disk: Arc<Disk>,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) overlay: Arc<CurrentOverlay>,
+    pub(super) changes: Arc<Changes>,
+}
+
 impl Writer {
-    pub(super) fn start(
-        disk: Arc<Disk>,
-        sealer: Arc<Sealer>,
-        changes: Arc<Changes>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn start(parts: Parts) -> Result<Self, StoreError> {
         let (queue, mut waiting) = mpsc::channel::<Box<dyn Job>>(QUEUE);
+        // Waiting with a time limit needs a runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(unavailable)?;
         let run = move || {
-            let mut batch = Vec::with_capacity(BATCH);
-            while waiting.blocking_recv_many(&mut batch, BATCH) > 0 {
-                write_batch(&disk, &sealer, &changes, std::mem::take(&mut batch));
+            while let Some(batch) = parts.next_batch(&mut waiting, &runtime) {
+                parts.write_batch(batch);
             }
         };
         let thread =
@@ -79,25 +99,47 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Runs `work` in a transaction. Returns once it is on disk.
+    /// Runs `work` in a transaction. Returns once it is on disk. If the database cannot be written, `work` counts
+    /// all the same if it only removes rows.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
+        self.queue(work, false).await
+    }
+
+    /// Like [`Writer::write`], but `work` also counts if it writes rows, because it takes something away.
+    pub(super) async fn take_away<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.queue(work, true).await
+    }
+
+    async fn queue<T, F>(&self, work: F, takes_away: bool) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
         let (reply, outcome) = oneshot::channel();
-        let job = Box::new(Write { work, outcome: None, reply });
+        let job = Box::new(Write { work, takes_away, outcome: None, reply });
         self.queue.as_ref().ok_or_else(stopped)?.send(job).await.map_err(|_| stopped())?;
         outcome.await.map_err(|_| stopped())?
     }
 
     /// Queues a test write whose result nobody waits for.
     pub(super) fn try_disk(&self) {
-        let (reply, _) = oneshot::channel();
-        let job = Box::new(Write { work: write_something, outcome: None, reply });
         // If the queue is full, other writes test the disk anyway.
-        let _ = self.queue.as_ref().map(|queue| queue.try_send(job));
+        let _ = self.queue.as_ref().map(|queue| queue.try_send(trial()));
     }
+}
+
+/// A test write whose result nobody waits for.
+fn trial() -> Box<dyn Job> {
+    let (reply, _) = oneshot::channel();
+    Box::new(Write { work: write_something, takes_away: false, outcome: None, reply })
 }
 
 /// Writes a row without meaning, to test whether writes work.
@@ -115,63 +157,162 @@ impl Drop for Writer {
     }
 }
 
-fn write_batch(disk: &Disk, sealer: &Sealer, changes: &Changes, mut batch: Vec<Box<dyn Job>>) {
-    match attempt(disk, sealer, changes, &mut batch) {
-        // One of the writes fails. Each is repeated alone, so that it gets its own result.
-        Err(StoreError::Unreadable) if batch.len() > 1 => {
-            for job in batch {
-                write_batch(disk, sealer, changes, vec![job]);
+impl Parts {
+    /// The jobs that wait, or a test write if the database has to be tried again. None when the store is closed.
+    fn next_batch(
+        &self,
+        waiting: &mut mpsc::Receiver<Box<dyn Job>>,
+        runtime: &Runtime,
+    ) -> Option<Vec<Box<dyn Job>>> {
+        let mut batch = Vec::with_capacity(BATCH);
+        let received = if self.overlay.get().is_empty() {
+            waiting.blocking_recv_many(&mut batch, BATCH)
+        } else {
+            let receive = async { tokio::time::timeout(RETRY, waiting.recv_many(&mut batch, BATCH)).await };
+            match runtime.block_on(receive) {
+                Ok(received) => received,
+                Err(_) => return Some(vec![trial()]),
             }
-        }
-        outcome => {
-            for job in batch {
-                job.finish(outcome.clone());
+        };
+        (received > 0).then_some(batch)
+    }
+
+    fn write_batch(&self, mut batch: Vec<Box<dyn Job>>) {
+        match self.attempt(&mut batch) {
+            // One of the writes fails. Each is repeated alone, so that it gets its own result.
+            Err(StoreError::Unreadable) if batch.len() > 1 => {
+                for job in batch {
+                    self.write_batch(vec![job]);
+                }
+            }
+            Err(StoreError::Unavailable(reason)) => self.write_beside(batch, &reason),
+            outcome => {
+                for job in batch {
+                    job.finish(outcome.clone());
+                }
             }
         }
     }
-}
 
-/// Writes all jobs or none, and tells `disk` the outcome.
-fn attempt(
-    disk: &Disk,
-    sealer: &Sealer,
-    changes: &Changes,
-    jobs: &mut [Box<dyn Job>],
-) -> Result<(), StoreError> {
-    let database = disk.writable()?;
-    // A panic of redb must not end the writer thread, on which all callers depend.
-    let committed = catch_unwind(AssertUnwindSafe(|| commit(&database, sealer, changes, jobs)))
-        .unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(
-                "the file is damaged: restore it from a backup, and restart".to_owned(),
-            ))
-        });
-    drop(database);
-    match &committed {
-        Ok(()) => disk.succeeded(),
-        Err(StoreError::Unreadable) => {}
-        Err(error @ StoreError::Unavailable(_)) => disk.failed(error),
+    /// Writes all jobs or none, and tells `disk` the outcome.
+    fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        let database = self.disk.writable()?;
+        // A panic of redb must not end the writer thread, on which all callers depend.
+        let committed =
+            catch_unwind(AssertUnwindSafe(|| self.commit(&database, jobs))).unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(
+                    "the file is damaged: restore it from a backup, and restart".to_owned(),
+                ))
+            });
+        drop(database);
+        match &committed {
+            Ok(()) => self.disk.succeeded(),
+            Err(StoreError::Unreadable) => {}
+            Err(error @ StoreError::Unavailable(_)) => self.disk.failed(error),
+        }
+        committed
     }
-    committed
-}
 
-fn commit(
-    database: &Database,
-    sealer: &Sealer,
-    changes: &Changes,
-    jobs: &mut [Box<dyn Job>],
-) -> Result<(), StoreError> {
-    let transaction = database.begin_write().map_err(unavailable)?;
-    let rows = Writable::new(&transaction, sealer);
-    for job in jobs {
+    fn commit(&self, database: &Database, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        let transaction = database.begin_write().map_err(unavailable)?;
+        let rows = Writable::new(&transaction, &self.sealer);
+        let overlay = self.overlay.get();
+        if !overlay.is_empty() {
+            rows.lay(&overlay)?;
+            rows.put(Table::Meta, APPLIED, &self.overlay.next_number(), None)?;
+        }
+        for job in jobs {
+            job.run(&rows)?;
+        }
+        let touched = rows.touched();
+        // With redb's default durability, the data is on disk when `commit` returns.
+        let committed = transaction.commit().map_err(unavailable);
+        if committed.is_ok() && !overlay.is_empty() {
+            self.overlay.clear();
+            tracing::info!(changes = overlay.len(), "what store.reserve has kept is in the store now");
+        }
+        // Changes are recorded before any caller is answered, even if the outcome of the commit is unknown.
+        self.note(touched);
+        committed
+    }
+
+    fn note(&self, touched: Vec<(About, String)>) {
+        for (about, id) in touched {
+            self.changes.note(about, &id);
+        }
+    }
+
+    /// Puts what takes something away into the overlay, because the database cannot be written. Refuses the
+    /// other jobs.
+    fn write_beside(&self, batch: Vec<Box<dyn Job>>, reason: &str) {
+        let mut accepted = Vec::with_capacity(batch.len());
+        let mut overlay = self.overlay.get();
+        for mut job in batch {
+            match self.changes_of(&mut job, &overlay) {
+                Ok((changed, touched)) => {
+                    let is_change = !changed.is_empty();
+                    if is_change {
+                        overlay = Arc::new(overlay.with(&changed));
+                    }
+                    accepted.push((job, is_change, touched));
+                }
+                Err(StoreError::Unreadable) => job.finish(Err(StoreError::Unreadable)),
+                Err(StoreError::Unavailable(_)) => job.finish(Err(refusal(reason, overlay.len()))),
+            }
+        }
+        let kept = if accepted.iter().any(|(_, is_change, _)| *is_change) {
+            self.overlay.replace(Overlay::clone(&overlay), &self.sealer)
+        } else {
+            self.overlay.keep(&self.sealer)
+        };
+        if let Err(error) = &kept {
+            tracing::error!(%error, "{}", not_kept(reason));
+        }
+        for (job, is_change, touched) in accepted {
+            self.note(touched);
+            let is_lost_by_restart = is_change && kept.is_err();
+            job.finish(if is_lost_by_restart { Err(unavailable(not_kept(reason))) } else { Ok(()) });
+        }
+    }
+
+    /// What a job changes, and the cached rows among that.
+    ///
+    /// # Errors
+    /// If it adds something, if there is no room for it, or if the database cannot even be read.
+    fn changes_of(&self, job: &mut Box<dyn Job>, overlay: &Overlay) -> Result<Beside, StoreError> {
+        let database = self.disk.database()?;
+        let transaction = database.begin_read().map_err(unavailable)?;
+        let before = Reader::new(&transaction, &self.sealer, overlay);
+        let rows = Writable::beside(&before, &self.sealer);
         job.run(&rows)?;
+        let changed = rows.changed();
+        let is_allowed = job.takes_away() || changed.only_removes();
+        let fits = || changed.is_empty() || overlay.with(&changed).fits(&changed);
+        if is_allowed && fits() {
+            Ok((changed, rows.touched()))
+        } else {
+            Err(unavailable("the database cannot be written"))
+        }
     }
-    let touched = rows.touched();
-    // With redb's default durability, the data is on disk when `commit` returns.
-    let committed = transaction.commit().map_err(unavailable);
-    // Changes are recorded before any caller is answered, even if the outcome of the commit is unknown.
-    for (about, id) in touched {
-        changes.note(about, &id);
-    }
-    committed
+}
+
+/// The changes of a job for the overlay, and the cached rows among them.
+type Beside = (Overlay, Vec<(About, String)>);
+
+/// The error of a write that adds something.
+fn refusal(reason: &str, waiting: usize) -> StoreError {
+    let kept = match waiting {
+        0 => String::new(),
+        waiting => format!(
+            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({waiting} rows)"
+        ),
+    };
+    StoreError::Unavailable(format!("{reason}{kept}"))
+}
+
+/// What is said of a change that takes something away and that could not be written to disk at all.
+fn not_kept(reason: &str) -> String {
+    format!(
+        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart          before the disk takes writes again undoes it. Do not restart the service; repeat the change when /ready answers 200"
+    )
 }

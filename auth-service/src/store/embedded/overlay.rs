@@ -1,0 +1,199 @@
+//! Changes that count although they are not in the database, because it could not be written when they were
+//! made. Only what takes something away is changed in this way: whoever is shut out has to stay out, even if the
+//! disk is full. The rows of the overlay are read in place of those in the database, and become part of it with
+//! the next write that succeeds.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use metrics::Gauge;
+
+use crate::keys::seal::Sealer;
+
+use super::reserve::Reserve;
+use super::tables::Table;
+
+/// Maximum size of the encoded rows in bytes.
+const LARGEST: usize = 192 * 1024;
+/// Bytes of it that are kept for accounts, clients and signing keys. The holders of tokens cannot use this part
+/// up by revoking and signing out, so an operator can always disable an account.
+const FOR_OPERATORS: usize = LARGEST / 2;
+
+/// Encrypted rows by table and key. A row that was removed has no content.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Overlay(BTreeMap<(Table, String), Option<Vec<u8>>>);
+
+impl Overlay {
+    /// What counts in place of the row in the database. None if that one counts.
+    pub(super) fn row(&self, table: Table, key: &str) -> Option<&Option<Vec<u8>>> {
+        self.0.get(&(table, key.to_owned()))
+    }
+
+    /// Replaces a row, or removes it.
+    pub(super) fn set(&mut self, table: Table, key: &str, row: Option<Vec<u8>>) {
+        self.0.insert((table, key.to_owned()), row);
+    }
+
+    /// This overlay with the changes of a later one.
+    pub(super) fn with(&self, later: &Self) -> Self {
+        let mut all = self.clone();
+        all.0.extend(later.0.iter().map(|(place, row)| (place.clone(), row.clone())));
+        all
+    }
+
+    /// All rows.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (Table, &str, Option<&[u8]>)> {
+        self.0.iter().map(|((table, key), row)| (*table, key.as_str(), row.as_deref()))
+    }
+
+    /// Whether rows are removed, but none is written.
+    pub(super) fn only_removes(&self) -> bool {
+        self.0.values().all(Option::is_none)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is room for these rows, with `added` as the last change.
+    pub(super) fn fits(&self, added: &Self) -> bool {
+        let operators = [Table::Accounts, Table::Clients, Table::Keys];
+        let is_operators = added.0.keys().any(|(table, _)| operators.contains(table));
+        let most = if is_operators { LARGEST } else { LARGEST - FOR_OPERATORS };
+        self.encode().len() <= most
+    }
+
+    /// Writes all rows as bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let text = |row: Option<&[u8]>| row.map(|row| STANDARD.encode(row));
+        let rows: Vec<_> = self.rows().map(|(table, key, row)| (table.name(), key, text(row))).collect();
+        serde_json::to_vec(&rows).unwrap_or_default()
+    }
+
+    /// Reads what [`Overlay::encode`] wrote. None if it is something else.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let encoded: Vec<(String, String, Option<String>)> = serde_json::from_slice(bytes).ok()?;
+        let mut rows = BTreeMap::new();
+        for (table, key, row) in encoded {
+            let table = Table::ALL.into_iter().find(|known| known.name() == table)?;
+            let row = row.map(|row| STANDARD.decode(row)).transpose().ok()?;
+            rows.insert((table, key), row);
+        }
+        Some(Self(rows))
+    }
+}
+
+/// The overlay that counts now, and the file that keeps it. The writer thread changes it, and all others read it.
+pub(super) struct CurrentOverlay {
+    overlay: RwLock<Arc<Overlay>>,
+    file: Mutex<Kept>,
+    waiting: Gauge,
+}
+
+/// The file, and whether it contains the overlay.
+struct Kept {
+    reserve: Reserve,
+    is_kept: bool,
+}
+
+impl CurrentOverlay {
+    pub(super) fn new((reserve, overlay): (Reserve, Overlay)) -> Self {
+        let waiting = metrics::gauge!("mcp_gate_store_changes_waiting");
+        let file = Mutex::new(Kept { reserve, is_kept: true });
+        let current = Self { overlay: RwLock::default(), file, waiting };
+        current.publish(overlay);
+        current
+    }
+
+    /// The overlay. A reader has to get it before it begins to read the database: then it sees either the rows
+    /// of the overlay, or a database that contains them.
+    pub(super) fn get(&self) -> Arc<Overlay> {
+        Arc::clone(&self.overlay.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes this the overlay that counts, and keeps it on disk.
+    ///
+    /// # Errors
+    /// If it cannot be written to disk. It counts all the same until the process ends.
+    pub(super) fn replace(&self, overlay: Overlay, sealer: &Sealer) -> std::io::Result<()> {
+        self.publish(overlay);
+        self.file().is_kept = false;
+        self.keep(sealer)
+    }
+
+    /// Writes the overlay to disk, if that has failed before.
+    pub(super) fn keep(&self, sealer: &Sealer) -> std::io::Result<()> {
+        let mut file = self.file();
+        if !file.is_kept {
+            file.reserve.keep(&self.get(), sealer)?;
+            file.is_kept = true;
+        }
+        Ok(())
+    }
+
+    /// Removes all rows, because the database contains them.
+    pub(super) fn clear(&self) {
+        self.publish(Overlay::default());
+        // The database has the number of what it contains, so the file does not have to be changed.
+        self.file().is_kept = true;
+    }
+
+    /// The number for the database that contains the overlay ([`Reserve::next_number`]).
+    pub(super) fn next_number(&self) -> u64 {
+        self.file().reserve.next_number()
+    }
+
+    /// Makes the file, if that has failed before.
+    pub(super) fn make_file(&self) -> std::io::Result<()> {
+        self.file().reserve.make()
+    }
+
+    fn publish(&self, overlay: Overlay) {
+        self.waiting.set(f64::from(u32::try_from(overlay.len()).unwrap_or(u32::MAX)));
+        *self.overlay.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(overlay);
+    }
+
+    fn file(&self) -> MutexGuard<'_, Kept> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let mut overlay = Overlay::default();
+        overlay.set(Table::Grants, "grant", None);
+        overlay.set(Table::Accounts, "account", Some(vec![0, 255, 7]));
+        let read = Overlay::decode(&overlay.encode()).unwrap();
+        assert_eq!(read.row(Table::Grants, "grant"), Some(&None));
+        assert_eq!(read.row(Table::Accounts, "account"), Some(&Some(vec![0, 255, 7])));
+        assert_eq!(read.row(Table::Accounts, "another"), None);
+        assert!(!read.only_removes() && read.len() == 2);
+        assert!(Overlay::decode(b"[[\"elsewhere\",\"key\",null]]").is_none());
+    }
+
+    #[test]
+    fn a100_holders_of_tokens_leave_room_for_operators() {
+        let (mut overlay, mut added) = (Overlay::default(), Overlay::default());
+        let mut number = 0;
+        while overlay.fits(&added) {
+            number += 1;
+            added = Overlay::default();
+            added.set(Table::Grants, &format!("grt_{number:030}"), None);
+            overlay = overlay.with(&added);
+        }
+        assert!(number > 1000, "{number}");
+        let mut disabled = Overlay::default();
+        disabled.set(Table::Accounts, "account", Some(vec![1; 1000]));
+        assert!(overlay.with(&disabled).fits(&disabled));
+    }
+}

@@ -1,0 +1,145 @@
+//! The file `store.reserve` beside `store.redb`, which keeps the [`Overlay`] on disk. Its full size is written when the store is
+//! opened. Later writes only replace its content, which needs no free space, whatever else fills the disk.
+//! (File systems that copy on write, such as btrfs and ZFS, need free space for that as well.)
+//!
+//! It has two slots, which are written in turn, so that an interrupted write leaves the other one. A slot contains a
+//! number, which grows with every write, and the encrypted overlay. The database contains the number of the last
+//! overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::keys::seal::Sealer;
+
+use super::overlay::Overlay;
+
+/// The extension of the file's name, in place of that of the database.
+const EXTENSION: &str = "reserve";
+/// The row with the number of the last overlay that became part of the database.
+pub(super) const APPLIED: &str = "overlay";
+/// Size of a slot in bytes.
+const SLOT: u64 = 256 * 1024;
+const SLOTS: u64 = 2;
+/// Bytes of a slot before the encrypted overlay: its number and its length.
+const HEADER: usize = 16;
+
+/// The file, the number of the last overlay, and the slot that it is in.
+pub(super) struct Reserve {
+    path: PathBuf,
+    number: u64,
+    slot: u64,
+}
+
+impl Reserve {
+    /// Opens the file beside the database, and returns the overlay that is not yet part of the database.
+    pub(super) fn open(database: &Path, sealer: &Sealer, applied: u64) -> (Self, Overlay) {
+        let path = database.with_extension(EXTENSION);
+        let mut reserve = Self { path, number: applied, slot: 0 };
+        let mut overlay = Overlay::default();
+        for slot in 0..SLOTS {
+            let Some((number, content)) = reserve.slot(slot).filter(|(number, _)| *number > reserve.number)
+            else {
+                continue;
+            };
+            // A slot that cannot be read belongs to an interrupted write, which was not acknowledged.
+            let read = sealer.open(&name(number), &content).ok().and_then(|bytes| Overlay::decode(&bytes));
+            if let Some(read) = read {
+                (overlay, reserve.number, reserve.slot) = (read, number, slot);
+            } else {
+                tracing::warn!(path = %reserve.path.display(), "a part of the file cannot be read");
+            }
+        }
+        if let Err(error) = reserve.make() {
+            tracing::warn!(%error, "{}", Self::missing());
+        }
+        (reserve, overlay)
+    }
+
+    /// Removes the file of an earlier database at this path.
+    ///
+    /// # Errors
+    /// If it cannot be removed. Its changes would then be applied to the next database at this path.
+    pub(super) fn remove(database: &Path) -> Result<()> {
+        match fs::remove_file(database.with_extension(EXTENSION)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// The warning if the file could not be made.
+    pub(super) const fn missing() -> &'static str {
+        "store.reserve beside the store could not be made. If the disk is full, whoever is disabled or revoked is shut out \
+         only until the next restart. Free space on the disk of DATA_DIR"
+    }
+
+    /// Makes the file, unless it is there in its full size. It keeps its content.
+    pub(super) fn make(&self) -> Result<()> {
+        let whole = SLOT * SLOTS;
+        let is_there = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| file.is_file() && file.len() == whole && file.blocks() * 512 >= whole);
+        if is_there {
+            return Ok(());
+        }
+        let mut content = Vec::new();
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_file()) {
+            File::open(&self.path)?.take(whole).read_to_end(&mut content)?;
+        }
+        content.resize(usize::try_from(whole).map_err(Error::other)?, 0);
+        let beside = self.path.with_extension("reserve.new");
+        let _ = fs::remove_file(&beside);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let written = file
+            .write_all_at(&content, 0)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&beside, &self.path))
+            .and_then(|()| self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all()));
+        if written.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        written
+    }
+
+    /// Writes an overlay in place of the one before. It is on disk when this returns.
+    pub(super) fn keep(&mut self, overlay: &Overlay, sealer: &Sealer) -> Result<()> {
+        self.make()?;
+        let number = self.number + 1;
+        let body = sealer.seal(&name(number), &overlay.encode()).map_err(Error::other)?;
+        let length = u64::try_from(body.len()).map_err(Error::other)?;
+        if length + HEADER as u64 > SLOT {
+            return Err(Error::other("there are too many changes for the file"));
+        }
+        let content = [&number.to_be_bytes()[..], &length.to_be_bytes(), &body].concat();
+        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let slot = (self.slot + 1) % SLOTS;
+        file.write_all_at(&content, slot * SLOT)?;
+        file.sync_data()?;
+        (self.number, self.slot) = (number, slot);
+        Ok(())
+    }
+
+    /// A number that is higher than those of all overlays so far, for the database that contains them. It
+    /// also counts one whose write has failed, because it might be on disk all the same.
+    pub(super) const fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// The number and encrypted content of a slot. None if it was never written.
+    fn slot(&self, slot: u64) -> Option<(u64, Vec<u8>)> {
+        let file = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
+        let file = file.and_then(|_| File::open(&self.path).ok())?;
+        let mut bytes = vec![0; usize::try_from(SLOT).ok()?];
+        file.read_exact_at(&mut bytes, slot * SLOT).ok()?;
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let sealed = rest.get(..usize::try_from(u64::from_be_bytes(*length)).ok()?)?;
+        Some((u64::from_be_bytes(*number), sealed.to_vec()))
+    }
+}
+
+/// The name under which the overlay of this number is encrypted.
+fn name(number: u64) -> Vec<u8> {
+    [&b"overlay\0"[..], &number.to_be_bytes()].concat()
+}
