@@ -22,12 +22,12 @@ fn main() -> ExitCode {
     System::with_tokio_rt(runtime).block_on(run(command))
 }
 
-/// The runtime of everything besides the workers. A thread that libraries use for what blocks, such as looking
-/// up the name of Redis, is never ended: they panic if they need one and the system has none left.
-#[expect(clippy::panic, reason = "a runtime that cannot be made is all that there is to tell")]
+/// The runtime of everything except the workers. A thread that libraries use for blocking work, such as
+/// looking up the name of Redis, is never ended: they panic if they need one and the system has none left.
+#[expect(clippy::panic, reason = "without a runtime, the program can only report the error")]
 fn runtime() -> Runtime {
     let made = Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build();
-    made.unwrap_or_else(|error| panic!("the system does not let us begin: {error}"))
+    made.unwrap_or_else(|error| panic!("the system gives no resources for a runtime: {error}"))
 }
 
 async fn run(command: Command) -> ExitCode {

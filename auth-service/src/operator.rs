@@ -379,7 +379,7 @@ async fn link_user(
     }
     if !store.link_account(issuer, sub, &account.subject).await? {
         return Ok(Reply::Refused(format!(
-            "{username} is somebody else at {issuer}, or {sub} is another account; `auth-service user unlink` ends that"
+            "{username} is somebody else at {issuer}, or {sub} is another account; `auth-service user unlink` removes the link"
         )));
     }
     Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }))
@@ -388,7 +388,7 @@ async fn link_user(
 async fn unlink_user(username: &Username, issuer: &str, store: &dyn Store) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     if !store.unlink_account(issuer, &account.subject).await? {
-        return Ok(Reply::Refused(format!("{username} is nobody at {issuer}")));
+        return Ok(Reply::Refused(format!("{username} has no link to {issuer}")));
     }
     Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false }))
 }

@@ -33,7 +33,7 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) {
             "let the edge hand on these headers of the check's answer; nginx needs auth_request_set and add_header … always",
         );
     } else {
-        notes.fine("browser", "a page may read the challenge");
+        notes.fine("browser", "a page can read the challenge");
     }
 }
 
@@ -43,7 +43,10 @@ fn judge_preflight(response: &Response, notes: &mut Notes<'_>) {
     let headers = header(response, "access-control-allow-headers").to_ascii_lowercase();
     let methods = header(response, "access-control-allow-methods");
     if status == 403 && header(response, "access-control-allow-origin").is_empty() {
-        notes.fine("browser", "pages of unknown origins may not call (ALLOWED_ORIGINS)");
+        notes.fine(
+            "browser",
+            "pages of unknown origins are not allowed to call the service (ALLOWED_ORIGINS)",
+        );
     } else if !status.is_success() {
         notes.warning(
             "browser",
@@ -54,7 +57,7 @@ fn judge_preflight(response: &Response, notes: &mut Notes<'_>) {
     } else if !headers.contains("authorization") || !methods.contains("POST") {
         notes.warning(
             "browser",
-            "a preflight is answered without leave for POST with authorization",
+            "the answer to a preflight does not allow POST with authorization",
             "clients that run in a browser cannot call the service, or the preflight reached the service itself",
             "route OPTIONS on this path to PUBLIC_LISTEN of auth-service; see docs/forward-auth.md",
         );
@@ -67,8 +70,8 @@ fn refuse_credentials(response: &Response, notes: &mut Notes<'_>) {
     if header(response, "access-control-allow-credentials") == "true" {
         notes.problem(
             "browser",
-            "a page of an unknown origin may send cookies",
-            "any web page acts with what the browser of a person holds",
+            "a page of an unknown origin is allowed to send cookies",
+            "any web page can act with the cookies in a user's browser",
             "remove Access-Control-Allow-Credentials from the edge's configuration: MCP needs no cookies",
         );
     }

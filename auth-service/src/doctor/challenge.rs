@@ -27,7 +27,7 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Option<Ch
                 "challenge",
                 format!("{method} without a token is not answered"),
                 "clients cannot learn where to log in",
-                "look into the edge's log: it must answer 401 from the check before it waits for the service",
+                "look in the edge's log: it must answer 401 from the check before it waits for the service",
             );
             continue;
         };
@@ -45,7 +45,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
             notes.problem(
                 "challenge",
                 format!("{method} without a token is answered {status}"),
-                "anyone may use the service: the check does not stand in front of it",
+                "anyone can use the service: the check is not in front of it",
                 "send this route through the check at the edge (ForwardAuth, forward_auth, auth_request, ext_authz), for every method",
             );
             return None;
@@ -62,7 +62,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
         _ => {
             notes.problem(
                 "challenge",
-                format!("{method} without a token is answered {status} in place of 401"),
+                format!("{method} without a token is answered {status} instead of 401"),
                 "clients cannot learn where to log in",
                 "403: put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
             );
@@ -95,7 +95,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
         notes.warning(
             "challenge",
             format!("the challenge to {method} without a token has an error code"),
-            "some clients give up in place of logging in (RFC 6750 §3.1)",
+            "some clients give up instead of logging in (RFC 6750 §3.1)",
             "see that the edge does not add an Authorization header of its own",
         );
     }
@@ -104,7 +104,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
         notes.warning(
             "challenge",
             format!("the answer to {method} has no Cache-Control: no-store"),
-            "a cache may keep the refusal after the login",
+            "a cache might repeat the refusal after the login",
             "let the edge hand on the Cache-Control header of the check",
         );
     }
@@ -123,7 +123,7 @@ async fn with_a_wrong_token(target: &Target, notes: &mut Notes<'_>) {
         notes.problem(
             "challenge",
             format!("a wrong token is answered {status}, error {}", error.as_deref().unwrap_or("none")),
-            "2xx: anyone may use the service. Else: clients do not know that they have to log in again",
+            "2xx: anyone can use the service. Otherwise: clients do not know that they have to log in again",
             "let the edge send the Authorization header to the check, and hand on its answer whole",
         );
     }

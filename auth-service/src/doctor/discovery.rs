@@ -94,7 +94,7 @@ fn judge_server(document: &Value, issuer: &str, notes: &mut Notes<'_>) {
             notes.problem(
                 "server metadata",
                 format!("{name} is {endpoint:?}"),
-                "clients cannot log in, or send codes readable over the network",
+                "clients cannot log in, or codes can be read on the network",
                 "set ISSUER to an https URL; these are made from it",
             );
         }

@@ -34,7 +34,7 @@ pub(super) async fn examine(
         notes.problem(
             "settings",
             format!("ISSUER here is {}, and from outside it is {}", site.issuer, issuer.unwrap_or_default()),
-            "the edge leads to another auth-service, or this shell has other settings than the service",
+            "the edge leads to another auth-service, or the settings of this shell differ from those of the service",
             "run the doctor with the service's own environment, and compare the two",
         );
     }
@@ -42,7 +42,7 @@ pub(super) async fn examine(
         notes.warning(
             "settings",
             "EDGE_SECRET is not set",
-            "whoever runs in a trusted network can ask the check about requests that he makes up",
+            "any program in a trusted network can ask the check about requests that it makes up",
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
         );
     }
@@ -78,7 +78,7 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
         None => notes.problem(
             "store",
             format!("auth-service does not answer on OPS_LISTEN ({address})"),
-            "it is not running here, or the settings of this shell are not its own",
+            "it is not running here, or the settings of this shell differ from its own",
             "start it, or run the doctor with the service's own environment",
         ),
         Some(response) if response.status() == 200 => {
@@ -119,7 +119,7 @@ fn note_log(log: Option<&str>, notes: &mut Notes<'_>) {
         notes.warning(
             "log",
             format!("lines of the log were left out: {log}"),
-            "audit events may be missing from the log; mcp_gate_audit_events_total still counts them",
+            "audit events might be missing from the log; mcp_gate_audit_events_total still counts them",
             "see what reads the standard error of the service (the log driver of the container, journald), and whether its disk is full",
         );
     }
@@ -144,7 +144,7 @@ async fn reachable(
             notes.problem(
                 "listeners",
                 format!("{name} is reachable at {address}:{}", listener.port()),
-                "strangers can ask the check about requests that they make up, or read metrics",
+                "strangers can ask the check about requests that they make up, or can read metrics",
                 "bind it to an address that only the edge reaches, or close the port in the firewall",
             );
             return true;

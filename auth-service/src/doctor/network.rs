@@ -149,8 +149,8 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
             notes.problem(
                 "tls",
                 "the URL is plain http",
-                "tokens travel readable, and MCP clients refuse the service",
-                "give the edge a certificate and use https; plain http is for this very machine",
+                "tokens can be read on the way, and MCP clients refuse the service",
+                "give the edge a certificate and use https; plain http is only for this machine",
             );
         }
         return true;
@@ -173,7 +173,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
                 "tls",
                 format!("the certificate or handshake is refused: {reason}"),
                 "clients refuse to connect",
-                "serve a certificate for this very host, not expired, with its whole chain, from an authority that clients trust (or name yours by --ca-file)",
+                "serve a certificate for this host that has not expired, with its whole chain, from an authority that clients trust (or name your own with --ca-file)",
             );
             false
         }
@@ -195,8 +195,8 @@ fn expiry(certificate: Option<&[u8]>, now: UnixTime, notes: &mut Notes<'_>) {
         notes.warning(
             "tls",
             format!("the certificate ends in {days} days"),
-            "clients will refuse to connect from then on",
-            "renew it; an ACME client that works renews a month ahead",
+            "clients will refuse to connect after that",
+            "renew it; a working ACME client renews a month before the end",
         );
     } else {
         notes.fine("tls", format!("the certificate is trusted, and good for {days} days"));
@@ -211,7 +211,7 @@ pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>)
         return notes.warning(
             "clock",
             "the edge sends no Date",
-            "its clock cannot be compared with this machine's",
+            "its clock cannot be compared with that of this machine",
             "let the edge send Date (RFC 9110 §6.6.1)",
         );
     };
@@ -220,7 +220,7 @@ pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>)
         notes.problem(
             "clock",
             format!("the clock there is {apart} seconds off from the one here"),
-            "tokens and assertions are taken for expired or not yet valid",
+            "tokens and assertions are treated as expired or not yet valid",
             "run NTP on both machines",
         );
     } else {

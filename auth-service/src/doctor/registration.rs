@@ -11,7 +11,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         return notes.warning(
             "registration",
             "the server has no registration endpoint",
-            "clients that nobody registered, and that have no metadata document, cannot connect",
+            "clients that are not registered and have no metadata document cannot connect",
             "set REGISTRATION=open or token, unless this is meant",
         );
     };
@@ -28,12 +28,13 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
     match response.status().as_u16() {
         201 => {}
         401 | 403 => {
-            return notes.fine("registration", "only whom the operator lets register (REGISTRATION)");
+            return notes
+                .fine("registration", "only clients that the operator allows can register (REGISTRATION)");
         }
         429 => {
             return notes.warning(
                 "registration",
-                "the server takes no registration at the moment",
+                "the server accepts no registration at the moment",
                 "new clients have to wait",
                 "try again in a minute; if it stays so, see REGISTRATION_RATE",
             );
@@ -50,7 +51,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         notes.warning(
             "registration",
             format!("the probe registered but could not be deleted at {uri:?}"),
-            "a client that nobody uses stays for CLIENT_UNUSED_TTL",
+            "a client that is never used stays for CLIENT_UNUSED_TTL",
             "route the whole path below /register to PUBLIC_LISTEN, for GET, PUT and DELETE too",
         );
     }
@@ -60,7 +61,7 @@ fn failed(notes: &mut Notes<'_>, what: String) {
     notes.problem(
         "registration",
         what,
-        "clients cannot connect by URL alone",
-        "route /register to PUBLIC_LISTEN of auth-service; and see REGISTRATION_REDIRECT_HOSTS, which has to allow what clients register",
+        "clients cannot connect with the URL alone",
+        "route /register to PUBLIC_LISTEN of auth-service; REGISTRATION_REDIRECT_HOSTS must allow what clients register",
     );
 }

@@ -101,8 +101,8 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
         notes.warning(
             "bypass",
             format!("no answer within {} s to: {}", target.patience.as_secs(), silent.join(", ")),
-            "nobody knows whether these requests got past the check",
-            "try again when the edge is less busy; if it stays so, look into its log for what it waits for",
+            "it is unknown whether these requests got past the check",
+            "try again when the edge is less busy; if this continues, look in its log for the reason",
         );
     }
     if !open && silent.is_empty() {
@@ -138,8 +138,8 @@ fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>
             notes.warning(
                 "bypass",
                 format!("{label} is answered {}", told.status),
-                "something behind the edge does not take it, and may have seen it",
-                "look into the logs of the edge and of auth-service",
+                "something behind the edge does not accept it, and might have seen it",
+                "look in the logs of the edge and of auth-service",
             );
             false
         }
@@ -153,7 +153,7 @@ fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>
                         "{label} alters the challenge: {}",
                         told.challenge.as_deref().unwrap_or_default()
                     ),
-                    "an attacker decides what the check is told about a request",
+                    "an attacker can change what the edge tells the check about a request",
                     "let the edge overwrite X-Forwarded-* and X-Original-*, and remove what it does not set",
                 );
             }

@@ -113,7 +113,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         operator: Some(new.terms),
     };
     if !tools.store.add_client(&client, tools.now).await? {
-        return Ok(Reply::Refused("the identifier was taken in the very moment; try again".to_owned()));
+        return Ok(Reply::Refused("another client has just got this identifier; try again".to_owned()));
     }
     audit::Event::ClientAdded { client_id: &client.id }.emit();
     Ok(Reply::ClientAdded { id: client.id, secret: secret.map(|secret| secret.expose().to_owned()) })

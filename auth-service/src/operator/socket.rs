@@ -84,7 +84,7 @@ pub async fn serve(listener: UnixListener, state: Data<AppState>) {
                 tokio::spawn(async move {
                     let _place = place;
                     if answer(stream, &state).await.is_err() {
-                        tracing::warn!("an operator's command was cut off");
+                        tracing::warn!("an operator's command was interrupted");
                     }
                 });
             }

@@ -181,5 +181,5 @@ pub trait Portable: Send + Sync {
 }
 
 pub(super) fn nobody_receives<T>(_: T) -> StoreError {
-    StoreError::Unavailable("whoever asked for the export has gone".to_owned())
+    StoreError::Unavailable("the client that asked for the export has disconnected".to_owned())
 }

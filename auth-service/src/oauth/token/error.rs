@@ -58,7 +58,7 @@ pub enum TokenError {
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).
-    #[error("nobody has answered yet; ask again after the interval")]
+    #[error("the user has not answered yet; ask again after the interval")]
     AuthorizationPending,
     /// The device polls too often (RFC 8628 §3.5).
     #[error("too soon; from now on, let five more seconds pass between two questions")]

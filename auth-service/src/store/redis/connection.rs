@@ -234,7 +234,7 @@ impl Connection {
             Err(error) if is_silence(error) => self.circuit.failed(),
             Err(error) if self.renewal.is_due(error) => {
                 tracing::warn!(
-                    "Redis is a copy that takes no writes: the connection is made anew, to find the master"
+                    "Redis is a replica that accepts no writes; a new connection is made to find the master"
                 );
                 let _ = tokio::time::timeout(CONNECT, self.bare.force_reconnection()).await;
             }
@@ -304,7 +304,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
 
 fn unavailable(error: &Error) -> StoreError {
     let reason = match error.kind() {
-        ErrorKind::Canceled => "not connected to Redis; the connection is being made anew".to_owned(),
+        ErrorKind::Canceled => "not connected to Redis; a new connection is being made".to_owned(),
         ErrorKind::Backpressure => "Redis does not answer; it is tried again a few times a second".to_owned(),
         ErrorKind::Timeout => format!("Redis did not answer within {} ms", COMMAND.as_millis()),
         _ => format!("Redis answered {error}"),
