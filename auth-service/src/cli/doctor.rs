@@ -104,7 +104,7 @@ fn line(finding: &Finding) -> String {
         Outcome::Problem => "PROBLEM  ",
     };
     let mut text = format!("{mark}{}: {}", finding.check, finding.what);
-    for (name, part) in [("means", finding.meaning), ("mend", finding.fix)] {
+    for (name, part) in [("means", finding.meaning), ("fix", finding.fix)] {
         if let Some(part) = part {
             text.extend(["\n           ", name, ": ", part]);
         }

@@ -178,7 +178,7 @@ async fn the_command_says_it_to_people_and_to_programs() {
 
     let (code, said, _) = doctor(&[&sick, "--ca-file", ca]).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains("\nPROBLEM  keys: ") && said.contains("\n           mend: "), "{said}");
+    assert!(said.contains("\nPROBLEM  keys: ") && said.contains("\n           fix: "), "{said}");
     assert!(said.lines().last().unwrap().starts_with("1 problem, 0 warnings, "), "{said}");
 
     for arguments in [&["ftp://mcp.example/mcp", "--json"][..], &[&healthy, "--ca-file", "/nowhere"]] {
