@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// A principal can have this part of the memory: one SHAREth.
+/// Divisor for the part of the memory that one principal can have at the same time: a quarter.
 const SHARE: usize = 4;
 
 /// Replaces an answer for which there is no space.

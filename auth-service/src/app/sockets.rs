@@ -11,27 +11,27 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use rustix::net::{Shutdown, listen, shutdown};
 
-/// How long the thread that accepts connections may need to notice that it is paused.
+/// Time that the thread that accepts connections might need to notice that it is paused.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A second handle to a listening socket.
 pub struct Socket(TcpListener);
 
 impl Socket {
-    /// Listens on an address. `backlog` is the number of connections that may wait to be accepted. Returns the
-    /// listener for the server, and the second handle to its socket.
+    /// Listens on an address. `backlog` is the maximum number of connections that wait to be accepted.
+    /// Returns the listener for the server, and the second handle to its socket.
     pub(super) fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
         let listener = TcpListener::bind(address)?;
-        // A socket that listens already takes a new backlog (listen(2)).
+        // A socket that already listens accepts a new backlog (listen(2)).
         listen(&listener, backlog)?;
         let second = listener.try_clone()?;
         Ok((listener, Self(second)))
     }
 
     /// From now on, the system refuses new connections, so that a proxy turns to another replica at once. The
-    /// server goes on with those it has.
+    /// server still answers on the connections that it has.
     pub async fn close(&self, server: &ServerHandle) {
-        // Without the pause, the server would report an error of a socket that does not listen.
+        // Without the pause, the server would report an error because the socket does not listen.
         server.pause().await;
         tokio::time::sleep(PAUSE).await;
         if let Err(error) = shutdown(&self.0, Shutdown::Read) {

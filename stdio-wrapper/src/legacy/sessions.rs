@@ -32,8 +32,8 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 /// Maximum number of sessions that are given up for one that is opened: one because of its owner's limit, and
 /// one because of the limit of all.
 const MAX_GIVEN_UP: usize = 2;
-/// Without a setting, one user can have one SHAREth of all sessions. Clients that do not end their sessions,
-/// one for each window, need several.
+/// Divisor for the part of all sessions that one user can have if there is no setting: half. Clients that do
+/// not end their sessions, one for each window, need several.
 const SHARE: usize = 2;
 /// A user can always have this number of sessions.
 const SMALLEST_SHARE: usize = 4;

@@ -16,7 +16,7 @@ use crate::protocol::{members, string};
 
 /// Maximum length of the params of a request whose result is cached, in bytes.
 const MAX_PARAMS: usize = 4096;
-/// One result can take at most one SHAREth of the cache.
+/// Divisor for the part of the cache that one result can take: an eighth.
 const SHARE: usize = 8;
 
 /// Maximum number of cached results, however small they are.

@@ -1,7 +1,7 @@
-//! Changes that count although they are not in the database, because it could not be written when they were
-//! made. Only what takes something away is changed in this way: whoever is shut out has to stay out, even if the
-//! disk is full. The rows of the overlay are read in place of those in the database, and become part of it with
-//! the next write that succeeds.
+//! Changes that count although the database does not contain them, because it could not be written when they
+//! were made. Only changes that take something away are kept here: whoever is shut out has to stay out, even
+//! if the disk is full. The rows of the overlay are read instead of those in the database, and become part of
+//! it with the next write that succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -26,7 +26,8 @@ const FOR_OPERATORS: usize = LARGEST / 2;
 pub(super) struct Overlay(BTreeMap<(Table, String), Option<Vec<u8>>>);
 
 impl Overlay {
-    /// What counts in place of the row in the database. None if that one counts.
+    /// The row that counts instead of the one in the database. Returns `None` if the one in the database
+    /// counts.
     pub(super) fn row(&self, table: Table, key: &str) -> Option<&Option<Vec<u8>>> {
         self.0.get(&(table, key.to_owned()))
     }
@@ -76,7 +77,7 @@ impl Overlay {
         serde_json::to_vec(&rows).unwrap_or_default()
     }
 
-    /// Reads what [`Overlay::encode`] wrote. None if it is something else.
+    /// Reads what [`Overlay::encode`] wrote. Returns `None` if the bytes are something else.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let encoded: Vec<(String, String, Option<String>)> = serde_json::from_slice(bytes).ok()?;
         let mut rows = BTreeMap::new();

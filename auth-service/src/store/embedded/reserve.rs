@@ -1,6 +1,7 @@
-//! The file `store.reserve` beside `store.redb`, which keeps the [`Overlay`] on disk. Its full size is written when the store is
-//! opened. Later writes only replace its content, which needs no free space, whatever else fills the disk.
-//! (File systems that copy on write, such as btrfs and ZFS, need free space for that as well.)
+//! The file `store.reserve` beside `store.redb`, which keeps the [`Overlay`] on disk. It gets its full size
+//! when the store is opened. Later writes only replace its content, which needs no free space, even if other
+//! programs fill the disk. (File systems that copy on write, such as btrfs and ZFS, need free space for that
+//! as well.)
 //!
 //! It has two slots, which are written in turn, so that an interrupted write leaves the other one. A slot contains a
 //! number, which grows with every write, and the encrypted overlay. The database contains the number of the last
@@ -15,7 +16,7 @@ use crate::keys::seal::Sealer;
 
 use super::overlay::Overlay;
 
-/// The extension of the file's name, in place of that of the database.
+/// The extension of the file's name, which replaces that of the database.
 const EXTENSION: &str = "reserve";
 /// The row with the number of the last overlay that became part of the database.
 pub(super) const APPLIED: &str = "overlay";
@@ -33,7 +34,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the file beside the database, and returns the overlay that is not yet part of the database.
+    /// Opens the file beside the database. Returns the overlay that is not yet part of the database.
     pub(super) fn open(database: &Path, sealer: &Sealer, applied: u64) -> (Self, Overlay) {
         let path = database.with_extension(EXTENSION);
         let mut reserve = Self { path, number: applied, slot: 0 };
@@ -68,13 +69,13 @@ impl Reserve {
         }
     }
 
-    /// The warning if the file could not be made.
+    /// The warning that the file could not be made.
     pub(super) const fn missing() -> &'static str {
         "store.reserve beside the store could not be made. If the disk is full, whoever is disabled or revoked is shut out \
          only until the next restart. Free space on the disk of DATA_DIR"
     }
 
-    /// Makes the file, unless it is there in its full size. It keeps its content.
+    /// Makes the file, unless it exists with its full size. Its content stays the same.
     pub(super) fn make(&self) -> Result<()> {
         let whole = SLOT * SLOTS;
         let is_there = fs::symlink_metadata(&self.path)
@@ -101,7 +102,7 @@ impl Reserve {
         written
     }
 
-    /// Writes an overlay in place of the one before. It is on disk when this returns.
+    /// Replaces the overlay in the file. The new one is on disk when this returns.
     pub(super) fn keep(&mut self, overlay: &Overlay, sealer: &Sealer) -> Result<()> {
         self.make()?;
         let number = self.number + 1;
@@ -126,7 +127,7 @@ impl Reserve {
         self.number
     }
 
-    /// The number and encrypted content of a slot. None if it was never written.
+    /// The number and the encrypted content of a slot. Returns `None` if the slot cannot be read.
     fn slot(&self, slot: u64) -> Option<(u64, Vec<u8>)> {
         let file = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
         let file = file.and_then(|_| File::open(&self.path).ok())?;
