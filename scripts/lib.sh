@@ -61,6 +61,9 @@ stop_step() {
 
 need_cargo() {
   have cargo || die "There is no cargo on the PATH. Install Rust with rustup; rust-toolchain.toml then picks the version."
+  # For the allocator of the two programs, which is written in C.
+  { have cc && have make; } ||
+    die "There is no C compiler or no make on the PATH. Install both (Debian: apt-get install build-essential)."
 }
 
 need_python() {

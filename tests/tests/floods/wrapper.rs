@@ -7,16 +7,17 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::browser::Person;
 use tests::container::Container;
+use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind};
 use tests::places::{everything_server, repository, tool};
 use tests::setup::ACCOUNT;
-use tests::{Setup, Stack, Tier};
+use tests::{Setup, Stack, Tier, say};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 
 use crate::caller::{Caller, call};
 use crate::honest::Priority;
-use crate::{Memory, ONE_AT_A_TIME, can_bound, say};
+use crate::{Memory, ONE_AT_A_TIME};
 
 const BOB: &str = "another battery that is a staple";
 
@@ -78,7 +79,7 @@ fn plain_server() -> Vec<String> {
 
 #[tokio::test]
 async fn a100_strangers_do_not_end_the_wrapper() {
-    if !can_bound(Container::of_service().bounds(), "a100_strangers_do_not_end_the_wrapper") {
+    if !ControlGroup::is_possible(Container::of_service().bounds(), "a100_strangers_do_not_end_the_wrapper") {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -104,7 +105,7 @@ async fn a100_strangers_do_not_end_the_wrapper() {
 #[tokio::test]
 async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
     let test = "a100_somebody_with_an_account_does_not_end_the_wrapper";
-    if !can_bound(Container::of_service().bounds(), test) {
+    if !ControlGroup::is_possible(Container::of_service().bounds(), test) {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -203,7 +204,7 @@ fn get_streams(ana: &Caller, sessions: &[String], count: usize) -> Flood {
 #[tokio::test]
 async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     let test = "a100_sessions_of_one_account_do_not_end_the_wrapper";
-    if !can_bound(Container::of_service().bounds(), test) {
+    if !ControlGroup::is_possible(Container::of_service().bounds(), test) {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;

@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use tests::control_group::Bounds;
+use tests::control_group::{Bounds, ControlGroup};
 use tests::{Setup, Tier, places};
 use tokio::net::TcpStream;
 
 use crate::sky::until_ready_is;
-use crate::threads::{bounds, can_bound};
+use crate::threads::bounds;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a100_idle_connections_of_a_stranger_leave_files_for_readiness_and_checks() {
-    if !can_bound("a100_idle_connections_of_a_stranger_leave_files_for_readiness_and_checks") {
+    if !ControlGroup::is_possible(
+        bounds(256),
+        "a100_idle_connections_of_a_stranger_leave_files_for_readiness_and_checks",
+    ) {
         return;
     }
     let few = Bounds { files: Some(128), ..bounds(256) };

@@ -1,6 +1,5 @@
 //! A container that has no thread left to give (`pids_limit`).
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use tests::control_group::{Bounds, ControlGroup};
@@ -14,20 +13,10 @@ pub(crate) fn bounds(pids: u64) -> Bounds {
     Bounds { memory: 640 << 20, pids, files: None }
 }
 
-/// Whether this machine lets us make control groups. If not, says that the test is skipped.
-pub(crate) fn can_bound(test: &str) -> bool {
-    let made = ControlGroup::make(bounds(256));
-    made.inspect_err(|why| {
-        let line = format!("SKIPPED {test}: {why:#}\n");
-        // Not eprintln, which the test runner keeps to itself.
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
-    })
-    .is_ok()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a093_logins_work_while_and_after_the_system_gives_no_thread() {
-    if !can_bound("a093_logins_work_while_and_after_the_system_gives_no_thread") {
+    if !ControlGroup::is_possible(bounds(256), "a093_logins_work_while_and_after_the_system_gives_no_thread")
+    {
         return;
     }
     let setup = Setup::as_shipped().in_front_of(places::free_port()).within(Tier::AuthService, bounds(256));
@@ -48,7 +37,7 @@ async fn a093_logins_work_while_and_after_the_system_gives_no_thread() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_few_threads_for_the_workers_are_told_with_what_to_do() {
-    if !can_bound("too_few_threads_for_the_workers_are_told_with_what_to_do") {
+    if !ControlGroup::is_possible(bounds(256), "too_few_threads_for_the_workers_are_told_with_what_to_do") {
         return;
     }
     let mut stack = Setup::as_shipped()
