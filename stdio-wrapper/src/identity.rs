@@ -30,7 +30,8 @@ pub struct Caller {
     pub groups: Vec<String>,
     /// The granted scopes.
     pub scopes: Vec<String>,
-    /// The rules that the authorization service leaves to the wrapper. They only come from an assertion.
+    /// The rules that the caller does not meet. The authorization service leaves it to the wrapper to enforce
+    /// them. They only come from an assertion.
     pub unmet_rules: UnmetRules,
     /// When the caller's access token expires, in seconds since 1970.
     pub token_expires: Option<u64>,

@@ -329,7 +329,7 @@ impl Link {
         state.numbers.place(number).is_some_and(|place| state.pending.contains_key(&place))
     }
 
-    /// Whether a line of the child can be used if it has something in front of a message.
+    /// Whether an answer is also searched behind other text on a line of the child.
     pub(super) fn accepts_prefixed(&self) -> bool {
         let is_sole = || !self.is_common.load(Ordering::Relaxed) && self.state().pending.len() == 1;
         !self.has_answered() || is_sole()

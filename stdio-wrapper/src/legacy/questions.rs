@@ -102,10 +102,10 @@ impl Questions {
         Some((question, shown))
     }
 
-    /// Whether a request that was sent at `started` is not late yet, because the child might wait for an
-    /// answer that the client has had less than `patience` time for, or got its last answer less than
-    /// `timeout` ago. A question does not name a request, so it counts for all requests that were in progress
-    /// when it was asked, and for none that came later.
+    /// Whether a request that was sent at `started` is not late yet, because the client has had a question of
+    /// the child for less than `patience`, or because the last question was settled less than `timeout` ago.
+    /// A question does not name a request, so it counts for all requests that were in progress when it was
+    /// asked, and for none that came later.
     pub(super) fn excuse(
         &self,
         started: Instant,

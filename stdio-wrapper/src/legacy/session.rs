@@ -186,8 +186,8 @@ impl Session {
         state.forget_streams(stream, self.limits.event_log);
     }
 
-    /// Called when a stream has got an answer. This does not increase the memory of streams that nobody
-    /// reads.
+    /// Called when a stream has got an answer. If no client reads it, older streams are forgotten, so that the
+    /// streams that are kept take no more memory than before.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {
             self.state().forget_streams(stream, self.limits.event_log);
