@@ -25,6 +25,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub enum Kind {
     /// A request head of this many bytes that does not end.
     Head(usize),
+    /// A request head with a line of this many bytes that does not end.
+    Line(usize),
     /// A request to this path whose body has this many bytes, which is less than its head announces.
     Body(String, usize),
     /// Exactly these bytes.
@@ -46,6 +48,9 @@ impl Kind {
                 }
                 head.truncate(*length);
                 head
+            }
+            Self::Line(length) => {
+                format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Line: {}", "x".repeat(*length)).into_bytes()
             }
             Self::Body(path, length) => {
                 let mut request = format!(

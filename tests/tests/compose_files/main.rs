@@ -42,7 +42,8 @@ fn assert_good(file: &Value) -> usize {
 fn template() -> String {
     let text = text(SERVICES);
     let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
-    let block: Vec<&str> = lines.skip(2).map_while(|line| line.strip_prefix("  # ")).collect();
+    let block = lines.skip_while(|line| *line != "  #").skip(1);
+    let block: Vec<&str> = block.map_while(|line| line.strip_prefix("  # ")).collect();
     assert!(block.len() > 10, "{block:?}");
     format!("  {}\n", block.join("\n  "))
 }

@@ -266,6 +266,14 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
             (&edge["asDefault"], names(&fixed["providers"]["precedence"])),
             (&true.into(), vec!["file".into()])
         );
+        // Strangers fill what has no limits of its own.
+        for (name, entry_point) in fixed["entryPoints"].as_object().unwrap() {
+            let has_limits =
+                entry_point["http"]["maxHeaderBytes"].as_u64().is_some_and(|bytes| bytes <= 16_384)
+                    && entry_point["transport"]["respondingTimeouts"]["readTimeout"].is_string();
+            let is_inside = entry_point["address"].as_str().unwrap().starts_with("127.0.0.1:");
+            assert!(has_limits || is_inside && name == "ping", "{name}: {entry_point}");
+        }
         // This entry point must serve only the keys. Somebody who could give wrappers other keys could sign
         // assertions for any user.
         assert_eq!(names(&fixed["entryPoints"]["keys"]["http"]["middlewares"]), ["only-keys@file"]);

@@ -1,15 +1,19 @@
 //! Floods by strangers, against each proxy within the memory, processes and open files that its compose file
 //! allows.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind, Times};
+use tests::places::{free_port, repository};
 use tests::{Edge, Setup, Tier, say};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::world::World;
+use crate::world::{World, is_here};
 
 each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall_do_not_end_the_edge,);
 
@@ -40,13 +44,80 @@ pub(crate) async fn a100_bodies_that_stall_do_not_end_the_edge(edge: Edge) {
     survives(edge, "a100_bodies_that_stall_do_not_end_the_edge", &kinds).await;
 }
 
+#[tokio::test]
+async fn a100_heads_that_never_end_at_the_port_without_tls_do_not_end_traefik() {
+    let name = "floods::a100_heads_that_never_end_at_the_port_without_tls_do_not_end_traefik";
+    if !is_here(Edge::Traefik, name) {
+        return;
+    }
+    // The stack has this entry point in addition if it gets its certificates by itself (compose/tls.yaml).
+    let port = free_port();
+    let file = repository().join("compose/setup/traefik-redirect.yaml");
+    let entry_point = std::fs::read_to_string(file).unwrap().replace("@HTTPS_PORT@", "443");
+    let here = entry_point.replace("address: \":8080\"", &format!("address: \"127.0.0.1:{port}\""));
+    assert_ne!(here, entry_point);
+    let setup = Setup::as_shipped().edge_changed("@MORE_ENTRY_POINTS@", here.trim_start());
+    let kinds = [(Kind::Line(900_000), 1600), (Kind::Head(8000), 700)];
+    survives_at(Some(port), Edge::Traefik, setup, name, &kinds).await;
+}
+
+/// The first message of a TLS handshake (RFC 8446 §4.1.2).
+fn client_hello() -> Vec<u8> {
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut hello = Vec::new();
+    ClientConnection::new(Arc::new(config), name).unwrap().write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Handshakes that end after the first message, and some that end in the middle of it.
+fn handshakes() -> [(Kind, usize); 2] {
+    let hello = client_hello();
+    let half = hello[..hello.len() / 2].to_vec();
+    [(Kind::Bytes(hello), 4200), (Kind::Bytes(half), 700)]
+}
+
+#[tokio::test]
+async fn a100_handshakes_that_never_end_do_not_end_traefik() {
+    let name = "floods::a100_handshakes_that_never_end_do_not_end_traefik";
+    if !is_here(Edge::Traefik, name) {
+        return;
+    }
+    let port = free_port();
+    let entry_point = format!(
+        "tls:\n    address: \"127.0.0.1:{port}\"\n    http: {{ tls: {{}}, maxHeaderBytes: 16384 }}\n    \
+         transport: {{ respondingTimeouts: {{ readTimeout: 60s, idleTimeout: 60s }} }}"
+    );
+    let setup = Setup::as_shipped().edge_changed("@MORE_ENTRY_POINTS@", &entry_point);
+    survives_at(Some(port), Edge::Traefik, setup, name, &handshakes()).await;
+}
+
+#[tokio::test]
+async fn a100_handshakes_that_never_end_do_not_end_caddy() {
+    let name = "floods::a100_handshakes_that_never_end_do_not_end_caddy";
+    if !is_here(Edge::Caddy, name) {
+        return;
+    }
+    let port = free_port();
+    let site = format!("https://localhost:{port} {{\n\ttls internal\n\trespond 404\n}}\n\n@EDGE_SITE@ {{\n");
+    let setup = Setup::as_shipped()
+        .edge_changed("\tauto_https off\n", "\tauto_https disable_redirects\n\tskip_install_trust\n")
+        .edge_changed("@EDGE_SITE@ {\n", &site);
+    survives_at(Some(port), Edge::Caddy, setup, name, &handshakes()).await;
+}
+
 pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
+    survives_at(None, edge, Setup::as_shipped(), name, kinds).await;
+}
+
+/// Floods a port of the proxy, or the one for clients, while requests to the latter must be served.
+async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, kinds: &[(Kind, usize)]) {
     let bounds = edge.container().bounds();
     if !ControlGroup::is_possible(bounds, name) {
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
-    let mut world = World::of(Setup::as_shipped().through(edge).within(Tier::Edge, bounds)).await;
+    let mut world = World::of(setup.through(edge).within(Tier::Edge, bounds)).await;
     // The memory in use is measured after some work, because it is more than after the start.
     work(&world).await;
     let idle = world.stack.group(Tier::Edge).held().unwrap();
@@ -56,7 +127,7 @@ pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     .await;
 
     let started = |(kind, connections): &(Kind, usize)| {
-        Flood::stalled(world.stack.port, &world.host, kind, *connections, 1)
+        Flood::stalled(port.unwrap_or(world.stack.port), &world.host, kind, *connections, 1)
     };
     let floods: Vec<Flood> = kinds.iter().map(started).collect();
     let wanted: usize = kinds.iter().map(|(_, connections)| connections).sum();
