@@ -74,6 +74,8 @@ fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
     assert!(2 * at_once < row("Traefik").connections);
 }
 
+const SERVICES_OF_ENVOY: &str = "compose/setup/envoy-clusters.yaml";
+
 #[test]
 fn what_strangers_can_fill_of_envoy_fits_its_memory() {
     let (row, memory) = fits("Envoy", Edge::EnvoyHttp);
@@ -87,6 +89,28 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
     }
     // Each connection can have another one to the service behind the edge.
     assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files.unwrap());
+}
+
+#[test]
+fn calls_that_wait_at_one_service_leave_room_in_envoy_for_the_others() {
+    let connections = row("Envoy").connections;
+    let services = |file| {
+        let (name, text) = (if file == SERVICES_OF_ENVOY { "services" } else { "stdio-wrapper" }, text(file));
+        let cluster = text.split(&format!("- name: {name}\n      connect")).nth(1).unwrap().to_owned();
+        cluster.split("\n    - name:").next().unwrap().to_owned()
+    };
+    for file in [SERVICES_OF_ENVOY, "compose/envoy/envoy.yaml.in", "compose/envoy/envoy-grpc.yaml.in"] {
+        let cluster = services(file);
+        // Each of these is 1024 unless it is set.
+        for name in ["max_connections", "max_pending_requests", "max_requests"] {
+            assert!(cluster.contains(&format!("{name}: {connections}")), "{file}: {name}\n{cluster}");
+        }
+    }
+    let of_one = services(SERVICES_OF_ENVOY);
+    let of_one = of_one.split("per_host_thresholds: [{ max_connections: ").nth(1).unwrap();
+    let of_wrapper = number("compose/services.example.yaml", "MAX_CONNECTIONS: \"");
+    assert!(of_one.starts_with(&format!("{of_wrapper} ")), "{of_one}");
+    assert!(2 * of_wrapper < connections);
 }
 
 #[test]
