@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use control_group::ControlGroup;
 
-/// The assumed usage of a child until one has run for [`SETTLED`]: about that of a server on Node.
-const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 8 };
+/// The assumed usage of a child until one has run for [`SETTLED`]: about that of a server on Node with its supervisor.
+const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 9 };
 /// Time after which a child is assumed to have its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
 /// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
@@ -22,7 +22,7 @@ const FREE: u64 = 8;
 /// The minimum that is kept free, even in a small container.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
 
-/// What a child uses, including the processes that it has started.
+/// What a child uses, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory that are not shared with a file.

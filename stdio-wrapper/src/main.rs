@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use clap::Parser as _;
 use stdio_wrapper::app::{self, World};
+use stdio_wrapper::child::{SUPERVISE, supervise};
 use stdio_wrapper::config::{Config, Options};
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
@@ -18,6 +19,10 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(SUPERVISE) {
+        return supervise(arguments);
+    }
     let options = Options::parse();
     if options.healthcheck {
         return match healthcheck::ask(&options.ops_listen) {

@@ -1,7 +1,9 @@
-//! Which child a process comes from, by its ancestors: a process may drop the mark that its environment carries, and when
-//! its parent dies, who that was is forgotten. So it is noted while it can be seen.
+//! Which child a process comes from, by its ancestors. The supervisor of the child is one of them for as long as it lives.
 
 use std::collections::HashMap;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::capacity::Usage;
 
@@ -16,7 +18,7 @@ struct Process {
     started: u64,
 }
 
-/// What was seen of the children's descendants.
+/// What was seen of the children's descendants, and of the processes that were there before.
 #[derive(Debug, Default)]
 pub(super) struct Descent {
     /// The number of the child that each one comes from.
@@ -37,9 +39,9 @@ impl Descent {
         self.has_inherited = !self.known.is_empty();
     }
 
-    /// Whether every orphan comes from a child.
-    pub(super) fn has_children_only(&self) -> bool {
-        !self.has_inherited
+    /// Whether there were such processes, so that an orphan may come from one of them.
+    pub(super) fn has_inherited(&self) -> bool {
+        self.has_inherited
     }
 
     /// Looks at every process that there is. `children` are numbers and process ids.
@@ -86,9 +88,27 @@ impl Descent {
     }
 }
 
-/// When a process was started, in clock ticks since the machine was.
-pub(super) fn started(pid: i32) -> Option<u64> {
-    stat(pid).map(|stat| stat.started)
+/// Direct children of all threads of this process.
+pub(super) fn children_of_this_process() -> Vec<Pid> {
+    let found = listed_children().unwrap_or_else(|| {
+        // Not every kernel has the list.
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        processes().into_iter().filter(|(_, stat)| stat.parent == own).map(|(pid, _)| pid).collect()
+    });
+    found.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+fn listed_children() -> Option<Vec<i32>> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        match std::fs::read_to_string(thread.ok()?.path().join("children")) {
+            Ok(text) => found.extend(text.split_whitespace().filter_map(|id| id.parse::<i32>().ok())),
+            // The thread has ended.
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
 }
 
 /// What the kernel says about a process.
@@ -168,7 +188,7 @@ mod tests {
         assert_eq!(descent.usage(&children).get(&5).map(|usage| usage.tasks), Some(3));
         for process in descent.known.keys() {
             let _ = rustix::process::kill_process(
-                rustix::process::Pid::from_raw(process.pid).unwrap(),
+                Pid::from_raw(process.pid).unwrap(),
                 rustix::process::Signal::KILL,
             );
         }

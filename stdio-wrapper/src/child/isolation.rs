@@ -1,7 +1,7 @@
 //! Keeps children apart although they have one user id: each is started in a Landlock domain of its own. The kernel refuses
 //! to let a process trace another one, and so to open what `/proc` has of its memory, environment and files, unless the other
 //! one is in the same domain or in one that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
-//! "Ptrace restrictions"). The wrapper is in no domain: it reaches its children, and they do not reach it.
+//! "Ptrace restrictions"). The wrapper and the supervisors are in no domain: they reach the children, which do not reach them.
 
 use std::error::Error;
 use std::io;
@@ -11,10 +11,10 @@ use landlock::{
     AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use tokio::runtime::Handle;
+use serde::{Deserialize, Serialize};
 
 /// What a domain keeps inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boundary {
     /// Tracing, with all that depends on it in `/proc` (Linux 5.19 and later).
     Tracing,
@@ -23,7 +23,7 @@ pub enum Boundary {
 }
 
 /// How children are started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Isolation(Option<Boundary>);
 
 /// The kernel keeps no children apart.
@@ -52,21 +52,21 @@ impl Isolation {
 
     /// Starts a process, in a domain of its own. A domain belongs to a thread and to what that starts, and cannot be left. So
     /// it is entered by a thread that does nothing else: changing the process between fork and exec would need unsafe code.
-    /// That thread is gone before anybody can send the process a message.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
         let Some(boundary) = self.0 else { return start() };
-        let runtime = Handle::current();
         on_a_thread(|| {
             boundary.enter()?;
-            let _runtime = runtime.enter();
             start()
         })
     }
 }
 
+/// Stack of the thread that starts a child, in bytes.
+const STACK: usize = 256 << 10;
+
 fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name("start-child".to_owned()).spawn_scoped(scope, run)?;
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts children panicked")))
     })
 }
@@ -116,8 +116,8 @@ mod tests {
         run(isolation, script).wait().unwrap().success()
     }
 
-    #[tokio::test]
-    async fn each_boundary_keeps_one_process_from_another_and_lets_it_rename() {
+    #[test]
+    fn each_boundary_keeps_one_process_from_another_and_lets_it_rename() {
         let place = tempfile::tempdir().unwrap();
         let place = place.path().display();
         for boundary in [Boundary::Tracing, Boundary::Signals] {
@@ -147,8 +147,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_cannot_be_started_is_told_as_without_isolation() {
+    #[test]
+    fn what_cannot_be_started_is_told_as_without_isolation() {
         let errors = [Isolation::OFF, Isolation::find().unwrap_or(Isolation::OFF)].map(|isolation| {
             isolation.start(|| Command::new("no-such-program").spawn()).unwrap_err().to_string()
         });
@@ -156,8 +156,8 @@ mod tests {
     }
 
     /// Prints what a domain adds to a start (`cargo test --lib what_a_domain_costs -- --nocapture`).
-    #[tokio::test]
-    async fn what_a_domain_costs() {
+    #[test]
+    fn what_a_domain_costs() {
         let kinds = [Isolation::OFF, Isolation::find().unwrap()];
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..50 {

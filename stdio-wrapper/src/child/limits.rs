@@ -1,9 +1,10 @@
-//! Resource limits of a child. They are set from outside right after it starts, so they hold for it and for all it starts
-//! later; setting them between fork and exec would need unsafe code.
+//! Resource limits of a child. Its supervisor sets them from outside right after it starts, so they hold for it and for all
+//! it starts later; setting them between fork and exec would need unsafe code.
 
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::config;
 
@@ -24,23 +25,47 @@ pub fn raise_files() -> Option<u64> {
     raised.current
 }
 
-/// Applies what is configured; a limit that the kernel refuses is logged, not fatal.
-pub(super) fn apply(pid: Pid, child: &config::Child) {
-    let exactly =
-        |limit: Option<u64>| limit.map(|limit| Rlimit { current: Some(limit), maximum: Some(limit) });
-    let limits = [
-        (Resource::As, exactly(child.max_memory)),
-        (Resource::Cpu, exactly(child.max_cpu)),
-        (Resource::Nproc, exactly(child.max_processes)),
-        (Resource::Nofile, exactly(child.max_files).or_else(|| FILES.get().copied())),
-        // A core file would hold what the child knows.
-        (Resource::Core, exactly(Some(0))),
-    ];
-    for (resource, limit) in limits {
-        let Some(limit) = limit else { continue };
-        let wanted = limit.current;
-        if let Err(error) = prlimit(Some(pid), resource, limit) {
-            tracing::warn!(?resource, limit = wanted, %error, "a resource limit of the child could not be set");
+/// Soft and hard limit; `None` is no limit.
+type Bounds = (Option<u64>, Option<u64>);
+
+/// What a child may use. `None`: as much as the wrapper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Limits {
+    memory: Option<u64>,
+    cpu: Option<u64>,
+    processes: Option<u64>,
+    files: Option<Bounds>,
+}
+
+impl Limits {
+    /// What is configured.
+    pub(super) fn of(child: &config::Child) -> Self {
+        let exactly = child.max_files.map(|limit| (Some(limit), Some(limit)));
+        let before = || FILES.get().map(|limit| (limit.current, limit.maximum));
+        Self {
+            memory: child.max_memory,
+            cpu: child.max_cpu,
+            processes: child.max_processes,
+            files: exactly.or_else(before),
         }
+    }
+
+    /// Sets them. What the kernel refuses is told, and the others hold.
+    pub(super) fn apply(&self, pid: Pid) -> Vec<String> {
+        let exactly = |limit: Option<u64>| limit.map(|limit| (Some(limit), Some(limit)));
+        let limits = [
+            (Resource::As, exactly(self.memory)),
+            (Resource::Cpu, exactly(self.cpu)),
+            (Resource::Nproc, exactly(self.processes)),
+            (Resource::Nofile, self.files),
+            // A core file would hold what the child knows.
+            (Resource::Core, exactly(Some(0))),
+        ];
+        let set = |(resource, limit): (Resource, Option<Bounds>)| {
+            let (current, maximum) = limit?;
+            let error = prlimit(Some(pid), resource, Rlimit { current, maximum }).err()?;
+            Some(format!("the limit {current:?} for {resource:?} could not be set: {error}"))
+        };
+        limits.into_iter().filter_map(set).collect()
     }
 }

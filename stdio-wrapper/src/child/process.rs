@@ -1,28 +1,28 @@
 //! One child process and the task that watches over it until nothing of it is left.
 
 use std::os::fd::OwnedFd;
-use std::process::{ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe;
-use tokio::process::Command;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::command::Filled;
 use super::launcher::Spec;
-use super::limits;
+use super::orders::{Order, Report};
 use super::reader::Output;
-use super::reaper::{MARKER, Reaper, mark};
+use super::reaper::Reaper;
 use super::stderr;
+use super::supervised::{Ends, Supervised};
 use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
 
-/// Size of the pipe for a child's output. The usual 64 KiB makes a large result a dialogue of many small steps.
-const PIPE_SIZE: usize = 1 << 20;
+/// How long a supervisor may take to kill what is there. One that is stopped never does.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Pipes {
 }
 
 impl Child {
-    /// Starts a process in a group of its own.
+    /// Starts a process in a group of its own, under a supervisor of its own.
     pub(super) fn start(
         number: u64,
         filled: &Filled,
@@ -134,24 +134,13 @@ impl Child {
         reaper: &Arc<Reaper>,
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let mut command = command(number, filled)?;
-        let settings = &spec.child;
-        let mut process = reaper.spawn(number, || spec.isolation.start(|| command.spawn()))?;
+        let (supervised, ends) = reaper.start(number, || Supervised::start(filled, spec))?;
         metrics.children_started_total.add();
         metrics.children.add();
-        let pid = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            limits::apply(pid, settings);
-        }
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (process.stdin.take(), process.stdout.take(), process.stderr.take())
-        else {
-            return Err(std::io::Error::other("the child's pipes are missing"));
-        };
-        // Without the right to a larger pipe the usual size does.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_SIZE);
+        let settings = &spec.child;
         // Whoever takes the child in use connects the pipes, so that its messages are handled on that thread.
-        let (stdin, stdout) = (stdin.into_owned_fd()?, stdout.into_owned_fd()?);
+        let Ends { stdin, stdout, stderr } = ends;
+        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
         let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
         let pipes = Arc::new(Pipes(Mutex::new(PipeState::Idle(idle))));
         let (exit_sender, exit) = watch::channel(None);
@@ -161,8 +150,7 @@ impl Child {
         let stop = Arc::new(Notify::new());
         let watched = Watched {
             number,
-            process,
-            pid,
+            supervised,
             pipes: Arc::clone(&pipes),
             stop: Arc::clone(&stop),
             grace: settings.stop_grace,
@@ -248,29 +236,10 @@ impl Drop for Child {
     }
 }
 
-fn command(number: u64, filled: &Filled) -> std::io::Result<Command> {
-    let (program, arguments) =
-        filled.command.split_first().ok_or_else(|| std::io::Error::other("there is no command"))?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(filled.env.iter().map(|(name, value)| (name, value)));
-    command.env(MARKER, mark(number));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.process_group(0).kill_on_drop(true);
-    if let Some(cwd) = &filled.cwd {
-        if filled.cwd_is_per_caller {
-            use std::os::unix::fs::DirBuilderExt;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cwd)?;
-        }
-        command.current_dir(cwd);
-    }
-    Ok(command)
-}
-
 /// What the watching task owns.
 struct Watched {
     number: u64,
-    process: tokio::process::Child,
-    pid: Option<Pid>,
+    supervised: Supervised,
     pipes: Arc<Pipes>,
     stop: Arc<Notify>,
     grace: Duration,
@@ -282,34 +251,76 @@ impl Watched {
     async fn run(mut self, exit: watch::Sender<Option<Exit>>) {
         let stop = Arc::clone(&self.stop);
         let (status, mut is_wanted) = tokio::select! {
-            status = self.process.wait() => (status, false),
+            status = self.ended() => (status, false),
             () = stop.notified() => (self.end().await, true),
         };
         // A child that ends at a ping does so because of us.
         is_wanted |= self.pipes.close();
-        // Whatever the child started and left in its group ends with it (attack 107).
-        self.signal(Signal::KILL);
-        self.reaper.child_ended(self.number);
-        self.metrics.children.sub();
-        let status = status.map_or_else(|error| error.to_string(), describe);
         if is_wanted {
             tracing::debug!(child = self.number, status, "child ended");
         } else {
             self.metrics.children_crashed_total.add();
             tracing::warn!(child = self.number, status, "child ended by itself");
         }
-        exit.send_replace(Some(Exit { status, is_wanted }));
+        let exit_status = Exit { status, is_wanted };
+        // Whatever the child started and left behind ends with it (attack 107), and is counted until it has.
+        if tokio::time::timeout(KILL_PATIENCE, self.gone()).await.is_err() {
+            tracing::warn!(
+                child = self.number,
+                "what the child has started does not end, although it was killed"
+            );
+            exit.send_replace(Some(exit_status.clone()));
+            self.supervised.kill();
+            self.gone().await;
+        }
+        self.reaper.child_ended(self.number);
+        self.metrics.children.sub();
+        exit.send_replace(Some(exit_status));
+    }
+
+    /// Waits for the end of the child; tells how that was.
+    async fn ended(&mut self) -> String {
+        loop {
+            match self.supervised.report().await {
+                Some(Report::Ended(status)) => return ExitStatus::from_raw(status).to_string(),
+                Some(Report::NotStarted(error)) => {
+                    tracing::error!(child = self.number, error, "the child could not be started");
+                    return format!("not started: {error}");
+                }
+                Some(Report::Warning(warning)) => {
+                    tracing::warn!(
+                        child = self.number,
+                        warning,
+                        "the child does not run quite as configured"
+                    );
+                }
+                Some(Report::Gone(killed)) => self.metrics.orphans_killed_total.add_many(killed),
+                None => return "its supervisor was ended".to_owned(),
+            }
+        }
+    }
+
+    /// Waits until nothing is left.
+    async fn gone(&mut self) {
+        while let Some(report) = self.supervised.report().await {
+            if let Report::Gone(killed) = report {
+                self.metrics.orphans_killed_total.add_many(killed);
+            }
+        }
+        if let Err(error) = self.supervised.gone().await {
+            tracing::warn!(child = self.number, %error, "the supervisor of the child cannot be waited for");
+        }
     }
 
     /// The order that the stdio transport asks for (2025-11-25, lifecycle, "Shutdown").
-    async fn end(&mut self) -> std::io::Result<ExitStatus> {
-        self.reaper.note();
+    async fn end(&mut self) -> String {
         self.pipes.close();
-        if let Ok(status) = tokio::time::timeout(self.grace, self.process.wait()).await {
+        let grace = self.grace;
+        if let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
             return status;
         }
-        self.signal(Signal::TERM);
-        if let Ok(status) = tokio::time::timeout(self.grace, self.process.wait()).await {
+        self.supervised.order(Order::Terminate);
+        if let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
             return status;
         }
         self.metrics.children_killed_total.add();
@@ -317,18 +328,11 @@ impl Watched {
             child = self.number,
             "child ignored the end of its input and SIGTERM, so it is killed"
         );
-        self.signal(Signal::KILL);
-        self.process.wait().await
-    }
-
-    /// To the whole group. It may be gone already, which is the aim.
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid {
-            let _ = kill_process_group(pid, signal);
+        self.supervised.order(Order::Kill);
+        if let Ok(status) = tokio::time::timeout(KILL_PATIENCE, self.ended()).await {
+            return status;
         }
+        self.supervised.kill();
+        "killed".to_owned()
     }
-}
-
-fn describe(status: ExitStatus) -> String {
-    status.to_string()
 }

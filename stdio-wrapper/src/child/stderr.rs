@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::io::AsyncReadExt;
-use tokio::process::ChildStderr;
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const MAX_HELD: usize = 40;
 
 /// Reads until the child closes it. `answered` turns true with the child's first answer.
 pub(super) async fn drain(
-    mut stderr: ChildStderr,
+    mut stderr: pipe::Receiver,
     mut log: Log,
     mut answered: watch::Receiver<bool>,
     mut exit: watch::Receiver<Option<Exit>>,

@@ -37,8 +37,8 @@ def text(value):
     return {"content": [{"type": "text", "text": value if isinstance(value, str) else json.dumps(value)}]}
 
 
-def orphan(seconds, bare):
-    """A process that has left our group and session, and is nobody's child."""
+def orphan(seconds, env):
+    """A process that has left our group and session, and is nobody's child. Without `env` it has ours."""
     code = (
         "import os,sys,time\n"
         "if os.fork(): os._exit(0)\n"
@@ -47,9 +47,19 @@ def orphan(seconds, bare):
         "print(os.getpid(), flush=True); os.close(1)\n"
         f"time.sleep({seconds})\n"
     )
-    env = {} if bare else None
     found = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True)
     return int(found.stdout)
+
+
+# A process that is another one at every moment: each lives only until it has started the next. It ends by itself.
+RUNNER = r"""
+import os, time
+end = time.time() + 120
+while time.time() < end:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+"""
 
 
 # What a process may try on another one with the same user id: tells what it managed to do.
@@ -199,7 +209,7 @@ def call(message):
         time.sleep(given.get("pause", 0))
         return text("b" * given["bytes"])
     if name == "orphan":
-        return text(str(orphan(given["seconds"], given.get("bare", False))))
+        return text(str(orphan(given["seconds"], given.get("env", {} if given.get("bare") else None))))
     if name == "reach":
         code = f"{REACH}\nprint(json.dumps(reach({given['pid']}, {given.get('line', '')!r}, {given['signal']})))"
         if given["by"] == "itself":
@@ -207,6 +217,9 @@ def call(message):
             exec(REACH, scope)
             return text(scope["reach"](given["pid"], given.get("line", ""), given["signal"]))
         return text(descendant(code, given["by"] == "orphan").decode())
+    if name == "runner":
+        subprocess.Popen([sys.executable, "-c", RUNNER, given["mark"]], env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return text("runs")
     if name == "bare worker":
         # As `setsid env -i` starts it.
         return text(str(subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True).pid))

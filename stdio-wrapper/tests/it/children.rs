@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Events, Wrapper, answer_of, call, gone, is_alive};
@@ -154,18 +155,124 @@ async fn a107_processes_without_environment_end_with_their_session_and_with_the_
     assert!(is_alive(spared), "another session's process is left alone");
     assert_eq!(early.delete().await, 204);
     gone(spared).await;
-    // Of one that has been nobody's child from the start, only its age tells whose it was not.
-    let client = wrapper.session().await;
-    let orphan: i32 = client.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
-    // The kernel tells when a process was started in hundredths of a second.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let late = wrapper.session().await;
-    let last: i32 = late.text("orphan", json!({"seconds": 1000, "bare": true})).await.parse().unwrap();
-    assert_eq!(client.delete().await, 204);
-    gone(orphan).await;
-    assert!(is_alive(last));
+    let last: i32 = client_with_worker(&wrapper).await;
     wrapper.terminate().await;
     gone(last).await;
+}
+
+/// A process without environment of a session that lives.
+async fn client_with_worker(wrapper: &Wrapper) -> i32 {
+    wrapper.session().await.text("bare worker", json!({})).await.parse().unwrap()
+}
+
+/// A process that has left its child at once and carries these variables.
+async fn orphan(client: &Client, env: Value) -> i32 {
+    client.text("orphan", json!({"seconds": 1000, "env": env})).await.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_what_detaches_from_a_child_ends_with_its_session_also_while_older_ones_live() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let older = wrapper.session().await;
+    let spared = orphan(&older, json!({})).await;
+    for env in [
+        json!({}),
+        json!({"STDIO_WRAPPER_CHILD": format!("{}-0", wrapper.pid())}),
+        json!({"STDIO_WRAPPER_CHILD": format!("{}-1", wrapper.pid())}),
+    ] {
+        let client = wrapper.session().await;
+        let left = orphan(&client, env.clone()).await;
+        assert!(is_alive(left), "{env}");
+        assert_eq!(client.delete().await, 204);
+        gone(left).await;
+        let client = wrapper.session().await;
+        let left = orphan(&client, env.clone()).await;
+        client.call("crash", json!({})).await;
+        gone(left).await;
+    }
+    assert!(is_alive(spared) && is_alive(older.server_pid), "another session's processes are left alone");
+    wrapper.terminate().await;
+    gone(spared).await;
+}
+
+/// Whether a process has this text in its arguments.
+fn is_anywhere(mark: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut commands = processes.filter_map(|process| std::fs::read_to_string(process.join("cmdline")).ok());
+    commands.any(|command| command.split('\0').any(|argument| argument == mark))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_process_that_forks_and_exits_over_and_over_is_caught() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let older = wrapper.session().await;
+    let client = wrapper.session().await;
+    let mark = format!("runner-of-{}", wrapper.pid());
+    client.text("runner", json!({"mark": mark})).await;
+    assert!((0..1000).any(|_| is_anywhere(&mark)));
+    assert_eq!(client.delete().await, 204);
+    gone(client.server_pid).await;
+    wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+    assert!(!(0..200).any(|_| is_anywhere(&mark)), "it has got away");
+    assert_eq!(older.text("echo", json!({})).await, "{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_wrapper_that_is_killed_leaves_nothing_behind() {
+    let wrapper = Wrapper::start(&["--prewarm=1"], &["--ignores-eof", "--ignores-sigterm"]).await;
+    let client = wrapper.session().await;
+    let left = orphan(&client, json!({})).await;
+    let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
+    wrapper.signal(Signal::KILL);
+    for pid in [client.server_pid, left, worker] {
+        gone(pid).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_started() {
+    // So that it can: with isolation the kernel keeps its signals inside.
+    let wrapper = Wrapper::start(&["--child-isolation=off"], &[]).await;
+    let older = wrapper.session().await;
+    let client = wrapper.session().await;
+    let left = orphan(&client, json!({})).await;
+    let watcher = parent(client.server_pid);
+    assert_ne!(watcher, wrapper.pid(), "a process of its own watches over the child");
+    for signal in [Signal::STOP, Signal::KILL] {
+        rustix::process::kill_process(Pid::from_raw(watcher).unwrap(), signal).unwrap();
+    }
+    for pid in [client.server_pid, left] {
+        gone(pid).await;
+    }
+    assert_eq!(older.text("echo", json!({})).await, "{}");
+    // One that is stopped cannot end its child, so that it is ended itself.
+    let stopped = wrapper.session().await;
+    let left = orphan(&stopped, json!({})).await;
+    rustix::process::kill_process(Pid::from_raw(parent(stopped.server_pid)).unwrap(), Signal::STOP).unwrap();
+    assert_eq!(stopped.delete().await, 204);
+    for pid in [stopped.server_pid, left] {
+        gone(pid).await;
+    }
+}
+
+/// The parent of a process (`proc_pid_stat(5)`).
+fn parent(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_takes_a_child_before_the_wrapper_when_memory_ends() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let of = |pid: i32| -> i32 {
+        std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let own = of(wrapper.pid());
+    assert_eq!(of(client.server_pid), (own + 500).min(1000));
+    let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
+    assert_eq!(of(worker), of(client.server_pid));
+    assert_eq!(of(parent(client.server_pid)), own, "what watches over a child is not worth ending");
 }
 
 #[tokio::test(flavor = "multi_thread")]
