@@ -129,6 +129,8 @@ struct State {
     children: u64,
     /// `None` if there are no limits.
     room: Option<Room>,
+    /// Children that were admitted and are not yet among those that are looked at.
+    starting: usize,
 }
 
 impl Capacity {
@@ -146,7 +148,7 @@ impl Capacity {
     }
 
     fn of(group: Option<ControlGroup>) -> Self {
-        let state = State { since: HashMap::new(), typical: ASSUMED, children: 0, room: None };
+        let state = State { since: HashMap::new(), typical: ASSUMED, children: 0, room: None, starting: 0 };
         Self { group, state: Mutex::new(state) }
     }
 
@@ -164,8 +166,9 @@ impl Capacity {
     }
 
     /// Admits another child. The first child is always admitted, because without it nothing is served and
-    /// nothing is known about its size.
-    pub fn take(&self) -> Result<(), NoRoom> {
+    /// nothing is known about its size. The result is dropped when the child is among those that
+    /// [`Capacity::look`] is told of.
+    pub fn take(&self) -> Result<Starting<'_>, NoRoom> {
         let mut state = self.state();
         let is_first = state.children == 0;
         if let Some(room) = &mut state.room {
@@ -175,7 +178,14 @@ impl Capacity {
             room.more = room.more.saturating_sub(1);
         }
         state.children += 1;
-        Ok(())
+        state.starting += 1;
+        Ok(Starting(self))
+    }
+
+    /// Whether another child would be admitted now.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.children == 0 || state.room.is_none_or(|room| room.more > 0)
     }
 
     /// The number of children that would be admitted now. Returns `None` if there is no limit.
@@ -185,6 +195,16 @@ impl Capacity {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a child that is being started.
+#[derive(Debug)]
+pub struct Starting<'a>(&'a Capacity);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.state().starting -= 1;
     }
 }
 
@@ -204,9 +224,11 @@ impl State {
             let memory = typical.memory.max(LEAST_MEMORY);
             self.typical = Usage { memory, tasks: typical.tasks.max(1) };
         }
-        let all: Vec<Usage> = children.values().copied().collect();
+        // A child that is being started uses nothing yet, and will become as large as the others.
+        let starting = std::iter::repeat_n(Usage::default(), self.starting);
+        let all: Vec<Usage> = children.values().copied().chain(starting).collect();
         self.room = room(bounds, &all, self.typical);
-        self.children = children.len() as u64;
+        self.children = all.len() as u64;
     }
 }
 
@@ -271,12 +293,25 @@ mod tests {
     #[test]
     fn a_burst_gets_no_more_than_there_is_room_for_and_one_gets_in_always() {
         let capacity = Capacity::unlimited();
-        assert_eq!((capacity.take(), capacity.more()), (Ok(()), None));
+        assert!(capacity.take().is_ok() && capacity.more().is_none());
         capacity.state().note(&bounds((200, 0), (4096, 0)), &HashMap::new(), Instant::now());
         let let_in = (0..10).filter(|_| capacity.take().is_ok()).count();
         assert_eq!(let_in, 3);
         capacity.state().note(&bounds((60, 0), (4096, 0)), &HashMap::new(), Instant::now());
         assert_eq!((0..10).filter(|_| capacity.take().is_ok()).count(), 1);
+    }
+
+    #[test]
+    fn a_look_in_the_middle_of_a_start_does_not_give_its_place_away() {
+        let capacity = Capacity::unlimited();
+        let look = || capacity.state().note(&bounds((90, 0), (4096, 0)), &HashMap::new(), Instant::now());
+        look();
+        let starting = capacity.take().unwrap();
+        look();
+        assert!(!capacity.has_room() && capacity.take().is_err());
+        drop(starting);
+        look();
+        assert!(capacity.has_room() && capacity.take().is_ok());
     }
 
     proptest! {

@@ -150,6 +150,11 @@ impl Launcher {
         self.state().backoff.remaining(Instant::now()).is_none()
     }
 
+    /// Whether a child could be had now without ending another one.
+    pub fn has_room(&self) -> bool {
+        self.spec.capacity.has_room() || self.state().spares.len() > 0
+    }
+
     /// Says how many children fit.
     pub fn capacity(&self) -> &Capacity {
         &self.spec.capacity
@@ -264,7 +269,7 @@ impl Launcher {
             return Err(StartError::BackOff(rest));
         }
         let filled = fill(&self.spec.child, caller)?;
-        self.spec.capacity.take()?;
+        let _starting = self.spec.capacity.take()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let _runtime = self.runtime.enter();
         let started = Child::start(number, &filled, &self.spec, &self.reaper, &self.metrics);

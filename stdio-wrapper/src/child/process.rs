@@ -45,7 +45,6 @@ impl Exit {
 }
 
 /// A running child. Dropping it asks it to end.
-#[derive(Debug)]
 pub struct Child {
     /// Number of the child in logs.
     pub number: u64,
@@ -54,7 +53,11 @@ pub struct Child {
     stop: Arc<Notify>,
     /// Whether it has answered something: until then what it says on standard error is a banner, or the reason why it fails.
     has_answered: watch::Sender<bool>,
+    held: Held,
 }
+
+/// What is kept for as long as anything of a child is left.
+type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 
 /// The child's input and output.
 #[derive(Debug)]
@@ -156,9 +159,11 @@ impl Child {
             grace: settings.stop_grace,
             reaper: Arc::clone(reaper),
             metrics: Arc::clone(metrics),
+            held: Held::default(),
         };
+        let held = Arc::clone(&watched.held);
         tokio::spawn(watched.run(exit_sender));
-        Ok(Self { number, pipes, exit, stop, has_answered })
+        Ok(Self { number, pipes, exit, stop, has_answered, held })
     }
 
     /// Puts the child to use on the runtime of the caller. At most about `max_queue` bytes wait for its input.
@@ -207,6 +212,11 @@ impl Child {
         self.stop.notify_one();
     }
 
+    /// Drops something when nothing of the child is left, and before anybody is told.
+    pub fn hold(&self, held: impl Send + 'static) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
+    }
+
     /// The child has answered something.
     pub fn set_answered(&self) {
         self.has_answered.send_replace(true);
@@ -230,6 +240,15 @@ impl Child {
     }
 }
 
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Child")
+            .field("number", &self.number)
+            .field("exit", &self.exit)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         self.stop();
@@ -245,6 +264,7 @@ struct Watched {
     grace: Duration,
     reaper: Arc<Reaper>,
     metrics: Arc<Metrics>,
+    held: Held,
 }
 
 impl Watched {
@@ -275,6 +295,7 @@ impl Watched {
         }
         self.reaper.child_ended(self.number);
         self.metrics.children.sub();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
         exit.send_replace(Some(exit_status));
     }
 

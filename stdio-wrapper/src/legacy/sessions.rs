@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::foreign::Foreign;
@@ -100,6 +101,44 @@ impl OpenError {
     }
 }
 
+/// The number of sessions of each user. A session counts until nothing of its child is left, so that nobody
+/// fills a container with children that are slow to end.
+#[derive(Debug, Default)]
+struct Owners {
+    /// It is locked while a session is opened or has ended, but not while one is used.
+    counts: Mutex<HashMap<String, usize>>,
+    freed: Notify,
+}
+
+impl Owners {
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place among those of its user.
+struct Place {
+    owners: Arc<Owners>,
+    user: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.owners.counts();
+        if let Some(count) = counts.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.user);
+            }
+        }
+        drop(counts);
+        self.owners.freed.notify_waiters();
+    }
+}
+
+/// Some of the sessions, by id.
+type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
+
 /// All sessions.
 pub struct Sessions {
     settings: Settings,
@@ -109,10 +148,8 @@ pub struct Sessions {
     metrics: Arc<Metrics>,
     random: Random,
     hasher: RandomState,
-    shards: Vec<RwLock<HashMap<String, Arc<Session>>>>,
-    /// The number of open sessions of each user. It is locked while a session is opened or removed, but not
-    /// while one is used.
-    owners: Mutex<HashMap<String, usize>>,
+    shards: Vec<Shard>,
+    owners: Arc<Owners>,
     refusals: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
@@ -143,7 +180,7 @@ impl Sessions {
             random,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            owners: Mutex::default(),
+            owners: Arc::default(),
             refusals: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
             is_stopping: AtomicBool::new(false),
         })
@@ -157,8 +194,12 @@ impl Sessions {
         caller: &Placeholders,
         is_sse: bool,
     ) -> Result<Arc<Session>, OpenError> {
-        let attempt = || self.try_open(owner, is_sse, &|session| self.behind(session, caller));
+        let attempt = || self.try_open(owner, is_sse, &|session, place| self.behind(session, place, caller));
         let mut opened = attempt();
+        let until = Instant::now() + EXIT_PATIENCE;
+        while matches!(&opened, Err(OpenError::OwnerFull(_))) && self.one_has_ended(owner, until).await {
+            opened = attempt();
+        }
         if matches!(&opened, Err(OpenError::Start(StartError::NoRoom(_)))) && self.launcher.look_again() {
             opened = attempt();
         }
@@ -172,10 +213,20 @@ impl Sessions {
         self.noted(opened)
     }
 
-    /// Waits until the child of a session that was given up has ended, because it keeps its memory until
-    /// then. There is a limit to this, because a child can be slow to end.
+    /// Waits until a session has ended, if one of this user is about to. Returns `false` if none is, or if it
+    /// takes too long.
+    async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
+        let mut freed = std::pin::pin!(self.owners.freed.notified());
+        freed.as_mut().enable();
+        let open = self.all().iter().filter(|session| user(&session.owner) == user(owner)).count();
+        let counted = self.owners.counts().get(user(owner)).copied().unwrap_or_default();
+        counted > open && tokio::time::timeout_at(until, freed).await.is_ok()
+    }
+
+    /// Waits until the child of a session that was given up has ended, because it keeps its memory and its
+    /// place until then. There is a limit to this, because a child can be slow to end.
     pub async fn make_sure_it_is_gone(&self, session: &Session) {
-        if let Some(link) = session.own_link().filter(|_| self.launcher.capacity().is_limited()) {
+        if let Some(link) = session.own_link() {
             let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
             self.launcher.look();
         }
@@ -183,7 +234,7 @@ impl Sessions {
 
     /// Opens a session that the translation serves, which answers `initialize` itself.
     pub fn open_foreign(&self, owner: &str, peer: &Arc<dyn Foreign>) -> Result<Arc<Session>, OpenError> {
-        let attempt = || self.try_open(owner, false, &|_| Ok(Behind::Foreign(Arc::clone(peer))));
+        let attempt = || self.try_open(owner, false, &|_, _| Ok(Behind::Foreign(Arc::clone(peer))));
         let mut opened = attempt();
         for _ in 0..MAX_GIVEN_UP {
             if opened.as_ref().err().and_then(|error| self.make_room(error, owner)).is_none() {
@@ -213,13 +264,13 @@ impl Sessions {
         &self,
         owner: &str,
         is_sse: bool,
-        behind: &dyn Fn(&Arc<Session>) -> Result<Behind, StartError>,
+        behind: &dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Behind, StartError>,
     ) -> Result<Arc<Session>, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
         }
         let id = self.new_id()?;
-        self.reserve(owner)?;
+        let place = Arc::new(self.reserve(owner)?);
         let limits = SessionLimits {
             max_in_flight: self.settings.max_in_flight,
             event_log: self.settings.event_log,
@@ -235,24 +286,31 @@ impl Sessions {
             self.answers(),
             Arc::clone(&self.metrics),
         ));
-        match behind(&session) {
+        match behind(&session, &place) {
             Ok(behind) => session.attach(behind),
             Err(error) => {
-                self.release(owner);
+                self.metrics.sessions.sub();
                 return Err(error.into());
             }
         }
         if let Some(shard) = self.shard(&id) {
-            shard.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&session));
+            let entry = (Arc::clone(&session), place);
+            shard.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
         }
         Ok(session)
     }
 
-    fn behind(&self, session: &Arc<Session>, caller: &Placeholders) -> Result<Behind, StartError> {
+    fn behind(
+        &self,
+        session: &Arc<Session>,
+        place: &Arc<Place>,
+        caller: &Placeholders,
+    ) -> Result<Behind, StartError> {
         if let Some(shared) = &self.shared {
             return Ok(Behind::Shared(Arc::clone(shared)));
         }
         let (child, outbox, output) = self.launcher.take(caller)?;
+        child.hold(Arc::clone(place));
         let audience = Audience::Session(Arc::downgrade(session));
         let link = Link::new(
             child,
@@ -278,7 +336,8 @@ impl Sessions {
     /// as if it did not exist (attack 108).
     pub fn find(&self, id: &str, may_use: impl Fn(&str) -> bool) -> Option<Arc<Session>> {
         let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);
-        shard.get(id).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()
+        let (session, _) = shard.get(id)?;
+        Some(session).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()
     }
 
     /// Ends a session, and removes it.
@@ -287,9 +346,22 @@ impl Sessions {
         self.remove(session);
     }
 
-    /// Whether new sessions can be opened.
+    /// Whether a new session can be opened, if need be in place of an unused one.
     pub fn is_ready(&self) -> bool {
-        !self.is_stopping() && self.launcher.is_ready()
+        !self.is_stopping() && self.launcher.is_ready() && self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        let has_place = self.count() < self.settings.max_sessions;
+        let has_child = self.shared.is_some() || self.launcher.has_room();
+        // Unused sessions are looked for last, because that asks all of them.
+        (has_place || self.forgotten(&|_| true).is_some())
+            && (has_child || self.forgotten(&|session| session.own_link().is_some()).is_some())
+    }
+
+    /// The number of open sessions.
+    fn count(&self) -> usize {
+        usize::try_from(self.metrics.sessions.get()).unwrap_or(usize::MAX)
     }
 
     /// Whether the wrapper is stopping.
@@ -373,7 +445,8 @@ impl Sessions {
     fn all(&self) -> Vec<Arc<Session>> {
         let mut all = Vec::new();
         for shard in &self.shards {
-            all.extend(shard.read().unwrap_or_else(PoisonError::into_inner).values().cloned());
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(shard.values().map(|(session, _)| Arc::clone(session)));
         }
         all
     }
@@ -395,10 +468,9 @@ impl Sessions {
     }
 
     /// Counts another session.
-    fn reserve(&self, owner: &str) -> Result<(), OpenError> {
-        let mut owners = self.owners();
-        let max = self.settings.max_sessions;
-        let all = usize::try_from(self.metrics.sessions.get()).unwrap_or(usize::MAX);
+    fn reserve(&self, owner: &str) -> Result<Place, OpenError> {
+        let mut counts = self.owners.counts();
+        let (max, all) = (self.settings.max_sessions, self.count());
         if all >= max {
             return Err(OpenError::Full(max));
         }
@@ -406,23 +478,12 @@ impl Sessions {
             let fit = self.launcher.capacity().more().map_or(max, |more| max.min(all.saturating_add(more)));
             (fit / SHARE).max(SMALLEST_SHARE)
         });
-        if owners.get(user(owner)).copied().unwrap_or_default() >= max {
+        if counts.get(user(owner)).copied().unwrap_or_default() >= max {
             return Err(OpenError::OwnerFull(max));
         }
-        *owners.entry(user(owner).to_owned()).or_default() += 1;
+        *counts.entry(user(owner).to_owned()).or_default() += 1;
         self.metrics.sessions.add();
-        Ok(())
-    }
-
-    fn release(&self, owner: &str) {
-        let mut owners = self.owners();
-        if let Some(count) = owners.get_mut(user(owner)) {
-            *count -= 1;
-            if *count == 0 {
-                owners.remove(user(owner));
-            }
-            self.metrics.sessions.sub();
-        }
+        Ok(Place { owners: Arc::clone(&self.owners), user: user(owner).to_owned() })
     }
 
     /// The session that has been unused for the longest time, if that is at least [`EVICTABLE_AFTER`].
@@ -444,7 +505,7 @@ impl Sessions {
         };
         let removed = shard.write().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
         if removed.is_some() {
-            self.release(&session.owner);
+            self.metrics.sessions.sub();
         }
     }
 
@@ -455,12 +516,8 @@ impl Sessions {
         if (self.random)(&mut bytes) { Ok(URL_SAFE_NO_PAD.encode(bytes)) } else { Err(OpenError::Random) }
     }
 
-    fn shard(&self, id: &str) -> Option<&RwLock<HashMap<String, Arc<Session>>>> {
+    fn shard(&self, id: &str) -> Option<&Shard> {
         let index = self.hasher.hash_one(id) % SHARDS as u64;
         self.shards.get(usize::try_from(index).ok()?)
-    }
-
-    fn owners(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

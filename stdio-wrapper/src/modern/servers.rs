@@ -13,7 +13,7 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
-use crate::budget::{Budget, Memory};
+use crate::budget::{Budget, Memory, user};
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -138,6 +138,7 @@ pub struct Native(Arc<Link>);
 pub struct Place {
     servers: Arc<Servers>,
     owner: Arc<str>,
+    user: Arc<str>,
 }
 
 impl Place {
@@ -150,10 +151,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut owners = self.servers.owners();
-        if let Some(count) = owners.get_mut(&self.owner) {
+        if let Some(count) = owners.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
-                owners.remove(&self.owner);
+                owners.remove(&self.user);
             }
         }
     }
@@ -184,15 +185,16 @@ impl Servers {
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
-        let owner: Arc<str> = Arc::from(owner);
+        // Anybody can have any number of clients.
+        let user: Arc<str> = Arc::from(user(owner));
         let mut owners = self.owners();
-        let count = owners.entry(Arc::clone(&owner)).or_default();
+        let count = owners.entry(Arc::clone(&user)).or_default();
         if *count >= self.settings.max_in_flight {
             return Err(CallError::OwnerFull);
         }
         *count += 1;
         drop(owners);
-        Ok(Place { servers: Arc::clone(self), owner })
+        Ok(Place { servers: Arc::clone(self), owner: Arc::from(owner), user })
     }
 
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::modern;
-use crate::wrapper::{CHILD, Client, Wrapper};
+use crate::wrapper::{CHILD, Client, Wrapper, is_alive};
 
 /// A control group with a limit of processes and one of memory. Only root can make one; both versions are known.
 struct Group {
@@ -96,6 +96,41 @@ async fn no_more_sessions_are_opened_than_processes_fit_and_all_of_them_work() {
     for client in &all {
         assert_eq!(client.text("echo", serde_json::json!({"a": 1})).await, r#"{"a": 1}"#);
     }
+    // Nobody is told to send newcomers here, until one session ends.
+    ready_becomes(&wrapper, 503).await;
+    assert_eq!(all[0].delete().await, 204);
+    ready_becomes(&wrapper, 200).await;
+}
+
+async fn ready_becomes(wrapper: &Wrapper, wanted: u16) {
+    for _ in 0..400 {
+        if wrapper.ops_status("/ready").await == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("/ready does not become {wanted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrapper_with_as_many_sessions_as_it_may_have_is_not_ready_for_another_one() {
+    let wrapper = Wrapper::start(&["--max-sessions=1"], &[]).await;
+    let client = wrapper.session().await;
+    ready_becomes(&wrapper, 503).await;
+    assert_eq!(client.delete().await, 204);
+    ready_becomes(&wrapper, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_counts_for_its_principal_until_nothing_of_its_child_is_left() {
+    let options = ["--identity=headers", "--max-sessions-per-principal=1", "--stop-grace=2s"];
+    let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
+    let client = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    assert_eq!(client.delete().await, 204);
+    assert!(is_alive(client.server_pid));
+    // It is waited for.
+    assert_eq!(caller(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 200);
+    assert!(!is_alive(client.server_pid));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -292,3 +292,19 @@ async fn a_client_that_goes_while_the_server_is_asked_what_it_is_leaves_no_child
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1, "the next one waits too");
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_one_share_of_requests_whatever_clients_they_use() {
+    let wrapper = wrapper(&["--identity=headers", "--max-in-flight=2"]).await;
+    let of = |user: &str, client: &str| {
+        wrapper.client().with_header("x-auth-subject", user).with_header("x-auth-client-id", client)
+    };
+    let _ = text(&of("bob", "x"), "pid", json!({})).await;
+    let mut streams = Vec::new();
+    for client in ["c1", "c2"] {
+        streams.push(listen(&of("ana", client), "s", json!({"toolsListChanged": true})).await);
+    }
+    let third = request(1, "tools/call", json!({"name": "pid", "arguments": {}}));
+    assert_eq!(send(&of("ana", "c3"), &third).await.status(), 429);
+    assert_eq!(send(&of("bob", "c3"), &third).await.status(), 200);
+}
