@@ -102,6 +102,7 @@ impl Clients {
                 issued_at: now,
                 last_used_at: None,
                 users: None,
+                further_users: Vec::new(),
                 kept_until: None,
                 disabled: false,
                 fingerprint: None,

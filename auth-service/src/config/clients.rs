@@ -66,7 +66,7 @@ impl ClientTerms {
         self.ceiling.min(UNUSED_CEILING)
     }
 
-    /// Maximum number of clients that only one account has used, for each account: one percent of the
+    /// Maximum number of clients that one to five accounts have used, for each account: one percent of the
     /// ceiling, but at least 10 and at most 200.
     pub fn sole_ceiling(&self) -> usize {
         usize::try_from(self.ceiling / 100).unwrap_or(usize::MAX).clamp(10, 200)

@@ -185,9 +185,9 @@ pub struct OperatorTerms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientUsers {
-    /// Exactly one account has used it.
+    /// This account has used it first, and few others since ([`Client::further_users`]).
     One(Subject),
-    /// More than one account has used it.
+    /// Many accounts have used it.
     Several,
 }
 
@@ -208,6 +208,9 @@ pub struct Client {
     /// did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
+    /// The other accounts that have used the client, if they are few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_users: Vec<Subject>,
     /// Until this time an unused client is not deleted to make room for other clients, because its user might
     /// be about to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -315,7 +318,16 @@ impl ClientUse {
     pub fn is_news_to(&self, client: &Client) -> bool {
         let apart = |last: UnixTime| self.at.since(last).max(last.since(self.at));
         client.last_used_at.is_none_or(|last| apart(last) >= Self::RESOLUTION)
-            || self.users_of(client) != client.users
+            || !self.is_known_user_of(client)
+    }
+
+    /// Whether the user of this use makes no difference to what is known of the users of `client`.
+    fn is_known_user_of(&self, client: &Client) -> bool {
+        match client.users {
+            None => client.last_used_at.is_some(),
+            Some(ClientUsers::Several) => true,
+            Some(ClientUsers::One(_)) => client.few_users().any(|user| *user == self.user),
+        }
     }
 
     /// The end of something that ended at `before` and that this use extends to `end`, which lies a lifetime
@@ -328,14 +340,19 @@ impl ClientUse {
         before.map_or(end, |before| before.max(end)).min(latest)
     }
 
-    /// The accounts that have used `client`, including this use. It stays unknown for a client that was used
-    /// before accounts were recorded.
-    pub fn users_of(&self, client: &Client) -> Option<ClientUsers> {
-        match &client.users {
-            None if client.last_used_at.is_some() => None,
-            Some(ClientUsers::One(user)) if *user != self.user => Some(ClientUsers::Several),
-            None => Some(ClientUsers::One(self.user.clone())),
-            known => known.clone(),
+    /// Adds the user of this use to the users of `client`. They stay unknown for a client that was used before
+    /// accounts were recorded.
+    pub fn add_user_to(&self, client: &mut Client) {
+        if self.is_known_user_of(client) {
+            return;
+        }
+        if client.users.is_none() {
+            client.users = Some(ClientUsers::One(self.user.clone()));
+        } else if client.further_users.len() + 1 < Client::FEW_USERS {
+            client.further_users.push(self.user.clone());
+        } else {
+            client.users = Some(ClientUsers::Several);
+            client.further_users.clear();
         }
     }
 }
@@ -393,6 +410,27 @@ impl ClientDisplay {
 }
 
 impl Client {
+    /// The number of accounts up to which a client counts for each of them. Beyond it, it counts for none. Two
+    /// accounts of one user could otherwise fill the store with clients that count for nobody.
+    pub const FEW_USERS: usize = 5;
+
+    /// The accounts that have used the client, if they are few.
+    pub fn few_users(&self) -> impl Iterator<Item = &Subject> {
+        let first = match &self.users {
+            Some(ClientUsers::One(first)) => Some(first),
+            _ => None,
+        };
+        first.into_iter().chain(first.and(Some(&self.further_users)).into_iter().flatten())
+    }
+
+    /// The client without this user. None if nobody else has used it.
+    #[must_use]
+    pub fn without_user(&self, user: &Subject) -> Option<Self> {
+        let mut others = self.few_users().filter(|other| *other != user).cloned();
+        let users = Some(ClientUsers::One(others.next()?));
+        Some(Self { users, further_users: others.collect(), ..self.clone() })
+    }
+
     /// The time from which the client, if nobody has used it, can be deleted to make room for others.
     pub fn makes_room_from(&self) -> UnixTime {
         self.kept_until.unwrap_or(self.issued_at)

@@ -168,6 +168,7 @@ mod tests {
             issued_at: UnixTime(1),
             last_used_at: None,
             users: None,
+            further_users: Vec::new(),
             kept_until: None,
             disabled: false,
             fingerprint: None,

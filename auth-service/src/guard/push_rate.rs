@@ -85,7 +85,9 @@ impl PushRate {
         let (standing, address) = (Standing::of(client), address.map(network));
         if standing == Standing::Proven {
             // One account can have many clients that nobody else uses.
-            if let (None, Some(ClientUsers::One(user))) = (&client.operator, &client.users) {
+            if let (None, Some(ClientUsers::One(user)), []) =
+                (&client.operator, &client.users, client.further_users.as_slice())
+            {
                 self.accounts.check(user)?;
             }
             return self.known.check(&client.id);
@@ -132,6 +134,7 @@ mod tests {
             issued_at: UnixTime(1),
             last_used_at: last_used_at.map(UnixTime),
             users: None,
+            further_users: Vec::new(),
             kept_until: None,
             disabled: false,
             fingerprint: None,

@@ -51,6 +51,7 @@ pub(super) fn client() -> Client {
         issued_at: UnixTime(0),
         last_used_at: None,
         users: None,
+        further_users: Vec::new(),
         kept_until: None,
         disabled: false,
         fingerprint: None,

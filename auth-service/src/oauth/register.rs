@@ -257,6 +257,7 @@ fn client(
         issued_at: state.now(),
         last_used_at: None,
         users: None,
+        further_users: Vec::new(),
         kept_until: None,
         disabled: false,
         fingerprint,

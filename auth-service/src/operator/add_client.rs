@@ -95,6 +95,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         issued_at: tools.now,
         last_used_at: None,
         users: None,
+        further_users: Vec::new(),
         kept_until: None,
         disabled: false,
         fingerprint: None,

@@ -13,8 +13,6 @@ use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::scope::Scope;
 
-use super::sole_clients::sole_user;
-
 /// How long after their expiry used codes and answered consent forms are remembered. A consent form can be
 /// answered for a quarter of an hour. A code that comes again after this time is refused as an unknown one, but
 /// its grant stays (RFC 6749 §4.1.2 asks for a revocation only "when possible").
@@ -105,12 +103,12 @@ pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
 const KEPT_RESOLUTION: u64 = 600;
 
 /// Whether a client is protected for longer now that it is registered again. This applies to clients that
-/// nobody or only one account has used: a stranger might have registered the client first, and the user who
+/// nobody or only few accounts have used: a stranger might have registered the client first, and the user who
 /// registers it now is about to log in.
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
     known.origin == ClientOrigin::Registration
-        && (known.last_used_at.is_none() || sole_user(known).is_some())
+        && (known.last_used_at.is_none() || known.few_users().next().is_some())
         && asked.kept_until.is_some_and(longer)
 }
 
@@ -142,7 +140,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
             known
         }
         (None, ClientOrigin::MetadataDocument) => {
-            Client { last_used_at: None, users: None, ..used.client.clone() }
+            Client { last_used_at: None, users: None, further_users: Vec::new(), ..used.client.clone() }
         }
         (_, ClientOrigin::Registration | ClientOrigin::Operator) => return UseOfClient::Refused,
     };
@@ -150,7 +148,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
         return UseOfClient::Refused;
     }
     if used.is_news_to(&client) || before.is_some_and(|before| before != client.registration) {
-        client.users = used.users_of(&client);
+        used.add_user_to(&mut client);
         client.last_used_at = Some(used.at);
         UseOfClient::News(client)
     } else {

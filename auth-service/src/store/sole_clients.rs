@@ -1,20 +1,20 @@
-//! The clients that only one account has used: how many an account can have, and which of them is deleted for
-//! a new one.
+//! The clients that few accounts have used: how many of them an account can have, and which of them it gives up
+//! for a new one. A client that all of its accounts have given up is deleted.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse, ClientUsers};
+use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 
-/// The clients that only this account has used, sorted by their last use. A client that was deleted, or that
-/// another account has used since, stays in the list until it is the oldest entry.
+/// The clients that this account and few others have used, sorted by the last use by this account. A client that
+/// was deleted, or that many accounts have used since, stays in the list until it is the oldest entry.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct SoleClients(Vec<(UnixTime, ClientId)>);
 
 impl SoleClients {
-    /// Records a use of `client`. Returns the clients that should be deleted for it, the least recently used
+    /// Records a use of `client`. Returns the clients that the account gives up for it, the least recently used
     /// one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.note_at(client, used.at, used.sole_ceiling)
@@ -39,7 +39,7 @@ impl SoleClients {
     }
 }
 
-/// A client that should be deleted for another one.
+/// A client that an account gives up for another one.
 pub(super) struct MakesRoom {
     pub(super) id: ClientId,
     may_stay: bool,
@@ -54,13 +54,16 @@ impl MakesRoom {
     }
 }
 
-/// The account that alone has used the client. None for a client of the operator, which is never deleted for
-/// another one.
-pub(super) fn sole_user(client: &Client) -> Option<&Subject> {
-    match &client.users {
-        Some(ClientUsers::One(user)) if client.origin != ClientOrigin::Operator => Some(user),
-        _ => None,
-    }
+/// The accounts whose list has the client. A client of the operator is in no list, because it is never deleted
+/// for another one.
+pub(super) fn counted_for(client: &Client) -> impl Iterator<Item = &Subject> {
+    let counts = client.origin != ClientOrigin::Operator;
+    client.few_users().filter(move |_| counts)
+}
+
+/// Whether the client counts for this account.
+pub(super) fn counts_for(client: &Client, account: &Subject) -> bool {
+    counted_for(client).any(|user| user == account)
 }
 
 #[cfg(test)]

@@ -59,16 +59,51 @@ pub(crate) async fn a045_one_account_has_so_many_clients_and_its_least_used_make
 
 pub(crate) async fn a045_a_client_that_several_use_makes_room_for_none(world: &World) {
     let store = world.store();
-    let [ana, bob] = [Subject::new(random()), Subject::new(random())];
+    let ana = Subject::new(random());
     let shared = register(store, &client("shared")).await;
     use_by(store, &ana, &shared, NOW).await;
-    use_by(store, &bob, &shared, NOW).await;
+    for _ in 0..Client::FEW_USERS {
+        use_by(store, &Subject::new(random()), &shared, NOW).await;
+    }
     for n in 0..3 * SOLE_CEILING {
         let own = register(store, &client(&format!("own{n}"))).await;
         use_by(store, &ana, &own, later(HOUR)).await;
     }
     assert!(store.client(&shared.id, NOW).await.unwrap().is_some());
     assert_eq!(store.clients(None, 1000, NOW).await.unwrap().len(), 1 + SOLE_CEILING);
+}
+
+pub(crate) async fn a045_two_accounts_that_use_the_same_clients_have_no_more_than_their_ceilings(
+    world: &World,
+) {
+    let store = world.store();
+    let both = [Subject::new(random()), Subject::new(random())];
+    for n in 0..4 * SOLE_CEILING {
+        let shared = register(store, &client(&format!("shared{n}"))).await;
+        for account in &both {
+            use_by(store, account, &shared, later(HOUR)).await;
+        }
+    }
+    let left = store.clients(None, 1000, NOW).await.unwrap().len();
+    assert!(left <= 2 * SOLE_CEILING, "{left}");
+}
+
+pub(crate) async fn a045_who_gives_up_a_client_takes_it_from_nobody_else(world: &World) {
+    let store = world.store();
+    let [ana, bob] = [Subject::new(random()), Subject::new(random())];
+    let shared = register(store, &client("shared")).await;
+    use_by(store, &ana, &shared, NOW).await;
+    use_by(store, &bob, &shared, NOW).await;
+    for n in 0..2 * SOLE_CEILING {
+        let own = register(store, &client(&format!("own{n}"))).await;
+        use_by(store, &ana, &own, later(HOUR)).await;
+    }
+    assert!(store.client(&shared.id, NOW).await.unwrap().is_some(), "it is still bob's");
+    for n in 0..SOLE_CEILING {
+        let own = register(store, &client(&format!("bobs{n}"))).await;
+        use_by(store, &bob, &own, later(HOUR)).await;
+    }
+    assert!(store.client(&shared.id, NOW).await.unwrap().is_none(), "both have given it up");
 }
 
 pub(crate) async fn a045_clients_used_at_once_stay_below_the_ceiling_of_their_account(world: &World) {

@@ -58,6 +58,7 @@ pub(crate) fn client(name: &str) -> Client {
         issued_at: NOW,
         last_used_at: None,
         users: None,
+        further_users: Vec::new(),
         kept_until: None,
         disabled: false,
         fingerprint: Some(hash(name)),

@@ -1,25 +1,30 @@
-//! The list of clients that only one account has used, for each account.
+//! The list of clients that an account and few others have used, for each account.
 
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
-use crate::store::sole_clients::{SoleClients, sole_user};
+use crate::store::sole_clients::{SoleClients, counted_for, counts_for};
 
 use super::clients;
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Records a use of `client` in its current state, and deletes the clients of the same account that make room
-/// for it.
+/// Records a use of `client` in its current state. The account gives up others for it, and those that no other
+/// account has used are deleted.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
-    let Some(account) = sole_user(client) else { return Ok(()) };
+    let account = &used.user;
+    if !counts_for(client, account) {
+        return Ok(());
+    }
     let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
     for leaving in list.note(&client.id, used) {
         let other: Option<Client> = rows.get(Table::Clients, leaving.id.as_str())?;
-        let Some(other) = other.filter(|other| sole_user(other) == Some(account)) else { continue };
+        let Some(other) = other.filter(|other| counts_for(other, account)) else { continue };
         if leaving.stays(&other, used.at) {
             list.add(&other.id, other.last_used_at.unwrap_or(used.at));
+        } else if let Some(of_others) = other.without_user(account) {
+            rows.replace(Table::Clients, other.id.as_str(), &of_others)?;
         } else {
             clients::remove(rows, &other.id)?;
         }
@@ -31,8 +36,11 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
 
 /// Adds a client that was imported.
 pub(super) fn add(rows: &Writable<'_>, client: &Client, until: Option<UnixTime>) -> Result<(), StoreError> {
-    let Some((account, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
-    let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
-    list.add(&client.id, used_at);
-    rows.put(Table::SoleClients, account.as_str(), &list, until)
+    let Some(used_at) = client.last_used_at else { return Ok(()) };
+    for account in counted_for(client) {
+        let mut list: SoleClients = rows.get(Table::SoleClients, account.as_str())?.unwrap_or_default();
+        list.add(&client.id, used_at);
+        rows.put(Table::SoleClients, account.as_str(), &list, until)?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The list of clients that only one account has used, for each account. A list is in a different slot from
+//! The list of clients that an account and few others have used, for each account. A list is in a different slot from
 //! its clients and is updated after them. If the update is interrupted, the next use of the client makes up
 //! for it.
 
@@ -6,15 +6,18 @@ use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
-use crate::store::sole_clients::{MakesRoom, SoleClients, sole_user};
+use crate::store::sole_clients::{MakesRoom, SoleClients, counted_for, counts_for};
 
 use super::cells::{Cells, Found, Life, Tries};
 use super::clients;
 
-/// Records a use of `client` in its current state, and deletes the clients of the same account that make room
-/// for it.
+/// Records a use of `client` in its current state. The account gives up others for it, and those that no other
+/// account has used are deleted.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
-    let Some(account) = sole_user(client) else { return Ok(()) };
+    let account = &used.user;
+    if !counts_for(client, account) {
+        return Ok(());
+    }
     let life = |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at });
     let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
     for leaving in make_room {
@@ -27,8 +30,11 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
 
 /// Adds a client that was imported.
 pub(super) async fn add(cells: &Cells, client: &Client, life: Option<Life>) -> Result<(), StoreError> {
-    let Some((user, used_at)) = sole_user(client).zip(client.last_used_at) else { return Ok(()) };
-    change(cells, user, |_| life, |list| list.add(&client.id, used_at)).await
+    let Some(used_at) = client.last_used_at else { return Ok(()) };
+    for account in counted_for(client) {
+        change(cells, account, |_| life, |list| list.add(&client.id, used_at)).await?;
+    }
+    Ok(())
 }
 
 async fn change<T>(
@@ -51,8 +57,8 @@ async fn change<T>(
     }
 }
 
-/// Deletes a client, unless another account has used it since. If the client stays for now, returns its last
-/// use.
+/// Deletes a client that the account gives up, or removes the account from its users if there are others. If the
+/// client stays for now, returns its last use.
 async fn remove(
     cells: &Cells,
     user: &Subject,
@@ -64,11 +70,17 @@ async fn remove(
     loop {
         tries.next().await?;
         let found = cells.read::<Client>(&key).await?;
-        let Some(found) = found.filter(|found| sole_user(&found.value) == Some(user)) else {
+        let Some(found) = found.filter(|found| counts_for(&found.value, user)) else {
             return Ok(None);
         };
         if leaving.stays(&found.value, now) {
             return Ok(Some(found.value.last_used_at.unwrap_or(now)));
+        }
+        if let Some(of_others) = found.value.without_user(user) {
+            if cells.swap_keeping(&key, &found, &of_others).await? {
+                return Ok(None);
+            }
+            continue;
         }
         if cells.remove_found(&key, &found).await? {
             clients::forget(cells, &found.value).await?;
