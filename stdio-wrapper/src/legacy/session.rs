@@ -409,9 +409,12 @@ impl Session {
     /// Like [`Self::idle_for`], for a session that might be given up for another one. It also works for a
     /// session that only the translation uses.
     pub(super) fn unused_for(&self, now: Instant) -> Option<Duration> {
-        if !self.is_translated.load(Ordering::Acquire) {
-            return self.idle_for(now);
-        }
+        if self.is_translated.load(Ordering::Acquire) { self.quiet_for(now) } else { self.idle_for(now) }
+    }
+
+    /// How long nobody has sent anything. Returns `None` while a request runs. An open GET stream is no use in
+    /// this sense.
+    pub(super) fn quiet_for(&self, now: Instant) -> Option<Duration> {
         let is_used = self.users.load(Ordering::Acquire) > 0 || self.in_flight.load(Ordering::Relaxed) > 0;
         (!is_used).then(|| self.since_last_use(now))
     }

@@ -26,6 +26,8 @@ const SHARDS: usize = 64;
 const ROUND: Duration = Duration::from_millis(250);
 /// A session that was used more recently than this is not given up for another one.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
+/// A session of a user who has many is not given up if a message came this recently.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Maximum time for which opening a session waits until the child of the session that was given up for it has
 /// ended.
@@ -354,9 +356,11 @@ impl Sessions {
     fn has_room(&self) -> bool {
         let has_place = self.count() < self.settings.max_sessions;
         let has_child = self.shared.is_some() || self.launcher.has_room();
-        // Unused sessions are looked for last, because that asks all of them.
-        (has_place || self.forgotten(&|_| true).is_some())
-            && (has_child || self.forgotten(&|session| session.own_link().is_some()).is_some())
+        let can_have = |is_meant: &dyn Fn(&Session) -> bool| {
+            self.forgotten(is_meant).or_else(|| self.surplus(None, is_meant)).is_some()
+        };
+        // Sessions to give up are looked for last, because that asks all of them.
+        (has_place || can_have(&|_| true)) && (has_child || can_have(&|session| session.own_link().is_some()))
     }
 
     /// The number of open sessions.
@@ -456,9 +460,10 @@ impl Sessions {
     fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
         let oldest = match error {
             OpenError::OwnerFull(_) => self.forgotten(&|session| user(&session.owner) == user(owner)),
-            OpenError::Full(_) => self.forgotten(&|_| true),
+            OpenError::Full(_) => self.forgotten(&|_| true).or_else(|| self.surplus(Some(owner), &|_| true)),
             OpenError::Start(StartError::NoRoom(_)) => {
-                self.forgotten(&|session| session.own_link().is_some())
+                let has_child = |session: &Session| session.own_link().is_some();
+                self.forgotten(&has_child).or_else(|| self.surplus(Some(owner), &has_child))
             }
             OpenError::Start(_) | OpenError::Stopping | OpenError::Random => None,
         }?;
@@ -496,6 +501,28 @@ impl Sessions {
             .filter_map(unused)
             .max_by_key(|(unused, _)| *unused)
             .filter(|(unused, _)| *unused >= EVICTABLE_AFTER)
+            .map(|(_, session)| session)
+    }
+
+    /// The session that has been quiet for the longest time, of the user with most sessions, if that user has
+    /// more than [`SMALLEST_SHARE`] and would still have as many as `owner`; `None` stands for somebody without
+    /// any. It can have an open GET stream: otherwise a few users could keep everybody else out with sessions
+    /// that do nothing.
+    fn surplus(&self, owner: Option<&str>, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        let now = Instant::now();
+        let counts = self.owners.counts().clone();
+        let own = owner.and_then(|owner| counts.get(user(owner))).copied().unwrap_or_default();
+        // Callers that are not told apart are all one user.
+        let known = counts.iter().filter(|(name, _)| !name.trim().is_empty());
+        let (most, count) = known.max_by_key(|(_, count)| **count)?;
+        if *count <= SMALLEST_SHARE.max(own + 1) {
+            return None;
+        }
+        let all = self.all().into_iter().filter(|session| user(&session.owner) == most);
+        all.filter(|session| is_meant(session) && !session.is_ended())
+            .filter_map(|session| Some((session.quiet_for(now)?, session)))
+            .max_by_key(|(quiet, _)| *quiet)
+            .filter(|(quiet, _)| *quiet >= QUIET)
             .map(|(_, session)| session)
     }
 

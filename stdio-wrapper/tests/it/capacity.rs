@@ -221,3 +221,32 @@ async fn a_session_behind_stateless_clients_is_given_up_as_well_when_none_of_the
     caller(&wrapper, "bob").initialize("2025-11-25").await;
     assert_eq!(wrapper.metric("stdio_wrapper_sessions").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_many_sessions_gives_one_up_for_a_user_with_none_also_while_its_stream_is_open() {
+    let options = ["--identity=headers", "--max-sessions=6", "--max-sessions-per-principal=0"];
+    let wrapper = Wrapper::start(&options, &[]).await;
+    let (mut sessions, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let session = caller(&wrapper, "ana").initialize("2025-11-25").await;
+        streams.push(session.get(None).await);
+        sessions.push(session);
+    }
+    let running = tokio::spawn({
+        let session = sessions[0].clone();
+        async move { session.text("sleep", serde_json::json!({"seconds": 8})).await }
+    });
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(caller(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 503, "she has most");
+    ready_becomes(&wrapper, 200).await;
+    for name in ["bob", "carol"] {
+        caller(&wrapper, name).initialize("2025-11-25").await;
+    }
+    assert_eq!(caller(&wrapper, "dave").try_initialize("2025-11-25").await.status(), 503, "four are kept");
+    let mut answers = Vec::new();
+    for session in &sessions {
+        answers.push(session.status_of_ping().await);
+    }
+    assert_eq!(answers, [200, 404, 404, 200, 200, 200], "the running call is not cut");
+    assert_eq!(running.await.unwrap(), "slept");
+}
