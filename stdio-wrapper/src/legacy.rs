@@ -3,6 +3,7 @@
 
 mod foreign;
 mod link;
+mod owners;
 mod questions;
 mod routing;
 mod session;

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::foreign::Foreign;
 use super::link::{Audience, Link};
+use super::owners::{Owners, Place};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
@@ -103,43 +103,11 @@ impl OpenError {
     }
 }
 
-/// The number of sessions of each user. A session counts until nothing of its child is left, so that nobody
-/// fills a container with children that are slow to end.
-#[derive(Debug, Default)]
-struct Owners {
-    /// It is locked while a session is opened or has ended, but not while one is used.
-    counts: Mutex<HashMap<String, usize>>,
-    freed: Notify,
-}
-
-impl Owners {
-    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A session's place among those of its user.
-struct Place {
-    owners: Arc<Owners>,
-    user: String,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.owners.counts();
-        if let Some(count) = counts.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.user);
-            }
-        }
-        drop(counts);
-        self.owners.freed.notify_waiters();
-    }
-}
-
 /// Some of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
+
+/// Gives a session what answers for it.
+type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Behind, StartError> + 'a;
 
 /// All sessions.
 pub struct Sessions {
@@ -262,12 +230,7 @@ impl Sessions {
         opened
     }
 
-    fn try_open(
-        &self,
-        owner: &str,
-        is_sse: bool,
-        behind: &dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Behind, StartError>,
-    ) -> Result<Arc<Session>, OpenError> {
+    fn try_open(&self, owner: &str, is_sse: bool, behind: &Backing<'_>) -> Result<Arc<Session>, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
         }
@@ -488,7 +451,7 @@ impl Sessions {
         }
         *counts.entry(user(owner).to_owned()).or_default() += 1;
         self.metrics.sessions.add();
-        Ok(Place { owners: Arc::clone(&self.owners), user: user(owner).to_owned() })
+        Ok(Place::of(&self.owners, user(owner)))
     }
 
     /// The session that has been unused for the longest time, if that is at least [`EVICTABLE_AFTER`].
