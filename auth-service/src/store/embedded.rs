@@ -292,7 +292,7 @@ impl Store for EmbeddedStore {
 
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
         let key = id.text();
-        self.writer.write(move |rows| rows.remove(Table::Sessions, &key)).await
+        self.writer.write(move |rows| holdings::remove_session(rows, &key)).await
     }
 
     async fn add_code(
@@ -325,8 +325,8 @@ impl Store for EmbeddedStore {
         grant: &Grant,
         used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
-        let (key, grant, used) = (hash.text(), grant.clone(), used.clone());
-        self.writer.write(move |rows| grants::redeem_code(rows, &key, &grant, &used)).await
+        let (hash, grant, used) = (*hash, grant.clone(), used.clone());
+        self.writer.write(move |rows| grants::redeem_code(rows, &hash, &grant, &used)).await
     }
 
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
@@ -355,7 +355,7 @@ impl Store for EmbeddedStore {
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
         let id = id.clone();
-        self.writer.write(move |rows| rows.remove(Table::Grants, id.as_str())).await
+        self.writer.write(move |rows| holdings::remove_grant(rows, &id)).await
     }
 
     async fn held_grant(

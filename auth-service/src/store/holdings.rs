@@ -1,5 +1,7 @@
 //! What one account holds in the store: how many rows of a kind it can have, and which of them is removed for
-//! a new one. The stores keep a list of each kind for each account, and this module decides.
+//! a new one. The stores keep a list of each kind for each account, and this module decides. Only what can be
+//! used counts: an entry leaves its list when its row is deleted or, if it is a code, redeemed, and at its
+//! expiry.
 //!
 //! A user can be led to make rows by any client that the user has allowed once. Therefore a client has a
 //! ceiling of its own, and beyond the ceiling of the account the client that has most rows loses its oldest.
@@ -64,6 +66,8 @@ impl Holding {
 pub(super) struct Held {
     /// The time at which the row was made or last used.
     pub(super) at: UnixTime,
+    /// The time at which the row expires, and from which the entry does not count.
+    pub(super) until: UnixTime,
     /// A hash of the client, which is empty if the list does not separate clients, and the key with which the
     /// store finds the row. [`SEPARATOR`] separates them.
     pub(super) name: String,
@@ -73,27 +77,28 @@ pub(super) struct Held {
 const SEPARATOR: char = ' ';
 
 impl Held {
-    fn new(at: UnixTime, client: Option<&ClientId>, row: &str) -> Self {
+    fn new(at: UnixTime, until: UnixTime, client: Option<&ClientId>, row: &str) -> Self {
         // A list has a few hundred entries, so the first 96 bits of a hash are enough.
         let hash = client.map(|client| TokenHash::of(client.as_str().as_bytes()).text()).unwrap_or_default();
         let share = hash.get(..16).unwrap_or_default();
-        Self { at, name: format!("{share}{SEPARATOR}{row}") }
+        Self { at, until, name: format!("{share}{SEPARATOR}{row}") }
     }
 
     pub(super) fn code(hash: &TokenHash, code: &AuthorizationCode, at: UnixTime) -> Self {
-        Self::new(at, Some(&code.client_id), &format!("{}{SEPARATOR}{}", code.grant_id, hash.text()))
+        let row = format!("{}{SEPARATOR}{}", code.grant_id, hash.text());
+        Self::new(at, code.expires_at, Some(&code.client_id), &row)
     }
 
     pub(super) fn grant(grant: &Grant, at: UnixTime) -> Self {
-        Self::new(at, Some(&grant.client_id), grant.id.as_str())
+        Self::new(at, grant.expires_at, Some(&grant.client_id), grant.id.as_str())
     }
 
     pub(super) fn session(session: &LoginSession) -> Self {
-        Self::new(session.authenticated_at, None, &session.id.text())
+        Self::new(session.authenticated_at, session.expires_at, None, &session.id.text())
     }
 
-    pub(super) fn consent(name: &str, at: UnixTime) -> Self {
-        Self::new(at, None, name)
+    pub(super) fn consent(name: &str, at: UnixTime, until: UnixTime) -> Self {
+        Self::new(at, until, None, name)
     }
 
     fn share(&self) -> &str {
@@ -142,7 +147,7 @@ mod tests {
 
     fn held(at: u64, client: u8, row: &str) -> Held {
         let client = ClientId::try_from(format!("client{client}")).unwrap();
-        Held::new(UnixTime(at), Some(&client), row)
+        Held::new(UnixTime(at), UnixTime(at + 1000), Some(&client), row)
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub trait Installation: Send + Sync {
 
     /// The last time that was recorded. The clock was reliable at that time.
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError>;
-    /// Records the time of the last use.
-    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError>;
+    /// Records the time of the last use, if the last record is still `seen`. Returns whether it is.
+    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError>;
     /// The time of the store's own clock, if it has one.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError>;
 

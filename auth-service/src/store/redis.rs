@@ -17,6 +17,7 @@ mod holdings;
 mod installation;
 mod keys;
 mod pending;
+mod permissions;
 mod portable;
 mod renewal;
 mod sole_clients;
@@ -94,6 +95,7 @@ impl RedisStore {
         }
         // The service can start with a Redis that is full, because the stored data is still useful.
         store.check_schema().await?;
+        permissions::check(&store.cells).await?;
         Ok(store)
     }
 
@@ -240,9 +242,13 @@ impl Store for RedisStore {
         // Sessions are added in the second of the login, so the time of login is the current time.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
         let key = self.cells.keys.session(&session.id);
-        let written = self.cells.write(&key, session, life);
-        let held = holdings::New::session(session, life);
-        try_join(written, holdings::hold(&self.cells, &held)).await.map(|_| ())
+        self.cells.write(&key, session, life).await?;
+        let held = holdings::try_hold(&self.cells, &holdings::New::session(session)).await;
+        if held.is_err() {
+            // A login that is refused leaves no session that does not count.
+            let _ = self.cells.remove(&key).await;
+        }
+        held.map(|_| ())
     }
 
     async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError> {
@@ -250,7 +256,7 @@ impl Store for RedisStore {
     }
 
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
-        self.cells.take_away(&self.cells.keys.session(id)).await.map(|_| ())
+        holdings::remove_session(&self.cells, id).await
     }
 
     async fn add_code(
@@ -303,7 +309,7 @@ impl Store for RedisStore {
     }
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
-        grants::revoke(&self.cells, id).await
+        holdings::remove_grant(&self.cells, id).await
     }
 
     async fn held_grant(
@@ -372,6 +378,8 @@ impl Store for RedisStore {
         self.check_schema().await?;
         self.cells.check_age().await?;
         // If `maxmemory` is reached, or if the server is a replica, reading works but writing does not.
-        self.cells.write_for(&self.cells.keys.writable(), &true, None).await
+        self.cells.write_for(&self.cells.keys.writable(), &true, None).await?;
+        permissions::check(&self.cells).await?;
+        self.cells.count_owed().await
     }
 }

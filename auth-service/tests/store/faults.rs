@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Installation, Rotation, Store, StoreError};
+use auth_service::store::{Installation, PendingStore as _, Redemption, Rotation, Store, StoreError};
 
-use super::resp::Resp;
-use super::things::{GRACE, NOW, account, client, granted, held, id, register, successor, usage};
+use super::resp::{Reply, Resp};
+use super::round_trips::allowed_device;
+use super::things::{
+    GRACE, NOW, account, client, code, grant, granted, hash, held, id, register, successor, usage,
+};
 use super::worlds::key;
 use crate::redis_server::RedisServer;
 
@@ -98,10 +101,8 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     // A Redis user with only the permissions that are needed.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
-    let rule = "ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels +get +set +del +incr +eval +evalsha \
-                +client|tracking +ping +zadd +zrem +zcard +zscore +zrange +zrangebylex +zrangebyscore +sadd +srem +smembers";
-    let words: Vec<&[u8]> = rule.split_whitespace().map(str::as_bytes).collect();
-    assert_eq!(admin.ask(&words), super::resp::Reply::Text("OK".to_owned()));
+    let rule = format!("ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels {NEEDED}");
+    assert_eq!(tell(&mut admin, &rule), Reply::Text("OK".to_owned()));
     let limited = connect(&at("gate:p%40ss@")).await.unwrap();
     granted(&limited, "a", "refresh").await;
     assert_eq!(limited.accounts().await.unwrap().len(), 2);
@@ -279,7 +280,7 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     let other = register(&store, &super::things::client("b")).await;
     let keys = auth_service::rotation::up_to_date(&store, &super::keys::TERMS, NOW).await.unwrap();
     let mut admin = Resp::connect(server.port);
-    let ok = super::resp::Reply::Text("OK".to_owned());
+    let ok = Reply::Text("OK".to_owned());
     assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"1"]), ok);
     let refused = store.add_account(&account("ana")).await.unwrap_err().to_string();
     assert!(refused.contains("OOM"), "{refused}");
@@ -302,4 +303,115 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     recovers(&store, Duration::from_secs(10)).await;
     assert!(store.account(&person.subject).await.unwrap().unwrap().disabled);
     assert!(store.remove_account(&person.subject).await.unwrap());
+}
+
+/// Sends a command in one line.
+fn tell(admin: &mut Resp, line: &str) -> Reply {
+    let words: Vec<&[u8]> = line.split_whitespace().map(str::as_bytes).collect();
+    admin.ask(&words)
+}
+
+/// Replaces the lists of what accounts hold with values that no script can change.
+fn spoil_lists(admin: &mut Resp) -> usize {
+    let lists: Vec<_> = admin.keys().into_iter().filter(|key| key.starts_with(b"mcp-gate:{h:")).collect();
+    for list in &lists {
+        admin.ask(&[b"DEL", list]);
+        admin.ask(&[b"LPUSH", list, b"in the way"]);
+    }
+    lists.len()
+}
+
+/// A retry would count as a replay and end the grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a026_what_was_redeemed_is_told_although_the_list_of_its_account_cannot_be_changed() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let (client, person, granted) = granted(&store, "a", "refresh").await;
+    let used = usage(&client, NOW);
+    let mut admin = Resp::connect(server.port);
+    assert!(spoil_lists(&mut admin) > 0);
+    let made = code(&client, &person.subject, NOW);
+    assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    spoil_lists(&mut admin);
+    let grant = grant(&made, "of code", NOW);
+    let redeemed = store.redeem_code(&hash("code"), &grant, &used).await.unwrap();
+    assert!(matches!(redeemed, Redemption::Redeemed { .. }), "{redeemed:?}");
+    let (device, of_device) = allowed_device(&store, "device", 'C').await;
+    let redeemed = store.redeem_device(&device, &of_device, &used).await.unwrap();
+    assert!(matches!(redeemed, Redemption::Redeemed { .. }), "{redeemed:?}");
+    let next = successor(&granted, 1, "second", NOW);
+    let rotated = store.rotate_refresh(&held(&granted, 0, "refresh"), &next, &used, GRACE).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated(_)), "{rotated:?}");
+    store.revoke_grant(&granted.id).await.unwrap();
+    assert!(store.grant(&grant.id, NOW).await.unwrap().is_some());
+}
+
+const NEEDED: &str = "+get +set +del +incr +eval +evalsha +client|tracking +ping +zadd +zrem +zcard +zscore +zrange \
+                      +zrangebylex +zrangebyscore +zremrangebyscore +sadd +srem +smembers";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_readiness() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let mut admin = Resp::connect(server.port);
+    let mut permit = |rule: &str| {
+        let done = tell(&mut admin, &format!("ACL SETUSER gate {rule}"));
+        assert_eq!(done, Reply::Text("OK".to_owned()), "{rule}");
+    };
+    let url = format!("redis://gate:pass@127.0.0.1:{}", server.port);
+    permit(&format!("on >pass ~mcp-gate:* resetchannels {NEEDED}"));
+    let store = connect(&url).await.unwrap();
+    let (client, person, grant) = granted(&store, "a", "refresh").await;
+    for command in ["incr", "zadd", "zcard", "zscore", "zrangebylex", "zremrangebyscore", "sadd", "smembers"]
+    {
+        permit(&format!("-{command}"));
+        let error = connect(&url).await.err().unwrap().to_string();
+        assert!(error.contains(&format!("+{command}")), "{command}: {error}");
+        refuses_until_permitted(&store, command).await;
+        permit(&format!("+{command}"));
+        recovers(&store, Duration::from_secs(10)).await;
+    }
+    // What was done is told as done.
+    permit("-incr");
+    let new = super::things::password("second");
+    assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
+    assert!(store.set_account_disabled(&person.subject, true).await.unwrap());
+    assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+    store.revoke_grant(&grant.id).await.unwrap();
+    permit("+incr");
+    recovers(&store, Duration::from_secs(10)).await;
+    // They are counted later, so that an older Redis is noticed all the same.
+    let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
+    assert_eq!(number, Reply::Bytes(Some(b"1".to_vec())));
+}
+
+async fn refuses_until_permitted(store: &RedisStore, command: &str) {
+    let error = store.ping().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("+{command}")), "{command}: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_stays_older() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let store = connect(&server.url()).await.unwrap();
+    let (_, _, grant) = granted(&store, "a", "refresh").await;
+    for _ in 0..3 {
+        store.revoke_grant(&id_of_nobody()).await.unwrap();
+    }
+    let mut admin = Resp::connect(server.port);
+    let number = b"mcp-gate:{meta}:taken-away";
+    assert_eq!(admin.ask(&[b"GET", number]), Reply::Bytes(Some(b"3".to_vec())));
+    admin.ask(&[b"SET", number, b"2"]);
+    let told = store.revoke_grant(&id_of_nobody()).await.unwrap_err().to_string();
+    assert!(told.contains("came back older than it was: 1 changes"), "{told}");
+    // Changes of others do not make it new again.
+    admin.ask(&[b"SET", number, b"7"]);
+    let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await;
+    assert!(held.is_err());
+    // A new connection can lead to the latest data.
+    admin.ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    recovers(&store, Duration::from_secs(10)).await;
+}
+
+fn id_of_nobody() -> auth_service::domain::grant::GrantId {
+    auth_service::domain::grant::GrantId::new([9; 32])
 }

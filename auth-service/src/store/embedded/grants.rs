@@ -103,15 +103,16 @@ pub(super) fn add_code(
 /// Redeems a code and creates its grant.
 pub(super) fn redeem_code(
     rows: &Writable<'_>,
-    key: &str,
+    hash: &TokenHash,
     grant: &Grant,
     used: &ClientUse,
 ) -> Result<Redemption, StoreError> {
+    let key = &hash.text();
     let Some(row) = rows.get_live::<CodeRow>(Table::Codes, key, used.at)? else {
         return Ok(Redemption::Unknown);
     };
     if row.redeemed {
-        rows.remove(Table::Grants, row.code.grant_id.as_str())?;
+        holdings::remove_grant(rows, &row.code.grant_id)?;
         return Ok(Redemption::Replayed);
     }
     if row.code.expires_at <= used.at || clients::note_use(rows, used)?.is_none() {
@@ -119,6 +120,7 @@ pub(super) fn redeem_code(
     }
     let row = row.redeemed();
     rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
+    holdings::release(rows, &New::code(hash, &row.code, used.at))?;
     put(rows, grant)?;
     Ok(Redemption::Redeemed { displaced: hold(rows, grant, used.at)? })
 }
@@ -153,7 +155,7 @@ pub(super) fn rotate(
         }
         RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated { grant, sealed_successor }),
         RefreshUse::Reused => {
-            rows.remove(Table::Grants, grant.id.as_str())?;
+            holdings::remove_grant(rows, &grant.id)?;
             Ok(Rotation::Reused(grant.id))
         }
         RefreshUse::Undatable => Ok(Rotation::Undatable),

@@ -2,42 +2,46 @@
 
 use crate::domain::account::{LoginSession, Subject};
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant};
+use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
+use crate::store::StoreError;
 use crate::store::holdings::{Held, Holding, leaving};
 use crate::store::rules::CodeRow;
-use crate::store::{StoreError, row};
 
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// A row of the account `subject` that exists until `until`.
+/// A row of the account `subject`.
 pub(super) struct New<'a> {
     holding: Holding,
     subject: &'a Subject,
     held: Held,
-    until: UnixTime,
 }
 
 impl<'a> New<'a> {
     pub(super) fn code(hash: &TokenHash, code: &'a AuthorizationCode, at: UnixTime) -> Self {
         let held = Held::code(hash, code, at);
-        Self { holding: Holding::Codes, subject: &code.subject, held, until: code.expires_at }
+        Self { holding: Holding::Codes, subject: &code.subject, held }
     }
 
     pub(super) fn grant(grant: &'a Grant, at: UnixTime) -> Self {
         let held = Held::grant(grant, at);
-        Self { holding: Holding::Grants, subject: &grant.subject, held, until: grant.expires_at }
+        Self { holding: Holding::Grants, subject: &grant.subject, held }
     }
 
     pub(super) fn session(session: &'a LoginSession) -> Self {
         let held = Held::session(session);
-        Self { holding: Holding::Sessions, subject: &session.subject, held, until: session.expires_at }
+        Self { holding: Holding::Sessions, subject: &session.subject, held }
     }
 
     pub(super) fn consent(key: &str, subject: &'a Subject, at: UnixTime, until: UnixTime) -> Self {
-        Self { holding: Holding::Consents, subject, held: Held::consent(key, at), until }
+        Self { holding: Holding::Consents, subject, held: Held::consent(key, at, until) }
+    }
+
+    /// The key of the list.
+    fn list(&self) -> String {
+        format!("{}:{}", self.holding.name(), self.subject)
     }
 }
 
@@ -58,7 +62,9 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
         match new.holding {
             Holding::Codes => remove_code(rows, held)?,
             Holding::Grants => {
-                grants.extend(rows.get_live::<Grant>(Table::Grants, held.row(), new.held.at)?);
+                // A row that cannot be read goes too.
+                let grant = rows.get_live::<Grant>(Table::Grants, held.row(), new.held.at);
+                grants.extend(grant.unwrap_or_default());
                 rows.remove(Table::Grants, held.row())?;
             }
             Holding::Sessions => rows.remove(Table::Sessions, held.row())?,
@@ -66,6 +72,31 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
         }
     }
     Ok(grants)
+}
+
+/// Deletes a grant and its entry. A row that cannot be read is deleted too.
+pub(super) fn remove_grant(rows: &Writable<'_>, id: &GrantId) -> Result<(), StoreError> {
+    let found = rows.get::<Grant>(Table::Grants, id.as_str()).unwrap_or_default();
+    rows.remove(Table::Grants, id.as_str())?;
+    found.map_or(Ok(()), |grant| release(rows, &New::grant(&grant, grant.created_at)))
+}
+
+/// Deletes a login session and its entry. A row that cannot be read is deleted too.
+pub(super) fn remove_session(rows: &Writable<'_>, key: &str) -> Result<(), StoreError> {
+    let found = rows.get::<LoginSession>(Table::Sessions, key).unwrap_or_default();
+    rows.remove(Table::Sessions, key)?;
+    found.map_or(Ok(()), |session| release(rows, &New::session(&session)))
+}
+
+/// Removes the entry of a row that was deleted or used up. Only its name counts.
+pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreError> {
+    let key = gone.list();
+    let Some(list) = rows.get::<Vec<Held>>(Table::Holdings, &key)? else { return Ok(()) };
+    let stays: Vec<_> = list.iter().filter(|held| held.name != gone.held.name).collect();
+    if stays.len() == list.len() {
+        return Ok(());
+    }
+    rows.put(Table::Holdings, &key, &stays, rows.end(Table::Holdings, &key)?)
 }
 
 /// Deletes a code, unless it was redeemed. Redeemed codes are kept, so that a replay is noticed.
@@ -82,12 +113,12 @@ fn change<T>(
     new: &New<'_>,
     change: impl FnOnce(Vec<Held>) -> (Vec<Held>, T),
 ) -> Result<T, StoreError> {
-    let key = format!("{}:{}", new.holding.name(), new.subject);
-    let before = rows.raw(Table::Holdings, &key)?.and_then(|row| row::expiry(&row));
+    let key = new.list();
+    let before = rows.end(Table::Holdings, &key)?;
     let mut list: Vec<Held> = rows.get(Table::Holdings, &key)?.unwrap_or_default();
-    list.retain(|held| held.name != new.held.name);
+    list.retain(|held| held.name != new.held.name && held.until > new.held.at);
     list.push(new.held.clone());
     let (list, outcome) = change(list);
-    rows.put(Table::Holdings, &key, &list, before.max(Some(new.until)))?;
+    rows.put(Table::Holdings, &key, &list, before.max(Some(new.held.until)))?;
     Ok(outcome)
 }

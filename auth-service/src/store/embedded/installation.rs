@@ -35,8 +35,16 @@ impl Installation for EmbeddedStore {
         self.read(|rows| rows.get(Table::Meta, CLOCK))
     }
 
-    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError> {
-        self.writer.write(move |rows| rows.put(Table::Meta, CLOCK, &mark, None)).await
+    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError> {
+        self.writer
+            .write(move |rows| {
+                let is_same = rows.get::<ClockMark>(Table::Meta, CLOCK)? == seen;
+                if is_same {
+                    rows.put(Table::Meta, CLOCK, &mark, None)?;
+                }
+                Ok(is_same)
+            })
+            .await
     }
 
     /// The embedded store has no clock of its own.

@@ -134,7 +134,7 @@ impl PendingStore for EmbeddedStore {
                 let Some(mut found) = device(rows, &key, now)? else { return Ok(Poll::Unknown) };
                 let poll = found.poll(now);
                 match &poll {
-                    Poll::Redeemed(grant) => rows.remove(Table::Grants, grant.as_str())?,
+                    Poll::Redeemed(grant) => holdings::remove_grant(rows, grant)?,
                     Poll::Unknown => {}
                     _ => put_device(rows, &key, &found)?,
                 }
@@ -157,7 +157,7 @@ impl PendingStore for EmbeddedStore {
                 };
                 match found.state {
                     DeviceState::Redeemed => {
-                        rows.remove(Table::Grants, found.grant_id.as_str())?;
+                        holdings::remove_grant(rows, &found.grant_id)?;
                         return Ok(Redemption::Replayed);
                     }
                     DeviceState::Allowed { .. } if !found.is_expired(used.at) => {}
@@ -229,8 +229,13 @@ impl PendingStore for EmbeddedStore {
     }
 
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
-        let key = consent_key(subject, client);
-        self.writer.write(move |rows| rows.remove(Table::Consents, &key)).await
+        let (key, subject) = (consent_key(subject, client), subject.clone());
+        self.writer
+            .write(move |rows| {
+                rows.remove(Table::Consents, &key)?;
+                holdings::release(rows, &New::consent(&key, &subject, UnixTime(0), UnixTime(0)))
+            })
+            .await
     }
 
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {

@@ -18,6 +18,7 @@ use crate::store::{StoreError, row};
 use super::age::Age;
 use super::connection::{Connection, Script};
 use super::keys::Keys;
+use super::permissions;
 
 /// How long after its expiry Redis drops a row. The clocks of replicas differ slightly, and only the expiry
 /// in the row itself counts.
@@ -60,6 +61,11 @@ static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
          redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
          return 1",
     )
+});
+
+/// Removes a row, and returns it (empty if absent).
+static TAKE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("local row = redis.call('GET', KEYS[1]) or '' redis.call('DEL', KEYS[1]) return row")
 });
 
 /// Increments a number, although Redis may be full, as `SWAP_ALTHOUGH_FULL` does. The keys are that of the
@@ -146,13 +152,13 @@ impl Cells {
 
     /// Checks that Redis is not older than it was.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
-        let seen = self.age.seen();
+        let asked = self.age.asked();
         let number: Option<u64> = self.connection.run("GET", vec![self.keys.taken_away().into()]).await?;
-        if number.is_none() && seen > 0 && self.identity().await?.is_none() {
+        if number.is_none() && asked.seen > 0 && self.identity().await?.is_none() {
             // Redis was emptied, which is noticed by its identity.
             return Ok(());
         }
-        self.age.compare(seen, number.unwrap_or_default())
+        self.age.compare(asked, number.unwrap_or_default())
     }
 
     /// The identity of the store, however old Redis is.
@@ -162,13 +168,32 @@ impl Cells {
         Ok(found)
     }
 
-    /// Counts a change that took something away, after it was made or together with it.
+    /// Counts a change that took something away, after it was made or together with it. If the Redis user has no
+    /// permission for it, the change is counted later, because it was made and must not be reported as failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
-        let seen = self.age.seen();
+        let asked = self.age.asked();
         let key = self.keys.taken_away();
         let keys = [key.as_str(), &format!("{key}:none")];
-        let number: u64 = self.connection.script(&COUNT, &keys, Vec::new()).await?;
-        self.age.compare(seen, number)
+        match self.connection.script::<u64>(&COUNT, &keys, Vec::new()).await {
+            Ok(number) => self.age.compare_counted(asked, number),
+            Err(error) if permissions::is_missing(&error) => {
+                self.age.owe();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Counts the changes that could not be counted when they were made. For all of them, one is enough.
+    pub(super) async fn count_owed(&self) -> Result<(), StoreError> {
+        if !self.age.take_owed() {
+            return Ok(());
+        }
+        let counted = self.count_change().await;
+        if counted.is_err() {
+            self.age.owe();
+        }
+        counted
     }
 
     /// The value at `key`, even if it has expired.
@@ -339,6 +364,18 @@ impl Cells {
     /// Removes the row at `key`, and counts that something was taken away. Returns whether there was a row.
     pub(super) async fn take_away(&self, key: &str) -> Result<bool, StoreError> {
         Ok(try_join(self.remove(key), self.count_change()).await?.0)
+    }
+
+    /// Like [`Cells::take_away`], but returns the value that was there. It is none if it cannot be read, because
+    /// that must not keep it from being taken away.
+    pub(super) async fn take_out<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let taken = async {
+            let row: Result<Bytes, _> = self.connection.script(&TAKE, &[key], Vec::new()).await;
+            self.note(key);
+            row
+        };
+        let (row, ()) = try_join(taken, self.count_change()).await?;
+        Ok(row::open(&self.sealer, key.as_bytes(), &row).ok())
     }
 
     /// Removes the row at `key`. Returns whether there was one.

@@ -110,8 +110,11 @@ impl Connection {
         let client = Client::new(address.config(), Some(performance), Some(connection), Some(policy));
         let renewal = Arc::new(Renewal::default());
         let (failing, connecting) = (Arc::clone(&renewal), Arc::clone(&renewal));
+        let lost = Arc::clone(&age);
         let failed = client.on_error(move |(error, _)| {
             failing.note_error(&error);
+            // The event of the next connection comes at some time after that connection is used.
+            lost.doubt();
             std::future::ready(Ok(()))
         });
         let connected_again = client.on_reconnect(move |_| {

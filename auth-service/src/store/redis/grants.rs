@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join3, try_join4};
+use futures_util::future::{join, try_join, try_join3, try_join4};
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
@@ -45,7 +45,7 @@ pub(super) async fn add_code(
     // which expires unused and does not count.
     let is_first = cells.swap(&approval, before.as_ref(), &hash.text(), Some(kept)).await?;
     if is_first {
-        holdings::hold(cells, &New::code(hash, code, life)).await?;
+        holdings::hold(cells, &New::code(hash, code, used.at)).await;
     }
     Ok(is_first)
 }
@@ -87,7 +87,7 @@ pub(super) async fn find_code(
     }
 }
 
-/// Needs two round trips.
+/// Needs three round trips.
 pub(super) async fn redeem_code(
     cells: &Cells,
     hash: &TokenHash,
@@ -109,7 +109,7 @@ pub(super) async fn redeem_code(
             return Ok(Redemption::Unknown);
         };
         if found.value.redeemed {
-            revoke(cells, &found.value.code.grant_id).await?;
+            holdings::remove_grant(cells, &found.value.code.grant_id).await?;
             return Ok(Redemption::Replayed);
         }
         if found.value.code.expires_at <= now || clients::note_use_of(cells, used, client).await?.is_none() {
@@ -118,9 +118,9 @@ pub(super) async fn redeem_code(
         let row = found.value.redeemed();
         let code_life = Life { until: row.forget_at(), now };
         let key = cells.keys.grant(&grant.id);
-        let redeemed = cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life));
-        let (redeemed, displaced) = try_join(redeemed, hold(cells, grant, life)).await?;
-        if redeemed {
+        if cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life)).await? {
+            let used_up = New::code(hash, &row.code, now);
+            let (displaced, ()) = join(hold(cells, grant, now), holdings::release(cells, &used_up)).await;
             return Ok(Redemption::Redeemed { displaced });
         }
     }
@@ -136,11 +136,11 @@ pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<
 
 /// Records that an account has this grant, and deletes the grants that go for it. Returns them. A grant
 /// without a refresh token ends soon and does not count.
-pub(super) async fn hold(cells: &Cells, grant: &Grant, life: Life) -> Result<Vec<Grant>, StoreError> {
+pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Grant> {
     if grant.refresh.is_none() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
-    holdings::hold(cells, &New::grant(grant, life.now, life)).await
+    holdings::hold(cells, &New::grant(grant, now)).await
 }
 
 /// Creates a grant without a code.
@@ -215,10 +215,11 @@ pub(super) async fn rotate(
                 let life = Life { until: grant.expires_at, now };
                 let key = cells.keys.grant(&grant.id);
                 let change = cells.swap(&key, Some(&found), &grant, Some(life));
-                let held = New::grant(&grant, now, life);
-                let noted = holdings::note(cells, &held);
+                let held = New::grant(&grant, now);
                 let known = stay_known(cells, &grant, presented, life);
-                let (changed, (), ()) = try_join3(change, known, noted).await?;
+                let (changed, noted) = join(try_join(change, known), holdings::note(cells, &held)).await;
+                holdings::told(noted);
+                let (changed, ()) = changed?;
                 if changed {
                     return Ok(Rotation::Rotated(grant));
                 }
@@ -231,7 +232,7 @@ pub(super) async fn rotate(
             }
             // A token that was used up stays so, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
-                revoke(cells, &found.value.id).await?;
+                holdings::remove_grant(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
             }
             RefreshUse::Undatable => return Ok(Rotation::Undatable),
@@ -247,10 +248,6 @@ async fn stay_known(cells: &Cells, grant: &Grant, used: &Presented, life: Life) 
         Some(_) => Ok(()),
         None => cells.write(&cells.keys.grant_of_refresh(used.hash()), &grant.id, life).await,
     }
-}
-
-pub(super) async fn revoke(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {
-    cells.take_away(&cells.keys.grant(id)).await.map(|_| ())
 }
 
 /// Reads all three rows, and how old Redis is, at the same time, because concurrent commands are sent to Redis

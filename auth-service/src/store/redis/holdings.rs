@@ -1,11 +1,12 @@
 //! The lists of what each account holds, one of each kind. A list is in a different slot from its rows, so
-//! both cannot be written in one step. If that is interrupted, a list can name a row that does not exist.
-//! Such an entry is removed like any other.
+//! both cannot be written in one step. A row is written first, so that nobody can remove it before it exists.
+//! If a change is interrupted, a list can lack a row, or name one that does not exist, which counts until its
+//! expiry.
 
 use std::sync::LazyLock;
 
 use fred::types::Value;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use crate::domain::account::{LoginSession, Subject};
 use crate::domain::clock::UnixTime;
@@ -19,28 +20,48 @@ use crate::store::rules::CodeRow;
 use super::cells::{Cells, Life};
 use super::connection::Script;
 
-/// Changes a list: a text whose first line is the time at which it ends, and whose other lines each have the
-/// time and the name of a row. The key is that of the list. The arguments are the time at which the list ends
-/// at the earliest, the current time, the time and the name of the row to add (empty for none), the number of
-/// rows up to which nothing is returned, and the names of the rows to remove. Returns the list.
+/// Adds a row to a list, or moves it to its new time. A list is a text whose first line is the time at which it
+/// ends, and whose other lines each have the time, the expiry and the name of a row. The key is that of the
+/// list. The arguments are the current time, the time, the expiry and the name of the row, and the number of
+/// rows up to which nothing is returned. Removes the rows that have expired. Returns the list.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
-static CHANGE: LazyLock<Script> = LazyLock::new(|| {
+static ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local leaves = {[ARGV[4]] = true}
-         for place = 6, #ARGV - 1 do leaves[ARGV[place]] = true end
+        "local now, ends = tonumber(ARGV[1]), tonumber(ARGV[3])
          local head, rest = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+)\\n(.*)$')
-         local ends = math.max(tonumber(ARGV[1]), tonumber(head or '0'))
+         ends = math.max(ends, tonumber(head or '0'))
          local lines = {string.format('%.0f', ends)}
          for line in string.gmatch(rest or '', '[^\\n]+') do
-           if not leaves[string.match(line, '^%d+ (.*)$')] then table.insert(lines, line) end
+           local expiry, name = string.match(line, '^%d+ (%d+) (.*)$')
+           if name and name ~= ARGV[4] and tonumber(expiry) > now then table.insert(lines, line) end
          end
-         if ARGV[4] ~= '' then table.insert(lines, ARGV[3] .. ' ' .. ARGV[4]) end
+         table.insert(lines, ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])
          local text = table.concat(lines, '\\n')
-         local life = math.max(ends - tonumber(ARGV[2]), 0) * 1000 + 60000
+         local life = math.max(ends - now, 0) * 1000 + 60000
          redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', life))
          if #lines - 1 > tonumber(ARGV[5]) then return text end
          return ''",
+    )
+});
+
+/// Removes rows from a list, although Redis may be full (see `SWAP_ALTHOUGH_FULL` in `cells.rs`). The keys are
+/// that of the list and one that never exists, and the arguments are the names of the rows. The last argument
+/// of every script is the number of the request.
+static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local list = redis.call('GET', KEYS[1])
+         if not list then return 0 end
+         local leaves = {}
+         for place = 1, #ARGV - 1 do leaves[ARGV[place]] = true end
+         local lines = {}
+         for line in string.gmatch(list, '[^\\n]+') do
+           local name = string.match(line, '^%d+ %d+ (.*)$')
+           if not (name and leaves[name]) then table.insert(lines, line) end
+         end
+         redis.call('DEL', KEYS[2])
+         redis.call('SET', KEYS[1], table.concat(lines, '\\n'), 'KEEPTTL')
+         return 1",
     )
 });
 
@@ -49,71 +70,134 @@ pub(super) struct New<'a> {
     holding: Holding,
     subject: &'a Subject,
     held: Held,
-    life: Life,
+    now: UnixTime,
 }
 
 impl<'a> New<'a> {
-    pub(super) fn code(hash: &TokenHash, code: &'a AuthorizationCode, life: Life) -> Self {
-        let held = Held::code(hash, code, life.now);
-        Self { holding: Holding::Codes, subject: &code.subject, held, life }
+    pub(super) fn code(hash: &TokenHash, code: &'a AuthorizationCode, now: UnixTime) -> Self {
+        Self { holding: Holding::Codes, subject: &code.subject, held: Held::code(hash, code, now), now }
     }
 
-    pub(super) fn grant(grant: &'a Grant, at: UnixTime, life: Life) -> Self {
-        let held = Held::grant(grant, at);
-        Self { holding: Holding::Grants, subject: &grant.subject, held, life }
+    pub(super) fn grant(grant: &'a Grant, now: UnixTime) -> Self {
+        Self { holding: Holding::Grants, subject: &grant.subject, held: Held::grant(grant, now), now }
     }
 
-    pub(super) fn session(session: &'a LoginSession, life: Life) -> Self {
-        let held = Held::session(session);
-        Self { holding: Holding::Sessions, subject: &session.subject, held, life }
+    /// Sessions are added in the second of the login, so the time of login is the current time.
+    pub(super) fn session(session: &'a LoginSession) -> Self {
+        let (held, now) = (Held::session(session), session.authenticated_at);
+        Self { holding: Holding::Sessions, subject: &session.subject, held, now }
     }
 
     pub(super) fn consent(name: &str, subject: &'a Subject, life: Life) -> Self {
-        Self { holding: Holding::Consents, subject, held: Held::consent(name, life.now), life }
+        let held = Held::consent(name, life.now, life.until);
+        Self { holding: Holding::Consents, subject, held, now: life.now }
     }
 }
 
 /// Adds a row to its list, or moves it to its new time, and deletes nothing.
 pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError> {
-    change(cells, new, true, usize::MAX, &[]).await.map(|_| ())
+    add(cells, new, usize::MAX).await.map(|_| ())
 }
 
-/// Adds a row to its list, and deletes the rows that are removed for it. Returns the grants among them.
-pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
-    let list = change(cells, new, true, new.holding.of_client(), &[]).await?;
+/// Adds a row that was written to its list, and deletes the rows that are removed for it. Returns the grants
+/// among them.
+///
+/// Errors are logged and not returned, because the row exists. A caller that is told of an error tries again,
+/// and the second redemption of a code, for example, ends the grant.
+pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
+    match try_hold(cells, new).await {
+        Ok(displaced) => displaced,
+        failed => {
+            told(failed);
+            Vec::new()
+        }
+    }
+}
+
+/// Like [`hold`], for a row that nobody knows yet.
+///
+/// # Errors
+/// If the row could not be added to its list. Rows that could not be removed for it are no error, because they
+/// stay in the list and go for the next row.
+pub(super) async fn try_hold(cells: &Cells, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
+    let list = add(cells, new, new.holding.of_client()).await?;
     let goes = leaving(new.holding, list, &new.held.name);
     if goes.is_empty() {
         return Ok(Vec::new());
     }
-    let removed = try_join_all(goes.iter().map(|held| remove(cells, new.holding, held))).await?;
-    change(cells, new, false, usize::MAX, &goes).await?;
-    Ok(removed.into_iter().flatten().filter(|grant| !grant.is_expired(new.held.at)).collect())
+    let removed = join_all(goes.iter().map(|held| remove(cells, new.holding, held))).await;
+    let (mut grants, mut names) = (Vec::new(), Vec::new());
+    for (held, removed) in goes.iter().zip(removed) {
+        match removed {
+            Ok(grant) => {
+                grants.extend(grant.filter(|grant| !grant.is_expired(new.held.at)));
+                names.push(held.name.as_str());
+            }
+            failed => told(failed),
+        }
+    }
+    told(leave(cells, new, names).await);
+    Ok(grants)
 }
 
-/// Adds the row if `adds` is true, and removes `leaves`. Returns the list if it has more than `many` rows,
-/// and an empty list otherwise.
-async fn change(
-    cells: &Cells,
-    new: &New<'_>,
-    adds: bool,
-    many: usize,
-    leaves: &[Held],
-) -> Result<Vec<Held>, StoreError> {
-    let mut arguments: Vec<Value> = vec![
-        new.life.until.0.to_string().into(),
-        new.life.now.0.to_string().into(),
+/// Removes the entry of a row that was deleted or used up. Only its name counts. Errors are logged: the entry
+/// then counts until its expiry.
+pub(super) async fn release(cells: &Cells, gone: &New<'_>) {
+    told(leave(cells, gone, vec![&gone.held.name]).await);
+}
+
+/// Deletes a grant and its entry.
+pub(super) async fn remove_grant(cells: &Cells, id: &GrantId) -> Result<(), StoreError> {
+    if let Some(grant) = cells.take_out::<Grant>(&cells.keys.grant(id)).await?
+        && grant.refresh.is_some()
+    {
+        release(cells, &New::grant(&grant, grant.created_at)).await;
+    }
+    Ok(())
+}
+
+/// Deletes a login session and its entry.
+pub(super) async fn remove_session(cells: &Cells, id: &TokenHash) -> Result<(), StoreError> {
+    if let Some(session) = cells.take_out::<LoginSession>(&cells.keys.session(id)).await? {
+        release(cells, &New::session(&session)).await;
+    }
+    Ok(())
+}
+
+/// Logs an error that is not returned.
+pub(super) fn told<T>(done: Result<T, StoreError>) {
+    if let Err(error) = done {
+        tracing::warn!(
+            "the list of what an account holds cannot be changed, so its ceilings may not hold: {error}"
+        );
+    }
+}
+
+/// Returns the list if it has more than `many` rows, and an empty list otherwise.
+async fn add(cells: &Cells, new: &New<'_>, many: usize) -> Result<Vec<Held>, StoreError> {
+    let arguments: Vec<Value> = vec![
+        new.now.0.to_string().into(),
         new.held.at.0.to_string().into(),
-        if adds { new.held.name.as_str().into() } else { "".into() },
+        new.held.until.0.to_string().into(),
+        new.held.name.as_str().into(),
         many.to_string().into(),
     ];
-    arguments.extend(leaves.iter().map(|held| Value::from(held.name.as_str())));
     let key = cells.keys.holdings(new.holding, new.subject);
-    let list: String = cells.connection.script(&CHANGE, &[&key], arguments).await?;
+    let list: String = cells.connection.script(&ADD, &[&key], arguments).await?;
     let line = |line: &str| {
-        let (at, name) = line.split_once(' ')?;
-        Some(Held { at: UnixTime(at.parse().ok()?), name: name.to_owned() })
+        let (at, rest) = line.split_once(' ')?;
+        let (until, name) = rest.split_once(' ')?;
+        let time = |text: &str| text.parse().ok().map(UnixTime);
+        Some(Held { at: time(at)?, until: time(until)?, name: name.to_owned() })
     };
     Ok(list.lines().skip(1).filter_map(line).collect())
+}
+
+async fn leave(cells: &Cells, new: &New<'_>, names: Vec<&str>) -> Result<(), StoreError> {
+    let key = cells.keys.holdings(new.holding, new.subject);
+    let keys = [key.as_str(), &format!("{key}:none")];
+    let names = names.into_iter().map(Value::from).collect();
+    cells.connection.script::<i64>(&RELEASE, &keys, names).await.map(|_| ())
 }
 
 /// Deletes a row. Returns it if it is a grant. Redeemed codes are kept, so that a replay is noticed.
@@ -122,10 +206,7 @@ async fn remove(cells: &Cells, holding: Holding, held: &Held) -> Result<Option<G
         Holding::Codes => remove_code(cells, held).await?,
         Holding::Grants => {
             let id = GrantId::try_from(held.row().to_owned()).map_err(|_| StoreError::Unreadable)?;
-            let key = cells.keys.grant(&id);
-            let grant = cells.read::<Grant>(&key).await?.map(|found| found.value);
-            cells.take_away(&key).await?;
-            return Ok(grant);
+            return cells.take_out::<Grant>(&cells.keys.grant(&id)).await;
         }
         Holding::Sessions => cells.take_away(&cells.keys.of(Kind::Session, held.row())).await.map(|_| ())?,
         Holding::Consents => cells.remove(&cells.keys.of(Kind::Consent, held.row())).await.map(|_| ())?,

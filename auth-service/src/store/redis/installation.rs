@@ -12,6 +12,7 @@ use crate::store::installation::Installation;
 use super::RedisStore;
 use super::cells::Found;
 use super::connection::Script;
+use super::permissions;
 
 /// The time on the server's clock, in seconds.
 static TIME: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('TIME')[1]"));
@@ -34,8 +35,13 @@ impl Installation for RedisStore {
         Ok(self.cells.read(&self.cells.keys.clock()).await?.map(|found| found.value))
     }
 
-    async fn set_clock_mark(&self, mark: ClockMark) -> Result<(), StoreError> {
-        self.cells.write_for(&self.cells.keys.clock(), &mark, None).await
+    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError> {
+        let key = self.cells.keys.clock();
+        let found = self.cells.read::<ClockMark>(&key).await?;
+        if found.as_ref().map(|found| found.value) != seen {
+            return Ok(false);
+        }
+        self.cells.swap(&key, found.as_ref(), &mark, None).await
     }
 
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
@@ -54,17 +60,10 @@ impl RedisStore {
         let key = self.cells.keys.key_check();
         match self.cells.connection.script(script, &[&key], Vec::new()).await {
             Ok(text) => Ok(Some(text)),
-            Err(StoreError::Unavailable(reason)) if is_forbidden(&reason) => Ok(None),
+            Err(error) if permissions::is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
-}
-
-/// Whether the error says that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
-fn is_forbidden(reason: &str) -> bool {
-    ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
-        .iter()
-        .any(|said| reason.contains(said))
 }
 
 /// The settings in `INFO` that can cause a loss of rows.

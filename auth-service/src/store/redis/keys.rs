@@ -114,7 +114,7 @@ impl Keys {
             | ("w", "clients")
             | ("f", "client")
             | ("k" | "d", "grant")
-            | ("meta", "key-check" | "writable" | "identity" | "clock") => Named::Pointer,
+            | ("meta", "key-check" | "writable" | "trial" | "identity" | "clock") => Named::Pointer,
             ("h", _)
             | ("meta", "taken-away")
             | ("clients", "all" | "unused" | "ends")
@@ -289,6 +289,11 @@ impl Keys {
     /// The key of a row that is written to test whether Redis accepts writes.
     pub(super) fn writable(&self) -> String {
         self.key("meta", "writable")
+    }
+
+    /// The key on which the permissions of the Redis user are tried. It exists only meanwhile.
+    pub(super) fn trial(&self) -> String {
+        self.key("meta", "trial")
     }
 
     /// The key of the row with the identity of the store.

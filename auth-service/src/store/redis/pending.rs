@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::try_join3;
 
 use crate::domain::account::Subject;
 use crate::domain::client::{ClientId, ClientUse};
@@ -152,7 +152,7 @@ impl PendingStore for RedisStore {
             let poll = polled.poll(now);
             match &poll {
                 Poll::Redeemed(grant) => {
-                    grants::revoke(&self.cells, grant).await?;
+                    holdings::remove_grant(&self.cells, grant).await?;
                     return Ok(poll);
                 }
                 Poll::Unknown => return Ok(poll),
@@ -164,7 +164,7 @@ impl PendingStore for RedisStore {
         }
     }
 
-    /// Needs two round trips.
+    /// Needs three round trips.
     async fn redeem_device(
         &self,
         code: &TokenHash,
@@ -188,7 +188,7 @@ impl PendingStore for RedisStore {
             };
             match found.value.state {
                 DeviceState::Redeemed => {
-                    grants::revoke(cells, &found.value.grant_id).await?;
+                    holdings::remove_grant(cells, &found.value.grant_id).await?;
                     return Ok(Redemption::Replayed);
                 }
                 DeviceState::Allowed { .. } if !found.value.is_expired(now) => {}
@@ -202,11 +202,8 @@ impl PendingStore for RedisStore {
             let device_life = life(&redeemed, now);
             let key = cells.keys.grant(&grant.id);
             let added = (key.as_str(), grant, grant_life);
-            let swapped = cells.swap_and_add((&place, &found, &redeemed, device_life), added);
-            let held = grants::hold(cells, grant, grant_life);
-            let (swapped, displaced) = try_join(swapped, held).await?;
-            if swapped {
-                return Ok(Redemption::Redeemed { displaced });
+            if cells.swap_and_add((&place, &found, &redeemed, device_life), added).await? {
+                return Ok(Redemption::Redeemed { displaced: grants::hold(cells, grant, now).await });
             }
         }
     }
@@ -261,16 +258,18 @@ impl PendingStore for RedisStore {
             let until = used.extend(found.as_ref().and_then(Found::expiry), until);
             let life = Life { until, now };
             let name = consent_name(&used.user, &used.client.id);
-            let held = New::consent(&name, &used.user, life);
-            let written = self.cells.swap(&key, found.as_ref(), &consent, Some(life));
-            if try_join(written, holdings::hold(&self.cells, &held)).await?.0 {
+            if self.cells.swap(&key, found.as_ref(), &consent, Some(life)).await? {
+                holdings::hold(&self.cells, &New::consent(&name, &used.user, life)).await;
                 return Ok(());
             }
         }
     }
 
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
-        self.cells.take_away(&self.cells.keys.consent(subject, client)).await.map(|_| ())
+        self.cells.take_away(&self.cells.keys.consent(subject, client)).await?;
+        let (name, ended) = (consent_name(subject, client), Life { until: UnixTime(0), now: UnixTime(0) });
+        holdings::release(&self.cells, &New::consent(&name, subject, ended)).await;
+        Ok(())
     }
 
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {

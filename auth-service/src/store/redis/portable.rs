@@ -161,13 +161,13 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             if let Some(token) = rules::leading(&grant) {
                 cells.write_for(&cells.keys.grant_of_refresh(token), &grant.id, life).await?;
             }
-            if let Some(life) = life.filter(|_| grant.refresh.is_some()) {
-                holdings::note(cells, &New::grant(&grant, grant.last_used_at(), life)).await?;
+            if life.is_some() && grant.refresh.is_some() {
+                holdings::note(cells, &New::grant(&grant, grant.last_used_at())).await?;
             }
         }
         Kind::Session => {
-            if let Some(life) = life {
-                holdings::note(cells, &New::session(&record.read()?, life)).await?;
+            if life.is_some() {
+                holdings::note(cells, &New::session(&record.read()?)).await?;
             }
         }
         Kind::Consent => {

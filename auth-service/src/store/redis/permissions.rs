@@ -1,0 +1,54 @@
+//! Whether the Redis user has all permissions that are needed. Otherwise a change could be half made when the
+//! first command is refused, perhaps months after the start.
+
+use std::sync::LazyLock;
+
+use crate::store::StoreError;
+
+use super::cells::Cells;
+use super::connection::Script;
+
+/// Runs every command that is needed on a key of its own. Returns the name of the first one that the user has
+/// no permission to run, or an empty text. Other errors, such as those of a full Redis, are not its business.
+static TRIAL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local trials = {
+           {'DEL'}, {'INCR'}, {'GET'}, {'SET', '0', 'PX', '1000'}, {'DEL'},
+           {'ZADD', '0', 'x'}, {'ZCARD'}, {'ZSCORE', 'x'}, {'ZRANGE', '0', '0'}, {'ZRANGEBYLEX', '-', '+'},
+           {'ZRANGEBYSCORE', '0', '0'}, {'ZREM', 'x'}, {'ZREMRANGEBYSCORE', '0', '0'}, {'DEL'},
+           {'SADD', 'x'}, {'SMEMBERS'}, {'SREM', 'x'}, {'DEL'}}
+         for _, trial in ipairs(trials) do
+           local answer = redis.pcall(trial[1], KEYS[1], unpack(trial, 2))
+           if type(answer) == 'table' and answer.err then
+             for _, said in ipairs({'NOPERM', 'ACL failure', 'run this command', 'no permissions'}) do
+               if string.find(answer.err, said, 1, true) then return trial[1] end
+             end
+           end
+         end
+         return ''",
+    )
+});
+
+/// Checks that the user has all permissions.
+///
+/// # Errors
+/// If one is missing, or if Redis cannot be asked.
+pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
+    let missing: String = cells.connection.script(&TRIAL, &[&cells.keys.trial()], Vec::new()).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = missing.to_lowercase();
+    Err(StoreError::Unavailable(format!(
+        "the user in REDIS_URL has no permission for the command {command}: add +{command} to its ACL \
+         (docs/adr/0003-redis-store.md lists all commands)"
+    )))
+}
+
+/// Whether the error says that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
+pub(super) fn is_missing(error: &StoreError) -> bool {
+    let StoreError::Unavailable(reason) = error else { return false };
+    ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
+        .iter()
+        .any(|said| reason.contains(said))
+}
