@@ -33,11 +33,12 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     // `token_type_hint` is only a hint (RFC 7009 §2.1), and the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
-        state.store.revoke_grant(&grant.id).await?;
-        // The remembered consent ends too, so that the user is asked when the client connects again.
+        // The remembered consent ends too, so that the user is asked when the client connects again. It ends first,
+        // because a repeated request would not find the grant.
         state.store.forget_consent(&grant.subject, &grant.client_id).await?;
-        let grant_id = grant.id;
-        audit::Event::GrantRevoked { grant_id: &grant_id, client_id: &client.id }.emit();
+        state.store.revoke_grant(&grant.id).await?;
+        let (grant_id, subject) = (&grant.id, &grant.subject);
+        audit::Event::GrantRevoked { grant_id, subject, client_id: &client.id }.emit();
     }
     Ok(())
 }

@@ -25,10 +25,17 @@ static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 /// Limits for events that a user or a client can cause as often as they like, one for each account, or for
 /// each client if the event has no account.
 static OF_ACCOUNTS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
+/// Limits for events of accounts that the others must not hide, one for each kind. Whoever has stolen a
+/// session could hide what it is used for behind many events that cost nothing.
+static GIVEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
+static ENDED: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
+static PASSWORDS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 
 /// Forgets accounts whose lines are not limited any more. It is called periodically.
 pub fn forget_idle() {
-    OF_ACCOUNTS.forget_idle();
+    for rates in [&OF_ACCOUNTS, &GIVEN, &ENDED, &PASSWORDS] {
+        rates.forget_idle();
+    }
 }
 
 /// Something that happened. No variant carries a token, a code, a password or anything else that a stranger
@@ -173,6 +180,8 @@ pub enum Event<'a> {
     GrantRevoked {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
+        /// The user who had allowed it, or the client if it had a grant for itself.
+        subject: &'a Subject,
         /// The client that revoked it.
         client_id: &'a ClientId,
     },
@@ -196,6 +205,11 @@ pub enum Event<'a> {
     SigningKeyRevoked {
         /// Identifier of the key that was removed.
         kid: &'a str,
+    },
+    /// An operator has said that the clock is right, although later times were believed before.
+    ClockAccepted {
+        /// The latest time that was believed.
+        forgotten: UnixTime,
     },
     /// An operator has exported the content of the store to an encrypted file.
     StoreExported {
@@ -320,13 +334,13 @@ impl Event<'_> {
                 "login_throttled"
             }
             Self::PasswordChosen { subject } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
+                if let Some(left_out) = PASSWORDS.admit(subject) {
                     tracing::info!(target: "audit", event = "password_chosen", %subject, left_out);
                 }
                 "password_chosen"
             }
             Self::ConsentGiven { subject, client_id, scope } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
+                if let Some(left_out) = GIVEN.admit(subject) {
                     tracing::info!(target: "audit", event = "consent_given", %subject, %client_id, %scope, left_out);
                 }
                 "consent_given"
@@ -343,14 +357,14 @@ impl Event<'_> {
                 }
                 "code_replayed"
             }
-            Self::GrantRevoked { grant_id, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(&Subject::of_client(client_id)) {
-                    tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %client_id, left_out);
+            Self::GrantRevoked { grant_id, subject, client_id } => {
+                if let Some(left_out) = ENDED.admit(subject) {
+                    tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %subject, %client_id, left_out);
                 }
                 "grant_revoked"
             }
             Self::GrantDisplaced { grant_id, subject, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
+                if let Some(left_out) = ENDED.admit(subject) {
                     tracing::warn!(target: "audit", event = "grant_displaced", %grant_id, %subject, %client_id, left_out);
                 }
                 "grant_displaced"
@@ -362,6 +376,10 @@ impl Event<'_> {
             Self::SigningKeyRevoked { kid } => {
                 tracing::warn!(target: "audit", event = "signing_key_revoked", %kid);
                 "signing_key_revoked"
+            }
+            Self::ClockAccepted { forgotten } => {
+                tracing::warn!(target: "audit", event = "clock_accepted", %forgotten);
+                "clock_accepted"
             }
             Self::StoreExported { records } => {
                 tracing::warn!(target: "audit", event = "store_exported", records);
@@ -413,8 +431,50 @@ mod tests {
             let written = of(&format!("event=\"{event}\""));
             assert!((100..200).contains(&written), "{event}: {written}");
         }
-        assert!((100..200).contains(&of(eve.as_str())), "{}", of(eve.as_str()));
+        assert!((200..400).contains(&of(eve.as_str())), "{}", of(eve.as_str()));
         assert_eq!(of(ana.as_str()), 60);
         assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
+    }
+
+    #[test]
+    fn a095_grants_that_one_user_revokes_hide_no_line_about_another_user_of_the_same_client() {
+        let client_id = &ClientId::try_from("shared".to_owned()).unwrap();
+        let [eve, ana] = [&Subject::new([3; 32]), &Subject::new([4; 32])];
+        let grant_id = &GrantId::new([1; 32]);
+        let lines = lines_of(|| {
+            for _ in 0..1000 {
+                Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
+            }
+            Event::GrantRevoked { grant_id, subject: ana, client_id }.emit();
+        });
+        assert_eq!(lines.iter().filter(|line| line.contains(ana.as_str())).count(), 1);
+    }
+
+    #[test]
+    fn a095_events_that_cost_nothing_hide_no_password_consent_or_end_of_the_same_account() {
+        let client_id = &ClientId::try_from("client".to_owned()).unwrap();
+        let (eve, scope) = (&Subject::new([5; 32]), &Scope::default());
+        let grant_id = &GrantId::new([1; 32]);
+        let lines = lines_of(|| {
+            for _ in 0..1000 {
+                Event::Barred { subject: eve, client_id }.emit();
+                Event::ConsentDenied { subject: eve, client_id }.emit();
+                Event::ConsentRemembered { subject: eve, client_id, scope }.emit();
+                Event::LoggedIn { subject: eve }.emit();
+            }
+            Event::ConsentGiven { subject: eve, client_id, scope }.emit();
+            for _ in 0..1000 {
+                Event::ConsentGiven { subject: eve, client_id, scope }.emit();
+            }
+            Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
+            Event::GrantDisplaced { grant_id, subject: eve, client_id }.emit();
+            for _ in 0..1000 {
+                Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
+            }
+            Event::PasswordChosen { subject: eve }.emit();
+        });
+        for event in ["consent_given", "grant_revoked", "grant_displaced", "password_chosen"] {
+            assert!(lines.iter().any(|line| line.contains(&format!("event=\"{event}\""))), "{event}");
+        }
     }
 }

@@ -33,7 +33,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    lines: VecDeque<Vec<u8>>,
+    lines: VecDeque<Waiting>,
     bytes: usize,
     /// Whether the thread has taken a line and has not finished writing it.
     is_writing: bool,
@@ -42,7 +42,15 @@ struct Queue {
     told: Lost,
 }
 
-/// How many lines were left out since the start, because nobody read those before them.
+/// A line in the queue.
+#[derive(Default)]
+struct Waiting {
+    text: Vec<u8>,
+    is_audit: bool,
+}
+
+/// How many lines were left out since the start, because nobody read those before them, or because they could
+/// not be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
     /// All lines.
@@ -55,6 +63,17 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { lines, audit } = self;
         write!(f, "{lines} lines, {audit} of them audit lines")
+    }
+}
+
+impl Lost {
+    fn count(&mut self, is_audit: bool) {
+        self.lines += 1;
+        metrics::counter!("mcp_gate_log_lines_left_out_total").increment(1);
+        if is_audit {
+            self.audit += 1;
+            metrics::counter!("mcp_gate_audit_lines_lost_total").increment(1);
+        }
     }
 }
 
@@ -77,19 +96,12 @@ impl LogWriter {
         let fits = queue.bytes + line.len() + OVERHEAD <= room;
         if fits {
             queue.bytes += line.len() + OVERHEAD;
-            queue.lines.push_back(line.to_vec());
+            queue.lines.push_back(Waiting { text: line.to_vec(), is_audit });
         } else {
-            queue.lost.lines += 1;
-            queue.lost.audit += u64::from(is_audit);
+            queue.lost.count(is_audit);
         }
         drop(queue);
         self.0.changed.notify_all();
-        if !fits {
-            metrics::counter!("mcp_gate_log_lines_left_out_total").increment(1);
-            if is_audit {
-                metrics::counter!("mcp_gate_audit_lines_lost_total").increment(1);
-            }
-        }
     }
 
     /// Waits until all lines are written, but no longer than `within`.
@@ -116,19 +128,19 @@ impl LogWriter {
     fn write_all(&self, mut out: impl Write) {
         loop {
             let line = self.next();
-            let is_written = write_line(&mut out, &line).is_ok();
+            let is_written = write_line(&mut out, &line.text).is_ok();
             let untold = self.finish(&line, is_written);
             if let Some(Lost { lines, audit }) = untold {
                 tracing::warn!(
                     lines,
                     audit_lines = audit,
-                    "lines were left out of the log, because nobody read it"
+                    "lines were left out of the log, because nobody read it, or because they could not be written"
                 );
             }
         }
     }
 
-    fn next(&self) -> Vec<u8> {
+    fn next(&self) -> Waiting {
         let mut queue = self
             .0
             .changed
@@ -138,12 +150,15 @@ impl LogWriter {
         queue.lines.pop_front().unwrap_or_default()
     }
 
-    /// Frees the space of a line. Returns what was left out since the last report, if it is time for another
-    /// one.
-    fn finish(&self, line: &[u8], is_written: bool) -> Option<Lost> {
+    /// Frees the space of a line, and counts it if it is lost. Returns what was left out since the last report,
+    /// if it is time for another one.
+    fn finish(&self, line: &Waiting, is_written: bool) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;
-        queue.bytes = queue.bytes.saturating_sub(line.len() + OVERHEAD);
+        queue.bytes = queue.bytes.saturating_sub(line.text.len() + OVERHEAD);
+        if !is_written {
+            queue.lost.count(line.is_audit);
+        }
         // While the queue is long, the reader has not caught up, and more lines might be left out.
         let untold = if is_written && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
             let (lost, told) = (queue.lost, queue.told);
@@ -234,6 +249,37 @@ mod tests {
         // Lines that cannot be written do not wait for ever, either.
         writer.flush(PATIENCE);
         assert_eq!(writer.queue().bytes, 0);
+    }
+
+    /// A full disk, until it has room again.
+    struct Disk(Arc<Mutex<bool>>, Vec<u8>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if *self.0.lock().unwrap() {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_told_when_one_is_written() {
+        let is_full = Arc::new(Mutex::new(true));
+        let writer = LogWriter::start(Disk(Arc::clone(&is_full), Vec::new())).unwrap();
+        writer.put(b"one\n", false);
+        writer.put(b"two\n", true);
+        writer.flush(PATIENCE);
+        assert_eq!(writer.lost(), Lost { lines: 2, audit: 1 });
+        assert_eq!(writer.queue().told, Lost::default());
+        *is_full.lock().unwrap() = false;
+        writer.put(b"three\n", false);
+        writer.flush(PATIENCE);
+        assert_eq!(writer.queue().told, Lost { lines: 2, audit: 1 });
     }
 
     #[test]
