@@ -117,6 +117,8 @@ pub fn listen(
     threads::try_listeners(workers, edge_grpc.is_some())
         .map_err(|cause| ListenError::Threads { workers, cause })?;
     let ceilings = open_files::ceilings(workers);
+    let (public_share, edge_share) =
+        (open_files::share(ceilings.public, workers), open_files::share(ceilings.edge, workers));
     let connecting = state.clone();
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
@@ -133,8 +135,8 @@ pub fn listen(
             .app_data(public_state.clone())
             .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
     })
-    .workers(workers.get())
-    .max_connections(ceilings.public.div_ceil(workers.get()))
+    .workers(public_share.workers)
+    .max_connections(public_share.connections)
     .on_connect(move |stream, extensions| {
         if !connections::is_proxy(stream, &connecting) {
             connections::await_head(stream, extensions, &connecting.heads);
@@ -156,8 +158,8 @@ pub fn listen(
         let state = edge_state.clone();
         fn_service(move |request| checked(request, state.clone()))
     })
-    .workers(workers.get())
-    .max_connections(ceilings.edge.div_ceil(workers.get()))
+    .workers(edge_share.workers)
+    .max_connections(edge_share.connections)
     .keep_alive(EDGE_KEEP_ALIVE)
     .on_connect(|stream, extensions| connections::watch(stream, extensions, EDGE_SILENCE))
     .client_request_timeout(HEAD_TIMEOUT)

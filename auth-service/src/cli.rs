@@ -2,6 +2,7 @@
 //! running service.
 
 mod add_client;
+mod clock;
 mod doctor;
 mod healthcheck;
 mod keys;
@@ -26,6 +27,7 @@ use auth_service::store::embedded::{self, OpenError};
 use crate::serve::open_store;
 use add_client::AddClient;
 
+pub(crate) use clock::{ClockCommand, clock};
 pub(crate) use doctor::run as doctor;
 pub(crate) use healthcheck::{Healthcheck, healthcheck};
 pub(crate) use keys::{KeysCommand, keys};
@@ -56,6 +58,10 @@ pub(crate) enum Command {
     /// Manage the keys that sign tokens. Works whether or not the service is running.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Correct what the service remembers about a clock that was wrong. Works whether or not the service is
+    /// running.
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Work on the whole state: back it up, move it to another store, or change its key.
     #[command(subcommand)]
     Store(StoreCommand),

@@ -3,6 +3,7 @@
 //! A type with its own grammar can only be built by its parser, so other code does not validate it again.
 
 pub mod account;
+pub mod causes;
 pub mod client;
 pub mod clock;
 pub mod clock_watch;

@@ -4,6 +4,7 @@
 //! the command to the running service over a socket that only the service's own user can open.
 
 mod add_client;
+mod clock;
 mod keys;
 pub mod socket;
 mod store;
@@ -123,6 +124,8 @@ pub enum Command {
         /// The `kid` of the key.
         kid: String,
     },
+    /// Forgets the latest time that was ever believed, because the clock is right now.
+    AcceptClock,
     /// Writes the content of the store to a new file.
     ExportStore {
         /// The absolute path of the new file.
@@ -307,6 +310,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         Command::ListKeys => keys::list(tools).await,
         Command::RotateKeys => keys::rotate(tools).await,
         Command::RevokeKey { kid } => keys::revoke(&kid, tools).await,
+        Command::AcceptClock => clock::accept(tools).await,
         Command::ExportStore { file, key_file } => store::export(&file, key_file.as_deref(), tools).await,
         Command::ResealStore => store::reseal(tools).await,
     }

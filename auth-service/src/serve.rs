@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
 use auth_service::config::{Config, Storage};
+use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::SystemClock;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
@@ -74,7 +75,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            telemetry::end(Some(&format!("auth-service: {}", crate::in_one_line(&error))));
+            telemetry::end(Some(&format!("auth-service: {}", in_one_line(error.as_ref()))));
             Ok(ExitCode::FAILURE)
         }
     }

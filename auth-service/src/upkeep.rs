@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Random, UnixTime};
-use crate::domain::clock_watch::{ClockWatch, Standing, TimeBounds};
+use crate::domain::clock_watch::{ClockMark, ClockWatch, Standing, TimeBounds};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{Store, StoreError};
 
@@ -84,8 +84,10 @@ impl Upkeep {
         let (now, up) = (clock.now(), clock.up());
         let standing = self.known().look_at_clock(now, up, own_time);
         if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
-            let mark = self.known().watch.mark(now, up);
-            if store.set_clock_mark(mark).await.is_ok() {
+            let seen = store.clock_mark().await?;
+            let mark = self.known().follow(seen, now, up);
+            // If another replica or a command was faster, the next check tries again.
+            if store.set_clock_mark(seen, mark).await.is_ok_and(|is_set| is_set) {
                 self.known().mark = Some(now);
             }
         }
@@ -162,6 +164,12 @@ impl Known {
             }
         }
         standing
+    }
+
+    /// Adopts a correction of an operator. Returns the times to record.
+    fn follow(&mut self, seen: Option<ClockMark>, now: UnixTime, up: Duration) -> ClockMark {
+        self.watch.follow(seen, now, up);
+        self.watch.mark(now, up)
     }
 
     fn is_mark_due(&self, now: UnixTime) -> bool {

@@ -69,9 +69,35 @@ fn fitting(limit: usize, taken: usize) -> Ceilings {
     Ceilings { public: of(PUBLIC_CONNECTIONS), edge: of(EDGE_CONNECTIONS) }
 }
 
+/// How a ceiling is divided among the workers of a listener, each of which counts for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Number of workers, which is lower than usual if there is not one connection for each.
+    pub(super) workers: usize,
+    /// Maximum number of connections of one worker.
+    pub(super) connections: usize,
+}
+
+/// Divides `ceiling`, which is at least 1, so that the workers together stay below it.
+pub(super) fn share(ceiling: usize, workers: NonZeroUsize) -> Share {
+    let workers = workers.get().min(ceiling).max(1);
+    Share { workers, connections: (ceiling / workers).max(1) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a100_all_workers_together_stay_below_the_ceiling() {
+        for ceiling in [1, 2, 39, 79, 1024, PUBLIC_CONNECTIONS] {
+            for workers in [1, 2, 3, 7, 64, 2000] {
+                let Share { workers, connections } = share(ceiling, NonZeroUsize::new(workers).unwrap());
+                let all = workers * connections;
+                assert!(all <= ceiling && all > ceiling / 2, "{ceiling}: {workers} of {connections}");
+            }
+        }
+    }
 
     #[test]
     fn a100_connections_leave_files_for_everything_else_whatever_the_limit_is() {

@@ -11,6 +11,7 @@ use url::Url;
 
 use auth_service::config::Config;
 use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
+use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::{Clock, SystemClock};
 
 /// Options of the examination.
@@ -50,7 +51,7 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
     let findings = match findings {
         Ok(findings) => findings,
         Err(error) => {
-            eprintln!("auth-service: {}", crate::in_one_line(&error));
+            eprintln!("auth-service: {}", in_one_line(error.as_ref()));
             return ExitCode::from(2);
         }
     };

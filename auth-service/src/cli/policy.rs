@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use auth_service::config::Config;
 use auth_service::domain::account::Group;
+use auth_service::domain::causes::in_one_line;
 use auth_service::domain::client::ClientId;
 use auth_service::domain::path::UnambiguousPath;
 use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
@@ -92,7 +93,7 @@ pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("auth-service: {}", crate::in_one_line(&error));
+            eprintln!("auth-service: {}", in_one_line(error.as_ref()));
             ExitCode::from(2)
         }
     }

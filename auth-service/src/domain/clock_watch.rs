@@ -98,12 +98,15 @@ pub struct TimeBounds {
     /// The later one of the clock's time and the time that it is now according to the latest time that was
     /// ever trusted.
     pub latest: UnixTime,
+    /// Whether the clock shows the expected time. Then `latest` advances with the uptime of the machine, so that
+    /// the difference between two such times is right even if both are wrong.
+    pub is_steady: bool,
 }
 
 impl TimeBounds {
     /// The bounds if the right time is `now`.
     pub fn exactly(now: UnixTime) -> Self {
-        Self { earliest: now, latest: now }
+        Self { earliest: now, latest: now, is_steady: true }
     }
 
     /// Whether `at` is still to come, so that a clock was or is wrong. Small differences between the clocks of
@@ -118,8 +121,12 @@ impl TimeBounds {
 pub struct ClockMark {
     /// The time at which the store was last in use.
     pub last: UnixTime,
-    /// The latest time that was ever trusted. It never goes back, even if the clock does.
+    /// The latest time that was ever trusted. It does not go back when the clock does, but only by a command of
+    /// an operator.
     pub latest: UnixTime,
+    /// How often operators have set `latest` back. A process that knows a lower number adopts `latest`.
+    #[serde(default)]
+    pub corrections: u64,
 }
 
 /// A time of day, and how long the machine had been up at that time.
@@ -156,12 +163,14 @@ pub struct ClockWatch {
     candidate: Option<Seen>,
     /// Whether the first time is trusted without a comparison.
     is_new: bool,
+    /// The number of corrections by operators that are known.
+    corrections: u64,
 }
 
 impl ClockWatch {
     /// Starts with a new store, which contains nothing that a wrong clock could destroy.
     pub fn of_new_store() -> Self {
-        Self { trusted: None, latest: None, ahead: AWAY, candidate: None, is_new: true }
+        Self { trusted: None, latest: None, ahead: AWAY, candidate: None, is_new: true, corrections: 0 }
     }
 
     /// Starts when the machine has been up for `up`. `mark` is what the store recorded last, if it did.
@@ -173,18 +182,32 @@ impl ClockWatch {
             ahead: AWAY,
             candidate: None,
             is_new: false,
+            corrections: mark.map_or(0, |mark| mark.corrections),
         }
     }
 
     /// The bounds of the right time while the clock shows `now`.
     pub fn bounds(&self, now: UnixTime, up: Duration) -> TimeBounds {
         let later = |seen: Option<Seen>| seen.map_or(now, |seen| seen.later(up));
-        TimeBounds { earliest: later(self.trusted).min(now), latest: later(self.latest).max(now) }
+        let seen = Seen { at: now, up };
+        TimeBounds {
+            earliest: later(self.trusted).min(now),
+            latest: later(self.latest).max(now),
+            is_steady: self.trusted.is_some_and(|trusted| trusted.fits(seen, TOLERANCE)),
+        }
+    }
+
+    /// Adopts the correction of an operator, if the store has one that is not known yet. `now` was just found to
+    /// be reliable.
+    pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
+        if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
+            (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);
+        }
     }
 
     /// The times to record at `now`, which was just found to be reliable.
     pub fn mark(&self, now: UnixTime, up: Duration) -> ClockMark {
-        ClockMark { last: now, latest: self.bounds(now, up).latest }
+        ClockMark { last: now, latest: self.bounds(now, up).latest, corrections: self.corrections }
     }
 
     /// Checks the clock, and returns its state. `store` is the time of the store's own clock, if it has one.
@@ -231,7 +254,7 @@ mod tests {
     fn watch(mark: Option<u64>) -> ClockWatch {
         match mark {
             Some(at) => {
-                let mark = ClockMark { last: UnixTime(at), latest: UnixTime(at) };
+                let mark = ClockMark { last: UnixTime(at), latest: UnixTime(at), corrections: 0 };
                 ClockWatch::new(Some(mark), Duration::from_secs(50))
             }
             None => ClockWatch::of_new_store(),
@@ -331,7 +354,11 @@ mod tests {
         let mark = watch.mark(UnixTime(START - 400 * DAY + 3600), Duration::from_secs(50 + 3620));
         assert_eq!(
             mark,
-            ClockMark { last: UnixTime(START - 400 * DAY + 3600), latest: UnixTime(START + 3620) }
+            ClockMark {
+                last: UnixTime(START - 400 * DAY + 3600),
+                latest: UnixTime(START + 3620),
+                corrections: 0
+            }
         );
     }
 

@@ -162,8 +162,12 @@ pub struct ReplacedToken {
 impl ReplacedToken {
     /// Decides whether the response with the successor can be repeated. The grace period has to be certainly
     /// over for a theft, and certainly not over for a repetition.
+    ///
+    /// The token was used at [`TimeBounds::latest`], which can be far ahead. It is right again when it is compared
+    /// with a later one while the clock is steady.
     fn judge(&self, time: TimeBounds, grace: Duration) -> RefreshUse {
-        if time.earliest.since(self.at) > grace {
+        let is_over = |now: UnixTime| now.since(self.at) > grace;
+        if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
             RefreshUse::Reused
         } else if time.latest.since(self.at) <= grace && !time.is_before(self.at) {
             RefreshUse::Repeated { sealed_successor: self.sealed_successor.clone() }
@@ -293,9 +297,10 @@ mod tests {
         let used = ReplacedToken { hash: TokenHash::of(b"used"), at, sealed_successor: vec![1] };
         let repeated = RefreshUse::Repeated { sealed_successor: vec![1] };
         let after = |seconds: i64| UnixTime(at.0.saturating_add_signed(seconds));
-        let judge = |earliest, latest| {
-            used.judge(TimeBounds { earliest: after(earliest), latest: after(latest) }, grace)
+        let judged = |earliest, latest, is_steady| {
+            used.judge(TimeBounds { earliest: after(earliest), latest: after(latest), is_steady }, grace)
         };
+        let judge = |earliest, latest| judged(earliest, latest, false);
         assert_eq!(judge(0, 0), repeated);
         assert_eq!(judge(120, 120), repeated);
         assert_eq!(judge(121, 121), RefreshUse::Reused);
@@ -305,6 +310,8 @@ mod tests {
         let tolerance = i64::try_from(TOLERANCE.as_secs()).unwrap();
         assert_eq!(judge(-tolerance, -tolerance), repeated, "the clocks of replicas differ");
         assert_eq!(judge(-86_400, -86_400), RefreshUse::Undatable, "the clock was ahead");
+        assert_eq!(judged(-86_400, 120, true), repeated, "the latest time is a day ahead");
+        assert_eq!(judged(-86_400, 121, true), RefreshUse::Reused, "the latest time is a day ahead");
     }
 
     #[test]

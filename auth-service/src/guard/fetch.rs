@@ -16,6 +16,7 @@ use reqwest::{Certificate, Client, StatusCode};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
+use crate::domain::causes::in_one_line;
 use crate::threads;
 
 use super::addresses::is_public;
@@ -100,7 +101,7 @@ pub struct NoFetcher(String);
 impl Fetcher {
     /// Creates a fetcher that trusts the system's root certificates and those in `extra_roots`, in PEM.
     pub fn new(loopback: Loopback, extra_roots: Option<&[u8]>) -> Result<Self, NoFetcher> {
-        let failed = |error: reqwest::Error| NoFetcher(with_causes(&error));
+        let failed = |error: reqwest::Error| NoFetcher(in_one_line(&error));
         let roots = extra_roots.map(Certificate::from_pem_bundle).transpose().map_err(failed)?;
         let client = || {
             let resolver = CheckedResolver::new(loopback);
@@ -156,17 +157,6 @@ impl Fetcher {
         }
         Ok(Fetched { body, max_age })
     }
-}
-
-/// The message of an error and those of its causes, which alone say what is wrong.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {

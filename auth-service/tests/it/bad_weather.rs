@@ -73,6 +73,50 @@ async fn a_clock_that_stays_where_it_jumped_to_counts_after_an_hour() {
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty(), "{client} is gone");
 }
 
+/// The clock was ahead for an hour, and has been right for an hour.
+async fn after_a_clock_that_was_ahead(app: &TestApp) {
+    app.state.follow_keys().await;
+    for ahead in [DAYS, Duration::ZERO] {
+        app.set_clock_ahead(ahead);
+        app.state.findings().await.unwrap();
+        app.wait(Duration::from_secs(3600));
+        assert_eq!(ready(app).await.1["clock"], "ok");
+    }
+    let latest = app.state.time_bounds().latest;
+    assert!(latest.since(app.state.now()) >= DAYS, "a time that was believed is remembered");
+}
+
+#[actix_web::test]
+async fn a031_a_stolen_token_is_noticed_although_a_clock_was_ahead_for_an_hour() {
+    for app in TestApp::on_both_stores(&[]).await {
+        after_a_clock_that_was_ahead(&app).await;
+        let client = app.client().await;
+        let stolen = app.tokens(&client).await;
+        let rotated = Tokens::of(app.refresh(&client, &stolen.refresh).await).await;
+        app.wait(Duration::from_secs(300));
+        assert_eq!(app.refresh(&client, &stolen.refresh).await.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(app.refresh(&client, &rotated.refresh).await.status(), StatusCode::BAD_REQUEST);
+    }
+}
+
+#[actix_web::test]
+async fn an_operator_forgets_a_time_that_was_ahead() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let refused = ask(&app, Command::AcceptClock).await;
+        assert!(matches!(refused, Reply::Refused(_)), "there is nothing to forget: {refused:?}");
+        after_a_clock_that_was_ahead(&app).await;
+        let done = ask(&app, Command::AcceptClock).await;
+        assert!(matches!(done, Reply::Done), "{done:?}");
+        app.wait(Duration::from_secs(300));
+        app.state.findings().await.unwrap();
+        assert_eq!(app.state.time_bounds().latest, app.state.now());
+        let mark = app.state.store.clock_mark().await.unwrap().unwrap();
+        assert_eq!((mark.latest, mark.corrections), (app.state.now(), 1));
+        let client = app.client().await;
+        assert!(!app.tokens(&client).await.access.is_empty());
+    }
+}
+
 struct At(UnixTime);
 
 impl Clock for At {

@@ -1,0 +1,21 @@
+//! `auth-service clock …`: the latest time that was believed.
+
+use clap::Subcommand;
+
+use auth_service::operator;
+
+use super::run;
+
+#[derive(Subcommand)]
+pub(crate) enum ClockCommand {
+    /// Say that the clock is right now, after a clock that was far ahead had been believed. What was made then
+    /// ends in its time, and what is made from now on does not live too long.
+    Accept,
+}
+
+/// Runs a command about the clock.
+pub(crate) async fn clock(command: ClockCommand) -> anyhow::Result<()> {
+    match command {
+        ClockCommand::Accept => run(operator::Command::AcceptClock).await.map(|_| ()),
+    }
+}
