@@ -88,8 +88,12 @@ pub(super) fn remove_session(rows: &Writable<'_>, key: &str) -> Result<(), Store
     found.map_or(Ok(()), |session| release(rows, &New::session(&session)))
 }
 
-/// Removes the entry of a row that was deleted or used up. Only its name counts.
+/// Removes the entry of a row that was deleted or used up. Only its name counts. While the database cannot be
+/// written, the entry stays until its expiry, because only what takes something away is kept then.
 pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreError> {
+    if rows.is_beside() {
+        return Ok(());
+    }
     let key = gone.list();
     let Some(list) = rows.get::<Vec<Held>>(Table::Holdings, &key)? else { return Ok(()) };
     let stays: Vec<_> = list.iter().filter(|held| held.name != gone.held.name).collect();

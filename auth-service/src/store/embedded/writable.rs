@@ -46,6 +46,11 @@ impl<'a> Writable<'a> {
         Self { target, sealer, touched: RefCell::default() }
     }
 
+    /// Whether changes are collected because the database cannot be written.
+    pub(super) fn is_beside(&self) -> bool {
+        matches!(self.target, Target::Overlay { .. })
+    }
+
     /// The changes that were collected.
     pub(super) fn changed(&self) -> Overlay {
         match &self.target {

@@ -165,10 +165,8 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
                 holdings::note(cells, &New::grant(&grant, grant.last_used_at())).await?;
             }
         }
-        Kind::Session => {
-            if life.is_some() {
-                holdings::note(cells, &New::session(&record.read()?)).await?;
-            }
+        Kind::Session if life.is_some() => {
+            holdings::note(cells, &New::session(&record.read()?)).await?;
         }
         Kind::Consent => {
             let consent: Consent = record.read()?;
