@@ -92,8 +92,8 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
             notes.problem(
                 "store",
                 format!("auth-service is not ready: {body}"),
-                "every request is refused until the store answers",
-                "see that the store runs and that REDIS_URL, or DATA_DIR, is right",
+                "logins, registrations and refreshes are refused, and perhaps checks too",
+                "mend what it says of the store and the clock; docs/state.md has the causes: a full disk, Redis that is away or full, a wrong clock, lost data",
             );
         }
     }

@@ -39,6 +39,14 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
                 "try again in a minute; if it stays so, see REGISTRATION_RATE",
             );
         }
+        503 => {
+            return notes.problem(
+                "registration",
+                format!("a registration is answered 503: {}", response.text().await.unwrap_or_default()),
+                "new clients cannot connect, as long as it lasts",
+                "see what /ready on OPS_LISTEN says, or run the doctor where auth-service runs",
+            );
+        }
         status => return failed(notes, format!("a registration is answered {status}")),
     }
     let client: Value = response.json().await.unwrap_or_default();

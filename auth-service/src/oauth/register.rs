@@ -96,7 +96,7 @@ impl RegistrationError {
         let mut response = responses::error(issuer, status, code, &self.to_string(), challenge);
         let retry_after = match self {
             Self::Crowded(crowded) => Some(crowded.retry_after_seconds),
-            Self::Full => Some(FULL_RETRY_AFTER),
+            Self::Full | Self::Unavailable => Some(LONG_RETRY_AFTER),
             _ => None,
         };
         if let Some(seconds) = retry_after {
@@ -231,8 +231,9 @@ impl Credentials {
     }
 }
 
-/// Value of `Retry-After` for [`RegistrationError::Full`], in seconds. By then, some clients can make room.
-const FULL_RETRY_AFTER: u64 = 60;
+/// Value of `Retry-After` in seconds, if there is no room, or if the store does not work. By then, clients can have made
+/// room, and the service looks at its store every few seconds.
+const LONG_RETRY_AFTER: u64 = 60;
 
 /// Builds a client, and the identifiers that it can get. A public client is identified by its metadata: the
 /// same metadata again gives the same client, so a program that registers on every connection stays one

@@ -26,7 +26,8 @@ async fn a_code_becomes_tokens_of_rfc_9068() {
     let body: Value = response.json().await.unwrap();
     assert_eq!(
         (&body["token_type"], &body["expires_in"], &body["scope"]),
-        (&json!("Bearer"), &json!(3600), &json!("mcp"))
+        (&json!("Bearer"), &json!(3595), &json!("mcp")),
+        "the client is told to refresh before the token ends"
     );
     let claims = claims(body["access_token"].as_str().unwrap());
     assert_eq!(claims["iss"], ISSUER);

@@ -53,7 +53,9 @@ impl Problem {
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
-        let message = format!("The request body is over the limit of {limit} bytes.");
+        let message = format!(
+            "The request body is over the limit of {limit} bytes. Send less at once, or have the operator raise MAX_BODY."
+        );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidRequest, message)
     }
 

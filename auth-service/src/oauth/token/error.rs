@@ -179,7 +179,7 @@ impl TokenError {
             | Self::AccountTooFast(limit)
             | Self::Client(ClientAuthError::TooFast(limit)) => Some(limit.retry_after_seconds),
             Self::Proof(ProofRefused::TooFast(seconds)) => Some(*seconds),
-            Self::Full => Some(60),
+            Self::Full | Self::Unavailable => Some(60),
             Self::Client(ClientAuthError::Away(_)) => Some(10),
             _ => None,
         }

@@ -1,6 +1,8 @@
 //! What all grants have in common: creating the grant, selecting the part of it that a request asks for, and
 //! issuing the tokens.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::domain::account::{Account, Subject, short_id};
@@ -119,11 +121,17 @@ pub(super) fn issue(
     Ok(TokenResponse {
         access_token: state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?,
         token_type: if claims.cnf.is_some() { "DPoP" } else { "Bearer" },
-        expires_in: exp.since(now).as_secs(),
+        expires_in: told_lifetime(exp.since(now)).as_secs(),
         refresh_token: refresh_token.map(|token| token.expose().to_owned()),
         scope: claims.scope.to_string(),
         issued_token_type: None,
     })
+}
+
+/// The lifetime that a client is told: up to five seconds shorter than the real one. Some clients use a token up to its
+/// last moment, and begin a new login if that was too late. The request takes time, and `exp` is in whole seconds.
+fn told_lifetime(lifetime: Duration) -> Duration {
+    lifetime.saturating_sub((lifetime / 10).min(Duration::from_secs(5)))
 }
 
 /// The part of a grant that one access token covers.
