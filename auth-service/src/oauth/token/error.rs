@@ -179,7 +179,9 @@ impl TokenError {
             | Self::AccountTooFast(limit)
             | Self::Client(ClientAuthError::TooFast(limit)) => Some(limit.retry_after_seconds),
             Self::Proof(ProofRefused::TooFast(seconds)) => Some(*seconds),
-            Self::Full | Self::Unavailable => Some(60),
+            Self::Full
+            | Self::Unavailable
+            | Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) => Some(60),
             Self::Client(ClientAuthError::Away(_)) => Some(10),
             _ => None,
         }
