@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::run_by;
-use crate::say;
+use crate::report::say;
 
 const ROOT: &str = "/sys/fs/cgroup";
 

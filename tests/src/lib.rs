@@ -26,6 +26,7 @@ pub mod oauth;
 pub mod places;
 pub mod process;
 pub mod raw;
+pub mod report;
 pub mod setup;
 pub mod stack;
 pub mod suite;
@@ -35,11 +36,6 @@ pub mod web_page;
 pub use edge::Edge;
 pub use gate::{Answer, Gate};
 pub use oauth::{Registration, Tokens};
+pub use report::say;
 pub use setup::{Setup, Tier};
 pub use stack::Stack;
-
-/// Prints a line to standard error, which the test runner shows even if the test passes.
-pub fn say(line: &str) {
-    use std::io::Write as _;
-    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("standard error can be written");
-}
