@@ -13,6 +13,7 @@ use auth_service::config::Config;
 use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
 use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::files::{LONGEST_SETTING, read_regular};
 
 /// Options of the examination.
 #[derive(Args)]
@@ -78,7 +79,8 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
     let extra_roots = asked
         .ca_file
         .map(|path| {
-            std::fs::read(&path).with_context(|| format!("--ca-file: cannot read {}", path.display()))
+            read_regular(&path, LONGEST_SETTING)
+                .with_context(|| format!("--ca-file: cannot read {}", path.display()))
         })
         .transpose()?;
     let is_set =

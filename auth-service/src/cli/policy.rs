@@ -12,6 +12,7 @@ use auth_service::domain::causes::in_one_line;
 use auth_service::domain::client::ClientId;
 use auth_service::domain::path::UnambiguousPath;
 use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
+use auth_service::files::read_regular;
 use auth_service::operator::{self, Reply, UserRow};
 use auth_service::policy::{
     Era, Explanation, LONGEST_FILE, Policy, PolicySource, Question, Verdict, explain, parse,
@@ -126,11 +127,9 @@ fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<Prote
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
-    let length = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-    if length > u64::try_from(LONGEST_FILE).unwrap_or(u64::MAX) {
-        bail!("{} has {length} bytes; a policy file has {LONGEST_FILE} at most", path.display());
-    }
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    let bytes =
+        read_regular(path, LONGEST_FILE).with_context(|| format!("cannot read {}", path.display()))?;
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

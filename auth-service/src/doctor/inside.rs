@@ -85,6 +85,7 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
             notes.fine("store", "the store answers, and keys are there");
             let body: Value = response.json().await.unwrap_or_default();
             note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
+            note_policy(body.get("policy"), notes);
             note_log(body.get("log").and_then(Value::as_str), notes);
         }
         Some(response) => {
@@ -107,6 +108,18 @@ fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
             format!("what the store keeps is at risk: {danger}"),
             "what was acknowledged can be lost, and revocations with it",
             "see \"When the disk is full\" and \"When Redis is away\" in docs/state.md",
+        );
+    }
+}
+
+/// Tells what `/ready` says of a policy file that cannot be used.
+fn note_policy(policy: Option<&Value>, notes: &mut Notes<'_>) {
+    if let Some(error) = policy.and_then(|policy| policy.get("error")).and_then(Value::as_str) {
+        notes.warning(
+            "policy",
+            format!("the policy file cannot be used: {error}"),
+            "the policy that is in force is the last one that could be used, and not the one in the file",
+            "correct POLICY_FILE: `auth-service policy check` shows all problems with their lines; the service then loads it by itself",
         );
     }
 }

@@ -116,6 +116,20 @@ async fn settings_that_do_not_fit_are_found_from_inside() {
 }
 
 #[actix_web::test]
+async fn a_policy_file_that_is_not_in_force_is_found_from_inside() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "default_scope = \"mcp\"\n").unwrap();
+    let settings = [("POLICY_FILE", file.path().to_str().unwrap())];
+    let patient = patient(Fault::None, &settings, None).await;
+    std::fs::write(file.path(), "default_scope = ").unwrap();
+    (0..2).for_each(|_| patient.app.state.policy.look());
+    let findings = examined(&patient, None).await;
+    assert_eq!(complaints(&findings), [("policy", Outcome::Warning)], "{findings:#?}");
+    let told = findings.iter().find(|finding| finding.check == "policy").unwrap();
+    assert!(told.what.contains(file.path().to_str().unwrap()), "{told:?}");
+}
+
+#[actix_web::test]
 async fn a_name_without_address_and_a_port_without_listener_are_told_apart() {
     for (url, check) in [("https://nowhere.invalid/mcp", "dns"), ("http://127.0.0.1:1/mcp", "connection")] {
         let url = url.parse().unwrap();

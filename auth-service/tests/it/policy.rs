@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, Response, StatusCode};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
 use super::app::{TestApp, Tokens, VERIFIER, authorize_query};
@@ -214,7 +216,7 @@ async fn a_file_that_changes_all_the_time_is_told() {
 async fn a_running_service_notices_a_change_by_itself() {
     let ruled = Ruled::by(RULES, &[]).await;
     let follower = actix_web::rt::spawn(Arc::clone(&ruled.app.state.policy).follow());
-    let changed = std::time::Duration::from_millis(50);
+    let changed = Duration::from_millis(50);
     std::fs::write(&ruled.file, RULES.replace("shutdown", "reboot")).unwrap();
     // The number of tries only bounds the duration of the test. docs/policy.md says how fast the service
     // notices a change.
@@ -345,4 +347,28 @@ async fn a082_a_token_of_a_person_who_is_let_in_here_opens_nothing_there() {
     assert_eq!(ruled.calls(&tokens.access, "tools/list", "").await.status(), StatusCode::OK);
     let check = ruled.app.check(Method::POST, "other.example", "/mcp").bearer_auth(&tokens.access);
     assert_eq!(check.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+}
+
+#[actix_web::test]
+async fn the_policy_commands_refuse_a_pipe_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let explain = ["policy", "explain", "--user", "ana", "--host", "mcp.example"];
+    let cases = [
+        (vec!["policy", "check", pipe], None),
+        ([explain.as_slice(), &["--file", pipe]].concat(), None),
+        (explain.to_vec(), Some(pipe)),
+    ];
+    for (arguments, setting) in cases {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_auth-service"));
+        command.args(&arguments).env_clear().kill_on_drop(true);
+        command.envs(setting.map(|pipe| ("POLICY_FILE", pipe)));
+        let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{arguments:?} {setting:?} hangs")).unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("no regular file"), "{arguments:?} {setting:?}: {told}");
+        assert_eq!(output.status.code(), Some(2), "{told}");
+    }
 }
