@@ -56,6 +56,9 @@ pub enum NoFacts {
     /// The grant was revoked or has expired, or the account is disabled or does not exist.
     #[error("the access token has been revoked")]
     Revoked,
+    /// The clock is in doubt, and does not tell whether the token and its refresh token have expired.
+    #[error("the clock does not tell whether the access token has expired")]
+    Undatable,
     /// The store failed, so it is unknown whether the token is valid.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -187,6 +187,7 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
         Err(NoFacts::Invalid) => return invalid("the access token is not valid"),
         Err(NoFacts::Expired) => return invalid("the access token has expired"),
         Err(NoFacts::Revoked) => return invalid("the access token has been revoked"),
+        Err(NoFacts::Undatable) => return Answer::refuse(&CheckError::Undatable),
         Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
     };
     if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.facts, state).await {

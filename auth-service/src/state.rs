@@ -33,6 +33,7 @@ use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
 use crate::rotation::{self, RotationError};
 use crate::store::{LatestEnds, Store, StoreError};
+use crate::upkeep::write_probe::WriteProbe;
 use crate::upkeep::{Findings, Upkeep};
 
 /// Maximum number of concurrent requests of one address. A hosted client serves many users from few
@@ -88,6 +89,7 @@ pub struct AppState {
     stopping: AtomicBool,
     leaving: AtomicBool,
     upkeep: Upkeep,
+    write_probe: WriteProbe,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -154,6 +156,7 @@ impl AppState {
             stopping: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             upkeep,
+            write_probe: WriteProbe::default(),
             clock,
             random,
         })
@@ -167,6 +170,16 @@ impl AppState {
     /// The bounds of the right time, which differ from [`Self::now`] while the clock is not reliable.
     pub fn time_bounds(&self) -> TimeBounds {
         self.upkeep.time_bounds(self.clock.as_ref())
+    }
+
+    /// The earliest time that it can be. What is live at this time is not replaced or deleted as expired.
+    pub fn earliest(&self) -> UnixTime {
+        self.time_bounds().earliest
+    }
+
+    /// Whether the clock shows another time than expected, so that nothing can be refused for good as expired.
+    pub fn is_clock_in_doubt(&self) -> bool {
+        !self.time_bounds().is_steady
     }
 
     /// Reads the signing keys from the store, and changes them there if that is due. If this fails, the
@@ -259,7 +272,40 @@ impl AppState {
     }
 
     /// The facts about the caller who presents `token` at the time `now`.
+    ///
+    /// A client whose token has expired refreshes it, and some clients discard their tokens if that fails. Therefore a
+    /// token is only refused as expired if the store can write, and if the refresh token has certainly expired or is
+    /// still valid.
     pub async fn facts_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
+        match self.facts_at(token, now).await {
+            // The future is boxed, so that a check that passes does not need memory for it.
+            Err(refused @ (NoFacts::Expired | NoFacts::Revoked)) => {
+                Err(Box::pin(self.final_refusal(token, now, refused)).await)
+            }
+            found => found,
+        }
+    }
+
+    async fn final_refusal(&self, token: &str, now: UnixTime, refused: NoFacts) -> NoFacts {
+        let TimeBounds { earliest, is_steady, .. } = self.time_bounds();
+        if !is_steady && let Ok(known) = self.facts_at(token, earliest).await {
+            match self.store.grant(&known.facts.grant_id, earliest).await {
+                Ok(Some(grant)) if grant.refresh.is_some() && grant.is_expired(now) => {
+                    return NoFacts::Undatable;
+                }
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        if matches!(refused, NoFacts::Expired)
+            && let Err(error) = self.write_probe.try_write(self.store.as_ref(), self.clock.as_ref()).await
+        {
+            return error.into();
+        }
+        refused
+    }
+
+    async fn facts_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
         let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
         self.facts.of_token(token, sources).await

@@ -60,7 +60,7 @@ pub enum Registration {
 /// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
-    /// The time of the registration.
+    /// The earliest time that it can be. A client that is live at this time is neither replaced nor deleted.
     pub now: UnixTime,
     /// The time at which the client is deleted if nobody uses it.
     pub unused_until: UnixTime,

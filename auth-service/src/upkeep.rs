@@ -1,6 +1,8 @@
 //! Regular checks of what all other functions depend on: whether the store still has its data, whether the
 //! clock is reliable, and whether settings of the store put its data at risk.
 
+pub mod write_probe;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

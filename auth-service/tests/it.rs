@@ -13,6 +13,7 @@ mod it {
     mod browser;
     mod bursts;
     mod check;
+    mod clock_jumps;
     mod consent;
     mod delegation;
     mod device;

@@ -187,6 +187,7 @@ impl Answer {
                 }
                 return Self::unavailable();
             }
+            CheckError::Undatable => return Self::unavailable(),
             CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
             CheckError::UnknownProxy => StatusCode::NOT_FOUND,
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,

@@ -156,6 +156,9 @@ pub enum CheckError {
         "X-Forwarded-Prefix says that the path was rewritten before the check; the check has to come first"
     )]
     Rewritten,
+    /// The clock is in doubt, so that it is unknown whether the token has expired.
+    #[error("the clock does not tell whether the access token has expired")]
+    Undatable,
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
@@ -166,7 +169,7 @@ impl CheckError {
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted",
-            Self::Store(_) => "unavailable",
+            Self::Undatable | Self::Store(_) => "unavailable",
             Self::Origin => "foreign_origin",
             _ => "malformed",
         }

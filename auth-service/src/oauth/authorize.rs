@@ -184,7 +184,7 @@ async fn client_of(
 ) -> Result<Client, AuthorizeError> {
     let id = ClientId::try_from(params.one("client_id")?.unwrap_or_default().to_owned())?;
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    let found = state.clients.find(Caller::Stranger(address), &id, state.now()).await;
+    let found = state.clients.find(Caller::Stranger(address), &id, state.earliest()).await;
     found.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 

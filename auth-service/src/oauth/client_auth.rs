@@ -46,6 +46,11 @@ pub enum ClientAuthError {
     /// `invalid_client`, the client would discard its tokens.
     #[error("the client's metadata document or keys cannot be fetched at the moment: {0}")]
     Away(DocumentError),
+    /// The clock does not tell whether the client's credentials have expired: 503 `temporarily_unavailable`.
+    #[error(
+        "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
+    )]
+    Undatable,
     /// The store failed: 503 `temporarily_unavailable`.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -78,7 +83,7 @@ pub(super) async fn authenticate(
     let now = state.now();
     let invalid = |description: String| ClientAuthError::Invalid { description, basic };
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
-    let found = state.clients.find(Caller::Stranger(address), &id, now).await;
+    let found = state.clients.find(Caller::Stranger(address), &id, state.earliest()).await;
     let client = found.map_err(|error| match error {
         UnknownClient::Store(error) => ClientAuthError::Store(error),
         UnknownClient::Random(error) => ClientAuthError::Random(error),
@@ -93,6 +98,7 @@ pub(super) async fn authenticate(
                 Ok(()) => Ok(client),
                 Err(AssertionError::TooFast(too_fast)) => Err(ClientAuthError::TooFast(too_fast)),
                 Err(AssertionError::Store(error)) => Err(error.into()),
+                Err(AssertionError::Time) if state.is_clock_in_doubt() => Err(ClientAuthError::Undatable),
                 Err(AssertionError::Keys(error)) if error.is_temporary(client.last_used_at.is_some()) => {
                     Err(ClientAuthError::Away(error))
                 }
@@ -103,6 +109,9 @@ pub(super) async fn authenticate(
         (_, Proof::Secret(given)) => match &client.secret {
             Some(known) if known.hash != TokenHash::of(given.expose_secret().as_bytes()) => {
                 "the client secret is wrong"
+            }
+            Some(known) if known.expires_at.is_some_and(|end| end <= now) && state.is_clock_in_doubt() => {
+                return Err(ClientAuthError::Undatable);
             }
             Some(known) if known.expires_at.is_some_and(|end| end <= now) => {
                 "the client secret has expired, register again"

@@ -194,7 +194,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     }
     // The page might have been open for a while, so the client and its redirect URI are looked up again.
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    let client = match state.clients.find(Caller::User(address), &request.client_id, now).await {
+    let client = match state.clients.find(Caller::User(address), &request.client_id, state.earliest()).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
         Err(UnknownClient::Store(error)) => return Err(error.into()),
         Err(UnknownClient::Away(_)) => return Err(ConsentError::Unavailable),

@@ -307,7 +307,7 @@ async fn client_of(
     state: &AppState,
 ) -> Result<Client, DeviceError> {
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    match state.clients.find(Caller::User(address), &asked.client_id, state.now()).await {
+    match state.clients.find(Caller::User(address), &asked.client_id, state.earliest()).await {
         Ok(client) if client.has_left(&asked.registration, asked.metadata.as_ref()) => Ok(client),
         Err(UnknownClient::Store(error)) => Err(error.into()),
         Err(UnknownClient::Away(_)) => Err(DeviceError::Unavailable),

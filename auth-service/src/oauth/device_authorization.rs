@@ -88,7 +88,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     };
     let device_code = state.new_token(TokenKind::DeviceCode)?;
     let hash = device_code.hash();
-    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, now, ceiling).await? {
+    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, state.earliest(), ceiling).await? {
         return Err(TokenError::Full);
     }
     for _ in 0..TRIES {

@@ -90,7 +90,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         expires_at: now.plus(lifetime),
     };
     let hash = handle.hash();
-    if !state.store.reserve(Room::PushedRequests, &hash, pushed.expires_at, now, ceiling).await? {
+    if !state.store.reserve(Room::PushedRequests, &hash, pushed.expires_at, state.earliest(), ceiling).await?
+    {
         return Err(TokenError::Full);
     }
     state.store.push_request(&hash, &pushed, now).await?;

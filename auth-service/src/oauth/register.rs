@@ -125,15 +125,15 @@ async fn answer(
     let random = state.random_bytes()?;
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
-    let now = state.now();
+    let (now, earliest) = (state.now(), state.earliest());
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
     // A client that is already registered takes no more space, so registering it again is never limited.
-    if state.store.registered_client(&client, &ids, now).await?.is_none() {
+    if state.store.registered_client(&client, &ids, earliest).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
     let clients = &state.config.clients;
     let terms = RegistrationTerms {
-        now,
+        now: earliest,
         unused_until: now.plus(clients.unused),
         ceiling: clients.ceiling,
         unused_ceiling: clients.unused_ceiling(),

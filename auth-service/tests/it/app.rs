@@ -62,7 +62,7 @@ pub(crate) struct TestApp {
     pub(crate) issuer: String,
     clock: Arc<TestClock>,
     settings: Vec<(String, String)>,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
     server: Option<RedisServer>,
 }
 
@@ -142,6 +142,17 @@ impl TestApp {
         let mut answer = [0; 64];
         let read = stream.read(&mut answer).unwrap();
         assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
+    }
+
+    /// Makes the store refuse to write, or lets it write again. It can be read all the while.
+    pub(crate) fn set_store_writable(&self, writable: bool) {
+        if self.server.is_some() {
+            self.tell_store(&format!("CONFIG SET maxmemory {}", if writable { "0" } else { "1" }));
+            return;
+        }
+        let (file, aside) = (self.data.path().join("store.redb"), self.data.path().join("aside"));
+        let (from, to) = if writable { (&aside, &file) } else { (&file, &aside) };
+        std::fs::rename(from, to).unwrap();
     }
 
     /// The process ID of the app's Redis.
@@ -226,7 +237,7 @@ impl TestApp {
             issuer,
             clock,
             settings,
-            _data: data,
+            data,
             server,
         }
     }

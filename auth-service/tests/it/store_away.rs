@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::app::{REDIRECT, TestApp};
+use super::clock_jumps::is_not_challenged;
 
 /// How long a request may wait for a store that does not respond, with a margin for a busy machine.
 const BUDGET: Duration = Duration::from_millis(1_000 + 700);
@@ -96,4 +97,29 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
     signal("-CONT");
     is_ready_again(&app).await;
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+}
+
+/// The challenge would lead to a refresh that cannot succeed, after which some clients ask the user to log in.
+#[actix_web::test]
+async fn an_expired_token_is_not_challenged_while_the_store_cannot_be_written() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        app.wait(app.state.config.lifetimes.access_token + Duration::from_secs(1));
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+
+        app.set_store_writable(false);
+        app.wait(Duration::from_secs(2));
+        is_not_challenged(&app.check_token(&tokens.access).await);
+        let refreshed = app.refresh(&client, &tokens.refresh).await;
+        assert_eq!(refreshed.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let foreign = app.check_token("not a token of ours").await;
+        assert_eq!(foreign.status(), StatusCode::UNAUTHORIZED, "no refresh replaces it");
+
+        app.set_store_writable(true);
+        is_ready_again(&app).await;
+        app.wait(Duration::from_secs(2));
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+    }
 }

@@ -115,7 +115,7 @@ async fn managed(
     let token = bearer(request).and_then(|text| OpaqueToken::parse(TokenKind::RegistrationAccess, text).ok());
     let token = token.ok_or(ManagementError::Token)?;
     let id = ClientId::try_from(id.to_owned()).map_err(|_| ManagementError::Token)?;
-    let client = state.store.client(&id, state.now()).await?;
+    let client = state.store.client(&id, state.earliest()).await?;
     let client = client.filter(|client| client.management == Some(token.hash()) && !client.disabled);
     Ok((client.ok_or(ManagementError::Token)?, token))
 }

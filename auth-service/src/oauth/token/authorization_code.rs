@@ -11,7 +11,8 @@ use crate::state::AppState;
 use crate::store::{FoundCode, Redemption};
 
 use super::{
-    Allowed, Part, TokenError, TokenResponse, account_of, audit_displaced, issue, new_grant, owned_by,
+    Allowed, Part, TokenError, TokenResponse, account_of, audit_displaced, expired, issue, new_grant,
+    owned_by,
 };
 
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
@@ -33,7 +34,8 @@ pub(super) async fn redeem(
     let hash = OpaqueToken::parse(TokenKind::AuthorizationCode, text)
         .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
         .hash();
-    let (code, is_used) = match state.store.find_code(&hash, now).await? {
+    let (code, is_used) = match state.store.find_code(&hash, state.earliest()).await? {
+        FoundCode::Live(code) if code.expires_at <= now => return Err(expired(state, UNKNOWN)),
         FoundCode::Live(code) => (code, false),
         FoundCode::Used(code) => (code, true),
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),

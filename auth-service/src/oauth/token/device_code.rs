@@ -32,10 +32,14 @@ pub(super) async fn poll(
         .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
         .hash();
     // The owner of the code is checked first, so that polls of other clients do not count against the device.
-    let asked = state.store.device(&hash, now).await?.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
+    let asked = state.store.device(&hash, state.earliest()).await?;
+    let asked = asked.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     owned_by(client, &asked.client_id, UNKNOWN)?;
     if !client.has_left(&asked.registration, asked.metadata.as_ref()) {
         return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
+    }
+    if asked.is_expired(now) && state.is_clock_in_doubt() {
+        return Err(TokenError::Undatable);
     }
     let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(possession.key());
     let replayed = |grant_id| {

@@ -81,6 +81,11 @@ pub enum TokenError {
     /// The store has no room for another request that waits for its user.
     #[error("this server holds as many unanswered requests as it may; try again in a minute")]
     Full,
+    /// The clock does not tell whether something has expired.
+    #[error(
+        "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
+    )]
+    Undatable,
     /// The server failed. The client does not learn the reason.
     #[error("the service cannot issue tokens at the moment; try again in a minute")]
     Unavailable,
@@ -124,8 +129,12 @@ impl TokenError {
                 (StatusCode::UNAUTHORIZED, ErrorCode::InvalidClient)
             }
             Self::Client(
-                ClientAuthError::Away(_) | ClientAuthError::Store(_) | ClientAuthError::Random(_),
+                ClientAuthError::Away(_)
+                | ClientAuthError::Undatable
+                | ClientAuthError::Store(_)
+                | ClientAuthError::Random(_),
             )
+            | Self::Undatable
             | Self::Unavailable
             | Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
             Self::TooMany(_)
@@ -153,7 +162,12 @@ impl TokenError {
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
         // What the store reports goes to the log and not to the client.
-        let is_the_clients = matches!(self, Self::Full | Self::Client(ClientAuthError::Away(_)));
+        let is_the_clients = matches!(
+            self,
+            Self::Full
+                | Self::Undatable
+                | Self::Client(ClientAuthError::Away(_) | ClientAuthError::Undatable)
+        );
         let description = if status == StatusCode::SERVICE_UNAVAILABLE && !is_the_clients {
             Self::Unavailable.to_string()
         } else {
@@ -182,7 +196,7 @@ impl TokenError {
             Self::Full
             | Self::Unavailable
             | Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) => Some(60),
-            Self::Client(ClientAuthError::Away(_)) => Some(10),
+            Self::Undatable | Self::Client(ClientAuthError::Away(_) | ClientAuthError::Undatable) => Some(10),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Rotation, Successor};
 
-use super::{Part, TokenError, TokenResponse, account_of, issue};
+use super::{Part, TokenError, TokenResponse, account_of, expired, issue};
 
 const UNKNOWN: &str = "the refresh token is unknown, expired, revoked, or was issued to another client";
 const REUSED: &str = "the refresh token was used before; the grant is revoked, connect again";
@@ -33,12 +33,15 @@ pub(super) async fn refresh(
     let presented = RefreshToken::parse(text).map_err(|_| TokenError::InvalidGrant(UNKNOWN))?;
     let grant = state
         .store
-        .grant_of_refresh(&presented.presented(), now)
+        .grant_of_refresh(&presented.presented(), state.earliest())
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     // Either the client made a mistake or the token was stolen. In both cases the grant stays as it is.
     if !grant.is_held_by(client) {
         return Err(TokenError::InvalidGrant(UNKNOWN));
+    }
+    if grant.is_expired(now) {
+        return Err(expired(state, UNKNOWN));
     }
     // RFC 9449 §5: a public client that got its refresh token with a proof needs a proof by the same key to
     // use it.

@@ -212,7 +212,7 @@ pub(super) fn change(
 /// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
 /// since the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
-    match judge_use(live(rows, &used.client.id, used.at)?, used) {
+    match judge_use(live(rows, &used.client.id, used.bounds.earliest)?, used) {
         UseOfClient::Refused => Ok(None),
         UseOfClient::Noted(client) => Ok(Some(client)),
         UseOfClient::News(client) => {

@@ -21,7 +21,7 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     for leaving in list.note(&client.id, used) {
         let other: Option<Client> = rows.get(Table::Clients, leaving.id.as_str())?;
         let Some(other) = other.filter(|other| counts_for(other, account)) else { continue };
-        if leaving.stays(&other, used.at) {
+        if leaving.stays(&other, used.bounds.earliest) {
             list.add(&other.id, other.last_used_at.unwrap_or(used.at));
         } else if let Some(of_others) = other.without_user(account) {
             rows.replace(Table::Clients, other.id.as_str(), &of_others)?;

@@ -453,7 +453,10 @@ pub(super) async fn note_use_of(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let known = found.as_ref().filter(|found| found.is_live(used.at)).map(|found| found.value.clone());
+        let known = found
+            .as_ref()
+            .filter(|found| found.is_live(used.bounds.earliest))
+            .map(|found| found.value.clone());
         match judge_use(known, used) {
             UseOfClient::Refused => return Ok(None),
             UseOfClient::Noted(client) => return Ok(Some(client)),

@@ -21,7 +21,7 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     let life = |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at });
     let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
     for leaving in make_room {
-        if let Some(last) = remove(cells, account, &leaving, used.at).await? {
+        if let Some(last) = remove(cells, account, &leaving, used.bounds.earliest).await? {
             change(cells, account, life, |list| list.add(&leaving.id, last)).await?;
         }
     }

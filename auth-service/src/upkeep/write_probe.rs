@@ -1,0 +1,42 @@
+//! Tells whether the store can be written, before a client is sent to an endpoint that has to write.
+
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::domain::clock::Clock;
+use crate::store::{Store, StoreError};
+
+/// How long a result is used again. Anybody with an expired token can ask.
+const KEPT: Duration = Duration::from_secs(1);
+/// Time limit for a trial.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// The result of the last trial, and the uptime of the machine at that time.
+#[derive(Default)]
+pub struct WriteProbe(Mutex<Option<(Duration, Result<(), StoreError>)>>);
+
+impl WriteProbe {
+    /// Writes something to the store. Calls at the same time share one trial.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub async fn try_write(&self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+        let mut last = self.0.lock().await;
+        if let Some((at, result)) = last.as_ref()
+            && clock.up().saturating_sub(*at) < KEPT
+        {
+            return result.clone();
+        }
+        let result = match timeout(BUDGET, store.ping()).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "it could not be written within {} ms",
+                BUDGET.as_millis()
+            ))),
+        };
+        *last = Some((clock.up(), result.clone()));
+        result
+    }
+}

@@ -1,0 +1,104 @@
+//! A clock that jumps and is set right a moment later. What it makes look expired is neither replaced nor refused
+//! for good.
+
+use std::time::Duration;
+
+use super::app::{TestApp, Tokens};
+use super::document_host::{Answer, DocumentHost};
+use super::documents::{self, PATH, document, redemption};
+use reqwest::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+
+const DAYS: Duration = Duration::from_secs(200 * 86_400);
+
+/// The token endpoint says when to try again, and nothing that makes a client throw its credentials away.
+fn is_told_to_try_again(answer: &Response) {
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert!(answer.headers().contains_key(RETRY_AFTER), "{answer:?}");
+}
+
+/// The check has no challenge, which would lead to a new login.
+pub(super) fn is_not_challenged(answer: &Response) {
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    assert!(!answer.headers().contains_key(WWW_AUTHENTICATE), "{answer:?}");
+}
+
+#[actix_web::test]
+async fn who_registers_a_client_while_the_clock_is_ahead_ends_no_login() {
+    for app in TestApp::on_both_stores(&[]).await {
+        app.state.follow_keys().await;
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+
+        app.set_clock_ahead(DAYS);
+        assert_eq!(app.client().await, client, "it follows from the metadata");
+        let code = app.code(&client).await;
+        assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK, "who comes now can use it");
+
+        app.set_clock_ahead(Duration::ZERO);
+        app.state.follow_keys().await;
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+        assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+    }
+}
+
+#[actix_web::test]
+async fn who_uses_a_client_with_a_document_while_the_clock_is_ahead_ends_no_login() {
+    let host = DocumentHost::start().await;
+    host.put(PATH, Answer::json(&document(&host), "max-age=300"));
+    let app = documents::app(&host, &[]).await;
+    app.state.follow_keys().await;
+    let id = host.url(PATH);
+    let code = documents::code(&app, &id, "ana").await;
+    let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
+
+    app.set_clock_ahead(DAYS);
+    documents::code(&app, &id, "bob").await;
+
+    app.set_clock_ahead(Duration::ZERO);
+    app.state.follow_keys().await;
+    assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn what_a_jump_makes_look_expired_is_not_refused_for_good() {
+    for app in TestApp::on_both_stores(&[("CLIENT_SECRET_TTL", "100d")]).await {
+        app.state.follow_keys().await;
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        let code = app.code(&client).await;
+        let metadata = json!({ "redirect_uris": ["https://other.example/cb"],
+            "token_endpoint_auth_method": "client_secret_post", "grant_types": ["authorization_code", "refresh_token"] });
+        let confidential: Value = app.register(&metadata).await.json().await.unwrap();
+        let with_secret = |token: &'static str| {
+            let field = |name: &str| confidential[name].as_str().unwrap().to_owned();
+            let form = [
+                ("grant_type", "refresh_token".to_owned()),
+                ("client_id", field("client_id")),
+                ("client_secret", field("client_secret")),
+                ("refresh_token", token.to_owned()),
+            ];
+            app.http.post(format!("{}/token", app.public)).form(&form).send()
+        };
+
+        app.set_clock_ahead(DAYS);
+        is_told_to_try_again(&app.refresh(&client, &tokens.refresh).await);
+        is_told_to_try_again(&app.redeem(&client, &code).await);
+        is_told_to_try_again(&with_secret("unknown").await.unwrap());
+        is_not_challenged(&app.check_token(&tokens.access).await);
+        let unknown = app.refresh(&client, "unknown").await;
+        assert_eq!(unknown.status(), StatusCode::BAD_REQUEST, "no time makes it valid");
+
+        // A jump that only access tokens do not survive costs a refresh, which works.
+        app.set_clock_ahead(Duration::from_secs(7200));
+        assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        let tokens = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+
+        app.set_clock_ahead(Duration::ZERO);
+        app.state.follow_keys().await;
+        assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+        assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
+        assert_eq!(with_secret("unknown").await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+}
