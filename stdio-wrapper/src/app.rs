@@ -104,6 +104,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
             max_seats: config.limits.translate_sessions,
             input_timeout: config.limits.input_timeout,
             request_timeout: config.limits.request_timeout,
+            max_asked: config.limits.max_line,
             idle: config.limits.session_idle,
         };
         Facade::new(settings, Arc::clone(&sessions), world.random)

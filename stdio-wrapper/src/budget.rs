@@ -1,9 +1,13 @@
 //! Memory that all callers share, and of which no single one can take everything.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -11,6 +15,9 @@ use crate::protocol::Text;
 
 /// Divisor for the part of the memory that one principal can have at the same time: a quarter.
 const SHARE: usize = 4;
+
+/// What a kept text takes in addition to its length, in bytes.
+const OVERHEAD: usize = 128;
 
 /// Replaces an answer for which there is no space.
 pub const TOO_MANY_ANSWERS: &str =
@@ -62,19 +69,23 @@ impl Budget {
         Room { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
+    /// Makes an empty room for a child that serves several principals. It is unknown for whom a line is before
+    /// all of it was read, so the child counts as a principal.
+    pub fn room_of_child(self: &Arc<Self>, number: u64) -> Room {
+        self.room(&format!("\0{number}"))
+    }
+
     /// Counts a text for a principal until no part of it is in use any more. Returns `None` if there is no
     /// space.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
         if text.len() < self.least { Some(text) } else { self.room(owner).hold(text) }
     }
 
-    /// Like [`Self::count`], but waits for space up to `patience`.
-    pub async fn count_within(self: &Arc<Self>, owner: &str, text: Text, patience: Duration) -> Option<Text> {
-        if text.len() < self.least {
-            return Some(text);
-        }
+    /// Takes memory for a text of this length before the text is made, and waits for space up to `patience`.
+    /// For a text that is not counted, the room is empty. Returns `None` if there is no space.
+    pub async fn reserve(self: &Arc<Self>, owner: &str, length: usize, patience: Duration) -> Option<Room> {
         let mut room = self.room(owner);
-        room.grow_within(text.len(), patience).await.then(|| text.holding(room))
+        (length < self.least || room.grow_within(length, patience).await).then_some(room)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,6 +111,37 @@ impl Room {
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
+    }
+
+    /// Keeps a text, whatever its length, in memory of its own for the same principal. Returns `None` if there
+    /// is no space.
+    pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
+        let (text, mut room) = (text.into(), self.sibling());
+        room.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: room })))
+    }
+
+    /// Moves up to this number of bytes to a room of their own.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let mut other = self.sibling();
+        other.taken = bytes.min(self.taken);
+        self.taken -= other.taken;
+        other
+    }
+
+    /// A line for which this memory was taken.
+    pub fn holding(self, line: Bytes) -> Bytes {
+        if self.taken == 0 { line } else { Text::from(line).holding(self).into_bytes() }
+    }
+
+    /// Counts the whole of a text, as far as this room does not do so yet, and waits for space up to
+    /// `patience`. Returns `None` if there is no space.
+    pub async fn count_within(mut self, text: Text, patience: Duration) -> Option<Text> {
+        let missing = text.len().saturating_sub(self.taken);
+        if !self.counts(text.len()) {
+            return Some(text);
+        }
+        (missing == 0 || self.grow_within(missing, patience).await).then(|| text.holding(self))
     }
 
     /// Whether a text of this length is counted.
@@ -156,7 +198,7 @@ impl Room {
     }
 
     /// Takes more bytes, and waits for them up to `patience`. Returns false if there is still no space.
-    async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
+    pub async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let budget = Arc::clone(&self.budget);
         loop {
@@ -178,6 +220,57 @@ impl Drop for Room {
     }
 }
 
+/// A text that is kept on behalf of a principal. It can only be made by [`Room::keep`], so there is memory for
+/// it. Copies share it.
+#[derive(Debug, Clone)]
+pub struct Kept(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    text: String,
+    _room: Room,
+}
+
+impl Deref for Kept {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.text
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl Borrow<str> for Kept {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Kept {}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +288,25 @@ mod tests {
         let mut all = budget.room("\n");
         assert!(all.grow(300) && !all.grow(1), "who is not told apart has no share");
         drop((all, bob));
+        assert!(budget.state().owners.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_text_is_kept_only_in_memory_for_it_and_a_part_of_a_room_can_be_handed_on() {
+        let budget = Budget::new(4000, 100);
+        let ana = budget.room("ana");
+        let kept = ana.keep("x".repeat(500)).unwrap();
+        let copy = kept.clone();
+        assert!(ana.keep("x".repeat(500)).is_none(), "a quarter");
+        drop(kept);
+        assert!(ana.keep("x".repeat(500)).is_none(), "a copy still has it");
+        drop(copy);
+        let mut room = budget.room("ana");
+        assert!(room.grow(900));
+        let part = room.split(600);
+        assert_eq!((room.taken(), part.taken()), (300, 600));
+        drop(room);
+        assert!(part.count_within(Text::from(Bytes::from(vec![0; 1100])), Duration::ZERO).await.is_none());
         assert!(budget.state().owners.is_empty());
     }
 

@@ -30,7 +30,7 @@ pub use line_log::LineLog;
 pub use numbers::{Numbers, Random, Width};
 pub use orders::SUPERVISE;
 pub use process::{Child, Exit};
-pub use reader::{Frames, Output, read_frames};
+pub use reader::{Account, Frames, Output, read_frames};
 pub use reaper::Reaper;
 pub use stderr::{Pass, RateLimit};
 pub use supervisor::supervise;

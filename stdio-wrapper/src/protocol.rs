@@ -36,7 +36,7 @@ pub use keys::has_nul_key;
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
-    CallParams, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
+    CallParams, elements, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
     peek_requested_version, progress_token, span_in, string,
 };
 pub use rewrite::{Patch, rewrite, rewrite_line};

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::framing::{Decoder, Frame};
 use super::process::{Child, Exit};
+use crate::budget::Room;
+use crate::protocol::{Outline, OutlineReader};
 
-/// Room for one read; a larger message gets larger reads.
+/// Space for one read of a short line. Later reads of a line are as large as what has arrived of it.
 const READ: usize = 16 << 10;
+/// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;
+/// Bytes of a child's output that are not counted. Most lines are shorter.
+const FREE: usize = 64 << 10;
 /// How long output may still come after the process has ended (a process it left behind may hold the pipe open).
 const AFTERLIFE: Duration = Duration::from_millis(100);
 
@@ -23,39 +28,47 @@ pub struct Output {
     pub(super) early: BytesMut,
 }
 
+/// The memory for what a child writes.
+#[derive(Debug)]
+pub struct Account {
+    /// The memory of the principal for whom the child works.
+    pub room: Room,
+    /// Maximum time for which a line waits for memory. The child is not read meanwhile.
+    pub patience: Duration,
+}
+
 /// Takes what a child writes.
 pub trait Frames: Send {
     /// The next frame. No other is read before this is done.
-    fn frame(&mut self, frame: Frame) -> impl Future<Output = ()> + Send;
+    /// A large frame comes with memory for it.
+    fn frame(&mut self, frame: Frame, room: Option<Room>) -> impl Future<Output = ()> + Send;
+
+    /// A line of this length for which there was no memory, so its text is gone.
+    fn dropped(&mut self, outline: Outline, length: usize);
 }
 
 /// Hands over every frame; tells how the child ended, if it has.
 pub async fn read_frames(
     child: &Child,
     output: Output,
-    mut decoder: Box<dyn Decoder>,
+    decoder: Box<dyn Decoder>,
+    account: Account,
     frames: &mut impl Frames,
 ) -> Option<Exit> {
     let exited = child.exited();
     tokio::pin!(exited);
     let mut exit = None;
-    let Output { pipe: mut stdout, early: mut buffer } = output;
+    let Output { pipe: mut stdout, early: buffer } = output;
+    let mut reader = Reader { decoder, buffer, account, dropping: None };
     loop {
-        while let Some(frame) = decoder.decode(&mut buffer) {
-            frames.frame(frame).await;
-        }
-        if buffer.is_empty() {
-            // What is left of a large buffer would keep all of it.
-            buffer = BytesMut::new();
-        }
-        if buffer.capacity() - buffer.len() < READ {
-            buffer.reserve(if buffer.len() < READ { READ } else { LARGE_READ });
-        }
+        reader.hand_over(frames).await;
+        let space = reader.make_space().await;
+        let mut target = (&mut reader.buffer).limit(space);
         let count = if exit.is_some() {
-            tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut buffer)).await.unwrap_or(Ok(0))
+            tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut target)).await.unwrap_or(Ok(0))
         } else {
             tokio::select! {
-                count = stdout.read_buf(&mut buffer) => count,
+                count = stdout.read_buf(&mut target) => count,
                 end = &mut exited => { exit = Some(end); continue; }
             }
         };
@@ -63,12 +76,104 @@ pub async fn read_frames(
             break;
         }
     }
-    if let Some(frame) = decoder.finish(&mut buffer) {
-        frames.frame(frame).await;
-    }
+    reader.finish(frames).await;
     // The output ends a moment before the process; its status makes the better message.
     if exit.is_none() {
         exit = tokio::time::timeout(Duration::from_millis(250), exited).await.ok();
     }
     exit
+}
+
+/// The output of one child, as far as it has been read.
+struct Reader {
+    decoder: Box<dyn Decoder>,
+    buffer: BytesMut,
+    /// Has memory for the buffer, except for the first [`FREE`] bytes.
+    account: Account,
+    /// What was seen of a line for which there was no memory.
+    dropping: Option<OutlineReader>,
+}
+
+impl Reader {
+    /// Hands over every complete frame.
+    async fn hand_over(&mut self, frames: &mut impl Frames) {
+        loop {
+            if self.dropping.is_some() && !self.drop_rest(frames) {
+                return;
+            }
+            let Some(frame) = self.decoder.decode(&mut self.buffer) else { break };
+            let length = match &frame {
+                Frame::Message(text) | Frame::Cut(text) => text.len(),
+                Frame::Oversized { .. } => 0,
+            };
+            // A line takes its memory along.
+            let room = &mut self.account.room;
+            let room = (length > 0 && room.taken() > 0).then(|| room.split(length));
+            self.settle();
+            frames.frame(frame, room).await;
+        }
+        if self.buffer.is_empty() {
+            // What is left of a large buffer would keep all of it.
+            self.buffer = BytesMut::new();
+        }
+        self.settle();
+    }
+
+    /// Drops the rest of a line. Returns whether its end has arrived.
+    fn drop_rest(&mut self, frames: &mut impl Frames) -> bool {
+        let Some(mut seen) = self.dropping.take() else { return true };
+        let end = memchr::memchr(b'\n', &self.buffer);
+        seen.feed(self.buffer.get(..end.unwrap_or(self.buffer.len())).unwrap_or_default());
+        let Some(end) = end else {
+            self.buffer.clear();
+            self.dropping = Some(seen);
+            return false;
+        };
+        self.buffer.advance(end + 1);
+        frames.dropped(seen.outline(), seen.length());
+        true
+    }
+
+    /// Makes space in the buffer for the next read, in memory of the principal. If there is none, the line is
+    /// dropped. Returns the size of the read.
+    async fn make_space(&mut self) -> usize {
+        let space = self.buffer.len().clamp(READ, LARGE_READ);
+        let missing = counted(self.buffer.len() + space).saturating_sub(self.account.room.taken());
+        if missing > 0 && !self.account.room.grow_within(missing, self.account.patience).await {
+            let mut seen = OutlineReader::default();
+            seen.feed(&self.buffer);
+            self.buffer = BytesMut::new();
+            // The decoder begins a new line.
+            self.decoder.finish(&mut self.buffer);
+            self.dropping = Some(seen);
+            self.settle();
+        }
+        let space = self.buffer.len().clamp(READ, LARGE_READ);
+        if self.buffer.capacity() - self.buffer.len() < READ {
+            self.buffer.reserve(space);
+        }
+        space.min(self.buffer.capacity() - self.buffer.len())
+    }
+
+    /// Gives back memory that the buffer does not need any more.
+    fn settle(&mut self) {
+        let unused = self.account.room.taken().saturating_sub(counted(self.buffer.len()));
+        self.account.room.shrink(unused);
+    }
+
+    /// Hands over the rest of the output.
+    async fn finish(&mut self, frames: &mut impl Frames) {
+        if let Some(mut seen) = self.dropping.take() {
+            seen.feed(&self.buffer);
+            frames.dropped(seen.outline(), seen.length());
+        } else if let Some(frame) = self.decoder.finish(&mut self.buffer) {
+            let room = self.account.room.split(usize::MAX);
+            frames.frame(frame, Some(room)).await;
+        }
+    }
+}
+
+/// How many bytes are counted of a buffer of this length.
+fn counted(length: usize) -> usize {
+    length.saturating_sub(FREE)
 }

@@ -3,6 +3,7 @@
 //! client ends the response, it cancels the request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -220,6 +221,8 @@ impl From<Refused> for Problem {
             Refused::AllWait(patience) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message).retry_after(patience)
             }
+            Refused::NoMemory => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
+                .retry_after(Duration::from_secs(4)),
             Refused::Open(error) => error.into(),
             Refused::Fault(fault) => fault.into(),
             Refused::Params(_) => Self::new(StatusCode::BAD_REQUEST, Code::InvalidParams, message),

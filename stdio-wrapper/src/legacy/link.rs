@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::unsettled::Unsettled;
-use crate::budget::{Budget, Memory, TOO_MANY_MESSAGES};
+use crate::budget::{Budget, Memory, Room, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
@@ -30,6 +30,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time for which a message waits for space among the messages for children. Children that read free
 /// some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes by which the ids of the wrapper can make a line longer than its message.
+const REPLACED: usize = 64;
 
 /// Who gets messages that name no request.
 #[derive(Debug)]
@@ -227,11 +230,10 @@ impl Link {
         let digits = number.to_string();
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
-        let line = self.framing.encode(message.text, &mut patches);
-        let counted = self.messages.count_within(&session.owner, line.into(), ROOM_PATIENCE).await;
-        let Some(line) = counted.map(Text::into_bytes) else {
+        let Some(room) = self.reserve(&session.owner, message.text).await else {
             return self.fail_one(number, TOO_MANY_MESSAGES);
         };
+        let line = room.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // There is no space, so this waits for the child to read. The request itself waits in memory,
@@ -263,9 +265,8 @@ impl Link {
         message: &Message<'_>,
         patches: &mut [Patch<'_>],
     ) -> Result<(), &'static str> {
-        let line = self.framing.encode(message.text, patches);
-        let counted = self.messages.count_within(&session.owner, line.into(), ROOM_PATIENCE).await;
-        let line = counted.map(Text::into_bytes).ok_or(TOO_MANY_MESSAGES)?;
+        let room = self.reserve(&session.owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
+        let line = room.holding(self.framing.encode(message.text, patches));
         self.note();
         let patience = session.request_timeout().min(SEND_TIMEOUT);
         match tokio::time::timeout(patience, self.outbox.send(line)).await {
@@ -273,6 +274,11 @@ impl Link {
             Ok(_) => Ok(()),
             Err(_) => Err("The MCP server does not read its input, so it did not get the message."),
         }
+    }
+
+    /// Takes memory for the line that is made of a message, before it is made.
+    async fn reserve(&self, owner: &str, text: &str) -> Option<Room> {
+        self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
     }
 
     /// Sends a message of the wrapper, if there is space for it.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::link::{About, Audience, Link, Pending, Progress};
 use super::session::Session;
-use crate::budget::TOO_MANY_ANSWERS;
-use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
+use crate::budget::{Room, TOO_MANY_ANSWERS};
+use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
@@ -35,22 +35,29 @@ struct Routes {
 }
 
 impl Frames for Routes {
-    async fn frame(&mut self, frame: Frame) {
+    async fn frame(&mut self, frame: Frame, room: Option<Room>) {
         match frame {
-            Frame::Message(line) => self.line(line).await,
+            Frame::Message(line) => self.line(line, room).await,
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
             Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+        }
+    }
+
+    fn dropped(&mut self, outline: Outline, _length: usize) {
+        drop_message(&self.link, "a line for which there is no memory");
+        if let Some(message) = outline.unreadable() {
+            unreadable(&self.link, message, TOO_MANY_ANSWERS);
         }
     }
 }
 
 impl Routes {
-    async fn line(&mut self, line: Bytes) {
+    async fn line(&mut self, line: Bytes, mut room: Option<Room>) {
         let line = without_lone_surrogates(line);
         let error = match parse_line(&line) {
             Ok(message) => {
                 self.salvage.reset();
-                return dispatch(&self.link, &line, &message).await;
+                return dispatch(&self.link, &line, room, &message).await;
             }
             Err(error) => error,
         };
@@ -60,10 +67,13 @@ impl Routes {
         match found {
             Salvaged::Messages(messages) => {
                 self.link.log.line(&line, &why, "a line of the child was put right");
+                // The messages are copies, which take its memory over.
+                drop(line);
                 for text in messages {
                     let text = without_lone_surrogates(text);
                     if let Ok(message) = parse_line(&text) {
-                        dispatch(&self.link, &text, &message).await;
+                        let room = room.as_mut().map(|room| room.split(text.len()));
+                        dispatch(&self.link, &text, room, &message).await;
                     }
                 }
             }
@@ -79,7 +89,7 @@ impl Routes {
 /// Reads until the child ends, and then fails all waiting requests.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
-    let exit = read_frames(&link.child, output, decoder, &mut routes).await;
+    let exit = read_frames(&link.child, output, decoder, account(&link), &mut routes).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
     }
@@ -89,6 +99,14 @@ pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decod
         && let Some(session) = session.upgrade()
     {
         session.end("the child is gone");
+    }
+}
+
+/// The memory for the lines of a child.
+fn account(link: &Link) -> Account {
+    match owner(link) {
+        Some(session) => Account { room: session.room().sibling(), patience: PAYMENT_PATIENCE },
+        None => Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO },
     }
 }
 
@@ -152,14 +170,20 @@ fn asks(session: &Session, id: &[u8]) -> bool {
     std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
 }
 
-async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
+/// Passes on a message. `room` is the memory for its text, if that is large.
+async fn dispatch(link: &Arc<Link>, text: &Bytes, mut room: Option<Room>, message: &Message<'_>) {
     if let Kind::Response { id, .. } = &message.kind {
         return match id {
-            Some(id) => answer(link, text, message, id).await,
+            Some(id) => answer(link, text, room, message, id).await,
             None => nameless_error(link, message),
         };
     }
     let tidied = tidy(message);
+    if let (Some(copy), Some(room)) = (&tidied, &mut room)
+        && !room.grow(copy.len())
+    {
+        return no_memory(link, message);
+    }
     let tidied = tidied.as_deref().and_then(|text| parse_line(text.as_bytes()).ok());
     let message = tidied.as_ref().unwrap_or(message);
     match &message.kind {
@@ -170,6 +194,15 @@ async fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
             other => notification(link, message, other).await,
         },
         Kind::Response { .. } => {}
+    }
+}
+
+/// Drops a message for which there is no memory. The child gets an error if it waits for an answer.
+fn no_memory(link: &Link, message: &Message<'_>) {
+    drop_message(link, "a message for which there is no memory");
+    if let Kind::Request { id, .. } = &message.kind {
+        let text = error_message(Some(message.at(id).as_bytes()), Code::Refused, TOO_MANY_ANSWERS);
+        link.say(&String::from_utf8_lossy(&text));
     }
 }
 
@@ -202,7 +235,7 @@ fn fail(pending: Pending, why: &str) {
 }
 
 /// Passes the answer to the caller that it belongs to, with the id that the caller used.
-async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
+async fn answer(link: &Arc<Link>, text: &Bytes, room: Option<Room>, message: &Message<'_>, id: &Span) {
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
@@ -224,12 +257,13 @@ async fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span
     if let Some(fault) = fault {
         link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
     }
-    room(link, &stream).await;
-    let patience = match link.audience {
-        Audience::Session(_) => PAYMENT_PATIENCE,
-        Audience::Nobody => Duration::ZERO,
+    wait_for_reader(link, &stream).await;
+    let (room, patience) = match link.audience {
+        Audience::Session(_) => (room.unwrap_or_else(|| session.room().sibling()), PAYMENT_PATIENCE),
+        // The line was read in memory of the child.
+        Audience::Nobody => (session.room().sibling(), Duration::ZERO),
     };
-    match link.answers.count_within(&session.owner, data, patience).await {
+    match room.count_within(data, patience).await {
         Some(data) => pending.answer(data),
         None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
     }
@@ -252,7 +286,7 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     else {
         return drop_message(link, "progress for an unknown token");
     };
-    let data = rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]);
+    let data = || rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]);
     match (stream, owner(link)) {
         (Some(stream), _) => {
             push(link, &stream, data).await;
@@ -280,8 +314,8 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
             error_message(Some(id.as_bytes()), Code::Refused, "Too many requests wait for this client.");
         return link.say(&String::from_utf8_lossy(&text));
     };
-    let patch = Patch { span: span.clone(), with: shown.as_bytes() };
-    if !push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await {
+    let patch = || Patch { span: span.clone(), with: shown.as_bytes() };
+    if !push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch()])).await {
         session.withdrawn(id);
         let text = error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_ANSWERS);
         link.say(&String::from_utf8_lossy(&text));
@@ -317,7 +351,7 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
         session.withdrawn(id).unwrap_or_else(|| (Arc::clone(session.get_stream()), id.to_owned()));
     let stream = if stream.is_complete() { Arc::clone(session.get_stream()) } else { stream };
     let patch = Patch { span, with: shown.as_bytes() };
-    push(link, &stream, rewrite(message.text.as_bytes(), &mut [patch])).await;
+    push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
 /// Log messages and the like belong to a request in progress. Changes of lists and resources belong to no
@@ -332,13 +366,14 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     } else {
         any_stream(link, &session)
     };
-    push(link, &stream, rewrite(message.text.as_bytes(), &mut [])).await;
+    push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// Sends a message on a stream. Returns false if there is no memory for it, and it was left out.
-async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) -> bool {
-    room(link, stream).await;
-    let is_taken = stream.tell(data.into());
+/// Sends a message on a stream. The message is made when it can be sent, so that it does not wait beside the
+/// line that it is made of. Returns false if there is no memory for it, and it was left out.
+async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
+    wait_for_reader(link, stream).await;
+    let is_taken = stream.tell(make().into());
     if !is_taken {
         drop_message(link, "a message for which there is no memory");
     }
@@ -346,7 +381,7 @@ async fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) -> bool {
 }
 
 /// Back-pressure: a client that does not read blocks its own child for a while, and no other child.
-async fn room(link: &Link, stream: &Arc<Stream>) {
+async fn wait_for_reader(link: &Link, stream: &Arc<Stream>) {
     let patience = match link.audience {
         Audience::Session(_) => PATIENCE,
         Audience::Nobody => Duration::ZERO,

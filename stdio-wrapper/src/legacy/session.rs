@@ -155,6 +155,11 @@ impl Session {
         self.version.get().copied()
     }
 
+    /// The principal's memory for answers and for everything else that is kept for the session.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
     /// Whether the session has ended.
     pub fn is_ended(&self) -> bool {
         self.is_ended.load(Ordering::Acquire)

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::SUBSCRIPTION;
 use super::link::Link;
 use super::pending::Waits;
-use crate::budget::TOO_MANY_ANSWERS;
-use crate::child::{Decoder, Exit, Frame, Frames, Output, read_frames};
+use crate::budget::{Room, TOO_MANY_ANSWERS};
+use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
@@ -30,11 +30,18 @@ struct Routes {
 }
 
 impl Frames for Routes {
-    async fn frame(&mut self, frame: Frame) {
+    async fn frame(&mut self, frame: Frame, _room: Option<Room>) {
         match frame {
             Frame::Message(line) => self.line(line),
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
             Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+        }
+    }
+
+    fn dropped(&mut self, outline: Outline, _length: usize) {
+        drop_message(&self.link, "a line for which there is no memory");
+        if let Some(message) = outline.unreadable() {
+            unreadable(&self.link, message, TOO_MANY_ANSWERS);
         }
     }
 }
@@ -76,7 +83,8 @@ impl Routes {
 /// Reads until the child ends, and then fails all waiting requests.
 pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
-    let exit = read_frames(&link.child, output, decoder, &mut routes).await;
+    let account = Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO };
+    let exit = read_frames(&link.child, output, decoder, account, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
     if !link.has_answered() && !is_wanted && !link.is_probe.load(Ordering::Relaxed) {
         link.launcher.child_failed();

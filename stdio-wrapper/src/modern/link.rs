@@ -23,7 +23,7 @@ use crate::budget::{Budget, Memory, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, Text, error_message};
+use crate::protocol::{Code, Message, Patch, Span, error_message};
 use crate::stream::Stream;
 
 /// Maximum time for which a message waits for a child that does not read.
@@ -31,6 +31,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time for which a message waits for space among the messages for children. Children that read free
 /// some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes by which the ids of the wrapper can make a line longer than its message.
+const REPLACED: usize = 64;
 
 /// A child, and the requests that wait for it.
 #[derive(Debug)]
@@ -184,12 +187,12 @@ impl Link {
         let digits = number.to_string();
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
-        let line = self.framing.encode(message.text, &mut patches);
-        let counted = self.messages.count_within(&owner, line.into(), ROOM_PATIENCE).await;
-        let Some(line) = counted.map(Text::into_bytes) else {
+        let length = message.text.len() + REPLACED;
+        let Some(room) = self.messages.reserve(&owner, length, ROOM_PATIENCE).await else {
             self.fail(number, TOO_MANY_MESSAGES);
             return ticket;
         };
+        let line = room.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // There is no space, so this waits for the child to read.

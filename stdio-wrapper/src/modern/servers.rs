@@ -91,7 +91,7 @@ pub struct Servers {
     metrics: Arc<Metrics>,
     verdict: Mutex<Option<Verdict>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
-    /// The number of requests of each principal.
+    /// The number of requests of each user, through any client.
     owners: Mutex<HashMap<Arc<str>, usize>>,
     is_stopping: AtomicBool,
 }
@@ -180,7 +180,7 @@ impl Servers {
         })
     }
 
-    /// Takes a place for another request of a principal.
+    /// Takes a place for another request of a principal. The clients of a user share the places.
     pub fn admit(self: &Arc<Self>, owner: &str) -> Result<Place, CallError> {
         if self.is_stopping() {
             return Err(CallError::Stopping);

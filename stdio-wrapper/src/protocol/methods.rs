@@ -32,10 +32,16 @@ const KNOWN: [&str; 25] = [
     "tools/list",
 ];
 
+/// Maximum length of a method, in bytes. It is kept for as long as a call waits.
+const MAX_LEN: usize = 256;
+
 /// Refuses a method that a server might take for another one than the wrapper does (attack 106). A server
 /// that ignores case might also fold letters outside of ASCII (the long s, the Kelvin sign), and one that
 /// trims drops blanks. No method of MCP has such characters.
 pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
+    if method.len() > MAX_LEN {
+        return Err(Malformed::Envelope(format!("`method` has more than {MAX_LEN} bytes")));
+    }
     if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_graphic()) {
         let why = "`method` must consist of visible ASCII characters, without blanks";
         return Err(Malformed::Envelope(why.to_owned()));

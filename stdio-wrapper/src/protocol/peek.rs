@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::{MAX_ID, Malformed, Message, Span, folds_to};
@@ -131,6 +131,33 @@ pub fn members<'a, const N: usize>(
         let text = error.to_string();
         Malformed::Envelope(text.split(" at line ").next().unwrap_or_default().to_owned())
     })
+}
+
+/// The first elements of an array, at most `most`, as JSON text. Returns none if the text is not an array.
+pub fn elements(text: &str, most: usize) -> Vec<&str> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_seq(Elements(most)).unwrap_or_default()
+}
+
+struct Elements(usize);
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Vec<&'de str>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut all: S) -> Result<Self::Value, S::Error> {
+        let mut out = Vec::new();
+        while out.len() < self.0
+            && let Some(element) = all.next_element::<&'de RawValue>()?
+        {
+            out.push(element.get());
+        }
+        while all.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(out)
+    }
 }
 
 struct Members<'n, const N: usize>([&'n str; N]);

@@ -6,8 +6,12 @@
 //! the client and is still open.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use serde_json::Value;
 
 use super::questions::Question;
+use crate::budget::TOO_MANY_ANSWERS;
 use crate::protocol::Members;
 
 /// Maximum number of questions that one call can put to its client, over all its rounds.
@@ -33,6 +37,14 @@ pub(super) enum Endless {
         "The MCP server asked more than {MAX_QUESTIONS} questions in one call, so the call was given up."
     )]
     Questions,
+    /// The questions without an answer have too many bytes. The value is the limit.
+    #[error(
+        "The MCP server asked questions of more than {0} bytes in one call, so the call was given up. The operator can raise MAX_LINE."
+    )]
+    Bytes(usize),
+    /// There is no memory for a question.
+    #[error("{TOO_MANY_ANSWERS}")]
+    Memory,
     /// There are too many rounds.
     #[error("The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up.")]
     Rounds,
@@ -40,9 +52,15 @@ pub(super) enum Endless {
 
 impl Asked {
     /// Records a question, with a name that no question of this call had before.
-    pub(super) fn ask(&mut self, question: &Question) -> Result<(), Endless> {
+    /// The questions without an answer can have at most `max_bytes` bytes together, because they all become one
+    /// result.
+    pub(super) fn ask(&mut self, question: &Question, max_bytes: usize) -> Result<(), Endless> {
         if self.names.len() >= MAX_QUESTIONS {
             return Err(Endless::Questions);
+        }
+        let before: usize = self.open.iter().map(|(_, question)| question.params.len()).sum();
+        if before + question.params.len() > max_bytes {
+            return Err(Endless::Bytes(max_bytes));
         }
         let name = question.key(|name| self.names.contains(name));
         self.names.insert(name.clone());
@@ -58,11 +76,11 @@ impl Asked {
 
     /// Removes and returns the questions that a client has answered, each with its answer. A question without
     /// a valid answer stays open. Answers to anything else are ignored, as the specification requires.
-    pub(super) fn answer(&mut self, given: &Members<'_>) -> Vec<(Question, String)> {
+    pub(super) fn answer<'g>(&mut self, given: &'g Members<'_>) -> Vec<(Question, &'g str)> {
         let mut answered = Vec::new();
         for (name, question) in std::mem::take(&mut self.open) {
             match given.get(&name).filter(|answer| question.takes(answer)) {
-                Some(answer) => answered.push((question, answer.to_owned())),
+                Some(answer) => answered.push((question, answer)),
                 None => self.open.push((name, question)),
             }
         }
@@ -71,7 +89,7 @@ impl Asked {
 
     /// Removes a question that the child has withdrawn. `id` is JSON text.
     pub(super) fn withdraw(&mut self, id: &str) {
-        self.open.retain(|(_, question)| question.id != id);
+        self.open.retain(|(_, question)| *question.id != *id);
     }
 
     /// Removes and returns all open questions.
@@ -86,11 +104,21 @@ impl Asked {
 
     /// The open questions in the form of `inputRequests`, as a JSON object.
     pub(super) fn requests(&self) -> String {
-        let mut requests = Members::default();
-        for (name, question) in &self.open {
-            requests.set(name, question.entry());
+        // They can be large, so they are written only once.
+        let length: usize =
+            self.open.iter().map(|(name, question)| name.len() + question.params.len() + 64).sum();
+        let mut out = String::with_capacity(length);
+        out.push('{');
+        for (index, (name, question)) in self.open.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            // Writing to a string cannot fail.
+            let _ = write!(out, "{}:", Value::from(name.as_str()));
+            question.write(&mut out);
         }
-        requests.to_string()
+        out.push('}');
+        out
     }
 }
 
@@ -99,14 +127,16 @@ mod tests {
     use std::collections::HashMap;
 
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
+    use crate::budget::Room;
 
     /// A question as the SDKs write it: with a number as its id, and without a name.
     fn question(number: usize, method: &str) -> Question {
-        let params = json!({"message": format!("question {number}")}).to_string();
-        Question { id: number.to_string(), method: method.to_owned(), params, hint: None }
+        let keep = |text: String| Room::unlimited().keep(text).unwrap();
+        let params = keep(json!({"message": format!("question {number}")}).to_string());
+        Question { id: keep(number.to_string()), method: method.to_owned(), params, hint: None }
     }
 
     fn names(asked: &Asked) -> Vec<String> {
@@ -117,30 +147,45 @@ mod tests {
     #[test]
     fn a_name_is_not_given_again_after_its_question_was_answered() {
         let mut asked = Asked::default();
-        asked.ask(&question(1, "elicitation/create")).unwrap();
+        asked.ask(&question(1, "elicitation/create"), usize::MAX).unwrap();
         assert_eq!(names(&asked), ["elicitation"]);
         let given = Members::parse(r#"{"elicitation":{"action":"accept"}}"#).unwrap();
         assert_eq!(asked.answer(&given).len(), 1);
-        asked.ask(&question(2, "elicitation/create")).unwrap();
+        asked.ask(&question(2, "elicitation/create"), usize::MAX).unwrap();
         assert_eq!(names(&asked), ["elicitation_2"]);
         assert!(asked.answer(&given).is_empty(), "the first answer is not one to the second question");
         asked.withdraw("2");
         assert!(asked.is_settled());
         let mut named = question(3, "elicitation/create");
         named.hint = Some("elicitation_2".to_owned());
-        asked.ask(&named).unwrap();
+        asked.ask(&named, usize::MAX).unwrap();
         assert_eq!(names(&asked), ["elicitation_2_2"], "what was withdrawn keeps its name too");
+    }
+
+    #[test]
+    fn questions_without_an_answer_have_a_size_together() {
+        let mut asked = Asked::default();
+        let one = question(1, "elicitation/create");
+        let limit = one.params.len();
+        asked.ask(&one, limit).unwrap();
+        assert_eq!(asked.ask(&question(2, "elicitation/create"), limit), Err(Endless::Bytes(limit)));
+        asked.withdraw("1");
+        asked.ask(&question(3, "elicitation/create"), limit).unwrap();
     }
 
     #[test]
     fn questions_and_rounds_have_an_end() {
         let mut asked = Asked::default();
         for number in 0..MAX_QUESTIONS {
-            asked.ask(&question(number, "sampling/createMessage")).unwrap();
+            asked.ask(&question(number, "sampling/createMessage"), usize::MAX).unwrap();
         }
-        assert_eq!(asked.ask(&question(0, "roots/list")), Err(Endless::Questions));
+        assert_eq!(asked.ask(&question(0, "roots/list"), usize::MAX), Err(Endless::Questions));
         assert_eq!(asked.take_open().len(), MAX_QUESTIONS);
-        assert_eq!(asked.ask(&question(0, "roots/list")), Err(Endless::Questions), "answered ones count too");
+        assert_eq!(
+            asked.ask(&question(0, "roots/list"), usize::MAX),
+            Err(Endless::Questions),
+            "answered ones count too"
+        );
         for _ in 0..MAX_ROUNDS {
             asked.next_round().unwrap();
         }
@@ -189,7 +234,7 @@ mod tests {
                     Step::Asks(method, hint) => {
                         count += 1;
                         let hint = hint.map(str::to_owned);
-                        asked.ask(&Question { hint, ..question(count, method) }).unwrap();
+                        asked.ask(&Question { hint, ..question(count, method) }, usize::MAX).unwrap();
                         continue;
                     }
                     Step::Withdraws(which) => {
@@ -214,9 +259,9 @@ mod tests {
                     }
                 };
                 for (question, answer) in asked.answer(&Members::parse(&given).unwrap()) {
-                    let answer: Value = serde_json::from_str(&answer).unwrap();
-                    prop_assert_eq!(&answer["content"]["to"], &json!(format!("question {}", question.id)));
-                    prop_assert!(answered.insert(question.id.clone()), "question {} was answered twice", question.id);
+                    let (answer, id): (Value, _) = (serde_json::from_str(answer).unwrap(), question.id.to_string());
+                    prop_assert_eq!(&answer["content"]["to"], &json!(format!("question {id}")));
+                    prop_assert!(answered.insert(id.clone()), "question {id} was answered twice");
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use tokio::task::AbortHandle;
 use self::listen::Listening;
 use super::asked::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
-use crate::budget::{Room, TOO_MANY_MESSAGES};
+use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Foreign, Session, Sessions};
 use crate::modern::{
@@ -34,6 +35,8 @@ use crate::stream::{Next, Stream};
 const LISTEN: &str = "subscriptions/listen";
 /// Maximum number of resources that one session can watch.
 const MAX_RESOURCES: usize = 256;
+/// Maximum time for which a message waits for space among the messages for children.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The translation for clients with sessions.
 pub struct Backward {
@@ -75,6 +78,7 @@ impl Backward {
             own: Weak::clone(own),
             servers: Arc::clone(&self.servers),
             caller: caller.clone(),
+            owner: owner.to_owned(),
             capabilities: declared,
             offers: serde_json::from_str(&discovered).unwrap_or_default(),
             next: AtomicU64::new(1),
@@ -95,6 +99,8 @@ struct Peer {
     own: Weak<Peer>,
     servers: Arc<Servers>,
     caller: Placeholders,
+    /// The principal.
+    owner: String,
     /// The client's capabilities, as JSON text.
     capabilities: String,
     /// The result of `server/discover`.
@@ -106,17 +112,26 @@ struct Peer {
 #[derive(Default)]
 struct State {
     log_level: Option<String>,
-    resources: BTreeSet<String>,
+    resources: BTreeSet<Kept>,
     /// The requests in progress. The keys are numbers of the wrapper, because clients can use one id for
     /// several requests.
     running: HashMap<u64, Underway>,
     /// The questions to the client, by their ids as JSON text.
-    asked: HashMap<String, oneshot::Sender<Result<String, ()>>>,
+    asked: HashMap<String, oneshot::Sender<Result<Kept, Unanswered>>>,
     /// What the client may send, according to its last request about notifications.
     gate: Gate,
     /// The task that feeds the session. It is started when the client asks for notifications for the first
     /// time.
     listening: Option<Listening>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, Copy)]
+enum Unanswered {
+    /// The client answered with an error.
+    Refused,
+    /// There was no memory for the answer.
+    NoMemory,
 }
 
 /// A request in progress.
@@ -169,7 +184,7 @@ impl Peer {
                     let why = format!("`uri` must be a string of at most {MAX_URI} bytes.");
                     return Some(Err((Code::InvalidParams, why)));
                 };
-                Some(self.watch(uri, method == "resources/subscribe"))
+                Some(self.watch(&uri, method == "resources/subscribe"))
             }
             _ if method.starts_with("tasks/") => {
                 let why = "Tasks of this revision cannot be translated for this server.";
@@ -180,16 +195,31 @@ impl Peer {
     }
 
     /// Records that the client watches a resource, or no longer does.
-    fn watch(&self, uri: String, is_wanted: bool) -> Result<(), (Code, String)> {
+    fn watch(&self, uri: &str, is_wanted: bool) -> Result<(), (Code, String)> {
+        let room = self.servers.answers().room(&self.owner);
         let resources = &mut self.state().resources;
         if !is_wanted {
-            resources.remove(&uri);
-        } else if resources.len() < MAX_RESOURCES || resources.contains(&uri) {
-            resources.insert(uri);
+            resources.remove(uri);
+        } else if resources.len() < MAX_RESOURCES || resources.contains(uri) {
+            resources.insert(room.keep(uri).ok_or_else(no_room)?);
         } else {
             return Err((Code::Refused, format!("At most {MAX_RESOURCES} resources can be watched.")));
         }
         Ok(())
+    }
+
+    /// A request in the stateless form. `params` and `id` are JSON text.
+    fn text(&self, method: &str, params: String, level: Option<&str>, id: &str) -> String {
+        let mut members = Members::parse(&params).unwrap_or_default();
+        let given = members.remove("_meta").unwrap_or_default();
+        let mut meta = Members::parse(&given).unwrap_or_default();
+        meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
+        meta.set(CAPABILITIES, self.capabilities.as_str());
+        if let Some(level) = level {
+            meta.set(LOG_LEVEL, Value::from(level).to_string());
+        }
+        members.set("_meta", meta.to_string());
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{members}}}"#, Value::from(method))
     }
 
     /// Sends a request in the stateless form. Returns `None` if the server no longer speaks that revision.
@@ -197,29 +227,23 @@ impl Peer {
         &self,
         session: &Session,
         permit: &Permit<'_>,
-        params: &str,
+        params: String,
         id: &str,
         stream: &Arc<Stream>,
     ) -> Result<Option<crate::modern::Ticket>, String> {
         let native: Option<Native> =
             self.servers.native(&self.caller).await.map_err(|error| error.to_string())?;
         let Some(native) = native else { return Ok(None) };
-        let mut params = Members::parse(params).unwrap_or_default();
-        let given = params.remove("_meta").unwrap_or_default();
-        let mut meta = Members::parse(&given).unwrap_or_default();
-        meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
-        meta.set(CAPABILITIES, self.capabilities.as_str());
         let method = permit.method();
         // Clients with a session ask for a log level with this method.
         let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
         let level = self.state().log_level.clone().filter(|_| may_log);
-        if let Some(level) = &level {
-            meta.set(LOG_LEVEL, Value::from(level.as_str()).to_string());
+        let text = self.text(method, params, level.as_deref(), id);
+        // The text is there until the child has the message.
+        let mut room = self.servers.messages().room(&session.owner);
+        if !room.grow_within(text.len(), ROOM_PATIENCE).await {
+            return Err(TOO_MANY_MESSAGES.to_owned());
         }
-        let meta = meta.to_string();
-        params.set("_meta", meta);
-        let text =
-            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{params}}}"#, Value::from(method));
         let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
         let Kind::Request { method, id } = message.kind.clone() else {
             return Err("no request".to_owned());
@@ -246,26 +270,25 @@ impl Peer {
         &self,
         session: &Arc<Session>,
         permit: &Permit<'_>,
-        (params, mut room): (&str, Room),
+        params: &Kept,
         id: &str,
         out: &Arc<Stream>,
     ) {
-        let whole = room.taken();
-        let mut extra: Option<(String, Option<String>)> = None;
+        let mut extra: Option<(Kept, Option<Kept>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
             // The answers and the state must only be those of the last round.
             members.retain(|name| name != "inputResponses" && name != "requestState");
             if let Some((responses, state)) = &extra {
-                members.set("inputResponses", responses.as_str());
+                members.set("inputResponses", &**responses);
                 if let Some(state) = state {
-                    members.set("requestState", state.as_str());
+                    members.set("requestState", &**state);
                 }
             }
             let params = members.to_string();
             let stream = self.servers.stream(&session.owner);
             let consumer = stream.connect();
-            let sent = self.send(session, permit, &params, id, &stream).await;
+            let sent = self.send(session, permit, params, id, &stream).await;
             let _ticket = match sent {
                 Ok(Some(ticket)) => ticket,
                 Ok(None) => return fail(out, id, "The MCP server no longer speaks this revision."),
@@ -288,13 +311,7 @@ impl Peer {
             };
             match self.settle(session, &answer, id, out).await {
                 None => return,
-                Some((responses, state)) => {
-                    room.shrink(room.taken().saturating_sub(whole));
-                    if !room.grow(responses.len() + state.as_ref().map_or(0, String::len)) {
-                        return fail(out, id, TOO_MANY_MESSAGES);
-                    }
-                    extra = Some((responses, state));
-                }
+                next => extra = next,
             }
         }
         let why = format!(
@@ -306,6 +323,11 @@ impl Peer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error for a resource that cannot be kept.
+fn no_room() -> (Code, String) {
+    (Code::Refused, TOO_MANY_ANSWERS.to_owned())
 }
 
 fn fail(out: &Stream, id: &str, why: &str) {
@@ -332,8 +354,9 @@ impl Foreign for Peer {
         }
         match self.answer_here(method, &params) {
             Some(Ok(())) => {
-                if method.starts_with("resources/") {
-                    peer.listen(session, &gate);
+                if method.starts_with("resources/") && !peer.listen(session, &gate) {
+                    let (code, why) = no_room();
+                    return stream.push(error_message(Some(id.as_bytes()), code, &why).into(), true);
                 }
                 let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
                 return stream.push(Bytes::from(text).into(), true);
@@ -344,23 +367,23 @@ impl Foreign for Peer {
             None => {}
         }
         // The params are kept, because they are sent again in each round.
-        let mut room = self.servers.messages().room(&session.owner);
-        if !room.grow(params.len()) {
+        let room = self.servers.messages().room(&session.owner);
+        let tool =
+            if method == "tools/call" { peek_call(message).ok().and_then(|call| call.name) } else { None };
+        let tool = tool.map(|tool| room.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
+        let (Some(params), Some(tool)) = (room.keep(params), tool) else {
             return stream
                 .push(error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_MESSAGES).into(), true);
-        }
+        };
         let busy = Busy::new(session);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (session, method, name) = (Arc::clone(session), method.to_owned(), id.clone());
-        let tool =
-            if method == "tools/call" { peek_call(message).ok().and_then(|call| call.name) } else { None };
-        let tool = tool.map(Cow::into_owned);
         let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
         // The task is recorded before it can end and remove itself.
         let mut state = self.state();
         let task = tokio::spawn(async move {
             match gate.pass(&method, tool.as_deref()) {
-                Ok(permit) => peer.run(&session, &permit, (&params, room), &id, &stream).await,
+                Ok(permit) => peer.run(&session, &permit, &params, &id, &stream).await,
                 Err(_) => fail(&stream, &id, "This request is not allowed."),
             }
             peer.state().running.remove(&number);
@@ -374,15 +397,23 @@ impl Foreign for Peer {
         if permit.method() == "notifications/initialized"
             && let Some(peer) = self.own.upgrade()
         {
+            // Without memory for it, the client only gets no announcements.
             peer.listen(session, &permit.gate());
         }
     }
 
     fn reply(&self, message: &Message<'_>, id: &str) {
         let Some(asked) = self.state().asked.remove(id) else { return };
-        let answer = message.result.as_ref().map(|result| message.at(result).to_owned());
+        // The call continues only when it has all its answers.
+        let answer = match &message.result {
+            None => Err(Unanswered::Refused),
+            Some(result) => {
+                let room = self.servers.messages().room(&self.owner);
+                room.keep(message.at(result)).ok_or(Unanswered::NoMemory)
+            }
+        };
         // The call might have been given up, so nobody waits for the answer.
-        let _ = asked.send(answer.ok_or(()));
+        let _ = asked.send(answer);
     }
 
     fn cancel(&self, id: &str) {

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::asked::{Asked, Endless};
+use super::asked::{Asked, Endless, MAX_QUESTIONS};
 use super::given_up::GivenUp;
 use super::group::{Group, Lease, Prompt, Seat, take};
-use super::questions::{Needs, Question};
-use super::results::{LEVELS, error_for_modern, params_for_legacy};
+use super::questions::{Needs, Question, lacking, needs};
+use super::results::{LEVELS, MAX_URI, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
 use crate::modern::Request;
 use crate::policy::Permit;
-use crate::protocol::{Code, Kind, Members, Message, error_with_data, members, parse_line};
+use crate::protocol::{Code, Kind, Members, Message, elements, error_with_data, members, object, parse_line};
 use crate::stream::{Consumer, Next, Stream};
 
 /// A server that asks several things at once asks them within this time.
@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub(super) stream: Arc<Stream>,
     /// Memory for answers that wait until their clients read them.
     answers: Arc<Budget>,
+    /// Maximum size of the questions of the call that wait for an answer, in bytes.
+    max_asked: usize,
     /// The principal.
     owner: String,
 }
@@ -52,6 +54,7 @@ impl Job {
         bound_to: String,
         stream: &Arc<Stream>,
         answers: &Arc<Budget>,
+        max_asked: usize,
         owner: &str,
     ) -> Self {
         let token = request.meta.progress_token.as_ref();
@@ -66,20 +69,25 @@ impl Job {
             bound_to,
             stream: Arc::clone(stream),
             answers: Arc::clone(answers),
+            max_asked,
             owner: owner.to_owned(),
         }
     }
 
     /// Answers with a result, which is JSON text.
-    pub(super) fn finish(&self, result: &str) {
-        self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id));
+    /// Returns false if there was no memory for it, and the client got an error instead.
+    pub(super) fn finish(&self, result: &str) -> bool {
+        self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id))
     }
 
-    fn answer(&self, text: String) {
-        match self.answers.count(&self.owner, Bytes::from(text).into()) {
+    fn answer(&self, text: String) -> bool {
+        let counted = self.answers.count(&self.owner, Bytes::from(text).into());
+        let is_counted = counted.is_some();
+        match counted {
             Some(text) => self.stream.push(text, true),
             None => self.fail(Code::Refused, TOO_MANY_ANSWERS, None),
         }
+        is_counted
     }
 
     /// Answers with an error of the wrapper.
@@ -140,7 +148,7 @@ pub(super) enum Outcome {
 fn uri(request: &Request<'_>) -> Option<String> {
     let params = request.message.params_text().filter(|_| request.method == "resources/read")?;
     let [uri] = members(params, ["uri"]).ok()?;
-    uri.map(str::to_owned)
+    uri.filter(|uri| uri.len() <= MAX_URI).map(str::to_owned)
 }
 
 /// Sends a request into a session. `params` is JSON text for the child. Returns when the child has the
@@ -235,13 +243,13 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
             None
         }
         Kind::Request { method, id } => {
-            let question = Question::of(message, method, message.at(id));
             let seat = Arc::clone(&running.lease.seat);
-            let Needs::Capability(needed) = question.needs(&running.group.capabilities) else {
+            let params = message.params_text().unwrap_or("{}");
+            let Needs::Capability(needed) = needs(method, params, &running.group.capabilities) else {
                 take(&running.group, &seat, message).await;
                 return None;
             };
-            seat.respond(&question.lacking()).await;
+            seat.respond(&lacking(message.at(id))).await;
             // With several calls it is not certain which one the question belongs to. The server's own answer
             // is used in that case.
             if seat.calls.load(Ordering::Acquire) > 1 {
@@ -277,7 +285,11 @@ async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_erro
             return lacks(job, r#"{"elicitation":{"url":{}}}"#);
         }
         running.lease.seat.refuse(running.asked.take_open()).await;
-        let noted: Result<(), Endless> = pages.iter().try_for_each(|page| running.asked.ask(page));
+        let room = running.lease.seat.session.room();
+        let noted: Result<(), Endless> = pages.iter().try_for_each(|page| {
+            let page = Question::page(page, room).ok_or(Endless::Memory)?;
+            running.asked.ask(&page, job.max_asked)
+        });
         return noted.map_or_else(|endless| endlessly(job, endless), |()| Outcome::Again);
     }
     let error = error_for_modern(&job.method, job.uri.as_deref(), error);
@@ -286,13 +298,13 @@ async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_erro
 }
 
 /// The pages that a client has to visit before it calls again.
-fn pages(error: &str) -> Vec<Question> {
-    let error: Value = serde_json::from_str(error).unwrap_or_default();
-    if error.get("code").and_then(Value::as_i64) != Some(URL_ELICITATION) {
+fn pages(error: &str) -> Vec<&str> {
+    let [code, data] = members(error, ["code", "data"]).unwrap_or_default();
+    if code.and_then(|code| code.parse::<i64>().ok()) != Some(URL_ELICITATION) {
         return Vec::new();
     }
-    let all = error.pointer("/data/elicitations").and_then(Value::as_array);
-    all.into_iter().flatten().map(Question::page).collect()
+    let found = object(data).and_then(|data| members(data, ["elicitations"]).ok());
+    found.and_then(|[all]| all).map(|all| elements(all, MAX_QUESTIONS + 1)).unwrap_or_default()
 }
 
 /// Gives up a call whose child asks without end. Dropping the call tells the child.
@@ -316,7 +328,7 @@ async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Ou
         seat.respond(&question.lacking()).await;
         return Some(lacks(job, &needed));
     }
-    let endless = running.asked.ask(question).err()?;
+    let endless = running.asked.ask(question, job.max_asked).err()?;
     seat.respond(&question.refusal(-32000, &endless.to_string())).await;
     Some(endlessly(job, endless))
 }
@@ -324,7 +336,7 @@ async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Ou
 /// Passes the client's answers to the child. Questions without an answer stay open.
 pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
     for (question, answer) in running.asked.answer(given) {
-        running.lease.seat.respond(&question.response(&answer)).await;
+        running.lease.seat.respond(&question.response(answer)).await;
     }
 }
 

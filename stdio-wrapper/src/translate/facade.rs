@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::group::{Group, GroupKey, Seat};
 use super::questions::responses;
 use super::results::capabilities;
 use super::seal::Sealer;
+use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Placeholders, Random};
 use crate::legacy::{OpenError, Sessions};
 use crate::modern::{Fault, Fields, Request};
@@ -47,6 +47,8 @@ pub struct Settings {
     pub input_timeout: Duration,
     /// Time for which a request waits for a free session.
     pub request_timeout: Duration,
+    /// Maximum size of the questions of one call that wait for an answer, in bytes.
+    pub max_asked: usize,
     /// Time after which unused sessions end.
     pub idle: Duration,
 }
@@ -68,6 +70,9 @@ pub enum Refused {
     /// The params are not valid.
     #[error("{0}")]
     Params(String),
+    /// There is no memory for what would have to be kept for the request.
+    #[error("{TOO_MANY_ANSWERS}")]
+    NoMemory,
     /// Header and body differ.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -152,7 +157,8 @@ impl Facade {
         let [given, state] = members(params, ["inputResponses", "requestState"])
             .map_err(|error| Refused::Params(error.to_string()))?;
         let bound_to = bound_to(&key, request, params);
-        let job = Job::of(request, bound_to, stream, self.sessions.answers(), owner);
+        let (answers, max_asked) = (self.sessions.answers(), self.settings.max_asked);
+        let job = Job::of(request, bound_to, stream, answers, max_asked, owner);
         let Some(given) = responses(given) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
         };
@@ -265,9 +271,14 @@ impl Facade {
             }
             all.insert(number, waiting);
         }
-        job.finish(&format!(
+        let is_told = job.finish(&format!(
             r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
         ));
+        if !is_told {
+            // The client does not know the request state, so it could not continue the call.
+            let forgotten = self.waiting().remove(&number);
+            drop(forgotten);
+        }
     }
 
     /// Tells the child from which level on it shall log, if the client wants log messages and the child
@@ -362,6 +373,6 @@ fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
 
 /// Whether the user has accepted an elicitation.
 fn is_accepted(answer: &str) -> bool {
-    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
-    answer.get("action").and_then(Value::as_str) == Some("accept")
+    let [action] = members(answer, ["action"]).unwrap_or_default();
+    action.and_then(string).as_deref() == Some("accept")
 }

@@ -11,14 +11,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::listen::Listeners;
-use super::questions::{Needs, Question};
+use super::questions::{Needs, Question, lacking, needs, refusal};
 use super::results::{Greeting, LEVELS};
 use crate::attempts::Attempts;
+use crate::budget::{Kept, TOO_MANY_ANSWERS};
 use crate::child::Placeholders;
 use crate::legacy::Session;
 use crate::modern::ParamHeaders;
 use crate::policy::{Own, Permit};
-use crate::protocol::{Kind, Message, Version, parse_line, peek_cancelled};
+use crate::protocol::{Kind, Message, Version, members, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
 /// Maximum number of questions that wait until the running call puts them to its client.
@@ -136,7 +137,7 @@ pub(super) enum Prompt {
     /// A question to the call's client.
     Ask(Question),
     /// The question with this id, as JSON text, was withdrawn.
-    Withdraw(String),
+    Withdraw(Kept),
 }
 
 /// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask
@@ -204,9 +205,9 @@ impl Seat {
     }
 
     /// Keeps a question for the call that has the session. The error says why it can be put to nobody.
-    fn keep(&self, question: &Question) -> Result<(), &'static str> {
+    fn keep(&self, question: Question) -> Result<(), &'static str> {
         let mut prompts = self.prompts();
-        if !may_wait(question) {
+        if !may_wait(&question) {
             self.has_asked.store(true, Ordering::Release);
             if !self.is_taken.load(Ordering::Acquire) {
                 return Err("No call is running that could put this question to its client.");
@@ -220,7 +221,7 @@ impl Seat {
         if prompts.len() >= MAX_PROMPTS {
             return Err("Too many questions wait for this client.");
         }
-        prompts.push_back(Prompt::Ask(question.clone()));
+        prompts.push_back(Prompt::Ask(question));
         drop(prompts);
         self.asked.notify_one();
         Ok(())
@@ -230,10 +231,14 @@ impl Seat {
     fn withdraw(&self, id: &str) {
         let mut prompts = self.prompts();
         let count = prompts.len();
-        prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if question.id == id));
+        prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if *question.id == *id));
         // The call might have put it to its client already.
-        if prompts.len() == count && count < MAX_PROMPTS && self.is_taken.load(Ordering::Acquire) {
-            prompts.push_back(Prompt::Withdraw(id.to_owned()));
+        if prompts.len() == count
+            && count < MAX_PROMPTS
+            && self.is_taken.load(Ordering::Acquire)
+            && let Some(id) = self.session.room().keep(id)
+        {
+            prompts.push_back(Prompt::Withdraw(id));
             drop(prompts);
             self.asked.notify_one();
         }
@@ -305,12 +310,13 @@ pub(super) async fn take(group: &Group, seat: &Seat, message: &Message<'_>) {
             if method == "ping" {
                 return seat.respond(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).await;
             }
-            let question = Question::of(message, method, id);
-            if question.needs(&group.capabilities) != Needs::Nothing {
-                return seat.respond(&question.lacking()).await;
+            let params = message.params_text().unwrap_or("{}");
+            if needs(method, params, &group.capabilities) != Needs::Nothing {
+                return seat.respond(&lacking(id)).await;
             }
-            if let Err(why) = seat.keep(&question) {
-                seat.respond(&question.refusal(-32000, why)).await;
+            let question = Question::of(message, method, id, seat.session.room()).ok_or(TOO_MANY_ANSWERS);
+            if let Err(why) = question.and_then(|question| seat.keep(question)) {
+                seat.respond(&refusal(id, -32000, why)).await;
             }
         }
         Kind::Notification { method } if method == "notifications/cancelled" => {
@@ -326,8 +332,8 @@ pub(super) async fn take(group: &Group, seat: &Seat, message: &Message<'_>) {
 
 fn log(seat: &Seat, message: &Message<'_>) {
     let level = message.params_text().and_then(|params| {
-        let params: Value = serde_json::from_str(params).ok()?;
-        let level = params.get("level")?.as_str()?.to_owned();
+        let [level] = members(params, ["level"]).ok()?;
+        let level = level.and_then(string)?;
         LEVELS.iter().position(|known| *known == level)
     });
     let target = seat.log.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::results::{Greeting, MAX_URI};
+use crate::budget::{Kept, Room};
 use crate::modern::{SUBSCRIPTION, completion};
-use crate::protocol::{Members, Message, members};
+use crate::protocol::{Members, Message, members, string};
 use crate::stream::Stream;
 
 /// Notifications about lists: the name in the subscription, the method of the notification, and the
@@ -27,12 +28,12 @@ const MAX_RESOURCES: usize = 256;
 pub(super) struct Filter {
     /// The methods of the notifications.
     methods: Vec<&'static str>,
-    pub(super) resources: BTreeSet<String>,
+    pub(super) resources: BTreeSet<Kept>,
 }
 
 impl Filter {
     /// Parses the params of a request. The error says what is wrong with them.
-    pub(super) fn parse(params: &str, greeting: &Greeting) -> Result<Self, String> {
+    pub(super) fn parse(params: &str, greeting: &Greeting, room: &Room) -> Result<Option<Self>, String> {
         let [wanted] = members(params, ["notifications"]).map_err(|error| error.to_string())?;
         let wanted =
             wanted.and_then(Members::parse).ok_or_else(|| "`notifications` must be an object.".to_owned())?;
@@ -51,13 +52,14 @@ impl Filter {
             let uris: Vec<Value> = serde_json::from_str(uris).unwrap_or_default();
             resources.extend(uris.iter().filter_map(Value::as_str).map(str::to_owned));
         }
-        if resources.iter().any(|uri| uri.len() > MAX_URI) {
+        if resources.iter().any(|uri: &String| uri.len() > MAX_URI) {
             return Err(format!("The URI of a resource that is watched can have at most {MAX_URI} bytes."));
         }
         if resources.len() > MAX_RESOURCES {
             return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
         }
-        Ok(Self { methods, resources })
+        let kept = resources.into_iter().map(|uri| room.keep(uri)).collect::<Option<_>>();
+        Ok(kept.map(|resources| Self { methods, resources }))
     }
 
     /// The first message of the stream. `id` is JSON text.
@@ -69,7 +71,8 @@ impl Filter {
             }
         }
         if !self.resources.is_empty() {
-            granted.insert("resourceSubscriptions".to_owned(), json!(self.resources));
+            let resources: Vec<&str> = self.resources.iter().map(|uri| &**uri).collect();
+            granted.insert("resourceSubscriptions".to_owned(), json!(resources));
         }
         format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{},"_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#,
@@ -81,8 +84,8 @@ impl Filter {
         if method != "notifications/resources/updated" {
             return self.methods.contains(&method);
         }
-        let params: Value = serde_json::from_str(params).unwrap_or_default();
-        params.get("uri").and_then(Value::as_str).is_some_and(|uri| self.resources.contains(uri))
+        let [uri] = members(params, ["uri"]).unwrap_or_default();
+        uri.and_then(string).is_some_and(|uri| self.resources.contains(uri.as_ref()))
     }
 }
 
@@ -122,7 +125,7 @@ impl Listeners {
     }
 
     /// Removes a listener, and returns the resources that it watched.
-    pub(super) fn remove(&self, number: u64) -> BTreeSet<String> {
+    pub(super) fn remove(&self, number: u64) -> BTreeSet<Kept> {
         let mut all = self.all();
         let at = all.iter().position(|listener| listener.number == number);
         at.map(|at| all.swap_remove(at).filter.resources).unwrap_or_default()

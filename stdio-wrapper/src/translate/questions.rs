@@ -1,9 +1,12 @@
 //! A question of a server to its client: a request in the earlier revisions, and an entry of an
 //! input-required result in the stateless one. This module is pure.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
-use crate::protocol::{Members, Message, object};
+use crate::budget::{Kept, Room};
+use crate::protocol::{Members, Message, members, object, string};
 
 /// The member of `_meta` with which a server of an earlier revision can suggest a name for its question.
 const KEY_HINT: &str = "mcp-gate/inputKey";
@@ -12,10 +15,10 @@ const KEY_HINT: &str = "mcp-gate/inputKey";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
     /// The child's id, as JSON text.
-    pub(super) id: String,
+    pub(super) id: Kept,
     pub(super) method: String,
     /// The params as JSON text, without `_meta`.
-    pub(super) params: String,
+    pub(super) params: Kept,
     /// The name that the child suggests.
     pub(super) hint: Option<String>,
 }
@@ -33,7 +36,8 @@ pub(super) enum Needs {
 
 impl Question {
     /// Makes a question from a request of the child.
-    pub(super) fn of(message: &Message<'_>, method: &str, id: &str) -> Self {
+    /// Returns `None` if there is no memory for it.
+    pub(super) fn of(message: &Message<'_>, method: &str, id: &str, room: &Room) -> Option<Self> {
         let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
         let meta = members.remove("_meta");
         let hint = meta.and_then(|meta| {
@@ -43,33 +47,21 @@ impl Question {
         });
         // Tasks are a different protocol in the stateless revision.
         members.remove("task");
-        Self { id: id.to_owned(), method: method.to_owned(), params: members.to_string(), hint }
+        let (id, params) = (room.keep(id)?, room.keep(members.to_string())?);
+        Some(Self { id, method: method.to_owned(), params, hint })
     }
 
     /// Makes a question from a page that the client has to visit before it calls again (2025-11-25, "URL Mode
-    /// Elicitation"). The child has ended that call, so nobody waits for the answer.
-    pub(super) fn page(params: &Value) -> Self {
-        let (id, method) = ("null".to_owned(), "elicitation/create".to_owned());
-        Self { id, method, params: params.to_string(), hint: None }
+    /// Elicitation"). The child has ended that call, so nobody waits for the answer. `params` are JSON text.
+    /// Returns `None` if there is no memory for it.
+    pub(super) fn page(params: &str, room: &Room) -> Option<Self> {
+        let (id, params) = (room.keep("null")?, room.keep(params)?);
+        Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None })
     }
 
     /// What a client with these capabilities lacks to be asked this.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
-        let name = match self.method.as_str() {
-            "elicitation/create" => "elicitation",
-            "sampling/createMessage" => "sampling",
-            "roots/list" => "roots",
-            _ => return Needs::Unknown,
-        };
-        let Some(declared) = capabilities.get(name) else {
-            return Needs::Capability(json!({ name: {} }).to_string());
-        };
-        let params: Value = serde_json::from_str(&self.params).unwrap_or_default();
-        let is_url = name == "elicitation" && params.get("mode").and_then(Value::as_str) == Some("url");
-        if is_url && declared.get("url").is_none() {
-            return Needs::Capability(json!({ "elicitation": {"url": {}} }).to_string());
-        }
-        Needs::Nothing
+        needs(&self.method, &self.params, capabilities)
     }
 
     /// Chooses a name that no other question has.
@@ -82,40 +74,73 @@ impl Question {
         (2..=u32::MAX).map(|count| format!("{base}_{count}")).find(|key| !taken(key)).unwrap_or(base)
     }
 
-    /// The entry of `inputRequests`, as JSON text.
-    pub(super) fn entry(&self) -> String {
-        format!(r#"{{"method":{},"params":{}}}"#, Value::from(self.method.as_str()), self.params)
+    /// Writes the entry of `inputRequests`, as JSON text.
+    pub(super) fn write(&self, out: &mut String) {
+        let method = Value::from(self.method.as_str());
+        // Writing to a string cannot fail.
+        let _ = write!(out, r#"{{"method":{method},"params":{}}}"#, &*self.params);
     }
 
     /// Whether a text can be the answer to this question.
     pub(super) fn takes(&self, answer: &str) -> bool {
-        let Ok(answer) = serde_json::from_str::<Value>(answer) else { return false };
+        let names = ["action", "role", "content", "roots"];
+        let found = object(Some(answer)).and_then(|answer| members(answer, names).ok());
+        let Some([action, role, content, roots]) = found else { return false };
         match self.method.as_str() {
-            "elicitation/create" => answer
-                .get("action")
-                .and_then(Value::as_str)
-                .is_some_and(|action| ["accept", "decline", "cancel"].contains(&action)),
-            "sampling/createMessage" => answer.get("role").is_some() && answer.get("content").is_some(),
-            "roots/list" => answer.get("roots").is_some_and(Value::is_array),
+            "elicitation/create" => action
+                .and_then(string)
+                .is_some_and(|action| ["accept", "decline", "cancel"].contains(&action.as_ref())),
+            "sampling/createMessage" => role.is_some() && content.is_some(),
+            "roots/list" => roots.is_some_and(|roots| roots.starts_with('[')),
             _ => false,
         }
     }
 
     /// The response for the child.
     pub(super) fn response(&self, answer: &str) -> String {
-        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{answer}}}"#, self.id)
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{answer}}}"#, &*self.id)
     }
 
     /// The error for the child if the client did not declare the capability that the question needs.
     pub(super) fn lacking(&self) -> String {
-        self.refusal(-32601, "The client did not declare this capability.")
+        lacking(&self.id)
     }
 
     /// An error for the child.
     pub(super) fn refusal(&self, code: i32, why: &str) -> String {
-        let why = Value::from(why);
-        format!(r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":{code},"message":{why}}}}}"#, self.id)
+        refusal(&self.id, code, why)
     }
+}
+
+/// Whether a client with these capabilities can be asked this. `params` are JSON text.
+pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
+    let name = match method {
+        "elicitation/create" => "elicitation",
+        "sampling/createMessage" => "sampling",
+        "roots/list" => "roots",
+        _ => return Needs::Unknown,
+    };
+    let Some(declared) = capabilities.get(name) else {
+        return Needs::Capability(json!({ name: {} }).to_string());
+    };
+    // A tree of the values would take many times the memory of the text.
+    let [mode] = members(params, ["mode"]).unwrap_or([Some(r#""url""#)]);
+    let is_url = name == "elicitation" && mode.and_then(string).as_deref() == Some("url");
+    if is_url && declared.get("url").is_none() {
+        return Needs::Capability(json!({ "elicitation": {"url": {}} }).to_string());
+    }
+    Needs::Nothing
+}
+
+/// The error for a question that needs a capability which the client did not declare. `id` is JSON text.
+pub(super) fn lacking(id: &str) -> String {
+    refusal(id, -32601, "The client did not declare this capability.")
+}
+
+/// An error for the child's request with this id, which is JSON text.
+pub(super) fn refusal(id: &str, code: i32, why: &str) -> String {
+    let why = Value::from(why);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{why}}}}}"#)
 }
 
 /// Parses `inputResponses`: the answers by name, as JSON text. Returns `None` if the text is not an object.
@@ -134,7 +159,7 @@ mod tests {
     fn question(text: &str) -> Question {
         let message = parse_line(text.as_bytes()).unwrap();
         let Kind::Request { method, id } = &message.kind else { unreachable!() };
-        Question::of(&message, method, message.at(id))
+        Question::of(&message, method, message.at(id), &Room::unlimited()).unwrap()
     }
 
     #[test]
@@ -142,7 +167,7 @@ mod tests {
         let ask = question(
             r#"{"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"_meta":{"mcp-gate/inputKey":"who","progressToken":3},"message":"Who?","requestedSchema":{}}}"#,
         );
-        assert_eq!(ask.params, r#"{"message":"Who?","requestedSchema":{}}"#);
+        assert_eq!(&*ask.params, r#"{"message":"Who?","requestedSchema":{}}"#);
         assert_eq!(ask.key(|_| false), "who");
         assert_eq!(ask.key(|key| key == "who"), "who_2");
         assert_eq!(ask.needs(&json!({"elicitation": {}})), Needs::Nothing);

@@ -91,7 +91,7 @@ def tool(call, name, given, token):
         return count
     if name == "flood":
         for count in range(given["count"]):
-            send("elicitation/create", {"message": f"flood {count}", "requestedSchema": {"type": "object", "properties": {}}})
+            send("elicitation/create", {"message": f"flood {count}" + "x" * given.get("size", 0), "requestedSchema": {"type": "object", "properties": {}}})
         return "flooded"
     if name == "leave":
         # Nobody waits for the answer when the call ends, as with a task that was started and forgotten.

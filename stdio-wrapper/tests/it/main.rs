@@ -10,6 +10,7 @@
 
 mod attacks;
 mod batches;
+mod budget;
 mod capacity;
 mod children;
 mod identity;

@@ -33,7 +33,7 @@ async fn until_closed(mut stream: TcpStream) -> String {
 }
 
 /// A client whom the edge calls by this name.
-fn caller(wrapper: &Wrapper, who: &str) -> Client {
+pub(crate) fn caller(wrapper: &Wrapper, who: &str) -> Client {
     let headers = [("subject", who), ("client-id", "c"), ("username", who), ("groups", ""), ("scope", "")];
     headers
         .iter()
@@ -142,7 +142,7 @@ async fn bodies_of_one_principal_leave_room_for_those_of_others() {
 }
 
 /// A POST of a session on a connection of its own, of which nothing is read.
-fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
+pub(crate) fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     let mut request = head(address, body.len());

@@ -215,6 +215,11 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
         let kibibytes = (preset(each) / KIB) as f64;
         assert!((row(what).1 - kibibytes).abs() < 1.0, "{what}");
     }
+    let (lines, kibibytes) = row("the beginning of a line");
+    let source = text("stdio-wrapper/src/child/reader.rs");
+    assert!(source.contains(&format!("const FREE: usize = {kibibytes} << 10;")));
+    // Each server has a supervisor.
+    assert!(2 * lines >= container.bounds().pids);
     // One account can use a quarter of the memory for bodies, messages and responses.
     let share = rows[1..4].iter().map(|row| row.2).sum::<u64>() * MIB / 4;
     assert!(share <= container.bounds().memory / 8);

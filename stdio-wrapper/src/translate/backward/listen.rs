@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{LISTEN, Peer};
+use crate::budget::Kept;
 use crate::legacy::Session;
 use crate::policy::Gate;
 use crate::protocol::{Kind, Members, parse_line};
@@ -22,7 +23,7 @@ const CHANGE: Duration = Duration::from_millis(250);
 /// The task that feeds a session.
 pub(super) struct Listening {
     /// What is subscribed to, as JSON text.
-    wanted: watch::Sender<Option<String>>,
+    wanted: watch::Sender<Option<Kept>>,
     task: AbortHandle,
 }
 
@@ -34,8 +35,8 @@ impl Drop for Listening {
 
 impl Peer {
     /// Subscribes to everything that the client shall be told. If this differs from the previous
-    /// subscription, it replaces that.
-    pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) {
+    /// subscription, it replaces that. Returns false if there is no memory for it.
+    pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) -> bool {
         self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
         let resources = self.state().resources.clone();
@@ -50,25 +51,32 @@ impl Peer {
             }
         }
         if !resources.is_empty() {
+            let resources: Vec<&str> = resources.iter().map(|uri| &**uri).collect();
             wanted.insert("resourceSubscriptions".to_owned(), json!(resources));
         }
-        let wanted = (!wanted.is_empty()).then(|| Value::Object(wanted).to_string());
+        let room = self.servers.answers().room(&self.owner);
+        let wanted = (!wanted.is_empty()).then(|| room.keep(Value::Object(wanted).to_string()));
+        let wanted = match wanted {
+            Some(None) => return false,
+            wanted => wanted.flatten(),
+        };
         let mut state = self.state();
         let Some(listening) = &state.listening else {
             let (sender, receiver) = watch::channel(wanted);
             let task = tokio::spawn(Arc::clone(self).feed(Arc::downgrade(session), receiver));
             state.listening = Some(Listening { wanted: sender, task: task.abort_handle() });
-            return;
+            return true;
         };
         listening.wanted.send_if_modified(|before| {
             let is_other = *before != wanted;
             *before = wanted;
             is_other
         });
+        true
     }
 
     /// Keeps a subscription to what is wanted until the session ends.
-    async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<String>>) {
+    async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<Kept>>) {
         while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
             let now = wanted.borrow_and_update().clone();
             let subscribed = async {
@@ -91,12 +99,12 @@ impl Peer {
     }
 
     async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
-        let params = format!(r#"{{"notifications":{wanted}}}"#);
         let stream = Stream::endless(1, 1 << 20, self.servers.answers().room(&session.owner));
         let consumer = stream.connect();
         let gate = self.state().gate.clone();
         let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };
-        let Ok(Some(_ticket)) = self.send(session, &permit, &params, "0", &stream).await else {
+        let params = format!(r#"{{"notifications":{wanted}}}"#);
+        let Ok(Some(_ticket)) = self.send(session, &permit, params, "0", &stream).await else {
             return;
         };
         loop {

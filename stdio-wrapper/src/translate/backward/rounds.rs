@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::super::results::result_for_legacy;
-use super::{Peer, fail};
-use crate::budget::TOO_MANY_ANSWERS;
+use super::{Peer, Unanswered, fail};
+use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::legacy::Session;
 use crate::protocol::{Members, members, parse_line, string};
 use crate::stream::Stream;
@@ -27,7 +27,7 @@ impl Peer {
         answer: &Bytes,
         id: &str,
         out: &Arc<Stream>,
-    ) -> Option<(String, Option<String>)> {
+    ) -> Option<(Kept, Option<Kept>)> {
         let message = parse_line(answer).ok()?;
         let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
             self.answer(session, answer.clone(), id, out);
@@ -47,13 +47,14 @@ impl Peer {
             fail(out, id, TOO_MANY_ANSWERS);
             return None;
         }
-        match self.ask_all(session, requests.unwrap_or("{}"), out).await {
-            Ok(responses) => Some((responses, state.map(str::to_owned))),
-            Err(why) => {
-                fail(out, id, &why);
-                None
-            }
-        }
+        let messages = self.servers.messages().room(&session.owner);
+        let next = async {
+            let responses = self.ask_all(session, requests.unwrap_or("{}"), out).await?;
+            let no_room = || TOO_MANY_MESSAGES.to_owned();
+            let state = state.map(|state| messages.keep(state).ok_or_else(no_room)).transpose()?;
+            Ok((messages.keep(responses).ok_or_else(no_room)?, state))
+        };
+        next.await.map_err(|why: String| fail(out, id, &why)).ok()
     }
 
     fn answer(&self, session: &Session, text: Bytes, id: &str, out: &Stream) {
@@ -73,7 +74,8 @@ impl Peer {
         let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
         let mut asking = Asking { peer: self, session, ids: Vec::new() };
         let mut waiting = Vec::new();
-        for (key, request) in Members::parse(requests).unwrap_or_default().iter() {
+        let requests = Members::parse(requests).unwrap_or_default();
+        for (key, request) in requests.iter() {
             let [method, params] =
                 members(request, ["method", "params"]).map_err(|error| error.to_string())?;
             let method = method.and_then(string).unwrap_or_default().into_owned();
@@ -95,20 +97,24 @@ impl Peer {
             if !session.put(&id, &method, Bytes::from(text), out) {
                 return Err("Too many questions wait for this client.".to_owned());
             }
-            waiting.push((key.to_owned(), method, receiver));
+            // The name is a part of the answer, for which there is memory.
+            waiting.push((key, method, receiver));
         }
-        let mut responses = serde_json::Map::new();
+        let mut answers = Vec::new();
         for (key, method, receiver) in waiting {
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, receiver).await;
-            let answer = match answer {
-                Ok(Ok(Ok(answer))) => serde_json::from_str(&answer).unwrap_or_default(),
+            match tokio::time::timeout(ANSWER_TIMEOUT, receiver).await {
+                Ok(Ok(Ok(answer))) => answers.push((key, Some(answer))),
+                Ok(Ok(Err(Unanswered::NoMemory))) => return Err(TOO_MANY_MESSAGES.to_owned()),
                 // If the client fails to put a question to its user, the user has not answered it.
-                _ if method == "elicitation/create" => json!({"action": "cancel"}),
+                _ if method == "elicitation/create" => answers.push((key, None)),
                 _ => return Err(format!("The client did not answer {method}.")),
-            };
-            responses.insert(key, answer);
+            }
         }
-        Ok(Value::Object(responses).to_string())
+        let mut responses = Members::default();
+        for (key, answer) in &answers {
+            responses.set(key, answer.as_deref().unwrap_or(r#"{"action":"cancel"}"#));
+        }
+        Ok(responses.to_string())
     }
 }
 

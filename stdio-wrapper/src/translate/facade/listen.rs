@@ -8,6 +8,7 @@ use super::super::call::{self, Job, Sent};
 use super::super::group::{Group, GroupKey, Lease, Seat};
 use super::super::listen::Filter;
 use super::{Facade, Interest, Refused};
+use crate::budget::Kept;
 use crate::child::Placeholders;
 use crate::policy::{Gate, Permit};
 use crate::protocol::Code;
@@ -37,7 +38,8 @@ impl Facade {
     ) -> Result<Interest, Refused> {
         let lease = self.lease(group, key, caller, false).await?;
         let seat = &lease.seat;
-        let mut filter = Filter::parse(params, &seat.greeting).map_err(Refused::Params)?;
+        let filter = Filter::parse(params, &seat.greeting, seat.session.room()).map_err(Refused::Params)?;
+        let mut filter = filter.ok_or(Refused::NoMemory)?;
         let subscribe = gate.pass("resources/subscribe", None);
         if subscribe.is_err() {
             // Resources that the client may not subscribe to are not acknowledged.
@@ -70,7 +72,7 @@ impl Facade {
 impl Listening {
     /// Lets the child watch these resources. If it takes too long, the stream ends with an error, because the
     /// notifications that were acknowledged might never come.
-    async fn watch(self: Arc<Self>, job: Job, resources: BTreeSet<String>, subscribe: Permit<'static>) {
+    async fn watch(self: Arc<Self>, job: Job, resources: BTreeSet<Kept>, subscribe: Permit<'static>) {
         for uri in resources {
             let number = self.facade.number();
             let in_order = self.seat().watching.lock().await;
@@ -102,7 +104,7 @@ impl Listening {
 
     /// Lets the child stop watching these resources, except those that another listener wants. If the child
     /// takes too long, it is not told the rest, and its notifications about them are dropped.
-    async fn unwatch(&self, watched: BTreeSet<String>, unsubscribe: &Permit<'_>) {
+    async fn unwatch(&self, watched: BTreeSet<Kept>, unsubscribe: &Permit<'_>) {
         for uri in watched {
             let number = self.facade.number();
             let in_order = self.seat().watching.lock().await;
