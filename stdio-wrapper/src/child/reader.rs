@@ -177,3 +177,55 @@ impl Reader {
 fn counted(length: usize) -> usize {
     length.saturating_sub(FREE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::framing::{Framing as _, LineFraming};
+    use super::*;
+    use crate::budget::Budget;
+
+    #[derive(Default)]
+    struct Seen {
+        /// The length of each frame, and the memory that came with it.
+        frames: Vec<(usize, usize)>,
+        dropped: Vec<usize>,
+    }
+
+    impl Frames for Seen {
+        async fn frame(&mut self, frame: Frame, room: Option<Room>) {
+            let Frame::Message(text) = frame else { panic!("{frame:?}") };
+            self.frames.push((text.len(), room.map_or(0, |room| room.taken())));
+        }
+
+        fn dropped(&mut self, _: Outline, length: usize) {
+            self.dropped.push(length);
+        }
+    }
+
+    async fn feed(reader: &mut Reader, mut text: &[u8], seen: &mut Seen) {
+        while !text.is_empty() {
+            reader.hand_over(seen).await;
+            let (piece, rest) = text.split_at(reader.make_space().await.min(text.len()));
+            reader.buffer.extend_from_slice(piece);
+            text = rest;
+        }
+        reader.hand_over(seen).await;
+    }
+
+    #[tokio::test]
+    async fn a_line_is_read_in_memory_of_its_principal_and_dropped_if_there_is_none() {
+        let budget = Budget::new(4 << 20, 1);
+        let account = Account { room: budget.room("ana"), patience: Duration::ZERO };
+        let decoder = LineFraming.decoder(16 << 20);
+        let mut reader = Reader { decoder, buffer: BytesMut::new(), account, dropping: None };
+        let mut seen = Seen::default();
+        let line = |length: usize| [vec![b'x'; length], vec![b'\n']].concat();
+        feed(&mut reader, &line(40_000), &mut seen).await;
+        feed(&mut reader, &line(400_000), &mut seen).await;
+        assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_000)]);
+        // More than the share of a principal, which is a quarter.
+        feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
+        assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
+        assert_eq!(reader.account.room.taken(), 0, "all of it was given back");
+    }
+}

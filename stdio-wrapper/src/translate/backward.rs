@@ -209,8 +209,8 @@ impl Peer {
     }
 
     /// A request in the stateless form. `params` and `id` are JSON text.
-    fn text(&self, method: &str, params: String, level: Option<&str>, id: &str) -> String {
-        let mut members = Members::parse(&params).unwrap_or_default();
+    fn text(&self, method: &str, params: &str, level: Option<&str>, id: &str) -> String {
+        let mut members = Members::parse(params).unwrap_or_default();
         let given = members.remove("_meta").unwrap_or_default();
         let mut meta = Members::parse(&given).unwrap_or_default();
         meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
@@ -238,7 +238,8 @@ impl Peer {
         // Clients with a session ask for a log level with this method.
         let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
         let level = self.state().log_level.clone().filter(|_| may_log);
-        let text = self.text(method, params, level.as_deref(), id);
+        let text = self.text(method, &params, level.as_deref(), id);
+        drop(params);
         // The text is there until the child has the message.
         let mut room = self.servers.messages().room(&session.owner);
         if !room.grow_within(text.len(), ROOM_PATIENCE).await {
