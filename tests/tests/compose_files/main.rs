@@ -309,3 +309,18 @@ fn compose_takes_every_variant() {
         }
     }
 }
+
+#[test]
+fn the_user_of_auth_service_at_the_redis_of_the_stack_may_run_all_that_it_needs() {
+    let decision = text("docs/adr/0003-redis-store.md");
+    let (_, list) = decision.split_once("these commands: ").unwrap();
+    let (list, _) = list.split_once(". They are tried").unwrap();
+    let setup = text("compose/setup/setup");
+    let user = setup.lines().find(|line| line.starts_with("user mcp-gate on ")).unwrap();
+    let allowed: Vec<&str> = user.split(' ').collect();
+    let needed: Vec<&str> = list.split([',', ' ', '\n']).filter(|command| !command.is_empty()).collect();
+    assert!(needed.len() > 10, "{needed:?}");
+    for command in needed {
+        assert!(allowed.contains(&format!("+{command}").as_str()), "{command}");
+    }
+}
