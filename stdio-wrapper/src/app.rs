@@ -248,27 +248,40 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
 
 /// What isolates children from each other. Writes to the log what it is.
 fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
-    let found = match wanted {
-        config::Isolation::Off => Ok(Isolation::OFF),
-        config::Isolation::Auto | config::Isolation::Required => Isolation::find(),
-    };
-    match found.as_ref().map(|isolation| isolation.boundary()) {
-        Ok(Some(Boundary::Signals)) => {
+    if wanted == config::Isolation::Off {
+        tracing::info!(
+            "CHILD_ISOLATION is off: children can read, trace and signal each other, and change each other's limits and priorities"
+        );
+        return Ok(Isolation::OFF);
+    }
+    let (boundary, filter) = (Boundary::find(), Isolation::can_filter());
+    let missing = boundary.as_ref().err().or(filter.as_ref().err());
+    if let Some(missing) = missing.filter(|_| wanted == config::Isolation::Required) {
+        return Err(missing.clone()).context(
+            "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to run without it where it is not available",
+        );
+    }
+    match &boundary {
+        Ok(Boundary::Signals) => {
             tracing::info!("children cannot read, trace or signal each other; they share files and network");
         }
-        Ok(Some(Boundary::Tracing)) => tracing::warn!(
+        Ok(Boundary::Tracing) => tracing::warn!(
             "children cannot read or trace each other, but they can signal each other; Linux 6.12 and later can prevent that, too"
         ),
-        Ok(None) => tracing::info!("CHILD_ISOLATION is off: children can read, trace and signal each other"),
-        Err(error) if wanted == config::Isolation::Auto => {
-            tracing::warn!(%error, "children can read, trace and signal each other");
-            return Ok(Isolation::OFF);
-        }
-        Err(_) => {}
+        Err(error) => tracing::warn!(%error, "children can read, trace and signal each other"),
     }
-    found.context(
-        "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to run without it where it is not available",
-    )
+    match &filter {
+        Ok(()) => {
+            tracing::info!(
+                "children cannot change the limits and priorities of each other and of the wrapper"
+            );
+        }
+        Err(error) => tracing::warn!(
+            %error,
+            "children can change the limits and priorities of each other and of the wrapper, and so end it"
+        ),
+    }
+    Ok(Isolation { boundary: boundary.ok(), has_filter: filter.is_ok() })
 }
 
 fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {

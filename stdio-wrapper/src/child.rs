@@ -3,6 +3,7 @@
 mod backoff;
 mod command;
 mod descent;
+mod filter;
 mod framing;
 mod isolation;
 mod launcher;

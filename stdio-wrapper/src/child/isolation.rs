@@ -2,6 +2,7 @@
 //! to let a process trace another one, and so to open what `/proc` has of its memory, environment and files, unless the other
 //! one is in the same domain or in one that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
 //! "Ptrace restrictions"). The wrapper and the supervisors are in no domain: they reach the children, which do not reach them.
+//! What a domain does not stop, a filter of system calls does (`filter`).
 
 use std::error::Error;
 use std::io;
@@ -12,6 +13,8 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use serde::{Deserialize, Serialize};
+
+use super::filter;
 
 /// What a domain keeps inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,38 +27,59 @@ pub enum Boundary {
 
 /// How children are started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Isolation(Option<Boundary>);
+pub struct Isolation {
+    /// The domain that each child gets, if any.
+    pub boundary: Option<Boundary>,
+    /// Whether the system calls of each child are filtered.
+    pub has_filter: bool,
+}
 
-/// The kernel keeps no children apart.
+/// What the kernel cannot do to keep children apart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the kernel cannot keep them apart: that takes Landlock of Linux 5.19 or later, switched on and not forbidden by the container ({0})"
-)]
-pub struct Unavailable(String);
+pub enum Unavailable {
+    /// There are no domains.
+    #[error(
+        "the kernel cannot keep them apart: that takes Landlock of Linux 5.19 or later, switched on and not forbidden by the container ({0})"
+    )]
+    Boundary(String),
+    /// There is no filter of system calls.
+    #[error(
+        "the kernel cannot filter their system calls: that takes seccomp, switched on and not forbidden by the container ({0})"
+    )]
+    Filter(String),
+}
+
+impl Boundary {
+    /// The strongest boundary that the kernel has.
+    pub fn find() -> Result<Self, Unavailable> {
+        let enters = |boundary: Self| on_a_thread(|| boundary.enter()).map(|()| boundary);
+        enters(Self::Signals)
+            .or_else(|_| enters(Self::Tracing))
+            .map_err(|error| Unavailable::Boundary(error.to_string()))
+    }
+}
 
 impl Isolation {
     /// Nothing keeps children apart.
-    pub const OFF: Self = Self(None);
+    pub const OFF: Self = Self { boundary: None, has_filter: false };
 
-    /// The strongest boundary that the kernel has.
-    pub fn find() -> Result<Self, Unavailable> {
-        let enters = |boundary: Boundary| on_a_thread(|| boundary.enter()).map(|()| Self(Some(boundary)));
-        enters(Boundary::Signals)
-            .or_else(|_| enters(Boundary::Tracing))
-            .map_err(|error| Unavailable(error.to_string()))
+    /// Whether the kernel can filter system calls.
+    pub fn can_filter() -> Result<(), Unavailable> {
+        on_a_thread(filter::enter).map_err(|error| Unavailable::Filter(error.to_string()))
     }
 
-    /// What keeps children apart, if anything does.
-    pub fn boundary(self) -> Option<Boundary> {
-        self.0
-    }
-
-    /// Starts a process, in a domain of its own. A domain belongs to a thread and to what that starts, and cannot be left. So
-    /// it is entered by a thread that does nothing else: changing the process between fork and exec would need unsafe code.
+    /// Starts a process, in a domain of its own and with its calls filtered. Both belong to a thread and to what that starts,
+    /// and cannot be left. So they are entered by a thread that does nothing else: changing the process between fork and
+    /// exec would need unsafe code.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
-        let Some(boundary) = self.0 else { return start() };
+        if self == Self::OFF {
+            return start();
+        }
         on_a_thread(|| {
-            boundary.enter()?;
+            self.boundary.map_or(Ok(()), Boundary::enter)?;
+            if self.has_filter {
+                filter::enter()?;
+            }
             start()
         })
     }
@@ -127,7 +151,7 @@ mod tests {
                 io::stderr().write_all(line.as_bytes()).unwrap();
                 continue;
             }
-            let apart = Isolation(Some(boundary));
+            let apart = Isolation { boundary: Some(boundary), has_filter: false };
             let mut other = run(apart, "exec sleep 1000");
             let reads = format!("readlink /proc/{}/fd/0", other.id());
             assert!(!succeeds(apart, &reads), "{boundary:?}");
@@ -147,9 +171,13 @@ mod tests {
         }
     }
 
+    fn strongest() -> Isolation {
+        Isolation { boundary: Boundary::find().ok(), has_filter: Isolation::can_filter().is_ok() }
+    }
+
     #[test]
     fn what_cannot_be_started_is_told_as_without_isolation() {
-        let errors = [Isolation::OFF, Isolation::find().unwrap_or(Isolation::OFF)].map(|isolation| {
+        let errors = [Isolation::OFF, strongest()].map(|isolation| {
             isolation.start(|| Command::new("no-such-program").spawn()).unwrap_err().to_string()
         });
         assert_eq!(errors[0], errors[1]);
@@ -158,7 +186,7 @@ mod tests {
     /// Prints what a domain adds to a start (`cargo test --lib what_a_domain_costs -- --nocapture`).
     #[test]
     fn what_a_domain_costs() {
-        let kinds = [Isolation::OFF, Isolation::find().unwrap()];
+        let kinds = [Isolation::OFF, strongest()];
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..50 {
             for (isolation, times) in kinds.iter().zip(&mut times) {

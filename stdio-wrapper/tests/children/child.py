@@ -64,7 +64,7 @@ while time.time() < end:
 
 # What a process may try on another one with the same user id: tells what it managed to do.
 REACH = r"""
-import ctypes, json, os, socket
+import ctypes, json, mmap, os, resource, socket, struct
 def reach(pid, line, signal):
     libc = ctypes.CDLL(None, use_errno=True)
     def write():
@@ -82,7 +82,37 @@ def reach(pid, line, signal):
         libc.ptrace(17, pid, 0, 0)
     def kill():
         os.kill(pid, signal)
+    def limit():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    def scheduler():
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    def affinity():
+        os.sched_setaffinity(pid, os.sched_getaffinity(pid))
+    def attributes():
+        # sched_setattr with SCHED_IDLE
+        number = {"x86_64": 314, "aarch64": 274}[os.uname().machine]
+        given = struct.pack("IIQiIQQQ", 48, os.SCHED_IDLE, 0, 0, 0, 0, 0, 0)
+        assert libc.syscall(number, pid, given, 0) == 0, os.strerror(ctypes.get_errno())
+    def priority():
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+    def io_priority():
+        number = {"x86_64": 251, "aarch64": 30}[os.uname().machine]
+        assert libc.syscall(number, 1, pid, 3 << 13) == 0, os.strerror(ctypes.get_errno())
+    def old_call():
+        # setpriority with the number of 32-bit programs, whose calls a program of 64 bits can make too.
+        code = struct.pack("<cBIBIBIBIHcc", b"\x53", 0xb8, 97, 0xbb, 0, 0xb9, pid, 0xba, 19, 0x80cd, b"\x5b", b"\xc3")
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(code)
+        result = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+        assert result == 0, os.strerror(-result)
     def own():
+        # Its own limits and priority.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE) == (soft, hard)
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, os.nice(1))
         # Its own processes, and files from one directory to another: those it must reach.
         child = os.fork()
         if child == 0:
@@ -98,7 +128,7 @@ def reach(pid, line, signal):
         os.link(f"{place}/b/x", f"{place}/a/y")
         __import__("shutil").rmtree(place)
     found = {}
-    for attempt in (own, write, environment, memory, trace, kill):
+    for attempt in (own, write, environment, memory, trace, limit, scheduler, affinity, attributes, priority, io_priority, old_call, kill):
         try:
             attempt()
             found[attempt.__name__] = "done"

@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// What a child can try; `own` is what it must be able to do with what is its own.
+/// What a child can try; `own` is what it must be able to do with what is its own. A domain stops these, and the filter of
+/// system calls those.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
+const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
+/// A call with the number of 32-bit programs.
+const OLD_CALLS: &[&str] = if cfg!(target_arch = "x86_64") { &["old_call"] } else { &[] };
 const SIGTERM: i32 = 15;
 
 /// The child's own process, one that it has started, and one that has left it and is the wrapper's now.
@@ -37,6 +41,13 @@ async fn reach(client: &Client, pid: i32, by: &str) -> Value {
     found
 }
 
+/// Whether an attempt was refused for lack of permission.
+fn assert_refused(found: &Value, attempt: &str, by: &str, target: &str) {
+    let told = found[attempt].as_str().unwrap();
+    let is_refused = told.contains("PermissionError") || told.contains("not permitted");
+    assert!(is_refused, "{by} of a child on {target}: {attempt}: {found}");
+}
+
 /// As in a container: a user without any right. Some rights of root would open what is tried here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
@@ -51,9 +62,7 @@ async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
         for by in BY {
             let found = reach(&mallory, pid, by).await;
             for attempt in ATTEMPTS {
-                let told = found[attempt].as_str().unwrap();
-                let is_refused = told.contains("PermissionError") || told.contains("not permitted");
-                assert!(is_refused, "{by} of a child on {target}: {attempt}: {found}");
+                assert_refused(&found, attempt, by, target);
             }
         }
     }
@@ -67,13 +76,29 @@ async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
+    let command = ["python3", "-c", include_str!("../children/child.py")];
+    let wrapper = Wrapper::unprivileged(&["--identity=headers"], &command).await;
+    let (mallory, alice) = (user(&wrapper, "mallory").await, user(&wrapper, "alice").await);
+    for (target, pid) in [("another child", alice.server_pid), ("the wrapper", wrapper.pid())] {
+        for by in BY {
+            let found = reach(&mallory, pid, by).await;
+            for attempt in CALLS.iter().chain(OLD_CALLS) {
+                assert_refused(&found, attempt, by, target);
+            }
+        }
+    }
+    wrapper.logged("children cannot change the limits and priorities of each other").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a107_without_isolation_a_child_forges_the_answers_of_another_and_ends_it() {
     for by in BY {
         let wrapper = Wrapper::start(&["--identity=headers", "--child-isolation=off"], &[]).await;
         wrapper.logged("CHILD_ISOLATION is off").await;
         let (mallory, alice) = (user(&wrapper, "mallory").await, user(&wrapper, "alice").await);
         let found = reach(&mallory, alice.server_pid, by).await;
-        for attempt in ATTEMPTS {
+        for attempt in ATTEMPTS.iter().chain(&CALLS).chain(OLD_CALLS) {
             assert_eq!(found[attempt], "done", "{by}: {found}");
         }
         gone(alice.server_pid).await;
@@ -87,32 +112,54 @@ async fn required_isolation_is_there_or_nothing_starts() {
     }
     let wrapper = Wrapper::start(&["--child-isolation=required"], &[]).await;
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
-    let output = without_landlock(&["--child-isolation=required"]).wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("CHILD_ISOLATION is `required`, which cannot be had"), "{told}");
-    assert!(told.contains("Linux 5.19 or later"), "{told}");
-    // Otherwise it starts, and says what does not hold.
-    let mut process = without_landlock(&[]);
-    let log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let lines: Vec<String> = log.take_while(|line| !line.contains(" serving ")).collect();
-    process.kill().unwrap();
-    process.wait().unwrap();
-    let is_warning = |line: &String| line.contains("WARN") && line.contains("can read, trace and signal");
-    assert!(lines.iter().any(is_warning), "{lines:#?}");
+    for (without, needs, warning) in [
+        (no_more_domains as fn(), "Linux 5.19 or later", "can read, trace and signal"),
+        (no_more_filters, "that takes seccomp", "can change the limits and priorities"),
+    ] {
+        let output = start_after(without, &["--child-isolation=required"]).wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("CHILD_ISOLATION is `required`, which cannot be had"), "{told}");
+        assert!(told.contains(needs), "{told}");
+        // Otherwise it starts, and says what does not hold.
+        let mut process = start_after(without, &[]);
+        let log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let lines: Vec<String> = log.take_while(|line| !line.contains(" serving ")).collect();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let warnings: Vec<&String> = lines.iter().filter(|line| line.contains("WARN")).collect();
+        assert!(matches!(warnings[..], [line] if line.contains(warning)), "{lines:#?}");
+    }
 }
 
-/// The wrapper where no further domain can be entered: the kernel allows sixteen, one in the other.
-fn without_landlock(options: &[&str]) -> Child {
+/// Starts the wrapper on a thread on which `prepare` was called. Domains and filters belong to a thread.
+fn start_after(prepare: fn(), options: &[&str]) -> Child {
     let mut process = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
     process.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]).args(options).args(["--", "cat"]);
     let start = move || {
-        for _ in 0..16 {
-            let domain = Ruleset::default().scope(Scope::AbstractUnixSocket).unwrap().create().unwrap();
-            domain.restrict_self().unwrap();
-        }
+        prepare();
         process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    // Domains belong to a thread.
     std::thread::spawn(start).join().unwrap()
+}
+
+/// No further domain can be entered: the kernel allows sixteen, one in the other.
+fn no_more_domains() {
+    for _ in 0..16 {
+        let domain = Ruleset::default().scope(Scope::AbstractUnixSocket).unwrap().create().unwrap();
+        domain.restrict_self().unwrap();
+    }
+}
+
+/// No further filter can be entered: a first one refuses seccomp(2), as the profile of a container might.
+fn no_more_filters() {
+    let number = if cfg!(target_arch = "x86_64") { 317 } else { 277 };
+    let instruction = |code, jf, k| seccompiler::sock_filter { code, jt: 0, jf, k };
+    let filter = [
+        instruction(0x20, 0, 0),
+        instruction(0x15, 1, number),
+        instruction(0x06, 0, 0x0005_0001),
+        instruction(0x06, 0, 0x7fff_0000),
+    ];
+    seccompiler::apply_filter(&filter).unwrap();
 }
