@@ -165,6 +165,16 @@ pub struct Limits {
     pub shutdown_timeout: Duration,
 }
 
+impl Child {
+    /// Whether an argument, the environment or the working directory contains this placeholder.
+    pub fn has(&self, placeholder: &str) -> bool {
+        let has = |text: &String| text.contains(placeholder);
+        self.command.iter().any(has)
+            || self.env.iter().any(|(_, value)| has(value))
+            || self.cwd.as_ref().is_some_and(has)
+    }
+}
+
 impl Config {
     /// Checks every option. The error has one sentence for each problem.
     pub fn new(options: &Options, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
@@ -173,15 +183,18 @@ impl Config {
 
     /// Whether command, environment or working directory depend on the caller.
     pub fn has_placeholders(&self) -> bool {
-        let has = |text: &String| PLACEHOLDERS.iter().any(|name| text.contains(name));
-        self.child.command.iter().any(has)
-            || self.child.env.iter().any(|(_, value)| has(value))
-            || self.child.cwd.as_ref().is_some_and(has)
+        PLACEHOLDERS.iter().any(|name| self.child.has(name))
     }
 }
 
 /// Placeholders that arguments, environment and working directory can contain.
-pub const PLACEHOLDERS: [&str; 3] = ["{subject}", "{user}", "{group}"];
+pub const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
+/// Stands for the subject of the caller.
+pub(crate) const SUBJECT: &str = "{subject}";
+/// Stands for the user name of the caller.
+pub(crate) const USER: &str = "{user}";
+/// Stands for a group of the caller.
+pub(crate) const GROUP: &str = "{group}";
 
 /// The directories of a `PATH`.
 pub(crate) fn search_path(path: &str) -> impl Iterator<Item = PathBuf> {

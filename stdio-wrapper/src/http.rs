@@ -125,11 +125,15 @@ impl Endpoint {
     /// The session that the request names, if it belongs to the caller's user.
     fn session(&self, request: &HttpRequest, caller: &Caller) -> Result<Arc<Session>, Problem> {
         let id = RequestHeaders::new(request).session_id()?.ok_or_else(Problem::no_session_id)?;
-        let found =
-            self.sessions.find(id, |owner| caller.is_user_of(owner)).filter(|session| !session.is_sse());
-        let session = found.ok_or_else(Problem::no_such_session)?;
+        let session =
+            self.find(id, caller).filter(|session| !session.is_sse()).ok_or_else(Problem::no_such_session)?;
         session.touch();
         Ok(session)
+    }
+
+    /// The session with this id, if the caller may use it.
+    fn find(&self, id: &str, caller: &Caller) -> Option<Arc<Session>> {
+        self.sessions.find(id, |owner| caller.is_user_of(owner), &self.placeholders(caller))
     }
 
     /// Decides what the caller may send to a child.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config;
+use crate::config::{self, GROUP, SUBJECT, USER};
 
 /// Longest text that fills a placeholder, after encoding; file systems allow 255 bytes in a name.
 const MAX_NAME: usize = 200;
@@ -16,6 +16,18 @@ pub struct Placeholders {
     pub user: Option<String>,
     /// Fills `{group}`.
     pub group: Option<String>,
+}
+
+impl Placeholders {
+    /// Those values that are in the command of this child, so that two callers with the same ones have the same command.
+    pub(super) fn used_by(&self, child: &config::Child) -> Self {
+        let used = |name: &str, value: &Option<String>| value.clone().filter(|_| child.has(name));
+        Self {
+            subject: used(SUBJECT, &self.subject),
+            user: used(USER, &self.user),
+            group: used(GROUP, &self.group),
+        }
+    }
 }
 
 /// Why a command could not be filled in.
@@ -56,7 +68,7 @@ pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Fille
 fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    let values = [("{subject}", &caller.subject), ("{user}", &caller.user), ("{group}", &caller.group)];
+    let values = [(SUBJECT, &caller.subject), (USER, &caller.user), (GROUP, &caller.group)];
     // One pass from left to right: what a value brings in is never looked at again.
     while let Some((at, name, value)) = values
         .iter()

@@ -129,6 +129,11 @@ impl Launcher {
         Ok(child.connect(self.spec.max_queue)?)
     }
 
+    /// Those values of a caller that are in the command.
+    pub fn used(&self, caller: &Placeholders) -> Placeholders {
+        caller.used_by(&self.spec.child)
+    }
+
     /// Numbers for the requests of one child.
     pub fn numbers(&self, width: Width) -> Numbers {
         Numbers::new(Arc::clone(&self.random), width)

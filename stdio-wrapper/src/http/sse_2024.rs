@@ -59,10 +59,7 @@ pub(super) async fn message(
     RequestHeaders::new(request).check_content()?;
     let query =
         web::Query::<Query>::from_query(request.query_string()).map_err(|_| Problem::no_session_id())?;
-    let found = endpoint
-        .sessions
-        .find(&query.session_id, |owner| caller.is_user_of(owner))
-        .filter(|session| session.is_sse());
+    let found = endpoint.find(&query.session_id, &caller).filter(|session| session.is_sse());
     let session = found.ok_or_else(Problem::no_such_session)?;
     let body = endpoint.bodies.read(body, &caller).await?;
     let mut tidied = String::new();

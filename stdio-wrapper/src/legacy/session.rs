@@ -14,6 +14,7 @@ use super::link::{Link, Outgoing, cancelled};
 use super::questions::Questions;
 use super::shared::SharedChildren;
 use crate::budget::{Budget, Room};
+use crate::child::Placeholders;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::protocol::{
@@ -33,6 +34,8 @@ pub struct Session {
     pub owner: String,
     pub(super) metrics: Arc<Metrics>,
     behind: OnceLock<Behind>,
+    /// The values of the command's placeholders with which the session was opened.
+    filled: OnceLock<Placeholders>,
     version: OnceLock<Version>,
     /// The revision that the client asked for. It determines which shared child the session uses.
     slot: OnceLock<Version>,
@@ -127,6 +130,7 @@ impl Session {
             owner,
             metrics,
             behind: OnceLock::new(),
+            filled: OnceLock::new(),
             version: OnceLock::new(),
             slot: OnceLock::new(),
             get_stream: Stream::endless(0, limits.event_log, room.sibling()),
@@ -142,6 +146,18 @@ impl Session {
             born: Instant::now(),
             is_ended: AtomicBool::new(false),
         }
+    }
+
+    /// Records the values of the command's placeholders. Only the first call has an effect.
+    pub(super) fn fill(&self, with: Placeholders) {
+        // A session is filled once, before anybody can find it.
+        let _ = self.filled.set(with);
+    }
+
+    /// Whether the session was opened with these values of the command's placeholders. A user who has left a group
+    /// must not continue with that group's child (attack 103).
+    pub(super) fn is_filled_with(&self, values: &Placeholders) -> bool {
+        self.filled.get() == Some(values)
     }
 
     /// Sets what answers the requests. Only the first call has an effect.

@@ -203,8 +203,17 @@ impl Sessions {
     }
 
     /// Opens a session that the translation serves, which answers `initialize` itself.
-    pub fn open_foreign(&self, owner: &str, peer: &Arc<dyn Foreign>) -> Result<Arc<Session>, OpenError> {
-        let attempt = || self.try_open(owner, false, &|_, _| Ok(Behind::Foreign(Arc::clone(peer))));
+    pub fn open_foreign(
+        &self,
+        owner: &str,
+        caller: &Placeholders,
+        peer: &Arc<dyn Foreign>,
+    ) -> Result<Arc<Session>, OpenError> {
+        let behind: &Backing<'_> = &|session, _| {
+            session.fill(self.launcher.used(caller));
+            Ok(Behind::Foreign(Arc::clone(peer)))
+        };
+        let attempt = || self.try_open(owner, false, behind);
         let mut opened = attempt();
         for _ in 0..MAX_GIVEN_UP {
             if opened.as_ref().err().and_then(|error| self.make_room(error, owner)).is_none() {
@@ -271,6 +280,7 @@ impl Sessions {
         place: &Arc<Place>,
         caller: &Placeholders,
     ) -> Result<Behind, StartError> {
+        session.fill(self.launcher.used(caller));
         if let Some(shared) = &self.shared {
             return Ok(Behind::Shared(Arc::clone(shared)));
         }
@@ -298,11 +308,24 @@ impl Sessions {
     }
 
     /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated
-    /// as if it did not exist (attack 108).
-    pub fn find(&self, id: &str, may_use: impl Fn(&str) -> bool) -> Option<Arc<Session>> {
-        let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);
-        let (session, _) = shard.get(id)?;
-        Some(session).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()
+    /// as if it did not exist (attack 108). If the command would now be another one for the caller, the session
+    /// ends, and the client has to open another one (attack 103).
+    pub fn find(
+        &self,
+        id: &str,
+        may_use: impl Fn(&str) -> bool,
+        caller: &Placeholders,
+    ) -> Option<Arc<Session>> {
+        let session = {
+            let shard = self.shard(id)?.read().unwrap_or_else(PoisonError::into_inner);
+            let (session, _) = shard.get(id)?;
+            Some(session).filter(|session| may_use(&session.owner) && !session.is_ended()).cloned()?
+        };
+        if session.is_filled_with(&self.launcher.used(caller)) {
+            return Some(session);
+        }
+        self.end(&session, "the command is another one for its user now");
+        None
     }
 
     /// Ends a session, and removes it.

@@ -85,7 +85,7 @@ impl Backward {
             state: Mutex::default(),
         });
         let foreign: Arc<dyn Foreign> = Arc::<Peer>::clone(&peer);
-        let session = self.sessions.open_foreign(owner, &foreign).ok()?;
+        let session = self.sessions.open_foreign(owner, caller, &foreign).ok()?;
         session.initialized(Some(version));
         self.is_needed.store(true, Ordering::Relaxed);
         let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, peer.greeting(version));
