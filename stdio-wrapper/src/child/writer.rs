@@ -3,10 +3,11 @@
 //! sooner. Under pressure the calls that are saved are worth more.
 
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, Semaphore};
 
@@ -18,8 +19,6 @@ const UNIT: usize = 256;
 const MAX_QUEUED: usize = 1024;
 /// Messages that are written with one call when more than one waits.
 const MAX_JOINED: usize = 64;
-/// Messages larger than this are written by themselves, without a copy.
-const LARGE: usize = 32 << 10;
 
 /// The child takes no more messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -140,7 +139,7 @@ impl Shared {
     }
 
     /// The next messages to write; `None` ends the task.
-    async fn next(&self) -> Option<(Arc<pipe::Sender>, Vec<Bytes>)> {
+    async fn next(&self) -> Option<(Arc<pipe::Sender>, VecDeque<Bytes>)> {
         loop {
             {
                 let mut backlog = self.backlog();
@@ -179,26 +178,76 @@ async fn write_all(shared: Arc<Shared>) {
     shared.budget.close();
 }
 
-async fn write_frames(stdin: &pipe::Sender, frames: Vec<Bytes>) -> std::io::Result<()> {
-    let mut joined = BytesMut::new();
-    for frame in frames {
-        if frame.len() <= LARGE {
-            joined.extend_from_slice(&frame);
-            continue;
-        }
-        write(stdin, &joined.split()).await?;
-        write(stdin, &frame).await?;
-    }
-    write(stdin, &joined).await
-}
-
-async fn write(stdin: &pipe::Sender, mut rest: &[u8]) -> std::io::Result<()> {
-    while !rest.is_empty() {
-        match stdin.try_write(rest) {
-            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stdin.writable().await?,
+/// Writes messages with as few calls as possible, from where they are. What was written is dropped, and its memory is free for
+/// others.
+async fn write_frames(stdin: &pipe::Sender, mut frames: VecDeque<Bytes>) -> io::Result<()> {
+    while !frames.is_empty() {
+        let written = {
+            let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
+            stdin.try_write_vectored(&slices)
+        };
+        match written {
+            Ok(count) => drop_written(&mut frames, count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stdin.writable().await?,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn drop_written(frames: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(frame) = frames.front_mut() {
+        if count < frame.len() {
+            return frame.advance(count);
+        }
+        count -= frame.len();
+        frames.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// A text that is counted for as long as it is there.
+    struct Counted(Vec<u8>, #[expect(dead_code, reason = "it is only counted")] Arc<()>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn a100_a_message_is_counted_until_it_was_written_and_written_from_where_it_is() {
+        let (output, input) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC)
+                .unwrap();
+        rustix::pipe::fcntl_setpipe_size(&input, 4096).unwrap();
+        let outbox = Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20);
+        let count = Arc::new(());
+        let mut sent = Vec::new();
+        for number in 0..40_u8 {
+            let text = vec![number; 20_000];
+            sent.extend_from_slice(&text);
+            outbox.try_send(Bytes::from_owner(Counted(text, Arc::clone(&count))), false).unwrap();
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&count), 41, "the child has read nothing");
+        let mut output = pipe::Receiver::from_owned_fd(output).unwrap();
+        let mut read = vec![0; sent.len() / 2];
+        output.read_exact(&mut read).await.unwrap();
+        assert!((15..=21).contains(&Arc::strong_count(&count)), "{}", Arc::strong_count(&count));
+        let mut rest = vec![0; sent.len() - read.len()];
+        output.read_exact(&mut rest).await.unwrap();
+        read.append(&mut rest);
+        assert!(read == sent);
+        while Arc::strong_count(&count) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
 }
