@@ -48,6 +48,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_SESSIONS: usize = 100;
 /// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
+/// Number of children that are started at a time for each processor that the container has. A start does not
+/// work all the time.
+const STARTS_PER_PROCESSOR: usize = 2;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
 
@@ -233,6 +236,11 @@ fn capacity(config: &Config) -> Arc<Capacity> {
     Arc::new(capacity)
 }
 
+/// The number of processors that the container has.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec {
     // The queue has space for the largest body twice, so that one large message does not prevent the next one
     // from being queued.
@@ -240,6 +248,7 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
         child: config.child.clone(),
         prewarm: config.prewarm,
         start_timeout: config.limits.start_timeout,
+        max_starts: config.limits.max_starts.unwrap_or_else(|| STARTS_PER_PROCESSOR * processors()),
         max_queue: (2 * config.limits.max_body).max(1 << 20),
         isolation,
         capacity,

@@ -135,6 +135,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Time for a child to answer `initialize`.
     pub start_timeout: Duration,
+    /// Maximum number of children that are started at a time. `None` means two for each processor.
+    pub max_starts: Option<usize>,
     /// Time after which the response to a call becomes a stream.
     pub stream_after: Duration,
     /// Maximum age of a stream, after which the client must connect again.

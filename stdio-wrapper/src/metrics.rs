@@ -90,6 +90,8 @@ numbers! {
     "counter" children_killed_total,
     /// Processes that children left behind and that were killed.
     "counter" orphans_killed_total,
+    /// Children that wait for their turn to be started.
+    "gauge" starts_waiting,
     /// Running children, including spares.
     "gauge" children,
     /// Lines on a child's standard output that are not MCP messages.

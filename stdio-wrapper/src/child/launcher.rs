@@ -16,6 +16,7 @@ use super::process::Child;
 use super::reader::Output;
 use super::reaper::Reaper;
 use super::spares::{Shown, Spares, Wanted};
+use super::starts::{Busy, Starts, Turn};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::capacity::{Capacity, NoRoom};
@@ -34,8 +35,10 @@ pub struct Spec {
     pub child: config::Child,
     /// Spares.
     pub prewarm: usize,
-    /// How long a spare may take to answer a ping.
+    /// How long a child may take to answer its first message.
     pub start_timeout: Duration,
+    /// Maximum number of children that are started at a time.
+    pub max_starts: usize,
     /// Bytes that may wait for a child's input.
     pub max_queue: usize,
     /// What keeps children apart.
@@ -50,6 +53,9 @@ pub enum StartError {
     /// Children keep dying; the time says when to try again.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
+    /// Others are being started.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The container has no room for one more.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
@@ -70,6 +76,7 @@ pub struct Launcher {
     random: Random,
     next: AtomicU64,
     state: Mutex<State>,
+    starts: Arc<Starts>,
     taken: Notify,
 }
 
@@ -96,6 +103,7 @@ impl Launcher {
         metrics: Arc<Metrics>,
         random: Random,
     ) -> Arc<Self> {
+        let starts = Starts::new(spec.max_starts, spec.start_timeout, Arc::clone(&metrics));
         Arc::new(Self {
             spec,
             runtime,
@@ -104,27 +112,63 @@ impl Launcher {
             random,
             next: AtomicU64::new(1),
             state: Mutex::default(),
+            starts,
             taken: Notify::new(),
         })
     }
 
+    /// Waits until it is the turn of this principal to have a child started. Nobody waits where a spare is ready, or while
+    /// children keep dying.
+    pub async fn turn(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
+        self.turn_for(Wanted::Greeting, owner).await
+    }
+
+    /// The same for a child that was never sent anything.
+    pub async fn turn_for_untouched(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
+        self.turn_for(Wanted::Untouched, owner).await
+    }
+
+    async fn turn_for(&self, wanted: Wanted, owner: &str) -> Result<Arc<Turn>, StartError> {
+        if self.state().spares.has(wanted) {
+            return Ok(Turn::without_start(self.spec.start_timeout));
+        }
+        self.check_backoff()?;
+        Ok(self.starts.turn(owner).await?)
+    }
+
     /// A child for a session of one caller, a spare if there is one, with the ways in and out. They belong to the runtime
     /// of the caller: a message that is handled where its HTTP connection is needs no other thread.
-    pub fn take(&self, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
-        self.take_as(Wanted::Greeting, caller)
+    pub fn take(
+        &self,
+        caller: &Placeholders,
+        turn: &Arc<Turn>,
+    ) -> Result<(Child, Outbox, Output), StartError> {
+        self.take_as(Wanted::Greeting, caller, turn)
     }
 
     /// The same, but a child that was never sent anything.
-    pub fn take_untouched(&self, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
-        self.take_as(Wanted::Untouched, caller)
+    pub fn take_untouched(
+        &self,
+        caller: &Placeholders,
+        turn: &Arc<Turn>,
+    ) -> Result<(Child, Outbox, Output), StartError> {
+        self.take_as(Wanted::Untouched, caller, turn)
     }
 
-    fn take_as(&self, wanted: Wanted, caller: &Placeholders) -> Result<(Child, Outbox, Output), StartError> {
+    fn take_as(
+        &self,
+        wanted: Wanted,
+        caller: &Placeholders,
+        turn: &Arc<Turn>,
+    ) -> Result<(Child, Outbox, Output), StartError> {
         let spare = self.state().spares.take(wanted);
         self.taken.notify_one();
-        let child = match spare {
-            Some(spare) => spare,
-            None => self.start(caller)?,
+        let child = if let Some(spare) = spare {
+            spare
+        } else {
+            let child = self.start(caller)?;
+            child.occupy(Arc::clone(turn));
+            child
         };
         Ok(child.connect(self.spec.max_queue)?)
     }
@@ -152,7 +196,17 @@ impl Launcher {
 
     /// Whether a child could be started now.
     pub fn is_ready(&self) -> bool {
-        self.state().backoff.remaining(Instant::now()).is_none()
+        self.check_backoff().is_ok() && !self.starts.is_full()
+    }
+
+    fn check_backoff(&self) -> Result<(), StartError> {
+        let rest = self.state().backoff.remaining(Instant::now());
+        rest.map_or(Ok(()), |rest| Err(StartError::BackOff(rest)))
+    }
+
+    /// From now on, nobody gets a turn.
+    pub fn stop_starting(&self) {
+        self.starts.close();
     }
 
     /// Whether a child could be had now without ending another one.
@@ -222,8 +276,10 @@ impl Launcher {
             self.spec.prewarm.saturating_sub(state.spares.len())
         };
         for _ in 0..missing {
+            let is_pinged = self.state().spares.will_ping();
+            let Some(turn) = self.starts.spare_turn(is_pinged) else { return };
             match self.start(&Placeholders::default()) {
-                Ok(spare) => self.add_spare(spare),
+                Ok(spare) => self.add_spare(spare, turn),
                 Err(error) => {
                     tracing::debug!(%error, "no spare child");
                     return;
@@ -232,11 +288,12 @@ impl Launcher {
         }
     }
 
-    fn add_spare(self: &Arc<Self>, spare: Child) {
+    fn add_spare(self: &Arc<Self>, spare: Child, turn: Arc<Turn>) {
         let number = spare.number;
         let ping = {
             let mut state = self.state();
             let _runtime = self.runtime.enter();
+            spare.occupy(Arc::clone(&turn));
             let ping = state.spares.wants_ping(number).then(|| spare.ping());
             state.spares.add(spare, ping.is_some());
             ping
@@ -249,6 +306,7 @@ impl Launcher {
                 Ok(ping) => tokio::time::timeout(within, ping).await.unwrap_or(Pinged::Refused),
                 Err(_) => Pinged::Ended,
             };
+            turn.leave();
             launcher.pinged(number, pinged);
         });
     }
@@ -270,9 +328,7 @@ impl Launcher {
     }
 
     fn start(&self, caller: &Placeholders) -> Result<Child, StartError> {
-        if let Some(rest) = self.state().backoff.remaining(Instant::now()) {
-            return Err(StartError::BackOff(rest));
-        }
+        self.check_backoff()?;
         let filled = fill(&self.spec.child, caller)?;
         let _starting = self.spec.capacity.take()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);

@@ -15,6 +15,7 @@ use super::launcher::Spec;
 use super::orders::{Order, Report};
 use super::reader::Output;
 use super::reaper::Reaper;
+use super::starts::Turn;
 use super::stderr;
 use super::supervised::{Ends, Supervised};
 use super::warm_up::{self, Pinged};
@@ -215,6 +216,25 @@ impl Child {
     /// Drops something when nothing of the child is left, and before anybody is told.
     pub fn hold(&self, held: impl Send + 'static) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
+    }
+
+    /// Keeps the place of the start until the child has answered something or has ended, or until its time is over.
+    pub(super) fn occupy(&self, turn: Arc<Turn>) {
+        let (mut has_answered, exited) = (self.has_answered.subscribe(), self.exited());
+        tokio::spawn(async move {
+            let answered = async {
+                // A child that nobody uses any more still takes the processor until it has ended.
+                if has_answered.wait_for(|has_answered| *has_answered).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = answered => {}
+                _ = exited => {}
+                () = tokio::time::sleep_until(turn.until()) => {}
+            }
+            turn.leave();
+        });
     }
 
     /// The child has answered something.

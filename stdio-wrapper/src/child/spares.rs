@@ -53,21 +53,35 @@ impl Spares {
         self.list.len()
     }
 
+    /// Whether there is one to take.
+    pub(super) fn has(&self, wanted: Wanted) -> bool {
+        self.find(wanted).is_some()
+    }
+
     /// Takes one out.
     pub(super) fn take(&mut self, wanted: Wanted) -> Option<Child> {
+        let index = self.find(wanted)?;
+        self.list.remove(index).map(|spare| spare.child)
+    }
+
+    fn find(&self, wanted: Wanted) -> Option<usize> {
         let tries = self.pings;
         let fits = |spare: &Spare| {
             let is_safe = !matches!(tries, Pings::Trying(number) if number == spare.child.number);
             !spare.child.has_exited() && is_safe && (wanted == Wanted::Greeting || !spare.is_pinged)
         };
-        let index = self.list.iter().position(fits)?;
-        self.list.remove(index).map(|spare| spare.child)
+        self.list.iter().position(fits)
     }
 
     /// Takes all out, for good: their ends are no answers.
     pub(super) fn take_all(&mut self) -> Vec<Child> {
         self.pings = Pings::Harm;
         std::mem::take(&mut self.list).into_iter().map(|spare| spare.child).collect()
+    }
+
+    /// Whether the next one will be pinged.
+    pub(super) fn will_ping(&self) -> bool {
+        matches!(self.pings, Pings::Untried | Pings::Work)
     }
 
     /// Whether the child that was just started and will be added is to be pinged.

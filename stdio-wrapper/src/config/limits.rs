@@ -19,6 +19,7 @@ pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
         session_idle: read.duration("SESSION_IDLE", &options.session_idle, ms(100)..=hours(24 * 30)),
         request_timeout: read.duration("REQUEST_TIMEOUT", &options.request_timeout, ms(100)..=hours(24)),
         start_timeout: read.duration("START_TIMEOUT", &options.start_timeout, ms(100)..=hours(1)),
+        max_starts: read.number_or_auto("MAX_STARTS", &options.max_starts, 1..=1000),
         stream_after: read.duration("STREAM_AFTER", &options.stream_after, ms(1)..=hours(1)),
         stream_max_age: read.duration("STREAM_MAX_AGE", &options.stream_max_age, ms(100)..=hours(24 * 30)),
         translate_sessions: read.number("TRANSLATE_SESSIONS", &options.translate_sessions, 1..=1000),

@@ -126,6 +126,10 @@ pub struct Options {
     /// Time for a child to answer initialize.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
+    /// Maximum number of children that are started at a time, or `auto`: two for each processor. More starts wait
+    /// for their turn.
+    #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
+    pub max_starts: String,
     /// Time after which the response to a call becomes an event stream.
     #[arg(long, env = "STREAM_AFTER", default_value = "2s", value_name = "TIME")]
     pub stream_after: String,

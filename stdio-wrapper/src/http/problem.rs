@@ -136,7 +136,7 @@ impl From<OpenError> for Problem {
                 Code::InternalError,
                 "The MCP server could not be started.",
             ),
-            OpenError::Start(StartError::NoRoom(_))
+            OpenError::Start(StartError::NoRoom(_) | StartError::Busy(_))
             | OpenError::Full(_)
             | OpenError::Stopping
             | OpenError::Random => unavailable(4),

@@ -17,7 +17,7 @@ use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
 use crate::budget::{Budget, Memory, user};
-use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError};
+use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn};
 use crate::metrics::Metrics;
 
 /// Number of session tables. A lookup locks one of them for reading.
@@ -106,6 +106,14 @@ impl OpenError {
 /// Some of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
 
+/// Where the child of a new session comes from.
+enum Source {
+    /// It is started for the session, or is a spare.
+    Own(Arc<Turn>),
+    /// All sessions share it.
+    Shared(Arc<SharedChildren>),
+}
+
 /// Gives a session what answers for it.
 type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Behind, StartError> + 'a;
 
@@ -164,7 +172,16 @@ impl Sessions {
         caller: &Placeholders,
         is_sse: bool,
     ) -> Result<Arc<Session>, OpenError> {
-        let attempt = || self.try_open(owner, is_sse, &|session, place| self.behind(session, place, caller));
+        let source = match self.source(owner).await {
+            Ok(source) => source,
+            Err(error) => return self.noted(Err(error)),
+        };
+        let start_timeout = match &source {
+            Source::Own(turn) => turn.start_timeout(),
+            Source::Shared(_) => self.settings.start_timeout,
+        };
+        let behind: &Backing<'_> = &|session, place| self.behind(session, place, caller, &source);
+        let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
         let mut opened = attempt();
         let until = Instant::now() + EXIT_PATIENCE;
         while matches!(&opened, Err(OpenError::OwnerFull(_))) && self.one_has_ended(owner, until).await {
@@ -181,6 +198,17 @@ impl Sessions {
             opened = attempt();
         }
         self.noted(opened)
+    }
+
+    /// Waits until a child can be started for a session of this owner, if it gets one of its own.
+    async fn source(&self, owner: &str) -> Result<Source, OpenError> {
+        if self.is_stopping() {
+            return Err(OpenError::Stopping);
+        }
+        Ok(match &self.shared {
+            Some(shared) => Source::Shared(Arc::clone(shared)),
+            None => Source::Own(self.launcher.turn(user(owner)).await?),
+        })
     }
 
     /// Waits until a session has ended, if one of this user is about to. Returns `false` if none is, or if it
@@ -213,7 +241,7 @@ impl Sessions {
             session.fill(self.launcher.used(caller));
             Ok(Behind::Foreign(Arc::clone(peer)))
         };
-        let attempt = || self.try_open(owner, false, behind);
+        let attempt = || self.try_open(owner, false, self.settings.start_timeout, behind);
         let mut opened = attempt();
         for _ in 0..MAX_GIVEN_UP {
             if opened.as_ref().err().and_then(|error| self.make_room(error, owner)).is_none() {
@@ -239,7 +267,13 @@ impl Sessions {
         opened
     }
 
-    fn try_open(&self, owner: &str, is_sse: bool, behind: &Backing<'_>) -> Result<Arc<Session>, OpenError> {
+    fn try_open(
+        &self,
+        owner: &str,
+        is_sse: bool,
+        start_timeout: Duration,
+        behind: &Backing<'_>,
+    ) -> Result<Arc<Session>, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
         }
@@ -249,7 +283,7 @@ impl Sessions {
             max_in_flight: self.settings.max_in_flight,
             event_log: self.settings.event_log,
             request_timeout: self.settings.request_timeout,
-            start_timeout: self.settings.start_timeout,
+            start_timeout,
             input_timeout: self.settings.input_timeout,
         };
         let session = Arc::new(Session::new(
@@ -279,12 +313,13 @@ impl Sessions {
         session: &Arc<Session>,
         place: &Arc<Place>,
         caller: &Placeholders,
+        source: &Source,
     ) -> Result<Behind, StartError> {
         session.fill(self.launcher.used(caller));
-        if let Some(shared) = &self.shared {
-            return Ok(Behind::Shared(Arc::clone(shared)));
-        }
-        let (child, outbox, output) = self.launcher.take(caller)?;
+        let (child, outbox, output) = match source {
+            Source::Own(turn) => self.launcher.take(caller, turn)?,
+            Source::Shared(shared) => return Ok(Behind::Shared(Arc::clone(shared))),
+        };
         child.hold(Arc::clone(place));
         let audience = Audience::Session(Arc::downgrade(session));
         let link = Link::new(
@@ -401,6 +436,7 @@ impl Sessions {
     /// From now on, no session is opened.
     pub fn begin_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
+        self.launcher.stop_starting();
     }
 
     /// Stops everything. No new sessions are opened, requests in progress get half of the time, and then all

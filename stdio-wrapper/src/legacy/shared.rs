@@ -3,6 +3,7 @@
 //! state are refused.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -172,7 +173,8 @@ impl SharedChildren {
 
     /// Starts a child, and initializes it.
     async fn start(&self, version: Version) -> Result<Ready, Refusal> {
-        let taken = self.launcher.take(&Placeholders::default());
+        let turn = self.launcher.turn("").await.map_err(|error| failure(error.to_string()))?;
+        let taken = self.launcher.take(&Placeholders::default(), &turn);
         let (child, outbox, output) = taken.map_err(|error| failure(error.to_string()))?;
         let link = Link::new(
             child,
@@ -186,7 +188,7 @@ impl SharedChildren {
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);
         tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
-        let answer = self.greet(&link, version).await;
+        let answer = self.greet(&link, version, turn.start_timeout()).await;
         if answer.is_err() {
             link.child.stop();
         }
@@ -195,12 +197,17 @@ impl SharedChildren {
         Ok(Ready { link, result, version })
     }
 
-    async fn greet(&self, link: &Arc<Link>, version: Version) -> Result<(Arc<str>, Version), Refusal> {
+    async fn greet(
+        &self,
+        link: &Arc<Link>,
+        version: Version,
+        timeout: Duration,
+    ) -> Result<(Arc<str>, Version), Refusal> {
         let limits = SessionLimits {
             max_in_flight: 1,
             event_log: self.settings.event_log,
             request_timeout: self.settings.request_timeout,
-            start_timeout: self.settings.start_timeout,
+            start_timeout: timeout,
             input_timeout: self.settings.input_timeout,
         };
         let greeter = Arc::new(Session::new(
@@ -222,7 +229,6 @@ impl SharedChildren {
             return Err(failure("no request".to_owned()));
         };
         let stream = Stream::for_post(1, 1, self.settings.event_log, Room::unlimited());
-        let timeout = self.settings.start_timeout;
         link.request(
             &greeter,
             &stream,

@@ -224,9 +224,9 @@ impl Servers {
         }
         let link = match self.known() {
             Some(Shows::Legacy) => return Ok(None),
-            Some(Shows::Modern) => match self.start(caller, false) {
+            Some(Shows::Modern) => match self.start(caller, false).await {
                 Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
-                    self.start(caller, false)?
+                    self.start(caller, false).await?
                 }
                 started => started?,
             },
@@ -262,11 +262,15 @@ impl Servers {
         true
     }
 
-    fn start(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
+    async fn start(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
+        // A child that serves everybody is nobody's.
+        let owner = caller.subject.as_deref().or(caller.user.as_deref()).unwrap_or_default();
+        let owner = if self.settings.is_per_caller { owner } else { "" };
+        let turn = self.launcher.turn_for_untouched(owner).await?;
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
-        let (child, outbox, output) = self.launcher.take_untouched(caller)?;
+        let (child, outbox, output) = self.launcher.take_untouched(caller, &turn)?;
         let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
         let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
         let memory = self.settings.memory.clone();
@@ -278,7 +282,7 @@ impl Servers {
     }
 
     async fn probe(&self, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
-        let link = self.start(caller, true)?;
+        let link = self.start(caller, true).await?;
         let within = PROBE_TIMEOUT.min(self.settings.start_timeout);
         let answer = link.ask("server/discover", "{}", "{}", within).await;
         let has_answered = link.has_answered();

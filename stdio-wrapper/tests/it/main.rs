@@ -29,6 +29,7 @@ mod shared;
 mod slow;
 mod spares;
 mod sse_2024;
+mod starts;
 mod stopping;
 mod token_end;
 mod translate_backward;

@@ -1,0 +1,451 @@
+//! How many children are started at a time. A start is work for the processor: an interpreter that loads its libraries needs
+//! seconds of it. If all starts that are wanted ran at once, each would take as long as all of them together, and none would
+//! be done in time. So only some run at a time, and the others wait for their turn, which the principals get one after the
+//! other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+
+/// Maximum number of starts that wait for their turn.
+const MAX_WAITING: usize = 256;
+/// Divisor for the part of the waiting starts that one principal can have: a quarter.
+const WAITING_SHARE: usize = 4;
+/// Divisor for the part of the places that one principal can have: half. The starts of one principal might never end.
+const PLACE_SHARE: usize = 2;
+/// Maximum time for which a start has its place. A child that has not answered by then might never do so.
+const HOLD: Duration = Duration::from_secs(10);
+/// The same for a spare that nobody has sent anything, so that its first answer does not tell when it is ready.
+const SPARE_HOLD: Duration = Duration::from_secs(2);
+/// The name under which spares are counted. No principal has it.
+const SPARES: &str = "\0spares";
+/// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most: two thirds.
+const MAX_PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of 45 s, clients
+/// hear the reason within the 60 s for which those of the SDKs wait.
+const OVERTIME: Duration = Duration::from_secs(12);
+
+/// Why a start did not get its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    /// Too many wait already.
+    #[error(
+        "Too many MCP servers wait to be started, yours or those of all users. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM)."
+    )]
+    Crowded,
+    /// The turn did not come in time.
+    #[error(
+        "Other MCP servers were being started for {} s, so there was no turn for yours. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM).", .0.as_secs()
+    )]
+    Waited(Duration),
+    /// No further child is started.
+    #[error("This server is shutting down. Try again in a moment.")]
+    Stopping,
+}
+
+/// The starts that run and those that wait.
+#[derive(Debug)]
+pub(super) struct Starts {
+    /// Maximum number of starts at a time.
+    places: usize,
+    max_waiting: usize,
+    start_timeout: Duration,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of starts that run.
+    running: usize,
+    /// Oldest first.
+    waiting: VecDeque<Waiting>,
+    /// The principals that have a start here.
+    owners: HashMap<Arc<str>, Owner>,
+    /// The number of turns so far.
+    turns: u64,
+    /// The number of starts that have waited so far.
+    waited: u64,
+    is_closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Owner {
+    running: usize,
+    waiting: usize,
+    /// The number of this principal's last turn.
+    served: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    owner: Arc<str>,
+    place: oneshot::Sender<Place>,
+}
+
+/// A place among the starts. Dropping it gives the next start its turn.
+#[derive(Debug)]
+struct Place {
+    starts: Arc<Starts>,
+    owner: Arc<str>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.starts.state();
+        state.running -= 1;
+        state.update(&self.owner, |owner| owner.running -= 1);
+        drop(state);
+        self.starts.grant();
+    }
+}
+
+/// The turn of one start.
+#[derive(Debug)]
+pub struct Turn {
+    /// `None` for a child that runs already, and after [`Turn::leave`].
+    place: Mutex<Option<Place>>,
+    /// When the place is given to another start at the latest.
+    until: Instant,
+    start_timeout: Duration,
+}
+
+impl Turn {
+    /// A turn to take a child that runs already.
+    pub(super) fn without_start(start_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { place: Mutex::default(), until: Instant::now(), start_timeout })
+    }
+
+    /// Maximum time for the child's first answer: `START_TIMEOUT`, and less if the start has waited for long.
+    pub fn start_timeout(&self) -> Duration {
+        self.start_timeout
+    }
+
+    /// When the place is given to another start at the latest.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Gives the place to another start.
+    pub(super) fn leave(&self) {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(place);
+    }
+}
+
+impl Starts {
+    pub(super) fn new(places: usize, start_timeout: Duration, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            places: places.max(1),
+            max_waiting: MAX_WAITING,
+            start_timeout,
+            metrics,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Waits for the turn of a start for a principal.
+    pub(super) async fn turn(self: &Arc<Self>, owner: &str) -> Result<Arc<Turn>, Busy> {
+        let asked = Instant::now();
+        let patience = (self.start_timeout * 2 / 3).min(MAX_PATIENCE);
+        let place = match self.place(owner) {
+            Some(place) => place,
+            None => self.wait(owner, patience).await?,
+        };
+        let now = Instant::now();
+        let left = (self.start_timeout + OVERTIME).saturating_sub(now.duration_since(asked));
+        let start_timeout = self.start_timeout.min(left);
+        Ok(Arc::new(Turn { place: Mutex::new(Some(place)), until: now + HOLD, start_timeout }))
+    }
+
+    /// The turn of a spare, if nobody waits.
+    pub(super) fn spare_turn(self: &Arc<Self>, is_pinged: bool) -> Option<Arc<Turn>> {
+        if !self.state().waiting.is_empty() {
+            return None;
+        }
+        let place = Mutex::new(Some(self.place(SPARES)?));
+        let until = Instant::now() + if is_pinged { HOLD } else { SPARE_HOLD };
+        Some(Arc::new(Turn { place, until, start_timeout: self.start_timeout }))
+    }
+
+    /// Whether another start would be refused now.
+    pub(super) fn is_full(&self) -> bool {
+        self.state().waiting.len() >= self.max_waiting
+    }
+
+    /// Gives nobody a turn any more, and tells those who wait.
+    pub(super) fn close(&self) {
+        let waiting = {
+            let mut state = self.state();
+            state.is_closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        for Waiting { owner, .. } in &waiting {
+            self.state().update(owner, |owner| owner.waiting -= 1);
+        }
+    }
+
+    /// A place, if one is free. Those who wait have none that they could take.
+    fn place(self: &Arc<Self>, owner: &str) -> Option<Place> {
+        let owner: Arc<str> = Arc::from(owner);
+        let mut state = self.state();
+        if state.is_closed || !self.has_place(&state, &owner) {
+            return None;
+        }
+        state.begin(&owner);
+        drop(state);
+        Some(Place { starts: Arc::clone(self), owner })
+    }
+
+    async fn wait(self: &Arc<Self>, owner: &str, patience: Duration) -> Result<Place, Busy> {
+        let (place, mut granted) = oneshot::channel();
+        let _waiting = self.enter(owner, place)?;
+        // A place might have become free a moment ago, when this start did not wait yet.
+        self.grant();
+        match tokio::time::timeout(patience, &mut granted).await {
+            Ok(place) => place.map_err(|_| Busy::Stopping),
+            Err(_) => Err(Busy::Waited(patience)),
+        }
+    }
+
+    /// Adds a start to those that wait, until the result is dropped.
+    fn enter(self: &Arc<Self>, owner: &str, place: oneshot::Sender<Place>) -> Result<Entry<'_>, Busy> {
+        let owner: Arc<str> = Arc::from(owner);
+        let mut state = self.state();
+        if state.is_closed {
+            return Err(Busy::Stopping);
+        }
+        let share = share(&owner, self.max_waiting, WAITING_SHARE);
+        let own = state.owners.get(&owner).map_or(0, |owner| owner.waiting);
+        if state.waiting.len() >= self.max_waiting || own >= share {
+            return Err(Busy::Crowded);
+        }
+        state.waited += 1;
+        let number = state.waited;
+        state.owners.entry(Arc::clone(&owner)).or_default().waiting += 1;
+        state.waiting.push_back(Waiting { number, owner, place });
+        self.metrics.starts_waiting.add();
+        Ok(Entry { starts: self, number })
+    }
+
+    /// Gives the free places to those who wait.
+    fn grant(self: &Arc<Self>) {
+        while let Some(Waiting { owner, place, .. }) = self.next() {
+            // Whoever does not wait any more drops the place, and the next one gets it.
+            let _ = place.send(Place { starts: Arc::clone(self), owner });
+        }
+    }
+
+    /// Takes the start whose turn it is from those that wait: one of the principal with the fewest starts that run, and of
+    /// these of the one whose last turn is the longest ago.
+    fn next(&self) -> Option<Waiting> {
+        let mut state = self.state();
+        let places = state.waiting.iter().enumerate().filter(|(_, one)| self.has_place(&state, &one.owner));
+        let order = |(index, one): &(usize, &Waiting)| {
+            let (running, served) =
+                state.owners.get(&one.owner).map_or((0, 0), |owner| (owner.running, owner.served));
+            (running, served, *index)
+        };
+        let (index, _) = places.min_by_key(order)?;
+        let next = state.waiting.remove(index)?;
+        state.begin(&next.owner);
+        state.update(&next.owner, |owner| owner.waiting -= 1);
+        Some(next)
+    }
+
+    fn has_place(&self, state: &State, owner: &Arc<str>) -> bool {
+        let own = state.owners.get(owner).map_or(0, |owner| owner.running);
+        state.running < self.places && own < share(owner, self.places, PLACE_SHARE)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many of `all` a principal can have. Callers that are not told apart can have all.
+fn share(owner: &str, all: usize, part: usize) -> usize {
+    if owner.trim().is_empty() { all } else { (all / part).max(1) }
+}
+
+impl State {
+    /// Counts a start that begins to run.
+    fn begin(&mut self, owner: &Arc<str>) {
+        self.running += 1;
+        self.turns += 1;
+        let turns = self.turns;
+        let owner = self.owners.entry(Arc::clone(owner)).or_default();
+        owner.running += 1;
+        owner.served = turns;
+    }
+
+    /// Changes the numbers of a principal, and forgets one that has no start any more.
+    fn update(&mut self, owner: &Arc<str>, change: impl FnOnce(&mut Owner)) {
+        if let Some(known) = self.owners.get_mut(owner) {
+            change(known);
+            if known.running == 0 && known.waiting == 0 {
+                self.owners.remove(owner);
+            }
+        }
+    }
+}
+
+/// A start that waits. Dropping it ends that.
+struct Entry<'a> {
+    starts: &'a Starts,
+    number: u64,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.starts.metrics.starts_waiting.sub();
+        let mut state = self.starts.state();
+        // It may have had its turn.
+        let Some(index) = state.waiting.iter().position(|one| one.number == self.number) else { return };
+        if let Some(Waiting { owner, .. }) = state.waiting.remove(index) {
+            state.update(&owner, |owner| owner.waiting -= 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    fn starts(places: usize, max_waiting: usize) -> Arc<Starts> {
+        let starts = Starts::new(places, Duration::from_secs(45), Arc::default());
+        Arc::new(Starts { max_waiting, ..Arc::try_unwrap(starts).unwrap() })
+    }
+
+    /// Asks for a turn; the task ends when it has come.
+    async fn ask(
+        starts: &Arc<Starts>,
+        owner: &'static str,
+    ) -> tokio::task::JoinHandle<Result<Arc<Turn>, Busy>> {
+        let before = (starts.metrics.starts_waiting.get(), starts.state().turns);
+        let asked = tokio::spawn({
+            let starts = Arc::clone(starts);
+            async move { starts.turn(owner).await }
+        });
+        while (starts.metrics.starts_waiting.get(), starts.state().turns) == before && !asked.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn a100_the_starts_of_one_principal_leave_places_and_turns_to_others() {
+        let starts = starts(4, 100);
+        let mut mallory = Vec::new();
+        for _ in 0..10 {
+            mallory.push(ask(&starts, "mallory").await);
+        }
+        assert_eq!(starts.state().running, 2, "half of the places");
+        let bob = ask(&starts, "bob").await.await.unwrap().unwrap();
+        let carol = ask(&starts, "carol").await.await.unwrap().unwrap();
+        let dave = ask(&starts, "dave").await;
+        // One of hers ends: it is the turn of whoever has none.
+        let first = mallory.remove(0).await.unwrap().unwrap();
+        drop(first);
+        let dave = dave.await.unwrap().unwrap();
+        drop((bob, carol, dave));
+        assert_eq!(starts.state().running, 2);
+        drop(mallory.remove(0).await.unwrap().unwrap());
+        drop(mallory.remove(0).await.unwrap().unwrap());
+        for rest in mallory {
+            drop(rest.await.unwrap().unwrap());
+        }
+        assert!(starts.state().owners.is_empty());
+        assert_eq!((starts.state().running, starts.metrics.starts_waiting.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn with_one_place_the_principals_take_turns() {
+        let starts = starts(1, 100);
+        let running = ask(&starts, "mallory").await.await.unwrap().unwrap();
+        let (second, third) = (ask(&starts, "mallory").await, ask(&starts, "mallory").await);
+        let bob = ask(&starts, "bob").await;
+        drop(running);
+        drop(bob.await.unwrap().unwrap());
+        drop(second.await.unwrap().unwrap());
+        drop(third.await.unwrap().unwrap());
+        // Callers that are not told apart can have all places, in the order in which they come.
+        let _running = ask(&starts, "").await.await.unwrap().unwrap();
+        let later = ask(&starts, "").await;
+        assert!(!later.is_finished());
+    }
+
+    #[tokio::test]
+    async fn a100_the_queue_has_a_ceiling_and_a_share_and_forgets_who_does_not_wait_any_more() {
+        let starts = starts(1, 8);
+        let running = starts.turn("mallory").await.unwrap();
+        let (first, second) = (ask(&starts, "mallory").await, ask(&starts, "mallory").await);
+        assert_eq!(starts.turn("mallory").await.unwrap_err(), Busy::Crowded, "a quarter");
+        let others = ["a", "b", "c", "d", "e", "f"];
+        let mut all = Vec::new();
+        for other in others {
+            all.push(ask(&starts, other).await);
+        }
+        assert!(starts.is_full());
+        assert_eq!(starts.turn("bob").await.unwrap_err(), Busy::Crowded);
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert!(!starts.is_full());
+        let bob = ask(&starts, "bob").await;
+        drop(running);
+        for other in all {
+            drop(other.await.unwrap().unwrap());
+        }
+        drop(bob.await.unwrap().unwrap());
+        drop(second.await.unwrap().unwrap());
+        assert!(starts.state().owners.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_begins_to_wait_when_a_place_has_just_become_free_gets_it() {
+        let starts = starts(1, 8);
+        let place = starts.place("ana");
+        assert!(starts.place("bob").is_none());
+        drop(place);
+        assert!(starts.wait("bob", Duration::from_secs(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn spares_wait_for_all_others_and_have_half_of_the_places() {
+        let starts = starts(2, 8);
+        let spare = starts.spare_turn(false).unwrap();
+        assert!(starts.spare_turn(false).is_none());
+        let running = starts.turn("ana").await.unwrap();
+        drop(spare);
+        let waiting = ask(&starts, "ana").await;
+        assert!(starts.spare_turn(false).is_none());
+        running.leave();
+        assert!(waiting.await.unwrap().is_ok());
+        assert!(starts.spare_turn(false).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_when_nothing_is_started_any_more_or_it_takes_too_long() {
+        let starts = Starts::new(1, Duration::from_millis(3), Arc::default());
+        let running = starts.turn("ana").await.unwrap();
+        assert_eq!(starts.turn("bob").await.unwrap_err(), Busy::Waited(Duration::from_millis(2)));
+        assert_eq!(running.start_timeout(), Duration::from_millis(3));
+        let mut waiting = Box::pin(starts.turn("bob"));
+        assert!(matches!(poll!(waiting.as_mut()), Poll::Pending));
+        starts.close();
+        assert_eq!(waiting.await.unwrap_err(), Busy::Stopping);
+        drop(running);
+        assert_eq!(starts.turn("bob").await.unwrap_err(), Busy::Stopping);
+        assert!(starts.state().owners.is_empty());
+    }
+}
