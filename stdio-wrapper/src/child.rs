@@ -1,4 +1,4 @@
-//! Child processes: starting, framing, supervising and ending them. What the messages mean is not known here.
+//! Child processes: how they are started, read, written to, supervised and ended. This module does not know what the messages mean.
 
 mod backoff;
 mod command;

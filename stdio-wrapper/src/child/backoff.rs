@@ -1,15 +1,15 @@
-//! Back-off when children keep dying at start.
+//! Pauses between starts when one child after the other ends before it has answered.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many failures in a row cost nothing.
+/// Number of failures in a row after which there is no pause yet.
 const FREE: u32 = 2;
-/// Longest pause.
+/// Maximum pause.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Failures in a row, and until when no child is started.
+/// The number of failures in a row, and the end of the pause.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -17,7 +17,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// A child ended before it answered, or could not be started.
+    /// Records that a child ended before it answered, or could not be started.
     pub(super) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if self.failures > FREE {
@@ -26,12 +26,12 @@ impl Backoff {
         }
     }
 
-    /// A child answered.
+    /// Records that a child answered.
     pub(super) fn worked(&mut self) {
         *self = Self::default();
     }
 
-    /// How long to wait before the next start; `None`: not at all.
+    /// The rest of the pause before the next start. Returns `None` if there is no pause.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
     }

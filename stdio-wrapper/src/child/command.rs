@@ -1,25 +1,25 @@
-//! The command line of one child: the configured one, with placeholders filled from the verified caller.
+//! The command line of one child. It is the configured one, with the placeholders replaced by values of the verified caller.
 
 use std::fmt::Write as _;
 
 use crate::config::{self, GROUP, SUBJECT, USER};
 
-/// Longest text that fills a placeholder, after encoding; file systems allow 255 bytes in a name.
+/// Maximum length of a value after encoding, in bytes. File systems allow 255 bytes in a name.
 const MAX_NAME: usize = 200;
 
-/// Who the child is for.
+/// The values of the caller for whom a child is started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Placeholders {
-    /// Fills `{subject}`.
+    /// Replaces `{subject}`.
     pub subject: Option<String>,
-    /// Fills `{user}`.
+    /// Replaces `{user}`.
     pub user: Option<String>,
-    /// Fills `{group}`.
+    /// Replaces `{group}`.
     pub group: Option<String>,
 }
 
 impl Placeholders {
-    /// Those values that are in the command of this child, so that two callers with the same ones have the same command.
+    /// The values that are in the command of this child. Two callers with the same ones have the same command.
     pub(super) fn used_by(&self, child: &config::Child) -> Self {
         let used = |name: &str, value: &Option<String>| value.clone().filter(|_| child.has(name));
         Self {
@@ -30,28 +30,28 @@ impl Placeholders {
     }
 }
 
-/// Why a command could not be filled in.
+/// Why the placeholders of a command could not be replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// The caller has no such value.
+    /// The caller does not have this value.
     #[error("This server is set up per caller and needs {0}, which the caller's identity does not have.")]
     Missing(&'static str),
-    /// The value cannot be part of a path.
+    /// The value is too long for a part of a path.
     #[error("This server is set up per caller and needs {0}, but the caller's is too long.")]
     TooLong(&'static str),
 }
 
-/// Program, arguments, environment and directory of one child.
+/// The program, arguments, environment and working directory of one child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filled {
     pub(super) command: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: Option<String>,
-    /// Whether the directory was named for the caller, and so may not exist yet.
+    /// Whether the name of the directory contains a value of the caller. In that case, the directory might not exist yet.
     pub(super) cwd_is_per_caller: bool,
 }
 
-/// Fills every placeholder. The program itself is never filled: what runs is fixed at start (attack 103).
+/// Replaces every placeholder, except in the name of the program. Which program runs is fixed at the start (attack 103).
 pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Filled, CommandError> {
     let mut command = child.command.clone();
     for argument in command.iter_mut().skip(1) {
@@ -69,7 +69,7 @@ fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> 
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     let values = [(SUBJECT, &caller.subject), (USER, &caller.user), (GROUP, &caller.group)];
-    // One pass from left to right: what a value brings in is never looked at again.
+    // There is one pass from left to right, so a placeholder inside of a value is not replaced.
     while let Some((at, name, value)) = values
         .iter()
         .filter_map(|(name, value)| rest.find(name).map(|at| (at, *name, *value)))
@@ -88,8 +88,9 @@ fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> 
     Ok(out)
 }
 
-/// One path segment that no two values share: letters, digits, `_`, `@` and inner `.` and `-` stay, every other byte
-/// becomes `=XX`. So there is no separator, no `..`, no option-like start, no shell or control character.
+/// Encodes a value as one path segment. Letters, digits, `_`, `@`, and `.` and `-` after the first byte stay as they are, and
+/// every other byte becomes `=XX`. Different values become different segments. The segment contains no separator, no
+/// character of a shell and no control character, is not `..`, and does not begin like an option.
 fn path_safe(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (index, byte) in value.bytes().enumerate() {

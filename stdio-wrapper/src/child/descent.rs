@@ -1,4 +1,5 @@
-//! Which child a process comes from, by its ancestors. The supervisor of the child is one of them for as long as it lives.
+//! Finds out from which child a process comes, by looking at its ancestors. The supervisor of the child is one of them for as long
+//! as it lives.
 
 use std::collections::HashMap;
 
@@ -7,44 +8,44 @@ use rustix::process::Pid;
 
 use crate::capacity::Usage;
 
-/// Steps up to a child. A chain that is longer is left alone.
+/// Maximum number of ancestors that are looked at.
 const MAX_STEPS: usize = 64;
 
-/// A process by its id and its start, since ids are used again.
+/// A process. The time of its start is part of this, because the system uses process ids again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Process {
     pid: i32,
-    /// In clock ticks since the machine was started.
+    /// The time of its start, in clock ticks since the start of the machine.
     started: u64,
 }
 
-/// What was seen of the children's descendants, and of the processes that were there before.
+/// The descendants of children that were seen, and the processes that existed before the first child.
 #[derive(Debug, Default)]
 pub(super) struct Descent {
-    /// The number of the child that each one comes from.
+    /// The number of the child from which each process comes.
     known: HashMap<Process, u64>,
-    /// Whether this process had children before it became the wrapper, as when a script starts a program and then
-    /// `exec`s the wrapper.
+    /// Whether this process had children before it became the wrapper. This happens when a script starts a program, and then
+    /// runs the wrapper with `exec`.
     has_inherited: bool,
 }
 
-/// The number of what was there before any child.
+/// Stands for the number of a child, for processes that existed before the first child.
 pub(super) const INHERITED: u64 = 0;
 
 impl Descent {
-    /// Notes the processes that were there before any child.
+    /// Records the processes that exist before the first child.
     pub(super) fn inherit(&mut self, pids: impl Iterator<Item = i32>) {
         let found = pids.filter_map(|pid| Some((stat(pid)?.process(pid), INHERITED)));
         self.known.extend(found);
         self.has_inherited = !self.known.is_empty();
     }
 
-    /// Whether there were such processes, so that an orphan may come from one of them.
+    /// Whether there were such processes. In that case, an orphan might come from one of them.
     pub(super) fn has_inherited(&self) -> bool {
         self.has_inherited
     }
 
-    /// Looks at every process that there is. `children` are numbers and process ids.
+    /// Looks at all processes. `children` has the process id of the supervisor of each child, by the child's number.
     pub(super) fn look(&mut self, children: &HashMap<u64, i32>) {
         let all: HashMap<i32, Stat> = processes();
         let roots: HashMap<i32, u64> = children.iter().map(|(number, pid)| (*pid, *number)).collect();
@@ -67,14 +68,14 @@ impl Descent {
         }
     }
 
-    /// What each child takes with all that comes from it, as far as it was seen at the last look.
+    /// What each child uses, including all processes that come from it and were seen at the last look.
     pub(super) fn usage(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
         let mut all = HashMap::new();
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum: &mut Usage = all.entry(number).or_default();
-            // A process may just have ended.
+            // The process might have ended a moment ago.
             let usage = usage_of(pid).unwrap_or_default();
             sum.memory += usage.memory;
             sum.tasks += usage.tasks;
@@ -82,16 +83,16 @@ impl Descent {
         all
     }
 
-    /// The child that a process comes from.
+    /// The number of the child from which a process comes.
     pub(super) fn owner(&self, pid: i32) -> Option<u64> {
         self.known.get(&stat(pid)?.process(pid)).copied()
     }
 }
 
-/// Direct children of all threads of this process.
+/// The direct children of all threads of this process.
 pub(super) fn children_of_this_process() -> Vec<Pid> {
     let found = listed_children().unwrap_or_else(|| {
-        // Not every kernel has the list.
+        // Some kernels do not have the list.
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         processes().into_iter().filter(|(_, stat)| stat.parent == own).map(|(pid, _)| pid).collect()
     });
@@ -103,7 +104,7 @@ fn listed_children() -> Option<Vec<i32>> {
     for thread in std::fs::read_dir("/proc/self/task").ok()? {
         match std::fs::read_to_string(thread.ok()?.path().join("children")) {
             Ok(text) => found.extend(text.split_whitespace().filter_map(|id| id.parse::<i32>().ok())),
-            // The thread has ended.
+            // The thread has ended in the meantime.
             Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
             Err(_) => return None,
         }
@@ -111,7 +112,7 @@ fn listed_children() -> Option<Vec<i32>> {
     Some(found)
 }
 
-/// What the kernel says about a process.
+/// The parent of a process, and the time of its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: i32,
@@ -134,7 +135,7 @@ fn stat(pid: i32) -> Option<Stat> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The name, in brackets, may hold anything.
+/// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The name of the program is in brackets, and can contain brackets itself.
 fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -147,13 +148,14 @@ fn usage_of(pid: i32) -> Option<Usage> {
     parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
-/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that holds a file is the kernel's to give back.
+/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory with the content of a file is not counted, because the kernel can free
+/// it.
 fn parse_usage(text: &str) -> Option<Usage> {
     let number = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name))?;
         value.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
-    // A dead process has threads and no memory.
+    // A process that has ended still has a number of threads, but no memory.
     let memory = (number("RssAnon:").unwrap_or_default() + number("RssShmem:").unwrap_or_default()) * 1024;
     Some(Usage { memory, tasks: number("Threads:")? })
 }

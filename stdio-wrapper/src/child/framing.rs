@@ -1,43 +1,43 @@
-//! How messages stand on a child's standard input and output. A trait, because the next revision of MCP may carry HTTP
-//! there instead of lines.
+//! How messages are separated on the standard input and output of a child. This is a trait, because a later revision of MCP
+//! might use HTTP there instead of lines.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::protocol::{Outline, OutlineReader, Patch, rewrite_line};
 
-/// What a child wrote.
+/// A part of what a child has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// One message; not yet known to be one.
+    /// The text of one message. Whether it really is a message is not known yet.
     Message(Bytes),
-    /// A message over the limit. Its text is gone.
+    /// A message over the limit. Its text was not kept.
     Oversized {
-        /// What was seen of it.
+        /// What was seen of the message.
         outline: Outline,
-        /// How long it was.
+        /// The length of the message, in bytes.
         length: usize,
     },
-    /// What stood there when the output ended, without an end of its own.
+    /// The beginning of a message, after which the output ended.
     Cut(Bytes),
 }
 
-/// A way to put messages on a byte stream.
+/// A way to separate messages in a stream of bytes.
 pub trait Framing: std::fmt::Debug + Send + Sync {
-    /// The bytes for one message, with some values of it replaced.
+    /// Makes the bytes for one message, and replaces some of its values.
     fn encode(&self, text: &str, patches: &mut [Patch<'_>]) -> Bytes;
-    /// A reader of one child's output.
+    /// Makes a reader for the output of one child.
     fn decoder(&self, max_frame: usize) -> Box<dyn Decoder>;
 }
 
-/// Reads frames off a byte stream.
+/// Reads frames from a stream of bytes.
 pub trait Decoder: Send {
-    /// Takes the next complete frame off `buffer`. The buffer never has to hold more than the limit and one read.
+    /// Takes the next complete frame out of `buffer`. The buffer never has to be larger than the limit and one read.
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
-    /// Takes what is left when the stream has ended.
+    /// Takes the rest out of `buffer` when the stream has ended.
     fn finish(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
 }
 
-/// One message a line (stdio transport, every revision so far).
+/// One message in each line (stdio transport, all revisions so far).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LineFraming;
 
@@ -53,9 +53,9 @@ impl Framing for LineFraming {
 
 struct LineDecoder {
     max_line: usize,
-    /// How much of the buffer is known to have no line break.
+    /// The length of the part of the buffer that is known to contain no line break.
     scanned: usize,
-    /// Set while a line over the limit is being thrown away.
+    /// Set while a line over the limit is dropped.
     oversized: Option<OutlineReader>,
 }
 
@@ -103,11 +103,11 @@ fn oversized(seen: &OutlineReader) -> Frame {
 }
 
 impl LineDecoder {
-    /// No line break yet: wait for more, unless that would be too much.
+    /// Called when there is no line break. Keeps the text until more has come, or drops it if the line is over the limit.
     fn keep_or_discard(&mut self, buffer: &mut BytesMut) {
         if self.oversized.is_some() || buffer.len() > self.max_line {
             self.oversized.get_or_insert_default().feed(buffer);
-            // A fresh buffer, so that the large one is given back.
+            // This frees the memory of the large buffer.
             *buffer = BytesMut::new();
         }
         self.scanned = buffer.len();

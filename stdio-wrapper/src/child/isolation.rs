@@ -1,7 +1,8 @@
-//! Keeps children apart although they have one user id: each is started in a Landlock domain of its own. The kernel refuses
-//! to let a process trace another one, and so to open what `/proc` has of its memory, environment and files, unless the other
-//! one is in the same domain or in one that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
-//! "Ptrace restrictions"). The wrapper and the supervisors are in no domain: they reach the children, which do not reach them.
+//! Keeps children apart, although they have the same user id. Each child is started in a Landlock domain of its own. A process
+//! in a domain can trace another process, and open what `/proc` has of its memory, environment and files, only if the other
+//! one is in the same domain, or in a domain that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
+//! "Ptrace restrictions"). The wrapper and the supervisors are in no domain, so they reach the children, and the children do
+//! not reach them.
 //! What a domain does not stop, a filter of system calls does (`filter`).
 
 use std::error::Error;
@@ -16,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::filter;
 
-/// What a domain keeps inside.
+/// What a process in a domain cannot do to processes outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boundary {
-    /// Tracing, with all that depends on it in `/proc` (Linux 5.19 and later).
+    /// Tracing, and everything in `/proc` that takes the right to trace (Linux 5.19 and later).
     Tracing,
-    /// Signals and abstract sockets too (Linux 6.12 and later).
+    /// The same, and signals and abstract sockets (Linux 6.12 and later).
     Signals,
 }
 
@@ -85,7 +86,7 @@ impl Isolation {
     }
 }
 
-/// Stack of the thread that starts a child, in bytes.
+/// Size of the stack of the thread that starts a child, in bytes.
 const STACK: usize = 256 << 10;
 
 fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
@@ -96,8 +97,8 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
 }
 
 impl Boundary {
-    /// Puts this thread, and what it starts from now on, in a new domain. It also gains no rights by starting a program any
-    /// more (`no_new_privs`), which the kernel asks for.
+    /// Puts this thread, and what it starts from now on, into a new domain. From now on, the thread also gains no rights by
+    /// starting a program (`no_new_privs`), which the kernel requires.
     fn enter(self) -> io::Result<()> {
         let entered = self.rules().and_then(|rules| Ok(rules.restrict_self()?));
         match entered.map_err(io::Error::other)?.ruleset {
@@ -112,8 +113,8 @@ impl Boundary {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         match self {
             Self::Signals => Ok(rules.scope(Scope::Signal)?.scope(Scope::AbstractUnixSocket)?.create()?),
-            // There is no domain without something to restrict, and this right would be withheld unasked: to rename and to
-            // link from one directory to another. It is given everywhere.
+            // A domain has to restrict something. This one restricts renaming and linking from one directory to another,
+            // which every domain with rules for files does, and then allows it everywhere.
             Self::Tracing => {
                 let root = PathBeneath::new(PathFd::new("/")?, AccessFs::Refer);
                 Ok(rules.handle_access(AccessFs::Refer)?.create()?.add_rule(root)?)

@@ -1,4 +1,4 @@
-//! Starts children: from the spares that are ready, or new ones, and not at all while they keep dying.
+//! Provides children. A child is a spare or is started anew. None is started while one after the other ends before it has answered.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,51 +23,51 @@ use crate::capacity::{Capacity, NoRoom};
 use crate::config;
 use crate::metrics::Metrics;
 
-/// Time between two looks at what children take.
+/// Time between two looks at what children use.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before a child is refused, what children take is looked at anew, unless that was done this recently.
+/// Before a child is refused, the launcher looks again at what children use, unless the last look is more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// What to start and how many to keep ready.
+/// What is started, and how.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Command and limits.
+    /// The command and its limits.
     pub child: config::Child,
-    /// Spares.
+    /// Number of spares.
     pub prewarm: usize,
     /// How long a child may take to answer its first message.
     pub start_timeout: Duration,
     /// Maximum number of children that are started at a time.
     pub max_starts: usize,
-    /// Bytes that may wait for a child's input.
+    /// Maximum number of bytes that wait until a child reads them.
     pub max_queue: usize,
-    /// What keeps children apart.
+    /// How children are kept apart.
     pub isolation: Isolation,
-    /// How many fit.
+    /// Decides how many children fit into the container.
     pub capacity: Arc<Capacity>,
 }
 
 /// Why there is no child.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Children keep dying; the time says when to try again.
+    /// One child after the other has ended before it answered. None is started for this time.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
-    /// Others are being started.
+    /// There was no turn, because other children are started.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The container has no room for one more.
+    /// The container has no room for another child.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
-    /// The operating system refused.
+    /// The operating system could not start the child.
     #[error("The MCP server could not be started: {0}.")]
     Spawn(#[from] std::io::Error),
-    /// The caller lacks what the command needs.
+    /// The caller does not have a value that the command needs.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
 
-/// Starts children.
+/// Provides children.
 pub struct Launcher {
     spec: Spec,
     runtime: Handle,
@@ -90,12 +90,12 @@ impl std::fmt::Debug for Launcher {
 struct State {
     spares: Spares,
     backoff: Backoff,
-    /// When a look was last taken at what children take.
+    /// When the launcher last looked at what children use.
     looked: Option<Instant>,
 }
 
 impl Launcher {
-    /// A launcher whose children are watched on `runtime`.
+    /// Makes a launcher whose children are watched on `runtime`.
     pub fn new(
         spec: Spec,
         runtime: Handle,
@@ -136,8 +136,9 @@ impl Launcher {
         Ok(self.starts.turn(owner).await?)
     }
 
-    /// A child for a session of one caller, a spare if there is one, with the ways in and out. They belong to the runtime
-    /// of the caller: a message that is handled where its HTTP connection is needs no other thread.
+    /// Provides a child for a session of one caller, which is a spare if there is one, with its input and output. These belong to
+    /// the runtime of the calling function: if a message is handled on the thread of its HTTP connection, no other thread is
+    /// needed.
     pub fn take(
         &self,
         caller: &Placeholders,
@@ -146,7 +147,7 @@ impl Launcher {
         self.take_as(Wanted::Greeting, caller, turn)
     }
 
-    /// The same, but a child that was never sent anything.
+    /// Provides a child to which nothing was sent.
     pub fn take_untouched(
         &self,
         caller: &Placeholders,
@@ -173,22 +174,22 @@ impl Launcher {
         Ok(child.connect(self.spec.max_queue)?)
     }
 
-    /// Those values of a caller that are in the command.
+    /// The values of a caller that are in the command.
     pub fn used(&self, caller: &Placeholders) -> Placeholders {
         caller.used_by(&self.spec.child)
     }
 
-    /// Numbers for the requests of one child.
+    /// Makes the numbers for the requests to one child.
     pub fn numbers(&self, width: Width) -> Numbers {
         Numbers::new(Arc::clone(&self.random), width)
     }
 
-    /// A child answered: the next failure is the first one again.
+    /// Records that a child answered. The next failure will be the first one.
     pub fn child_worked(&self) {
         self.state().backoff.worked();
     }
 
-    /// A child ended before it answered.
+    /// Records that a child ended before it answered.
     pub fn child_failed(&self) {
         self.metrics.children_failed_total.add();
         self.state().backoff.failed(Instant::now());
@@ -209,17 +210,17 @@ impl Launcher {
         self.starts.close();
     }
 
-    /// Whether a child could be had now without ending another one.
+    /// Whether there is a spare, or room for another child.
     pub fn has_room(&self) -> bool {
         self.spec.capacity.has_room() || self.state().spares.len() > 0
     }
 
-    /// Says how many children fit.
+    /// Decides how many children fit into the container.
     pub fn capacity(&self) -> &Capacity {
         &self.spec.capacity
     }
 
-    /// Looks at what children take, for ever.
+    /// Looks at what children use, forever.
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             self.look();
@@ -227,7 +228,7 @@ impl Launcher {
         }
     }
 
-    /// Looks at what children take now, unless that was done a moment ago. Tells whether it was done.
+    /// Looks at what children use now, unless the last look was a moment ago. Returns whether it looked.
     pub fn look_again(&self) -> bool {
         let now = Instant::now();
         let is_fresh = self.state().looked.is_some_and(|looked| now.duration_since(looked) < FRESH);
@@ -237,26 +238,26 @@ impl Launcher {
         !is_fresh
     }
 
-    /// Looks at what children take now.
+    /// Looks at what children use now.
     pub fn look(&self) {
         let now = Instant::now();
         self.state().looked = Some(now);
         self.spec.capacity.look(&|| self.reaper.usage(), now);
     }
 
-    /// Keeps the spares ready, for ever.
+    /// Keeps spares ready, forever.
     pub async fn keep_spares(self: Arc<Self>) {
         if self.spec.prewarm == 0 {
             return;
         }
         loop {
             self.refill();
-            // A spare may also have died unseen.
+            // A spare might also have ended.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.taken.notified()).await;
         }
     }
 
-    /// Lets every spare go, and waits for their ends.
+    /// Ends all spares, and waits until they have ended.
     pub async fn stop_spares(&self) {
         let spares = self.state().spares.take_all();
         for spare in &spares {

@@ -1,5 +1,5 @@
-//! Resource limits of a child. Its supervisor sets them from outside right after it starts, so they hold for it and for all
-//! it starts later; setting them between fork and exec would need unsafe code.
+//! The limits of resources of a child. Its supervisor sets them right after the start of the child, so they apply to the child
+//! and to what it starts later. Setting them between fork and exec would need unsafe code.
 
 use std::sync::OnceLock;
 
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 
-/// What this process could have open before [`raise_files`].
+/// The limit of open files that this process had before [`raise_files`].
 static FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Lets this process have as many files open as it is allowed to: each connection takes two, and the usual limit, 1024, is
-/// meant for programs that wait with select(2). Children get the limit that was there before. Returns the limit now,
-/// `None` for none.
+/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the usual limit of 1024
+/// is meant for programs that wait with select(2). Children get the limit that there was before. Returns the new limit, or
+/// `None` if there is none.
 pub fn raise_files() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     if setrlimit(Resource::Nofile, raised).is_err() {
         return before.current;
     }
-    // It is raised once.
+    // This function is called once.
     let _ = FILES.set(before);
     raised.current
 }
 
-/// Soft and hard limit; `None` is no limit.
+/// A soft and a hard limit. `None` means that there is no limit.
 type Bounds = (Option<u64>, Option<u64>);
 
-/// What a child may use. `None`: as much as the wrapper.
+/// The limits of a child. `None` means that the child has the limit of the wrapper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limits {
     memory: Option<u64>,
@@ -38,7 +38,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// What is configured.
+    /// The limits from the settings.
     pub(super) fn of(child: &config::Child) -> Self {
         let exactly = child.max_files.map(|limit| (Some(limit), Some(limit)));
         let before = || FILES.get().map(|limit| (limit.current, limit.maximum));
@@ -50,7 +50,7 @@ impl Limits {
         }
     }
 
-    /// Sets them. What the kernel refuses is told, and the others hold.
+    /// Sets the limits of a process. Returns a sentence for each limit that the kernel refuses; the others are set.
     pub(super) fn apply(&self, pid: Pid) -> Vec<String> {
         let exactly = |limit: Option<u64>| limit.map(|limit| (Some(limit), Some(limit)));
         let limits = [
@@ -58,7 +58,7 @@ impl Limits {
             (Resource::Cpu, exactly(self.cpu)),
             (Resource::Nproc, exactly(self.processes)),
             (Resource::Nofile, self.files),
-            // A core file would hold what the child knows.
+            // A core file would contain what the child knows.
             (Resource::Core, exactly(Some(0))),
         ];
         let set = |(resource, limit): (Resource, Option<Bounds>)| {

@@ -1,5 +1,5 @@
-//! What the log says about the lines of one child, at a bounded rate: a flood of lines must not become a flood of log
-//! lines.
+//! Writes to the log about the lines of one child. There is a limit for each second, so that a child which writes without end
+//! does not fill the log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::stderr::{Pass, RateLimit};
 
-/// Lines about one child that are logged per second, of those that it or its clients can cause without end.
+/// Maximum number of log lines per second about the lines of one child.
 const RATE: u32 = 5;
-/// Bytes of a line that are shown.
+/// Maximum number of bytes of a line that are logged.
 const SHOWN: usize = 200;
 
-/// The log of one child's lines.
+/// The log about the lines of one child.
 #[derive(Debug)]
 pub struct LineLog {
     child: u64,
@@ -20,12 +20,12 @@ pub struct LineLog {
 }
 
 impl LineLog {
-    /// Of the child with this number.
+    /// Makes a log for the child with this number.
     pub fn new(child: u64) -> Self {
         Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())) }
     }
 
-    /// Warns of a line: what became of it, and why.
+    /// Writes a warning that says what happened to a line, and why.
     pub fn line(&self, line: &[u8], why: &str, what: &str) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = told(suppressed);
@@ -34,7 +34,7 @@ impl LineLog {
         }
     }
 
-    /// Warns of a line that was too long.
+    /// Writes a warning about a line that was too long.
     pub fn oversized(&self, length: usize) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = told(suppressed);
@@ -48,7 +48,7 @@ impl LineLog {
         }
     }
 
-    /// Warns of a client that holds up the child.
+    /// Writes a warning about a client that holds up the child.
     pub fn client_does_not_read(&self, stream: u64) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = told(suppressed);
@@ -62,7 +62,7 @@ impl LineLog {
         }
     }
 
-    /// Says how many lines were not logged, once the second in which there were too many is over.
+    /// Writes how many lines were not logged, if the second in which there were too many is over.
     pub fn tell(&self, now: Instant) {
         let left_out = self.limit().left_out(now);
         if left_out > 0 {
@@ -80,7 +80,7 @@ impl LineLog {
     }
 }
 
-/// A count as a field of a log line, which is only there if there is something to tell.
+/// The value of a field with a count. The field is left out if the count is 0.
 fn told(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }

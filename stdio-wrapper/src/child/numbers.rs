@@ -1,37 +1,38 @@
-//! The numbers under which requests are sent to a child.
+//! The numbers that replace the ids of requests when these are sent to a child.
 //!
-//! Servers print what they got from users and from other servers, and a line like
-//! `{"jsonrpc":"2.0","id":7,"result":{}}` among it looks like their own answer. So every number is random by itself:
-//! nobody can write one that has not seen it, and the number of one request tells nothing about that of another.
+//! Servers print text that comes from users and from other servers. If that contains a line like
+//! `{"jsonrpc":"2.0","id":7,"result":{}}`, the line looks like an answer of the server. Therefore each number is random: nobody
+//! can write a number without having seen it, and the number of one request says nothing about that of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Numbers of requests that nobody waits for any more and that are still known when the child names them.
+/// Maximum number of requests that nobody waits for any more and whose numbers are still known.
 const MAX_LATE: usize = 1024;
 
-/// Fills a buffer with random bytes; false: there are none.
+/// Fills a buffer with random bytes. Returns false if there are none.
 pub type Random = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
 
-/// How large the numbers of a child are.
+/// The size of the numbers of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// 31 bits, for a child with one caller: servers with an rmcp from before September 2025 read nothing larger.
+    /// 31 bits, for a child with one caller. Servers with a version of rmcp from before September 2025 cannot read larger
+    /// numbers.
     Short,
-    /// 53 bits, the most that JavaScript holds, for a child with several callers: one of them can let the child print
-    /// millions of guesses.
+    /// 53 bits, for a child with several callers, because one of them can make the child print millions of guesses.
+    /// JavaScript cannot represent larger numbers.
     Long,
 }
 
-/// The numbers of one child.
+/// The numbers of the requests to one child.
 pub struct Numbers {
     random: Random,
     width: Width,
-    /// Requests so far.
+    /// The number of requests so far.
     count: u64,
     /// The place of each number in the order of requests.
     places: HashMap<u64, u64>,
-    /// Numbers that are forgotten soon, the oldest first.
+    /// The numbers of requests that nobody waits for, oldest first.
     late: VecDeque<u64>,
 }
 
@@ -46,8 +47,8 @@ impl Numbers {
         Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
     }
 
-    /// The next request's place in the order of requests, beginning with 0, and its number. `None`: there are no random
-    /// bytes.
+    /// Returns the place of the next request in the order of requests, beginning with 0, and its number. Returns `None` if
+    /// there are no random bytes.
     pub fn give(&mut self) -> Option<(u64, u64)> {
         let bits = match self.width {
             Width::Short => 31,
@@ -59,7 +60,7 @@ impl Numbers {
                 return None;
             }
             let number = u64::from_ne_bytes(bytes) >> (64 - bits);
-            // Counters of other programs begin at 0.
+            // Small numbers are left out, because counters of other programs begin at 0.
             if number > u64::from(u16::MAX) && !self.places.contains_key(&number) {
                 break number;
             }
@@ -75,12 +76,12 @@ impl Numbers {
         self.count
     }
 
-    /// The place of the request that was sent under this number, if it is not too long ago.
+    /// The place of the request that was sent with this number, if the number is still known.
     pub fn place(&self, number: u64) -> Option<u64> {
         self.places.get(&number).copied()
     }
 
-    /// Notes that nobody waits for the answer any more, so that the number is forgotten in time.
+    /// Records that nobody waits for the answer any more. The number is forgotten after [`MAX_LATE`] others.
     pub fn release(&mut self, number: u64) {
         self.late.push_back(number);
         if self.late.len() > MAX_LATE

@@ -1,16 +1,17 @@
-//! What the wrapper says to the supervisor of a child, and what that says to the wrapper.
+//! The messages between the wrapper and the supervisor of a child.
 
 use serde::{Deserialize, Serialize};
 
 use super::isolation::Isolation;
 use super::limits::Limits;
 
-/// The first argument of a supervisor, which is this same program.
+/// The first argument of a supervisor, which is the program of the wrapper.
 pub const SUPERVISE: &str = "supervise-child";
-/// Stands before the names of the child's variables, so that they mean nothing to the supervisor itself.
+/// The prefix of the child's environment variables in the environment of its supervisor, for which they have no meaning.
 pub(super) const PREFIX: &str = "CHILD ";
 
-/// How the child is started. Its command follows in arguments of their own, since each one's length is limited.
+/// How the child is started. The command of the child is not in here: it follows as separate arguments, because the length of
+/// each argument is limited.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) isolation: Isolation,
@@ -18,12 +19,12 @@ pub(super) struct Orders {
     pub(super) cwd: Option<String>,
 }
 
-/// One byte each.
+/// What the wrapper orders. Each order is one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// SIGTERM for the child's group.
+    /// Send SIGTERM to the process group of the child.
     Terminate,
-    /// The end of the child and of all that it has started.
+    /// Kill the child and everything that it has started.
     Kill,
 }
 
@@ -35,21 +36,21 @@ impl Order {
         }
     }
 
-    /// What cannot be read is taken as the end.
+    /// Reads an order. An unknown byte is an order to kill.
     pub(super) fn of(byte: u8) -> Self {
         if byte == Self::Terminate.byte() { Self::Terminate } else { Self::Kill }
     }
 }
 
-/// One line of JSON each.
+/// What the supervisor reports. Each report is one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// There is no child, and why.
+    /// The child could not be started, for this reason.
     NotStarted(String),
-    /// The child runs, but not quite as it was ordered.
+    /// The child runs, but one of its limits could not be set.
     Warning(String),
-    /// The child has ended, with this status as of `waitpid(2)`.
+    /// The child has ended with this status (`waitpid(2)`).
     Ended(i32),
-    /// Nothing of it is left. So many other processes had to be killed for that.
+    /// No process of the child is left. This number of other processes had to be killed.
     Gone(u64),
 }

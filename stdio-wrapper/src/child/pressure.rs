@@ -1,30 +1,30 @@
-//! Whether the thread that handles a child has time to spare.
+//! Finds out whether the thread that handles a child has time to spare.
 
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
 use tokio::time::Instant;
 
-/// How long a thread is watched before it is judged again.
+/// Time after which it is found out again whether a thread is busy.
 const WINDOW: Duration = Duration::from_millis(5);
-/// Percent of its time that a thread under pressure works. Measured on two processors, where clients, wrapper and child
-/// meet: it is less than half in front of a Node child that is the slowest of them, and three quarters and more in front
-/// of one that answers at once.
+/// A thread is under pressure if it works for at least this percentage of its time. On two processors, which clients, wrapper
+/// and child shared, the measured value was less than half with a Node child that was the slowest of them, and three quarters
+/// and more with a child that answers at once.
 const MUCH: u128 = 65;
 
-/// How busy one thread is.
+/// Whether one thread is busy.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    /// `None`: a thread that shares its work with others.
+    /// `None` if the thread shares its work with others.
     thread: Option<RuntimeMetrics>,
     since: Instant,
-    /// How long it had worked by then.
+    /// The time for which the thread had worked by then.
     busy: Duration,
     is_high: bool,
 }
 
 impl Pressure {
-    /// Of the calling thread.
+    /// Watches the calling thread.
     pub(super) fn of_this_thread() -> Self {
         let runtime = Handle::current();
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
@@ -32,7 +32,7 @@ impl Pressure {
         Self { thread, since: Instant::now(), busy: Duration::ZERO, is_high: false }
     }
 
-    /// Whether the thread had work for most of the last window.
+    /// Whether the thread worked for most of the last window.
     pub(super) fn is_high(&mut self) -> bool {
         let (now, Some(thread)) = (Instant::now(), &self.thread) else { return false };
         let window = now.duration_since(self.since);

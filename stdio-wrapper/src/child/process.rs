@@ -1,4 +1,4 @@
-//! One child process and the task that watches over it until nothing of it is left.
+//! One child process, and the task that watches it until no process of it is left.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -22,20 +22,20 @@ use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
 
-/// How long a supervisor may take to kill what is there. One that is stopped never does.
+/// Maximum time for a supervisor to kill everything below it. A supervisor that was stopped by a signal never does.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// In words: "exit status: 1", "signal: 9 (SIGKILL)".
+    /// The status in words, like "exit status: 1" or "signal: 9 (SIGKILL)".
     pub status: String,
-    /// Whether we asked for it.
+    /// Whether the wrapper ended the child.
     pub is_wanted: bool,
 }
 
 impl Exit {
-    /// Why a request was not answered, for its caller.
+    /// Says why a request was not answered, in a form for its caller.
     pub fn reason(exit: Option<&Self>) -> String {
         match exit {
             Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
@@ -45,32 +45,33 @@ impl Exit {
     }
 }
 
-/// A running child. Dropping it asks it to end.
+/// A running child. Dropping it makes the child end.
 pub struct Child {
-    /// Number of the child in logs.
+    /// The number of the child in logs.
     pub number: u64,
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
     stop: Arc<Notify>,
-    /// Whether it has answered something: until then what it says on standard error is a banner, or the reason why it fails.
+    /// Whether the child has answered something. Until then, what it writes to standard error is a banner, or the reason why
+    /// it fails.
     has_answered: watch::Sender<bool>,
     held: Held,
 }
 
-/// What is kept for as long as anything of a child is left.
+/// Values that are kept until no process of a child is left.
 type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 
-/// The child's input and output.
+/// The input and output of a child.
 #[derive(Debug)]
 struct Pipes(Mutex<PipeState>);
 
 #[derive(Debug)]
 enum PipeState {
-    /// A spare: nobody talks to it yet.
+    /// The child is a spare, which nobody uses.
     Idle(Idle),
-    /// In use.
+    /// The child is used.
     Open(Outbox),
-    /// Ending.
+    /// The child is about to end.
     Closed,
 }
 
@@ -78,14 +79,14 @@ enum PipeState {
 struct Idle {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    /// What the child has written already, as far as it was read.
+    /// What was read of the output so far.
     early: BytesMut,
-    /// Set while the answer to a ping is waited for: tells that the child is used now.
+    /// Set until a ping is answered. It tells the function that waits for the answer that the child is used now.
     ping: Option<oneshot::Sender<()>>,
 }
 
 impl Pipes {
-    /// Closes the child's input, after what is queued. Tells whether the child had not answered a ping.
+    /// Closes the input of the child after the messages in the queue. Returns whether a ping was not answered.
     fn close(&self) -> bool {
         match std::mem::replace(&mut *self.state(), PipeState::Closed) {
             PipeState::Open(outbox) => {
@@ -101,14 +102,14 @@ impl Pipes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what a spare writes, until it has answered the ping or is used.
+    /// Reads the output of a spare until it has answered the ping or is used.
     async fn answer(&self, stdout: pipe::Receiver) -> Pinged {
         loop {
             if stdout.readable().await.is_err() {
                 return Pinged::Ended;
             }
             let mut state = self.state();
-            // Only while nobody uses the child: nothing that is meant for a session is read here.
+            // Once somebody uses the child, its output is for the session, and must not be read here.
             let idle = match &mut *state {
                 PipeState::Idle(idle) => idle,
                 PipeState::Open(_) => return Pinged::Taken,
@@ -130,7 +131,7 @@ impl Pipes {
 }
 
 impl Child {
-    /// Starts a process in a group of its own, under a supervisor of its own.
+    /// Starts a child with a process group and a supervisor of its own.
     pub(super) fn start(
         number: u64,
         filled: &Filled,
@@ -142,7 +143,7 @@ impl Child {
         metrics.children_started_total.add();
         metrics.children.add();
         let settings = &spec.child;
-        // Whoever takes the child in use connects the pipes, so that its messages are handled on that thread.
+        // The pipes are connected by the thread that takes the child, so that messages are handled on that thread.
         let Ends { stdin, stdout, stderr } = ends;
         let stderr = pipe::Receiver::from_owned_fd(stderr)?;
         let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
@@ -167,14 +168,14 @@ impl Child {
         Ok(Self { number, pipes, exit, stop, has_answered, held })
     }
 
-    /// Puts the child to use on the runtime of the caller. At most about `max_queue` bytes wait for its input.
+    /// Connects the child to the runtime of the calling function. At most about `max_queue` bytes wait until the child reads them.
     pub(super) fn connect(self, max_queue: usize) -> std::io::Result<(Self, Outbox, Output)> {
         let mut state = self.pipes.state();
         let PipeState::Idle(idle) = std::mem::replace(&mut *state, PipeState::Closed) else {
             return Err(std::io::Error::other("the child has ended"));
         };
         if let Some(waiting) = idle.ping {
-            // It may have stopped waiting.
+            // The other side might have stopped waiting.
             let _ = waiting.send(());
         }
         let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue);
@@ -184,7 +185,7 @@ impl Child {
         Ok((self, outbox, output))
     }
 
-    /// Sends a ping to a spare; the future tells what came of it.
+    /// Sends a ping to a spare. The future returns its outcome.
     pub(super) fn ping(&self) -> std::io::Result<impl Future<Output = Pinged> + Send + use<>> {
         let (waiting, mut used) = oneshot::channel();
         let stdout = {
@@ -193,7 +194,7 @@ impl Child {
                 return Err(std::io::Error::other("the child is in use"));
             };
             let stdout = pipe::Receiver::from_owned_fd(idle.stdout.try_clone()?)?;
-            // So little goes into an empty pipe at once.
+            // An empty pipe has space for the whole line.
             rustix::io::write(&idle.stdin, warm_up::PING)?;
             idle.ping = Some(waiting);
             stdout
@@ -208,12 +209,12 @@ impl Child {
         })
     }
 
-    /// Asks the child to end: input closed, then SIGTERM, then SIGKILL, each after the grace period.
+    /// Makes the child end: its input is closed, and after the grace period it gets SIGTERM, and after another one SIGKILL.
     pub fn stop(&self) {
         self.stop.notify_one();
     }
 
-    /// Drops something when nothing of the child is left, and before anybody is told.
+    /// Keeps a value until no process of the child is left. It is dropped before anybody learns of the end.
     pub fn hold(&self, held: impl Send + 'static) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
     }
@@ -237,17 +238,17 @@ impl Child {
         });
     }
 
-    /// The child has answered something.
+    /// Records that the child has answered something.
     pub fn set_answered(&self) {
         self.has_answered.send_replace(true);
     }
 
-    /// Whether it has ended.
+    /// Whether the child has ended.
     pub fn has_exited(&self) -> bool {
         self.exit.borrow().is_some()
     }
 
-    /// Waits until the process and its group are gone.
+    /// Waits until no process of the child is left.
     pub fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
         let mut exit = self.exit.clone();
         async move {
@@ -275,7 +276,7 @@ impl Drop for Child {
     }
 }
 
-/// What the watching task owns.
+/// A child, as the task that watches it has it.
 struct Watched {
     number: u64,
     supervised: Supervised,
@@ -294,7 +295,7 @@ impl Watched {
             status = self.ended() => (status, false),
             () = stop.notified() => (self.end().await, true),
         };
-        // A child that ends at a ping does so because of us.
+        // If a child ends because of a ping, the wrapper is the reason.
         is_wanted |= self.pipes.close();
         if is_wanted {
             tracing::debug!(child = self.number, status, "child ended");
@@ -303,7 +304,7 @@ impl Watched {
             tracing::warn!(child = self.number, status, "child ended by itself");
         }
         let exit_status = Exit { status, is_wanted };
-        // Whatever the child started and left behind ends with it (attack 107), and is counted until it has.
+        // Processes that the child has left behind end with it (attack 107). The child counts until they have ended.
         if tokio::time::timeout(KILL_PATIENCE, self.gone()).await.is_err() {
             tracing::warn!(
                 child = self.number,
@@ -319,7 +320,7 @@ impl Watched {
         exit.send_replace(Some(exit_status));
     }
 
-    /// Waits for the end of the child; tells how that was.
+    /// Waits until the child has ended. Returns its status in words.
     async fn ended(&mut self) -> String {
         loop {
             match self.supervised.report().await {
@@ -341,7 +342,7 @@ impl Watched {
         }
     }
 
-    /// Waits until nothing is left.
+    /// Waits until no process of the child is left.
     async fn gone(&mut self) {
         while let Some(report) = self.supervised.report().await {
             if let Report::Gone(killed) = report {
@@ -353,7 +354,7 @@ impl Watched {
         }
     }
 
-    /// The order that the stdio transport asks for (2025-11-25, lifecycle, "Shutdown").
+    /// Ends the child in the way that the stdio transport describes (2025-11-25, lifecycle, "Shutdown").
     async fn end(&mut self) -> String {
         self.pipes.close();
         let grace = self.grace;

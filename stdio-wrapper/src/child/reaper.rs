@@ -1,5 +1,5 @@
-//! What each child takes, and processes that come to us because the supervisor of a child was killed: the kernel hands them to
-//! the next subreaper above, and that is the wrapper.
+//! Finds out what each child uses, and ends orphans. These are processes of a child whose supervisor was killed: their new
+//! parent is the next subreaper above, which is the wrapper.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,22 +13,23 @@ use super::supervised::Supervised;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
 
-/// Time between two looks when nothing has ended.
+/// Time between two looks if no child ends.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Looks in a row while there are orphans. Those that still do not end are looked at again after [`PERIOD`].
+/// Maximum number of looks in a row while there are orphans. Orphans that have not ended by then are looked at again after
+/// [`PERIOD`].
 const ROUNDS: usize = 20;
 
-/// Knows which processes are ours, and ends the ones that are nobody's any more.
+/// Knows the processes of all children, and ends orphans.
 #[derive(Debug, Default)]
 pub struct Reaper {
-    /// Number of every child, and the process id of its supervisor, which tokio waits for.
+    /// The process id of the supervisor of each child, by the child's number. tokio waits for these processes.
     children: Mutex<HashMap<u64, i32>>,
     descent: Mutex<Descent>,
     ended: Notify,
 }
 
 impl Reaper {
-    /// Makes this process the one that gets orphans.
+    /// Makes this process the parent of orphans.
     pub fn install() -> Arc<Self> {
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!(%error, "processes that children leave behind cannot be collected");
@@ -39,7 +40,7 @@ impl Reaper {
         Arc::new(reaper)
     }
 
-    /// Starts a supervisor; the lock keeps the collector from taking it for an orphan.
+    /// Starts a supervisor. Meanwhile, the lock prevents that it is mistaken for an orphan.
     pub(super) fn start<T>(
         &self,
         number: u64,
@@ -53,7 +54,7 @@ impl Reaper {
         Ok(started)
     }
 
-    /// What each child takes now, with its supervisor and the processes that come from it.
+    /// What each child uses now, including its supervisor and the processes that come from the child.
     pub(super) fn usage(&self) -> HashMap<u64, Usage> {
         let children = self.children();
         let mut descent = self.descent();
@@ -69,23 +70,23 @@ impl Reaper {
         self.descent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The supervisor of this child has been waited for.
+    /// Records that the supervisor of this child has ended and was waited for.
     pub(super) fn child_ended(&self, number: u64) {
         self.children().remove(&number);
         self.ended.notify_one();
     }
 
-    /// Collects for ever.
+    /// Ends orphans, forever.
     pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
         loop {
-            // Either is a reason to look.
+            // It does not matter whether a child has ended or the time is over.
             let _ = tokio::time::timeout(PERIOD, self.ended.notified()).await;
             self.note();
             self.collect(&metrics).await;
         }
     }
 
-    /// Notes what comes from the processes that were there before any child, while that can be seen.
+    /// Records which processes come from those that existed before the first child, as long as this can be seen.
     fn note(&self) {
         let children = self.children();
         let mut descent = self.descent();
@@ -94,7 +95,7 @@ impl Reaper {
         }
     }
 
-    /// Ends and collects orphans until none is left. An orphan's own children come to us when it dies, hence the rounds.
+    /// Ends orphans until none is left. This takes several rounds, because the children of an orphan become orphans when it ends.
     pub async fn collect(&self, metrics: &Metrics) {
         for _ in 0..ROUNDS {
             if self.sweep(metrics) == 0 {
@@ -112,7 +113,7 @@ impl Reaper {
             if children.values().any(|supervisor| *supervisor == raw) {
                 continue;
             }
-            // Our own child that nobody has waited for: its id cannot be another process's.
+            // Nobody has waited for this child of ours, so its id cannot belong to another process.
             if self.is_left_behind(raw) && kill_process(pid, Signal::KILL).is_ok() {
                 found += 1;
                 metrics.orphans_killed_total.add();
@@ -124,8 +125,8 @@ impl Reaper {
         found
     }
 
-    /// Whether a process that is no supervisor is below a child whose supervisor is gone. Where nothing was there before the
-    /// first child, it can come from nowhere else.
+    /// Whether a process that is no supervisor comes from a child whose supervisor has ended. If no process existed before the
+    /// first child, it cannot come from anything else.
     fn is_left_behind(&self, pid: i32) -> bool {
         let descent = self.descent();
         match descent.owner(pid) {

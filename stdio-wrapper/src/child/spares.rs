@@ -1,4 +1,4 @@
-//! Children that wait for their first client, and what is known of pinging them.
+//! Children that wait for their first client, and whether these can be pinged.
 
 use std::collections::VecDeque;
 
@@ -19,19 +19,19 @@ struct Spare {
     is_pinged: bool,
 }
 
-/// What a ping does to children of this command. A server may end at a first message that it does not know, so one spare
-/// tries it out, and no client gets that one before it has answered.
+/// What a ping does to the children of this command. A server might end at an unknown first message. Therefore one spare tries it
+/// out, and no client gets that spare before it has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Pings {
     #[default]
     Untried,
-    /// The child with this number tries it out.
+    /// The spare with this number tries it out.
     Trying(u64),
     Work,
     Harm,
 }
 
-/// What a ping has shown of the others.
+/// What the first ping has shown about all spares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     Work,
@@ -41,14 +41,15 @@ pub(super) enum Shown {
 /// Why a spare is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// For a session: its first message will be `initialize`.
+    /// For a session, whose first message will be `initialize`.
     Greeting,
-    /// The first message must be ours: it tells a server that knows both eras which one it is in.
+    /// For stateless requests. The first message must be one of the wrapper, because it tells a server that knows both eras which
+    /// of them is meant.
     Untouched,
 }
 
 impl Spares {
-    /// How many there are.
+    /// The number of spares.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
@@ -58,7 +59,7 @@ impl Spares {
         self.find(wanted).is_some()
     }
 
-    /// Takes one out.
+    /// Removes and returns a spare.
     pub(super) fn take(&mut self, wanted: Wanted) -> Option<Child> {
         let index = self.find(wanted)?;
         self.list.remove(index).map(|spare| spare.child)
@@ -73,7 +74,7 @@ impl Spares {
         self.list.iter().position(fits)
     }
 
-    /// Takes all out, for good: their ends are no answers.
+    /// Removes and returns all spares, at the end. No spare is pinged from now on.
     pub(super) fn take_all(&mut self) -> Vec<Child> {
         self.pings = Pings::Harm;
         std::mem::take(&mut self.list).into_iter().map(|spare| spare.child).collect()
@@ -84,7 +85,7 @@ impl Spares {
         matches!(self.pings, Pings::Untried | Pings::Work)
     }
 
-    /// Whether the child that was just started and will be added is to be pinged.
+    /// Whether a child that will be added as a spare must be pinged.
     pub(super) fn wants_ping(&mut self, number: u64) -> bool {
         match self.pings {
             Pings::Untried => {
@@ -96,12 +97,12 @@ impl Spares {
         }
     }
 
-    /// Adds one.
+    /// Adds a spare.
     pub(super) fn add(&mut self, child: Child, is_pinged: bool) {
         self.list.push_back(Spare { child, is_pinged });
     }
 
-    /// Forgets those that have ended; tells whether there were any whose end was no answer to a ping.
+    /// Removes the spares that have ended. Returns whether any of them ended for another reason than the first ping.
     pub(super) fn forget_ended(&mut self) -> bool {
         let tries = self.pings;
         let mut any = false;
@@ -113,7 +114,7 @@ impl Spares {
         any
     }
 
-    /// Notes what came of a ping; tells what that shows, if it was not known.
+    /// Records the outcome of a ping. Returns what it shows, if that was not known before.
     pub(super) fn pinged(&mut self, number: u64, pinged: Pinged) -> Option<Shown> {
         let is_trial = self.pings == Pings::Trying(number);
         match pinged {
@@ -122,10 +123,10 @@ impl Spares {
                 Some(Shown::Work)
             }
             Pinged::Answered | Pinged::Taken => None,
-            // Children of a command that takes pings may end for reasons of their own.
+            // Other spares can end for reasons of their own.
             Pinged::Ended if !is_trial => None,
             Pinged::Ended | Pinged::Refused => {
-                // Dropping it ends it.
+                // Dropping the child ends it.
                 self.list.retain(|spare| spare.child.number != number);
                 let before = std::mem::replace(&mut self.pings, Pings::Harm);
                 (before != Pings::Harm).then_some(Shown::Harm)

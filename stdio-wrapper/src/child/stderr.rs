@@ -1,4 +1,5 @@
-//! A child's standard error: always drained, logged line by line, at a bounded rate and length (attack 107).
+//! Reads the standard error of a child, and logs its lines. The rate and the length of what is logged have a limit; everything is
+//! read, so that the child never has to wait (attack 107).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use tokio::time::{Duration, Instant};
 use super::process::Exit;
 use crate::metrics::Metrics;
 
-/// Longer lines are cut in the log.
+/// Maximum length of a line in the log, in bytes. Longer lines are cut.
 const MAX_LINE: usize = 4096;
 
-/// Lines of a child's banner that are shown. Many servers print twenty and more each time they start.
+/// Number of lines of a child's banner that are logged. Many servers print twenty and more at each start.
 const MAX_BANNER: usize = 3;
-/// Lines that are kept in case the child fails before it has answered anything: then they say why.
+/// Number of lines that are kept until the child has answered something. If it fails before that, these lines say why.
 const MAX_HELD: usize = 40;
 
-/// Reads until the child closes it. `answered` turns true with the child's first answer.
+/// Reads until the child closes its standard error. `answered` becomes true with the child's first answer.
 pub(super) async fn drain(
     mut stderr: pipe::Receiver,
     mut log: Log,
@@ -31,7 +32,7 @@ pub(super) async fn drain(
     let mut piece = [0_u8; 4096];
     loop {
         let read = tokio::select! {
-            // What is there already was written before the answer.
+            // What can be read already was written before the answer.
             biased;
             read = stderr.read(&mut piece) => read,
             true = first_answer(&mut answered), if !log.has_answered => {
@@ -59,19 +60,19 @@ pub(super) async fn drain(
     if !line.is_empty() {
         log.line(&line, is_cut);
     }
-    // A child that was asked to end has nothing to explain.
+    // If the wrapper has ended the child, its last lines are not needed.
     let is_failure = |exit: &Option<Exit>| exit.as_ref().is_some_and(|exit| !exit.is_wanted);
     if exit.wait_for(Option::is_some).await.is_ok_and(|exit| is_failure(&exit)) {
         log.explain();
     }
 }
 
-/// Waits for it; false: it will not come.
+/// Waits for the first answer. Returns false if there will be none.
 async fn first_answer(answered: &mut watch::Receiver<bool>) -> bool {
     answered.wait_for(|answered| *answered).await.is_ok()
 }
 
-/// Where the lines of one child go.
+/// Logs the lines of one child.
 #[derive(Debug)]
 pub(super) struct Log {
     child: u64,
@@ -79,7 +80,7 @@ pub(super) struct Log {
     metrics: Arc<Metrics>,
     /// Whether the child has answered something.
     has_answered: bool,
-    /// Lines before that.
+    /// The number of lines before the first answer.
     early: usize,
     held: VecDeque<(String, bool)>,
 }
@@ -99,7 +100,7 @@ impl Log {
         if self.has_answered {
             return self.show(text, is_cut);
         }
-        // The frame of a banner says nothing.
+        // Lines without letters and digits are the frame of a banner.
         let says_something = text.contains(char::is_alphanumeric);
         self.early += usize::from(says_something);
         if says_something && self.early <= MAX_BANNER {
@@ -112,7 +113,7 @@ impl Log {
         self.held.push_back((text.to_owned(), is_cut));
     }
 
-    /// The child has failed: if it had not answered anything, what was held back was no banner.
+    /// Called when the child has failed. Logs the lines that were kept, if the child had not answered anything.
     fn explain(mut self) {
         for (text, is_cut) in std::mem::take(&mut self.held) {
             self.show(&text, is_cut);
@@ -133,22 +134,22 @@ impl Log {
     }
 }
 
-/// Whether a line may be logged.
+/// Whether a line can be logged.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// It may; so many before it were not.
+    /// It can be logged. Some lines before it were not.
     Yes {
-        /// How many.
+        /// The number of lines that were not logged.
         suppressed: u64,
     },
-    /// It may not.
+    /// It must not be logged.
     No,
 }
 
-/// Time in which the lines are counted together.
+/// The time for which lines are counted together.
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 
-/// At most `rate` a second, counted in windows of one second.
+/// Allows at most `rate` lines in each window of one second.
 #[derive(Debug)]
 pub struct RateLimit {
     rate: u32,
@@ -158,12 +159,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// A limit that starts now.
+    /// Makes a limit whose first window begins now.
     pub fn new(rate: u32, now: Instant) -> Self {
         Self { rate, window: now, used: 0, suppressed: 0 }
     }
 
-    /// Asks for one.
+    /// Asks whether a line can be logged.
     pub fn take(&mut self, now: Instant) -> Pass {
         if now.duration_since(self.window) >= WINDOW {
             self.window = now;
@@ -177,7 +178,7 @@ impl RateLimit {
         Pass::Yes { suppressed: std::mem::take(&mut self.suppressed) }
     }
 
-    /// How many were refused and not reported since, once the window is over in which that was.
+    /// The number of lines that were refused and not reported yet, if the window in which they were refused is over.
     pub fn left_out(&mut self, now: Instant) -> u64 {
         let is_over = now.duration_since(self.window) >= WINDOW;
         if is_over { std::mem::take(&mut self.suppressed) } else { 0 }

@@ -1,4 +1,4 @@
-//! A child and its supervisor, from the wrapper's side.
+//! The wrapper's side of a supervisor and its child.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -17,15 +17,16 @@ use super::launcher::Spec;
 use super::limits::Limits;
 use super::orders::{Order, Orders, PREFIX, Report, SUPERVISE};
 
-/// This program, whatever its name is now and whoever may see it.
+/// The program of this process. This also works if its file was renamed, or if this user cannot reach it.
 const PROGRAM: &str = "/proc/self/exe";
-/// Size of the pipe for a child's output, in bytes. The usual 64 KiB makes a large result a dialogue of many small steps.
+/// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper would have to wait for
+/// each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
-/// The supervisor's allocator gets along with one arena, and gives back what it does not use.
+/// Settings for the allocator of the supervisor: it has one arena, and gives back at once what it does not use.
 const ALLOCATOR: (&str, &str) =
     ("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
 
-/// A supervisor that runs.
+/// A running supervisor.
 #[derive(Debug)]
 pub(super) struct Supervised {
     process: Child,
@@ -33,7 +34,7 @@ pub(super) struct Supervised {
     reports: Lines<BufReader<OwnedReadHalf>>,
 }
 
-/// Our ends of the child's pipes.
+/// The wrapper's ends of the child's pipes.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) stdin: OwnedFd,
@@ -42,12 +43,12 @@ pub(super) struct Ends {
 }
 
 impl Supervised {
-    /// Starts a supervisor, which starts the child. Whether it could is in its reports.
+    /// Starts a supervisor, which starts the child. Its reports say whether this succeeded.
     pub(super) fn start(filled: &Filled, spec: &Spec) -> io::Result<(Self, Ends)> {
         let (child_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        // Without the right to a larger pipe the usual size does.
+        // If a larger pipe is not allowed, the usual size is sufficient.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_SIZE);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         send_pipes(&ours, [&child_stdin, &child_stdout, &child_stderr])?;
@@ -63,13 +64,14 @@ impl Supervised {
         self.process.id().and_then(|id| i32::try_from(id).ok())
     }
 
-    /// The next report. `None`: the supervisor is gone, or will be in a moment. Nothing is lost if this is dropped.
+    /// Waits for the next report. Returns `None` if the supervisor has ended, or is about to. No report is lost if this future is
+    /// dropped.
     pub(super) async fn report(&mut self) -> Option<Report> {
         let line = self.reports.next_line().await.ok().flatten()?;
         serde_json::from_str(&line).ok()
     }
 
-    /// Tells the supervisor what to do. One that is gone has done everything.
+    /// Sends an order to the supervisor. If the supervisor has ended, the order is not needed.
     pub(super) fn order(&self, order: Order) {
         let _ = self.orders.try_write(&[order.byte()]);
     }
@@ -79,14 +81,14 @@ impl Supervised {
         self.process.wait().await
     }
 
-    /// Ends the supervisor itself. What is below it comes to us.
+    /// Kills the supervisor itself. The processes below it become children of the wrapper.
     pub(super) fn kill(&mut self) {
-        // It may be gone.
+        // It might have ended already.
         let _ = self.process.start_kill();
     }
 }
 
-/// They stay in the socket until they are received, so nobody waits.
+/// Sends the child's ends of the pipes to the supervisor. They stay in the socket until they are received, so this does not wait.
 fn send_pipes(wrapper: &std::os::unix::net::UnixStream, pipes: [&OwnedFd; 3]) -> io::Result<()> {
     let pipes = pipes.map(|pipe| pipe.as_fd());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
@@ -110,7 +112,7 @@ fn command(filled: &Filled, spec: &Spec, wrapper: OwnedFd) -> io::Result<Command
     command.env_clear().env(ALLOCATOR.0, ALLOCATOR.1);
     command.envs(filled.env.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
     command.stdin(Stdio::from(wrapper)).stdout(Stdio::null()).stderr(Stdio::null());
-    // Signals from a terminal are for the wrapper, which then ends its children in order.
+    // A signal from a terminal must only reach the wrapper, which then ends its children in order.
     command.process_group(0);
     Ok(command)
 }

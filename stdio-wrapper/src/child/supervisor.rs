@@ -1,7 +1,7 @@
-//! The supervisor of one child: a small process between it and the wrapper, which is this program with another first argument.
-//! What a child leaves behind (a double fork, setsid) is handed by the kernel to the nearest subreaper above it. If that were
-//! the wrapper, nobody could tell any more whose it was; so each child has one of its own, which ends all that is left below
-//! it when the child or the session ends, or when the wrapper does.
+//! The supervisor of one child. It is a small process between the wrapper and the child, and is the wrapper's program with
+//! another first argument. If a process loses its parent (by a double fork, for example), the nearest subreaper above becomes its
+//! parent. If that were the wrapper, it could not find out from which child the process comes. Therefore each child has a subreaper
+//! of its own, which ends all processes below it when the child, the session or the wrapper ends.
 
 mod kin;
 
@@ -23,13 +23,14 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use super::orders::{Order, Orders, PREFIX, Report};
 use kin::Kin;
 
-/// What is added to a child's share when the kernel looks for a process to end because memory is short, of at most 1000
-/// (`proc_pid_oom_score_adj(5)`).
+/// What is added to the score of a child, which has at most 1000. When memory is short, the kernel ends the process with the
+/// highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
-/// Time between two looks at processes that do not end although they are killed.
+/// Time after which processes that were killed and have not ended are looked at again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the child that the arguments name and stays until nothing of it is left. Standard input is the way to the wrapper.
+/// Starts the child that the arguments name, and stays until no process of it is left. Standard input is the socket to the
+/// wrapper.
 pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,7 +47,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     let wrapper = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let pipes = receive_pipes(&wrapper)?;
     set_child_subreaper(Some(rustix::process::getpid()))?;
-    // What `ps` shows. It is a courtesy.
+    // This is the name that `ps` shows. Nothing depends on it.
     let _ = fs::write("/proc/self/comm", "supervisor");
     let oom = OomScore::find();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -55,7 +56,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     runtime.block_on(watch(wrapper, command, &orders, oom))
 }
 
-/// The child's standard input, output and error.
+/// Receives the pipes for the child's standard input, output and error.
 fn receive_pipes(wrapper: &UnixStream) -> io::Result<[OwnedFd; 3]> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -89,7 +90,7 @@ fn command(
     Ok(command)
 }
 
-/// The part that memory plays in which process the kernel ends; the child inherits it.
+/// The score of this process, which the child inherits (see [`FIRST_TO_GO`]).
 #[derive(Debug)]
 struct OomScore {
     file: fs::File,
@@ -97,20 +98,22 @@ struct OomScore {
 }
 
 impl OomScore {
-    /// To be called before this process hides: afterwards its file is root's.
+    /// Opens the file. This must happen before the process becomes not dumpable, because from then on the file belongs to root.
     fn find() -> Option<Self> {
         let path = "/proc/self/oom_score_adj";
         let own = fs::read_to_string(path).ok()?.trim().parse().ok()?;
         Some(Self { file: OpenOptions::new().write(true).open(path).ok()?, own })
     }
 
-    /// Rights are only needed for less than there was at the start. Where it cannot be written, nothing else suffers.
+    /// Sets the score. This only takes rights for a score below the one at the start. If it cannot be set, the child is started
+    /// without it.
     fn set(&mut self, score: i32) {
         let _ = self.file.write_all(score.min(1000).to_string().as_bytes());
     }
 }
 
-/// Starts the child. Its own copies of the pipes are closed then, so that their ends can be seen.
+/// Starts the child. Afterwards, the supervisor's copies of the pipes are closed, so that the wrapper sees when the child closes
+/// its ends.
 fn start(mut command: Command, orders: &Orders, oom: Option<OomScore>) -> io::Result<Pid> {
     let mut oom = oom;
     if let Some(oom) = &mut oom {
@@ -124,9 +127,9 @@ fn start(mut command: Command, orders: &Orders, oom: Option<OomScore>) -> io::Re
     pid.ok_or_else(|| io::Error::other("the child has no process id"))
 }
 
-/// What may happen.
+/// The signals that a supervisor handles.
 struct Events {
-    /// A process below us has ended.
+    /// A process below the supervisor has ended.
     ended: Signals,
     terminate: Signals,
     interrupt: Signals,
@@ -143,13 +146,13 @@ impl Events {
         })
     }
 
-    /// What the wrapper orders next. `None`: to look what has ended.
+    /// Waits for the next order. Returns `None` if a process has ended.
     async fn next(&mut self, wrapper: &mut OwnedReadHalf) -> Option<Order> {
         tokio::select! {
             _ = self.ended.recv() => None,
-            // A wrapper that is gone orders nothing else.
+            // The end of the wrapper is an order to kill.
             byte = wrapper.read_u8() => Some(byte.map_or(Order::Kill, Order::of)),
-            // Whoever signals every process of a service means the child too.
+            // A signal to all processes of a service is meant for the child, too.
             _ = self.terminate.recv() => Some(Order::Terminate),
             _ = self.interrupt.recv() => Some(Order::Terminate),
             _ = self.hang_up.recv() => Some(Order::Terminate),
@@ -171,7 +174,7 @@ async fn watch(
         Err(error) => return say(&mut to_wrapper, &Report::NotStarted(error.to_string())).await,
     };
     for warning in orders.limits.apply(child) {
-        // It may be gone; that is seen below.
+        // The wrapper might have ended, which is noticed below.
         let _ = say(&mut to_wrapper, &Report::Warning(warning)).await;
     }
     let mut kin = Kin::of(child);
@@ -186,7 +189,7 @@ async fn watch(
     Ok(())
 }
 
-/// Kills the child and all that is below it, and tells what came of it. What cannot be killed is waited for.
+/// Kills the child and all processes below the supervisor, and reports it. Waits for processes that do not end.
 async fn end(kin: &mut Kin, ended: &mut Signals, to_wrapper: &mut OwnedWriteHalf) {
     kin.signal(Signal::KILL);
     let mut is_told = false;

@@ -1,31 +1,33 @@
-//! A `ping` to a spare, which the protocol allows before `initialize` (2025-11-25, lifecycle, "Initialization"). An
-//! interpreter that has read and answered one message does so with the next one several times as fast.
+//! A `ping` to a spare. The protocol allows it before `initialize` (2025-11-25, lifecycle, "Initialization"). After an interpreter
+//! has read and answered one message, it is several times as fast with the next one.
 
 use bytes::BytesMut;
 
 use crate::protocol::{Kind, Members, parse_line};
 
-/// One line. A session's own ids are numbers, so nobody waits for an answer that comes late, and it is dropped.
+/// The line with the ping. The ids of sessions are numbers, so a late answer to the ping is the answer to no request of a session,
+/// and is dropped.
 pub(super) const PING: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":\"mcp-gate-spare\",\"method\":\"ping\"}\n";
 const ID: &str = r#""mcp-gate-spare""#;
 
-/// What a child may say before it answers. A child that says more is left alone.
+/// Maximum number of bytes that a child can write before it answers the ping. A child that writes more counts as one that
+/// refuses it.
 pub(super) const MAX_EARLY: usize = 64 << 10;
 
-/// What came of a ping.
+/// The outcome of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pinged {
-    /// The child has answered as it should.
+    /// The child has answered with an empty result.
     Answered,
-    /// It has answered otherwise.
+    /// The child has answered with something else.
     Refused,
-    /// It has ended.
+    /// The child has ended.
     Ended,
-    /// Somebody uses it now.
+    /// A session uses the child now.
     Taken,
 }
 
-/// Takes the answer out of what the child has written so far; all else stays for whoever uses the child.
+/// Takes the answer out of what the child has written so far. Everything else stays for the session that will use the child.
 pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     let mut start = 0;
     while let Some(length) = memchr::memchr(b'\n', early.get(start..)?) {
@@ -41,19 +43,19 @@ pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     None
 }
 
-/// What a line says about the ping; `None`: nothing.
+/// The outcome of the ping according to a line. Returns `None` if the line is not about the ping.
 fn read(line: &[u8]) -> Option<Pinged> {
     let message = parse_line(line.trim_ascii()).ok()?;
     match &message.kind {
         Kind::Response { id: Some(id), is_error: false } if message.at(id) == ID => {
             let result = message.result.as_ref().map(|result| message.at(result));
             let members = result.and_then(Members::parse);
-            // A server that takes anything for `initialize` would answer that here, and not again.
+            // A server that treats any first message as `initialize` has answered that here, and would not do so again.
             let is_empty = members.is_some_and(|members| members.iter().all(|(name, _)| name == "_meta"));
             Some(if is_empty { Pinged::Answered } else { Pinged::Refused })
         }
         Kind::Response { id: Some(id), .. } => (message.at(id) == ID).then_some(Pinged::Refused),
-        // Nothing else was sent that could be wrong.
+        // Nothing but the ping was sent, so an error without an id is about the ping.
         Kind::Response { id: None, .. } => Some(Pinged::Refused),
         Kind::Request { .. } | Kind::Notification { .. } => None,
     }

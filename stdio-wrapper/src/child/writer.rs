@@ -1,6 +1,6 @@
-//! The way into a child: messages queue, bounded in bytes, and one task writes them, several with one call. While that
-//! task's thread has time to spare, a caller writes by itself in place of that: a child that waits for work then has it
-//! sooner. Under pressure the calls that are saved are worth more.
+//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them, several with one system
+//! call. While the thread of that task has time to spare, a caller writes its message itself, so that a child which waits for work
+//! gets it sooner. Under pressure, it is better to save system calls.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -13,49 +13,49 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::pressure::Pressure;
 
-/// Bytes in one unit of the queue's budget.
+/// Size of one unit of the queue's budget, in bytes.
 const UNIT: usize = 256;
-/// Messages that may wait for a child, however small they are.
+/// Maximum number of messages that wait for a child, however small they are.
 const MAX_QUEUED: usize = 1024;
-/// Messages that are written with one call when more than one waits.
+/// Maximum number of messages that are written with one system call.
 const MAX_JOINED: usize = 64;
 
-/// The child takes no more messages.
+/// The input of the child is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the child takes no more messages")]
 pub struct Closed;
 
-/// A queue of messages for a child's standard input. Sending waits while the child does not read.
+/// The queue of messages for the standard input of a child. Sending waits while the queue is full.
 #[derive(Debug, Clone)]
 pub struct Outbox(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     backlog: Mutex<Backlog>,
-    /// Something for the writing task.
+    /// Notified when there is something to do for the writing task.
     wake: Notify,
-    /// Room, in units.
+    /// The free space of the queue, in units.
     budget: Semaphore,
     capacity: usize,
-    /// Thread of the writing task.
+    /// The thread of the writing task.
     home: ThreadId,
 }
 
 #[derive(Debug)]
 struct Backlog {
-    /// `None`: closed.
+    /// `None` if it is closed.
     stdin: Option<Arc<pipe::Sender>>,
     frames: VecDeque<Bytes>,
-    /// The task is in the middle of a message, so nobody else may write.
+    /// Whether the task is writing. Nobody else must write in the middle of a message.
     is_writing: bool,
-    /// Close when the queue is empty.
+    /// Whether the input is closed as soon as the queue is empty.
     is_closing: bool,
-    /// On the thread of the writing task.
+    /// How busy the thread of the writing task is.
     pressure: Pressure,
 }
 
 impl Outbox {
-    /// Starts the writing task. At most about `max_bytes` wait in the queue, or one larger message alone.
+    /// Starts the writing task. At most about `max_bytes` wait in the queue, or one larger message.
     pub(super) fn start(stdin: pipe::Sender, max_bytes: usize) -> Self {
         let capacity = (max_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
         let backlog = Backlog {
@@ -83,8 +83,8 @@ impl Outbox {
         self.0.take(frame, false)
     }
 
-    /// Sends one framed message if there is room now; otherwise gives it back. `is_alone`: the child has nothing else to
-    /// do, so there is nothing to gain from writing several messages together.
+    /// Sends one framed message if there is space in the queue, and returns it otherwise. With `is_alone`, the child has nothing
+    /// else to do, so it would not help to write several messages together.
     pub fn try_send(&self, frame: Bytes, is_alone: bool) -> Result<(), Bytes> {
         let Ok(permit) = self.0.budget.try_acquire_many(self.0.cost(frame.len())) else {
             return Err(frame);
@@ -93,7 +93,7 @@ impl Outbox {
         self.0.take(frame.clone(), is_alone).map_err(|Closed| frame)
     }
 
-    /// Closes the child's input after what is queued.
+    /// Closes the input of the child after the messages in the queue.
     pub fn close(&self) {
         self.0.backlog().is_closing = true;
         self.0.wake.notify_one();
@@ -106,7 +106,7 @@ impl Shared {
         u32::try_from((length / UNIT + 1).max(least).min(self.capacity)).unwrap_or(u32::MAX)
     }
 
-    /// Writes or queues a message that has been paid for.
+    /// Writes a message for which there is space in the queue, or adds it to the queue.
     fn take(&self, mut frame: Bytes, is_alone: bool) -> Result<(), Closed> {
         let cost = self.cost(frame.len());
         let mut backlog = self.backlog();
@@ -117,12 +117,12 @@ impl Shared {
                     self.budget.add_permits(cost as usize);
                     return Ok(());
                 }
-                // The task pays back by what it writes, so the cost of the rest is settled here.
+                // The task will give back the cost of the rest, so the difference is given back here.
                 Ok(count) => {
                     frame = frame.slice(count..);
                     self.budget.add_permits((cost - self.cost(frame.len())) as usize);
                 }
-                // Not ready, or broken: the task finds out.
+                // The pipe is full or broken. The task will find out.
                 Err(_) => {}
             }
         }
@@ -132,13 +132,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether a caller writes by itself, given that nothing waits before its message.
+    /// Whether a caller writes its message itself, if the queue is empty.
     fn is_for_caller(&self, backlog: &mut Backlog, is_alone: bool) -> bool {
-        // From another thread even a busy task would have to be woken for this one message.
+        // On another thread, the task would have to be woken for this message, even if it is busy.
         !backlog.pressure.is_high() || (is_alone && std::thread::current().id() != self.home)
     }
 
-    /// The next messages to write; `None` ends the task.
+    /// Waits for the next messages to write. Returns `None` if the task must end.
     async fn next(&self) -> Option<(Arc<pipe::Sender>, VecDeque<Bytes>)> {
         loop {
             {
@@ -166,7 +166,7 @@ impl Shared {
 async fn write_all(shared: Arc<Shared>) {
     while let Some((stdin, frames)) = shared.next().await {
         let paid: usize = frames.iter().map(|frame| shared.cost(frame.len()) as usize).sum();
-        // A child that closed its input is about to end or broken; its output tells which.
+        // A child that has closed its input is about to end, or is broken. Its output shows which.
         if write_frames(&stdin, frames).await.is_err() {
             break;
         }

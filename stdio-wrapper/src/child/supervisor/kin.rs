@@ -1,4 +1,4 @@
-//! The processes below a supervisor: its child, and what the child and its descendants have left behind.
+//! The processes below a supervisor: its child, and processes that the child and its descendants have left behind.
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, wait, waitid,
@@ -6,16 +6,16 @@ use rustix::process::{
 
 use crate::child::descent::children_of_this_process;
 
-/// Looks in a row before it is waited for what was killed to end. A process that forks and exits, over and over, is only
-/// there for a moment.
+/// Number of looks in a row, before the supervisor waits for the processes that it has killed. Without this, a process that forks
+/// and exits again and again would never be seen.
 const LOOKS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Kin {
     child: Pid,
-    /// What `waitpid(2)` said of the child.
+    /// The status of the child (`waitpid(2)`), once it has ended.
     status: Option<i32>,
-    /// Others that were killed.
+    /// The number of other processes that were killed.
     killed: u64,
 }
 
@@ -24,7 +24,8 @@ impl Kin {
         Self { child, status: None, killed: 0 }
     }
 
-    /// Whether the child has ended. It is not waited for, so that its id stays its own, and that of its group.
+    /// Whether the child has ended. This does not wait for it, so that its id, which is also that of its group, is not given to
+    /// another process.
     pub(super) fn child_has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         self.status.is_some() || !matches!(waitid(WaitId::Pid(self.child), options), Ok(None))
@@ -32,25 +33,26 @@ impl Kin {
 
     /// Signals the child and its group.
     pub(super) fn signal(&self, signal: Signal) {
-        // Once it has been waited for, its id may be another one's.
+        // After the child was waited for, its id might belong to another process.
         if self.status.is_none() {
-            // It may have ended, which is the aim.
+            // It might have ended already.
             let _ = kill_process_group(self.child, signal);
-            // It may have left its group.
+            // It might have left its group.
             let _ = kill_process(self.child, signal);
         }
     }
 
-    /// Waits for whatever has ended.
+    /// Collects the processes that have ended.
     pub(super) fn collect(&mut self) {
         self.reap();
     }
 
-    /// Kills what there is. Tells whether anything is left: what a killed process has started comes to us when it ends.
+    /// Kills all children of the supervisor. Returns whether any are left: the children of a process that was killed become
+    /// children of the supervisor.
     pub(super) fn kill(&mut self) -> bool {
         for _ in 0..LOOKS {
             for pid in children_of_this_process() {
-                // Nobody else waits for them, so their ids are theirs.
+                // Nobody else waits for these processes, so their ids cannot belong to others.
                 let _ = kill_process(pid, Signal::KILL);
             }
             if !self.reap() {
@@ -68,7 +70,7 @@ impl Kin {
         self.killed
     }
 
-    /// Tells whether there are processes that have not ended.
+    /// Collects the processes that have ended. Returns whether there are others.
     fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
