@@ -1,6 +1,6 @@
 //! `client add`: turns the arguments into the description of a client.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -9,6 +9,7 @@ use auth_service::domain::account::{Group, Username};
 use auth_service::domain::client::{ClientKeys, GrantType, OperatorTerms};
 use auth_service::domain::redirect_uri::RedirectUri;
 use auth_service::domain::resource::ResourceUri;
+use auth_service::files::read_setting;
 use auth_service::operator::{Credentials, NewClient};
 
 #[derive(Args)]
@@ -122,10 +123,10 @@ where
         .collect()
 }
 
-fn key_set(file: &PathBuf) -> anyhow::Result<serde_json::Value> {
-    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+fn key_set(file: &Path) -> anyhow::Result<serde_json::Value> {
+    let text = read_setting(file).with_context(|| format!("cannot read {}", file.display()))?;
     let set: serde_json::Value =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     let keys = set.get("keys").and_then(serde_json::Value::as_array);
     let Some(keys) = keys.filter(|keys| !keys.is_empty()) else {
         bail!("{} is not a JWK set with at least one key", file.display());
@@ -134,4 +135,20 @@ fn key_set(file: &PathBuf) -> anyhow::Result<serde_json::Value> {
         bail!("{} holds a private key; give the public half only", file.display());
     }
     Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_place_of_the_key_set_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("keys.json");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let error = format!("{:#}", key_set(&pipe).unwrap_err());
+        assert!(error.contains("it is no regular file"), "{error}");
+    }
 }

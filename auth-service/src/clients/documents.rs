@@ -23,7 +23,9 @@ use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
 /// Shortest and longest time in seconds for which a document is cached, and the time if its host does not
-/// say.
+/// say. The shortest time also applies to a host that says `no-store`: one login reads the document several
+/// times (request, consent, redemption), and without it every request of a stranger would cause a fetch. The
+/// document is only in memory, and is public.
 const SHORTEST: u64 = 60;
 const LONGEST: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;

@@ -29,6 +29,10 @@ use super::request::{AccessRequest, CheckError};
 /// Lifetime of an assertion: long enough for one hop and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// The `Retry-After` of a check that cannot be decided, in seconds. The store is tried again several times a
+/// second, so a client does not have to wait for the whole minute that its user is told to.
+const UNAVAILABLE_FOR: u16 = 5;
+
 /// Rates of log lines that a single request can cause.
 static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
@@ -202,12 +206,14 @@ impl Answer {
     }
 
     pub(super) fn unavailable() -> Self {
-        Self::problem(
+        let mut answer = Self::problem(
             StatusCode::SERVICE_UNAVAILABLE,
             "temporarily_unavailable",
             "access cannot be checked at the moment; try again in a minute",
             "unavailable",
-        )
+        );
+        answer.headers.push((RETRY_AFTER, UNAVAILABLE_FOR.into()));
+        answer
     }
 
     fn problem(status: StatusCode, code: &str, description: &str, outcome: &'static str) -> Self {

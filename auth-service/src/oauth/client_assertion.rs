@@ -110,14 +110,7 @@ pub(super) async fn verify(
 ) -> Result<(), AssertionError> {
     let now = state.now();
     let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
-    let kid = header.kid.as_deref();
-    let key = match find_key(client, kid, header.alg, (false, address), state).await? {
-        Some(key) => key,
-        None => {
-            find_key(client, kid, header.alg, (true, address), state).await?.ok_or(AssertionError::NoKey)?
-        }
-    };
-    let claims: Claims = signed_claims(assertion, &key, header.alg).ok_or(AssertionError::Signature)?;
+    let claims = verified(assertion, &header, client, address, state).await?;
     check(&claims, client, &state.config.site.issuer, now)?;
     // Counted only after the signature is verified, so that nobody else can use up the client's limit.
     state.assertion_rate.admit(client, address)?;
@@ -129,6 +122,31 @@ pub(super) async fn verify(
     let first =
         state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await?;
     if first { Ok(()) } else { Err(AssertionError::Replayed) }
+}
+
+/// The claims of the assertion, if one of the client's keys has signed it.
+async fn verified(
+    assertion: &str,
+    header: &Header,
+    client: &Client,
+    address: Option<IpAddr>,
+    state: &AppState,
+) -> Result<Claims, AssertionError> {
+    let kid = header.kid.as_deref();
+    let mut has_key = false;
+    for fresh in [false, true] {
+        let keys = find_keys(client, kid, header.alg, (fresh, address), state).await?;
+        if let Some(claims) = signed_claims(assertion, &keys, header.alg) {
+            return Ok(claims);
+        }
+        has_key |= !keys.is_empty();
+        // A key that is known by its identifier does not change. One without an identifier might have been
+        // replaced by another.
+        if has_key && kid.is_some() {
+            break;
+        }
+    }
+    Err(if has_key { AssertionError::Signature } else { AssertionError::NoKey })
 }
 
 fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Result<(), AssertionError> {
@@ -149,15 +167,15 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     if in_time { Ok(()) } else { Err(AssertionError::Time) }
 }
 
-/// Finds the client's key for this assertion. With `fresh`, the key set is fetched again although it is
+/// Finds the client's keys for this assertion. With `fresh`, the key set is fetched again although it is
 /// cached, in case the client has rotated its keys.
-async fn find_key(
+async fn find_keys(
     client: &Client,
     kid: Option<&str>,
     algorithm: Algorithm,
     (fresh, address): (bool, Option<IpAddr>),
     state: &AppState,
-) -> Result<Option<DecodingKey>, AssertionError> {
+) -> Result<Vec<DecodingKey>, AssertionError> {
     let set = match &client.metadata.keys {
         Some(ClientKeys::Inline(set)) if !fresh => Arc::new(set.clone()),
         Some(ClientKeys::Uri(uri)) => {
@@ -165,9 +183,9 @@ async fn find_key(
             let caller = if used { Caller::Known } else { Caller::Stranger(address) };
             Arc::new(state.clients.documents().key_set(uri, fresh, caller, state.now()).await?)
         }
-        _ => return Ok(None),
+        _ => return Ok(Vec::new()),
     };
-    Ok(fitting_key(&set, kid, algorithm))
+    Ok(fitting_keys(&set, kid, algorithm))
 }
 
 /// The header of a signed JWT, if its algorithm is accepted and it requires no extension (RFC 7515 §4.1.11).
@@ -178,36 +196,43 @@ pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
     (accepted && header.crit.is_none()).then_some(header)
 }
 
-/// Verifies the signature of a JWT and returns its claims. The caller checks the time and the audience.
+/// Verifies the signature of a JWT with one of the keys and returns its claims. The caller checks the time and
+/// the audience.
 pub(super) fn signed_claims<C: DeserializeOwned>(
     jwt: &str,
-    key: &DecodingKey,
+    keys: &[DecodingKey],
     algorithm: Algorithm,
 ) -> Option<C> {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
-    jsonwebtoken::decode::<C>(jwt, key, &validation).ok().map(|data| data.claims)
+    keys.iter().find_map(|key| jsonwebtoken::decode::<C>(jwt, key, &validation).ok()).map(|data| data.claims)
 }
 
-/// Finds the key in a JWK set with this identifier and algorithm. Keys that cannot be parsed are skipped,
-/// because a set can contain kinds of keys that are not supported here (RFC 7517 §5).
-pub(super) fn fitting_key(set: &Value, kid: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
-    let keys = set.get("keys")?.as_array()?;
-    let readable = keys.iter().filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
-    let mut fitting = readable.filter(|jwk| fits(jwk, kid, algorithm));
-    fitting.next().and_then(|jwk| DecodingKey::from_jwk(&jwk).ok())
+/// Maximum number of keys that are tried for one signature. A set without identifiers has a few keys, while
+/// its owner changes from one to the next, and anybody can publish a set with hundreds of them.
+const MAX_TRIED: usize = 8;
+
+/// Finds the keys in a JWK set with this identifier and algorithm. There can be several, because identifiers
+/// are optional and need not be unique (RFC 7517 §4.5). Keys that cannot be parsed are skipped, because a set
+/// can contain kinds of keys that are not supported here (RFC 7517 §5).
+pub(super) fn fitting_keys(set: &Value, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
+    let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten();
+    let readable = keys.filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
+    let fitting = readable.filter(|jwk| fits(jwk, kid, algorithm));
+    fitting.filter_map(|jwk| DecodingKey::from_jwk(&jwk).ok()).take(MAX_TRIED).collect()
 }
 
 /// Whether a key has this identifier and can be used with this algorithm. The algorithm in the assertion's
 /// header has to agree with the key.
 fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
     use jsonwebtoken::jwk::AlgorithmParameters::{EllipticCurve, OctetKeyPair, RSA};
-    let family = match algorithm {
-        Algorithm::EdDSA => matches!(jwk.algorithm, OctetKeyPair(_)),
-        Algorithm::ES256 => matches!(jwk.algorithm, EllipticCurve(_)),
-        Algorithm::RS256 | Algorithm::PS256 => matches!(jwk.algorithm, RSA(_)),
+    use jsonwebtoken::jwk::EllipticCurve::{Ed25519, P256};
+    let family = match (algorithm, &jwk.algorithm) {
+        (Algorithm::EdDSA, OctetKeyPair(key)) => key.curve == Ed25519,
+        (Algorithm::ES256, EllipticCurve(key)) => key.curve == P256,
+        (Algorithm::RS256 | Algorithm::PS256, RSA(_)) => true,
         _ => false,
     };
     let said = match (jwk.common.key_algorithm, algorithm) {
@@ -219,4 +244,31 @@ fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
         (Some(_), _) => false,
     };
     family && said && kid.is_none_or(|kid| jwk.common.key_id.as_deref() == Some(kid))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_fits_if_its_type_curve_algorithm_and_identifier_do() {
+        let fits = |key: Value, kid: Option<&str>, algorithm| {
+            fits(&serde_json::from_value::<Jwk>(key).unwrap(), kid, algorithm)
+        };
+        let octets = |curve: &str| json!({ "kty": "OKP", "crv": curve, "x": "AA", "kid": "k" });
+        let point = |curve: &str| json!({ "kty": "EC", "crv": curve, "x": "AA", "y": "AA", "alg": "ES256" });
+        assert!(
+            fits(octets("Ed25519"), Some("k"), Algorithm::EdDSA)
+                && fits(octets("Ed25519"), None, Algorithm::EdDSA)
+        );
+        assert!(!fits(octets("Ed25519"), Some("other"), Algorithm::EdDSA));
+        assert!(!fits(octets("P-256"), None, Algorithm::EdDSA));
+        assert!(fits(point("P-256"), None, Algorithm::ES256));
+        assert!(
+            !fits(point("P-384"), None, Algorithm::ES256) && !fits(point("P-521"), None, Algorithm::ES256)
+        );
+        assert!(!fits(point("P-256"), None, Algorithm::RS256));
+    }
 }

@@ -170,6 +170,34 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
 
+/// Identifiers of keys are optional (RFC 7517 §4.5), and so several keys can fit.
+#[actix_web::test]
+async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_replaced() {
+    let host = DocumentHost::start().await;
+    let [old, new, next] = [Signer::new(), Signer::new(), Signer::new()];
+    let id = host.url(PATH);
+    host.put(PATH, Answer::json(&document_with(&host, "jwks_uri", json!(host.url("/jwks.json"))), ""));
+    let unnamed = |signer: &Signer| json!({ "kty": "OKP", "crv": "Ed25519", "x": signer.public });
+    let odd = json!({ "kty": "OKP", "crv": "P-256", "x": old.public });
+    host.put("/jwks.json", Answer::json(&json!({ "keys": [odd, unnamed(&old), unnamed(&new)] }), ""));
+    let app = app(&host, &[]).await;
+    let code = code(&app, &id, "ana").await;
+    let now = app.state.now().0;
+    let redeem = async |signer: &Signer, jti: &str| {
+        let claims = json!({ "iss": id, "sub": id, "aud": "http://localhost:9", "exp": now + 60, "iat": now, "jti": jti });
+        let assertion = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &signer.key).unwrap();
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let proof = [("client_assertion_type", kind), ("client_assertion", assertion.as_str())];
+        let form: Vec<_> = redemption(&id, &code).into_iter().chain(proof).collect();
+        app.token(&form).await
+    };
+    assert_eq!(error_code(redeem(&next, "of a stranger").await).await, "invalid_client");
+    assert_eq!(redeem(&new, "first").await.status(), StatusCode::OK);
+    host.put("/jwks.json", Answer::json(&json!({ "keys": [unnamed(&next)] }), ""));
+    // The code was used before. What counts here is that the client is known.
+    assert_eq!(error_code(redeem(&next, "second").await).await, "invalid_grant");
+}
+
 /// A client whose keys the document host serves, with an app in which it authenticates.
 struct Keyed {
     host: DocumentHost,

@@ -18,7 +18,7 @@ use crate::domain::grant::{Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
-use crate::oauth::client_assertion::{accepted_header, fitting_key, signed_claims};
+use crate::oauth::client_assertion::{accepted_header, fitting_keys, signed_claims};
 use crate::oauth::params::Params;
 use crate::oauth::proof::Possession;
 use crate::oauth::requested_scope::within_limit;
@@ -146,8 +146,9 @@ async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<
             tracing::error!(issuer = %issuer.issuer, %error, "the keys of a trusted issuer cannot be fetched");
             TokenError::Unavailable
         })?;
-        if let Some(key) = fitting_key(&set, header.kid.as_deref(), header.alg) {
-            return signed_claims(assertion, &key, header.alg).ok_or(MALFORMED);
+        let keys = fitting_keys(&set, header.kid.as_deref(), header.alg);
+        if !keys.is_empty() {
+            return signed_claims(assertion, &keys, header.alg).ok_or(MALFORMED);
         }
     }
     Err(MALFORMED)

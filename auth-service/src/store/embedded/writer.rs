@@ -304,7 +304,8 @@ fn refusal(reason: &str, waiting: usize) -> StoreError {
     let kept = match waiting {
         0 => String::new(),
         waiting => format!(
-            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({waiting} rows)"
+            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({})",
+            if waiting == 1 { "1 row".to_owned() } else { format!("{waiting} rows") }
         ),
     };
     StoreError::Unavailable(format!("{reason}{kept}"))

@@ -48,7 +48,12 @@ pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
 /// Whether the error says that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
 pub(super) fn is_missing(error: &StoreError) -> bool {
     let StoreError::Unavailable(reason) = error else { return false };
+    is_missing_in(reason)
+}
+
+/// Like [`is_missing`], for what Redis said.
+pub(super) fn is_missing_in(said: &str) -> bool {
     ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
         .iter()
-        .any(|said| reason.contains(said))
+        .any(|words| said.contains(words))
 }

@@ -26,6 +26,7 @@ use crate::store::changes::Changes;
 
 use super::address::RedisAddress;
 use super::keys::Keys;
+use super::permissions;
 
 /// How long cached values are valid after all changes were known to be received. A revocation can go
 /// unnoticed for at most this long, whatever the network does.
@@ -79,14 +80,30 @@ impl Tracking {
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(
                         %reason,
-                        "changes in Redis are not heard of: facts are not cached until they are. The Redis user needs \
-                         +client|tracking and +ping, and Redis 6 or later"
+                        "changes in Redis are not heard of: facts are not cached until they are{}",
+                        lost.hint()
                     );
                     told = Some(reason);
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         }))
+    }
+}
+
+impl Lost {
+    /// What the operator can do, if Redis refused a command. Any other loss ends by itself.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Redis(error) if permissions::is_missing_in(error.details()) => {
+                ". The Redis user needs +client|tracking and +ping"
+            }
+            // Redis before version 6 does not know the command.
+            Self::Redis(error) if error.details().to_lowercase().contains("unknown subcommand") => {
+                ". This needs Redis 6 or later"
+            }
+            _ => "",
+        }
     }
 }
 
@@ -274,4 +291,32 @@ fn note(told: &Invalidation, keys: &Keys, changes: &Changes) -> Result<(), Lost>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_a_refused_command_is_told_as_a_missing_permission() {
+        let hint = |kind, said: &'static str| Lost::Redis(Error::new(kind, said)).hint();
+        for said in [
+            "NOPERM User gate has no permissions to run the 'client|tracking' command",
+            "NOPERM this user has no permissions to run the 'client' command or its subcommand",
+        ] {
+            assert!(hint(ErrorKind::Unknown, said).contains("+client|tracking"), "{said}");
+        }
+        let old = "ERR Unknown subcommand or wrong number of arguments for 'TRACKING'";
+        assert!(hint(ErrorKind::Unknown, old).contains("Redis 6"));
+        for (kind, said) in [
+            (ErrorKind::IO, "Connection refused (os error 111)"),
+            (ErrorKind::Canceled, "Canceled."),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"),
+        ] {
+            assert_eq!(hint(kind, said), "", "{said}");
+        }
+        assert_eq!(Lost::Servers.hint(), "");
+    }
 }
