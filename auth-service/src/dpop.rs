@@ -34,9 +34,9 @@ pub enum ProofRefused {
         /// The nonce that the client should use.
         fresh: String,
     },
-    /// The account has sent too many proofs. The value is the number of seconds until the next one is
+    /// The client, or all clients of the account together, have sent too many proofs. The value is the number of seconds until the next one is
     /// accepted.
-    #[error("too many DPoP proofs of this account; try again in a minute")]
+    #[error("too many DPoP proofs of this client or account; try again in a minute")]
     TooFast(u64),
     /// The store failed, so it is unknown whether the proof was used before.
     #[error(transparent)]

@@ -29,11 +29,24 @@ pub enum RotationError {
     Busy,
 }
 
-/// Returns the signing keys as they should be now. If a change is due, it is made in the store first.
-pub async fn up_to_date(
+/// A change of the signing keys that was due, and that this replica has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotated {
+    /// Identifier of the key that signs now.
+    pub current: String,
+    /// Identifier of the newest key. It differs from `current` while the newest key is only published.
+    pub newest: String,
+    /// Number of keys that are published.
+    pub keys: usize,
+}
+
+/// Returns the signing keys as they should be now. If a change is due, it is made in the store first, and
+/// `rotated` gets it.
+pub async fn up_to_date_telling(
     store: &dyn Store,
     terms: &RotationTerms,
     now: UnixTime,
+    rotated: impl FnOnce(Rotated),
 ) -> Result<KeySet, RotationError> {
     for _ in 0..TRIES {
         let found = store.signing_keys().await?;
@@ -47,13 +60,22 @@ pub async fn up_to_date(
             (Some(changed), found) => {
                 let seen = found.map(|set| set.revision());
                 if store.replace_signing_keys(seen, &changed).await? {
-                    report(&changed, now);
+                    rotated(report(&changed, now));
                     return Ok(changed);
                 }
             }
         }
     }
     Err(RotationError::Busy)
+}
+
+/// Like [`up_to_date_telling`], if nobody has to know whether something was changed.
+pub async fn up_to_date(
+    store: &dyn Store,
+    terms: &RotationTerms,
+    now: UnixTime,
+) -> Result<KeySet, RotationError> {
+    up_to_date_telling(store, terms, now, drop).await
 }
 
 /// Returns the signing keys as they are stored, and only creates the first one if there is none. It is used
@@ -85,9 +107,10 @@ pub async fn change(
     Err(RotationError::Busy)
 }
 
-fn report(set: &KeySet, now: UnixTime) {
+fn report(set: &KeySet, now: UnixTime) -> Rotated {
     let kid = |key: &crate::keys::stored::StoredSigningKey| key.kid.clone();
     let current = set.current(now).map(kid).unwrap_or_default();
     let newest = set.keys().last().map(kid).unwrap_or_default();
     tracing::info!(current, newest, keys = set.keys().len(), "the signing keys were changed");
+    Rotated { current, newest, keys: set.keys().len() }
 }

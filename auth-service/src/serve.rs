@@ -17,7 +17,7 @@ use auth_service::domain::clock::SystemClock;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
 use auth_service::ops::{audit, telemetry};
-use auth_service::rotation::LOOK_EVERY;
+use auth_service::rotation::{LOOK_EVERY, Rotated};
 use auth_service::state::AppState;
 use auth_service::store::embedded::{self, EmbeddedStore};
 use auth_service::store::redis::RedisStore;
@@ -203,6 +203,10 @@ async fn keep_keys_forever(state: Data<AppState>) {
     loop {
         ticks.tick().await;
         state.follow_keys().await;
+        // A change at the start is told by the first round.
+        if let Some(Rotated { current, newest, keys }) = state.take_rotated() {
+            audit::Event::SigningKeysRotated { current: &current, newest: &newest, keys }.emit();
+        }
     }
 }
 

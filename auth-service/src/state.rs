@@ -1,7 +1,7 @@
 //! The shared state of all handlers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::Counter;
@@ -10,7 +10,7 @@ use crate::clients::Clients;
 use crate::clients::documents::Documents;
 use crate::config::Config;
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientUse};
+use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::domain::clock_watch::{TOLERANCE, TimeBounds};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
@@ -31,7 +31,7 @@ use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::keys::set::KeySet;
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
-use crate::rotation::{self, RotationError};
+use crate::rotation::{self, Rotated, RotationError};
 use crate::store::{LatestEnds, Store, StoreError};
 use crate::upkeep::write_probe::WriteProbe;
 use crate::upkeep::{Findings, Upkeep};
@@ -90,6 +90,7 @@ pub struct AppState {
     leaving: AtomicBool,
     upkeep: Upkeep,
     write_probe: WriteProbe,
+    rotated: Mutex<Option<Rotated>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -129,7 +130,8 @@ impl AppState {
         let policy = CurrentPolicy::load(config.policy.clone(), config.site.protected_hosts.clone())?;
         let upkeep = Upkeep::start(store.as_ref(), clock.as_ref(), random.as_ref()).await?;
         let findings = upkeep.look(store.as_ref(), clock.as_ref()).await?;
-        let keys = current_keys(store.as_ref(), &config, &findings, clock.now()).await?;
+        let rotated = Mutex::default();
+        let keys = current_keys(store.as_ref(), &config, &findings, clock.now(), &rotated).await?;
         let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
         let documents = Documents::new(fetcher, config.clients.documents.clone(), Arc::clone(&random));
@@ -139,6 +141,7 @@ impl AppState {
             tickets: Tickets::new(store_key)?,
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
+            rotated,
             registration_rate: RegistrationRate::new(config.clients.rate, config.clients.unused_ceiling()),
             account_rate: AccountRate::default(),
             device_rate: DeviceRate::default(),
@@ -197,8 +200,15 @@ impl AppState {
         if findings.is_lost {
             return Ok(false);
         }
-        let keys = current_keys(self.store.as_ref(), &self.config, &findings, self.now()).await?;
+        let (store, now) = (self.store.as_ref(), self.now());
+        let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
         Ok(self.keys.install(keys)?)
+    }
+
+    /// The last change of the signing keys that was due and that this replica has made, for the audit log. It
+    /// is returned only once.
+    pub fn take_rotated(&self) -> Option<Rotated> {
+        self.rotated.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether the store had lost its data at the last check.
@@ -311,12 +321,12 @@ impl AppState {
         self.facts.of_token(token, sources).await
     }
 
-    /// Counts a DPoP proof of a client of `subject` before it is stored.
+    /// Counts a DPoP proof of `client` for `subject` before it is stored.
     ///
     /// # Errors
-    /// If the account's clients send too many.
-    pub fn admit_proof(&self, subject: &Subject) -> Result<(), ProofRefused> {
-        let admitted = self.account_rate.admit_proof(subject);
+    /// If the client sends too many, or all clients of the account together.
+    pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), ProofRefused> {
+        let admitted = self.account_rate.admit_proof(subject, client);
         admitted.map_err(|limit| ProofRefused::TooFast(limit.retry_after_seconds))
     }
 
@@ -351,9 +361,11 @@ async fn current_keys(
     config: &Config,
     findings: &Findings,
     now: UnixTime,
+    rotated: &Mutex<Option<Rotated>>,
 ) -> Result<KeySet, RotationError> {
     if findings.clock.is_steady() {
-        rotation::up_to_date(store, &config.signing, now).await
+        let note = |change| *rotated.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);
+        rotation::up_to_date_telling(store, &config.signing, now, note).await
     } else {
         rotation::known(store, &config.signing, now).await
     }

@@ -93,7 +93,7 @@ async fn check_proof(
     if proof.thumbprint != *key {
         return Err(NotProven::Key);
     }
-    state.admit_proof(&facts.subject)?;
+    state.admit_proof(&facts.subject, &facts.client_id)?;
     state.dpop.remember(&proof, state.store.as_ref(), expected.now).await?;
     Ok(())
 }

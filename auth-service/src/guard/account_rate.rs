@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::domain::account::Subject;
+use crate::domain::client::ClientId;
 
 use super::keyed_rate::{KeyedRate, TooFast, quota};
 
@@ -16,14 +17,17 @@ const CODES: (u32, Duration) = (60, Duration::from_secs(1));
 /// Tokens that clients get for an account without its user: for themselves (RFC 6749 §4.4), by an exchange
 /// (RFC 8693), or for an assertion (RFC 7523).
 const TOKENS: (u32, Duration) = (300, Duration::from_millis(500));
-/// DPoP proofs. A client sends one with every request.
+/// DPoP proofs of one client of an account. A client sends one with every request.
 const PROOFS: (u32, Duration) = (1000, Duration::from_millis(20));
+/// DPoP proofs of all clients of an account. One client can use two fifths of it.
+const PROOFS_OF_ALL: (u32, Duration) = (2500, Duration::from_millis(8));
 
 /// The limits of accounts, as the module documentation describes them.
 pub struct AccountRate {
     codes: KeyedRate<Subject>,
     tokens: KeyedRate<Subject>,
-    proofs: KeyedRate<Subject>,
+    proofs: KeyedRate<(Subject, ClientId)>,
+    proofs_of_all: KeyedRate<Subject>,
 }
 
 impl Default for AccountRate {
@@ -32,6 +36,7 @@ impl Default for AccountRate {
             codes: KeyedRate::new(quota(CODES)),
             tokens: KeyedRate::new(quota(TOKENS)),
             proofs: KeyedRate::new(quota(PROOFS)),
+            proofs_of_all: KeyedRate::new(quota(PROOFS_OF_ALL)),
         }
     }
 }
@@ -48,9 +53,11 @@ impl AccountRate {
         self.tokens.check(subject)
     }
 
-    /// Counts a DPoP proof of a client of `subject`. Fails if there are too many.
-    pub fn admit_proof(&self, subject: &Subject) -> Result<(), TooFast> {
-        self.proofs.check(subject)
+    /// Counts a DPoP proof of `client` for `subject`. Fails if there are too many.
+    pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), TooFast> {
+        // What is refused to one client does not count for the others.
+        self.proofs.check(&(subject.clone(), client.clone()))?;
+        self.proofs_of_all.check(subject)
     }
 
     /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
@@ -59,6 +66,7 @@ impl AccountRate {
         self.codes.forget_idle();
         self.tokens.forget_idle();
         self.proofs.forget_idle();
+        self.proofs_of_all.forget_idle();
     }
 }
 
@@ -76,8 +84,22 @@ mod tests {
         // A slow machine takes a while for this, in which some more are admitted.
         assert!((60..100).contains(&admitted(&|who| rate.admit_code(who))));
         assert!((300..400).contains(&admitted(&|who| rate.admit_token(who))));
-        assert!((1000..2000).contains(&admitted(&|who| rate.admit_proof(who))));
+        let client = |n: usize| ClientId::try_from(format!("client{n}")).unwrap();
+        assert!((1000..2000).contains(&admitted(&|who| rate.admit_proof(who, &client(0)))));
         assert!(rate.admit_code(&ana).is_ok() && rate.admit_token(&ana).is_ok());
-        assert!(rate.admit_proof(&ana).is_ok());
+        assert!(rate.admit_proof(&ana, &client(0)).is_ok());
+    }
+
+    #[test]
+    fn a100_a_client_that_sends_too_many_proofs_leaves_the_others_of_its_account_theirs() {
+        let rate = AccountRate::default();
+        let eve = Subject::new([1; 32]);
+        let client = |n: usize| ClientId::try_from(format!("client{n}")).unwrap();
+        let flood = |n: usize| (0..20_000).filter(|_| rate.admit_proof(&eve, &client(n)).is_ok()).count();
+        assert!(flood(0) >= 1000);
+        assert!(rate.admit_proof(&eve, &client(1)).is_ok());
+        // A slow machine takes a while for this, in which some more are admitted.
+        let others: usize = (2..12).map(flood).sum();
+        assert!(others < 5000, "{others}");
     }
 }

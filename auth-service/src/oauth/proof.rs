@@ -46,12 +46,17 @@ impl Possession {
     }
 
     /// Refuses a proof that was used before. The caller does this after all other checks: anybody can make
-    /// valid proofs, and every remembered proof takes space in the store. `subject` is the account for which
-    /// the request is made.
-    pub(super) async fn spend(&self, state: &AppState, subject: &Subject) -> Result<(), ProofRefused> {
+    /// valid proofs, and every remembered proof takes space in the store. The request is made by
+    /// `client` for the account `subject`.
+    pub(super) async fn spend(
+        &self,
+        state: &AppState,
+        subject: &Subject,
+        client: &Client,
+    ) -> Result<(), ProofRefused> {
         match &self.0 {
             Some(proof) => {
-                state.admit_proof(subject)?;
+                state.admit_proof(subject, &client.id)?;
                 state.dpop.remember(proof, state.store.as_ref(), state.now()).await
             }
             None => Ok(()),

@@ -14,8 +14,6 @@ use crate::guard::log_rate::{LogRate, LogRates};
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-static REPLAYED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-static REUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 /// Limits for events that anybody can cause if registration is open. They are higher, because operators want
 /// to see every registration.
 static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
@@ -29,11 +27,13 @@ static OF_ACCOUNTS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_acc
 /// session could hide what it is used for behind many events that cost nothing.
 static GIVEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static ENDED: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
+/// Limits for events that say that somebody has a copy of a code or of a refresh token, one for each account.
+static STOLEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static PASSWORDS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 
 /// Forgets accounts whose lines are not limited any more. It is called periodically.
 pub fn forget_idle() {
-    for rates in [&OF_ACCOUNTS, &GIVEN, &ENDED, &PASSWORDS] {
+    for rates in [&OF_ACCOUNTS, &GIVEN, &ENDED, &STOLEN, &PASSWORDS] {
         rates.forget_idle();
     }
 }
@@ -173,6 +173,8 @@ pub enum Event<'a> {
     CodeReplayed {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
+        /// The user who had allowed it, or the client if the grant was revoked before.
+        subject: &'a Subject,
         /// The client that used the code.
         client_id: &'a ClientId,
     },
@@ -201,6 +203,16 @@ pub enum Event<'a> {
         /// Time from which the key signs.
         signs_from: UnixTime,
     },
+    /// The service has changed its signing keys by itself: it made the first key, rotated on schedule, removed
+    /// a key whose tokens have expired, or undid what a wrong clock had scheduled.
+    SigningKeysRotated {
+        /// Identifier of the key that signs now.
+        current: &'a str,
+        /// Identifier of the newest key. It differs from `current` while the newest key is only published.
+        newest: &'a str,
+        /// Number of keys that are published.
+        keys: usize,
+    },
     /// An operator has removed a signing key. What it signed is no longer valid.
     SigningKeyRevoked {
         /// Identifier of the key that was removed.
@@ -227,6 +239,8 @@ pub enum Event<'a> {
     RefreshTokenReused {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
+        /// The user who had allowed it.
+        subject: &'a Subject,
         /// The client that presented the token.
         client_id: &'a ClientId,
     },
@@ -351,9 +365,9 @@ impl Event<'_> {
                 }
                 "consent_denied"
             }
-            Self::CodeReplayed { grant_id, client_id } => {
-                if let Some(left_out) = REPLAYED.admit() {
-                    tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %client_id, left_out);
+            Self::CodeReplayed { grant_id, subject, client_id } => {
+                if let Some(left_out) = STOLEN.admit(subject) {
+                    tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %subject, %client_id, left_out);
                 }
                 "code_replayed"
             }
@@ -373,6 +387,10 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "signing_key_added", %kid, %signs_from);
                 "signing_key_added"
             }
+            Self::SigningKeysRotated { current, newest, keys } => {
+                tracing::info!(target: "audit", event = "signing_keys_rotated", current, newest, keys);
+                "signing_keys_rotated"
+            }
             Self::SigningKeyRevoked { kid } => {
                 tracing::warn!(target: "audit", event = "signing_key_revoked", %kid);
                 "signing_key_revoked"
@@ -389,9 +407,9 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "store_resealed", rows, changed);
                 "store_resealed"
             }
-            Self::RefreshTokenReused { grant_id, client_id } => {
-                if let Some(left_out) = REUSED.admit() {
-                    tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %client_id, left_out);
+            Self::RefreshTokenReused { grant_id, subject, client_id } => {
+                if let Some(left_out) = STOLEN.admit(subject) {
+                    tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %subject, %client_id, left_out);
                 }
                 "refresh_token_reused"
             }
@@ -448,6 +466,24 @@ mod tests {
             Event::GrantRevoked { grant_id, subject: ana, client_id }.emit();
         });
         assert_eq!(lines.iter().filter(|line| line.contains(ana.as_str())).count(), 1);
+    }
+
+    #[test]
+    fn a095_replays_of_one_account_hide_no_stolen_token_of_another_account() {
+        let client_id = &ClientId::try_from("shared".to_owned()).unwrap();
+        let [eve, ana] = [&Subject::new([6; 32]), &Subject::new([7; 32])];
+        let grant_id = &GrantId::new([1; 32]);
+        let lines = lines_of(|| {
+            for _ in 0..1000 {
+                Event::CodeReplayed { grant_id, subject: eve, client_id }.emit();
+                Event::RefreshTokenReused { grant_id, subject: eve, client_id }.emit();
+            }
+            Event::CodeReplayed { grant_id, subject: ana, client_id }.emit();
+            Event::RefreshTokenReused { grant_id, subject: ana, client_id }.emit();
+        });
+        let of = |subject: &Subject| lines.iter().filter(|line| line.contains(subject.as_str())).count();
+        assert_eq!(of(ana), 2);
+        assert!((100..200).contains(&of(eve)), "{}", of(eve));
     }
 
     #[test]

@@ -135,10 +135,15 @@ async fn keys_rotate_by_themselves_and_to_another_algorithm() {
     let app = TestApp::start().await;
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
+    let first = app.state.take_rotated().unwrap();
+    assert_eq!((first.current.as_str(), first.keys), (&*kid_of(&tokens.access), 1));
     app.wait(Duration::from_secs(90 * 86_400 - 600));
     app.state.follow_keys().await;
     let states: Vec<_> = app.key_rows().await.iter().map(|row| row.state).collect();
     assert_eq!(states, [KeyState::Current, KeyState::Next]);
+    let rotated = app.state.take_rotated().unwrap();
+    assert!(rotated.current == first.current && rotated.newest != first.newest && rotated.keys == 2);
+    assert_eq!(app.state.take_rotated(), None, "it is told once");
     app.wait(Duration::from_secs(600));
 
     for algorithm in ["ES256", "RS256"] {

@@ -52,7 +52,7 @@ pub(super) async fn redeem(
     }
     let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(possession.key());
     let account = account_of(state, &code.subject).await?;
-    possession.spend(state, &code.subject).await?;
+    possession.spend(state, &code.subject, client).await?;
 
     let allowed = Allowed {
         grant_id: code.grant_id,
@@ -84,7 +84,7 @@ async fn replayed(
 ) -> Result<TokenResponse, TokenError> {
     state.store.revoke_grant(grant_id).await?;
     state.store.forget_consent(subject, &client.id).await?;
-    audit::Event::CodeReplayed { grant_id, client_id: &client.id }.emit();
+    audit::Event::CodeReplayed { grant_id, subject, client_id: &client.id }.emit();
     Err(TokenError::InvalidGrant(REPLAYED))
 }
 

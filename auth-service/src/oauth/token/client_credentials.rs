@@ -34,7 +34,7 @@ pub(super) async fn grant_to_client(
     let subject = Subject::of_client(&client.id);
     let account = account_of(state, &subject).await?;
     state.account_rate.admit_token(&subject).map_err(TokenError::AccountTooFast)?;
-    possession.spend(state, &subject).await?;
+    possession.spend(state, &subject, client).await?;
     let now = state.now();
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),

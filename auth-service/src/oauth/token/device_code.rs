@@ -1,5 +1,6 @@
 //! The device code grant (RFC 8628 §3.4).
 
+use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceState, Poll};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
@@ -42,8 +43,16 @@ pub(super) async fn poll(
         return Err(TokenError::Undatable);
     }
     let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(possession.key());
-    let replayed = |grant_id| {
-        audit::Event::CodeReplayed { grant_id, client_id: &client.id }.emit();
+    let owner = match &asked.state {
+        // The grant knows whose it is. It is read now, because a replay ends it.
+        DeviceState::Redeemed => {
+            state.store.grant(&asked.grant_id, state.earliest()).await?.map(|grant| grant.subject)
+        }
+        _ => None,
+    };
+    let replayed = |grant_id, owner: Option<&Subject>| {
+        let subject = &owner.cloned().unwrap_or_else(|| Subject::of_client(&client.id));
+        audit::Event::CodeReplayed { grant_id, subject, client_id: &client.id }.emit();
         TokenError::InvalidGrant(REPLAYED)
     };
     let device = match state.store.poll_device(&hash, now).await? {
@@ -51,14 +60,14 @@ pub(super) async fn poll(
         Poll::Pending => return Err(TokenError::AuthorizationPending),
         Poll::Denied => return Err(TokenError::AccessDenied),
         Poll::Unknown => return Err(TokenError::ExpiredToken),
-        Poll::Redeemed(grant_id) => return Err(replayed(&grant_id)),
+        Poll::Redeemed(grant_id) => return Err(replayed(&grant_id, owner.as_ref())),
         Poll::Allowed(device) => device,
     };
     let DeviceState::Allowed { subject, authenticated_at } = device.state else {
         return Err(TokenError::Unavailable);
     };
     let account = account_of(state, &subject).await?;
-    possession.spend(state, &subject).await?;
+    possession.spend(state, &subject, client).await?;
     let allowed = Allowed {
         grant_id: device.grant_id,
         subject,
@@ -74,7 +83,7 @@ pub(super) async fn poll(
             audit_displaced(&displaced);
             Ok(response)
         }
-        Redemption::Replayed => Err(replayed(&grant.id)),
+        Redemption::Replayed => Err(replayed(&grant.id, Some(&grant.subject))),
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }
 }

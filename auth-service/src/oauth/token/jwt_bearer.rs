@@ -83,7 +83,7 @@ pub(super) async fn assert(
     let part = part(&claims, issuer, client, params, state)?.bound_to(possession.key());
     let account = account(&claims, issuer, state).await?;
     state.account_rate.admit_token(&account.subject).map_err(TokenError::AccountTooFast)?;
-    possession.spend(state, &account.subject).await?;
+    possession.spend(state, &account.subject, client).await?;
     let now = state.now();
     // This comes last, so that a request that is refused does not use up its assertion.
     let name =

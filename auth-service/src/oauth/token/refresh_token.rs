@@ -52,7 +52,7 @@ pub(super) async fn refresh(
     }
     let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(possession.key());
     let account = account_of(state, &grant.subject).await?;
-    possession.spend(state, &grant.subject).await?;
+    possession.spend(state, &grant.subject, client).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
     let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());
@@ -79,7 +79,8 @@ pub(super) async fn refresh(
         Rotation::Reused(grant_id) => {
             // Somebody has a copy of the token, so the user has to consent again.
             state.store.forget_consent(&grant.subject, &client.id).await?;
-            audit::Event::RefreshTokenReused { grant_id: &grant_id, client_id: &client.id }.emit();
+            let (subject, client_id) = (&grant.subject, &client.id);
+            audit::Event::RefreshTokenReused { grant_id: &grant_id, subject, client_id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }
         Rotation::Undatable => {

@@ -72,7 +72,7 @@ pub(super) async fn exchange(
     };
     state.account_rate.admit_token(&grant.subject).map_err(TokenError::AccountTooFast)?;
     let mut response = issue(state, &grant, &account, part, None, now)?;
-    possession.spend(state, &grant.subject).await?;
+    possession.spend(state, &grant.subject, client).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));
