@@ -1,7 +1,10 @@
 //! What one account holds in the store: how many rows of a kind it can have, and which of them is removed for
 //! a new one. The stores keep a list of each kind for each account, and this module decides. Only what can be
-//! used counts: an entry leaves its list when its row is deleted or, if it is a code, redeemed, and at its
-//! expiry.
+//! used counts: an entry leaves its list when its row is deleted or, if it is a code, redeemed, and an entry
+//! that has expired leaves before any other.
+//!
+//! A list is in the order in which its rows were made or last used, and not sorted by time. A row that was made
+//! while the clock was ahead would otherwise be the newest for ever, and later ones would go before it.
 //!
 //! A user can be led to make rows by any client that the user has allowed once. Therefore a client has a
 //! ceiling of its own, and beyond the ceiling of the account the client that has most rows loses its oldest.
@@ -64,9 +67,9 @@ impl Holding {
 /// An entry of a list. It stands for a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Held {
-    /// The time at which the row was made or last used.
+    /// The time at which the row was made or last used. It only decides when lists are made from imported rows.
     pub(super) at: UnixTime,
-    /// The time at which the row expires, and from which the entry does not count.
+    /// The time at which the row expires.
     pub(super) until: UnixTime,
     /// A hash of the client, which is empty if the list does not separate clients, and the key with which the
     /// store finds the row. [`SEPARATOR`] separates them.
@@ -116,10 +119,18 @@ impl Held {
     }
 }
 
+/// Inserts the entry of an imported row, whose use is not the latest one, at its place. What seems to come from
+/// the future is inserted as the oldest.
+pub(super) fn insert_imported(list: &mut Vec<Held>, held: Held, now: UnixTime) {
+    let age = |held: &Held| if held.at > now { UnixTime(0) } else { held.at };
+    list.push(held);
+    list.sort_by_key(age);
+}
+
 /// Chooses the rows to remove from a list that contains the row with the name `newest`, which stays. The rest
-/// is within the ceilings.
-pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str) -> Vec<Held> {
-    list.sort();
+/// is within the ceilings. Rows that have expired `now` go first, then the oldest ones of the client that has
+/// most. Nothing is removed while the list is within its ceilings, because the clock might be ahead.
+pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str, now: UnixTime) -> Vec<Held> {
     let mut leaving = Vec::new();
     loop {
         let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -130,8 +141,10 @@ pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str) -> Ve
         if list.len() <= holding.of_account() && most <= holding.of_client() {
             return leaving;
         }
-        let goes =
-            list.iter().position(|held| counts.get(held.share()) == Some(&most) && held.name != newest);
+        let first =
+            |goes: &dyn Fn(&Held) -> bool| list.iter().position(|held| held.name != newest && goes(held));
+        let goes = first(&|held| held.until <= now)
+            .or_else(|| first(&|held| counts.get(held.share()) == Some(&most)));
         match goes {
             Some(place) => leaving.push(list.remove(place)),
             None => return leaving,
@@ -157,17 +170,46 @@ mod tests {
         list.push(held(1, 3, "honest"));
         let newest = held(300, 1, "newest");
         list.push(newest.clone());
-        assert_eq!(leaving(Holding::Codes, list.clone(), &newest.name), []);
+        assert_eq!(leaving(Holding::Codes, list.clone(), &newest.name, UnixTime(301)), []);
         list.push(held(250, 2, "more"));
-        let goes = leaving(Holding::Codes, list, &newest.name);
+        let goes = leaving(Holding::Codes, list, &newest.name, UnixTime(301));
         assert_eq!(goes.iter().map(Held::row).collect::<Vec<_>>(), ["evil0"]);
     }
 
     #[test]
     fn a_row_that_was_made_in_the_same_second_as_others_stays_as_the_newest() {
         let list: Vec<_> = (0..11).map(|n| held(1, 1, &format!("{n:02}"))).collect();
-        let goes = leaving(Holding::Codes, list.clone(), &list[0].name);
+        let goes = leaving(Holding::Codes, list.clone(), &list[0].name, UnixTime(1));
         assert_eq!(goes, [list[1].clone()]);
+    }
+
+    #[test]
+    fn a_row_that_was_made_while_the_clock_was_ahead_goes_before_later_ones() {
+        let mut list: Vec<_> = (0..5).map(|n| held(1_000_000 + n, 1, &format!("ahead{n}"))).collect();
+        list.extend((0..6).map(|n| held(100 + n, 1, &format!("right{n}"))));
+        let goes = leaving(Holding::Codes, list.clone(), &list[10].name, UnixTime(106));
+        assert_eq!(goes.iter().map(Held::row).collect::<Vec<_>>(), ["ahead0"]);
+    }
+
+    #[test]
+    fn what_has_expired_goes_first_and_only_if_there_are_too_many() {
+        let mut list: Vec<_> = (0..9).map(|n| held(5000 + n, 1, &format!("live{n}"))).collect();
+        list.push(held(1, 2, "expired"));
+        list.push(held(2, 2, "expired too"));
+        let now = UnixTime(5010);
+        assert_eq!(leaving(Holding::Codes, list.clone(), "", now), []);
+        list.extend([held(5009, 1, "live9"), held(5010, 1, "newest")]);
+        let goes = leaving(Holding::Codes, list.clone(), &list[12].name, now);
+        assert_eq!(goes.iter().map(Held::row).collect::<Vec<_>>(), ["expired", "expired too", "live0"]);
+    }
+
+    #[test]
+    fn imported_rows_are_in_the_order_of_their_times_and_those_of_the_future_are_the_oldest() {
+        let mut list = Vec::new();
+        for (at, name) in [(30, "c"), (900, "future"), (10, "a"), (20, "b")] {
+            insert_imported(&mut list, held(at, 1, name), UnixTime(100));
+        }
+        assert_eq!(list.iter().map(Held::row).collect::<Vec<_>>(), ["future", "a", "b", "c"]);
     }
 
     proptest! {
@@ -178,7 +220,8 @@ mod tests {
             let list: Vec<_> =
                 clients.iter().enumerate().map(|(n, (at, client))| held(*at, *client, &n.to_string())).collect();
             let newest = list[0].clone();
-            let goes = leaving(Holding::Codes, list.clone(), &newest.name);
+            let goes = leaving(Holding::Codes, list.clone(), &newest.name, UnixTime(0));
+            let place = |held: &Held| list.iter().position(|other| other == held);
             let stays: Vec<_> = list.iter().filter(|held| !goes.contains(held)).collect();
             prop_assert!(stays.contains(&&newest) && stays.len() <= 20);
             let count = |share: &str| stays.iter().filter(|held| held.share() == share).count();
@@ -187,7 +230,7 @@ mod tests {
                 // A client that lost rows has at most one row less than any other client.
                 prop_assert!(stays.iter().all(|held| count(held.share()) <= count(gone.share()) + 1));
                 // What stays of the same client is not older.
-                prop_assert!(stays.iter().all(|held| held.share() != gone.share() || **held == newest || *held > gone));
+                prop_assert!(stays.iter().all(|held| held.share() != gone.share() || **held == newest || place(held) > place(gone)));
             }
         }
     }

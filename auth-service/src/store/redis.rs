@@ -22,6 +22,7 @@ mod portable;
 mod renewal;
 mod sole_clients;
 mod tracking;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,7 @@ use cells::{Cells, Found, Life, Tries};
 use connection::Connection;
 use keys::Keys;
 use tracking::Tracking;
+use turns::Turns;
 
 pub use address::{InvalidRedisUrl, RedisAddress};
 pub use portable::RedisTarget;
@@ -120,7 +122,7 @@ impl RedisStore {
         let connection = Connection::open(address, Arc::clone(&age)).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
         let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
-        let cells = Cells { connection, keys, sealer, changes, age };
+        let cells = Cells { connection, keys, sealer, changes, age, turns: Turns::default() };
         Ok(Self { key: key.clone(), cells, _tracking: tracking })
     }
 }
@@ -242,8 +244,9 @@ impl Store for RedisStore {
         // Sessions are added in the second of the login, so the time of login is the current time.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
         let key = self.cells.keys.session(&session.id);
+        let turn = self.cells.turn(&session.subject).await;
         self.cells.write(&key, session, life).await?;
-        let held = holdings::try_hold(&self.cells, &holdings::New::session(session)).await;
+        let held = holdings::try_hold(&self.cells, &holdings::New::session(session), &turn).await;
         if held.is_err() {
             // A login that is refused leaves no session that does not count.
             let _ = self.cells.remove(&key).await;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use auth_service::domain::account::{LoginSession, Subject};
-use auth_service::domain::client::Client;
+use auth_service::domain::client::{Client, ClientUse};
 use auth_service::domain::clock::UnixTime;
+use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::grant::Grant;
 use auth_service::store::{FoundCode, Redemption, Rotation, Store};
@@ -104,6 +105,61 @@ pub(crate) async fn a100_logins_of_one_account_have_a_ceiling_and_the_oldest_goe
     assert!(store.session(&hash("of ana"), later(HOUR)).await.unwrap().is_some());
 }
 
+/// How many logins and grants with these names still count.
+async fn count_live(store: &dyn Store, names: &[String], grants: &[Grant]) -> (usize, usize) {
+    let (mut logins, mut live) = (0, 0);
+    for name in names {
+        logins += usize::from(store.session(&hash(name), later(HOUR)).await.unwrap().is_some());
+    }
+    for grant in grants {
+        live += usize::from(store.grant(&grant.id, later(HOUR)).await.unwrap().is_some());
+    }
+    (logins, live)
+}
+
+pub(crate) async fn a100_what_was_made_while_the_clock_was_ahead_goes_before_what_is_made_later(
+    world: &World,
+) {
+    let store = world.store();
+    let eve = Subject::new(random());
+    let client = register(store, &client("shared")).await;
+    let ahead = later(DAY * 365);
+    for n in 0..30 {
+        store.add_session(&session(&eve, &format!("ahead {n}"), UnixTime(ahead.0 + n))).await.unwrap();
+        make_grant(store, &eve, &client, &format!("ahead {n}"), UnixTime(ahead.0 + n)).await;
+    }
+    let (mut names, mut grants) = (Vec::new(), Vec::new());
+    for n in 0..100 {
+        let at = UnixTime(NOW.0 + n);
+        grants.push(make_grant(store, &eve, &client, &format!("right {n}"), at).await.0);
+        if n >= 50 {
+            names.push(format!("right {n}"));
+            store.add_session(&session(&eve, &format!("right {n}"), at)).await.unwrap();
+        }
+    }
+    assert_eq!(count_live(store, &names, &grants).await, (50, 100));
+}
+
+/// What only a jump of the clock makes expire is not forgotten, so it counts when the clock is right again.
+pub(crate) async fn a100_a_clock_that_is_ahead_makes_no_room_for_more(world: &World) {
+    let store = world.store();
+    let eve = Subject::new(random());
+    let mut names = Vec::new();
+    let mut add = async |name: String, at: UnixTime| {
+        store.add_session(&session(&eve, &name, at)).await.unwrap();
+        names.push(name);
+    };
+    for n in 0..50 {
+        add(format!("before {n}"), UnixTime(NOW.0 + n)).await;
+    }
+    add("ahead".to_owned(), later(DAY * 365)).await;
+    for n in 0..30 {
+        add(format!("after {n}"), UnixTime(NOW.0 + 100 + n)).await;
+    }
+    let (live, _) = count_live(store, &names, &[]).await;
+    assert!((49..=50).contains(&live), "{live}");
+}
+
 pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_goes(world: &World) {
     let store = world.store();
     let [eve, ana] = [Subject::new(random()), Subject::new(random())];
@@ -140,7 +196,9 @@ async fn make_grant(
     name: &str,
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
-    let (code, used) = (code(client, person, at), usage(client, at));
+    // While the clock is ahead, the right time might still be the one from before.
+    let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
+    let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
     assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
     let grant = grant(&code, name, at);
     match store.redeem_code(&hash(name), &grant, &used).await.unwrap() {

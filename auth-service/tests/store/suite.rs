@@ -87,6 +87,8 @@ conformance! {
     holdings::a100_logins_of_one_account_have_a_ceiling_and_the_oldest_goes,
     holdings::a100_grants_of_one_account_have_a_ceiling_and_the_least_used_goes,
     holdings::a100_what_one_account_makes_at_once_stays_within_its_ceilings,
+    holdings::a100_what_was_made_while_the_clock_was_ahead_goes_before_what_is_made_later,
+    holdings::a100_a_clock_that_is_ahead_makes_no_room_for_more,
     holdings::a100_consents_of_one_account_have_a_ceiling_and_the_oldest_goes,
     holdings::a100_what_was_revoked_signed_out_or_forgotten_does_not_count,
     holdings::a100_a_redeemed_code_leaves_its_place_to_one_that_waits,

@@ -5,7 +5,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::StoreError;
-use crate::store::holdings::{Held, Holding, leaving};
+use crate::store::holdings::{Held, Holding, insert_imported, leaving};
 use crate::store::rules::CodeRow;
 
 use super::rows::Rows;
@@ -50,10 +50,20 @@ pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError>
     change(rows, new, |list| (list, ()))
 }
 
+/// Adds an imported row to its list at the place of its time.
+pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
+    change(rows, new, |mut list| {
+        if let Some(held) = list.pop() {
+            insert_imported(&mut list, held, now);
+        }
+        (list, ())
+    })
+}
+
 /// Adds a row to its list, and deletes the rows that are removed for it. Returns the grants among them.
 pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
     let goes = change(rows, new, |mut list| {
-        let goes = leaving(new.holding, list.clone(), &new.held.name);
+        let goes = leaving(new.holding, list.clone(), &new.held.name, new.held.at);
         list.retain(|held| !goes.contains(held));
         (list, goes)
     })?;
@@ -120,7 +130,7 @@ fn change<T>(
     let key = new.list();
     let before = rows.end(Table::Holdings, &key)?;
     let mut list: Vec<Held> = rows.get(Table::Holdings, &key)?.unwrap_or_default();
-    list.retain(|held| held.name != new.held.name && held.until > new.held.at);
+    list.retain(|held| held.name != new.held.name);
     list.push(new.held.clone());
     let (list, outcome) = change(list);
     rows.put(Table::Holdings, &key, &list, before.max(Some(new.held.until)))?;

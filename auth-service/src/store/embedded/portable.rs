@@ -94,13 +94,13 @@ fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreE
             if grant.refresh.is_none() {
                 return Ok(());
             }
-            holdings::note(rows, &New::grant(&grant, grant.last_used_at()))
+            holdings::enter(rows, &New::grant(&grant, grant.last_used_at()), now)
         }
-        Kind::Session => holdings::note(rows, &New::session(&record.read()?)),
+        Kind::Session => holdings::enter(rows, &New::session(&record.read()?), now),
         Kind::Consent => {
             let consent: Consent = record.read()?;
             let until = record.until.unwrap_or(now);
-            holdings::note(rows, &New::consent(&record.name, &consent.subject, now, until))
+            holdings::enter(rows, &New::consent(&record.name, &consent.subject, now, until), now)
         }
         _ => Ok(()),
     }

@@ -10,6 +10,7 @@ use futures_util::future::try_join;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::domain::account::Subject;
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::Sealer;
 use crate::store::changes::Changes;
@@ -19,6 +20,7 @@ use super::age::Age;
 use super::connection::{Connection, Script};
 use super::keys::Keys;
 use super::permissions;
+use super::turns::{Turn, Turns};
 
 /// How long after its expiry Redis drops a row. The clocks of replicas differ slightly, and only the expiry
 /// in the row itself counts.
@@ -91,6 +93,7 @@ pub(super) struct Cells {
     pub(super) sealer: Sealer,
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
+    pub(super) turns: Turns,
 }
 
 /// A value, and the row from which it was read.
@@ -144,6 +147,11 @@ impl Cells {
         if let Some((about, hash)) = self.keys.about(key) {
             self.changes.note_hashed(about, hash);
         }
+    }
+
+    /// Waits for the turn of a call that changes what this account holds.
+    pub(super) async fn turn(&self, account: &Subject) -> Turn<'_> {
+        self.turns.next(account).await
     }
 
     fn seal<T: Serialize>(&self, key: &str, value: &T, life: Option<Life>) -> Result<Vec<u8>, StoreError> {

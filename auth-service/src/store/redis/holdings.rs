@@ -13,17 +13,18 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::StoreError;
-use crate::store::holdings::{Held, Holding, leaving};
+use crate::store::holdings::{Held, Holding, insert_imported, leaving};
 use crate::store::records::Kind;
 use crate::store::rules::CodeRow;
 
-use super::cells::{Cells, Life};
+use super::cells::{Cells, Life, Tries};
 use super::connection::Script;
+use super::turns::Turn;
 
-/// Adds a row to a list, or moves it to its new time. A list is a text whose first line is the time at which it
+/// Adds a row to the end of a list, or moves it there. A list is a text whose first line is the time at which it
 /// ends, and whose other lines each have the time, the expiry and the name of a row. The key is that of the
 /// list. The arguments are the current time, the time, the expiry and the name of the row, and the number of
-/// rows up to which nothing is returned. Removes the rows that have expired. Returns the list.
+/// rows up to which nothing is returned. Returns the list.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
 static ADD: LazyLock<Script> = LazyLock::new(|| {
@@ -33,8 +34,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
          ends = math.max(ends, tonumber(head or '0'))
          local lines = {string.format('%.0f', ends)}
          for line in string.gmatch(rest or '', '[^\\n]+') do
-           local expiry, name = string.match(line, '^%d+ (%d+) (.*)$')
-           if name and name ~= ARGV[4] and tonumber(expiry) > now then table.insert(lines, line) end
+           local name = string.match(line, '^%d+ %d+ (.*)$')
+           if name and name ~= ARGV[4] then table.insert(lines, line) end
          end
          table.insert(lines, ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4])
          local text = table.concat(lines, '\\n')
@@ -42,6 +43,16 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
          redis.call('SET', KEYS[1], text, 'PX', string.format('%.0f', life))
          if #lines - 1 > tonumber(ARGV[5]) then return text end
          return ''",
+    )
+});
+
+/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the list
+/// as it was read (empty if absent), the new one, and its life in milliseconds.
+static REPLACE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+         return 1",
     )
 });
 
@@ -99,13 +110,36 @@ pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError>
     add(cells, new, usize::MAX).await.map(|_| ())
 }
 
+/// Adds an imported row to its list at the place of its time.
+pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
+    let key = cells.keys.holdings(new.holding, new.subject);
+    let mut tries = Tries::default();
+    loop {
+        tries.next().await?;
+        let text: Option<String> = cells.connection.run("GET", vec![key.as_str().into()]).await?;
+        let text = text.unwrap_or_default();
+        let mut list = parsed(&text);
+        list.retain(|held| held.name != new.held.name);
+        insert_imported(&mut list, new.held.clone(), now);
+        let ends = list.iter().map(|held| held.until).max().unwrap_or(now);
+        let lines = list.iter().map(|held| format!("{} {} {}", held.at.0, held.until.0, held.name));
+        let changed: Vec<_> = [ends.0.to_string()].into_iter().chain(lines).collect();
+        let life = Life { until: ends, now }.milliseconds();
+        let arguments = vec![text.into(), changed.join("\n").into(), life.into()];
+        if cells.connection.script::<bool>(&REPLACE, &[&key], arguments).await? {
+            return Ok(());
+        }
+    }
+}
+
 /// Adds a row that was written to its list, and deletes the rows that are removed for it. Returns the grants
 /// among them.
 ///
 /// Errors are logged and not returned, because the row exists. A caller that is told of an error tries again,
 /// and the second redemption of a code, for example, ends the grant.
 pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
-    match try_hold(cells, new).await {
+    let turn = cells.turn(new.subject).await;
+    match try_hold(cells, new, &turn).await {
         Ok(displaced) => displaced,
         failed => {
             told(failed);
@@ -116,12 +150,19 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
 
 /// Like [`hold`], for a row that nobody knows yet.
 ///
+/// The caller has its turn among all calls of this process for the account. Otherwise each of many calls at once
+/// would find the rows of the others in the list, and try to remove what they are removing.
+///
 /// # Errors
 /// If the row could not be added to its list. Rows that could not be removed for it are no error, because they
 /// stay in the list and go for the next row.
-pub(super) async fn try_hold(cells: &Cells, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
+pub(super) async fn try_hold(
+    cells: &Cells,
+    new: &New<'_>,
+    _turn: &Turn<'_>,
+) -> Result<Vec<Grant>, StoreError> {
     let list = add(cells, new, new.holding.of_client()).await?;
-    let goes = leaving(new.holding, list, &new.held.name);
+    let goes = leaving(new.holding, list, &new.held.name, new.now);
     if goes.is_empty() {
         return Ok(Vec::new());
     }
@@ -184,13 +225,18 @@ async fn add(cells: &Cells, new: &New<'_>, many: usize) -> Result<Vec<Held>, Sto
     ];
     let key = cells.keys.holdings(new.holding, new.subject);
     let list: String = cells.connection.script(&ADD, &[&key], arguments).await?;
+    Ok(parsed(&list))
+}
+
+/// The rows in the text of a list.
+fn parsed(list: &str) -> Vec<Held> {
     let line = |line: &str| {
         let (at, rest) = line.split_once(' ')?;
         let (until, name) = rest.split_once(' ')?;
         let time = |text: &str| text.parse().ok().map(UnixTime);
         Some(Held { at: time(at)?, until: time(until)?, name: name.to_owned() })
     };
-    Ok(list.lines().skip(1).filter_map(line).collect())
+    list.lines().skip(1).filter_map(line).collect()
 }
 
 async fn leave(cells: &Cells, new: &New<'_>, names: Vec<&str>) -> Result<(), StoreError> {

@@ -162,16 +162,16 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
                 cells.write_for(&cells.keys.grant_of_refresh(token), &grant.id, life).await?;
             }
             if life.is_some() && grant.refresh.is_some() {
-                holdings::note(cells, &New::grant(&grant, grant.last_used_at())).await?;
+                holdings::enter(cells, &New::grant(&grant, grant.last_used_at()), now).await?;
             }
         }
         Kind::Session if life.is_some() => {
-            holdings::note(cells, &New::session(&record.read()?)).await?;
+            holdings::enter(cells, &New::session(&record.read()?), now).await?;
         }
         Kind::Consent => {
             let consent: Consent = record.read()?;
             if let Some(life) = life {
-                holdings::note(cells, &New::consent(name, &consent.subject, life)).await?;
+                holdings::enter(cells, &New::consent(name, &consent.subject, life), now).await?;
             }
         }
         Kind::Account => {

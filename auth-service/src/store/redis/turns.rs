@@ -1,0 +1,46 @@
+//! Calls of this process that change the lists of one account take turns.
+//!
+//! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that go for
+//! it are several steps. Within one replica, one call for an account is between these steps at a time. An account
+//! can therefore exceed a ceiling by one row for each replica, for as long as such a call takes, and by the rows
+//! that could not be removed. Those stay in the list, and the next call removes them.
+
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::domain::account::Subject;
+
+/// The number of queues. Accounts in the same queue wait for each other, which takes milliseconds, and nobody
+/// can choose their queue.
+const QUEUES: usize = 64;
+
+/// The queues in which calls wait.
+pub(super) struct Turns {
+    queues: [Mutex<()>; QUEUES],
+    hasher: RandomState,
+}
+
+/// A turn, which lasts until it is dropped.
+pub(super) struct Turn<'a> {
+    _guard: Option<MutexGuard<'a, ()>>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { queues: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    }
+}
+
+impl Turns {
+    /// Waits for the turn of a call for this account.
+    pub(super) async fn next(&self, account: &Subject) -> Turn<'_> {
+        let hash = self.hasher.hash_one(account.as_str());
+        let place = usize::try_from(hash % QUEUES as u64).unwrap_or_default();
+        let guard = match self.queues.get(place) {
+            Some(queue) => Some(queue.lock().await),
+            None => None,
+        };
+        Turn { _guard: guard }
+    }
+}
