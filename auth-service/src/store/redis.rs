@@ -13,6 +13,7 @@ mod circuit;
 mod clients;
 mod connection;
 mod grants;
+mod history;
 mod holdings;
 mod installation;
 mod keys;
@@ -90,6 +91,7 @@ impl RedisStore {
         prefix: &str,
     ) -> Result<Self, StoreError> {
         let store = Self::unchecked(address, key, prefix).await?;
+        permissions::check(&store.cells).await?;
         let check = store.cells.keys.key_check();
         let found = store.cells.read::<String>(&check).await?;
         if found.as_ref().is_none_or(|found| found.value == EARLIER) {
@@ -97,7 +99,6 @@ impl RedisStore {
         }
         // The service can start with a Redis that is full, because the stored data is still useful.
         store.check_schema().await?;
-        permissions::check(&store.cells).await?;
         Ok(store)
     }
 
@@ -122,7 +123,14 @@ impl RedisStore {
         let connection = Connection::open(address, Arc::clone(&age)).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
         let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
-        let cells = Cells { connection, keys, sealer, changes, age, turns: Turns::default() };
+        let cells = Cells {
+            connection,
+            keys,
+            sealer,
+            changes,
+            age,
+            turns: Turns::default(),
+        };
         Ok(Self { key: key.clone(), cells, _tracking: tracking })
     }
 }
@@ -378,11 +386,12 @@ impl Store for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
+        // The first, because the errors of other scripts do not name the command.
+        permissions::check(&self.cells).await?;
         self.check_schema().await?;
         self.cells.check_age().await?;
         // If `maxmemory` is reached, or if the server is a replica, reading works but writing does not.
         self.cells.write_for(&self.cells.keys.writable(), &true, None).await?;
-        permissions::check(&self.cells).await?;
         self.cells.count_owed().await
     }
 }

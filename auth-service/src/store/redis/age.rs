@@ -4,8 +4,12 @@
 //!
 //! A number in Redis grows with every revocation, with every other change that takes something away, and with
 //! every change of the signing keys. This process remembers the highest number that it has seen. If Redis shows
-//! a lower one, everything is refused until a new connection leads to a Redis that has at least that number. On
-//! the same connection, a number that has caught up only says that others have made changes to the older data.
+//! a lower one, everything is refused until a new connection leads to a Redis that has the latest data.
+//!
+//! Others who do not know the highest number can make changes to the older data until its number has caught up.
+//! Therefore each change also leaves a random token, which stands in a history of the latest changes. If the last
+//! token that this process has seen is not in the history, the data are those of another history, whatever their
+//! number. A number from an earlier release has no token, and neither has one that has left the history.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +23,8 @@ pub(super) struct Age(Mutex<Known>);
 struct Known {
     /// The highest number that was seen.
     seen: u64,
+    /// The latest change whose token was seen.
+    mark: Option<Mark>,
     /// The identity of the store whose number this is.
     identity: Option<String>,
     /// How many connections were made. A new one might lead to a Redis with older data.
@@ -45,7 +51,40 @@ struct Older {
 pub(super) struct Asked {
     /// The highest number that was seen.
     pub(super) seen: u64,
+    /// The latest change whose token was seen.
+    pub(super) mark: Option<Mark>,
     connection: u64,
+}
+
+/// A change, as the history in Redis has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The number of the change.
+    pub(super) number: u64,
+    /// A random number that no other change has.
+    pub(super) token: u64,
+}
+
+/// What Redis says about its age.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    /// The number of changes.
+    pub(super) number: u64,
+    /// The latest change in the history.
+    pub(super) latest: Option<Mark>,
+    /// The number of the earliest change that is still in the history.
+    pub(super) earliest: Option<u64>,
+    /// The number that the history has for the token that was asked for.
+    pub(super) number_of_asked: Option<u64>,
+}
+
+impl Told {
+    /// Whether the data are those of another history than the one that `mark` stands in.
+    fn is_other_history(&self, mark: Option<Mark>) -> bool {
+        let Some(mark) = mark else { return false };
+        let may_have_left = self.earliest.is_some_and(|earliest| earliest > mark.number);
+        self.number_of_asked != Some(mark.number) && !may_have_left
+    }
 }
 
 impl Age {
@@ -67,7 +106,7 @@ impl Age {
     /// What is known now. It has to be taken before Redis is asked for the number.
     pub(super) fn asked(&self) -> Asked {
         let known = self.known();
-        Asked { seen: known.seen, connection: known.connections }
+        Asked { seen: known.seen, mark: known.mark, connection: known.connections }
     }
 
     /// Records the identity of the store. A store that was begun anew counts from the beginning.
@@ -76,7 +115,7 @@ impl Age {
         let mut known = self.known();
         if known.identity.as_deref() != Some(found) {
             if known.identity.is_some() {
-                (known.seen, known.older) = (0, None);
+                (known.seen, known.mark, known.older) = (0, None, None);
             }
             known.identity = Some(found.to_owned());
         }
@@ -92,41 +131,54 @@ impl Age {
         std::mem::take(&mut self.known().owes)
     }
 
-    /// Compares the number in Redis (`found`) with what was known before Redis was asked.
+    /// Compares what Redis says with what was known before Redis was asked.
     ///
     /// # Errors
     /// If Redis has older data.
-    pub(super) fn compare(&self, asked: Asked, found: u64) -> Result<(), StoreError> {
-        self.compare_before(asked, found, found)
+    pub(super) fn compare(&self, asked: Asked, told: Told) -> Result<(), StoreError> {
+        self.compare_before(asked, told, told.number, (told.number, told.latest))
     }
 
-    /// Like [`Age::compare`], for the number after this process has incremented it.
+    /// Like [`Age::compare`], after this process has counted a change and left this token. `told` is from before.
     ///
     /// # Errors
     /// If Redis had older data before.
-    pub(super) fn compare_counted(&self, asked: Asked, number: u64) -> Result<(), StoreError> {
-        self.compare_before(asked, number.saturating_sub(1), number)
+    pub(super) fn compare_counted(&self, asked: Asked, told: Told, token: u64) -> Result<(), StoreError> {
+        let number = told.number.saturating_add(1);
+        self.compare_before(asked, told, told.number, (number, Some(Mark { number, token })))
     }
 
-    fn compare_before(&self, asked: Asked, before: u64, now: u64) -> Result<(), StoreError> {
+    fn compare_before(
+        &self,
+        asked: Asked,
+        told: Told,
+        before: u64,
+        (now, latest): (u64, Option<Mark>),
+    ) -> Result<(), StoreError> {
         let mut known = self.known();
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
-        if before >= asked.seen && earlier.is_none() {
+        let is_other_history = told.is_other_history(asked.mark);
+        if before >= asked.seen && !is_other_history && earlier.is_none() {
             known.seen = known.seen.max(now);
+            if known.mark.map(|mark| mark.number) < latest.map(|latest| latest.number) {
+                known.mark = latest;
+            }
             known.compared = known.compared.max(asked.connection);
             if known.older.take().is_some() {
                 tracing::info!("Redis has its latest data again");
             }
             return Ok(());
         }
-        let lost = asked.seen.saturating_sub(before).max(earlier.map_or(0, |older| older.lost));
+        // If others have made changes since, it is unknown how many are lost, but there is one.
+        let lost = asked.seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));
         let connection = asked.connection.max(earlier.map_or(0, |older| older.connection));
         let was_older = known.older.replace(Older { connection, lost }).is_some();
         drop(known);
         let reason = format!(
-            "Redis came back older than it was: {lost} changes are undone that revoked, disabled or removed something, or \
+            "Redis came back older than it was: at least {lost} {} undone that revoked, disabled or removed something, or \
              changed a password or the signing keys. Restore its latest data, or make these changes again \
-             (auth-service user disable, client disable, keys revoke: docs/state.md), and restart every replica"
+             (auth-service user disable, client disable, keys revoke: docs/state.md), and restart every replica",
+            if lost == 1 { "change is" } else { "changes are" }
         );
         if !was_older {
             tracing::error!("{reason}. Everything is refused until then");
@@ -139,14 +191,27 @@ impl Age {
 mod tests {
     use super::*;
 
+    /// What a Redis says whose changes have these numbers and tokens, when it is asked for the token of `asked`.
+    fn told(number: u64, changes: &[(u64, u64)], asked: Asked) -> Told {
+        let mark = |(number, token): &(u64, u64)| Mark { number: *number, token: *token };
+        let found = |mark: Mark| changes.iter().find(|change| change.1 == mark.token);
+        Told {
+            number,
+            latest: changes.last().map(mark),
+            earliest: changes.first().map(|change| change.0),
+            number_of_asked: asked.mark.and_then(found).map(|change| change.0),
+        }
+    }
+
     #[test]
     fn a_lower_number_is_refused_until_another_connection_has_it_or_another_store() {
         let age = Age::default();
         age.note_identity(Some("first"));
-        let compare = |found| age.compare(age.asked(), found);
+        let number = |number| Told { number, ..Told::default() };
+        let compare = |found| age.compare(age.asked(), number(found));
         let earlier = age.asked();
         assert!(compare(3).is_ok() && compare(3).is_ok());
-        assert!(age.compare(earlier, 2).is_ok(), "the answer to an earlier question is seen later");
+        assert!(age.compare(earlier, number(2)).is_ok(), "the answer to an earlier question is seen later");
         let error = compare(1).unwrap_err().to_string();
         assert!(error.contains("2 changes are undone"), "{error}");
         assert!(age.has_to_be_read());
@@ -162,20 +227,52 @@ mod tests {
     }
 
     #[test]
+    fn a066_a_number_that_others_have_caught_up_with_is_that_of_another_history() {
+        let age = Age::default();
+        let compare = |number, changes: &[(u64, u64)]| {
+            let asked = age.asked();
+            age.compare(asked, told(number, changes, asked))
+        };
+        let ours = [(1, 11), (2, 12), (3, 13)];
+        assert!(compare(3, &ours).is_ok());
+        for number in 3..6 {
+            let theirs: Vec<_> = (1..=number).map(|n| (n, if n == 1 { 11 } else { 20 + n })).collect();
+            age.doubt();
+            let error = compare(number, &theirs).unwrap_err().to_string();
+            assert!(error.contains("at least 1 change is undone"), "{error}");
+        }
+        // The history of an earlier release has no tokens.
+        age.doubt();
+        assert!(compare(3, &[]).is_err());
+        age.doubt();
+        assert!(compare(4, &[(1, 11), (2, 12), (3, 13), (4, 14)]).is_ok());
+        // What has left the history says nothing.
+        age.doubt();
+        assert!(compare(5000, &[(4990, 1), (5000, 2)]).is_ok());
+        // An earlier release counts without tokens.
+        assert!(compare(5001, &[(4990, 1), (5000, 2)]).is_ok());
+        assert!(compare(5001, &[(4990, 1), (5000, 3)]).is_err());
+    }
+
+    #[test]
     fn a_number_that_this_process_increments_was_one_less_before() {
         let age = Age::default();
-        let count = |number| age.compare_counted(age.asked(), number);
-        assert!(count(1).is_ok() && count(2).is_ok());
-        let error = count(2).unwrap_err().to_string();
-        assert!(error.contains("1 changes are undone"), "{error}");
+        let count = |before, changes: &[(u64, u64)], token| {
+            let asked = age.asked();
+            age.compare_counted(asked, told(before, changes, asked), token)
+        };
+        assert!(count(0, &[], 7).is_ok() && count(1, &[(1, 7)], 8).is_ok());
+        let error = count(1, &[(1, 7)], 9).unwrap_err().to_string();
+        assert!(error.contains("1 change is undone"), "{error}");
     }
 
     #[test]
     fn an_answer_over_an_earlier_connection_says_nothing_about_a_new_one() {
         let age = Age::default();
         let asked = age.asked();
+        let one = Told { number: 1, ..Told::default() };
         age.doubt();
-        assert!(age.compare(asked, 1).is_ok() && age.has_to_be_read());
-        assert!(age.compare(age.asked(), 1).is_ok() && !age.has_to_be_read());
+        assert!(age.compare(asked, one).is_ok() && age.has_to_be_read());
+        assert!(age.compare(age.asked(), one).is_ok() && !age.has_to_be_read());
     }
 }

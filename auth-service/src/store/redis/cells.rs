@@ -18,6 +18,7 @@ use crate::store::{StoreError, row};
 
 use super::age::Age;
 use super::connection::{Connection, Script};
+use super::history;
 use super::keys::Keys;
 use super::permissions;
 use super::turns::{Turn, Turns};
@@ -69,11 +70,6 @@ static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("local row = redis.call('GET', KEYS[1]) or '' redis.call('DEL', KEYS[1]) return row")
 });
-
-/// Increments a number, although Redis may be full, as `SWAP_ALTHOUGH_FULL` does. The keys are that of the
-/// number and one that never exists.
-static COUNT: LazyLock<Script> =
-    LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) return redis.call('INCR', KEYS[1])"));
 
 /// Swaps the first row and writes the second in the same step. The arguments are the first row as it was
 /// read, the new first row and its life, and the second row and its life. Lives are in milliseconds.
@@ -161,12 +157,12 @@ impl Cells {
     /// Checks that Redis is not older than it was.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.asked();
-        let number: Option<u64> = self.connection.run("GET", vec![self.keys.taken_away().into()]).await?;
-        if number.is_none() && asked.seen > 0 && self.identity().await?.is_none() {
+        let told = history::told(self, asked.mark).await?;
+        if told.is_none() && asked.seen > 0 && self.identity().await?.is_none() {
             // Redis was emptied, which is noticed by its identity.
             return Ok(());
         }
-        self.age.compare(asked, number.unwrap_or_default())
+        self.age.compare(asked, told.unwrap_or_default())
     }
 
     /// The identity of the store, however old Redis is.
@@ -180,10 +176,8 @@ impl Cells {
     /// permission for it, the change is counted later, because it was made and must not be reported as failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.asked();
-        let key = self.keys.taken_away();
-        let keys = [key.as_str(), &format!("{key}:none")];
-        match self.connection.script::<u64>(&COUNT, &keys, Vec::new()).await {
-            Ok(number) => self.age.compare_counted(asked, number),
+        match history::count(self, asked.mark).await {
+            Ok((before, token)) => self.age.compare_counted(asked, before, token),
             Err(error) if permissions::is_missing(&error) => {
                 self.age.owe();
                 Ok(())

@@ -53,6 +53,11 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(lua: &'static str) -> Self {
+        Self::made(lua)
+    }
+
+    /// Like [`Script::new`], for a text that has parts.
+    pub(super) fn made(lua: &str) -> Self {
         // The answer repeats the number of the request, so that no caller can receive the answer to another
         // request.
         let lua = format!("local function run() {lua} end return {{ARGV[#ARGV], run()}}");

@@ -116,7 +116,7 @@ impl Keys {
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable" | "trial" | "identity" | "clock") => Named::Pointer,
             ("h", _)
-            | ("meta", "taken-away")
+            | ("meta", "taken-away" | "history")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("room", "requests" | "devices") => Named::Index,
@@ -309,6 +309,11 @@ impl Keys {
     /// The key of the number of changes that took something away.
     pub(super) fn taken_away(&self) -> String {
         self.key("meta", "taken-away")
+    }
+
+    /// The key of the history of these changes.
+    pub(super) fn history(&self) -> String {
+        self.key("meta", "history")
     }
 
     /// The key of the row that shows whether `STORE_KEY` is correct.
