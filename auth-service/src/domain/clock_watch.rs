@@ -363,6 +363,23 @@ mod tests {
     }
 
     #[test]
+    fn a_correction_counts_once_and_not_again_after_a_restart() {
+        let up = |seconds: u64| Duration::from_secs(50 + seconds);
+        let mark = ClockMark { last: UnixTime(START), latest: UnixTime(START), corrections: 1 };
+        let mut watch = ClockWatch::new(Some(mark), up(0));
+        assert!(look(&mut watch, START, 0).is_steady());
+        // The clock is ahead for an hour, and then right again.
+        look(&mut watch, START + 200 * DAY, 1);
+        assert!(look(&mut watch, START + 200 * DAY + 3600, 3601).is_steady());
+        let latest = |watch: &ClockWatch| watch.bounds(UnixTime(START + 3601), up(3601)).latest.0;
+        watch.follow(Some(mark), UnixTime(START + 3601), up(3601));
+        assert!(latest(&watch) >= START + 200 * DAY, "the correction was made before");
+        let another = ClockMark { latest: UnixTime(START + 3601), corrections: 2, ..mark };
+        watch.follow(Some(another), UnixTime(START + 3601), up(3601));
+        assert_eq!(latest(&watch), START + 3601);
+    }
+
+    #[test]
     fn a_clock_that_is_not_that_of_the_store_is_told_whatever_it_did_before() {
         let mut watch = watch(None);
         let mut beside = |store: u64| watch.look(UnixTime(START), Duration::ZERO, Some(UnixTime(store)));

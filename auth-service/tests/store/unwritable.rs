@@ -11,6 +11,7 @@ use auth_service::domain::consent::Approval;
 use auth_service::domain::device::DeviceState;
 use auth_service::domain::device::UserCode;
 use auth_service::domain::grant::{Grant, GrantId};
+use auth_service::store::changes::About;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::{PendingStore, Redemption, Rotation, Store, StoreError};
 
@@ -140,7 +141,20 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let before = Before::made(&store).await;
     let fault = Fault::begin(data.path());
 
+    // What a replica has in its memory about them ends, too.
+    let changes = store.changes();
+    let version = |(client, account, grant): &(Client, Account, Grant)| {
+        let rows = [
+            (About::Grant, grant.id.as_str()),
+            (About::Client, client.id.as_str()),
+            (About::Account, account.subject.as_str()),
+        ];
+        changes.version(&rows).unwrap()
+    };
+    let versions = [&before.disabled, &before.deleted, &before.switched, &before.revoked].map(version);
+    assert!(versions.iter().all(|version| changes.is_current(version)));
     before.take_away(&store).await;
+    assert!(versions.iter().all(|version| !changes.is_current(version)));
     before.is_taken_away(&store).await;
     let (client, account, _) = &before.revoked;
     let code = code(client, &account.subject, NOW);
