@@ -7,6 +7,7 @@ pub mod embedded;
 mod holdings;
 mod installation;
 mod pending;
+mod places;
 pub mod records;
 pub mod redis;
 mod row;
@@ -30,7 +31,7 @@ use changes::Changes;
 use records::Portable;
 
 pub use installation::Installation;
-pub use pending::{PendingStore, Room};
+pub use pending::PendingStore;
 
 /// The store failed. Nothing of the requested change was applied. Callers answer with status 503.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -10,6 +10,32 @@ use super::clock::UnixTime;
 use super::grant::GrantId;
 use super::opaque_token::TokenHash;
 
+/// The room in which a pushed request waits. A request takes a place of its own room only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PushedRoom {
+    /// Requests of clients that nobody has used.
+    #[default]
+    Strangers,
+    /// Requests in the name of public clients in use. Anybody can send them.
+    Public,
+    /// Requests of clients in use that have authenticated.
+    Proven,
+}
+
+impl PushedRoom {
+    /// All rooms.
+    pub const ALL: [Self; 3] = [Self::Strangers, Self::Public, Self::Proven];
+
+    /// The number of requests that can wait in this room.
+    pub const fn places(self) -> usize {
+        match self {
+            Self::Strangers | Self::Public => 2000,
+            Self::Proven => 4000,
+        }
+    }
+}
+
 /// The data of a pushed request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushedRequest {
@@ -23,6 +49,13 @@ pub struct PushedRequest {
     /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
     /// one grant.
     pub grant_id: GrantId,
+    /// The room in which the request waits.
+    #[serde(default)]
+    pub room: PushedRoom,
+    /// For whom the request counts: accounts, a client, or a network. Nobody's requests can displace those of
+    /// others who have fewer.
+    #[serde(default)]
+    pub counts_for: Vec<String>,
     /// The parameters of the request, encoded as a form.
     pub query: String,
     /// The time at which the request expires.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUsers};
+use crate::domain::client::{Client, ClientId};
 
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
@@ -24,7 +24,7 @@ const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
 /// Requests of a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
-/// Requests of all clients together that only one account has used.
+/// Requests of all clients together that count for one account, because few accounts have used them.
 const OF_ACCOUNT: (u32, Duration) = (300, Duration::from_millis(200));
 
 /// The limits on pushed requests and client assertions, as the module documentation describes them.
@@ -84,12 +84,7 @@ impl PushRate {
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
         let (standing, address) = (Standing::of(client), address.map(network));
         if standing == Standing::Proven {
-            // One account can have many clients that nobody else uses.
-            if let (None, Some(ClientUsers::One(user)), []) =
-                (&client.operator, &client.users, client.further_users.as_slice())
-            {
-                self.accounts.check(user)?;
-            }
+            self.admit_for_accounts(client)?;
             return self.known.check(&client.id);
         }
         let (pairs, addresses) = match standing {
@@ -99,6 +94,20 @@ impl PushRate {
         pairs.check(&(client.id.clone(), address))?;
         addresses.check(&address)?;
         if standing == Standing::InUse { Ok(()) } else { self.strangers.check() }
+    }
+
+    /// Counts one request for one of the few accounts that have used `client`, because an account can have many
+    /// such clients. If an account is at its limit, another one counts it, so that nobody can use up what the
+    /// other users of the client have.
+    fn admit_for_accounts(&self, client: &Client) -> Result<(), TooFast> {
+        let mut outcome = Ok(());
+        for user in client.few_users().filter(|_| client.operator.is_none()) {
+            outcome = self.accounts.check(user);
+            if outcome.is_ok() {
+                return Ok(());
+            }
+        }
+        outcome
     }
 
     /// Removes entries that no longer limit anything. It is called periodically.
@@ -116,7 +125,7 @@ impl PushRate {
 mod tests {
     use serde_json::{from_value, json};
 
-    use crate::domain::client::{ClientMetadata, ClientOrigin, RegistrationId};
+    use crate::domain::client::{ClientMetadata, ClientOrigin, ClientUsers, RegistrationId};
     use crate::domain::clock::UnixTime;
 
     use super::*;
@@ -181,5 +190,10 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
+        // Clients that two accounts have used count for both together, and a user at the limit takes nothing from
+        // the other one.
+        let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
+        let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
+        assert!((300..=315).contains(&admitted), "{admitted}");
     }
 }

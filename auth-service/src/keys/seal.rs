@@ -46,6 +46,20 @@ impl StoreKey {
         Ok(Self { current: Zeroizing::new(bytes), previous: None })
     }
 
+    /// A name for `text` that nobody can compute, or find the text of, without this key.
+    ///
+    /// # Errors
+    /// If the cryptography library fails.
+    pub fn name_of(&self, text: &str) -> Result<[u8; 32], CryptoFailure> {
+        let mut name = [0_u8; 32];
+        Salt::new(HKDF_SHA256, b"mcp-gate")
+            .extract(self.current.as_slice())
+            .expand(&[b"mcp-gate name v1".as_slice(), text.as_bytes()], KeyLength)
+            .and_then(|okm| okm.fill(&mut name))
+            .map_err(|_| CryptoFailure)?;
+        Ok(name)
+    }
+
     /// Writes the key in base64, for the key file.
     pub fn encode(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(self.current.as_slice()))

@@ -12,7 +12,6 @@ use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
 use crate::guard::push_rate::Standing;
 use crate::state::AppState;
-use crate::store::Room;
 
 use super::authorize::{asked_resources, asked_scope};
 use super::client_auth::authenticate;
@@ -88,7 +87,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     };
     let device_code = state.new_token(TokenKind::DeviceCode)?;
     let hash = device_code.hash();
-    if !state.store.reserve(Room::Devices, &hash, asked.expires_at, state.earliest(), ceiling).await? {
+    if !state.store.reserve_device(&hash, asked.expires_at, state.earliest(), ceiling).await? {
         return Err(TokenError::Full);
     }
     for _ in 0..TRIES {

@@ -2,6 +2,8 @@
 //! the browser, so that nobody on the way can read or change it. This module also finds the request behind a
 //! `request_uri`.
 
+use std::net::IpAddr;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -9,12 +11,12 @@ use serde::Serialize;
 use crate::domain::client::Client;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
-use crate::domain::pushed_request::PushedRequest;
+use crate::domain::pushed_request::{PushedRequest, PushedRoom};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
 use crate::guard::push_rate::Standing;
 use crate::state::AppState;
-use crate::store::{Room, StoreError};
+use crate::store::StoreError;
 
 use super::authorize::{AuthorizationRequest, Prompt, redirect_uri_of};
 use super::client_auth::authenticate;
@@ -29,12 +31,6 @@ const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_ass
 
 /// Maximum size of a stored request, in bytes.
 const LARGEST: usize = 8 * 1024;
-/// Maximum number of requests that wait for their browsers; together they take at most 66 MB. Clients that
-/// nobody has used can take half of the places, clients in use three quarters, and clients in use that
-/// authenticate all of them.
-const MAX_OF_ALL: u64 = 8000;
-const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
-const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;
 
 /// The response to a pushed request (RFC 9126 §2.2).
 #[derive(Serialize)]
@@ -74,28 +70,43 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.push_rate.admit(&client, address).map_err(TokenError::TooFast)?;
-    let ceiling = match Standing::of(&client) {
-        Standing::Stranger => MAX_OF_STRANGERS,
-        Standing::InUse => MAX_IN_USE,
-        Standing::Proven => MAX_OF_ALL,
-    };
+    let (room, counts_for) = room_of(&client, address);
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
     let pushed = PushedRequest {
         metadata: Some(client.metadata.digest()),
         client_id: client.id,
         registration: client.registration,
+        room,
+        counts_for,
         grant_id: GrantId::new(state.random_bytes()?),
         query,
         expires_at: now.plus(lifetime),
     };
     let hash = handle.hash();
-    if !state.store.reserve(Room::PushedRequests, &hash, pushed.expires_at, state.earliest(), ceiling).await?
-    {
+    if !state.store.push_request(&hash, &pushed, now, state.earliest()).await? {
         return Err(TokenError::Full);
     }
-    state.store.push_request(&hash, &pushed, now).await?;
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
+}
+
+/// The room of a request of `client`, and for whom it counts there. The caller has authenticated the client, if
+/// it has credentials.
+///
+/// A client that few accounts use counts for each of them, because one account can have many clients. A client
+/// without credentials proves nothing, and anybody can send requests in its name. So it counts for the network
+/// that they come from, and not for the accounts of its users, who cannot prevent it.
+fn room_of(client: &Client, address: Option<IpAddr>) -> (PushedRoom, Vec<String>) {
+    let standing = Standing::of(client);
+    if standing == Standing::Proven {
+        let few = client.few_users().filter(|_| client.operator.is_none());
+        let accounts: Vec<_> = few.map(|account| format!("account {account}")).collect();
+        let itself = || vec![format!("client {}", client.id)];
+        return (PushedRoom::Proven, if accounts.is_empty() { itself() } else { accounts });
+    }
+    let network = address.map(|address| client_address::network(address).to_string()).unwrap_or_default();
+    let room = if standing == Standing::InUse { PushedRoom::Public } else { PushedRoom::Strangers };
+    (room, vec![format!("network {network}")])
 }
 
 /// The hash of the handle in a `request_uri`, or `None` if this server cannot have issued it.
@@ -124,4 +135,46 @@ pub(super) async fn query_behind(query: &str, state: &AppState) -> Result<Option
     let Some(handle) = uri.and_then(handle) else { return Ok(None) };
     let found = state.store.pushed_request(&handle, state.now()).await?;
     Ok(found.map(|pushed| pushed.query))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use crate::domain::account::Subject;
+    use crate::domain::client::{ClientOrigin, ClientUsers, OperatorTerms};
+
+    use super::*;
+
+    #[test]
+    fn a044_a_request_counts_for_whom_it_can_be_held_against() {
+        let [ana, eve] = [Subject::new([1; 32]), Subject::new([2; 32])];
+        let base: Client = from_value(json!({
+            "id": "app", "registration": "r", "origin": ClientOrigin::Registration, "issued_at": 1, "last_used_at": null,
+            "disabled": false, "fingerprint": null, "management": null, "secret": null, "metadata": {
+                "redirect_uris": [], "auth_method": "client_secret_basic", "grant_types": [], "scope": null,
+                "application_type": null,
+            },
+        }))
+        .unwrap();
+        let address: Option<IpAddr> = Some("2001:db8::1:2:3:4".parse().unwrap());
+        let of = |client: &Client| room_of(client, address);
+        let network = vec!["network 2001:db8::".to_owned()];
+        assert_eq!(of(&base), (PushedRoom::Strangers, network.clone()));
+        let at = Some(crate::domain::clock::UnixTime(1));
+        let used = Client { last_used_at: at, users: Some(ClientUsers::One(ana.clone())), ..base.clone() };
+        assert_eq!(of(&used), (PushedRoom::Proven, vec![format!("account {ana}")]));
+        let shared = Client { further_users: vec![eve.clone()], ..used.clone() };
+        let both = vec![format!("account {ana}"), format!("account {eve}")];
+        assert_eq!(of(&shared), (PushedRoom::Proven, both));
+        let itself = vec!["client app".to_owned()];
+        let many = Client { users: Some(ClientUsers::Several), ..used.clone() };
+        let operators = Client { operator: Some(OperatorTerms::default()), ..used.clone() };
+        for client in [&many, &operators] {
+            assert_eq!(of(client), (PushedRoom::Proven, itself.clone()));
+        }
+        let mut public = used;
+        public.metadata.auth_method = crate::domain::client::ClientAuthMethod::None;
+        assert_eq!(of(&public), (PushedRoom::Public, network));
+    }
 }

@@ -9,6 +9,7 @@ mod holdings;
 mod installation;
 mod overlay;
 mod pending;
+mod places;
 mod portable;
 mod reserve;
 mod rows;
@@ -44,6 +45,7 @@ use super::{
 };
 use disk::Disk;
 use overlay::CurrentOverlay;
+use places::Places;
 use reserve::Reserve;
 use rows::{Reader, Rows, Unfit};
 use tables::Table;
@@ -62,6 +64,7 @@ pub struct EmbeddedStore {
     changes: Arc<Changes>,
     writer: Writer,
     swept_for_room: Pause,
+    places: Places,
 }
 
 /// Minimum number of seconds between two searches for expired rows that could make room.
@@ -120,8 +123,8 @@ impl EmbeddedStore {
             changes: Arc::clone(&changes),
         })
         .map_err(damaged)?;
-        let swept_for_room = Pause::default();
-        Ok(Self { key: key.clone(), disk, sealer, overlay, changes, writer, swept_for_room })
+        let (swept_for_room, places) = (Pause::default(), Places::default());
+        Ok(Self { key: key.clone(), disk, sealer, overlay, changes, writer, swept_for_room, places })
     }
 
     // Reads are served from redb's page cache or from one page on disk. That takes microseconds, so they run

@@ -14,23 +14,13 @@ use crate::domain::pushed_request::PushedRequest;
 
 use super::{Redemption, StoreError};
 
-/// Kinds of entries that unauthenticated parties can create. Their number is limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// Pushed authorization requests that have not been decided.
-    PushedRequests,
-    /// Device authorizations that wait for a user.
-    Devices,
-}
-
 /// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Reserves one of `ceiling` places in `room` until `until`. Returns false if all are taken. It is called
-    /// before the entry is stored. A new entry never displaces an earlier one.
-    async fn reserve(
+    /// Reserves one of `ceiling` places for devices that wait for a user, until `until`. Returns false if all are
+    /// taken. It is called before the device is stored. A new device never displaces an earlier one.
+    async fn reserve_device(
         &self,
-        room: Room,
         name: &TokenHash,
         until: UnixTime,
         now: UnixTime,
@@ -78,13 +68,16 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Stores a pushed authorization request (RFC 9126 §2.1).
+    /// Stores a pushed authorization request (RFC 9126 §2.1). If its room is full, requests of those who have
+    /// most are deleted. Returns false if everybody has only one. What has not expired at `earliest` takes a
+    /// place.
     async fn push_request(
         &self,
         handle: &TokenHash,
         request: &PushedRequest,
         now: UnixTime,
-    ) -> Result<(), StoreError>;
+        earliest: UnixTime,
+    ) -> Result<bool, StoreError>;
     /// The pushed request with this handle, unless it has expired.
     async fn pushed_request(
         &self,

@@ -19,6 +19,7 @@ mod installation;
 mod keys;
 mod pending;
 mod permissions;
+mod places;
 mod portable;
 mod renewal;
 mod sole_clients;
@@ -130,6 +131,7 @@ impl RedisStore {
             changes,
             age,
             turns: Turns::default(),
+            making_room: tokio::sync::Mutex::default(),
         };
         Ok(Self { key: key.clone(), cells, _tracking: tracking })
     }

@@ -7,7 +7,7 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
-use auth_service::domain::pushed_request::PushedRequest;
+use auth_service::domain::pushed_request::{PushedRequest, PushedRoom};
 use auth_service::domain::refresh_token::Presented;
 use auth_service::keys::set::KeySet;
 use auth_service::rotation;
@@ -82,6 +82,8 @@ fn pushed() -> PushedRequest {
         metadata: None,
         grant_id: GrantId::new([13; 32]),
         query: "scope=mcp".to_owned(),
+        room: PushedRoom::default(),
+        counts_for: Vec::new(),
         expires_at: later(HOUR),
     }
 }
@@ -145,7 +147,7 @@ pub(crate) async fn fill(store: &dyn Store) -> Filled {
     assert!(store.add_grant(&of_document(), &usage(&document(), NOW)).await.unwrap());
     assert!(store.add_grant(&from_before(), &used).await.unwrap());
     assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
-    store.push_request(&hash("handle"), &pushed(), NOW).await.unwrap();
+    assert!(store.push_request(&hash("handle"), &pushed(), NOW, NOW).await.unwrap());
     let used = usage_by(&person().subject, &public(), NOW);
     store.add_consent(&approval(), &used, later(DAY)).await.unwrap();
     assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());

@@ -8,8 +8,8 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
-use auth_service::domain::pushed_request::PushedRequest;
-use auth_service::store::{Redemption, Registration, Room};
+use auth_service::domain::pushed_request::{PushedRequest, PushedRoom};
+use auth_service::store::{Redemption, Registration};
 
 use super::things::{
     DAY, HOUR, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, random,
@@ -123,13 +123,15 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     let request = PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
+        room: PushedRoom::Strangers,
+        counts_for: vec!["a network".to_owned()],
         metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
         query: "response_type=code".to_owned(),
         expires_at: later(HOUR),
     };
     for name in ["one", "two"] {
-        world.store().push_request(&hash(name), &request, NOW).await.unwrap();
+        assert!(world.store().push_request(&hash(name), &request, NOW, NOW).await.unwrap());
     }
     assert_eq!(world.store().pushed_request(&hash("one"), NOW).await.unwrap().unwrap(), request);
     assert!(world.store().pushed_request(&hash("three"), NOW).await.unwrap().is_none());
@@ -138,46 +140,88 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     assert!(world.store().pushed_request(&hash("two"), later(HOUR)).await.unwrap().is_none());
 }
 
-pub(crate) async fn a044_a_room_is_full_at_its_ceiling_and_nobody_loses_a_place(world: &World) {
-    let client = register(world.store(), &client("a")).await;
-    let request = PushedRequest {
+/// A request of `client` in the room of clients that have authenticated.
+fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest {
+    let client = super::things::client(&client.replace(' ', "-"));
+    PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
+        room: PushedRoom::Proven,
+        counts_for: counts_for.iter().map(|&name| name.to_owned()).collect(),
         metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
         query: "response_type=code".to_owned(),
-        expires_at: later(HOUR),
+        expires_at: at.plus(HOUR),
+    }
+}
+
+/// Two accounts have clients of their own and clients that they share. They push more than there is room for.
+pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_requests_only(world: &World) {
+    let push = async |name: &str, request: &PushedRequest, at: UnixTime| {
+        world.store().push_request(&hash(name), request, at, at).await.unwrap()
     };
-    let push = async |name: &str, at, ceiling| {
-        let (hash, until) =
-            (hash(name), PushedRequest { expires_at: UnixTime(at + 3600), ..request.clone() });
-        let now = UnixTime(at);
-        let room =
-            world.store().reserve(Room::PushedRequests, &hash, until.expires_at, now, ceiling).await.unwrap();
-        if room {
-            world.store().push_request(&hash, &until, now).await.unwrap();
-        }
-        room
+    let waits = async |name: &str, at: UnixTime| {
+        world.store().pushed_request(&hash(name), at).await.unwrap().is_some()
     };
-    let mut outcomes = Vec::new();
+    let at = |second: u64| UnixTime(NOW.0 + second);
+    let places = u64::try_from(PushedRoom::Proven.places()).unwrap();
+    assert!(push("of ana", &request_of("of ana", &["ana"], at(0)), at(0)).await);
+    assert!(push("of ana and eve", &request_of("of both", &["ana", "eve"], at(0)), at(0)).await);
+    for n in 0..places + 100 {
+        let (client, counts_for): (_, &[&str]) = match n % 3 {
+            0 => ("eve's", &["eve"]),
+            1 => ("mallory's", &["mallory"]),
+            _ => ("shared", &["eve", "mallory"]),
+        };
+        let request = request_of(&format!("{client} {}", n % 7), counts_for, at(1 + n / 100));
+        assert!(push(&format!("flood {n}"), &request, at(1 + n / 100)).await, "{n}");
+    }
+    let after = at(60);
+    for name in ["of ana", "of ana and eve"] {
+        assert!(waits(name, after).await, "{name}");
+    }
+    // The client of another user is served, and so are further ones of the same user.
     for n in 0..20 {
-        outcomes.push(push(&n.to_string(), NOW.0, 5).await);
+        let name = format!("late {n}");
+        let request = request_of("of bob", &["bob"], after);
+        assert!(push(&name, &request, after).await && waits(&name, after).await, "{n}");
     }
-    assert_eq!(outcomes.iter().filter(|taken| **taken).count(), 5);
-    assert!(outcomes[..5].iter().all(|taken| *taken), "who came first stays");
+    let mut waiting = 22;
+    for n in 0..places + 100 {
+        waiting += u64::from(waits(&format!("flood {n}"), after).await);
+    }
+    assert!((places - 200..=places).contains(&waiting), "{waiting}");
+    // What is decided or has expired leaves its place.
+    world.store().forget_pushed_request(&hash("of ana")).await.unwrap();
+    assert!(!waits("of ana", after).await);
+    let over = at(7200);
+    for n in 0..50 {
+        assert!(push(&format!("after {n}"), &request_of("eve's 1", &["eve"], over), over).await);
+    }
+    for n in 0..50 {
+        assert!(waits(&format!("after {n}"), over).await, "{n}");
+    }
+}
+
+pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_more(world: &World) {
+    let places = PushedRoom::Strangers.places();
+    let request = |n: usize| PushedRequest {
+        room: PushedRoom::Strangers,
+        ..request_of("new", &[&format!("network {n}")], NOW)
+    };
+    let push = async |name: &str, request: &PushedRequest| {
+        world.store().push_request(&hash(name), request, NOW, NOW).await.unwrap()
+    };
+    for n in 0..places {
+        assert!(push(&n.to_string(), &request(n)).await, "{n}");
+    }
+    assert!(!push("one too many", &request(places)).await);
     assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
-    // A known client has a higher limit.
-    assert!(push("known", NOW.0, 10).await);
-    // An answered request no longer counts against the limit, and neither do expired ones.
+    // Another room has places.
+    assert!(push("proven", &request_of("used", &["ana"], NOW)).await);
     world.store().forget_pushed_request(&hash("0")).await.unwrap();
-    world.store().forget_pushed_request(&hash("known")).await.unwrap();
-    assert!(push("next", NOW.0, 5).await);
-    assert!(!push("one too many", NOW.0, 5).await);
-    let after = NOW.0 + 3600;
-    for n in 0..5 {
-        assert!(push(&format!("after {n}"), after, 5).await, "{n}");
-    }
-    assert!(!push("one too many after", after, 5).await);
+    assert!(push("next", &request(places)).await);
+    assert!(!push("one too many", &request(places + 1)).await);
 }
 
 pub(crate) async fn a044_devices_that_wait_have_a_ceiling(world: &World) {
@@ -185,14 +229,14 @@ pub(crate) async fn a044_devices_that_wait_have_a_ceiling(world: &World) {
     for (n, letter) in ['B', 'C', 'D', 'F'].into_iter().enumerate() {
         let device = asked(&client);
         let code = hash(&n.to_string());
-        let room = world.store().reserve(Room::Devices, &code, device.expires_at, NOW, 3).await.unwrap();
+        let room = world.store().reserve_device(&code, device.expires_at, NOW, 3).await.unwrap();
         assert_eq!(room, n < 3);
         if room {
             assert!(world.store().add_device(&code, &user_code(letter), &device).await.unwrap());
         }
     }
     let over = later(Duration::from_secs(600));
-    assert!(world.store().reserve(Room::Devices, &hash("5"), later(HOUR), over, 3).await.unwrap());
+    assert!(world.store().reserve_device(&hash("5"), later(HOUR), over, 3).await.unwrap());
 }
 
 pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was_allowed_is_remembered(

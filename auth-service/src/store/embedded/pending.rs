@@ -10,7 +10,7 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::Grant;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::store::pending::{PendingStore, Room};
+use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
@@ -42,19 +42,15 @@ fn put_device(rows: &Writable<'_>, key: &str, device: &DeviceAuthorization) -> R
 
 #[async_trait]
 impl PendingStore for EmbeddedStore {
-    async fn reserve(
+    async fn reserve_device(
         &self,
-        room: Room,
         _name: &TokenHash,
         _until: UnixTime,
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
         // The number of stored rows is what is limited.
-        let table = match room {
-            Room::PushedRequests => Table::PushedRequests,
-            Room::Devices => Table::UserCodes,
-        };
+        let table = Table::UserCodes;
         if self.read(|rows| rows.count(table))? < ceiling {
             return Ok(true);
         }
@@ -180,11 +176,25 @@ impl PendingStore for EmbeddedStore {
         handle: &TokenHash,
         request: &PushedRequest,
         _now: UnixTime,
-    ) -> Result<(), StoreError> {
+        earliest: UnixTime,
+    ) -> Result<bool, StoreError> {
+        let known = || self.read(|rows| rows.all_with_keys(Table::PushedRequests));
+        let Some(leaving) = self.places.take(handle, request, earliest, known)? else { return Ok(false) };
         let (key, request) = (handle.text(), request.clone());
-        self.writer
-            .write(move |rows| rows.put(Table::PushedRequests, &key, &request, Some(request.expires_at)))
-            .await
+        let written = self
+            .writer
+            .write(move |rows| {
+                for gone in &leaving {
+                    rows.remove(Table::PushedRequests, gone)?;
+                }
+                rows.put(Table::PushedRequests, &key, &request, Some(request.expires_at))
+            })
+            .await;
+        if written.is_err() {
+            // What was to give way is still there.
+            self.places.forget_all();
+        }
+        written.map(|()| true)
     }
 
     async fn pushed_request(
@@ -197,7 +207,10 @@ impl PendingStore for EmbeddedStore {
 
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
         let key = handle.text();
-        self.writer.write(move |rows| rows.remove(Table::PushedRequests, &key)).await
+        let removed = key.clone();
+        self.writer.write(move |rows| rows.remove(Table::PushedRequests, &removed)).await?;
+        self.places.leave(&key);
+        Ok(())
     }
 
     async fn consent(

@@ -159,6 +159,20 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
+    /// All values of a table with their keys, including expired ones.
+    pub(super) fn all_with_keys<T: DeserializeOwned>(
+        &self,
+        table: Table,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let mut values = Vec::new();
+        for key in self.keys(table)? {
+            if let Some(value) = self.get(table, &key)? {
+                values.push((key, value));
+            }
+        }
+        Ok(values)
+    }
+
     /// Returns at most `most` live values, ordered by key and starting after `after`.
     pub(super) fn page<T: DeserializeOwned>(
         &self,

@@ -90,6 +90,8 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
     pub(super) turns: Turns,
+    /// Held by a call that chooses which pushed requests give way.
+    pub(super) making_room: tokio::sync::Mutex<()>,
 }
 
 /// A value, and the row from which it was read.

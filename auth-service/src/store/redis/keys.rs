@@ -7,9 +7,9 @@ use crate::domain::client::ClientId;
 use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::pushed_request::PushedRoom;
 use crate::store::changes::About;
 use crate::store::holdings::Holding;
-use crate::store::pending::Room;
 use crate::store::records::{Kind, SIGNING};
 
 /// Builds and parses keys with a common prefix.
@@ -119,7 +119,7 @@ impl Keys {
             | ("meta", "taken-away" | "history")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
-            | ("room", "requests" | "devices") => Named::Index,
+            | ("room", "requests" | "requests-public" | "requests-proven" | "devices") => Named::Index,
             _ => return None,
         })
     }
@@ -275,15 +275,21 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
-    /// The key of the set of reserved places, by the time at which they expire.
-    pub(super) fn room(&self, room: Room) -> String {
+    /// The key of the set of places in a room for pushed requests, by the time at which they expire.
+    pub(super) fn room(&self, room: PushedRoom) -> String {
         self.key(
             "room",
             match room {
-                Room::PushedRequests => "requests",
-                Room::Devices => "devices",
+                PushedRoom::Strangers => "requests",
+                PushedRoom::Public => "requests-public",
+                PushedRoom::Proven => "requests-proven",
             },
         )
+    }
+
+    /// The key of the set of places for devices, by the time at which they expire.
+    pub(super) fn room_of_devices(&self) -> String {
+        self.key("room", "devices")
     }
 
     /// The key of a row that is written to test whether Redis accepts writes.

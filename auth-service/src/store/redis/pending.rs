@@ -2,8 +2,6 @@
 //! the grant that it creates, as a code is, so that it can be redeemed in one step. Two pointers lead to it,
 //! from the device code and from the user code.
 
-use std::sync::LazyLock;
-
 use async_trait::async_trait;
 use futures_util::future::try_join3;
 
@@ -15,26 +13,14 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::{Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
-use crate::store::pending::{PendingStore, Room};
+use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
 use super::cells::{Cells, Found, Life, Tries};
-use super::connection::Script;
 use super::holdings::{self, New};
 use super::keys::consent_name;
-use super::{RedisStore, clients, grants};
-
-/// Reserves a place. The key is the set of reserved places, sorted by their expiry. The arguments are the
-/// name of the place, its expiry, the current time and the ceiling.
-static RESERVE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
-         if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
-         redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-         return 1",
-    )
-});
+use super::{RedisStore, clients, grants, places};
 
 /// The key and the content of a device authorization.
 type Device = (String, Found<DeviceAuthorization>);
@@ -53,21 +39,15 @@ fn life(device: &DeviceAuthorization, now: UnixTime) -> Life {
 
 #[async_trait]
 impl PendingStore for RedisStore {
-    async fn reserve(
+    async fn reserve_device(
         &self,
-        room: Room,
         name: &TokenHash,
         until: UnixTime,
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
-        let arguments = vec![
-            name.text().into(),
-            until.0.to_string().into(),
-            now.0.to_string().into(),
-            ceiling.to_string().into(),
-        ];
-        self.cells.connection.script(&RESERVE, &[&self.cells.keys.room(room)], arguments).await
+        let room = self.cells.keys.room_of_devices();
+        places::reserve(&self.cells, &room, name.text(), (until, now), ceiling).await
     }
 
     async fn add_device(
@@ -213,9 +193,14 @@ impl PendingStore for RedisStore {
         handle: &TokenHash,
         request: &PushedRequest,
         now: UnixTime,
-    ) -> Result<(), StoreError> {
+        earliest: UnixTime,
+    ) -> Result<bool, StoreError> {
+        if !places::take(&self.cells, &self.key, handle, request, earliest).await? {
+            return Ok(false);
+        }
         let life = Life { until: request.expires_at, now };
-        self.cells.write(&self.cells.keys.pushed_request(handle), request, life).await
+        self.cells.write(&self.cells.keys.pushed_request(handle), request, life).await?;
+        Ok(true)
     }
 
     async fn pushed_request(
@@ -227,9 +212,11 @@ impl PendingStore for RedisStore {
     }
 
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
-        let room = self.cells.keys.room(Room::PushedRequests);
-        self.cells.connection.run::<()>("ZREM", vec![room.into(), handle.text().into()]).await?;
-        self.cells.remove(&self.cells.keys.pushed_request(handle)).await.map(|_| ())
+        let key = self.cells.keys.pushed_request(handle);
+        if let Some(found) = self.cells.read::<PushedRequest>(&key).await? {
+            places::leave(&self.cells, &self.key, handle, &found.value).await?;
+        }
+        self.cells.remove(&key).await.map(|_| ())
     }
 
     async fn consent(

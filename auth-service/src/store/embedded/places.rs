@@ -1,0 +1,82 @@
+//! The places of pushed requests, in memory. They are read from the rows when the first request comes.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
+use crate::domain::pushed_request::{PushedRequest, PushedRoom};
+use crate::store::StoreError;
+use crate::store::places::{Place, giving_way};
+
+/// The places of all rooms. None before they are read.
+#[derive(Default)]
+pub(super) struct Places(Mutex<Option<Taken>>);
+
+type Taken = [VecDeque<(UnixTime, Place)>; PushedRoom::ALL.len()];
+
+impl Places {
+    fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for a request. Returns the names of those that give way, whose rows have to be deleted, or
+    /// none if the room is full and nobody can. `known` reads all rows.
+    pub(super) fn take(
+        &self,
+        handle: &TokenHash,
+        request: &PushedRequest,
+        earliest: UnixTime,
+        known: impl FnOnce() -> Result<Vec<(String, PushedRequest)>, StoreError>,
+    ) -> Result<Option<Vec<String>>, StoreError> {
+        let mut taken = self.taken();
+        let rooms = match &mut *taken {
+            Some(rooms) => rooms,
+            none => none.insert(read(known()?)),
+        };
+        let Some(room) = rooms.get_mut(of(request.room)) else { return Ok(None) };
+        room.retain(|(until, _)| *until > earliest);
+        let mut leaving = Vec::new();
+        if room.len() >= request.room.places() {
+            let places: Vec<Place> = room.iter().map(|(_, place)| place.clone()).collect();
+            leaving = giving_way(&places);
+            if leaving.is_empty() {
+                return Ok(None);
+            }
+            room.retain(|(_, place)| !leaving.contains(place));
+        }
+        room.push_back((request.expires_at, place(handle.text(), request)));
+        Ok(Some(leaving.into_iter().map(|place| place.name).collect()))
+    }
+
+    /// Gives up the place of a request.
+    pub(super) fn leave(&self, name: &str) {
+        for room in self.taken().iter_mut().flatten() {
+            room.retain(|(_, place)| place.name != name);
+        }
+    }
+
+    /// Reads the places again for the next request.
+    pub(super) fn forget_all(&self) {
+        *self.taken() = None;
+    }
+}
+
+const fn of(room: PushedRoom) -> usize {
+    room as usize
+}
+
+fn place(name: String, request: &PushedRequest) -> Place {
+    Place { client: request.client_id.to_string(), counts_for: request.counts_for.clone(), name }
+}
+
+fn read(mut known: Vec<(String, PushedRequest)>) -> Taken {
+    known.sort_by_key(|(_, request)| request.expires_at);
+    let mut taken = Taken::default();
+    for (name, request) in known {
+        if let Some(room) = taken.get_mut(of(request.room)) {
+            room.push_back((request.expires_at, place(name, &request)));
+        }
+    }
+    taken
+}

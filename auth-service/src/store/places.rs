@@ -1,0 +1,111 @@
+//! The places of pushed requests, and which of them are given up when a room is full.
+//!
+//! A request counts for the accounts that use its client, for the client itself if there are many of them, or for
+//! the network that it came from if it proves nothing else. Whoever has most gives up the oldest request of the
+//! client of which it has most. So a few accounts that fill a room only displace their own requests, and a client
+//! that floods costs its users no request of another client.
+
+use std::collections::HashMap;
+
+/// The place of a request that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The client of the request.
+    pub(super) client: String,
+    /// For whom it counts.
+    pub(super) counts_for: Vec<String>,
+    /// The name of the request.
+    pub(super) name: String,
+}
+
+/// Maximum number of places that are given up at a time. Choosing them means reading all places of the room.
+const AT_ONCE: usize = 64;
+/// Whoever has no more requests than this gives up at most one at a time.
+const FEW: usize = 16;
+
+/// The places to give up for a new one, in a list of all places that begins with the oldest. There is none if
+/// everybody has one place only.
+pub(super) fn giving_way(places: &[Place]) -> Vec<Place> {
+    let mut left: Vec<&Place> = places.iter().collect();
+    let mut leaving = Vec::new();
+    while leaving.len() < AT_ONCE {
+        let counts = counted(left.iter().flat_map(|place| place.counts_for.iter().map(String::as_str)));
+        let Some((payer, most)) = largest(&counts) else { break };
+        if most < 2 || (most <= FEW && !leaving.is_empty()) {
+            break;
+        }
+        let is_of = |place: &Place| place.counts_for.iter().any(|other| other == payer);
+        let clients = counted(left.iter().filter(|place| is_of(place)).map(|place| place.client.as_str()));
+        let Some((client, _)) = largest(&clients) else { break };
+        let Some(oldest) = left.iter().position(|place| is_of(place) && place.client == client) else {
+            break;
+        };
+        leaving.push(left.remove(oldest).clone());
+    }
+    leaving
+}
+
+fn counted<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<&'a str, usize> {
+    let mut counts = HashMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+/// The name with the largest number. Of several, it is always the same one.
+fn largest<'a>(counts: &HashMap<&'a str, usize>) -> Option<(&'a str, usize)> {
+    counts.iter().map(|(name, count)| (*name, *count)).max_by_key(|(name, count)| (*count, *name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place(client: &str, counts_for: &[&str], name: usize) -> Place {
+        Place {
+            client: client.to_owned(),
+            counts_for: counts_for.iter().map(|&name| name.to_owned()).collect(),
+            name: name.to_string(),
+        }
+    }
+
+    #[test]
+    fn a044_who_has_most_gives_up_the_oldest_of_the_client_that_has_most() {
+        let mut places = vec![place("honest", &["ana", "eve"], 0), place("other", &["ana"], 1)];
+        places.extend((2..20).map(|n| place("evil", &["eve", "mallory"], n)));
+        places.extend((20..28).map(|n| place("evil too", &["eve"], n)));
+        let names: Vec<_> = giving_way(&places).iter().map(|place| place.name.clone()).collect();
+        assert_eq!(names[..2], ["2", "3"]);
+        assert!(names.iter().all(|name| name != "0" && name != "1"), "{names:?}");
+    }
+
+    #[test]
+    fn nobody_gives_up_their_only_place() {
+        let places: Vec<_> = (0..100).map(|n| place("client", &[&format!("network {n}")], n)).collect();
+        assert_eq!(giving_way(&places), []);
+        let mut places = places;
+        places.push(place("client", &["network 7"], 100));
+        assert_eq!(giving_way(&places), [place("client", &["network 7"], 7)]);
+    }
+
+    proptest! {
+        #[test]
+        fn a044_nobody_loses_a_place_while_another_has_more(
+            owners in prop::collection::vec((0_u8..6, 0_u8..4), 1..200)
+        ) {
+            let places: Vec<_> = owners.iter().enumerate()
+                .map(|(n, (owner, client))| place(&format!("c{client}"), &[&format!("o{owner}")], n))
+                .collect();
+            let mut left = places.clone();
+            for gone in giving_way(&places) {
+                let count = |owner: &String| left.iter().filter(|place| place.counts_for.contains(owner)).count();
+                let most = left.iter().map(|place| count(&place.counts_for[0])).max().unwrap();
+                prop_assert_eq!(count(&gone.counts_for[0]), most);
+                left.retain(|place| *place != gone);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The rooms of devices and pushed requests: a sorted set each, whose members stand for rows in other slots. A
+//! place is reserved before its row is written, and a row is deleted before its place is given up, so that every
+//! row has a place.
+
+use std::sync::LazyLock;
+
+use fred::types::Value;
+use futures_util::future::try_join_all;
+
+use crate::domain::clock::UnixTime;
+use crate::domain::opaque_token::TokenHash;
+use crate::domain::pushed_request::PushedRequest;
+use crate::keys::seal::StoreKey;
+use crate::store::StoreError;
+use crate::store::places::{Place, giving_way};
+use crate::store::records::Kind;
+
+use super::cells::Cells;
+use super::connection::Script;
+
+/// Reserves a place. The key is the set of reserved places, sorted by their expiry. The arguments are the
+/// name of the place, its expiry, the current time and the ceiling.
+static RESERVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
+         if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
+         redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+         return 1",
+    )
+});
+
+/// Reserves a place in a room until it expires. Returns false if all are taken.
+pub(super) async fn reserve(
+    cells: &Cells,
+    room: &str,
+    name: String,
+    (until, now): (UnixTime, UnixTime),
+    ceiling: u64,
+) -> Result<bool, StoreError> {
+    let arguments =
+        vec![name.into(), until.0.to_string().into(), now.0.to_string().into(), ceiling.to_string().into()];
+    cells.connection.script(&RESERVE, &[room], arguments).await
+}
+
+/// Takes a place for a pushed request. If there is none, others give way. Returns false if nobody can.
+pub(super) async fn take(
+    cells: &Cells,
+    key: &StoreKey,
+    handle: &TokenHash,
+    request: &PushedRequest,
+    earliest: UnixTime,
+) -> Result<bool, StoreError> {
+    let room = cells.keys.room(request.room);
+    let member = member(key, handle, request)?;
+    let ceiling = u64::try_from(request.room.places()).unwrap_or(u64::MAX);
+    let times = (request.expires_at, earliest);
+    if reserve(cells, &room, member.clone(), times, ceiling).await? {
+        return Ok(true);
+    }
+    // One call of this process reads a full room at a time. The others find the places that it has freed.
+    let _alone = cells.making_room.lock().await;
+    if reserve(cells, &room, member.clone(), times, ceiling).await? {
+        return Ok(true);
+    }
+    let range: [Value; 3] = [room.as_str().into(), 0_i64.into(), (-1_i64).into()];
+    let members: Vec<String> = cells.connection.run("ZRANGE", range.into()).await?;
+    let places: Vec<Place> = members.iter().map(|member| read(member)).collect();
+    let leaving = giving_way(&places);
+    if leaving.is_empty() {
+        return Ok(false);
+    }
+    let rows = leaving.iter().map(|place| cells.keys.of(Kind::PushedRequest, &place.name));
+    try_join_all(rows.map(|row| async move { cells.remove(&row).await })).await?;
+    let members = leaving.iter().map(|place| Value::from(written(place)));
+    let command = [Value::from(room.as_str())].into_iter().chain(members).collect();
+    cells.connection.run::<i64>("ZREM", command).await?;
+    reserve(cells, &room, member, times, ceiling).await
+}
+
+/// Gives up the place of a request that was decided.
+pub(super) async fn leave(
+    cells: &Cells,
+    key: &StoreKey,
+    handle: &TokenHash,
+    request: &PushedRequest,
+) -> Result<(), StoreError> {
+    let member = member(key, handle, request)?;
+    let command = vec![cells.keys.room(request.room).into(), member.into()];
+    cells.connection.run::<i64>("ZREM", command).await.map(|_| ())
+}
+
+/// The member of a request. Members are not encrypted, so whoever the request counts for has a name that only the
+/// holder of the store key can make from an address.
+fn member(key: &StoreKey, handle: &TokenHash, request: &PushedRequest) -> Result<String, StoreError> {
+    let name = |text: &str| {
+        let name = key.name_of(text).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok::<_, StoreError>(TokenHash::of(&name).text().chars().take(16).collect::<String>())
+    };
+    let client = name(request.client_id.as_str())?;
+    let counts_for = request.counts_for.iter().map(|payer| name(payer)).collect::<Result<_, _>>()?;
+    Ok(written(&Place { client, counts_for, name: handle.text() }))
+}
+
+fn written(place: &Place) -> String {
+    format!("{} {} {}", place.client, place.counts_for.join(","), place.name)
+}
+
+/// Reads a member. Those of an earlier release only have a name, and count for the same one.
+fn read(member: &str) -> Place {
+    let mut parts = member.rsplitn(3, ' ');
+    let name = parts.next().unwrap_or_default().to_owned();
+    let counts_for = parts.next().unwrap_or_default().split(',').map(str::to_owned).collect();
+    Place { client: parts.next().unwrap_or_default().to_owned(), counts_for, name }
+}
