@@ -13,6 +13,10 @@ use seccompiler::{BpfProgram, apply_filter, sock_filter};
 /// Filters the calls of this thread, and of what it starts, from now on. The thread also gains no rights by starting a program
 /// any more (`no_new_privs`), which the kernel asks for.
 pub(super) fn enter() -> io::Result<()> {
+    // With a filter that knows no architecture, every program would be ended.
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let entered = || -> Result<(), Box<dyn Error + Send + Sync>> { Ok(apply_filter(&program(MACHINE)?)?) };
     entered().map_err(io::Error::other)
 }
