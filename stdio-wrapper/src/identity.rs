@@ -64,6 +64,16 @@ pub enum Refused {
     /// The signature, a time or a name in the assertion is wrong.
     #[error("The caller's assertion was refused: {0}.")]
     Invalid(&'static str),
+    /// By this server's clock, the assertion was made in the future. The value is by how many seconds.
+    #[error(
+        "The caller's assertion was refused: by this server's clock it was made {0} s in the future. The clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
+    )]
+    Early(u64),
+    /// The assertion has expired. The value is its age by this server's clock, in seconds.
+    #[error(
+        "The caller's assertion was refused: it has expired, because by this server's clock it was made {0} s ago. If the request is new, the clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
+    )]
+    Late(u64),
     /// There are no keys, so no assertion can be verified.
     #[error(
         "The caller cannot be verified now, because the authorization service's keys are not available. Try again in a moment."

@@ -109,7 +109,7 @@ impl From<Refused> for Problem {
             Refused::Doubled(_) => Self::bad_request(message),
             // The client's own token is valid, or the edge would have refused it. Therefore a challenge would
             // not help.
-            Refused::Missing(_) | Refused::Invalid(_) => {
+            Refused::Missing(_) | Refused::Invalid(_) | Refused::Early(_) | Refused::Late(_) => {
                 Self::new(StatusCode::UNAUTHORIZED, Code::Refused, message)
             }
         }

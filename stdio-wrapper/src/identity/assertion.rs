@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::jwks::Lookup;
 use super::{Caller, Clock, Jwks, Refused};
@@ -21,6 +23,11 @@ const MAX_LIFE: u64 = 300;
 const MAX_LENGTH: usize = 16 << 10;
 /// Maximum number of verified assertions that are cached.
 const MAX_CACHED: usize = 4096;
+/// Maximum length of an assertion that is cached, in bytes. A longer one, of somebody in very many groups, is
+/// verified each time, so that the cache has a size.
+const MAX_CACHED_LENGTH: usize = 4 << 10;
+/// Minimum time between two lines of the log about clocks.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// The claims of an assertion.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,6 +59,8 @@ pub struct Verifier {
     clock: ClockBox,
     /// Verified assertions by their SHA-256, because the edge sends the same assertion with several requests.
     cache: Mutex<HashMap<Vec<u8>, Known>>,
+    /// When the log was last told that clocks differ.
+    told: Mutex<Option<Instant>>,
 }
 
 struct ClockBox(Clock);
@@ -78,7 +87,7 @@ impl Verifier {
         // Times are compared with the verifier's own clock below.
         validation.validate_exp = false;
         validation.validate_nbf = false;
-        Self { jwks, validation, clock: ClockBox(clock), cache: Mutex::default() }
+        Self { jwks, validation, clock: ClockBox(clock), cache: Mutex::default(), told: Mutex::default() }
     }
 
     /// Verifies an assertion, and returns the caller that it names.
@@ -92,9 +101,12 @@ impl Verifier {
             return Ok(Arc::clone(&known.caller));
         }
         let claims = self.check(token).await?;
-        let expires = lifetime(&claims, now)?;
+        // Only whoever has a genuine assertion gets as far as this, so the answer can say how late it is.
+        let expires = lifetime(&claims, now).inspect_err(|error| self.tell(error))?;
         let caller = Arc::new(caller(claims)?);
-        self.remember(digest, Known { caller: Arc::clone(&caller), expires }, now);
+        if token.len() <= MAX_CACHED_LENGTH {
+            self.remember(digest, Known { caller: Arc::clone(&caller), expires }, now);
+        }
         Ok(caller)
     }
 
@@ -139,6 +151,27 @@ impl Verifier {
         cache.insert(digest, known);
     }
 
+    /// Tells the operator that clocks differ. An assertion that somebody sends again much later looks the same, so
+    /// this is logged only once in [`PAUSE`].
+    fn tell(&self, error: &Refused) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
+        *told = Some(Instant::now());
+        match error {
+            Refused::Early(seconds) => tracing::warn!(
+                seconds,
+                "an assertion is from the future: this clock is behind that of the authorization service by this many seconds, and callers get 401. Set both clocks, for example with NTP"
+            ),
+            Refused::Late(seconds) => tracing::warn!(
+                seconds,
+                "an assertion has expired, and callers get 401. If they send new requests, this clock is ahead of that of the authorization service by this many seconds. Set both clocks, for example with NTP"
+            ),
+            _ => {}
+        }
+    }
+
     fn cache(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Known>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,10 +180,11 @@ impl Verifier {
 /// When an assertion is no longer valid, in seconds since 1970.
 fn lifetime(claims: &Claims, now: u64) -> Result<u64, Refused> {
     if claims.iat > now + LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
-        return Err(Refused::Invalid("it is from the future"));
+        let from = claims.nbf.map_or(claims.iat, |from| from.max(claims.iat));
+        return Err(Refused::Early(from - now));
     }
     let expires = claims.exp.min(claims.iat.saturating_add(MAX_LIFE)).saturating_add(LEEWAY);
-    if now < expires { Ok(expires) } else { Err(Refused::Invalid("it has expired")) }
+    if now < expires { Ok(expires) } else { Err(Refused::Late(now.saturating_sub(claims.iat))) }
 }
 
 fn caller(claims: Claims) -> Result<Caller, Refused> {
@@ -170,4 +204,27 @@ fn caller(claims: Claims) -> Result<Caller, Refused> {
 
 fn digest(token: &str) -> Vec<u8> {
     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes()).as_ref().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_differs_is_named_with_its_difference() {
+        let claims = |iat: u64| {
+            let claims = serde_json::json!({"sub": "ana", "iat": iat, "exp": iat + 60});
+            serde_json::from_value::<Claims>(claims).unwrap()
+        };
+        let now = 1_000_000;
+        assert_eq!(lifetime(&claims(now + LEEWAY), now), Ok(now + LEEWAY + 60 + LEEWAY));
+        assert_eq!(lifetime(&claims(now + 90), now), Err(Refused::Early(90)));
+        assert_eq!(lifetime(&claims(now - 65), now), Err(Refused::Late(65)));
+        let later = Claims { nbf: Some(now + 120), ..claims(now) };
+        assert_eq!(lifetime(&later, now), Err(Refused::Early(120)));
+        for error in [Refused::Early(90), Refused::Late(65)] {
+            let text = error.to_string();
+            assert!(text.contains("clocks") && text.contains("set both") && text.contains(" s "), "{text}");
+        }
+    }
 }

@@ -168,6 +168,36 @@ async fn an_assertion_must_be_right_in_every_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_log() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper(&[]).await;
+    let answer = async |iat: u64| {
+        let token = issuer.sign(&header(), &with(claims(), &[("iat", json!(iat)), ("exp", json!(iat + 60))]));
+        let client = wrapper.client().with_header("x-auth-assertion", &token);
+        let response = client.try_initialize("2025-11-25").await;
+        assert_eq!(response.status(), 401);
+        response.text().await.unwrap()
+    };
+    let early = answer(now() + 3600).await;
+    assert!(early.contains("s in the future") && early.contains("must set both"), "{early}");
+    let line: Value = serde_json::from_str(&wrapper.logged("an assertion is from the future").await).unwrap();
+    let seconds = line["fields"]["seconds"].as_u64().unwrap();
+    assert!((3500..=3600).contains(&seconds), "{line}");
+    let late = answer(now() - 3600).await;
+    assert!(late.contains("it was made 36") && late.contains("must set both"), "{late}");
+    for _ in 0..50 {
+        answer(now() - 3600).await;
+    }
+    let told = wrapper.log().iter().filter(|line| line.contains("Set both clocks")).count();
+    assert!(told < 10, "{told} lines");
+    // A stranger, who has no genuine assertion, learns nothing about clocks.
+    let forged = Issuer::start().await.sign(&header(), &with(claims(), &[("iat", json!(now() + 3600))]));
+    let client = wrapper.client().with_header("x-auth-assertion", &forged);
+    let refused = client.try_initialize("2025-11-25").await.text().await.unwrap();
+    assert!(refused.contains("signature, issuer") && !refused.contains("clock"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_fetched_once_and_unknown_ones_do_not_hammer_the_issuer() {
     let issuer = Issuer::start().await;
     let wrapper = issuer.wrapper(&["--shared"]).await;
