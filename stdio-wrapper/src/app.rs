@@ -16,7 +16,7 @@ use crate::budget::{Budget, Memory};
 use crate::capacity::Capacity;
 use crate::child::{Boundary, Isolation, Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{self, Config, Identity};
-use crate::connection::{self, Draining};
+use crate::connection::{self, Draining, Open};
 use crate::http::{self, Backends, Endpoint};
 use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
 use crate::legacy::{Sessions, Settings};
@@ -102,16 +102,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     );
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
-    let translation = config.translate.then(|| {
-        let settings = translate::Settings {
-            max_seats: config.limits.translate_sessions,
-            input_timeout: config.limits.input_timeout,
-            request_timeout: config.limits.request_timeout,
-            max_asked: config.limits.max_line,
-            idle: config.limits.session_idle,
-        };
-        Facade::new(settings, Arc::clone(&sessions), world.random)
-    });
+    let translation = config.translate.then(|| translation(&config, &sessions, world.random));
     let backward = config.translate.then(|| Backward::new(Arc::clone(&sessions), Arc::clone(&modern)));
     let backends = Backends {
         sessions: Arc::clone(&sessions),
@@ -122,9 +113,12 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let endpoint =
         Endpoint::new(&config, backends, Arc::clone(&authenticator), world.clock, Arc::clone(&metrics));
 
-    let ops = ops_server(&config, Arc::clone(&metrics), ready(Arc::clone(&sessions), authenticator))?;
+    let per_worker = config.limits.max_connections.div_ceil(config.workers.max(1));
+    let open = Open::new(per_worker * config.workers.max(1));
+    let ready = ready(Arc::clone(&sessions), authenticator, Arc::clone(&open));
+    let ops = ops_server(&config, Arc::clone(&metrics), ready)?;
     let draining = web::Data::<Draining>::default();
-    let (mcp, address) = mcp_server(&config, endpoint, draining.clone())?;
+    let (mcp, address) = mcp_server(&config, endpoint, draining.clone(), (per_worker, &open))?;
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(Arc::clone(&launcher).keep_looking());
     tokio::spawn(launcher.keep_spares());
@@ -328,6 +322,17 @@ fn modern_settings(config: &Config, max_sessions: usize, memory: Memory) -> mode
     }
 }
 
+fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc<Facade> {
+    let settings = translate::Settings {
+        max_seats: config.limits.translate_sessions,
+        input_timeout: config.limits.input_timeout,
+        request_timeout: config.limits.request_timeout,
+        max_asked: config.limits.max_line,
+        idle: config.limits.session_idle,
+    };
+    Facade::new(settings, Arc::clone(sessions), random)
+}
+
 fn authenticator(config: &Config, clock: Clock) -> anyhow::Result<Authenticator> {
     let fetch = match &config.identity {
         Identity::Assertion { jwks_url, .. } => {
@@ -340,10 +345,25 @@ fn authenticator(config: &Config, clock: Clock) -> anyhow::Result<Authenticator>
     Ok(Authenticator::new(&config.identity, fetch, clock))
 }
 
-fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>) -> Ready {
+fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>, open: Arc<Open>) -> Ready {
     Arc::new(move || {
         let (sessions, authenticator) = (Arc::clone(&sessions), Arc::clone(&authenticator));
-        Box::pin(async move { sessions.is_ready() && authenticator.is_ready().await })
+        let is_full = open.is_full();
+        Box::pin(async move {
+            if let Some(why) = sessions.why_not_ready() {
+                return Err(why);
+            }
+            if is_full {
+                return Err(
+                    "all connections are taken, so further ones wait until one ends. If this lasts, raise MAX_CONNECTIONS, or find out who has so many",
+                );
+            }
+            if authenticator.is_ready().await {
+                Ok(())
+            } else {
+                Err("the keys of JWKS_URL are not known yet")
+            }
+        })
     })
 }
 
@@ -351,6 +371,7 @@ fn mcp_server(
     config: &Config,
     endpoint: Endpoint,
     draining: web::Data<Draining>,
+    (per_worker, open): (usize, &Arc<Open>),
 ) -> anyhow::Result<(Server, SocketAddr)> {
     let endpoint = web::Data::new(endpoint);
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
@@ -365,7 +386,7 @@ fn mcp_server(
     })
     .workers(config.workers)
     // Each worker has its share. Further connections wait, and the system refuses them when too many wait.
-    .max_connections(config.limits.max_connections.div_ceil(config.workers.max(1)))
+    .max_connections(per_worker)
     .backlog(4096)
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
@@ -373,7 +394,7 @@ fn mcp_server(
     .tcp_nodelay(true)
     .shutdown_timeout(1)
     .disable_signals()
-    .on_connect(connection::accept)
+    .on_connect(connection::setup(open))
     .bind(config.listen)
     .with_context(|| {
         format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
@@ -389,7 +410,7 @@ fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::R
     })
     .workers(1)
     .max_connections(MAX_OPS_CONNECTIONS)
-    .on_connect(connection::accept)
+    .on_connect(connection::setup(&Open::new(MAX_OPS_CONNECTIONS)))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)

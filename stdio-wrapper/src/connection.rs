@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -41,8 +41,53 @@ pub struct Connection {
     under_way: Rc<watch::Sender<usize>>,
 }
 
-/// Sets up a new connection. Must run on the thread that serves it.
-pub fn accept(connection: &dyn Any, extensions: &mut Extensions) {
+/// The number of connections of a listener.
+#[derive(Debug)]
+pub struct Open {
+    count: AtomicUsize,
+    /// No more are accepted then.
+    max: usize,
+}
+
+impl Open {
+    /// Makes a count for a listener that accepts this number of connections.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { count: AtomicUsize::new(0), max })
+    }
+
+    /// Whether further connections have to wait until another one ends.
+    pub fn is_full(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= self.max
+    }
+}
+
+/// A connection that counts until it ends.
+struct Counted(Arc<Open>);
+
+impl Counted {
+    fn new(open: &Arc<Open>) -> Self {
+        open.count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes the function that sets up each new connection of a listener. It must run on the thread that serves the
+/// connection.
+pub fn setup(open: &Arc<Open>) -> impl Fn(&dyn Any, &mut Extensions) + Clone + Send + Sync + use<> {
+    let open = Arc::clone(open);
+    move |connection, extensions| {
+        extensions.insert(Counted::new(&open));
+        accept(connection, extensions);
+    }
+}
+
+fn accept(connection: &dyn Any, extensions: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
     // A connection works without this option, too.
     let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);

@@ -15,7 +15,7 @@ mod post;
 mod problem;
 mod sse_2024;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::Method;
@@ -23,17 +23,25 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::Instant;
 
-use crate::child::Placeholders;
+use crate::child::{Pass, Placeholders, RateLimit};
 use crate::config::{Config, Sites};
+use crate::holding::hold;
 use crate::identity::{Authenticator, Caller, Clock};
 use crate::legacy::{Session, Sessions};
 use crate::metrics::Metrics;
 use crate::modern::Servers;
+use crate::places::{Place, Places};
 use crate::policy::{Gate, ToolRules};
 use crate::translate::{Backward, Facade};
 
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
+
+/// Divisor for the part of all connections that the requests of one user can have at the same time: a quarter.
+/// Through an edge, each request in progress has a connection of its own.
+const SHARE: usize = 4;
+/// A user can always have this number of requests.
+const SMALLEST_SHARE: usize = 4;
 
 /// The header with the session's id.
 const SESSION_ID: &str = "mcp-session-id";
@@ -72,6 +80,11 @@ pub struct Endpoint {
     tool_rules: Option<Arc<ToolRules>>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
+    /// The requests of each user that are in progress: from the moment when the caller is known until the answer
+    /// was sent.
+    under_way: Arc<Places>,
+    max_under_way: usize,
+    refusals: Mutex<RateLimit>,
     bodies: incoming::Bodies,
     max_batch: usize,
     stream_after: Duration,
@@ -104,6 +117,9 @@ impl Endpoint {
             groups: config.groups.clone(),
             tool_rules: config.tool_rules.clone().map(Arc::new),
             resource,
+            under_way: Arc::default(),
+            max_under_way: (config.limits.max_connections / SHARE).max(SMALLEST_SHARE),
+            refusals: Mutex::new(RateLimit::new(1, Instant::now())),
             bodies: incoming::Bodies::new(config.limits.max_body),
             max_batch: config.limits.max_batch,
             stream_after: config.limits.stream_after,
@@ -115,11 +131,41 @@ impl Endpoint {
         }
     }
 
-    /// Makes every check that needs no body, and returns the caller.
-    async fn admit(&self, request: &HttpRequest) -> Result<Arc<Caller>, Problem> {
+    /// Finds out who calls, and has `handle` answer. The request counts for its user until the answer was sent or
+    /// given up (attack 100): one user with slow calls, or with answers that are read slowly, must not have all
+    /// connections.
+    async fn answer(
+        &self,
+        request: &HttpRequest,
+        handle: impl AsyncFnOnce(Arc<Caller>) -> Result<HttpResponse, Problem>,
+    ) -> Result<HttpResponse, Problem> {
         let headers = RequestHeaders::new(request);
         headers.check_site(&self.sites)?;
-        Ok(self.authenticator.caller(&|name| headers.identity(name)).await?)
+        let caller = self.authenticator.caller(&|name| headers.identity(name)).await?;
+        let place = self.admit(&caller)?;
+        Ok(handle(caller).await?.map_body(|_, body| hold(body, place)))
+    }
+
+    /// Takes a place for another request of a user. Callers that are not told apart need none, because there is
+    /// nobody to protect from them.
+    fn admit(&self, caller: &Caller) -> Result<Option<Place>, Problem> {
+        if caller.subject.is_empty() {
+            return Ok(None);
+        }
+        let place = self.under_way.take(&caller.owner(), self.max_under_way);
+        if place.is_none() && self.may_tell() {
+            tracing::warn!(
+                subject = caller.subject,
+                limit = self.max_under_way,
+                "a user has a quarter of MAX_CONNECTIONS in requests, so further ones get 429"
+            );
+        }
+        place.map(Some).ok_or_else(|| Problem::too_many_requests(self.max_under_way))
+    }
+
+    /// Whether another refusal can be logged. A client that is refused might try again without end.
+    fn may_tell(&self) -> bool {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
     }
 
     /// The session that the request names, if it belongs to the caller's user.
@@ -193,9 +239,17 @@ fn other_spelling(path: &str) -> Option<String> {
 
 async fn mcp(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpoint>) -> HttpResponse {
     let answer = match *request.method() {
-        Method::POST => post::handle(&request, body, &endpoint).await,
-        Method::GET => get::handle(&request, &endpoint).await,
-        Method::DELETE => delete::handle(&request, &endpoint).await,
+        Method::POST => {
+            endpoint
+                .answer(&request, async |caller| post::handle(&request, body, &endpoint, &caller).await)
+                .await
+        }
+        Method::GET => {
+            endpoint.answer(&request, async |caller| get::handle(&request, &endpoint, &caller)).await
+        }
+        Method::DELETE => {
+            endpoint.answer(&request, async |caller| delete::handle(&request, &endpoint, &caller)).await
+        }
         Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("GET, POST, DELETE, OPTIONS")),
     };
@@ -204,7 +258,11 @@ async fn mcp(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpo
 
 async fn sse(request: HttpRequest, endpoint: web::Data<Endpoint>) -> HttpResponse {
     let answer = match *request.method() {
-        Method::GET => sse_2024::stream(&request, &endpoint).await,
+        Method::GET => {
+            endpoint
+                .answer(&request, async |caller| sse_2024::stream(&request, &endpoint, &caller).await)
+                .await
+        }
         Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("GET, OPTIONS")),
     };
@@ -213,7 +271,11 @@ async fn sse(request: HttpRequest, endpoint: web::Data<Endpoint>) -> HttpRespons
 
 async fn messages(request: HttpRequest, body: web::Payload, endpoint: web::Data<Endpoint>) -> HttpResponse {
     let answer = match *request.method() {
-        Method::POST => sse_2024::message(&request, body, &endpoint).await,
+        Method::POST => {
+            let handle =
+                async |caller: Arc<Caller>| sse_2024::message(&request, body, &endpoint, &caller).await;
+            endpoint.answer(&request, handle).await
+        }
         Method::OPTIONS => cors::preflight(&request, &endpoint),
         _ => Err(Problem::method_not_allowed("POST, OPTIONS")),
     };

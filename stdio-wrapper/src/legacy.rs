@@ -3,7 +3,6 @@
 
 mod foreign;
 mod link;
-mod owners;
 mod questions;
 mod routing;
 mod session;

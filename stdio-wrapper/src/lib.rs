@@ -16,6 +16,7 @@ pub mod legacy;
 pub mod metrics;
 pub mod modern;
 pub mod ops;
+pub mod places;
 pub mod policy;
 pub mod protocol;
 pub mod stream;

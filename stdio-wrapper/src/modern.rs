@@ -18,7 +18,7 @@ pub use header::{Field, Fields};
 pub use link::Ticket;
 pub use param_headers::ParamHeaders;
 pub use pending::completion;
-pub use servers::{CallError, Native, Place, Servers, Settings};
+pub use servers::{CallError, Native, Servers, Settings};
 pub use tools::read_tools;
 
 /// The name of the revision in messages.

@@ -8,8 +8,9 @@ use actix_web::{HttpResponse, web};
 
 use crate::metrics::Metrics;
 
-/// Returns whether a new session could be served now.
-pub type Ready = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+/// Returns why a new session could not be served now, if it could not.
+pub type Ready =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>> + Send + Sync>;
 
 /// Adds the operator's endpoints to a server. None of them starts a child.
 pub fn routes(metrics: Arc<Metrics>, ready: Ready) -> impl FnOnce(&mut web::ServiceConfig) {
@@ -26,10 +27,9 @@ async fn health() -> HttpResponse {
 }
 
 async fn is_ready(ready: web::Data<Ready>) -> HttpResponse {
-    if ready().await {
-        HttpResponse::Ok().body("ready\n")
-    } else {
-        HttpResponse::ServiceUnavailable().body("not ready\n")
+    match ready().await {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(why) => HttpResponse::ServiceUnavailable().body(format!("not ready: {why}\n")),
     }
 }
 

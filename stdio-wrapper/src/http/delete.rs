@@ -5,14 +5,18 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::Endpoint;
 use super::guard::RequestHeaders;
 use super::problem::Problem;
+use crate::identity::Caller;
 
-pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
-    let caller = endpoint.admit(request).await?;
+pub(super) fn handle(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<HttpResponse, Problem> {
     if RequestHeaders::new(request).is_stateless() {
         return Err(Problem::method_not_allowed("POST"));
     }
     RequestHeaders::new(request).check_version()?;
-    let session = endpoint.session(request, &caller)?;
+    let session = endpoint.session(request, caller)?;
     endpoint.sessions.end(&session, "the client ended it");
     Ok(HttpResponse::NoContent().finish())
 }

@@ -6,19 +6,23 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::guard::{Accepts, RequestHeaders};
 use super::problem::Problem;
 use super::{Endpoint, events};
+use crate::identity::Caller;
 use crate::legacy::Session;
 use crate::protocol::{EventId, Version};
 use crate::stream::Consumer;
 
-pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
+pub(super) fn handle(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<HttpResponse, Problem> {
     let headers = RequestHeaders::new(request);
-    let caller = endpoint.admit(request).await?;
     if RequestHeaders::new(request).is_stateless() {
         return Err(Problem::method_not_allowed("POST"));
     }
     headers.check_accept(Accepts::Events)?;
     headers.check_version()?;
-    let session = endpoint.session(request, &caller)?;
+    let session = endpoint.session(request, caller)?;
     let consumer = match headers.last_event_id()? {
         Some(last) => resume(endpoint, &session, last)?,
         None => session.get_stream().join(),
@@ -27,7 +31,7 @@ pub(super) async fn handle(request: &HttpRequest, endpoint: &Endpoint) -> Result
         priming: session.version().is_some_and(Version::has_priming),
         ids: true,
         ends_with_age: true,
-        until: endpoint.until(&caller),
+        until: endpoint.until(caller),
         ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))

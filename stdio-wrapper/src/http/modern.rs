@@ -19,6 +19,7 @@ use super::{Endpoint, events, gone};
 use crate::identity::Caller;
 use crate::legacy::OpenError;
 use crate::modern::{self, CallError, Fault, Fields, Request, completion};
+use crate::places::Place;
 use crate::policy::Permit;
 use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_line};
 use crate::stream::{Consumer, First, Stream};
@@ -30,7 +31,7 @@ pub(super) struct Started {
     stream: Arc<Stream>,
     consumer: Consumer,
     /// Keeps the client's interest in the request, and its place among the principal's requests.
-    guard: (Box<dyn std::any::Any>, modern::Place),
+    guard: (Box<dyn std::any::Any>, Place),
     /// The last message of the stream if the caller's token expires.
     farewell: Text,
 }
@@ -72,12 +73,12 @@ async fn request(
     let request = modern::check(message, &fields)?;
     let permit = permit(endpoint, caller, &request.method, message)
         .map_err(|refusal| refusal.into_problem(endpoint, caller, http.query_string(), request.id_text()))?;
-    let owner = caller.owner();
+    let owner: Arc<str> = caller.owner().into();
     let place = endpoint.modern.admit(&owner)?;
     let stream = endpoint.modern.stream(&owner);
     // The consumer is connected before anything is sent, so that nothing is lost.
     let consumer = stream.connect();
-    let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &place, &stream).await?;
+    let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &owner, &stream).await?;
     let farewell = farewell(&request);
     Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
 }
@@ -129,18 +130,16 @@ async fn hand_over(
     caller: &Caller,
     (request, permit): (&Request<'_>, &Permit<'_>),
     fields: &Fields<'_>,
-    place: &modern::Place,
+    owner: &Arc<str>,
     stream: &Arc<Stream>,
 ) -> Result<Box<dyn std::any::Any>, Problem> {
     let placeholders = endpoint.placeholders(caller);
     let Some(native) = endpoint.modern.native(&placeholders).await? else {
         let Some(facade) = &endpoint.translation else { return Err(legacy_only()) };
-        return Ok(Box::new(
-            facade.start(request, permit, fields, &placeholders, place.owner(), stream).await?,
-        ));
+        return Ok(Box::new(facade.start(request, permit, fields, &placeholders, owner, stream).await?));
     };
     endpoint.modern.check_params(&native, request, fields).await?;
-    Ok(Box::new(endpoint.modern.call(&native, request, permit, place.owner(), stream).await))
+    Ok(Box::new(endpoint.modern.call(&native, request, permit, owner, stream).await))
 }
 
 /// Clients of several revisions fall back to `initialize` on any error except those of the stateless

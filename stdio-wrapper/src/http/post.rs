@@ -30,37 +30,37 @@ pub(super) async fn handle(
     request: &HttpRequest,
     body: web::Payload,
     endpoint: &Endpoint,
+    caller: &Caller,
 ) -> Result<HttpResponse, Problem> {
     let headers = RequestHeaders::new(request);
-    let caller = endpoint.admit(request).await?;
     headers.check_content()?;
     headers.check_accept(Accepts::JsonAndEvents)?;
-    let body = endpoint.bodies.read(body, &caller).await?;
+    let body = endpoint.bodies.read(body, caller).await?;
     let mut tidied = String::new();
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,
         Err(problem) => {
-            let session = endpoint.session(request, &caller).ok();
+            let session = endpoint.session(request, caller).ok();
             return Err(unread(session.as_deref(), &body, problem).await);
         }
     };
     let reply = match parsed {
         Body::Single(message) => match modern::era(&message, headers.version())? {
-            Era::Modern => match super::modern::start(request, endpoint, &caller, &message).await? {
+            Era::Modern => match super::modern::start(request, endpoint, caller, &message).await? {
                 Some((started, gone)) => Reply::Modern(started, gone),
                 None => Reply::Done(HttpResponse::Accepted().finish()),
             },
-            Era::Legacy => single(request, endpoint, &caller, &message).await?,
+            Era::Legacy => single(request, endpoint, caller, &message).await?,
         },
-        Body::Batch(items) => batch(request, endpoint, &caller, items).await?,
+        Body::Batch(items) => batch(request, endpoint, caller, items).await?,
     };
     // The child has it, so nobody else has to wait for its memory.
     drop((body, tidied));
     Ok(match reply {
-        Reply::Modern(started, gone) => super::modern::respond(endpoint, &caller, started, gone).await?,
+        Reply::Modern(started, gone) => super::modern::respond(endpoint, caller, started, gone).await?,
         Reply::Done(response) => response,
         Reply::Wait(session, consumer, form) => {
-            answer::wait(request, endpoint, &session, consumer, form, endpoint.until(&caller)).await
+            answer::wait(request, endpoint, &session, consumer, form, endpoint.until(caller)).await
         }
     })
 }

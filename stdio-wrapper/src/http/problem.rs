@@ -22,11 +22,13 @@ pub(super) struct Problem {
     pub(super) header: Option<(header::HeaderName, String)>,
     /// `data` of the JSON-RPC error, as JSON text.
     pub(super) data: Option<Box<str>>,
+    /// Whether the connection ends with this answer.
+    closes: bool,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), id: None, header: None, data: None }
+        Self { status, code, message: message.into(), id: None, header: None, data: None, closes: false }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -59,6 +61,16 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidRequest, message)
     }
 
+    /// The user has as many requests in progress as one user can have. The connection ends, because this is
+    /// about connections.
+    pub(super) fn too_many_requests(limit: usize) -> Self {
+        let message = format!(
+            "You have {limit} requests and streams in progress here, which is the most for one user. Wait for some of them, or close streams that nobody needs. The operator can raise MAX_CONNECTIONS, of which one user can have a quarter."
+        );
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message);
+        Self { closes: true, ..problem.retry_after(Duration::ZERO) }
+    }
+
     pub(super) fn method_not_allowed(allow: &str) -> Self {
         let problem =
             Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Refused, "This method is not allowed here.");
@@ -85,6 +97,9 @@ impl Problem {
         response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(header) = self.header {
             response.insert_header(header);
+        }
+        if self.closes {
+            response.force_close();
         }
         response.body(body)
     }

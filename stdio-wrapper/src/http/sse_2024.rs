@@ -12,6 +12,7 @@ use super::incoming::parse;
 use super::post::{check_params, permit, take, unread};
 use super::problem::Problem;
 use super::{Endpoint, events};
+use crate::identity::Caller;
 use crate::legacy::{Session, Sessions};
 use crate::protocol::{Body, Code, Kind, encode_event};
 
@@ -28,17 +29,20 @@ impl Drop for EndWithStream {
 }
 
 /// `GET /sse`: opens a session and its stream.
-pub(super) async fn stream(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
-    let caller = endpoint.admit(request).await?;
+pub(super) async fn stream(
+    request: &HttpRequest,
+    endpoint: &Endpoint,
+    caller: &Caller,
+) -> Result<HttpResponse, Problem> {
     RequestHeaders::new(request).check_accept(Accepts::Events)?;
-    let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(&caller), true).await?;
+    let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), true).await?;
     let guard = EndWithStream { sessions: Arc::clone(&endpoint.sessions), session: Arc::clone(&session) };
     let consumer = session.get_stream().connect();
     let place = format!("/messages?session_id={}", session.id);
     let options = events::Options {
         preamble: Some(encode_event(None, "endpoint", &Bytes::from(place).into())),
         ends_with_age: true,
-        until: endpoint.until(&caller),
+        until: endpoint.until(caller),
         ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
@@ -54,14 +58,14 @@ pub(super) async fn message(
     request: &HttpRequest,
     body: web::Payload,
     endpoint: &Endpoint,
+    caller: &Caller,
 ) -> Result<HttpResponse, Problem> {
-    let caller = endpoint.admit(request).await?;
     RequestHeaders::new(request).check_content()?;
     let query =
         web::Query::<Query>::from_query(request.query_string()).map_err(|_| Problem::no_session_id())?;
-    let found = endpoint.find(&query.session_id, &caller).filter(|session| session.is_sse());
+    let found = endpoint.find(&query.session_id, caller).filter(|session| session.is_sse());
     let session = found.ok_or_else(Problem::no_such_session)?;
-    let body = endpoint.bodies.read(body, &caller).await?;
+    let body = endpoint.bodies.read(body, caller).await?;
     let mut tidied = String::new();
     let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
         Ok(parsed) => parsed,
@@ -74,14 +78,14 @@ pub(super) async fn message(
     };
     check_params(&message)?;
     let Kind::Request { method, id } = &message.kind else {
-        take(endpoint, &caller, &session, &message).await?;
+        take(endpoint, caller, &session, &message).await?;
         return Ok(HttpResponse::Accepted().finish());
     };
     let stream = session.post_stream(1);
     if method == "initialize" && session.version().is_none() {
         session.initialize(&message, id.clone(), &stream).await;
     } else {
-        match permit(endpoint, &caller, method, &message) {
+        match permit(endpoint, caller, method, &message) {
             Ok(permit) => session.request(&message, id.clone(), &stream, &permit).await,
             Err(refusal) => session.refuse(&message, id, &stream, Code::Refused, &refusal.sentence()),
         }

@@ -1,5 +1,7 @@
 //! All sessions: opens them within the limits, finds them, ends them, and removes those that nobody uses.
 
+mod room;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,28 +12,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
+use self::room::EXIT_PATIENCE;
 use super::foreign::Foreign;
 use super::link::{Audience, Link};
-use super::owners::{Owners, Place};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
 use crate::budget::{Budget, Memory, user};
 use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn};
 use crate::metrics::Metrics;
+use crate::places::{Place, Places};
 
 /// Number of session tables. A lookup locks one of them for reading.
 const SHARDS: usize = 64;
 /// Time between two rounds of removing sessions.
 const ROUND: Duration = Duration::from_millis(250);
-/// A session that was used more recently than this is not given up for another one.
-const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// A session of a user who has many is not given up if a message came this recently.
-const QUIET: Duration = Duration::from_secs(5);
-
-/// Maximum time for which opening a session waits until the child of the session that was given up for it has
-/// ended.
-const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 /// Maximum number of sessions that are given up for one that is opened: one because of its owner's limit, and
 /// one because of the limit of all.
 const MAX_GIVEN_UP: usize = 2;
@@ -127,7 +122,9 @@ pub struct Sessions {
     random: Random,
     hasher: RandomState,
     shards: Vec<Shard>,
-    owners: Arc<Owners>,
+    /// A session counts until nothing of its child is left, so that nobody fills a container with children that
+    /// are slow to end.
+    places: Arc<Places>,
     refusals: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
@@ -158,7 +155,7 @@ impl Sessions {
             random,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            owners: Arc::default(),
+            places: Arc::default(),
             refusals: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
             is_stopping: AtomicBool::new(false),
         })
@@ -209,25 +206,6 @@ impl Sessions {
             Some(shared) => Source::Shared(Arc::clone(shared)),
             None => Source::Own(self.launcher.turn(user(owner)).await?),
         })
-    }
-
-    /// Waits until a session has ended, if one of this user is about to. Returns `false` if none is, or if it
-    /// takes too long.
-    async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
-        let mut freed = std::pin::pin!(self.owners.freed.notified());
-        freed.as_mut().enable();
-        let open = self.all().iter().filter(|session| user(&session.owner) == user(owner)).count();
-        let counted = self.owners.counts().get(user(owner)).copied().unwrap_or_default();
-        counted > open && tokio::time::timeout_at(until, freed).await.is_ok()
-    }
-
-    /// Waits until the child of a session that was given up has ended, because it keeps its memory and its
-    /// place until then. There is a limit to this, because a child can be slow to end.
-    pub async fn make_sure_it_is_gone(&self, session: &Session) {
-        if let Some(link) = session.own_link() {
-            let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
-            self.launcher.look();
-        }
     }
 
     /// Opens a session that the translation serves, which answers `initialize` itself.
@@ -369,19 +347,21 @@ impl Sessions {
         self.remove(session);
     }
 
-    /// Whether a new session can be opened, if need be in place of an unused one.
-    pub fn is_ready(&self) -> bool {
-        !self.is_stopping() && self.launcher.is_ready() && self.has_room()
-    }
-
-    fn has_room(&self) -> bool {
-        let has_place = self.count() < self.settings.max_sessions;
-        let has_child = self.shared.is_some() || self.launcher.has_room();
-        let can_have = |is_meant: &dyn Fn(&Session) -> bool| {
-            self.forgotten(is_meant).or_else(|| self.surplus(None, is_meant)).is_some()
-        };
-        // Sessions to give up are looked for last, because that asks all of them.
-        (has_place || can_have(&|_| true)) && (has_child || can_have(&|session| session.own_link().is_some()))
+    /// Why no new session can be opened now, not even in place of an unused one.
+    pub fn why_not_ready(&self) -> Option<&'static str> {
+        if self.is_stopping() {
+            Some("the wrapper is stopping")
+        } else if !self.launcher.is_ready() {
+            Some(
+                "no MCP server can be started now: it has failed several times at its start, or as many starts wait as there can be; see the log",
+            )
+        } else if !self.has_room() {
+            Some(
+                "there is no room for another session (MAX_SESSIONS, or the memory and the processes of the container)",
+            )
+        } else {
+            None
+        }
     }
 
     /// The number of open sessions.
@@ -477,75 +457,24 @@ impl Sessions {
         all
     }
 
-    /// Ends the session that has been unused for the longest time, of those whose end would make room for
-    /// another one.
-    fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
-        let oldest = match error {
-            OpenError::OwnerFull(_) => self.forgotten(&|session| user(&session.owner) == user(owner)),
-            OpenError::Full(_) => self.forgotten(&|_| true).or_else(|| self.surplus(Some(owner), &|_| true)),
-            OpenError::Start(StartError::NoRoom(_)) => {
-                let has_child = |session: &Session| session.own_link().is_some();
-                self.forgotten(&has_child).or_else(|| self.surplus(Some(owner), &has_child))
-            }
-            OpenError::Start(_) | OpenError::Stopping | OpenError::Random => None,
-        }?;
-        self.metrics.sessions_reaped_total.add();
-        self.end(&oldest, "another one was opened");
-        Some(oldest)
-    }
-
     /// Counts another session.
     fn reserve(&self, owner: &str) -> Result<Place, OpenError> {
-        let mut counts = self.owners.counts();
-        let (max, all) = (self.settings.max_sessions, self.count());
-        if all >= max {
-            return Err(OpenError::Full(max));
-        }
-        let max = self.settings.max_per_owner.unwrap_or_else(|| {
-            let fit = self.launcher.capacity().more().map_or(max, |more| max.min(all.saturating_add(more)));
-            (fit / SHARE).max(SMALLEST_SHARE)
-        });
-        if counts.get(user(owner)).copied().unwrap_or_default() >= max {
-            return Err(OpenError::OwnerFull(max));
-        }
-        *counts.entry(user(owner).to_owned()).or_default() += 1;
-        self.metrics.sessions.add();
-        Ok(Place::of(&self.owners, user(owner)))
-    }
-
-    /// The session that has been unused for the longest time, if that is at least [`EVICTABLE_AFTER`].
-    fn forgotten(&self, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        let now = Instant::now();
-        let unused = |session: Arc<Session>| Some((session.unused_for(now)?, session));
-        self.all()
-            .into_iter()
-            .filter(|session| is_meant(session) && !session.is_ended())
-            .filter_map(unused)
-            .max_by_key(|(unused, _)| *unused)
-            .filter(|(unused, _)| *unused >= EVICTABLE_AFTER)
-            .map(|(_, session)| session)
-    }
-
-    /// The session that has been quiet for the longest time, of the user with most sessions, if that user has
-    /// more than [`SMALLEST_SHARE`] and would still have as many as `owner`; `None` stands for somebody without
-    /// any. It can have an open GET stream: otherwise a few users could keep everybody else out with sessions
-    /// that do nothing.
-    fn surplus(&self, owner: Option<&str>, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        let now = Instant::now();
-        let counts = self.owners.counts().clone();
-        let own = owner.and_then(|owner| counts.get(user(owner))).copied().unwrap_or_default();
-        // Callers that are not told apart are all one user.
-        let known = counts.iter().filter(|(name, _)| !name.trim().is_empty());
-        let (most, count) = known.max_by_key(|(_, count)| **count)?;
-        if *count <= SMALLEST_SHARE.max(own + 1) {
-            return None;
-        }
-        let all = self.all().into_iter().filter(|session| user(&session.owner) == most);
-        all.filter(|session| is_meant(session) && !session.is_ended())
-            .filter_map(|session| Some((session.quiet_for(now)?, session)))
-            .max_by_key(|(quiet, _)| *quiet)
-            .filter(|(quiet, _)| *quiet >= QUIET)
-            .map(|(_, session)| session)
+        self.places.take_if(owner, |own| {
+            let (max, all) = (self.settings.max_sessions, self.count());
+            if all >= max {
+                return Err(OpenError::Full(max));
+            }
+            let max = self.settings.max_per_owner.unwrap_or_else(|| {
+                let more = self.launcher.capacity().more();
+                let fit = more.map_or(max, |more| max.min(all.saturating_add(more)));
+                (fit / SHARE).max(SMALLEST_SHARE)
+            });
+            if own >= max {
+                return Err(OpenError::OwnerFull(max));
+            }
+            self.metrics.sessions.add();
+            Ok(())
+        })
     }
 
     fn remove(&self, session: &Session) {

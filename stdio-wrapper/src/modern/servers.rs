@@ -13,9 +13,10 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
-use crate::budget::{Budget, Memory, user};
+use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
+use crate::places::{Place, Places};
 use crate::policy::Permit;
 use crate::protocol::parse_line;
 use crate::stream::Stream;
@@ -91,8 +92,8 @@ pub struct Servers {
     metrics: Arc<Metrics>,
     verdict: Mutex<Option<Verdict>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
-    /// The number of requests of each user, through any client.
-    owners: Mutex<HashMap<Arc<str>, usize>>,
+    /// The requests of each user, subscriptions included.
+    under_way: Arc<Places>,
     is_stopping: AtomicBool,
 }
 
@@ -134,32 +135,6 @@ fn take_oldest(slots: &mut HashMap<Placeholders, Arc<Slot>>, without: Option<Dur
 #[derive(Debug, Clone)]
 pub struct Native(Arc<Link>);
 
-/// A place among a principal's requests. Dropping it makes the place free.
-pub struct Place {
-    servers: Arc<Servers>,
-    owner: Arc<str>,
-    user: Arc<str>,
-}
-
-impl Place {
-    /// The principal.
-    pub fn owner(&self) -> &Arc<str> {
-        &self.owner
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut owners = self.servers.owners();
-        if let Some(count) = owners.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                owners.remove(&self.user);
-            }
-        }
-    }
-}
-
 impl Servers {
     /// Makes an empty set of children.
     pub fn new(
@@ -175,26 +150,17 @@ impl Servers {
             metrics,
             verdict: Mutex::default(),
             slots: Mutex::default(),
-            owners: Mutex::default(),
+            under_way: Arc::default(),
             is_stopping: AtomicBool::new(false),
         })
     }
 
     /// Takes a place for another request of a principal. The clients of a user share the places.
-    pub fn admit(self: &Arc<Self>, owner: &str) -> Result<Place, CallError> {
+    pub fn admit(&self, owner: &str) -> Result<Place, CallError> {
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
-        // Anybody can have any number of clients.
-        let user: Arc<str> = Arc::from(user(owner));
-        let mut owners = self.owners();
-        let count = owners.entry(Arc::clone(&user)).or_default();
-        if *count >= self.settings.max_in_flight {
-            return Err(CallError::OwnerFull);
-        }
-        *count += 1;
-        drop(owners);
-        Ok(Place { servers: Arc::clone(self), owner: Arc::from(owner), user })
+        self.under_way.take(owner, self.settings.max_in_flight).ok_or(CallError::OwnerFull)
     }
 
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier
@@ -459,9 +425,5 @@ impl Servers {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Placeholders, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn owners(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

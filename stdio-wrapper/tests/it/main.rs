@@ -26,6 +26,7 @@ mod questions;
 mod resuming;
 mod settings;
 mod shared;
+mod shares;
 mod slow;
 mod spares;
 mod sse_2024;

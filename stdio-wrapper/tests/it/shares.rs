@@ -1,0 +1,131 @@
+//! What one user can take of what all users need: connections, and the threads that serve them.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use reqwest::Response;
+use serde_json::json;
+
+use crate::modern;
+use crate::slow::{caller, post_and_not_read};
+use crate::wrapper::{Client, Wrapper, answer_of, call};
+
+/// Checks that a user has too many requests, in a way that tells what to do.
+async fn is_too_many(response: Response) {
+    assert_eq!(response.status(), 429);
+    assert_eq!(
+        (&response.headers()["retry-after"], &response.headers()["connection"]),
+        (&"1".parse().unwrap(), &"close".parse().unwrap())
+    );
+    let text = response.text().await.unwrap();
+    assert!(text.contains("You have 10 requests") && text.contains("MAX_CONNECTIONS"), "{text}");
+}
+
+/// Waits until a user's request gets this status.
+async fn ping_gets(client: &Client, status: u16) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while client.status_of_ping().await != status {
+        assert!(Instant::now() < deadline, "a request does not get {status}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-connections=40", "--workers=1"], &[]).await;
+    let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    let again = caller(&wrapper, "ana").with_header("x-auth-client-id", "another");
+    let again = again.initialize("2025-11-25").await;
+    // More than all connections. None of them is answered before all have come, which is never.
+    let calls: Vec<_> = (0..60)
+        .map(|number| {
+            let client = if number % 2 == 0 { ana.clone() } else { again.clone() };
+            let body = call(number, "hold", json!({"value": number, "count": 1000}));
+            tokio::spawn(async move { client.post(body).await })
+        })
+        .collect();
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 10).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    assert_eq!(bob.text("echo", json!({})).await, "{}");
+    assert_eq!(wrapper.ops_status("/ready").await, 200);
+    wrapper.metric_at_least("stdio_wrapper_http_refused_total", 50).await;
+    assert_eq!(ana.status_of_ping().await, 429, "whatever the request");
+    assert_eq!(again.try_initialize("2025-11-25").await.status(), 429, "and whatever the client");
+    assert_eq!(again.delete().await, 429);
+    assert!(wrapper.logged("a user has a quarter of MAX_CONNECTIONS").await.contains("\"ana\""));
+    let mut refused = 0;
+    for call in calls {
+        if call.is_finished() {
+            is_too_many(call.await.unwrap()).await;
+            refused += 1;
+        } else {
+            // Whoever disconnects gives the place back.
+            call.abort();
+        }
+    }
+    assert_eq!(refused, 50);
+    ping_gets(&ana, 200).await;
+    // Stateless requests and subscriptions count as well.
+    let (mut streams, wanted) = (Vec::new(), json!({"toolsListChanged": true}));
+    for number in 0..10 {
+        streams.push(modern::listen(&caller(&wrapper, "ana"), number, wanted.clone()).await);
+    }
+    let ping = modern::request(1, "tools/list", json!({}));
+    assert_eq!(modern::send(&caller(&wrapper, "ana"), &ping).await.status(), 429);
+    assert_eq!(modern::send(&caller(&wrapper, "bob"), &ping).await.status(), 200);
+    drop(streams);
+    ping_gets(&ana, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_answers_that_one_user_does_not_read_leave_connections_for_others() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-connections=40", "--workers=1"], &[]).await;
+    let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    let body = call(1, "big", json!({"bytes": 2_000_000}));
+    let held: Vec<TcpStream> = (0..10).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
+    wrapper.metric_at_least("stdio_wrapper_requests_total", 11).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    // All calls are answered, and their answers are still on their way.
+    is_too_many(ana.post(call(1, "echo", json!({}))).await).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    assert_eq!(bob.text("echo", json!({})).await, "{}");
+    drop(held);
+    ping_gets(&ana, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_callers_who_are_not_told_apart_have_no_share() {
+    let wrapper = Wrapper::start(&["--max-connections=40", "--workers=1"], &[]).await;
+    let client = wrapper.session().await;
+    let calls = (0..20).map(|number| client.post(call(number, "hold", json!({"value": 1, "count": 20}))));
+    for response in futures_util::future::join_all(calls).await {
+        assert_eq!(answer_of(response).await["result"]["content"][0]["text"], "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_wrapper_without_connections_says_so() {
+    let wrapper = Wrapper::start(&["--max-connections=10", "--workers=1"], &[]).await;
+    let ready = async || {
+        let response = reqwest::get(format!("http://{}/ready", wrapper.ops)).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let becomes = async |wanted: u16| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (status, text) = ready().await;
+            if status == wanted {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "/ready stays {status}: {text}");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    assert_eq!(ready().await, (200, "ready\n".to_owned()));
+    let held: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(&wrapper.address).unwrap()).collect();
+    let why = becomes(503).await;
+    assert!(why.contains("connections are taken") && why.contains("MAX_CONNECTIONS"), "{why}");
+    assert_eq!(wrapper.ops_status("/health").await, 200);
+    drop(held);
+    becomes(200).await;
+}
