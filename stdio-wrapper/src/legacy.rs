@@ -11,5 +11,6 @@ mod shared;
 mod unsettled;
 
 pub use foreign::{Busy, Foreign};
+pub use questions::TOO_MANY_QUESTIONS;
 pub use session::{Refusal, Session};
 pub use sessions::{OpenError, Sessions, Settings};

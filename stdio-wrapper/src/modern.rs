@@ -13,7 +13,7 @@ mod servers;
 mod tools;
 mod watch;
 
-pub use check::{Era, Fault, Meta, Request, check, era, is_modern_version};
+pub use check::{Era, Fault, MAX_CAPABILITIES, Meta, Request, check, era, is_modern_version};
 pub use header::{Field, Fields};
 pub use link::Ticket;
 pub use param_headers::ParamHeaders;

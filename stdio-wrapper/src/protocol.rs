@@ -25,7 +25,7 @@ mod text;
 mod tidy;
 mod version;
 
-pub use advice::advice;
+pub use advice::{advice, too_long};
 pub use depth::{MAX_DEPTH, is_too_deep};
 pub use digits::{MAX_DIGITS, has_endless_number};
 pub use edit::{Members, add_member, edit_members};

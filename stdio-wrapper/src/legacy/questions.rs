@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::budget::{Kept, Room};
 use crate::protocol::same_id;
 use crate::stream::Stream;
 
 /// Maximum number of requests of a child that wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
+/// The answer to a question that cannot be put to the client.
+pub const TOO_MANY_QUESTIONS: &str =
+    "Too many questions wait for this client. It has to answer some of them before it can be asked more.";
 /// Requests for which the child waits for a user or a client before it can continue with a call.
 const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
@@ -17,9 +21,9 @@ const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage",
 #[derive(Debug)]
 pub(super) struct Question {
     /// The id that the child gave it, as JSON text.
-    pub(super) id: String,
+    pub(super) id: Kept,
     /// The id that the client knows, as JSON text.
-    shown: String,
+    shown: Kept,
     /// The stream on which it was sent.
     pub(super) stream: Arc<Stream>,
     asked: Instant,
@@ -42,33 +46,37 @@ impl Questions {
         self.next_number.get_or_insert(1);
     }
 
-    /// Records a question. Returns its id for the client, or `None` if too many questions wait already.
+    /// Records a question, in the memory of the principal. Returns its id for the client, or `None` if too many
+    /// questions wait already.
     pub(super) fn put(
         &mut self,
         id: &str,
         method: &str,
         stream: &Arc<Stream>,
         now: Instant,
+        room: &Room,
     ) -> Option<String> {
         self.waiting.retain(|question| !same_id(&question.id, id));
         if self.waiting.len() >= MAX_QUESTIONS {
             return None;
         }
+        let id = room.keep(id)?;
         let shown = match &mut self.next_number {
             Some(number) => {
                 *number += 1;
-                number.to_string()
+                room.keep(number.to_string())?
             }
-            None => id.to_owned(),
+            None => id.clone(),
         };
+        let name = shown.to_string();
         self.waiting.push(Question {
-            id: id.to_owned(),
-            shown: shown.clone(),
+            id,
+            shown,
             stream: Arc::clone(stream),
             asked: now,
             holds_a_call: HOLDS_A_CALL.contains(&method),
         });
-        Some(shown)
+        Some(name)
     }
 
     /// Removes and returns the question with this id of the client's. Some clients return a number as a
@@ -98,7 +106,7 @@ impl Questions {
     pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
         let found = self.waiting.iter().position(|question| same_id(&question.id, id))?;
         let question = self.remove(found, now);
-        let shown = question.shown.clone();
+        let shown = question.shown.to_string();
         Some((question, shown))
     }
 
@@ -140,10 +148,12 @@ mod tests {
     #[test]
     fn an_answer_finds_its_question_in_another_spelling_of_the_id_and_never_a_doubtful_one() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
         let mut taken = |asked: &[&str], answered: &str| {
             questions.waiting.clear();
-            assert!(asked.iter().all(|id| questions.put(id, "ping", &stream, now).is_some()));
+            assert!(
+                asked.iter().all(|id| questions.put(id, "ping", &stream, now, &Room::unlimited()).is_some())
+            );
             questions.take(answered, now).map(|question| question.id)
         };
         assert_eq!(taken(&["0", "1"], "1").as_deref(), Some("1"));
@@ -153,19 +163,42 @@ mod tests {
         assert_eq!(taken(&["0", "\"0\""], "\"0\"").as_deref(), Some("\"0\""));
         assert_eq!(taken(&["0"], "2"), None);
     }
+
+    #[test]
+    fn a109_the_ids_of_questions_take_memory_of_the_principal() {
+        let budget = crate::budget::Budget::new(4 << 20, 1);
+        let (ana, bob) = (budget.room("ana\none"), budget.room("bob\none"));
+        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
+        // Ana has a quarter, for all of her sessions.
+        let mut all: Vec<Questions> = (0..4).map(|_| Questions::default()).collect();
+        let mut put = |of: usize, room: &Room| {
+            (0..MAX_QUESTIONS)
+                .take_while(|number| {
+                    let id = format!("\"{number:01000}\"");
+                    all[of].put(&id, "ping", &stream, now, room).is_some()
+                })
+                .count()
+        };
+        let counts = [put(0, &ana), put(1, &ana), put(2, &ana)];
+        assert!(counts[0] > 900 && counts[1] < 100 && counts[2] == 0, "{counts:?}");
+        assert_eq!(put(3, &bob), counts[0], "others have their share");
+        all.clear();
+        assert!(ana.keep("x".repeat(1 << 19)).is_some(), "it is given back");
+    }
+
     #[test]
     fn an_answer_belongs_to_one_asking_of_a_question_and_not_to_the_next_under_its_id() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
         questions.number();
-        let first = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        let first = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
         let (_, withdrawn) = questions.take_own("77", now).unwrap();
         assert_eq!(withdrawn, first);
-        let second = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        let second = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
         assert_ne!(first, second);
         assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
         // A question that is asked again without being withdrawn is another question, too.
-        let third = questions.put("77", "elicitation/create", &stream, now).unwrap();
+        let third = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
         assert!(questions.take(&second, now).is_none());
         assert_eq!(questions.take(&third, now).map(|question| question.id).as_deref(), Some("77"));
     }
@@ -174,11 +207,11 @@ mod tests {
     fn a_question_excuses_the_calls_that_it_may_belong_to_for_a_while() {
         let (timeout, patience) = (Duration::from_secs(2), Duration::from_secs(10));
         let mut questions = Questions::default();
-        let (stream, started) = (Stream::endless(0, 100, crate::budget::Room::unlimited()), Instant::now());
+        let (stream, started) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
         let at = |seconds| started + Duration::from_secs(seconds);
-        questions.put("0", "ping", &stream, at(1)).unwrap();
+        questions.put("0", "ping", &stream, at(1), &Room::unlimited()).unwrap();
         assert!(!questions.excuse(started, timeout, patience, at(1)), "a ping holds nobody up");
-        questions.put("1", "elicitation/create", &stream, at(1)).unwrap();
+        questions.put("1", "elicitation/create", &stream, at(1), &Room::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(6)));
         assert!(
             !questions.excuse(at(6), timeout, patience, at(6)),
@@ -188,7 +221,7 @@ mod tests {
         questions.take("1", at(6)).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(7)));
         assert!(!questions.excuse(started, timeout, patience, at(8)));
-        questions.put("2", "roots/list", &stream, at(8)).unwrap();
+        questions.put("2", "roots/list", &stream, at(8), &Room::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(17)));
         assert!(!questions.excuse(started, timeout, patience, at(18)), "not without end");
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::link::{About, Audience, Link, Pending, Progress};
+use super::questions::TOO_MANY_QUESTIONS;
 use super::session::Session;
 use crate::budget::{Room, TOO_MANY_ANSWERS};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
-    peek_progress, relay, rewrite, tidy, without_lone_surrogates,
+    peek_progress, relay, rewrite, tidy, too_long, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -32,6 +33,8 @@ const DOUBT: Duration = Duration::from_millis(200);
 struct Routes {
     link: Arc<Link>,
     salvage: Salvage,
+    /// Maximum length of a line, in bytes.
+    max_line: usize,
 }
 
 impl Frames for Routes {
@@ -39,7 +42,7 @@ impl Frames for Routes {
         match frame {
             Frame::Message(line) => self.line(line, room).await,
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
-            Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+            Frame::Oversized { outline, length } => oversized(&self.link, outline, length, self.max_line),
         }
     }
 
@@ -87,8 +90,8 @@ impl Routes {
 }
 
 /// Reads until the child ends, and then fails all waiting requests.
-pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
-    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
+pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>, max_line: usize) {
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line };
     let exit = read_frames(&link.child, output, decoder, account(&link), &mut routes).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
@@ -115,12 +118,11 @@ fn junk(link: &Link, text: &[u8], why: &str) {
     link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
 }
 
-fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
+fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     link.metrics.child_oversized_lines_total.add();
     link.log.oversized(length);
     if let Some(message) = outline.unreadable() {
-        let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
-        unreadable(link, message, &why);
+        unreadable(link, message, &too_long(length, limit));
     }
 }
 
@@ -310,8 +312,7 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     };
     let stream = any_stream(link, &session);
     let Some(shown) = session.expect_answer(id, method, &stream) else {
-        let text =
-            error_message(Some(id.as_bytes()), Code::Refused, "Too many requests wait for this client.");
+        let text = error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_QUESTIONS);
         return link.say(&String::from_utf8_lossy(&text));
     };
     let patch = || Patch { span: span.clone(), with: shown.as_bytes() };

@@ -390,6 +390,11 @@ impl Session {
         self.limits.request_timeout
     }
 
+    /// Maximum time for the client's answer to a question.
+    pub fn input_timeout(&self) -> Duration {
+        self.limits.input_timeout
+    }
+
     pub(super) fn set_slot(&self, version: Version) {
         // A session is initialized once.
         let _ = self.slot.set(version);

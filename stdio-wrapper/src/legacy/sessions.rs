@@ -311,7 +311,7 @@ impl Sessions {
         );
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder));
+        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, self.settings.max_line));
         Ok(Behind::Own(link))
     }
 

@@ -11,6 +11,10 @@ use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, pro
 const REMOVED: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
+/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. What depends
+/// on them is kept with them.
+pub const MAX_CAPABILITIES: usize = 16 << 10;
+
 /// Which rules apply to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
@@ -196,6 +200,13 @@ fn read_meta<'a>(message: &Message<'a>, meta: Option<&'a str>) -> Result<(Meta<'
         members(meta, [PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
     let version = version.and_then(string).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities = object(capabilities).ok_or_else(|| missing(CAPABILITIES))?;
+    if capabilities.len() > MAX_CAPABILITIES {
+        let why = format!(
+            "The client's capabilities have {} bytes. At most {MAX_CAPABILITIES} are accepted.",
+            capabilities.len()
+        );
+        return Err(Fault::Params(why));
+    }
     let progress_token = token.map_or(Ok(None), |token| progress_token(message, token))?;
     Ok((Meta { capabilities, log_level: log_level.and_then(string), progress_token }, version))
 }

@@ -15,7 +15,7 @@ use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::protocol::{
     Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
     members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
-    without_lone_surrogates,
+    too_long, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -27,6 +27,8 @@ const DOUBT: Duration = Duration::from_millis(200);
 struct Routes {
     link: Arc<Link>,
     salvage: Salvage,
+    /// Maximum length of a line, in bytes.
+    max_line: usize,
 }
 
 impl Frames for Routes {
@@ -34,7 +36,7 @@ impl Frames for Routes {
         match frame {
             Frame::Message(line) => self.line(line),
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
-            Frame::Oversized { outline, length } => oversized(&self.link, outline, length),
+            Frame::Oversized { outline, length } => oversized(&self.link, outline, length, self.max_line),
         }
     }
 
@@ -81,8 +83,8 @@ impl Routes {
 }
 
 /// Reads until the child ends, and then fails all waiting requests.
-pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>) {
-    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default() };
+pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>, max_line: usize) {
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line };
     let account = Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO };
     let exit = read_frames(&link.child, output, decoder, account, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
@@ -98,12 +100,11 @@ fn junk(link: &Link, text: &[u8], why: &str) {
     link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
 }
 
-fn oversized(link: &Arc<Link>, outline: Outline, length: usize) {
+fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     link.metrics.child_oversized_lines_total.add();
     link.log.oversized(length);
     if let Some(message) = outline.unreadable() {
-        let why = format!("It has {length} bytes, which is over the limit. Raise MAX_LINE, or ask for less.");
-        unreadable(link, message, &why);
+        unreadable(link, message, &too_long(length, limit));
     }
 }
 

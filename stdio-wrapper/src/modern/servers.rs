@@ -243,7 +243,7 @@ impl Servers {
         let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, memory));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.decoder(self.settings.max_line);
-        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder));
+        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder, self.settings.max_line));
         Ok(link)
     }
 

@@ -2,6 +2,13 @@
 
 use super::envelope::Malformed;
 
+/// Why a message of `length` bytes is dropped if `limit` (`MAX_LINE`) is the maximum.
+pub fn too_long(length: usize, limit: usize) -> String {
+    format!(
+        "It has {length} bytes, which is over the limit of {limit}. Ask for less, or have the operator raise MAX_LINE."
+    )
+}
+
 /// Why a line was not accepted as it is. `is_in_pieces` says that the line is a part of a message over
 /// several lines.
 pub fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {

@@ -16,7 +16,7 @@ use super::results::{Greeting, LEVELS};
 use crate::attempts::Attempts;
 use crate::budget::{Kept, TOO_MANY_ANSWERS};
 use crate::child::Placeholders;
-use crate::legacy::Session;
+use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::modern::ParamHeaders;
 use crate::policy::{Own, Permit};
 use crate::protocol::{Kind, Message, Version, members, parse_line, peek_cancelled, string};
@@ -219,7 +219,7 @@ impl Seat {
             }
         }
         if prompts.len() >= MAX_PROMPTS {
-            return Err("Too many questions wait for this client.");
+            return Err(TOO_MANY_QUESTIONS);
         }
         prompts.push_back(Prompt::Ask(question));
         drop(prompts);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::modern::{META_PREFIX, SERVER_INFO, VERSION};
+use crate::modern::{MAX_CAPABILITIES, META_PREFIX, SERVER_INFO, VERSION};
 use crate::protocol::{Members, add_member, edit_members, object};
 
 /// Methods whose results say how long they may be cached (2026-07-28, "Caching").
@@ -27,8 +27,6 @@ const MISSING_CAPABILITY: i64 = -32021;
 /// Capabilities that a question can need, each with its optional parts.
 const ASKABLE: [(&str, &[&str]); 3] =
     [("elicitation", &["form", "url"]), ("roots", &[]), ("sampling", &["context", "tools"])];
-/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes.
-const MAX_CAPABILITIES: usize = 16 << 10;
 /// Maximum length of the URI of a resource that a client watches, in bytes. It is kept for as long as the
 /// client watches.
 pub(super) const MAX_URI: usize = 4096;

@@ -47,6 +47,10 @@ async fn rules_4_to_9_bodies_metadata_and_versions() {
             .remove(&format!("io.modelcontextprotocol/{missing}"));
         assert_eq!(refusal(&client, &message.to_string()).await, (400, -32602), "{missing}");
     }
+    // They are kept with what depends on them, so they have a size.
+    let mut large = list.clone();
+    large["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"x": "x".repeat(17_000)});
+    assert_eq!(refusal(&client, &large.to_string()).await, (400, -32602));
     let bare = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     assert_eq!(refusal(&client, &bare.to_string()).await, (400, -32602));
     // 8 comes before 9: who disagrees with himself is told that.

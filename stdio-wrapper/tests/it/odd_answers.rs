@@ -426,7 +426,7 @@ async fn a_question_that_is_too_large_is_refused_and_hits_no_call_with_its_numbe
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     let params = json!({"method": "sampling/createMessage", "id": "sleeping", "size": 100_000});
     let told = client.text("ask", params).await;
-    assert!(told.contains("over the limit"), "{told}");
+    assert!(told.contains("over the limit of 65536"), "{told}");
     assert_eq!(waiting.await.unwrap(), "slept");
 }
 

@@ -81,7 +81,7 @@ impl Session {
         method: &str,
         stream: &Arc<Stream>,
     ) -> Option<String> {
-        self.state().questions.put(id, method, stream, Instant::now())
+        self.state().questions.put(id, method, stream, Instant::now(), &self.room)
     }
 
     /// Records that the child needs no answer any more. Returns the stream on which the question was sent,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -11,12 +10,9 @@ use tokio::sync::oneshot;
 use super::super::results::result_for_legacy;
 use super::{Peer, Unanswered, fail};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
-use crate::legacy::Session;
+use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::protocol::{Members, members, parse_line, string};
 use crate::stream::Stream;
-
-/// Maximum time for the client's answer to a question.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Peer {
     /// Passes an answer on. If it asks for input, asks the client instead, and returns the client's answers
@@ -95,14 +91,14 @@ impl Peer {
             let params = params.unwrap_or("{}");
             let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
             if !session.put(&id, &method, Bytes::from(text), out) {
-                return Err("Too many questions wait for this client.".to_owned());
+                return Err(TOO_MANY_QUESTIONS.to_owned());
             }
             // The name is a part of the answer, for which there is memory.
             waiting.push((key, method, receiver));
         }
         let mut answers = Vec::new();
         for (key, method, receiver) in waiting {
-            match tokio::time::timeout(ANSWER_TIMEOUT, receiver).await {
+            match tokio::time::timeout(session.input_timeout(), receiver).await {
                 Ok(Ok(Ok(answer))) => answers.push((key, Some(answer))),
                 Ok(Ok(Err(Unanswered::NoMemory))) => return Err(TOO_MANY_MESSAGES.to_owned()),
                 // If the client fails to put a question to its user, the user has not answered it.
