@@ -22,6 +22,7 @@ use crate::identity::{Authenticator, Clock, FetchError, http_fetch};
 use crate::legacy::{Sessions, Settings};
 use crate::metrics::Metrics;
 use crate::modern::{self, Servers};
+use crate::offload::Offload;
 use crate::ops::{self, Ready};
 use crate::translate::{self, Backward, Facade};
 use crate::unread::close_unread;
@@ -88,15 +89,16 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         answers: Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20), COUNTED_ANSWER),
         messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20), COUNTED_MESSAGE),
     };
+    let offload = Offload::start().context("a thread for large messages cannot be started")?;
     let sessions = Sessions::new(
-        settings(&config, max_sessions, memory.clone()),
+        settings(&config, max_sessions, memory.clone(), Arc::clone(&offload)),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
-        modern_settings(&config, max_sessions, memory),
+        modern_settings(&config, max_sessions, memory, Arc::clone(&offload)),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
@@ -110,8 +112,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         translation: translation.clone(),
         backward,
     };
-    let endpoint =
-        Endpoint::new(&config, backends, Arc::clone(&authenticator), world.clock, Arc::clone(&metrics));
+    let endpoint = Endpoint::new(
+        &config,
+        backends,
+        Arc::clone(&authenticator),
+        world.clock,
+        Arc::clone(&metrics),
+        offload,
+    );
 
     let per_worker = config.limits.max_connections.div_ceil(config.workers.max(1));
     let open = Open::new(per_worker * config.workers.max(1));
@@ -287,7 +295,7 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     Ok(Isolation { boundary: boundary.ok(), has_filter: filter.is_ok() })
 }
 
-fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {
+fn settings(config: &Config, max_sessions: usize, memory: Memory, offload: Arc<Offload>) -> Settings {
     let limits = &config.limits;
     // Without identities, all callers are one principal.
     let all = (config.identity == Identity::None).then_some(max_sessions);
@@ -303,10 +311,16 @@ fn settings(config: &Config, max_sessions: usize, memory: Memory) -> Settings {
         max_line: limits.max_line,
         shared: config.shared,
         memory,
+        offload,
     }
 }
 
-fn modern_settings(config: &Config, max_sessions: usize, memory: Memory) -> modern::Settings {
+fn modern_settings(
+    config: &Config,
+    max_sessions: usize,
+    memory: Memory,
+    offload: Arc<Offload>,
+) -> modern::Settings {
     let limits = &config.limits;
     modern::Settings {
         is_per_caller: config.has_placeholders(),
@@ -319,6 +333,7 @@ fn modern_settings(config: &Config, max_sessions: usize, memory: Memory) -> mode
         max_line: limits.max_line,
         list_cache: limits.list_cache,
         memory,
+        offload,
     }
 }
 

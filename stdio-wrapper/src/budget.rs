@@ -41,6 +41,11 @@ pub fn user(owner: &str) -> &str {
     owner.split_once('\n').map_or(owner, |(subject, _)| subject)
 }
 
+/// The name under which a child that serves several principals counts as one.
+pub fn of_child(number: u64) -> String {
+    format!("\0{number}")
+}
+
 /// An amount of memory, in bytes, that principals share.
 #[derive(Debug)]
 pub struct Budget {
@@ -72,7 +77,7 @@ impl Budget {
     /// Makes an empty room for a child that serves several principals. It is unknown for whom a line is before
     /// all of it was read, so the child counts as a principal.
     pub fn room_of_child(self: &Arc<Self>, number: u64) -> Room {
-        self.room(&format!("\0{number}"))
+        self.room(&of_child(number))
     }
 
     /// Counts a text for a principal until no part of it is in use any more. Returns `None` if there is no

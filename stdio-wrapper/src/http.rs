@@ -30,6 +30,7 @@ use crate::identity::{Authenticator, Caller, Clock};
 use crate::legacy::{Session, Sessions};
 use crate::metrics::Metrics;
 use crate::modern::Servers;
+use crate::offload::Offload;
 use crate::places::{Place, Places};
 use crate::policy::{Gate, ToolRules};
 use crate::translate::{Backward, Facade};
@@ -86,7 +87,6 @@ pub struct Endpoint {
     max_under_way: usize,
     refusals: Mutex<RateLimit>,
     bodies: incoming::Bodies,
-    max_batch: usize,
     stream_after: Duration,
     timing: events::Timing,
 }
@@ -99,6 +99,7 @@ impl Endpoint {
         authenticator: Arc<Authenticator>,
         clock: Clock,
         metrics: Arc<Metrics>,
+        offload: Arc<Offload>,
     ) -> Self {
         let resource = match &config.identity {
             crate::config::Identity::Assertion { resource, .. } => Some(resource.clone()),
@@ -120,8 +121,7 @@ impl Endpoint {
             under_way: Arc::default(),
             max_under_way: (config.limits.max_connections / SHARE).max(SMALLEST_SHARE),
             refusals: Mutex::new(RateLimit::new(1, Instant::now())),
-            bodies: incoming::Bodies::new(config.limits.max_body),
-            max_batch: config.limits.max_batch,
+            bodies: incoming::Bodies::new(config.limits.max_body, config.limits.max_batch, offload),
             stream_after: config.limits.stream_after,
             timing: events::Timing {
                 keep_alive: config.limits.keep_alive,

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod legacy;
 pub mod metrics;
 pub mod modern;
+pub mod offload;
 pub mod ops;
 pub mod places;
 pub mod policy;

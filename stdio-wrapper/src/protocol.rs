@@ -16,6 +16,7 @@ mod keys;
 mod methods;
 mod outcome;
 mod outline;
+mod params;
 mod peek;
 mod rewrite;
 mod salvage;
@@ -25,22 +26,24 @@ mod text;
 mod tidy;
 mod version;
 
-pub use advice::{advice, too_long};
+pub use advice::too_long;
 pub use depth::{MAX_DEPTH, is_too_deep};
 pub use digits::{MAX_DIGITS, has_endless_number};
 pub use edit::{Members, add_member, edit_members};
-pub use envelope::{BadItem, Body, Kind, Malformed, Message, Span, folds_to, parse_body, parse_line};
+pub use envelope::{
+    BadItem, Body, BodyParts, Kind, Malformed, Message, Parts, Span, folds_to, parse_body, parse_line,
+};
 pub use error::{Code, error_message, error_with_data, error_words};
 pub use ids::{own_number, same_id};
 pub use keys::has_nul_key;
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
-    CallParams, elements, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_progress,
-    peek_requested_version, progress_token, span_in, string,
+    CallParams, elements, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_name,
+    peek_progress, peek_requested_version, progress_token, span_in, string,
 };
 pub use rewrite::{Patch, rewrite, rewrite_line};
-pub use salvage::{Salvage, Salvaged};
+pub use salvage::{Line, Salvage, Salvaged};
 pub use sse::{EventId, StreamId, encode_event, encode_priming, encode_retry};
 pub use strings::without_lone_surrogates;
 pub use text::Text;

@@ -1,19 +1,23 @@
 //! Reads and parses the body of a POST, with limits for size, time and memory.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web;
 use bytes::Bytes;
+use bytestring::ByteString;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::Problem;
 use crate::budget::{Budget, Room};
 use crate::identity::Caller;
+use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Body, Code, MAX_DIGITS, has_endless_number, has_nul_key, is_too_deep, parse_body, tidy_body,
+    Body, BodyParts, Code, MAX_DIGITS, Malformed, Unreadable, has_endless_number, has_nul_key, is_too_deep,
+    outline, parse_body, tidy_body,
 };
 
 /// Time for a body in addition to the time that its size allows.
@@ -35,29 +39,54 @@ const LEAST_BUDGET: usize = 32 << 20;
 pub(super) struct Bodies {
     /// Maximum size of a body, in bytes.
     limit: usize,
+    /// Maximum number of messages in a batch.
+    max_batch: usize,
     /// The memory for all bodies.
     budget: Arc<Budget>,
+    offload: Arc<Offload>,
 }
 
 /// A body in memory.
 #[derive(Debug)]
 pub(super) struct Incoming {
     text: Bytes,
+    room: Room,
+}
+
+/// A body that was read as messages. Its memory is counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Messages {
+    text: ByteString,
+    parts: BodyParts,
     _room: Room,
 }
 
-impl std::ops::Deref for Incoming {
-    type Target = [u8];
+/// A body that is no message, or not one that is accepted.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) problem: Problem,
+    /// What it was meant to be, if that can be told.
+    pub(super) meant: Option<Unreadable>,
+}
 
-    fn deref(&self) -> &[u8] {
-        &self.text
+impl From<Problem> for Box<Unread> {
+    fn from(problem: Problem) -> Self {
+        Self::new(Unread { problem, meant: None })
+    }
+}
+
+impl Messages {
+    /// The messages. They are known already, so this takes no time.
+    pub(super) fn body(&self) -> Body<'_> {
+        self.parts.clone().of(&self.text)
     }
 }
 
 impl Bodies {
-    /// Makes a reader for bodies of at most `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, budget: Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET), SMALL) }
+    /// Makes a reader for bodies of at most `limit` bytes, and of at most `max_batch` messages.
+    pub(super) fn new(limit: usize, max_batch: usize, offload: Arc<Offload>) -> Self {
+        let budget = Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET), SMALL);
+        Self { limit, max_batch, budget, offload }
     }
 
     /// Reads the whole body. It is an error if the body is too large or too slow, or if there is no memory
@@ -101,7 +130,21 @@ impl Bodies {
                 }
             }
         }
-        Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), _room: room })
+        Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), room })
+    }
+
+    /// Reads a body as messages, without parts for which a child would drop them. A large body is read by other
+    /// threads, because that takes long enough to hold up the small requests of others (attack 109).
+    pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
+        let max_batch = self.max_batch;
+        if body.text.len() < LARGE {
+            return parse(body, max_batch);
+        }
+        let parsed = self.offload.run(&caller.owner(), move || parse(body, max_batch)).await;
+        parsed.unwrap_or_else(|| {
+            let why = "The request could not be read.";
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, why).into())
+        })
     }
 }
 
@@ -126,13 +169,24 @@ fn too_many() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::ZERO)
 }
 
-/// Parses the messages of a body, without parts for which a child would drop them. `tidied` holds the text if
-/// it had to be changed.
-pub(super) fn parse<'a>(
-    body: &'a [u8],
-    max_batch: usize,
-    tidied: &'a mut String,
-) -> Result<Body<'a>, Problem> {
+/// Reads a body as messages.
+fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
+    let Incoming { text, room } = body;
+    let fail = |problem: Problem, text: &[u8]| Box::new(Unread { problem, meant: outline(text).meant() });
+    let Ok(text) = ByteString::try_from(text.clone()) else {
+        return Err(fail(Malformed::Json("it is not UTF-8".to_owned()).into(), &text));
+    };
+    match tidied(&text, max_batch) {
+        Ok((Cow::Borrowed(_), parts)) => Ok(Messages { text, parts, _room: room }),
+        // This is not longer than the original, which is not needed any more.
+        Ok((Cow::Owned(tidied), parts)) => Ok(Messages { text: tidied.into(), parts, _room: room }),
+        Err(problem) => Err(fail(problem, text.as_bytes())),
+    }
+}
+
+/// The messages of a body, and its text without parts for which a child would drop them.
+fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Problem> {
+    let body = text.as_bytes();
     let parsed = parse_body(body, max_batch)?;
     if is_too_deep(body) {
         return Err(Problem::bad_request("The message is nested too deeply."));
@@ -146,14 +200,8 @@ pub(super) fn parse<'a>(
         let why = format!("The message has a number of more than {MAX_DIGITS} digits.");
         return Err(Problem::bad_request(why));
     }
-    if !parsed.may_be_untidy() {
-        return Ok(parsed);
-    }
-    match std::str::from_utf8(body).ok().and_then(tidy_body) {
-        None => Ok(parsed),
-        Some(text) => {
-            *tidied = text;
-            Ok(parse_body(tidied.as_bytes(), max_batch)?)
-        }
-    }
+    let changed = if parsed.may_be_untidy() { tidy_body(text) } else { None };
+    let Some(changed) = changed else { return Ok((Cow::Borrowed(text), parsed.into_parts(text))) };
+    let parts = parse_body(changed.as_bytes(), max_batch)?.into_parts(&changed);
+    Ok((Cow::Owned(changed), parts))
 }

@@ -12,14 +12,14 @@ use url::Url;
 use super::Endpoint;
 use super::answer::{self, Form};
 use super::guard::{Accepts, RequestHeaders};
-use super::incoming::parse;
+use super::incoming::Unread;
 use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::Session;
 use crate::modern::{self, Era};
 use crate::policy::{Decision, Permit, scopes_to_ask_for};
 use crate::protocol::{
-    BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, outline, peek_call,
+    BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, peek_call, peek_name,
 };
 use crate::stream::{Consumer, Stream};
 
@@ -36,15 +36,14 @@ pub(super) async fn handle(
     headers.check_content()?;
     headers.check_accept(Accepts::JsonAndEvents)?;
     let body = endpoint.bodies.read(body, caller).await?;
-    let mut tidied = String::new();
-    let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
-        Ok(parsed) => parsed,
-        Err(problem) => {
+    let messages = match endpoint.bodies.parse(body, caller).await {
+        Ok(messages) => messages,
+        Err(error) => {
             let session = endpoint.session(request, caller).ok();
-            return Err(unread(session.as_deref(), &body, problem).await);
+            return Err(unread(session.as_deref(), *error).await);
         }
     };
-    let reply = match parsed {
+    let reply = match messages.body() {
         Body::Single(message) => match modern::era(&message, headers.version())? {
             Era::Modern => match super::modern::start(request, endpoint, caller, &message).await? {
                 Some((started, gone)) => Reply::Modern(started, gone),
@@ -55,7 +54,7 @@ pub(super) async fn handle(
         Body::Batch(items) => batch(request, endpoint, caller, items).await?,
     };
     // The child has it, so nobody else has to wait for its memory.
-    drop((body, tidied));
+    drop(messages);
     Ok(match reply {
         Reply::Modern(started, gone) => super::modern::respond(endpoint, caller, started, gone).await?,
         Reply::Done(response) => response,
@@ -76,8 +75,9 @@ enum Reply {
 
 /// The refusal of a body that is no message, under its id if that can be told. The child that asked does not wait for an
 /// answer that nobody can read.
-pub(super) async fn unread(session: Option<&Session>, body: &[u8], problem: Problem) -> Problem {
-    let Some(meant) = outline(body).meant() else { return problem };
+pub(super) async fn unread(session: Option<&Session>, error: Unread) -> Problem {
+    let Unread { problem, meant } = error;
+    let Some(meant) = meant else { return problem };
     if let Unreadable::Request(id) = &meant {
         return problem.with_id(&String::from_utf8_lossy(id));
     }
@@ -335,9 +335,9 @@ pub(super) fn permit<'m>(
 
 /// The tool that a `tools/call` names.
 fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
-    let params = peek_call(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
+    let name = peek_name(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
     let malformed = |why: &str| ToolRefusal::Malformed(why.to_owned());
-    let name = params.name.ok_or_else(|| malformed("tools/call needs `name`, a string."))?;
+    let name = name.ok_or_else(|| malformed("tools/call needs `name`, a string."))?;
     if is_ambiguous(&name) {
         return Err(malformed(
             "`name` must have no control characters, and no blanks at its beginning or end.",

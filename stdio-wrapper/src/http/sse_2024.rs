@@ -8,7 +8,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
-use super::incoming::parse;
 use super::post::{check_params, permit, take, unread};
 use super::problem::Problem;
 use super::{Endpoint, events};
@@ -66,12 +65,11 @@ pub(super) async fn message(
     let found = endpoint.find(&query.session_id, caller).filter(|session| session.is_sse());
     let session = found.ok_or_else(Problem::no_such_session)?;
     let body = endpoint.bodies.read(body, caller).await?;
-    let mut tidied = String::new();
-    let parsed = match parse(&body, endpoint.max_batch, &mut tidied) {
-        Ok(parsed) => parsed,
-        Err(problem) => return Err(unread(Some(&session), &body, problem).await),
+    let messages = match endpoint.bodies.parse(body, caller).await {
+        Ok(messages) => messages,
+        Err(error) => return Err(unread(Some(&session), *error).await),
     };
-    let Body::Single(message) = parsed else {
+    let Body::Single(message) = messages.body() else {
         return Err(Problem::bad_request(
             "Batches exist in protocol version 2025-03-26 only. Send one message at a time.",
         ));

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use super::link::{About, Audience, Link, Pending, Progress};
 use super::questions::TOO_MANY_QUESTIONS;
 use super::session::Session;
-use crate::budget::{Room, TOO_MANY_ANSWERS};
+use crate::budget::{Room, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
+use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
+    Code, Kind, Line, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
     is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
     peek_progress, relay, rewrite, tidy, too_long, without_lone_surrogates,
 };
@@ -35,6 +36,7 @@ struct Routes {
     salvage: Salvage,
     /// Maximum length of a line, in bytes.
     max_line: usize,
+    offload: Arc<Offload>,
 }
 
 impl Frames for Routes {
@@ -56,42 +58,62 @@ impl Frames for Routes {
 
 impl Routes {
     async fn line(&mut self, line: Bytes, mut room: Option<Room>) {
-        let line = without_lone_surrogates(line);
-        let error = match parse_line(&line) {
-            Ok(message) => {
-                self.salvage.reset();
-                return dispatch(&self.link, &line, room, &message).await;
+        match self.read(line, self.link.accepts_prefixed()).await {
+            Some(Line::Message(text, parts)) => {
+                dispatch(&self.link, text.as_bytes(), room, &parts.of(&text)).await;
             }
-            Err(error) => error,
-        };
-        let was_open = self.salvage.is_open();
-        let found = self.salvage.read(&line, self.link.accepts_prefixed());
-        let why = advice(&line, &error, was_open || self.salvage.is_open());
-        match found {
-            Salvaged::Messages(messages) => {
-                self.link.log.line(&line, &why, "a line of the child was put right");
-                // The messages are copies, which take its memory over.
-                drop(line);
-                for text in messages {
-                    let text = without_lone_surrogates(text);
-                    if let Ok(message) = parse_line(&text) {
-                        let room = room.as_mut().map(|room| room.split(text.len()));
-                        dispatch(&self.link, &text, room, &message).await;
+            Some(Line::Doubtful { line, found, why }) => match found {
+                Salvaged::Messages(messages) => {
+                    self.link.log.line(&line, &why, "a line of the child was put right");
+                    // The messages are copies, which take its memory over.
+                    drop(line);
+                    for text in messages {
+                        let text = without_lone_surrogates(text);
+                        if let Ok(message) = parse_line(&text) {
+                            let room = room.as_mut().map(|room| room.split(text.len()));
+                            dispatch(&self.link, &text, room, &message).await;
+                        }
                     }
                 }
-            }
-            Salvaged::Unreadable(message) => {
-                junk(&self.link, &line, &why);
-                unreadable(&self.link, message, &why);
-            }
-            Salvaged::Nothing => junk(&self.link, &line, &why),
+                Salvaged::Unreadable(message) => {
+                    junk(&self.link, &line, &why);
+                    unreadable(&self.link, message, &why);
+                }
+                Salvaged::Nothing => junk(&self.link, &line, &why),
+            },
+            None => junk(&self.link, b"", "it could not be read"),
         }
+    }
+
+    /// Reads a line. A large one is read by other threads, because that takes long enough to hold up the children of
+    /// others.
+    async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
+        if line.len() < LARGE {
+            return Some(self.salvage.line(line, accepts_prefixed));
+        }
+        let owner = match owner(&self.link) {
+            Some(session) => session.owner.clone(),
+            None => of_child(self.link.child.number),
+        };
+        let mut salvage = std::mem::take(&mut self.salvage);
+        let read = move || {
+            let read = salvage.line(line, accepts_prefixed);
+            (salvage, read)
+        };
+        let (salvage, read) = self.offload.run(&owner, read).await?;
+        self.salvage = salvage;
+        Some(read)
     }
 }
 
 /// Reads until the child ends, and then fails all waiting requests.
-pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>, max_line: usize) {
-    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line };
+pub(super) async fn read(
+    link: Arc<Link>,
+    output: Output,
+    decoder: Box<dyn Decoder>,
+    (max_line, offload): (usize, Arc<Offload>),
+) {
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line, offload };
     let exit = read_frames(&link.child, output, decoder, account(&link), &mut routes).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
         link.launcher.child_failed();
@@ -245,9 +267,10 @@ async fn answer(link: &Arc<Link>, text: &Bytes, room: Option<Room>, message: &Me
         }
         return drop_message(link, "an answer that nobody waits for");
     };
-    let version = peek_initialize_result(message).and_then(|(_, version)| version);
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
     let is_initialize = pending.is_initialize;
+    let greeting = if is_initialize { peek_initialize_result(message) } else { None };
+    let version = greeting.and_then(|(_, version)| version);
     if is_initialize {
         link.set_answered();
         // The response has the session's id only if the session has a revision by then.

@@ -21,6 +21,7 @@ use super::shared::SharedChildren;
 use crate::budget::{Budget, Memory, user};
 use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn};
 use crate::metrics::Metrics;
+use crate::offload::Offload;
 use crate::places::{Place, Places};
 
 /// Number of session tables. A lookup locks one of them for reading.
@@ -65,6 +66,8 @@ pub struct Settings {
     pub shared: bool,
     /// The memory of what waits between clients and children.
     pub memory: Memory,
+    /// The threads for large lines of children.
+    pub offload: Arc<Offload>,
 }
 
 /// Why no session was opened.
@@ -311,7 +314,8 @@ impl Sessions {
         );
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, self.settings.max_line));
+        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
+        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
         Ok(Behind::Own(link))
     }
 

@@ -187,7 +187,8 @@ impl SharedChildren {
         );
         let link = Arc::new(link);
         let decoder = self.framing.decoder(self.settings.max_line);
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, self.settings.max_line));
+        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
+        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
         let answer = self.greet(&link, version, turn.start_timeout()).await;
         if answer.is_err() {
             link.child.stop();

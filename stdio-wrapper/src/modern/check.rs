@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::header::{Field, Fields, decode};
 use super::{CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, VERSION};
-use crate::protocol::{Code, Kind, Malformed, Message, Span, members, object, progress_token, string};
+use crate::protocol::{Code, Kind, Malformed, Message, Span, object, progress_token, string};
 
 /// Methods of earlier revisions that this revision has removed (SEP-2575).
 const REMOVED: [&str; 5] =
@@ -14,6 +14,8 @@ const REMOVED: [&str; 5] =
 /// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. What depends
 /// on them is kept with them.
 pub const MAX_CAPABILITIES: usize = 16 << 10;
+/// Maximum length of the name of a tool, prompt, resource or task, in bytes of JSON text.
+const MAX_NAME: usize = 8 << 10;
 
 /// Which rules apply to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,13 +114,9 @@ pub struct Meta<'a> {
 /// handshake, whatever revision it asks for.
 pub fn era(message: &Message<'_>, version: Field<'_>) -> Result<Era, Fault> {
     let method = method(message);
-    if let Some(params) = object(message.params_text()) {
-        let [meta] = members(params, ["_meta"])?;
-        if let Some(meta) = object(meta)
-            && let [Some(_)] = members(meta, [PROTOCOL_VERSION])?
-        {
-            return Ok(Era::Modern);
-        }
+    message.members(["_meta"])?;
+    if let [Some(_)] = message.meta([PROTOCOL_VERSION])? {
+        return Ok(Era::Modern);
     }
     if method == Some("initialize") {
         return Ok(Era::Legacy);
@@ -160,11 +158,8 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
             return Err(Fault::Header("There must be exactly one MCP-Protocol-Version header.".to_owned()));
         }
     };
-    let params = object(message.params_text());
-    let [meta, name, uri, task, arguments] = match params {
-        Some(params) => members(params, ["_meta", "name", "uri", "taskId", "arguments"])?,
-        None => [None; 5],
-    };
+    let [meta, name, uri, task, arguments] =
+        message.members(["_meta", "name", "uri", "taskId", "arguments"])?;
     let (meta, requested) = read_meta(message, meta)?;
     if requested != version {
         let why = "The MCP-Protocol-Version header differs from the version in `_meta`.";
@@ -180,6 +175,10 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
         "tasks/get" | "tasks/update" | "tasks/cancel" => task,
         _ => None,
     };
+    if name.is_some_and(|name| name.len() > MAX_NAME) {
+        // No header can be that long.
+        return Err(Fault::Header("The Mcp-Name header differs from the body.".to_owned()));
+    }
     let name = name.and_then(string);
     if let Some(name) = &name {
         check_header("Mcp-Name", fields.name, Some(name), true)?;
@@ -195,9 +194,9 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
 
 fn read_meta<'a>(message: &Message<'a>, meta: Option<&'a str>) -> Result<(Meta<'a>, Cow<'a, str>), Fault> {
     let missing = |what: &str| Fault::Params(format!("`_meta` lacks `{what}`, which every request needs."));
-    let meta = object(meta).ok_or_else(|| Fault::Params("The request has no `_meta` object.".to_owned()))?;
+    object(meta).ok_or_else(|| Fault::Params("The request has no `_meta` object.".to_owned()))?;
     let [version, capabilities, log_level, token] =
-        members(meta, [PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
+        message.meta([PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
     let version = version.and_then(string).ok_or_else(|| missing(PROTOCOL_VERSION))?;
     let capabilities = object(capabilities).ok_or_else(|| missing(CAPABILITIES))?;
     if capabilities.len() > MAX_CAPABILITIES {

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::SUBSCRIPTION;
 use super::link::Link;
 use super::pending::Waits;
-use crate::budget::{Room, TOO_MANY_ANSWERS};
+use crate::budget::{Room, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
+use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Code, Kind, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, advice, error_message,
+    Code, Kind, Line, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
     members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
     too_long, without_lone_surrogates,
 };
@@ -29,12 +30,13 @@ struct Routes {
     salvage: Salvage,
     /// Maximum length of a line, in bytes.
     max_line: usize,
+    offload: Arc<Offload>,
 }
 
 impl Frames for Routes {
     async fn frame(&mut self, frame: Frame, _room: Option<Room>) {
         match frame {
-            Frame::Message(line) => self.line(line),
+            Frame::Message(line) => self.line(line).await,
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
             Frame::Oversized { outline, length } => oversized(&self.link, outline, length, self.max_line),
         }
@@ -49,42 +51,59 @@ impl Frames for Routes {
 }
 
 impl Routes {
-    fn line(&mut self, line: Bytes) {
-        let line = without_lone_surrogates(line);
-        let error = match parse_line(&line) {
-            Ok(message) => {
-                self.salvage.reset();
-                return dispatch(&self.link, &line, &message);
-            }
-            Err(error) => error,
-        };
+    async fn line(&mut self, line: Bytes) {
         // The child serves many clients. As soon as it has got a message, a line could repeat what one of
         // them has sent.
         let accepts_prefixed = !self.link.has_answered();
-        let was_open = self.salvage.is_open();
-        let found = self.salvage.read(&line, accepts_prefixed);
-        let why = advice(&line, &error, was_open || self.salvage.is_open());
-        match found {
-            Salvaged::Messages(messages) => {
-                self.link.log.line(&line, &why, "a line of the child was put right");
-                for text in messages.into_iter().map(without_lone_surrogates) {
-                    if let Ok(message) = parse_line(&text) {
-                        dispatch(&self.link, &text, &message);
+        match self.read(line, accepts_prefixed).await {
+            Some(Line::Message(text, parts)) => {
+                dispatch(&self.link, text.as_bytes(), &parts.of(&text));
+            }
+            Some(Line::Doubtful { line, found, why }) => match found {
+                Salvaged::Messages(messages) => {
+                    self.link.log.line(&line, &why, "a line of the child was put right");
+                    for text in messages.into_iter().map(without_lone_surrogates) {
+                        if let Ok(message) = parse_line(&text) {
+                            dispatch(&self.link, &text, &message);
+                        }
                     }
                 }
-            }
-            Salvaged::Unreadable(message) => {
-                junk(&self.link, &line, &why);
-                unreadable(&self.link, message, &why);
-            }
-            Salvaged::Nothing => junk(&self.link, &line, &why),
+                Salvaged::Unreadable(message) => {
+                    junk(&self.link, &line, &why);
+                    unreadable(&self.link, message, &why);
+                }
+                Salvaged::Nothing => junk(&self.link, &line, &why),
+            },
+            None => junk(&self.link, b"", "it could not be read"),
         }
+    }
+
+    /// Reads a line. A large one is read by other threads, because that takes long enough to hold up the children of
+    /// others.
+    async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
+        if line.len() < LARGE {
+            return Some(self.salvage.line(line, accepts_prefixed));
+        }
+        let owner = of_child(self.link.child.number);
+        let mut salvage = std::mem::take(&mut self.salvage);
+        let read = move || {
+            let read = salvage.line(line, accepts_prefixed);
+            (salvage, read)
+        };
+        let (salvage, read) = self.offload.run(&owner, read).await?;
+        self.salvage = salvage;
+        Some(read)
     }
 }
 
 /// Reads until the child ends, and then fails all waiting requests.
-pub(super) async fn read(link: Arc<Link>, output: Output, decoder: Box<dyn Decoder>, max_line: usize) {
-    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line };
+pub(super) async fn read(
+    link: Arc<Link>,
+    output: Output,
+    decoder: Box<dyn Decoder>,
+    (max_line, offload): (usize, Arc<Offload>),
+) {
+    let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line, offload };
     let account = Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO };
     let exit = read_frames(&link.child, output, decoder, account, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);

@@ -16,6 +16,7 @@ use super::probe::{self, Shows};
 use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
+use crate::offload::Offload;
 use crate::places::{Place, Places};
 use crate::policy::Permit;
 use crate::protocol::parse_line;
@@ -59,6 +60,8 @@ pub struct Settings {
     pub list_cache: usize,
     /// The memory of what waits between clients and children.
     pub memory: Memory,
+    /// The threads for large lines of children.
+    pub offload: Arc<Offload>,
 }
 
 /// Why a request was not accepted.
@@ -243,7 +246,8 @@ impl Servers {
         let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, memory));
         link.is_probe.store(is_probe, Ordering::Relaxed);
         let decoder = self.framing.decoder(self.settings.max_line);
-        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder, self.settings.max_line));
+        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
+        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder, large));
         Ok(link)
     }
 

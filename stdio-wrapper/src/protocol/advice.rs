@@ -11,7 +11,7 @@ pub fn too_long(length: usize, limit: usize) -> String {
 
 /// Why a line was not accepted as it is. `is_in_pieces` says that the line is a part of a message over
 /// several lines.
-pub fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {
+pub(super) fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {
     if is_in_pieces {
         return "The server writes a message over several lines. One message is one line: print it without indentation and without raw line breaks."
             .to_owned();

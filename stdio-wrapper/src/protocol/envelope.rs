@@ -7,20 +7,28 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::methods::check_method;
 use super::outline::{Unreadable, outline};
-use super::tidy::may_be_untidy;
+use super::params::Params;
+use super::peek::{members, object};
+use super::tidy::{is_untidy_result, may_be_untidy};
 
 /// The position of a value in the text that it was parsed from, in bytes.
 pub type Span = Range<usize>;
 
 /// Maximum length of an id or a progress token, in bytes of JSON text.
 pub(super) const MAX_ID: usize = 1024;
+/// Maximum number of keys in a message that JSON-RPC does not know. They are removed, which needs memory and time
+/// for each of them.
+const MAX_OTHERS: usize = 64;
 
 /// Why a text is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +39,21 @@ pub enum Malformed {
     /// The text is JSON, but not a JSON-RPC message.
     #[error("The message is not a JSON-RPC 2.0 message: {0}.")]
     Envelope(String),
+}
+
+impl Malformed {
+    /// What the parser says about a message or a batch.
+    fn of(error: &serde_json::Error) -> Self {
+        match error.classify() {
+            serde_json::error::Category::Data => Self::Envelope(short(error)),
+            _ => Self::Json(short(error)),
+        }
+    }
+
+    /// What the parser says about a part of a message that is known to be JSON.
+    pub(super) fn in_part(error: &serde_json::Error) -> Self {
+        Self::Envelope(short(error))
+    }
 }
 
 /// The kind of a message.
@@ -74,9 +97,70 @@ pub struct Message<'a> {
     /// Whether the message has a key that JSON-RPC does not know, or `null` for an optional member. SDKs
     /// silently refuse the whole message because of these; [`super::tidy`] removes them.
     pub is_untidy: bool,
+    /// The members of `params` on which decisions depend, if there are params.
+    pub(super) members: Option<Arc<Params>>,
+}
+
+/// A message without its text, so that it can be found in one place and used in another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts {
+    kind: Kind<'static>,
+    params: Option<Span>,
+    result: Option<Span>,
+    error: Option<Span>,
+    is_untidy: bool,
+    members: Option<Arc<Params>>,
+}
+
+impl Parts {
+    /// The message with these parts. `text` must be the text in which they were found.
+    pub fn of(self, text: &str) -> Message<'_> {
+        let Self { kind, params, result, error, is_untidy, members } = self;
+        Message { text, kind, params, result, error, is_untidy, members }
+    }
+}
+
+impl Kind<'_> {
+    fn into_owned(self) -> Kind<'static> {
+        match self {
+            Self::Request { method, id } => Kind::Request { method: Cow::Owned(method.into_owned()), id },
+            Self::Notification { method } => Kind::Notification { method: Cow::Owned(method.into_owned()) },
+            Self::Response { id, is_error } => Kind::Response { id, is_error },
+        }
+    }
 }
 
 impl<'a> Message<'a> {
+    /// The message without its text.
+    pub fn into_parts(self) -> Parts {
+        let Self { text: _, kind, params, result, error, is_untidy, members } = self;
+        Parts { kind: kind.into_owned(), params, result, error, is_untidy, members }
+    }
+
+    /// The values of some members of `params`, as JSON text. A name that is repeated, or that differs only in
+    /// case, is an error.
+    pub fn members<const N: usize>(&self, names: [&str; N]) -> Result<[Option<&'a str>; N], Malformed> {
+        let Some(known) = &self.members else { return Ok([None; N]) };
+        match known.members(names) {
+            Some(found) => found.map(|spans| self.values(spans)),
+            None => object(self.params_text()).map_or(Ok([None; N]), |params| members(params, names)),
+        }
+    }
+
+    /// The same for `_meta`, if it is an object.
+    pub fn meta<const N: usize>(&self, names: [&str; N]) -> Result<[Option<&'a str>; N], Malformed> {
+        let Some(known) = &self.members else { return Ok([None; N]) };
+        if let Some(found) = known.meta(names) {
+            return found.map(|spans| self.values(spans));
+        }
+        let [meta] = self.members(["_meta"])?;
+        object(meta).map_or(Ok([None; N]), |meta| members(meta, names))
+    }
+
+    fn values<const N: usize>(&self, spans: [Option<Span>; N]) -> [Option<&'a str>; N] {
+        spans.map(|span| span.map(|span| self.at(&span)))
+    }
+
     /// The text at a position of this message.
     pub fn at(&self, span: &Span) -> &'a str {
         self.text.get(span.clone()).unwrap_or_default()
@@ -105,8 +189,28 @@ pub enum Body<'a> {
     Batch(Vec<Result<Message<'a>, BadItem>>),
 }
 
+/// A POST body without its text.
+#[derive(Debug, Clone)]
+pub enum BodyParts {
+    /// One message.
+    Single(Parts),
+    /// A batch. Each item comes with the position of its text.
+    Batch(Vec<Result<(Span, Parts), BadItem>>),
+}
+
+impl BodyParts {
+    /// The messages with these parts. `text` must be the text in which they were found.
+    pub fn of(self, text: &str) -> Body<'_> {
+        let item = |(span, parts): (Span, Parts)| parts.of(text.get(span).unwrap_or_default());
+        match self {
+            Self::Single(parts) => Body::Single(parts.of(text)),
+            Self::Batch(items) => Body::Batch(items.into_iter().map(|found| found.map(item)).collect()),
+        }
+    }
+}
+
 /// An item of a batch that is not a message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BadItem {
     /// What is wrong with it.
     pub error: Malformed,
@@ -115,6 +219,15 @@ pub struct BadItem {
 }
 
 impl Body<'_> {
+    /// The messages without their text. `text` must be the text that was parsed.
+    pub fn into_parts(self, text: &str) -> BodyParts {
+        let item = |message: Message<'_>| (span_in(text, message.text), message.into_parts());
+        match self {
+            Self::Single(message) => BodyParts::Single(message.into_parts()),
+            Self::Batch(items) => BodyParts::Batch(items.into_iter().map(|found| found.map(item)).collect()),
+        }
+    }
+
     /// Whether [`super::tidy_body`] might find something. This check is quick, so that the thorough one is
     /// seldom needed.
     pub fn may_be_untidy(&self) -> bool {
@@ -131,19 +244,39 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
     if !text.trim_start().starts_with('[') {
         return parse_from_client(text).map(Body::Single);
     }
-    let items: Vec<&RawValue> =
-        serde_json::from_str(text).map_err(|error| Malformed::Json(error.to_string()))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let items = reader.deserialize_seq(Items(max_batch)).and_then(|items| reader.end().map(|()| items));
+    let items = items.map_err(|error| Malformed::of(&error))?;
     if items.is_empty() {
         return Err(Malformed::Envelope("a batch must not be empty".to_owned()));
-    }
-    if items.len() > max_batch {
-        return Err(Malformed::Envelope(format!("a batch can have at most {max_batch} messages")));
     }
     let read = |item: &'_ RawValue| outline(item.get().as_bytes()).meant();
     let items = items
         .into_iter()
         .map(|item| parse_from_client(item.get()).map_err(|error| BadItem { error, meant: read(item) }));
     Ok(Body::Batch(items.collect()))
+}
+
+/// Reads the items of a batch. With more than the maximum, it stops: a body can have millions of items.
+struct Items(usize);
+
+impl<'de> Visitor<'de> for Items {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a batch")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut all: S) -> Result<Self::Value, S::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = all.next_element()? {
+            if items.len() >= self.0 {
+                return Err(S::Error::custom(format!("a batch can have at most {} messages", self.0)));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
 }
 
 /// Parses a message of a client, and checks its method before a child gets it.
@@ -161,15 +294,21 @@ pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
     parse(utf8(line)?)
 }
 
+/// The same, for a line that is used in another place than where it is read. The text is in front of the
+/// message's parts.
+pub(super) fn parse_owned(line: &Bytes) -> Result<(ByteString, Parts), Malformed> {
+    let text =
+        ByteString::try_from(line.clone()).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))?;
+    let parts = parse(&text)?.into_parts();
+    Ok((text, parts))
+}
+
 fn utf8(text: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(text).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))
 }
 
 fn parse(text: &str) -> Result<Message<'_>, Malformed> {
-    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Malformed::Envelope(short(&error)),
-        _ => Malformed::Json(short(&error)),
-    })?;
+    let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| Malformed::of(&error))?;
     raw.into_message(text).map_err(|why| Malformed::Envelope(why.to_owned()))
 }
 
@@ -188,7 +327,8 @@ struct RawEnvelope<'a> {
     params: Option<&'a str>,
     result: Option<&'a str>,
     error: Option<&'a str>,
-    has_others: bool,
+    /// The number of keys that JSON-RPC does not know.
+    others: usize,
 }
 
 impl<'a> RawEnvelope<'a> {
@@ -202,8 +342,13 @@ impl<'a> RawEnvelope<'a> {
             Key::Result => &mut self.result,
             Key::Error => &mut self.error,
             Key::Other => {
-                self.has_others = true;
-                return Ok(());
+                self.others += 1;
+                let is_too_much = self.others > MAX_OTHERS;
+                return if is_too_much {
+                    Err("it has more than 64 keys that JSON-RPC does not know")
+                } else {
+                    Ok(())
+                };
             }
         };
         match slot.replace(value) {
@@ -213,7 +358,7 @@ impl<'a> RawEnvelope<'a> {
     }
 
     fn into_message(mut self, text: &'a str) -> Result<Message<'a>, &'static str> {
-        let is_untidy = self.has_others | self.drop_nulls();
+        let is_untidy = (self.others > 0) | self.drop_nulls() | self.result.is_some_and(is_untidy_result);
         if self.jsonrpc != Some(r#""2.0""#) {
             return Err("`jsonrpc` must be \"2.0\"");
         }
@@ -244,8 +389,9 @@ impl<'a> RawEnvelope<'a> {
         if self.params.is_some_and(|params| !params.starts_with('{')) {
             return Err("`params` must be an object");
         }
+        let members = self.params.map(|params| Arc::new(Params::read(text, params)));
         let [params, result, error] = [self.params, self.result, self.error].map(|part| part.map(span));
-        Ok(Message { text, kind, params, result, error, is_untidy })
+        Ok(Message { text, kind, params, result, error, is_untidy, members })
     }
 
     /// Removes `null` from optional members, because many libraries write it for a missing member. Returns
@@ -267,7 +413,7 @@ impl<'a> RawEnvelope<'a> {
 }
 
 /// Both point into the same text, so the difference of their addresses is the position.
-fn span_in(text: &str, part: &str) -> Span {
+pub(super) fn span_in(text: &str, part: &str) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
 }

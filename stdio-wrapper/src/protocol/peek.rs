@@ -13,32 +13,38 @@ use super::version::Version;
 /// The member of `_meta` that names the task to which a message belongs.
 pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 
+/// Maximum length of the name of a tool, in bytes of JSON text. Rules are applied to it.
+const MAX_NAME: usize = 4096;
+
 /// What is read from the params of a request.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct CallParams<'a> {
-    /// `name` (tools/call, prompts/get), unescaped.
-    pub name: Option<Cow<'a, str>>,
+pub struct CallParams {
     /// The position of `_meta.progressToken` in the message.
     pub progress_token: Option<Span>,
 }
 
-/// Reads `name` and the progress token of a request.
-pub fn peek_call<'a>(message: &Message<'a>) -> Result<CallParams<'a>, Malformed> {
+/// Reads the progress token of a request, and checks what the schema forbids in the params of any message.
+pub fn peek_call(message: &Message<'_>) -> Result<CallParams, Malformed> {
     let mut out = CallParams::default();
-    let Some(params) = object(message.params_text()) else {
-        return Ok(out);
-    };
-    let [meta, name] = members(params, ["_meta", "name"])?;
-    if let Some(name) = name {
-        out.name = string(name);
-    }
+    let [meta, _] = message.members(["_meta", "name"])?;
     if let Some(meta) = meta.filter(|meta| *meta != "null") {
-        let meta = object(Some(meta)).ok_or_else(|| forbidden("`_meta` must be an object"))?;
-        let [token, task] = members(meta, ["progressToken", RELATED_TASK])?;
+        object(Some(meta)).ok_or_else(|| forbidden("`_meta` must be an object"))?;
+        let [token, task] = message.meta(["progressToken", RELATED_TASK])?;
         out.progress_token = token.map_or(Ok(None), |token| progress_token(message, token))?;
         check_task(task)?;
     }
     Ok(out)
+}
+
+/// Reads `name` of a `tools/call`, unescaped.
+pub fn peek_name<'a>(message: &Message<'a>) -> Result<Option<Cow<'a, str>>, Malformed> {
+    let [name] = message.members(["name"])?;
+    match name {
+        Some(name) if name.len() > MAX_NAME => {
+            Err(Malformed::Envelope(format!("`name` has more than {MAX_NAME} bytes")))
+        }
+        name => Ok(name.and_then(string)),
+    }
 }
 
 /// Checks the task that a message belongs to against the schema (2025-11-25, `RelatedTaskMetadata`).
@@ -68,28 +74,19 @@ fn forbidden(why: &str) -> Malformed {
 
 /// The position of `requestId` in a `notifications/cancelled`.
 pub fn peek_cancelled(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
-    let Some(params) = object(message.params_text()) else {
-        return Ok(None);
-    };
-    let [id] = members(params, ["requestId"])?;
+    let [id] = message.members(["requestId"])?;
     Ok(id.map(|id| span_in(message.text, id)))
 }
 
 /// The position of `progressToken` in a `notifications/progress`.
 pub fn peek_progress(message: &Message<'_>) -> Result<Option<Span>, Malformed> {
-    let Some(params) = object(message.params_text()) else {
-        return Ok(None);
-    };
-    let [token] = members(params, ["progressToken"])?;
+    let [token] = message.members(["progressToken"])?;
     Ok(token.map(|token| span_in(message.text, token)))
 }
 
 /// The revision that an `initialize` request asks for, even if it is unknown.
 pub fn peek_requested_version<'a>(message: &Message<'a>) -> Result<Option<Cow<'a, str>>, Malformed> {
-    let Some(params) = object(message.params_text()) else {
-        return Ok(None);
-    };
-    let [version] = members(params, ["protocolVersion"])?;
+    let [version] = message.members(["protocolVersion"])?;
     Ok(version.and_then(string))
 }
 
@@ -127,10 +124,7 @@ pub fn members<'a, const N: usize>(
     names: [&str; N],
 ) -> Result<[Option<&'a str>; N], Malformed> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    reader.deserialize_map(Members(names)).map_err(|error| {
-        let text = error.to_string();
-        Malformed::Envelope(text.split(" at line ").next().unwrap_or_default().to_owned())
-    })
+    reader.deserialize_map(Members(names)).map_err(|error| Malformed::in_part(&error))
 }
 
 /// The first elements of an array, at most `most`, as JSON text. Returns none if the text is not an array.
@@ -171,8 +165,17 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut out = [None; N];
-        while let Some(found) = map.next_key_seed(WhichKey(&self.0))? {
-            let Some(slot) = found.and_then(|index| out.get_mut(index)) else {
+        while let Some(named) = map.next_key_seed(which(&self.0))? {
+            let slot = match named {
+                Named::Exactly(index) => out.get_mut(index),
+                Named::Refolded(index) => {
+                    let name = self.0.get(index).unwrap_or(&"");
+                    let why = format!("a key differs from `{name}` only in its letters' case");
+                    return Err(M::Error::custom(why));
+                }
+                Named::Otherwise => None,
+            };
+            let Some(slot) = slot else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -184,29 +187,44 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
     }
 }
 
-struct WhichKey<'n>(&'n [&'n str]);
+/// Which of some names a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The name with this index.
+    Exactly(usize),
+    /// A key that differs from the name with this index only in case.
+    Refolded(usize),
+    /// Another key.
+    Otherwise,
+}
+
+/// Reads a key, and says which of these names it is.
+pub(super) fn which<'n>(names: &'n [&'n str]) -> WhichKey<'n> {
+    WhichKey(names)
+}
+
+pub(super) struct WhichKey<'n>(&'n [&'n str]);
 
 impl<'de> DeserializeSeed<'de> for WhichKey<'_> {
-    type Value = Option<usize>;
+    type Value = Named;
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_identifier(self)
     }
 }
 
 impl Visitor<'_> for WhichKey<'_> {
-    type Value = Option<usize>;
+    type Value = Named;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a key")
     }
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
-        if let Some(index) = self.0.iter().position(|name| *name == key) {
-            return Ok(Some(index));
-        }
-        match self.0.iter().find(|name| folds_to(key, name)) {
-            Some(name) => Err(E::custom(format!("a key differs from `{name}` only in its letters' case"))),
-            None => Ok(None),
-        }
+        let position = |is_it: &dyn Fn(&str) -> bool| self.0.iter().position(|name| is_it(name));
+        Ok(match (position(&|name| name == key), position(&|name| folds_to(key, name))) {
+            (Some(index), _) => Named::Exactly(index),
+            (None, Some(index)) => Named::Refolded(index),
+            (None, None) => Named::Otherwise,
+        })
     }
 }

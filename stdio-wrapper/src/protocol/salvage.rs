@@ -7,13 +7,16 @@
 use std::fmt;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::{Kind, parse_line};
+use super::advice::advice;
+use super::envelope::{Kind, Parts, parse_line, parse_owned};
 use super::outcome::is_sound;
 use super::outline::{OutlineReader, Unreadable};
+use super::strings::without_lone_surrogates;
 
 /// Maximum number of messages on one line.
 const MAX_MESSAGES: usize = 1024;
@@ -34,6 +37,22 @@ pub enum Salvaged {
     Nothing,
 }
 
+/// What a line of a child is.
+#[derive(Debug)]
+pub enum Line {
+    /// A message: its text, and what was found in it.
+    Message(ByteString, Parts),
+    /// The line is not a message as it is.
+    Doubtful {
+        /// The line.
+        line: Bytes,
+        /// What could be made of it.
+        found: Salvaged,
+        /// What is wrong with it, for the log and for callers.
+        why: String,
+    },
+}
+
 /// Reads those lines of one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
@@ -42,17 +61,28 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Called when the child has written a valid message, so that an open message before it is not continued.
-    pub fn reset(&mut self) {
+    /// Reads a line, which is a message or not. For `accepts_prefixed`, see [`Self::read`].
+    pub fn line(&mut self, line: Bytes, accepts_prefixed: bool) -> Line {
+        let line = without_lone_surrogates(line);
+        let error = match parse_owned(&line) {
+            Ok((text, parts)) => {
+                // An open message before it is not continued.
+                self.reset();
+                return Line::Message(text, parts);
+            }
+            Err(error) => error,
+        };
+        let was_open = self.open.is_some();
+        let found = self.read(&line, accepts_prefixed);
+        let why = advice(&line, &error, was_open || self.open.is_some());
+        Line::Doubtful { line, found, why }
+    }
+
+    fn reset(&mut self) {
         self.open = None;
     }
 
-    /// Whether a message continues over several lines.
-    pub fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
-
-    /// Reads a line. With `accepts_prefixed`, an answer is also searched behind other text. This is not done
+    /// Reads a line that is not a message as it is. With `accepts_prefixed`, an answer is also searched behind other text. This is not done
     /// for a child that serves several callers. A text cannot forge an answer, because it cannot name a call:
     /// the numbers of calls cannot be guessed (`child/numbers.rs`), not even those of a session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {

@@ -5,9 +5,12 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::edit::Members;
+use super::edit::{Members, edit_members};
 use super::envelope::{Key, Message};
-use super::peek::RELATED_TASK;
+use super::peek::{RELATED_TASK, members};
+
+/// Members of `_meta` for which SDKs do not accept `null`.
+const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
 
 /// Removes these parts of a message. Returns `None` if there are none. What a strict reader must see, such as
 /// repeated keys, stays.
@@ -17,8 +20,19 @@ pub fn tidy(message: &Message<'_>) -> Option<String> {
 
 /// A quick check, so that the thorough one is seldom needed.
 pub(super) fn may_be_untidy(message: &Message<'_>) -> bool {
-    let result = || message.result.as_ref().map(|result| message.at(result)).unwrap_or_default();
-    message.is_untidy || has_null(message.params_text().unwrap_or_default()) || has_null_meta(result())
+    message.is_untidy || has_null_member(message)
+}
+
+/// Whether `_meta` of a result is, or has, what [`tidy`] removes.
+pub(super) fn is_untidy_result(result: &str) -> bool {
+    let is_null = |value: Option<&str>| value == Some("null");
+    has_null_meta(result)
+        && members(result, ["_meta"]).is_ok_and(|[meta]| {
+            is_null(meta)
+                || meta
+                    .and_then(|meta| members(meta, OPTIONAL).ok())
+                    .is_some_and(|found| found.into_iter().any(is_null))
+        })
 }
 
 /// Like [`tidy`], for a POST body, which can be a batch. `text` was parsed before, so it is JSON.
@@ -32,6 +46,14 @@ pub fn tidy_body(text: &str) -> Option<String> {
         items.iter().map(|item| tidy_text(item.get()).map_or(item.get().into(), Cow::Owned)).collect();
     let is_changed = tidied.iter().any(|item| matches!(item, Cow::Owned(_)));
     is_changed.then(|| format!("[{}]", tidied.join(",")))
+}
+
+/// Whether `_meta` of the params, or a member of it that is optional, is `null`.
+fn has_null_member(message: &Message<'_>) -> bool {
+    // What is repeated stays for the strict reader.
+    let Ok([meta]) = message.members(["_meta"]) else { return false };
+    let is_null = |value: Option<&str>| value == Some("null");
+    is_null(meta) || message.meta(OPTIONAL).is_ok_and(|found| found.into_iter().any(is_null))
 }
 
 fn has_null(text: &str) -> bool {
@@ -76,29 +98,28 @@ fn tidy_text(text: &str) -> Option<String> {
 
 /// Removes `null` from `_meta`, which is optional in params and results, as are all of its members.
 fn tidy_meta(text: &str) -> Option<String> {
-    let mut holder = Members::parse(text)?;
-    let meta = holder.get("_meta")?;
-    if meta == "null" {
-        holder.remove("_meta");
-        return Some(holder.to_string());
-    }
-    let mut members = Members::parse(meta)?;
-    let is_null = |name: &&str| members.get(name) == Some("null");
-    let nulls: Vec<&str> = ["progressToken", RELATED_TASK].into_iter().filter(is_null).collect();
-    if nulls.is_empty() {
-        return None;
-    }
-    for name in nulls {
-        members.remove(name);
-    }
-    let meta = members.to_string();
-    holder.set("_meta", meta);
-    Some(holder.to_string())
+    // What is repeated stays for the strict reader.
+    let [meta] = members(text, ["_meta"]).ok()?;
+    let meta = meta?;
+    let tidied = if meta == "null" {
+        None
+    } else {
+        if !members(meta, OPTIONAL).ok()?.contains(&Some("null")) {
+            return None;
+        }
+        let is_kept = |name: &str, value: &str| value != "null" || !OPTIONAL.contains(&name);
+        Some(edit_members(meta, |name, value| is_kept(name, value).then(|| value.into()))?)
+    };
+    edit_members(text, |name, value| match name {
+        "_meta" => tidied.clone().map(Cow::Owned),
+        _ => Some(value.into()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::envelope::parse_line;
+    use super::super::envelope::{parse_body, parse_line};
+    use super::super::peek::peek_name;
     use super::*;
 
     #[test]
@@ -135,6 +156,28 @@ mod tests {
             assert_eq!(tidy(&parse_line(tidied.as_bytes()).unwrap()), None, "{tidied}");
             assert_eq!(tidy_body(&format!("[{tidied},{text}]")), Some(format!("[{tidied},{tidied}]")));
         }
+    }
+
+    #[test]
+    fn a109_what_a_message_can_have_many_of_has_a_ceiling() {
+        let with = |count: usize| {
+            let others: Vec<String> = (0..count).map(|number| format!(r#""x{number}":1,"#)).collect();
+            format!(r#"{{{}"jsonrpc":"2.0","id":1,"method":"m"}}"#, others.concat())
+        };
+        assert!(parse_line(with(64).as_bytes()).is_ok());
+        let why = parse_line(with(65).as_bytes()).unwrap_err().to_string();
+        assert!(why.contains("more than 64 keys"), "{why}");
+        // A batch is not read any further, so it does not matter that the rest is nonsense.
+        let why = parse_body(b"[1,1,1,nonsense", 2).unwrap_err().to_string();
+        assert!(why.contains("at most 2 messages"), "{why}");
+        let named = |length: usize| {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{}"}}}}"#,
+                "x".repeat(length)
+            )
+        };
+        assert!(peek_name(&parse_line(named(4094).as_bytes()).unwrap()).unwrap().is_some());
+        assert!(peek_name(&parse_line(named(4095).as_bytes()).unwrap()).is_err());
     }
 
     #[test]

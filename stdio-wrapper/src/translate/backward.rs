@@ -27,7 +27,7 @@ use crate::modern::{
 use crate::policy::{Gate, Permit};
 use crate::protocol::{
     Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line, peek_call,
-    peek_requested_version, string,
+    peek_name, peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
@@ -369,8 +369,7 @@ impl Foreign for Peer {
         }
         // The params are kept, because they are sent again in each round.
         let room = self.servers.messages().room(&session.owner);
-        let tool =
-            if method == "tools/call" { peek_call(message).ok().and_then(|call| call.name) } else { None };
+        let tool = if method == "tools/call" { peek_name(message).ok().flatten() } else { None };
         let tool = tool.map(|tool| room.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
         let (Some(params), Some(tool)) = (room.keep(params), tool) else {
             return stream

@@ -180,6 +180,8 @@ def call(message):
     token = params.get("_meta", {}).get("progressToken")
     if name == "echo":
         return text(given)
+    if name == "count":
+        return text(str(len(given["x"])))
     if name == "params":
         return text(params)
     if name == "sleep":

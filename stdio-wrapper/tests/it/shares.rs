@@ -129,3 +129,42 @@ async fn a100_a_wrapper_without_connections_says_so() {
     drop(held);
     becomes(200).await;
 }
+
+/// The processor time of the threads for large texts, in ticks of the system.
+fn ticks_for_large_texts(wrapper: &Wrapper) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", wrapper.pid())).unwrap();
+    let ticks = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let (name, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<u64> =
+            rest.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
+        name.ends_with("(large-texts").then(|| fields[11] + fields[12])
+    };
+    threads.filter_map(|thread| ticks(thread.unwrap())).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    let small = ana.call("echo", json!({"numbers": vec![1; 1000]})).await;
+    assert!(small["result"].is_object(), "{small}");
+    let before = ticks_for_large_texts(&wrapper);
+    // As many brackets as a body can have. The child only counts them.
+    let body =
+        call(1, "count", json!({"x": "?"})).replace("\"?\"", &format!("[{}1]", "[1],".repeat(1_000_000)));
+    let counted = answer_of(ana.post(body.clone()).await).await;
+    assert_eq!(counted["result"]["content"][0]["text"], "1000001", "{counted}");
+    let of_bodies = ticks_for_large_texts(&wrapper);
+    assert!(of_bodies > before, "{before}, {of_bodies}");
+    let lines = ana.text("big", json!({"bytes": 15_000_000})).await;
+    assert_eq!(lines.len(), 15_000_000);
+    let of_lines = ticks_for_large_texts(&wrapper);
+    assert!(of_lines > of_bodies, "{of_bodies}, {of_lines}");
+    // What is refused is refused with its id, as ever.
+    let broken = body.replace("\"params\"", "\"Params\"");
+    let refused = answer_of(ana.post(broken).await).await;
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(1), &json!(-32600)), "{refused}");
+    let nonsense = answer_of(ana.post(body.replace("[1],1]", "[1],]")).await).await;
+    assert_eq!(nonsense["error"]["code"], -32700, "{nonsense}");
+}

@@ -1,0 +1,211 @@
+//! Threads for work on large texts, so that the threads which serve everybody are not busy with a large text of
+//! one user. A user has one text at a time worked on, and users take turns.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::budget::user;
+
+/// Size from which on a text is large, in bytes. A smaller one takes about a millisecond, which is not worth a
+/// change of threads.
+pub const LARGE: usize = 256 << 10;
+/// Number of threads. With two, a text of one user does not wait for the end of another user's.
+const THREADS: usize = 2;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads, and the work that waits for them. Dropping it ends the threads.
+#[derive(Debug)]
+pub struct Offload {
+    queue: Arc<Queue>,
+    /// The number of the next job of callers who are not told apart.
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The jobs that wait, by user. A user is here as long as one of them waits or is worked on. Each job holds
+    /// a text that was counted, so there are not too many.
+    jobs: HashMap<Arc<str>, VecDeque<Job>>,
+    /// The users whose turn comes, in this order. None of their jobs is worked on now.
+    turns: VecDeque<Arc<str>>,
+    is_closed: bool,
+}
+
+impl Offload {
+    /// Starts the threads.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        let queue = Arc::<Queue>::default();
+        for _ in 0..THREADS {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new().name("large-texts".to_owned()).spawn(move || queue.work())?;
+        }
+        Ok(Arc::new(Self { queue, next: AtomicU64::new(0) }))
+    }
+
+    /// Has `work` done for the user of `owner` when it is that user's turn. Returns `None` if it panicked. If
+    /// the returned future is dropped before, the work is not done.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        owner: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        let job = move || {
+            if !sender.is_closed() {
+                // Whoever asked might just have gone.
+                let _ = sender.send(work());
+            }
+        };
+        let user = match user(owner) {
+            // Callers that are not told apart do not wait for each other.
+            nobody if nobody.trim().is_empty() => {
+                format!("\0\0{}", self.next.fetch_add(1, Ordering::Relaxed)).into()
+            }
+            user => Arc::from(user),
+        };
+        self.queue.put(user, Box::new(job));
+        receiver.await.ok()
+    }
+}
+
+impl Drop for Offload {
+    fn drop(&mut self) {
+        self.queue.state().is_closed = true;
+        self.queue.wake.notify_all();
+    }
+}
+
+impl Queue {
+    fn put(&self, user: Arc<str>, job: Job) {
+        let mut state = self.state();
+        match state.jobs.entry(Arc::clone(&user)) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push_back(job),
+            Entry::Vacant(place) => {
+                place.insert(VecDeque::from([job]));
+            }
+        }
+        state.turns.push_back(user);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Works on jobs until the queue is closed.
+    fn work(&self) {
+        while let Some((user, job)) = self.take() {
+            // The thread must go on, whatever happens. Whoever waits for the job notices that it has no result.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            self.done(user);
+        }
+    }
+
+    /// Waits for the next job.
+    fn take(&self) -> Option<(Arc<str>, Job)> {
+        let mut state = self.state();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            let user = state.turns.pop_front();
+            let job = user.as_ref().and_then(|user| state.jobs.get_mut(user)).and_then(VecDeque::pop_front);
+            if let (Some(user), Some(job)) = (user, job) {
+                return Some((user, job));
+            }
+            if state.turns.is_empty() {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// A job of this user is done, so another user's turn comes before the next one.
+    fn done(&self, user: Arc<str>) {
+        let mut state = self.state();
+        if state.jobs.get(&user).is_none_or(VecDeque::is_empty) {
+            state.jobs.remove(&user);
+            return;
+        }
+        state.turns.push_back(user);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a109_a_user_has_one_text_at_a_time_worked_on_and_others_do_not_wait_for_all_of_them() {
+        let offload = Offload::start().unwrap();
+        let (order, seen) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        // Ana's first text keeps one thread until all others are done.
+        let (working, work) = oneshot::channel();
+        let run = |who: &'static str, name: &'static str| {
+            let (offload, order) = (Arc::clone(&offload), order.clone());
+            tokio::spawn(async move { offload.run(who, move || order.send(name).unwrap()).await })
+        };
+        let first = {
+            let (offload, order) = (Arc::clone(&offload), order.clone());
+            tokio::spawn(async move {
+                let keep = move || {
+                    working.send(()).unwrap();
+                    gate.recv().unwrap();
+                    order.send("ana 1").unwrap();
+                };
+                offload.run("ana\none", keep).await
+            })
+        };
+        work.await.unwrap();
+        let second = run("ana\nanother", "ana 2");
+        tokio::task::yield_now().await;
+        run("bob\none", "bob 1").await.unwrap().unwrap();
+        run("", "nobody").await.unwrap().unwrap();
+        open.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        let seen: Vec<&str> = seen.try_iter().collect();
+        assert_eq!(seen, ["bob 1", "nobody", "ana 1", "ana 2"]);
+        let left = offload.queue.state();
+        assert!(left.turns.is_empty(), "{:?}", left.turns);
+    }
+
+    #[tokio::test]
+    async fn a_panic_or_a_caller_that_has_gone_stops_nobody() {
+        let offload = Offload::start().unwrap();
+        for _ in 0..2 * THREADS {
+            assert_eq!(offload.run("ana", || panic!("as it should")).await, None::<()>);
+        }
+        let (sender, receiver) = oneshot::channel::<()>();
+        let mut gone = Box::pin(offload.run("ana", move || sender.send(())));
+        // It is asked for once, and dropped.
+        let _ = futures_util::poll!(gone.as_mut());
+        drop(gone);
+        assert_eq!(offload.run("ana", || 7).await, Some(7));
+        let _ = receiver.await;
+    }
+}
