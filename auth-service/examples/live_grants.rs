@@ -119,7 +119,10 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let before = own_memory()?;
-    let cache = FactsCache::new(CacheTerms { tokens: facts, longest: Duration::from_secs(300) });
+    let cache = FactsCache::new(
+        CacheTerms { tokens: facts, longest: Duration::from_secs(300) },
+        std::num::NonZeroUsize::MIN,
+    );
     let now = SystemClock.now();
     for granted in &some {
         let token = access_token(&keys, granted, now);

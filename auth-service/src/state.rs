@@ -21,9 +21,11 @@ use crate::guard::account_rate::AccountRate;
 use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::in_flight::InFlight;
+use crate::guard::known_networks::KnownNetworks;
 use crate::guard::login_rate::LoginRate;
 use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
+use crate::guard::turns::Turns;
 use crate::guard::waiting::Waiting;
 use crate::identity::password::{Passwords, SetUpError};
 use crate::identity::ticket::Tickets;
@@ -45,6 +47,9 @@ const BODIES_AWAITED: (usize, usize) = (32, 256);
 /// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
 /// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
+/// Number of requests that each worker of the public listener works on at the same time. While one waits for the store,
+/// others use the processor.
+const TURNS_PER_WORKER: usize = 4;
 
 /// The settings, the store, the keys, and the sources of time and randomness.
 pub struct AppState {
@@ -78,6 +83,10 @@ pub struct AppState {
     pub bodies: Waiting,
     /// Limits the number of incomplete request heads at the public listener, except for trusted proxies.
     pub heads: Waiting,
+    /// The order in which requests to the public listener are worked on.
+    pub turns: Turns,
+    /// The networks from which accounts have been used, whose requests are worked on first.
+    pub known_networks: KnownNetworks,
     /// Limits how fast passwords can be guessed.
     pub login_rate: LoginRate,
     /// Caches the facts about callers.
@@ -151,7 +160,9 @@ impl AppState {
             requests: InFlight::new(REQUESTS_AT_ONCE),
             bodies: Waiting::new(BODIES_AWAITED.0, BODIES_AWAITED.1),
             heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
-            facts: FactsCache::new(config.storage.facts),
+            turns: Turns::new(config.listeners.workers.get().saturating_mul(TURNS_PER_WORKER)),
+            known_networks: KnownNetworks::default(),
+            facts: FactsCache::new(config.storage.facts, config.listeners.workers),
             policy: Arc::new(policy),
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,

@@ -1,5 +1,5 @@
-//! Limits on what one request and one address can use of the public listener. They apply before any handler
-//! sees the request.
+//! Limits on what one request and one address can use of the public listener, and the order in which requests
+//! are worked on. They apply before any handler sees the request.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -13,10 +13,11 @@ use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut, Data};
 use actix_web::{Error, HttpMessage};
 use futures_util::{StreamExt, poll};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
 use crate::guard::client_address;
+use crate::guard::turns::{Sender, Turn};
 use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
 use crate::state::AppState;
 
@@ -28,6 +29,9 @@ use super::unread::holding;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for receiving the next part of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(3);
+/// How long a request keeps its turn. One that takes longer waits for something else than a processor, such as a password
+/// hash or a document that is fetched, and has limits of its own for that.
+const TURN: Duration = Duration::from_millis(20);
 
 /// Limits each request: the number of concurrent requests of its address, the length of its query, and the
 /// size and arrival time of its body.
@@ -61,13 +65,17 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
             return Ok(refuse(request, unheard, &state));
         }
     }
+    let sender = if state.known_networks.knows(address) { Sender::Known } else { Sender::Stranger };
+    let Ok(turn) = state.turns.take(address, sender).await else {
+        return Ok(refuse(request, Unheard::Crowded, &state));
+    };
     if hashes(&request) {
-        let response = next.call(request).await;
+        let response = in_turn(turn, next.call(request)).await;
         drop(place);
         return response.map(ServiceResponse::map_into_boxed_body);
     }
     let to_the_end = async move {
-        let response = next.call(request).await;
+        let response = in_turn(turn, next.call(request)).await;
         drop(place);
         response
     };
@@ -75,6 +83,16 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let failed = |_| actix_web::error::ErrorInternalServerError("the service cannot answer at the moment");
     let handled = actix_web::rt::spawn(to_the_end.in_current_span()).await.map_err(failed)?;
     handled.map(ServiceResponse::map_into_boxed_body)
+}
+
+/// Does the work of a request, whose turn ends with it or after [`TURN`].
+async fn in_turn<T>(turn: Turn, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    if let Ok(done) = timeout(TURN, work.as_mut()).await {
+        return done;
+    }
+    drop(turn);
+    work.await
 }
 
 fn refuse(mut request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {

@@ -1,12 +1,14 @@
 //! A cache of the facts about callers. A cached value is only used while the store guarantees that nothing
 //! about it has changed ([`Changes`]). Policy is evaluated on every request in any case.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
 use metrics::Counter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
+use tokio::sync::Semaphore;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::issuer::Issuer;
@@ -88,6 +90,8 @@ pub struct FactsCache {
     known: Cache<Key, Arc<Known>>,
     /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
+    /// One permit for each worker, because a worker verifies one signature at a time in any case.
+    verifications: Semaphore,
     longest: Duration,
     hits: Counter,
     misses: Counter,
@@ -96,12 +100,13 @@ pub struct FactsCache {
 }
 
 impl FactsCache {
-    /// Creates an empty cache.
-    pub fn new(terms: CacheTerms) -> Self {
+    /// Creates an empty cache for a service with this number of workers.
+    pub fn new(terms: CacheTerms, workers: NonZeroUsize) -> Self {
         let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_facts_total", "outcome" => outcome);
         Self {
             known: Cache::new(terms.tokens),
             invalid: Cache::new((terms.tokens / KNOWN_TO_ONE_INVALID).max(1)),
+            verifications: Semaphore::new(workers.get()),
             longest: terms.longest,
             hits: outcome("hit"),
             misses: outcome("miss"),
@@ -169,7 +174,8 @@ impl FactsCache {
             self.refused.increment(1);
             return Err(NoFacts::Invalid);
         }
-        let claims = claims_of(token, sources.keys).inspect_err(|_| self.invalid.insert(*key, verified))?;
+        let claims =
+            self.verify(token, sources.keys).await.inspect_err(|_| self.invalid.insert(*key, verified))?;
         let (facts, version) = ask(claims, sources).await?;
         let counter = if version.is_some() { &self.misses } else { &self.bypassed };
         counter.increment(1);
@@ -179,6 +185,16 @@ impl FactsCache {
             let _ = guard.insert(Arc::clone(&known));
         }
         Ok(known)
+    }
+
+    /// Verifies a token that is not in the cache. Anybody can send such tokens, and a signature takes longer than the
+    /// whole check of a token in the cache. Therefore few are verified at a time, and every other request that
+    /// is ready goes first.
+    async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, NoFacts> {
+        // The semaphore is never closed.
+        let _turn = self.verifications.acquire().await;
+        tokio::task::yield_now().await;
+        claims_of(token, keys)
     }
 
     fn is_good(&self, known: &Known, sources: &Sources<'_>) -> bool {

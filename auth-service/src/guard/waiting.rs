@@ -1,41 +1,29 @@
 //! Limits how many senders the server waits for at a time. Each address has a share of the places, and a
 //! newcomer takes the place of the sender that has been waited for longest.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::client_address::network;
-
-type Key = Option<IpAddr>;
+use super::queues::{Key, Position, Queues};
 
 /// The places for senders. Nobody is refused: an honest sender delivers in a moment, so the sender that has
 /// been waited for longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,
-    queues: Arc<Mutex<Queues>>,
+    queues: Senders,
 }
 
-/// The senders that the server waits for, by address, the oldest of each address first.
-#[derive(Default)]
-struct Queues {
-    by_address: HashMap<Key, BTreeMap<u64, oneshot::Sender<()>>>,
-    /// Number of senders that the server waits for.
-    count: usize,
-    /// Number of the next sender. Senders are numbered in the order in which they come.
-    next: u64,
-}
+/// The senders that the server waits for.
+type Senders = Arc<Mutex<Queues<oneshot::Sender<()>>>>;
 
 /// A sender that the server waits for. Dropping it frees the place.
 pub struct Wait {
-    key: Key,
-    number: u64,
+    position: Position,
     given_up: oneshot::Receiver<()>,
-    queues: Arc<Mutex<Queues>>,
+    queues: Senders,
 }
 
 impl Waiting {
@@ -47,56 +35,31 @@ impl Waiting {
     /// Waits for one more sender. If its address has no place left, the oldest sender of that address is
     /// given up. If there is no place at all, the oldest sender of the address with the most senders is given
     /// up.
-    pub fn enter(&self, address: Key) -> Wait {
-        let key = address.map(network);
+    pub fn enter(&self, address: Option<IpAddr>) -> Wait {
         let (notice, given_up) = oneshot::channel();
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = queues.next;
-        queues.next += 1;
-        queues.count += 1;
-        let queue = queues.by_address.entry(key).or_default();
-        queue.insert(number, notice);
-        if queue.len() > self.share {
-            queues.give_up_oldest(key);
-        } else if queues.count > self.all
+        let position = queues.add(address, notice);
+        if queues.count_of(position.key) > self.share {
+            give_up_oldest(&mut queues, position.key);
+        } else if queues.count() > self.all
             && let Some(most) = queues.fullest()
         {
-            queues.give_up_oldest(most);
+            give_up_oldest(&mut queues, most);
         }
-        Wait { key, number, given_up, queues: Arc::clone(&self.queues) }
+        Wait { position, given_up, queues: Arc::clone(&self.queues) }
     }
 
     /// The number of senders that the server waits for.
     pub fn count(&self) -> usize {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).count
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).count()
     }
 }
 
-impl Queues {
-    /// The address that has the most senders. Of several, it is the one with the oldest sender.
-    fn fullest(&self) -> Option<Key> {
-        let first = |queue: &BTreeMap<u64, _>| queue.keys().next().copied();
-        let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), Reverse(first(queue))));
-        fullest.map(|(key, _)| *key)
-    }
-
-    fn give_up_oldest(&mut self, key: Key) {
-        if let Some((number, notice)) = self.by_address.get_mut(&key).and_then(BTreeMap::pop_first) {
-            self.count -= 1;
-            tracing::debug!(number, "a sender is not waited for any longer: others need its place");
-            // The receiver can be gone, because its sender has just delivered.
-            let _ = notice.send(());
-        }
-    }
-
-    fn leave(&mut self, key: Key, number: u64) {
-        let Some(queue) = self.by_address.get_mut(&key) else { return };
-        if queue.remove(&number).is_some() {
-            self.count -= 1;
-        }
-        if queue.is_empty() {
-            self.by_address.remove(&key);
-        }
+fn give_up_oldest(queues: &mut Queues<oneshot::Sender<()>>, key: Key) {
+    if let Some((number, notice)) = queues.take_oldest(key) {
+        tracing::debug!(number, "a sender is not waited for any longer: others need its place");
+        // The receiver can be gone, because its sender has just delivered.
+        let _ = notice.send(());
     }
 }
 
@@ -109,7 +72,7 @@ impl Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).leave(self.key, self.number);
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).remove(self.position);
     }
 }
 
@@ -162,6 +125,5 @@ mod tests {
         assert_eq!(waiting.count(), 3);
         drop(waits);
         assert_eq!(waiting.count(), 0);
-        assert!(waiting.queues.lock().unwrap().by_address.is_empty());
     }
 }

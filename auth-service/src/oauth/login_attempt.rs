@@ -1,5 +1,7 @@
 //! Checks a user name and password, and limits the work that strangers can cause by trying.
 
+use std::net::IpAddr;
+
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
@@ -86,6 +88,7 @@ pub(super) async fn account_of(
     let proven = state.passwords.verify(phc, password, queue).await?;
     let account = account.filter(|_| proven).ok_or(NotProven::Wrong)?;
     state.login_rate.succeeded(admission);
+    state.known_networks.note(&account.subject, address_of(http, state));
     Ok(account)
 }
 
@@ -114,8 +117,11 @@ fn admit(
         Browser::KnownDevice => Queue::Known,
         Browser::Stranger => Queue::Strangers,
     };
-    let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    Ok((queue, state.login_rate.admit(name, address, browser)?))
+    Ok((queue, state.login_rate.admit(name, address_of(http, state), browser)?))
+}
+
+fn address_of(http: &HttpRequest, state: &AppState) -> Option<IpAddr> {
+    client_address::of(http, |address| state.config.trusted_edge.is_known(address))
 }
 
 /// Whether this browser was used before to log in to the account with this name.

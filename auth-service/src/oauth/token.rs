@@ -13,6 +13,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::domain::client::GrantType;
+use crate::guard::client_address;
 use crate::state::AppState;
 
 use super::client_auth::authenticate;
@@ -29,7 +30,11 @@ pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppS
     let result = if outcome.is_ok() { "issued" } else { "refused" };
     metrics::counter!("mcp_gate_token_requests_total", "result" => result).increment(1);
     match outcome {
-        Ok(issued) => responses::json_no_store(StatusCode::OK, &issued),
+        Ok(issued) => {
+            let address = client_address::of(&request, |address| state.config.trusted_edge.is_known(address));
+            state.known_networks.note(&issued.subject, address);
+            responses::json_no_store(StatusCode::OK, &issued)
+        }
         Err(error) => error.response(&state.config.site.issuer),
     }
 }

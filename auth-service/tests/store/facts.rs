@@ -37,7 +37,7 @@ impl Replica {
             store,
             keys,
             issuer: Issuer::parse("https://auth.example").unwrap(),
-            cache: FactsCache::new(terms),
+            cache: FactsCache::new(terms, std::num::NonZeroUsize::MIN),
         }
     }
 

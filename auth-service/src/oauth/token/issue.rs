@@ -34,6 +34,9 @@ pub(super) struct TokenResponse {
     /// The type of the issued token, in a token exchange only (RFC 8693 §2.2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issued_token_type: Option<&'static str>,
+    /// The account that the tokens are for.
+    #[serde(skip)]
+    pub(super) subject: Subject,
 }
 
 /// What a user has allowed a client to do.
@@ -125,6 +128,7 @@ pub(super) fn issue(
         refresh_token: refresh_token.map(|token| token.expose().to_owned()),
         scope: claims.scope.to_string(),
         issued_token_type: None,
+        subject: claims.sub,
     })
 }
 
