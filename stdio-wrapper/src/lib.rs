@@ -13,6 +13,7 @@ mod holding;
 pub mod http;
 pub mod identity;
 pub mod legacy;
+pub mod log;
 pub mod metrics;
 pub mod modern;
 pub mod offload;

@@ -10,8 +10,8 @@ use clap::Parser as _;
 use stdio_wrapper::app::{self, World};
 use stdio_wrapper::child::{SUPERVISE, supervise};
 use stdio_wrapper::config::{Config, Options};
+use stdio_wrapper::log;
 use tikv_jemallocator::Jemalloc;
-use tracing_subscriber::EnvFilter;
 
 /// Returns memory to the system after a burst. The C library's allocator keeps most of the memory of many
 /// small answers.
@@ -43,34 +43,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Err(error) = start_log(&config) {
-        eprintln!(
-            "stdio-wrapper cannot start:\n  - LOG is `{}`, which is not a log filter: {error}. Write for example `info`.",
-            config.log
-        );
-        return ExitCode::from(2);
-    }
+    let _last_lines = match log::start(&config) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("stdio-wrapper cannot start:\n  - {error}.");
+            return ExitCode::from(2);
+        }
+    };
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stdio-wrapper cannot continue:\n  - {error:#}.");
+            // Standard error itself would wait for its reader.
+            tracing::error!("stdio-wrapper cannot continue: {error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// Sends logs to standard error, so that standard output stays free.
-fn start_log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    // The HTTP server's own start messages add nothing to those of this program.
-    let quiet = if config.log.contains("actix_server") { "" } else { ",actix_server=warn" };
-    let filter = EnvFilter::builder().parse(format!("{}{quiet}", config.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if config.log_json {
-        log.json().init();
-    } else {
-        log.with_ansi(false).init();
-    }
-    Ok(())
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

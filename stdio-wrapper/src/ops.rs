@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 
+use crate::log;
 use crate::metrics::Metrics;
 
 /// Returns why a new session could not be served now, if it could not.
@@ -48,6 +49,11 @@ fn print(metrics: &Metrics) -> String {
             "# HELP stdio_wrapper_{name} {help}\n# TYPE stdio_wrapper_{name} {kind}\nstdio_wrapper_{name} {value}\n"
         );
     }
+    let left_out = log::left_out();
+    let _ = write!(
+        out,
+        "# HELP stdio_wrapper_log_lines_left_out_total Lines of the log that were left out, because nobody read standard error.\n# TYPE stdio_wrapper_log_lines_left_out_total counter\nstdio_wrapper_log_lines_left_out_total {left_out}\n"
+    );
     if let Some(bytes) = resident_bytes() {
         let _ = write!(
             out,

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::wrapper::{Client, Events, Wrapper, answer_of, call, gone};
+use crate::wrapper::{Client, EVERY_LINE, Events, Wrapper, answer_of, call, gone};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_calls_finish_streams_end_and_children_go() {
@@ -54,6 +54,24 @@ async fn a_call_that_does_not_finish_is_told_within_the_bound() {
     assert!(time < Duration::from_secs(4), "{time:?}");
     assert_eq!(waiting.await.unwrap()["error"]["message"], "The session has ended.");
     gone(pid).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a095_a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
+    let wrapper = Wrapper::start(&[EVERY_LINE, "--stderr-rate=100000"], &[]).await;
+    let (noisy, other) = (wrapper.session().await, wrapper.session().await);
+    let unread = wrapper.unread_log();
+    // This is more than the pipe and all lines that wait.
+    answer_of(noisy.post(call(1, "stderr", json!({"mib": 4}))).await).await;
+    wrapper.metric_at_least("stdio_wrapper_log_lines_left_out_total", 1).await;
+    let echo = answer_of(other.post(call(1, "echo", json!({"text": "hello"}))).await).await;
+    assert!(echo["result"]["content"][0]["text"].as_str().unwrap().contains("hello"));
+    let newcomer = wrapper.session().await;
+    assert_eq!(wrapper.ops_status("/ready").await, 200);
+    let (code, _) = wrapper.terminate().await;
+    assert_eq!(code, Some(0));
+    gone(newcomer.server_pid).await;
+    drop(unread);
 }
 
 /// One answer; nothing when the connection ended before it was whole.

@@ -1,7 +1,7 @@
 //! A wrapper under test and a client of it, so that a test reads as a sentence.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder, Response};
@@ -107,6 +107,22 @@ impl Wrapper {
     /// Everything logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Stops reading the log until the value is dropped, so that the pipe of standard error fills up.
+    pub(crate) fn unread_log(&self) -> mpsc::Sender<()> {
+        let log = Arc::clone(&self.log);
+        let (begun, is_held) = mpsc::channel();
+        let (go_on, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            // The thread that reads waits for this lock with its next line.
+            let _held = log.lock().unwrap();
+            begun.send(()).unwrap();
+            // It fails when the sender is dropped.
+            let _ = end.recv();
+        });
+        is_held.recv().unwrap();
+        go_on
     }
 
     /// A client without a session.
