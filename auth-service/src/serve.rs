@@ -8,6 +8,7 @@ use actix_web::web::Data;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
@@ -179,6 +180,7 @@ impl Signals {
     /// proxies get a moment to switch to another replica. After Ctrl-C, nobody wants to wait.
     async fn until_stop(&mut self, state: &Data<AppState>) -> bool {
         let [first, second] = &mut self.user;
+        let mut reload = None;
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return true,
@@ -187,14 +189,21 @@ impl Signals {
                     tracing::info!(
                         "SIGHUP: policy file and signing keys are read again, as they are all the time; other settings need a restart"
                     );
-                    state.policy.reload().await;
-                    state.follow_keys().await;
+                    // A file system or a store that does not answer must not hold up the next signal.
+                    if reload.as_ref().is_none_or(JoinHandle::is_finished) {
+                        reload = Some(tokio::spawn(reload_all(state.clone())));
+                    }
                 }
                 _ = first.recv() => tracing::info!("SIGUSR1 means nothing to this program"),
                 _ = second.recv() => tracing::info!("SIGUSR2 means nothing to this program"),
             }
         }
     }
+}
+
+async fn reload_all(state: Data<AppState>) {
+    state.policy.reload().await;
+    state.follow_keys().await;
 }
 
 async fn keep_keys_forever(state: Data<AppState>) {

@@ -421,6 +421,6 @@ impl Store for EmbeddedStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
         // A full disk can still be read, so a write has to be tried too.
-        self.writer.write(writer::write_something).await
+        self.writer.ping().await
     }
 }

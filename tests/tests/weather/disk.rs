@@ -172,3 +172,26 @@ async fn a_sync_that_fails_once_loses_nothing_acknowledged_and_is_over_by_itself
     assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
     stack.refresh(&kept.0, &kept.1.refresh_token).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_counts_when_it_answers() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let stack = sky.over(Setup::as_shipped().in_front_of(upstream.port)).start().await;
+    let (kept, revoked) = grants(&stack).await;
+
+    sky.hang("hang-sync", true);
+    let told = until_ready_is(&stack, 503).await;
+    assert!(told.body.contains("the disk has not taken a write for 1 s"), "{}", told.body);
+    assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
+    assert!(stack.log_of("auth-service").contains("nobody is shut out"));
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a disk that stalls");
+    let disabled = stack.try_operator(&["user", "disable", ACCOUNT.0]).unwrap_err();
+    assert!(disabled.contains("the disk has not taken a write for 5 s"), "{disabled}");
+    assert!(opens(&stack, &kept.1).await && !opens(&stack, &revoked.1).await);
+
+    sky.hang("hang-sync", false);
+    until_ready_is(&stack, 200).await;
+    assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 0"));
+    assert!(!opens(&stack, &kept.1).await, "what was requested while the disk stalled does not count");
+}

@@ -1,11 +1,14 @@
 /* Weather for one process, made by the files in the directory that WEATHER names:
      fail-sync   its length in bytes is how many more times fsync and fdatasync fail
+     hang-sync   fsync and fdatasync do not return while it exists
+     hang-policy opening a file with the name policy.toml does not return while it exists
      clock       seconds to add to the time of day
    Built and preloaded by the tests. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +23,13 @@ static int weather(const char *name, char *path, size_t size) {
     return directory && snprintf(path, size, "%s/%s", directory, name) < (int)size;
 }
 
+/* Waits while the file exists. */
+static void hang(const char *name) {
+    char path[4096];
+    if (!weather(name, path, sizeof path)) return;
+    while (access(path, F_OK) == 0) usleep(20000);
+}
+
 static int sync_fails(void) {
     char path[4096];
     struct stat file;
@@ -29,9 +39,18 @@ static int sync_fails(void) {
     return 1;
 }
 
-int fsync(int fd) { return sync_fails() ? -1 : (int)syscall(SYS_fsync, fd); }
+int fsync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : (int)syscall(SYS_fsync, fd); }
 
-int fdatasync(int fd) { return sync_fails() ? -1 : (int)syscall(SYS_fdatasync, fd); }
+int fdatasync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : (int)syscall(SYS_fdatasync, fd); }
+
+int open64(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    mode_t mode = va_arg(more, mode_t);
+    va_end(more);
+    if (strstr(path, "/policy.toml")) hang("hang-policy");
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
 
 static long ahead(void) {
     char path[4096], text[32] = "";

@@ -55,6 +55,16 @@ impl Sky {
         fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
     }
 
+    /// Something takes no end, or goes on: `hang-sync` and `hang-policy` of shim.c.
+    pub(crate) fn hang(&self, what: &str, hangs: bool) {
+        let file = self.directory.path().join(what);
+        if hangs {
+            fs::write(file, "").unwrap();
+        } else {
+            fs::remove_file(file).unwrap();
+        }
+    }
+
     /// Sets the clock so many seconds ahead of the machine's.
     pub(crate) fn set_clock_ahead(&self, seconds: i64) {
         let (beside, place) = (self.directory.path().join("clock.new"), self.directory.path().join("clock"));

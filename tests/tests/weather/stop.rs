@@ -12,7 +12,7 @@ use tests::Setup;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::sky::until_ready_is;
+use crate::sky::{Sky, until_ready_is};
 
 /// One answer; nothing when the connection ended before it was whole.
 async fn answer(stream: &mut TcpStream) -> Option<String> {
@@ -147,4 +147,23 @@ async fn a_pipe_in_place_of_the_policy_is_told_and_stops_neither_the_watch_nor_t
     assert!(stack.auth_service_ends().await.is_some_and(|status| status.success()), "{}", stack.logs());
     let refused = stack.refusal_to_start();
     assert!(refused.contains("it is no regular file"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_file_that_does_not_answer_holds_up_no_signal() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = directory.path().join("policy.toml");
+    fs::write(&policy, POLICY).unwrap();
+    let sky = Sky::new();
+    let setup = sky.over(Setup::as_shipped().in_front_of(tests::places::free_port()));
+    let mut stack = setup.auth_setting("POLICY_FILE", policy.to_str().unwrap()).start().await;
+    sky.hang("hang-policy", true);
+    for _ in 0..2 {
+        stack.signal_auth_service(Signal::HUP);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stack.signal_auth_service(Signal::TERM);
+    let ended = stack.auth_service_ends().await;
+    sky.hang("hang-policy", false);
+    assert!(ended.is_some_and(|status| status.success()), "{}", stack.logs());
 }

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct Disk {
     /// process has written to the file, and a smaller length that it has cut off a part.
     left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
+    /// Whether a write takes so long that callers no longer wait for it.
+    is_stalled: AtomicBool,
     failing: Gauge,
 }
 
@@ -71,6 +74,7 @@ impl Disk {
             left: Mutex::new(left(path).ok()),
             database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
+            is_stalled: AtomicBool::new(false),
             failing,
         })
     }
@@ -124,10 +128,24 @@ impl Disk {
     /// Records that a write succeeded.
     pub(super) fn succeeded(&self) {
         self.note_beginning();
-        if self.trouble().take().is_some() {
+        let was_stalled = self.is_stalled.swap(false, Ordering::Relaxed);
+        if self.trouble().take().is_some() || was_stalled {
             self.failing.set(0.0);
             tracing::info!("the store can be written again");
         }
+    }
+
+    /// Records that a write takes longer than its caller waits, and returns the caller's error.
+    pub(super) fn stalled(&self, patience: Duration) -> StoreError {
+        let reason = format!("the disk has not taken a write for {} s", patience.as_secs());
+        if !self.is_stalled.swap(true, Ordering::Relaxed) {
+            self.failing.set(1.0);
+            tracing::error!(
+                "{reason}. Until it does, nothing is changed: nobody is registered or logged in, and nobody is shut out. A \
+                 change that was requested meanwhile counts when the disk answers"
+            );
+        }
+        StoreError::Unavailable(reason)
     }
 
     /// Records that a write or read failed, and opens the database again.

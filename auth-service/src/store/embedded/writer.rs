@@ -26,12 +26,18 @@ use super::writable::Writable;
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders have to wait.
 const QUEUE: usize = 1024;
+/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. The write stays
+/// in the queue, and counts if the disk answers later.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a test write waits, whose caller wants to know whether the disk works now.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the database is tried while there are changes that it does not contain.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
+    disk: Arc<Disk>,
 }
 
 /// A queued write. It can run more than once: if one write makes its transaction fail, the others are run
@@ -89,6 +95,7 @@ impl Writer {
         // Waiting with a time limit needs a runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(unavailable)?;
+        let disk = Arc::clone(&parts.disk);
         let run = move || {
             while let Some(batch) = parts.next_batch(&mut waiting, &runtime) {
                 parts.write_batch(batch);
@@ -96,7 +103,7 @@ impl Writer {
         };
         let thread =
             std::thread::Builder::new().name("store-writer".to_owned()).spawn(run).map_err(unavailable)?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), disk })
     }
 
     /// Runs `work` in a transaction. Returns once it is on disk. If the database cannot be written, `work` counts
@@ -106,7 +113,7 @@ impl Writer {
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.queue(work, false).await
+        self.queue(work, false, PATIENCE).await
     }
 
     /// Like [`Writer::write`], but `work` also counts if it writes rows, because it takes something away.
@@ -115,18 +122,30 @@ impl Writer {
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.queue(work, true).await
+        self.queue(work, true, PATIENCE).await
     }
 
-    async fn queue<T, F>(&self, work: F, takes_away: bool) -> Result<T, StoreError>
+    /// Tries whether the disk takes a write now.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.queue(write_something, false, TRIAL_PATIENCE).await
+    }
+
+    async fn queue<T, F>(&self, work: F, takes_away: bool, patience: Duration) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
         let job = Box::new(Write { work, takes_away, outcome: None, reply });
-        self.queue.as_ref().ok_or_else(stopped)?.send(job).await.map_err(|_| stopped())?;
-        outcome.await.map_err(|_| stopped())?
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        let written = async {
+            queue.send(job).await.map_err(|_| stopped())?;
+            outcome.await.map_err(|_| stopped())?
+        };
+        match tokio::time::timeout(patience, written).await {
+            Ok(written) => written,
+            Err(_) => Err(self.disk.stalled(patience)),
+        }
     }
 
     /// Queues a test write whose result nobody waits for.
