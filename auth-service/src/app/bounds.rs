@@ -31,7 +31,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_PAUSE: Duration = Duration::from_secs(3);
 /// How long a request keeps its turn. One that takes longer waits for something else than a processor, such as a password
 /// hash or a document that is fetched, and has limits of its own for that.
-const TURN: Duration = Duration::from_millis(20);
+const TURN: Duration = Duration::from_millis(5);
 
 /// Limits each request: the number of concurrent requests of its address, the length of its query, and the
 /// size and arrival time of its body.

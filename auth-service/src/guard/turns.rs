@@ -199,16 +199,16 @@ mod tests {
 
     use super::*;
 
-    fn address(n: u16) -> Option<IpAddr> {
+    fn address(n: u16) -> IpAddr {
         let [high, low] = n.to_be_bytes();
-        Some(IpAddr::from([198, 51, high, low]))
+        IpAddr::from([198, 51, high, low])
     }
 
     type Waiter<'a> = LocalBoxFuture<'a, Result<Turn, Crowded>>;
 
     /// A request that waits.
     fn waiter(turns: &Turns, n: u16, sender: Sender) -> Waiter<'_> {
-        let mut waiter = turns.take(address(n), sender).boxed_local();
+        let mut waiter = turns.take(Some(address(n)), sender).boxed_local();
         assert!((&mut waiter).now_or_never().is_none());
         waiter
     }
@@ -264,7 +264,7 @@ mod tests {
         drop((eve, others, newcomer));
         assert_eq!(turns.waiting(), 0);
         drop(turn);
-        assert!(turns.take(address(1), Sender::Known).now_or_never().is_some());
+        assert!(turns.take(Some(address(1)), Sender::Known).now_or_never().is_some());
     }
 
     #[test]

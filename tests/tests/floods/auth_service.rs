@@ -22,7 +22,7 @@ use crate::{Memory, ONE_AT_A_TIME};
 const ADDRESSES: u8 = 100;
 
 /// Number of requests that strangers send at the same time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 500;
 
 #[tokio::test]
 async fn a100_strangers_do_not_end_auth_service_with_a_store_of_its_own() {
@@ -62,21 +62,32 @@ async fn strangers(store: &str, setup: Setup) {
     let quiet = honest.is_served(&stack).await;
     say(&format!("FIGURE auth-service on {store}, quiet: {quiet}"));
     let mut memory = Memory::before(&stack, Tier::AuthService);
+    let neighbour = bounded(Setup::as_shipped(), &upstream).await;
     let floods = floods_of_strangers(&stack, &honest).await;
-    during(&mut stack, &mut honest, &mut memory, &format!("auth-service on {store}"), floods).await;
+    let of_neighbour = floods_of_strangers(&neighbour, &honest).await;
+    let floods = floods.into_iter().zip(of_neighbour).map(|((name, here), (_, next))| (name, here, next));
+    let what = format!("auth-service on {store}");
+    during(&mut stack, &mut honest, &mut memory, &what, floods.collect()).await;
     memory.is_back(&mut stack, &format!("auth-service on {store} after strangers"));
 }
 
-/// Runs one flood after the other, and serves the honest user during each of them.
+/// Runs one flood after the other, and serves the honest user during each of them. The second flood of each entry
+/// goes to a neighbour, another auth-service on the same processors: what the user waits longer meanwhile is the price of
+/// the processors, and what the user waits longer than that during the first flood is the price of the queues in auth-service.
 async fn during(
     stack: &mut Stack,
     honest: &mut Honest,
     memory: &mut Memory,
     what: &str,
-    all: Vec<(&str, Start)>,
+    all: Vec<(&str, Start, Start)>,
 ) {
-    for (name, start) in all {
-        let floods = start();
+    for (name, here, next_door) in all {
+        let floods = next_door();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let floor = honest.is_served(stack).await;
+        drop(floods);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let floods = here();
         tokio::time::sleep(Duration::from_secs(1)).await;
         memory.look(stack);
         let seen = honest.is_served(stack).await;
@@ -85,7 +96,10 @@ async fn during(
         assert_eq!(stack.ready().await.status, 200, "{name}");
         let answers: Vec<_> = floods.iter().map(|flood| (flood.opened(), flood.answers())).collect();
         drop(floods);
-        say(&format!("FIGURE {what}, {name} {answers:?}: {seen}"));
+        say(&format!(
+            "FIGURE {what}, {name} {answers:?}: {seen}; at the neighbour: {floor}; {}",
+            seen.over(&floor)
+        ));
         assert!(stack.runs(Tier::AuthService), "{name}\n{}", stack.logs());
     }
 }
@@ -281,10 +295,20 @@ async fn a100_somebody_with_an_account_does_not_end_auth_service() {
     let quiet = bob.is_served(&stack).await;
     say(&format!("FIGURE auth-service, quiet: {quiet}"));
     let mut memory = Memory::before(&stack, Tier::AuthService);
-    let gate = stack.gate.clone();
-    let floods: Vec<(&str, Start)> = vec![
-        ("logins, consents and refreshes of one account", Box::new(move || vec![consents(&gate)])),
-        ("checks of a good token on 1900 connections", checks(&stack, 1900, move |_| token.clone())),
+    let neighbour = bounded(Setup::as_shipped(), &upstream).await;
+    let of_neighbour = neighbour.log_in().await.access_token;
+    let (gate, next_gate) = (stack.gate.clone(), neighbour.gate.clone());
+    let floods: Vec<(&str, Start, Start)> = vec![
+        (
+            "logins, consents and refreshes of one account",
+            Box::new(move || vec![consents(&gate)]),
+            Box::new(move || vec![consents(&next_gate)]),
+        ),
+        (
+            "checks of a good token on 1900 connections",
+            checks(&stack, 1900, move |_| token.clone()),
+            checks(&neighbour, 1900, move |_| of_neighbour.clone()),
+        ),
     ];
     during(&mut stack, &mut bob, &mut memory, "auth-service", floods).await;
     memory.is_back(&mut stack, "auth-service after one account");

@@ -11,8 +11,8 @@ use tests::{Registration, Stack, Tokens};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Number of requests of each kind during a flood.
-const CHECKS: usize = 200;
-const REFRESHES: usize = 60;
+const CHECKS: usize = 500;
+const REFRESHES: usize = 300;
 
 /// Raises the priority of this thread until it is dropped, because a real user has another machine. On few
 /// processors, the test would otherwise measure mostly how long the client waits for one. This needs root.
@@ -50,6 +50,16 @@ pub(crate) struct Seen {
     pub(crate) login: Times,
     /// Number of requests that were refused for the moment.
     pub(crate) refused: usize,
+}
+
+impl Seen {
+    /// How many times as long the slowest requests took as those of `floor`, in words.
+    pub(crate) fn over(&self, floor: &Self) -> String {
+        let ratio =
+            |seen: &Times, floor: &Times| seen.quantile(99).as_secs_f64() / floor.quantile(99).as_secs_f64();
+        let (check, refresh) = (ratio(&self.check, &floor.check), ratio(&self.refresh, &floor.refresh));
+        format!("ratio of p99: check {check:.1}, refresh {refresh:.1}")
+    }
 }
 
 impl std::fmt::Display for Seen {
