@@ -239,6 +239,7 @@ END
 
   Add a server scripts/add-service thinking -- npx -y @modelcontextprotocol/server-sequential-thinking
   Stop         scripts/down (keeps accounts and tokens)
+  On a network run scripts/fence as root: nothing else limits the connections of one address
 END
 }
 

@@ -69,6 +69,7 @@ impl Kind {
 /// Results of a flood so far.
 #[derive(Debug, Default)]
 pub struct Counts {
+    tried: AtomicUsize,
     opened: AtomicUsize,
     answers: Mutex<BTreeMap<u16, usize>>,
 }
@@ -109,15 +110,32 @@ impl Flood {
     /// Keeps this many connections to a loopback port open. They come from this many addresses other than
     /// `127.0.0.1`, or from that one if the number is 0.
     pub fn stalled(port: u16, host: &str, kind: &Kind, connections: usize, addresses: u8) -> Self {
-        let bytes: Arc<[u8]> = kind.bytes(host).into();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::holding(to, kind.bytes(host), connections, move |number| nth(number, addresses))
+    }
+
+    /// Keeps this many connections open, all from the same address.
+    pub fn from_one_address(
+        from: Ipv4Addr,
+        to: SocketAddr,
+        host: &str,
+        kind: &Kind,
+        connections: usize,
+    ) -> Self {
+        Self::holding(to, kind.bytes(host), connections, move |_| from)
+    }
+
+    fn holding(to: SocketAddr, bytes: Vec<u8>, connections: usize, from: impl Fn(usize) -> Ipv4Addr) -> Self {
+        let bytes: Arc<[u8]> = bytes.into();
         Self::of(connections, |number, counts| {
-            let bytes = bytes.clone();
+            let (bytes, from) = (bytes.clone(), from(number));
             async move {
                 // The connections do not start in the same instant, because the kernel would drop most of
                 // them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
-                    if let Some(stream) = connect(port, nth(number, addresses)).await {
+                    counts.tried.fetch_add(1, Ordering::Relaxed);
+                    if let Some(stream) = connect(from, to).await {
                         counts.opened.fetch_add(1, Ordering::Relaxed);
                         hold(stream, &bytes, &counts).await;
                     }
@@ -139,9 +157,10 @@ impl Flood {
         Self::of(connections, |member, counts| {
             let (request, next) = (request.clone(), next.clone());
             let address = nth(member, addresses);
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             async move {
                 loop {
-                    let Some(mut stream) = connect(port, address).await else {
+                    let Some(mut stream) = connect(address, to).await else {
                         sleep(Duration::from_millis(50)).await;
                         continue;
                     };
@@ -154,6 +173,11 @@ impl Flood {
                 }
             }
         })
+    }
+
+    /// How often a connection was tried so far.
+    pub fn tried(&self) -> usize {
+        self.counts.tried.load(Ordering::Relaxed)
     }
 
     /// The number of connections that were opened so far.
@@ -175,18 +199,18 @@ impl Drop for Flood {
     }
 }
 
-fn nth(member: usize, addresses: u8) -> u8 {
-    // This is the last byte of the address.
-    match usize::from(addresses) {
+fn nth(member: usize, addresses: u8) -> Ipv4Addr {
+    let last = match usize::from(addresses) {
         0 => 1,
         addresses => u8::try_from(2 + member % addresses).unwrap_or(2),
-    }
+    };
+    Ipv4Addr::new(127, 0, 0, last)
 }
 
-async fn connect(port: u16, address: u8) -> Option<TcpStream> {
+async fn connect(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().ok()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, address), 0))).ok()?;
-    socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await.ok()
+    socket.bind(SocketAddr::from((from, 0))).ok()?;
+    socket.connect(to).await.ok()
 }
 
 /// Sends bytes and waits until the other side closes the connection. Counts the status of the first response,

@@ -18,7 +18,7 @@ use crate::world::{World, is_here};
 each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall_do_not_end_the_edge,);
 
 /// Runs one flood at a time. Two would be too much for a test machine, and slow each other down.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Number of requests that must be served during a flood.
 const HONEST: usize = 100;

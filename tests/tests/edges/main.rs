@@ -37,6 +37,7 @@ macro_rules! each_edge {
 
 mod availability;
 mod counter_checks;
+mod fence;
 mod floods;
 mod forged;
 mod framing;
