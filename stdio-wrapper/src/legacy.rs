@@ -2,6 +2,7 @@
 //! a child.
 
 mod foreign;
+mod giving_up;
 mod link;
 mod questions;
 mod routing;

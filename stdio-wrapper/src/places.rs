@@ -51,13 +51,6 @@ impl Places {
         self.counts().get(user(owner)).copied().unwrap_or_default()
     }
 
-    /// The user with most places, and their number. Callers that are not told apart are no user.
-    pub fn most(&self) -> Option<(Arc<str>, usize)> {
-        let counts = self.counts();
-        let known = counts.iter().filter(|(name, _)| !name.trim().is_empty());
-        known.max_by_key(|(_, count)| **count).map(|(name, count)| (Arc::clone(name), *count))
-    }
-
     /// Completes when the next place becomes free.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
@@ -93,12 +86,10 @@ mod tests {
         let second = places.take("ana\nanother", 2).unwrap();
         assert!(places.take("ana\na third", 2).is_none());
         let other = places.take("bob\none", 2).unwrap();
-        let nobody: Vec<Place> = (0..3).map(|_| places.take("\n", 3).unwrap()).collect();
-        assert_eq!(places.most(), Some((Arc::from("ana"), 2)));
         drop(first);
         assert_eq!(places.taken("ana\none"), 1);
         assert!(places.take("ana\none", 2).is_some());
-        drop((second, other, nobody));
+        drop((second, other));
         assert!(places.counts().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Provides children. A child is a spare or is started anew. None is started while one after the other ends before it has answered.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::command::{CommandError, Placeholders, fill};
 use super::isolation::Isolation;
+use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
 use super::numbers::{Numbers, Random, Width};
 use super::process::Child;
 use super::reader::Output;
@@ -77,6 +78,7 @@ pub struct Launcher {
     next: AtomicU64,
     state: Mutex<State>,
     starts: Arc<Starts>,
+    keepers: Keepers,
     taken: Notify,
 }
 
@@ -113,6 +115,7 @@ impl Launcher {
             next: AtomicU64::new(1),
             state: Mutex::default(),
             starts,
+            keepers: Keepers::default(),
             taken: Notify::new(),
         })
     }
@@ -213,6 +216,24 @@ impl Launcher {
     /// Whether there is a spare, or room for another child.
     pub fn has_room(&self) -> bool {
         self.spec.capacity.has_room() || self.state().spares.len() > 0
+    }
+
+    /// Adds one of those that keep children, and can give them up.
+    pub fn add_keeper(&self, keeper: Weak<dyn Keeper>) {
+        self.keepers.add(keeper);
+    }
+
+    /// Gives up the child that is needed least, and waits until it is gone. Returns whether there was one.
+    pub async fn make_room(&self, newcomer: Newcomer<'_>) -> bool {
+        let Some(gone) = self.keepers.give_up(newcomer) else { return false };
+        let _ = tokio::time::timeout(EXIT_PATIENCE, gone).await;
+        self.look();
+        true
+    }
+
+    /// Whether a child could be given up for another one.
+    pub fn can_make_room(&self, newcomer: Newcomer<'_>) -> bool {
+        self.keepers.can_give_up(newcomer)
     }
 
     /// Decides how many children fit into the container.

@@ -153,6 +153,7 @@ impl From<OpenError> for Problem {
             ),
             OpenError::Start(StartError::NoRoom(_) | StartError::Busy(_))
             | OpenError::Full(_)
+            | OpenError::Claimed
             | OpenError::Stopping
             | OpenError::Random => unavailable(4),
         }

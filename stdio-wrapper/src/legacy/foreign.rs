@@ -28,8 +28,8 @@ pub trait Foreign: Debug + Send + Sync {
     fn reply(&self, message: &Message<'_>, id: &str);
     /// Gives up the only request with this id, which is JSON text.
     fn cancel(&self, id: &str);
-    /// Called when the session has ended.
-    fn end(&self);
+    /// Called when the session has ended. Requests in progress fail with this message.
+    fn end(&self, message: &str);
 }
 
 /// A request of a session in progress. As long as there is one, the session is in use.

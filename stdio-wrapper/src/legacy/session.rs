@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::foreign::Foreign;
+use super::giving_up::Use;
 use super::link::{Link, Outgoing, cancelled};
 use super::questions::Questions;
 use super::shared::SharedChildren;
-use crate::budget::{Budget, Room};
+use crate::budget::{Budget, Room, user};
 use crate::child::Placeholders;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -432,17 +433,15 @@ impl Session {
         now.saturating_duration_since(last)
     }
 
-    /// Like [`Self::idle_for`], for a session that might be given up for another one. It also works for a
-    /// session that only the translation uses.
-    pub(super) fn unused_for(&self, now: Instant) -> Option<Duration> {
-        if self.is_translated.load(Ordering::Acquire) { self.quiet_for(now) } else { self.idle_for(now) }
-    }
-
-    /// How long nobody has sent anything. Returns `None` while a request runs. An open GET stream is no use in
-    /// this sense.
-    pub(super) fn quiet_for(&self, now: Instant) -> Option<Duration> {
-        let is_used = self.users.load(Ordering::Acquire) > 0 || self.in_flight.load(Ordering::Relaxed) > 0;
-        (!is_used).then(|| self.since_last_use(now))
+    /// How the session is used, to decide whether it is given up for another one. It also works for a session that
+    /// only the translation uses. An open GET stream is no running request.
+    pub(super) fn usage(&self, now: Instant, makes_room: bool) -> Use {
+        // The translation counts each use once more.
+        let running = self.in_flight.load(Ordering::Relaxed).max(self.users.load(Ordering::Acquire));
+        let last = self.since_last_use(now);
+        let is_translated = self.is_translated.load(Ordering::Acquire);
+        let unused = if is_translated { (running == 0).then_some(last) } else { self.idle_for(now) };
+        Use { user: user(&self.owner).to_owned(), unused, running, last, makes_room }
     }
 
     /// Records that the translation uses the session until [`Session::let_go`] is called.
@@ -470,6 +469,11 @@ impl Session {
 
     /// Ends the session: waiting requests fail, streams end, and a child of its own is stopped.
     pub fn end(&self, why: &str) {
+        self.end_with(why, "The session has ended.");
+    }
+
+    /// The same. `why` is logged, and waiting requests are told `message`.
+    pub(super) fn end_with(&self, why: &str, message: &str) {
         if self.is_ended.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -477,10 +481,10 @@ impl Session {
         match self.behind.get() {
             Some(Behind::Own(link)) => {
                 link.child.stop();
-                link.fail_all(Some(self), "The session has ended.");
+                link.fail_all(Some(self), message);
             }
-            Some(Behind::Shared(children)) => children.forget(self),
-            Some(Behind::Foreign(peer)) => peer.end(),
+            Some(Behind::Shared(children)) => children.forget(self, message),
+            Some(Behind::Foreign(peer)) => peer.end(message),
             None => {}
         }
         self.get_stream.close();

@@ -4,22 +4,23 @@ mod room;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
-use self::room::EXIT_PATIENCE;
 use super::foreign::Foreign;
 use super::link::{Audience, Link};
 use super::routing;
 use super::session::{Behind, Session, SessionLimits};
 use super::shared::SharedChildren;
 use crate::budget::{Budget, Memory, user};
-use crate::child::{Framing, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn};
+use crate::child::{
+    EXIT_PATIENCE, FEW, Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn,
+};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -34,10 +35,8 @@ const MAX_GIVEN_UP: usize = 2;
 /// Divisor for the part of all sessions that one user can have if there is no setting: half. Clients that do
 /// not end their sessions, one for each window, need several.
 const SHARE: usize = 2;
-/// A user can always have this number of sessions.
-const SMALLEST_SHARE: usize = 4;
 
-/// Maximum number of refused sessions that are logged per second.
+/// Maximum number of refused sessions that are logged per second, and of those that are ended while they are in use.
 const REFUSAL_RATE: u32 = 5;
 
 /// Limits and times of sessions.
@@ -83,6 +82,11 @@ pub enum OpenError {
         "You have too many open sessions: one caller can have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
     )]
     OwnerFull(usize),
+    /// The next place is for somebody else.
+    #[error(
+        "This server has no free session: the next one is for a user who has none. Try again later. Its operator can raise MAX_SESSIONS."
+    )]
+    Claimed,
     /// No child could be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -97,7 +101,10 @@ pub enum OpenError {
 impl OpenError {
     /// Whether there are too many sessions, so that ending one might help.
     pub fn is_ceiling(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::OwnerFull(_) | Self::Start(StartError::NoRoom(_)))
+        matches!(
+            self,
+            Self::Full(_) | Self::OwnerFull(_) | Self::Claimed | Self::Start(StartError::NoRoom(_))
+        )
     }
 }
 
@@ -128,7 +135,12 @@ pub struct Sessions {
     /// A session counts until nothing of its child is left, so that nobody fills a container with children that
     /// are slow to end.
     places: Arc<Places>,
+    /// The number of users without a session for whom one of somebody else is ending. Others get no session then,
+    /// or they could take the place of the one that ends.
+    claims: AtomicUsize,
     refusals: Mutex<RateLimit>,
+    /// Sessions in use that are ended for others. They are logged although somebody causes refusals without end.
+    endings: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
 
@@ -149,7 +161,7 @@ impl Sessions {
                 Arc::clone(&metrics),
             ))
         });
-        Arc::new(Self {
+        let sessions = Arc::new(Self {
             settings,
             launcher,
             framing,
@@ -159,13 +171,18 @@ impl Sessions {
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             places: Arc::default(),
+            claims: AtomicUsize::new(0),
             refusals: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
+            endings: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
             is_stopping: AtomicBool::new(false),
-        })
+        });
+        let keeper: Weak<dyn Keeper> = Arc::<Self>::downgrade(&sessions);
+        sessions.launcher.add_keeper(keeper);
+        sessions
     }
 
     /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, the
-    /// session that has been unused for the longest time is given up.
+    /// session or the stateless child that has been unused for the longest time is given up.
     pub async fn open(
         &self,
         owner: &str,
@@ -190,11 +207,12 @@ impl Sessions {
         if matches!(&opened, Err(OpenError::Start(StartError::NoRoom(_)))) && self.launcher.look_again() {
             opened = attempt();
         }
+        let _claim = opened.as_ref().is_err_and(OpenError::is_ceiling).then(|| self.claim(owner)).flatten();
         for _ in 0..MAX_GIVEN_UP {
-            let Some(given_up) = opened.as_ref().err().and_then(|error| self.make_room(error, owner)) else {
+            let Err(error) = &opened else { break };
+            if !self.make_room_for_a_child(error, owner).await {
                 break;
-            };
-            self.make_sure_it_is_gone(&given_up).await;
+            }
             opened = attempt();
         }
         self.noted(opened)
@@ -225,7 +243,7 @@ impl Sessions {
         let attempt = || self.try_open(owner, false, self.settings.start_timeout, behind);
         let mut opened = attempt();
         for _ in 0..MAX_GIVEN_UP {
-            if opened.as_ref().err().and_then(|error| self.make_room(error, owner)).is_none() {
+            if opened.as_ref().err().and_then(|error| self.make_place(error, owner)).is_none() {
                 break;
             }
             opened = attempt();
@@ -238,9 +256,7 @@ impl Sessions {
             Ok(_) => self.metrics.sessions_opened_total.add(),
             Err(error) => {
                 self.metrics.sessions_refused_total.add();
-                // A client that is refused might try again without end.
-                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                if refusals.take(Instant::now()) != Pass::No {
+                if Self::may_log(&self.refusals) {
                     tracing::warn!(%error, "no session was opened");
                 }
             }
@@ -406,9 +422,7 @@ impl Sessions {
     }
 
     fn note_silence(&self) {
-        // A client might open sessions without end.
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.take(Instant::now()) != Pass::No {
+        if Self::may_log(&self.refusals) {
             tracing::warn!(
                 "the server did not answer `initialize` within START_TIMEOUT ({} s) and was ended. If it needs longer to start, \
                  raise START_TIMEOUT; if it waits for something, its stderr may say for what",
@@ -461,6 +475,11 @@ impl Sessions {
         all
     }
 
+    /// Whether something that clients can cause without end can be logged once more.
+    fn may_log(of: &Mutex<RateLimit>) -> bool {
+        of.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
+    }
+
     /// Counts another session.
     fn reserve(&self, owner: &str) -> Result<Place, OpenError> {
         self.places.take_if(owner, |own| {
@@ -471,10 +490,13 @@ impl Sessions {
             let max = self.settings.max_per_owner.unwrap_or_else(|| {
                 let more = self.launcher.capacity().more();
                 let fit = more.map_or(max, |more| max.min(all.saturating_add(more)));
-                (fit / SHARE).max(SMALLEST_SHARE)
+                (fit / SHARE).max(FEW)
             });
             if own >= max {
                 return Err(OpenError::OwnerFull(max));
+            }
+            if own > 0 && self.claims.load(Ordering::Acquire) > 0 {
+                return Err(OpenError::Claimed);
             }
             self.metrics.sessions.add();
             Ok(())

@@ -113,9 +113,9 @@ impl SharedChildren {
     }
 
     /// Fails the requests of a session that has ended.
-    pub(super) fn forget(&self, session: &Session) {
+    pub(super) fn forget(&self, session: &Session, message: &str) {
         if let Some(link) = self.current(session) {
-            link.fail_all(Some(session), "The session has ended.");
+            link.fail_all(Some(session), message);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use crate::budget::{Budget, Memory};
-use crate::child::{Framing, Launcher, Placeholders, StartError};
+use crate::child::{Framing, Gone, Ground, Keeper, Launcher, Newcomer, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -32,10 +32,8 @@ const DOUBT: Duration = Duration::from_secs(300);
 /// from then on. A machine that is busy answers another time, while a server of the earlier revisions that
 /// ignores unknown messages never does.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
-/// A child that was used more recently than this is not given up for that of another caller.
-const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// Maximum time for which starting a child waits until the one that was given up for it has ended.
-const EXIT_PATIENCE: Duration = Duration::from_secs(8);
+/// Maximum number of children that are given up for one that is started. Somebody else may get the room of the first.
+const MAX_GIVEN_UP: usize = 2;
 
 /// Limits and times of children.
 #[derive(Debug, Clone)]
@@ -123,15 +121,25 @@ impl Slot {
     }
 }
 
-/// Removes and returns the slot whose child has been unused for the longest time, if that is at least
-/// [`EVICTABLE_AFTER`]. A slot without a child counts as unused for `without`, or is skipped if that is
-/// `None`.
-fn take_oldest(slots: &mut HashMap<Placeholders, Arc<Slot>>, without: Option<Duration>) -> Option<Arc<Slot>> {
+/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot without a
+/// child counts as unused for `without`, or is skipped if that is `None`.
+fn oldest(
+    slots: &HashMap<Placeholders, Arc<Slot>>,
+    newcomer: Newcomer<'_>,
+    without: Option<Duration>,
+) -> Option<(Duration, Placeholders)> {
     let now = Instant::now();
     let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
-    let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key.clone())));
-    let (_, oldest) = all.filter(|(idle, _)| *idle >= EVICTABLE_AFTER).max_by_key(|(idle, _)| *idle)?;
-    slots.remove(&oldest)
+    let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key)));
+    // Nobody has more than one such child.
+    let is_over = |key: &Placeholders, idle: Duration| idle >= newcomer.patience(user_of(key), 1);
+    let (idle, key) = all.filter(|(idle, key)| is_over(key, *idle)).max_by_key(|(idle, _)| *idle)?;
+    Some((idle, key.clone()))
+}
+
+/// The user whose child has this command.
+fn user_of(caller: &Placeholders) -> &str {
+    caller.subject.as_deref().unwrap_or_default()
 }
 
 /// A child that speaks the stateless revision itself.
@@ -146,7 +154,7 @@ impl Servers {
         framing: Arc<dyn Framing>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let servers = Arc::new(Self {
             settings,
             launcher,
             framing,
@@ -155,7 +163,10 @@ impl Servers {
             slots: Mutex::default(),
             under_way: Arc::default(),
             is_stopping: AtomicBool::new(false),
-        })
+        });
+        let keeper: Weak<dyn Keeper> = Arc::<Self>::downgrade(&servers);
+        servers.launcher.add_keeper(keeper);
+        servers
     }
 
     /// Takes a place for another request of a principal. The clients of a user share the places.
@@ -193,21 +204,10 @@ impl Servers {
         }
         let link = match self.known() {
             Some(Shows::Legacy) => return Ok(None),
-            Some(Shows::Modern) => match self.start(caller, false).await {
-                Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
-                    self.start(caller, false).await?
-                }
-                started => started?,
-            },
+            Some(Shows::Modern) => self.start_in_room(caller, false).await?,
             None => match self.probe(caller).await {
                 // A server that did not answer the probe before is still used in the older way.
                 Err(CallError::Start(StartError::NoRoom(_))) if self.was_legacy() => return Ok(None),
-                Err(CallError::Start(StartError::NoRoom(_))) if self.make_room().await => {
-                    match self.probe(caller).await? {
-                        Some(link) => link,
-                        None => return Ok(None),
-                    }
-                }
                 Err(error) => return Err(error),
                 Ok(Some(link)) => link,
                 Ok(None) => return Ok(None),
@@ -218,24 +218,31 @@ impl Servers {
         Ok(Some(Native(link)))
     }
 
-    /// Gives up the child that has been unused for the longest time, to make room for another one. Returns
-    /// whether there is room now.
-    async fn make_room(&self) -> bool {
-        let oldest = take_oldest(&mut self.slots(), None);
-        let Some(link) = oldest.and_then(|slot| slot.current()) else { return self.launcher.look_again() };
-        link.child.stop();
-        // The child keeps its memory until it has ended. There is a limit to this wait, because a child can
-        // be slow to end.
-        let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
-        self.launcher.look();
-        true
+    /// Starts a child. If there is no room, the session or the stateless child that is needed least is given up.
+    async fn start_in_room(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
+        let has_no_room =
+            |started: &Result<_, _>| matches!(started, Err(CallError::Start(StartError::NoRoom(_))));
+        let mut started = self.start(caller, is_probe).await;
+        if has_no_room(&started) && self.launcher.look_again() {
+            started = self.start(caller, is_probe).await;
+        }
+        let user = self.user(caller);
+        for _ in 0..MAX_GIVEN_UP {
+            if !has_no_room(&started) || !self.launcher.make_room(Newcomer { user, has: 0 }).await {
+                break;
+            }
+            started = self.start(caller, is_probe).await;
+        }
+        started
+    }
+
+    /// The user whose child would be started. A child that serves everybody is nobody's.
+    fn user<'a>(&self, caller: &'a Placeholders) -> &'a str {
+        if self.settings.is_per_caller { user_of(caller) } else { "" }
     }
 
     async fn start(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
-        // A child that serves everybody is nobody's.
-        let owner = caller.subject.as_deref().or(caller.user.as_deref()).unwrap_or_default();
-        let owner = if self.settings.is_per_caller { owner } else { "" };
-        let turn = self.launcher.turn_for_untouched(owner).await?;
+        let turn = self.launcher.turn_for_untouched(self.user(caller)).await?;
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
@@ -252,7 +259,12 @@ impl Servers {
     }
 
     async fn probe(&self, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
-        let link = self.start(caller, true).await?;
+        // Nobody loses a session because a server of the earlier revisions is asked once more.
+        let link = if self.was_legacy() {
+            self.start(caller, true).await?
+        } else {
+            self.start_in_room(caller, true).await?
+        };
         let within = PROBE_TIMEOUT.min(self.settings.start_timeout);
         let answer = link.ask("server/discover", "{}", "{}", within).await;
         let has_answered = link.has_answered();
@@ -298,8 +310,9 @@ impl Servers {
             return Ok(Arc::clone(slot));
         }
         if slots.len() >= self.settings.max_children {
-            let oldest = take_oldest(&mut slots, Some(Duration::MAX)).ok_or(CallError::Full)?;
-            if let Some(link) = oldest.current() {
+            let newcomer = Newcomer { user: user_of(caller), has: 0 };
+            let (_, oldest) = oldest(&slots, newcomer, Some(Duration::MAX)).ok_or(CallError::Full)?;
+            if let Some(link) = slots.remove(&oldest).and_then(|slot| slot.current()) {
                 link.child.stop();
             }
         }
@@ -429,5 +442,26 @@ impl Servers {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Placeholders, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keeper for Servers {
+    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration> {
+        // A child that serves everybody stays, and nobody has more than one of their own.
+        let can_give_up = self.settings.is_per_caller && ground == Ground::Unused;
+        if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
+    }
+
+    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone> {
+        self.candidate(newcomer, ground)?;
+        let mut slots = self.slots();
+        let (_, oldest) = oldest(&slots, newcomer, None)?;
+        let link = slots.remove(&oldest)?.current()?;
+        drop(slots);
+        link.child.stop();
+        let exited = link.child.exited();
+        Some(Box::pin(async move {
+            exited.await;
+        }))
     }
 }

@@ -429,10 +429,11 @@ impl Foreign for Peer {
         underway.stream.push(error_message(Some(id.as_bytes()), Code::Cancelled, why).into(), true);
     }
 
-    fn end(&self) {
+    fn end(&self, message: &str) {
         let state = std::mem::take(&mut *self.state());
         for underway in state.running.into_values() {
             underway.task.abort();
+            fail(&underway.stream, &underway.id, message);
         }
     }
 }

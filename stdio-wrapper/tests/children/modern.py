@@ -15,7 +15,7 @@ TOOLS = [
     {"name": "here", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "shard": {"type": "integer", "x-mcp-header": "Shard"}}}},
 ]
 # With "fresh" lists are good for a minute, with "public" for everybody; "deaf" refuses subscriptions,
-# "pinned" answers a ping and has sessions from then on if that came first.
+# "pinned" answers a ping and has sessions from then on if that came first, "both" has sessions as well.
 FRESH = {"ttlMs": 60000 if "fresh" in FLAGS else 0, "cacheScope": "public" if "public" in FLAGS else "private"}
 ANSWERED = []
 LISTENED = []
@@ -38,7 +38,7 @@ def tell(method, **params):
 
 
 def call(number, params):
-    name, given, meta = params["name"], params.get("arguments", {}), params["_meta"]
+    name, given, meta = params["name"], params.get("arguments", {}), params.get("_meta", {})
     if name in ("echo", "here"):
         return text(given)
     if name == "seen":
@@ -155,6 +155,8 @@ for line in sys.stdin:
         say(id=message["id"], result={})
     elif "legacy" in FLAGS:
         say(id=message["id"], error={"code": -32601, "message": "this process has sessions"})
+    elif message.get("method") == "initialize" and "both" in FLAGS:
+        say(id=message["id"], result={"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "both", "version": str(os.getpid())}})
     elif message.get("method") == "initialize":
         say(id=message["id"], error={"code": -32022, "message": "stateless only", "data": {"supported": ["2026-07-28"], "requested": "2025-11-25"}})
     elif "id" in message and "method" in message:

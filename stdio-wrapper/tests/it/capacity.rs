@@ -9,13 +9,13 @@ use crate::modern;
 use crate::wrapper::{CHILD, Client, Wrapper, is_alive};
 
 /// A control group with a limit of processes and one of memory. Only root can make one; both versions are known.
-struct Group {
+pub(crate) struct Group {
     directories: Vec<PathBuf>,
 }
 
 impl Group {
     /// `None`, and a line that says so, where this machine lets us make none.
-    fn new(name: &str, tasks: u64, memory: u64) -> Option<Self> {
+    pub(crate) fn new(name: &str, tasks: u64, memory: u64) -> Option<Self> {
         let root = PathBuf::from("/sys/fs/cgroup");
         let name = format!("stdio-wrapper-{name}-{}", std::process::id());
         let is_v2 = root.join("cgroup.controllers").exists();
@@ -43,9 +43,14 @@ impl Group {
     }
 
     async fn wrapper(&self, options: &[&str], child: &[&str]) -> Wrapper {
+        self.run(options, &[&["python3", CHILD], child].concat()).await
+    }
+
+    /// With any command.
+    pub(crate) async fn run(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let entries: Vec<PathBuf> =
             self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect();
-        Wrapper::inside(&entries, options, &[&["python3", CHILD], child].concat()).await
+        Wrapper::inside(&entries, options, command).await
     }
 }
 

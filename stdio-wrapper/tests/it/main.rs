@@ -13,6 +13,7 @@ mod batches;
 mod budget;
 mod capacity;
 mod children;
+mod fairness;
 mod groups;
 mod identity;
 mod isolation;

@@ -1,25 +1,39 @@
 //! Room for another session: who has to wait for it, and which session is given up for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{OpenError, SMALLEST_SHARE, Sessions};
+use super::{OpenError, Sessions};
 use crate::budget::user;
-use crate::child::StartError;
+use crate::child::{EXIT_PATIENCE, Gone, Ground, Keeper, Newcomer, StartError};
+use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
-/// A session that was used more recently than this is not given up for another one.
-const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// A session of a user who has many is not given up if a message came this recently.
-const QUIET: Duration = Duration::from_secs(5);
+/// What the calls of a session are told that is given up while it is in use.
+const SURPLUS: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
 
-/// Maximum time for which opening a session waits until the child of the session that was given up for it has
-/// ended.
-pub(super) const EXIT_PATIENCE: Duration = Duration::from_secs(8);
+/// A claim of somebody without a session. Dropping it gives it up.
+pub(super) struct Claim<'a>(&'a AtomicUsize);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 impl Sessions {
+    /// Keeps the place of the next session that is given up for this user, who has none, until the result is dropped.
+    pub(super) fn claim(&self, owner: &str) -> Option<Claim<'_>> {
+        let is_known = !user(owner).trim().is_empty();
+        (is_known && self.newcomer(owner).has == 0).then(|| {
+            self.claims.fetch_add(1, Ordering::AcqRel);
+            Claim(&self.claims)
+        })
+    }
+
     /// Waits until a session has ended, if one of this user is about to. Returns `false` if none is, or if it
     /// takes too long.
     pub(super) async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
@@ -42,59 +56,96 @@ impl Sessions {
     pub(super) fn has_room(&self) -> bool {
         let has_place = self.count() < self.settings.max_sessions;
         let has_child = self.shared.is_some() || self.launcher.has_room();
-        let can_have = |is_meant: &dyn Fn(&Session) -> bool| {
-            self.forgotten(is_meant).or_else(|| self.surplus(None, is_meant)).is_some()
-        };
         // Sessions to give up are looked for last, because that asks all of them.
-        (has_place || can_have(&|_| true)) && (has_child || can_have(&|session| session.own_link().is_some()))
+        (has_place || self.to_give_up(Newcomer::ANYBODY, &|_| true).is_some())
+            && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY))
     }
 
-    /// Ends the session that has been unused for the longest time, of those whose end would make room for
-    /// another one.
-    pub(super) fn make_room(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
-        let oldest = match error {
-            OpenError::OwnerFull(_) => self.forgotten(&|session| user(&session.owner) == user(owner)),
-            OpenError::Full(_) => self.forgotten(&|_| true).or_else(|| self.surplus(Some(owner), &|_| true)),
-            OpenError::Start(StartError::NoRoom(_)) => {
-                let has_child = |session: &Session| session.own_link().is_some();
-                self.forgotten(&has_child).or_else(|| self.surplus(Some(owner), &has_child))
-            }
-            OpenError::Start(_) | OpenError::Stopping | OpenError::Random => None,
-        }?;
-        self.metrics.sessions_reaped_total.add();
-        self.end(&oldest, "another one was opened");
-        Some(oldest)
-    }
-
-    /// The session that has been unused for the longest time, if that is at least [`EVICTABLE_AFTER`].
-    fn forgotten(&self, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        let now = Instant::now();
-        let unused = |session: Arc<Session>| Some((session.unused_for(now)?, session));
-        self.all()
-            .into_iter()
-            .filter(|session| is_meant(session) && !session.is_ended())
-            .filter_map(unused)
-            .max_by_key(|(unused, _)| *unused)
-            .filter(|(unused, _)| *unused >= EVICTABLE_AFTER)
-            .map(|(_, session)| session)
-    }
-
-    /// The session that has been quiet for the longest time, of the user with most sessions, if that user has
-    /// more than [`SMALLEST_SHARE`] and would still have as many as `owner`; `None` stands for somebody without
-    /// any. It can have an open GET stream: otherwise a few users could keep everybody else out with sessions
-    /// that do nothing.
-    fn surplus(&self, owner: Option<&str>, is_meant: &dyn Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        let now = Instant::now();
-        let own = owner.map_or(0, |owner| self.places.taken(owner));
-        let (most, count) = self.places.most()?;
-        if count <= SMALLEST_SHARE.max(own + 1) {
-            return None;
+    /// Gives up a session, or a stateless child, so that another child can be started. Returns whether one is gone.
+    pub(super) async fn make_room_for_a_child(&self, error: &OpenError, owner: &str) -> bool {
+        if matches!(error, OpenError::Start(StartError::NoRoom(_))) {
+            return self.launcher.make_room(self.newcomer(owner)).await;
         }
-        let all = self.all().into_iter().filter(|session| user(&session.owner) == &*most);
-        all.filter(|session| is_meant(session) && !session.is_ended())
-            .filter_map(|session| Some((session.quiet_for(now)?, session)))
-            .max_by_key(|(quiet, _)| *quiet)
-            .filter(|(quiet, _)| *quiet >= QUIET)
-            .map(|(_, session)| session)
+        let Some(given_up) = self.make_place(error, owner) else { return false };
+        self.make_sure_it_is_gone(&given_up).await;
+        true
+    }
+
+    /// Gives up a session because of the number of sessions.
+    pub(super) fn make_place(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
+        let newcomer = self.newcomer(owner);
+        let (session, ground) = match error {
+            OpenError::OwnerFull(_) => {
+                let is_own = |session: &Session| user(&session.owner) == user(owner);
+                (self.candidate(newcomer, Ground::Unused, &is_own)?.1, Ground::Unused)
+            }
+            OpenError::Full(_) => self.to_give_up(newcomer, &|_| true)?,
+            OpenError::Start(_) | OpenError::Claimed | OpenError::Stopping | OpenError::Random => {
+                return None;
+            }
+        };
+        self.give_session_up(&session, ground);
+        Some(session)
+    }
+
+    fn to_give_up(
+        &self,
+        newcomer: Newcomer<'_>,
+        makes_room: &dyn Fn(&Session) -> bool,
+    ) -> Option<(Arc<Session>, Ground)> {
+        [Ground::Unused, Ground::Surplus].into_iter().find_map(|ground| {
+            self.candidate(newcomer, ground, makes_room).map(|(_, session)| (session, ground))
+        })
+    }
+
+    /// The session that can be given up on this ground, and for how long it has been unused.
+    fn candidate(
+        &self,
+        newcomer: Newcomer<'_>,
+        ground: Ground,
+        makes_room: &dyn Fn(&Session) -> bool,
+    ) -> Option<(Duration, Arc<Session>)> {
+        let now = Instant::now();
+        let mut all = self.all();
+        all.retain(|session| !session.is_ended());
+        let uses: Vec<Use> = all.iter().map(|session| session.usage(now, makes_room(session))).collect();
+        let index = giving_up::choose(&uses, newcomer, ground)?;
+        Some((uses.get(index)?.last, all.swap_remove(index)))
+    }
+
+    fn give_session_up(&self, session: &Session, ground: Ground) {
+        self.metrics.sessions_reaped_total.add();
+        if ground == Ground::Surplus {
+            if Self::may_log(&self.endings) {
+                tracing::warn!(
+                    user = user(&session.owner),
+                    "a session was ended for another user, because there was no room and its user has most"
+                );
+            }
+            session.end_with("another user needed the room", SURPLUS);
+        } else {
+            session.end("another one was opened");
+        }
+        self.remove(session);
+    }
+
+    fn newcomer<'a>(&self, owner: &'a str) -> Newcomer<'a> {
+        Newcomer { user: user(owner), has: self.places.taken(owner) }
+    }
+}
+
+impl Keeper for Sessions {
+    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration> {
+        self.candidate(newcomer, ground, &|session| session.own_link().is_some()).map(|(unused, _)| unused)
+    }
+
+    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone> {
+        let has_child = |session: &Session| session.own_link().is_some();
+        let (_, session) = self.candidate(newcomer, ground, &has_child)?;
+        self.give_session_up(&session, ground);
+        let exited = session.own_link()?.child.exited();
+        Some(Box::pin(async move {
+            exited.await;
+        }))
     }
 }

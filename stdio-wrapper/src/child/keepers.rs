@@ -1,0 +1,149 @@
+//! Which child is given up when there is no room for another one. Sessions and stateless servers each keep children of
+//! their own, and the one that was unused for the longest time goes first, whoever keeps it.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+/// A child that was used more recently than this is not given up for another one, unless its user has many.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
+/// The same for a user who has many already, and for a child of somebody who has no more than that.
+const ABANDONED_AFTER: Duration = Duration::from_secs(300);
+/// A user who has this number of sessions, or fewer, loses none that is in use.
+pub const FEW: usize = 4;
+/// Maximum time for which a start waits until the child that was given up for it has ended. A child can be slow to
+/// end, and keeps its memory until then.
+pub const EXIT_PATIENCE: Duration = Duration::from_secs(8);
+
+/// The user for whom room is needed.
+#[derive(Debug, Clone, Copy)]
+pub struct Newcomer<'a> {
+    /// The user. It is empty for a child that serves everybody, and if callers are not told apart.
+    pub user: &'a str,
+    /// The number of sessions that the user has, including those that are ending.
+    pub has: usize,
+}
+
+impl Newcomer<'_> {
+    /// Somebody without any session.
+    pub const ANYBODY: Self = Self { user: "", has: 0 };
+
+    /// For how long a child of `user`, who has `count`, must have been unused to be given up for the newcomer. Users with
+    /// few sessions do not lose them for somebody who has many, unless they have forgotten them.
+    pub fn patience(&self, user: &str, count: usize) -> Duration {
+        let is_modest = self.has < FEW || user == self.user || count > self.has;
+        if is_modest { EVICTABLE_AFTER } else { ABANDONED_AFTER }
+    }
+}
+
+/// Why a child can be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// Nobody uses it.
+    Unused,
+    /// Its user has more than others.
+    Surplus,
+}
+
+/// Completes when a child that was given up has ended.
+pub type Gone = BoxFuture<'static, ()>;
+
+/// Something that keeps children.
+pub trait Keeper: Send + Sync {
+    /// For how long the child has been unused that can be given up on this ground.
+    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration>;
+    /// Gives that child up.
+    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone>;
+}
+
+/// All that keep children of one launcher.
+#[derive(Default)]
+pub(super) struct Keepers(Mutex<Vec<Weak<dyn Keeper>>>);
+
+impl Keepers {
+    pub(super) fn add(&self, keeper: Weak<dyn Keeper>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
+    }
+
+    /// Gives up the child that has been unused for the longest time or, if all are in use, one of the user who has most.
+    pub(super) fn give_up(&self, newcomer: Newcomer<'_>) -> Option<Gone> {
+        let (keeper, ground) = self.choose(newcomer)?;
+        keeper.give_up(newcomer, ground)
+    }
+
+    /// Whether a child can be given up.
+    pub(super) fn can_give_up(&self, newcomer: Newcomer<'_>) -> bool {
+        self.choose(newcomer).is_some()
+    }
+
+    fn choose(&self, newcomer: Newcomer<'_>) -> Option<(Arc<dyn Keeper>, Ground)> {
+        let all: Vec<Arc<dyn Keeper>> = {
+            let keepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            keepers.iter().filter_map(Weak::upgrade).collect()
+        };
+        [Ground::Unused, Ground::Surplus].into_iter().find_map(|ground| {
+            let able = all.iter().filter_map(|keeper| Some((keeper.candidate(newcomer, ground)?, keeper)));
+            able.max_by_key(|(unused, _)| *unused).map(|(_, keeper)| (Arc::clone(keeper), ground))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Keeps {
+        unused: Option<u64>,
+        surplus: Option<u64>,
+        given_up: Mutex<Vec<Ground>>,
+    }
+
+    fn keeps(unused: Option<u64>, surplus: Option<u64>) -> Arc<Keeps> {
+        Arc::new(Keeps { unused, surplus, given_up: Mutex::default() })
+    }
+
+    impl Keeper for Keeps {
+        fn candidate(&self, _: Newcomer<'_>, ground: Ground) -> Option<Duration> {
+            let seconds = if ground == Ground::Unused { self.unused } else { self.surplus };
+            seconds.map(Duration::from_secs)
+        }
+
+        fn give_up(&self, _: Newcomer<'_>, ground: Ground) -> Option<Gone> {
+            self.given_up.lock().unwrap().push(ground);
+            Some(Box::pin(async {}))
+        }
+    }
+
+    #[test]
+    fn the_child_that_was_unused_for_longest_goes_first_whoever_keeps_it_and_one_in_use_goes_last() {
+        let all = [keeps(Some(40), Some(9)), keeps(Some(50), None), keeps(None, Some(3))];
+        let keepers = Keepers::default();
+        assert!(!keepers.can_give_up(Newcomer::ANYBODY));
+        for keeper in &all {
+            let keeper: Arc<dyn Keeper> = Arc::<Keeps>::clone(keeper);
+            keepers.add(Arc::downgrade(&keeper));
+        }
+        let counts = |all: &[Arc<Keeps>]| -> Vec<Vec<Ground>> {
+            all.iter().map(|keeper| keeper.given_up.lock().unwrap().clone()).collect()
+        };
+        assert!(keepers.give_up(Newcomer::ANYBODY).is_some());
+        assert_eq!(counts(&all), [vec![], vec![Ground::Unused], vec![]]);
+        let busy = Keepers::default();
+        let keeper: Arc<dyn Keeper> = keeps(None, Some(1));
+        busy.add(Arc::downgrade(&keeper));
+        assert!(busy.can_give_up(Newcomer::ANYBODY) && busy.give_up(Newcomer::ANYBODY).is_some());
+        drop(keeper);
+        assert!(!busy.can_give_up(Newcomer::ANYBODY), "who is gone keeps nothing");
+    }
+
+    #[test]
+    fn who_has_many_takes_only_what_others_have_forgotten() {
+        let (ana, rich) = (Newcomer { user: "ana", has: 1 }, Newcomer { user: "rich", has: 9 });
+        assert_eq!(ana.patience("bob", 1), EVICTABLE_AFTER);
+        assert_eq!(rich.patience("bob", 1), ABANDONED_AFTER);
+        assert_eq!(rich.patience("bob", 9), ABANDONED_AFTER);
+        assert_eq!(rich.patience("bob", 10), EVICTABLE_AFTER);
+        assert_eq!(rich.patience("rich", 9), EVICTABLE_AFTER, "one's own");
+    }
+}
