@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
+use super::backoff::Backoffs;
 use super::command::{CommandError, Placeholders, fill};
 use super::isolation::Isolation;
 use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
@@ -17,7 +17,7 @@ use super::process::Child;
 use super::reader::Output;
 use super::reaper::Reaper;
 use super::spares::{Shown, Spares, Wanted};
-use super::starts::{Busy, Starts, Turn};
+use super::starts::{Busy, SPARES, Starts, Turn};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::capacity::{Capacity, NoRoom};
@@ -91,7 +91,7 @@ impl std::fmt::Debug for Launcher {
 #[derive(Debug, Default)]
 struct State {
     spares: Spares,
-    backoff: Backoff,
+    backoff: Backoffs,
     /// When the launcher last looked at what children use.
     looked: Option<Instant>,
 }
@@ -133,9 +133,9 @@ impl Launcher {
 
     async fn turn_for(&self, wanted: Wanted, owner: &str) -> Result<Arc<Turn>, StartError> {
         if self.state().spares.has(wanted) {
-            return Ok(Turn::without_start(self.spec.start_timeout));
+            return Ok(Turn::without_start(owner, self.spec.start_timeout));
         }
-        self.check_backoff()?;
+        self.check_backoff(owner)?;
         Ok(self.starts.turn(owner).await?)
     }
 
@@ -170,10 +170,11 @@ impl Launcher {
         let child = if let Some(spare) = spare {
             spare
         } else {
-            let child = self.start(caller)?;
+            let child = self.start(caller, turn)?;
             child.occupy(Arc::clone(turn));
             child
         };
+        child.set_owner(Arc::clone(turn.owner()));
         Ok(child.connect(self.spec.max_queue)?)
     }
 
@@ -188,23 +189,27 @@ impl Launcher {
     }
 
     /// Records that a child answered. The next failure will be the first one.
-    pub fn child_worked(&self) {
-        self.state().backoff.worked();
+    pub fn child_worked(&self, child: &Child) {
+        self.state().backoff.worked(child.owner().map_or("", |owner| owner));
     }
 
     /// Records that a child ended before it answered.
-    pub fn child_failed(&self) {
+    pub fn child_failed(&self, child: &Child) {
+        self.failed(&child.owner().map_or_else(|| Arc::from(""), Arc::clone));
+    }
+
+    fn failed(&self, owner: &Arc<str>) {
         self.metrics.children_failed_total.add();
-        self.state().backoff.failed(Instant::now());
+        self.state().backoff.failed(owner, Instant::now());
     }
 
     /// Whether a child could be started now.
     pub fn is_ready(&self) -> bool {
-        self.check_backoff().is_ok() && !self.starts.is_full()
+        !self.state().backoff.is_broken(Instant::now()) && !self.starts.is_full()
     }
 
-    fn check_backoff(&self) -> Result<(), StartError> {
-        let rest = self.state().backoff.remaining(Instant::now());
+    fn check_backoff(&self, owner: &str) -> Result<(), StartError> {
+        let rest = self.state().backoff.remaining(owner, Instant::now());
         rest.map_or(Ok(()), |rest| Err(StartError::BackOff(rest)))
     }
 
@@ -293,14 +298,14 @@ impl Launcher {
         let missing = {
             let mut state = self.state();
             if state.spares.forget_ended() {
-                state.backoff.failed(Instant::now());
+                state.backoff.failed(&Arc::from(SPARES), Instant::now());
             }
             self.spec.prewarm.saturating_sub(state.spares.len())
         };
         for _ in 0..missing {
             let is_pinged = self.state().spares.will_ping();
             let Some(turn) = self.starts.spare_turn(is_pinged) else { return };
-            match self.start(&Placeholders::default()) {
+            match self.start(&Placeholders::default(), &turn) {
                 Ok(spare) => self.add_spare(spare, turn),
                 Err(error) => {
                     tracing::debug!(%error, "no spare child");
@@ -349,16 +354,17 @@ impl Launcher {
         self.taken.notify_one();
     }
 
-    fn start(&self, caller: &Placeholders) -> Result<Child, StartError> {
-        self.check_backoff()?;
+    fn start(&self, caller: &Placeholders, turn: &Turn) -> Result<Child, StartError> {
+        self.check_backoff(turn.owner())?;
         let filled = fill(&self.spec.child, caller)?;
         let _starting = self.spec.capacity.take()?;
+        self.state().backoff.started(turn.owner(), Instant::now());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let _runtime = self.runtime.enter();
         let started = Child::start(number, &filled, &self.spec, &self.reaper, &self.metrics);
         started.map_err(|error| {
             tracing::error!(%error, program = filled.command.first(), "the child could not be started");
-            self.child_failed();
+            self.failed(turn.owner());
             StartError::Spawn(error)
         })
     }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -55,6 +55,8 @@ pub struct Child {
     /// Whether the child has answered something. Until then, what it writes to standard error is a banner, or the reason why
     /// it fails.
     has_answered: watch::Sender<bool>,
+    /// The principal for whom it is used.
+    owner: OnceLock<Arc<str>>,
     held: Held,
 }
 
@@ -165,7 +167,7 @@ impl Child {
         };
         let held = Arc::clone(&watched.held);
         tokio::spawn(watched.run(exit_sender));
-        Ok(Self { number, pipes, exit, stop, has_answered, held })
+        Ok(Self { number, pipes, exit, stop, has_answered, owner: OnceLock::new(), held })
     }
 
     /// Connects the child to the runtime of the calling function. At most about `max_queue` bytes wait until the child reads them.
@@ -212,6 +214,17 @@ impl Child {
     /// Makes the child end: its input is closed, and after the grace period it gets SIGTERM, and after another one SIGKILL.
     pub fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// Records the principal for whom the child is used. Only the first call has an effect.
+    pub(super) fn set_owner(&self, owner: Arc<str>) {
+        // A child is taken once.
+        let _ = self.owner.set(owner);
+    }
+
+    /// The principal for whom the child is used, if it was taken.
+    pub(super) fn owner(&self) -> Option<&Arc<str>> {
+        self.owner.get()
     }
 
     /// Keeps a value until no process of the child is left. It is dropped before anybody learns of the end.

@@ -23,7 +23,7 @@ const HOLD: Duration = Duration::from_secs(10);
 /// The same for a spare that nobody has sent anything, so that its first answer does not tell when it is ready.
 const SPARE_HOLD: Duration = Duration::from_secs(2);
 /// The name under which spares are counted. No principal has it.
-const SPARES: &str = "\0spares";
+pub(super) const SPARES: &str = "\0spares";
 /// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most: two thirds.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of 45 s, clients
@@ -109,6 +109,8 @@ impl Drop for Place {
 /// The turn of one start.
 #[derive(Debug)]
 pub struct Turn {
+    /// The principal.
+    owner: Arc<str>,
     /// `None` for a child that runs already, and after [`Turn::leave`].
     place: Mutex<Option<Place>>,
     /// When the place is given to another start at the latest.
@@ -118,8 +120,18 @@ pub struct Turn {
 
 impl Turn {
     /// A turn to take a child that runs already.
-    pub(super) fn without_start(start_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { place: Mutex::default(), until: Instant::now(), start_timeout })
+    pub(super) fn without_start(owner: &str, start_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            owner: Arc::from(owner),
+            place: Mutex::default(),
+            until: Instant::now(),
+            start_timeout,
+        })
+    }
+
+    /// The principal.
+    pub(super) fn owner(&self) -> &Arc<str> {
+        &self.owner
     }
 
     /// Maximum time for the child's first answer: `START_TIMEOUT`, and less if the start has waited for long.
@@ -161,7 +173,8 @@ impl Starts {
         let now = Instant::now();
         let left = (self.start_timeout + OVERTIME).saturating_sub(now.duration_since(asked));
         let start_timeout = self.start_timeout.min(left);
-        Ok(Arc::new(Turn { place: Mutex::new(Some(place)), until: now + HOLD, start_timeout }))
+        let owner = Arc::from(owner);
+        Ok(Arc::new(Turn { owner, place: Mutex::new(Some(place)), until: now + HOLD, start_timeout }))
     }
 
     /// The turn of a spare, if nobody waits.
@@ -171,7 +184,7 @@ impl Starts {
         }
         let place = Mutex::new(Some(self.place(SPARES)?));
         let until = Instant::now() + if is_pinged { HOLD } else { SPARE_HOLD };
-        Some(Arc::new(Turn { place, until, start_timeout: self.start_timeout }))
+        Some(Arc::new(Turn { owner: Arc::from(SPARES), place, until, start_timeout: self.start_timeout }))
     }
 
     /// Whether another start would be refused now.

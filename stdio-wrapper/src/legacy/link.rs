@@ -441,7 +441,7 @@ impl Link {
     pub(super) fn set_answered(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
         self.child.set_answered();
-        self.launcher.child_worked();
+        self.launcher.child_worked(&self.child);
     }
 
     /// Whether the child has answered `initialize`.

@@ -116,7 +116,7 @@ pub(super) async fn read(
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line, offload };
     let exit = read_frames(&link.child, output, decoder, account(&link), &mut routes).await;
     if !link.has_answered() && exit.as_ref().is_none_or(|exit| !exit.is_wanted) {
-        link.launcher.child_failed();
+        link.launcher.child_failed(&link.child);
     }
     link.died(Exit::reason(exit.as_ref()));
     link.child.stop();

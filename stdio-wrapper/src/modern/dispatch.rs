@@ -108,7 +108,7 @@ pub(super) async fn read(
     let exit = read_frames(&link.child, output, decoder, account, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
     if !link.has_answered() && !is_wanted && !link.is_probe.load(Ordering::Relaxed) {
-        link.launcher.child_failed();
+        link.launcher.child_failed(&link.child);
     }
     link.died(Exit::reason(exit.as_ref()));
     link.child.stop();

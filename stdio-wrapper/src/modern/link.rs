@@ -270,7 +270,7 @@ impl Link {
     pub(super) fn set_answered(&self) {
         if !self.has_answered.swap(true, Ordering::Relaxed) {
             self.child.set_answered();
-            self.launcher.child_worked();
+            self.launcher.child_worked(&self.child);
         }
     }
 

@@ -143,3 +143,25 @@ async fn what_nobody_has_used_makes_room_for_clients_of_the_other_kind() {
     assert_eq!(status_of_stateless_call(&user(&with_sessions, "ana")).await, 200);
     assert_eq!(user(&stateless, "ana").try_initialize("2025-11-25").await.status(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_makes_the_server_end_at_its_start_is_paused_and_nobody_else() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "killer", "version": "1"}});
+    let greeting = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}).to_string();
+    let mallory = user(&wrapper, "mallory");
+    let mut paused = 0;
+    for _ in 0..100 {
+        let response = mallory.post(greeting.clone()).await;
+        if response.status() == 503 {
+            assert!(response.text().await.unwrap().contains("keeps failing at start"));
+            assert_eq!(user(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 200);
+            assert_eq!(wrapper.ops_status("/ready").await, 200);
+            paused += 1;
+        }
+        if paused == 3 {
+            return;
+        }
+    }
+    panic!("she is not paused");
+}
