@@ -1,6 +1,7 @@
 //! Child processes: how they are started, read, written to, supervised and ended. This module does not know what the messages mean.
 
 mod backoff;
+mod becoming;
 mod command;
 mod descent;
 mod filter;
@@ -12,6 +13,7 @@ mod limits;
 mod line_log;
 mod numbers;
 mod orders;
+mod pipes;
 mod pressure;
 mod process;
 mod reader;
@@ -24,6 +26,7 @@ mod supervisor;
 mod warm_up;
 mod writer;
 
+pub use becoming::become_child;
 pub use command::{CommandError, Placeholders};
 pub use framing::{Decoder, Frame, Framing, LineFraming};
 pub use isolation::{Boundary, Isolation, Unavailable};
@@ -32,7 +35,7 @@ pub use launcher::{Launcher, Spec, StartError};
 pub use limits::raise_files;
 pub use line_log::LineLog;
 pub use numbers::{Numbers, Random, Width};
-pub use orders::SUPERVISE;
+pub use orders::{BECOME, SUPERVISE};
 pub use process::{Child, Exit};
 pub use reader::{Account, Frames, Output, read_frames};
 pub use reaper::Reaper;

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use clap::Parser as _;
 use stdio_wrapper::app::{self, World};
-use stdio_wrapper::child::{SUPERVISE, supervise};
+use stdio_wrapper::child::{BECOME, SUPERVISE, become_child, supervise};
 use stdio_wrapper::config::{Config, Options};
 use stdio_wrapper::log;
 use tikv_jemallocator::Jemalloc;
@@ -20,8 +20,10 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(SUPERVISE) {
-        return supervise(arguments);
+    match arguments.next().as_deref() {
+        Some(SUPERVISE) => return supervise(arguments),
+        Some(BECOME) => return become_child(arguments),
+        _ => {}
     }
     let options = Options::parse();
     if options.healthcheck {

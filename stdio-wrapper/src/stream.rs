@@ -283,10 +283,9 @@ impl Stream {
     pub fn resume(self: &Arc<Self>, after: u64) -> Option<Consumer> {
         let mut state = self.state();
         let oldest = state.events.front().map_or(state.next, |event| event.sequence);
-        if after + 1 < oldest || after >= state.next {
-            return None;
-        }
-        state.cursor = after + 1;
+        // The client chooses `after`, so it can be the largest number.
+        let next = after.checked_add(1).filter(|next| (oldest..=state.next).contains(next))?;
+        state.cursor = next;
         state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
         let is_endless = state.open_answers.is_none();
         drop(state);

@@ -1,9 +1,9 @@
-//! The limits of resources of a child. Its supervisor sets them right after the start of the child, so they apply to the child
-//! and to what it starts later. Setting them between fork and exec would need unsafe code.
+//! The limits of resources of a child. They are set by the process that then becomes the child (`becoming`), so they apply to
+//! the child and to all that it starts. Setting them between fork and exec would need unsafe code.
 
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
@@ -50,20 +50,21 @@ impl Limits {
         }
     }
 
-    /// Sets the limits of a process. Returns a sentence for each limit that the kernel refuses; the others are set.
-    pub(super) fn apply(&self, pid: Pid) -> Vec<String> {
+    /// Sets the limits of this process. Returns a sentence for each limit that the kernel refuses; the others are set.
+    pub(super) fn apply(&self) -> Vec<String> {
         let exactly = |limit: Option<u64>| limit.map(|limit| (Some(limit), Some(limit)));
         let limits = [
-            (Resource::As, exactly(self.memory)),
+            // A core file would contain what the child knows.
+            (Resource::Core, exactly(Some(0))),
             (Resource::Cpu, exactly(self.cpu)),
             (Resource::Nproc, exactly(self.processes)),
             (Resource::Nofile, self.files),
-            // A core file would contain what the child knows.
-            (Resource::Core, exactly(Some(0))),
+            // This process still needs some memory itself.
+            (Resource::As, exactly(self.memory)),
         ];
         let set = |(resource, limit): (Resource, Option<Bounds>)| {
             let (current, maximum) = limit?;
-            let error = prlimit(Some(pid), resource, Rlimit { current, maximum }).err()?;
+            let error = setrlimit(resource, Rlimit { current, maximum }).err()?;
             Some(format!("the limit {current:?} for {resource:?} could not be set: {error}"))
         };
         limits.into_iter().filter_map(set).collect()

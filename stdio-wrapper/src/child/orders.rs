@@ -7,6 +7,10 @@ use super::limits::Limits;
 
 /// The first argument of a supervisor, which is the program of the wrapper.
 pub const SUPERVISE: &str = "supervise-child";
+/// The first argument of the program that becomes a child.
+pub const BECOME: &str = "become-child";
+/// The program of this process. This also works if its file was renamed, or if this user cannot reach it.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
 /// The prefix of the child's environment variables in the environment of its supervisor, for which they have no meaning.
 pub(super) const PREFIX: &str = "CHILD ";
 

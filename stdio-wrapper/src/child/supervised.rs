@@ -1,11 +1,9 @@
 //! The wrapper's side of a supervisor and its child.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -15,10 +13,9 @@ use tokio::process::{Child, Command};
 use super::command::Filled;
 use super::launcher::Spec;
 use super::limits::Limits;
-use super::orders::{Order, Orders, PREFIX, Report, SUPERVISE};
+use super::orders::{Order, Orders, PREFIX, PROGRAM, Report, SUPERVISE};
+use super::pipes;
 
-/// The program of this process. This also works if its file was renamed, or if this user cannot reach it.
-const PROGRAM: &str = "/proc/self/exe";
 /// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper would have to wait for
 /// each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
@@ -51,7 +48,7 @@ impl Supervised {
         // If a larger pipe is not allowed, the usual size is sufficient.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_SIZE);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        send_pipes(&ours, [&child_stdin, &child_stdout, &child_stderr])?;
+        pipes::send(&ours, [&child_stdin, &child_stdout, &child_stderr])?;
         ours.set_nonblocking(true)?;
         let (reports, orders) = UnixStream::from_std(ours)?.into_split();
         let process = command(filled, spec, theirs.into())?.spawn()?;
@@ -86,18 +83,6 @@ impl Supervised {
         // It might have ended already.
         let _ = self.process.start_kill();
     }
-}
-
-/// Sends the child's ends of the pipes to the supervisor. They stay in the socket until they are received, so this does not wait.
-fn send_pipes(wrapper: &std::os::unix::net::UnixStream, pipes: [&OwnedFd; 3]) -> io::Result<()> {
-    let pipes = pipes.map(|pipe| pipe.as_fd());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&pipes)) {
-        return Err(io::Error::other("there is no room for the pipes of the child"));
-    }
-    sendmsg(wrapper, &[IoSlice::new(b"P")], &mut control, SendFlags::empty())?;
-    Ok(())
 }
 
 fn command(filled: &Filled, spec: &Spec, wrapper: OwnedFd) -> io::Result<Command> {

@@ -6,21 +6,20 @@
 mod kin;
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, IoSliceMut, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{DumpableBehavior, Pid, Signal, set_child_subreaper, set_dumpable_behavior};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
-use super::orders::{Order, Orders, PREFIX, Report};
+use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
+use super::pipes;
 use kin::Kin;
 
 /// What is added to the score of a child, which has at most 1000. When memory is short, the kernel ends the process with the
@@ -41,53 +40,34 @@ pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
+/// What a child is started with.
+struct Start {
+    /// The command.
+    arguments: Vec<String>,
+    /// The [`Orders`].
+    orders: String,
+    pipes: [OwnedFd; 3],
+}
+
 fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     let orders = arguments.next().ok_or_else(|| io::Error::other("there are no orders"))?;
-    let orders: Orders = serde_json::from_str(&orders)?;
-    let wrapper = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let pipes = receive_pipes(&wrapper)?;
+    let wrapper = pipes::socket()?;
+    let start = Start { arguments: arguments.collect(), orders, pipes: pipes::receive(&wrapper)? };
     set_child_subreaper(Some(rustix::process::getpid()))?;
     // This is the name that `ps` shows. Nothing depends on it.
     let _ = fs::write("/proc/self/comm", "supervisor");
     let oom = OomScore::find();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let command = command(arguments, &orders, pipes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(watch(wrapper, command, &orders, oom))
+    runtime.block_on(watch(wrapper, start, oom))
 }
 
-/// Receives the pipes for the child's standard input, output and error.
-fn receive_pipes(wrapper: &UnixStream) -> io::Result<[OwnedFd; 3]> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    recvmsg(wrapper, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let pipes: Vec<OwnedFd> = control
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(pipes) => Some(pipes),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    pipes.try_into().map_err(|_| io::Error::other("the pipes of the child are missing"))
-}
-
-fn command(
-    mut arguments: impl Iterator<Item = String>,
-    orders: &Orders,
-    [stdin, stdout, stderr]: [OwnedFd; 3],
-) -> io::Result<Command> {
-    let program = arguments.next().ok_or_else(|| io::Error::other("there is no command"))?;
-    let mut command = Command::new(program);
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(PREFIX)?.to_owned(), value)));
-    command.args(arguments).env_clear().envs(env);
-    command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
-    if let Some(cwd) = &orders.cwd {
-        command.current_dir(cwd);
-    }
-    Ok(command)
+/// The program that becomes the child. It is this program once more.
+fn command(arguments: impl Iterator<Item = String>, orders: &str, supervisor: UnixStream) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg0("stdio-wrapper").args([BECOME, orders]).args(arguments);
+    command.stdin(OwnedFd::from(supervisor)).process_group(0);
+    command
 }
 
 /// The score of this process, which the child inherits (see [`FIRST_TO_GO`]).
@@ -112,19 +92,42 @@ impl OomScore {
     }
 }
 
-/// Starts the child. Afterwards, the supervisor's copies of the pipes are closed, so that the wrapper sees when the child closes
-/// its ends.
-fn start(mut command: Command, orders: &Orders, oom: Option<OomScore>) -> io::Result<Pid> {
+/// Starts the child. Returns its process id, and what is to be reported. Afterwards, the supervisor's copies of the pipes are
+/// closed, so that the wrapper sees when the child closes its ends.
+fn start(start: Start, oom: Option<OomScore>) -> io::Result<(Pid, String)> {
+    let Start { arguments, orders, pipes } = start;
+    let (mut ours, theirs) = UnixStream::pair()?;
+    pipes::send(&ours, pipes.each_ref())?;
+    drop(pipes);
+    let isolation = serde_json::from_str::<Orders>(&orders)?.isolation;
+    let mut command = command(arguments.into_iter(), &orders, theirs);
     let mut oom = oom;
     if let Some(oom) = &mut oom {
         oom.set(oom.own + FIRST_TO_GO);
     }
-    let started = orders.isolation.start(|| command.spawn());
+    let started = isolation.start(|| command.spawn());
     if let Some(oom) = &mut oom {
         oom.set(oom.own);
     }
-    let pid = i32::try_from(started?.id()).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| io::Error::other("the child has no process id"))
+    let mut started = started?;
+    // This is a copy of the other end of the socket.
+    drop(command);
+    let mut reports = String::new();
+    ours.read_to_string(&mut reports)?;
+    if let Some(error) = reports.lines().find_map(not_started) {
+        let _ = started.wait();
+        return Err(io::Error::other(error));
+    }
+    let pid = i32::try_from(started.id()).ok().and_then(Pid::from_raw);
+    Ok((pid.ok_or_else(|| io::Error::other("the child has no process id"))?, reports))
+}
+
+/// Why the program did not become the child, if this report says so.
+fn not_started(report: &str) -> Option<String> {
+    match serde_json::from_str(report).ok()? {
+        Report::NotStarted(error) => Some(error),
+        Report::Warning(_) | Report::Ended(_) | Report::Gone(_) => None,
+    }
 }
 
 /// The signals that a supervisor handles.
@@ -160,23 +163,16 @@ impl Events {
     }
 }
 
-async fn watch(
-    wrapper: UnixStream,
-    command: Command,
-    orders: &Orders,
-    oom: Option<OomScore>,
-) -> io::Result<()> {
+async fn watch(wrapper: UnixStream, order: Start, oom: Option<OomScore>) -> io::Result<()> {
     wrapper.set_nonblocking(true)?;
     let (mut from_wrapper, mut to_wrapper) = tokio::net::UnixStream::from_std(wrapper)?.into_split();
     let mut events = Events::listen()?;
-    let child = match start(command, orders, oom) {
-        Ok(child) => child,
+    let (child, reports) = match start(order, oom) {
+        Ok(started) => started,
         Err(error) => return say(&mut to_wrapper, &Report::NotStarted(error.to_string())).await,
     };
-    for warning in orders.limits.apply(child) {
-        // The wrapper might have ended, which is noticed below.
-        let _ = say(&mut to_wrapper, &Report::Warning(warning)).await;
-    }
+    // The wrapper might have ended, which is noticed below.
+    let _ = to_wrapper.write_all(reports.as_bytes()).await;
     let mut kin = Kin::of(child);
     while !kin.child_has_ended() {
         match events.next(&mut from_wrapper).await {

@@ -3,6 +3,7 @@
 mod listen;
 mod opening;
 mod tools;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::modern::{Fault, Fields, Request};
 use crate::policy::{Gate, Permit};
 use crate::protocol::{Code, Members, members, string};
 use crate::stream::Stream;
+use waiting::{Suspended, Waiting};
 
 /// Requests that a server can answer with questions (2026-07-28, "Multi Round-Trip Requests").
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
@@ -34,9 +36,6 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 const LEVEL_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two rounds of removing calls and sessions.
 const ROUND: Duration = Duration::from_secs(1);
-/// Maximum number of calls that are to be repeated after the visit of a page: of one principal, and in all.
-const MAX_REPEATS: (usize, usize) = (64, 4096);
-
 /// Limits and times of the translation.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -92,20 +91,6 @@ pub struct Facade {
     groups: Mutex<HashMap<GroupKey, Arc<Group>>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
     next: AtomicU64,
-}
-
-/// A call that waits for its client.
-struct Waiting {
-    call: Suspended,
-    expires: Instant,
-}
-
-/// What continues when the client comes back.
-enum Suspended {
-    /// The child works on the call, and waits for an answer.
-    Running(Running),
-    /// The child has ended the call, and gets it again when the user has visited the pages that it named.
-    Repeated { asked: Asked, owner: String },
 }
 
 /// Represents the client's interest in a request. Dropping it gives the request up.
@@ -340,24 +325,6 @@ impl Facade {
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// Whether the call can wait, too. The number of running calls is limited by their sessions. A call that
-    /// is to be repeated has nothing but its entry here.
-    fn has_room(&self, others: &HashMap<u64, Self>) -> bool {
-        let Suspended::Repeated { owner, .. } = &self.call else { return true };
-        let owners = others.values().filter_map(|other| match &other.call {
-            Suspended::Repeated { owner, .. } => Some(owner),
-            Suspended::Running(_) => None,
-        });
-        let (mut own, mut all) = (0, 0);
-        for other in owners {
-            all += 1;
-            own += usize::from(other == owner);
-        }
-        own < MAX_REPEATS.0 && all < MAX_REPEATS.1
     }
 }
 

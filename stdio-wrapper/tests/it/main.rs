@@ -17,6 +17,7 @@ mod fairness;
 mod groups;
 mod identity;
 mod isolation;
+mod limits;
 mod modern;
 mod modern_checks;
 mod modern_lists;

@@ -1,0 +1,62 @@
+//! The last step of a start: the wrapper's program once more, which sets its own limits of resources and then becomes the child
+//! (`execve(2)`). So the limits are in force before the first instruction of the child. If its supervisor set them from
+//! outside, what the child forks at once would be free of them; and if the supervisor set them on itself, it could not take
+//! them back, because only root can raise a hard limit.
+
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use super::orders::{Orders, PREFIX, Report};
+use super::pipes;
+
+/// Becomes the child that the arguments name. Standard input is a socket to the supervisor. It is closed when the child runs,
+/// and what was written to it before are reports.
+pub fn become_child(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let Ok(mut supervisor) = pipes::socket() else { return ExitCode::FAILURE };
+    let Err(error) = run(arguments, &mut supervisor);
+    if say(&mut supervisor, &Report::NotStarted(error.to_string())).is_err() {
+        eprintln!("stdio-wrapper: only a supervisor can start a child: {error}");
+    }
+    ExitCode::FAILURE
+}
+
+fn run(
+    mut arguments: impl Iterator<Item = String>,
+    supervisor: &mut UnixStream,
+) -> io::Result<std::convert::Infallible> {
+    let orders = arguments.next().ok_or_else(|| io::Error::other("there are no orders"))?;
+    let orders: Orders = serde_json::from_str(&orders)?;
+    let pipes = pipes::receive(supervisor)?;
+    let mut command = command(arguments, &orders, pipes)?;
+    for warning in orders.limits.apply() {
+        // The child runs all the same.
+        let _ = say(supervisor, &Report::Warning(warning));
+    }
+    Err(command.exec())
+}
+
+fn command(
+    mut arguments: impl Iterator<Item = String>,
+    orders: &Orders,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+) -> io::Result<Command> {
+    let program = arguments.next().ok_or_else(|| io::Error::other("there is no command"))?;
+    let mut command = Command::new(program);
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(PREFIX)?.to_owned(), value)));
+    command.args(arguments).env_clear().envs(env);
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    if let Some(cwd) = &orders.cwd {
+        command.current_dir(cwd);
+    }
+    Ok(command)
+}
+
+fn say(supervisor: &mut UnixStream, report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    supervisor.write_all(&line)
+}
