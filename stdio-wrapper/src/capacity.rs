@@ -182,6 +182,15 @@ impl Capacity {
         Ok(Starting(self))
     }
 
+    /// The number of bytes by which memory is used that should stay free. Reads a few files.
+    pub fn excess(&self) -> u64 {
+        let bound = self.group.as_ref().and_then(ControlGroup::memory);
+        bound.map_or(0, |bound| {
+            let free = (bound.most / FREE).max(LEAST_FREE.memory);
+            bound.used.saturating_sub(bound.most.saturating_sub(free))
+        })
+    }
+
     /// Whether another child would be admitted now.
     pub fn has_room(&self) -> bool {
         let state = self.state();

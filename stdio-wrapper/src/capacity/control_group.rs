@@ -72,14 +72,13 @@ impl ControlGroup {
 
     /// For each resource, the limit that leaves least.
     pub(super) fn bounds(&self) -> Bounds {
-        let tightest = |directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>| {
-            let found = directories.iter().filter_map(|directory| read(directory));
-            found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
-        };
-        Bounds {
-            memory: tightest(&self.memory, &|directory| self.memory_in(directory)),
-            tasks: tightest(&self.tasks, &|directory| bound(directory, "pids.max", "pids.current")),
-        }
+        let tasks = tightest(&self.tasks, &|directory| bound(directory, "pids.max", "pids.current"));
+        Bounds { memory: self.memory(), tasks }
+    }
+
+    /// The limit of memory that leaves least.
+    pub(super) fn memory(&self) -> Option<Bound> {
+        tightest(&self.memory, &|directory| self.memory_in(directory))
     }
 
     fn memory_in(&self, directory: &Path) -> Option<Bound> {
@@ -93,6 +92,11 @@ impl ControlGroup {
             .sum();
         Some(Bound { used: bound.used.saturating_sub(reclaimable), ..bound })
     }
+}
+
+fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> Option<Bound> {
+    let found = directories.iter().filter_map(|directory| read(directory));
+    found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
 }
 
 /// The directories of a group and of those above it. The path can be longer than what a container sees, so

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::relief::Held;
+
 /// A child that was used more recently than this is not given up for another one, unless its user has many.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
 /// The same for a user who has many already, and for a child of somebody who has no more than that.
@@ -55,6 +57,10 @@ pub trait Keeper: Send + Sync {
     fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration>;
     /// Gives that child up.
     fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone>;
+    /// All children that are kept.
+    fn held(&self) -> Vec<Held>;
+    /// Ends one of them at once, because memory is short.
+    fn end_for_memory(&self, child: u64);
 }
 
 /// All that keep children of one launcher.
@@ -77,11 +83,23 @@ impl Keepers {
         self.choose(newcomer).is_some()
     }
 
+    /// All children that are kept.
+    pub(super) fn held(&self) -> Vec<Held> {
+        self.all().iter().flat_map(|keeper| keeper.held()).collect()
+    }
+
+    /// Ends a child at once, because memory is short.
+    pub(super) fn end_for_memory(&self, child: u64) {
+        self.all().iter().for_each(|keeper| keeper.end_for_memory(child));
+    }
+
+    fn all(&self) -> Vec<Arc<dyn Keeper>> {
+        let keepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keepers.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn choose(&self, newcomer: Newcomer<'_>) -> Option<(Arc<dyn Keeper>, Ground)> {
-        let all: Vec<Arc<dyn Keeper>> = {
-            let keepers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            keepers.iter().filter_map(Weak::upgrade).collect()
-        };
+        let all = self.all();
         [Ground::Unused, Ground::Surplus].into_iter().find_map(|ground| {
             let able = all.iter().filter_map(|keeper| Some((keeper.candidate(newcomer, ground)?, keeper)));
             able.max_by_key(|(unused, _)| *unused).map(|(_, keeper)| (Arc::clone(keeper), ground))
@@ -113,6 +131,12 @@ mod tests {
             self.given_up.lock().unwrap().push(ground);
             Some(Box::pin(async {}))
         }
+
+        fn held(&self) -> Vec<Held> {
+            Vec::new()
+        }
+
+        fn end_for_memory(&self, _: u64) {}
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Provides children. A child is a spare or is started anew. None is started while one after the other ends before it has answered.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -16,8 +17,10 @@ use super::numbers::{Numbers, Random, Width};
 use super::process::Child;
 use super::reader::Output;
 use super::reaper::Reaper;
+use super::relief::{self, Held};
 use super::spares::{Shown, Spares, Wanted};
 use super::starts::{Busy, SPARES, Starts, Turn};
+use super::stderr::{Pass, RateLimit};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::capacity::{Capacity, NoRoom};
@@ -26,6 +29,10 @@ use crate::metrics::Metrics;
 
 /// Time between two looks at what children use.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks at whether memory is short. A child can take hundreds of MiB in a second.
+const GUARD: Duration = Duration::from_millis(100);
+/// Maximum number of children per second whose end for memory is logged.
+const RELIEF_RATE: u32 = 5;
 /// Before a child is refused, the launcher looks again at what children use, unless the last look is more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -251,6 +258,42 @@ impl Launcher {
         while self.spec.capacity.is_limited() {
             self.look();
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Ends children while memory is short, forever.
+    pub async fn guard_memory(self: Arc<Self>) {
+        let mut ending = HashSet::new();
+        let mut log = RateLimit::new(RELIEF_RATE, Instant::now());
+        while self.spec.capacity.is_limited() {
+            tokio::time::sleep(GUARD).await;
+            let excess = self.spec.capacity.excess();
+            if excess == 0 {
+                continue;
+            }
+            // Nobody new is let in.
+            self.look();
+            let usage = self.reaper.usage();
+            ending.retain(|child| usage.contains_key(child));
+            // What ends gives its memory back in a moment.
+            let awaited: u64 =
+                ending.iter().filter_map(|child| usage.get(child)).map(|usage| usage.memory).sum();
+            let all: Vec<Held> =
+                self.keepers.held().into_iter().filter(|held| !ending.contains(&held.child)).collect();
+            for held in relief::choose(&all, &usage, excess.saturating_sub(awaited)) {
+                let memory = usage.get(&held.child).map_or(0, |usage| usage.memory);
+                ending.insert(held.child);
+                self.keepers.end_for_memory(held.child);
+                self.metrics.sessions_reaped_total.add();
+                if log.take(Instant::now()) != Pass::No {
+                    tracing::warn!(
+                        child = held.child,
+                        user = held.user,
+                        mib = memory >> 20,
+                        "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
+                    );
+                }
+            }
         }
     }
 

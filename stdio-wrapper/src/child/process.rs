@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
 
+/// Time to end after SIGTERM for a child that is ended because memory is short.
+const URGENT_GRACE: Duration = Duration::from_millis(200);
 /// Maximum time for a supervisor to kill everything below it. A supervisor that was stopped by a signal never does.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -51,7 +54,7 @@ pub struct Child {
     pub number: u64,
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
-    stop: Arc<Notify>,
+    stop: Arc<Stop>,
     /// Whether the child has answered something. Until then, what it writes to standard error is a banner, or the reason why
     /// it fails.
     has_answered: watch::Sender<bool>,
@@ -154,7 +157,7 @@ impl Child {
         let (has_answered, answered) = watch::channel(false);
         let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
         tokio::spawn(stderr::drain(stderr, log, answered, exit.clone()));
-        let stop = Arc::new(Notify::new());
+        let stop = Arc::<Stop>::default();
         let watched = Watched {
             number,
             supervised,
@@ -213,7 +216,13 @@ impl Child {
 
     /// Makes the child end: its input is closed, and after the grace period it gets SIGTERM, and after another one SIGKILL.
     pub fn stop(&self) {
-        self.stop.notify_one();
+        self.stop.wanted.notify_one();
+    }
+
+    /// Makes the child end at once, because memory is short: it gets SIGTERM, and SIGKILL a moment later.
+    pub fn stop_at_once(&self) {
+        self.stop.is_urgent.store(true, Ordering::Release);
+        self.stop.wanted.notify_one();
     }
 
     /// Records the principal for whom the child is used. Only the first call has an effect.
@@ -290,11 +299,19 @@ impl Drop for Child {
 }
 
 /// A child, as the task that watches it has it.
+/// Says that a child is to end.
+#[derive(Debug, Default)]
+struct Stop {
+    wanted: Notify,
+    /// Whether there is no time to wait.
+    is_urgent: AtomicBool,
+}
+
 struct Watched {
     number: u64,
     supervised: Supervised,
     pipes: Arc<Pipes>,
-    stop: Arc<Notify>,
+    stop: Arc<Stop>,
     grace: Duration,
     reaper: Arc<Reaper>,
     metrics: Arc<Metrics>,
@@ -306,7 +323,7 @@ impl Watched {
         let stop = Arc::clone(&self.stop);
         let (status, mut is_wanted) = tokio::select! {
             status = self.ended() => (status, false),
-            () = stop.notified() => (self.end().await, true),
+            () = stop.wanted.notified() => (self.end().await, true),
         };
         // If a child ends because of a ping, the wrapper is the reason.
         is_wanted |= self.pipes.close();
@@ -370,8 +387,9 @@ impl Watched {
     /// Ends the child in the way that the stdio transport describes (2025-11-25, lifecycle, "Shutdown").
     async fn end(&mut self) -> String {
         self.pipes.close();
-        let grace = self.grace;
-        if let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
+        let is_urgent = self.stop.is_urgent.load(Ordering::Acquire);
+        let grace = if is_urgent { URGENT_GRACE } else { self.grace };
+        if !is_urgent && let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
             return status;
         }
         self.supervised.order(Order::Terminate);

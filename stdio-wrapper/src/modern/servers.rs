@@ -14,7 +14,7 @@ use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use crate::budget::{Budget, Memory};
-use crate::child::{Framing, Gone, Ground, Keeper, Launcher, Newcomer, Placeholders, StartError};
+use crate::child::{Framing, Gone, Ground, Held, Keeper, Launcher, Newcomer, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -61,6 +61,9 @@ pub struct Settings {
     /// The threads for large lines of children.
     pub offload: Arc<Offload>,
 }
+
+/// What calls are told whose child is ended because memory is short.
+const SHORT: &str = "The server of this call was ended, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
 
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -463,5 +466,21 @@ impl Keeper for Servers {
         Some(Box::pin(async move {
             exited.await;
         }))
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let can_end = self.settings.is_per_caller;
+        let held = |(key, slot): (&Placeholders, &Arc<Slot>)| {
+            let user = if can_end { user_of(key).to_owned() } else { String::new() };
+            Some(Held { child: slot.current()?.child.number, user, can_end })
+        };
+        self.slots().iter().filter_map(held).collect()
+    }
+
+    fn end_for_memory(&self, child: u64) {
+        for link in self.links().iter().filter(|link| link.child.number == child) {
+            link.child.stop_at_once();
+            link.end_all(SHORT);
+        }
     }
 }

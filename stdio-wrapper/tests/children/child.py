@@ -168,6 +168,7 @@ def ask(method, params, number=None):
 
 
 HELD = []
+KEPT = []
 SLEEPING = []
 BLAMED = []
 VISITS = {}
@@ -237,6 +238,10 @@ def call(message):
         sys.stderr.write("x" * (1 << 20))
         sys.stderr.flush()
         return text("after stderr")
+    if name == "keep":
+        # Memory that stays.
+        KEPT.append(b"k" * (given["mib"] << 20))
+        return text("kept")
     if name == "big":
         time.sleep(given.get("pause", 0))
         return text("b" * given["bytes"])

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::modern;
-use crate::wrapper::{CHILD, Client, Wrapper, is_alive};
+use crate::wrapper::{CHILD, Client, Wrapper, call, is_alive};
 
 /// A control group with a limit of processes and one of memory. Only root can make one; both versions are known.
 pub(crate) struct Group {
@@ -51,6 +51,17 @@ impl Group {
         let entries: Vec<PathBuf> =
             self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect();
         Wrapper::inside(&entries, options, command).await
+    }
+}
+
+impl Group {
+    /// The number of processes that the kernel has ended for want of memory.
+    fn kills(&self) -> u64 {
+        let files = ["memory.oom_control", "memory.events"];
+        let mut texts = self.directories.iter().flat_map(|directory| files.map(|file| directory.join(file)));
+        let text = texts.find_map(|path| fs::read_to_string(path).ok()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap();
+        line.parse().unwrap()
     }
 }
 
@@ -254,4 +265,41 @@ async fn a_user_with_many_sessions_gives_one_up_for_a_user_with_none_also_while_
     }
     assert_eq!(answers, [200, 404, 404, 200, 200, 200], "the running call is not cut");
     assert_eq!(running.await.unwrap(), "slept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
+    let Some(group) = Group::new("growing", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    bob.text("keep", serde_json::json!({"mib": 60})).await;
+    let (mut sessions, mut running) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let session = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+        let call = call(1, "sleep", serde_json::json!({"seconds": 60}));
+        running.push(tokio::spawn({
+            let session = session.clone();
+            async move { session.post(call).await.text().await.unwrap() }
+        }));
+        sessions.push(session);
+    }
+    let mut lost = 0;
+    for number in 2..400 {
+        let session = &sessions[usize::try_from(number).unwrap() % sessions.len()];
+        let keep = call(number, "keep", serde_json::json!({"mib": 6}));
+        lost += u32::from(session.post(keep).await.status() == 404);
+        if lost > 3 {
+            break;
+        }
+        // So fast that the kernel would be there first if this were looked at every second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(lost > 3, "nobody lost a session");
+    assert_eq!(group.kills(), 0);
+    let told = wrapper.logged("nearly used up").await;
+    assert!(told.contains("mallory"), "{told}");
+    assert!(!wrapper.log().iter().any(|line| line.contains("nearly used up") && line.contains("bob")));
+    assert_eq!(bob.status_of_ping().await, 200);
+    let ended = futures_util::future::select_all(running).await.0.unwrap();
+    assert!(ended.contains("-32603") && ended.contains("your sessions take most of it"), "{ended}");
 }

@@ -8,12 +8,15 @@ use tokio::time::Instant;
 
 use super::{OpenError, Sessions};
 use crate::budget::user;
-use crate::child::{EXIT_PATIENCE, Gone, Ground, Keeper, Newcomer, StartError};
+use crate::child::{EXIT_PATIENCE, Gone, Ground, Held, Keeper, Newcomer, StartError};
 use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
 /// What the calls of a session are told that is given up while it is in use.
 const SURPLUS: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
+
+/// What the calls of a session are told that is ended because memory is short.
+const SHORT: &str = "This session was ended, because the memory of the server is nearly used up and your sessions take most of it. Open another one, make smaller calls, and end the sessions that you do not need.";
 
 /// A claim of somebody without a session. Dropping it gives it up.
 pub(super) struct Claim<'a>(&'a AtomicUsize);
@@ -147,5 +150,22 @@ impl Keeper for Sessions {
         Some(Box::pin(async move {
             exited.await;
         }))
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let held = |session: &Arc<Session>| {
+            let child = session.own_link()?.child.number;
+            Some(Held { child, user: user(&session.owner).to_owned(), can_end: true })
+        };
+        self.all().iter().filter(|session| !session.is_ended()).filter_map(held).collect()
+    }
+
+    fn end_for_memory(&self, child: u64) {
+        for session in self.all() {
+            let Some(link) = session.own_link().filter(|link| link.child.number == child) else { continue };
+            link.child.stop_at_once();
+            session.end_with("memory is short", SHORT);
+            self.remove(&session);
+        }
     }
 }
