@@ -61,7 +61,7 @@ pub(crate) struct Import {
     /// The file with the key of the dump, if it is not the key of the store.
     #[arg(long)]
     key_file: Option<PathBuf>,
-    /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`.
+    /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`, with `store.reserve.replaced`.
     #[arg(long)]
     replace: bool,
 }

@@ -198,8 +198,10 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     assert!(refused.to_string().contains("--replace"), "{refused}");
     assert_eq!(open(two.path()).accounts().await.unwrap().len(), 2);
     assert_eq!(connect(&server.url()).await.accounts().await.unwrap().len(), 2);
+    let reserve = fs::read(two.path().join("store.reserve")).unwrap();
     is_all(&into_embedded(&source, two.path(), true, NOW).await.unwrap());
     is_all(&into_redis(&source, &server.url(), true, NOW).await.unwrap());
+    assert!(fs::read(two.path().join("store.reserve.replaced")).unwrap() == reserve);
     is_there(&open(two.path()), &keys, NOW).await;
     is_there(&connect(&server.url()).await, &keys, NOW).await;
     // The data from before is kept.

@@ -116,6 +116,7 @@ pub struct EmbeddedTarget {
 
 const BESIDE: &str = "store.redb.import";
 const REPLACED: &str = "store.redb.replaced";
+const RESERVE_REPLACED: &str = "reserve.replaced";
 
 impl EmbeddedTarget {
     /// Prepares a target in `directory` whose values are encrypted with `key`.
@@ -173,8 +174,8 @@ impl Target for EmbeddedTarget {
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;
         }
-        // What it keeps is about the store before.
-        Reserve::remove(&place)?;
+        // What it keeps is about the store before, and whoever puts that one back needs it.
+        Reserve::rename(&place, RESERVE_REPLACED)?;
         fs::rename(self.directory.join(BESIDE), &place)?;
         Reserve::remove(&self.directory.join(BESIDE))?;
         File::open(&self.directory)?.sync_all()?;

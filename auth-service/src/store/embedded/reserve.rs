@@ -69,6 +69,19 @@ impl Reserve {
         }
     }
 
+    /// Keeps the file of the database `from`, which was renamed to `to`, beside it.
+    pub(super) fn rename(from: &Path, to: &str) -> Result<()> {
+        let place = from.with_extension(to);
+        match fs::rename(from.with_extension(EXTENSION), &place) {
+            // A file from an earlier time is not about this database.
+            Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_file(place) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            },
+            renamed => renamed,
+        }
+    }
+
     /// The warning that the file could not be made.
     pub(super) const fn missing() -> &'static str {
         "store.reserve beside the store could not be made. If the disk is full, whoever is disabled or revoked is shut out \

@@ -333,6 +333,7 @@ fn refusal(reason: &str, waiting: usize) -> StoreError {
 /// What is said of a change that takes something away and that could not be written to disk at all.
 fn not_kept(reason: &str) -> String {
     format!(
-        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart          before the disk takes writes again undoes it. Do not restart the service; repeat the change when /ready answers 200"
+        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart \
+         before the disk takes writes again undoes it. Do not restart the service; repeat the change when /ready answers 200"
     )
 }
