@@ -201,7 +201,8 @@ impl Sessions {
         let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
         let mut opened = attempt();
         let until = Instant::now() + EXIT_PATIENCE;
-        while matches!(&opened, Err(OpenError::OwnerFull(_))) && self.one_has_ended(owner, until).await {
+        // Whoever has just ended a session gets its place, as soon as its child has ended.
+        while opened.as_ref().is_err_and(OpenError::is_ceiling) && self.one_has_ended(owner, until).await {
             opened = attempt();
         }
         if matches!(&opened, Err(OpenError::Start(StartError::NoRoom(_)))) && self.launcher.look_again() {

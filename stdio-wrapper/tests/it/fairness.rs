@@ -89,6 +89,23 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_just_ended_a_session_gets_its_place_for_another_one() {
+    let options = ["--identity=headers", "--max-sessions=6", "--max-sessions-per-principal=0"];
+    // The place is free when the child has ended, which takes half a second.
+    let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.push(busy(&wrapper, "eve").await.unwrap());
+    }
+    let ana = user(&wrapper, "ana").initialize("2025-11-25").await;
+    assert!((200..300).contains(&ana.delete().await));
+    assert_eq!(user(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 200);
+    for (session, _) in &all {
+        assert_eq!(session.status_of_ping().await, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a100_sessions_in_use_do_not_keep_the_stateless_child_of_all_others_from_starting() {
     let Some(group) = Group::new("eras", 120, 1 << 30) else { return };
     let options = ["--identity=headers", "--max-sessions-per-principal=0"];
