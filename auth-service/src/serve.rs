@@ -123,9 +123,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tokio::time::sleep(DRAIN).await;
         }
         tracing::info!("stopping: no new connections, requests in flight are finished");
-        kept.begin_leaving();
         let [public_socket, edge_socket] = &servers.sockets;
         tokio::join!(public_socket.close(&public), edge_socket.close(&edge));
+        // After this, proxies replace their connections. They find another replica, because this one refuses them.
+        kept.begin_leaving();
         if is_replaced {
             tokio::time::sleep(LEAVE).await;
         }

@@ -14,6 +14,7 @@ use crate::forward_auth::envoy_grpc::service::Authorizer;
 use crate::state::AppState;
 
 use super::connections::limited;
+use super::sockets::Socket;
 
 /// Maximum size of a check in bytes. Envoy sends the headers of one request without its body.
 const CHECK_LIMIT: usize = 256 * 1024;
@@ -23,6 +24,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 4096;
 /// Maximum number of open connections.
 const CONNECTIONS: usize = 256;
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Time limit for receiving the HTTP/2 preface of a connection. After that, keep-alive probes watch the
 /// connection.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +36,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 pub struct EdgeGrpc {
     /// The address on which it listens.
     pub address: SocketAddr,
+    socket: Socket,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
@@ -44,7 +48,7 @@ impl EdgeGrpc {
         workers: NonZeroUsize,
         state: &Data<AppState>,
     ) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+        let (listener, socket) = Socket::listen(address, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -62,11 +66,12 @@ impl EdgeGrpc {
             // The receiver might already have been dropped.
             let _ = done.send(());
         })?;
-        Ok(Self { address, stop, stopped })
+        Ok(Self { address, socket, stop, stopped })
     }
 
     /// Stops accepting checks, and waits at most `within` for those in progress.
     pub async fn stop(self, within: Duration) {
+        self.socket.ignore_newcomers().await;
         if self.stop.send(()).is_ok() && tokio::time::timeout(within, self.stopped).await.is_err() {
             tracing::warn!("checks over gRPC were cut off");
         }
