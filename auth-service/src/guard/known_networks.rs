@@ -8,11 +8,13 @@ use crate::domain::account::Subject;
 
 use super::client_address::network;
 
-/// Maximum numbers of accounts and of networks that are remembered. Each takes about two hundred bytes.
+/// Maximum numbers of accounts and of networks that are remembered. Each takes about three hundred bytes.
 pub const MAX_REMEMBERED: usize = 10_000;
 /// Maximum number of networks of one account. A hostile account has no more of them, however many addresses its
 /// owner has.
 const OF_ONE_ACCOUNT: usize = 8;
+/// Maximum number of accounts that are remembered for a network. Others are users of the same office or operator.
+const AT_ONE_NETWORK: usize = 4;
 
 /// The networks from which accounts have logged in or refreshed a token, the last few of each account.
 ///
@@ -20,13 +22,14 @@ const OF_ONE_ACCOUNT: usize = 8;
 pub struct KnownNetworks {
     /// The networks of an account, the newest first.
     by_account: Cache<Subject, [Option<IpAddr>; OF_ONE_ACCOUNT]>,
-    /// The account that was last used from a network.
-    accounts: Cache<IpAddr, Subject>,
+    /// Accounts that have a network among theirs. None of them makes room for another one while that is so. Otherwise,
+    /// a hostile account in an office could make the office unknown.
+    by_network: Cache<IpAddr, Vec<Subject>>,
 }
 
 impl Default for KnownNetworks {
     fn default() -> Self {
-        Self { by_account: Cache::new(MAX_REMEMBERED), accounts: Cache::new(MAX_REMEMBERED) }
+        Self { by_account: Cache::new(MAX_REMEMBERED), by_network: Cache::new(MAX_REMEMBERED) }
     }
 }
 
@@ -37,22 +40,41 @@ impl KnownNetworks {
         let mut networks = self.by_account.get(subject).unwrap_or_default();
         if !networks.contains(&Some(place)) {
             networks.rotate_right(1);
-            if let Some(newest) = networks.first_mut() {
-                *newest = Some(place);
-            }
+            let oldest = networks.first_mut().and_then(|first| first.replace(place));
             self.by_account.insert(subject.clone(), networks);
+            // An account takes no more room than it has networks.
+            if let Some(oldest) = oldest {
+                self.remember_at(oldest, None);
+            }
         }
-        if self.accounts.get(&place).as_ref() != Some(subject) {
-            self.accounts.insert(place, subject.clone());
+        if !self.by_network.get(&place).is_some_and(|subjects| subjects.contains(subject)) {
+            self.remember_at(place, Some(subject));
         }
+    }
+
+    /// Forgets the accounts that do not have this network any more, and adds one if there is room.
+    fn remember_at(&self, place: IpAddr, another: Option<&Subject>) {
+        let before = self.by_network.get(&place).unwrap_or_default();
+        let mut subjects: Vec<_> = before.into_iter().filter(|subject| self.has(subject, place)).collect();
+        if subjects.len() < AT_ONE_NETWORK {
+            subjects.extend(another.cloned());
+        }
+        if subjects.is_empty() {
+            self.by_network.remove(&place);
+        } else {
+            self.by_network.insert(place, subjects);
+        }
+    }
+
+    fn has(&self, subject: &Subject, place: IpAddr) -> bool {
+        self.by_account.get(subject).is_some_and(|networks| networks.contains(&Some(place)))
     }
 
     /// Whether an account was used from `address`, and not from too many other networks since.
     pub fn knows(&self, address: Option<IpAddr>) -> bool {
         let Some(place) = address.map(network) else { return false };
-        let account = self.accounts.get(&place);
-        let networks = account.and_then(|account| self.by_account.get(&account));
-        networks.is_some_and(|networks| networks.contains(&Some(place)))
+        let subjects = self.by_network.get(&place).unwrap_or_default();
+        subjects.iter().any(|subject| self.has(subject, place))
     }
 }
 
@@ -76,5 +98,32 @@ mod tests {
         assert_eq!(of_eve, (242..250).collect::<Vec<u8>>());
         assert!(known.knows(Some(address(1))));
         assert!(!known.knows(Some(address(2))) && !known.knows(None));
+        assert_eq!(known.by_network.len(), 1 + OF_ONE_ACCOUNT);
+    }
+
+    #[test]
+    fn a100_hostile_accounts_in_an_office_do_not_make_it_unknown() {
+        let known = KnownNetworks::default();
+        let office = Some(address(1));
+        let ana = Subject::new([1; 32]);
+        known.note(&ana, office);
+        for eve in 2..10 {
+            known.note(&Subject::new([eve; 32]), office);
+        }
+        for eve in 2..10 {
+            (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
+        }
+        assert!(known.knows(office));
+        // If they were there first, the office is known again as soon as somebody else uses it.
+        let home = Some(address(2));
+        for eve in 2..10 {
+            known.note(&Subject::new([eve; 32]), home);
+        }
+        known.note(&ana, home);
+        for eve in 2..10 {
+            (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
+        }
+        known.note(&ana, home);
+        assert!(known.knows(home));
     }
 }

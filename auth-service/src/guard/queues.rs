@@ -59,6 +59,13 @@ impl<T> Queues<T> {
         fullest.map(|(key, _)| *key)
     }
 
+    /// The address that has the most entries. Of several, it is the one whose newest entry came last.
+    pub(super) fn fullest_and_newest(&self) -> Option<Key> {
+        let last = |queue: &BTreeMap<u64, _>| queue.keys().next_back().copied();
+        let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), last(queue)));
+        fullest.map(|(key, _)| *key)
+    }
+
     /// Removes the oldest entry of an address.
     pub(super) fn take_oldest(&mut self, key: Key) -> Option<(u64, T)> {
         self.take(key, BTreeMap::pop_first)

@@ -143,15 +143,23 @@ impl Line {
 
     fn remove(&mut self, position: Position) {
         self.queues.remove(position);
-        if self.queues.count_of(position.key) == 0 {
-            self.order.retain(|key| *key != position.key);
+        self.forget_if_empty(position.key);
+    }
+
+    /// The request gets an error, because its notice is dropped. If each address has one, whoever came last is
+    /// refused, and not whoever has waited longest.
+    fn refuse_newest_of_fullest(&mut self) {
+        if let Some(fullest) = self.queues.fullest_and_newest() {
+            self.queues.take_newest(fullest);
+            self.forget_if_empty(fullest);
         }
     }
 
-    /// The request gets an error, because its notice is dropped.
-    fn refuse_newest_of_fullest(&mut self) {
-        if let Some(fullest) = self.queues.fullest() {
-            self.queues.take_newest(fullest);
+    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would stand there twice once
+    /// it has one again.
+    fn forget_if_empty(&mut self, key: Key) {
+        if self.queues.count_of(key) == 0 {
+            self.order.retain(|other| *other != key);
         }
     }
 }
@@ -265,6 +273,31 @@ mod tests {
         assert_eq!(turns.waiting(), 0);
         drop(turn);
         assert!(turns.take(Some(address(1)), Sender::Known).now_or_never().is_some());
+    }
+
+    #[test]
+    fn a100_when_each_address_has_one_request_the_last_to_come_is_refused() {
+        let turns = Turns::new(1);
+        let turn = turns.take(None, Sender::Stranger).now_or_never().unwrap().unwrap();
+        let all = u16::try_from(MAX_STRANGERS).unwrap();
+        let mut waiters: Vec<_> = (0..all).map(|n| waiter(&turns, n, Sender::Stranger)).collect();
+        let mut newcomer = turns.take(Some(address(60_000)), Sender::Stranger).boxed_local();
+        assert!((&mut newcomer).now_or_never().unwrap().is_err());
+        assert!(waiters.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+        assert_eq!(lock(&turns.state).strangers.order.len(), MAX_STRANGERS);
+        drop((waiters, turn));
+    }
+
+    #[test]
+    fn a100_an_address_that_was_refused_has_one_turn_in_a_round() {
+        let mut line = Line::default();
+        let notice = || oneshot::channel().0;
+        for _ in 0..2 {
+            line.add(Some(address(1)), notice());
+            line.refuse_newest_of_fullest();
+            line.add(Some(address(1)), notice());
+        }
+        assert_eq!(line.order.len(), 1);
     }
 
     #[test]
