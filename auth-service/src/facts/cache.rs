@@ -1,5 +1,5 @@
 //! A cache of the facts about callers. A cached value is only used while the store guarantees that nothing
-//! about it has changed ([`Changes`]). Policy is evaluated on every request in any case.
+//! about it has changed ([`crate::store::changes::Changes`]). Policy is evaluated on every request in any case.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -5,10 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use futures_util::future::{Either, select};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::keys::seal::StoreKey;
@@ -21,6 +24,9 @@ use super::{Store, StoreError};
 
 /// The number of batches that can wait in the channel.
 const WAITING: usize = 4;
+
+/// How long the file of an export is waited for after the export has failed.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The reason why a copy failed.
 #[derive(Debug, thiserror::Error)]
@@ -214,41 +220,101 @@ pub async fn export(
     (now, random): (UnixTime, &dyn Random),
     progress: impl Fn(u64),
 ) -> Result<Counts, TransferError> {
-    let failed = dump_error(path);
-    let beside = PathBuf::from([path.as_os_str(), OsStr::new(".part")].into_iter().collect::<OsString>());
-    let begun = || -> Result<_, DumpError> {
-        if path.exists() {
-            return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
-        }
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        DumpWriter::new(file, key, random.bytes().map_err(std::io::Error::other)?, now)
-    };
-    let mut writer = begun().map_err(&failed)?;
-    let (to, mut records) = mpsc::channel::<Vec<Record>>(WAITING);
-    let out = &mut writer;
-    // This future owns the receiver, so a failure here ends the export too.
-    let writing = async move {
-        let mut written = 0;
-        while let Some(batch) = records.recv().await {
-            out.add(&batch)?;
-            written += batch.len() as u64;
-            progress(written);
-        }
-        Ok::<(), DumpError>(())
+    let (to, records) = mpsc::channel::<Vec<Record>>(WAITING);
+    let (written, mut told) = watch::channel(0);
+    let (complete, is_complete) = oneshot::channel();
+    let dump = NewDump {
+        path: path.to_owned(),
+        beside: PathBuf::from([path.as_os_str(), OsStr::new(".part")].into_iter().collect::<OsString>()),
+        key: key.clone(),
+        id: random.bytes()?,
+        now,
     };
     let exported = async {
-        let (exported, written) = tokio::join!(store.export(now, to), writing);
-        written.map_err(&failed)?;
-        exported.map_err(TransferError::Source)
+        let exported = store.export(now, to).await.map_err(TransferError::Source);
+        // The file of an export that has failed is not completed.
+        if exported.is_ok() {
+            // Writing the file might have failed.
+            let _ = complete.send(());
+        }
+        exported
     };
-    let ended = match exported.await {
-        Ok(()) => finish(writer, &beside, path).map_err(&failed),
-        Err(error) => Err(error),
+    let written = async {
+        // A disk that hangs must not hold up this thread, on which others wait.
+        let write = move || dump.write(records, &written, is_complete);
+        let writing = threads::beside("dump", "the file of a dump", write);
+        let telling = async {
+            while told.changed().await.is_ok() {
+                progress(*told.borrow_and_update());
+            }
+        };
+        let (written, ()) = tokio::join!(writing, telling);
+        let written = written.unwrap_or_else(|no_thread| Err(std::io::Error::other(no_thread).into()));
+        written.map_err(dump_error(path))
     };
-    if ended.is_err() {
-        let _ = std::fs::remove_file(&beside);
+    let outcome = match select(pin!(exported), pin!(written)).await {
+        Either::Left((Ok(()), written)) => written.await?,
+        Either::Left((Err(error), written)) => {
+            // If the file failed, the export has failed because of that. A file that hangs is not waited for.
+            tokio::time::timeout(A_MOMENT, written).await.unwrap_or(Ok(None))?;
+            return Err(error);
+        }
+        Either::Right((written, _)) => written?,
+    };
+    outcome.ok_or_else(|| TransferError::Source(StoreError::Unavailable("the export was cut off".to_owned())))
+}
+
+/// A file that an export writes.
+struct NewDump {
+    path: PathBuf,
+    /// Its path until it is complete.
+    beside: PathBuf,
+    key: StoreKey,
+    id: [u8; 32],
+    now: UnixTime,
+}
+
+impl NewDump {
+    /// Writes all records to the file, and completes it if nothing of the export is missing.
+    fn write(
+        self,
+        mut records: mpsc::Receiver<Vec<Record>>,
+        written: &watch::Sender<u64>,
+        is_complete: oneshot::Receiver<()>,
+    ) -> Result<Option<Counts>, DumpError> {
+        if self.path.exists() {
+            return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
+        }
+        // A file of an interrupted export is replaced.
+        let _ = std::fs::remove_file(&self.beside);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.beside)?;
+        let completed =
+            self.fill(file, &mut records, written).and_then(|writer| match is_complete.blocking_recv() {
+                Ok(()) => finish(writer, &self.beside, &self.path).map(Some),
+                Err(_) => Ok(None),
+            });
+        if !matches!(completed, Ok(Some(_))) {
+            let _ = std::fs::remove_file(&self.beside);
+        }
+        completed
     }
-    ended
+
+    fn fill(
+        &self,
+        file: File,
+        records: &mut mpsc::Receiver<Vec<Record>>,
+        written: &watch::Sender<u64>,
+    ) -> Result<DumpWriter<File>, DumpError> {
+        let mut writer = DumpWriter::new(file, &self.key, self.id, self.now)?;
+        while let Some(batch) = records.blocking_recv() {
+            if written.is_closed() {
+                break;
+            }
+            writer.add(&batch)?;
+            written.send_modify(|written| *written += batch.len() as u64);
+        }
+        Ok(writer)
+    }
 }
 
 fn finish(writer: DumpWriter<File>, beside: &Path, path: &Path) -> Result<Counts, DumpError> {
@@ -258,4 +324,60 @@ fn finish(writer: DumpWriter<File>, beside: &Path, path: &Path) -> Result<Counts
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use crate::keys::seal::SystemRandomSource;
+    use crate::store::records::Resealed;
+
+    use super::*;
+
+    /// A store that sends nothing: its exports fail at once, or go on for ever.
+    struct Empty {
+        key: StoreKey,
+        fails: bool,
+    }
+
+    #[async_trait]
+    impl Portable for Empty {
+        async fn export(&self, _: UnixTime, to: Sink) -> Result<(), StoreError> {
+            if self.fails {
+                return Err(StoreError::Unavailable("it is away".to_owned()));
+            }
+            to.closed().await;
+            Ok(())
+        }
+
+        async fn reseal(&self) -> Result<Resealed, StoreError> {
+            Ok(Resealed::default())
+        }
+
+        fn key(&self) -> &StoreKey {
+            &self.key
+        }
+    }
+
+    #[tokio::test]
+    async fn an_export_that_fails_or_is_broken_off_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dump");
+        let left = || std::fs::read_dir(directory.path()).unwrap().count();
+        let mut store = Empty { key: StoreKey::new([7; 32]), fails: true };
+        let at = (UnixTime(1), &SystemRandomSource as &dyn Random);
+        let error = export(&store, &path, &store.key, at, |_| {}).await.unwrap_err();
+        assert!(error.to_string().contains("it is away"), "{error}");
+        assert_eq!(left(), 0);
+        store.fails = false;
+        let mut broken_off = export(&store, &path, &store.key, at, |_| {}).boxed_local();
+        while left() == 0 {
+            assert!((&mut broken_off).now_or_never().is_none());
+        }
+        drop(broken_off);
+        while left() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use rustix::fs::{Advice, fadvise};
 use crate::store::StoreError;
 
 use super::rows::unavailable;
+use super::writer::QUEUE;
 
 /// The first and the longest pause before the disk is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -44,6 +45,8 @@ pub(super) struct Disk {
     /// process has written to the file, and a smaller length that it has cut off a part.
     left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
+    /// How often the database was closed to be opened again.
+    closed: AtomicU64,
     /// Whether a write takes so long that callers no longer wait for it.
     is_stalled: AtomicBool,
     failing: Gauge,
@@ -74,6 +77,7 @@ impl Disk {
             left: Mutex::new(left(path).ok()),
             database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
+            closed: AtomicU64::new(0),
             is_stalled: AtomicBool::new(false),
             failing,
         })
@@ -83,6 +87,15 @@ impl Disk {
     pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
         database.ok_or_else(|| self.refusal())
+    }
+
+    /// The database for reading everything, which takes long, and a function that tells whether it has to be dropped
+    /// because it is to be opened again.
+    pub(super) fn database_for_long(
+        &self,
+    ) -> Result<(Arc<Database>, impl Fn() -> bool + use<'_>), StoreError> {
+        let before = self.closed.load(Ordering::Acquire);
+        Ok((self.database()?, move || self.closed.load(Ordering::Acquire) != before))
     }
 
     /// The database for writing, unless writes are known to fail. Only the writer thread calls this.
@@ -141,8 +154,8 @@ impl Disk {
         if !self.is_stalled.swap(true, Ordering::Relaxed) {
             self.failing.set(1.0);
             tracing::error!(
-                "{reason}. Until it does, nothing is changed: nobody is registered or logged in, and nobody is shut out. A \
-                 change that was requested meanwhile counts when the disk answers"
+                "{reason}. Until it does, nothing is changed: nobody is registered or logged in, and nobody is shut out. The \
+                 first {QUEUE} changes that are requested meanwhile count when the disk answers"
             );
         }
         StoreError::Unavailable(reason)
@@ -202,6 +215,7 @@ impl Disk {
     }
 
     fn open_again(&self) {
+        self.closed.fetch_add(1, Ordering::Release);
         let before = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(()) = before.map_or(Some(()), let_go) else {
             tracing::error!("the store is still being read, and cannot be opened again");

@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use redb::{ReadableDatabase, ReadableTableMetadata};
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::domain::account::Account;
 use crate::domain::client::{Client, ClientOrigin};
@@ -26,12 +28,19 @@ use super::tables::Table;
 use super::writable::Writable;
 use super::{EmbeddedStore, clients, name_key, sole_clients};
 
+/// How long an export waits until its receiver takes a batch. While it reads, the file cannot use its free pages again,
+/// and grows with every change.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause between attempts to send a batch.
+const PAUSE: Duration = Duration::from_millis(5);
+
 #[async_trait]
 impl Portable for EmbeddedStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
         let overlay = self.overlay.get();
-        let (database, sealer) = (self.disk.database()?, Arc::clone(&self.sealer));
+        let (disk, sealer) = (Arc::clone(&self.disk), Arc::clone(&self.sealer));
         let export = move || -> Result<(), StoreError> {
+            let (database, is_closed) = disk.database_for_long()?;
             // The export reads in one transaction, so it does not see later writes.
             let transaction = database.begin_read().map_err(rows::unavailable)?;
             let reader = Reader::new(&transaction, &sealer, &overlay);
@@ -41,12 +50,12 @@ impl Portable for EmbeddedStore {
                 reader.each_live(table, now, |name, until, json| {
                     batch.push(Record::new(kind, name, until, json)?);
                     if batch.len() >= BATCH {
-                        to.blocking_send(std::mem::take(&mut batch)).map_err(nobody_receives)?;
+                        send(&to, std::mem::take(&mut batch), &is_closed)?;
                     }
                     Ok(())
                 })?;
             }
-            if batch.is_empty() { Ok(()) } else { to.blocking_send(batch).map_err(nobody_receives) }
+            if batch.is_empty() { Ok(()) } else { send(&to, batch, &is_closed) }
         };
         threads::beside("export", "an export of the store", export).await.map_err(rows::unavailable)?
     }
@@ -67,6 +76,35 @@ impl Portable for EmbeddedStore {
 
     fn key(&self) -> &StoreKey {
         &self.key
+    }
+}
+
+/// Sends a batch of an export.
+///
+/// # Errors
+/// If nobody takes it in time, or if the database has to be opened again. All checks of tokens would wait for an export
+/// that holds it open.
+fn send(to: &Sink, mut batch: Vec<Record>, is_closed: &impl Fn() -> bool) -> Result<(), StoreError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if is_closed() {
+            return Err(StoreError::Unavailable(
+                "a write to the disk failed meanwhile, so the store was opened again; repeat the command"
+                    .to_owned(),
+            ));
+        }
+        match to.try_send(batch) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(unsent)) => return Err(nobody_receives(unsent)),
+            Err(TrySendError::Full(unsent)) => batch = unsent,
+        }
+        if Instant::now() >= end {
+            let patience = PATIENCE.as_secs();
+            return Err(StoreError::Unavailable(format!(
+                "what was read could not be written for {patience} s"
+            )));
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -208,5 +246,45 @@ impl EmbeddedStore {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_export_that_nobody_takes_does_not_keep_the_store_from_being_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path(), &StoreKey::new([7; 32])).unwrap();
+        let rows = move |rows: &Writable<'_>| {
+            (0..3 * BATCH).try_for_each(|n| rows.put(Table::Once, &n.to_string(), &n, Some(UnixTime(10))))
+        };
+        store.writer.write(rows).await.unwrap();
+        let (to, mut taken) = mpsc::channel::<Vec<Record>>(1);
+        let store = Arc::new(store);
+        let exporting = Arc::clone(&store);
+        let export = tokio::spawn(async move { exporting.export(UnixTime(0), to).await });
+        while taken.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        store.disk.failed(&StoreError::Unavailable("a write failed".to_owned()));
+        assert!(store.disk.database().is_ok(), "it is not open");
+        let error = export.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("repeat the command"), "{error}");
+        taken.recv().await.unwrap();
+        // The next one starts anew.
+        let (to, mut taken) = mpsc::channel::<Vec<Record>>(1);
+        let counting = async {
+            let mut all = 0;
+            while let Some(batch) = taken.recv().await {
+                all += batch.len();
+            }
+            all
+        };
+        let (exported, all) = tokio::join!(store.export(UnixTime(0), to), counting);
+        assert_eq!((exported.is_ok(), all), (true, 3 * BATCH));
     }
 }

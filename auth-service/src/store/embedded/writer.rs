@@ -10,6 +10,7 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::keys::seal::Sealer;
 use crate::store::StoreError;
@@ -25,9 +26,9 @@ use super::writable::Writable;
 /// Maximum number of writes in a transaction.
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders have to wait.
-const QUEUE: usize = 1024;
-/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. The write stays
-/// in the queue, and counts if the disk answers later.
+pub(super) const QUEUE: usize = 1024;
+/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. A write that is
+/// in the queue stays there, and counts if the disk answers later.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a test write waits, whose caller wants to know whether the disk works now.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
@@ -138,12 +139,14 @@ impl Writer {
         let (reply, outcome) = oneshot::channel();
         let job = Box::new(Write { work, takes_away, outcome: None, reply });
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        let written = async {
-            queue.send(job).await.map_err(|_| stopped())?;
-            outcome.await.map_err(|_| stopped())?
+        let deadline = Instant::now() + patience;
+        let Ok(place) = timeout_at(deadline, queue.reserve()).await else {
+            self.disk.stalled(patience);
+            return Err(not_queued(patience));
         };
-        match tokio::time::timeout(patience, written).await {
-            Ok(written) => written,
+        place.map_err(|_| stopped())?.send(job);
+        match timeout_at(deadline, outcome).await {
+            Ok(written) => written.map_err(|_| stopped())?,
             Err(_) => Err(self.disk.stalled(patience)),
         }
     }
@@ -153,6 +156,15 @@ impl Writer {
         // If the queue is full, other writes test the disk anyway.
         let _ = self.queue.as_ref().map(|queue| queue.try_send(trial()));
     }
+}
+
+/// The error of a write that never happens.
+fn not_queued(patience: Duration) -> StoreError {
+    StoreError::Unavailable(format!(
+        "the disk has not taken a write for {} s, and {QUEUE} changes wait for it already. This one was not made: repeat it \
+         when /ready answers 200",
+        patience.as_secs()
+    ))
 }
 
 /// A test write whose result nobody waits for.
@@ -336,4 +348,55 @@ fn not_kept(reason: &str) -> String {
         "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart \
          before the disk takes writes again undoes it. Do not restart the service; repeat the change when /ready answers 200"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::future::join_all;
+
+    use crate::keys::seal::StoreKey;
+    use crate::store::embedded::EmbeddedStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_for_which_there_was_no_place_is_not_made_later_and_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path(), &StoreKey::new([7; 32])).unwrap();
+        let put = |name: String| store.writer.write(move |rows| rows.put(Table::Once, &name, &true, None));
+        let (answer, disk) = mpsc::channel::<()>();
+        let disk = std::sync::Mutex::new(disk);
+        let (begun, begins) = oneshot::channel::<()>();
+        let begun = std::sync::Mutex::new(Some(begun));
+        // This write takes until the disk answers.
+        let stalled = store.writer.write(move |_| {
+            drop(begun.lock().unwrap().take());
+            let _ = disk.lock().unwrap().recv();
+            Ok(())
+        });
+        let queued = async {
+            begins.await.unwrap_err();
+            let waiting = join_all((0..QUEUE).map(|n| put(n.to_string())));
+            let late = async {
+                // Until then, the queue is full.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                put("late".to_owned()).await
+            };
+            tokio::join!(waiting, late)
+        };
+        let (stalled, (waiting, late)) = tokio::join!(stalled, queued);
+        assert!(stalled.is_err());
+        for refused in waiting {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.ends_with("the disk has not taken a write for 5 s"), "{error}");
+        }
+        let error = late.unwrap_err().to_string();
+        assert!(error.contains("This one was not made"), "{error}");
+        answer.send(()).unwrap();
+        put("last".to_owned()).await.unwrap();
+        let names = store.read(|rows| rows.keys(Table::Once)).unwrap();
+        assert_eq!((names.len(), names.contains(&"late".to_owned())), (QUEUE + 1, false));
+    }
 }
