@@ -31,6 +31,9 @@ fn run(
     let orders: Orders = serde_json::from_str(&orders)?;
     let pipes = pipes::receive(supervisor)?;
     let mut command = command(arguments, &orders, pipes)?;
+    // A session has a process group, which signals are sent to, and a share of the processor (`autogroup`, sched(7)) of its own.
+    // A child of the wrapper's session could lower that of the wrapper.
+    rustix::process::setsid()?;
     for warning in orders.limits.apply() {
         // The child runs all the same.
         let _ = say(supervisor, &Report::Warning(warning));

@@ -81,7 +81,7 @@ impl Numbers {
         self.places.get(&number).copied()
     }
 
-    /// Records that nobody waits for the answer any more. The number is forgotten after [`MAX_LATE`] others.
+    /// Records that nobody waits for the answer any more. The number is forgotten after `MAX_LATE` others.
     pub fn release(&mut self, number: u64) {
         self.late.push_back(number);
         if self.late.len() > MAX_LATE

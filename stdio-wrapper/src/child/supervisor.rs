@@ -66,7 +66,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
 fn command(arguments: impl Iterator<Item = String>, orders: &str, supervisor: UnixStream) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg0("stdio-wrapper").args([BECOME, orders]).args(arguments);
-    command.stdin(OwnedFd::from(supervisor)).process_group(0);
+    command.stdin(OwnedFd::from(supervisor));
     command
 }
 

@@ -95,7 +95,7 @@ pub struct Message<'a> {
     /// The position of `error` (responses).
     pub error: Option<Span>,
     /// Whether the message has a key that JSON-RPC does not know, or `null` for an optional member. SDKs
-    /// silently refuse the whole message because of these; [`super::tidy`] removes them.
+    /// silently refuse the whole message because of these; [`super::tidy()`] removes them.
     pub is_untidy: bool,
     /// The members of `params` on which decisions depend, if there are params.
     pub(super) members: Option<Arc<Params>>,

@@ -36,7 +36,7 @@ impl fmt::Display for EventId {
 }
 
 /// Encodes a message as an event. `data` is JSON without a line break (which the framing and
-/// [`super::rewrite`] guarantee). Characters that widely used clients take for a line break, although event
+/// [`super::rewrite()`] guarantee). Characters that widely used clients take for a line break, although event
 /// streams do not, are escaped.
 pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     let mut out = BytesMut::with_capacity(data.len() + 64);

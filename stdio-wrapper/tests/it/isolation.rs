@@ -89,6 +89,13 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
         }
     }
     wrapper.logged("children cannot change the limits and priorities of each other").await;
+    // The kernel shares out the processor between sessions (`autogroup`, sched(7)), and each process of one can change its share.
+    let session = |pid: i32| rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
+    let sessions = [mallory.server_pid, alice.server_pid, wrapper.pid()].map(session);
+    assert!(
+        sessions[0] != sessions[1] && sessions[0] != sessions[2] && sessions[1] != sessions[2],
+        "{sessions:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
