@@ -12,7 +12,6 @@ pub mod doctor;
 pub mod domain;
 pub mod dpop;
 pub mod facts;
-pub mod files;
 pub mod forward_auth;
 pub mod guard;
 pub mod identity;

@@ -2,7 +2,6 @@
 
 mod child;
 mod command;
-mod files;
 mod limits;
 mod options;
 mod read;

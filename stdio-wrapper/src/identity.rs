@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::policy::UnmetRules;
 
-pub use assertion::{Claims, Verifier};
+pub use assertion::Verifier;
 pub use jwks::{Fetch, FetchError, Jwks, http_fetch};
 
 /// Returns the seconds since 1970. It is a parameter, so that every expiry can be tested.
@@ -127,7 +127,7 @@ impl Authenticator {
             Self::None => Ok(Arc::default()),
             Self::Headers => headers::read(header).map(Arc::new),
             Self::Assertion(verifier) => {
-                let token = headers::required(header, "X-Auth-Assertion")?;
+                let token = headers::required(header, contract::headers::ASSERTION)?;
                 verifier.verify(token).await
             }
         }

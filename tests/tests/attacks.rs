@@ -87,7 +87,7 @@ fn page() -> String {
 #[test]
 fn the_page_of_attacks_names_every_numbered_test_and_no_other() {
     let mut tests = Tests::new();
-    for part in ["auth-service", "stdio-wrapper", "tests"] {
+    for part in ["auth-service", "contract", "stdio-wrapper", "tests"] {
         collect(part, &mut tests);
     }
     assert!(tests.len() > 100, "only {} attacks have a test: are they still found?", tests.len());

@@ -53,8 +53,16 @@ fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
 }
 
 /// Where the paths begin that documents write between backticks.
-const BEGINNINGS: [&str; 6] =
-    ["", "auth-service", "auth-service/src", "stdio-wrapper", "stdio-wrapper/src", "tests"];
+const BEGINNINGS: [&str; 8] = [
+    "",
+    "auth-service",
+    "auth-service/src",
+    "contract",
+    "contract/src",
+    "stdio-wrapper",
+    "stdio-wrapper/src",
+    "tests",
+];
 
 /// Whether a word between backticks is a file of ours by its name: a source file or a script. One in capital letters stands for others
 /// (`src/NAME.rs`).

@@ -9,8 +9,8 @@ use auth_service::domain::account::{Group, Username};
 use auth_service::domain::client::{ClientKeys, GrantType, OperatorTerms};
 use auth_service::domain::redirect_uri::RedirectUri;
 use auth_service::domain::resource::ResourceUri;
-use auth_service::files::read_setting;
 use auth_service::operator::{Credentials, NewClient};
+use contract::files::read_setting;
 
 #[derive(Args)]
 pub(crate) struct AddClient {

@@ -13,7 +13,7 @@ use auth_service::config::Config;
 use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
 use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::{Clock, SystemClock};
-use auth_service::files::{LONGEST_SETTING, read_regular};
+use contract::files::{MAX_SETTING_LEN, read_regular};
 
 /// Options of the examination.
 #[derive(Args)]
@@ -79,7 +79,7 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
     let extra_roots = asked
         .ca_file
         .map(|path| {
-            read_regular(&path, LONGEST_SETTING)
+            read_regular(&path, MAX_SETTING_LEN)
                 .with_context(|| format!("--ca-file: cannot read {}", path.display()))
         })
         .transpose()?;

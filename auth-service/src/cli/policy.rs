@@ -12,11 +12,11 @@ use auth_service::domain::causes::in_one_line;
 use auth_service::domain::client::ClientId;
 use auth_service::domain::path::UnambiguousPath;
 use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
-use auth_service::files::read_regular;
 use auth_service::operator::{self, Reply, UserRow};
 use auth_service::policy::{
     Era, Explanation, LONGEST_FILE, Policy, PolicySource, Question, Verdict, explain, parse,
 };
+use contract::files::read_regular;
 
 use super::{email, groups, run, username};
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::clients::documents::DocumentPolicy;
 use crate::clients::hosts::HostRule;
 use crate::domain::redirect_uri::RedirectUri;
-use crate::files::{LONGEST_SETTING, read_regular};
+use contract::files::{MAX_SETTING_LEN, read_regular};
 
 use super::durations;
 use super::{Environment, Lifetimes, Problems};
@@ -127,7 +127,7 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
             off: is_off(raw.client_metadata_documents.as_deref(), problems),
         },
         extra_roots: raw.extra_ca_file.and_then(|path| {
-            let read = read_regular(Path::new(&path), LONGEST_SETTING);
+            let read = read_regular(Path::new(&path), MAX_SETTING_LEN);
             read.map_err(|error| problems.add("EXTRA_CA_FILE", format_args!("cannot read {path}: {error}")))
                 .ok()
         }),

@@ -1,6 +1,8 @@
-//! Reads durations such as `90s`, `15m`, `1h` and `30d`. A number without a unit is in seconds.
+//! Reads durations such as `90s`, `15m`, `1h` and `30d` as whole seconds. A number without a unit is in seconds.
 
 use std::time::Duration;
+
+use contract::duration::parse;
 
 use super::Problems;
 
@@ -14,7 +16,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Duration {
     let Some(text) = text else { return default };
-    match parse(&text) {
+    match parse(&text).filter(|duration| duration.subsec_nanos() == 0) {
         Some(duration) if (least..=most).contains(&duration) => return duration,
         Some(_) => problems.add(
             variable,
@@ -30,29 +32,19 @@ pub(super) fn read(
     default
 }
 
-fn parse(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text.strip_prefix(digits)? {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_as_people_write_them() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("30d", 2_592_000)] {
-            assert_eq!(parse(text), Some(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in ["", "h", "1 h", "-1s", "1.5h", "1w", "99999999999999999999d"] {
-            assert_eq!(parse(text), None, "{text}");
-        }
+    fn a_duration_is_in_whole_seconds_and_in_its_range() {
+        let read = |text: &str| {
+            let mut problems = Problems::default();
+            let [default, least, most] = [60, 1, 3600].map(Duration::from_secs);
+            let read = read("A_TTL", Some(text.to_owned()), default, least, most, &mut problems);
+            (problems == Problems::default()).then_some(read.as_secs())
+        };
+        assert_eq!([read("15m"), read("1000ms"), read("1h")], [Some(900), Some(1), Some(3600)]);
+        assert_eq!([read("1500ms"), read("2h"), read("soon"), read("0")], [None; 4]);
     }
 }

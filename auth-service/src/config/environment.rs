@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::files::read_setting;
+use contract::files::read_setting;
 
 use super::{Problems, roots};
 

@@ -4,7 +4,7 @@
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-use crate::files::read_regular;
+use contract::files::read_regular;
 
 use super::Problems;
 

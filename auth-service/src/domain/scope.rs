@@ -17,13 +17,9 @@ impl ScopeToken {
         &self.0
     }
 
-    /// Whether this token includes `other`: both are the same, or `other` continues this one after a `:`.
+    /// Whether this token includes `other` ([`contract::scope`]).
     fn includes(&self, other: &Self) -> bool {
-        match other.0.strip_prefix(&self.0) {
-            Some("") => true,
-            Some(rest) => rest.starts_with(':'),
-            None => false,
-        }
+        contract::scope::includes(&self.0, &other.0)
     }
 }
 

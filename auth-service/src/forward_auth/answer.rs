@@ -1,6 +1,7 @@
 //! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy, and
 //! is then put into the form that the proxy understands.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use actix_web::HttpResponse;
@@ -9,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
+use contract::assertion;
 use serde_json::json;
 
 use crate::domain::clock::UnixTime;
@@ -19,7 +21,6 @@ use crate::facts::{self, Known};
 use crate::guard::log_rate::LogRate;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::seal::CryptoFailure;
-use crate::keys::tokens::{ASSERTION_TYPE, AssertionClaims};
 use crate::policy::{Denial, Policy};
 use crate::state::AppState;
 
@@ -40,15 +41,18 @@ static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// Headers that say who is calling. Every answer that lets a request pass to a service has all of them.
-pub static IDENTITY: [HeaderName; facts::IDENTITY] = [
-    HeaderName::from_static("x-auth-subject"),
-    HeaderName::from_static("x-auth-username"),
-    HeaderName::from_static("x-auth-email"),
-    HeaderName::from_static("x-auth-groups"),
-    HeaderName::from_static("x-auth-client-id"),
-    HeaderName::from_static("x-auth-scope"),
-    HeaderName::from_static("x-auth-assertion"),
-];
+pub static IDENTITY: [HeaderName; facts::IDENTITY] = {
+    let [subject, username, email, groups, client_id, scope, assertion] = contract::headers::ALL;
+    [
+        HeaderName::from_static(subject),
+        HeaderName::from_static(username),
+        HeaderName::from_static(email),
+        HeaderName::from_static(groups),
+        HeaderName::from_static(client_id),
+        HeaderName::from_static(scope),
+        HeaderName::from_static(assertion),
+    ]
+};
 
 /// The answer to a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,21 +86,22 @@ impl Answer {
             let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
             let scope = facts.scope.to_string();
             let email = facts.email.as_deref().unwrap_or_default();
-            let claims = AssertionClaims {
-                iss: state.config.site.issuer.as_str(),
-                aud: resource.as_str(),
-                sub: facts.subject.as_str(),
-                username: facts.username.as_str(),
-                email,
-                groups: &facts.groups,
-                client_id: facts.client_id.as_str(),
-                scope: &scope,
-                iat: now,
-                exp: now.plus(ASSERTION_LIFETIME),
-                token_exp: facts.expires_at,
-                tool_rules: &policy.unmet_rules(facts, resource),
+            let claims = assertion::Claims {
+                iss: state.config.site.issuer.as_str().into(),
+                aud: resource.as_str().into(),
+                sub: facts.subject.as_str().into(),
+                username: facts.username.as_str().into(),
+                email: email.into(),
+                groups: groups.iter().map(|group| Cow::Borrowed(*group)).collect(),
+                client_id: facts.client_id.as_str().into(),
+                scope: scope.as_str().into(),
+                iat: now.0,
+                exp: now.plus(ASSERTION_LIFETIME).0,
+                nbf: None,
+                token_exp: Some(facts.expires_at.0),
+                tool_rules: policy.unmet_rules(facts, resource),
             };
-            let assertion = state.keys.sign(ASSERTION_TYPE, &claims)?;
+            let assertion = state.keys.sign(assertion::TYPE, &claims)?;
             let values = [
                 facts.subject.as_str(),
                 facts.username.as_str(),

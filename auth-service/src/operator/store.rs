@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::files::read_setting;
 use crate::keys::seal::{InvalidStoreKey, StoreKey};
 use crate::ops::audit;
 use crate::store::records::Portable;
 use crate::store::transfer;
+use contract::files::read_setting;
 
 use super::{CommandError, Reply, Tools};
 

@@ -13,7 +13,6 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::oneshot;
 
 use crate::domain::resource::ProtectedHosts;
-use crate::files;
 
 use super::Policy;
 use super::file::{self, LONGEST_FILE, PolicyProblems};
@@ -254,7 +253,7 @@ fn report(policy: &Policy, changed: bool) {
 
 fn content(path: &Path) -> std::io::Result<Vec<u8>> {
     // Reads one byte more than the limit, so that the parser can report a file that is too long.
-    files::read_regular(path, LONGEST_FILE + 1)
+    contract::files::read_regular(path, LONGEST_FILE + 1)
 }
 
 fn accept(path: &Path, bytes: &[u8], allowed: &Who, hosts: &ProtectedHosts) -> Result<Policy, LoadError> {

@@ -1,6 +1,8 @@
 //! Explains to the authors of rules how a request would be decided, and by which rule. It is pure, and uses
 //! the same decision function as the check.
 
+use contract::rules::UnmetRule;
+
 use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
@@ -8,7 +10,6 @@ use crate::domain::grant::GrantId;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::facts::Facts;
-use crate::keys::tokens::UnmetRule;
 
 use super::Policy;
 use super::decide::{Asked, Decision, Denial, LOOKALIKE, Presented, Requirements, decide};
@@ -216,11 +217,10 @@ fn wrapper(unmet: &[UnmetRule], question: &Question, refused: bool) -> Vec<Strin
             RuleSubject::Tool => ("tools", &rule.tools),
             RuleSubject::Method => ("methods", &rule.methods),
         };
-        let scopes: Vec<&str> = rule.scopes.iter().map(crate::domain::scope::ScopeToken::as_str).collect();
         let answer = if rule.denied {
             "403".to_owned()
         } else {
-            format!("403 insufficient_scope, scope=\"{}\"", scopes.join(" "))
+            format!("403 insufficient_scope, scope=\"{}\"", rule.scopes.join(" "))
         };
         steps.push(format!("  {kind} {}: {answer}", names.join(", ")));
     }

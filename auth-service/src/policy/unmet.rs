@@ -1,9 +1,10 @@
 //! The rules that a caller does not meet, which are sent to a wrapped service. Only that service sees the
 //! request body.
 
+use contract::rules::UnmetRule;
+
 use crate::domain::resource::ResourceUri;
 use crate::facts::Facts;
-use crate::keys::tokens::UnmetRule;
 
 use super::Policy;
 use super::pattern::Pattern;
@@ -44,7 +45,11 @@ fn told(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
         tools,
         methods,
         except: texts(&rule.except),
-        scopes: if denied { Vec::new() } else { scope.tokens().cloned().collect() },
+        scopes: if denied {
+            Vec::new()
+        } else {
+            scope.tokens().map(|token| token.as_str().to_owned()).collect()
+        },
         denied,
     }
 }

@@ -6,9 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use contract::files::read_setting;
 use url::Url;
 
-use super::files::read_setting;
 use super::options::Options;
 use super::values;
 use super::{Config, Identity, Sites, child, limits};
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     pub(super) fn duration(&mut self, name: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
-        values::duration(text).filter(|time| range.contains(time)).unwrap_or_else(|| {
+        contract::duration::parse(text).filter(|time| range.contains(time)).unwrap_or_else(|| {
             self.problem(format!(
                 "{name} is `{text}`, which is not a time from {:?} to {:?}. Write it like 500ms, 30s, 5m or 1h.",
                 range.start(),

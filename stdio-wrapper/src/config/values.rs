@@ -1,19 +1,4 @@
-//! Parses times, sizes, booleans and lists.
-
-use std::time::Duration;
-
-/// Parses `500ms`, `30s`, `5m` or `1h`. A number without a unit is in seconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let (digits, unit) = split_unit(text);
-    let number: u64 = digits.parse().ok()?;
-    match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
-        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
-        _ => None,
-    }
-}
+//! Parses sizes, booleans and lists.
 
 /// Parses `65536`, `64KiB`, `16MiB` or `1GiB` into bytes. `K`, `M` and `G` mean the same as `KiB`, `MiB` and
 /// `GiB`.
@@ -56,12 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_take_units() {
-        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(duration("90"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
-        assert_eq!(duration("soon"), None);
-        assert_eq!(duration("-1s"), None);
+    fn sizes_take_units() {
         assert_eq!(size("16MiB"), Some(16 << 20));
         assert_eq!(size("64 k"), Some(64 << 10));
         assert_eq!(size("99999999999999999999"), None);

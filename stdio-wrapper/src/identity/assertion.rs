@@ -1,20 +1,19 @@
 //! `X-Auth-Assertion`: a short-lived JWT in which the authorization service says who is calling. Another
 //! service that can reach the wrapper cannot forge one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use contract::assertion::{Claims, TYPE};
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::jwks::Lookup;
 use super::{Caller, Clock, Jwks, Refused};
 use crate::policy::UnmetRules;
 
-/// The `typ` of an assertion, so that no other kind of token is accepted as one (RFC 8725 §3.11).
-const TYPE: &str = "mcp-assertion+jwt";
 /// Maximum difference between clocks, in seconds.
 const LEEWAY: u64 = 5;
 /// Maximum lifetime of an assertion, in seconds, even if its `exp` is later.
@@ -28,28 +27,6 @@ const MAX_CACHED: usize = 4096;
 const MAX_CACHED_LENGTH: usize = 4 << 10;
 /// Minimum time between two lines of the log about clocks.
 const PAUSE: Duration = Duration::from_secs(10);
-
-/// The claims of an assertion.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Claims {
-    sub: String,
-    iat: u64,
-    exp: u64,
-    #[serde(default)]
-    nbf: Option<u64>,
-    #[serde(default)]
-    username: Option<String>,
-    #[serde(default)]
-    client_id: Option<String>,
-    #[serde(default)]
-    groups: Option<Vec<String>>,
-    #[serde(default)]
-    scope: Option<String>,
-    #[serde(default)]
-    tool_rules: UnmetRules,
-    #[serde(default)]
-    token_exp: Option<u64>,
-}
 
 /// Verifies assertions.
 #[derive(Debug)]
@@ -115,7 +92,7 @@ impl Verifier {
         self.jwks.is_ready().await
     }
 
-    async fn check(&self, token: &str) -> Result<Claims, Refused> {
+    async fn check(&self, token: &str) -> Result<Claims<'static>, Refused> {
         let header = decode_header(token).map_err(|_| Refused::Invalid("it is not a JWT"))?;
         if header.typ.as_deref() != Some(TYPE) {
             return Err(Refused::Invalid("it is another kind of token"));
@@ -135,7 +112,7 @@ impl Verifier {
         }
         let mut validation = self.validation.clone();
         validation.algorithms = vec![key.algorithm];
-        let decoded = decode::<Claims>(token, &key.key, &validation)
+        let decoded = decode::<Claims<'static>>(token, &key.key, &validation)
             .map_err(|_| Refused::Invalid("signature, issuer, audience or claims are wrong"))?;
         Ok(decoded.claims)
     }
@@ -178,7 +155,7 @@ impl Verifier {
 }
 
 /// When an assertion is no longer valid, in seconds since 1970.
-fn lifetime(claims: &Claims, now: u64) -> Result<u64, Refused> {
+fn lifetime(claims: &Claims<'_>, now: u64) -> Result<u64, Refused> {
     if claims.iat > now + LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
         let from = claims.nbf.map_or(claims.iat, |from| from.max(claims.iat));
         return Err(Refused::Early(from - now));
@@ -187,17 +164,17 @@ fn lifetime(claims: &Claims, now: u64) -> Result<u64, Refused> {
     if now < expires { Ok(expires) } else { Err(Refused::Late(now.saturating_sub(claims.iat))) }
 }
 
-fn caller(claims: Claims) -> Result<Caller, Refused> {
+fn caller(claims: Claims<'_>) -> Result<Caller, Refused> {
     if claims.sub.is_empty() {
         return Err(Refused::Invalid("it names no subject"));
     }
     Ok(Caller {
-        subject: claims.sub,
-        username: claims.username.unwrap_or_default(),
-        client_id: claims.client_id.unwrap_or_default(),
-        groups: claims.groups.unwrap_or_default(),
-        scopes: claims.scope.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
-        unmet_rules: claims.tool_rules,
+        subject: claims.sub.into_owned(),
+        username: claims.username.into_owned(),
+        client_id: claims.client_id.into_owned(),
+        groups: claims.groups.into_iter().map(Cow::into_owned).collect(),
+        scopes: claims.scope.split_whitespace().map(str::to_owned).collect(),
+        unmet_rules: UnmetRules(claims.tool_rules),
         token_expires: claims.token_exp,
     })
 }
@@ -214,7 +191,7 @@ mod tests {
     fn a_clock_that_differs_is_named_with_its_difference() {
         let claims = |iat: u64| {
             let claims = serde_json::json!({"sub": "ana", "iat": iat, "exp": iat + 60});
-            serde_json::from_value::<Claims>(claims).unwrap()
+            serde_json::from_value::<Claims<'static>>(claims).unwrap()
         };
         let now = 1_000_000;
         assert_eq!(lifetime(&claims(now + LEEWAY), now), Ok(now + LEEWAY + 60 + LEEWAY));

@@ -1,6 +1,8 @@
 //! `X-Auth-*` headers that the edge sets. They are trustworthy only if nothing but the edge can reach the
 //! wrapper.
 
+use contract::headers::{CLIENT_ID, GROUPS, SCOPE, SUBJECT, USERNAME};
+
 use super::{Caller, Header, Refused};
 use crate::policy::UnmetRules;
 
@@ -30,11 +32,11 @@ pub(super) fn read<'h>(header: &dyn Fn(&'static str) -> Header<'h>) -> Result<Ca
         text.split(separator).map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     };
     Ok(Caller {
-        subject: required(header, "X-Auth-Subject")?.to_owned(),
-        username: text("X-Auth-Username")?,
-        client_id: text("X-Auth-Client-Id")?,
-        groups: list(text("X-Auth-Groups")?, ','),
-        scopes: list(text("X-Auth-Scope")?, ' '),
+        subject: required(header, SUBJECT)?.to_owned(),
+        username: text(USERNAME)?,
+        client_id: text(CLIENT_ID)?,
+        groups: list(text(GROUPS)?, ','),
+        scopes: list(text(SCOPE)?, ' '),
         unmet_rules: UnmetRules::default(),
         token_expires: None,
     })
@@ -47,15 +49,15 @@ mod tests {
     #[test]
     fn a_caller_needs_a_subject_and_no_header_twice() {
         let full = |name| match name {
-            "X-Auth-Subject" => Header::One("u1"),
-            "X-Auth-Groups" => Header::One("dev, ops"),
-            "X-Auth-Scope" => Header::One("mcp mcp:write"),
+            SUBJECT => Header::One("u1"),
+            GROUPS => Header::One("dev, ops"),
+            SCOPE => Header::One("mcp mcp:write"),
             _ => Header::Absent,
         };
         let caller = read(&full).unwrap();
         assert_eq!((caller.subject.as_str(), caller.groups.len(), caller.scopes.len()), ("u1", 2, 2));
-        assert_eq!(read(&|_| Header::Absent), Err(Refused::Missing("X-Auth-Subject")));
-        assert_eq!(read(&|_| Header::One(" ")), Err(Refused::Missing("X-Auth-Subject")));
-        assert_eq!(read(&|_| Header::Ambiguous), Err(Refused::Doubled("X-Auth-Subject")));
+        assert_eq!(read(&|_| Header::Absent), Err(Refused::Missing(SUBJECT)));
+        assert_eq!(read(&|_| Header::One(" ")), Err(Refused::Missing(SUBJECT)));
+        assert_eq!(read(&|_| Header::Ambiguous), Err(Refused::Doubled(SUBJECT)));
     }
 }

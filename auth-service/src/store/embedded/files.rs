@@ -6,8 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::domain::clock::{Random, RandomUnavailable};
-use crate::files::read_setting;
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
+use contract::files::read_setting;
 
 use super::reserve::Reserve;
 

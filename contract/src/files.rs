@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Maximum length in bytes of a file that is read as a setting.
-pub const LONGEST_SETTING: usize = 1024 * 1024;
+pub const MAX_SETTING_LEN: usize = 1024 * 1024;
 
 /// Reads a regular file of at most `most` bytes.
 ///
@@ -30,12 +30,12 @@ pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Like [`read_regular`], but returns text of at most [`LONGEST_SETTING`] bytes.
+/// Like [`read_regular`], but returns text of at most [`MAX_SETTING_LEN`] bytes.
 ///
 /// # Errors
 /// In the cases of [`read_regular`], and if the content is not UTF-8.
 pub fn read_setting(path: &Path) -> Result<String> {
-    String::from_utf8(read_regular(path, LONGEST_SETTING)?)
+    String::from_utf8(read_regular(path, MAX_SETTING_LEN)?)
         .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 

@@ -1,0 +1,19 @@
+//! The names of the headers with which a check tells the service behind the edge who is calling.
+
+/// Identifier of the user, which never changes.
+pub const SUBJECT: &str = "x-auth-subject";
+/// Login name of the user.
+pub const USERNAME: &str = "x-auth-username";
+/// Email address of the user. It is empty if unknown.
+pub const EMAIL: &str = "x-auth-email";
+/// The groups that the user is in, separated by commas.
+pub const GROUPS: &str = "x-auth-groups";
+/// The client that sent the request.
+pub const CLIENT_ID: &str = "x-auth-client-id";
+/// The scope of the access token, separated by spaces.
+pub const SCOPE: &str = "x-auth-scope";
+/// All of this, signed ([`crate::assertion`]).
+pub const ASSERTION: &str = "x-auth-assertion";
+
+/// All of them, in the order in which a check sends them.
+pub const ALL: [&str; 7] = [SUBJECT, USERNAME, EMAIL, GROUPS, CLIENT_ID, SCOPE, ASSERTION];
