@@ -314,19 +314,24 @@ impl ClientUse {
     /// Uses that are closer together than this are stored as one.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
 
-    /// Whether this use has to be stored, because it changes what the store knows of `client`.
+    /// Whether the last use of `client` is so long ago that this one has to be stored.
     pub fn is_news_to(&self, client: &Client) -> bool {
         let apart = |last: UnixTime| self.at.since(last).max(last.since(self.at));
         client.last_used_at.is_none_or(|last| apart(last) >= Self::RESOLUTION)
-            || !self.is_known_user_of(client)
     }
 
-    /// Whether the user of this use makes no difference to what is known of the users of `client`.
-    fn is_known_user_of(&self, client: &Client) -> bool {
+    /// What the user of this use changes in what is known of the users of `client`. They stay unknown for a client that
+    /// was used before accounts were recorded.
+    pub fn new_user_of(&self, client: &Client) -> NewUser {
         match client.users {
-            None => client.last_used_at.is_some(),
-            Some(ClientUsers::Several) => true,
-            Some(ClientUsers::One(_)) => client.few_users().any(|user| *user == self.user),
+            None if client.last_used_at.is_some() => NewUser::No,
+            None => NewUser::OneOfFew,
+            Some(ClientUsers::Several) => NewUser::No,
+            Some(ClientUsers::One(_)) if client.few_users().any(|user| *user == self.user) => NewUser::No,
+            Some(ClientUsers::One(_)) if client.further_users.len() + 1 < Client::FEW_USERS => {
+                NewUser::OneOfFew
+            }
+            Some(ClientUsers::One(_)) => NewUser::OneMoreThanFew,
         }
     }
 
@@ -340,21 +345,31 @@ impl ClientUse {
         before.map_or(end, |before| before.max(end)).min(latest)
     }
 
-    /// Adds the user of this use to the users of `client`. They stay unknown for a client that was used before
-    /// accounts were recorded.
-    pub fn add_user_to(&self, client: &mut Client) {
-        if self.is_known_user_of(client) {
-            return;
-        }
-        if client.users.is_none() {
-            client.users = Some(ClientUsers::One(self.user.clone()));
-        } else if client.further_users.len() + 1 < Client::FEW_USERS {
-            client.further_users.push(self.user.clone());
-        } else {
-            client.users = Some(ClientUsers::Several);
-            client.further_users.clear();
+    /// Adds the user of this use to the users of `client`.
+    pub fn add_user_to(&self, client: &mut Client, new_user: NewUser) {
+        match new_user {
+            NewUser::No => {}
+            NewUser::OneOfFew if client.users.is_none() => {
+                client.users = Some(ClientUsers::One(self.user.clone()));
+            }
+            NewUser::OneOfFew => client.further_users.push(self.user.clone()),
+            NewUser::OneMoreThanFew => {
+                client.users = Some(ClientUsers::Several);
+                client.further_users.clear();
+            }
         }
     }
+}
+
+/// What a use changes in what is known of the users of its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewUser {
+    /// Nothing.
+    No,
+    /// The user is added to the few that are known.
+    OneOfFew,
+    /// The users are too many to be known, so that the client counts for none of them.
+    OneMoreThanFew,
 }
 
 /// Descriptions that the client gives of itself (RFC 7591 §2). They are not verified.

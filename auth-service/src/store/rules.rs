@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::{Account, Subject};
-use crate::domain::client::{Client, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientOrigin, ClientUse, NewUser};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState};
@@ -120,10 +120,14 @@ pub(super) enum UseOfClient {
     Noted(Client),
     /// The client has to be written, and kept until the `keep_until` of the use.
     News(Client),
+    /// Like [`Self::News`]. The client has so many users now that it counts for none of them, and the user of the use is
+    /// the reason.
+    CountsForNobody(Client),
 }
 
-/// Decides on a use, given the stored client with that identifier.
-pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient {
+/// Decides on a use, given the stored client with that identifier. `can_free` is whether its user can be the reason that
+/// a client counts for nobody (`SoleClients::free`). Otherwise, the client goes on counting for its first users.
+pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {
         (Some(known), ClientOrigin::MetadataDocument) => {
@@ -147,12 +151,21 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse) -> UseOfClient 
     if client.disabled {
         return UseOfClient::Refused;
     }
-    if used.is_news_to(&client) || before.is_some_and(|before| before != client.registration) {
-        used.add_user_to(&mut client);
-        client.last_used_at = Some(used.at);
-        UseOfClient::News(client)
+    let is_changed = used.is_news_to(&client) || before.is_some_and(|before| before != client.registration);
+    let new_user = match used.new_user_of(&client) {
+        NewUser::OneMoreThanFew if !can_free => NewUser::No,
+        new_user => new_user,
+    };
+    if !is_changed && new_user == NewUser::No {
+        return UseOfClient::Noted(client);
+    }
+    used.add_user_to(&mut client, new_user);
+    client.last_used_at = Some(used.at);
+    // Clients of the operator count for nobody anyway.
+    if new_user == NewUser::OneMoreThanFew && client.origin != ClientOrigin::Operator {
+        UseOfClient::CountsForNobody(client)
     } else {
-        UseOfClient::Noted(client)
+        UseOfClient::News(client)
     }
 }
 

@@ -7,13 +7,45 @@ use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;
 
-/// The clients that this account and few others have used, sorted by the last use by this account. A client that
-/// was deleted, or that many accounts have used since, stays in the list until it is the oldest entry.
+/// The clients that this account and few others have used.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct SoleClients(Vec<(UnixTime, ClientId)>);
+#[serde(from = "Stored")]
+pub(super) struct SoleClients {
+    /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used since, stays
+    /// in the list until it is the oldest entry.
+    clients: Vec<(UnixTime, ClientId)>,
+    /// How many clients count for nobody since this account has used them. Without a limit, accounts that work
+    /// together could fill the store with such clients.
+    freed: usize,
+}
+
+/// The forms in which the list is stored. The first one has no number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    List(Vec<(UnixTime, ClientId)>),
+    Whole { clients: Vec<(UnixTime, ClientId)>, freed: usize },
+}
+
+impl From<Stored> for SoleClients {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::List(clients) => Self { clients, freed: 0 },
+            Stored::Whole { clients, freed } => Self { clients, freed },
+        }
+    }
+}
 
 impl SoleClients {
+    /// Records that a client counts for nobody since this account has used it. Returns false if there are too many such
+    /// clients already. The number is forgotten with the list, which lasts as long as the clients that the account has
+    /// used.
+    pub(super) fn free(&mut self, used: &ClientUse) -> bool {
+        let can = self.freed < used.sole_ceiling;
+        self.freed += usize::from(can);
+        can
+    }
+
     /// Records a use of `client`. Returns the clients that the account gives up for it, the least recently used
     /// one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
@@ -23,19 +55,19 @@ impl SoleClients {
     fn note_at(&mut self, client: &ClientId, at: UnixTime, ceiling: usize) -> Vec<MakesRoom> {
         // The client that was just used is the last one, even if the clock is behind, or was ahead when another
         // one was used. Otherwise it would make room for itself.
-        let latest = self.0.last().map_or(at, |(last, _)| at.max(*last));
+        let latest = self.clients.last().map_or(at, |(last, _)| at.max(*last));
         self.add(client, latest);
-        let too_many = self.0.len().saturating_sub(ceiling);
-        let far_too_many = self.0.len().saturating_sub(ceiling.saturating_mul(2));
-        let leaving = self.0.drain(..too_many).map(|(_, id)| id).enumerate();
+        let too_many = self.clients.len().saturating_sub(ceiling);
+        let far_too_many = self.clients.len().saturating_sub(ceiling.saturating_mul(2));
+        let leaving = self.clients.drain(..too_many).map(|(_, id)| id).enumerate();
         leaving.map(|(place, id)| MakesRoom { id, may_stay: place >= far_too_many }).collect()
     }
 
     /// Inserts a client at the position of its last use.
     pub(super) fn add(&mut self, client: &ClientId, used_at: UnixTime) {
-        self.0.retain(|(_, id)| id != client);
-        let place = self.0.partition_point(|(at, _)| *at <= used_at);
-        self.0.insert(place, (used_at, client.clone()));
+        self.clients.retain(|(_, id)| id != client);
+        let place = self.clients.partition_point(|(at, _)| *at <= used_at);
+        self.clients.insert(place, (used_at, client.clone()));
     }
 }
 
@@ -87,7 +119,7 @@ mod tests {
         for (name, at) in [("b", 2), ("a", 1), ("c", 3), ("a", 4)] {
             clients.add(&id(name), UnixTime(at));
         }
-        let order: Vec<_> = clients.0.iter().map(|(_, id)| id.as_str()).collect();
+        let order: Vec<_> = clients.clients.iter().map(|(_, id)| id.as_str()).collect();
         assert_eq!(order, ["b", "c", "a"]);
     }
 }

@@ -88,6 +88,42 @@ pub(crate) async fn a045_two_accounts_that_use_the_same_clients_have_no_more_tha
     assert!(left <= 2 * SOLE_CEILING, "{left}");
 }
 
+pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_their_ceilings(world: &World) {
+    let store = world.store();
+    let mut accounts: Vec<_> = (0..Client::FEW_USERS).map(|_| Subject::new(random())).collect();
+    let ana = account("ana");
+    assert!(store.add_account(&ana).await.unwrap());
+    accounts.push(ana.subject);
+    // They use each client one after the other, so that the last one makes it count for nobody.
+    for n in 0..6 * SOLE_CEILING {
+        let shared = register(store, &client(&format!("shared{n}"))).await;
+        for account in accounts.iter().cycle().skip(n).take(accounts.len()) {
+            use_by(store, account, &shared, later(HOUR)).await;
+        }
+    }
+    // Each account is the last one as often as it may be, and has as many clients as it may have.
+    let left = store.clients(None, 1000, NOW).await.unwrap().len();
+    assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
+    for n in 0..40 * SOLE_CEILING {
+        let shared = register(store, &client(&format!("more{n}"))).await;
+        for account in &accounts {
+            use_by(store, account, &shared, later(2 * HOUR)).await;
+        }
+    }
+    let left = store.clients(None, 1000, NOW).await.unwrap().len();
+    assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
+    // A client that many others use makes room for none, and goes on working for whoever was one too many.
+    let late = accounts.last().unwrap();
+    let popular = register(store, &client("popular")).await;
+    for _ in 0..Client::FEW_USERS {
+        use_by(store, &Subject::new(random()), &popular, later(2 * HOUR)).await;
+    }
+    use_by(store, late, &popular, later(2 * HOUR)).await;
+    let held = grant(&code(&popular, late, later(2 * HOUR)), "held", later(2 * HOUR));
+    assert!(store.add_grant(&held, &usage_by(late, &popular, later(2 * HOUR))).await.unwrap());
+    assert!(store.held_grant(&held.id, &held.client_id, late, later(2 * HOUR)).await.unwrap().is_some());
+}
+
 pub(crate) async fn a045_who_gives_up_a_client_takes_it_from_nobody_else(world: &World) {
     let store = world.store();
     let [ana, bob] = [Subject::new(random()), Subject::new(random())];

@@ -212,10 +212,15 @@ pub(super) fn change(
 /// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
 /// since the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
-    match judge_use(live(rows, &used.client.id, used.bounds.earliest)?, used) {
+    let known = live(rows, &used.client.id, used.bounds.earliest)?;
+    let judged = match judge_use(known.clone(), used, true) {
+        UseOfClient::CountsForNobody(_) if !sole_clients::free(rows, used)? => judge_use(known, used, false),
+        judged => judged,
+    };
+    match judged {
         UseOfClient::Refused => Ok(None),
         UseOfClient::Noted(client) => Ok(Some(client)),
-        UseOfClient::News(client) => {
+        UseOfClient::News(client) | UseOfClient::CountsForNobody(client) => {
             rows.remove(Table::UnusedClients, &unused_key(&client))?;
             let before = rows.end(Table::Clients, client.id.as_str())?;
             let end = Some(used.extend(before, used.keep_until));

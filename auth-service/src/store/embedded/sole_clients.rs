@@ -34,6 +34,19 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     rows.put(Table::SoleClients, account.as_str(), &list, Some(end))
 }
 
+/// Records that a client counts for nobody since this use. Returns false if its user is the reason for too many such
+/// clients already.
+pub(super) fn free(rows: &Writable<'_>, used: &ClientUse) -> Result<bool, StoreError> {
+    let account = used.user.as_str();
+    let mut list: SoleClients = rows.get(Table::SoleClients, account)?.unwrap_or_default();
+    let can = list.free(used);
+    if can {
+        let end = used.extend(rows.end(Table::SoleClients, account)?, used.keep_until);
+        rows.put(Table::SoleClients, account, &list, Some(end))?;
+    }
+    Ok(can)
+}
+
 /// Adds a client that was imported.
 pub(super) fn add(rows: &Writable<'_>, client: &Client, until: Option<UnixTime>) -> Result<(), StoreError> {
     let Some(used_at) = client.last_used_at else { return Ok(()) };

@@ -163,16 +163,23 @@ pub(super) async fn note_use_of(
 ) -> Result<Option<Client>, StoreError> {
     let id = &used.client.id;
     let mut tries = Tries::default();
+    // Whether the user can be the reason that the client counts for nobody. It is asked once.
+    let mut can_free = None;
     loop {
         tries.next().await?;
         let known = found
             .as_ref()
             .filter(|found| found.is_live(used.bounds.earliest))
             .map(|found| found.value.clone());
-        match judge_use(known, used) {
+        let judged = judge_use(known.clone(), used, can_free.unwrap_or(true));
+        if can_free.is_none() && matches!(judged, UseOfClient::CountsForNobody(_)) {
+            can_free = Some(sole_clients::free(cells, used).await?);
+        }
+        let judged = if can_free == Some(false) { judge_use(known, used, false) } else { judged };
+        match judged {
             UseOfClient::Refused => return Ok(None),
             UseOfClient::Noted(client) => return Ok(Some(client)),
-            UseOfClient::News(client) => {
+            UseOfClient::News(client) | UseOfClient::CountsForNobody(client) => {
                 let before = found.as_ref().and_then(Found::expiry);
                 let until = used.extend(before, used.keep_until);
                 let life =

@@ -18,14 +18,24 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     if !counts_for(client, account) {
         return Ok(());
     }
-    let life = |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at });
-    let make_room = change(cells, account, life, |list| list.note(&client.id, used)).await?;
+    let life = life_of(used);
+    let make_room = change(cells, account, &life, |list| list.note(&client.id, used)).await?;
     for leaving in make_room {
         if let Some(last) = remove(cells, account, &leaving, used.bounds.earliest).await? {
-            change(cells, account, life, |list| list.add(&leaving.id, last)).await?;
+            change(cells, account, &life, |list| list.add(&leaving.id, last)).await?;
         }
     }
     Ok(())
+}
+
+/// Records that a client counts for nobody since this use. Returns false if its user is the reason for too many such
+/// clients already.
+pub(super) async fn free(cells: &Cells, used: &ClientUse) -> Result<bool, StoreError> {
+    change(cells, &used.user, life_of(used), |list| list.free(used)).await
+}
+
+fn life_of(used: &ClientUse) -> impl Fn(Option<UnixTime>) -> Option<Life> {
+    |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at })
 }
 
 /// Adds a client that was imported.
