@@ -55,6 +55,19 @@ wait_for_health() {
   return 1
 }
 
+# Names the settings in .env that nothing uses. Compose ignores them, so a misspelt restriction would not be in force.
+unused_settings() {
+  local used name
+  used=$(
+    grep -ohE '\$\{?[A-Z][A-Z0-9_]*' "$ROOT"/compose/*.yaml "$SERVICES_FILE" | tr -d '${'
+    grep -oE '^#?[A-Z][A-Z0-9_]*=' "$ROOT/.env.example" | tr -d '#='
+    grep -dskip -ohE 'setting [A-Z][A-Z0-9_]*' "$ROOT"/scripts/* | cut -d ' ' -f 2
+  )
+  while read -r name; do
+    grep -qxF "$name" <<<"$used" || say "  WARNING: nothing in the stack uses $name of .env. Is it misspelt?"
+  done < <(grep -oE '^[A-Za-z][A-Za-z0-9_]*=' "$ENV_FILE" | tr -d '=' | grep -vE '^(COMPOSE|DOCKER)_')
+}
+
 stack_files() {
   local socket
   if [[ ! -f $ENV_FILE ]]; then
@@ -65,6 +78,7 @@ stack_files() {
     cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
     say "  Services are in compose/services.yaml"
   fi
+  unused_settings
   # An earlier .env.example pinned this version, which cannot read the current configuration.
   if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
     set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15
@@ -234,7 +248,7 @@ END
   cat <<END
 
   Claude Code  claude mcp add --transport http ${first:-mcp-gate} $example
-  Inspector    npx @modelcontextprotocol/inspector --transport http --server-url $example
+  Inspector    npx @modelcontextprotocol/inspector@latest --transport http --server-url $example
   Others       paste the URL; the client opens a browser to log in
 
   Add a server scripts/add-service thinking -- npx -y @modelcontextprotocol/server-sequential-thinking

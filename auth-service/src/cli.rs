@@ -129,7 +129,8 @@ pub(crate) enum UserCommand {
         /// The user's email address.
         email: Option<String>,
     },
-    /// Print a new one-time password for an account, and sign the user out everywhere.
+    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the user
+    /// has connected stay connected; `disable` shuts them out, too.
     Reset {
         /// Login name.
         name: String,

@@ -13,3 +13,4 @@ pub mod health;
 pub mod pattern;
 pub mod rules;
 pub mod scope;
+pub mod settings;

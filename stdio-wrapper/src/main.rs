@@ -35,9 +35,11 @@ fn main() -> ExitCode {
             }
         };
     }
+    let misspelt = options.misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
     let config = match Config::new(&options, &|name| std::env::var(name).ok()) {
-        Ok(config) => config,
-        Err(problems) => {
+        Ok(config) if misspelt.is_empty() => config,
+        config => {
+            let problems = misspelt.into_iter().chain(config.err().unwrap_or_default());
             eprintln!("stdio-wrapper cannot start:");
             for problem in problems {
                 eprintln!("  - {problem}");

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use contract::files::read_setting;
+use contract::settings::{Misspelt, misspelt};
 
 use super::{Problems, roots};
 
@@ -91,6 +92,9 @@ impl Environment {
                 (None, None) => {}
             }
         }
+        for Misspelt { given, meant } in misspelt(NAMES, given.keys().cloned()) {
+            problems.add(&given, format_args!("there is no such setting. Is {meant} meant?"));
+        }
         let value = |name| given.get(name).map(|value: &String| value.as_str());
         roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);
         Self(values)
@@ -104,5 +108,19 @@ impl Environment {
             problems.add("environment", error);
             T::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_setting_is_a_problem() {
+        let mut problems = Problems::default();
+        let given = [("ALLOWED_GROUP", "staff"), ("PATH", "/bin"), ("ACESS_TOKEN_TTL", "")];
+        Environment::new(given.map(|(name, value)| (name.to_owned(), value.to_owned())), &mut problems);
+        let told = problems.to_string();
+        assert!(told.contains("1 problem:") && told.contains("ALLOWED_GROUPS meant?"), "{told}");
     }
 }

@@ -1,7 +1,8 @@
 //! The command line. Every option is a text here. `read` turns the texts into values, and reports all
 //! mistakes at once.
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use contract::settings::{Misspelt, misspelt};
 
 /// Serves a stdio MCP server over Streamable HTTP.
 ///
@@ -195,4 +196,31 @@ pub struct Options {
     /// The MCP server to run, after --.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Options {
+    /// One sentence for each variable that is almost the name of an option, but is none, and is not meant for the child.
+    pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
+        let command = Self::command();
+        let known: Vec<&str> =
+            command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
+        let given = given.filter(|name| !self.child_env.contains(name));
+        let sentence = |Misspelt { given, meant }: Misspelt<'_>| {
+            format!("{given}: there is no such setting. Is {meant} meant?")
+        };
+        misspelt(&known, given).into_iter().map(sentence).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_almost_an_option_is_a_problem_unless_it_is_for_the_child() {
+        let options = Options::parse_from(["stdio-wrapper", "--env", "REQUEST_TIMEOUTS", "--", "server"]);
+        let given = ["REQUEST_TIMOUT", "REQUEST_TIMEOUT", "REQUEST_TIMEOUTS", "PATH"].map(str::to_owned);
+        let problems = options.misspelt(given.into_iter());
+        assert_eq!(problems, ["REQUEST_TIMOUT: there is no such setting. Is REQUEST_TIMEOUT meant?"]);
+    }
 }
