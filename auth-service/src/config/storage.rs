@@ -27,8 +27,8 @@ pub struct Storage {
     /// The previous key, while `STORE_KEY` is being replaced (`STORE_KEY_PREVIOUS`). Data that is encrypted
     /// with it can still be read.
     pub previous_key: Option<StoreKey>,
-    /// The limits of the token cache: the number of access tokens (`FACTS_CACHE`, default 100000), and the
-    /// longest time for which a result is cached, even if nothing changes (`FACTS_TTL`, default 10 s).
+    /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and the
+    /// longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10 s).
     pub facts: CacheTerms,
 }
 
@@ -38,8 +38,8 @@ struct Raw {
     store_key: Option<String>,
     store_key_previous: Option<String>,
     redis_url: Option<String>,
-    facts_cache: Option<String>,
-    facts_ttl: Option<String>,
+    token_cache_size: Option<String>,
+    token_cache_ttl: Option<String>,
 }
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storage {
@@ -66,14 +66,14 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     };
     let previous_key = key("STORE_KEY_PREVIOUS", raw.store_key_previous);
     let key = key("STORE_KEY", raw.store_key).map(|key| key.with_previous(previous_key.as_ref()));
-    let tokens = raw.facts_cache.map_or(Ok(TOKENS), |text| text.parse::<usize>());
+    let tokens = raw.token_cache_size.map_or(Ok(TOKENS), |text| text.parse::<usize>());
     let tokens = tokens.ok().filter(|tokens| (1..=10_000_000).contains(tokens)).unwrap_or_else(|| {
-        problems.add("FACTS_CACHE", "must be a number of tokens from 1 to 10000000");
+        problems.add("TOKEN_CACHE_SIZE", "must be a number of tokens from 1 to 10000000");
         TOKENS
     });
     // This limits the damage if a change goes unnoticed, so it should be short.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
-    let longest = durations::read("FACTS_TTL", raw.facts_ttl, LONGEST, least, most, problems);
+    let longest = durations::read("TOKEN_CACHE_TTL", raw.token_cache_ttl, LONGEST, least, most, problems);
     let facts = CacheTerms { tokens, longest };
     let data_dir = raw.data_dir.unwrap_or_else(|| PathBuf::from("data"));
     Storage { data_dir, redis, key, previous_key, facts }

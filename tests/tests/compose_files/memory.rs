@@ -177,7 +177,7 @@ fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
     assert_eq!(most("connections to the ops listener"), app("OPS"));
     let grpc = number("auth-service/src/app/edge_grpc.rs", "const CONNECTIONS: usize =");
     assert_eq!(most("connections to the edge gRPC"), grpc);
-    assert_eq!(most("known tokens"), container.setting("FACTS_CACHE").parse::<u64>().unwrap());
+    assert_eq!(most("known tokens"), container.setting("TOKEN_CACHE_SIZE").parse::<u64>().unwrap());
 }
 
 #[test]

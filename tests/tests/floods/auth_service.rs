@@ -42,7 +42,7 @@ async fn a100_strangers_do_not_end_auth_service_on_redis() {
 async fn bounded(setup: Setup, upstream: &Upstream) -> Stack {
     setup
         .in_front_of(upstream.port)
-        .auth_setting("FACTS_CACHE", &Container::of_auth_service().setting("FACTS_CACHE"))
+        .auth_setting("TOKEN_CACHE_SIZE", &Container::of_auth_service().setting("TOKEN_CACHE_SIZE"))
         .auth_setting("TRUSTED_PROXIES", "127.0.0.1/32")
         .auth_setting("ADDITIONAL_GRANTS", "device_code")
         .within(Tier::AuthService, Container::of_auth_service().bounds())
