@@ -129,7 +129,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let (mcp, address) = mcp_server(&config, endpoint, draining.clone(), (per_worker, &open))?;
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(Arc::clone(&launcher).keep_looking());
-    tokio::spawn(Arc::clone(&launcher).guard_memory());
+    tokio::spawn(Arc::clone(&launcher).guard());
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());

@@ -4,6 +4,7 @@
 //! before that.
 
 mod control_group;
+mod typical;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,43 @@ pub struct Usage {
     pub memory: u64,
     /// Number of processes and threads.
     pub tasks: u64,
+}
+
+/// What a container can run out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Memory, in bytes.
+    Memory,
+    /// Processes and threads.
+    Tasks,
+}
+
+impl Measure {
+    /// Everything that is measured.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Tasks];
+
+    /// How much of it this usage is.
+    pub fn of(self, usage: &Usage) -> u64 {
+        match self {
+            Self::Memory => usage.memory,
+            Self::Tasks => usage.tasks,
+        }
+    }
+
+    /// The part of a limit that is kept free.
+    fn kept_free(self, most: u64) -> u64 {
+        (most / FREE).max(self.of(&LEAST_FREE))
+    }
+
+    /// The part of a limit that stays free even of children that have grown. Of processes it is half of what is kept
+    /// free: many servers start one for a moment with each call, and the kernel only refuses the next one when none is
+    /// left, while it ends a process when no memory is left.
+    fn never_used(self, most: u64) -> u64 {
+        match self {
+            Self::Memory => self.kept_free(most),
+            Self::Tasks => self.kept_free(most) / 2,
+        }
+    }
 }
 
 /// A limit, and what is used of it.
@@ -84,29 +122,26 @@ struct Room {
 /// The room that the limits leave beside these children, each of which might grow to the size of a `typical`
 /// one. Returns `None` if there are no limits.
 fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
-    let left = |bound: Bound, of: fn(&Usage) -> u64| {
-        let each = of(&typical).max(1);
-        let growth: u64 = children.iter().map(|child| each.saturating_sub(of(child))).sum();
-        let free = (bound.most / FREE).max(of(&LEAST_FREE));
-        let left = bound.most.saturating_sub(bound.used.saturating_add(growth).saturating_add(free));
-        (left / each, each)
+    let left = |bound: Bound, measure: Measure| {
+        let each = measure.of(&typical).max(1);
+        let growth: u64 = children.iter().map(|child| each.saturating_sub(measure.of(child))).sum();
+        let taken = bound.used.saturating_add(growth).saturating_add(measure.kept_free(bound.most));
+        (bound.most.saturating_sub(taken) / each, each)
     };
     let memory = bounds.memory.map(|bound| {
-        let (more, each) = left(bound, |usage| usage.memory);
+        let (more, each) = left(bound, Measure::Memory);
         Room { more, limit: NoRoom::Memory { most: bound.most, each } }
     });
     let tasks = bounds.tasks.map(|bound| {
-        let (more, each) = left(bound, |usage| usage.tasks);
+        let (more, each) = left(bound, Measure::Tasks);
         Room { more, limit: NoRoom::Tasks { most: bound.most, each } }
     });
     memory.into_iter().chain(tasks).min_by_key(|room| room.more)
 }
 
-/// What a child uses on average. Returns `None` if there is no child.
-fn average(children: &[Usage]) -> Option<Usage> {
-    let count = u64::try_from(children.len()).ok().filter(|count| *count > 0)?;
-    let sum = |of: fn(&Usage) -> u64| children.iter().map(of).sum::<u64>().div_ceil(count);
-    Some(Usage { memory: sum(|child| child.memory), tasks: sum(|child| child.tasks) })
+/// By how much of it more is used than children that have grown may use.
+fn over(bound: Bound, measure: Measure) -> u64 {
+    bound.used.saturating_sub(bound.most.saturating_sub(measure.never_used(bound.most)))
 }
 
 /// Minimum memory that a child is assumed to need, in bytes.
@@ -182,13 +217,21 @@ impl Capacity {
         Ok(Starting(self))
     }
 
-    /// The number of bytes by which memory is used that should stay free. Reads a few files.
-    pub fn excess(&self) -> u64 {
-        let bound = self.group.as_ref().and_then(ControlGroup::memory);
-        bound.map_or(0, |bound| {
-            let free = (bound.most / FREE).max(LEAST_FREE.memory);
-            bound.used.saturating_sub(bound.most.saturating_sub(free))
-        })
+    /// How much more of it is used than children may use that have grown. Reads a few files.
+    pub fn excess(&self, measure: Measure) -> u64 {
+        let bound = self.group.as_ref().and_then(|group| group.bound(measure));
+        bound.map_or(0, |bound| over(bound, measure))
+    }
+
+    /// What leaves no room for another child, and how much of it one of so many users may hold then: an equal part,
+    /// and what `few` children take in any case. Returns `None` if there is room.
+    pub fn share(&self, users: usize, few: usize) -> Option<(Measure, u64)> {
+        let state = self.state();
+        let (measure, most) = match state.room.filter(|room| room.more == 0)?.limit {
+            NoRoom::Memory { most, .. } => (Measure::Memory, most),
+            NoRoom::Tasks { most, .. } => (Measure::Tasks, most),
+        };
+        Some((measure, typical::share(measure, most, state.typical, users, few)))
     }
 
     /// Whether another child would be admitted now.
@@ -227,12 +270,7 @@ impl State {
             |number: &u64| self.since.get(number).is_some_and(|since| now.duration_since(*since) >= SETTLED);
         let settled: Vec<Usage> =
             children.iter().filter(|(number, _)| is_settled(number)).map(|(_, usage)| *usage).collect();
-        // If no child is left, the next one is assumed to be like those before.
-        if let Some(typical) = average(&settled) {
-            // Some kernels do not say what a process uses, and a process that has ended uses nothing.
-            let memory = typical.memory.max(LEAST_MEMORY);
-            self.typical = Usage { memory, tasks: typical.tasks.max(1) };
-        }
+        self.typical = typical::typical(self.typical, &settled);
         // A child that is being started uses nothing yet, and will become as large as the others.
         let starting = std::iter::repeat_n(Usage::default(), self.starting);
         let all: Vec<Usage> = children.values().copied().chain(starting).collect();
@@ -321,6 +359,28 @@ mod tests {
         drop(starting);
         look();
         assert!(capacity.has_room() && capacity.take().is_ok());
+    }
+
+    #[test]
+    fn a_few_processes_more_than_newcomers_may_use_are_no_excess_and_memory_is() {
+        let bound = |most, used| Bound { most, used };
+        assert_eq!(over(bound(1024 * MIB, 896 * MIB), Measure::Memory), 0);
+        assert_eq!(over(bound(1024 * MIB, 900 * MIB), Measure::Memory), 4 * MIB);
+        assert_eq!(over(bound(256, 240), Measure::Tasks), 0);
+        assert_eq!(over(bound(256, 256), Measure::Tasks), 16);
+        assert_eq!(over(bound(60, 60), Measure::Tasks), 8);
+    }
+
+    #[test]
+    fn what_is_short_is_known_with_the_share_of_each_only_while_there_is_no_room() {
+        let capacity = Capacity::unlimited();
+        let note =
+            |tasks| capacity.state().note(&bounds((1024, 100), tasks), &HashMap::new(), Instant::now());
+        note((256, 200));
+        assert_eq!(capacity.share(2, 4), None);
+        note((256, 216));
+        assert_eq!(capacity.share(2, 4), Some((Measure::Tasks, 112)));
+        assert_eq!(capacity.share(50, 4), Some((Measure::Tasks, 36)));
     }
 
     proptest! {

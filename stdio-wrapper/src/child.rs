@@ -45,3 +45,5 @@ pub use starts::{Busy, Turn};
 pub use stderr::{Pass, RateLimit};
 pub use supervisor::supervise;
 pub use writer::{Closed, Outbox};
+
+pub use crate::capacity::Measure;

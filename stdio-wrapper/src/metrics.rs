@@ -88,6 +88,10 @@ numbers! {
     "counter" children_crashed_total,
     /// Children that had to be killed after the grace period.
     "counter" children_killed_total,
+    /// Children that were ended because they took most of the memory of the container.
+    "counter" children_ended_for_memory_total,
+    /// Children that were ended because they took most of the processes of the container.
+    "counter" children_ended_for_processes_total,
     /// Processes that children left behind and that were killed.
     "counter" orphans_killed_total,
     /// Children that wait for their turn to be started.

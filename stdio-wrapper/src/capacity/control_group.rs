@@ -5,7 +5,7 @@
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-use super::{Bound, Bounds};
+use super::{Bound, Bounds, Measure};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// If there is no limit, version 1 has a number of at least this size.
@@ -72,13 +72,17 @@ impl ControlGroup {
 
     /// For each resource, the limit that leaves least.
     pub(super) fn bounds(&self) -> Bounds {
-        let tasks = tightest(&self.tasks, &|directory| bound(directory, "pids.max", "pids.current"));
-        Bounds { memory: self.memory(), tasks }
+        Bounds { memory: self.bound(Measure::Memory), tasks: self.bound(Measure::Tasks) }
     }
 
-    /// The limit of memory that leaves least.
-    pub(super) fn memory(&self) -> Option<Bound> {
-        tightest(&self.memory, &|directory| self.memory_in(directory))
+    /// The limit of this resource that leaves least.
+    pub(super) fn bound(&self, measure: Measure) -> Option<Bound> {
+        match measure {
+            Measure::Memory => tightest(&self.memory, &|directory| self.memory_in(directory)),
+            Measure::Tasks => {
+                tightest(&self.tasks, &|directory| bound(directory, "pids.max", "pids.current"))
+            }
+        }
     }
 
     fn memory_in(&self, directory: &Path) -> Option<Bound> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::relief::Held;
+use crate::capacity::Measure;
 
 /// A child that was used more recently than this is not given up for another one, unless its user has many.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
@@ -59,8 +60,8 @@ pub trait Keeper: Send + Sync {
     fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone>;
     /// All children that are kept.
     fn held(&self) -> Vec<Held>;
-    /// Ends one of them at once, because memory is short.
-    fn end_for_memory(&self, child: u64);
+    /// Ends one of them at once, because it is large and the container is short of this.
+    fn end_large(&self, child: u64, short: Measure) -> Option<Gone>;
 }
 
 /// All that keep children of one launcher.
@@ -88,9 +89,9 @@ impl Keepers {
         self.all().iter().flat_map(|keeper| keeper.held()).collect()
     }
 
-    /// Ends a child at once, because memory is short.
-    pub(super) fn end_for_memory(&self, child: u64) {
-        self.all().iter().for_each(|keeper| keeper.end_for_memory(child));
+    /// Ends a child at once, because it is large and the container is short of this.
+    pub(super) fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
+        self.all().iter().find_map(|keeper| keeper.end_large(child, short))
     }
 
     fn all(&self) -> Vec<Arc<dyn Keeper>> {
@@ -136,7 +137,9 @@ mod tests {
             Vec::new()
         }
 
-        fn end_for_memory(&self, _: u64) {}
+        fn end_large(&self, _: u64, _: Measure) -> Option<Gone> {
+            None
+        }
     }
 
     #[test]

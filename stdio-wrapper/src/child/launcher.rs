@@ -1,6 +1,7 @@
 //! Provides children. A child is a spare or is started anew. None is started while one after the other ends before it has answered.
 
-use std::collections::HashSet;
+mod guard;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::guard::Relief;
 use super::backoff::Backoffs;
 use super::command::{CommandError, Placeholders, fill};
 use super::isolation::Isolation;
@@ -17,10 +19,8 @@ use super::numbers::{Numbers, Random, Width};
 use super::process::Child;
 use super::reader::Output;
 use super::reaper::Reaper;
-use super::relief::{self, Held};
 use super::spares::{Shown, Spares, Wanted};
 use super::starts::{Busy, SPARES, Starts, Turn};
-use super::stderr::{Pass, RateLimit};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::capacity::{Capacity, NoRoom};
@@ -29,10 +29,6 @@ use crate::metrics::Metrics;
 
 /// Time between two looks at what children use.
 const LOOK: Duration = Duration::from_secs(2);
-/// Time between two looks at whether memory is short. A child can take hundreds of MiB in a second.
-const GUARD: Duration = Duration::from_millis(100);
-/// Maximum number of children per second whose end for memory is logged.
-const RELIEF_RATE: u32 = 5;
 /// Before a child is refused, the launcher looks again at what children use, unless the last look is more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -86,6 +82,7 @@ pub struct Launcher {
     state: Mutex<State>,
     starts: Arc<Starts>,
     keepers: Keepers,
+    relief: Relief,
     taken: Notify,
 }
 
@@ -123,6 +120,7 @@ impl Launcher {
             state: Mutex::default(),
             starts,
             keepers: Keepers::default(),
+            relief: Relief::new(Instant::now()),
             taken: Notify::new(),
         })
     }
@@ -235,17 +233,23 @@ impl Launcher {
         self.keepers.add(keeper);
     }
 
-    /// Gives up the child that is needed least, and waits until it is gone. Returns whether there was one.
-    pub async fn make_room(&self, newcomer: Newcomer<'_>) -> bool {
-        let Some(gone) = self.keepers.give_up(newcomer) else { return false };
+    /// Gives up the child that is needed least, or ends one that is too large, and waits until it is gone. Returns whether
+    /// there was one.
+    pub async fn make_room(self: &Arc<Self>, newcomer: Newcomer<'_>) -> bool {
+        let mut gone = self.keepers.give_up(newcomer);
+        if gone.is_none() && self.relief.one_is_gone().await {
+            return true;
+        }
+        gone = gone.or_else(|| self.end_too_large(newcomer));
+        let Some(gone) = gone else { return false };
         let _ = tokio::time::timeout(EXIT_PATIENCE, gone).await;
         self.look();
         true
     }
 
-    /// Whether a child could be given up for another one.
+    /// Whether a child could be given up or ended for another one.
     pub fn can_make_room(&self, newcomer: Newcomer<'_>) -> bool {
-        self.keepers.can_give_up(newcomer)
+        self.keepers.can_give_up(newcomer) || self.too_large(newcomer).is_some()
     }
 
     /// Decides how many children fit into the container.
@@ -258,42 +262,6 @@ impl Launcher {
         while self.spec.capacity.is_limited() {
             self.look();
             tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Ends children while memory is short, forever.
-    pub async fn guard_memory(self: Arc<Self>) {
-        let mut ending = HashSet::new();
-        let mut log = RateLimit::new(RELIEF_RATE, Instant::now());
-        while self.spec.capacity.is_limited() {
-            tokio::time::sleep(GUARD).await;
-            let excess = self.spec.capacity.excess();
-            if excess == 0 {
-                continue;
-            }
-            // Nobody new is let in.
-            self.look();
-            let usage = self.reaper.usage();
-            ending.retain(|child| usage.contains_key(child));
-            // What ends gives its memory back in a moment.
-            let awaited: u64 =
-                ending.iter().filter_map(|child| usage.get(child)).map(|usage| usage.memory).sum();
-            let all: Vec<Held> =
-                self.keepers.held().into_iter().filter(|held| !ending.contains(&held.child)).collect();
-            for held in relief::choose(&all, &usage, excess.saturating_sub(awaited)) {
-                let memory = usage.get(&held.child).map_or(0, |usage| usage.memory);
-                ending.insert(held.child);
-                self.keepers.end_for_memory(held.child);
-                self.metrics.sessions_reaped_total.add();
-                if log.take(Instant::now()) != Pass::No {
-                    tracing::warn!(
-                        child = held.child,
-                        user = held.user,
-                        mib = memory >> 20,
-                        "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
-                    );
-                }
-            }
         }
     }
 

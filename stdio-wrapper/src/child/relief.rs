@@ -1,9 +1,11 @@
-//! Which children are ended when the memory of the container is nearly used up. Without this, the kernel would end one when
-//! there is none left, and it takes the process with most memory, whoever uses it.
+//! Which children are ended when the memory or the processes of the container are nearly used up, or when there is no
+//! room for a user who has nothing. Without this, the kernel would end a process when there is no memory left, and it takes the one
+//! with most memory, whoever uses it; and when no process is left, nobody else's server could start anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::capacity::Usage;
+use super::keepers::Newcomer;
+use crate::capacity::{Measure, Usage};
 
 /// A child that somebody keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,40 +14,66 @@ pub struct Held {
     pub child: u64,
     /// The user whom it serves. It is empty if callers are not told apart, and for a child that serves everybody.
     pub user: String,
-    /// Whether it can be ended for memory. A child that serves everybody cannot.
+    /// Whether it can be ended because it is large. A child that serves everybody cannot.
     pub can_end: bool,
 }
 
-/// Chooses children whose end gives back this number of bytes: of the user whose children hold most memory, the largest one, and
+/// Chooses children whose end gives back this much: of the user whose children take most, the largest one, and
 /// so on. The last child stays, because its end would help nobody else, and none is chosen if children are not what
-/// fills the memory.
-pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, bytes: u64) -> Vec<Held> {
-    let memory = |one: &Held| usage.get(&one.child).map_or(0, |usage| usage.memory);
-    if bytes == 0 || all.iter().map(memory).sum::<u64>() <= bytes {
+/// takes it up.
+pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, measure: Measure, excess: u64) -> Vec<Held> {
+    let size = |one: &Held| size(one, usage, measure);
+    if excess == 0 || all.iter().map(size).sum::<u64>() <= excess {
         return Vec::new();
     }
     let mut left: Vec<&Held> = all.iter().collect();
     let (mut chosen, mut freed) = (Vec::new(), 0);
-    while freed < bytes && left.len() > 1 {
-        let mut sums: HashMap<&str, u64> = HashMap::new();
-        for one in &left {
-            *sums.entry(one.user.as_str()).or_default() += memory(one);
-        }
-        // The name only decides between users with the same sum.
-        let Some(most) = sums.into_iter().max_by_key(|(user, sum)| (*sum, *user)).map(|(user, _)| user)
-        else {
-            break;
-        };
-        let of_user = left.iter().enumerate().filter(|(_, one)| one.user == most);
-        let Some(largest) = of_user.max_by_key(|(_, one)| memory(one)).map(|(index, _)| index) else { break };
-        let one = left.swap_remove(largest);
-        if !one.can_end || memory(one) == 0 {
+    while freed < excess && left.len() > 1 {
+        let Some((_, index)) = largest_of_most(&left, usage, measure) else { break };
+        let one = left.swap_remove(index);
+        if !one.can_end || size(one) == 0 {
             break;
         }
-        freed += memory(one);
+        freed += size(one);
         chosen.push(one.clone());
     }
     chosen
+}
+
+/// Chooses a child for a newcomer who has nothing, and for whom there is no room: the largest one of the user whose children
+/// take most, if that is more than `share`. This can be the last child.
+pub(super) fn choose_for(
+    newcomer: Newcomer<'_>,
+    all: &[Held],
+    usage: &HashMap<u64, Usage>,
+    measure: Measure,
+    share: u64,
+) -> Option<Held> {
+    let others: Vec<&Held> = all.iter().filter(|one| one.user != newcomer.user).collect();
+    let (sum, index) = largest_of_most(&others, usage, measure)?;
+    let one = others.get(index)?;
+    (newcomer.has == 0 && one.can_end && sum > share).then(|| (*one).clone())
+}
+
+/// The number of users, with the newcomer.
+pub(super) fn users(all: &[Held], newcomer: Newcomer<'_>) -> usize {
+    all.iter().map(|one| one.user.as_str()).chain([newcomer.user]).collect::<HashSet<&str>>().len()
+}
+
+fn size(one: &Held, usage: &HashMap<u64, Usage>, measure: Measure) -> u64 {
+    usage.get(&one.child).map_or(0, |usage| measure.of(usage))
+}
+
+/// What the children of the user take who has most, and the index of the largest one of them.
+fn largest_of_most(all: &[&Held], usage: &HashMap<u64, Usage>, measure: Measure) -> Option<(u64, usize)> {
+    let mut sums: HashMap<&str, u64> = HashMap::new();
+    for one in all {
+        *sums.entry(one.user.as_str()).or_default() += size(one, usage, measure);
+    }
+    // The name only decides between users with the same sum.
+    let (most, sum) = sums.into_iter().max_by_key(|(user, sum)| (*sum, *user))?;
+    let of_user = all.iter().enumerate().filter(|(_, one)| one.user == most);
+    of_user.max_by_key(|(_, one)| size(one, usage, measure)).map(|(index, _)| (sum, index))
 }
 
 #[cfg(test)]
@@ -71,22 +99,55 @@ mod tests {
     fn a100_who_holds_most_memory_loses_the_largest_child_until_somebody_else_holds_more() {
         let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "mallory"), (5, "ana")]);
         let usage = usage(&[(1, 90), (2, 70), (3, 80), (4, 60), (5, 30)]);
-        assert_eq!(numbers(&choose(&all, &usage, 0)), [0_u64; 0]);
-        assert_eq!(numbers(&choose(&all, &usage, 10)), [3]);
-        assert_eq!(numbers(&choose(&all, &usage, 81)), [3, 2]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 0)), [0_u64; 0]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 10)), [3]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 81)), [3, 2]);
         // Bob has the largest child now, and what he holds is most.
-        assert_eq!(numbers(&choose(&all, &usage, 151)), [3, 2, 1]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 151)), [3, 2, 1]);
     }
 
     #[test]
     fn nobody_loses_a_child_that_is_the_last_or_serves_everybody_or_if_children_are_not_what_is_large() {
         let usage = usage(&[(1, 90), (2, 40)]);
-        assert_eq!(choose(&held(&[(1, "ana")]), &usage, 10), []);
-        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, 130), []);
-        assert_eq!(numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, 129)), [1]);
+        assert_eq!(choose(&held(&[(1, "ana")]), &usage, Measure::Memory, 10), []);
+        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, 130), []);
+        assert_eq!(numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, 129)), [1]);
         let mut all = held(&[(1, ""), (2, "bob")]);
         all[0].can_end = false;
-        assert_eq!(choose(&all, &usage, 10), []);
-        assert_eq!(choose(&held(&[(7, "ana"), (8, "bob")]), &usage, 10), [], "nothing is known of them");
+        assert_eq!(choose(&all, &usage, Measure::Memory, 10), []);
+        assert_eq!(
+            choose(&held(&[(7, "ana"), (8, "bob")]), &usage, Measure::Memory, 10),
+            [],
+            "nothing is known of them"
+        );
+    }
+
+    #[test]
+    fn a100_what_is_short_is_what_counts() {
+        let all = held(&[(1, "ana"), (2, "mallory"), (3, "bob")]);
+        let of = |memory, tasks| Usage { memory, tasks };
+        let usage = HashMap::from([(1, of(900, 2)), (2, of(10, 230)), (3, of(20, 3))]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Tasks, 16)), [2]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 16)), [1]);
+    }
+
+    #[test]
+    fn a100_who_has_nothing_gets_the_room_of_who_holds_more_than_a_share_also_that_of_the_last_child() {
+        let usage = usage(&[(1, 60), (2, 50), (3, 100), (4, 5)]);
+        let new = Newcomer { user: "new", has: 0 };
+        let chosen = |all: &[(u64, &str)], newcomer, share| {
+            choose_for(newcomer, &held(all), &usage, Measure::Memory, share).map(|one| one.child)
+        };
+        let all = [(1, "mallory"), (2, "mallory"), (3, "ana"), (4, "bob")];
+        assert_eq!(chosen(&all, new, 109), Some(1));
+        assert_eq!(chosen(&all, new, 110), None, "nobody holds more");
+        assert_eq!(chosen(&[(3, "ana")], new, 50), Some(3));
+        assert_eq!(chosen(&[(3, "ana")], Newcomer { user: "ana", has: 0 }, 50), None, "one's own");
+        assert_eq!(chosen(&[(3, "ana")], Newcomer { user: "new", has: 1 }, 50), None, "has one already");
+        assert_eq!(chosen(&[(3, "ana")], Newcomer::ANYBODY, 50), Some(3), "for a child for everybody");
+        let mut shared = held(&[(3, ""), (4, "bob")]);
+        shared[0].can_end = false;
+        assert_eq!(choose_for(new, &shared, &usage, Measure::Memory, 50), None, "it serves everybody");
+        assert_eq!((users(&held(&all), new), users(&held(&all), Newcomer { user: "ana", has: 0 })), (4, 3));
     }
 }

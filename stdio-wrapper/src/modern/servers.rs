@@ -14,7 +14,9 @@ use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use crate::budget::{Budget, Memory};
-use crate::child::{Framing, Gone, Ground, Held, Keeper, Launcher, Newcomer, Placeholders, StartError};
+use crate::child::{
+    Framing, Gone, Ground, Held, Keeper, Launcher, Measure, Newcomer, Placeholders, StartError,
+};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -62,8 +64,17 @@ pub struct Settings {
     pub offload: Arc<Offload>,
 }
 
-/// What calls are told whose child is ended because memory is short.
-const SHORT: &str = "The server of this call was ended, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
+/// What calls are told whose child is ended because the container is short of this.
+const fn short_of(short: Measure) -> &'static str {
+    match short {
+        Measure::Memory => SHORT_OF_MEMORY,
+        Measure::Tasks => SHORT_OF_PROCESSES,
+    }
+}
+
+const SHORT_OF_MEMORY: &str = "The server of this call was ended, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
+
+const SHORT_OF_PROCESSES: &str = "The server of this call was ended, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
 
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -477,10 +488,13 @@ impl Keeper for Servers {
         self.slots().iter().filter_map(held).collect()
     }
 
-    fn end_for_memory(&self, child: u64) {
-        for link in self.links().iter().filter(|link| link.child.number == child) {
-            link.child.stop_at_once();
-            link.end_all(SHORT);
-        }
+    fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
+        let link = self.links().into_iter().find(|link| link.child.number == child)?;
+        link.child.stop_at_once();
+        link.end_all(short_of(short));
+        let exited = link.child.exited();
+        Some(Box::pin(async move {
+            exited.await;
+        }))
     }
 }

@@ -63,6 +63,12 @@ impl Group {
         let line = text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap();
         line.parse().unwrap()
     }
+
+    /// The number of processes and threads in it.
+    fn tasks(&self) -> u64 {
+        let mut all = self.directories.iter().map(|directory| directory.join("pids.current"));
+        all.find_map(|path| fs::read_to_string(path).ok()).unwrap().trim().parse().unwrap()
+    }
 }
 
 impl Drop for Group {
@@ -302,4 +308,56 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
     assert_eq!(bob.status_of_ping().await, 200);
     let ended = futures_util::future::select_all(running).await.0.unwrap();
     assert!(ended.contains("-32603") && ended.contains("your sessions take most of it"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_has_none() {
+    // Newcomers are let in up to 104; servers that grow are ended above 112.
+    let Some(group) = Group::new("filled", 120, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    let running = tokio::spawn({
+        let session = mallory.clone();
+        async move {
+            let call = call(1, "sleep", serde_json::json!({"seconds": 60}));
+            session.post(call).await.text().await.unwrap()
+        }
+    });
+    while group.tasks() < 100 {
+        mallory.text("workers", serde_json::json!({"count": (100 - group.tasks()).min(4)})).await;
+    }
+    // It looks at what is used every 2 s.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let response = caller(&wrapper, "bob").try_initialize("2025-11-25").await;
+    let status = response.status();
+    assert_eq!(status, 200, "{}", response.text().await.unwrap());
+    assert_eq!(mallory.status_of_ping().await, 404);
+    let told = wrapper.logged("the processes of the container had no room for another user").await;
+    assert!(told.contains("mallory"), "{told}");
+    let ended = running.await.unwrap();
+    assert!(ended.contains("-32603") && ended.contains("processes and threads"), "{ended}");
+    assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_processes_total").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_fills_the_processes_loses_the_server_before_those_of_others_can_start_nothing() {
+    let Some(group) = Group::new("filling", 120, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    let mut is_lost = false;
+    for number in 1..300 {
+        let one_more = call(number, "workers", serde_json::json!({"count": 1}));
+        is_lost = mallory.post(one_more).await.status() == 404;
+        if is_lost {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert!(is_lost, "nobody lost a session, with {} processes", group.tasks());
+    let told = wrapper.logged("the processes of the container are nearly used up").await;
+    assert!(told.contains("mallory"), "{told}");
+    assert!(!wrapper.log().iter().any(|line| line.contains("used up") && line.contains("bob")));
+    bob.text("workers", serde_json::json!({"count": 4})).await;
+    caller(&wrapper, "carol").initialize("2025-11-25").await;
 }

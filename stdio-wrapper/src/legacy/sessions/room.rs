@@ -8,15 +8,24 @@ use tokio::time::Instant;
 
 use super::{OpenError, Sessions};
 use crate::budget::user;
-use crate::child::{EXIT_PATIENCE, Gone, Ground, Held, Keeper, Newcomer, StartError};
+use crate::child::{EXIT_PATIENCE, Gone, Ground, Held, Keeper, Measure, Newcomer, StartError};
 use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
 /// What the calls of a session are told that is given up while it is in use.
 const SURPLUS: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
 
-/// What the calls of a session are told that is ended because memory is short.
-const SHORT: &str = "This session was ended, because the memory of the server is nearly used up and your sessions take most of it. Open another one, make smaller calls, and end the sessions that you do not need.";
+/// What the calls of a session are told that is ended because the container is short of this.
+const fn short_of(short: Measure) -> &'static str {
+    match short {
+        Measure::Memory => SHORT_OF_MEMORY,
+        Measure::Tasks => SHORT_OF_PROCESSES,
+    }
+}
+
+const SHORT_OF_MEMORY: &str = "This session was ended, because the memory of the server is nearly used up and your sessions take most of it. Open another one, make smaller calls, and end the sessions that you do not need.";
+
+const SHORT_OF_PROCESSES: &str = "This session was ended, because the processes and threads of the server are nearly used up and your sessions take most of them. Open another one, make fewer calls at the same time, and end the sessions that you do not need.";
 
 /// A claim of somebody without a session. Dropping it gives it up.
 pub(super) struct Claim<'a>(&'a AtomicUsize);
@@ -160,12 +169,17 @@ impl Keeper for Sessions {
         self.all().iter().filter(|session| !session.is_ended()).filter_map(held).collect()
     }
 
-    fn end_for_memory(&self, child: u64) {
-        for session in self.all() {
-            let Some(link) = session.own_link().filter(|link| link.child.number == child) else { continue };
-            link.child.stop_at_once();
-            session.end_with("memory is short", SHORT);
-            self.remove(&session);
-        }
+    fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
+        let of_child =
+            |session: &Arc<Session>| session.own_link().is_some_and(|link| link.child.number == child);
+        let session = self.all().into_iter().find(of_child)?;
+        let link = session.own_link()?;
+        link.child.stop_at_once();
+        session.end_with("its child took most of the container", short_of(short));
+        self.remove(&session);
+        let exited = link.child.exited();
+        Some(Box::pin(async move {
+            exited.await;
+        }))
     }
 }

@@ -1,0 +1,69 @@
+//! What a child usually takes, learnt from those that have their size.
+
+use super::{ASSUMED, LEAST_MEMORY, Measure, Usage};
+
+/// What a child takes that is started next. `known` is what was learnt before. One child that has grown does not
+/// change this, because otherwise it would keep out newcomers that are as small as ever: of two and more children it is the
+/// lower median, of each measure by itself, and a single child counts only if it is smaller than what is known.
+pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
+    let learnt = |measure: Measure| {
+        let mut all: Vec<u64> = settled.iter().map(|child| measure.of(child)).collect();
+        all.sort_unstable();
+        let known = measure.of(&known);
+        match all.as_slice() {
+            [] => known,
+            [only] => known.min(*only),
+            [.., _] => all.get((all.len() - 1) / 2).copied().unwrap_or(known),
+        }
+    };
+    // Some kernels do not say what a process uses, and a process that has ended uses nothing.
+    Usage { memory: learnt(Measure::Memory).max(LEAST_MEMORY), tasks: learnt(Measure::Tasks).max(1) }
+}
+
+/// What one of so many users may hold while another one has nothing and finds no room: an equal part of what can be
+/// given out, and what `few` ordinary children take in any case. What is typical counts for that only up to what is
+/// assumed at first, because whoever fills the container can make most of the children in it large.
+pub(super) fn share(measure: Measure, most: u64, typical: Usage, users: usize, few: usize) -> u64 {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let equal = most.saturating_sub(measure.kept_free(most)) / count(users).max(1);
+    let ordinary = measure.of(&typical).min(measure.of(&ASSUMED));
+    equal.max(ordinary.saturating_mul(count(few)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn usage(mib: u64, tasks: u64) -> Usage {
+        Usage { memory: mib * MIB, tasks }
+    }
+
+    #[test]
+    fn a100_one_child_that_has_grown_does_not_make_newcomers_look_larger() {
+        assert_eq!(typical(ASSUMED, &[usage(900, 240)]), ASSUMED);
+        assert_eq!(typical(usage(10, 2), &[usage(900, 240)]), usage(10, 2), "what was known before");
+        assert_eq!(typical(ASSUMED, &[usage(10, 240)]), usage(10, ASSUMED.tasks), "each by itself");
+        assert_eq!(typical(ASSUMED, &[usage(900, 240), usage(10, 2)]), usage(10, 2));
+        assert_eq!(typical(ASSUMED, &[usage(9, 2), usage(900, 3), usage(11, 240)]), usage(11, 3));
+    }
+
+    #[test]
+    fn children_that_are_large_from_the_start_are_learnt_from_two_on_and_remembered() {
+        let large = typical(ASSUMED, &[usage(300, 30), usage(310, 31)]);
+        assert_eq!(large, usage(300, 30));
+        assert_eq!(typical(large, &[]), large);
+        assert_eq!(typical(large, &[usage(310, 31)]), large);
+        assert_eq!(typical(ASSUMED, &[usage(0, 0), usage(0, 0)]), usage(4, 1), "nothing is known of them");
+    }
+
+    #[test]
+    fn a_user_may_hold_an_equal_part_and_a_few_ordinary_children_in_any_case() {
+        let tasks = |typical, users| share(Measure::Tasks, 256, typical, users, 4);
+        assert_eq!(tasks(usage(10, 2), 2), 112);
+        assert_eq!(tasks(usage(10, 2), 100), 8);
+        assert_eq!(tasks(usage(10, 120), 100), 36, "what grew does not count");
+        assert_eq!(share(Measure::Memory, 1 << 30, usage(10, 2), 2, 4), 448 * MIB);
+    }
+}

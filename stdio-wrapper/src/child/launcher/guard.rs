@@ -1,0 +1,148 @@
+//! Ends children that take so much of the container that others have nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Launcher;
+use crate::capacity::{Measure, Usage};
+use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
+use crate::child::relief::{self, Held};
+use crate::child::stderr::{Pass, RateLimit};
+
+/// Time between two looks at whether the container is short of something. A child can take hundreds of MiB in a second.
+const GUARD: Duration = Duration::from_millis(100);
+/// Maximum number of children per second whose end is logged.
+const RELIEF_RATE: u32 = 5;
+
+/// The children that were ended because they were large.
+#[derive(Debug)]
+pub(super) struct Relief {
+    /// Those that are not gone yet. What they take comes back in a moment.
+    ending: Mutex<HashSet<u64>>,
+    /// Notified whenever one of them is gone.
+    gone: Notify,
+    log: Mutex<RateLimit>,
+}
+
+impl Relief {
+    pub(super) fn new(now: Instant) -> Self {
+        let log = Mutex::new(RateLimit::new(RELIEF_RATE, now));
+        Self { ending: Mutex::default(), gone: Notify::new(), log }
+    }
+
+    /// Waits until one is gone, if any is ending. Returns whether one is.
+    pub(super) async fn one_is_gone(&self) -> bool {
+        let mut gone = std::pin::pin!(self.gone.notified());
+        gone.as_mut().enable();
+        let is_one_ending = !self.ending().is_empty();
+        is_one_ending && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
+    }
+
+    fn ending(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_log(&self) -> bool {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.take(Instant::now()) != Pass::No
+    }
+}
+
+impl Launcher {
+    /// Ends children while the container is short of memory or of processes, forever.
+    pub async fn guard(self: Arc<Self>) {
+        while self.spec.capacity.is_limited() {
+            tokio::time::sleep(GUARD).await;
+            for short in Measure::ALL {
+                let excess = self.spec.capacity.excess(short);
+                if excess > 0 {
+                    // Nobody new is let in.
+                    self.look();
+                    self.relieve(short, excess);
+                }
+            }
+        }
+    }
+
+    fn relieve(self: &Arc<Self>, short: Measure, excess: u64) {
+        let (all, usage) = self.not_ending();
+        let ending = self.relief.ending().clone();
+        let awaited: u64 =
+            ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage)).sum();
+        for large in relief::choose(&all, &usage, short, excess.saturating_sub(awaited)) {
+            let why = match short {
+                Measure::Memory => {
+                    "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
+                }
+                Measure::Tasks => {
+                    "the processes of the container are nearly used up, so the largest server of the user whose servers take most was ended"
+                }
+            };
+            // Nobody waits for it.
+            let _ = self.end_large(&large, &usage, short, why);
+        }
+    }
+
+    /// Ends a child that takes more than a share, for somebody who has nothing.
+    pub(super) fn end_too_large(self: &Arc<Self>, newcomer: Newcomer<'_>) -> Option<Gone> {
+        let (large, short, usage) = self.too_large(newcomer)?;
+        let why = match short {
+            Measure::Memory => {
+                "the memory of the container had no room for another user, so the largest server of the user whose servers take most was ended"
+            }
+            Measure::Tasks => {
+                "the processes of the container had no room for another user, so the largest server of the user whose servers take most was ended"
+            }
+        };
+        self.end_large(&large, &usage, short, why)
+    }
+
+    /// A child that takes so much that somebody who has nothing finds no room.
+    pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
+        // All children are looked at only if this can lead to something.
+        self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
+        let (all, usage) = self.not_ending();
+        let (short, share) = self.spec.capacity.share(relief::users(&all, newcomer), FEW)?;
+        let large = relief::choose_for(newcomer, &all, &usage, short, share)?;
+        Some((large, short, usage))
+    }
+
+    fn not_ending(&self) -> (Vec<Held>, HashMap<u64, Usage>) {
+        let usage = self.reaper.usage();
+        let all = self.keepers.held();
+        let ending = self.relief.ending();
+        (all.into_iter().filter(|held| !ending.contains(&held.child)).collect(), usage)
+    }
+
+    fn end_large(
+        self: &Arc<Self>,
+        large: &Held,
+        usage: &HashMap<u64, Usage>,
+        short: Measure,
+        why: &'static str,
+    ) -> Option<Gone> {
+        let gone = self.keepers.end_large(large.child, short)?.shared();
+        self.relief.ending().insert(large.child);
+        let (launcher, child, ended) = (Arc::clone(self), large.child, gone.clone());
+        self.runtime.spawn(async move {
+            ended.await;
+            launcher.relief.ending().remove(&child);
+            launcher.look();
+            launcher.relief.gone.notify_waiters();
+        });
+        match short {
+            Measure::Memory => self.metrics.children_ended_for_memory_total.add(),
+            Measure::Tasks => self.metrics.children_ended_for_processes_total.add(),
+        }
+        if self.relief.may_log() {
+            let taken = usage.get(&child).copied().unwrap_or_default();
+            tracing::warn!(child, user = large.user, mib = taken.memory >> 20, tasks = taken.tasks, "{why}");
+        }
+        Some(Box::pin(gone))
+    }
+}
