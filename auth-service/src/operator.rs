@@ -125,7 +125,10 @@ pub enum Command {
         kid: String,
     },
     /// Forgets the latest time that was ever believed, because the clock is right now.
-    AcceptClock,
+    AcceptClock {
+        /// The date of today as the operator knows it, `YYYY-MM-DD` in UTC.
+        today: String,
+    },
     /// Writes the content of the store to a new file.
     ExportStore {
         /// The absolute path of the new file.
@@ -310,7 +313,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         Command::ListKeys => keys::list(tools).await,
         Command::RotateKeys => keys::rotate(tools).await,
         Command::RevokeKey { kid } => keys::revoke(&kid, tools).await,
-        Command::AcceptClock => clock::accept(tools).await,
+        Command::AcceptClock { today } => clock::accept(&today, tools).await,
         Command::ExportStore { file, key_file } => store::export(&file, key_file.as_deref(), tools).await,
         Command::ResealStore => store::reseal(tools).await,
     }

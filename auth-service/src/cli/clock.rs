@@ -10,12 +10,16 @@ use super::run;
 pub(crate) enum ClockCommand {
     /// Say that the clock is right now, after a clock that was far ahead had been believed. What was made then
     /// ends in its time, and what is made from now on does not live too long.
-    Accept,
+    Accept {
+        /// The date of today (UTC), as a check that the clock is right.
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        today: String,
+    },
 }
 
 /// Runs a command about the clock.
 pub(crate) async fn clock(command: ClockCommand) -> anyhow::Result<()> {
     match command {
-        ClockCommand::Accept => run(operator::Command::AcceptClock).await.map(|_| ()),
+        ClockCommand::Accept { today } => run(operator::Command::AcceptClock { today }).await.map(|_| ()),
     }
 }

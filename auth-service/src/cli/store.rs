@@ -82,7 +82,7 @@ pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
         StoreCommand::Migrate { to, replace } => migrate(to, replace).await,
         StoreCommand::Verify { file, key_file } => {
             let key = dump_key(&storage()?, key_file.as_deref())?;
-            let counts = Source::Dump(file.clone(), key).count(SystemClock.now()).await?;
+            let counts = Source::Dump(file.clone(), key).count().await?;
             say(&format!("{} is whole: {counts}", file.display()));
             Ok(())
         }
@@ -184,7 +184,7 @@ fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
 
 async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
     let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
-        let target = async || RedisTarget::new(address, key, replace).await;
+        let target = async || RedisTarget::new(address, key, replace, SystemClock.now()).await;
         transfer::copy(source, target, &SystemClock, told()).await?
     } else {
         // The key is read before the source, so that a source that fails leaves at most a new key file

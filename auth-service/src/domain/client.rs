@@ -339,10 +339,12 @@ impl ClientUse {
     /// after [`Self::at`].
     ///
     /// A clock that is behind must not shorten anything, so an end never moves back. The exception is an end
-    /// that lies further ahead than a lifetime after the latest time: it was set while a clock was ahead.
+    /// that lies further ahead than a lifetime after the latest time: it was set while a clock was ahead. This is
+    /// known only if the clock is reliable.
     pub fn extend(&self, before: Option<UnixTime>, end: UnixTime) -> UnixTime {
         let latest = end.plus(self.bounds.latest.since(self.at));
-        before.map_or(end, |before| before.max(end)).min(latest)
+        let extended = before.map_or(end, |before| before.max(end));
+        if self.bounds.is_steady { extended.min(latest) } else { extended }
     }
 
     /// Adds the user of this use to the users of `client`.

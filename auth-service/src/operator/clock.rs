@@ -1,14 +1,35 @@
 //! The command about the clock.
 
+use time::format_description::well_known::Iso8601;
+use time::{Date, Duration, OffsetDateTime};
+
 use crate::domain::clock_watch::{ClockMark, TOLERANCE};
 use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools, audited};
 
 /// Sets the latest time that was ever trusted back to the present time. Replicas adopt it when they next record
-/// the time.
-pub(super) async fn accept(tools: &Tools<'_>) -> Result<Reply, CommandError> {
+/// the time. A clock that is behind would make what exists end too early, so the operator has to say what day it is, and
+/// the clock of the store must not contradict.
+pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let (store, now) = (tools.store, tools.now);
+    let Ok(asked) = Date::parse(today, &Iso8601::DATE) else {
+        return Ok(Reply::Refused(format!("{today:?} is no date; write it like 2027-01-31")));
+    };
+    let shown = i64::try_from(now.0).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
+    let Some(shown) = shown.map(OffsetDateTime::date).filter(|shown| (asked - *shown).abs() <= Duration::DAY)
+    else {
+        return Ok(Reply::Refused(format!(
+            "the clock of this machine shows another day (Unix time {now}). Set it right first"
+        )));
+    };
+    if let Some(own) = store.own_time().await?
+        && own.since(now).max(now.since(own)) > TOLERANCE
+    {
+        return Ok(Reply::Refused(format!(
+            "the clock of Redis shows Unix time {own}, and that of this machine {now} ({shown}). Set both right first"
+        )));
+    }
     let Some(mark) = store.clock_mark().await?.filter(|mark| mark.latest.since(now) > TOLERANCE) else {
         return Ok(Reply::Refused(format!(
             "no time after the present one (Unix time {now}) was ever believed, so there is nothing to forget"

@@ -22,6 +22,10 @@ use super::embedded::OpenError;
 use super::records::{Counts, Kind, Portable, Record, Sink};
 use super::{Store, StoreError};
 
+/// A time at which nothing has expired. Whether a row has expired is not decided by an export or import, because the
+/// clock could be wrong then. Rows that have expired are removed in the store that they come to.
+const BEFORE_ALL: UnixTime = UnixTime(0);
+
 /// The number of batches that can wait in the channel.
 const WAITING: usize = 4;
 
@@ -73,6 +77,17 @@ pub enum TargetError {
     /// The store already has content.
     #[error("{0} is not empty. Name an empty store, or say --replace to have what is in it replaced")]
     NotEmpty(String),
+    /// The clock of the target shows another time. What has not expired could be removed, or be kept too long.
+    #[error(
+        "the clock of Redis shows Unix time {store}, and that of this machine {here}: set both right (NTP), and repeat the command. \
+         Nothing was changed"
+    )]
+    Clock {
+        /// The time of the target.
+        store: UnixTime,
+        /// The time of this machine.
+        here: UnixTime,
+    },
     /// The embedded store cannot be opened.
     #[error(transparent)]
     Open(OpenError),
@@ -99,6 +114,8 @@ pub trait Target: Send + Sized {
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError>;
     /// The content that was written so far.
     fn content(&self) -> Result<&dyn Store, StoreError>;
+    /// Whether the target itself removes what has expired by now, so that it cannot be counted any more.
+    fn removes_expired(&self) -> bool;
     /// Completes the target, so that it can be used as a store.
     async fn finish(self) -> Result<(), TargetError>;
 }
@@ -143,7 +160,11 @@ impl Source {
     }
 
     /// Reads the whole source and counts its records.
-    pub async fn count(&self, now: UnixTime) -> Result<Counts, TransferError> {
+    pub async fn count(&self) -> Result<Counts, TransferError> {
+        self.count_at(BEFORE_ALL).await
+    }
+
+    async fn count_at(&self, now: UnixTime) -> Result<Counts, TransferError> {
         let mut counts = Counts::default();
         let each = async |batch: Vec<Record>| {
             counts.add(&batch);
@@ -173,7 +194,7 @@ pub async fn copy<T: Target>(
     clock: &dyn Clock,
     progress: impl Fn(u64),
 ) -> Result<Counts, TransferError> {
-    source.count(clock.now()).await?;
+    source.count().await?;
     let mut target = target().await?;
     let (now, mut written) = (clock.now(), 0);
     let each = async |batch: Vec<Record>| {
@@ -182,11 +203,11 @@ pub async fn copy<T: Target>(
         progress(written);
         Ok(())
     };
-    source.read(now, each).await?;
+    source.read(BEFORE_ALL, each).await?;
     // Both sides are counted for the same time, so that records that expired during the copy make no
     // difference.
-    let now = clock.now();
-    let (asked, there) = (source.count(now).await?, count(target.content(), now).await?);
+    let now = if target.removes_expired() { clock.now() } else { BEFORE_ALL };
+    let (asked, there) = (source.count_at(now).await?, count(target.content(), now).await?);
     if let Some((kind, missing)) = asked.missing_in(&there) {
         return Err(TransferError::Missing { kind, missing });
     }
@@ -231,7 +252,7 @@ pub async fn export(
         now,
     };
     let exported = async {
-        let exported = store.export(now, to).await.map_err(TransferError::Source);
+        let exported = store.export(BEFORE_ALL, to).await.map_err(TransferError::Source);
         // The file of an export that has failed is not completed.
         if exported.is_ok() {
             // Writing the file might have failed.

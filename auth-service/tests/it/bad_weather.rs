@@ -102,10 +102,23 @@ async fn a031_a_stolen_token_is_noticed_although_a_clock_was_ahead_for_an_hour()
 #[actix_web::test]
 async fn an_operator_forgets_a_time_that_was_ahead() {
     for app in TestApp::on_both_stores(&[]).await {
-        let refused = ask(&app, Command::AcceptClock).await;
+        let accept = |today: UnixTime| {
+            let day = time::OffsetDateTime::from_unix_timestamp(today.0.try_into().unwrap()).unwrap().date();
+            ask(&app, Command::AcceptClock { today: day.to_string() })
+        };
+        let refused = accept(app.state.now()).await;
         assert!(matches!(refused, Reply::Refused(_)), "there is nothing to forget: {refused:?}");
         after_a_clock_that_was_ahead(&app).await;
-        let done = ask(&app, Command::AcceptClock).await;
+        for wrong in [app.state.now().plus(DAYS), UnixTime(0)] {
+            let refused = accept(wrong).await;
+            assert!(matches!(&refused, Reply::Refused(why) if why.contains("another day")), "{refused:?}");
+        }
+        let done = accept(app.state.now()).await;
+        // The clock of the test is not that of a real Redis, which has the last word.
+        if app.state.store.own_time().await.unwrap().is_some() {
+            assert!(matches!(&done, Reply::Refused(why) if why.contains("Redis")), "{done:?}");
+            continue;
+        }
         assert!(matches!(done, Reply::Done), "{done:?}");
         app.wait(Duration::from_secs(300));
         app.state.findings().await.unwrap();

@@ -160,7 +160,7 @@ async fn the_running_service_exports_its_store() {
     let export = |key_file| ask(&app, Command::ExportStore { file: file.clone(), key_file });
     let Reply::Exported(counts) = export(None).await else { panic!() };
     assert!(counts.0[&Kind::Grant] == 1 && counts.0[&Kind::Account] >= 1, "{counts}");
-    let read = Source::Dump(file.clone(), app.state.store.key().clone()).count(app.state.now()).await;
+    let read = Source::Dump(file.clone(), app.state.store.key().clone()).count().await;
     assert_eq!(read.unwrap(), counts);
     let bytes = std::fs::read(&file).unwrap();
     for secret in [tokens.refresh.as_str(), "mcp.example"] {

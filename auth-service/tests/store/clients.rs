@@ -1,12 +1,13 @@
 //! Tests of clients: registration, the maximum number, updates, uses and deletion.
 
-use auth_service::domain::client::{Client, ClientId};
+use auth_service::domain::client::{Client, ClientId, ClientUse};
 use auth_service::domain::clock::UnixTime;
+use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::store::{Registration, RegistrationTerms, Store};
 
 use super::things::{
-    DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, granted, hash, id, later, register,
-    terms, usage,
+    DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, grant, granted, hash, id, later,
+    register, terms, usage, usage_by,
 };
 use super::worlds::World;
 
@@ -416,4 +417,22 @@ pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
     let added = world.store().register_client(&newcomer, &[id("new")], &terms(now, 1)).await.unwrap();
     assert!(matches!(added, Registration::Added(_)));
     assert_eq!(world.store().sweep(now).await.unwrap(), 0);
+}
+
+pub(crate) async fn a_clock_that_is_behind_shortens_nothing_although_the_store_knows_no_time(world: &World) {
+    let store = world.store();
+    let person = account("ana");
+    assert!(store.add_account(&person).await.unwrap());
+    let client = register(store, &client("a")).await;
+    let first = grant(&code(&client, &person.subject, NOW), "first", NOW);
+    assert!(store.add_grant(&first, &usage_by(&person.subject, &client, NOW)).await.unwrap());
+    let wrong = UnixTime(NOW.0 - 10 * 365 * 86_400);
+    let bounds = TimeBounds { earliest: wrong, latest: wrong, is_steady: false };
+    let second = grant(&code(&client, &person.subject, NOW), "second", NOW);
+    let used = ClientUse { bounds, ..usage_by(&person.subject, &client, wrong) };
+    assert!(store.add_grant(&second, &used).await.unwrap());
+    for grant in [first, second] {
+        assert!(store.client(&client.id, NOW).await.unwrap().is_some());
+        assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_some());
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use auth_service::domain::clock::{Clock, UnixTime};
+use auth_service::domain::clock::{Clock, SystemClock, UnixTime};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::store::embedded::{EmbeddedStore, EmbeddedTarget, OpenError};
 use auth_service::store::records::{Counts, Kind, Portable};
@@ -59,7 +59,7 @@ async fn into_redis(
     replace: bool,
     at: UnixTime,
 ) -> Result<Counts, TransferError> {
-    let target = async || RedisTarget::new(&address(url), &key(), replace).await;
+    let target = async || RedisTarget::new(&address(url), &key(), replace, SystemClock.now()).await;
     transfer::copy(source, target, &At(at), |_| {}).await
 }
 
@@ -102,7 +102,7 @@ async fn an_export_of_the_embedded_store_is_imported_elsewhere() {
     let keys = fill(&store).await;
     let file = dump(&store, one.path()).await;
     let source = Source::Dump(file.clone(), key());
-    is_all(&source.count(NOW).await.unwrap());
+    is_all(&source.count().await.unwrap());
     is_all(&into_embedded(&source, two.path(), false, NOW).await.unwrap());
     is_there(&open(two.path()), &keys, NOW).await;
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -110,7 +110,7 @@ async fn an_export_of_the_embedded_store_is_imported_elsewhere() {
     // An existing file is never overwritten.
     let again = transfer::export(&store, &file, &key(), (NOW, &SystemRandomSource), |_| {}).await;
     assert!(matches!(again, Err(TransferError::Dump { .. })));
-    is_all(&source.count(NOW).await.unwrap());
+    is_all(&source.count().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,6 +182,32 @@ async fn what_is_over_stays_behind_and_nobody_misses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_ahead_leaves_nothing_out() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(one.path());
+    let keys = fill(&store).await;
+    let ahead = later(DAY * 4000);
+    let file = one.path().join("ahead.dump");
+    is_all(&transfer::export(&store, &file, &key(), (ahead, &SystemRandomSource), |_| {}).await.unwrap());
+    let source = Source::Dump(file, key());
+    is_all(&source.count().await.unwrap());
+    is_all(&into_embedded(&source, two.path(), false, ahead).await.unwrap());
+    is_there(&open(two.path()), &keys, NOW).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_whose_clock_shows_another_time_is_not_filled() {
+    let Some(server) = redis() else { return };
+    assert!(connect(&server.url()).await.add_account(&account("ana")).await.unwrap());
+    for days in [-200_i64, 200] {
+        let wrong = UnixTime(SystemClock.now().0.strict_add_signed(days * 86_400));
+        let refused = RedisTarget::new(&address(&server.url()), &key(), true, wrong).await.err().unwrap();
+        assert!(matches!(refused, TargetError::Clock { .. }), "{refused}");
+    }
+    assert_eq!(connect(&server.url()).await.accounts().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     let Some(server) = redis() else { return };
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -244,7 +270,8 @@ async fn an_import_that_was_broken_off_is_nobodys_store_and_is_begun_anew() {
     store.export(NOW, to).await.unwrap();
     let some: Vec<_> = records.recv().await.unwrap().into_iter().take(2).collect();
     let running = connect(&server.url()).await;
-    let mut target = RedisTarget::new(&address(&server.url()), &key(), false).await.unwrap();
+    let mut target =
+        RedisTarget::new(&address(&server.url()), &key(), false, SystemClock.now()).await.unwrap();
     target.put(some.clone(), NOW).await.unwrap();
     drop(target);
     let mut target = EmbeddedTarget::new(two.path(), &key(), false).unwrap();

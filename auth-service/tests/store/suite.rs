@@ -35,6 +35,7 @@ macro_rules! conformance {
 }
 
 conformance! {
+    clients::a_clock_that_is_behind_shortens_nothing_although_the_store_knows_no_time,
     clients::a_registered_client_is_there_until_its_time_is_over,
     clients::a044_the_same_public_client_registers_once,
     clients::another_client_under_the_first_identifier_makes_the_second_count,

@@ -205,6 +205,10 @@ impl Target for EmbeddedTarget {
         self.made().map(|made| made as &dyn Store)
     }
 
+    fn removes_expired(&self) -> bool {
+        false
+    }
+
     async fn finish(mut self) -> Result<(), TargetError> {
         // Closing the new store completes it on disk.
         self.made.take();

@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::Client;
 use crate::domain::clock::UnixTime;
+use crate::domain::clock_watch::TOLERANCE;
 use crate::domain::consent::Consent;
 use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::Grant;
@@ -19,7 +20,7 @@ use crate::keys::seal::StoreKey;
 use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
 use crate::store::rules::{self, CodeRow};
 use crate::store::transfer::{Target, TargetError};
-use crate::store::{Store, StoreError};
+use crate::store::{Installation as _, Store, StoreError};
 
 use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
@@ -211,13 +212,19 @@ pub struct RedisTarget {
 }
 
 impl RedisTarget {
-    /// Prepares the Redis at `address` as a target whose values are encrypted with `key`.
+    /// Prepares the Redis at `address` as a target whose values are encrypted with `key`. `now` is the time of this
+    /// machine's clock.
     ///
     /// # Errors
     /// If Redis has content, unless `replace` is set or the content is from an interrupted import, in which
-    /// case it is removed. If Redis cannot be reached or used.
-    pub async fn new(address: &RedisAddress, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
-        Self::below(address, key, super::PREFIX, replace).await
+    /// case it is removed. If the clock of Redis shows another time. If Redis cannot be reached or used.
+    pub async fn new(
+        address: &RedisAddress,
+        key: &StoreKey,
+        replace: bool,
+        now: UnixTime,
+    ) -> Result<Self, TargetError> {
+        Self::below(address, key, super::PREFIX, replace, now).await
     }
 
     /// Like [`RedisTarget::new`], but with a prefix as in [`RedisStore::connect_below`].
@@ -226,8 +233,13 @@ impl RedisTarget {
         key: &StoreKey,
         prefix: &str,
         replace: bool,
+        now: UnixTime,
     ) -> Result<Self, TargetError> {
         let store = RedisStore::unchecked(address, key, prefix).await?;
+        let is_apart = |own: &UnixTime| own.since(now).max(now.since(*own)) > TOLERANCE;
+        if let Some(own) = store.own_time().await?.filter(is_apart) {
+            return Err(TargetError::Clock { store: own, here: now });
+        }
         let cells = &store.cells;
         let check = cells.keys.key_check();
         let begun = match cells.read::<String>(&check).await {
@@ -256,12 +268,17 @@ impl RedisTarget {
 impl Target for RedisTarget {
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError> {
         let cells = &self.store.cells;
-        let writes = stream::iter(records).map(|record| put_surely(cells, record, now));
+        let live = records.into_iter().filter(|record| record.until.is_none_or(|until| until > now));
+        let writes = stream::iter(live).map(|record| put_surely(cells, record, now));
         writes.buffer_unordered(AT_ONCE).try_for_each(|()| std::future::ready(Ok(()))).await
     }
 
     fn content(&self) -> Result<&dyn Store, StoreError> {
         Ok(&self.store)
+    }
+
+    fn removes_expired(&self) -> bool {
+        true
     }
 
     async fn finish(self) -> Result<(), TargetError> {
