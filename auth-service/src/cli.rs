@@ -15,13 +15,14 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use secrecy::SecretString;
 
-use auth_service::config::Config;
+use auth_service::config::{Config, Observability};
 use auth_service::domain::account::{Group, Username};
 use auth_service::domain::client::{ClientId, ClientOrigin};
 use auth_service::domain::clock::{Clock, SystemClock, UnixTime};
 use auth_service::identity::password::{LONGEST, Passwords, SHORTEST};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
+use auth_service::ops::telemetry;
 use auth_service::store::embedded::{self, OpenError};
 
 use crate::serve::open_store;
@@ -239,6 +240,17 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     }
 }
 
+/// Lets this process write the audit events of the command to standard error, because no service does.
+fn write_audit_events() -> anyhow::Result<()> {
+    static STARTED: std::sync::Once = std::sync::Once::new();
+    let settings = Config::log_from_variables(std::env::vars())?;
+    let mut outcome = Ok(());
+    STARTED.call_once(|| {
+        outcome = telemetry::start(&Observability { filter: "off,audit=info".to_owned(), ..settings });
+    });
+    outcome.context("standard error cannot be written")
+}
+
 /// Runs a command on the store. If the store is in use, the command is sent to the service that uses it.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
@@ -253,6 +265,7 @@ async fn run(command: operator::Command) -> anyhow::Result<Reply> {
     }
     let reply = match open_store(&storage).await {
         Ok((open, _)) => {
+            write_audit_events()?;
             let passwords = Passwords::new(1)?;
             let progress = store::told();
             let tools = Tools {

@@ -159,6 +159,16 @@ impl Config {
         let signing = signing::read(&environment, &mut problems);
         if problems.0.is_empty() { Ok((storage, signing)) } else { Err(problems) }
     }
+
+    /// Reads the settings of the log, for an operator command that works without the service.
+    pub fn log_from_variables(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Observability, Problems> {
+        let mut problems = Problems::default();
+        let environment = Environment::new(variables, &mut problems);
+        let observability = observability::read(&environment, &mut problems);
+        if problems.0.is_empty() { Ok(observability) } else { Err(problems) }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 
 use auth_service::domain::causes::in_one_line;
+use auth_service::ops::telemetry;
 
 use cli::{Cli, Command};
 
@@ -47,6 +48,8 @@ async fn run(command: Command) -> ExitCode {
         Command::Policy(command) => return cli::policy(command).await,
         Command::Doctor(asked) => return cli::doctor(asked).await,
     };
+    // A command can have written audit events.
+    telemetry::end(None);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

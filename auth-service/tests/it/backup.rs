@@ -95,6 +95,29 @@ fn a_backup_of_one_machine_is_restored_on_another() {
 }
 
 #[test]
+fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let all = tempfile::tempdir().unwrap();
+    let (data, url) = (all.path().display().to_string(), server.url());
+    let embedded = [("DATA_DIR", data.as_str()), ("LOG_FORMAT", "json")];
+    let redis = [("REDIS_URL", url.as_str()), ("STORE_KEY", KEY), ("LOG_FORMAT", "json")];
+    for settings in [embedded.as_slice(), redis.as_slice()] {
+        for (words, event) in [("user add ana", "account_added"), ("user disable ana", "account_changed")] {
+            let output = command(words, settings);
+            works(&output);
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            let line: serde_json::Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(
+                (line["target"].as_str(), line["event"].as_str()),
+                (Some("audit"), Some(event)),
+                "{told}"
+            );
+        }
+        assert!(command("user list", settings).stderr.is_empty(), "nothing was changed");
+    }
+}
+
+#[test]
 fn one_machine_becomes_a_fleet_and_one_machine_again() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let all = tempfile::tempdir().unwrap();

@@ -131,8 +131,9 @@ pub struct Options {
     /// for their turn.
     #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
     pub max_starts: String,
-    /// Time after which the response to a call becomes an event stream.
-    #[arg(long, env = "STREAM_AFTER", default_value = "2s", value_name = "TIME")]
+    /// Time after which the response to a call becomes an event stream. Until then the client has not even the head of the
+    /// response, and some clients send no other request meanwhile.
+    #[arg(long, env = "STREAM_AFTER", default_value = "100ms", value_name = "TIME")]
     pub stream_after: String,
     /// Maximum age of a GET stream, after which the client must connect again, and is checked again.
     #[arg(long, env = "STREAM_MAX_AGE", default_value = "1h", value_name = "TIME")]

@@ -19,6 +19,9 @@ use crate::stream::{Consumer, First, Stream};
 /// For an answer that comes within this time, it is not worth watching whether the client disconnects.
 const QUICK: Duration = Duration::from_millis(100);
 
+/// The response to `initialize` does not become an event stream before this time.
+const INITIALIZE_AFTER: Duration = Duration::from_secs(2);
+
 /// What a POST contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -42,11 +45,16 @@ pub(super) async fn wait(
 ) -> HttpResponse {
     let received = Received::now();
     let stream = Arc::clone(consumer.stream());
-    let quick = endpoint.stream_after.min(QUICK);
+    // The status says why a session could not be opened, and most clients have nothing else to ask meanwhile.
+    let stream_after = match form {
+        Form::Initialize => endpoint.stream_after.max(INITIALIZE_AFTER),
+        Form::Single | Form::Batch => endpoint.stream_after,
+    };
+    let quick = stream_after.min(QUICK);
     let mut first = timeout(quick, decided(&stream)).await;
     if first.is_err() {
         first = tokio::select! {
-            first = timeout(endpoint.stream_after.saturating_sub(quick), decided(&stream)) => first,
+            first = timeout(stream_after.saturating_sub(quick), decided(&stream)) => first,
             // Nobody reads this response, so questions of the child must be sent on another stream.
             () = gone::watch(request) => return HttpResponse::BadRequest().finish(),
         };

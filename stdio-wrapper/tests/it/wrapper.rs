@@ -75,6 +75,8 @@ impl Wrapper {
             "--ops-listen=127.0.0.1:0",
             "--log-format=json",
             "--stop-grace=500ms",
+            // On a busy machine, answers would be event streams at times.
+            "--stream-after=2s",
         ]);
         process.args(options).arg("--").args(command).envs(env.iter().copied());
         let mut process =
