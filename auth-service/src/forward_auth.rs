@@ -177,7 +177,13 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
-        Bearer::None => return conclude(asked, resource, None, Presented::Nothing, state, now),
+        Bearer::None => {
+            // Some clients forget their tokens when a refresh fails, and would ask their user to log in now, in vain.
+            if let Err(error) = Box::pin(state.try_write()).await {
+                return Answer::refuse(&CheckError::Store(error));
+            }
+            return conclude(asked, resource, None, Presented::Nothing, state, now);
+        }
         Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
         Bearer::Token(token) => (token, Scheme::Bearer),
         Bearer::Bound(token) => (token, Scheme::Dpop),

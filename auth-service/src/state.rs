@@ -319,11 +319,19 @@ impl AppState {
             }
         }
         if matches!(refused, NoFacts::Expired)
-            && let Err(error) = self.write_probe.try_write(self.store.as_ref(), self.clock.as_ref()).await
+            && let Err(error) = self.try_write().await
         {
             return error.into();
         }
         refused
+    }
+
+    /// Tells whether the store can be written, so that a client that is sent to log in or to refresh can do so.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn try_write(&self) -> Result<(), StoreError> {
+        self.write_probe.try_write(self.store.as_ref(), self.clock.as_ref()).await
     }
 
     async fn facts_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {

@@ -100,7 +100,7 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
 
 /// The challenge would lead to a refresh that cannot succeed, after which some clients ask the user to log in.
 #[actix_web::test]
-async fn an_expired_token_is_not_challenged_while_the_store_cannot_be_written() {
+async fn an_expired_or_missing_token_is_not_challenged_while_the_store_cannot_be_written() {
     for app in TestApp::on_both_stores(&[]).await {
         let client = app.client().await;
         let tokens = app.tokens(&client).await;
@@ -110,6 +110,8 @@ async fn an_expired_token_is_not_challenged_while_the_store_cannot_be_written() 
         app.set_store_writable(false);
         app.wait(Duration::from_secs(2));
         is_not_challenged(&app.check_token(&tokens.access).await);
+        let without_token = async || app.check(Method::POST, "mcp.example", "/mcp").send().await.unwrap();
+        is_not_challenged(&without_token().await);
         let refreshed = app.refresh(&client, &tokens.refresh).await;
         assert_eq!(refreshed.status(), StatusCode::SERVICE_UNAVAILABLE);
         let foreign = app.check_token("not a token of ours").await;
@@ -119,6 +121,7 @@ async fn an_expired_token_is_not_challenged_while_the_store_cannot_be_written() 
         is_ready_again(&app).await;
         app.wait(Duration::from_secs(2));
         assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(without_token().await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
     }
 }
