@@ -1,12 +1,14 @@
 //! The log on standard error. A thread of its own writes it, so that nobody waits if its reader stalls (a log
 //! driver whose disk is full, a pipe that nobody reads).
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
@@ -52,6 +54,8 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING).thread_name("log");
     let (writer, guard) = writer.finish(out);
     LEFT_OUT.get_or_init(|| writer.error_counter());
+    let escapes = if config.log_json { Escapes::Json } else { Escapes::Text };
+    let writer = move || Lines { out: writer.clone(), escapes };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     if config.log_json {
         log.json().init();
@@ -62,7 +66,77 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     Ok(guard)
 }
 
+/// How a character is written that must not stand in the log as it is.
+#[derive(Debug, Clone, Copy)]
+enum Escapes {
+    /// As in the fields of the log that are quoted.
+    Text,
+    /// As JSON has it.
+    Json,
+}
+
+/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and message, also inside of
+/// errors. With control characters they could forge further lines, or make the terminal of somebody who reads the log do
+/// something (attack 107). So these are escaped here, whatever wrote the line.
+struct Lines {
+    out: NonBlocking,
+    escapes: Escapes,
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.out.write_all(&harmless(line, self.escapes))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Escapes control characters and other ends of a line, except the end of the whole line.
+fn harmless(line: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
+    let (text, end) = line.strip_suffix(b"\n").map_or((line, ""), |text| (text, "\n"));
+    let text = String::from_utf8_lossy(text);
+    let is_harmful = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(line);
+    }
+    let mut out = String::with_capacity(line.len() + 16);
+    for letter in text.chars() {
+        match escapes {
+            _ if !is_harmful(letter) => out.push(letter),
+            Escapes::Text => out.extend(letter.escape_debug()),
+            // Writing to a string cannot fail.
+            Escapes::Json => _ = write!(out, "\\u{:04x}", u32::from(letter)),
+        }
+    }
+    out.push_str(end);
+    Cow::Owned(out.into_bytes())
+}
+
 /// The number of lines that were left out since the start, because nobody read those before them.
 pub fn left_out() -> usize {
     LEFT_OUT.get().map_or(0, ErrorCounter::dropped_lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(line: &str, escapes: Escapes) -> String {
+        String::from_utf8(harmless(line.as_bytes(), escapes).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn a107_what_would_forge_a_line_or_move_a_cursor_is_escaped() {
+        let text = |line| shown(line, Escapes::Text);
+        assert_eq!(
+            text("A \u{1b}]0;x\u{7} \r1 INFO\nB\u{9b}\u{2028}\u{85}é\n"),
+            "A \\u{1b}]0;x\\u{7} \\r1 INFO\\nB\\u{9b}\\u{2028}\\u{85}é\n"
+        );
+        assert_eq!(text("plain é \\u{1b}\n"), "plain é \\u{1b}\n", "it is not escaped twice");
+        let json = "{\"line\":\"a\u{9b}\u{2028}\\u001b\u{7f}\"}\n";
+        assert_eq!(shown(json, Escapes::Json), "{\"line\":\"a\\u009b\\u2028\\u001b\\u007f\"}\n");
+    }
 }

@@ -30,7 +30,8 @@ impl LineLog {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = told(suppressed);
             let shown = String::from_utf8_lossy(line.get(..line.len().min(SHOWN)).unwrap_or_default());
-            tracing::warn!(child = self.child, line = %shown, why, left_out, "{what}");
+            // As a text, and not as it is: a child says what others have told it.
+            tracing::warn!(child = self.child, line = &*shown, why, left_out, "{what}");
         }
     }
 

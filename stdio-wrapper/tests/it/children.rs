@@ -94,6 +94,19 @@ async fn a107_junk_is_skipped_and_logged_and_invalid_utf8_is_put_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a107_what_a_child_writes_neither_forges_lines_of_the_log_nor_reaches_a_terminal() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let junk =
+        "trick \u{1b}]0;x\u{7} \r2026-11-29T03:06:28Z  INFO forged \u{9b}31m \u{2028} \u{85} end of it";
+    let text = format!("{junk}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{}}}}");
+    client.call("raw", json!({"text": text})).await;
+    let line = wrapper.logged("end of it").await;
+    let is_harmful = |letter: char| letter.is_control() || letter == '\u{2028}';
+    assert!(line.contains("trick") && !line.contains(is_harmful), "{line:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a107_large_lines_pass_up_to_the_limit_and_fail_clearly_beyond() {
     let wrapper = Wrapper::start(&["--max-line=16MiB"], &[]).await;
     let client = wrapper.session().await;
