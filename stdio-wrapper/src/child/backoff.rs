@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::starts::SPARES;
+
 /// Number of failures in a row after which there is no pause yet.
 const FREE: u32 = 2;
 /// Maximum pause.
@@ -95,9 +97,10 @@ impl Backoffs {
         }
     }
 
-    /// Records that a child is started for a principal.
+    /// Records that a child is started for a principal. A spare is for nobody yet, so it does not take a turn away from those
+    /// who wait for one.
     pub(super) fn started(&mut self, owner: &str, now: Instant) {
-        if self.failing.len() >= SEVERAL && !self.each.contains_key(owner) {
+        if self.failing.len() >= SEVERAL && owner != SPARES && !self.each.contains_key(owner) {
             self.next_trial = Some(now + TRIAL);
         }
     }
@@ -157,6 +160,8 @@ mod tests {
         assert_eq!((all.each.len(), all.failing.len()), (MAX_KEPT, SEVERAL));
         assert!(all.is_broken(now));
         assert_eq!(all.remaining("ana", now), None);
+        all.started(SPARES, now);
+        assert_eq!(all.remaining("ana", now), None, "a spare is nobody's turn");
         all.started("ana", now);
         assert_eq!(all.remaining("bob", now), Some(TRIAL));
         assert_eq!(all.remaining("bob", now + TRIAL), None);
