@@ -4,6 +4,7 @@ mod child;
 mod command;
 mod limits;
 mod options;
+mod placeholders;
 mod read;
 mod values;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use options::Options;
+pub(crate) use placeholders::{GROUP, PLACEHOLDERS, SUBJECT, USER, is_in, replace};
 use url::Url;
 
 use crate::policy::ToolRules;
@@ -187,15 +189,6 @@ impl Config {
         PLACEHOLDERS.iter().any(|name| self.child.has(name))
     }
 }
-
-/// Placeholders that arguments, environment and working directory can contain.
-pub const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
-/// Stands for the subject of the caller.
-pub(crate) const SUBJECT: &str = "{subject}";
-/// Stands for the user name of the caller.
-pub(crate) const USER: &str = "{user}";
-/// Stands for a group of the caller.
-pub(crate) const GROUP: &str = "{group}";
 
 /// The directories of a `PATH`.
 pub(crate) fn search_path(path: &str) -> impl Iterator<Item = PathBuf> {

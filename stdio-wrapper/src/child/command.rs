@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{self, GROUP, SUBJECT, USER};
+use crate::config::{self, GROUP, SUBJECT, USER, is_in, replace};
 
 /// Maximum length of a value after encoding, in bytes. File systems allow 255 bytes in a name.
 const MAX_NAME: usize = 200;
@@ -62,30 +62,20 @@ pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Fille
         *value = fill_text(value, caller)?;
     }
     let cwd = child.cwd.as_ref().map(|cwd| fill_text(cwd, caller)).transpose()?;
-    Ok(Filled { command, env, cwd_is_per_caller: cwd != child.cwd, cwd })
+    Ok(Filled { command, env, cwd_is_per_caller: child.cwd.as_deref().is_some_and(is_in), cwd })
 }
 
 fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    let values = [(SUBJECT, &caller.subject), (USER, &caller.user), (GROUP, &caller.group)];
-    // There is one pass from left to right, so a placeholder inside of a value is not replaced.
-    while let Some((at, name, value)) = values
-        .iter()
-        .filter_map(|(name, value)| rest.find(name).map(|at| (at, *name, *value)))
-        .min_by_key(|(at, ..)| *at)
-    {
-        out.push_str(rest.get(..at).unwrap_or_default());
+    replace(text, |name| {
+        let value = match name {
+            SUBJECT => &caller.subject,
+            USER => &caller.user,
+            _ => &caller.group,
+        };
         let value = value.as_deref().filter(|value| !value.is_empty()).ok_or(CommandError::Missing(name))?;
         let safe = path_safe(value);
-        if safe.len() > MAX_NAME {
-            return Err(CommandError::TooLong(name));
-        }
-        out.push_str(&safe);
-        rest = rest.get(at + name.len()..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    Ok(out)
+        if safe.len() > MAX_NAME { Err(CommandError::TooLong(name)) } else { Ok(safe) }
+    })
 }
 
 /// Encodes a value as one path segment. Letters, digits, `_`, `@`, and `.` and `-` after the first byte stay as they are, and

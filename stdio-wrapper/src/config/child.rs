@@ -1,5 +1,6 @@
 //! The settings of the child.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use clap::CommandFactory as _;
 
 use super::options::Options;
 use super::read::{Environment, Reader};
-use super::{Child, Isolation, PLACEHOLDERS, command};
+use super::{Child, Isolation, command, placeholders};
 
 /// Variables that a child always gets.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
@@ -70,6 +71,10 @@ fn child_environment(
                 "CHILD_ENV (--env) passes {name}, which is a setting of the wrapper. If the child needs a variable of that name, write {name}=VALUE."
             ));
         } else if let Some(value) = value {
+            // What is passed on by name was not written for this program.
+            if item.contains('=') {
+                check_placeholders(read, &format!("CHILD_ENV (--env) {name}"), &value);
+            }
             env.retain(|(known, _)| known != name);
             env.push((name.to_owned(), value));
         } else {
@@ -84,9 +89,22 @@ fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)])
         read.problem("No command was given, so there is no MCP server to run. Put it after --, like: stdio-wrapper -- mcp-server-time.".to_owned());
         return;
     };
+    for argument in options.command.iter().skip(1) {
+        check_placeholders(read, "The command", argument);
+    }
     let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
     if let Some(problem) = command::problem(program, path, !options.child_cwd.trim().is_empty()) {
         read.problem(problem);
+    }
+}
+
+/// Refuses a placeholder that does not exist. The text itself can be a secret.
+fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
+    if let Some(word) = placeholders::misspelt(text) {
+        read.problem(format!(
+            "{place} has `{{{word}}}`, which is no placeholder. There are {}. Correct it, or write `{{={word}}}` if the MCP server is to get `{{{word}}}`.",
+            placeholders::PLACEHOLDERS.join(", ")
+        ));
     }
 }
 
@@ -95,8 +113,9 @@ fn child_directory(read: &mut Reader, options: &Options) -> Option<String> {
     if directory.is_empty() {
         return None;
     }
-    let has_placeholder = PLACEHOLDERS.iter().any(|name| directory.contains(name));
-    if !has_placeholder && !Path::new(directory).is_dir() {
+    check_placeholders(read, "CHILD_CWD", directory);
+    let Ok(plain) = placeholders::replace(directory, |name| Ok::<_, Infallible>(name.to_owned()));
+    if !placeholders::is_in(directory) && !Path::new(&plain).is_dir() {
         read.problem(format!(
             "CHILD_CWD is `{directory}`, which is not a directory. Make it, or name another one."
         ));

@@ -366,6 +366,21 @@ mod tests {
     }
 
     #[test]
+    fn a_misspelt_placeholder_is_refused_with_those_that_there_are() {
+        for (options, place) in [
+            (["--env", "A=b", "--", "sh", "{subjct}.db"], "The command has `{subjct}`"),
+            (["--env", "DATA=/x/{usr}", "--", "sh", "x"], "CHILD_ENV (--env) DATA has `{usr}`"),
+            (["--cwd", "/my data/{groups}", "--", "sh", "x"], "CHILD_CWD has `{groups}`"),
+        ] {
+            let problems = read(&options).unwrap_err();
+            let told = problems.iter().find(|problem| problem.contains(place));
+            let told = told.unwrap_or_else(|| panic!("{place}: {problems:?}"));
+            assert!(told.contains("{subject}, {user}, {group}") && told.contains("write `{="), "{told}");
+        }
+        assert!(read(&["--env", r#"A={"a":1}"#, "--", "sh", r#"{"a":1}"#, "{=word}"]).is_ok());
+    }
+
+    #[test]
     fn an_assertion_needs_three_urls_and_keys_over_plain_http() {
         let urls = |jwks: &'static str| {
             read(&[

@@ -1,0 +1,149 @@
+//! Placeholders in the arguments, the environment and the working directory of a child.
+
+/// Stands for the subject of the caller.
+pub(crate) const SUBJECT: &str = "{subject}";
+/// Stands for the user name of the caller.
+pub(crate) const USER: &str = "{user}";
+/// Stands for a group of the caller.
+pub(crate) const GROUP: &str = "{group}";
+/// All that there are.
+pub(crate) const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
+
+/// A piece of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'t> {
+    Text(&'t str),
+    Placeholder(&'static str),
+    /// A word in braces that is no placeholder.
+    Unknown(&'t str),
+    /// The word of `{=word}`, which stands for `{word}`.
+    Literal(&'t str),
+}
+
+/// Whether a value of the caller is in this text.
+pub(crate) fn is_in(text: &str) -> bool {
+    PLACEHOLDERS.iter().any(|name| text.contains(name))
+}
+
+/// Replaces placeholders from left to right, so that one inside of a value is not replaced. Returns the first error of
+/// `value`, which is given the placeholder.
+pub(crate) fn replace<E>(
+    text: &str,
+    mut value: impl FnMut(&'static str) -> Result<String, E>,
+) -> Result<String, E> {
+    let mut out = String::with_capacity(text.len());
+    for piece in pieces(text) {
+        match piece {
+            Piece::Text(text) => out.push_str(text),
+            Piece::Placeholder(name) => out.push_str(&value(name)?),
+            Piece::Unknown(word) | Piece::Literal(word) => {
+                out.push('{');
+                out.push_str(word);
+                out.push('}');
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A word in braces that was probably meant as a placeholder. With a misspelt one, all callers would share what each should have
+/// of their own. Shells have `${word}`, and templates have `{{word}}`. Texts with blanks are scripts and sentences, in which
+/// such words are common (`awk '{print}'`); there it must begin as a placeholder does.
+pub(super) fn misspelt(text: &str) -> Option<&str> {
+    let is_prose = text.contains(char::is_whitespace);
+    let begins_like_one = |word: &str| {
+        PLACEHOLDERS.iter().any(|name| name.get(1..3).is_some_and(|start| word.starts_with(start)))
+    };
+    let mut before = "";
+    for piece in pieces(text) {
+        match piece {
+            Piece::Text(text) => before = text,
+            Piece::Unknown(word) if !before.ends_with(['$', '{']) && (!is_prose || begins_like_one(word)) => {
+                return Some(word);
+            }
+            _ => before = "",
+        }
+    }
+    None
+}
+
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut all = Vec::new();
+    let (mut rest, mut searched) = (text, 0);
+    while let Some(at) = rest.get(searched..).and_then(|left| left.find('{')).map(|at| at + searched) {
+        let (before, braces) = rest.split_at(at);
+        let Some((piece, after)) = braced(braces) else {
+            searched = at + 1;
+            continue;
+        };
+        all.extend([Piece::Text(before), piece]);
+        (rest, searched) = (after, 0);
+    }
+    all.push(Piece::Text(rest));
+    all
+}
+
+/// Reads what a text begins with, and returns it with what follows.
+fn braced(text: &str) -> Option<(Piece<'_>, &str)> {
+    let (inner, after) = text.strip_prefix('{')?.split_once('}')?;
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let known = PLACEHOLDERS.iter().find(|name| name.trim_matches(['{', '}']) == inner);
+    let piece = match (known, inner.strip_prefix('=')) {
+        (Some(name), _) => Piece::Placeholder(name),
+        (None, Some(word)) if is_word(word) => Piece::Literal(word),
+        (None, None) if is_word(inner) => Piece::Unknown(inner),
+        _ => return None,
+    };
+    Some((piece, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[test]
+    fn a_word_in_braces_that_is_no_placeholder_is_found_and_what_others_use_braces_for_is_not() {
+        for (text, word) in [
+            ("--db={subjct}.db", "subjct"),
+            ("{{subject}/{usr}", "usr"),
+            ("/data/{user_name}", "user_name"),
+            ("{{{email}", ""),
+            ("sh x; cat /data/{usr}", "usr"),
+        ] {
+            let wanted = (!word.is_empty()).then_some(word);
+            assert_eq!(misspelt(text), wanted, "{text}");
+        }
+        for text in [
+            "{subject}{user}{group}",
+            r#"{"a":1}"#,
+            r#"{"a":{"b":[]}}"#,
+            "{}",
+            "{0}",
+            "{Name}",
+            "{a,b}",
+            "{{name}}",
+            "${name}",
+            "{=name}",
+            "awk '{print}' x",
+            "Greet {name} well",
+            "{",
+            "}{",
+        ] {
+            assert_eq!(misspelt(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_replaced_and_everything_else_stays() {
+        let filled = |text: &str| {
+            let Ok(filled) = replace(text, |name| Ok::<_, Infallible>(name.to_uppercase()));
+            filled
+        };
+        assert_eq!(filled("é{user}/{{group}}${subject}"), "é{USER}/{{GROUP}}${SUBJECT}");
+        assert_eq!(filled("{=user} {={user}} {x} {=} {=X} {"), "{user} {={USER}} {x} {=} {=X} {");
+        assert_eq!(filled(r#"{"a":"{user}"}"#), r#"{"a":"{USER}"}"#);
+    }
+}
