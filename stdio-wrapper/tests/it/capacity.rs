@@ -361,3 +361,28 @@ async fn a100_who_fills_the_processes_loses_the_server_before_those_of_others_ca
     bob.text("workers", serde_json::json!({"count": 4})).await;
     caller(&wrapper, "carol").initialize("2025-11-25").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_fills_the_processes_with_a_few_sessions_loses_as_many_as_a_newcomer_needs() {
+    // Newcomers are let in up to 140; servers that grow are ended above 150.
+    let Some(group) = Group::new("several", 160, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    caller(&wrapper, "bob").initialize("2025-11-25").await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all.push(caller(&wrapper, "mallory").initialize("2025-11-25").await);
+    }
+    for session in all.iter().cycle() {
+        let left = 136_u64.saturating_sub(group.tasks());
+        if left == 0 {
+            break;
+        }
+        session.text("workers", serde_json::json!({"count": left.min(4)})).await;
+    }
+    // Most servers are large now, so that a usual one seems to be.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let response = caller(&wrapper, "carol").try_initialize("2025-11-25").await;
+    let status = response.status();
+    assert_eq!(status, 200, "{}", response.text().await.unwrap());
+    assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_processes_total").await, 2);
+}

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -126,11 +125,12 @@ impl Launcher {
         short: Measure,
         why: &'static str,
     ) -> Option<Gone> {
-        let gone = self.keepers.end_large(large.child, short)?.shared();
+        let gone = self.keepers.end_large(large.child, short)?;
         self.relief.ending().insert(large.child);
-        let (launcher, child, ended) = (Arc::clone(self), large.child, gone.clone());
-        self.runtime.spawn(async move {
-            ended.await;
+        let (launcher, child) = (Arc::clone(self), large.child);
+        // Whoever waits for it goes on when what it took is known to be free.
+        let freed = self.runtime.spawn(async move {
+            gone.await;
             launcher.relief.ending().remove(&child);
             launcher.look();
             launcher.relief.gone.notify_waiters();
@@ -143,6 +143,8 @@ impl Launcher {
             let taken = usage.get(&child).copied().unwrap_or_default();
             tracing::warn!(child, user = large.user, mib = taken.memory >> 20, tasks = taken.tasks, "{why}");
         }
-        Some(Box::pin(gone))
+        Some(Box::pin(async move {
+            let _ = freed.await;
+        }))
     }
 }
