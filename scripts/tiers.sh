@@ -63,7 +63,7 @@ make_account() {
   local out
   [[ -s $DATA/account ]] && return
   auth_service_command
-  out=$("${AUTH_SERVICE[@]}" user add "$ACCOUNT" 2>"$DATA/log/account.log" </dev/null) || {
+  out=$("${AUTH_SERVICE[@]}" user add --new-store "$ACCOUNT" 2>"$DATA/log/account.log" </dev/null) || {
     tail -n 20 "$DATA/log/account.log" >&2
     die "The account $ACCOUNT could not be made. What auth-service says about it stands above."
   }

@@ -25,7 +25,7 @@ use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socke
 use auth_service::ops::telemetry;
 use auth_service::store::embedded::{self, OpenError};
 
-use crate::serve::open_store;
+use crate::serve::{NewStore, open_store};
 use add_client::AddClient;
 
 pub(crate) use clock::{ClockCommand, clock};
@@ -151,6 +151,10 @@ pub(crate) struct AddUser {
     /// Read a permanent password from standard input instead of making a one-time password.
     #[arg(long)]
     password_stdin: bool,
+    /// Begin a new store if Redis has none, because the service was never started with it. Otherwise that is refused,
+    /// because Redis could have lost its data, and a backup might be restored. An embedded store knows by itself.
+    #[arg(long)]
+    new_store: bool,
 }
 
 #[derive(Subcommand)]
@@ -253,6 +257,10 @@ fn write_audit_events() -> anyhow::Result<()> {
 
 /// Runs a command on the store. If the store is in use, the command is sent to the service that uses it.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
+    run_on(NewStore::Refuse, command).await
+}
+
+async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
     // The first account can be added before the first start. For any other command, a missing store means
     // that the directory is wrong.
@@ -263,7 +271,7 @@ async fn run(command: operator::Command) -> anyhow::Result<Reply> {
             storage.data_dir.display()
         );
     }
-    let reply = match open_store(&storage).await {
+    let reply = match open_store(&storage, new).await {
         Ok((open, _)) => {
             write_audit_events()?;
             let passwords = Passwords::new(1)?;
@@ -298,7 +306,8 @@ async fn add_user(asked: AddUser) -> anyhow::Result<()> {
     let (email, groups) = (email(asked.email)?, groups(asked.groups)?);
     let password = if asked.password_stdin { Some(typed_password()?) } else { None };
     let command = operator::Command::AddUser { username: username.clone(), email, groups, password };
-    print_password(&username, &run(command).await?);
+    let new = if asked.new_store { NewStore::Begin } else { NewStore::Refuse };
+    print_password(&username, &run_on(new, command).await?);
     Ok(())
 }
 

@@ -38,10 +38,26 @@ const LEAVE: Duration = Duration::from_secs(1);
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
 
+/// Whether a Redis without a store gets one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewStore {
+    /// A store is begun in it.
+    Begin,
+    /// It is refused.
+    Refuse,
+}
+
 /// Opens the configured store, and returns it with its key.
-pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
+pub(crate) async fn open_store(
+    storage: &Storage,
+    new: NewStore,
+) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
     if let (Some(address), Some(key)) = (&storage.redis, &storage.key) {
-        let store = RedisStore::connect(address, key).await.with_context(|| format!("store: {address}"))?;
+        let opened = match new {
+            NewStore::Begin => RedisStore::connect(address, key).await,
+            NewStore::Refuse => RedisStore::connect_to_known(address, key).await,
+        };
+        let store = opened.with_context(|| format!("store: {address}"))?;
         return Ok((Arc::new(store), key.clone()));
     }
     let key = match &storage.key {
@@ -55,7 +71,7 @@ pub(crate) async fn open_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Sto
 /// still be loading its data.
 async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
     for _ in 1..START_ATTEMPTS {
-        match open_store(storage).await {
+        match open_store(storage, NewStore::Begin).await {
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unavailable(_))) => {
                 tracing::warn!("trying again in a moment: {error:#}");
                 tokio::time::sleep(START_PAUSE).await;
@@ -63,7 +79,7 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
             outcome => return outcome,
         }
     }
-    open_store(storage).await
+    open_store(storage, NewStore::Begin).await
 }
 
 /// Serves until SIGTERM or SIGINT. An error after the log was started is told there, and is `Ok(FAILURE)`.

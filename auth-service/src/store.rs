@@ -33,6 +33,10 @@ use records::Portable;
 pub use installation::Installation;
 pub use pending::PendingStore;
 
+/// The message of the readiness endpoint and of the log when the store has lost its data.
+pub const LOST: &str = "the store has lost everything since this service started: accounts, clients, tokens, keys. Stop the \
+                        service and restore a backup (scripts/restore DUMP); to begin anew instead, restart it";
+
 /// The store failed. Nothing of the requested change was applied. Callers answer with status 503.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::domain::clock::{Clock, Random, UnixTime};
 use crate::domain::clock_watch::{ClockMark, ClockWatch, Standing, TimeBounds};
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{Store, StoreError};
+use crate::store::{LOST, Store, StoreError};
 
 /// How old the time of the last use in the store can become before it is updated.
 const MARK_EVERY: Duration = Duration::from_secs(300);
@@ -42,10 +42,6 @@ struct Known {
     was_lost: bool,
     was_steady: bool,
 }
-
-/// The message of the readiness endpoint and of the log when the store has lost its data.
-pub const LOST: &str = "the store has lost everything since this service started: accounts, clients, tokens, keys. Stop the \
-                        service and restore a backup (scripts/restore DUMP); to begin anew instead, restart it";
 
 impl Upkeep {
     /// Reads the identity of the store, or creates it on the first start. If the store cannot be written, a

@@ -129,7 +129,7 @@ impl Stack {
     #[track_caller]
     pub fn add_account(&self, name: &str, password: Option<&str>) -> String {
         let mut command = self.auth_command();
-        command.args(["user", "add", name]);
+        command.args(["user", "add", "--new-store", name]);
         if password.is_some() {
             command.arg("--password-stdin");
         }

@@ -143,7 +143,7 @@ async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
             }
             Source::Store(Arc::new(open_embedded(&storage)?))
         }
-        Place::Embedded => Source::Store(Arc::new(RedisStore::connect(address, key).await?)),
+        Place::Embedded => Source::Store(Arc::new(RedisStore::connect_to_known(address, key).await?)),
     };
     copy(&source, &storage, to, replace).await
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 use crate::domain::clock_watch;
 use crate::policy::Standing;
 use crate::state::AppState;
-use crate::store::StoreError;
-use crate::upkeep::{Findings, LOST};
+use crate::store::{LOST, StoreError};
+use crate::upkeep::Findings;
 
 use super::telemetry;
 
@@ -60,6 +60,9 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
 
 async fn standing(state: &AppState) -> Result<Findings, StoreError> {
     let findings = state.findings().await?;
+    if findings.is_lost {
+        return Ok(findings);
+    }
     state.store.ping().await?;
     Ok(findings)
 }

@@ -65,6 +65,10 @@ const KEY_CHECK: &str = "right key, schema 2";
 const EARLIER: &str = "right key, schema 1";
 /// The content of the key-check row during an import.
 const UNFINISHED: &str = "an import is under way";
+/// The error of a command that finds no store.
+const NOT_BEGUN: &str = "there is no store of this service in Redis: the service was never started with it, or Redis has lost \
+                         everything. Restore a backup (scripts/restore DUMP), or begin a new store by starting the \
+                         service. To add the first account before the first start, use `user add --new-store`";
 /// The schema version of this release.
 const SCHEMA: u32 = 2;
 
@@ -84,6 +88,21 @@ impl RedisStore {
         Self::connect_below(address, key, PREFIX).await
     }
 
+    /// Like [`RedisStore::connect`], for commands that must not begin a new store. They cannot know whether Redis was
+    /// never used or has lost everything. In the second case a backup will be restored, and nothing may be written.
+    ///
+    /// # Errors
+    /// As of [`RedisStore::connect`], and if there is no store in Redis.
+    pub async fn connect_to_known(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
+        let store = Self::unchecked(address, key, PREFIX).await?;
+        // What was brought in from a backup or another store has no identity before the service is started.
+        let check = store.cells.read::<String>(&store.cells.keys.key_check()).await?;
+        if check.is_none() && store.cells.identity().await?.is_none() {
+            return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
+        }
+        store.checked().await
+    }
+
     /// Like [`RedisStore::connect`], but with keys that start with `prefix`, so that several deployments can
     /// share one Redis. The prefix can have letters, digits, `-` and `_`.
     pub async fn connect_below(
@@ -91,16 +110,19 @@ impl RedisStore {
         key: &StoreKey,
         prefix: &str,
     ) -> Result<Self, StoreError> {
-        let store = Self::unchecked(address, key, prefix).await?;
-        permissions::check(&store.cells).await?;
-        let check = store.cells.keys.key_check();
-        let found = store.cells.read::<String>(&check).await?;
+        Self::unchecked(address, key, prefix).await?.checked().await
+    }
+
+    async fn checked(self) -> Result<Self, StoreError> {
+        permissions::check(&self.cells).await?;
+        let check = self.cells.keys.key_check();
+        let found = self.cells.read::<String>(&check).await?;
         if found.as_ref().is_none_or(|found| found.value == EARLIER) {
-            store.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
+            self.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         }
         // The service can start with a Redis that is full, because the stored data is still useful.
-        store.check_schema().await?;
-        Ok(store)
+        self.check_schema().await?;
+        Ok(self)
     }
 
     /// Checks that the data in Redis has the schema of this release.

@@ -10,7 +10,7 @@ use auth_service::app;
 use auth_service::config::Config;
 use auth_service::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use auth_service::domain::client::ClientId;
-use auth_service::domain::clock::{Clock, Random, UnixTime};
+use auth_service::domain::clock::{Clock, Random, SystemClock, UnixTime};
 use auth_service::identity::password::Passwords;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::state::AppState;
@@ -40,6 +40,8 @@ pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
+    /// Whether it is compared with the clock of Redis.
+    is_time_of_day: bool,
 }
 
 impl Clock for TestClock {
@@ -49,6 +51,10 @@ impl Clock for TestClock {
 
     fn up(&self) -> Duration {
         Duration::from_secs(self.passed.load(Ordering::SeqCst))
+    }
+
+    fn is_time_of_day(&self) -> bool {
+        self.is_time_of_day
     }
 }
 
@@ -144,6 +150,22 @@ impl TestApp {
         assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
     }
 
+    pub(crate) fn url_of_store(&self) -> String {
+        self.server.as_ref().unwrap().url()
+    }
+
+    /// The number of rows in the app's Redis.
+    pub(crate) fn rows_of_store(&self) -> u64 {
+        use std::io::{Read, Write};
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", self.server.as_ref().unwrap().port)).unwrap();
+        stream.write_all(b"DBSIZE\r\n").unwrap();
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).unwrap();
+        let text = std::str::from_utf8(&answer[..read]).unwrap();
+        text.trim().trim_start_matches(':').parse().unwrap()
+    }
+
     /// Makes the store refuse to write, or lets it write again. It can be read all the while.
     pub(crate) fn set_store_writable(&self, writable: bool) {
         if self.server.is_some() {
@@ -169,7 +191,31 @@ impl TestApp {
         Self::start_from(on_redis, Arc::new(SystemRandomSource), settings).await
     }
 
+    /// Starts the app on a Redis with whose clock its own is compared. Returns `None` if Redis is not installed.
+    pub(crate) async fn start_on_redis_now() -> Option<Self> {
+        RedisServer::start(&["--appendonly", "no"])?;
+        let clock = TestClock {
+            passed: AtomicU64::new(SystemClock.now().0),
+            ahead: AtomicU64::new(0),
+            is_time_of_day: true,
+        };
+        Some(Self::start_with_clock(true, (Arc::new(clock), Arc::new(SystemRandomSource)), &[]).await)
+    }
+
     async fn start_from(on_redis: bool, random: Arc<dyn Random>, settings: &[(&str, &str)]) -> Self {
+        let clock = TestClock {
+            passed: AtomicU64::new(1_800_000_000),
+            ahead: AtomicU64::new(0),
+            is_time_of_day: false,
+        };
+        Self::start_with_clock(on_redis, (Arc::new(clock), random), settings).await
+    }
+
+    async fn start_with_clock(
+        on_redis: bool,
+        sources: (Arc<TestClock>, Arc<dyn Random>),
+        settings: &[(&str, &str)],
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let defaults = [
             ("ISSUER", ISSUER),
@@ -186,13 +232,26 @@ impl TestApp {
         let settings: Vec<_> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (store, server) = open_store(data.path(), &StoreKey::new(STORE_KEY), on_redis).await;
-        let clock = Arc::new(TestClock { passed: AtomicU64::new(1_800_000_000), ahead: AtomicU64::new(0) });
-        Self::launch(settings, store, (clock, random), data, server).await
+        Self::launch(settings, store, sources, data, server).await
     }
 
     /// Starts another replica on the same store and with the same clock. With Redis, it has its own
     /// connection.
     pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
+        self.replica_by(Arc::clone(&self.clock), settings).await
+    }
+
+    /// Like [`Self::replica`], with a clock of its own that is so far behind that of this app.
+    pub(crate) async fn replica_behind(&self, by: Duration) -> Self {
+        let clock = TestClock {
+            passed: AtomicU64::new(self.clock.passed.load(Ordering::SeqCst)),
+            ahead: AtomicU64::new(0_u64.wrapping_sub(by.as_secs())),
+            is_time_of_day: self.clock.is_time_of_day,
+        };
+        self.replica_by(Arc::new(clock), &[]).await
+    }
+
+    async fn replica_by(&self, clock: Arc<TestClock>, settings: &[(&str, &str)]) -> Self {
         let store = match &self.server {
             Some(server) => {
                 let address = RedisAddress::parse(&server.url()).unwrap();
@@ -202,7 +261,7 @@ impl TestApp {
         };
         let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let settings = self.settings.iter().cloned().chain(owned).collect();
-        let sources = (Arc::clone(&self.clock), Arc::new(SystemRandomSource) as Arc<dyn Random>);
+        let sources = (clock, Arc::new(SystemRandomSource) as Arc<dyn Random>);
         Self::launch(settings, store, sources, tempfile::tempdir().unwrap(), None).await
     }
 

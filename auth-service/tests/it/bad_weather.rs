@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::app::{ISSUER, PASSWORD, TestApp, Tokens, authorize_query};
+use super::clock_jumps::is_not_challenged;
 use super::operator::ask;
 use super::store_away::ready;
 use auth_service::config::Config;
@@ -12,8 +13,8 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::KeySet;
 use auth_service::operator::{Command, Reply};
 use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{Installation, Store};
-use auth_service::upkeep::{LOST, Upkeep};
+use auth_service::store::{Installation, LOST, Store};
+use auth_service::upkeep::Upkeep;
 use reqwest::StatusCode;
 use serde_json::json;
 
@@ -323,12 +324,15 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
 
     app.tell_store("FLUSHALL");
+    // Before anybody has looked, and afterwards. What the other has in its cache passes until it looks, which it
+    // does every five seconds.
+    refuses_nothing_for_good(&app, &client, &tokens).await;
     for replica in [&app, &other] {
         let (status, told) = ready(replica).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{told}");
         assert_eq!(told["store"], LOST);
         replica.state.follow_keys().await;
-        assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        refuses_nothing_for_good(replica, &client, &tokens).await;
         // What is taken now would be gone with the backup that is restored.
         let refused = replica.register(&json!({ "redirect_uris": ["https://new.example/cb"] })).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -336,10 +340,7 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
         assert_eq!(replica.browser().open("/login").await.status, StatusCode::OK);
     }
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty());
-    assert!(
-        app.state.store.signing_keys().await.unwrap().is_none(),
-        "nobody begins anew who has seen it before"
-    );
+    assert!(app.state.store.signing_keys().await.is_err(), "nobody begins anew who has seen it before");
 
     // One that is restarted begins anew, and the others follow it.
     let restarted = app.replica(&[]).await;
@@ -354,6 +355,83 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     let client = app.client().await;
     app.person("somebody").await;
     assert!(!client.is_empty());
+}
+
+/// The backup that will be restored has the client and its tokens, so nobody is told to throw them away.
+async fn refuses_nothing_for_good(app: &TestApp, client: &str, tokens: &Tokens) {
+    is_not_challenged(&app.check_token(&tokens.access).await);
+    let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    let answer = app.refresh(client, &tokens.refresh).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let answer = app.redeem(client, "unknown").await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[actix_web::test]
+async fn a_redis_that_comes_back_without_its_data_is_not_believed_until_it_has_them_again() {
+    let Some(mut app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    app.kill_store();
+    let data = app.files_of_store();
+    app.replace_files_of_store(&tempfile::tempdir().unwrap());
+    app.run_store();
+    until_store_answers(&app).await;
+    refuses_nothing_for_good(&app, &client, &tokens).await;
+    assert_eq!(ready(&app).await.1["store"], LOST);
+    refuses_nothing_for_good(&app, &client, &tokens).await;
+
+    app.kill_store();
+    app.replace_files_of_store(&data);
+    app.run_store();
+    until_store_answers(&app).await;
+    assert_eq!(ready(&app).await.0, StatusCode::OK);
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let command = |words: &'static [&'static str]| {
+        let url = app.url_of_store();
+        async move {
+            let done = tokio::process::Command::new(env!("CARGO_BIN_EXE_auth-service"))
+                .args(words)
+                .env_clear()
+                .env("REDIS_URL", url)
+                .env("STORE_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+                .output()
+                .await
+                .unwrap();
+            let said =
+                String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+            (done.status.success(), said)
+        }
+    };
+    let (listed, said) = command(&["keys", "list"]).await;
+    assert!(listed && said.contains(&app.kids().await[0]), "{said}");
+
+    app.tell_store("FLUSHALL");
+    let (status, _) = ready(&app).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    for words in [
+        &["keys", "list"][..],
+        &["keys", "rotate"],
+        &["user", "list"],
+        &["user", "add", "zed"],
+        &["client", "list"],
+        &["store", "export", "/nowhere/dump"],
+    ] {
+        let (done, said) = command(words).await;
+        assert!(!done && said.contains("Restore a backup"), "{words:?}: {said}");
+    }
+    assert_eq!(app.rows_of_store(), 0, "something was written");
+    assert_eq!(ready(&app).await.1["store"], LOST);
+    // Before a first start, the operator says so.
+    let (done, said) = command(&["user", "add", "zed", "--new-store"]).await;
+    assert!(done && said.contains("password:"), "{said}");
 }
 
 /// As a Redis that is started from an earlier snapshot, or a copy that was promoted without the last writes.

@@ -13,6 +13,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::store::LOST;
+
 use super::StoreError;
 
 /// What this process knows about the age of the data in Redis.
@@ -33,6 +35,8 @@ struct Known {
     compared: u64,
     /// Set while Redis has older data.
     older: Option<Older>,
+    /// Set while the store has no identity although it had one.
+    is_lost: bool,
     /// Whether a change was made that could not be counted.
     owes: bool,
 }
@@ -100,7 +104,26 @@ impl Age {
     /// Whether the number has to be read before Redis is believed.
     pub(super) fn has_to_be_read(&self) -> bool {
         let known = self.known();
-        known.compared < known.connections || known.older.is_some()
+        known.compared < known.connections || known.older.is_some() || known.is_lost
+    }
+
+    /// Whether the absence of a number and of an identity would mean that Redis was emptied.
+    pub(super) fn has_seen_anything(&self) -> bool {
+        let known = self.known();
+        known.seen > 0 || known.identity.is_some()
+    }
+
+    /// Records that Redis has neither a number nor an identity.
+    ///
+    /// # Errors
+    /// If the store had an identity before, so that everything in it is lost.
+    pub(super) fn note_absence(&self) -> Result<(), StoreError> {
+        let mut known = self.known();
+        if known.identity.is_none() {
+            return Ok(());
+        }
+        known.is_lost = true;
+        Err(StoreError::Unavailable(LOST.to_owned()))
     }
 
     /// What is known now. It has to be taken before Redis is asked for the number.
@@ -113,6 +136,7 @@ impl Age {
     pub(super) fn note_identity(&self, found: Option<&str>) {
         let Some(found) = found else { return };
         let mut known = self.known();
+        known.is_lost = false;
         if known.identity.as_deref() != Some(found) {
             if known.identity.is_some() {
                 (known.seen, known.mark, known.older) = (0, None, None);

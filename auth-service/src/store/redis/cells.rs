@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fred::bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::try_join;
+use futures_util::future::{BoxFuture, try_join};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -156,15 +156,32 @@ impl Cells {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
 
-    /// Checks that Redis is not older than it was.
+    /// Checks that Redis is not older than it was, and that it was not emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.asked();
         let told = history::told(self, asked.mark).await?;
-        if told.is_none() && asked.seen > 0 && self.identity().await?.is_none() {
-            // Redis was emptied, which is noticed by its identity.
-            return Ok(());
+        if told.is_none() && self.age.has_seen_anything() && self.identity_found().await?.is_none() {
+            return self.age.note_absence();
         }
         self.age.compare(asked, told.unwrap_or_default())
+    }
+
+    /// Like [`Cells::check_age`], for callers that rarely need it. Its future is made on the heap, so that those of all
+    /// who read a row stay small.
+    fn age_checked(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.check_age())
+    }
+
+    /// Like [`Cells::identity`], on the heap.
+    fn identity_found(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(self.identity())
+    }
+
+    /// The answer about a row that is not there, which makes a client give up. It must not be given because Redis was
+    /// emptied.
+    pub(super) async fn absent<T>(&self, answer: T) -> Result<T, StoreError> {
+        self.age_checked().await?;
+        Ok(answer)
     }
 
     /// The identity of the store, however old Redis is.
@@ -203,7 +220,7 @@ impl Cells {
     /// The value at `key`, even if it has expired.
     pub(super) async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
         if self.age.has_to_be_read() {
-            self.check_age().await?;
+            self.age_checked().await?;
         }
         self.read_of_any_age(key).await
     }

@@ -17,7 +17,10 @@ pub(super) use index::{page, settle, sweep};
 pub(super) use registration::{register, registered};
 
 pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
-    cells.live(&cells.keys.client(id), now).await
+    match cells.live(&cells.keys.client(id), now).await? {
+        None => cells.absent(None).await,
+        found => Ok(found),
+    }
 }
 
 /// Removes the row that leads from a fingerprint to this client, after the client or its metadata was

@@ -78,7 +78,7 @@ pub(super) async fn find_code(
     now: UnixTime,
 ) -> Result<FoundCode, StoreError> {
     let Some(grant) = cells.live::<GrantId>(&cells.keys.grant_of_code(hash), now).await? else {
-        return Ok(FoundCode::Unknown);
+        return cells.absent(FoundCode::Unknown).await;
     };
     match cells.live::<CodeRow>(&cells.keys.code(&grant, hash), now).await? {
         Some(row) if row.redeemed => Ok(FoundCode::Used(row.code)),
@@ -181,9 +181,12 @@ pub(super) async fn live_of_refresh(
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
     let Some(id) = id_of_refresh(cells, token, now).await? else {
-        return Ok(None);
+        return cells.absent(None).await;
     };
-    Ok(live(cells, &id, now).await?.filter(|grant| grant.has_issued(token)))
+    match live(cells, &id, now).await? {
+        None => cells.absent(None).await,
+        found => Ok(found.filter(|grant| grant.has_issued(token))),
+    }
 }
 
 /// Needs two round trips, one to read and one to write, and another one for a token of the first release.
