@@ -190,7 +190,7 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     };
     let known = match state.facts_of(token, now).await {
         Ok(known) => known,
-        Err(NoFacts::Invalid) => return invalid("the access token is not valid"),
+        Err(NoFacts::Invalid | NoFacts::Early { .. }) => return invalid("the access token is not valid"),
         Err(NoFacts::Expired) => return invalid("the access token has expired"),
         Err(NoFacts::Revoked) => return invalid("the access token has been revoked"),
         Err(NoFacts::Undatable) => return Answer::refuse(&CheckError::Undatable),

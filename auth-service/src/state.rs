@@ -303,6 +303,11 @@ impl AppState {
             Err(refused @ (NoFacts::Expired | NoFacts::Revoked)) => {
                 Err(Box::pin(self.final_refusal(token, now, refused)).await)
             }
+            // If only this replica's clock is behind, a refresh would not help.
+            Err(NoFacts::Early { at }) if self.upkeep.is_possible_for_store(at, now) => {
+                Err(NoFacts::Undatable)
+            }
+            Err(NoFacts::Early { .. }) => Err(NoFacts::Invalid),
             found => found,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Random, UnixTime};
-use crate::domain::clock_watch::{ClockMark, ClockWatch, Standing, TimeBounds};
+use crate::domain::clock_watch::{self, ClockMark, ClockWatch, Difference, Standing, TOLERANCE, TimeBounds};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{LOST, Store, StoreError};
 
@@ -41,6 +41,12 @@ struct Known {
     dangers_seen: Option<Duration>,
     was_lost: bool,
     was_steady: bool,
+    /// Whether the clock differed from that of the store by more than replicas can differ, at the last check.
+    is_apart: bool,
+    /// How the clock differs from that of the store, if it does.
+    difference: Option<String>,
+    /// How far the clock was behind that of the store, at the last check.
+    behind: Duration,
 }
 
 impl Upkeep {
@@ -67,6 +73,9 @@ impl Upkeep {
             dangers_seen: None,
             was_lost: false,
             was_steady: true,
+            is_apart: false,
+            difference: None,
+            behind: Duration::ZERO,
         })))
     }
 
@@ -77,10 +86,13 @@ impl Upkeep {
     pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
         let new_identity = self.known().new_identity_if_unknown();
         let identity = identity_of(store, new_identity.as_deref()).await?;
+        let asked_at = clock.now();
         let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
         let is_lost = self.known().compare(identity, store);
         let (now, up) = (clock.now(), clock.up());
         let standing = self.known().look_at_clock(now, up, own_time);
+        self.known()
+            .note_difference(standing, own_time.map(|own| clock_watch::difference((asked_at, now), own)));
         if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
             let seen = store.clock_mark().await?;
             let mark = self.known().follow(seen, now, up);
@@ -93,7 +105,7 @@ impl Upkeep {
             let dangers = store.dangers().await?;
             self.known().note_dangers(dangers, up);
         }
-        Ok(Findings { clock: standing, is_lost, dangers: self.known().dangers.clone() })
+        Ok(Findings { clock: standing, is_lost, dangers: self.known().all_dangers() })
     }
 
     /// The bounds of the right time.
@@ -104,6 +116,13 @@ impl Upkeep {
     /// Whether the store had lost its data at the last check.
     pub fn has_lost_store(&self) -> bool {
         self.known().was_lost
+    }
+
+    /// Whether `at` can be the present time of another replica, whose clock differs from that of the store by as much as
+    /// the clocks of replicas can. `now` is the time of this one.
+    pub fn is_possible_for_store(&self, at: UnixTime, now: UnixTime) -> bool {
+        let of_store = now.plus(self.known().behind);
+        at.since(of_store) <= TOLERANCE
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -162,6 +181,33 @@ impl Known {
             }
         }
         standing
+    }
+
+    /// Records by how much the clock differs from that of the store, if it has one.
+    fn note_difference(&mut self, standing: Standing, difference: Option<Difference>) {
+        self.is_apart = matches!(standing, Standing::Disagrees { .. });
+        let Some(difference) = difference else { return };
+        self.behind = difference.behind();
+        metrics::gauge!("mcp_gate_clock_difference_seconds").set(difference.seconds());
+        let told = difference.is_notable().then(|| {
+            format!(
+                "the clock of this machine is {difference} compared with that of Redis: replicas decide differently what has \
+                 expired. Set both by NTP"
+            )
+        });
+        match (&self.difference, &told) {
+            (None, Some(told)) => tracing::warn!("{told}"),
+            (Some(_), None) => tracing::info!("the clock agrees with that of Redis again"),
+            _ => {}
+        }
+        self.difference = told;
+    }
+
+    /// The dangers of the store's settings, and that of a clock that differs from the store's. A difference that
+    /// makes this replica unready is the state of its clock.
+    fn all_dangers(&self) -> Vec<String> {
+        let of_clock = self.difference.iter().filter(|_| !self.is_apart);
+        self.dangers.iter().chain(of_clock).cloned().collect()
     }
 
     /// Adopts a correction of an operator. Returns the times to record.

@@ -10,6 +10,9 @@ use super::clock::UnixTime;
 
 /// How far the clock can differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
+/// How far the clock can differ from that of the store before operators are told. Two replicas of which nobody is
+/// told differ by twice this and a second at most.
+const NOTABLE: Duration = Duration::from_secs(2);
 /// How long an unexpected time has to last before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
 /// How long the service can have been stopped before its clock counts as having jumped. Up to this length,
@@ -87,6 +90,46 @@ impl fmt::Display for Apart {
             0 => write!(f, "{} s behind", from.since(*to).as_secs()),
             ahead => write!(f, "{ahead} s ahead"),
         }
+    }
+}
+
+/// How far this clock is from that of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Difference(UnixTime, UnixTime);
+
+/// Compares the clock with what the store said its time was, between these two times of the clock. The answer may
+/// have taken long.
+pub fn difference((asked, answered): (UnixTime, UnixTime), store: UnixTime) -> Difference {
+    // The earlier of the two, if the clock was set meanwhile.
+    Difference(store, store.min(answered).max(asked.min(answered)))
+}
+
+impl Difference {
+    /// Whether it is more than synchronised clocks differ.
+    pub fn is_notable(self) -> bool {
+        self.distance() > NOTABLE
+    }
+
+    /// The seconds by which the clock is ahead. They are negative if it is behind.
+    pub fn seconds(self) -> f64 {
+        let Self(store, here) = self;
+        here.since(store).as_secs_f64() - store.since(here).as_secs_f64()
+    }
+
+    /// How far the clock is behind.
+    pub fn behind(self) -> Duration {
+        self.0.since(self.1)
+    }
+
+    fn distance(self) -> Duration {
+        let Self(store, here) = self;
+        here.since(store).max(store.since(here))
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Apart(self.0, self.1).fmt(f)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::app::{TestApp, Tokens};
 use super::document_host::{Answer, DocumentHost};
 use super::documents::{self, PATH, document, redemption};
+use super::store_away::ready;
 use reqwest::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -100,5 +101,61 @@ async fn what_a_jump_makes_look_expired_is_not_refused_for_good() {
         assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
         assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
         assert_eq!(with_secret("unknown").await.unwrap().status(), StatusCode::BAD_REQUEST);
+    }
+}
+
+/// The token endpoint and the check can be answered by different replicas.
+#[actix_web::test]
+async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_nothing_that_is_revoked() {
+    for app in TestApp::on_both_stores(&[]).await {
+        let client = app.client().await;
+        for seconds in [6, 60, 300] {
+            let behind = app.replica_behind(Duration::from_secs(seconds)).await;
+            let tokens = app.tokens(&client).await;
+            let answer = behind.check_token(&tokens.access).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{seconds} s: {answer:?}");
+            let request = app.http.post(format!("{}/revoke", app.public));
+            let form = [("token", tokens.refresh.as_str()), ("client_id", client.as_str())];
+            assert_eq!(request.form(&form).send().await.unwrap().status(), StatusCode::OK);
+            assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+            let tokens = app.tokens(&client).await;
+            assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::OK);
+            // It lives for an hour by each of the clocks.
+            behind.wait(Duration::from_secs(3600 + seconds));
+            assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+        }
+        // What a clock issued that was far ahead is not accepted. A refresh mends it.
+        app.state.follow_keys().await;
+        app.set_clock_ahead(Duration::from_secs(301));
+        let early = app.tokens(&client).await;
+        app.set_clock_ahead(Duration::ZERO);
+        assert_eq!(app.check_token(&early.access).await.status(), StatusCode::UNAUTHORIZED);
+        let mended = Tokens::of(app.refresh(&client, &early.refresh).await).await;
+        assert_eq!(app.check_token(&mended.access).await.status(), StatusCode::OK);
+    }
+}
+
+#[actix_web::test]
+async fn a_replica_whose_clock_is_behind_that_of_redis_says_so_and_refuses_no_token_for_good() {
+    let Some(app) = TestApp::start_on_redis_now().await else { return };
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    app.set_clock_ahead(Duration::from_secs(1000));
+    let early = app.tokens(&client).await.access;
+    app.set_clock_ahead(Duration::ZERO);
+    for (seconds, is_ready) in [(0, true), (60, true), (301, false)] {
+        let behind = app.replica_behind(Duration::from_secs(seconds)).await;
+        let (status, told) = ready(&behind).await;
+        assert_eq!(status == StatusCode::OK, is_ready, "{told}");
+        let dangers = told["store_dangers"].to_string();
+        assert_eq!(dangers.contains("s behind compared with that of Redis"), seconds == 60, "{told}");
+        let answer = behind.check_token(&tokens.access).await;
+        if is_ready {
+            assert_eq!(answer.status(), StatusCode::OK, "{seconds} s");
+        } else {
+            is_not_challenged(&answer);
+        }
+        // No replica that is ready can have issued this one.
+        assert_eq!(behind.check_token(&early).await.status(), StatusCode::UNAUTHORIZED);
     }
 }
