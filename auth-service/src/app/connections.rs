@@ -17,6 +17,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
+use futures_util::future::ready;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,15 +31,17 @@ use crate::state::AppState;
 /// Number of bytes in the preface that an HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
-/// Accepts at most `most` connections at a time, and lets further ones wait. Each has to send its preface
-/// within `patience`.
+/// Accepts at most `most` connections at a time, and lets further ones wait. Those that are not `welcome` are closed.
+/// Each has to send its preface within `patience`.
 pub(super) fn limited(
     incoming: impl Stream<Item = Result<TcpStream>>,
+    welcome: impl Fn(&TcpStream) -> bool,
     most: usize,
     patience: Duration,
 ) -> impl Stream<Item = Result<Connection>> {
     let places = Arc::new(Semaphore::new(most));
-    incoming.then(move |accepted| {
+    let known = incoming.filter(move |accepted| ready(accepted.as_ref().map_or(true, &welcome)));
+    known.then(move |accepted| {
         let places = Arc::clone(&places);
         async move {
             let place = places.acquire_owned().await.map_err(Error::other)?;
@@ -211,7 +214,7 @@ mod tests {
         let incoming = futures_util::stream::unfold(listener, async |listener| {
             Some((listener.accept().await.map(|(stream, _)| stream), listener))
         });
-        (address, Box::pin(limited(incoming, most, patience)))
+        (address, Box::pin(limited(incoming, |_| true, most, patience)))
     }
 
     #[tokio::test]

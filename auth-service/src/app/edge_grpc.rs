@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::config::TrustedEdge;
+use crate::forward_auth::envoy_grpc::places::{Bounded, Places};
 use crate::forward_auth::envoy_grpc::service::Authorizer;
 use crate::state::AppState;
 
@@ -18,10 +21,17 @@ use super::sockets::Socket;
 
 /// Maximum size of a check in bytes. Envoy sends the headers of one request without its body.
 const CHECK_LIMIT: usize = 256 * 1024;
+/// Maximum size of a question to the health service, which names a service.
+const HEALTH_LIMIT: usize = 1024;
 /// Time limit for one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads.
-const STREAMS: u32 = 4096;
+/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads, and
+/// another one when these have no place left.
+const STREAMS: u32 = 512;
+/// Number of bytes that are accepted on one stream, and on one connection, before they are read.
+const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
+/// Maximum size of the headers of a check. What the client sent is in the message.
+const HEADERS_LIMIT: u32 = 16 * 1024;
 /// Maximum number of open connections.
 const CONNECTIONS: usize = 256;
 /// How many connections may wait to be accepted.
@@ -58,9 +68,12 @@ impl EdgeGrpc {
             .build()?;
         let (stop, asked_to_stop) = oneshot::channel();
         let (done, stopped) = oneshot::channel();
+        let places = Places::new(state);
         let service = AuthorizationServer::new(Authorizer::new(state)).max_decoding_message_size(CHECK_LIMIT);
+        let service = places.for_edges(service);
+        let edges = state.config.trusted_edge.clone();
         std::thread::Builder::new().name("edge-grpc".to_owned()).spawn(move || {
-            if let Err(error) = runtime.block_on(serve(listener, service, asked_to_stop)) {
+            if let Err(error) = runtime.block_on(serve((listener, edges), service, places, asked_to_stop)) {
                 tracing::error!(%error, "the gRPC listener failed");
             }
             // The receiver might already have been dropped.
@@ -79,18 +92,24 @@ impl EdgeGrpc {
 }
 
 async fn serve(
-    listener: TcpListener,
-    service: AuthorizationServer<Authorizer>,
+    (listener, edges): (TcpListener, TrustedEdge),
+    service: Bounded<AuthorizationServer<Authorizer>>,
+    places: Places,
     asked_to_stop: oneshot::Receiver<()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
-    let incoming = limited(incoming, CONNECTIONS, PREFACE_TIMEOUT);
+    let is_known = move |stream: &TcpStream| stream.peer_addr().is_ok_and(|peer| edges.is_known(peer.ip()));
+    let incoming = limited(incoming, is_known, CONNECTIONS, PREFACE_TIMEOUT);
     let (health, health_service) = tonic_health::server::health_reporter();
+    let health_service = places.for_all(health_service.max_decoding_message_size(HEALTH_LIMIT));
     health.set_serving::<AuthorizationServer<Authorizer>>().await;
     let (interval, timeout) = KEEP_ALIVE;
     Server::builder()
         .timeout(CHECK_TIMEOUT)
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .http2_max_header_list_size(HEADERS_LIMIT)
         .http2_keepalive_interval(Some(interval))
         .http2_keepalive_timeout(Some(timeout))
         .add_service(health_service)

@@ -102,7 +102,9 @@ fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
     let embedded = [("DATA_DIR", data.as_str()), ("LOG_FORMAT", "json")];
     let redis = [("REDIS_URL", url.as_str()), ("STORE_KEY", KEY), ("LOG_FORMAT", "json")];
     for settings in [embedded.as_slice(), redis.as_slice()] {
-        for (words, event) in [("user add ana", "account_added"), ("user disable ana", "account_changed")] {
+        for (words, event) in
+            [("user add --new-store ana", "account_added"), ("user disable ana", "account_changed")]
+        {
             let output = command(words, settings);
             works(&output);
             let told = String::from_utf8_lossy(&output.stderr).into_owned();

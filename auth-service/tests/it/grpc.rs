@@ -5,6 +5,9 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use http_body_util::channel::{Channel as Bytewise, Sender};
+use tonic::body::Body;
+use tonic::codegen::{Bytes, Service, http};
 use tonic::transport::Channel;
 
 use super::app::{EDGE_SECRET, TestApp};
@@ -156,4 +159,107 @@ async fn the_grpc_listener_says_that_it_is_well_and_stops_when_told() {
     assert_eq!(status.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
     listener.stop(std::time::Duration::from_secs(10)).await;
     assert!(AuthorizationClient::connect(url).await.is_err(), "nobody listens any more");
+}
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// A call whose message has been begun. It goes on as long as the sender lives.
+struct Unfinished {
+    _sender: Sender<Bytes>,
+    answer: tokio::task::JoinHandle<Result<http::Response<Body>, tonic::transport::Error>>,
+}
+
+async fn begin(channel: &Channel, method: &str, secret: Option<&str>) -> Unfinished {
+    let (mut sender, body) = Bytewise::<Bytes>::new(1);
+    let mut call =
+        http::Request::post(method).header("content-type", "application/grpc").header("te", "trailers");
+    if let Some(secret) = secret {
+        call = call.header("x-edge-secret", secret);
+    }
+    let call = call.body(Body::new(body)).unwrap();
+    let mut channel = channel.clone();
+    let answer = tokio::spawn(async move {
+        std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+        channel.call(call).await
+    });
+    // A message of 1000 bytes, and the first of them.
+    sender.send_data(Bytes::from_static(&[0, 0, 0, 3, 232, 1])).await.unwrap();
+    tokio::task::yield_now().await;
+    Unfinished { _sender: sender, answer }
+}
+
+async fn connection(app: &TestApp) -> Channel {
+    let address = app.edge_grpc.as_ref().unwrap().address;
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+/// Begins calls on further and further connections until one is refused. Returns those that are under way.
+async fn until_refused(app: &TestApp, method: &str, secret: Option<&str>) -> Vec<Unfinished> {
+    let mut under_way = Vec::new();
+    for _ in 0..20 {
+        let channel = connection(app).await;
+        for _ in 0..200 {
+            under_way.push(begin(&channel, method, secret).await);
+        }
+        let known = begin(&channel, method, secret).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        if known.answer.is_finished() {
+            let answer = known.answer.await.unwrap().unwrap();
+            assert_eq!(answer.headers()["grpc-status"], "14", "{answer:?}");
+            return under_way;
+        }
+        under_way.push(known);
+    }
+    panic!("{} calls are under way", under_way.len());
+}
+
+#[actix_web::test]
+async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() {
+    let app = start().await;
+    // Who has no secret takes no place of the edge.
+    let others = until_refused(&app, HEALTH, None).await;
+    assert!(others.len() <= 250);
+    let check = asked("POST", "mcp.example", "/mcp", &[]);
+    assert_eq!(told(answer(&app, check.clone(), &[EDGE_SECRET]).await).0, 401);
+    let of_edge = until_refused(&app, CHECK, Some(EDGE_SECRET)).await;
+    drop((others, of_edge));
+    // Their places are free when the connections are closed.
+    for _ in 0..600 {
+        let mut request = tonic::Request::new(check.clone());
+        request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
+        match envoy(&app).await.check(request).await {
+            Ok(answer) => return assert_eq!(told(answer.into_inner()).0, 401),
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the places are kept");
+}
+
+#[actix_web::test]
+async fn a100_who_lacks_the_secret_is_answered_before_the_message_has_come() {
+    let app = start().await;
+    let channel = connection(&app).await;
+    for secret in [None, Some("wrong")] {
+        let call = begin(&channel, CHECK, secret).await;
+        let answer = call.answer.await.unwrap().unwrap();
+        // A time limit would be told in the head.
+        assert_eq!(answer.headers().get("grpc-status"), None, "{answer:?}");
+    }
+    let watched = begin(&channel, "/grpc.health.v1.Health/Watch", None).await.answer.await.unwrap().unwrap();
+    assert_eq!(watched.headers()["grpc-status"], "12", "it would never end");
+}
+
+#[actix_web::test]
+async fn a069_a_connection_from_outside_the_networks_of_the_edge_is_closed() {
+    let app =
+        TestApp::start_with(&[("EDGE_GRPC_LISTEN", "127.0.0.1:0"), ("TRUSTED_PROXIES", "10.9.9.9/32")]).await;
+    let address = app.edge_grpc.as_ref().unwrap().address;
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await;
+    // It is closed at once, before it has said anything and before its time is over.
+    assert_eq!(read.unwrap_or(0), 0);
+    let said = AuthorizationClient::connect(format!("http://{address}")).await;
+    assert!(said.is_err() || said.unwrap().check(CheckRequest::default()).await.is_err());
 }

@@ -177,6 +177,11 @@ fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
     assert_eq!(most("connections to the ops listener"), app("OPS"));
     let grpc = number("auth-service/src/app/edge_grpc.rs", "const CONNECTIONS: usize =");
     assert_eq!(most("connections to the edge gRPC"), grpc);
+    let calls = |of: &str| {
+        let source = "auth-service/src/forward_auth/envoy_grpc/places.rs";
+        number(source, &format!("const OF_{of}: usize ="))
+    };
+    assert_eq!(most("calls over gRPC"), calls("EDGES") + calls("OTHERS"));
     assert_eq!(most("known tokens"), container.setting("TOKEN_CACHE_SIZE").parse::<u64>().unwrap());
 }
 

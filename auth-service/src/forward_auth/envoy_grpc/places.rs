@@ -1,0 +1,138 @@
+//! Limits how many calls are under way at the gRPC listener, over all connections. HTTP/2 only limits the streams of
+//! each connection, and a stream whose message never ends takes memory until its time is over.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use actix_web::web::Data;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Bytes, Service, http};
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::forward_auth::{EDGE_SECRET, trust};
+use crate::state::AppState;
+
+/// Maximum number of calls under way of edge proxies. Further ones are refused.
+const OF_EDGES: usize = 960;
+/// Maximum number of calls under way of others in the networks of the edge proxies, who do not have the secret: they
+/// may ask how the service is.
+const OF_OTHERS: usize = 64;
+/// The message of a call that has none: it is not compressed, and its length is zero.
+const EMPTY: &[u8; 5] = &[0; 5];
+
+/// The places of calls, which all services of the listener share.
+#[derive(Clone)]
+pub struct Places {
+    of_edges: Arc<Semaphore>,
+    of_others: Arc<Semaphore>,
+    state: Arc<AppState>,
+}
+
+/// A service whose calls take places.
+#[derive(Clone)]
+pub struct Bounded<S> {
+    service: S,
+    reads_from: Callers,
+    places: Places,
+}
+
+/// Whose messages a service reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    Edges,
+    All,
+}
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+type Called = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+impl Places {
+    /// All places are free.
+    pub fn new(state: &Data<AppState>) -> Self {
+        let places = |number| Arc::new(Semaphore::new(number));
+        Self {
+            of_edges: places(OF_EDGES),
+            of_others: places(OF_OTHERS),
+            state: Data::clone(state).into_inner(),
+        }
+    }
+
+    /// A service that reads a message only if an edge proxy has sent it.
+    pub fn for_edges<S>(&self, service: S) -> Bounded<S> {
+        Bounded { service, reads_from: Callers::Edges, places: self.clone() }
+    }
+
+    /// A service that reads the messages of all in the networks of the edge proxies.
+    pub fn for_all<S>(&self, service: S) -> Bounded<S> {
+        Bounded { service, reads_from: Callers::All, places: self.clone() }
+    }
+
+    /// Whether an edge proxy has sent this, as its head says.
+    fn is_of_edge(&self, request: &Request) -> bool {
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let secrets = request.headers().get_all(EDGE_SECRET.as_str()).iter();
+        trust(peer.map(|peer| peer.ip()), secrets.map(http::HeaderValue::as_bytes), &self.state).is_ok()
+    }
+
+    fn take(&self, is_of_edge: bool) -> Option<OwnedSemaphorePermit> {
+        let places = if is_of_edge { &self.of_edges } else { &self.of_others };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
+impl<S: NamedService> NamedService for Bounded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request> for Bounded<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Called;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // A call that does not end would keep its place.
+        if request.uri().path().ends_with("/Watch") {
+            return refused(Status::unimplemented("the health is told by Check only"));
+        }
+        let is_of_edge = self.places.is_of_edge(&request);
+        let Some(place) = self.places.take(is_of_edge) else {
+            metrics::counter!("mcp_gate_edge_grpc_refused_total").increment(1);
+            return refused(Status::unavailable("too many checks are under way"));
+        };
+        // The answer does not depend on the message then, so it is not waited for.
+        let is_read = is_of_edge || self.reads_from == Callers::All;
+        let request =
+            if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };
+        let called = self.service.call(request);
+        Box::pin(async move {
+            // The place is held until the response has been sent, because a peer can refuse to read it.
+            called.await.map(|response| {
+                response.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _held = &place;
+                        frame
+                    }))
+                })
+            })
+        })
+    }
+}
+
+fn refused(status: Status) -> Called {
+    Box::pin(std::future::ready(Ok(status.into_http())))
+}
