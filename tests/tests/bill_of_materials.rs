@@ -70,7 +70,9 @@ fn the_bill_of_materials_names_every_crate_that_is_linked() {
         for component in components {
             let licence = &component["licenses"][0];
             assert!(licence["expression"].is_string() || licence["license"].is_object(), "{component}");
-            assert_eq!(component["hashes"][0]["alg"], "SHA-256", "{component}");
+            // A crate of this workspace has no checksum in the lock file.
+            let is_ours = component["name"] == "contract";
+            assert!(is_ours || component["hashes"][0]["alg"] == "SHA-256", "{component}");
         }
         // A published list must not contain paths of the machine that made it.
         assert!(!written.contains("file:///tmp") && !written.contains(&repository().display().to_string()));
