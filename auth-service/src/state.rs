@@ -212,6 +212,15 @@ impl AppState {
             return Ok(false);
         }
         let (store, now) = (self.store.as_ref(), self.now());
+        // The store is there, and its keys are not: a Redis has evicted them, or somebody has deleted them. New ones would
+        // make every token invalid.
+        if store.signing_keys().await?.is_none() && store.replace_signing_keys(None, &self.keys.set()).await?
+        {
+            tracing::error!(
+                "the signing keys were missing in the store, and those of this process were put back. Does Redis evict keys \
+                 (maxmemory-policy), or has somebody deleted them?"
+            );
+        }
         let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
         Ok(self.keys.install(keys)?)
     }

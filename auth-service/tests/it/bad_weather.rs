@@ -434,6 +434,21 @@ async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
     assert!(done && said.contains("password:"), "{said}");
 }
 
+/// As a Redis that evicts rows.
+#[actix_web::test]
+async fn signing_keys_that_are_missing_in_the_store_are_put_back() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let kids = app.kids().await;
+    app.tell_store("RENAME mcp-gate:{keys}:signing lost");
+    assert!(app.state.store.signing_keys().await.unwrap().is_none());
+    app.state.follow_keys().await;
+    assert!(app.state.store.signing_keys().await.unwrap().is_some());
+    assert_eq!(app.kids().await, kids);
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+}
+
 /// As a Redis that is started from an earlier snapshot, or a copy that was promoted without the last writes.
 #[actix_web::test]
 async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
