@@ -20,6 +20,8 @@ mod trusted_issuers;
 use std::fmt;
 use std::net::SocketAddr;
 
+use contract::settings::Misspelt;
+
 pub use clients::{ClientTerms, RegistrationMode};
 pub use grants::Grants;
 pub use lifetimes::Lifetimes;
@@ -75,6 +77,10 @@ pub struct Problems(Vec<String>);
 impl Problems {
     fn add(&mut self, variable: &str, problem: impl fmt::Display) {
         self.0.push(format!("{variable}: {problem}"));
+    }
+
+    fn add_misspelt(&mut self, misspelt: &Misspelt<'_>) {
+        self.0.push(misspelt.to_string());
     }
 }
 

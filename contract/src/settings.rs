@@ -1,14 +1,23 @@
 //! Names of settings that are misspelt.
 
+use std::fmt;
+
 use strsim::osa_distance;
 
-/// A variable that is not a setting, and the setting whose name it almost has.
+/// A variable that is not a setting, and the setting whose name it almost has. It is displayed as a sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misspelt<'a> {
     /// The name of the variable.
     pub given: String,
     /// The name of the setting.
     pub meant: &'a str,
+}
+
+impl fmt::Display for Misspelt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { given, meant } = self;
+        write!(f, "{given}: there is no such setting. Is {meant} meant?")
+    }
 }
 
 /// Minimum length of a name that is compared. Short names are too often similar by chance.
@@ -20,23 +29,19 @@ const MIN_LEN_FOR_TWO: usize = 8;
 /// could start with fewer restrictions than its operator has asked for. Variables of other programs, which every
 /// environment has, are not similar to any setting.
 pub fn misspelt<'a>(known: &[&'a str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt<'a>> {
-    let mut found = Vec::new();
-    for given in given.into_iter().filter(|given| !known.contains(&given.as_str())) {
-        let name = given.strip_suffix("_FILE").filter(|name| known.contains(name));
-        if name.is_some() || given.len() < MIN_LEN {
-            continue;
-        }
-        let allowed = if given.len() < MIN_LEN_FOR_TWO { 1 } else { 2 };
-        let distance = |meant: &str| {
-            osa_distance(&given, meant)
-                .min(given.strip_suffix("_FILE").map_or(usize::MAX, |base| osa_distance(base, meant)))
+    let almost = |given: String| {
+        // `NAME_FILE` is the setting NAME, too.
+        let names = [Some(given.as_str()), given.strip_suffix("_FILE")];
+        let distance = |meant: &&'a str| names.iter().flatten().map(|name| osa_distance(name, meant)).min();
+        let (distance, meant) = known.iter().filter_map(|meant| Some((distance(meant)?, *meant))).min()?;
+        let allowed = match given.len() {
+            ..MIN_LEN => 0,
+            MIN_LEN..MIN_LEN_FOR_TWO => 1,
+            MIN_LEN_FOR_TWO.. => 2,
         };
-        let closest = known.iter().map(|meant| (distance(meant), *meant)).min();
-        if let Some((_, meant)) = closest.filter(|(distance, _)| *distance <= allowed) {
-            found.push(Misspelt { given, meant });
-        }
-    }
-    found
+        (1..=allowed).contains(&distance).then_some(Misspelt { given, meant })
+    };
+    given.into_iter().filter_map(almost).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use contract::files::read_setting;
-use contract::settings::{Misspelt, misspelt};
+use contract::settings::misspelt;
 
 use super::{Problems, roots};
 
@@ -92,8 +92,8 @@ impl Environment {
                 (None, None) => {}
             }
         }
-        for Misspelt { given, meant } in misspelt(NAMES, given.keys().cloned()) {
-            problems.add(&given, format_args!("there is no such setting. Is {meant} meant?"));
+        for misspelt in misspelt(NAMES, given.keys().cloned()) {
+            problems.add_misspelt(&misspelt);
         }
         let value = |name| given.get(name).map(|value: &String| value.as_str());
         roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);

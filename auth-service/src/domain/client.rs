@@ -316,8 +316,7 @@ impl ClientUse {
 
     /// Whether the last use of `client` is so long ago that this one has to be stored.
     pub fn is_news_to(&self, client: &Client) -> bool {
-        let apart = |last: UnixTime| self.at.since(last).max(last.since(self.at));
-        client.last_used_at.is_none_or(|last| apart(last) >= Self::RESOLUTION)
+        client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }
 
     /// What the user of this use changes in what is known of the users of `client`. They stay unknown for a client that

@@ -22,6 +22,11 @@ impl UnixTime {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(self.0.saturating_sub(earlier.0))
     }
+
+    /// The time between this and `other`, whichever is earlier.
+    pub fn distance(self, other: Self) -> Duration {
+        Duration::from_secs(self.0.abs_diff(other.0))
+    }
 }
 
 impl fmt::Display for UnixTime {

@@ -123,7 +123,7 @@ impl Difference {
 
     fn distance(self) -> Duration {
         let Self(store, here) = self;
-        here.since(store).max(store.since(here))
+        here.distance(store)
     }
 }
 
@@ -256,7 +256,7 @@ impl ClockWatch {
     /// Checks the clock, and returns its state. `store` is the time of the store's own clock, if it has one.
     pub fn look(&mut self, now: UnixTime, up: Duration, store: Option<UnixTime>) -> Standing {
         if let Some(store) = store
-            && now.since(store).max(store.since(now)) > TOLERANCE
+            && now.distance(store) > TOLERANCE
         {
             return Standing::Disagrees { store, found: now };
         }

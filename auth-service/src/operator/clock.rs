@@ -24,7 +24,7 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
         )));
     };
     if let Some(own) = store.own_time().await?
-        && own.since(now).max(now.since(own)) > TOLERANCE
+        && own.distance(now) > TOLERANCE
     {
         return Ok(Reply::Refused(format!(
             "the clock of Redis shows Unix time {own}, and that of this machine {now} ({shown}). Set both right first"

@@ -382,10 +382,7 @@ async fn a_redis_that_comes_back_without_its_data_is_not_believed_until_it_has_t
     assert_eq!(ready(&app).await.1["store"], LOST);
     refuses_nothing_for_good(&app, &client, &tokens).await;
 
-    app.kill_store();
-    app.replace_files_of_store(&data);
-    app.run_store();
-    until_store_answers(&app).await;
+    restart_store_with(&mut app, &data).await;
     assert_eq!(ready(&app).await.0, StatusCode::OK);
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
@@ -467,10 +464,7 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     let later = app.files_of_store();
     assert_eq!(app.check_token(&kept.access).await.status(), StatusCode::UNAUTHORIZED);
 
-    app.kill_store();
-    app.replace_files_of_store(&earlier);
-    app.run_store();
-    until_store_answers(&app).await;
+    restart_store_with(&mut app, &earlier).await;
     for token in [&revoked.access, &kept.access, &latest.access] {
         assert!(!app.check_token(token).await.status().is_success());
     }
@@ -489,13 +483,18 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     }
 
     // Its latest data is found.
-    app.kill_store();
-    app.replace_files_of_store(&later);
-    app.run_store();
-    until_store_answers(&app).await;
+    restart_store_with(&mut app, &later).await;
     assert_eq!(ready(&app).await.0, StatusCode::OK);
     assert_eq!(app.check_token(&latest.access).await.status(), StatusCode::OK);
     assert_eq!(app.check_token(&revoked.access).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+/// Ends the store, and starts it with these files.
+async fn restart_store_with(app: &mut TestApp, files: &tempfile::TempDir) {
+    app.kill_store();
+    app.replace_files_of_store(files);
+    app.run_store();
+    until_store_answers(app).await;
 }
 
 /// Waits until Redis is asked again.

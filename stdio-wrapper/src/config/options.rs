@@ -2,7 +2,7 @@
 //! mistakes at once.
 
 use clap::{CommandFactory as _, Parser};
-use contract::settings::{Misspelt, misspelt};
+use contract::settings::misspelt;
 
 /// Serves a stdio MCP server over Streamable HTTP.
 ///
@@ -206,10 +206,7 @@ impl Options {
         let known: Vec<&str> =
             command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
         let given = given.filter(|name| !self.child_env.contains(name));
-        let sentence = |Misspelt { given, meant }: Misspelt<'_>| {
-            format!("{given}: there is no such setting. Is {meant} meant?")
-        };
-        misspelt(&known, given).into_iter().map(sentence).collect()
+        misspelt(&known, given).iter().map(ToString::to_string).collect()
     }
 }
 

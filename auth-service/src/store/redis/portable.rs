@@ -236,7 +236,7 @@ impl RedisTarget {
         now: UnixTime,
     ) -> Result<Self, TargetError> {
         let store = RedisStore::unchecked(address, key, prefix).await?;
-        let is_apart = |own: &UnixTime| own.since(now).max(now.since(*own)) > TOLERANCE;
+        let is_apart = |own: &UnixTime| own.distance(now) > TOLERANCE;
         if let Some(own) = store.own_time().await?.filter(is_apart) {
             return Err(TargetError::Clock { store: own, here: now });
         }
