@@ -59,7 +59,7 @@ wait_for_health() {
 unused_settings() {
   local used name
   used=$(
-    grep -ohE '\$\{?[A-Z][A-Z0-9_]*' "$ROOT"/compose/*.yaml "$SERVICES_FILE" | tr -d '${'
+    grep -ohE '\$\{?[A-Z][A-Z0-9_]*' "$ROOT"/compose/*.yaml "$SERVICES_FILE" | tr -d '{$'
     grep -oE '^#?[A-Z][A-Z0-9_]*=' "$ROOT/.env.example" | tr -d '#='
     grep -dskip -ohE 'setting [A-Z][A-Z0-9_]*' "$ROOT"/scripts/* | cut -d ' ' -f 2
   )

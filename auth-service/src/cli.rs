@@ -96,6 +96,7 @@ pub(crate) enum UserCommand {
         /// The issuer's `iss`.
         issuer: String,
         /// The user's `sub` at that issuer.
+        #[arg(allow_hyphen_values = true)]
         sub: String,
     },
     /// Remove such a link.
@@ -167,21 +168,25 @@ pub(crate) enum ClientCommand {
     /// Show one client.
     Show {
         /// The client's `client_id`.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
     /// Disable a client: it gets no tokens, and the tokens that it has are no longer valid.
     Disable {
         /// The client's `client_id`.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
     /// Enable a client again.
     Enable {
         /// The client's `client_id`.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
     /// Delete a client, and end all of its grants.
     Delete {
         /// The client's `client_id`.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
 }
@@ -427,4 +432,24 @@ fn when(at: UnixTime) -> String {
     known
         .and_then(|moment| moment.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_else(|| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_may_begin_with_a_hyphen() {
+        for line in [
+            "keys revoke -5bw",
+            "client show -k",
+            "client disable --x",
+            "client delete -h5",
+            "user link ana https://idp -7",
+        ] {
+            let words = ["auth-service"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["auth-service", "keys", "revoke", "--help"]).is_err());
+    }
 }

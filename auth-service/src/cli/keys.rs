@@ -21,6 +21,8 @@ pub(crate) enum KeysCommand {
     /// valid. Clients get new ones with their refresh tokens.
     Revoke {
         /// The identifier of the key, as `list` shows it.
+        // One identifier in 64 begins with a hyphen (RFC 7638 thumbprints in base64url).
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
 }
