@@ -1,6 +1,6 @@
-//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with the facts of some.
+//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with some of their tokens.
 //!
-//! `cargo run --release --example live_grants [GRANTS [FACTS]]` (1000000, 100000). `docs/state.md` has the figures.
+//! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (1000000, 100000). `docs/state.md` has the figures.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -27,10 +27,10 @@ use auth_service::domain::client::ClientUse;
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
-use auth_service::facts::{CacheTerms, FactsCache, IDENTITY, Sources};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::RotationTerms;
 use auth_service::keys::signing::KeyRing;
+use auth_service::principal::{CacheTerms, IDENTITY, PrincipalCache, Sources};
 use auth_service::rotation;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store, Successor, transfer};
@@ -53,7 +53,7 @@ const TERMS: RotationTerms = RotationTerms {
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
     let grants = arguments.next().unwrap_or(Ok(1_000_000)).context("how many grants?")?;
-    let facts = arguments.next().unwrap_or(Ok(100_000)).context("facts of how many tokens?")?;
+    let tokens = arguments.next().unwrap_or(Ok(100_000)).context("how many tokens in the cache?")?;
     let server = RedisServer::start(&["--appendonly", "no"]).context("there is no Redis")?;
     let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &StoreKey::new([7; 32])).await?;
     let client = register(&store, &client("client")).await;
@@ -76,7 +76,7 @@ async fn main() -> anyhow::Result<()> {
     while let Some(written) = writes.next().await {
         let (added, granted) = written?;
         ensure!(added, "no grant");
-        if some.len() < facts {
+        if some.len() < tokens {
             some.push(granted);
         }
     }
@@ -119,8 +119,8 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let before = own_memory()?;
-    let cache = FactsCache::new(
-        CacheTerms { tokens: facts, longest: Duration::from_secs(300) },
+    let cache = PrincipalCache::new(
+        CacheTerms { tokens, longest: Duration::from_secs(300) },
         std::num::NonZeroUsize::MIN,
     );
     let now = SystemClock.now();
@@ -129,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
         let known =
             cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
         // What a check has signed about it, once.
-        let resource = known.facts.resources.first().context("a resource")?.clone();
+        let resource = known.principal.resources.first().context("a resource")?.clone();
         // The assertion is as long as the token, about, and comes last.
         let finished = || {
             let of = |at| if at + 1 == IDENTITY { token.as_str() } else { granted.subject.as_str() };
@@ -137,10 +137,10 @@ async fn main() -> anyhow::Result<()> {
         };
         let Ok(_) = known.identity.for_resource(&resource, 0, now, Duration::from_secs(60), finished);
     }
-    ensure!(cache.len() * 10 >= facts * 9, "the cache kept {}", cache.len());
+    ensure!(cache.len() * 10 >= tokens * 9, "the cache kept {}", cache.len());
     let bytes = own_memory()?.saturating_sub(before);
     println!(
-        "replica: facts of {} tokens: {} MiB, {} bytes each",
+        "replica: {} cached tokens: {} MiB, {} bytes each",
         cache.len(),
         bytes >> 20,
         bytes / cache.len()

@@ -300,7 +300,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         .service(web::resource(format!("{base}/authorize")).route(web::get().to(authorize::authorize)))
         .service(web::resource(format!("{base}/consent")).route(web::post().to(consent::decide)))
         .service(web::resource(format!("{base}{MESSAGE_PATH}")).route(web::get().to(after_form::show)))
-        .service(web::resource(format!("{base}/login/again")).route(web::get().to(login::again::form)))
+        .service(web::resource(format!("{base}/login/again")).route(web::get().to(login::repeated::form)))
         .service(web::resource(format!("{base}/login/done")).route(web::get().to(login::done)))
         .service(
             web::resource(format!("{base}/login"))

@@ -7,6 +7,7 @@
 
 mod answer;
 pub mod caddy;
+mod check_headers;
 pub mod cors;
 pub mod envoy;
 pub mod envoy_grpc;
@@ -18,7 +19,6 @@ mod possession;
 #[cfg(test)]
 mod properties;
 mod request;
-mod sent;
 pub mod traefik;
 
 use std::net::IpAddr;
@@ -31,8 +31,8 @@ use actix_web::web::Data;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
-use crate::facts::{Known, NoFacts};
-use crate::policy::{Asked, Decision, Operation, Presented, decide};
+use crate::policy::{Credentials, Decision, Operation, PolicyTarget, decide};
+use crate::principal::{Known, RejectedToken};
 use crate::state::AppState;
 
 use answer::Answer;
@@ -175,38 +175,40 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     }
     // The token and the assertion are judged at the same time. Only the DPoP proof reads the clock again.
     let now = state.now();
-    let invalid = |reason| conclude(asked, resource, None, Presented::InvalidToken(reason), state, now);
+    let invalid = |reason| conclude(asked, resource, None, Credentials::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
         Bearer::None => {
             // Some clients forget their tokens when a refresh fails, and would ask their user to log in now, in vain.
             if let Err(error) = Box::pin(state.try_write()).await {
                 return Answer::refuse(&CheckError::Store(error));
             }
-            return conclude(asked, resource, None, Presented::Nothing, state, now);
+            return conclude(asked, resource, None, Credentials::Nothing, state, now);
         }
         Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
         Bearer::Token(token) => (token, Scheme::Bearer),
         Bearer::Bound(token) => (token, Scheme::Dpop),
     };
-    let known = match state.facts_of(token, now).await {
+    let known = match state.principal_of(token, now).await {
         Ok(known) => known,
-        Err(NoFacts::Invalid | NoFacts::Early { .. }) => return invalid("the access token is not valid"),
-        Err(NoFacts::Expired) => return invalid("the access token has expired"),
-        Err(NoFacts::Revoked) => return invalid("the access token has been revoked"),
-        Err(NoFacts::Undatable) => return Answer::refuse(&CheckError::Undatable),
-        Err(NoFacts::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
+        Err(RejectedToken::Invalid | RejectedToken::Early { .. }) => {
+            return invalid("the access token is not valid");
+        }
+        Err(RejectedToken::Expired) => return invalid("the access token has expired"),
+        Err(RejectedToken::Revoked) => return invalid("the access token has been revoked"),
+        Err(RejectedToken::Undatable) => return Answer::refuse(&CheckError::Undatable),
+        Err(RejectedToken::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
     };
-    if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.facts, state).await {
+    if let Err(unproven) = possession::check(asked, resource, scheme, token, &known.principal, state).await {
         return Answer::unproven(&unproven, resource, asked, state);
     }
-    conclude(asked, resource, Some(&known), Presented::Token(&known.facts), state, now)
+    conclude(asked, resource, Some(&known), Credentials::Token(&known.principal), state, now)
 }
 
 fn conclude(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,
     known: Option<&Known>,
-    presented: Presented<'_>,
+    presented: Credentials<'_>,
     state: &AppState,
     now: UnixTime,
 ) -> Answer {
@@ -214,7 +216,7 @@ fn conclude(
     let policy = state.policy.now();
     let operation =
         Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());
-    let wanted = Asked { resource, http_method: asked.method.as_str(), operation };
+    let wanted = PolicyTarget { resource, http_method: asked.method.as_str(), operation };
     match (decide(presented, &policy, &wanted), known) {
         (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state, now),
         (Decision::Deny(denial), _) => {

@@ -1,5 +1,5 @@
-//! Login: passwords, session cookies, and the tickets that bind a form to a browser.
+//! Login: passwords, session cookies, and the form tokens that bind a form to a browser.
 
 pub mod cookies;
+pub mod form_token;
 pub mod password;
-pub mod ticket;

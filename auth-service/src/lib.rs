@@ -2,7 +2,7 @@
 //! request.
 //!
 //! Modules, from the lowest layer to the highest: `domain` (pure types and rules), `threads`, `keys`, `store`, `config`,
-//! `identity`, `facts`, `policy`, `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`.
+//! `identity`, `principal`, `policy`, `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`.
 //! `tests/layers.toml` lists which module can import which, and a test verifies it.
 
 pub mod app;
@@ -11,7 +11,6 @@ pub mod config;
 pub mod doctor;
 pub mod domain;
 pub mod dpop;
-pub mod facts;
 pub mod forward_auth;
 pub mod guard;
 pub mod identity;
@@ -21,6 +20,7 @@ pub mod operator;
 pub mod ops;
 pub mod pages;
 pub mod policy;
+pub mod principal;
 pub mod rotation;
 pub mod state;
 pub mod store;

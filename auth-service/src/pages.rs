@@ -28,7 +28,7 @@ pub struct LoginPage<'a> {
     /// The URL to which the form is sent.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user name that was typed before.
     pub username: &'a str,
     /// The problem with the last attempt.
@@ -48,7 +48,7 @@ pub struct NewPasswordPage<'a> {
     /// The URL to which the form is sent.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user who chooses a password.
     pub username: &'a str,
     /// The minimum number of characters.
@@ -64,7 +64,7 @@ pub struct ConsentPage<'a> {
     /// The URL to which the form is sent.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user who is asked.
     pub username: &'a str,
     /// The name that the client gave itself. The page shows it as an unverified claim.
@@ -89,7 +89,7 @@ pub struct BarredPage<'a> {
     /// The URL to which the form is sent. It informs the client.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user who is logged in.
     pub username: &'a str,
     /// The services that this user is not allowed to use.
@@ -103,7 +103,7 @@ pub struct DeviceCodePage<'a> {
     /// The URL to which the form is sent.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user who is asked.
     pub username: &'a str,
     /// The code that was typed before or was part of the link.
@@ -119,7 +119,7 @@ pub struct DeviceConsentPage<'a> {
     /// The URL to which the form is sent.
     pub action: &'a str,
     /// The token that binds the form to the browser.
-    pub ticket: &'a str,
+    pub form_token: &'a str,
     /// The user who is asked.
     pub username: &'a str,
     /// The code that the device shows too.

@@ -23,10 +23,10 @@ use std::collections::BTreeMap;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::{Scope, ScopeToken};
 
-pub use current::{CurrentPolicy, LoadError, PolicySource, Standing};
-pub use decide::{Asked, Decision, Denial, Presented, decide};
+pub use current::{CurrentPolicy, LoadError, PolicySource, PolicyStatus};
+pub use decide::{Credentials, Decision, Denial, PolicyTarget, decide};
 pub use explain::{Era, Explanation, Question, Verdict, explain};
-pub use file::{LONGEST_FILE, Note, PolicyProblems, parse};
+pub use file::{MAX_FILE_SIZE, Note, PolicyProblems, parse};
 pub use operation::Operation;
 pub use who::{Person, Who};
 

@@ -16,7 +16,6 @@ use crate::domain::clock_watch::{TOLERANCE, TimeBounds};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::scope::Scope;
 use crate::dpop::{Dpop, ProofRefused};
-use crate::facts::{FactsCache, Known, NoFacts, Sources};
 use crate::guard::account_rate::AccountRate;
 use crate::guard::device_rate::DeviceRate;
 use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
@@ -27,12 +26,13 @@ use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
 use crate::guard::turns::Turns;
 use crate::guard::waiting::Waiting;
+use crate::identity::form_token::FormTokens;
 use crate::identity::password::{Passwords, SetUpError};
-use crate::identity::ticket::Tickets;
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::keys::set::KeySet;
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
+use crate::principal::{Known, PrincipalCache, RejectedToken, Sources};
 use crate::rotation::{self, Rotated, RotationError};
 use crate::store::{LatestEnds, Store, StoreError};
 use crate::upkeep::write_probe::WriteProbe;
@@ -66,7 +66,7 @@ pub struct AppState {
     /// Hashes and verifies passwords.
     pub passwords: Passwords,
     /// Binds forms to the browsers that requested them.
-    pub tickets: Tickets,
+    pub form_tokens: FormTokens,
     /// Limits how fast clients can register.
     pub registration_rate: RegistrationRate,
     /// Limits how fast one account can leave rows in the store.
@@ -89,8 +89,8 @@ pub struct AppState {
     pub known_networks: KnownNetworks,
     /// Limits how fast passwords can be guessed.
     pub login_rate: LoginRate,
-    /// Caches the facts about callers.
-    pub facts: FactsCache,
+    /// Caches principals by access token.
+    pub principal: PrincipalCache,
     /// Counts allowed checks. It is looked up once, because every request needs it.
     pub allowed_checks: Counter,
     /// The policy that is in force.
@@ -147,7 +147,7 @@ impl AppState {
         Ok(Self {
             clients: Clients::new(Arc::clone(&store), documents),
             passwords: Passwords::new(config.listeners.workers.get())?,
-            tickets: Tickets::new(store_key)?,
+            form_tokens: FormTokens::new(store_key)?,
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             rotated,
@@ -162,7 +162,7 @@ impl AppState {
             heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
             turns: Turns::new(config.listeners.workers.get().saturating_mul(TURNS_PER_WORKER)),
             known_networks: KnownNetworks::default(),
-            facts: FactsCache::new(config.storage.facts, config.listeners.workers),
+            principal: PrincipalCache::new(config.storage.principal, config.listeners.workers),
             policy: Arc::new(policy),
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,
@@ -301,38 +301,38 @@ impl AppState {
         self.policy.now().catalogue().clone()
     }
 
-    /// The facts about the caller who presents `token` at the time `now`.
+    /// The principal of `token` at the time `now`.
     ///
     /// A client whose token has expired refreshes it, and some clients discard their tokens if that fails. Therefore a
     /// token is only refused as expired if the store can write, and if the refresh token has certainly expired or is
     /// still valid.
-    pub async fn facts_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
-        match self.facts_at(token, now).await {
+    pub async fn principal_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
+        match self.principal_at(token, now).await {
             // The future is boxed, so that a check that passes does not need memory for it.
-            Err(refused @ (NoFacts::Expired | NoFacts::Revoked)) => {
+            Err(refused @ (RejectedToken::Expired | RejectedToken::Revoked)) => {
                 Err(Box::pin(self.final_refusal(token, now, refused)).await)
             }
             // If only this replica's clock is behind, a refresh would not help.
-            Err(NoFacts::Early { at }) if self.upkeep.is_possible_for_store(at, now) => {
-                Err(NoFacts::Undatable)
+            Err(RejectedToken::Early { at }) if self.upkeep.is_possible_for_store(at, now) => {
+                Err(RejectedToken::Undatable)
             }
-            Err(NoFacts::Early { .. }) => Err(NoFacts::Invalid),
+            Err(RejectedToken::Early { .. }) => Err(RejectedToken::Invalid),
             found => found,
         }
     }
 
-    async fn final_refusal(&self, token: &str, now: UnixTime, refused: NoFacts) -> NoFacts {
+    async fn final_refusal(&self, token: &str, now: UnixTime, refused: RejectedToken) -> RejectedToken {
         let TimeBounds { earliest, is_steady, .. } = self.time_bounds();
-        if !is_steady && let Ok(known) = self.facts_at(token, earliest).await {
-            match self.store.grant(&known.facts.grant_id, earliest).await {
+        if !is_steady && let Ok(known) = self.principal_at(token, earliest).await {
+            match self.store.grant(&known.principal.grant_id, earliest).await {
                 Ok(Some(grant)) if grant.refresh.is_some() && grant.is_expired(now) => {
-                    return NoFacts::Undatable;
+                    return RejectedToken::Undatable;
                 }
                 Ok(_) => {}
                 Err(error) => return error.into(),
             }
         }
-        if matches!(refused, NoFacts::Expired)
+        if matches!(refused, RejectedToken::Expired)
             && let Err(error) = self.try_write().await
         {
             return error.into();
@@ -348,10 +348,10 @@ impl AppState {
         self.write_probe.try_write(self.store.as_ref(), self.clock.as_ref()).await
     }
 
-    async fn facts_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
+    async fn principal_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
         let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
-        self.facts.of_token(token, sources).await
+        self.principal.of_token(token, sources).await
     }
 
     /// Counts a DPoP proof of `client` for `subject` before it is stored.

@@ -24,7 +24,7 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::refresh_token::{Line, Presented};
+use crate::domain::refresh_token::{HashedRefreshToken, Line};
 use crate::keys::set::KeySet;
 
 use changes::Changes;
@@ -270,11 +270,15 @@ pub trait Store: PendingStore + Portable + Installation {
     /// The grant with this identifier, unless it has expired.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
     /// The grant that issued a refresh token, whether the token was used or not ([`Grant::has_issued`]).
-    async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError>;
+    async fn grant_of_refresh(
+        &self,
+        token: &HashedRefreshToken,
+        now: UnixTime,
+    ) -> Result<Option<Grant>, StoreError>;
     /// Decides on a refresh token ([`Grant::judge_refresh`]) and applies the decision, in one atomic step.
     async fn rotate_refresh(
         &self,
-        presented: &Presented,
+        presented: &HashedRefreshToken,
         successor: &Successor,
         used: &ClientUse,
         grace: Duration,

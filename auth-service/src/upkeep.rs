@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::clock::{Clock, Random, UnixTime};
-use crate::domain::clock_watch::{self, ClockMark, ClockWatch, Difference, Standing, TOLERANCE, TimeBounds};
+use crate::domain::clock_watch::{
+    self, ClockMark, ClockState, ClockWatch, Difference, TOLERANCE, TimeBounds,
+};
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{LOST, Store, StoreError};
 
@@ -20,7 +22,7 @@ const DANGERS_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Findings {
     /// The state of the clock.
-    pub clock: Standing,
+    pub clock: ClockState,
     /// Whether the store has lost its data while this service was running.
     pub is_lost: bool,
     /// Risks to the data of the store, each with a way to fix it.
@@ -168,7 +170,7 @@ impl Known {
         is_lost
     }
 
-    fn look_at_clock(&mut self, now: UnixTime, up: Duration, own_time: Option<UnixTime>) -> Standing {
+    fn look_at_clock(&mut self, now: UnixTime, up: Duration, own_time: Option<UnixTime>) -> ClockState {
         let standing = self.watch.look(now, up, own_time);
         let is_steady = standing.is_steady();
         if is_steady != self.was_steady {
@@ -184,8 +186,8 @@ impl Known {
     }
 
     /// Records by how much the clock differs from that of the store, if it has one.
-    fn note_difference(&mut self, standing: Standing, difference: Option<Difference>) {
-        self.is_apart = matches!(standing, Standing::Disagrees { .. });
+    fn note_difference(&mut self, standing: ClockState, difference: Option<Difference>) {
+        self.is_apart = matches!(standing, ClockState::Disagrees { .. });
         let Some(difference) = difference else { return };
         self.behind = difference.behind();
         metrics::gauge!("mcp_gate_clock_difference_seconds").set(difference.seconds());

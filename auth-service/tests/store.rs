@@ -10,7 +10,6 @@ mod store {
     mod accounts;
     mod clients;
     mod everything;
-    mod facts;
     mod faults;
     mod grants;
     mod holdings;
@@ -18,6 +17,7 @@ mod store {
     mod model;
     mod pending;
     mod portable;
+    mod principals;
     mod resp;
     mod round_trips;
     mod secrecy;

@@ -24,17 +24,17 @@ use crate::metrics::Metrics;
 use crate::modern::{self, Servers};
 use crate::offload::Offload;
 use crate::ops::{self, Ready};
-use crate::translate::{self, Backward, Facade};
+use crate::translate::{self, LegacyToModern, ModernToLegacy};
 use crate::unread::close_unread;
 
 /// Time for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of answers of the largest size that can wait for their clients at the same time. The budget for
 /// answers has space for these.
-const LARGEST_ANSWERS: usize = 16;
+const MAX_LARGE_ANSWERS: usize = 16;
 /// Number of messages of the largest size that can wait for children at the same time. The budget for
 /// messages has space for these.
-const LARGEST_MESSAGES: usize = 16;
+const MAX_LARGE_MESSAGES: usize = 16;
 /// Minimum size of an answer that is counted by itself, in bytes. There are no more answers than connections
 /// and running calls, and each of these takes more memory than a smaller answer. What waits in streams is
 /// always counted.
@@ -86,8 +86,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&world.random),
     );
     let memory = Memory {
-        answers: Budget::new(LARGEST_ANSWERS * config.limits.max_line.max(1 << 20), COUNTED_ANSWER),
-        messages: Budget::new(LARGEST_MESSAGES * config.limits.max_body.max(2 << 20), COUNTED_MESSAGE),
+        answers: Budget::new(MAX_LARGE_ANSWERS * config.limits.max_line.max(1 << 20), COUNTED_ANSWER),
+        messages: Budget::new(MAX_LARGE_MESSAGES * config.limits.max_body.max(2 << 20), COUNTED_MESSAGE),
     };
     let offload = Offload::start().context("a thread for large messages cannot be started")?;
     let sessions = Sessions::new(
@@ -105,12 +105,12 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     );
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
     let translation = config.translate.then(|| translation(&config, &sessions, world.random));
-    let backward = config.translate.then(|| Backward::new(Arc::clone(&sessions), Arc::clone(&modern)));
+    let legacy_to_modern = config.translate.then(|| LegacyToModern::new(Arc::clone(&sessions), Arc::clone(&modern)));
     let backends = Backends {
         sessions: Arc::clone(&sessions),
         modern: Arc::clone(&modern),
         translation: translation.clone(),
-        backward,
+        legacy_to_modern,
     };
     let endpoint = Endpoint::new(
         &config,
@@ -133,8 +133,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());
-    if let Some(facade) = &translation {
-        tokio::spawn(Arc::clone(facade).run());
+    if let Some(translation) = &translation {
+        tokio::spawn(Arc::clone(translation).run());
     }
     let (mcp_handle, ops_handle) = (mcp.handle(), ops.handle());
     let mut serving = tokio::spawn(mcp);
@@ -152,8 +152,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
     // Streams and waiting requests end with the sessions. Only then can the connections end.
-    if let Some(facade) = &translation {
-        facade.stop();
+    if let Some(translation) = &translation {
+        translation.stop();
     }
     let rest = within.saturating_sub(drain);
     tokio::join!(sessions.stop(rest), modern.stop(rest));
@@ -338,7 +338,7 @@ fn modern_settings(
     }
 }
 
-fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc<Facade> {
+fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc<ModernToLegacy> {
     let settings = translate::Settings {
         max_seats: config.limits.translate_sessions,
         input_timeout: config.limits.input_timeout,
@@ -346,7 +346,7 @@ fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc
         max_asked: config.limits.max_line,
         idle: config.limits.session_idle,
     };
-    Facade::new(settings, Arc::clone(sessions), random)
+    ModernToLegacy::new(settings, Arc::clone(sessions), random)
 }
 
 fn authenticator(config: &Config, clock: Clock) -> anyhow::Result<Authenticator> {

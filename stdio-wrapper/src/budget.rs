@@ -69,28 +69,33 @@ impl Budget {
         Arc::new(Self { total, least, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Makes an empty room for a principal.
-    pub fn room(self: &Arc<Self>, owner: &str) -> Room {
-        Room { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
+    /// Makes an empty reservation for a principal.
+    pub fn reservation(self: &Arc<Self>, owner: &str) -> Reservation {
+        Reservation { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Makes an empty room for a child that serves several principals. It is unknown for whom a line is before
+    /// Makes an empty reservation for a child that serves several principals. It is unknown for whom a line is before
     /// all of it was read, so the child counts as a principal.
-    pub fn room_of_child(self: &Arc<Self>, number: u64) -> Room {
-        self.room(&of_child(number))
+    pub fn reservation_of_child(self: &Arc<Self>, number: u64) -> Reservation {
+        self.reservation(&of_child(number))
     }
 
     /// Counts a text for a principal until no part of it is in use any more. Returns `None` if there is no
     /// space.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
-        if text.len() < self.least { Some(text) } else { self.room(owner).hold(text) }
+        if text.len() < self.least { Some(text) } else { self.reservation(owner).hold(text) }
     }
 
     /// Takes memory for a text of this length before the text is made, and waits for space up to `patience`.
-    /// For a text that is not counted, the room is empty. Returns `None` if there is no space.
-    pub async fn reserve(self: &Arc<Self>, owner: &str, length: usize, patience: Duration) -> Option<Room> {
-        let mut room = self.room(owner);
-        (length < self.least || room.grow_within(length, patience).await).then_some(room)
+    /// For a text that is not counted, the reservation is empty. Returns `None` if there is no space.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        owner: &str,
+        length: usize,
+        patience: Duration,
+    ) -> Option<Reservation> {
+        let mut reservation = self.reservation(owner);
+        (length < self.least || reservation.grow_within(length, patience).await).then_some(reservation)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,19 +105,19 @@ impl Budget {
 
 /// The memory that a principal has taken. Dropping it gives the memory back.
 #[derive(Debug)]
-pub struct Room {
+pub struct Reservation {
     budget: Arc<Budget>,
     owner: Arc<str>,
     taken: usize,
 }
 
-impl Room {
-    /// A room without a limit, for what belongs to no caller.
+impl Reservation {
+    /// A reservation without a limit, for what belongs to no caller.
     pub fn unlimited() -> Self {
-        Budget::new(usize::MAX, usize::MAX).room("")
+        Budget::new(usize::MAX, usize::MAX).reservation("")
     }
 
-    /// Makes an empty room for the same principal.
+    /// Makes an empty reservation for the same principal.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
@@ -121,11 +126,11 @@ impl Room {
     /// Keeps a text, whatever its length, in memory of its own for the same principal. Returns `None` if there
     /// is no space.
     pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
-        let (text, mut room) = (text.into(), self.sibling());
-        room.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: room })))
+        let (text, mut reservation) = (text.into(), self.sibling());
+        reservation.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: reservation })))
     }
 
-    /// Moves up to this number of bytes to a room of their own.
+    /// Moves up to this number of bytes to a reservation of their own.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let mut other = self.sibling();
@@ -219,13 +224,13 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.shrink(self.taken);
     }
 }
 
-/// A text that is kept on behalf of a principal. It can only be made by [`Room::keep`], so there is memory for
+/// A text that is kept on behalf of a principal. It can only be made by [`Reservation::keep`], so there is memory for
 /// it. Copies share it.
 #[derive(Debug, Clone)]
 pub struct Kept(Arc<Inner>);
@@ -233,7 +238,7 @@ pub struct Kept(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     text: String,
-    _room: Room,
+    _room: Reservation,
 }
 
 impl Deref for Kept {
@@ -283,14 +288,14 @@ mod tests {
     #[test]
     fn a_principal_has_a_share_and_gives_it_back() {
         let budget = Budget::new(400, 1);
-        let (mut ana, mut bob) = (budget.room("ana"), budget.room("bob"));
+        let (mut ana, mut bob) = (budget.reservation("ana"), budget.reservation("bob"));
         assert!(ana.grow(60) && !ana.grow(60), "a quarter");
-        assert!(!budget.room("ana").grow(60), "of all that is theirs");
-        assert!(!budget.room("ana\nanother client").grow(60), "whatever the client");
+        assert!(!budget.reservation("ana").grow(60), "of all that is theirs");
+        assert!(!budget.reservation("ana\nanother client").grow(60), "whatever the client");
         assert!(bob.grow(100));
         drop(ana);
-        assert!(budget.room("ana").grow(100));
-        let mut all = budget.room("\n");
+        assert!(budget.reservation("ana").grow(100));
+        let mut all = budget.reservation("\n");
         assert!(all.grow(300) && !all.grow(1), "who is not told apart has no share");
         drop((all, bob));
         assert!(budget.state().owners.is_empty());
@@ -299,18 +304,18 @@ mod tests {
     #[tokio::test]
     async fn a_text_is_kept_only_in_memory_for_it_and_a_part_of_a_room_can_be_handed_on() {
         let budget = Budget::new(4000, 100);
-        let ana = budget.room("ana");
+        let ana = budget.reservation("ana");
         let kept = ana.keep("x".repeat(500)).unwrap();
         let copy = kept.clone();
         assert!(ana.keep("x".repeat(500)).is_none(), "a quarter");
         drop(kept);
         assert!(ana.keep("x".repeat(500)).is_none(), "a copy still has it");
         drop(copy);
-        let mut room = budget.room("ana");
-        assert!(room.grow(900));
-        let part = room.split(600);
-        assert_eq!((room.taken(), part.taken()), (300, 600));
-        drop(room);
+        let mut reservation = budget.reservation("ana");
+        assert!(reservation.grow(900));
+        let part = reservation.split(600);
+        assert_eq!((reservation.taken(), part.taken()), (300, 600));
+        drop(reservation);
         assert!(part.count_within(Text::from(Bytes::from(vec![0; 1100])), Duration::ZERO).await.is_none());
         assert!(budget.state().owners.is_empty());
     }
@@ -318,11 +323,13 @@ mod tests {
     #[tokio::test]
     async fn room_is_waited_for_as_long_as_one_likes() {
         let budget = Budget::new(400, 1);
-        let mut first = budget.room("");
+        let mut first = budget.reservation("");
         assert!(first.grow(400));
-        assert!(!budget.room("").grow_within(1, Duration::from_millis(20)).await);
+        assert!(!budget.reservation("").grow_within(1, Duration::from_millis(20)).await);
         let waiting =
-            tokio::spawn(async move { budget.room("").grow_within(400, Duration::from_secs(5)).await });
+            tokio::spawn(
+                async move { budget.reservation("").grow_within(400, Duration::from_secs(5)).await },
+            );
         tokio::task::yield_now().await;
         drop(first);
         assert!(waiting.await.unwrap());

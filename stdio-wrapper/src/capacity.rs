@@ -114,14 +114,14 @@ pub enum NoRoom {
 
 /// How many more children fit, and the limit that determines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Room {
+struct Headroom {
     more: u64,
     limit: NoRoom,
 }
 
 /// The room that the limits leave beside these children, each of which might grow to the size of a `typical`
 /// one. Returns `None` if there are no limits.
-fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
+fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headroom> {
     let left = |bound: Bound, measure: Measure| {
         let each = measure.of(&typical).max(1);
         let growth: u64 = children.iter().map(|child| each.saturating_sub(measure.of(child))).sum();
@@ -130,13 +130,13 @@ fn room(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Room> {
     };
     let memory = bounds.memory.map(|bound| {
         let (more, each) = left(bound, Measure::Memory);
-        Room { more, limit: NoRoom::Memory { most: bound.most, each } }
+        Headroom { more, limit: NoRoom::Memory { most: bound.most, each } }
     });
     let tasks = bounds.tasks.map(|bound| {
         let (more, each) = left(bound, Measure::Tasks);
-        Room { more, limit: NoRoom::Tasks { most: bound.most, each } }
+        Headroom { more, limit: NoRoom::Tasks { most: bound.most, each } }
     });
-    memory.into_iter().chain(tasks).min_by_key(|room| room.more)
+    memory.into_iter().chain(tasks).min_by_key(|headroom| headroom.more)
 }
 
 /// By how much of it more is used than children that have grown may use.
@@ -163,7 +163,7 @@ struct State {
     /// The number of running children, and of those that were admitted since they were counted.
     children: u64,
     /// `None` if there are no limits.
-    room: Option<Room>,
+    headroom: Option<Headroom>,
     /// Children that were admitted and are not yet among those that are looked at.
     starting: usize,
 }
@@ -183,7 +183,8 @@ impl Capacity {
     }
 
     fn of(group: Option<ControlGroup>) -> Self {
-        let state = State { since: HashMap::new(), typical: ASSUMED, children: 0, room: None, starting: 0 };
+        let state =
+            State { since: HashMap::new(), typical: ASSUMED, children: 0, headroom: None, starting: 0 };
         Self { group, state: Mutex::new(state) }
     }
 
@@ -206,11 +207,11 @@ impl Capacity {
     pub fn take(&self) -> Result<Starting<'_>, NoRoom> {
         let mut state = self.state();
         let is_first = state.children == 0;
-        if let Some(room) = &mut state.room {
-            if room.more == 0 && !is_first {
-                return Err(room.limit);
+        if let Some(headroom) = &mut state.headroom {
+            if headroom.more == 0 && !is_first {
+                return Err(headroom.limit);
             }
-            room.more = room.more.saturating_sub(1);
+            headroom.more = headroom.more.saturating_sub(1);
         }
         state.children += 1;
         state.starting += 1;
@@ -227,7 +228,7 @@ impl Capacity {
     /// and what `few` children take in any case. Returns `None` if there is room.
     pub fn share(&self, users: usize, few: usize) -> Option<(Measure, u64)> {
         let state = self.state();
-        let (measure, most) = match state.room.filter(|room| room.more == 0)?.limit {
+        let (measure, most) = match state.headroom.filter(|headroom| headroom.more == 0)?.limit {
             NoRoom::Memory { most, .. } => (Measure::Memory, most),
             NoRoom::Tasks { most, .. } => (Measure::Tasks, most),
         };
@@ -237,12 +238,12 @@ impl Capacity {
     /// Whether another child would be admitted now.
     pub fn has_room(&self) -> bool {
         let state = self.state();
-        state.children == 0 || state.room.is_none_or(|room| room.more > 0)
+        state.children == 0 || state.headroom.is_none_or(|headroom| headroom.more > 0)
     }
 
     /// The number of children that would be admitted now. Returns `None` if there is no limit.
     pub fn more(&self) -> Option<usize> {
-        self.state().room.map(|room| usize::try_from(room.more).unwrap_or(usize::MAX))
+        self.state().headroom.map(|headroom| usize::try_from(headroom.more).unwrap_or(usize::MAX))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -274,7 +275,7 @@ impl State {
         // A child that is being started uses nothing yet, and will become as large as the others.
         let starting = std::iter::repeat_n(Usage::default(), self.starting);
         let all: Vec<Usage> = children.values().copied().chain(starting).collect();
-        self.room = room(bounds, &all, self.typical);
+        self.headroom = headroom(bounds, &all, self.typical);
         self.children = all.len() as u64;
     }
 }
@@ -299,15 +300,15 @@ mod tests {
     #[test]
     fn the_tighter_limit_counts_and_is_named() {
         // The container of the compose file, and a server on Node.
-        let shipped = room(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
+        let shipped = headroom(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
         assert_eq!(shipped.more, 28);
         assert!(shipped.limit.to_string().contains("1024 MiB"), "{}", shipped.limit);
-        let threads = room(&bounds((1024, 30), (256, 10)), &[], usage(10, 11)).unwrap();
+        let threads = headroom(&bounds((1024, 30), (256, 10)), &[], usage(10, 11)).unwrap();
         assert_eq!((threads.more, threads.limit), (19, NoRoom::Tasks { most: 256, each: 11 }));
-        assert_eq!(room(&Bounds::default(), &[], usage(30, 7)), None);
+        assert_eq!(headroom(&Bounds::default(), &[], usage(30, 7)), None);
         let memory_only = Bounds { tasks: None, ..bounds((100, 0), (0, 0)) };
-        assert_eq!(room(&memory_only, &[], usage(30, 1000)).unwrap().more, 2, "32 MiB stay free");
-        assert_eq!(room(&bounds((100, 200), (10, 20)), &[], usage(1, 1)).unwrap().more, 0);
+        assert_eq!(headroom(&memory_only, &[], usage(30, 1000)).unwrap().more, 2, "32 MiB stay free");
+        assert_eq!(headroom(&bounds((100, 200), (10, 20)), &[], usage(1, 1)).unwrap().more, 0);
     }
 
     #[test]
@@ -315,8 +316,8 @@ mod tests {
         let young = vec![usage(1, 1); 10];
         let grown = vec![usage(30, 7); 10];
         let tight = bounds((1024, 310), (1000, 0));
-        assert_eq!(room(&tight, &grown, usage(30, 7)).unwrap().more, 19);
-        assert_eq!(room(&bounds((1024, 20), (1000, 0)), &young, usage(30, 7)).unwrap().more, 19);
+        assert_eq!(headroom(&tight, &grown, usage(30, 7)).unwrap().more, 19);
+        assert_eq!(headroom(&bounds((1024, 20), (1000, 0)), &young, usage(30, 7)).unwrap().more, 19);
     }
 
     #[test]
@@ -387,9 +388,9 @@ mod tests {
         #[test]
         fn what_is_let_in_fits(most in 1_u64..4096, used in 0_u64..4096, each in 1_u64..512, young in 0_u64..64) {
             let children = vec![usage(each / 2, 1); usize::try_from(young).unwrap()];
-            let room = room(&bounds((most, used), (u64::MAX / 2, 0)), &children, usage(each, 1)).unwrap();
-            let grown = used + young * (each - each / 2) + room.more * each;
-            prop_assert!(room.more == 0 || grown <= most - most / 8);
+            let headroom = headroom(&bounds((most, used), (u64::MAX / 2, 0)), &children, usage(each, 1)).unwrap();
+            let grown = used + young * (each - each / 2) + headroom.more * each;
+            prop_assert!(headroom.more == 0 || grown <= most - most / 8);
         }
     }
 }

@@ -31,7 +31,7 @@ pub use becoming::become_child;
 pub use command::{CommandError, Placeholders};
 pub use framing::{Decoder, Frame, Framing, LineFraming};
 pub use isolation::{Boundary, Isolation, Unavailable};
-pub use keepers::{EXIT_PATIENCE, FEW, Gone, Ground, Keeper, Newcomer};
+pub use keepers::{EXIT_PATIENCE, EndReason, FEW, Gone, Keeper, Newcomer};
 pub use launcher::{Launcher, Spec, StartError};
 pub use limits::raise_files;
 pub use line_log::LineLog;

@@ -4,9 +4,9 @@ mod answer;
 mod body;
 mod cors;
 mod delete;
+mod disconnect;
 mod events;
 mod get;
-mod gone;
 mod guard;
 mod head;
 mod incoming;
@@ -33,7 +33,7 @@ use crate::modern::Servers;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
 use crate::policy::{Gate, ToolRules};
-use crate::translate::{Backward, Facade};
+use crate::translate::{LegacyToModern, ModernToLegacy};
 
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
@@ -55,9 +55,9 @@ pub struct Backends {
     /// The children of the stateless revision.
     pub modern: Arc<Servers>,
     /// The translation for stateless clients, if it is enabled.
-    pub translation: Option<Arc<Facade>>,
+    pub translation: Option<Arc<ModernToLegacy>>,
     /// The translation for clients with sessions, if it is enabled.
-    pub backward: Option<Arc<Backward>>,
+    pub legacy_to_modern: Option<Arc<LegacyToModern>>,
 }
 
 /// What the handlers need.
@@ -67,9 +67,9 @@ pub struct Endpoint {
     /// The children of the stateless revision.
     pub modern: Arc<Servers>,
     /// The translation for stateless clients, if it is enabled.
-    pub translation: Option<Arc<Facade>>,
+    pub translation: Option<Arc<ModernToLegacy>>,
     /// The translation for clients with sessions, if it is enabled.
-    pub backward: Option<Arc<Backward>>,
+    pub legacy_to_modern: Option<Arc<LegacyToModern>>,
     clock: Clock,
     stream_grace: Duration,
     /// Finds out who calls.
@@ -109,7 +109,7 @@ impl Endpoint {
             sessions: backends.sessions,
             modern: backends.modern,
             translation: backends.translation,
-            backward: backends.backward,
+            legacy_to_modern: backends.legacy_to_modern,
             clock,
             stream_grace: config.limits.stream_grace,
             authenticator,

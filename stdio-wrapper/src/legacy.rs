@@ -1,7 +1,6 @@
 //! The revisions with a handshake, 2024-11-05 to 2025-11-25: sessions, and which client gets which message of
 //! a child.
 
-mod foreign;
 mod giving_up;
 mod link;
 mod questions;
@@ -9,9 +8,10 @@ mod routing;
 mod session;
 mod sessions;
 mod shared;
+mod translated_server;
 mod unsettled;
 
-pub use foreign::{Busy, Foreign};
 pub use questions::TOO_MANY_QUESTIONS;
 pub use session::{Refusal, Session};
 pub use sessions::{OpenError, Sessions, Settings};
+pub use translated_server::{Busy, TranslatedServer};

@@ -18,13 +18,13 @@ pub const LARGE: usize = 256 << 10;
 /// Number of threads. With two, a text of one user does not wait for the end of another user's.
 const THREADS: usize = 2;
 
-type Job = Box<dyn FnOnce() + Send>;
+type Task = Box<dyn FnOnce() + Send>;
 
 /// The threads, and the work that waits for them. Dropping it ends the threads.
 #[derive(Debug)]
 pub struct Offload {
     queue: Arc<Queue>,
-    /// The number of the next job of callers who are not told apart.
+    /// The number of the next task of callers who are not told apart.
     next: AtomicU64,
 }
 
@@ -42,10 +42,10 @@ impl std::fmt::Debug for Queue {
 
 #[derive(Default)]
 struct State {
-    /// The jobs that wait, by user. A user is here as long as one of them waits or is worked on. Each job holds
+    /// The tasks that wait, by user. A user is here as long as one of them waits or is worked on. Each task holds
     /// a text that was counted, so there are not too many.
-    jobs: HashMap<Arc<str>, VecDeque<Job>>,
-    /// The users whose turn comes, in this order. None of their jobs is worked on now.
+    tasks: HashMap<Arc<str>, VecDeque<Task>>,
+    /// The users whose turn comes, in this order. None of their tasks is worked on now.
     turns: VecDeque<Arc<str>>,
     is_closed: bool,
 }
@@ -69,7 +69,7 @@ impl Offload {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
-        let job = move || {
+        let task = move || {
             if !sender.is_closed() {
                 // Whoever asked might just have gone.
                 let _ = sender.send(work());
@@ -82,7 +82,7 @@ impl Offload {
             }
             user => Arc::from(user),
         };
-        self.queue.put(user, Box::new(job));
+        self.queue.put(user, Box::new(task));
         receiver.await.ok()
     }
 }
@@ -95,12 +95,12 @@ impl Drop for Offload {
 }
 
 impl Queue {
-    fn put(&self, user: Arc<str>, job: Job) {
+    fn put(&self, user: Arc<str>, task: Task) {
         let mut state = self.state();
-        match state.jobs.entry(Arc::clone(&user)) {
-            Entry::Occupied(mut waiting) => return waiting.get_mut().push_back(job),
+        match state.tasks.entry(Arc::clone(&user)) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push_back(task),
             Entry::Vacant(place) => {
-                place.insert(VecDeque::from([job]));
+                place.insert(VecDeque::from([task]));
             }
         }
         state.turns.push_back(user);
@@ -108,26 +108,26 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Works on jobs until the queue is closed.
+    /// Works on tasks until the queue is closed.
     fn work(&self) {
-        while let Some((user, job)) = self.take() {
-            // The thread must go on, whatever happens. Whoever waits for the job notices that it has no result.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+        while let Some((user, task)) = self.take() {
+            // The thread must go on, whatever happens. Whoever waits for the task notices that it has no result.
+            let _ = catch_unwind(AssertUnwindSafe(task));
             self.done(user);
         }
     }
 
-    /// Waits for the next job.
-    fn take(&self) -> Option<(Arc<str>, Job)> {
+    /// Waits for the next task.
+    fn take(&self) -> Option<(Arc<str>, Task)> {
         let mut state = self.state();
         loop {
             if state.is_closed {
                 return None;
             }
             let user = state.turns.pop_front();
-            let job = user.as_ref().and_then(|user| state.jobs.get_mut(user)).and_then(VecDeque::pop_front);
-            if let (Some(user), Some(job)) = (user, job) {
-                return Some((user, job));
+            let task = user.as_ref().and_then(|user| state.tasks.get_mut(user)).and_then(VecDeque::pop_front);
+            if let (Some(user), Some(task)) = (user, task) {
+                return Some((user, task));
             }
             if state.turns.is_empty() {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -135,11 +135,11 @@ impl Queue {
         }
     }
 
-    /// A job of this user is done, so another user's turn comes before the next one.
+    /// A task of this user is done, so another user's turn comes before the next one.
     fn done(&self, user: Arc<str>) {
         let mut state = self.state();
-        if state.jobs.get(&user).is_none_or(VecDeque::is_empty) {
-            state.jobs.remove(&user);
+        if state.tasks.get(&user).is_none_or(VecDeque::is_empty) {
+            state.tasks.remove(&user);
             return;
         }
         state.turns.push_back(user);

@@ -130,7 +130,7 @@ impl Gate {
             (Some(rules), Some(tool)) => rules.decide(tool, &held.scopes, &held.groups),
             _ => Decision::Allow,
         };
-        match held.unmet.decide(Asked { method, tool }).and(by_us) {
+        match held.unmet.decide(RequestedCall { method, tool }).and(by_us) {
             Decision::Allow => Ok(permit),
             refusal => Err(refusal),
         }
@@ -139,7 +139,7 @@ impl Gate {
 
 /// What a message asks for.
 #[derive(Debug, Clone, Copy)]
-struct Asked<'a> {
+struct RequestedCall<'a> {
     method: &'a str,
     /// Name of the tool, if the method is `tools/call`.
     tool: Option<&'a str>,
@@ -152,7 +152,7 @@ impl UnmetRules {
     }
 
     /// Decides about one message.
-    fn decide(&self, asked: Asked<'_>) -> Decision {
+    fn decide(&self, asked: RequestedCall<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
         // Some servers compare methods without their letters' case; none has two methods that differ in nothing else.
         let method = asked.method.to_ascii_lowercase();
@@ -313,21 +313,21 @@ mod tests {
 
     #[test]
     fn unmet_rules_refuse_what_they_match_and_nothing_else() {
-        let tool = |name| unmet().decide(Asked { method: "tools/call", tool: Some(name) });
+        let tool = |name| unmet().decide(RequestedCall { method: "tools/call", tool: Some(name) });
         assert_eq!(tool("list"), Decision::Allow);
         assert_eq!(tool("delete_draft"), Decision::Allow);
         assert_eq!(tool("drop"), Decision::NeedsScopes(words("mcp:read mcp:write")));
         assert_eq!(tool("delete_all"), Decision::NeedsScopes(words("mcp:admin mcp:read mcp:write")));
         assert_eq!(tool("delete_root"), Decision::WrongGroup);
         assert_eq!(tool("odd"), Decision::WrongGroup, "a rule without a way to meet it is not met");
-        let method = |method| unmet().decide(Asked { method, tool: None });
+        let method = |method| unmet().decide(RequestedCall { method, tool: None });
         assert_eq!(method("resources/read"), Decision::NeedsScopes(words("mcp:files")));
         assert_eq!(method("tools/list"), Decision::Allow);
     }
 
     #[test]
     fn a106_a_method_in_other_letters_is_under_the_same_rules() {
-        let method = |method| unmet().decide(Asked { method, tool: None });
+        let method = |method| unmet().decide(RequestedCall { method, tool: None });
         assert_eq!(method("Resources/Read"), Decision::NeedsScopes(words("mcp:files")));
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::budget::Room;
+use crate::budget::Reservation;
 use crate::protocol::{EventId, StreamId, Text};
 
 pub use consumer::Consumer;
@@ -31,7 +31,7 @@ pub struct Stream {
     /// The maximum of bytes that are kept.
     limit: usize,
     /// The principal's memory.
-    account: Room,
+    account: Reservation,
     state: Mutex<State>,
     /// Notified when there is something new for a consumer.
     changed: Notify,
@@ -52,7 +52,7 @@ struct State {
     /// The bytes of the events whose texts are too small to be counted by themselves, and the memory that was
     /// taken for them.
     small: usize,
-    room: Room,
+    reservation: Reservation,
     /// The number of answers that are still to come. `None` if the stream does not end with its answers.
     open_answers: Option<usize>,
     /// The connected clients, oldest first. The newest one gets the messages, and the others wait until it
@@ -83,7 +83,7 @@ impl Event {
     }
 
     /// The part of the bytes that is not counted with the text.
-    fn small(&self, account: &Room) -> usize {
+    fn small(&self, account: &Reservation) -> usize {
         if account.counts(self.data.len()) { OVERHEAD } else { self.cost() }
     }
 }
@@ -112,17 +112,17 @@ pub enum Next {
 
 impl Stream {
     /// Makes a stream for a POST. It ends after this number of answers.
-    pub fn for_post(id: StreamId, answers: usize, limit: usize, room: Room) -> Arc<Self> {
-        Arc::new(Self::new(id, Some(answers), limit, room))
+    pub fn for_post(id: StreamId, answers: usize, limit: usize, reservation: Reservation) -> Arc<Self> {
+        Arc::new(Self::new(id, Some(answers), limit, reservation))
     }
 
     /// Makes a stream without an end of its own.
-    pub fn endless(id: StreamId, limit: usize, room: Room) -> Arc<Self> {
-        Arc::new(Self::new(id, None, limit, room))
+    pub fn endless(id: StreamId, limit: usize, reservation: Reservation) -> Arc<Self> {
+        Arc::new(Self::new(id, None, limit, reservation))
     }
 
-    fn new(id: StreamId, open_answers: Option<usize>, limit: usize, room: Room) -> Self {
-        let account = room.sibling();
+    fn new(id: StreamId, open_answers: Option<usize>, limit: usize, reservation: Reservation) -> Self {
+        let account = reservation.sibling();
         let state = State {
             events: VecDeque::new(),
             next: 1,
@@ -130,7 +130,7 @@ impl Stream {
             kept: 0,
             untaken: 0,
             small: 0,
-            room,
+            reservation,
             open_answers,
             consumers: Vec::new(),
             next_consumer: 0,
@@ -316,7 +316,7 @@ impl State {
     }
 
     /// Counts what is kept, and forgets the oldest events if that is too much.
-    fn settle(&mut self, limit: usize, account: &Room) {
+    fn settle(&mut self, limit: usize, account: &Reservation) {
         self.pay();
         self.trim(limit, account);
     }
@@ -324,22 +324,22 @@ impl State {
     /// Takes memory for the small events as far as there is any, and gives back what is no longer needed.
     fn pay(&mut self) {
         let wanted = self.small.saturating_sub(FREE).next_multiple_of(STEP);
-        let paid = self.room.taken();
+        let paid = self.reservation.taken();
         if wanted > paid {
             // Events for which there is no memory are forgotten, or waited for.
-            self.room.grow(wanted - paid);
+            self.reservation.grow(wanted - paid);
         } else if wanted == 0 || paid - wanted > STEP {
-            self.room.shrink(paid - wanted);
+            self.reservation.shrink(paid - wanted);
         }
     }
 
     /// Whether memory was taken for everything that is kept.
     fn is_paid(&self) -> bool {
-        self.small <= FREE + self.room.taken()
+        self.small <= FREE + self.reservation.taken()
     }
 
     /// Forgets the oldest events: those that were taken and, if no client is connected, others, too.
-    fn trim(&mut self, limit: usize, account: &Room) {
+    fn trim(&mut self, limit: usize, account: &Reservation) {
         while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()
             && (front.sequence < self.cursor || (!self.is_connected() && self.events.len() > 1))
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_client_that_comes_back_gets_what_it_missed_and_only_that() {
-        let stream = Stream::for_post(7, 1, 10_000, Room::unlimited());
+        let stream = Stream::for_post(7, 1, 10_000, Reservation::unlimited());
         let first = stream.connect();
         for data in ["a", "b"] {
             push(&stream, data, false);
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_client_that_resumes_a_call_replaces_the_one_before() {
-        let stream = Stream::for_post(7, 1, 1000, Room::unlimited());
+        let stream = Stream::for_post(7, 1, 1000, Reservation::unlimited());
         let first = stream.connect();
         let second = stream.resume(0).unwrap();
         push(&stream, "x", false);
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_client_that_joins_gets_the_messages_and_the_one_before_goes_on_after_it() {
-        let stream = Stream::endless(0, 1000, Room::unlimited());
+        let stream = Stream::endless(0, 1000, Reservation::unlimited());
         let first = stream.connect();
         push(&stream, "a", false);
         assert_eq!(text(first.next()), "0-1 a");
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_with_and_without_a_client() {
-        let stream = Stream::endless(0, 1000, Room::unlimited());
+        let stream = Stream::endless(0, 1000, Reservation::unlimited());
         for _ in 0..100 {
             push(&stream, "0123456789", false);
         }
@@ -453,7 +453,7 @@ mod tests {
         };
         // Ana has four steps, however many clients she has.
         let streams = ["one", "two", "three"]
-            .map(|client| Stream::endless(0, 1 << 20, budget.room(&format!("ana\n{client}"))));
+            .map(|client| Stream::endless(0, 1 << 20, budget.reservation(&format!("ana\n{client}"))));
         let clients = streams.each_ref().map(Stream::connect);
         for stream in &streams {
             fill(stream);
@@ -461,7 +461,7 @@ mod tests {
         let kept: usize = streams.iter().map(|stream| stream.kept()).sum();
         assert!((4 * STEP..=4 * STEP + 3 * (FREE + 2000)).contains(&kept), "{kept}");
         assert!(!streams[2].has_room());
-        let bob = Stream::endless(0, 1 << 20, budget.room("bob\none"));
+        let bob = Stream::endless(0, 1 << 20, budget.reservation("bob\none"));
         let reader = bob.connect();
         fill(&bob);
         assert!(bob.kept() >= 4 * STEP, "others have their share");
@@ -472,7 +472,7 @@ mod tests {
         while !matches!(third.next(), Next::Wait) {}
         assert!(streams[2].has_room());
         drop((third, streams));
-        let ana = Stream::endless(0, 1 << 20, budget.room("ana\none"));
+        let ana = Stream::endless(0, 1 << 20, budget.reservation("ana\none"));
         let _client = ana.connect();
         fill(&ana);
         assert!(ana.kept() >= 4 * STEP, "it is given back");
@@ -481,12 +481,12 @@ mod tests {
 
     #[test]
     fn a_post_is_json_only_if_nothing_but_answers_came() {
-        let stream = Stream::for_post(1, 2, 1000, Room::unlimited());
+        let stream = Stream::for_post(1, 2, 1000, Reservation::unlimited());
         push(&stream, "a", true);
         assert!(matches!(stream.first(), First::Wait));
         push(&stream, "b", true);
         assert!(matches!(stream.first(), First::Answers(answers) if answers.len() == 2));
-        let stream = Stream::for_post(1, 1, 1000, Room::unlimited());
+        let stream = Stream::for_post(1, 1, 1000, Reservation::unlimited());
         push(&stream, "note", false);
         assert!(matches!(stream.first(), First::Events));
     }

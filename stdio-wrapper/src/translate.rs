@@ -2,17 +2,17 @@
 //! the other way round. What both eras can express is translated, and anything else is a clear error
 //! (docs/stdio-wrapper.md, "Between the eras").
 
-mod asked;
-mod backward;
 mod call;
+mod call_questions;
 mod digest;
-mod facade;
 mod given_up;
 mod group;
+mod legacy_to_modern;
 mod listen;
+mod modern_to_legacy;
 mod questions;
 mod results;
 mod seal;
 
-pub use backward::Backward;
-pub use facade::{Facade, Refused, Settings};
+pub use legacy_to_modern::LegacyToModern;
+pub use modern_to_legacy::{ModernToLegacy, Refused, Settings};

@@ -22,7 +22,7 @@ const LABELS: [&str; 6] = [
 ];
 
 /// Maximum number of labels of a service.
-pub const MOST_LABELS: usize = 6;
+pub const MAX_LABELS: usize = 6;
 
 /// Reads a compose file at this path in the repository. Anchors and merges are resolved, and variables are
 /// left as they are.
@@ -54,14 +54,14 @@ pub fn names(value: &Value) -> Vec<String> {
 
 /// The things that blocks of services refer to, read from the files that define them.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Definitions {
     /// The transports of `traefik/dynamic.yaml.in`.
     pub transports: BTreeSet<String>,
     /// The networks named `lane-…` in `compose/stack.yaml`.
     pub lanes: BTreeSet<String>,
 }
 
-impl Ground {
+impl Definitions {
     /// Reads the files of this repository.
     pub fn read() -> Result<Self> {
         // Placeholders are not valid YAML. None of them contains what is read here.
@@ -81,7 +81,7 @@ impl Ground {
     /// Checks the block of one service. Returns its lane, or an error that names what is wrong.
     pub fn check(&self, name: &str, block: &Value) -> Result<String> {
         let labels = block["labels"].as_object().context("it has no labels")?;
-        ensure!(labels.len() <= MOST_LABELS, "{} label lines are more than {MOST_LABELS}", labels.len());
+        ensure!(labels.len() <= MAX_LABELS, "{} label lines are more than {MAX_LABELS}", labels.len());
         let label = |wanted: &str| {
             let text = labels.get(wanted).and_then(Value::as_str);
             text.with_context(|| format!("no label {wanted}, or it is not a string"))

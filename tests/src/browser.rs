@@ -6,7 +6,7 @@ use reqwest::header::{LOCATION, ORIGIN};
 use url::Url;
 
 /// Maximum number of pages and redirects of a login, more than any flow has.
-const MOST_STEPS: usize = 15;
+const MAX_STEPS: usize = 15;
 
 /// The user of the browser.
 #[derive(Debug, Clone)]
@@ -85,7 +85,7 @@ pub async fn authorize_in(
 ) -> Result<Url> {
     let mut url = authorization_url;
     let mut body: Option<Vec<(String, String)>> = None;
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let request = match &body {
             None => browser.get(url.clone()),
             Some(fields) => {
@@ -109,7 +109,7 @@ pub async fn authorize_in(
         body = Some(form.fill(person));
         url = url.join(&form.action)?;
     }
-    bail!("no redirect to the client after {MOST_STEPS} steps; the last page was {url}")
+    bail!("no redirect to the client after {MAX_STEPS} steps; the last page was {url}")
 }
 
 fn head(html: &str) -> String {

@@ -1,7 +1,7 @@
 //! Finds the imports between the top-level modules of a crate, and compares them with the table in
 //! `tests/layers.toml`.
 //!
-//! The messages call such a module a *room*: `src/store.rs` with everything in `src/store/`. Code under
+//! A module here is a file at the top of the crate with what is below it: `src/store.rs` with everything in `src/store/`. Code under
 //! `#[cfg(test)]` and the crate roots can import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,28 +27,29 @@ pub struct Import {
 
 /// Compares a crate with its table. Returns a sentence for each difference.
 pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
-    let rooms = rooms(src)?;
+    let modules = modules(src)?;
     let mut found: Vec<String> = Vec::new();
-    for room in rooms.difference(&table.keys().cloned().collect()) {
+    for module in modules.difference(&table.keys().cloned().collect()) {
         found.push(format!(
-            "The room `{room}` is missing from the table: add it with the rooms that it may import."
+            "The module `{module}` is missing from the table: add it with the modules that it may import."
         ));
     }
-    for (room, below) in table {
-        if !rooms.contains(room) {
-            found.push(format!("The table has the room `{room}`, which does not exist: remove its line."));
+    for (module, below) in table {
+        if !modules.contains(module) {
+            found
+                .push(format!("The table has the module `{module}`, which does not exist: remove its line."));
         }
         for other in below.iter().filter(|other| !table.contains_key(*other)) {
-            found.push(format!("The table lets `{room}` import `{other}`, which has no line of its own."));
+            found.push(format!("The table lets `{module}` import `{other}`, which has no line of its own."));
         }
     }
     if let Some(circle) = circle(table) {
         found.push(format!("The table goes in a circle: {}.", circle.join(" → ")));
     }
-    for Import { file, from, to } in imports(src, &rooms)? {
+    for Import { file, from, to } in imports(src, &modules)? {
         let Some(allowed) = table.get(&from) else { continue };
         if !allowed.contains(&to) {
-            let what = if rooms.contains(&to) { "" } else { " of the crate root" };
+            let what = if modules.contains(&to) { "" } else { " of the crate root" };
             found.push(format!(
                 "{} imports `crate::{to}`{what}, which the table does not let `{from}` do.",
                 file.display()
@@ -60,14 +61,14 @@ pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
 
 /// The first cycle in the table, as a path from a module back to itself.
 pub fn circle(table: &Table) -> Option<Vec<String>> {
-    fn walk(table: &Table, room: &str, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
-        let seen = path.iter().any(|earlier| earlier == room);
-        path.push(room.to_owned());
+    fn walk(table: &Table, module: &str, path: &mut Vec<String>, done: &mut BTreeSet<String>) -> bool {
+        let seen = path.iter().any(|earlier| earlier == module);
+        path.push(module.to_owned());
         if seen {
             return true;
         }
-        if done.insert(room.to_owned())
-            && table.get(room).into_iter().flatten().any(|next| walk(table, next, path, done))
+        if done.insert(module.to_owned())
+            && table.get(module).into_iter().flatten().any(|next| walk(table, next, path, done))
         {
             return true;
         }
@@ -75,23 +76,23 @@ pub fn circle(table: &Table) -> Option<Vec<String>> {
         false
     }
     let mut done = BTreeSet::new();
-    table.keys().find_map(|room| {
+    table.keys().find_map(|module| {
         let mut path = Vec::new();
-        walk(table, room, &mut path, &mut done).then(|| {
+        walk(table, module, &mut path, &mut done).then(|| {
             let last = path[path.len() - 1].clone();
-            path.into_iter().skip_while(|room| *room != last).collect()
+            path.into_iter().skip_while(|module| *module != last).collect()
         })
     })
 }
 
 /// The top-level modules of a crate.
-fn rooms(src: &Path) -> Result<BTreeSet<String>> {
+fn modules(src: &Path) -> Result<BTreeSet<String>> {
     let modules = rust_files(src)?.into_iter().map(|file| module_path(&file)).filter(|path| !path.is_empty());
     Ok(modules.map(|mut path| path.remove(0)).collect())
 }
 
 /// All imports between top-level modules, sorted.
-fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
+fn imports(src: &Path, modules: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
     let crate_dir = src.parent().and_then(Path::file_name).context("src lies in a crate")?;
     let crate_name = crate_dir.to_string_lossy().replace('-', "_");
     let mut all = BTreeSet::new();
@@ -105,7 +106,7 @@ fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
         }
         let text = fs::read_to_string(src.join(&file))
             .with_context(|| format!("{} cannot be read", file.display()))?;
-        let named = names_in(&text, &module, rooms, &crate_name)
+        let named = names_in(&text, &module, modules, &crate_name)
             .with_context(|| format!("{} does not parse", file.display()))?;
         let others = named.into_iter().filter(|to| *to != from);
         all.extend(others.map(|to| Import { file: file.clone(), from: from.clone(), to }));
@@ -117,18 +118,18 @@ fn imports(src: &Path, rooms: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
 fn names_in(
     text: &str,
     module: &[String],
-    rooms: &BTreeSet<String>,
+    modules: &BTreeSet<String>,
     crate_name: &str,
 ) -> Result<BTreeSet<String>> {
     let file = syn::parse_file(text)?;
-    let mut scan = Scan { module: module.to_vec(), rooms, crate_name, named: BTreeSet::new() };
+    let mut scan = Scan { module: module.to_vec(), modules, crate_name, named: BTreeSet::new() };
     scan.visit_file(&file);
     Ok(scan.named)
 }
 
 struct Scan<'a> {
     module: Vec<String>,
-    rooms: &'a BTreeSet<String>,
+    modules: &'a BTreeSet<String>,
     /// The name under which a module of the binary refers to the library.
     crate_name: &'a str,
     named: BTreeSet<String>,
@@ -208,7 +209,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
         for at in tokens.match_indices("crate::").map(|(at, word)| at + word.len()) {
             let name: String =
                 tokens[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if self.rooms.contains(&name) {
+            if self.modules.contains(&name) {
                 self.named.insert(name);
             }
         }
@@ -271,14 +272,14 @@ mod tests {
     fn table(lines: &[(&str, &[&str])]) -> Table {
         lines
             .iter()
-            .map(|(room, below)| ((*room).into(), below.iter().map(|r| (*r).into()).collect()))
+            .map(|(module, below)| ((*module).into(), below.iter().map(|r| (*r).into()).collect()))
             .collect()
     }
 
     fn named(text: &str, module: &[&str]) -> Vec<String> {
         let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
-        let rooms = ["store", "domain", "pages", "keys"].map(str::to_owned).into();
-        names_in(text, &module, &rooms, "gate").unwrap().into_iter().collect()
+        let modules = ["store", "domain", "pages", "keys"].map(str::to_owned).into();
+        names_in(text, &module, &modules, "gate").unwrap().into_iter().collect()
     }
 
     #[test]
@@ -319,8 +320,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                "The room `pages` is missing from the table: add it with the rooms that it may import.",
-                "The table has the room `gone`, which does not exist: remove its line.",
+                "The module `pages` is missing from the table: add it with the modules that it may import.",
+                "The table has the module `gone`, which does not exist: remove its line.",
                 "store/redis.rs imports `crate::pages`, which the table does not let `store` do.",
             ]
         );

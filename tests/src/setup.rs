@@ -24,7 +24,7 @@ pub enum Tier {
 
 /// The service behind the edge.
 #[derive(Debug, Clone)]
-pub(crate) enum Behind {
+pub(crate) enum Backend {
     /// The real wrapper with this command.
     Wrapper(Vec<String>),
     /// A server of the test on this port.
@@ -38,7 +38,7 @@ pub struct Setup {
     pub(crate) other_hosts: Vec<String>,
     pub(crate) auth_settings: Vec<(String, String)>,
     pub(crate) wrapper_settings: Vec<(String, String)>,
-    pub(crate) behind: Option<Behind>,
+    pub(crate) backend: Option<Backend>,
     pub(crate) edge: Edge,
     pub(crate) edge_changes: Vec<Change>,
     pub(crate) any_answer: bool,
@@ -56,7 +56,7 @@ impl Setup {
             other_hosts: Vec::new(),
             auth_settings: Vec::new(),
             wrapper_settings: Vec::new(),
-            behind: None,
+            backend: None,
             edge: Edge::EnvoyHttp,
             edge_changes: Vec::new(),
             any_answer: false,
@@ -149,14 +149,14 @@ impl Setup {
     /// Lets the wrapper run this command.
     #[must_use]
     pub fn wrapping(mut self, command: Vec<String>) -> Self {
-        self.behind = Some(Behind::Wrapper(command));
+        self.backend = Some(Backend::Wrapper(command));
         self
     }
 
     /// Puts a server of the test in the place of the wrapper.
     #[must_use]
     pub fn in_front_of(mut self, port: u16) -> Self {
-        self.behind = Some(Behind::Port(port));
+        self.backend = Some(Backend::Port(port));
         self
     }
 }

@@ -16,7 +16,7 @@ use crate::edge::Surroundings;
 use crate::gate::{Answer, Gate};
 use crate::places::{binary, everything_server, free_port};
 use crate::process::{self, Process};
-use crate::setup::{ACCOUNT, Behind, Setup, Tier};
+use crate::setup::{ACCOUNT, Backend, Setup, Tier};
 
 /// Time limit for a part of a stack to become ready.
 const START: Duration = Duration::from_secs(40);
@@ -60,8 +60,8 @@ pub struct Stack {
 impl Setup {
     /// Starts the stack and waits until it is ready.
     pub async fn start(mut self) -> Stack {
-        let behind = self.behind.take().unwrap_or_else(|| Behind::Wrapper(everything_server()));
-        Stack::from_setup(self, behind).await
+        let backend = self.backend.take().unwrap_or_else(|| Backend::Wrapper(everything_server()));
+        Stack::from_setup(self, backend).await
     }
 }
 
@@ -71,7 +71,7 @@ impl Stack {
         Setup::as_shipped().start().await
     }
 
-    async fn from_setup(setup: Setup, behind: Behind) -> Self {
+    async fn from_setup(setup: Setup, backend: Backend) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("mcp-gate-")
             .tempdir()
@@ -100,9 +100,9 @@ impl Stack {
         };
         stack.add_account(ACCOUNT.0, Some(ACCOUNT.1));
         stack.start_auth_service().await;
-        stack.upstream_port = match behind {
-            Behind::Port(port) => port,
-            Behind::Wrapper(command) => stack.start_wrapper(&command).await,
+        stack.upstream_port = match backend {
+            Backend::Port(port) => port,
+            Backend::Wrapper(command) => stack.start_wrapper(&command).await,
         };
         stack.start_edge();
         stack.wait_until_ready().await;

@@ -15,7 +15,7 @@ use crate::browser::{Person, authorize};
 use crate::process::{Process, clean_command};
 
 /// Time limit for a page. Chromium starts slowly when many tests start it at the same time.
-const MOST: Duration = Duration::from_secs(90);
+const MAX_WAIT: Duration = Duration::from_secs(90);
 
 /// The path of Chromium.
 pub fn chromium() -> Result<PathBuf> {
@@ -58,8 +58,8 @@ pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
     command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
     command.args([&profile, "--remote-debugging-port=0", url.as_str()]).env("HOME", home.path());
     let chromium = Process::start("chromium", &mut command, home.path());
-    let seen = timeout(MOST, serve(&listener, html, &format!("{origin}/callback"), person)).await;
-    seen.with_context(|| format!("the page said nothing in {MOST:?}\n{}", chromium.log_tail()))?
+    let seen = timeout(MAX_WAIT, serve(&listener, html, &format!("{origin}/callback"), person)).await;
+    seen.with_context(|| format!("the page said nothing in {MAX_WAIT:?}\n{}", chromium.log_tail()))?
 }
 
 /// Handles one request per connection, until the page posts what it saw.

@@ -7,7 +7,7 @@ use tests::layers::{Table, breaches};
 use tests::places::repository;
 
 #[test]
-fn every_room_imports_only_what_the_table_lets_it() {
+fn every_module_imports_only_what_the_table_lets_it() {
     let text =
         fs::read_to_string(repository().join("tests/layers.toml")).expect("tests/layers.toml can be read");
     let crates: BTreeMap<String, Table> =

@@ -86,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
     stores::compare().await
 }
 
-/// An allowed check whose facts are known, against a handler that has nothing to think about.
+/// An allowed check whose token is cached, against a handler that has nothing to think about.
 async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let directory = tempfile::tempdir()?;
@@ -150,7 +150,7 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     }
     let (floor, check) = (median(floors), median(checks));
     println!(
-        "check, facts known, policy and assertion on ({PEOPLE} tokens, {} connections, one worker)",
+        "check, token cached, policy and assertion on ({PEOPLE} tokens, {} connections, one worker)",
         options.connections
     );
     print("  bare handler", &floor);

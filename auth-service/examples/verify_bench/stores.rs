@@ -52,7 +52,7 @@ async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Res
         assert!(found.is_some());
     })
     .await;
-    println!("  one GET {floor:?}, the facts of a token {miss:?}: {:.2} round trips", ratio(miss, floor));
+    println!("  one GET {floor:?}, the principal of a token {miss:?}: {:.2} round trips", ratio(miss, floor));
     let (used, first) = (usage(&client, NOW), format!("refresh {place}"));
     let rotate = per_call(calls / 4, async |n| {
         let (last, next) = (name(&first, n), successor(&held, n + 1, &name(&first, n + 1), NOW));

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::guard::client_address;
 use crate::guard::turns::{Sender, Turn};
-use crate::oauth::responses::{BODY_LIMIT, QUERY_LIMIT, Unheard};
+use crate::oauth::responses::{BODY_LIMIT, EarlyRefusal, QUERY_LIMIT};
 use crate::state::AppState;
 
 use super::browsers;
@@ -49,13 +49,13 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let address =
         client_address::of(request.request(), |address| state.config.trusted_edge.is_known(address));
     let Ok(place) = state.requests.enter(address) else {
-        return Ok(refuse(request, Unheard::Crowded, &state));
+        return Ok(refuse(request, EarlyRefusal::Crowded, &state));
     };
     if request.query_string().len() > QUERY_LIMIT {
-        return Ok(refuse(request, Unheard::LongQuery, &state));
+        return Ok(refuse(request, EarlyRefusal::LongQuery, &state));
     }
     if !request.method().is_safe() && state.has_lost_store() {
-        return Ok(refuse(request, Unheard::StoreLost, &state));
+        return Ok(refuse(request, EarlyRefusal::StoreLost, &state));
     }
     let mut payload = request.take_payload();
     match awaited_body(&mut payload, address, &state).await {
@@ -67,7 +67,7 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     }
     let sender = if state.known_networks.knows(address) { Sender::Known } else { Sender::Stranger };
     let Ok(turn) = state.turns.take(address, sender).await else {
-        return Ok(refuse(request, Unheard::Crowded, &state));
+        return Ok(refuse(request, EarlyRefusal::Crowded, &state));
     };
     if hashes(&request) {
         let response = in_turn(turn, next.call(request)).await;
@@ -95,7 +95,7 @@ async fn in_turn<T>(turn: Turn, work: impl Future<Output = T>) -> T {
     work.await
 }
 
-fn refuse(mut request: ServiceRequest, unheard: Unheard, state: &AppState) -> ServiceResponse<BoxBody> {
+fn refuse(mut request: ServiceRequest, unheard: EarlyRefusal, state: &AppState) -> ServiceResponse<BoxBody> {
     let unread = request.take_payload();
     let response = browsers::unheard(unheard, request.headers(), &state.config.site.issuer);
     request.into_response(response.map_body(|_, body| holding(unread, body)))
@@ -114,7 +114,7 @@ async fn awaited_body(
     payload: &mut Payload,
     address: Option<IpAddr>,
     state: &AppState,
-) -> Result<Bytes, Unheard> {
+) -> Result<Bytes, EarlyRefusal> {
     let mut body = pin!(whole_body(payload));
     // A body that has already arrived takes no place.
     if let Poll::Ready(body) = poll!(body.as_mut()) {
@@ -124,20 +124,20 @@ async fn awaited_body(
     tokio::select! {
         biased;
         body = body => body,
-        () = wait.given_up() => Err(Unheard::Slow),
+        () = wait.given_up() => Err(EarlyRefusal::Slow),
     }
 }
 
-async fn whole_body(payload: &mut Payload) -> Result<Bytes, Unheard> {
+async fn whole_body(payload: &mut Payload) -> Result<Bytes, EarlyRefusal> {
     let deadline = Instant::now() + BODY_TIMEOUT;
     let mut body = BytesMut::new();
     loop {
         let piece = timeout_at(deadline.min(Instant::now() + BODY_PAUSE), payload.next()).await;
-        match piece.map_err(|_| Unheard::Slow)? {
+        match piece.map_err(|_| EarlyRefusal::Slow)? {
             None => return Ok(body.freeze()),
-            Some(Ok(piece)) if body.len() + piece.len() > BODY_LIMIT => return Err(Unheard::TooLarge),
+            Some(Ok(piece)) if body.len() + piece.len() > BODY_LIMIT => return Err(EarlyRefusal::TooLarge),
             Some(Ok(piece)) => body.extend_from_slice(&piece),
-            Some(Err(_)) => return Err(Unheard::Broken),
+            Some(Err(_)) => return Err(EarlyRefusal::Broken),
         }
     }
 }

@@ -10,7 +10,7 @@ use actix_web::web::Data;
 use actix_web::{Error, HttpResponse};
 
 use crate::domain::issuer::Issuer;
-use crate::oauth::responses::Unheard;
+use crate::oauth::responses::EarlyRefusal;
 use crate::pages::{FormTarget, Link, MessagePage, page};
 use crate::state::AppState;
 
@@ -46,7 +46,7 @@ pub(super) async fn with_pages<B: MessageBody + 'static>(
 }
 
 /// The response to a request that is refused before an endpoint sees it.
-pub(super) fn unheard(unheard: Unheard, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
+pub(super) fn unheard(unheard: EarlyRefusal, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
     let answer = unheard.response(issuer);
     if !is_browser(headers) {
         return answer;

@@ -14,7 +14,7 @@ use auth_service::domain::path::UnambiguousPath;
 use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
 use auth_service::operator::{self, Reply, UserRow};
 use auth_service::policy::{
-    Era, Explanation, LONGEST_FILE, Policy, PolicySource, Question, Verdict, explain, parse,
+    Era, Explanation, MAX_FILE_SIZE, Policy, PolicySource, Question, Verdict, explain, parse,
 };
 use contract::files::read_regular;
 
@@ -71,14 +71,14 @@ pub(crate) struct Explain {
     http_method: String,
     /// Whether the client names the operation in headers (MCP 2026-07-28 and later) or only in the body.
     #[arg(long, value_enum, default_value = "modern")]
-    era: AskedEra,
+    era: EraOption,
     /// The policy file. The default is `POLICY_FILE`.
     #[arg(long)]
     file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum AskedEra {
+enum EraOption {
     Modern,
     Legacy,
 }
@@ -128,7 +128,7 @@ fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<Prote
 
 fn text(path: &Path) -> anyhow::Result<String> {
     let bytes =
-        read_regular(path, LONGEST_FILE).with_context(|| format!("cannot read {}", path.display()))?;
+        read_regular(path, MAX_FILE_SIZE).with_context(|| format!("cannot read {}", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
@@ -160,8 +160,8 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
         method,
         tool: asked.tool,
         era: match asked.era {
-            AskedEra::Modern => Era::Modern,
-            AskedEra::Legacy => Era::Legacy,
+            EraOption::Modern => Era::Modern,
+            EraOption::Legacy => Era::Legacy,
         },
     };
     match &source.file {

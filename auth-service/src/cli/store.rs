@@ -185,13 +185,13 @@ fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
 async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
     let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
         let target = async || RedisTarget::new(address, key, replace, SystemClock.now()).await;
-        transfer::copy(source, target, &SystemClock, told()).await?
+        transfer::copy(source, target, &SystemClock, report_progress()).await?
     } else {
         // The key is read before the source, so that a source that fails leaves at most a new key file
         // behind.
         let key = own_key(storage)?;
         let target = async || EmbeddedTarget::new(&storage.data_dir, &key, replace);
-        transfer::copy(source, target, &SystemClock, told()).await?
+        transfer::copy(source, target, &SystemClock, report_progress()).await?
     };
     let place = match (&storage.redis, to) {
         (Some(address), Place::Redis) => address.to_string(),
@@ -202,7 +202,7 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
 }
 
 /// A callback that prints the number of copied records every two seconds.
-pub(super) fn told() -> impl Fn(u64) + Send + Sync {
+pub(super) fn report_progress() -> impl Fn(u64) + Send + Sync {
     let last = std::sync::Mutex::new(Instant::now());
     move |records| {
         let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

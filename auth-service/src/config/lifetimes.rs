@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::keys::set::LONGEST_TOKEN;
+use crate::keys::set::MAX_TOKEN_LIFETIME;
 
 use super::durations;
 use super::{Environment, Problems};
@@ -52,7 +52,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Lifeti
         durations::read(name, text, seconds(default), seconds(least), seconds(most), problems)
     };
     Lifetimes {
-        access_token: read("ACCESS_TOKEN_TTL", raw.access_token_ttl, HOUR, 1, LONGEST_TOKEN.as_secs()),
+        access_token: read("ACCESS_TOKEN_TTL", raw.access_token_ttl, HOUR, 1, MAX_TOKEN_LIFETIME.as_secs()),
         code: read("CODE_TTL", raw.code_ttl, MINUTE, 5, 10 * MINUTE),
         refresh_token: read("REFRESH_TOKEN_TTL", raw.refresh_token_ttl, 90 * DAY, MINUTE, 3650 * DAY),
         refresh_grace: read("REFRESH_GRACE", raw.refresh_grace, 2 * MINUTE, 0, HOUR),

@@ -9,7 +9,7 @@ use contract::files::read_regular;
 use super::Problems;
 
 /// Maximum length of a file of certificates, in bytes. Those of distributions have about 250 kB.
-const LONGEST: usize = 8 << 20;
+const MAX_FILE_SIZE: usize = 8 << 20;
 /// Maximum number of entries of a directory of certificates. Those of distributions have about 400.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -21,7 +21,7 @@ pub(super) const DIRECTORIES: &str = "SSL_CERT_DIR";
 pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mut Problems) {
     let advice = "Set it to where the system keeps the certificates that it trusts, in PEM, or remove it";
     if let Some(path) = file
-        && let Err(error) = read_regular(Path::new(path), LONGEST)
+        && let Err(error) = read_regular(Path::new(path), MAX_FILE_SIZE)
     {
         problems.add(FILE, format_args!("cannot read {path}: {error}. {advice}"));
     }
@@ -45,8 +45,8 @@ fn look_at(directory: &Path) -> Result<()> {
         }
         // The libraries skip links that lead nowhere and files that are not regular, too.
         let Ok(found) = path.metadata() else { continue };
-        if found.is_file() && found.len() > u64::try_from(LONGEST).unwrap_or(u64::MAX) {
-            return Err(refused(format!("it is longer than {LONGEST} bytes")));
+        if found.is_file() && found.len() > u64::try_from(MAX_FILE_SIZE).unwrap_or(u64::MAX) {
+            return Err(refused(format!("it is longer than {MAX_FILE_SIZE} bytes")));
         }
     }
     Ok(())

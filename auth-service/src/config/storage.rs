@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::facts::CacheTerms;
 use crate::keys::seal::StoreKey;
+use crate::principal::CacheTerms;
 use crate::store::redis::RedisAddress;
 
 use super::{Environment, Problems, durations};
 
 const TOKENS: usize = 100_000;
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The settings of the store and of the token cache.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub struct Storage {
     pub previous_key: Option<StoreKey>,
     /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and the
     /// longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10 s).
-    pub facts: CacheTerms,
+    pub principal: CacheTerms,
 }
 
 #[derive(Default, Deserialize)]
@@ -73,8 +73,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     });
     // This limits the damage if a change goes unnoticed, so it should be short.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
-    let longest = durations::read("TOKEN_CACHE_TTL", raw.token_cache_ttl, LONGEST, least, most, problems);
-    let facts = CacheTerms { tokens, longest };
+    let longest = durations::read("TOKEN_CACHE_TTL", raw.token_cache_ttl, MAX_WAIT, least, most, problems);
+    let principal = CacheTerms { tokens, longest };
     let data_dir = raw.data_dir.unwrap_or_else(|| PathBuf::from("data"));
-    Storage { data_dir, redis, key, previous_key, facts }
+    Storage { data_dir, redis, key, previous_key, principal }
 }

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use super::Notes;
 use super::challenge::Challenge;
 use super::network::Target;
-use super::raw::{self, Reply, Told};
+use super::raw::{self, ProbeResponse, Reply};
 
 /// Forged headers for requests to the service's own path, each with a label.
 const HEADERS: [(&str, &str); 24] = [
@@ -91,7 +91,7 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
     let (mut open, mut silent) = (false, Vec::new());
     while let Some((label, reply, expected)) = answers.next().await {
         match reply {
-            Reply::Told(told) => open |= judge(&label, &told, expected, notes),
+            Reply::ProbeResponse(told) => open |= judge(&label, &told, expected, notes),
             // The edge has closed the connection, which is also a refusal.
             Reply::HungUp => {}
             Reply::Silent => silent.push(label),
@@ -123,7 +123,7 @@ fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> 
 
 /// Whether the response shows a problem. `expected` is the challenge to an honest request, which no forged
 /// request must change.
-fn judge(label: &str, told: &Told, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
+fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
     match told.status {
         100..=299 => {
             notes.problem(
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn judged(status: u16, challenge: Option<&str>) -> bool {
-        let told = Told { status, challenge: challenge.map(str::to_owned) };
+        let told = ProbeResponse { status, challenge: challenge.map(str::to_owned) };
         let mut ignore = |_: &super::super::Finding| {};
         let mut notes = Notes { progress: &mut ignore, findings: Vec::new() };
         judge("x", &told, Some("Bearer resource_metadata=\"https://a/\", scope=\"mcp\""), &mut notes)

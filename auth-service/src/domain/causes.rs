@@ -22,14 +22,14 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{told}")]
-    struct Told {
+    struct Failure {
         told: &'static str,
-        source: Option<Box<Told>>,
+        source: Option<Box<Failure>>,
     }
 
     #[test]
     fn a_cause_is_told_once() {
-        let cause = |told, source: Option<Told>| Told { told, source: source.map(Box::new) };
+        let cause = |told, source: Option<Failure>| Failure { told, source: source.map(Box::new) };
         let error = cause("cannot read a: no such file", Some(cause("no such file", None)));
         assert_eq!(
             in_one_line(&cause("POLICY_FILE", Some(error))),

@@ -21,7 +21,7 @@ const AWAY: Duration = Duration::from_secs(3600);
 
 /// The state of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ClockState {
     /// The clock shows the expected time.
     Steady,
     /// The store has no record of its last use, because an earlier release or a backup did not write one.
@@ -47,14 +47,14 @@ pub enum Standing {
     },
 }
 
-impl Standing {
+impl ClockState {
     /// Whether expired data can be deleted.
     pub fn is_steady(self) -> bool {
         self == Self::Steady
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for ClockState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Steady => f.write_str("ok"),
@@ -254,11 +254,11 @@ impl ClockWatch {
     }
 
     /// Checks the clock, and returns its state. `store` is the time of the store's own clock, if it has one.
-    pub fn look(&mut self, now: UnixTime, up: Duration, store: Option<UnixTime>) -> Standing {
+    pub fn look(&mut self, now: UnixTime, up: Duration, store: Option<UnixTime>) -> ClockState {
         if let Some(store) = store
             && now.distance(store) > TOLERANCE
         {
-            return Standing::Disagrees { store, found: now };
+            return ClockState::Disagrees { store, found: now };
         }
         let seen = Seen { at: now, up };
         if self.trusted.map_or(self.is_new, |trusted| trusted.fits(seen, self.ahead)) {
@@ -273,17 +273,17 @@ impl ClockWatch {
         let held = self.candidate.map_or(Duration::ZERO, |candidate| up.saturating_sub(candidate.up));
         let left = HOLD.saturating_sub(held);
         match self.trusted {
-            Some(trusted) => Standing::Jumped { expected: trusted.later(up), found: now, left },
-            None => Standing::Unknown { left },
+            Some(trusted) => ClockState::Jumped { expected: trusted.later(up), found: now, left },
+            None => ClockState::Unknown { left },
         }
     }
 
-    fn trust(&mut self, seen: Seen) -> Standing {
+    fn trust(&mut self, seen: Seen) -> ClockState {
         (self.trusted, self.ahead, self.candidate) = (Some(seen), TOLERANCE, None);
         if self.latest.is_none_or(|latest| seen.at >= latest.later(seen.up)) {
             self.latest = Some(seen);
         }
-        Standing::Steady
+        ClockState::Steady
     }
 }
 
@@ -304,18 +304,18 @@ mod tests {
         }
     }
 
-    fn look(watch: &mut ClockWatch, now: u64, up: u64) -> Standing {
+    fn look(watch: &mut ClockWatch, now: u64, up: u64) -> ClockState {
         watch.look(UnixTime(now), Duration::from_secs(50 + up), None)
     }
 
     #[test]
     fn a_clock_that_goes_with_the_machine_is_steady_however_long_nobody_looks() {
         let mut watch = watch(None);
-        assert_eq!(look(&mut watch, START, 0), Standing::Steady);
-        assert_eq!(look(&mut watch, START + 7 * DAY, 7 * DAY), Standing::Steady);
+        assert_eq!(look(&mut watch, START, 0), ClockState::Steady);
+        assert_eq!(look(&mut watch, START + 7 * DAY, 7 * DAY), ClockState::Steady);
         assert_eq!(
             look(&mut watch, START + 7 * DAY - 200, 7 * DAY + 1),
-            Standing::Steady,
+            ClockState::Steady,
             "it is set a little"
         );
     }
@@ -328,11 +328,11 @@ mod tests {
                 look(&mut watch, START, 0);
                 let jumped = |up| if is_ahead { START + jump + up } else { START - jump + up };
                 for up in [1, 1800, 3600] {
-                    let standing = look(&mut watch, jumped(up), up);
-                    assert!(matches!(standing, Standing::Jumped { .. }), "{standing:?}");
+                    let clock = look(&mut watch, jumped(up), up);
+                    assert!(matches!(clock, ClockState::Jumped { .. }), "{clock:?}");
                 }
-                assert_eq!(look(&mut watch, jumped(3601), 3601), Standing::Steady);
-                assert_eq!(look(&mut watch, jumped(3602), 3602), Standing::Steady);
+                assert_eq!(look(&mut watch, jumped(3601), 3601), ClockState::Steady);
+                assert_eq!(look(&mut watch, jumped(3602), 3602), ClockState::Steady);
             }
         }
     }
@@ -342,7 +342,7 @@ mod tests {
         let mut watch = watch(None);
         look(&mut watch, START, 0);
         assert!(!look(&mut watch, START + 200 * DAY, 5).is_steady());
-        assert_eq!(look(&mut watch, START + 10, 10), Standing::Steady);
+        assert_eq!(look(&mut watch, START + 10, 10), ClockState::Steady);
         assert!(
             !look(&mut watch, START + 200 * DAY, 3700).is_steady(),
             "the hour begins anew with the next jump"
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn a_store_that_does_not_remember_a_time_believes_the_first_one_after_an_hour() {
         let mut watch = ClockWatch::new(None, Duration::from_secs(50));
-        assert!(matches!(look(&mut watch, START + 200 * DAY, 0), Standing::Unknown { .. }));
+        assert!(matches!(look(&mut watch, START + 200 * DAY, 0), ClockState::Unknown { .. }));
         assert!(!look(&mut watch, START + 5, 5).is_steady(), "set right, it has to hold as well");
         assert!(!look(&mut watch, START + 3604, 3604).is_steady());
         assert!(look(&mut watch, START + 3605, 3605).is_steady());
@@ -426,10 +426,10 @@ mod tests {
     fn a_clock_that_is_not_that_of_the_store_is_told_whatever_it_did_before() {
         let mut watch = watch(None);
         let mut beside = |store: u64| watch.look(UnixTime(START), Duration::ZERO, Some(UnixTime(store)));
-        assert_eq!(beside(START + 300), Standing::Steady);
+        assert_eq!(beside(START + 300), ClockState::Steady);
         let told = beside(START + 301);
-        assert_eq!(told, Standing::Disagrees { store: UnixTime(START + 301), found: UnixTime(START) });
+        assert_eq!(told, ClockState::Disagrees { store: UnixTime(START + 301), found: UnixTime(START) });
         assert!(told.to_string().starts_with("301 s behind compared with that of Redis"), "{told}");
-        assert_eq!(beside(START), Standing::Steady);
+        assert_eq!(beside(START), ClockState::Steady);
     }
 }

@@ -16,7 +16,7 @@ use super::key_thumbprint::KeyThumbprint;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
 use super::redirect_uri::RedirectUri;
-use super::refresh_token::{Line, Presented};
+use super::refresh_token::{HashedRefreshToken, Line};
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
@@ -226,7 +226,12 @@ pub enum RefreshUse {
 impl Grant {
     /// Decides on a refresh token that names this grant. A token of the first release names none, and the
     /// store found its grant.
-    pub fn judge_refresh(&self, presented: &Presented, time: TimeBounds, grace: Duration) -> RefreshUse {
+    pub fn judge_refresh(
+        &self,
+        presented: &HashedRefreshToken,
+        time: TimeBounds,
+        grace: Duration,
+    ) -> RefreshUse {
         let Some(refresh) = &self.refresh else {
             return RefreshUse::Foreign;
         };
@@ -244,7 +249,7 @@ impl Grant {
     }
 
     /// Whether this grant issued the refresh token, which can be used up or current.
-    pub fn has_issued(&self, presented: &Presented) -> bool {
+    pub fn has_issued(&self, presented: &HashedRefreshToken) -> bool {
         let Some(refresh) = &self.refresh else { return false };
         match (presented.grant(), &refresh.line) {
             (Some(_), Some(line)) => presented.is_of(line),

@@ -10,10 +10,10 @@ use super::clock::UnixTime;
 use super::grant::GrantId;
 use super::opaque_token::TokenHash;
 
-/// The room in which a pushed request waits. A request takes a place of its own room only.
+/// The pool in which a pushed request waits. A request takes a place of its own pool only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PushedRoom {
+pub enum PushedPool {
     /// Requests of clients that nobody has used.
     #[default]
     Strangers,
@@ -23,11 +23,11 @@ pub enum PushedRoom {
     Proven,
 }
 
-impl PushedRoom {
-    /// All rooms.
+impl PushedPool {
+    /// All pools.
     pub const ALL: [Self; 3] = [Self::Strangers, Self::Public, Self::Proven];
 
-    /// The number of requests that can wait in this room.
+    /// The number of requests that can wait in this pool.
     pub const fn places(self) -> usize {
         match self {
             Self::Strangers | Self::Public => 2000,
@@ -49,9 +49,9 @@ pub struct PushedRequest {
     /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
     /// one grant.
     pub grant_id: GrantId,
-    /// The room in which the request waits.
+    /// The pool in which the request waits.
     #[serde(default)]
-    pub room: PushedRoom,
+    pub pool: PushedPool,
     /// For whom the request counts: accounts, a client, or a network. Nobody's requests can displace those of
     /// others who have fewer.
     #[serde(default)]

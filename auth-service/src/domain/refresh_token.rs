@@ -98,7 +98,7 @@ struct Place {
 
 /// A refresh token as the store receives it. It contains the hash, but not the text.
 #[derive(Debug, Clone)]
-pub struct Presented {
+pub struct HashedRefreshToken {
     hash: TokenHash,
     place: Option<Place>,
 }
@@ -155,8 +155,8 @@ impl RefreshToken {
     }
 
     /// The form that is passed to the store.
-    pub fn presented(&self) -> Presented {
-        Presented { hash: self.hash(), place: self.place.clone() }
+    pub fn presented(&self) -> HashedRefreshToken {
+        HashedRefreshToken { hash: self.hash(), place: self.place.clone() }
     }
 
     /// The number of the token that follows this one.
@@ -172,13 +172,13 @@ impl fmt::Debug for RefreshToken {
 }
 
 /// Makes a token of the first release, which does not name its grant.
-impl From<TokenHash> for Presented {
+impl From<TokenHash> for HashedRefreshToken {
     fn from(hash: TokenHash) -> Self {
         Self { hash, place: None }
     }
 }
 
-impl Presented {
+impl HashedRefreshToken {
     /// SHA-256 of the token's text.
     pub const fn hash(&self) -> &TokenHash {
         &self.hash
@@ -251,7 +251,7 @@ mod tests {
         let token = RefreshToken::new(&GrantId::new([1; 32]), &line(1, 3), [7; 32]).presented();
         assert!(token.is_of(&line(1, 3)) && token.is_of(&line(1, 4)));
         assert!(!token.is_of(&line(1, 2)) && !token.is_of(&line(2, 3)));
-        assert!(!Presented::from(TokenHash::of(b"of the first release")).is_of(&line(1, 3)));
+        assert!(!HashedRefreshToken::from(TokenHash::of(b"of the first release")).is_of(&line(1, 3)));
     }
 
     #[test]

@@ -17,11 +17,11 @@ use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
-use crate::facts::{self, Known};
 use crate::guard::log_rate::LogRate;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::seal::CryptoFailure;
 use crate::policy::{Denial, Policy};
+use crate::principal::{self, Known};
 use crate::state::AppState;
 
 use super::possession::{NotProven, Scheme};
@@ -41,7 +41,7 @@ static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
 /// Headers that say who is calling. Every answer that lets a request pass to a service has all of them.
-pub static IDENTITY: [HeaderName; facts::IDENTITY] = {
+pub static IDENTITY: [HeaderName; principal::IDENTITY] = {
     let [subject, username, email, groups, client_id, scope, assertion] = contract::headers::ALL;
     [
         HeaderName::from_static(subject),
@@ -61,7 +61,7 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Values of the [`IDENTITY`] headers, in that order. They are present if and only if the status is 200,
     /// and are shared with later checks.
-    pub(super) identity: Option<Arc<[HeaderValue; facts::IDENTITY]>>,
+    pub(super) identity: Option<Arc<[HeaderValue; principal::IDENTITY]>>,
     /// The other headers: printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// A JSON object.
@@ -80,34 +80,35 @@ impl Answer {
         state: &AppState,
         now: UnixTime,
     ) -> Self {
-        let facts = &known.facts;
-        // All values, including the signed assertion, are made together and cached beside the facts.
+        let principal = &known.principal;
+        // All values, including the signed assertion, are made together and cached beside the principal.
         let finish = || {
-            let groups: Vec<&str> = facts.groups.iter().map(crate::domain::account::Group::as_str).collect();
-            let scope = facts.scope.to_string();
-            let email = facts.email.as_deref().unwrap_or_default();
+            let groups: Vec<&str> =
+                principal.groups.iter().map(crate::domain::account::Group::as_str).collect();
+            let scope = principal.scope.to_string();
+            let email = principal.email.as_deref().unwrap_or_default();
             let claims = assertion::Claims {
                 iss: state.config.site.issuer.as_str().into(),
                 aud: resource.as_str().into(),
-                sub: facts.subject.as_str().into(),
-                username: facts.username.as_str().into(),
+                sub: principal.subject.as_str().into(),
+                username: principal.username.as_str().into(),
                 email: email.into(),
                 groups: groups.iter().map(|group| Cow::Borrowed(*group)).collect(),
-                client_id: facts.client_id.as_str().into(),
+                client_id: principal.client_id.as_str().into(),
                 scope: scope.as_str().into(),
                 iat: now.0,
                 exp: now.plus(ASSERTION_LIFETIME).0,
                 nbf: None,
-                token_exp: Some(facts.expires_at.0),
-                tool_rules: policy.unmet_rules(facts, resource),
+                token_exp: Some(principal.expires_at.0),
+                tool_rules: policy.unmet_rules(principal, resource),
             };
             let assertion = state.keys.sign(assertion::TYPE, &claims)?;
             let values = [
-                facts.subject.as_str(),
-                facts.username.as_str(),
+                principal.subject.as_str(),
+                principal.username.as_str(),
                 email,
                 &groups.join(","),
-                facts.client_id.as_str(),
+                principal.client_id.as_str(),
                 &scope,
                 &assertion,
             ];

@@ -26,9 +26,9 @@ use crate::domain::path::UnambiguousPath;
 use crate::state::AppState;
 
 use super::answer::{Answer, value};
+use super::check_headers::{CheckHeaders, Field};
 use super::headers;
 use super::request::CheckError;
-use super::sent::{Field, Sent};
 
 /// Methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
@@ -105,14 +105,14 @@ pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data
     }
 }
 
-type Asked<'a> = (Origin, &'a str);
+type PreflightOrigin<'a> = (Origin, &'a str);
 
 fn asked_at_public_listener<'a>(
     path: &str,
     client: &'a HeaderMap,
     state: &AppState,
-) -> Result<Option<Asked<'a>>, CheckError> {
-    let sent = Sent::of(client);
+) -> Result<Option<PreflightOrigin<'a>>, CheckError> {
+    let sent = CheckHeaders::of(client);
     let authority = sent.single(Field::Host)?.ok_or(CheckError::BadHost)?;
     let host = headers::host(authority)?;
     let Some(own) = state.config.site.protected_hosts.origin(&host) else {

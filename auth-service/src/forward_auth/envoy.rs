@@ -4,9 +4,9 @@
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 
+use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
-use super::sent::{Field, Sent};
 
 /// The `path_prefix` in Envoy's configuration.
 pub const PREFIX: &str = "/verify/envoy";
@@ -17,7 +17,7 @@ pub fn parse<'a>(
     original_target: &'a str,
     headers: &'a HeaderMap,
 ) -> Result<AccessRequest<'a>, CheckError> {
-    let sent = Sent::of(headers);
+    let sent = CheckHeaders::of(headers);
     let proto = sent.single(Field::XForwardedProto)?;
     let authority = sent.single(Field::Host).ok().flatten().ok_or(CheckError::BadHost)?;
     let (path, query) = path_and_query(original_target)?;

@@ -19,9 +19,9 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc;
 
 use super::answer::{Answer, IDENTITY};
+use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
-use super::sent::{Field, Sent};
 
 /// Credentials. They are for auth-service, and no service behind the edge may see them.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -34,7 +34,7 @@ const CREDENTIALS: [HeaderName; 5] = [
 
 /// Reads a check. `headers` is what [`headers`] returned for it. Anything ambiguous is an error.
 pub fn parse<'a>(check: &'a CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
-    let (http, sent) = (http(check)?, Sent::of(headers));
+    let (http, sent) = (http(check)?, CheckHeaders::of(headers));
     // The header comes from a proxy in front of Envoy, and Envoy keeps it only from proxies that it trusts.
     // Without the header, Envoy's own view counts.
     let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);

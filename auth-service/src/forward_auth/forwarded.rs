@@ -2,14 +2,14 @@
 
 use actix_web::http::header::HeaderMap;
 
+use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
-use super::sent::{Field, Sent};
 
 /// Reads the four headers. Each must come exactly once: if one is missing, the proxy is configured wrongly,
 /// and if one comes twice, the client has sent it.
 pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
-    let sent = Sent::of(headers);
+    let sent = CheckHeaders::of(headers);
     let (path, query) = path_and_query(sent.required(Field::XForwardedUri)?)?;
     let target = Target {
         scheme: Some(scheme(sent.required(Field::XForwardedProto)?, "X-Forwarded-Proto")?),

@@ -12,8 +12,8 @@ use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::Scheme;
 
+use super::check_headers::{CheckHeaders, Field, Times};
 use super::request::{Bearer, CheckError};
-use super::sent::{Field, Sent, Times};
 
 /// Reads a host that the edge passes on.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
@@ -50,7 +50,7 @@ pub(super) fn method(name: &str) -> Result<Method, CheckError> {
 }
 
 /// Reads `Authorization` (RFC 6750 §2.1, RFC 9449 §7.1). Tokens in the query or the body are ignored.
-pub(super) fn bearer<'a>(sent: &Sent<'a>) -> Bearer<'a> {
+pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
     let value = match sent.times(Field::Authorization) {
         Times::Never => return Bearer::None,
         Times::Once(value) => value,
@@ -85,14 +85,14 @@ fn is_b64token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().fold(true, |all, byte| all & is_of_token(*byte))
 }
 
-pub(super) fn origin(sent: &Sent<'_>) -> Result<Option<Origin>, CheckError> {
+pub(super) fn origin(sent: &CheckHeaders<'_>) -> Result<Option<Origin>, CheckError> {
     let text = sent.short(Field::Origin)?;
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
 /// Reads `Access-Control-Request-Headers`, which is empty if it is missing. Without
 /// `Access-Control-Request-Method` the request is no preflight, and there is no value.
-pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckError> {
+pub(super) fn preflight<'a>(sent: &CheckHeaders<'a>) -> Result<Option<&'a str>, CheckError> {
     let method = sent.short(Field::AccessControlRequestMethod)?;
     let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
@@ -100,7 +100,7 @@ pub(super) fn preflight<'a>(sent: &Sent<'a>) -> Result<Option<&'a str>, CheckErr
 
 /// Reads `Mcp-Name`. Text that no header can carry is encoded as `=?base64?…?=` (MCP 2026-07-28, Streamable
 /// HTTP).
-pub(super) fn mcp_name<'a>(sent: &Sent<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
+pub(super) fn mcp_name<'a>(sent: &CheckHeaders<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
     sent.short(Field::McpName)?.map(decode_sentinel).transpose()
 }
 
@@ -128,9 +128,9 @@ const RESERVED_WHOLE: [&str; 7] =
 /// Refuses a header that a server behind the edge might take for a reserved one, because CGI and its
 /// successors read `X_Auth_Subject` as `X-Auth-Subject`. Also refuses a `Connection` header that asks a proxy
 /// to drop a reserved header (RFC 9110 §7.6.1), and `X-Forwarded-Prefix`.
-pub(super) fn refuse_reserved(sent: &Sent<'_>) -> Result<(), CheckError> {
+pub(super) fn refuse_reserved(sent: &CheckHeaders<'_>) -> Result<(), CheckError> {
     match sent.times(Field::XForwardedPrefix) {
-        _ if sent.meddles => Err(CheckError::ReservedHeader),
+        _ if sent.alters_reserved => Err(CheckError::ReservedHeader),
         Times::Never => Ok(()),
         // The edge has rewritten the path, or the client wants it to be read as if it had.
         Times::Once(_) | Times::More => Err(CheckError::Rewritten),
@@ -180,11 +180,11 @@ mod tests {
             let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
             of(&headers)
         };
-        assert_eq!(bearer(&Sent::of(&sent(&[]))), Bearer::None);
+        assert_eq!(bearer(&CheckHeaders::of(&sent(&[]))), Bearer::None);
         for value in ["bearer abc.def", "Bearer  abc.def", "BEARER     abc.def"] {
-            assert_eq!(bearer(&Sent::of(&sent(&[value]))), Bearer::Token("abc.def"), "{value}");
+            assert_eq!(bearer(&CheckHeaders::of(&sent(&[value]))), Bearer::Token("abc.def"), "{value}");
         }
-        assert_eq!(bearer(&Sent::of(&sent(&["DPoP  abc"]))), Bearer::Bound("abc"));
+        assert_eq!(bearer(&CheckHeaders::of(&sent(&["DPoP  abc"]))), Bearer::Bound("abc"));
         for values in [
             &["Basic abc"][..],
             &["Bearer"],
@@ -200,7 +200,7 @@ mod tests {
             &["Bearer a "],
             &[""],
         ] {
-            assert_eq!(bearer(&Sent::of(&sent(values))), Bearer::Malformed, "{values:?}");
+            assert_eq!(bearer(&CheckHeaders::of(&sent(values))), Bearer::Malformed, "{values:?}");
         }
     }
 
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a092_a_name_is_decoded_before_it_is_compared() {
         let name = |text: &str| {
-            mcp_name(&Sent::of(&of(&[("mcp-name", text)]))).map(|name| name.map(Cow::into_owned))
+            mcp_name(&CheckHeaders::of(&of(&[("mcp-name", text)]))).map(|name| name.map(Cow::into_owned))
         };
         for (sent, meant) in [
             ("delete_all", "delete_all"),
@@ -239,7 +239,7 @@ mod tests {
         ] {
             assert!(name(odd).is_err(), "{odd}");
         }
-        assert!(mcp_name(&Sent::of(&of(&[("mcp-name", "read"), ("mcp-name", "delete")]))).is_err());
+        assert!(mcp_name(&CheckHeaders::of(&of(&[("mcp-name", "read"), ("mcp-name", "delete")]))).is_err());
     }
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
                 query: "",
                 method: Method::POST,
             };
-            AccessRequest::read(target, &Sent::of(&headers)).map(|_| ())
+            AccessRequest::read(target, &CheckHeaders::of(&headers)).map(|_| ())
         };
         for name in ["mcp-name", "mcp-method", "mcp-protocol-version"] {
             assert!(sent(name, 1024).is_ok(), "{name}");
@@ -276,10 +276,10 @@ mod tests {
             "mcp.method",
             "x_real_ip",
         ] {
-            assert!(refuse_reserved(&Sent::of(&of(&[(name, "x")]))).is_err(), "{name}");
+            assert!(refuse_reserved(&CheckHeaders::of(&of(&[(name, "x")]))).is_err(), "{name}");
         }
         for name in ["x-auth-subject", "sentry_trace", "baggage.x", "x-forwarded-host", "mcp-param-user_id"] {
-            assert!(refuse_reserved(&Sent::of(&of(&[(name, "x")]))).is_ok(), "{name}");
+            assert!(refuse_reserved(&CheckHeaders::of(&of(&[(name, "x")]))).is_ok(), "{name}");
         }
     }
 
@@ -293,17 +293,17 @@ mod tests {
             "mcp-name",
             "X_Auth_Subject",
         ] {
-            assert!(refuse_reserved(&Sent::of(&of(&[("connection", value)]))).is_err(), "{value}");
+            assert!(refuse_reserved(&CheckHeaders::of(&of(&[("connection", value)]))).is_err(), "{value}");
         }
         for value in ["close", "keep-alive", "Upgrade", "keep-alive, Upgrade", "HTTP2-Settings", ""] {
-            assert!(refuse_reserved(&Sent::of(&of(&[("connection", value)]))).is_ok(), "{value}");
+            assert!(refuse_reserved(&CheckHeaders::of(&of(&[("connection", value)]))).is_ok(), "{value}");
         }
     }
 
     #[test]
     fn a075_a_rewritten_path_is_not_half_trusted() {
         assert!(matches!(
-            refuse_reserved(&Sent::of(&of(&[("x-forwarded-prefix", "/x")]))),
+            refuse_reserved(&CheckHeaders::of(&of(&[("x-forwarded-prefix", "/x")]))),
             Err(CheckError::Rewritten)
         ));
     }

@@ -6,9 +6,9 @@
 
 use actix_web::http::header::HeaderMap;
 
+use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
-use super::sent::{Field, Sent};
 
 /// The path to which nginx sends the authorization subrequest.
 pub const PATH: &str = "/verify/nginx";
@@ -16,7 +16,7 @@ pub const PATH: &str = "/verify/nginx";
 /// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host by which nginx chose the
 /// server, and the request target as the client sent it. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
-    let sent = Sent::of(headers);
+    let sent = CheckHeaders::of(headers);
     let malformed = CheckError::BadHeader("X-Original-URL");
     let Some((proto, rest)) = sent.required(Field::XOriginalUrl)?.split_once("://") else {
         return Err(malformed);

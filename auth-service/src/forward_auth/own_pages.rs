@@ -14,8 +14,8 @@ use crate::domain::issuer::Issuer;
 use crate::domain::path::UnambiguousPath;
 use crate::state::AppState;
 
+use super::check_headers::{CheckHeaders, Field};
 use super::headers::{self, host, path_and_query, scheme};
-use super::sent::{Field, Sent};
 
 /// Names below `/.well-known/`. The path of a resource or of the issuer may follow (RFC 9728 §3.1, RFC 8414
 /// §3.1).
@@ -49,7 +49,7 @@ static GIVEN_BACK: [HeaderName; 3] = [AUTHORIZATION, COOKIE, HeaderName::from_st
 /// Answers a check about a request that only auth-service answers. Returns `None` for any other request.
 pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse> {
     let site = &state.config.site;
-    let sent = Sent::of(client);
+    let sent = CheckHeaders::of(client);
     headers::refuse_reserved(&sent).ok()?;
     let single = |field| sent.single(field).ok().flatten();
     let (path, _) = path_and_query(single(Field::XForwardedUri)?).ok()?;

@@ -3,8 +3,8 @@
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
 use crate::dpop::ProofRefused;
-use crate::facts::Facts;
 use crate::keys::dpop::Expected;
+use crate::principal::Principal;
 use crate::state::AppState;
 
 use super::request::AccessRequest;
@@ -55,31 +55,31 @@ impl NotProven {
     }
 }
 
-/// Checks the proof that comes with `token`, which belongs to `facts`. For bearer tokens there is nothing to
+/// Checks the proof that comes with `token`, which belongs to `principal`. For bearer tokens there is nothing to
 /// do.
 pub(super) async fn check(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,
     scheme: Scheme,
     token: &str,
-    facts: &Facts,
+    principal: &Principal,
     state: &AppState,
 ) -> Result<(), NotProven> {
-    let key = match (&facts.bound_to, scheme) {
+    let key = match (&principal.bound_to, scheme) {
         (None, Scheme::Bearer) => return Ok(()),
         (None, Scheme::Dpop) => return Err(NotProven::NotBound),
         (Some(_), Scheme::Bearer) => return Err(NotProven::Downgraded),
         (Some(key), Scheme::Dpop) => key,
     };
     // The future of a proof is large. It is in a box, so that checks of bearer tokens stay small.
-    Box::pin(check_proof(asked, resource, token, (key, facts), state)).await
+    Box::pin(check_proof(asked, resource, token, (key, principal), state)).await
 }
 
 async fn check_proof(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,
     token: &str,
-    (key, facts): (&KeyThumbprint, &Facts),
+    (key, principal): (&KeyThumbprint, &Principal),
     state: &AppState,
 ) -> Result<(), NotProven> {
     let text = asked.dpop.ok_or(NotProven::Key)?;
@@ -93,7 +93,7 @@ async fn check_proof(
     if proof.thumbprint != *key {
         return Err(NotProven::Key);
     }
-    state.admit_proof(&facts.subject, &facts.client_id)?;
+    state.admit_proof(&principal.subject, &principal.client_id)?;
     state.dpop.remember(&proof, state.store.as_ref(), expected.now).await?;
     Ok(())
 }

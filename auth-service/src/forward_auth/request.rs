@@ -11,8 +11,8 @@ use crate::domain::resource::{ProtectedHosts, Scheme};
 use crate::domain::resource_query::ResourceQuery;
 use crate::store::StoreError;
 
+use super::check_headers::{CheckHeaders, Field, MAX_LEN};
 use super::headers;
-use super::sent::{Field, MAX_LEN, Sent};
 
 /// A request that waits at the edge. It borrows what the client sent, so that a check allocates next to
 /// nothing.
@@ -57,7 +57,7 @@ pub(super) struct Target<'a> {
 
 impl<'a> AccessRequest<'a> {
     /// Completes a request with the client's own headers.
-    pub(super) fn read(target: Target<'a>, sent: &Sent<'a>) -> Result<Self, CheckError> {
+    pub(super) fn read(target: Target<'a>, sent: &CheckHeaders<'a>) -> Result<Self, CheckError> {
         headers::refuse_reserved(sent)?;
         let Target { scheme, host, path, query, method } = target;
         Ok(Self {

@@ -2,7 +2,7 @@
 //! used.
 //!
 //! Both leave a row in the store before any user is involved, and anybody can register a client. Therefore
-//! they count against the client at its address, the address, and all strangers together; see [`Standing`]. A
+//! they count against the client at its address, the address, and all strangers together; see [`Familiarity`]. A
 //! public client proves nothing, however well it is known. Anybody can use its identifier, but only from
 //! their own addresses.
 
@@ -55,7 +55,7 @@ impl Default for PushRate {
 
 /// How well a client is known, which decides with whom it shares its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Familiarity {
     /// No user has allowed the client, and no operator entered it. It shares a limit with all such clients.
     Stranger,
     /// The client is in use but does not authenticate. It shares limits with all such clients at the same
@@ -65,8 +65,8 @@ pub enum Standing {
     Proven,
 }
 
-impl Standing {
-    /// The standing of `client`. The caller has already authenticated the client, if it has credentials.
+impl Familiarity {
+    /// The familiarity of `client`. The caller has already authenticated the client, if it has credentials.
     pub fn of(client: &Client) -> Self {
         if client.last_used_at.is_none() && client.operator.is_none() {
             Self::Stranger
@@ -82,18 +82,18 @@ impl PushRate {
     /// Counts one request of `client`. The caller has already authenticated the client, if it has
     /// credentials.
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
-        let (standing, address) = (Standing::of(client), address.map(network));
-        if standing == Standing::Proven {
+        let (familiarity, address) = (Familiarity::of(client), address.map(network));
+        if familiarity == Familiarity::Proven {
             self.admit_for_accounts(client)?;
             return self.known.check(&client.id);
         }
-        let (pairs, addresses) = match standing {
-            Standing::InUse => (&self.pairs_in_use, &self.addresses_in_use),
+        let (pairs, addresses) = match familiarity {
+            Familiarity::InUse => (&self.pairs_in_use, &self.addresses_in_use),
             _ => (&self.pairs, &self.addresses),
         };
         pairs.check(&(client.id.clone(), address))?;
         addresses.check(&address)?;
-        if standing == Standing::InUse { Ok(()) } else { self.strangers.check() }
+        if familiarity == Familiarity::InUse { Ok(()) } else { self.strangers.check() }
     }
 
     /// Counts one request for one of the few accounts that have used `client`, because an account can have many

@@ -23,7 +23,7 @@ pub enum OurCookie {
     LoginAttempt,
 }
 
-/// The cookie of a browser in which a user has logged in before. Its value is a sealed ticket.
+/// The cookie of a browser in which a user has logged in before. Its value is a sealed form token.
 pub mod device {
     use actix_web::HttpRequest;
     use actix_web::cookie::{Cookie, time::Duration};
@@ -35,15 +35,15 @@ pub mod device {
 
     const NAME: &str = "mcp_gate_device";
 
-    /// The ticket in the request's cookie, if there is one.
+    /// The form token in the request's cookie, if there is one.
     pub fn read(request: &HttpRequest, issuer: &Issuer) -> Option<String> {
         request.cookie(&super::name_of(NAME, issuer)).map(|cookie| cookie.value().to_owned())
     }
 
-    /// The cookies that store the ticket, one for each path.
-    pub fn set(ticket: &str, issuer: &Issuer) -> Vec<Cookie<'static>> {
+    /// The cookies that store the form token, one for each path.
+    pub fn set(form_token: &str, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let lifetime = Duration::try_from(LIFETIME).unwrap_or(Duration::ZERO);
-        super::guarded((super::name_of(NAME, issuer), ticket), Some(lifetime), super::LOGIN_PAGES, issuer)
+        super::guarded((super::name_of(NAME, issuer), form_token), Some(lifetime), super::LOGIN_PAGES, issuer)
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
             for (set, pages) in [
                 (OurCookie::Session.set(&token, &issuer), PAGES),
                 (OurCookie::LoginAttempt.set(&token, &issuer), LOGIN_PAGES),
-                (device::set("ticket", &issuer), LOGIN_PAGES),
+                (device::set("form_token", &issuer), LOGIN_PAGES),
             ] {
                 let paths: Vec<_> = set.iter().map(|cookie| cookie.path().unwrap().to_owned()).collect();
                 let expected: Vec<_> = pages.iter().map(|page| format!("{base}{page}")).collect();

@@ -23,13 +23,13 @@ use crate::threads::{self, NoThread};
 /// length and not for kinds of characters).
 pub const SHORTEST: usize = 12;
 /// Maximum length of a password in bytes. Argon2 accepts more, but nobody types more.
-pub const LONGEST: usize = 256;
+pub const MAX_PASSWORD_LEN: usize = 256;
 /// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits
 /// for less than a second.
 pub const MAX_WAITING: usize = 32;
 /// How long an attempt waits for its turn. On a machine that is far too busy, it is told to come again before
 /// a browser or a proxy gives up.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Delay in seconds before a retry after [`HashingError::Busy`].
 pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// Maximum number of hashes at a time, whatever the number of cores. Each holds 19 MiB for as long as the
@@ -54,7 +54,7 @@ pub struct Passwords {
     /// One permit for each thread that hashes, so that what is sent to the threads starts at once.
     permits: Arc<Semaphore>,
     /// Leads to the threads. They end when it is dropped.
-    jobs: mpsc::Sender<Job>,
+    tasks: mpsc::Sender<HashTask>,
     strangers: Arc<Semaphore>,
     known: Arc<Semaphore>,
     /// The hash that is verified when an account does not exist, so that both cases take the same time.
@@ -66,7 +66,7 @@ pub struct Passwords {
 }
 
 /// Work for a thread that hashes, in the memory of that thread.
-type Job = Box<dyn FnOnce(&mut [Block]) + Send>;
+type HashTask = Box<dyn FnOnce(&mut [Block]) + Send>;
 
 /// Why passwords cannot be hashed at all.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl Passwords {
     /// If there is not enough memory, or the system has no thread left.
     pub fn new(threads: usize) -> Result<Self, SetUpError> {
         let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
-        let (jobs, waiting) = mpsc::channel::<Job>();
+        let (tasks, waiting) = mpsc::channel::<HashTask>();
         let waiting = Arc::new(Mutex::new(waiting));
         let mut decoy = None;
         // Memory and threads are taken now, so that the service does not need more of them under load, when
@@ -117,11 +117,11 @@ impl Passwords {
         let decoy = decoy.ok_or(HashingError::Failed)?;
         Ok(Self {
             permits: Arc::new(Semaphore::new(parallel)),
-            jobs,
+            tasks,
             strangers: Arc::new(Semaphore::new(MAX_WAITING)),
             known: Arc::new(Semaphore::new(MAX_WAITING)),
             decoy: decoy.into(),
-            patience: LONGEST_WAIT,
+            patience: MAX_WAIT,
             last: Arc::new(Mutex::new(USUAL)),
         })
     }
@@ -174,27 +174,27 @@ impl Passwords {
         let turn = tokio::time::timeout(self.patience, turn).await.map_err(|_| HashingError::Busy)?;
         let permit = turn.map_err(|_| HashingError::Failed)?;
         let (done, outcome) = oneshot::channel();
-        // The place and the permit move into the job, so that a caller that goes away now does not release
+        // The place and the permit move into the task, so that a caller that goes away now does not release
         // what is in use.
-        let job = Box::new(move |memory: &mut [Block]| {
+        let task = Box::new(move |memory: &mut [Block]| {
             let outcome = work(memory);
             drop((permit, place));
             // The caller might have gone away.
             let _ = done.send(outcome);
         });
-        self.jobs.send(job).map_err(|_| HashingError::Failed)?;
+        self.tasks.send(task).map_err(|_| HashingError::Failed)?;
         outcome.await.map_err(|_| HashingError::Failed)
     }
 }
 
-/// Runs jobs until no more can come.
-fn work_on(waiting: &Mutex<mpsc::Receiver<Job>>, memory: &mut [Block]) {
+/// Runs tasks until no more can come.
+fn work_on(waiting: &Mutex<mpsc::Receiver<HashTask>>, memory: &mut [Block]) {
     loop {
-        // One thread waits for a job, and the others wait for the lock.
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        // The caller of a job that panics gets an error, and the thread goes on.
-        let _ = catch_unwind(AssertUnwindSafe(|| job(memory)));
+        // One thread waits for a task, and the others wait for the lock.
+        let task = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(task) = task else { return };
+        // The caller of a task that panics gets an error, and the thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(|| task(memory)));
     }
 }
 
@@ -227,7 +227,7 @@ fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
 /// Whether the password matches the hash. It is an error, and not a wrong password, if no hash can be
 /// computed.
 fn matches(phc: &str, password: &[u8], memory: &mut [Block]) -> Result<bool, HashingError> {
-    if password.len() > LONGEST {
+    if password.len() > MAX_PASSWORD_LEN {
         return Ok(false);
     }
     let stored = PasswordHash::new(phc).map_err(failed)?;

@@ -25,9 +25,9 @@ const WINDOW: u64 = 300;
 /// How long a nonce of this server can be used, in seconds.
 const NONCE_LIFE: u64 = 300;
 /// Maximum length of a proof, in bytes.
-const LONGEST: usize = 8192;
+const MAX_PROOF_LEN: usize = 8192;
 /// Maximum length of a `jti`, in bytes.
-const LONGEST_ID: usize = 256;
+const MAX_JTI_LEN: usize = 256;
 
 /// The `cnf` claim of an access token (RFC 9449 §6.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ struct Claims {
 
 /// Checks all points of RFC 9449 §4.3 except the nonce and whether the proof was used before.
 pub fn check(text: &str, expected: &Expected<'_>) -> Result<Proof, InvalidProof> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_PROOF_LEN {
         return Err(InvalidProof::Malformed);
     }
     let (algorithm, jwk) = header(text).ok_or(InvalidProof::Malformed)?;
@@ -114,7 +114,7 @@ pub fn check(text: &str, expected: &Expected<'_>) -> Result<Proof, InvalidProof>
         }
     })?;
     let Claims { jti, htm, htu, iat, ath, nonce } = claims.claims;
-    if jti.is_empty() || jti.len() > LONGEST_ID {
+    if jti.is_empty() || jti.len() > MAX_JTI_LEN {
         return Err(InvalidProof::Malformed);
     }
     if htm != expected.method || !is_same_url(&htu, expected.url) {

@@ -1,4 +1,4 @@
-//! Authenticated encryption of data that leaves the process, such as stored values, form tickets and refresh
+//! Authenticated encryption of data that leaves the process, such as stored values, form tokens and refresh
 //! token successors.
 
 use std::fmt;
@@ -77,8 +77,8 @@ impl fmt::Debug for StoreKey {
 pub enum Purpose {
     /// Values that are kept in the store.
     StoredValue,
-    /// Tickets in this server's HTML forms.
-    FormTicket,
+    /// Form tokens in this server's HTML forms.
+    FormToken,
     /// Nonces for DPoP proofs (RFC 9449 §8).
     DpopNonce,
     /// The content of a store, exported to a file.
@@ -89,7 +89,7 @@ impl Purpose {
     const fn label(self) -> &'static [u8] {
         match self {
             Self::StoredValue => b"mcp-gate stored value v1",
-            Self::FormTicket => b"mcp-gate form ticket v1",
+            Self::FormToken => b"mcp-gate form token v1",
             Self::DpopNonce => b"mcp-gate dpop nonce v1",
             Self::Dump => b"mcp-gate store dump v1",
         }
@@ -224,7 +224,7 @@ mod tests {
         let sealed = sealer(Purpose::StoredValue).seal(b"clients/a", b"value").unwrap();
         assert_eq!(sealer(Purpose::StoredValue).open(b"clients/a", &sealed).unwrap(), b"value");
         assert!(sealer(Purpose::StoredValue).open(b"clients/b", &sealed).is_err());
-        assert!(sealer(Purpose::FormTicket).open(b"clients/a", &sealed).is_err());
+        assert!(sealer(Purpose::FormToken).open(b"clients/a", &sealed).is_err());
         let other = Sealer::new(&StoreKey::new([2; 32]), Purpose::StoredValue).unwrap();
         assert!(other.open(b"clients/a", &sealed).is_err());
         for at in 0..sealed.len() {

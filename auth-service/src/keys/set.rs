@@ -17,7 +17,7 @@ use super::stored::StoredSigningKey;
 
 /// Maximum lifetime of any token of this server, whatever the settings say (RFC 9068 §4 leaves it to the
 /// server).
-pub const LONGEST_TOKEN: Duration = Duration::from_secs(86_400);
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// How long a retired key is kept after its last token has expired, because the clocks of replicas can
 /// differ.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -209,7 +209,7 @@ pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
 
 /// Time from which nothing that `key` has signed can be valid. It is `None` while the key has no successor.
 pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
-    key.signs_until.map(|until| until.plus(LONGEST_TOKEN).plus(MARGIN))
+    key.signs_until.map(|until| until.plus(MAX_TOKEN_LIFETIME).plus(MARGIN))
 }
 
 /// Undoes what was done while a clock was ahead. Keys that were made in what is still the future are removed,
@@ -429,7 +429,7 @@ mod tests {
                 }
                 signed.push((key.kid.clone(), now));
                 for (kid, at) in &signed {
-                    let lives = now < at + LONGEST_TOKEN.as_secs() && !revoked.contains(kid);
+                    let lives = now < at + MAX_TOKEN_LIFETIME.as_secs() && !revoked.contains(kid);
                     prop_assert!(!lives || set.keys().iter().any(|key| key.kid == *kid), "a key went early");
                 }
             }

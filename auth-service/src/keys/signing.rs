@@ -62,7 +62,7 @@ pub struct InvalidSignature;
 
 /// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or
 /// two thousand with many groups.
-const LONGEST_TOKEN_TEXT: usize = 8192;
+const MAX_TOKEN_LEN: usize = 8192;
 
 impl KeyRing {
     /// Makes a ring with the keys of this set.
@@ -119,7 +119,7 @@ impl KeyRing {
     /// The key is always one of this server's own, so an unknown `kid` costs nothing. `jku`, `x5u` and `jwk`
     /// are ignored. A token with `crit` is refused, because no extension is supported (RFC 7515 §4.1.11).
     pub fn verify<C: DeserializeOwned>(&self, typ: &str, token: &str) -> Result<C, InvalidSignature> {
-        if token.len() > LONGEST_TOKEN_TEXT {
+        if token.len() > MAX_TOKEN_LEN {
             return Err(InvalidSignature);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| InvalidSignature)?;

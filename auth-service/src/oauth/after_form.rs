@@ -2,7 +2,7 @@
 //!
 //! When the response to a form is itself a page, the browser asks the user whether to send the form again on
 //! a reload or after the back button. Therefore the response is a redirect, and the address of the next page
-//! carries its content in a sealed ticket. Nothing is stored, and no link can show one user a message that
+//! carries its content in a sealed form token. Nothing is stored, and no link can show one user a message that
 //! was meant for another. If sending the form again is useful (after too many attempts or a server error),
 //! the page itself is the response, with a status code that programs understand.
 
@@ -13,24 +13,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::opaque_token::TokenHash;
 use crate::identity::cookies::OurCookie;
-use crate::identity::ticket::Form;
+use crate::identity::form_token::Form;
 use crate::pages::{FormTarget, Link, MessagePage, page};
 use crate::state::AppState;
 
 use super::authorize::see_other;
 use super::params::Params;
 
-/// Maximum length in bytes of a ticket in an address. Common proxies limit the request line to 8 kB.
-const LONGEST_IN_ADDRESS: usize = 4 * 1024;
+/// Maximum length in bytes of a form token in an address. Common proxies limit the request line to 8 kB.
+const MAX_QUERY_LEN: usize = 4 * 1024;
 
 /// Path of the page that shows the result of a form.
 pub const MESSAGE_PATH: &str = "/consent/answered";
 
-/// Returns a redirect to the page at `path`, with the ticket in its query. Returns `None` if the ticket is
+/// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form token is
 /// too long for an address; the caller then responds with the page itself.
-pub(super) fn redirect(state: &AppState, path: &str, ticket: &str) -> Option<HttpResponse> {
-    let is_short = ticket.len() <= LONGEST_IN_ADDRESS;
-    is_short.then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?ticket={ticket}"))))
+pub(super) fn redirect(state: &AppState, path: &str, form_token: &str) -> Option<HttpResponse> {
+    let is_short = form_token.len() <= MAX_QUERY_LEN;
+    is_short
+        .then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?form_token={form_token}"))))
 }
 
 /// Why a form was not accepted. The page shows it when the form appears again.
@@ -91,15 +92,15 @@ impl Message {
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
-    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The ticket in that address is valid in this
+    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that address is valid in this
     /// browser only, so that another person's link cannot show a message and lead on from there. Server
     /// errors, and browsers without a session cookie, get the page itself.
     pub(super) fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
         let reader = reader(http, state).filter(|_| !status_of(self.status).is_server_error());
         let expires_at = state.now().plus(state.config.lifetimes.form);
-        let ticket =
-            reader.and_then(|reader| state.tickets.issue(Form::Message, reader, expires_at, self).ok());
-        let redirect = ticket.and_then(|ticket| redirect(state, MESSAGE_PATH, &ticket));
+        let form_token =
+            reader.and_then(|reader| state.form_tokens.issue(Form::Message, reader, expires_at, self).ok());
+        let redirect = form_token.and_then(|form_token| redirect(state, MESSAGE_PATH, &form_token));
         redirect.unwrap_or_else(|| self.page())
     }
 }
@@ -116,9 +117,10 @@ fn status_of(number: u16) -> StatusCode {
 /// `GET /consent/answered`: shows the result of a form.
 pub async fn show(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let params = Params::of_query(http.query_string()).ok();
-    let ticket = params.as_ref().and_then(|params| params.one("ticket").ok().flatten()).unwrap_or_default();
+    let form_token =
+        params.as_ref().and_then(|params| params.one("form_token").ok().flatten()).unwrap_or_default();
     let message = reader(&http, &state)
-        .and_then(|reader| state.tickets.read(Form::Message, reader, state.now(), ticket).ok());
+        .and_then(|reader| state.form_tokens.read(Form::Message, reader, state.now(), form_token).ok());
     message.unwrap_or_else(over).page()
 }
 

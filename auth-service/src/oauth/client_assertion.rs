@@ -26,7 +26,7 @@ pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-
 /// secret.
 pub(super) const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
 /// Maximum lifetime of an assertion in seconds. An assertion is made for one request.
-const LONGEST: u64 = 600;
+const MAX_LIFETIME_SECONDS: u64 = 600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
 
@@ -161,7 +161,7 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     }
     let soon = now.0 + LEEWAY;
     let in_time = claims.exp.saturating_add(LEEWAY) > now.0
-        && claims.exp <= soon + LONGEST
+        && claims.exp <= soon + MAX_LIFETIME_SECONDS
         && claims.nbf.is_none_or(|at| at <= soon)
         && claims.iat.is_none_or(|at| at <= soon);
     if in_time { Ok(()) } else { Err(AssertionError::Time) }

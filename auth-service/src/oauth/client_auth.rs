@@ -170,12 +170,12 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
 }
 
 /// Maximum length of HTTP Basic credentials in bytes, before Base64 decoding.
-pub(super) const LONGEST_BASIC: usize = 8192;
+pub(super) const MAX_BASIC_LEN: usize = 8192;
 
 /// Reads HTTP Basic credentials, in which both parts are form-encoded (RFC 6749 §2.3.1).
 pub(super) fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
     let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > LONGEST_BASIC {
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > MAX_BASIC_LEN {
         return None;
     }
     let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;

@@ -17,7 +17,7 @@ use crate::domain::opaque_token::{TokenHash, TokenKind};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::{Scope, ScopeToken};
 use crate::guard::client_address;
-use crate::identity::ticket::{BadTicket, Form};
+use crate::identity::form_token::{BadFormToken, Form};
 use crate::ops::audit;
 use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
 use crate::state::AppState;
@@ -29,10 +29,10 @@ use super::{responses, session};
 
 pub use error::ConsentError;
 
-/// The content of the form's ticket: everything that the user was shown. The grant's identifier is chosen
+/// The content of the form's form token: everything that the user was shown. The grant's identifier is chosen
 /// when the page is made, so that one page creates at most one grant.
 #[derive(Serialize, Deserialize)]
-struct Asked {
+struct ConsentRequest {
     grant_id: GrantId,
     subject: Subject,
     /// Digest of the client's metadata ([`ClientMetadata::digest`]). The client's name on the page is part of
@@ -68,7 +68,7 @@ pub(super) async fn ask(
         None => (GrantId::new(state.random_bytes()?), None),
     };
     let (subject, digest) = (session.subject.clone(), client.metadata.digest());
-    let asked = Asked { grant_id, subject, client: digest, request, pushed };
+    let asked = ConsentRequest { grant_id, subject, client: digest, request, pushed };
     // Any program on the user's machine can receive a response at a loopback address or a private-use scheme,
     // so every such request is shown to the user (RFC 8252 §8.6).
     if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
@@ -80,7 +80,7 @@ pub(super) async fn ask(
     if prompt.none {
         return Err(ConsentError::PageRequired);
     }
-    let ticket = state.tickets.issue(
+    let form_token = state.form_tokens.issue(
         Form::Consent,
         session.id,
         state.now().plus(state.config.lifetimes.form),
@@ -92,7 +92,7 @@ pub(super) async fn ask(
         audit::Event::Barred { subject: &asked.subject, client_id: &client.id }.emit();
         let template = BarredPage {
             action: &state.config.site.issuer.endpoint("/consent"),
-            ticket: &ticket,
+            form_token: &form_token,
             username: account.username.as_str(),
             resources: &barred,
         };
@@ -102,7 +102,7 @@ pub(super) async fn ask(
     let resources: Vec<String> = request.resources.iter().map(ToString::to_string).collect();
     let template = ConsentPage {
         action: &state.config.site.issuer.endpoint("/consent"),
-        ticket: &ticket,
+        form_token: &form_token,
         username: account.username.as_str(),
         client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
         redirect_host: &request.redirect_uri.display_host(),
@@ -173,7 +173,7 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
 /// answered, and only its client can push it again.
 fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String> {
     let params = Params::of_form(http, body).ok()?;
-    let asked: Asked = state.tickets.content(Form::Consent, params.one("ticket").ok()??)?;
+    let asked: ConsentRequest = state.form_tokens.content(Form::Consent, params.one("form_token").ok()??)?;
     let query = asked.pushed.is_none().then(|| asked.request.query())?;
     // The encoded query can be longer than the one that the client sent.
     if query.len() > responses::QUERY_LIMIT {
@@ -186,11 +186,11 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     let params = Params::of_form(http, body)?;
     let now = state.now();
     let (session, account) = session::of(http, state).await?.ok_or(ConsentError::NoSession)?;
-    let ticket = params.one("ticket")?.unwrap_or_default();
-    let asked: Asked = state.tickets.read(Form::Consent, session.id, now, ticket)?;
+    let form_token = params.one("form_token")?.unwrap_or_default();
+    let asked: ConsentRequest = state.form_tokens.read(Form::Consent, session.id, now, form_token)?;
     let request = &asked.request;
     if asked.subject != session.subject {
-        return Err(BadTicket::Foreign.into());
+        return Err(BadFormToken::Foreign.into());
     }
     // The page might have been open for a while, so the client and its redirect URI are looked up again.
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
@@ -225,7 +225,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
 
 async fn approve(
     state: &AppState,
-    asked: Asked,
+    asked: ConsentRequest,
     session: &LoginSession,
     client: Client,
 ) -> Result<HttpResponse, ConsentError> {

@@ -16,7 +16,7 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
 use crate::guard::client_address;
-use crate::identity::ticket::{BadTicket, Form};
+use crate::identity::form_token::{BadFormToken, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
 use crate::pages::{BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, Link, displayable, page};
@@ -29,7 +29,7 @@ use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
 use super::{responses, session};
 
-/// The content of the ticket of the last page: what the user was shown.
+/// The content of the form token of the last page: what the user was shown.
 #[derive(Serialize, Deserialize)]
 struct Shown {
     device: TokenHash,
@@ -50,9 +50,9 @@ pub enum DeviceError {
         "You are not signed in any more. If the device is not connected, sign in and type the code again."
     )]
     NoSession,
-    /// The ticket of the form is not valid; see [`BadTicket`].
+    /// The form token of the form is not valid; see [`BadFormToken`].
     #[error("The reason is that {0}. If the device is not connected, type its code again.")]
-    Ticket(#[from] BadTicket),
+    FormToken(#[from] BadFormToken),
     /// The code was already answered, or it has expired.
     #[error(
         "This code was answered before, or has expired. If the device is not connected, let it show a new code, and type that one."
@@ -95,7 +95,7 @@ impl DeviceError {
         let status = match self {
             Self::Params(_)
             | Self::NoSession
-            | Self::Ticket(_)
+            | Self::FormToken(_)
             | Self::NoDecision
             | Self::ClientGone
             | Self::ClientChanged => StatusCode::BAD_REQUEST,
@@ -106,7 +106,7 @@ impl DeviceError {
         let title = match self {
             Self::Over => "This code can no longer be used",
             // An earlier answer might be valid, so the title must not say that nothing was allowed.
-            Self::NoSession | Self::Ticket(_) => "This page cannot be used",
+            Self::NoSession | Self::FormToken(_) => "This page cannot be used",
             _ => "Nothing was allowed",
         };
         let url = issuer.endpoint("/device");
@@ -155,10 +155,10 @@ fn show_form(
     problem: Option<&Problem>,
 ) -> Result<HttpResponse, DeviceError> {
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::UserCode, session.id, expires_at, &())?;
+    let form_token = state.form_tokens.issue(Form::UserCode, session.id, expires_at, &())?;
     let template = DeviceCodePage {
         action: &state.config.site.issuer.endpoint("/device"),
-        ticket: &ticket,
+        form_token: &form_token,
         username: account.username.as_str(),
         user_code: typed,
         problem: problem.map(|problem| problem.text.as_str()),
@@ -171,14 +171,14 @@ fn show_form(
     Ok(response)
 }
 
-/// The content of the ticket with which the code form is shown again.
+/// The content of the form token with which the code form is shown again.
 #[derive(Serialize, Deserialize)]
-struct Again {
+struct RepeatedCodeForm {
     typed: String,
     problem: Problem,
 }
 
-/// `GET /device/again`: shows the code form with the problem. The ticket in the query is bound to the session
+/// `GET /device/again`: shows the code form with the problem. The form token in the query is bound to the session
 /// in which the code was typed.
 pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open_again(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
@@ -186,9 +186,10 @@ pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpRe
 
 async fn open_again(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
     let params = Params::of_query(http.query_string())?;
-    let ticket = params.one("ticket")?.unwrap_or_default();
+    let form_token = params.one("form_token")?.unwrap_or_default();
     let again = session::of(http, state).await?.and_then(|(session, account)| {
-        let again: Again = state.tickets.read(Form::UserCodeAgain, session.id, state.now(), ticket).ok()?;
+        let again: RepeatedCodeForm =
+            state.form_tokens.read(Form::UserCodeAgain, session.id, state.now(), form_token).ok()?;
         Some((session, account, again))
     });
     match again {
@@ -205,10 +206,10 @@ fn lead_to_form(
     typed: &str,
     problem: Problem,
 ) -> Result<HttpResponse, DeviceError> {
-    let again = Again { typed: typed.to_owned(), problem };
+    let again = RepeatedCodeForm { typed: typed.to_owned(), problem };
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::UserCodeAgain, session.id, expires_at, &again)?;
-    match redirect(state, "/device/again", &ticket) {
+    let form_token = state.form_tokens.issue(Form::UserCodeAgain, session.id, expires_at, &again)?;
+    match redirect(state, "/device/again", &form_token) {
         Some(response) => Ok(response),
         None => show_form(state, session, account, typed, Some(&again.problem)),
     }
@@ -218,7 +219,12 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     let params = Params::of_form(http, body)?;
     let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
     let now = state.now();
-    state.tickets.read::<()>(Form::UserCode, session.id, now, params.one("ticket")?.unwrap_or_default())?;
+    state.form_tokens.read::<()>(
+        Form::UserCode,
+        session.id,
+        now,
+        params.one("form_token")?.unwrap_or_default(),
+    )?;
     let typed = params.one("user_code")?.unwrap_or_default();
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     if let Err(too_fast) = state.device_rate.admit_guess(address, &session.subject) {
@@ -241,14 +247,14 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     let shown =
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
-    let ticket = state.tickets.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
+    let form_token = state.form_tokens.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
     // The next page has its own address and is not the response to this form. Otherwise the back button would
     // make the browser ask whether to send the form again.
-    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}"))))
+    Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}"))))
 }
 
 /// `GET /device/consent`: shows what allowing the device would mean and, after the decision, the result. The
-/// ticket in the query is bound to the session in which the code was typed, so that a link leads nobody else
+/// form token in the query is bound to the session in which the code was typed, so that a link leads nobody else
 /// here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
@@ -256,12 +262,12 @@ pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResp
 
 async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
     let params = Params::of_query(http.query_string())?;
-    let Some(ticket) = params.one("ticket")? else {
+    let Some(form_token) = params.one("form_token")? else {
         return Ok(see_other(&state.config.site.issuer.endpoint("/device")));
     };
     let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
     let now = state.now();
-    let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
+    let shown: Shown = state.form_tokens.read(Form::DeviceConsent, session.id, now, form_token)?;
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
     if is_allowed_by(&session.subject, &asked, state).await? {
         return Ok(connected());
@@ -280,14 +286,14 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     if !barred.is_empty() {
         audit::Event::Barred { subject: &session.subject, client_id: &client.id }.emit();
         let username = account.username.as_str();
-        let template = BarredPage { action: &action, ticket, username, resources: &barred };
+        let template = BarredPage { action: &action, form_token, username, resources: &barred };
         return Ok(page(StatusCode::FORBIDDEN, &template, FormTarget::Ourselves));
     }
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     let resources: Vec<String> = asked.resources.iter().map(ToString::to_string).collect();
     let template = DeviceConsentPage {
         action: &action,
-        ticket,
+        form_token,
         username: account.username.as_str(),
         user_code: &shown.code,
         client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
@@ -319,10 +325,10 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     let params = Params::of_form(http, body)?;
     let (session, account) = session::of(http, state).await?.ok_or(DeviceError::NoSession)?;
     let now = state.now();
-    let ticket = params.one("ticket")?.unwrap_or_default();
-    let shown: Shown = state.tickets.read(Form::DeviceConsent, session.id, now, ticket)?;
+    let form_token = params.one("form_token")?.unwrap_or_default();
+    let shown: Shown = state.form_tokens.read(Form::DeviceConsent, session.id, now, form_token)?;
     if shown.subject != session.subject {
-        return Err(BadTicket::Foreign.into());
+        return Err(BadFormToken::Foreign.into());
     }
     let (subject, authenticated_at) = (session.subject.clone(), session.authenticated_at);
     let decision = match params.one("decision")? {
@@ -332,7 +338,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     };
     // The page that asked also shows the result, however often it is opened. If the result were the response
     // to this form, a reload would send the form again.
-    let result = see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?ticket={ticket}")));
+    let result =
+        see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}")));
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
     if is_decided(&decision, &asked, state).await? {
         return Ok(result);

@@ -10,7 +10,7 @@ use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
-use crate::guard::push_rate::Standing;
+use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
 
 use super::authorize::{asked_resources, asked_scope};
@@ -62,10 +62,10 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     let resources = asked_resources(&params, state)?;
     let scope = asked_scope(&params, &client, &resources, state)?;
-    let ceiling = match Standing::of(&client) {
-        Standing::Stranger => MAX_OF_STRANGERS,
-        Standing::InUse => MAX_IN_USE,
-        Standing::Proven => MAX_OF_ALL,
+    let ceiling = match Familiarity::of(&client) {
+        Familiarity::Stranger => MAX_OF_STRANGERS,
+        Familiarity::InUse => MAX_IN_USE,
+        Familiarity::Proven => MAX_OF_ALL,
     };
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.device_rate.admit_start(address).map_err(TokenError::TooMany)?;

@@ -54,7 +54,7 @@ mod tests {
     fn what_pages_say_is_there() {
         use crate::clients::documents::DocumentError;
         use crate::domain::client::InvalidClientId;
-        use crate::identity::ticket::BadTicket;
+        use crate::identity::form_token::BadFormToken;
         use crate::oauth::authorize::AuthorizeError;
         use crate::oauth::consent::ConsentError;
         use crate::oauth::device::DeviceError;
@@ -83,7 +83,7 @@ mod tests {
             LoginError::Unavailable.to_string(),
             ConsentError::Params(broken()).to_string(),
             ConsentError::NoSession.to_string(),
-            ConsentError::Ticket(BadTicket::Expired).to_string(),
+            ConsentError::FormToken(BadFormToken::Expired).to_string(),
             ConsentError::PageRequired.to_string(),
             ConsentError::AnsweredBefore.to_string(),
             ConsentError::ClientGone.to_string(),
@@ -93,7 +93,7 @@ mod tests {
             ConsentError::Unavailable.to_string(),
             DeviceError::Params(broken()).to_string(),
             DeviceError::NoSession.to_string(),
-            DeviceError::Ticket(BadTicket::Foreign).to_string(),
+            DeviceError::FormToken(BadFormToken::Foreign).to_string(),
             DeviceError::Over.to_string(),
             DeviceError::ClientGone.to_string(),
             DeviceError::ClientChanged.to_string(),

@@ -26,7 +26,7 @@ use crate::policy::Policy;
 
 use super::authorize::{AuthorizationRequest, redirect_uri_of};
 use super::client_assertion::{accepted_header, claimed_client};
-use super::client_auth::{LONGEST_BASIC, basic_credentials};
+use super::client_auth::{MAX_BASIC_LEN, basic_credentials};
 use super::params::Params;
 
 const GOOD: [(&str, &str); 9] = [
@@ -143,7 +143,7 @@ pub fn basic_header(bytes: &[u8]) {
         let written = STANDARD.encode(format!("{}:{}", form(&id), form(secret.expose_secret())));
         // Escapes make the credentials up to three times as long, and credentials that are too long are
         // refused.
-        if written.len() > LONGEST_BASIC {
+        if written.len() > MAX_BASIC_LEN {
             continue;
         }
         let (id_again, secret_again) =

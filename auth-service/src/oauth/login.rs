@@ -1,7 +1,7 @@
 //! The login page, and the session that a successful login starts.
 
-pub mod again;
 pub mod new_password;
+pub mod repeated;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -13,8 +13,8 @@ use crate::domain::account::{Account, LoginSession};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::identity::cookies::{OurCookie, device};
+use crate::identity::form_token::{BadFormToken, Form};
 use crate::identity::password::HashingError;
-use crate::identity::ticket::{BadTicket, Form};
 use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
 use crate::pages::{FormTarget, Link, LoginPage, MessagePage, page};
@@ -26,7 +26,7 @@ use super::authorize::{Prompt, see_other};
 use super::login_attempt::account_of;
 use super::params::{BadParams, Params};
 use super::{pushed_request, responses, session};
-use new_password::Choosing;
+use new_password::PasswordChange;
 
 /// Why a login cannot be handled. A wrong password is not among these errors.
 #[derive(Debug, thiserror::Error)]
@@ -192,14 +192,14 @@ fn show_form(
     let site = &state.config.site;
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    // A query can be twice as long in a ticket, and the form has to fit in a request body.
-    if ticket.len() > responses::TICKET_LIMIT {
+    let form_token = state.form_tokens.issue(Form::Login, cookie.hash(), expires_at, then)?;
+    // A query can be twice as long in a form token, and the form has to fit in a request body.
+    if form_token.len() > responses::TICKET_LIMIT {
         return Err(LoginError::LongLink);
     }
     let template = LoginPage {
         action: &site.issuer.endpoint("/login"),
-        ticket: &ticket,
+        form_token: &form_token,
         username: said.username,
         problem: said.problem.map(|problem| problem.text.as_str()),
         signed_in: said.signed_in,
@@ -242,17 +242,17 @@ const DONE_PATH: &str = "/login/done";
 const STALE: &str = "The page was open for too long, or was opened in another browser. Sign in on this page. If this \
                      happens again, allow your browser to keep cookies of this site.";
 
-/// Reads the ticket of a form that was shown to this browser a short time ago. Returns the cookie that it is
+/// Reads the form token of a form that was shown to this browser a short time ago. Returns the cookie that it is
 /// bound to, and its content.
 fn shown_here<T: DeserializeOwned>(
     http: &HttpRequest,
     state: &AppState,
     form: Form,
-    ticket: &str,
-) -> Result<(OpaqueToken, T), BadTicket> {
+    form_token: &str,
+) -> Result<(OpaqueToken, T), BadFormToken> {
     let cookie = OurCookie::LoginAttempt.read(http, &state.config.site.issuer);
-    let cookie = cookie.ok_or(BadTicket::Foreign)?;
-    let content = state.tickets.read(form, cookie.hash(), state.now(), ticket)?;
+    let cookie = cookie.ok_or(BadFormToken::Foreign)?;
+    let content = state.form_tokens.read(form, cookie.hash(), state.now(), form_token)?;
     Ok((cookie, content))
 }
 
@@ -265,7 +265,7 @@ async fn lead_to_fresh(
     status: StatusCode,
     problem: &str,
 ) -> Result<HttpResponse, LoginError> {
-    again::lead_to(http, state, then, "", Problem::new(status, problem)).await
+    repeated::lead_to(http, state, then, "", Problem::new(status, problem)).await
 }
 
 async fn check_password(
@@ -274,9 +274,9 @@ async fn check_password(
     state: &AppState,
 ) -> Result<HttpResponse, LoginError> {
     let params = Params::of_form(http, body)?;
-    let ticket = params.one("ticket")?.unwrap_or_default();
-    let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, ticket) else {
-        let then = state.tickets.content(Form::Login, ticket).unwrap_or(Continuation::Nowhere);
+    let form_token = params.one("form_token")?.unwrap_or_default();
+    let Ok((cookie, then)) = shown_here::<Continuation>(http, state, Form::Login, form_token) else {
+        let then = state.form_tokens.content(Form::Login, form_token).unwrap_or(Continuation::Nowhere);
         return lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE).await;
     };
     let typed = params.one("username")?.unwrap_or_default();
@@ -284,11 +284,11 @@ async fn check_password(
     match account_of(http, state, typed, password).await {
         Ok(account) if account.password.one_time => {
             let (subject, one_time) = (account.subject.clone(), account.password.clone());
-            let choosing = Choosing { subject, one_time, then, problem: None };
-            new_password::lead_to(state, &cookie, &choosing, &account)
+            let change = PasswordChange { subject, one_time, then, problem: None };
+            new_password::lead_to(state, &cookie, &change, &account)
         }
         Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => again::lead_to(http, state, &then, typed, again::problem_of(&refused)?).await,
+        Err(refused) => repeated::lead_to(http, state, &then, typed, repeated::problem_of(&refused)?).await,
     }
 }
 
@@ -315,7 +315,7 @@ async fn start_session(
     let mut response = see_other(&issuer.endpoint(path.as_deref().unwrap_or(DONE_PATH)));
     set_cookies(&mut response, &OurCookie::Session.set(&cookie, issuer));
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
-    let device = state.tickets.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
+    let device = state.form_tokens.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookies(&mut response, &device::set(&device, issuer));
     // The cookie of the login form is kept, so that the form in another tab or behind the back button stays
     // valid.

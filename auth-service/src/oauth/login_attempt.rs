@@ -11,8 +11,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::guard::client_address;
 use crate::guard::login_rate::{Admission, Browser, TooManyAttempts};
 use crate::identity::cookies::device;
+use crate::identity::form_token::Form;
 use crate::identity::password::{HashingError, Queue, RETRY_AFTER_SECONDS};
-use crate::identity::ticket::Form;
 use crate::state::AppState;
 use crate::store::StoreError;
 
@@ -127,8 +127,9 @@ fn address_of(http: &HttpRequest, state: &AppState) -> Option<IpAddr> {
 /// Whether this browser was used before to log in to the account with this name.
 fn browser(http: &HttpRequest, state: &AppState, name: &Username) -> Browser {
     let bound_to = TokenHash::of(name.as_str().as_bytes());
-    let ticket = device::read(http, &state.config.site.issuer);
-    let known = ticket
-        .is_some_and(|ticket| state.tickets.read::<()>(Form::Device, bound_to, state.now(), &ticket).is_ok());
+    let form_token = device::read(http, &state.config.site.issuer);
+    let known = form_token.is_some_and(|form_token| {
+        state.form_tokens.read::<()>(Form::Device, bound_to, state.now(), &form_token).is_ok()
+    });
     if known { Browser::KnownDevice } else { Browser::Stranger }
 }

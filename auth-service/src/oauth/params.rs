@@ -22,7 +22,7 @@ pub enum BadParams {
 }
 
 /// Maximum number of parameters in a query or form.
-const MOST: usize = 100;
+const MAX_PARAMS: usize = 100;
 
 impl Params {
     /// Reads the parameters of a query string.
@@ -44,7 +44,7 @@ impl Params {
     }
 
     fn read(encoded: &[u8]) -> Result<Self, BadParams> {
-        if encoded.split(|byte| *byte == b'&').nth(MOST).is_some() {
+        if encoded.split(|byte| *byte == b'&').nth(MAX_PARAMS).is_some() {
             return Err(BadParams::Unreadable);
         }
         serde_urlencoded::from_bytes(encoded).map(Self).map_err(|_| BadParams::Unreadable)

@@ -13,11 +13,11 @@ use crate::state::AppState;
 /// The header that carries the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// The proof that the client sent, if any. It is valid in itself; [`Possession::spend`] checks whether it was
+/// The proof that the client sent, if any. It is valid in itself; [`ProofOfPossession::spend`] checks whether it was
 /// used before.
-pub(super) struct Possession(Option<Proof>);
+pub(super) struct ProofOfPossession(Option<Proof>);
 
-impl Possession {
+impl ProofOfPossession {
     /// Reads and checks the proof of a request. A client that registered `dpop_bound_access_tokens` must send
     /// one.
     pub(super) fn of(request: &HttpRequest, client: &Client, state: &AppState) -> Result<Self, ProofRefused> {

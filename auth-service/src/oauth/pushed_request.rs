@@ -11,10 +11,10 @@ use serde::Serialize;
 use crate::domain::client::Client;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
-use crate::domain::pushed_request::{PushedRequest, PushedRoom};
+use crate::domain::pushed_request::{PushedPool, PushedRequest};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
-use crate::guard::push_rate::Standing;
+use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
 use crate::store::StoreError;
 
@@ -30,7 +30,7 @@ const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
 const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_assertion_type"];
 
 /// Maximum size of a stored request, in bytes.
-const LARGEST: usize = 8 * 1024;
+const MAX_REQUEST_SIZE: usize = 8 * 1024;
 
 /// The response to a pushed request (RFC 9126 §2.2).
 #[derive(Serialize)]
@@ -65,19 +65,19 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
     Prompt::read(&params)?;
     let query = params.encoded_without(&CREDENTIALS, ("client_id", client.id.as_str()));
-    if query.len() > LARGEST {
+    if query.len() > MAX_REQUEST_SIZE {
         return Err(TokenError::InvalidRequest("a request that is pushed may have 8192 bytes"));
     }
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.push_rate.admit(&client, address).map_err(TokenError::TooFast)?;
-    let (room, counts_for) = room_of(&client, address);
+    let (pool, counts_for) = pool_of(&client, address);
     let handle = state.new_token(TokenKind::PushedRequest)?;
     let (now, lifetime) = (state.now(), state.config.lifetimes.pushed_request);
     let pushed = PushedRequest {
         metadata: Some(client.metadata.digest()),
         client_id: client.id,
         registration: client.registration,
-        room,
+        pool,
         counts_for,
         grant_id: GrantId::new(state.random_bytes()?),
         query,
@@ -90,23 +90,23 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 
-/// The room of a request of `client`, and for whom it counts there. The caller has authenticated the client, if
+/// The pool of a request of `client`, and for whom it counts there. The caller has authenticated the client, if
 /// it has credentials.
 ///
 /// A client that few accounts use counts for each of them, because one account can have many clients. A client
 /// without credentials proves nothing, and anybody can send requests in its name. So it counts for the network
 /// that they come from, and not for the accounts of its users, who cannot prevent it.
-fn room_of(client: &Client, address: Option<IpAddr>) -> (PushedRoom, Vec<String>) {
-    let standing = Standing::of(client);
-    if standing == Standing::Proven {
+fn pool_of(client: &Client, address: Option<IpAddr>) -> (PushedPool, Vec<String>) {
+    let familiarity = Familiarity::of(client);
+    if familiarity == Familiarity::Proven {
         let few = client.few_users().filter(|_| client.operator.is_none());
         let accounts: Vec<_> = few.map(|account| format!("account {account}")).collect();
         let itself = || vec![format!("client {}", client.id)];
-        return (PushedRoom::Proven, if accounts.is_empty() { itself() } else { accounts });
+        return (PushedPool::Proven, if accounts.is_empty() { itself() } else { accounts });
     }
     let network = address.map(|address| client_address::network(address).to_string()).unwrap_or_default();
-    let room = if standing == Standing::InUse { PushedRoom::Public } else { PushedRoom::Strangers };
-    (room, vec![format!("network {network}")])
+    let pool = if familiarity == Familiarity::InUse { PushedPool::Public } else { PushedPool::Strangers };
+    (pool, vec![format!("network {network}")])
 }
 
 /// The hash of the handle in a `request_uri`, or `None` if this server cannot have issued it.
@@ -158,23 +158,23 @@ mod tests {
         }))
         .unwrap();
         let address: Option<IpAddr> = Some("2001:db8::1:2:3:4".parse().unwrap());
-        let of = |client: &Client| room_of(client, address);
+        let of = |client: &Client| pool_of(client, address);
         let network = vec!["network 2001:db8::".to_owned()];
-        assert_eq!(of(&base), (PushedRoom::Strangers, network.clone()));
+        assert_eq!(of(&base), (PushedPool::Strangers, network.clone()));
         let at = Some(crate::domain::clock::UnixTime(1));
         let used = Client { last_used_at: at, users: Some(ClientUsers::One(ana.clone())), ..base.clone() };
-        assert_eq!(of(&used), (PushedRoom::Proven, vec![format!("account {ana}")]));
+        assert_eq!(of(&used), (PushedPool::Proven, vec![format!("account {ana}")]));
         let shared = Client { further_users: vec![eve.clone()], ..used.clone() };
         let both = vec![format!("account {ana}"), format!("account {eve}")];
-        assert_eq!(of(&shared), (PushedRoom::Proven, both));
+        assert_eq!(of(&shared), (PushedPool::Proven, both));
         let itself = vec!["client app".to_owned()];
         let many = Client { users: Some(ClientUsers::Several), ..used.clone() };
         let operators = Client { operator: Some(OperatorTerms::default()), ..used.clone() };
         for client in [&many, &operators] {
-            assert_eq!(of(client), (PushedRoom::Proven, itself.clone()));
+            assert_eq!(of(client), (PushedPool::Proven, itself.clone()));
         }
         let mut public = used;
         public.metadata.auth_method = crate::domain::client::ClientAuthMethod::None;
-        assert_eq!(of(&public), (PushedRoom::Public, network));
+        assert_eq!(of(&public), (PushedPool::Public, network));
     }
 }

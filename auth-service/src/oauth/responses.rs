@@ -15,16 +15,16 @@ use crate::domain::issuer::Issuer;
 /// for a registration.
 pub const BODY_LIMIT: usize = 16 * 1024;
 
-/// Maximum length of a query in bytes. The login form carries the query in a sealed ticket.
+/// Maximum length of a query in bytes. The login form carries the query in a sealed form token.
 pub const QUERY_LIMIT: usize = 8 * 1024;
 
-/// Maximum length of a form's ticket in bytes. A body has room for it and for the fields that the user fills
+/// Maximum length of a form's form token in bytes. A body has room for it and for the fields that the user fills
 /// in.
 pub(super) const TICKET_LIMIT: usize = BODY_LIMIT - 4 * 1024;
 
 /// Why a request is refused before it reaches its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unheard {
+pub enum EarlyRefusal {
     /// The body exceeds [`BODY_LIMIT`].
     #[error("the body has more than 16384 bytes")]
     TooLarge,
@@ -50,7 +50,7 @@ pub enum Unheard {
     Crowded,
 }
 
-impl Unheard {
+impl EarlyRefusal {
     /// The error response, with `Retry-After` where it helps to wait.
     pub fn response(self, issuer: &Issuer) -> HttpResponse {
         let (status, code, retry_after) = match self {

@@ -18,7 +18,7 @@ use crate::state::AppState;
 
 use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
-use super::proof::Possession;
+use super::proof::ProofOfPossession;
 use super::responses;
 
 pub use error::TokenError;
@@ -51,17 +51,17 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state).await?;
-    let possession = &Possession::of(request, &client, state)?;
+    let proof = &ProofOfPossession::of(request, &client, state)?;
     let name = params.one("grant_type")?.ok_or(TokenError::Missing("grant_type"))?;
     let grant_type = GrantType::named(name).filter(|grant_type| state.config.grants.offers(*grant_type));
     match grant_type.ok_or(TokenError::UnsupportedGrantType)? {
-        GrantType::AuthorizationCode => authorization_code::redeem(state, &client, &params, possession).await,
-        GrantType::RefreshToken => refresh_token::refresh(state, &client, &params, possession).await,
+        GrantType::AuthorizationCode => authorization_code::redeem(state, &client, &params, proof).await,
+        GrantType::RefreshToken => refresh_token::refresh(state, &client, &params, proof).await,
         GrantType::ClientCredentials => {
-            client_credentials::grant_to_client(state, &client, &params, possession).await
+            client_credentials::grant_to_client(state, &client, &params, proof).await
         }
-        GrantType::DeviceCode => device_code::poll(state, &client, &params, possession).await,
-        GrantType::TokenExchange => token_exchange::exchange(state, &client, &params, possession).await,
-        GrantType::JwtBearer => jwt_bearer::assert(state, &client, &params, possession).await,
+        GrantType::DeviceCode => device_code::poll(state, &client, &params, proof).await,
+        GrantType::TokenExchange => token_exchange::exchange(state, &client, &params, proof).await,
+        GrantType::JwtBearer => jwt_bearer::assert(state, &client, &params, proof).await,
     }
 }

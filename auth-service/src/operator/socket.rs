@@ -18,7 +18,7 @@ use super::{Command, Reply, Tools, run};
 
 const NAME: &str = "operator.sock";
 /// Maximum length of a command in bytes.
-const LONGEST: u64 = 64 * 1024;
+const MAX_LINE_LEN: u64 = 64 * 1024;
 /// Time limit for receiving a command and for sending the reply.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -99,7 +99,7 @@ pub async fn serve(listener: UnixListener, state: Data<AppState>) {
 async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    tokio::time::timeout(TIMEOUT, BufReader::new(read.take(LONGEST)).read_line(&mut line)).await??;
+    tokio::time::timeout(TIMEOUT, BufReader::new(read.take(MAX_LINE_LEN)).read_line(&mut line)).await??;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
             let budget = command.budget();

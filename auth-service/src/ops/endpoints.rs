@@ -5,7 +5,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use crate::domain::clock_watch;
-use crate::policy::Standing;
+use crate::policy::PolicyStatus;
 use crate::state::AppState;
 use crate::store::{LOST, StoreError};
 use crate::upkeep::Findings;
@@ -28,9 +28,12 @@ pub async fn health() -> HttpResponse {
 /// from that of Redis is a fault of this replica alone, and makes it unready. A log that nobody reads is
 /// reported only, because everything else works.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
-    let facts =
-        if state.store.changes().is_live() { "cached" } else { "not cached: changes are not heard of" };
-    let Standing { epoch, error } = state.policy.standing();
+    let token_cache = if state.store.changes().is_live() {
+        "cached"
+    } else {
+        "not cached: changes in the store are not reported to this replica"
+    };
+    let PolicyStatus { epoch, error } = state.policy.status();
     let policy = match error {
         None => json!({ "epoch": epoch, "state": "current" }),
         Some(error) => json!({ "epoch": epoch, "state": "stale", "error": error }),
@@ -38,12 +41,12 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     if state.is_stopping() {
         return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
     }
-    let (is_ready, store, clock, dangers) = match standing(&state).await {
+    let (is_ready, store, clock, dangers) = match findings(&state).await {
         Ok(Findings { is_lost: true, clock, dangers }) => {
             (false, LOST.to_owned(), clock.to_string(), dangers)
         }
         Ok(Findings { clock, dangers, .. }) => {
-            let is_ready = !matches!(clock, clock_watch::Standing::Disagrees { .. });
+            let is_ready = !matches!(clock, clock_watch::ClockState::Disagrees { .. });
             (is_ready, "ok".to_owned(), clock.to_string(), dangers)
         }
         Err(error) => {
@@ -52,13 +55,13 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     };
     let status = if is_ready { "ready" } else { "not ready" };
     let body = json!({
-        "status": status, "store": store, "store_dangers": dangers, "clock": clock, "facts": facts, "policy": policy,
-        "log": telemetry::standing(),
+        "status": status, "store": store, "store_dangers": dangers, "clock": clock, "token_cache": token_cache, "policy": policy,
+        "log": telemetry::log_status(),
     });
     if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 
-async fn standing(state: &AppState) -> Result<Findings, StoreError> {
+async fn findings(state: &AppState) -> Result<Findings, StoreError> {
     let findings = state.findings().await?;
     if findings.is_lost {
         return Ok(findings);

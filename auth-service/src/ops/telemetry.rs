@@ -70,7 +70,7 @@ pub fn end(last_words: Option<&str>) {
 }
 
 /// Whether the log is read, in words for operators.
-pub fn standing() -> String {
+pub fn log_status() -> String {
     let lost = WRITER.get().map(LogWriter::lost).unwrap_or_default();
     if WRITER.get().is_some_and(LogWriter::is_full) {
         format!("nobody reads standard error; left out since the start: {lost}")

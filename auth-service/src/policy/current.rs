@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::domain::resource::ProtectedHosts;
 
 use super::Policy;
-use super::file::{self, LONGEST_FILE, PolicyProblems};
+use super::file::{self, MAX_FILE_SIZE, PolicyProblems};
 use super::who::Who;
 
 /// How often the file is read. A change takes effect after twice this time plus the time to read the file.
@@ -58,7 +58,7 @@ pub enum LoadError {
 
 /// Whether the policy in force is the one in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct PolicyStatus {
     /// The number of the policy in force ([`Policy::epoch`]).
     pub epoch: u64,
     /// The reason why the current file is not in force. The last valid policy is in force instead.
@@ -126,9 +126,9 @@ impl CurrentPolicy {
     }
 
     /// Whether the policy in force is the one in the file.
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> PolicyStatus {
         let error = self.seen().problem().cloned();
-        Standing { epoch: self.policy.load().epoch, error }
+        PolicyStatus { epoch: self.policy.load().epoch, error }
     }
 
     /// Reads the file at regular intervals. Returns at once if there is no policy file.
@@ -253,7 +253,7 @@ fn report(policy: &Policy, changed: bool) {
 
 fn content(path: &Path) -> std::io::Result<Vec<u8>> {
     // Reads one byte more than the limit, so that the parser can report a file that is too long.
-    contract::files::read_regular(path, LONGEST_FILE + 1)
+    contract::files::read_regular(path, MAX_FILE_SIZE + 1)
 }
 
 fn accept(path: &Path, bytes: &[u8], allowed: &Who, hosts: &ProtectedHosts) -> Result<Policy, LoadError> {

@@ -2,7 +2,7 @@
 
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
-use crate::facts::Facts;
+use crate::principal::Principal;
 
 use super::Policy;
 use super::operation::Operation;
@@ -11,18 +11,18 @@ use super::who::Person;
 
 /// The credentials of a request.
 #[derive(Debug, Clone, Copy)]
-pub enum Presented<'a> {
+pub enum Credentials<'a> {
     /// The request has no token.
     Nothing,
     /// The request has an invalid token, and this is the reason.
     InvalidToken(&'static str),
     /// The request has a valid token of this caller.
-    Token(&'a Facts),
+    Token(&'a Principal),
 }
 
 /// The target of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct PolicyTarget<'a> {
     /// The resource to which the request is sent.
     pub resource: &'a ResourceUri,
     /// The HTTP method of the request.
@@ -85,7 +85,7 @@ pub(super) struct Requirements<'p> {
 }
 
 impl<'p> Requirements<'p> {
-    pub(super) fn of(policy: &'p Policy, asked: &Asked<'_>) -> Result<Self, Lookalike> {
+    pub(super) fn of(policy: &'p Policy, asked: &PolicyTarget<'_>) -> Result<Self, Lookalike> {
         let service = policy.service(asked.resource)?;
         let rules = service.map_or_else(Vec::new, |service| applying(service, asked.operation));
         let base = service.map_or(&policy.default_scope, |service| &service.needs.scope);
@@ -111,40 +111,40 @@ fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule>
 }
 
 /// Decides on a request. Everything that is not explicitly allowed is denied.
-pub fn decide(presented: Presented<'_>, policy: &Policy, asked: &Asked<'_>) -> Decision {
+pub fn decide(presented: Credentials<'_>, policy: &Policy, asked: &PolicyTarget<'_>) -> Decision {
     // This is decided before authentication, because logging in would not help.
     let Ok(needed) = Requirements::of(policy, asked) else {
         return Decision::Deny(Denial::Forbidden { reason: LOOKALIKE });
     };
-    let facts = match presented {
-        Presented::Nothing => {
+    let principal = match presented {
+        Credentials::Nothing => {
             return Decision::Deny(Denial::Unauthenticated { scope: needed.scope() });
         }
-        Presented::InvalidToken(reason) => {
+        Credentials::InvalidToken(reason) => {
             return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
         }
-        Presented::Token(facts) => facts,
+        Credentials::Token(principal) => principal,
     };
     // A token is only valid for the resources that it was issued for (RFC 8707 §2.2, MCP "Token Audience
     // Binding").
-    if !facts.resources.iter().any(|audience| audience.includes(asked.resource)) {
+    if !principal.resources.iter().any(|audience| audience.includes(asked.resource)) {
         let reason = "the access token was issued for another resource";
         return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
     }
     // The user is checked before the scopes: a user who is refused in any case should not be asked for
     // consent again.
-    if let Some(reason) = obstacle(policy, &needed, Person::from(facts), asked.http_method) {
+    if let Some(reason) = refusal_reason(policy, &needed, Person::from(principal), asked.http_method) {
         return Decision::Deny(Denial::Forbidden { reason });
     }
-    if needed.are_covered_by(&facts.scope) {
+    if needed.are_covered_by(&principal.scope) {
         return Decision::Allow;
     }
-    let granted = facts.scope.within(&policy.catalogue);
+    let granted = principal.scope.within(&policy.catalogue);
     Decision::Deny(Denial::InsufficientScope { scope: needed.scope().union(&granted).minimal() })
 }
 
 /// The first reason to refuse that granting more scopes cannot fix.
-fn obstacle(
+fn refusal_reason(
     policy: &Policy,
     needed: &Requirements<'_>,
     person: Person<'_>,

@@ -9,10 +9,10 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
-use crate::facts::Facts;
+use crate::principal::Principal;
 
 use super::Policy;
-use super::decide::{Asked, Decision, Denial, LOOKALIKE, Presented, Requirements, decide};
+use super::decide::{Credentials, Decision, Denial, LOOKALIKE, PolicyTarget, Requirements, decide};
 use super::operation::Operation;
 use super::service::{LegacyTools, Needs, Rule, Service, Subject as RuleSubject};
 use super::who::Person;
@@ -74,21 +74,24 @@ pub struct Explanation {
 
 /// Predicts the outcome of a request, and explains it.
 pub fn explain(policy: &Policy, question: &Question) -> Explanation {
-    let facts = facts(question);
+    let principal = principal(question);
     let operation = operation(question);
     let headers_say = if question.era == Era::Modern { operation } else { Operation::Unknown };
-    let asked =
-        Asked { resource: &question.resource, http_method: &question.http_method, operation: headers_say };
-    let mut steps = steps(policy, &asked, &facts);
-    let decision = decide(Presented::Token(&facts), policy, &asked);
+    let asked = PolicyTarget {
+        resource: &question.resource,
+        http_method: &question.http_method,
+        operation: headers_say,
+    };
+    let mut steps = steps(policy, &asked, &principal);
+    let decision = decide(Credentials::Token(&principal), policy, &asked);
     steps.push(format!("check: {}", outcome(&decision)));
     let verdict = match decision {
         Decision::Deny(denial) => Verdict::Refused(denial),
         Decision::Allow => {
-            let unmet = policy.unmet_rules(&facts, &question.resource);
+            let unmet = policy.unmet_rules(&principal, &question.resource);
             let service = policy.service(&question.resource).ok().flatten();
             let refused = service.is_some_and(|service| {
-                service.rules.iter().any(|rule| rule.is_about(operation) && !meets(&rule.needs, &facts))
+                service.rules.iter().any(|rule| rule.is_about(operation) && !meets(&rule.needs, &principal))
             });
             steps.extend(wrapper(&unmet, question, refused));
             if refused { Verdict::RefusedByWrapper } else { Verdict::Allowed }
@@ -106,8 +109,8 @@ fn operation(question: &Question) -> Operation<'_> {
 }
 
 /// The caller that a valid token for this question would describe.
-fn facts(question: &Question) -> Facts {
-    Facts {
+fn principal(question: &Question) -> Principal {
+    Principal {
         subject: Subject::new([0; 32]),
         username: question.username.clone(),
         email: question.email.clone(),
@@ -121,8 +124,8 @@ fn facts(question: &Question) -> Facts {
     }
 }
 
-fn steps(policy: &Policy, asked: &Asked<'_>, facts: &Facts) -> Vec<String> {
-    let person = Person::from(facts);
+fn steps(policy: &Policy, asked: &PolicyTarget<'_>, principal: &Principal) -> Vec<String> {
+    let person = Person::from(principal);
     let found = |yes: bool| if yes { "yes" } else { "NO" };
     let mut steps =
         vec![format!("settings ALLOWED_…: {}: {}", policy.allowed, found(policy.allowed.includes(person)))];
@@ -132,7 +135,7 @@ fn steps(policy: &Policy, asked: &Asked<'_>, facts: &Facts) -> Vec<String> {
     };
     let Some(service) = required.service else {
         steps.push("service: no rule is about this resource, so the default is".to_owned());
-        steps.push(scopes_step("default_scope", &policy.default_scope, facts));
+        steps.push(scopes_step("default_scope", &policy.default_scope, principal));
         return steps;
     };
     steps.push(format!("service: {} (line {})", service.label, service.line));
@@ -145,20 +148,20 @@ fn steps(policy: &Policy, asked: &Asked<'_>, facts: &Facts) -> Vec<String> {
         let takes = service.http_methods.iter().any(|method| method == asked.http_method);
         steps.push(format!("service takes {}: {}", service.http_methods.join(", "), found(takes)));
     }
-    steps.push(scopes_step("service", &service.needs.scope, facts));
+    steps.push(scopes_step("service", &service.needs.scope, principal));
     steps.push(rules_step(service, asked, required.rules.len()));
     for rule in required.rules {
-        steps.push(format!("  {}: {}", rule.label(), needs_step(rule, facts)));
+        steps.push(format!("  {}: {}", rule.label(), needs_step(rule, principal)));
     }
     steps
 }
 
-fn scopes_step(of: &str, scope: &Scope, facts: &Facts) -> String {
-    let result = if facts.scope.covers(scope) { "granted" } else { "NOT granted" };
+fn scopes_step(of: &str, scope: &Scope, principal: &Principal) -> String {
+    let result = if principal.scope.covers(scope) { "granted" } else { "NOT granted" };
     format!("{of} needs the scope {scope}: {result}")
 }
 
-fn rules_step(service: &Service, asked: &Asked<'_>, applying: usize) -> String {
+fn rules_step(service: &Service, asked: &PolicyTarget<'_>, applying: usize) -> String {
     let all = service.rules.len();
     match (asked.operation, service.legacy) {
         _ if all == 0 => "the service has no rules of tools or methods".to_owned(),
@@ -176,22 +179,22 @@ fn rules_step(service: &Service, asked: &Asked<'_>, applying: usize) -> String {
     }
 }
 
-fn needs_step(rule: &Rule, facts: &Facts) -> String {
+fn needs_step(rule: &Rule, principal: &Principal) -> String {
     let who = &rule.needs.who;
     let mut parts = Vec::new();
     if !who.is_everybody() {
-        let result = if who.includes(Person::from(facts)) { "yes" } else { "NO" };
+        let result = if who.includes(Person::from(principal)) { "yes" } else { "NO" };
         parts.push(format!("lets in {who}: {result}"));
     }
     if !rule.needs.scope.is_empty() {
-        let result = if facts.scope.covers(&rule.needs.scope) { "granted" } else { "NOT granted" };
+        let result = if principal.scope.covers(&rule.needs.scope) { "granted" } else { "NOT granted" };
         parts.push(format!("needs the scope {}: {result}", rule.needs.scope));
     }
     parts.join("; ")
 }
 
-fn meets(needs: &Needs, facts: &Facts) -> bool {
-    needs.who.includes(Person::from(facts)) && facts.scope.covers(&needs.scope)
+fn meets(needs: &Needs, principal: &Principal) -> bool {
+    needs.who.includes(Person::from(principal)) && principal.scope.covers(&needs.scope)
 }
 
 fn outcome(decision: &Decision) -> String {

@@ -24,7 +24,7 @@ pub use reader::Note;
 use reader::{At, Reader};
 
 /// Maximum length of a policy file in bytes.
-pub const LONGEST_FILE: usize = 256 * 1024;
+pub const MAX_FILE_SIZE: usize = 256 * 1024;
 
 const TOP: [&str; 3] = ["default_scope", "scopes", "service"];
 const SERVICE: [&str; 11] = [
@@ -83,8 +83,8 @@ pub fn parse(
 }
 
 fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&ProtectedHosts>) -> Option<Policy> {
-    if text.len() > LONGEST_FILE {
-        reader.problem(1, format!("the file has {} bytes, more than {LONGEST_FILE}", text.len()));
+    if text.len() > MAX_FILE_SIZE {
+        reader.problem(1, format!("the file has {} bytes, more than {MAX_FILE_SIZE}", text.len()));
         return None;
     }
     let document = reader.document()?;
@@ -192,10 +192,10 @@ fn service<'i>(
     });
     let service = Service { label, line, needs, http_methods, legacy: legacy_tools(reader, table), rules };
     let length = unmet::longest_list(&service);
-    if length > unmet::LONGEST {
+    if length > unmet::MAX_LEN {
         reader.problem(line, format!(
             "the rules of [[service]] take {length} bytes in an assertion, and {} have room; put names with the same needs into one match",
-            unmet::LONGEST
+            unmet::MAX_LEN
         ));
     }
     let service = Arc::new(service);

@@ -8,7 +8,7 @@ use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::GrantId;
 use crate::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
-use crate::facts::Facts;
+use crate::principal::Principal;
 
 use super::*;
 
@@ -52,8 +52,8 @@ fn policy(text: &str) -> Policy {
 }
 
 /// The user `ana` in these groups, with this scope, and with a token for all resources of these tests.
-fn ana(scope: &str, groups: &[&str]) -> Facts {
-    Facts {
+fn ana(scope: &str, groups: &[&str]) -> Principal {
+    Principal {
         subject: Subject::new([1; 32]),
         username: Username::try_from("ana".to_owned()).unwrap(),
         email: Some("ana@example.com".to_owned()),
@@ -69,12 +69,12 @@ fn ana(scope: &str, groups: &[&str]) -> Facts {
     }
 }
 
-fn asked<'a>(resource: &'a ResourceUri, operation: Operation<'a>) -> Asked<'a> {
-    Asked { resource, http_method: "POST", operation }
+fn asked<'a>(resource: &'a ResourceUri, operation: Operation<'a>) -> PolicyTarget<'a> {
+    PolicyTarget { resource, http_method: "POST", operation }
 }
 
-fn decided(policy: &Policy, facts: &Facts, url: &str, operation: Operation<'_>) -> Decision {
-    decide(Presented::Token(facts), policy, &asked(&resource(url), operation))
+fn decided(policy: &Policy, principal: &Principal, url: &str, operation: Operation<'_>) -> Decision {
+    decide(Credentials::Token(principal), policy, &asked(&resource(url), operation))
 }
 
 const NOTES: &str = "https://a.example/mcp";
@@ -89,24 +89,24 @@ fn is_forbidden(decision: &Decision) -> bool {
 
 #[test]
 fn without_a_file_any_person_passes_with_the_scope_mcp_at_the_resource_of_the_token() {
-    let mut facts = ana("mcp", &[]);
-    facts.resources = vec![resource("https://a.example/mcp")];
+    let mut principal = ana("mcp", &[]);
+    principal.resources = vec![resource("https://a.example/mcp")];
     let policy = Policy::default();
     for url in ["https://a.example/mcp", "https://a.example/mcp/x"] {
-        assert_eq!(decided(&policy, &facts, url, Operation::Unknown), Decision::Allow);
+        assert_eq!(decided(&policy, &principal, url, Operation::Unknown), Decision::Allow);
     }
     for scope in ["", "mcp:read", "other"] {
-        facts.scope = scope.parse().unwrap();
-        assert_eq!(decided(&policy, &facts, "https://a.example/mcp", Operation::Unknown), needs("mcp"));
+        principal.scope = scope.parse().unwrap();
+        assert_eq!(decided(&policy, &principal, "https://a.example/mcp", Operation::Unknown), needs("mcp"));
     }
 }
 
 #[test]
 fn a060_a061_a_token_is_refused_at_any_other_resource() {
-    let mut facts = ana("mcp", &[]);
-    facts.resources = vec![resource("https://a.example/mcp")];
+    let mut principal = ana("mcp", &[]);
+    principal.resources = vec![resource("https://a.example/mcp")];
     for url in ["https://b.example/mcp", "https://a.example/mcp-other", "https://a.example"] {
-        let decision = decided(&Policy::default(), &facts, url, Operation::Unknown);
+        let decision = decided(&Policy::default(), &principal, url, Operation::Unknown);
         assert!(matches!(decision, Decision::Deny(Denial::InvalidToken { .. })), "{url}");
     }
 }
@@ -117,12 +117,12 @@ fn no_token_and_a_bad_token_are_told_apart_and_told_what_is_needed() {
     let of = |presented, operation| decide(presented, &policy, &asked(&resource, operation));
     let scope = "notes:read notes:write".parse().unwrap();
     assert_eq!(
-        of(Presented::Nothing, Operation::Tool("drop")),
+        of(Credentials::Nothing, Operation::Tool("drop")),
         Decision::Deny(Denial::Unauthenticated { scope })
     );
     let scope = "notes:read".parse().unwrap();
     assert_eq!(
-        of(Presented::InvalidToken("x"), Operation::Tool("list")),
+        of(Credentials::InvalidToken("x"), Operation::Tool("list")),
         Decision::Deny(Denial::InvalidToken { reason: "x", scope })
     );
 }
@@ -131,7 +131,7 @@ fn no_token_and_a_bad_token_are_told_apart_and_told_what_is_needed() {
 fn a_modern_call_is_under_the_rules_of_its_tool() {
     let policy = policy(TOOLS);
     let reader = ana("notes:read", &[]);
-    let tool = |facts: &Facts, name| decided(&policy, facts, NOTES, Operation::Tool(name));
+    let tool = |principal: &Principal, name| decided(&policy, principal, NOTES, Operation::Tool(name));
     assert_eq!(tool(&reader, "list"), Decision::Allow);
     assert_eq!(tool(&reader, "drop"), needs("notes:read notes:write"));
     assert!(is_forbidden(&tool(&reader, "delete_all")), "no scope would help");
@@ -143,7 +143,7 @@ fn a_modern_call_is_under_the_rules_of_its_tool() {
         Decision::Allow,
         "a scope includes those below it"
     );
-    let method = |facts: &Facts, name| decided(&policy, facts, NOTES, Operation::Method(name));
+    let method = |principal: &Principal, name| decided(&policy, principal, NOTES, Operation::Method(name));
     assert_eq!(method(&reader, "tools/list"), Decision::Allow);
     assert_eq!(method(&reader, "resources/read"), needs("notes:files notes:read"));
 }
@@ -151,7 +151,7 @@ fn a_modern_call_is_under_the_rules_of_its_tool() {
 #[test]
 fn a092_what_the_headers_do_not_say_is_under_every_rule() {
     let policy = policy(TOOLS);
-    let unknown = |facts: &Facts| decided(&policy, facts, NOTES, Operation::Unknown);
+    let unknown = |principal: &Principal| decided(&policy, principal, NOTES, Operation::Unknown);
     assert!(is_forbidden(&unknown(&ana("notes", &[]))));
     assert_eq!(
         unknown(&ana("notes:read", &["ops"])),
@@ -163,20 +163,20 @@ fn a092_what_the_headers_do_not_say_is_under_every_rule() {
 #[test]
 fn a092_with_a_wrapper_the_rules_that_are_not_met_travel_in_its_assertion() {
     let policy = policy(&TOOLS.replace("path = \"/mcp\"", "path = \"/mcp\"\nlegacy_tools = \"wrapper\""));
-    let facts = ana("notes:read notes:files", &[]);
-    assert_eq!(decided(&policy, &facts, NOTES, Operation::Unknown), Decision::Allow);
+    let principal = ana("notes:read notes:files", &[]);
+    assert_eq!(decided(&policy, &principal, NOTES, Operation::Unknown), Decision::Allow);
     assert_eq!(
-        decided(&policy, &facts, NOTES, Operation::Tool("drop")),
+        decided(&policy, &principal, NOTES, Operation::Tool("drop")),
         needs("notes:files notes:read notes:write")
     );
-    let told = serde_json::to_value(policy.unmet_rules(&facts, &resource(NOTES))).unwrap();
+    let told = serde_json::to_value(policy.unmet_rules(&principal, &resource(NOTES))).unwrap();
     let expected = serde_json::json!([
         { "tools": ["delete_*", "drop"], "scopes": ["notes:read", "notes:write"] },
         { "tools": ["*_all"], "denied": true },
     ]);
     assert_eq!(told, expected);
     assert!(policy.unmet_rules(&ana("notes", &["ops"]), &resource(NOTES)).is_empty());
-    assert!(policy.unmet_rules(&facts, &resource("https://b.example")).is_empty());
+    assert!(policy.unmet_rules(&principal, &resource("https://b.example")).is_empty());
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         "[[service]]\nhost = \"a.example\"\npath = \"/mcp/Admin\"\nusers = [\"ana\"]\n\
          [[service]]\nhost = \"a.example\"\npath = \"/mcp\"\n[[service]]\nhost = \"*\"\npath = \"/x\"\n",
     );
-    let facts = ana("mcp", &[]);
+    let principal = ana("mcp", &[]);
     for (url, allowed) in [
         ("https://a.example/mcp/Admin", true),
         ("https://a.example/mcp/Admin/x", true),
@@ -255,9 +255,9 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/other/%C3%A9", true),
         ("https://b.example/MCP", true),
     ] {
-        let decision = decided(&policy, &facts, url, Operation::Unknown);
+        let decision = decided(&policy, &principal, url, Operation::Unknown);
         assert_eq!((decision == Decision::Allow, is_forbidden(&decision)), (allowed, !allowed), "{url}");
-        assert_eq!(policy.admits(Person::from(&facts), &resource(url)), allowed, "{url}");
+        assert_eq!(policy.admits(Person::from(&principal), &resource(url)), allowed, "{url}");
         assert_eq!(policy.is_lookalike(&resource(url)), !allowed, "{url}");
     }
 }
@@ -270,7 +270,7 @@ fn a072_a_name_without_a_sure_reading_passes_where_the_operator_has_named_it() {
          [[service]]\nhost = \"*\"\npath = \"/v~1\"\n\
          [[service]]\nhost = \"a.example\"\npath = \"/v~1/admin\"\nusers = [\"eve\"]\n",
     );
-    let facts = ana("mcp", &[]);
+    let principal = ana("mcp", &[]);
     for (url, allowed) in [
         ("https://a.example/mcp/v~1", true),
         ("https://a.example/mcp/v~1/%C3%A9", true),
@@ -281,7 +281,7 @@ fn a072_a_name_without_a_sure_reading_passes_where_the_operator_has_named_it() {
         ("https://a.example/v~1/%C3%A0dmin", false),
         ("https://b.example/v~1/%C3%A0dmin", true),
     ] {
-        let decision = decided(&policy, &facts, url, Operation::Unknown);
+        let decision = decided(&policy, &principal, url, Operation::Unknown);
         assert_eq!((decision == Decision::Allow, is_forbidden(&decision)), (allowed, !allowed), "{url}");
     }
 }
@@ -294,7 +294,7 @@ fn people_are_let_in_by_settings_and_service_both() {
     };
     let text = "[[service]]\nhost = \"a.example\"\ngroups = [\"staff\"]\nusers = [\"eve\"]\n";
     let policy = parse(text, allowed, None).unwrap().0;
-    let passes = |facts: &Facts, url| decided(&policy, facts, url, Operation::Unknown);
+    let passes = |principal: &Principal, url| decided(&policy, principal, url, Operation::Unknown);
     assert_eq!(passes(&ana("mcp", &["staff"]), NOTES), Decision::Allow);
     assert!(is_forbidden(&passes(&ana("mcp", &[]), NOTES)));
     assert_eq!(passes(&ana("mcp", &[]), "https://b.example"), Decision::Allow);
@@ -311,10 +311,10 @@ fn people_are_let_in_by_settings_and_service_both() {
 #[test]
 fn a_service_may_take_some_http_methods_only() {
     let policy = policy("[[service]]\nhost = \"a.example\"\nhttp_methods = [\"POST\"]\n");
-    let (resource, facts) = (resource(NOTES), ana("mcp", &[]));
+    let (resource, principal) = (resource(NOTES), ana("mcp", &[]));
     for (http_method, allowed) in [("POST", true), ("GET", false), ("post", false)] {
-        let asked = Asked { resource: &resource, http_method, operation: Operation::Unknown };
-        let decision = decide(Presented::Token(&facts), &policy, &asked);
+        let asked = PolicyTarget { resource: &resource, http_method, operation: Operation::Unknown };
+        let decision = decide(Credentials::Token(&principal), &policy, &asked);
         assert_eq!(decision == Decision::Allow, allowed, "{http_method}");
     }
 }

@@ -4,7 +4,7 @@
 use contract::rules::UnmetRule;
 
 use crate::domain::resource::ResourceUri;
-use crate::facts::Facts;
+use crate::principal::Principal;
 
 use super::Policy;
 use super::pattern::Pattern;
@@ -13,27 +13,27 @@ use super::who::Person;
 
 /// Maximum length of the list in bytes of JSON. It is sent in a response header, and nginx by default reads
 /// all of those into 4 KiB.
-pub(super) const LONGEST: usize = 1536;
+pub(super) const MAX_LEN: usize = 1536;
 
 impl Policy {
-    /// The rules of the service at `resource` that the caller described by `facts` does not meet (claim
+    /// The rules of the service at `resource` that `principal` does not meet (claim
     /// `tool_rules`). The result depends only on the caller, the resource and the policy's epoch.
-    pub fn unmet_rules(&self, facts: &Facts, resource: &ResourceUri) -> Vec<UnmetRule> {
+    pub fn unmet_rules(&self, principal: &Principal, resource: &ResourceUri) -> Vec<UnmetRule> {
         let Ok(Some(service)) = self.service(resource) else { return Vec::new() };
         let unmet = |rule: &&Rule| {
             let needs = &rule.needs;
-            !needs.who.includes(Person::from(facts)) || !facts.scope.covers(&needs.scope)
+            !needs.who.includes(Person::from(principal)) || !principal.scope.covers(&needs.scope)
         };
         service
             .rules
             .iter()
             .filter(unmet)
-            .map(|rule| told(rule, service, !rule.needs.who.includes(Person::from(facts))))
+            .map(|rule| unmet_rule(rule, service, !rule.needs.who.includes(Person::from(principal))))
             .collect()
     }
 }
 
-fn told(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
+fn unmet_rule(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
     let texts = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.as_str().to_owned()).collect();
     let names: Vec<String> = texts(&rule.patterns);
     let (tools, methods) = match rule.subject {
@@ -58,7 +58,7 @@ fn told(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
 pub(super) fn longest_list(service: &Service) -> usize {
     let longer = |rule: &Rule| {
         let length = |denied| {
-            serde_json::to_string(&told(rule, service, denied)).map_or(usize::MAX, |json| json.len())
+            serde_json::to_string(&unmet_rule(rule, service, denied)).map_or(usize::MAX, |json| json.len())
         };
         length(true).max(length(false))
     };

@@ -2,7 +2,7 @@
 
 use crate::domain::account::{Account, Group, Username};
 use crate::domain::email::EmailDomain;
-use crate::facts::Facts;
+use crate::principal::Principal;
 
 /// The properties of a user that rules can refer to.
 #[derive(Debug, Clone, Copy)]
@@ -15,9 +15,9 @@ pub struct Person<'a> {
     pub groups: &'a [Group],
 }
 
-impl<'a> From<&'a Facts> for Person<'a> {
-    fn from(facts: &'a Facts) -> Self {
-        Self { username: &facts.username, email: facts.email.as_deref(), groups: &facts.groups }
+impl<'a> From<&'a Principal> for Person<'a> {
+    fn from(principal: &'a Principal) -> Self {
+        Self { username: &principal.username, email: principal.email.as_deref(), groups: &principal.groups }
     }
 }
 

@@ -17,8 +17,8 @@ const VERSION: u32 = 1;
 /// Length in bytes at which a frame is complete.
 const FULL: usize = 64 * 1024;
 /// Maximum length in bytes of a frame that is read. A single record is far shorter.
-const LONGEST_FRAME: u32 = 16 * 1024 * 1024;
-const LONGEST_HEADER: u32 = 4096;
+const MAX_FRAME_LEN: u32 = 16 * 1024 * 1024;
+const MAX_HEADER_LEN: u32 = 4096;
 
 /// The reason why a file cannot be used as a dump.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ impl<R: Read> DumpReader<R> {
             Ok(()) if magic == MAGIC => {}
             _ => return Err(DumpError::NotADump),
         }
-        let bytes = read_with_length(&mut input, LONGEST_HEADER)?.ok_or(DumpError::NotADump)?;
+        let bytes = read_with_length(&mut input, MAX_HEADER_LEN)?.ok_or(DumpError::NotADump)?;
         // The version is checked first, because a newer header could have other fields.
         let Version { version } = serde_json::from_slice(&bytes).map_err(|_| DumpError::NotADump)?;
         if version > VERSION {
@@ -182,7 +182,7 @@ impl<R: Read> DumpReader<R> {
         }
         let at = self.frames.next;
         let damaged = || DumpError::Damaged(at);
-        let sealed = read_with_length(&mut self.input, LONGEST_FRAME)?.ok_or_else(damaged)?;
+        let sealed = read_with_length(&mut self.input, MAX_FRAME_LEN)?.ok_or_else(damaged)?;
         let open = |last| self.frames.sealer.open(&self.frames.name(last), &sealed);
         if let Ok(plain) = open(false) {
             self.frames.next += 1;

@@ -1,8 +1,8 @@
-//! The places of pushed requests, and which of them are given up when a room is full.
+//! The places of pushed requests, and which of them are given up when a pool is full.
 //!
 //! A request counts for the accounts that use its client, for the client itself if there are many of them, or for
 //! the network that it came from if it proves nothing else. Whoever has most gives up the oldest request of the
-//! client of which it has most. So a few accounts that fill a room only displace their own requests, and a client
+//! client of which it has most. So a few accounts that fill a pool only displace their own requests, and a client
 //! that floods costs its users no request of another client.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ pub(super) struct Place {
     pub(super) name: String,
 }
 
-/// Maximum number of places that are given up at a time. Choosing them means reading all places of the room.
+/// Maximum number of places that are given up at a time. Choosing them means reading all places of the pool.
 const AT_ONCE: usize = 64;
 /// Whoever has no more requests than this gives up at most one at a time.
 const FEW: usize = 16;

@@ -37,7 +37,7 @@ use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::refresh_token::Presented;
+use crate::domain::refresh_token::HashedRefreshToken;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
@@ -329,13 +329,17 @@ impl Store for RedisStore {
         grants::live(&self.cells, id, now).await
     }
 
-    async fn grant_of_refresh(&self, token: &Presented, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+    async fn grant_of_refresh(
+        &self,
+        token: &HashedRefreshToken,
+        now: UnixTime,
+    ) -> Result<Option<Grant>, StoreError> {
         grants::live_of_refresh(&self.cells, token, now).await
     }
 
     async fn rotate_refresh(
         &self,
-        presented: &Presented,
+        presented: &HashedRefreshToken,
         successor: &Successor,
         used: &ClientUse,
         grace: Duration,

@@ -79,8 +79,10 @@ async fn a_mistyped_password_has_a_page_of_its_own_that_leads_on_after_the_login
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     let fields = [("username", "ana"), ("password", "wrong wrong wrong")];
     let answer = app.http.post(format!("{}/login", app.public)).header("cookie", browser.cookie_header());
-    let answer =
-        answer.form(&[[("ticket", login.ticket().as_str())].as_slice(), &fields].concat()).send().await;
+    let answer = answer
+        .form(&[[("form_token", login.form_token().as_str())].as_slice(), &fields].concat())
+        .send()
+        .await;
     let answer = answer.unwrap();
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
     let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
@@ -117,7 +119,7 @@ async fn a_browser_that_keeps_no_cookies_is_told_so() {
     let mut page = app.browser().open("/login").await;
     for _ in 0..2 {
         let mut forgetful = app.browser();
-        let form = [("ticket", page.ticket().as_str()), SIGN_IN[0], SIGN_IN[1]]
+        let form = [("form_token", page.form_token().as_str()), SIGN_IN[0], SIGN_IN[1]]
             .map(|(name, value)| (name, value.to_owned()));
         let answer = app.http.post(format!("{}/login", app.public)).form(&form).send().await.unwrap();
         let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
@@ -133,7 +135,7 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
     let mut browser = app.browser_of("ana").await;
     let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
-    let form = [("ticket", page.ticket()), ("decision", "allow".to_owned())];
+    let form = [("form_token", page.form_token()), ("decision", "allow".to_owned())];
     let request = app.http.post(format!("{}/consent", app.public)).header("cookie", browser.cookie_header());
     let answer = request.form(&form).send().await.unwrap();
     let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
@@ -147,8 +149,8 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
     }
-    // A made-up ticket does not produce such a page.
-    for made_up in ["", "?ticket=", "?ticket=AAAA", &format!("?ticket={}", page.ticket())] {
+    // A made-up form token does not produce such a page.
+    for made_up in ["", "?form_token=", "?form_token=AAAA", &format!("?form_token={}", page.form_token())] {
         let page = browser.open(&format!("/consent/answered{made_up}")).await;
         assert!(
             page.status == StatusCode::GONE && page.body.contains("This page has expired"),

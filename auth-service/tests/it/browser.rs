@@ -27,8 +27,8 @@ impl Page {
         rest.split('"').next().unwrap().to_owned()
     }
 
-    pub(crate) fn ticket(&self) -> String {
-        self.attribute("name=\"ticket\" value=\"")
+    pub(crate) fn form_token(&self) -> String {
+        self.attribute("name=\"form_token\" value=\"")
     }
 
     fn action(&self) -> String {
@@ -75,9 +75,9 @@ impl Browser<'_> {
     /// Fills in the page's form. If the response redirects to a page that shows the result, returns that
     /// page.
     pub(crate) async fn submit(&mut self, page: &Page, fields: &[(&str, &str)]) -> Page {
-        let ticket = page.ticket();
+        let form_token = page.form_token();
         let fields: Vec<_> =
-            [("ticket", ticket.as_str())].into_iter().chain(fields.iter().copied()).collect();
+            [("form_token", form_token.as_str())].into_iter().chain(fields.iter().copied()).collect();
         let action = page.action();
         let action = action.strip_prefix(&self.app.issuer).unwrap();
         let answer = self.answer(action, &fields).await;
@@ -85,7 +85,7 @@ impl Browser<'_> {
         // form again. So a form must be answered by a redirect, with few exceptions.
         let is_worth_sending_again =
             answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error();
-        let is_address_too_long = ticket.len() > 4 * 1024;
+        let is_address_too_long = form_token.len() > 4 * 1024;
         let is_unknown = !self.cookies.iter().any(|(name, _)| name.ends_with("_session"));
         assert!(
             answer.location.is_some() || is_worth_sending_again || is_address_too_long || is_unknown,

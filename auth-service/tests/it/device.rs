@@ -116,16 +116,16 @@ async fn a043_a_link_alone_approves_nothing() {
     let page = browser.open(&link).await;
     assert!(page.status == StatusCode::OK && page.body.contains("name=\"user_code\""));
     assert_eq!(page.headers["x-frame-options"], "DENY");
-    // Posts are refused without a ticket and with the ticket of another form.
+    // Posts are refused without a form token and with the form token of another form.
     let decision = [("user_code", codes.user.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device", &decision).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.post("/device/consent", &decision).await.status, StatusCode::BAD_REQUEST);
-    let ticket = page.ticket();
-    let form = [("ticket", ticket.as_str()), ("decision", "allow")];
+    let form_token = page.form_token();
+    let form = [("form_token", form_token.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device/consent", &form).await.status, StatusCode::BAD_REQUEST);
     let shown = send_code(&mut browser, &page, &codes.user).await;
     // The address of the question is valid only in the login session that entered the code.
-    let form = [("ticket", page.ticket()), ("user_code", codes.user.clone())];
+    let form = [("form_token", page.form_token()), ("user_code", codes.user.clone())];
     let form: Vec<_> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let there = browser.post("/device", &form).await.location.unwrap();
     let there = there.strip_prefix(ISSUER).unwrap();
@@ -258,7 +258,7 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
 
 /// Sends "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
 async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
-    let form = format!("ticket={}&decision=allow", page.ticket());
+    let form = format!("form_token={}&decision=allow", page.form_token());
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let request = format!(
         "POST /device/consent HTTP/1.1\r\nHost: auth.example\r\nCookie: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",

@@ -16,20 +16,25 @@ fn address(n: usize) -> String {
     format!("198.51.{}.{}", n / 250, n % 250 + 1)
 }
 
-/// The cookie and the ticket of the login form, as a new browser gets them.
+/// The cookie and the form token of the login form, as a new browser gets them.
 async fn form(app: &TestApp) -> (String, String) {
     let mut browser = app.browser();
-    let ticket = browser.open("/login").await.ticket();
+    let form_token = browser.open("/login").await.form_token();
     let (name, value) = &browser.cookies[0];
-    (format!("{name}={value}"), ticket)
+    (format!("{name}={value}"), form_token)
 }
 
-fn attempt(app: &TestApp, (cookie, ticket): &(String, String), from: usize, name: &str) -> RequestBuilder {
+fn attempt(
+    app: &TestApp,
+    (cookie, form_token): &(String, String),
+    from: usize,
+    name: &str,
+) -> RequestBuilder {
     app.http
         .post(format!("{}/login", app.public))
         .header("cookie", cookie)
         .header("x-forwarded-for", address(from))
-        .form(&[("ticket", ticket.as_str()), ("username", name), ("password", "wrong wrong wrong")])
+        .form(&[("form_token", form_token.as_str()), ("username", name), ("password", "wrong wrong wrong")])
 }
 
 fn retry_after(answer: &Response) -> Option<u64> {
@@ -93,7 +98,7 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 #[actix_web::test]
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
-    let (cookie, ticket) = form(&app).await;
+    let (cookie, form_token) = form(&app).await;
     // These verifications take some seconds, and go before those of the flood.
     let known: Vec<_> = (0..32)
         .map(|_| {
@@ -105,7 +110,7 @@ async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let mut streams = Vec::new();
     for n in 0..20 {
         let body = serde_urlencoded::to_string([
-            ("ticket", ticket.as_str()),
+            ("form_token", form_token.as_str()),
             ("username", &format!("nobody{n}")),
             ("password", "wrong wrong wrong"),
         ])

@@ -20,7 +20,7 @@ async fn a021_a_wrong_password_and_an_unknown_name_look_the_same() {
     {
         let answer = browser.submit(&page, &[("username", name), ("password", password)]).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name}");
-        bodies.push(answer.body.replace(&answer.ticket(), "").replace(&format!("value=\"{name}\""), ""));
+        bodies.push(answer.body.replace(&answer.form_token(), "").replace(&format!("value=\"{name}\""), ""));
     }
     assert!(bodies.iter().all(|body| body == &bodies[0]));
 }
@@ -136,17 +136,17 @@ async fn a_form_that_could_not_be_sent_is_not_shown() {
     let app = TestApp::start().await;
     app.person("ana").await;
     for path in ["/login?state=", "/login/device?state="] {
-        // Browsers send a backslash in a query unencoded. In a ticket it takes two characters.
+        // Browsers send a backslash in a query unencoded. In a form token it takes two characters.
         let page = app.browser().open(&format!("{path}{}", "\\".repeat(7700))).await;
         assert_eq!(page.status, StatusCode::URI_TOO_LONG, "{path}");
-        assert!(page.body.contains("too long") && !page.body.contains("ticket"), "{}", page.body);
+        assert!(page.body.contains("too long") && !page.body.contains("form_token"), "{}", page.body);
         // The longest form that is shown can be sent with the longest password.
         let mut browser = app.browser();
         let login = browser.open(&format!("{path}{}", "a".repeat(8100))).await;
         assert_eq!(login.status, StatusCode::OK, "{path}");
         let password = "\u{e9}".repeat(256);
         let wrong = browser.submit(&login, &[("username", "ana"), ("password", &password)]).await;
-        assert!(wrong.body.contains("ticket"), "{} {}", wrong.status, wrong.body);
+        assert!(wrong.body.contains("form_token"), "{} {}", wrong.status, wrong.body);
     }
 }
 
@@ -165,7 +165,7 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
         login = browser.open(&link(longest)).await;
     }
     assert!(longest > 0, "a query without such characters is refused");
-    // The ticket is too long for an address, so the response is the page itself.
+    // The form token is too long for an address, so the response is the page itself.
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
     let chosen = "\u{20ac}".repeat(85);
@@ -182,7 +182,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
-    let there = &format!("/login/password?ticket={}", choose.ticket());
+    let there = &format!("/login/password?form_token={}", choose.form_token());
     // The address is valid in this browser only. In others it shows the login form.
     for stranger in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = stranger.follow(there).await;
@@ -195,7 +195,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     let back = browser.open(there).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     assert!(back.body.contains("/authorize?"), "{}", back.body);
-    // Without a ticket, the address redirects to the login form.
+    // Without a form token, the address redirects to the login form.
     assert_eq!(browser.open("/login/password").await.location.unwrap(), format!("{ISSUER}/login"));
 }
 

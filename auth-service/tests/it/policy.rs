@@ -190,12 +190,12 @@ async fn a_file_in_the_middle_of_being_written_is_not_believed() {
     let ruled = Ruled::by(RULES, &[]).await;
     std::fs::write(&ruled.file, "[[service]]\nhost = \"mcp.example\"\n").unwrap();
     ruled.app.state.policy.look();
-    assert_eq!(ruled.app.state.policy.standing().epoch, 1, "seen once");
+    assert_eq!(ruled.app.state.policy.status().epoch, 1, "seen once");
     std::fs::write(&ruled.file, RULES.replace("shutdown", "reboot")).unwrap();
     ruled.app.state.policy.look();
-    assert_eq!(ruled.app.state.policy.standing().epoch, 1, "seen once");
+    assert_eq!(ruled.app.state.policy.status().epoch, 1, "seen once");
     ruled.app.state.policy.look();
-    assert_eq!(ruled.app.state.policy.standing().epoch, 2);
+    assert_eq!(ruled.app.state.policy.status().epoch, 2);
 }
 
 #[actix_web::test]
@@ -205,10 +205,10 @@ async fn a_file_that_changes_all_the_time_is_told() {
         std::fs::write(&ruled.file, RULES.replace("shutdown", &format!("version{n}"))).unwrap();
         ruled.app.state.policy.look();
     }
-    let standing = ruled.app.state.policy.standing();
+    let standing = ruled.app.state.policy.status();
     assert!(standing.error.unwrap().contains("changes all the time"));
     ruled.app.state.policy.look();
-    let standing = ruled.app.state.policy.standing();
+    let standing = ruled.app.state.policy.status();
     assert_eq!((standing.epoch, standing.error), (2, None), "it is at rest");
 }
 
@@ -221,7 +221,7 @@ async fn a_running_service_notices_a_change_by_itself() {
     // The number of tries only bounds the duration of the test. docs/policy.md says how fast the service
     // notices a change.
     for _ in 0..400 {
-        if ruled.app.state.policy.standing().epoch == 2 {
+        if ruled.app.state.policy.status().epoch == 2 {
             follower.abort();
             return;
         }

@@ -54,7 +54,7 @@ async fn a088_readiness_says_that_redis_is_gone_and_heals_by_itself() {
     let gone = Instant::now();
     let told = loop {
         let (status, body) = ready(&app).await;
-        if status == StatusCode::SERVICE_UNAVAILABLE && body["facts"] != "cached" {
+        if status == StatusCode::SERVICE_UNAVAILABLE && body["token_cache"] != "cached" {
             break body;
         }
         assert!(gone.elapsed() < Duration::from_secs(2), "{body}");
@@ -62,7 +62,7 @@ async fn a088_readiness_says_that_redis_is_gone_and_heals_by_itself() {
     };
     assert_eq!(told["status"], "not ready");
     assert!(told["store"].as_str().unwrap().contains("Redis"), "{told}");
-    assert!(told["facts"].as_str().unwrap().starts_with("not cached"), "{told}");
+    assert!(told["token_cache"].as_str().unwrap().starts_with("not cached"), "{told}");
     all_unavailable(&app, (&tokens.access, &tokens.refresh), BUDGET).await;
     app.run_store();
     is_ready_again(&app).await;

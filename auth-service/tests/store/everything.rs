@@ -7,8 +7,8 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
-use auth_service::domain::pushed_request::{PushedRequest, PushedRoom};
-use auth_service::domain::refresh_token::Presented;
+use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
+use auth_service::domain::refresh_token::HashedRefreshToken;
 use auth_service::keys::set::KeySet;
 use auth_service::rotation;
 use auth_service::store::{FoundCode, Redemption, Rotation, Store};
@@ -82,7 +82,7 @@ fn pushed() -> PushedRequest {
         metadata: None,
         grant_id: GrantId::new([13; 32]),
         query: "scope=mcp".to_owned(),
-        room: PushedRoom::default(),
+        pool: PushedPool::default(),
         counts_for: Vec::new(),
         expires_at: later(HOUR),
     }
@@ -112,7 +112,7 @@ impl Filled {
     }
 
     /// A refresh token of this grant, in the format of the release that filled the store.
-    fn token(&self, grant: &Grant, number: u32, name: &str) -> Presented {
+    fn token(&self, grant: &Grant, number: u32, name: &str) -> HashedRefreshToken {
         if self.by_the_first { hash(name).into() } else { held(grant, number, name) }
     }
 }
@@ -176,7 +176,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     // A refresh whose response was lost is repeated, the next token rotates, and a token that was used up
     // ends the grant.
     let token = |number, name| filled.token(&refreshed(), number, name);
-    let rotate = |token: Presented, number, next: &str| {
+    let rotate = |token: HashedRefreshToken, number, next: &str| {
         let (next, used) = (successor(&refreshed(), number, next, at), &used);
         async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
     };

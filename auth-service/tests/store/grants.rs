@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::grant::{Grant, RefreshState};
-use auth_service::domain::refresh_token::{Line, LineKey, Presented, RefreshToken};
+use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, RefreshToken};
 use auth_service::store::{FoundCode, Redemption, Rotation};
 
 use super::things::{
@@ -284,13 +284,13 @@ pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: 
     let refresh = RefreshState { current: hash("old"), replaced: None, line: None };
     let grant = Grant { refresh: Some(refresh), ..grant_of(&made, "", NOW) };
     assert!(world.store().add_grant(&grant, &usage(&client, NOW)).await.unwrap());
-    let old = Presented::from(hash("old"));
+    let old = HashedRefreshToken::from(hash("old"));
     assert!(world.store().grant_of_refresh(&old, NOW).await.unwrap().is_some());
     assert!(
         world.store().grant_of_refresh(&held(&grant, 0, ""), NOW).await.unwrap().is_none(),
         "no line yet"
     );
-    let rotate = |token: Presented, number, next: &str, at| {
+    let rotate = |token: HashedRefreshToken, number, next: &str, at| {
         let (next, used) = (successor(&grant, number, next, at), usage(&client, at));
         async move { world.store().rotate_refresh(&token, &next, &used, GRACE).await.unwrap() }
     };

@@ -8,7 +8,7 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
-use auth_service::domain::pushed_request::{PushedRequest, PushedRoom};
+use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
 use auth_service::store::{Redemption, Registration};
 
 use super::things::{
@@ -123,7 +123,7 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     let request = PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
-        room: PushedRoom::Strangers,
+        pool: PushedPool::Strangers,
         counts_for: vec!["a network".to_owned()],
         metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
@@ -140,13 +140,13 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     assert!(world.store().pushed_request(&hash("two"), later(HOUR)).await.unwrap().is_none());
 }
 
-/// A request of `client` in the room of clients that have authenticated.
+/// A request of `client` in the pool of clients that have authenticated.
 fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest {
     let client = super::things::client(&client.replace(' ', "-"));
     PushedRequest {
         client_id: client.id.clone(),
         registration: client.registration.clone(),
-        room: PushedRoom::Proven,
+        pool: PushedPool::Proven,
         counts_for: counts_for.iter().map(|&name| name.to_owned()).collect(),
         metadata: Some(client.metadata.digest()),
         grant_id: GrantId::new(random()),
@@ -164,7 +164,7 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
         world.store().pushed_request(&hash(name), at).await.unwrap().is_some()
     };
     let at = |second: u64| UnixTime(NOW.0 + second);
-    let places = u64::try_from(PushedRoom::Proven.places()).unwrap();
+    let places = u64::try_from(PushedPool::Proven.places()).unwrap();
     assert!(push("of ana", &request_of("of ana", &["ana"], at(0)), at(0)).await);
     assert!(push("of ana and eve", &request_of("of both", &["ana", "eve"], at(0)), at(0)).await);
     for n in 0..places + 100 {
@@ -204,9 +204,9 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
 }
 
 pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_more(world: &World) {
-    let places = PushedRoom::Strangers.places();
+    let places = PushedPool::Strangers.places();
     let request = |n: usize| PushedRequest {
-        room: PushedRoom::Strangers,
+        pool: PushedPool::Strangers,
         ..request_of("new", &[&format!("network {n}")], NOW)
     };
     let push = async |name: &str, request: &PushedRequest| {
@@ -217,7 +217,7 @@ pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_m
     }
     assert!(!push("one too many", &request(places)).await);
     assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
-    // Another room has places.
+    // Another pool has places.
     assert!(push("proven", &request_of("used", &["ana"], NOW)).await);
     world.store().forget_pushed_request(&hash("0")).await.unwrap();
     assert!(push("next", &request(places)).await);
@@ -229,9 +229,9 @@ pub(crate) async fn a044_devices_that_wait_have_a_ceiling(world: &World) {
     for (n, letter) in ['B', 'C', 'D', 'F'].into_iter().enumerate() {
         let device = asked(&client);
         let code = hash(&n.to_string());
-        let room = world.store().reserve_device(&code, device.expires_at, NOW, 3).await.unwrap();
-        assert_eq!(room, n < 3);
-        if room {
+        let is_reserved = world.store().reserve_device(&code, device.expires_at, NOW, 3).await.unwrap();
+        assert_eq!(is_reserved, n < 3);
+        if is_reserved {
             assert!(world.store().add_device(&code, &user_code(letter), &device).await.unwrap());
         }
     }

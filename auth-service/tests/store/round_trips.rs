@@ -58,7 +58,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
 
     let (trips, found) = counted(&way, store.held_grant(&granted.id, &client.id, &person.subject, NOW)).await;
     assert!(found.unwrap().is_some());
-    assert_eq!(trips, 1, "the facts of a token");
+    assert_eq!(trips, 1, "the principal of a token");
 
     let (trips, outcome) =
         counted(&way, store.redeem_code(&hash("code"), &grant(&made, "of code", NOW), &used)).await;

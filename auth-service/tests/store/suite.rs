@@ -1,7 +1,7 @@
 //! Runs the suite on each kind of store.
 
 use super::worlds::{Cluster, World};
-use super::{accounts, clients, facts, grants, holdings, keys, pending, sole_clients};
+use super::{accounts, clients, grants, holdings, keys, pending, principals, sole_clients};
 
 macro_rules! conformance {
     ($($module:ident::$case:ident,)*) => {
@@ -117,10 +117,10 @@ conformance! {
     pending::an_account_that_is_removed_leaves_its_name,
     pending::a_grant_on_behalf_of_another_ends_with_it,
     pending::one_person_of_an_issuer_is_one_account,
-    facts::a066_a083_what_ends_is_refused_everywhere_within_a_moment,
-    facts::a066_facts_on_behalf_of_another_grant_end_with_it,
-    facts::facts_that_a_revoked_key_signed_are_gone_at_once,
-    facts::a083_facts_follow_the_account_at_once,
-    facts::a084_callers_who_come_at_once_get_their_own_facts,
-    facts::facts_end_with_their_token_and_after_a_while_are_asked_anew,
+    principals::a066_a083_what_ends_is_refused_everywhere_within_a_moment,
+    principals::a066_principals_on_behalf_of_another_grant_end_with_it,
+    principals::tokens_that_a_revoked_key_signed_leave_the_cache_at_once,
+    principals::a083_principals_follow_the_account_at_once,
+    principals::a084_callers_who_come_at_once_get_their_own_principals,
+    principals::cached_principals_end_with_their_token_and_are_read_anew_after_a_while,
 }

@@ -13,7 +13,7 @@ use auth_service::domain::device::{DeviceAuthorization, DeviceState};
 use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::domain::pkce::CodeChallenge;
-use auth_service::domain::refresh_token::{Line, LineKey, Presented, RefreshToken};
+use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, RefreshToken};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::keys::signing::KeyRing;
 use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
@@ -179,7 +179,7 @@ pub(crate) fn refresh_token(grant: &GrantId, number: u32, name: &str) -> Refresh
 }
 
 /// The same token as [`refresh_token`], in the form that the store gets.
-pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> Presented {
+pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> HashedRefreshToken {
     refresh_token(&grant.id, number, name).presented()
 }
 

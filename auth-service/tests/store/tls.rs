@@ -67,8 +67,8 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
     };
     assert_eq!(ready.status(), 200);
     // The changes are reported over TLS too.
-    let facts = async || http.get(format!("http://127.0.0.1:{ops}/ready")).send().await?.text().await;
-    while !facts().await.unwrap().contains("\"cached\"") {
+    let ready = async || http.get(format!("http://127.0.0.1:{ops}/ready")).send().await?.text().await;
+    while !ready().await.unwrap().contains("\"cached\"") {
         assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
         sleep(Duration::from_millis(50)).await;
     }

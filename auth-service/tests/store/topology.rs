@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use auth_service::facts::NoFacts;
+use auth_service::principal::RejectedToken;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Rotation, Store, StoreError};
 
-use super::facts;
+use super::principals;
 use super::resp::{Resp, says};
 use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
@@ -104,7 +104,7 @@ impl Drop for Sentinel {
 /// Checks a live token and a revoked one until told to stop. Returns how often the first passed, and how
 /// often the store was unavailable.
 async fn check_for_ever(
-    gate: Arc<facts::Replica>,
+    gate: Arc<principals::Replica>,
     tokens: Arc<(String, String)>,
     stop: Arc<AtomicBool>,
 ) -> (u32, u32) {
@@ -112,7 +112,7 @@ async fn check_for_ever(
     while !stop.load(Ordering::Relaxed) {
         match gate.check(&tokens.0).await {
             Ok(_) => passed += 1,
-            Err(NoFacts::Store(_)) => unavailable += 1,
+            Err(RejectedToken::Store(_)) => unavailable += 1,
             Err(wrong) => panic!("a live token: {wrong}"),
         }
         assert!(gate.check(&tokens.1).await.is_err(), "a revoked token passes");
@@ -145,9 +145,9 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
     let (_, _, grant) = granted(&*store, "a", "refresh").await;
     let (_, _, revoked) = granted(&*store, "b", "another").await;
     store.revoke_grant(&revoked.id).await.unwrap();
-    let keys = facts::keys();
-    let gate = Arc::new(facts::Replica::new(Arc::clone(&store) as _, Arc::clone(&keys)));
-    let tokens = Arc::new((facts::token(&keys, &grant), facts::token(&keys, &revoked)));
+    let keys = principals::keys();
+    let gate = Arc::new(principals::Replica::new(Arc::clone(&store) as _, Arc::clone(&keys)));
+    let tokens = Arc::new((principals::token(&keys, &grant), principals::token(&keys, &revoked)));
     let (mut of_master, mut of_replica) = (Resp::connect(master.port), Resp::connect(replica.port));
     let deadline = Instant::now() + Duration::from_secs(20);
     while of_master.keys().len() != of_replica.keys().len() {

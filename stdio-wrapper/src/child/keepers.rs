@@ -42,11 +42,11 @@ impl Newcomer<'_> {
 
 /// Why a child can be given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ground {
+pub enum EndReason {
     /// Nobody uses it.
     Unused,
     /// Its user has more than others.
-    Surplus,
+    TooMany,
 }
 
 /// Completes when a child that was given up has ended.
@@ -54,10 +54,10 @@ pub type Gone = BoxFuture<'static, ()>;
 
 /// Something that keeps children.
 pub trait Keeper: Send + Sync {
-    /// For how long the child has been unused that can be given up on this ground.
-    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration>;
+    /// For how long the child has been unused that can be given up for this reason.
+    fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration>;
     /// Gives that child up.
-    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone>;
+    fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
     /// All children that are kept.
     fn held(&self) -> Vec<Held>;
     /// Ends one of them at once, because it is large and the container is short of this.
@@ -75,8 +75,8 @@ impl Keepers {
 
     /// Gives up the child that has been unused for the longest time or, if all are in use, one of the user who has most.
     pub(super) fn give_up(&self, newcomer: Newcomer<'_>) -> Option<Gone> {
-        let (keeper, ground) = self.choose(newcomer)?;
-        keeper.give_up(newcomer, ground)
+        let (keeper, reason) = self.choose(newcomer)?;
+        keeper.give_up(newcomer, reason)
     }
 
     /// Whether a child can be given up.
@@ -99,11 +99,11 @@ impl Keepers {
         keepers.iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn choose(&self, newcomer: Newcomer<'_>) -> Option<(Arc<dyn Keeper>, Ground)> {
+    fn choose(&self, newcomer: Newcomer<'_>) -> Option<(Arc<dyn Keeper>, EndReason)> {
         let all = self.all();
-        [Ground::Unused, Ground::Surplus].into_iter().find_map(|ground| {
-            let able = all.iter().filter_map(|keeper| Some((keeper.candidate(newcomer, ground)?, keeper)));
-            able.max_by_key(|(unused, _)| *unused).map(|(_, keeper)| (Arc::clone(keeper), ground))
+        [EndReason::Unused, EndReason::TooMany].into_iter().find_map(|reason| {
+            let able = all.iter().filter_map(|keeper| Some((keeper.candidate(newcomer, reason)?, keeper)));
+            able.max_by_key(|(unused, _)| *unused).map(|(_, keeper)| (Arc::clone(keeper), reason))
         })
     }
 }
@@ -114,22 +114,22 @@ mod tests {
 
     struct Keeps {
         unused: Option<u64>,
-        surplus: Option<u64>,
-        given_up: Mutex<Vec<Ground>>,
+        too_many: Option<u64>,
+        given_up: Mutex<Vec<EndReason>>,
     }
 
-    fn keeps(unused: Option<u64>, surplus: Option<u64>) -> Arc<Keeps> {
-        Arc::new(Keeps { unused, surplus, given_up: Mutex::default() })
+    fn keeps(unused: Option<u64>, too_many: Option<u64>) -> Arc<Keeps> {
+        Arc::new(Keeps { unused, too_many, given_up: Mutex::default() })
     }
 
     impl Keeper for Keeps {
-        fn candidate(&self, _: Newcomer<'_>, ground: Ground) -> Option<Duration> {
-            let seconds = if ground == Ground::Unused { self.unused } else { self.surplus };
+        fn candidate(&self, _: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
+            let seconds = if reason == EndReason::Unused { self.unused } else { self.too_many };
             seconds.map(Duration::from_secs)
         }
 
-        fn give_up(&self, _: Newcomer<'_>, ground: Ground) -> Option<Gone> {
-            self.given_up.lock().unwrap().push(ground);
+        fn give_up(&self, _: Newcomer<'_>, reason: EndReason) -> Option<Gone> {
+            self.given_up.lock().unwrap().push(reason);
             Some(Box::pin(async {}))
         }
 
@@ -151,11 +151,11 @@ mod tests {
             let keeper: Arc<dyn Keeper> = Arc::<Keeps>::clone(keeper);
             keepers.add(Arc::downgrade(&keeper));
         }
-        let counts = |all: &[Arc<Keeps>]| -> Vec<Vec<Ground>> {
+        let counts = |all: &[Arc<Keeps>]| -> Vec<Vec<EndReason>> {
             all.iter().map(|keeper| keeper.given_up.lock().unwrap().clone()).collect()
         };
         assert!(keepers.give_up(Newcomer::ANYBODY).is_some());
-        assert_eq!(counts(&all), [vec![], vec![Ground::Unused], vec![]]);
+        assert_eq!(counts(&all), [vec![], vec![EndReason::Unused], vec![]]);
         let busy = Keepers::default();
         let keeper: Arc<dyn Keeper> = keeps(None, Some(1));
         busy.add(Arc::downgrade(&keeper));

@@ -237,7 +237,7 @@ impl Launcher {
     /// there was one.
     pub async fn make_room(self: &Arc<Self>, newcomer: Newcomer<'_>) -> bool {
         let mut gone = self.keepers.give_up(newcomer);
-        if gone.is_none() && self.relief.one_is_gone().await {
+        if gone.is_none() && self.relief.one_has_ended().await {
             return true;
         }
         gone = gone.or_else(|| self.end_too_large(newcomer));

@@ -28,7 +28,7 @@ impl LineLog {
     /// Writes a warning that says what happened to a line, and why.
     pub fn line(&self, line: &[u8], why: &str, what: &str) {
         if let Pass::Yes { suppressed } = self.take() {
-            let left_out = told(suppressed);
+            let left_out = nonzero(suppressed);
             let shown = String::from_utf8_lossy(line.get(..line.len().min(SHOWN)).unwrap_or_default());
             // As a text, and not as it is: a child says what others have told it.
             tracing::warn!(child = self.child, line = &*shown, why, left_out, "{what}");
@@ -38,7 +38,7 @@ impl LineLog {
     /// Writes a warning about a line that was too long.
     pub fn oversized(&self, length: usize) {
         if let Pass::Yes { suppressed } = self.take() {
-            let left_out = told(suppressed);
+            let left_out = nonzero(suppressed);
             let child = self.child;
             tracing::warn!(
                 child,
@@ -52,7 +52,7 @@ impl LineLog {
     /// Writes a warning about a client that holds up the child.
     pub fn client_does_not_read(&self, stream: u64) {
         if let Pass::Yes { suppressed } = self.take() {
-            let left_out = told(suppressed);
+            let left_out = nonzero(suppressed);
             let child = self.child;
             tracing::warn!(
                 child,
@@ -82,7 +82,7 @@ impl LineLog {
 }
 
 /// The value of a field with a count. The field is left out if the count is 0.
-fn told(count: u64) -> Option<u64> {
+fn nonzero(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }
 

@@ -335,14 +335,14 @@ impl Watched {
         }
         let exit_status = Exit { status, is_wanted };
         // Processes that the child has left behind end with it (attack 107). The child counts until they have ended.
-        if tokio::time::timeout(KILL_PATIENCE, self.gone()).await.is_err() {
+        if tokio::time::timeout(KILL_PATIENCE, self.exited()).await.is_err() {
             tracing::warn!(
                 child = self.number,
                 "what the child has started does not end, although it was killed"
             );
             exit.send_replace(Some(exit_status.clone()));
             self.supervised.kill();
-            self.gone().await;
+            self.exited().await;
         }
         self.reaper.child_ended(self.number);
         self.metrics.children.sub();
@@ -373,13 +373,13 @@ impl Watched {
     }
 
     /// Waits until no process of the child is left.
-    async fn gone(&mut self) {
+    async fn exited(&mut self) {
         while let Some(report) = self.supervised.report().await {
             if let Report::Gone(killed) = report {
                 self.metrics.orphans_killed_total.add_many(killed);
             }
         }
-        if let Err(error) = self.supervised.gone().await {
+        if let Err(error) = self.supervised.exited().await {
             tracing::warn!(child = self.number, %error, "the supervisor of the child cannot be waited for");
         }
     }

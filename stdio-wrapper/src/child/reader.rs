@@ -8,7 +8,7 @@ use tokio::net::unix::pipe;
 
 use super::framing::{Decoder, Frame};
 use super::process::{Child, Exit};
-use crate::budget::Room;
+use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
 
 /// Space for one read of a short line. Later reads of a line are as large as what has arrived of it.
@@ -32,7 +32,7 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Account {
     /// The memory of the principal for whom the child works.
-    pub room: Room,
+    pub reservation: Reservation,
     /// Maximum time for which a line waits for memory. The child is not read meanwhile.
     pub patience: Duration,
 }
@@ -41,7 +41,7 @@ pub struct Account {
 pub trait Frames: Send {
     /// The next frame. No other is read before this is done.
     /// A large frame comes with memory for it.
-    fn frame(&mut self, frame: Frame, room: Option<Room>) -> impl Future<Output = ()> + Send;
+    fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
 
     /// A line of this length for which there was no memory, so its text is gone.
     fn dropped(&mut self, outline: Outline, length: usize);
@@ -107,10 +107,10 @@ impl Reader {
                 Frame::Oversized { .. } => 0,
             };
             // A line takes its memory along.
-            let room = &mut self.account.room;
-            let room = (length > 0 && room.taken() > 0).then(|| room.split(length));
+            let reservation = &mut self.account.reservation;
+            let reservation = (length > 0 && reservation.taken() > 0).then(|| reservation.split(length));
             self.settle();
-            frames.frame(frame, room).await;
+            frames.frame(frame, reservation).await;
         }
         if self.buffer.is_empty() {
             // What is left of a large buffer would keep all of it.
@@ -138,8 +138,8 @@ impl Reader {
     /// dropped. Returns the size of the read.
     async fn make_space(&mut self) -> usize {
         let space = self.buffer.len().clamp(READ, LARGE_READ);
-        let missing = counted(self.buffer.len() + space).saturating_sub(self.account.room.taken());
-        if missing > 0 && !self.account.room.grow_within(missing, self.account.patience).await {
+        let missing = counted(self.buffer.len() + space).saturating_sub(self.account.reservation.taken());
+        if missing > 0 && !self.account.reservation.grow_within(missing, self.account.patience).await {
             let mut seen = OutlineReader::default();
             seen.feed(&self.buffer);
             self.buffer = BytesMut::new();
@@ -157,8 +157,8 @@ impl Reader {
 
     /// Gives back memory that the buffer does not need any more.
     fn settle(&mut self) {
-        let unused = self.account.room.taken().saturating_sub(counted(self.buffer.len()));
-        self.account.room.shrink(unused);
+        let unused = self.account.reservation.taken().saturating_sub(counted(self.buffer.len()));
+        self.account.reservation.shrink(unused);
     }
 
     /// Hands over the rest of the output.
@@ -167,8 +167,8 @@ impl Reader {
             seen.feed(&self.buffer);
             frames.dropped(seen.outline(), seen.length());
         } else if let Some(frame) = self.decoder.finish(&mut self.buffer) {
-            let room = self.account.room.split(usize::MAX);
-            frames.frame(frame, Some(room)).await;
+            let reservation = self.account.reservation.split(usize::MAX);
+            frames.frame(frame, Some(reservation)).await;
         }
     }
 }
@@ -192,9 +192,9 @@ mod tests {
     }
 
     impl Frames for Seen {
-        async fn frame(&mut self, frame: Frame, room: Option<Room>) {
+        async fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) {
             let Frame::Message(text) = frame else { panic!("{frame:?}") };
-            self.frames.push((text.len(), room.map_or(0, |room| room.taken())));
+            self.frames.push((text.len(), reservation.map_or(0, |reservation| reservation.taken())));
         }
 
         fn dropped(&mut self, _: Outline, length: usize) {
@@ -215,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_is_read_in_memory_of_its_principal_and_dropped_if_there_is_none() {
         let budget = Budget::new(4 << 20, 1);
-        let account = Account { room: budget.room("ana"), patience: Duration::ZERO };
+        let account = Account { reservation: budget.reservation("ana"), patience: Duration::ZERO };
         let decoder = LineFraming.decoder(16 << 20);
         let mut reader = Reader { decoder, buffer: BytesMut::new(), account, dropping: None };
         let mut seen = Seen::default();
@@ -226,6 +226,6 @@ mod tests {
         // More than the share of a principal, which is a quarter.
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
-        assert_eq!(reader.account.room.taken(), 0, "all of it was given back");
+        assert_eq!(reader.account.reservation.taken(), 0, "all of it was given back");
     }
 }

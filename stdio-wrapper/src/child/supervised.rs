@@ -74,7 +74,7 @@ impl Supervised {
     }
 
     /// Waits for the end of the supervisor itself.
-    pub(super) async fn gone(&mut self) -> io::Result<ExitStatus> {
+    pub(super) async fn exited(&mut self) -> io::Result<ExitStatus> {
         self.process.wait().await
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::body::{Pieces, SLICE};
 use super::head::Received;
-use super::{Endpoint, SESSION_ID, events, gone};
+use super::{Endpoint, SESSION_ID, disconnect, events};
 use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
 use crate::stream::{Consumer, First, Stream};
@@ -56,7 +56,7 @@ pub(super) async fn wait(
         first = tokio::select! {
             first = timeout(stream_after.saturating_sub(quick), decided(&stream)) => first,
             // Nobody reads this response, so questions of the child must be sent on another stream.
-            () = gone::watch(request) => return HttpResponse::BadRequest().finish(),
+            () = disconnect::watch(request) => return HttpResponse::BadRequest().finish(),
         };
     }
     if let Ok(First::Answers(answers)) = first {
@@ -70,7 +70,7 @@ pub(super) async fn wait(
         priming: has_priming,
         ids: true,
         until,
-        gone: Some(gone::watch(request)),
+        disconnected: Some(disconnect::watch(request)),
         ..events::Options::default()
     };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());

@@ -10,7 +10,7 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::body::slice;
-use super::gone::Gone;
+use super::disconnect::Disconnect;
 use crate::metrics::Metrics;
 use crate::protocol::{Text, encode_event, encode_priming, encode_retry};
 use crate::stream::{Consumer, Next};
@@ -40,7 +40,7 @@ pub(super) struct Options {
     /// when to come back.
     pub(super) farewell: Option<Text>,
     /// Completes when the client has disconnected, for streams whose end must be noticed at once.
-    pub(super) gone: Option<Gone>,
+    pub(super) disconnected: Option<Disconnect>,
 }
 
 struct Body<G> {
@@ -138,15 +138,15 @@ impl<G> Body<G> {
                 return Some(encode_retry(self.timing.retry.as_millis()));
             }
             let wait = self.timing.keep_alive.min(rest);
-            let gone = async {
-                match &mut self.options.gone {
-                    Some(gone) => gone.await,
+            let disconnected = async {
+                match &mut self.options.disconnected {
+                    Some(disconnected) => disconnected.await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = self.consumer.changed() => {}
-                () = gone => return None,
+                () = disconnected => return None,
                 () = tokio::time::sleep(wait) => {
                     if wait == self.timing.keep_alive {
                         return Some(Bytes::from_static(b": keep-alive\n\n"));

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::problem::Problem;
-use crate::budget::{Budget, Room};
+use crate::budget::{Budget, Reservation};
 use crate::identity::Caller;
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const SMALL: usize = 1024;
 /// Number of bodies of the largest size that can be in memory at the same time, however many connections
 /// there are.
-const LARGEST_BODIES: usize = 16;
+const MAX_LARGE_BODIES: usize = 16;
 /// Minimum size of the budget, in bytes.
 const LEAST_BUDGET: usize = 32 << 20;
 
@@ -50,7 +50,7 @@ pub(super) struct Bodies {
 #[derive(Debug)]
 pub(super) struct Incoming {
     text: Bytes,
-    room: Room,
+    reservation: Reservation,
 }
 
 /// A body that was read as messages. Its memory is counted until it is dropped.
@@ -58,7 +58,7 @@ pub(super) struct Incoming {
 pub(super) struct Messages {
     text: ByteString,
     parts: BodyParts,
-    _room: Room,
+    _room: Reservation,
 }
 
 /// A body that is no message, or not one that is accepted.
@@ -85,7 +85,7 @@ impl Messages {
 impl Bodies {
     /// Makes a reader for bodies of at most `limit` bytes, and of at most `max_batch` messages.
     pub(super) fn new(limit: usize, max_batch: usize, offload: Arc<Offload>) -> Self {
-        let budget = Budget::new((limit * LARGEST_BODIES).max(LEAST_BUDGET), SMALL);
+        let budget = Budget::new((limit * MAX_LARGE_BODIES).max(LEAST_BUDGET), SMALL);
         Self { limit, max_batch, budget, offload }
     }
 
@@ -95,7 +95,7 @@ impl Bodies {
         let started = Instant::now();
         let mut whole = Vec::new();
         let mut first: Option<Bytes> = None;
-        let mut room = self.budget.room(&caller.owner());
+        let mut reservation = self.budget.reservation(&caller.owner());
         let mut paid = SMALL;
         let mut length = 0;
         loop {
@@ -116,7 +116,7 @@ impl Bodies {
             let held = if before.is_some() && whole.capacity() < length { grown(length) } else { length };
             let held = held.max(whole.capacity());
             if held > paid {
-                if !room.grow(held - paid) {
+                if !reservation.grow(held - paid) {
                     return Err(too_many());
                 }
                 paid = held;
@@ -130,7 +130,7 @@ impl Bodies {
                 }
             }
         }
-        Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), room })
+        Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
     }
 
     /// Reads a body as messages, without parts for which a child would drop them. A large body is read by other
@@ -171,15 +171,15 @@ fn too_many() -> Problem {
 
 /// Reads a body as messages.
 fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
-    let Incoming { text, room } = body;
+    let Incoming { text, reservation } = body;
     let fail = |problem: Problem, text: &[u8]| Box::new(Unread { problem, meant: outline(text).meant() });
     let Ok(text) = ByteString::try_from(text.clone()) else {
         return Err(fail(Malformed::Json("it is not UTF-8".to_owned()).into(), &text));
     };
     match tidied(&text, max_batch) {
-        Ok((Cow::Borrowed(_), parts)) => Ok(Messages { text, parts, _room: room }),
+        Ok((Cow::Borrowed(_), parts)) => Ok(Messages { text, parts, _room: reservation }),
         // This is not longer than the original, which is not needed any more.
-        Ok((Cow::Owned(tidied), parts)) => Ok(Messages { text: tidied.into(), parts, _room: room }),
+        Ok((Cow::Owned(tidied), parts)) => Ok(Messages { text: tidied.into(), parts, _room: reservation }),
         Err(problem) => Err(fail(problem, text.as_bytes())),
     }
 }

@@ -10,12 +10,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
 use super::answer::body_of;
-use super::gone::Gone;
+use super::disconnect::Disconnect;
 use super::guard::RequestHeaders;
 use super::head::Received;
 use super::post::permit;
 use super::problem::Problem;
-use super::{Endpoint, events, gone};
+use super::{Endpoint, disconnect, events};
 use crate::identity::Caller;
 use crate::legacy::OpenError;
 use crate::modern::{self, CallError, Fault, Fields, Request, completion};
@@ -43,7 +43,7 @@ pub(super) async fn start(
     endpoint: &Endpoint,
     caller: &Caller,
     message: &Message<'_>,
-) -> Result<Option<(Started, Gone)>, Problem> {
+) -> Result<Option<(Started, Disconnect)>, Problem> {
     let id = match &message.kind {
         Kind::Request { id, .. } => message.at(id),
         // The revision does not define what a notification would do here, and cancelling by a client's id
@@ -53,13 +53,13 @@ pub(super) async fn start(
             return Err(Problem::bad_request("A client of this revision sends no responses."));
         }
     };
-    let mut gone = gone::watch(http);
+    let mut disconnected = disconnect::watch(http);
     let started = tokio::select! {
         started = request(http, endpoint, caller, message) => started,
-        () = &mut gone => Err(client_has_gone()),
+        () = &mut disconnected => Err(client_has_disconnected()),
     };
     let started = started.map_err(|problem| problem.with_id(id))?;
-    Ok(Some((started, gone)))
+    Ok(Some((started, disconnected)))
 }
 
 async fn request(
@@ -88,7 +88,7 @@ pub(super) async fn respond(
     endpoint: &Endpoint,
     caller: &Caller,
     started: Started,
-    mut gone: Gone,
+    mut disconnected: Disconnect,
 ) -> Result<HttpResponse, Problem> {
     let Started { received, stream, consumer, guard, farewell } = started;
     let decided = async {
@@ -106,21 +106,21 @@ pub(super) async fn respond(
                 return Ok(json(answers));
             }
         }
-        () = &mut gone => return Err(client_has_gone()),
+        () = &mut disconnected => return Err(client_has_disconnected()),
     }
     received.before_events().await;
     let options = events::Options {
         until: endpoint.until(caller),
         farewell: Some(farewell),
-        gone: Some(gone),
+        disconnected: Some(disconnected),
         ..events::Options::default()
     };
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
 }
 
 /// The client has disconnected, so nobody reads this.
-fn client_has_gone() -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has gone.")
+fn client_has_disconnected() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has disconnected.")
 }
 
 /// Hands the request to the child, or to the translation. The request is cancelled when the returned value is
@@ -135,8 +135,8 @@ async fn hand_over(
 ) -> Result<Box<dyn std::any::Any>, Problem> {
     let placeholders = endpoint.placeholders(caller);
     let Some(native) = endpoint.modern.native(&placeholders).await? else {
-        let Some(facade) = &endpoint.translation else { return Err(legacy_only()) };
-        return Ok(Box::new(facade.start(request, permit, fields, &placeholders, owner, stream).await?));
+        let Some(translation) = &endpoint.translation else { return Err(legacy_only()) };
+        return Ok(Box::new(translation.start(request, permit, fields, &placeholders, owner, stream).await?));
     };
     endpoint.modern.check_params(&native, request, fields).await?;
     Ok(Box::new(endpoint.modern.call(&native, request, permit, owner, stream).await))

@@ -46,7 +46,7 @@ pub(super) async fn handle(
     let reply = match messages.body() {
         Body::Single(message) => match modern::era(&message, headers.version())? {
             Era::Modern => match super::modern::start(request, endpoint, caller, &message).await? {
-                Some((started, gone)) => Reply::Modern(started, gone),
+                Some((started, disconnected)) => Reply::Modern(started, disconnected),
                 None => Reply::Done(HttpResponse::Accepted().finish()),
             },
             Era::Legacy => single(request, endpoint, caller, &message).await?,
@@ -56,7 +56,9 @@ pub(super) async fn handle(
     // The child has it, so nobody else has to wait for its memory.
     drop(messages);
     Ok(match reply {
-        Reply::Modern(started, gone) => super::modern::respond(endpoint, caller, started, gone).await?,
+        Reply::Modern(started, disconnected) => {
+            super::modern::respond(endpoint, caller, started, disconnected).await?
+        }
         Reply::Done(response) => response,
         Reply::Wait(session, consumer, form) => {
             answer::wait(request, endpoint, &session, consumer, form, endpoint.until(caller)).await
@@ -68,7 +70,7 @@ pub(super) async fn handle(
 enum Reply {
     Done(HttpResponse),
     /// It comes on a stream of its own.
-    Modern(super::modern::Started, super::gone::Gone),
+    Modern(super::modern::Started, super::disconnect::Disconnect),
     /// It comes from the session's child.
     Wait(Arc<Session>, Consumer, Form),
 }
@@ -147,9 +149,9 @@ async fn initialize(
             "This session is initialized already. Send initialize without Mcp-Session-Id.",
         )));
     }
-    if let Some(backward) = endpoint.backward.as_ref().filter(|backward| backward.is_needed())
+    if let Some(legacy_to_modern) = endpoint.legacy_to_modern.as_ref().filter(|legacy_to_modern| legacy_to_modern.is_needed())
         && let Some((session, answer)) =
-            backward.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id)).await
+            legacy_to_modern.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id)).await
     {
         return Ok(Reply::Done(answer::initialized(&session, answer)));
     }
@@ -173,7 +175,7 @@ async fn translated(
     session: &Session,
     stream: &Stream,
 ) -> Option<HttpResponse> {
-    let backward = endpoint.backward.as_ref()?;
+    let legacy_to_modern = endpoint.legacy_to_modern.as_ref()?;
     let settled = async {
         // An answer may be there a moment before the session has a revision or an end, and nobody tells of it twice.
         while session.version().is_none() && !session.is_ended() && !stream.is_complete() {
@@ -191,7 +193,7 @@ async fn translated(
         return None;
     }
     let opened =
-        backward.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(id)).await;
+        legacy_to_modern.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(id)).await;
     if opened.is_none() {
         stream.wake();
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::child::{FEW, Ground, Newcomer};
+use crate::child::{EndReason, FEW, Newcomer};
 
 /// A session of a user who has many goes first if no message came for this time.
 const QUIET: Duration = Duration::from_secs(5);
@@ -24,10 +24,10 @@ pub(super) struct Use {
 }
 
 /// Chooses a session, by its index.
-pub(super) fn choose(all: &[Use], newcomer: Newcomer<'_>, ground: Ground) -> Option<usize> {
-    match ground {
-        Ground::Unused => unused(all, newcomer),
-        Ground::Surplus => surplus(all, newcomer),
+pub(super) fn choose(all: &[Use], newcomer: Newcomer<'_>, reason: EndReason) -> Option<usize> {
+    match reason {
+        EndReason::Unused => unused(all, newcomer),
+        EndReason::TooMany => too_many(all, newcomer),
     }
 }
 
@@ -47,7 +47,7 @@ fn unused(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
 /// A session of the user with most sessions, if that user has more than [`FEW`] and would still have as many as the
 /// newcomer. It is one that is quiet. For a newcomer without any it can be one in use, the least busy: otherwise a few
 /// users could keep everybody else out with sessions that do nothing but send a ping now and then.
-fn surplus(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
+fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
     let counts = counts(all);
     // Callers that are not told apart are all one user.
     let known = counts.iter().filter(|(user, _)| !user.trim().is_empty());
@@ -98,7 +98,7 @@ mod tests {
             ["mallory", "eve"].iter().flat_map(|user| vec![used(user, 1, 0); 13]).collect();
         all.extend([used("ana", 3, 0), idle("bob", 20), used("bob", 0, 1)]);
         let mut given = 0;
-        while let Some(index) = surplus(&all, newcomer("new", 0)) {
+        while let Some(index) = too_many(&all, newcomer("new", 0)) {
             let lost = all.remove(index).user;
             let left = counts(&all);
             assert!(["mallory", "eve"].contains(&lost.as_str()), "{lost} has few");
@@ -115,23 +115,23 @@ mod tests {
     fn the_least_busy_session_goes_first_and_of_those_the_one_used_the_longest_ago() {
         let mut all = vec![used("eve", 2, 60), used("eve", 1, 3), used("eve", 1, 9), used("eve", 0, 1)];
         all.extend([used("eve", 0, 2), used("eve", 3, 0), used("eve", 0, 0), used("eve", 0, 1)]);
-        assert_eq!(surplus(&all, newcomer("new", 0)), Some(4));
+        assert_eq!(too_many(&all, newcomer("new", 0)), Some(4));
         all[4].makes_room = false;
         all.truncate(6);
-        assert_eq!(surplus(&all, newcomer("new", 0)), Some(3));
-        assert_eq!(surplus(&all[..4], newcomer("new", 0)), None, "four are kept");
+        assert_eq!(too_many(&all, newcomer("new", 0)), Some(3));
+        assert_eq!(too_many(&all[..4], newcomer("new", 0)), None, "four are kept");
     }
 
     #[test]
     fn who_has_a_session_gets_another_ones_only_if_it_is_quiet_and_only_from_who_has_more() {
         let mut all = vec![used("eve", 1, 0); 6];
-        assert_eq!(surplus(&all, newcomer("ana", 1)), None);
+        assert_eq!(too_many(&all, newcomer("ana", 1)), None);
         all[2] = used("eve", 0, 6);
-        assert_eq!(surplus(&all, newcomer("ana", 1)), Some(2));
-        assert_eq!(surplus(&all, newcomer("ana", 5)), None);
-        assert_eq!(surplus(&all, newcomer("eve", 6)), None);
+        assert_eq!(too_many(&all, newcomer("ana", 1)), Some(2));
+        assert_eq!(too_many(&all, newcomer("ana", 5)), None);
+        assert_eq!(too_many(&all, newcomer("eve", 6)), None);
         let nobody = vec![used("", 0, 6); 9];
-        assert_eq!(surplus(&nobody, newcomer("", 0)), None, "callers that are not told apart");
+        assert_eq!(too_many(&nobody, newcomer("", 0)), None, "callers that are not told apart");
     }
 
     #[test]

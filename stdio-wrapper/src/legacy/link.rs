@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::unsettled::Unsettled;
-use crate::budget::{Budget, Memory, Room, TOO_MANY_MESSAGES};
+use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
@@ -230,10 +230,10 @@ impl Link {
         let digits = number.to_string();
         let mut patches = vec![Patch { span: outgoing.id, with: digits.as_bytes() }];
         patches.extend(outgoing.token.map(|span| Patch { span, with: digits.as_bytes() }));
-        let Some(room) = self.reserve(&session.owner, message.text).await else {
+        let Some(reservation) = self.reserve(&session.owner, message.text).await else {
             return self.fail_one(number, TOO_MANY_MESSAGES);
         };
-        let line = room.holding(self.framing.encode(message.text, &mut patches));
+        let line = reservation.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // There is no space, so this waits for the child to read. The request itself waits in memory,
@@ -265,8 +265,8 @@ impl Link {
         message: &Message<'_>,
         patches: &mut [Patch<'_>],
     ) -> Result<(), &'static str> {
-        let room = self.reserve(&session.owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
-        let line = room.holding(self.framing.encode(message.text, patches));
+        let reservation = self.reserve(&session.owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
+        let line = reservation.holding(self.framing.encode(message.text, patches));
         self.note();
         let patience = session.request_timeout().min(SEND_TIMEOUT);
         match tokio::time::timeout(patience, self.outbox.send(line)).await {
@@ -277,7 +277,7 @@ impl Link {
     }
 
     /// Takes memory for the line that is made of a message, before it is made.
-    async fn reserve(&self, owner: &str, text: &str) -> Option<Room> {
+    async fn reserve(&self, owner: &str, text: &str) -> Option<Reservation> {
         self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
     }
 

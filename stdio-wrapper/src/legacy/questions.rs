@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::budget::{Kept, Room};
+use crate::budget::{Kept, Reservation};
 use crate::protocol::same_id;
 use crate::stream::Stream;
 
@@ -54,17 +54,17 @@ impl Questions {
         method: &str,
         stream: &Arc<Stream>,
         now: Instant,
-        room: &Room,
+        reservation: &Reservation,
     ) -> Option<String> {
         self.waiting.retain(|question| !same_id(&question.id, id));
         if self.waiting.len() >= MAX_QUESTIONS {
             return None;
         }
-        let id = room.keep(id)?;
+        let id = reservation.keep(id)?;
         let shown = match &mut self.next_number {
             Some(number) => {
                 *number += 1;
-                room.keep(number.to_string())?
+                reservation.keep(number.to_string())?
             }
             None => id.clone(),
         };
@@ -148,11 +148,13 @@ mod tests {
     #[test]
     fn an_answer_finds_its_question_in_another_spelling_of_the_id_and_never_a_doubtful_one() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
         let mut taken = |asked: &[&str], answered: &str| {
             questions.waiting.clear();
             assert!(
-                asked.iter().all(|id| questions.put(id, "ping", &stream, now, &Room::unlimited()).is_some())
+                asked
+                    .iter()
+                    .all(|id| questions.put(id, "ping", &stream, now, &Reservation::unlimited()).is_some())
             );
             questions.take(answered, now).map(|question| question.id)
         };
@@ -167,15 +169,15 @@ mod tests {
     #[test]
     fn a109_the_ids_of_questions_take_memory_of_the_principal() {
         let budget = crate::budget::Budget::new(4 << 20, 1);
-        let (ana, bob) = (budget.room("ana\none"), budget.room("bob\none"));
-        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
+        let (ana, bob) = (budget.reservation("ana\none"), budget.reservation("bob\none"));
+        let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
         // Ana has a quarter, for all of her sessions.
         let mut all: Vec<Questions> = (0..4).map(|_| Questions::default()).collect();
-        let mut put = |of: usize, room: &Room| {
+        let mut put = |of: usize, reservation: &Reservation| {
             (0..MAX_QUESTIONS)
                 .take_while(|number| {
                     let id = format!("\"{number:01000}\"");
-                    all[of].put(&id, "ping", &stream, now, room).is_some()
+                    all[of].put(&id, "ping", &stream, now, reservation).is_some()
                 })
                 .count()
         };
@@ -189,16 +191,19 @@ mod tests {
     #[test]
     fn an_answer_belongs_to_one_asking_of_a_question_and_not_to_the_next_under_its_id() {
         let mut questions = Questions::default();
-        let (stream, now) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
+        let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
         questions.number();
-        let first = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
+        let first =
+            questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         let (_, withdrawn) = questions.take_own("77", now).unwrap();
         assert_eq!(withdrawn, first);
-        let second = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
+        let second =
+            questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert_ne!(first, second);
         assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
         // A question that is asked again without being withdrawn is another question, too.
-        let third = questions.put("77", "elicitation/create", &stream, now, &Room::unlimited()).unwrap();
+        let third =
+            questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert!(questions.take(&second, now).is_none());
         assert_eq!(questions.take(&third, now).map(|question| question.id).as_deref(), Some("77"));
     }
@@ -207,11 +212,11 @@ mod tests {
     fn a_question_excuses_the_calls_that_it_may_belong_to_for_a_while() {
         let (timeout, patience) = (Duration::from_secs(2), Duration::from_secs(10));
         let mut questions = Questions::default();
-        let (stream, started) = (Stream::endless(0, 100, Room::unlimited()), Instant::now());
+        let (stream, started) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
         let at = |seconds| started + Duration::from_secs(seconds);
-        questions.put("0", "ping", &stream, at(1), &Room::unlimited()).unwrap();
+        questions.put("0", "ping", &stream, at(1), &Reservation::unlimited()).unwrap();
         assert!(!questions.excuse(started, timeout, patience, at(1)), "a ping holds nobody up");
-        questions.put("1", "elicitation/create", &stream, at(1), &Room::unlimited()).unwrap();
+        questions.put("1", "elicitation/create", &stream, at(1), &Reservation::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(6)));
         assert!(
             !questions.excuse(at(6), timeout, patience, at(6)),
@@ -221,7 +226,7 @@ mod tests {
         questions.take("1", at(6)).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(7)));
         assert!(!questions.excuse(started, timeout, patience, at(8)));
-        questions.put("2", "roots/list", &stream, at(8), &Room::unlimited()).unwrap();
+        questions.put("2", "roots/list", &stream, at(8), &Reservation::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(17)));
         assert!(!questions.excuse(started, timeout, patience, at(18)), "not without end");
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::link::{About, Audience, Link, Pending, Progress};
 use super::questions::TOO_MANY_QUESTIONS;
 use super::session::Session;
-use crate::budget::{Room, TOO_MANY_ANSWERS, of_child};
+use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
@@ -40,9 +40,9 @@ struct Routes {
 }
 
 impl Frames for Routes {
-    async fn frame(&mut self, frame: Frame, room: Option<Room>) {
+    async fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) {
         match frame {
-            Frame::Message(line) => self.line(line, room).await,
+            Frame::Message(line) => self.line(line, reservation).await,
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
             Frame::Oversized { outline, length } => oversized(&self.link, outline, length, self.max_line),
         }
@@ -57,10 +57,10 @@ impl Frames for Routes {
 }
 
 impl Routes {
-    async fn line(&mut self, line: Bytes, mut room: Option<Room>) {
+    async fn line(&mut self, line: Bytes, mut reservation: Option<Reservation>) {
         match self.read(line, self.link.accepts_prefixed()).await {
             Some(Line::Message(text, parts)) => {
-                dispatch(&self.link, text.as_bytes(), room, &parts.of(&text)).await;
+                dispatch(&self.link, text.as_bytes(), reservation, &parts.of(&text)).await;
             }
             Some(Line::Doubtful { line, found, why }) => match found {
                 Salvaged::Messages(messages) => {
@@ -70,8 +70,9 @@ impl Routes {
                     for text in messages {
                         let text = without_lone_surrogates(text);
                         if let Ok(message) = parse_line(&text) {
-                            let room = room.as_mut().map(|room| room.split(text.len()));
-                            dispatch(&self.link, &text, room, &message).await;
+                            let reservation =
+                                reservation.as_mut().map(|reservation| reservation.split(text.len()));
+                            dispatch(&self.link, &text, reservation, &message).await;
                         }
                     }
                 }
@@ -130,8 +131,11 @@ pub(super) async fn read(
 /// The memory for the lines of a child.
 fn account(link: &Link) -> Account {
     match owner(link) {
-        Some(session) => Account { room: session.room().sibling(), patience: PAYMENT_PATIENCE },
-        None => Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO },
+        Some(session) => Account { reservation: session.reservation().sibling(), patience: PAYMENT_PATIENCE },
+        None => Account {
+            reservation: link.answers.reservation_of_child(link.child.number),
+            patience: Duration::ZERO,
+        },
     }
 }
 
@@ -194,17 +198,22 @@ fn asks(session: &Session, id: &[u8]) -> bool {
     std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
 }
 
-/// Passes on a message. `room` is the memory for its text, if that is large.
-async fn dispatch(link: &Arc<Link>, text: &Bytes, mut room: Option<Room>, message: &Message<'_>) {
+/// Passes on a message. `reservation` is the memory for its text, if that is large.
+async fn dispatch(
+    link: &Arc<Link>,
+    text: &Bytes,
+    mut reservation: Option<Reservation>,
+    message: &Message<'_>,
+) {
     if let Kind::Response { id, .. } = &message.kind {
         return match id {
-            Some(id) => answer(link, text, room, message, id).await,
+            Some(id) => answer(link, text, reservation, message, id).await,
             None => nameless_error(link, message),
         };
     }
     let tidied = tidy(message);
-    if let (Some(copy), Some(room)) = (&tidied, &mut room)
-        && !room.grow(copy.len())
+    if let (Some(copy), Some(reservation)) = (&tidied, &mut reservation)
+        && !reservation.grow(copy.len())
     {
         return no_memory(link, message);
     }
@@ -259,7 +268,13 @@ fn fail(pending: Pending, why: &str) {
 }
 
 /// Passes the answer to the caller that it belongs to, with the id that the caller used.
-async fn answer(link: &Arc<Link>, text: &Bytes, room: Option<Room>, message: &Message<'_>, id: &Span) {
+async fn answer(
+    link: &Arc<Link>,
+    text: &Bytes,
+    reservation: Option<Reservation>,
+    message: &Message<'_>,
+    id: &Span,
+) {
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
@@ -283,12 +298,14 @@ async fn answer(link: &Arc<Link>, text: &Bytes, room: Option<Room>, message: &Me
         link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
     }
     wait_for_reader(link, &stream).await;
-    let (room, patience) = match link.audience {
-        Audience::Session(_) => (room.unwrap_or_else(|| session.room().sibling()), PAYMENT_PATIENCE),
+    let (reservation, patience) = match link.audience {
+        Audience::Session(_) => {
+            (reservation.unwrap_or_else(|| session.reservation().sibling()), PAYMENT_PATIENCE)
+        }
         // The line was read in memory of the child.
-        Audience::Nobody => (session.room().sibling(), Duration::ZERO),
+        Audience::Nobody => (session.reservation().sibling(), Duration::ZERO),
     };
-    match room.count_within(data, patience).await {
+    match reservation.count_within(data, patience).await {
         Some(data) => pending.answer(data),
         None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::foreign::Foreign;
 use super::giving_up::Use;
 use super::link::{Link, Outgoing, cancelled};
 use super::questions::Questions;
 use super::shared::SharedChildren;
-use crate::budget::{Budget, Room, user};
+use super::translated_server::TranslatedServer;
+use crate::budget::{Budget, Reservation, user};
 use crate::child::Placeholders;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -34,7 +34,7 @@ pub struct Session {
     /// The principal that opened the session (attack 108).
     pub owner: String,
     pub(super) metrics: Arc<Metrics>,
-    behind: OnceLock<Behind>,
+    behind: OnceLock<Backend>,
     /// The values of the command's placeholders with which the session was opened.
     filled: OnceLock<Placeholders>,
     version: OnceLock<Version>,
@@ -42,7 +42,7 @@ pub struct Session {
     slot: OnceLock<Version>,
     get_stream: Arc<Stream>,
     /// The principal's memory, which the streams use.
-    room: Room,
+    reservation: Reservation,
     /// Whether the session uses the transport of 2024-11-05, where every answer goes to the one stream.
     is_sse: bool,
     limits: SessionLimits,
@@ -72,13 +72,13 @@ pub(super) struct SessionLimits {
 
 /// What answers the requests of a session.
 #[derive(Debug)]
-pub(super) enum Behind {
+pub(super) enum Backend {
     /// A child of the session's own.
     Own(Arc<Link>),
     /// Children that all sessions share.
     Shared(Arc<SharedChildren>),
     /// A server without sessions, through the translation.
-    Foreign(Arc<dyn Foreign>),
+    Translated(Arc<dyn TranslatedServer>),
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +125,7 @@ impl Session {
         answers: &Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let room = answers.room(&owner);
+        let reservation = answers.reservation(&owner);
         Self {
             id,
             owner,
@@ -134,8 +134,8 @@ impl Session {
             filled: OnceLock::new(),
             version: OnceLock::new(),
             slot: OnceLock::new(),
-            get_stream: Stream::endless(0, limits.event_log, room.sibling()),
-            room,
+            get_stream: Stream::endless(0, limits.event_log, reservation.sibling()),
+            reservation,
             is_sse,
             limits,
             state: Mutex::default(),
@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Sets what answers the requests. Only the first call has an effect.
-    pub(super) fn attach(&self, behind: Behind) {
+    pub(super) fn attach(&self, behind: Backend) {
         // A session is attached once, right after it was made.
         let _ = self.behind.set(behind);
     }
@@ -173,8 +173,8 @@ impl Session {
     }
 
     /// The principal's memory for answers and for everything else that is kept for the session.
-    pub fn room(&self) -> &Room {
-        &self.room
+    pub fn reservation(&self) -> &Reservation {
+        &self.reservation
     }
 
     /// Whether the session has ended.
@@ -198,7 +198,7 @@ impl Session {
             return Arc::clone(&self.get_stream);
         }
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        Stream::for_post(id, requests, self.limits.event_log, self.room.sibling())
+        Stream::for_post(id, requests, self.limits.event_log, self.reservation.sibling())
     }
 
     /// Keeps a stream that is answered as events, so that the client can resume it.
@@ -232,10 +232,10 @@ impl Session {
     /// Sends the `initialize` request of this session.
     pub async fn initialize(self: &Arc<Self>, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
         match self.behind.get() {
-            Some(Behind::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
-            Some(Behind::Shared(children)) => children.initialize(self, message, &id, stream).await,
+            Some(Backend::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
+            Some(Backend::Shared(children)) => children.initialize(self, message, &id, stream).await,
             // The translation answers `initialize` of such a session itself.
-            Some(Behind::Foreign(_)) | None => {
+            Some(Backend::Translated(_)) | None => {
                 self.refuse(
                     message,
                     &id,
@@ -270,14 +270,14 @@ impl Session {
             return self.refuse(message, &id, stream, Code::Refused, why);
         }
         match self.behind.get() {
-            Some(Behind::Own(link)) => {
+            Some(Backend::Own(link)) => {
                 self.send_to(link, message, id, params.progress_token, false, stream).await;
             }
-            Some(Behind::Shared(children)) => match children.link_for(self, method).await {
+            Some(Backend::Shared(children)) => match children.link_for(self, method).await {
                 Ok(link) => self.send_to(&link, message, id, params.progress_token, false, stream).await,
                 Err(refusal) => self.refuse(message, &id, stream, refusal.code, &refusal.message),
             },
-            Some(Behind::Foreign(peer)) => {
+            Some(Backend::Translated(peer)) => {
                 peer.request(self, message, &id, stream, permit);
             }
             None => self.refuse(message, &id, stream, Code::InternalError, "This session has no server."),
@@ -318,10 +318,10 @@ impl Session {
             return Ok(());
         }
         match self.behind.get() {
-            Some(Behind::Own(link)) => return link.pass(self, message, &mut []).await,
-            Some(Behind::Foreign(peer)) => peer.notify(self, permit),
+            Some(Backend::Own(link)) => return link.pass(self, message, &mut []).await,
+            Some(Backend::Translated(peer)) => peer.notify(self, permit),
             // The wrapper has initialized a shared child, which has no client whose state it could follow.
-            Some(Behind::Shared(_)) | None => {}
+            Some(Backend::Shared(_)) | None => {}
         }
         Ok(())
     }
@@ -333,9 +333,9 @@ impl Session {
         };
         let id = message.at(&span);
         let link = match self.behind.get() {
-            Some(Behind::Own(link)) => Some(Arc::clone(link)),
-            Some(Behind::Shared(children)) => children.current(self),
-            Some(Behind::Foreign(peer)) => return peer.cancel(id),
+            Some(Backend::Own(link)) => Some(Arc::clone(link)),
+            Some(Backend::Shared(children)) => children.current(self),
+            Some(Backend::Translated(peer)) => return peer.cancel(id),
             None => None,
         };
         let Some(link) = link else { return };
@@ -343,7 +343,7 @@ impl Session {
             tracing::debug!("a cancellation names no request, or more than one, and was ignored");
             return;
         };
-        if matches!(self.behind.get(), Some(Behind::Own(_))) {
+        if matches!(self.behind.get(), Some(Backend::Own(_))) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
             // If the child does not read, it does not learn of it. The request is given up all the same.
@@ -460,7 +460,7 @@ impl Session {
     /// Fails requests that are late. Returns true if the child did not even answer `initialize`, in which
     /// case the session ends.
     pub(super) fn expire(&self, now: Instant) -> bool {
-        let is_lost = matches!(self.behind.get(), Some(Behind::Own(link)) if link.expire(now));
+        let is_lost = matches!(self.behind.get(), Some(Backend::Own(link)) if link.expire(now));
         if is_lost {
             self.end("the child did not answer initialize");
         }
@@ -479,12 +479,12 @@ impl Session {
         }
         tracing::debug!(why, "session ended");
         match self.behind.get() {
-            Some(Behind::Own(link)) => {
+            Some(Backend::Own(link)) => {
                 link.child.stop();
                 link.fail_all(Some(self), message);
             }
-            Some(Behind::Shared(children)) => children.forget(self, message),
-            Some(Behind::Foreign(peer)) => peer.end(message),
+            Some(Backend::Shared(children)) => children.forget(self, message),
+            Some(Backend::Translated(peer)) => peer.end(message),
             None => {}
         }
         self.get_stream.close();
@@ -496,7 +496,7 @@ impl Session {
     /// The link to a child of the session's own.
     pub(super) fn own_link(&self) -> Option<&Arc<Link>> {
         match self.behind.get() {
-            Some(Behind::Own(link)) => Some(link),
+            Some(Backend::Own(link)) => Some(link),
             _ => None,
         }
     }

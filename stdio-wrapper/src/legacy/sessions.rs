@@ -1,6 +1,6 @@
 //! All sessions: opens them within the limits, finds them, ends them, and removes those that nobody uses.
 
-mod room;
+mod making_room;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,11 +12,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
-use super::foreign::Foreign;
 use super::link::{Audience, Link};
 use super::routing;
-use super::session::{Behind, Session, SessionLimits};
+use super::session::{Backend, Session, SessionLimits};
 use super::shared::SharedChildren;
+use super::translated_server::TranslatedServer;
 use crate::budget::{Budget, Memory, user};
 use crate::child::{
     EXIT_PATIENCE, FEW, Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn,
@@ -120,7 +120,7 @@ enum Source {
 }
 
 /// Gives a session what answers for it.
-type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Behind, StartError> + 'a;
+type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
 
 /// All sessions.
 pub struct Sessions {
@@ -235,11 +235,11 @@ impl Sessions {
         &self,
         owner: &str,
         caller: &Placeholders,
-        peer: &Arc<dyn Foreign>,
+        peer: &Arc<dyn TranslatedServer>,
     ) -> Result<Arc<Session>, OpenError> {
         let behind: &Backing<'_> = &|session, _| {
             session.fill(self.launcher.used(caller));
-            Ok(Behind::Foreign(Arc::clone(peer)))
+            Ok(Backend::Translated(Arc::clone(peer)))
         };
         let attempt = || self.try_open(owner, false, self.settings.start_timeout, behind);
         let mut opened = attempt();
@@ -312,11 +312,11 @@ impl Sessions {
         place: &Arc<Place>,
         caller: &Placeholders,
         source: &Source,
-    ) -> Result<Behind, StartError> {
+    ) -> Result<Backend, StartError> {
         session.fill(self.launcher.used(caller));
         let (child, outbox, output) = match source {
             Source::Own(turn) => self.launcher.take(caller, turn)?,
-            Source::Shared(shared) => return Ok(Behind::Shared(Arc::clone(shared))),
+            Source::Shared(shared) => return Ok(Backend::Shared(Arc::clone(shared))),
         };
         child.hold(Arc::clone(place));
         let audience = Audience::Session(Arc::downgrade(session));
@@ -333,7 +333,7 @@ impl Sessions {
         let decoder = self.framing.decoder(self.settings.max_line);
         let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
         tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
-        Ok(Behind::Own(link))
+        Ok(Backend::Own(link))
     }
 
     /// Memory for answers that wait until their clients read them.

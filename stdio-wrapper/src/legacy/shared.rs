@@ -13,7 +13,7 @@ use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
 use crate::attempts::Attempts;
-use crate::budget::{Room, TOO_MANY_ANSWERS};
+use crate::budget::{Reservation, TOO_MANY_ANSWERS};
 use crate::child::{Framing, Launcher, Placeholders};
 use crate::metrics::Metrics;
 use crate::protocol::{
@@ -229,7 +229,7 @@ impl SharedChildren {
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err(failure("no request".to_owned()));
         };
-        let stream = Stream::for_post(1, 1, self.settings.event_log, Room::unlimited());
+        let stream = Stream::for_post(1, 1, self.settings.event_log, Reservation::unlimited());
         link.request(
             &greeter,
             &stream,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::SUBSCRIPTION;
 use super::link::Link;
 use super::pending::Waits;
-use crate::budget::{Room, TOO_MANY_ANSWERS, of_child};
+use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
@@ -34,7 +34,7 @@ struct Routes {
 }
 
 impl Frames for Routes {
-    async fn frame(&mut self, frame: Frame, _room: Option<Room>) {
+    async fn frame(&mut self, frame: Frame, _room: Option<Reservation>) {
         match frame {
             Frame::Message(line) => self.line(line).await,
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
@@ -104,7 +104,10 @@ pub(super) async fn read(
     (max_line, offload): (usize, Arc<Offload>),
 ) {
     let mut routes = Routes { link: Arc::clone(&link), salvage: Salvage::default(), max_line, offload };
-    let account = Account { room: link.answers.room_of_child(link.child.number), patience: Duration::ZERO };
+    let account = Account {
+        reservation: link.answers.reservation_of_child(link.child.number),
+        patience: Duration::ZERO,
+    };
     let exit = read_frames(&link.child, output, decoder, account, &mut routes).await;
     let is_wanted = exit.as_ref().is_some_and(|exit| exit.is_wanted);
     if !link.has_answered() && !is_wanted && !link.is_probe.load(Ordering::Relaxed) {

@@ -188,11 +188,11 @@ impl Link {
         let mut patches = vec![Patch { span: id, with: digits.as_bytes() }];
         patches.extend(token.map(|span| Patch { span, with: digits.as_bytes() }));
         let length = message.text.len() + REPLACED;
-        let Some(room) = self.messages.reserve(&owner, length, ROOM_PATIENCE).await else {
+        let Some(reservation) = self.messages.reserve(&owner, length, ROOM_PATIENCE).await else {
             self.fail(number, TOO_MANY_MESSAGES);
             return ticket;
         };
-        let line = room.holding(self.framing.encode(message.text, &mut patches));
+        let line = reservation.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
             // There is no space, so this waits for the child to read.

@@ -69,7 +69,7 @@ pub(super) struct Generation(u64);
 #[derive(Debug)]
 pub(super) struct Lists {
     /// Maximum size of the cache, in bytes. With 0, nothing is cached.
-    room: usize,
+    max_bytes: usize,
     state: Mutex<State>,
 }
 
@@ -98,20 +98,20 @@ impl State {
         self.used = self.kept.values().map(|kept| kept.size).sum();
     }
 
-    fn is_full(&self, size: usize, room: usize) -> bool {
-        self.used + size > room || self.kept.len() >= MAX_KEPT
+    fn is_full(&self, size: usize, max_bytes: usize) -> bool {
+        self.used + size > max_bytes || self.kept.len() >= MAX_KEPT
     }
 }
 
 impl Lists {
     /// Makes an empty cache. Nothing is cached before `open` is called.
-    pub(super) fn new(room: usize) -> Self {
-        Self { room, state: Mutex::default() }
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, state: Mutex::default() }
     }
 
     /// Whether the cache is enabled.
     pub(super) fn is_on(&self) -> bool {
-        self.room > 0
+        self.max_bytes > 0
     }
 
     /// From now on, changes are noticed, or the child announces none.
@@ -169,13 +169,13 @@ impl Lists {
         let size = kept.size + key.params.len();
         let kept = Kept { size, ..kept };
         let mut state = self.state();
-        if !state.is_open || state.generation != asked.0 || size > self.room / SHARE {
+        if !state.is_open || state.generation != asked.0 || size > self.max_bytes / SHARE {
             return;
         }
-        if state.is_full(size, self.room) {
+        if state.is_full(size, self.max_bytes) {
             state.drop_if(|_, kept| kept.until <= now);
         }
-        while state.is_full(size, self.room) {
+        while state.is_full(size, self.max_bytes) {
             let next = state.kept.iter().min_by_key(|(_, kept)| kept.until).map(|(key, _)| key.clone());
             let Some(next) = next else { return };
             state.drop_if(|key, _| *key == next);

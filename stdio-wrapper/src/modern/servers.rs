@@ -15,7 +15,7 @@ use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use crate::budget::{Budget, Memory};
 use crate::child::{
-    Framing, Gone, Ground, Held, Keeper, Launcher, Measure, Newcomer, Placeholders, StartError,
+    EndReason, Framing, Gone, Held, Keeper, Launcher, Measure, Newcomer, Placeholders, StartError,
 };
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -394,7 +394,7 @@ impl Servers {
 
     /// Makes a stream for one response to a principal.
     pub fn stream(&self, owner: &str) -> Arc<Stream> {
-        Stream::for_post(1, 1, self.settings.event_log, self.answers().room(owner))
+        Stream::for_post(1, 1, self.settings.event_log, self.answers().reservation(owner))
     }
 
     /// Fails late requests and removes unused children, forever.
@@ -460,14 +460,14 @@ impl Servers {
 }
 
 impl Keeper for Servers {
-    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration> {
+    fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
         // A child that serves everybody stays, and nobody has more than one of their own.
-        let can_give_up = self.settings.is_per_caller && ground == Ground::Unused;
+        let can_give_up = self.settings.is_per_caller && reason == EndReason::Unused;
         if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
     }
 
-    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone> {
-        self.candidate(newcomer, ground)?;
+    fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone> {
+        self.candidate(newcomer, reason)?;
         let mut slots = self.slots();
         let (_, oldest) = oldest(&slots, newcomer, None)?;
         let link = slots.remove(&oldest)?.current()?;

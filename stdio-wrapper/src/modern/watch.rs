@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::link::Link;
-use crate::budget::Room;
+use crate::budget::Reservation;
 use crate::stream::{Next, Stream};
 
 /// All notifications about lists. A child grants those that it can send.
@@ -28,7 +28,7 @@ enum Heard {
 impl Link {
     /// Asks the child to announce changes, and listens until the subscription ends.
     pub(super) async fn watch(self: Arc<Self>) {
-        let stream = Stream::endless(1, 1 << 16, Room::unlimited());
+        let stream = Stream::endless(1, 1 << 16, Reservation::unlimited());
         let consumer = stream.connect();
         let Ok(_ticket) =
             self.open("subscriptions/listen", WANTED, "{}", Duration::from_secs(3600), &stream).await

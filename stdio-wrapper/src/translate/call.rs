@@ -9,9 +9,9 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::asked::{Asked, Endless, MAX_QUESTIONS};
+use super::call_questions::{CallQuestions, Endless, MAX_QUESTIONS};
 use super::given_up::GivenUp;
-use super::group::{Group, Lease, Prompt, Seat, take};
+use super::group::{Group, Lease, PooledSession, Prompt, take};
 use super::questions::{Needs, Question, lacking, needs};
 use super::results::{LEVELS, MAX_URI, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
@@ -27,7 +27,7 @@ const URL_ELICITATION: i64 = -32042;
 
 /// A request of a client.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ClientRequest {
     pub(super) method: String,
     /// The client's id, as JSON text.
     pub(super) id: String,
@@ -47,8 +47,8 @@ pub(super) struct Job {
     owner: String,
 }
 
-impl Job {
-    /// Makes a job from a request. `bound_to` is what a request state of this call is bound to.
+impl ClientRequest {
+    /// Makes a client request from an HTTP request. `bound_to` is what a request state of this call is bound to.
     pub(super) fn of(
         request: &Request<'_>,
         bound_to: String,
@@ -107,17 +107,17 @@ pub(super) struct Running {
     /// The id of the call in the session.
     number: u64,
     is_done: bool,
-    pub(super) asked: Asked,
+    pub(super) asked: CallQuestions,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.lease.seat.calls.fetch_sub(1, Ordering::AcqRel);
+        self.lease.pooled.calls.fetch_sub(1, Ordering::AcqRel);
         let open = self.asked.take_open();
         let Some(consumer) = self.consumer.take().filter(|_| !self.is_done) else {
-            let seat = Arc::clone(&self.lease.seat);
+            let pooled = Arc::clone(&self.lease.pooled);
             if !open.is_empty() {
-                tokio::spawn(async move { seat.refuse(open).await });
+                tokio::spawn(async move { pooled.refuse(open).await });
             }
             return;
         };
@@ -129,7 +129,7 @@ impl Drop for Running {
 impl Running {
     /// The principal that made the call.
     pub(super) fn owner(&self) -> &str {
-        &self.lease.seat.session.owner
+        &self.lease.pooled.session.owner
     }
 }
 
@@ -157,18 +157,18 @@ pub(super) async fn start(
     lease: Lease,
     group: Arc<Group>,
     (number, params): (u64, &str),
-    job: &Job,
+    client_request: &ClientRequest,
     permit: &Permit<'_>,
-    asked: Asked,
+    asked: CallQuestions,
 ) -> Running {
-    let session = Arc::clone(&lease.seat.session);
+    let session = Arc::clone(&lease.pooled.session);
     let stream = session.post_stream(1);
     let consumer = stream.connect();
-    lease.seat.calls.fetch_add(1, Ordering::AcqRel);
+    lease.pooled.calls.fetch_add(1, Ordering::AcqRel);
     let running = Running { lease, group, consumer: Some(consumer), number, is_done: false, asked };
     let text = format!(
         r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{}}}"#,
-        Value::from(job.method.as_str()),
+        Value::from(client_request.method.as_str()),
         params_for_legacy(params)
     );
     if let Ok(message) = parse_line(text.as_bytes())
@@ -180,17 +180,21 @@ pub(super) async fn start(
 }
 
 /// Follows a call until it is answered or asks something that the client has to answer.
-pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool) -> Outcome {
-    let seat = Arc::clone(&running.lease.seat);
+pub(super) async fn follow(
+    running: &mut Running,
+    client_request: &ClientRequest,
+    is_exclusive: bool,
+) -> Outcome {
+    let pooled = Arc::clone(&running.lease.pooled);
     let Some(stream) = running.consumer.as_ref().map(|consumer| Arc::clone(consumer.stream())) else {
         return Outcome::Done;
     };
     let mut quiet_until: Option<Instant> = None;
     loop {
-        if is_exclusive && let Some(prompt) = seat.prompt() {
+        if is_exclusive && let Some(prompt) = pooled.prompt() {
             match prompt {
                 Prompt::Ask(question) => {
-                    if let Some(outcome) = put(running, job, &question).await {
+                    if let Some(outcome) = put(running, client_request, &question).await {
                         return outcome;
                     }
                 }
@@ -203,7 +207,7 @@ pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool)
             Next::Event(_, text) => {
                 let text = text.into_bytes();
                 if let Ok(message) = parse_line(&text)
-                    && let Some(outcome) = event(running, job, &message).await
+                    && let Some(outcome) = event(running, client_request, &message).await
                 {
                     return outcome;
                 }
@@ -211,7 +215,7 @@ pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool)
             }
             Next::End => {
                 running.is_done = true;
-                job.fail(Code::InternalError, "The MCP server's session has ended.", None);
+                client_request.fail(Code::InternalError, "The MCP server's session has ended.", None);
                 return Outcome::Done;
             }
             Next::Wait => {}
@@ -224,41 +228,45 @@ pub(super) async fn follow(running: &mut Running, job: &Job, is_exclusive: bool)
         };
         tokio::select! {
             () = stream.changed() => {}
-            () = seat.asked.notified(), if is_exclusive => {}
+            () = pooled.asked.notified(), if is_exclusive => {}
             () = quiet => return Outcome::Asks,
         }
     }
 }
 
-async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Option<Outcome> {
+async fn event(
+    running: &mut Running,
+    client_request: &ClientRequest,
+    message: &Message<'_>,
+) -> Option<Outcome> {
     match &message.kind {
         Kind::Response { is_error, .. } => {
             running.is_done = true;
-            Some(answer(running, job, message, *is_error).await)
+            Some(answer(running, client_request, message, *is_error).await)
         }
         Kind::Notification { method } if method == "notifications/progress" => {
-            if let Some(text) = progress(message, job.progress_token.as_deref()) {
-                job.stream.tell(Bytes::from(text).into());
+            if let Some(text) = progress(message, client_request.progress_token.as_deref()) {
+                client_request.stream.tell(Bytes::from(text).into());
             }
             None
         }
         Kind::Request { method, id } => {
-            let seat = Arc::clone(&running.lease.seat);
+            let pooled = Arc::clone(&running.lease.pooled);
             let params = message.params_text().unwrap_or("{}");
             let Needs::Capability(needed) = needs(method, params, &running.group.capabilities) else {
-                take(&running.group, &seat, message).await;
+                take(&running.group, &pooled, message).await;
                 return None;
             };
-            seat.respond(&lacking(message.at(id))).await;
+            pooled.respond(&lacking(message.at(id))).await;
             // With several calls it is not certain which one the question belongs to. The server's own answer
             // is used in that case.
-            if seat.calls.load(Ordering::Acquire) > 1 {
+            if pooled.calls.load(Ordering::Acquire) > 1 {
                 return None;
             }
-            Some(lacks(job, &needed))
+            Some(lacks(client_request, &needed))
         }
         Kind::Notification { .. } => {
-            take(&running.group, &running.lease.seat, message).await;
+            take(&running.group, &running.lease.pooled, message).await;
             None
         }
     }
@@ -266,34 +274,40 @@ async fn event(running: &mut Running, job: &Job, message: &Message<'_>) -> Optio
 
 /// The client did not declare what the server needs. The call is dropped without its answer, so that the
 /// child learns that nobody waits.
-fn lacks(job: &Job, needed: &str) -> Outcome {
+fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
     let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
     let why = "The server needs a capability that the client did not declare.";
-    job.fail(Code::MissingCapability, why, Some(&data));
+    client_request.fail(Code::MissingCapability, why, Some(&data));
     Outcome::Done
 }
 
-async fn answer(running: &mut Running, job: &Job, message: &Message<'_>, is_error: bool) -> Outcome {
+async fn answer(
+    running: &mut Running,
+    client_request: &ClientRequest,
+    message: &Message<'_>,
+    is_error: bool,
+) -> Outcome {
     if let (false, Some(result)) = (is_error, &message.result) {
-        job.finish(&running.lease.seat.greeting.complete(&job.method, message.at(result)));
+        client_request
+            .finish(&running.lease.pooled.greeting.complete(&client_request.method, message.at(result)));
         return Outcome::Done;
     }
     let error = members(message.text, ["error"]).ok().and_then(|[error]| error).unwrap_or("{}");
     let pages = pages(error);
     if !pages.is_empty() {
         if running.group.capabilities.pointer("/elicitation/url").is_none() {
-            return lacks(job, r#"{"elicitation":{"url":{}}}"#);
+            return lacks(client_request, r#"{"elicitation":{"url":{}}}"#);
         }
-        running.lease.seat.refuse(running.asked.take_open()).await;
-        let room = running.lease.seat.session.room();
+        running.lease.pooled.refuse(running.asked.take_open()).await;
+        let reservation = running.lease.pooled.session.reservation();
         let noted: Result<(), Endless> = pages.iter().try_for_each(|page| {
-            let page = Question::page(page, room).ok_or(Endless::Memory)?;
-            running.asked.ask(&page, job.max_asked)
+            let page = Question::page(page, reservation).ok_or(Endless::Memory)?;
+            running.asked.ask(&page, client_request.max_asked)
         });
-        return noted.map_or_else(|endless| endlessly(job, endless), |()| Outcome::Again);
+        return noted.map_or_else(|endless| endlessly(client_request, endless), |()| Outcome::Again);
     }
-    let error = error_for_modern(&job.method, job.uri.as_deref(), error);
-    job.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, job.id));
+    let error = error_for_modern(&client_request.method, client_request.uri.as_deref(), error);
+    client_request.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, client_request.id));
     Outcome::Done
 }
 
@@ -308,8 +322,8 @@ fn pages(error: &str) -> Vec<&str> {
 }
 
 /// Gives up a call whose child asks without end. Dropping the call tells the child.
-pub(super) fn endlessly(job: &Job, endless: Endless) -> Outcome {
-    job.fail(Code::InternalError, &endless.to_string(), None);
+pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Outcome {
+    client_request.fail(Code::InternalError, &endless.to_string(), None);
     Outcome::Done
 }
 
@@ -322,48 +336,48 @@ fn progress(message: &Message<'_>, token: Option<&str>) -> Option<String> {
 }
 
 /// Records a question for the client. Returns an outcome if the question ends the call.
-async fn put(running: &mut Running, job: &Job, question: &Question) -> Option<Outcome> {
-    let seat = Arc::clone(&running.lease.seat);
+async fn put(running: &mut Running, client_request: &ClientRequest, question: &Question) -> Option<Outcome> {
+    let pooled = Arc::clone(&running.lease.pooled);
     if let Needs::Capability(needed) = question.needs(&running.group.capabilities) {
-        seat.respond(&question.lacking()).await;
-        return Some(lacks(job, &needed));
+        pooled.respond(&question.lacking()).await;
+        return Some(lacks(client_request, &needed));
     }
-    let endless = running.asked.ask(question, job.max_asked).err()?;
-    seat.respond(&question.refusal(-32000, &endless.to_string())).await;
-    Some(endlessly(job, endless))
+    let endless = running.asked.ask(question, client_request.max_asked).err()?;
+    pooled.respond(&question.refusal(-32000, &endless.to_string())).await;
+    Some(endlessly(client_request, endless))
 }
 
 /// Passes the client's answers to the child. Questions without an answer stay open.
 pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
     for (question, answer) in running.asked.answer(given) {
-        running.lease.seat.respond(&question.response(answer)).await;
+        running.lease.pooled.respond(&question.response(answer)).await;
     }
 }
 
 /// Sends a permitted request of the wrapper in a session. Returns the result as JSON text.
 pub(super) async fn ask(
     group: &Group,
-    seat: &Seat,
+    pooled: &PooledSession,
     number: u64,
     permit: &Permit<'_>,
     params: &str,
 ) -> Result<String, String> {
-    send(seat, number, permit, params).await?.answer(group, seat).await
+    send(pooled, number, permit, params).await?.answer(group, pooled).await
 }
 
 /// A request of the wrapper that was sent to the child.
-pub(super) struct Sent {
+pub(super) struct SentRequest {
     method: String,
     consumer: Consumer,
 }
 
 /// Sends a request of the wrapper. The child gets such requests in the order of the calls to this function.
 pub(super) async fn send(
-    seat: &Seat,
+    pooled: &PooledSession,
     number: u64,
     permit: &Permit<'_>,
     params: &str,
-) -> Result<Sent, String> {
+) -> Result<SentRequest, String> {
     let method = permit.method();
     let text =
         format!(r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{params}}}"#, Value::from(method));
@@ -371,15 +385,15 @@ pub(super) async fn send(
     let Kind::Request { id, .. } = message.kind.clone() else {
         return Err("no request".to_owned());
     };
-    let stream = seat.session.post_stream(1);
+    let stream = pooled.session.post_stream(1);
     let consumer = stream.connect();
-    seat.session.request(&message, id, &stream, permit).await;
-    Ok(Sent { method: method.to_owned(), consumer })
+    pooled.session.request(&message, id, &stream, permit).await;
+    Ok(SentRequest { method: method.to_owned(), consumer })
 }
 
-impl Sent {
+impl SentRequest {
     /// Waits for the result. Returns it as JSON text.
-    pub(super) async fn answer(self, group: &Group, seat: &Seat) -> Result<String, String> {
+    pub(super) async fn answer(self, group: &Group, pooled: &PooledSession) -> Result<String, String> {
         loop {
             match self.consumer.next() {
                 Next::Event(_, text) => {
@@ -390,7 +404,7 @@ impl Sent {
                         (Kind::Response { .. }, None) => {
                             return Err(format!("The MCP server refused {}.", self.method));
                         }
-                        _ => take(group, seat, &message).await,
+                        _ => take(group, pooled, &message).await,
                     }
                 }
                 Next::End => return Err("The MCP server's session has ended.".to_owned()),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::group::{Group, Lease, Seat, take};
+use super::group::{Group, Lease, PooledSession, take};
 use super::questions::Question;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
@@ -17,7 +17,7 @@ const MAX_FOLLOWED: usize = 64;
 /// A call that was given up. While it exists, questions of its session are refused.
 #[derive(Debug)]
 pub(super) struct GivenUp {
-    seat: Arc<Seat>,
+    pooled: Arc<PooledSession>,
     group: Arc<Group>,
     /// The id of the call in the session.
     number: u64,
@@ -28,12 +28,12 @@ impl GivenUp {
     /// Makes one for a call of `lease`. It is followed only if the call might ask something, because only
     /// then the session is in doubt.
     pub(super) fn new(lease: &Lease, group: &Arc<Group>, number: u64) -> Self {
-        let (seat, group) = (Arc::clone(&lease.seat), Arc::clone(group));
-        let is_followed = lease.is_exclusive && seat.given_up.load(Ordering::Acquire) < MAX_FOLLOWED;
+        let (pooled, group) = (Arc::clone(&lease.pooled), Arc::clone(group));
+        let is_followed = lease.is_exclusive && pooled.given_up.load(Ordering::Acquire) < MAX_FOLLOWED;
         if is_followed {
-            seat.given_up.fetch_add(1, Ordering::AcqRel);
+            pooled.given_up.fetch_add(1, Ordering::AcqRel);
         }
-        Self { seat, group, number, is_followed }
+        Self { pooled, group, number, is_followed }
     }
 
     /// Tells the child, and waits until the child has answered all the same, or the time of the request is
@@ -41,11 +41,11 @@ impl GivenUp {
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {
-            self.seat.cancel(number, "the client has gone").await;
-            return self.seat.refuse(open).await;
+            self.pooled.cancel(number, "the client has gone").await;
+            return self.pooled.refuse(open).await;
         }
-        self.seat.session.abandon(&number.to_string()).await;
-        self.seat.refuse(open).await;
+        self.pooled.session.abandon(&number.to_string()).await;
+        self.pooled.refuse(open).await;
         loop {
             match consumer.next() {
                 Next::Event(_, text) => {
@@ -54,7 +54,7 @@ impl GivenUp {
                     if matches!(message.kind, Kind::Response { .. }) {
                         return;
                     }
-                    take(&self.group, &self.seat, &message).await;
+                    take(&self.group, &self.pooled, &message).await;
                 }
                 Next::End => return,
                 Next::Wait => consumer.stream().changed().await,
@@ -66,7 +66,7 @@ impl GivenUp {
 impl Drop for GivenUp {
     fn drop(&mut self) {
         if self.is_followed {
-            self.seat.given_up.fetch_sub(1, Ordering::AcqRel);
+            self.pooled.given_up.fetch_sub(1, Ordering::AcqRel);
             self.group.freed.notify_one();
         }
     }

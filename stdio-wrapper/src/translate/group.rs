@@ -43,11 +43,11 @@ pub(super) struct Group {
     pub(super) capabilities: Value,
     /// In the order in which they were opened. The first one serves the requests that need no session of
     /// their own.
-    pub(super) seats: Mutex<Vec<Arc<Seat>>>,
+    pub(super) pooled_sessions: Mutex<Vec<Arc<PooledSession>>>,
     /// Sessions are opened one after the other. The error says why one could not be opened, in a form for
     /// callers.
     pub(super) opening: Attempts<String>,
-    /// Notified when a seat is free again.
+    /// Notified when a session is free again.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
 }
@@ -56,55 +56,55 @@ impl Group {
     pub(super) fn new(key: &GroupKey) -> Self {
         Self {
             capabilities: serde_json::from_str(&key.capabilities).unwrap_or_default(),
-            seats: Mutex::default(),
+            pooled_sessions: Mutex::default(),
             opening: Attempts::default(),
             freed: Notify::new(),
             listeners: Listeners::default(),
         }
     }
 
-    pub(super) fn seats(&self) -> MutexGuard<'_, Vec<Arc<Seat>>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn pooled_sessions(&self) -> MutexGuard<'_, Vec<Arc<PooledSession>>> {
+        self.pooled_sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first session that has not ended.
-    pub(super) fn home(&self) -> Option<Arc<Seat>> {
-        self.seats().iter().find(|seat| !seat.session.is_ended()).cloned()
+    pub(super) fn home(&self) -> Option<Arc<PooledSession>> {
+        self.pooled_sessions().iter().find(|pooled| !pooled.session.is_ended()).cloned()
     }
 
     /// Takes a free session for a call that might ask something. With `may_be_doubtful`, this can be one in
     /// which it is not certain which call the next question would belong to.
     pub(super) fn take_free(&self, may_be_doubtful: bool) -> Option<Lease> {
-        let seats = self.seats();
-        let mut good = seats.iter().filter(|seat| may_be_doubtful || !seat.is_doubtful());
-        good.find_map(|seat| Lease::take(seat, true))
+        let pooled_sessions = self.pooled_sessions();
+        let mut good = pooled_sessions.iter().filter(|pooled| may_be_doubtful || !pooled.is_doubtful());
+        good.find_map(|pooled| Lease::take(pooled, true))
     }
 
     /// The number of sessions that a call has for itself.
     pub(super) fn taken(&self) -> usize {
-        self.seats().iter().filter(|seat| seat.is_taken.load(Ordering::Acquire)).count()
+        self.pooled_sessions().iter().filter(|pooled| pooled.is_taken.load(Ordering::Acquire)).count()
     }
 
     /// Removes and returns the sessions that nobody uses, except the first.
-    pub(super) fn take_unused(&self) -> Vec<Arc<Seat>> {
-        let mut seats = self.seats();
-        let first = seats.len().min(1);
-        seats.extract_if(first.., |seat| seat.users.load(Ordering::Acquire) == 0).collect()
+    pub(super) fn take_unused(&self) -> Vec<Arc<PooledSession>> {
+        let mut pooled_sessions = self.pooled_sessions();
+        let first = pooled_sessions.len().min(1);
+        pooled_sessions.extract_if(first.., |pooled| pooled.users.load(Ordering::Acquire) == 0).collect()
     }
 
     /// Whether nobody has used the group for the time `after`.
     pub(super) fn is_idle(&self, now: Instant, after: Duration) -> bool {
-        let is_unused = |seat: &Arc<Seat>| {
-            let last = *seat.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-            seat.users.load(Ordering::Acquire) == 0 && now.saturating_duration_since(last) >= after
+        let is_unused = |pooled: &Arc<PooledSession>| {
+            let last = *pooled.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+            pooled.users.load(Ordering::Acquire) == 0 && now.saturating_duration_since(last) >= after
         };
-        self.listeners.is_empty() && self.seats().iter().all(is_unused)
+        self.listeners.is_empty() && self.pooled_sessions().iter().all(is_unused)
     }
 }
 
 /// A session, with what its child sends outside of calls.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct PooledSession {
     pub(super) session: Arc<Session>,
     pub(super) greeting: Greeting,
     users: AtomicUsize,
@@ -156,7 +156,7 @@ struct KnownTools {
     changes: u64,
 }
 
-impl Seat {
+impl PooledSession {
     pub(super) fn new(session: Arc<Session>, greeting: Greeting) -> Self {
         Self {
             session,
@@ -236,7 +236,7 @@ impl Seat {
         if prompts.len() == count
             && count < MAX_PROMPTS
             && self.is_taken.load(Ordering::Acquire)
-            && let Some(id) = self.session.room().keep(id)
+            && let Some(id) = self.session.reservation().keep(id)
         {
             prompts.push_back(Prompt::Withdraw(id));
             drop(prompts);
@@ -303,40 +303,41 @@ impl Seat {
 }
 
 /// Handles a message of a session's child, on any stream, that is neither an answer nor progress.
-pub(super) async fn take(group: &Group, seat: &Seat, message: &Message<'_>) {
+pub(super) async fn take(group: &Group, pooled: &PooledSession, message: &Message<'_>) {
     match &message.kind {
         Kind::Request { method, id } => {
             let id = message.at(id);
             if method == "ping" {
-                return seat.respond(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).await;
+                return pooled.respond(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).await;
             }
             let params = message.params_text().unwrap_or("{}");
             if needs(method, params, &group.capabilities) != Needs::Nothing {
-                return seat.respond(&lacking(id)).await;
+                return pooled.respond(&lacking(id)).await;
             }
-            let question = Question::of(message, method, id, seat.session.room()).ok_or(TOO_MANY_ANSWERS);
-            if let Err(why) = question.and_then(|question| seat.keep(question)) {
-                seat.respond(&refusal(id, -32000, why)).await;
+            let question =
+                Question::of(message, method, id, pooled.session.reservation()).ok_or(TOO_MANY_ANSWERS);
+            if let Err(why) = question.and_then(|question| pooled.keep(question)) {
+                pooled.respond(&refusal(id, -32000, why)).await;
             }
         }
         Kind::Notification { method } if method == "notifications/cancelled" => {
             if let Some(span) = peek_cancelled(message).ok().flatten() {
-                seat.withdraw(message.at(&span));
+                pooled.withdraw(message.at(&span));
             }
         }
-        Kind::Notification { method } if method == "notifications/message" => log(seat, message),
+        Kind::Notification { method } if method == "notifications/message" => log(pooled, message),
         Kind::Notification { method } => group.listeners.tell(method, message),
         Kind::Response { .. } => {}
     }
 }
 
-fn log(seat: &Seat, message: &Message<'_>) {
+fn log(pooled: &PooledSession, message: &Message<'_>) {
     let level = message.params_text().and_then(|params| {
         let [level] = members(params, ["level"]).ok()?;
         let level = level.and_then(string)?;
         LEVELS.iter().position(|known| *known == level)
     });
-    let target = seat.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let target = pooled.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let (Some(level), Some((from, stream))) = (level, target)
         && level >= from
         && stream.has_room()
@@ -346,29 +347,29 @@ fn log(seat: &Seat, message: &Message<'_>) {
 }
 
 /// Reads what a session's child sends outside of calls, until the session ends.
-pub(super) async fn pump(group: Arc<Group>, seat: Arc<Seat>) {
-    let consumer = seat.session.get_stream().connect();
+pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
+    let consumer = pooled.session.get_stream().connect();
     loop {
         match consumer.next() {
             Next::Event(_, text) => {
                 if let Ok(message) = parse_line(&text.into_bytes()) {
-                    take(&group, &seat, &message).await;
+                    take(&group, &pooled, &message).await;
                 }
             }
             Next::End => break,
             Next::Wait => consumer.stream().changed().await,
         }
     }
-    group.seats().retain(|other| !Arc::ptr_eq(other, &seat));
+    group.pooled_sessions().retain(|other| !Arc::ptr_eq(other, &pooled));
     group.freed.notify_waiters();
     // Clients then listen again, with a session that has not ended.
-    group.listeners.end(&seat.session.id);
+    group.listeners.end(&pooled.session.id);
 }
 
 /// The use of a session. Dropping it gives the session back.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) seat: Arc<Seat>,
+    pub(super) pooled: Arc<PooledSession>,
     /// Whether no other call that might ask something has the session.
     pub(super) is_exclusive: bool,
     freed: Option<Arc<Group>>,
@@ -377,13 +378,13 @@ pub(super) struct Lease {
 impl Lease {
     /// Takes a session. Returns `None` if it has ended, or if it is wanted for one call and another such call
     /// has it.
-    pub(super) fn take(seat: &Arc<Seat>, is_exclusive: bool) -> Option<Self> {
-        if seat.session.is_ended() || (is_exclusive && seat.is_taken.swap(true, Ordering::AcqRel)) {
+    pub(super) fn take(pooled: &Arc<PooledSession>, is_exclusive: bool) -> Option<Self> {
+        if pooled.session.is_ended() || (is_exclusive && pooled.is_taken.swap(true, Ordering::AcqRel)) {
             return None;
         }
-        seat.users.fetch_add(1, Ordering::AcqRel);
-        seat.session.hold();
-        Some(Self { seat: Arc::clone(seat), is_exclusive, freed: None })
+        pooled.users.fetch_add(1, Ordering::AcqRel);
+        pooled.session.hold();
+        Some(Self { pooled: Arc::clone(pooled), is_exclusive, freed: None })
     }
 
     /// Lets the group know when the session is free again.
@@ -395,17 +396,17 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        *self.seat.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.pooled.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if self.is_exclusive {
-            *self.seat.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            let unheard = self.seat.give_back();
+            *self.pooled.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let unheard = self.pooled.give_back();
             if !unheard.is_empty() {
-                let seat = Arc::clone(&self.seat);
-                tokio::spawn(async move { seat.refuse(unheard).await });
+                let pooled = Arc::clone(&self.pooled);
+                tokio::spawn(async move { pooled.refuse(unheard).await });
             }
         }
-        self.seat.session.let_go();
-        self.seat.users.fetch_sub(1, Ordering::AcqRel);
+        self.pooled.session.let_go();
+        self.pooled.users.fetch_sub(1, Ordering::AcqRel);
         if let Some(group) = &self.freed {
             group.freed.notify_one();
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::results::{Greeting, MAX_URI};
-use crate::budget::{Kept, Room};
+use crate::budget::{Kept, Reservation};
 use crate::modern::{SUBSCRIPTION, completion};
 use crate::protocol::{Members, Message, members, string};
 use crate::stream::Stream;
@@ -33,7 +33,11 @@ pub(super) struct Filter {
 
 impl Filter {
     /// Parses the params of a request. The error says what is wrong with them.
-    pub(super) fn parse(params: &str, greeting: &Greeting, room: &Room) -> Result<Option<Self>, String> {
+    pub(super) fn parse(
+        params: &str,
+        greeting: &Greeting,
+        reservation: &Reservation,
+    ) -> Result<Option<Self>, String> {
         let [wanted] = members(params, ["notifications"]).map_err(|error| error.to_string())?;
         let wanted =
             wanted.and_then(Members::parse).ok_or_else(|| "`notifications` must be an object.".to_owned())?;
@@ -58,7 +62,7 @@ impl Filter {
         if resources.len() > MAX_RESOURCES {
             return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
         }
-        let kept = resources.into_iter().map(|uri| room.keep(uri)).collect::<Option<_>>();
+        let kept = resources.into_iter().map(|uri| reservation.keep(uri)).collect::<Option<_>>();
         Ok(kept.map(|resources| Self { methods, resources }))
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::budget::{Kept, Room};
+use crate::budget::{Kept, Reservation};
 use crate::protocol::{Members, Message, members, object, string};
 
 /// The member of `_meta` with which a server of an earlier revision can suggest a name for its question.
@@ -37,7 +37,12 @@ pub(super) enum Needs {
 impl Question {
     /// Makes a question from a request of the child.
     /// Returns `None` if there is no memory for it.
-    pub(super) fn of(message: &Message<'_>, method: &str, id: &str, room: &Room) -> Option<Self> {
+    pub(super) fn of(
+        message: &Message<'_>,
+        method: &str,
+        id: &str,
+        reservation: &Reservation,
+    ) -> Option<Self> {
         let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
         let meta = members.remove("_meta");
         let hint = meta.and_then(|meta| {
@@ -47,15 +52,15 @@ impl Question {
         });
         // Tasks are a different protocol in the stateless revision.
         members.remove("task");
-        let (id, params) = (room.keep(id)?, room.keep(members.to_string())?);
+        let (id, params) = (reservation.keep(id)?, reservation.keep(members.to_string())?);
         Some(Self { id, method: method.to_owned(), params, hint })
     }
 
     /// Makes a question from a page that the client has to visit before it calls again (2025-11-25, "URL Mode
     /// Elicitation"). The child has ended that call, so nobody waits for the answer. `params` are JSON text.
     /// Returns `None` if there is no memory for it.
-    pub(super) fn page(params: &str, room: &Room) -> Option<Self> {
-        let (id, params) = (room.keep("null")?, room.keep(params)?);
+    pub(super) fn page(params: &str, reservation: &Reservation) -> Option<Self> {
+        let (id, params) = (reservation.keep("null")?, reservation.keep(params)?);
         Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None })
     }
 
@@ -159,7 +164,7 @@ mod tests {
     fn question(text: &str) -> Question {
         let message = parse_line(text.as_bytes()).unwrap();
         let Kind::Request { method, id } = &message.kind else { unreachable!() };
-        Question::of(&message, method, message.at(id), &Room::unlimited()).unwrap()
+        Question::of(&message, method, message.at(id), &Reservation::unlimited()).unwrap()
     }
 
     #[test]

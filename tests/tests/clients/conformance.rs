@@ -17,7 +17,7 @@ use url::Url;
 use crate::document_host::DocumentHost;
 
 /// Time limit for the suite to print its URL, and again to end after the redirect.
-const MOST: Duration = Duration::from_secs(60);
+const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// Runs all scenarios as `client_id`, whose redirect URI has the port `port`.
 async fn assert_passes(stack: &Stack, client_id: &str, port: u16) {
@@ -36,7 +36,7 @@ async fn assert_passes(stack: &Stack, client_id: &str, port: u16) {
     stack.get(callback.as_str()).await.unwrap();
 
     let (suite, ended) = tokio::task::spawn_blocking(move || {
-        let ended = suite.wait_for(MOST);
+        let ended = suite.wait_for(MAX_DURATION);
         (suite, ended)
     })
     .await
@@ -56,7 +56,7 @@ async fn assert_passes(stack: &Stack, client_id: &str, port: u16) {
 /// Waits for the URL that the suite prints for the browser.
 async fn authorization_url(suite: &mut Process, stack: &Stack) -> Url {
     let start = stack.endpoint("authorize?");
-    let deadline = Instant::now() + MOST;
+    let deadline = Instant::now() + MAX_DURATION;
     loop {
         let output = suite.output();
         let word = output.split_whitespace().find(|word| word.starts_with(&start)).map(str::to_owned);

@@ -10,7 +10,7 @@ use tests::process::{self, Process};
 use tests::setup::ACCOUNT;
 
 /// Time limit for a client's whole run.
-const MOST: Duration = Duration::from_secs(90);
+const MAX_DURATION: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sdk {
@@ -62,7 +62,7 @@ pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &s
     let directory = tempfile::tempdir_in(stack.dir()).unwrap();
     let mut client = Process::start("client", &mut command, directory.path());
     let (client, ended) = tokio::task::spawn_blocking(move || {
-        let ended = client.wait_for(MOST);
+        let ended = client.wait_for(MAX_DURATION);
         (client, ended)
     })
     .await

@@ -16,7 +16,7 @@ use url::Url;
 use crate::programs::Client;
 
 /// Time limit for a client's whole run.
-const MOST: Duration = Duration::from_secs(240);
+const MAX_DURATION: Duration = Duration::from_secs(240);
 
 /// What a client reported.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ pub(crate) async fn reported_by(command: &mut Command, work: &Path) -> Seen {
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     let directory = tempfile::tempdir_in(work).unwrap();
     let mut process = Process::start("client", command, directory.path());
-    let deadline = Instant::now() + MOST;
+    let deadline = Instant::now() + MAX_DURATION;
     // The user stays logged in, so that a step-up asks only for the new scope.
     let browser = browser().unwrap();
     let mut visited = 0;

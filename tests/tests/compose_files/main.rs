@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::Value;
-use tests::blocks::{self, Ground, check_hardening, names, section};
+use tests::blocks::{self, Definitions, check_hardening, names, section};
 use tests::places::repository;
 
 const EDGES: [&str; 4] = ["traefik", "envoy", "nginx", "caddy"];
@@ -26,10 +26,10 @@ fn text(below: &str) -> String {
 /// Checks every block, and that no two blocks share a lane.
 #[track_caller]
 fn assert_good(file: &Value) -> usize {
-    let ground = Ground::read().unwrap();
+    let definitions = Definitions::read().unwrap();
     let mut lanes: BTreeMap<String, &str> = BTreeMap::new();
     for (name, block) in section(file, "services") {
-        let lane = ground.check(name, block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let lane = definitions.check(name, block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         check_hardening(block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         if let Some(other) = lanes.insert(lane, name) {
             panic!("{name} and {other} are in one lane, and so reach each other");
@@ -80,11 +80,11 @@ fn a_slip_of_the_pen_is_found() {
         ("MCP_PATH: /everything/mcp", "MCP_PATH: /mcp"),
         ("IDENTITY: assertion", "IDENTITY: headers"),
     ];
-    let ground = Ground::read().unwrap();
+    let definitions = Definitions::read().unwrap();
     let good = text(SERVICES);
     let check = |text: &str| {
         let file = blocks::parse(text).unwrap();
-        ground.check("everything", &file["services"]["everything"]).map_err(|error| format!("{error:#}"))
+        definitions.check("everything", &file["services"]["everything"]).map_err(|error| format!("{error:#}"))
     };
     check(&good).unwrap();
     for (from, to) in slips {
@@ -129,7 +129,7 @@ fn every_container_of_the_stack_is_held_to_the_rules() {
 #[test]
 fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
     let stack = blocks::read("compose/stack.yaml").unwrap();
-    let lanes = Ground::read().unwrap().lanes;
+    let lanes = Definitions::read().unwrap().lanes;
     assert!(lanes.len() >= 12);
     for (name, network) in section(&stack, "networks") {
         let open = ["public", "outbound"].contains(&name);

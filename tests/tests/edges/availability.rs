@@ -9,7 +9,7 @@ use tests::{Answer, Edge, Setup, places};
 
 use crate::world::World;
 
-/// How long cached facts are used without news from the store (docs/adr/0009).
+/// How long cached principals are used without news from the store (docs/adr/0009).
 const LEASE: Duration = Duration::from_secs(1);
 
 each_edge!(

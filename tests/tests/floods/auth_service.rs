@@ -225,16 +225,17 @@ async fn wrong_passwords(stack: &Stack) -> Start {
     let after = |text: &str, before: &str, end: char| {
         text.split_once(before).and_then(|(_, rest)| rest.split_once(end)).unwrap().0.to_owned()
     };
-    let ticket = after(&page.body, "name=\"ticket\" value=\"", '"');
+    let form_token = after(&page.body, "name=\"form_token\" value=\"", '"');
     let cookies: Vec<_> =
         page.headers.get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap()).collect();
     let cookie: Vec<_> = cookies.iter().map(|cookie| cookie.split(';').next().unwrap()).collect();
     let cookie = cookie.join("; ");
     let (port, host) = (stack.auth_public_port, format!("localhost:{}", stack.port));
     Box::new(move || {
-        let (ticket, cookie, host) = (ticket.clone(), cookie.clone(), host.clone());
+        let (form_token, cookie, host) = (form_token.clone(), cookie.clone(), host.clone());
         vec![Flood::requests(port, AT_ONCE, ADDRESSES, move |number| {
-            let body = format!("ticket={ticket}&username=user-{}&password=wrong-{number}", number % 1000);
+            let body =
+                format!("form_token={form_token}&username=user-{}&password=wrong-{number}", number % 1000);
             let length = body.len();
             format!("POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nCookie: {cookie}\r\nContent-Type: {FORM}\r\nContent-Length: {length}\r\n\r\n{body}")
                 .into_bytes()

@@ -103,7 +103,7 @@ impl Refusal {
 }
 
 /// Maximum number of resources in one request. No client is expected to connect so many at a time.
-const MOST_RESOURCES: usize = 8;
+const MAX_RESOURCES: usize = 8;
 
 impl AuthorizationRequest {
     /// Reads a request of `client`. The caller has already verified `redirect_uri`.
@@ -169,12 +169,12 @@ impl AuthorizationRequest {
 }
 
 impl AuthorizationRequest {
-    /// Maximum size of a request in bytes, as the JSON that the consent form carries in its ticket. JSON
+    /// Maximum size of a request in bytes, as the JSON that the consent form carries in its form token. JSON
     /// makes some characters of `state` six times as long, and the form has to fit in a request body.
-    const LARGEST: usize = QUERY_LIMIT;
+    const MAX_SIZE: usize = QUERY_LIMIT;
 
     fn fits_a_form(&self) -> bool {
-        serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::LARGEST)
+        serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::MAX_SIZE)
     }
 
     /// The request as a query string, for a link that asks the same question again.
@@ -231,7 +231,7 @@ fn scope(
 }
 
 fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<Vec<ResourceUri>, Refusal> {
-    if asked.is_empty() || asked.len() > MOST_RESOURCES {
+    if asked.is_empty() || asked.len() > MAX_RESOURCES {
         return Err(Refusal::Resource);
     }
     let mut resources = asked

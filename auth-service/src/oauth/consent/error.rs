@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 
 use crate::domain::clock::RandomUnavailable;
 use crate::guard::keyed_rate::TooFast;
-use crate::identity::ticket::BadTicket;
+use crate::identity::form_token::BadFormToken;
 use crate::keys::seal::CryptoFailure;
 use crate::oauth::after_form::Message;
 use crate::oauth::params::BadParams;
@@ -24,11 +24,11 @@ pub enum ConsentError {
         "Your answer was not accepted, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     NoSession,
-    /// The ticket of the form is not valid; see [`BadTicket`].
+    /// The form token of the form is not valid; see [`BadFormToken`].
     #[error(
         "Your answer was not accepted, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
-    Ticket(#[from] BadTicket),
+    FormToken(#[from] BadFormToken),
     /// The user would have to see a page, but the client sent `prompt=none`.
     #[error("The application asked that no page be shown, and its request cannot be answered without one.")]
     PageRequired,
@@ -95,7 +95,7 @@ impl ConsentError {
         match self {
             Self::Params(_)
             | Self::NoSession
-            | Self::Ticket(_)
+            | Self::FormToken(_)
             | Self::NoDecision
             | Self::PageRequired
             | Self::ClientGone
@@ -110,7 +110,9 @@ impl ConsentError {
     fn title_and_help(&self) -> (&'static str, Help) {
         match self {
             Self::NoSession => ("Sign in again", Help::AskAgain),
-            Self::Params(_) | Self::Ticket(_) | Self::NoDecision => ("Please answer again", Help::AskAgain),
+            Self::Params(_) | Self::FormToken(_) | Self::NoDecision => {
+                ("Please answer again", Help::AskAgain)
+            }
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
             Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
             Self::Unavailable | Self::TooFast(_) => ("This did not work", Help::AskAgain),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::account::{Account, StoredPassword, Subject};
 use crate::domain::opaque_token::OpaqueToken;
-use crate::identity::password::{LONGEST, SHORTEST};
-use crate::identity::ticket::Form;
+use crate::identity::form_token::Form;
+use crate::identity::password::{MAX_PASSWORD_LEN, SHORTEST};
 use crate::oauth::after_form::{Problem, redirect};
 use crate::oauth::authorize::see_other;
 use crate::oauth::login_attempt::{NotProven, prove};
@@ -18,7 +18,7 @@ use crate::pages::{NewPasswordPage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::again::{self, problem_of};
+use super::repeated::{self, problem_of};
 use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
@@ -26,7 +26,7 @@ const PASSWORD_CHANGED: &str =
 
 /// A user who has entered the right one-time password and now has to choose a new password.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Choosing {
+pub(super) struct PasswordChange {
     pub(super) subject: Subject,
     pub(super) one_time: StoredPassword,
     pub(super) then: Continuation,
@@ -34,7 +34,7 @@ pub(super) struct Choosing {
     pub(super) problem: Option<Problem>,
 }
 
-/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The ticket in
+/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The form token in
 /// the query is bound to the login form of that browser, so that it leads nobody else here.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
@@ -49,51 +49,52 @@ pub async fn choose_password(
     take_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// Redirects to the page, or returns it directly if the problem is temporary or the ticket is too long.
+/// Redirects to the page, or returns it directly if the problem is temporary or the form token is too long.
 pub(super) fn lead_to(
     state: &AppState,
     cookie: &OpaqueToken,
-    choosing: &Choosing,
+    change: &PasswordChange,
     account: &Account,
 ) -> Result<HttpResponse, LoginError> {
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::NewPassword, cookie.hash(), expires_at, choosing)?;
-    if choosing.problem.as_ref().is_some_and(Problem::is_temporary) {
-        return Ok(show(state, &ticket, choosing, account));
+    let form_token = state.form_tokens.issue(Form::NewPassword, cookie.hash(), expires_at, change)?;
+    if change.problem.as_ref().is_some_and(Problem::is_temporary) {
+        return Ok(show(state, &form_token, change, account));
     }
-    let redirect = redirect(state, "/login/password", &ticket);
-    Ok(redirect.unwrap_or_else(|| show(state, &ticket, choosing, account)))
+    let redirect = redirect(state, "/login/password", &form_token);
+    Ok(redirect.unwrap_or_else(|| show(state, &form_token, change, account)))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, LoginError> {
     let params = Params::of_query(http.query_string())?;
-    let Some(ticket) = params.one("ticket")? else {
+    let Some(form_token) = params.one("form_token")? else {
         return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
-    let Ok((_, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return lead_from_stale(http, state, ticket).await;
+    let Ok((_, change)) = shown_here::<PasswordChange>(http, state, Form::NewPassword, form_token) else {
+        return lead_from_stale(http, state, form_token).await;
     };
-    match account_of(state, &choosing).await? {
-        Some(account) if account.password == choosing.one_time => {
-            Ok(show(state, ticket, &choosing, &account))
+    match account_of(state, &change).await? {
+        Some(account) if account.password == change.one_time => {
+            Ok(show(state, form_token, &change, &account))
         }
         // The user has chosen a password since, and then pressed the back button.
-        _ => form_for(http, state, &choosing.then, ("", None)).await,
+        _ => form_for(http, state, &change.then, ("", None)).await,
     }
 }
 
 /// The account, if it is still allowed to log in.
-async fn account_of(state: &AppState, choosing: &Choosing) -> Result<Option<Account>, StoreError> {
-    Ok(state.store.account(&choosing.subject).await?.filter(Account::may_log_in))
+async fn account_of(state: &AppState, change: &PasswordChange) -> Result<Option<Account>, StoreError> {
+    Ok(state.store.account(&change.subject).await?.filter(Account::may_log_in))
 }
 
-fn show(state: &AppState, ticket: &str, choosing: &Choosing, account: &Account) -> HttpResponse {
+fn show(state: &AppState, form_token: &str, change: &PasswordChange, account: &Account) -> HttpResponse {
     let action = state.config.site.issuer.endpoint("/login/password");
-    let (username, problem) = (account.username.as_str(), choosing.problem.as_ref());
+    let (username, problem) = (account.username.as_str(), change.problem.as_ref());
     let text = problem.map(|problem| problem.text.as_str());
-    let template = NewPasswordPage { action: &action, ticket, username, shortest: SHORTEST, problem: text };
+    let template =
+        NewPasswordPage { action: &action, form_token, username, shortest: SHORTEST, problem: text };
     let status = problem.map_or(StatusCode::OK, Problem::status);
-    let mut response = page(status, &template, choosing.then.form_target());
+    let mut response = page(status, &template, change.then.form_target());
     if let Some(problem) = problem {
         problem.mark(&mut response);
     }
@@ -103,10 +104,10 @@ fn show(state: &AppState, ticket: &str, choosing: &Choosing, account: &Account) 
 async fn lead_from_stale(
     http: &HttpRequest,
     state: &AppState,
-    ticket: &str,
+    form_token: &str,
 ) -> Result<HttpResponse, LoginError> {
-    let choosing: Option<Choosing> = state.tickets.content(Form::NewPassword, ticket);
-    let then = choosing.map_or(Continuation::Nowhere, |choosing| choosing.then);
+    let change: Option<PasswordChange> = state.form_tokens.content(Form::NewPassword, form_token);
+    let then = change.map_or(Continuation::Nowhere, |change| change.then);
     lead_to_fresh(http, state, &then, StatusCode::BAD_REQUEST, STALE).await
 }
 
@@ -116,19 +117,20 @@ async fn take_password(
     state: &AppState,
 ) -> Result<HttpResponse, LoginError> {
     let params = Params::of_form(http, body)?;
-    let ticket = params.one("ticket")?.unwrap_or_default();
-    let Ok((cookie, choosing)) = shown_here::<Choosing>(http, state, Form::NewPassword, ticket) else {
-        return lead_from_stale(http, state, ticket).await;
+    let form_token = params.one("form_token")?.unwrap_or_default();
+    let Ok((cookie, change)) = shown_here::<PasswordChange>(http, state, Form::NewPassword, form_token)
+    else {
+        return lead_from_stale(http, state, form_token).await;
     };
     let chosen = params.one("new_password")?.unwrap_or_default();
     let repeated = params.one("new_password_repeat")?.unwrap_or_default();
-    let account = account_of(state, &choosing).await?;
-    let Some(account) = account.filter(|account| account.password == choosing.one_time) else {
-        return chosen_before(http, state, &choosing, chosen).await;
+    let account = account_of(state, &change).await?;
+    let Some(account) = account.filter(|account| account.password == change.one_time) else {
+        return chosen_before(http, state, &change, chosen).await;
     };
     let ask = |problem: Problem| {
-        let choosing = Choosing { problem: Some(problem), ..choosing.clone() };
-        lead_to(state, &cookie, &choosing, &account)
+        let change = PasswordChange { problem: Some(problem), ..change.clone() };
+        lead_to(state, &cookie, &change, &account)
     };
     let unfit = |text: &str| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
     if let Some(problem) = problem_with(chosen, repeated) {
@@ -143,13 +145,13 @@ async fn take_password(
     };
     let replaced = state
         .store
-        .replace_password(&account.subject, &choosing.one_time, &StoredPassword { phc, one_time: false })
+        .replace_password(&account.subject, &change.one_time, &StoredPassword { phc, one_time: false })
         .await?;
     let Some(account) = replaced else {
-        return chosen_before(http, state, &choosing, chosen).await;
+        return chosen_before(http, state, &change, chosen).await;
     };
     audit::Event::PasswordChosen { subject: &account.subject }.emit();
-    start_session(state, &account, &choosing.then).await
+    start_session(state, &account, &change.then).await
 }
 
 /// Handles a form that was sent again after it had succeeded: by a second click, or by a reload. A user who
@@ -157,23 +159,23 @@ async fn take_password(
 async fn chosen_before(
     http: &HttpRequest,
     state: &AppState,
-    choosing: &Choosing,
+    change: &PasswordChange,
     chosen: &str,
 ) -> Result<HttpResponse, LoginError> {
-    let account = account_of(state, choosing).await?.filter(|account| !account.password.one_time);
+    let account = account_of(state, change).await?.filter(|account| !account.password.one_time);
     let Some(account) = account else {
-        return lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await;
+        return lead_to_fresh(http, state, &change.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await;
     };
     match prove(http, state, &account, SecretString::from(chosen)).await {
         Ok(admission) => {
             state.login_rate.succeeded(admission);
-            start_session(state, &account, &choosing.then).await
+            start_session(state, &account, &change.then).await
         }
         Err(NotProven::Wrong) => {
             audit::Event::LoginFailed.emit();
-            lead_to_fresh(http, state, &choosing.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await
+            lead_to_fresh(http, state, &change.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await
         }
-        Err(refused) => again::lead_to(http, state, &choosing.then, "", problem_of(&refused)?).await,
+        Err(refused) => repeated::lead_to(http, state, &change.then, "", problem_of(&refused)?).await,
     }
 }
 
@@ -194,9 +196,9 @@ async fn hash_of_new(
 fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
     if chosen.chars().count() < SHORTEST {
         Some(format!("The password is too short. Choose one with at least {SHORTEST} characters."))
-    } else if chosen.len() > LONGEST {
+    } else if chosen.len() > MAX_PASSWORD_LEN {
         Some(format!(
-            "The password is too long. Choose one with at most {LONGEST} bytes. A letter with an accent, or of another script, has two to four bytes."
+            "The password is too long. Choose one with at most {MAX_PASSWORD_LEN} bytes. A letter with an accent, or of another script, has two to four bytes."
         ))
     } else if chosen != repeated {
         Some("The two passwords are not the same.".to_owned())

@@ -66,11 +66,11 @@ impl InvalidMetadata {
 }
 
 /// Maximum size of a client's metadata as it is stored, in bytes.
-const LARGEST: usize = 8 * 1024;
+const MAX_METADATA_SIZE: usize = 8 * 1024;
 
 /// The members of the metadata that are used here. All others are ignored (RFC 7591 §2).
 #[derive(Deserialize)]
-struct Sent {
+struct SubmittedMetadata {
     redirect_uris: Option<Vec<String>>,
     token_endpoint_auth_method: Option<String>,
     grant_types: Option<Vec<String>>,
@@ -92,7 +92,7 @@ pub(super) fn read(
     catalogue: &Scope,
     offers: impl Fn(GrantType) -> bool,
 ) -> Result<ClientMetadata, InvalidMetadata> {
-    let sent: Sent =
+    let sent: SubmittedMetadata =
         serde_json::from_slice(body).map_err(|error| InvalidMetadata::Json(error.to_string()))?;
     let (application_type, display) = (said(sent.application_type), sent.display.said());
     if sent.software_statement.is_some() {
@@ -125,7 +125,7 @@ pub(super) fn read(
         display,
     };
     let stored = serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len());
-    if stored > LARGEST { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
+    if stored > MAX_METADATA_SIZE { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
 /// A text that is the same for the same client, whatever the order of its redirect URIs and whichever port it

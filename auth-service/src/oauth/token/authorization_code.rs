@@ -5,7 +5,7 @@ use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{AuthorizationCode, GrantId};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{FoundCode, Redemption};
@@ -24,7 +24,7 @@ pub(super) async fn redeem(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::AuthorizationCode) {
         return Err(TokenError::UnauthorizedClient);
@@ -41,7 +41,7 @@ pub(super) async fn redeem(
         FoundCode::Unknown => return Err(TokenError::InvalidGrant(UNKNOWN)),
     };
     check_binding(client, params, &code)?;
-    if code.bound_to.is_some() && code.bound_to != possession.key() {
+    if code.bound_to.is_some() && code.bound_to != proof.key() {
         return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
     }
     // A code passes through the user's browser and its history, and whoever reads it there must not be able
@@ -50,9 +50,9 @@ pub(super) async fn redeem(
     if is_used {
         return replayed(state, client, &code.subject, &code.grant_id).await;
     }
-    let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(possession.key());
+    let part = Part::read(state, params, &code.scope, &code.resources)?.bound_to(proof.key());
     let account = account_of(state, &code.subject).await?;
-    possession.spend(state, &code.subject, client).await?;
+    proof.spend(state, &code.subject, client).await?;
 
     let allowed = Allowed {
         grant_id: code.grant_id,
@@ -60,7 +60,7 @@ pub(super) async fn redeem(
         resources: code.resources,
         scope: code.scope,
         authenticated_at: code.authenticated_at,
-        bound_to: possession.key().filter(|_| client.is_public()),
+        bound_to: proof.key().filter(|_| client.is_public()),
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;

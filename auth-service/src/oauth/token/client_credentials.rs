@@ -12,7 +12,7 @@ use crate::domain::grant::{Grant, GrantId};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::oauth::requested_scope::{largest_scope, something, usual_scope};
 use crate::ops::audit;
 use crate::state::AppState;
@@ -23,18 +23,17 @@ pub(super) async fn grant_to_client(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     // A public client has not authenticated (RFC 6749 §4.4.2).
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     let resources = resources(state, terms, &params.many("resource"))?;
-    let part =
-        Part { scope: scope(state, client, &resources, params)?, resources, bound_to: possession.key() };
+    let part = Part { scope: scope(state, client, &resources, params)?, resources, bound_to: proof.key() };
     let subject = Subject::of_client(&client.id);
     let account = account_of(state, &subject).await?;
     state.account_rate.admit_token(&subject).map_err(TokenError::AccountTooFast)?;
-    possession.spend(state, &subject, client).await?;
+    proof.spend(state, &subject, client).await?;
     let now = state.now();
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),

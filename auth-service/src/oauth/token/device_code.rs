@@ -5,7 +5,7 @@ use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceState, Poll};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::Redemption;
@@ -22,7 +22,7 @@ pub(super) async fn poll(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::DeviceCode) {
         return Err(TokenError::UnauthorizedClient);
@@ -42,7 +42,7 @@ pub(super) async fn poll(
     if asked.is_expired(now) && state.is_clock_in_doubt() {
         return Err(TokenError::Undatable);
     }
-    let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(possession.key());
+    let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(proof.key());
     let owner = match &asked.state {
         // The grant knows whose it is. It is read now, because a replay ends it.
         DeviceState::Redeemed => {
@@ -67,14 +67,14 @@ pub(super) async fn poll(
         return Err(TokenError::Unavailable);
     };
     let account = account_of(state, &subject).await?;
-    possession.spend(state, &subject, client).await?;
+    proof.spend(state, &subject, client).await?;
     let allowed = Allowed {
         grant_id: device.grant_id,
         subject,
         resources: device.resources,
         scope: device.scope,
         authenticated_at,
-        bound_to: possession.key().filter(|_| client.is_public()),
+        bound_to: proof.key().filter(|_| client.is_public()),
     };
     let (grant, refresh_token) = new_grant(state, client, allowed)?;
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;

@@ -20,7 +20,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::client_assertion::{accepted_header, fitting_keys, signed_claims};
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::oauth::requested_scope::within_limit;
 use crate::ops::audit;
 use crate::state::AppState;
@@ -31,7 +31,7 @@ use super::{Part, TokenError, TokenResponse, issue};
 const TYPE: &str = "oauth-id-jag+jwt";
 /// Maximum lifetime of an assertion in seconds. It is made for one exchange, and its use is remembered until
 /// it expires.
-const LONGEST: u64 = 3600;
+const MAX_LIFETIME_SECONDS: u64 = 3600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
 
@@ -70,7 +70,7 @@ pub(super) async fn assert(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     // Somebody who finds an assertion must not be able to use it, so the client has to authenticate.
     if client.is_public() {
@@ -80,10 +80,10 @@ pub(super) async fn assert(
     let claims = verified(assertion, client, state).await?;
     let issuer = issuer_of(&claims.iss, client, state).ok_or(NOT_OURS)?;
     check(&claims, client, state)?;
-    let part = part(&claims, issuer, client, params, state)?.bound_to(possession.key());
+    let part = part(&claims, issuer, client, params, state)?.bound_to(proof.key());
     let account = account(&claims, issuer, state).await?;
     state.account_rate.admit_token(&account.subject).map_err(TokenError::AccountTooFast)?;
-    possession.spend(state, &account.subject, client).await?;
+    proof.spend(state, &account.subject, client).await?;
     let now = state.now();
     // This comes last, so that a request that is refused does not use up its assertion.
     let name =
@@ -167,7 +167,7 @@ fn check(claims: &Claims, client: &Client, state: &AppState) -> Result<(), Token
     let now = state.now().0;
     let soon = now + LEEWAY;
     let in_time = claims.exp.saturating_add(LEEWAY) > now
-        && claims.exp <= soon + LONGEST
+        && claims.exp <= soon + MAX_LIFETIME_SECONDS
         && claims.iat <= soon
         && claims.nbf.is_none_or(|at| at <= soon);
     if in_time {

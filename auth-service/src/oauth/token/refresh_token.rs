@@ -8,7 +8,7 @@ use crate::domain::client::{Client, GrantType};
 use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
 use crate::keys::seal::Sealer;
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Rotation, Successor};
@@ -23,7 +23,7 @@ pub(super) async fn refresh(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     if !client.may_use(GrantType::RefreshToken) {
         return Err(TokenError::UnauthorizedClient);
@@ -45,14 +45,14 @@ pub(super) async fn refresh(
     }
     // RFC 9449 §5: a public client that got its refresh token with a proof needs a proof by the same key to
     // use it.
-    if grant.bound_to.is_some() && grant.bound_to != possession.key() {
+    if grant.bound_to.is_some() && grant.bound_to != proof.key() {
         return Err(TokenError::InvalidGrant(
             "the DPoP proof is not by the key that the refresh token is bound to",
         ));
     }
-    let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(possession.key());
+    let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(proof.key());
     let account = account_of(state, &grant.subject).await?;
-    possession.spend(state, &grant.subject, client).await?;
+    proof.spend(state, &grant.subject, client).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
     let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());

@@ -10,7 +10,7 @@ use crate::domain::grant::{Grant, GrantId};
 use crate::domain::scope::Scope;
 use crate::oauth::live_token::{self, LiveToken};
 use crate::oauth::params::Params;
-use crate::oauth::proof::Possession;
+use crate::oauth::proof::ProofOfPossession;
 use crate::ops::audit;
 use crate::state::AppState;
 
@@ -24,7 +24,7 @@ pub(super) async fn exchange(
     state: &AppState,
     client: &Client,
     params: &Params,
-    possession: &Possession,
+    proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::TokenExchange));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
@@ -53,7 +53,7 @@ pub(super) async fn exchange(
     let part = Part {
         scope: scope(&claims.scope, client, params)?,
         resources: resources(state, terms, &params.many("resource"))?,
-        bound_to: possession.key(),
+        bound_to: proof.key(),
     };
     let now = state.now();
     let grant = Grant {
@@ -72,7 +72,7 @@ pub(super) async fn exchange(
     };
     state.account_rate.admit_token(&grant.subject).map_err(TokenError::AccountTooFast)?;
     let mut response = issue(state, &grant, &account, part, None, now)?;
-    possession.spend(state, &grant.subject, client).await?;
+    proof.spend(state, &grant.subject, client).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));

@@ -97,7 +97,7 @@ fn a_file_that_says_nothing_is_not_a_policy_without_rules() {
     for text in ["", "\n \n", "# nothing\n"] {
         assert!(problems(text).contains("unset POLICY_FILE"), "{text:?}");
     }
-    let long = format!("#{}\n", "x".repeat(LONGEST_FILE));
+    let long = format!("#{}\n", "x".repeat(MAX_FILE_SIZE));
     assert!(problems(&long).contains("more than"));
 }
 
@@ -109,7 +109,7 @@ fn rules_that_do_not_fit_into_an_assertion_are_refused_when_they_are_read() {
         |count| format!("[[service]]\nhost = \"a.example\"\n{}", (0..count).map(rule).collect::<String>());
     let policy = parse(&text(20), Who::default(), None).unwrap().0;
     let json = serde_json::to_string(&policy.unmet_rules(&ana("", &[]), &resource(NOTES))).unwrap();
-    assert!(json.len() <= unmet::LONGEST, "{}", json.len());
+    assert!(json.len() <= unmet::MAX_LEN, "{}", json.len());
     assert!(problems(&text(60)).contains("have room"));
 }
 
@@ -168,10 +168,10 @@ fn everything_but_some_is_one_rule() {
     let policy = policy(
         "[[service]]\nhost = \"a.example\"\nscopes = \"r\"\n[[service.tool]]\nmatch = \"*\"\nexcept = [\"list_*\", \"get\"]\nscopes = \"w\"\n",
     );
-    let facts = ana("r", &[]);
+    let principal = ana("r", &[]);
     for (tool, allowed) in [("list_all", true), ("get", true), ("get_more", false), ("new_tool", false)] {
         assert_eq!(
-            decided(&policy, &facts, NOTES, Operation::Tool(tool)) == Decision::Allow,
+            decided(&policy, &principal, NOTES, Operation::Tool(tool)) == Decision::Allow,
             allowed,
             "{tool}"
         );
@@ -185,9 +185,9 @@ fn the_example_file_is_good_and_means_what_it_says() {
     let (policy, warnings) = parse(text, Who::default(), Some(&hosts)).unwrap();
     assert!(warnings.is_empty(), "{warnings:#?}");
     let notes = hosts.parse("https://mcp.example.com/notes").unwrap();
-    let mut facts = ana("notes:read", &["staff"]);
-    facts.resources = vec![hosts.parse("https://mcp.example.com").unwrap()];
-    let tool = |name| decide(Presented::Token(&facts), &policy, &asked(&notes, Operation::Tool(name)));
+    let mut principal = ana("notes:read", &["staff"]);
+    principal.resources = vec![hosts.parse("https://mcp.example.com").unwrap()];
+    let tool = |name| decide(Credentials::Token(&principal), &policy, &asked(&notes, Operation::Tool(name)));
     assert_eq!(tool("list_pages"), Decision::Allow);
     assert_eq!(tool("delete_page"), needs("notes:read notes:write"));
     assert!(is_forbidden(&tool("export_all")));

@@ -44,7 +44,7 @@ fn services() -> impl Strategy<Value = (String, String)> {
 }
 
 /// A caller, and the same caller with fewer rights.
-fn callers() -> impl Strategy<Value = (Facts, Facts)> {
+fn callers() -> impl Strategy<Value = (Principal, Principal)> {
     let scopes = subsequence(vec!["s", "s:r", "s:a", "s:b", "t"], 0..=5);
     let groups = subsequence(vec!["g", "h", "other"], 0..=3);
     let email = prop::option::of(prop::sample::select(vec![
@@ -55,8 +55,8 @@ fn callers() -> impl Strategy<Value = (Facts, Facts)> {
     ]));
     (scopes, groups, email, any::<(prop::sample::Index, bool, bool, bool)>()).prop_map(
         |(scopes, groups, email, less)| {
-            let mut facts = ana(&scopes.join(" "), &groups);
-            facts.email = email.map(str::to_owned);
+            let mut principal = ana(&scopes.join(" "), &groups);
+            principal.email = email.map(str::to_owned);
             let (at, drop_scope, drop_group, drop_email) = less;
             let without = |list: &[&'static str], drop: bool| {
                 let mut list = list.to_vec();
@@ -66,8 +66,8 @@ fn callers() -> impl Strategy<Value = (Facts, Facts)> {
                 list
             };
             let mut lesser = ana(&without(&scopes, drop_scope).join(" "), &without(&groups, drop_group));
-            lesser.email = if drop_email { None } else { facts.email.clone() };
-            (facts, lesser)
+            lesser.email = if drop_email { None } else { principal.email.clone() };
+            (principal, lesser)
         },
     )
 }
@@ -84,18 +84,18 @@ fn operations() -> impl Strategy<Value = Operation<'static>> {
     ])
 }
 
-fn passes(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
-    decided(policy, facts, NOTES, operation) == Decision::Allow
+fn passes(policy: &Policy, principal: &Principal, operation: Operation<'_>) -> bool {
+    decided(policy, principal, NOTES, operation) == Decision::Allow
 }
 
 /// Whether a wrapper refuses the operation because of the rules that it is sent. It reads them as
 /// `stdio-wrapper/src/policy.rs` does.
-fn wrapper_refuses(policy: &Policy, facts: &Facts, operation: Operation<'_>) -> bool {
+fn wrapper_refuses(policy: &Policy, principal: &Principal, operation: Operation<'_>) -> bool {
     let any = |patterns: &[String], name: &str| {
         patterns.iter().any(|text| pattern::Pattern::parse(text).unwrap().matches(name))
     };
     let about = |patterns: &[String], except: &[String], name| any(patterns, name) && !any(except, name);
-    policy.unmet_rules(facts, &resource(NOTES)).iter().any(|rule| {
+    policy.unmet_rules(principal, &resource(NOTES)).iter().any(|rule| {
         let tool = matches!(operation, Operation::Tool(name) if about(&rule.tools, &rule.except, name));
         tool || operation.method().is_some_and(|method| about(&rule.methods, &rule.except, method))
     })
@@ -113,30 +113,30 @@ proptest! {
     }
 
     #[test]
-    fn a_rule_more_opens_nothing((text, with_rule) in services(), (facts, _) in callers(), operation in operations()) {
+    fn a_rule_more_opens_nothing((text, with_rule) in services(), (principal, _) in callers(), operation in operations()) {
         let (before, after) = (policy(&text), policy(&with_rule));
-        prop_assert!(!passes(&after, &facts, operation) || passes(&before, &facts, operation));
-        prop_assert!(wrapper_refuses(&after, &facts, operation) || !wrapper_refuses(&before, &facts, operation));
+        prop_assert!(!passes(&after, &principal, operation) || passes(&before, &principal, operation));
+        prop_assert!(wrapper_refuses(&after, &principal, operation) || !wrapper_refuses(&before, &principal, operation));
     }
 
     #[test]
-    fn a092_headers_that_are_left_out_open_nothing((text, _) in services(), (facts, _) in callers(), operation in operations()) {
+    fn a092_headers_that_are_left_out_open_nothing((text, _) in services(), (principal, _) in callers(), operation in operations()) {
         let policy = policy(&text);
-        let by_headers = passes(&policy, &facts, operation);
+        let by_headers = passes(&policy, &principal, operation);
         // The wrapper reads the body, which always names the operation.
-        let without_headers = passes(&policy, &facts, Operation::Unknown) && !wrapper_refuses(&policy, &facts, operation);
+        let without_headers = passes(&policy, &principal, Operation::Unknown) && !wrapper_refuses(&policy, &principal, operation);
         prop_assert!(!without_headers || by_headers);
         // Where the check decides by the headers, the wrapper makes the same decision by the body.
-        prop_assert_eq!(by_headers, by_headers && !wrapper_refuses(&policy, &facts, operation));
+        prop_assert_eq!(by_headers, by_headers && !wrapper_refuses(&policy, &principal, operation));
     }
 
     #[test]
-    fn what_a_challenge_names_is_enough((text, _) in services(), (mut facts, _) in callers(), operation in operations()) {
+    fn what_a_challenge_names_is_enough((text, _) in services(), (mut principal, _) in callers(), operation in operations()) {
         let policy = policy(&text);
-        if let Decision::Deny(Denial::InsufficientScope { scope }) = decided(&policy, &facts, NOTES, operation) {
+        if let Decision::Deny(Denial::InsufficientScope { scope }) = decided(&policy, &principal, NOTES, operation) {
             prop_assert!(scope.within(policy.catalogue()) == scope, "{} is not all to be had", scope);
-            facts.scope = scope;
-            prop_assert!(passes(&policy, &facts, operation));
+            principal.scope = scope;
+            prop_assert!(passes(&policy, &principal, operation));
         }
     }
 

@@ -22,7 +22,7 @@ use super::writer::QUEUE;
 
 /// The first and the longest pause before the disk is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long to wait for readers before a database is closed.
 const LETTING_GO: Duration = Duration::from_secs(2);
 /// Length of redb's header in bytes.
@@ -184,7 +184,7 @@ impl Disk {
 
     fn postpone(&self, reason: &str) {
         let mut trouble = self.trouble();
-        let pause = trouble.as_ref().map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        let pause = trouble.as_ref().map_or(FIRST_PAUSE, |before| (before.pause * 2).min(MAX_PAUSE));
         if trouble.is_none() {
             self.failing.set(1.0);
             tracing::error!(
@@ -192,7 +192,7 @@ impl Disk {
                 "the store cannot be written: nobody can log in or register until it can. What is disabled, deleted or revoked \
                  counts at once and is kept in store.reserve. It is tried again every {} s; free space on the disk of DATA_DIR, \
                  or mend it",
-                LONGEST_PAUSE.as_secs()
+                MAX_PAUSE.as_secs()
             );
         }
         *trouble = Some(Trouble { reason: reason.to_owned(), pause, next_try: Instant::now() + pause });

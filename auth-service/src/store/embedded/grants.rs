@@ -7,7 +7,7 @@ use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::refresh_token::Presented;
+use crate::domain::refresh_token::HashedRefreshToken;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{Redemption, Rotation, StoreError, Successor};
 
@@ -26,7 +26,7 @@ pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Opti
 /// The grant that issued a refresh token, whether the token was used or not.
 pub(super) fn of_refresh(
     rows: &impl Rows,
-    token: &Presented,
+    token: &HashedRefreshToken,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
     let id = match token.grant() {
@@ -128,7 +128,7 @@ pub(super) fn redeem_code(
 /// Decides on a refresh token, and applies the decision.
 pub(super) fn rotate(
     rows: &Writable<'_>,
-    presented: &Presented,
+    presented: &HashedRefreshToken,
     successor: &Successor,
     used: &ClientUse,
     grace: Duration,

@@ -16,10 +16,10 @@ use super::reserve::Reserve;
 use super::tables::Table;
 
 /// Maximum size of the encoded rows in bytes.
-const LARGEST: usize = 192 * 1024;
+const MAX_OVERLAY_SIZE: usize = 192 * 1024;
 /// Bytes of it that are kept for accounts, clients and signing keys. The holders of tokens cannot use this part
 /// up by revoking and signing out, so an operator can always disable an account.
-const FOR_OPERATORS: usize = LARGEST / 2;
+const FOR_OPERATORS: usize = MAX_OVERLAY_SIZE / 2;
 
 /// Encrypted rows by table and key. A row that was removed has no content.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +66,7 @@ impl Overlay {
     pub(super) fn fits(&self, added: &Self) -> bool {
         let operators = [Table::Accounts, Table::Clients, Table::Keys];
         let is_operators = added.0.keys().any(|(table, _)| operators.contains(table));
-        let most = if is_operators { LARGEST } else { LARGEST - FOR_OPERATORS };
+        let most = if is_operators { MAX_OVERLAY_SIZE } else { MAX_OVERLAY_SIZE - FOR_OPERATORS };
         self.encode().len() <= most
     }
 

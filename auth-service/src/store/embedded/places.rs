@@ -5,15 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::pushed_request::{PushedRequest, PushedRoom};
+use crate::domain::pushed_request::{PushedPool, PushedRequest};
 use crate::store::StoreError;
 use crate::store::places::{Place, giving_way};
 
-/// The places of all rooms. None before they are read.
+/// The places of all pools. None before they are read.
 #[derive(Default)]
 pub(super) struct Places(Mutex<Option<Taken>>);
 
-type Taken = [VecDeque<(UnixTime, Place)>; PushedRoom::ALL.len()];
+type Taken = [VecDeque<(UnixTime, Place)>; PushedPool::ALL.len()];
 
 impl Places {
     fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
@@ -21,7 +21,7 @@ impl Places {
     }
 
     /// Takes a place for a request. Returns the names of those that give way, whose rows have to be deleted, or
-    /// none if the room is full and nobody can. `known` reads all rows.
+    /// none if the pool is full and nobody can. `known` reads all rows.
     pub(super) fn take(
         &self,
         handle: &TokenHash,
@@ -30,29 +30,29 @@ impl Places {
         known: impl FnOnce() -> Result<Vec<(String, PushedRequest)>, StoreError>,
     ) -> Result<Option<Vec<String>>, StoreError> {
         let mut taken = self.taken();
-        let rooms = match &mut *taken {
-            Some(rooms) => rooms,
+        let pools = match &mut *taken {
+            Some(pools) => pools,
             none => none.insert(read(known()?)),
         };
-        let Some(room) = rooms.get_mut(of(request.room)) else { return Ok(None) };
-        room.retain(|(until, _)| *until > earliest);
+        let Some(pool) = pools.get_mut(of(request.pool)) else { return Ok(None) };
+        pool.retain(|(until, _)| *until > earliest);
         let mut leaving = Vec::new();
-        if room.len() >= request.room.places() {
-            let places: Vec<Place> = room.iter().map(|(_, place)| place.clone()).collect();
+        if pool.len() >= request.pool.places() {
+            let places: Vec<Place> = pool.iter().map(|(_, place)| place.clone()).collect();
             leaving = giving_way(&places);
             if leaving.is_empty() {
                 return Ok(None);
             }
-            room.retain(|(_, place)| !leaving.contains(place));
+            pool.retain(|(_, place)| !leaving.contains(place));
         }
-        room.push_back((request.expires_at, place(handle.text(), request)));
+        pool.push_back((request.expires_at, place(handle.text(), request)));
         Ok(Some(leaving.into_iter().map(|place| place.name).collect()))
     }
 
     /// Gives up the place of a request.
     pub(super) fn leave(&self, name: &str) {
-        for room in self.taken().iter_mut().flatten() {
-            room.retain(|(_, place)| place.name != name);
+        for pool in self.taken().iter_mut().flatten() {
+            pool.retain(|(_, place)| place.name != name);
         }
     }
 
@@ -62,8 +62,8 @@ impl Places {
     }
 }
 
-const fn of(room: PushedRoom) -> usize {
-    room as usize
+const fn of(pool: PushedPool) -> usize {
+    pool as usize
 }
 
 fn place(name: String, request: &PushedRequest) -> Place {
@@ -74,8 +74,8 @@ fn read(mut known: Vec<(String, PushedRequest)>) -> Taken {
     known.sort_by_key(|(_, request)| request.expires_at);
     let mut taken = Taken::default();
     for (name, request) in known {
-        if let Some(room) = taken.get_mut(of(request.room)) {
-            room.push_back((request.expires_at, place(name, &request)));
+        if let Some(pool) = taken.get_mut(of(request.pool)) {
+            pool.push_back((request.expires_at, place(name, &request)));
         }
     }
     taken

@@ -36,14 +36,14 @@ const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
-    queue: Option<mpsc::Sender<Box<dyn Job>>>,
+    queue: Option<mpsc::Sender<Box<dyn QueuedWrite>>>,
     thread: Option<JoinHandle<()>>,
     disk: Arc<Disk>,
 }
 
 /// A queued write. It can run more than once: if one write makes its transaction fail, the others are run
 /// again.
-trait Job: Send {
+trait QueuedWrite: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
     /// Whether rows that it writes take something away, such as an account that is disabled.
     fn takes_away(&self) -> bool;
@@ -57,7 +57,7 @@ struct Write<T, F> {
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, F> Job for Write<T, F>
+impl<T, F> QueuedWrite for Write<T, F>
 where
     T: Send,
     F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send,
@@ -92,7 +92,7 @@ pub(super) struct Parts {
 
 impl Writer {
     pub(super) fn start(parts: Parts) -> Result<Self, StoreError> {
-        let (queue, mut waiting) = mpsc::channel::<Box<dyn Job>>(QUEUE);
+        let (queue, mut waiting) = mpsc::channel::<Box<dyn QueuedWrite>>(QUEUE);
         // Waiting with a time limit needs a runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(unavailable)?;
@@ -137,14 +137,14 @@ impl Writer {
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let job = Box::new(Write { work, takes_away, outcome: None, reply });
+        let write = Box::new(Write { work, takes_away, outcome: None, reply });
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         let deadline = Instant::now() + patience;
         let Ok(place) = timeout_at(deadline, queue.reserve()).await else {
             self.disk.stalled(patience);
             return Err(not_queued(patience));
         };
-        place.map_err(|_| stopped())?.send(job);
+        place.map_err(|_| stopped())?.send(write);
         match timeout_at(deadline, outcome).await {
             Ok(written) => written.map_err(|_| stopped())?,
             Err(_) => Err(self.disk.stalled(patience)),
@@ -168,7 +168,7 @@ fn not_queued(patience: Duration) -> StoreError {
 }
 
 /// A test write whose result nobody waits for.
-fn trial() -> Box<dyn Job> {
+fn trial() -> Box<dyn QueuedWrite> {
     let (reply, _) = oneshot::channel();
     Box::new(Write { work: write_something, takes_away: false, outcome: None, reply })
 }
@@ -189,12 +189,12 @@ impl Drop for Writer {
 }
 
 impl Parts {
-    /// The jobs that wait, or a test write if the database has to be tried again. None when the store is closed.
+    /// The writes that wait, or a test write if the database has to be tried again. None when the store is closed.
     fn next_batch(
         &self,
-        waiting: &mut mpsc::Receiver<Box<dyn Job>>,
+        waiting: &mut mpsc::Receiver<Box<dyn QueuedWrite>>,
         runtime: &Runtime,
-    ) -> Option<Vec<Box<dyn Job>>> {
+    ) -> Option<Vec<Box<dyn QueuedWrite>>> {
         let mut batch = Vec::with_capacity(BATCH);
         let received = if self.overlay.get().is_empty() {
             waiting.blocking_recv_many(&mut batch, BATCH)
@@ -208,29 +208,29 @@ impl Parts {
         (received > 0).then_some(batch)
     }
 
-    fn write_batch(&self, mut batch: Vec<Box<dyn Job>>) {
+    fn write_batch(&self, mut batch: Vec<Box<dyn QueuedWrite>>) {
         match self.attempt(&mut batch) {
             // One of the writes fails. Each is repeated alone, so that it gets its own result.
             Err(StoreError::Unreadable) if batch.len() > 1 => {
-                for job in batch {
-                    self.write_batch(vec![job]);
+                for write in batch {
+                    self.write_batch(vec![write]);
                 }
             }
             Err(StoreError::Unavailable(reason)) => self.write_beside(batch, &reason),
             outcome => {
-                for job in batch {
-                    job.finish(outcome.clone());
+                for write in batch {
+                    write.finish(outcome.clone());
                 }
             }
         }
     }
 
-    /// Writes all jobs or none, and tells `disk` the outcome.
-    fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    /// Writes all writes or none, and tells `disk` the outcome.
+    fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
         let database = self.disk.writable()?;
         // A panic of redb must not end the writer thread, on which all callers depend.
         let committed =
-            catch_unwind(AssertUnwindSafe(|| self.commit(&database, jobs))).unwrap_or_else(|_| {
+            catch_unwind(AssertUnwindSafe(|| self.commit(&database, writes))).unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(
                     "the file is damaged: restore it from a backup, and restart".to_owned(),
                 ))
@@ -244,7 +244,7 @@ impl Parts {
         committed
     }
 
-    fn commit(&self, database: &Database, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    fn commit(&self, database: &Database, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
         let transaction = database.begin_write().map_err(unavailable)?;
         let rows = Writable::new(&transaction, &self.sealer);
         let overlay = self.overlay.get();
@@ -252,8 +252,8 @@ impl Parts {
             rows.lay(&overlay)?;
             rows.put(Table::Meta, APPLIED, &self.overlay.next_number(), None)?;
         }
-        for job in jobs {
-            job.run(&rows)?;
+        for write in writes {
+            write.run(&rows)?;
         }
         let touched = rows.touched();
         // With redb's default durability, the data is on disk when `commit` returns.
@@ -274,21 +274,21 @@ impl Parts {
     }
 
     /// Puts what takes something away into the overlay, because the database cannot be written. Refuses the
-    /// other jobs.
-    fn write_beside(&self, batch: Vec<Box<dyn Job>>, reason: &str) {
+    /// other writes.
+    fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, reason: &str) {
         let mut accepted = Vec::with_capacity(batch.len());
         let mut overlay = self.overlay.get();
-        for mut job in batch {
-            match self.changes_of(&mut job, &overlay) {
+        for mut write in batch {
+            match self.changes_of(&mut write, &overlay) {
                 Ok((changed, touched)) => {
                     let is_change = !changed.is_empty();
                     if is_change {
                         overlay = Arc::new(overlay.with(&changed));
                     }
-                    accepted.push((job, is_change, touched));
+                    accepted.push((write, is_change, touched));
                 }
-                Err(StoreError::Unreadable) => job.finish(Err(StoreError::Unreadable)),
-                Err(StoreError::Unavailable(_)) => job.finish(Err(refusal(reason, overlay.len()))),
+                Err(StoreError::Unreadable) => write.finish(Err(StoreError::Unreadable)),
+                Err(StoreError::Unavailable(_)) => write.finish(Err(refusal(reason, overlay.len()))),
             }
         }
         let kept = if accepted.iter().any(|(_, is_change, _)| *is_change) {
@@ -299,25 +299,25 @@ impl Parts {
         if let Err(error) = &kept {
             tracing::error!(%error, "{}", not_kept(reason));
         }
-        for (job, is_change, touched) in accepted {
+        for (write, is_change, touched) in accepted {
             self.note(touched);
             let is_lost_by_restart = is_change && kept.is_err();
-            job.finish(if is_lost_by_restart { Err(unavailable(not_kept(reason))) } else { Ok(()) });
+            write.finish(if is_lost_by_restart { Err(unavailable(not_kept(reason))) } else { Ok(()) });
         }
     }
 
-    /// What a job changes, and the cached rows among that.
+    /// What a write changes, and the cached rows among that.
     ///
     /// # Errors
     /// If it adds something, if there is no room for it, or if the database cannot even be read.
-    fn changes_of(&self, job: &mut Box<dyn Job>, overlay: &Overlay) -> Result<Beside, StoreError> {
+    fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
         let database = self.disk.database()?;
         let transaction = database.begin_read().map_err(unavailable)?;
         let before = Reader::new(&transaction, &self.sealer, overlay);
         let rows = Writable::beside(&before, &self.sealer);
-        job.run(&rows)?;
+        write.run(&rows)?;
         let changed = rows.changed();
-        let is_allowed = job.takes_away() || changed.only_removes();
+        let is_allowed = write.takes_away() || changed.only_removes();
         let fits = || changed.is_empty() || overlay.with(&changed).fits(&changed);
         if is_allowed && fits() {
             Ok((changed, rows.touched()))
@@ -327,7 +327,7 @@ impl Parts {
     }
 }
 
-/// The changes of a job for the overlay, and the cached rows among them.
+/// The changes of a write for the overlay, and the cached rows among them.
 type Beside = (Overlay, Vec<(About, String)>);
 
 /// The error of a write that adds something.

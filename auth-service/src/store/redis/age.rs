@@ -52,7 +52,7 @@ struct Older {
 /// What was known when Redis was asked for the number. Other answers and connections can be seen before this
 /// answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct KnownBefore {
     /// The highest number that was seen.
     pub(super) seen: u64,
     /// The latest change whose token was seen.
@@ -71,7 +71,7 @@ pub(super) struct Mark {
 
 /// What Redis says about its age.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Told {
+pub(super) struct AgeReport {
     /// The number of changes.
     pub(super) number: u64,
     /// The latest change in the history.
@@ -82,7 +82,7 @@ pub(super) struct Told {
     pub(super) number_of_asked: Option<u64>,
 }
 
-impl Told {
+impl AgeReport {
     /// Whether the data are those of another history than the one that `mark` stands in.
     fn is_other_history(&self, mark: Option<Mark>) -> bool {
         let Some(mark) = mark else { return false };
@@ -127,9 +127,9 @@ impl Age {
     }
 
     /// What is known now. It has to be taken before Redis is asked for the number.
-    pub(super) fn asked(&self) -> Asked {
+    pub(super) fn known_now(&self) -> KnownBefore {
         let known = self.known();
-        Asked { seen: known.seen, mark: known.mark, connection: known.connections }
+        KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections }
     }
 
     /// Records the identity of the store. A store that was begun anew counts from the beginning.
@@ -159,7 +159,7 @@ impl Age {
     ///
     /// # Errors
     /// If Redis has older data.
-    pub(super) fn compare(&self, asked: Asked, told: Told) -> Result<(), StoreError> {
+    pub(super) fn compare(&self, asked: KnownBefore, told: AgeReport) -> Result<(), StoreError> {
         self.compare_before(asked, told, told.number, (told.number, told.latest))
     }
 
@@ -167,15 +167,20 @@ impl Age {
     ///
     /// # Errors
     /// If Redis had older data before.
-    pub(super) fn compare_counted(&self, asked: Asked, told: Told, token: u64) -> Result<(), StoreError> {
+    pub(super) fn compare_counted(
+        &self,
+        asked: KnownBefore,
+        told: AgeReport,
+        token: u64,
+    ) -> Result<(), StoreError> {
         let number = told.number.saturating_add(1);
         self.compare_before(asked, told, told.number, (number, Some(Mark { number, token })))
     }
 
     fn compare_before(
         &self,
-        asked: Asked,
-        told: Told,
+        asked: KnownBefore,
+        told: AgeReport,
         before: u64,
         (now, latest): (u64, Option<Mark>),
     ) -> Result<(), StoreError> {
@@ -216,10 +221,10 @@ mod tests {
     use super::*;
 
     /// What a Redis says whose changes have these numbers and tokens, when it is asked for the token of `asked`.
-    fn told(number: u64, changes: &[(u64, u64)], asked: Asked) -> Told {
+    fn told(number: u64, changes: &[(u64, u64)], asked: KnownBefore) -> AgeReport {
         let mark = |(number, token): &(u64, u64)| Mark { number: *number, token: *token };
         let found = |mark: Mark| changes.iter().find(|change| change.1 == mark.token);
-        Told {
+        AgeReport {
             number,
             latest: changes.last().map(mark),
             earliest: changes.first().map(|change| change.0),
@@ -231,9 +236,9 @@ mod tests {
     fn a_lower_number_is_refused_until_another_connection_has_it_or_another_store() {
         let age = Age::default();
         age.note_identity(Some("first"));
-        let number = |number| Told { number, ..Told::default() };
-        let compare = |found| age.compare(age.asked(), number(found));
-        let earlier = age.asked();
+        let number = |number| AgeReport { number, ..AgeReport::default() };
+        let compare = |found| age.compare(age.known_now(), number(found));
+        let earlier = age.known_now();
         assert!(compare(3).is_ok() && compare(3).is_ok());
         assert!(age.compare(earlier, number(2)).is_ok(), "the answer to an earlier question is seen later");
         let error = compare(1).unwrap_err().to_string();
@@ -254,7 +259,7 @@ mod tests {
     fn a066_a_number_that_others_have_caught_up_with_is_that_of_another_history() {
         let age = Age::default();
         let compare = |number, changes: &[(u64, u64)]| {
-            let asked = age.asked();
+            let asked = age.known_now();
             age.compare(asked, told(number, changes, asked))
         };
         let ours = [(1, 11), (2, 12), (3, 13)];
@@ -282,7 +287,7 @@ mod tests {
     fn a_number_that_this_process_increments_was_one_less_before() {
         let age = Age::default();
         let count = |before, changes: &[(u64, u64)], token| {
-            let asked = age.asked();
+            let asked = age.known_now();
             age.compare_counted(asked, told(before, changes, asked), token)
         };
         assert!(count(0, &[], 7).is_ok() && count(1, &[(1, 7)], 8).is_ok());
@@ -293,10 +298,10 @@ mod tests {
     #[test]
     fn an_answer_over_an_earlier_connection_says_nothing_about_a_new_one() {
         let age = Age::default();
-        let asked = age.asked();
-        let one = Told { number: 1, ..Told::default() };
+        let asked = age.known_now();
+        let one = AgeReport { number: 1, ..AgeReport::default() };
         age.doubt();
         assert!(age.compare(asked, one).is_ok() && age.has_to_be_read());
-        assert!(age.compare(age.asked(), one).is_ok() && !age.has_to_be_read());
+        assert!(age.compare(age.known_now(), one).is_ok() && !age.has_to_be_read());
     }
 }

@@ -27,7 +27,7 @@ use super::turns::{Turn, Turns};
 /// in the row itself counts.
 const MARGIN: Duration = Duration::from_secs(60);
 /// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Replaces or removes a row if it is still the one that was read. The key is that of the row. The arguments
 /// are the row as it was read (empty if absent), the new row (empty to remove it), and its life in
@@ -125,7 +125,7 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn milliseconds(self) -> String {
-        let left = self.until.since(self.now).saturating_add(MARGIN).min(LONGEST);
+        let left = self.until.since(self.now).saturating_add(MARGIN).min(MAX_LIFETIME);
         left.as_millis().to_string()
     }
 }
@@ -158,8 +158,8 @@ impl Cells {
 
     /// Checks that Redis is not older than it was, and that it was not emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
-        let asked = self.age.asked();
-        let told = history::told(self, asked.mark).await?;
+        let asked = self.age.known_now();
+        let told = history::report(self, asked.mark).await?;
         if told.is_none() && self.age.has_seen_anything() && self.identity_found().await?.is_none() {
             return self.age.note_absence();
         }
@@ -194,7 +194,7 @@ impl Cells {
     /// Counts a change that took something away, after it was made or together with it. If the Redis user has no
     /// permission for it, the change is counted later, because it was made and must not be reported as failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
-        let asked = self.age.asked();
+        let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
             Ok((before, token)) => self.age.compare_counted(asked, before, token),
             Err(error) if permissions::is_missing(&error) => {

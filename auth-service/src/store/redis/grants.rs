@@ -11,7 +11,7 @@ use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshUse};
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::refresh_token::Presented;
+use crate::domain::refresh_token::HashedRefreshToken;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 
@@ -166,7 +166,7 @@ pub(super) async fn live(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<O
 /// The grant that a refresh token names. For a token of the first release, a row leads to it.
 async fn id_of_refresh(
     cells: &Cells,
-    token: &Presented,
+    token: &HashedRefreshToken,
     now: UnixTime,
 ) -> Result<Option<GrantId>, StoreError> {
     match token.grant() {
@@ -177,7 +177,7 @@ async fn id_of_refresh(
 
 pub(super) async fn live_of_refresh(
     cells: &Cells,
-    token: &Presented,
+    token: &HashedRefreshToken,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
     let Some(id) = id_of_refresh(cells, token, now).await? else {
@@ -192,7 +192,7 @@ pub(super) async fn live_of_refresh(
 /// Needs two round trips, one to read and one to write, and another one for a token of the first release.
 pub(super) async fn rotate(
     cells: &Cells,
-    presented: &Presented,
+    presented: &HashedRefreshToken,
     successor: &Successor,
     used: &ClientUse,
     grace: Duration,
@@ -221,7 +221,7 @@ pub(super) async fn rotate(
                 let held = New::grant(&grant, now);
                 let known = stay_known(cells, &grant, presented, life);
                 let (changed, noted) = join(try_join(change, known), holdings::note(cells, &held)).await;
-                holdings::told(noted);
+                holdings::log_error(noted);
                 let (changed, ()) = changed?;
                 if changed {
                     return Ok(Rotation::Rotated(grant));
@@ -246,7 +246,12 @@ pub(super) async fn rotate(
 
 /// A used token of the first release does not name its grant. The row that leads from it to the grant is kept
 /// as long as the grant, so that reuse of the token is noticed.
-async fn stay_known(cells: &Cells, grant: &Grant, used: &Presented, life: Life) -> Result<(), StoreError> {
+async fn stay_known(
+    cells: &Cells,
+    grant: &Grant,
+    used: &HashedRefreshToken,
+    life: Life,
+) -> Result<(), StoreError> {
     match used.grant() {
         Some(_) => Ok(()),
         None => cells.write(&cells.keys.grant_of_refresh(used.hash()), &grant.id, life).await,

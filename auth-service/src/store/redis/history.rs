@@ -7,7 +7,7 @@ use fred::types::Value;
 
 use crate::store::StoreError;
 
-use super::age::{Mark, Told};
+use super::age::{AgeReport, Mark};
 use super::cells::Cells;
 use super::connection::Script;
 
@@ -41,14 +41,14 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// What Redis says about its age. None if it has counted no change.
-pub(super) async fn told(cells: &Cells, asked: Option<Mark>) -> Result<Option<Told>, StoreError> {
+pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<AgeReport>, StoreError> {
     let (number, history) = (cells.keys.taken_away(), cells.keys.history());
     let told = cells.connection.script(&ASK, &[&number, &history], vec![token_of(asked)]).await?;
     read(told)
 }
 
 /// Counts a change. Returns what Redis said before, and the token of the change.
-pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(Told, u64), StoreError> {
+pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeReport, u64), StoreError> {
     let mut random = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let token = u64::from_be_bytes(random);
@@ -67,7 +67,7 @@ fn text(token: u64) -> String {
     format!("{token:016x}")
 }
 
-fn read(told: Vec<String>) -> Result<Option<Told>, StoreError> {
+fn read(told: Vec<String>) -> Result<Option<AgeReport>, StoreError> {
     let [number, token, of_latest, earliest, of_asked] =
         <[String; 5]>::try_from(told).map_err(|_| StoreError::Unreadable)?;
     let read = |text: &str| match text {
@@ -81,5 +81,5 @@ fn read(told: Vec<String>) -> Result<Option<Told>, StoreError> {
         })
         .transpose()?;
     let (earliest, number_of_asked) = (read(&earliest)?, read(&of_asked)?);
-    Ok(read(&number)?.map(|number| Told { number, latest, earliest, number_of_asked }))
+    Ok(read(&number)?.map(|number| AgeReport { number, latest, earliest, number_of_asked }))
 }

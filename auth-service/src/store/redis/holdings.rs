@@ -142,7 +142,7 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
     match try_hold(cells, new, &turn).await {
         Ok(displaced) => displaced,
         failed => {
-            told(failed);
+            log_error(failed);
             Vec::new()
         }
     }
@@ -174,17 +174,17 @@ pub(super) async fn try_hold(
                 grants.extend(grant.filter(|grant| !grant.is_expired(new.held.at)));
                 names.push(held.name.as_str());
             }
-            failed => told(failed),
+            failed => log_error(failed),
         }
     }
-    told(leave(cells, new, names).await);
+    log_error(leave(cells, new, names).await);
     Ok(grants)
 }
 
 /// Removes the entry of a row that was deleted or used up. Only its name counts. Errors are logged: the entry
 /// then counts until its expiry.
 pub(super) async fn release(cells: &Cells, gone: &New<'_>) {
-    told(leave(cells, gone, vec![&gone.held.name]).await);
+    log_error(leave(cells, gone, vec![&gone.held.name]).await);
 }
 
 /// Deletes a grant and its entry.
@@ -206,7 +206,7 @@ pub(super) async fn remove_session(cells: &Cells, id: &TokenHash) -> Result<(), 
 }
 
 /// Logs an error that is not returned.
-pub(super) fn told<T>(done: Result<T, StoreError>) {
+pub(super) fn log_error<T>(done: Result<T, StoreError>) {
     if let Err(error) = done {
         tracing::warn!(
             "the list of what an account holds cannot be changed, so its ceilings may not hold: {error}"

@@ -45,18 +45,18 @@ impl Installation for RedisStore {
     }
 
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
-        let said: Option<String> = self.told(&TIME).await?;
+        let said: Option<String> = self.answer_of(&TIME).await?;
         Ok(said.and_then(|text| text.parse().ok()).map(UnixTime))
     }
 
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.told(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default())
+        Ok(self.answer_of(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default())
     }
 }
 
 impl RedisStore {
     /// The result of a script. None if the Redis user has no permission to run it (ACL).
-    async fn told(&self, script: &Script) -> Result<Option<String>, StoreError> {
+    async fn answer_of(&self, script: &Script) -> Result<Option<String>, StoreError> {
         let key = self.cells.keys.key_check();
         match self.cells.connection.script(script, &[&key], Vec::new()).await {
             Ok(text) => Ok(Some(text)),

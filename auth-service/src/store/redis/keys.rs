@@ -7,7 +7,7 @@ use crate::domain::client::ClientId;
 use crate::domain::device::UserCode;
 use crate::domain::grant::GrantId;
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::pushed_request::PushedRoom;
+use crate::domain::pushed_request::PushedPool;
 use crate::store::changes::About;
 use crate::store::holdings::Holding;
 use crate::store::records::{Kind, SIGNING};
@@ -119,7 +119,7 @@ impl Keys {
             | ("meta", "taken-away" | "history")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
-            | ("room", "requests" | "requests-public" | "requests-proven" | "devices") => Named::Index,
+            | ("pool", "requests" | "requests-public" | "requests-proven" | "devices") => Named::Index,
             _ => return None,
         })
     }
@@ -275,21 +275,21 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
-    /// The key of the set of places in a room for pushed requests, by the time at which they expire.
-    pub(super) fn room(&self, room: PushedRoom) -> String {
+    /// The key of the set of places in a pool for pushed requests, by the time at which they expire.
+    pub(super) fn pool(&self, pool: PushedPool) -> String {
         self.key(
-            "room",
-            match room {
-                PushedRoom::Strangers => "requests",
-                PushedRoom::Public => "requests-public",
-                PushedRoom::Proven => "requests-proven",
+            "pool",
+            match pool {
+                PushedPool::Strangers => "requests",
+                PushedPool::Public => "requests-public",
+                PushedPool::Proven => "requests-proven",
             },
         )
     }
 
     /// The key of the set of places for devices, by the time at which they expire.
-    pub(super) fn room_of_devices(&self) -> String {
-        self.key("room", "devices")
+    pub(super) fn pool_of_devices(&self) -> String {
+        self.key("pool", "devices")
     }
 
     /// The key of a row that is written to test whether Redis accepts writes.

@@ -46,8 +46,8 @@ impl PendingStore for RedisStore {
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
-        let room = self.cells.keys.room_of_devices();
-        places::reserve(&self.cells, &room, name.text(), (until, now), ceiling).await
+        let pool = self.cells.keys.pool_of_devices();
+        places::reserve(&self.cells, &pool, name.text(), (until, now), ceiling).await
     }
 
     async fn add_device(

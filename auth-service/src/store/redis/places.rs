@@ -1,4 +1,4 @@
-//! The rooms of devices and pushed requests: a sorted set each, whose members stand for rows in other slots. A
+//! The pools of devices and pushed requests: a sorted set each, whose members stand for rows in other slots. A
 //! place is reserved before its row is written, and a row is deleted before its place is given up, so that every
 //! row has a place.
 
@@ -29,17 +29,17 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Reserves a place in a room until it expires. Returns false if all are taken.
+/// Reserves a place in a pool until it expires. Returns false if all are taken.
 pub(super) async fn reserve(
     cells: &Cells,
-    room: &str,
+    pool: &str,
     name: String,
     (until, now): (UnixTime, UnixTime),
     ceiling: u64,
 ) -> Result<bool, StoreError> {
     let arguments =
         vec![name.into(), until.0.to_string().into(), now.0.to_string().into(), ceiling.to_string().into()];
-    cells.connection.script(&RESERVE, &[room], arguments).await
+    cells.connection.script(&RESERVE, &[pool], arguments).await
 }
 
 /// Takes a place for a pushed request. If there is none, others give way. Returns false if nobody can.
@@ -50,19 +50,19 @@ pub(super) async fn take(
     request: &PushedRequest,
     earliest: UnixTime,
 ) -> Result<bool, StoreError> {
-    let room = cells.keys.room(request.room);
+    let pool = cells.keys.pool(request.pool);
     let member = member(key, handle, request)?;
-    let ceiling = u64::try_from(request.room.places()).unwrap_or(u64::MAX);
+    let ceiling = u64::try_from(request.pool.places()).unwrap_or(u64::MAX);
     let times = (request.expires_at, earliest);
-    if reserve(cells, &room, member.clone(), times, ceiling).await? {
+    if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
     }
-    // One call of this process reads a full room at a time. The others find the places that it has freed.
+    // One call of this process reads a full pool at a time. The others find the places that it has freed.
     let _alone = cells.making_room.lock().await;
-    if reserve(cells, &room, member.clone(), times, ceiling).await? {
+    if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
     }
-    let range: [Value; 3] = [room.as_str().into(), 0_i64.into(), (-1_i64).into()];
+    let range: [Value; 3] = [pool.as_str().into(), 0_i64.into(), (-1_i64).into()];
     let members: Vec<String> = cells.connection.run("ZRANGE", range.into()).await?;
     let places: Vec<Place> = members.iter().map(|member| read(member)).collect();
     let leaving = giving_way(&places);
@@ -72,9 +72,9 @@ pub(super) async fn take(
     let rows = leaving.iter().map(|place| cells.keys.of(Kind::PushedRequest, &place.name));
     try_join_all(rows.map(|row| async move { cells.remove(&row).await })).await?;
     let members = leaving.iter().map(|place| Value::from(written(place)));
-    let command = [Value::from(room.as_str())].into_iter().chain(members).collect();
+    let command = [Value::from(pool.as_str())].into_iter().chain(members).collect();
     cells.connection.run::<i64>("ZREM", command).await?;
-    reserve(cells, &room, member, times, ceiling).await
+    reserve(cells, &pool, member, times, ceiling).await
 }
 
 /// Gives up the place of a request that was decided.
@@ -85,7 +85,7 @@ pub(super) async fn leave(
     request: &PushedRequest,
 ) -> Result<(), StoreError> {
     let member = member(key, handle, request)?;
-    let command = vec![cells.keys.room(request.room).into(), member.into()];
+    let command = vec![cells.keys.pool(request.pool).into(), member.into()];
     cells.connection.run::<i64>("ZREM", command).await.map(|_| ())
 }
 

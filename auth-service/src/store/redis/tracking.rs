@@ -73,14 +73,14 @@ impl Tracking {
             loop {
                 let Err(lost) = follow(&config, &followed, &keys, &changes, &mut told).await;
                 changes.end_lease();
-                metrics::gauge!("mcp_gate_facts_channel_live").set(0.0);
-                metrics::counter!("mcp_gate_facts_channel_losses_total").increment(1);
+                metrics::gauge!("mcp_gate_token_cache_channel_live").set(0.0);
+                metrics::counter!("mcp_gate_token_cache_channel_losses_total").increment(1);
                 // Each reason is logged only once, because Redis could be away for hours.
                 let reason = lost.to_string();
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(
                         %reason,
-                        "changes in Redis are not heard of: facts are not cached until they are{}",
+                        "changes in Redis are not reported to this replica: tokens are not cached until they are{}",
                         lost.hint()
                     );
                     told = Some(reason);
@@ -155,8 +155,11 @@ async fn follow(
     let mut begun = |first: bool| {
         if first && !started {
             started = true;
-            metrics::gauge!("mcp_gate_facts_channel_live").set(1.0);
-            tracing::info!(servers = servers.len(), "changes in Redis are heard of: facts are cached");
+            metrics::gauge!("mcp_gate_token_cache_channel_live").set(1.0);
+            tracing::info!(
+                servers = servers.len(),
+                "changes in Redis are reported to this replica: tokens are cached"
+            );
             *told = None;
         }
     };
@@ -286,7 +289,7 @@ fn note(told: &Invalidation, keys: &Keys, changes: &Changes) -> Result<(), Lost>
             return Err(Lost::Unreadable);
         }
         if let Some((about, hash)) = keys.about(key) {
-            metrics::counter!("mcp_gate_facts_changes_heard_total").increment(1);
+            metrics::counter!("mcp_gate_token_cache_changes_heard_total").increment(1);
             changes.note_hashed(about, hash);
         }
     }

@@ -24,19 +24,19 @@ pub(super) struct Relief {
     /// Those that are not gone yet. What they take comes back in a moment.
     ending: Mutex<HashSet<u64>>,
     /// Notified whenever one of them is gone.
-    gone: Notify,
+    ended: Notify,
     log: Mutex<RateLimit>,
 }
 
 impl Relief {
     pub(super) fn new(now: Instant) -> Self {
         let log = Mutex::new(RateLimit::new(RELIEF_RATE, now));
-        Self { ending: Mutex::default(), gone: Notify::new(), log }
+        Self { ending: Mutex::default(), ended: Notify::new(), log }
     }
 
     /// Waits until one is gone, if any is ending. Returns whether one is.
-    pub(super) async fn one_is_gone(&self) -> bool {
-        let mut gone = std::pin::pin!(self.gone.notified());
+    pub(super) async fn one_has_ended(&self) -> bool {
+        let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
         let is_one_ending = !self.ending().is_empty();
         is_one_ending && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
@@ -133,7 +133,7 @@ impl Launcher {
             gone.await;
             launcher.relief.ending().remove(&child);
             launcher.look();
-            launcher.relief.gone.notify_waiters();
+            launcher.relief.ended.notify_waiters();
         });
         match short {
             Measure::Memory => self.metrics.children_ended_for_memory_total.add(),

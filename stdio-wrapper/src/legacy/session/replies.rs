@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Behind, Session};
+use super::{Backend, Session};
 use crate::legacy::questions::Question;
 use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse_line};
 use crate::stream::Stream;
@@ -46,14 +46,14 @@ impl Session {
     async fn hand_over(&self, message: &Message<'_>, own: &str) {
         let Kind::Response { id: Some(id), .. } = &message.kind else { return };
         match self.behind.get() {
-            Some(Behind::Own(link)) => {
+            Some(Backend::Own(link)) => {
                 let patch = Patch { span: id.clone(), with: own.as_bytes() };
                 if let Err(why) = link.pass(self, message, &mut [patch]).await {
                     tracing::debug!(why, "an answer to a question of the child was lost");
                 }
             }
-            Some(Behind::Foreign(peer)) => peer.reply(message, own),
-            Some(Behind::Shared(_)) | None => {}
+            Some(Backend::Translated(peer)) => peer.reply(message, own),
+            Some(Backend::Shared(_)) | None => {}
         }
     }
 
@@ -81,7 +81,7 @@ impl Session {
         method: &str,
         stream: &Arc<Stream>,
     ) -> Option<String> {
-        self.state().questions.put(id, method, stream, Instant::now(), &self.room)
+        self.state().questions.put(id, method, stream, Instant::now(), &self.reservation)
     }
 
     /// Records that the child needs no answer any more. Returns the stream on which the question was sent,

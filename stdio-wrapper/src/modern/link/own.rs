@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Link, Ticket};
-use crate::budget::Room;
+use crate::budget::Reservation;
 use crate::modern::pending::{Pending, Waits};
 use crate::modern::{CAPABILITIES, PROTOCOL_VERSION, VERSION};
 use crate::protocol::{Kind, Text, parse_line};
@@ -23,7 +23,7 @@ impl Link {
         capabilities: &str,
         within: Duration,
     ) -> Result<Bytes, String> {
-        let stream = Stream::for_post(1, 1, 1 << 20, Room::unlimited());
+        let stream = Stream::for_post(1, 1, 1 << 20, Reservation::unlimited());
         let _ticket = self.open(method, params, capabilities, within, &stream).await?;
         let answered = async {
             loop {

@@ -1,4 +1,4 @@
-//! Tests of the cached facts about tokens, and how soon they become invalid: at once on the replica that
+//! Tests of the cache of principals, and how soon its entries become invalid: at once on the replica that
 //! makes a change, on the others when they hear of the change, and in any case after a second.
 
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use auth_service::domain::clock::{Clock, UnixTime};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
-use auth_service::facts::{CacheTerms, FactsCache, Known, NoFacts, Sources};
 use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
+use auth_service::principal::{CacheTerms, Known, PrincipalCache, RejectedToken, Sources};
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Redemption, Store, Successor};
 
@@ -27,7 +27,7 @@ pub(crate) struct Replica {
     store: Arc<dyn Store>,
     keys: Arc<KeyRing>,
     issuer: Issuer,
-    cache: FactsCache,
+    cache: PrincipalCache,
 }
 
 impl Replica {
@@ -37,20 +37,20 @@ impl Replica {
             store,
             keys,
             issuer: Issuer::parse("https://auth.example").unwrap(),
-            cache: FactsCache::new(terms, std::num::NonZeroUsize::MIN),
+            cache: PrincipalCache::new(terms, std::num::NonZeroUsize::MIN),
         }
     }
 
-    pub(crate) async fn check_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, NoFacts> {
+    pub(crate) async fn check_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         let sources = Sources { keys: &self.keys, issuer: &self.issuer, store: &*self.store, now };
         self.cache.of_token(token, sources).await
     }
 
-    pub(crate) async fn check(&self, token: &str) -> Result<Arc<Known>, NoFacts> {
+    pub(crate) async fn check(&self, token: &str) -> Result<Arc<Known>, RejectedToken> {
         self.check_at(token, NOW).await
     }
 
-    /// Waits until cached facts are used.
+    /// Waits until the cache is used.
     pub(crate) async fn is_live(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.store.changes().is_live() {
@@ -65,7 +65,7 @@ impl Replica {
         loop {
             match self.check(token).await {
                 Ok(_) => {}
-                Err(NoFacts::Revoked) => return start.elapsed(),
+                Err(RejectedToken::Revoked) => return start.elapsed(),
                 Err(error) => panic!("{error}"),
             }
             assert!(start.elapsed() < within, "the token still counts");
@@ -75,16 +75,16 @@ impl Replica {
 }
 
 /// A clock that stands still.
-struct Standing;
+struct FixedClock;
 
-impl Clock for Standing {
+impl Clock for FixedClock {
     fn now(&self) -> UnixTime {
         NOW
     }
 }
 
 pub(crate) fn keys() -> Arc<KeyRing> {
-    Arc::new(KeyRing::new(KeySet::first(&TERMS, NOW).unwrap(), Arc::new(Standing)).unwrap())
+    Arc::new(KeyRing::new(KeySet::first(&TERMS, NOW).unwrap(), Arc::new(FixedClock)).unwrap())
 }
 
 /// An access token of this grant.
@@ -146,11 +146,11 @@ pub(crate) async fn a066_a083_what_ends_is_refused_everywhere_within_a_moment(wo
         for replica in &replicas {
             replica.check(&token).await.unwrap();
             let again = replica.check(&token).await.unwrap();
-            assert!(Arc::ptr_eq(&again, &replica.check(&token).await.unwrap()), "facts are kept");
+            assert!(Arc::ptr_eq(&again, &replica.check(&token).await.unwrap()), "the principal is kept");
         }
         end(way, &name, &*replicas[0].store, &grant).await;
         assert!(
-            matches!(replicas[0].check(&token).await, Err(NoFacts::Revoked)),
+            matches!(replicas[0].check(&token).await, Err(RejectedToken::Revoked)),
             "{way}: at once where it was done"
         );
         for replica in &replicas {
@@ -159,7 +159,7 @@ pub(crate) async fn a066_a083_what_ends_is_refused_everywhere_within_a_moment(wo
     }
 }
 
-pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &World) {
+pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world: &World) {
     let replicas = replicas(world).await;
     for way in ["revoke", "disable client", "delete client", "time"] {
         let name = format!("parent-{}", way.replace(' ', "-"));
@@ -171,7 +171,7 @@ pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &Wo
         let token = token(&replicas[0].keys, &child);
         for replica in &replicas {
             let known = replica.check(&token).await.unwrap();
-            assert!(Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()), "facts are kept");
+            assert!(Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()), "the principal is kept");
         }
         if way == "time" {
             // The parent grant ends sooner than the child's token. This must count to the second, whatever is
@@ -186,7 +186,7 @@ pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &Wo
                 .unwrap();
             for replica in &replicas {
                 let deadline = Instant::now() + Duration::from_secs(1);
-                while replica.check(&token).await.unwrap().facts.expires_at != soon.expires_at {
+                while replica.check(&token).await.unwrap().principal.expires_at != soon.expires_at {
                     assert!(Instant::now() < deadline, "the end of yesterday");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -196,14 +196,14 @@ pub(crate) async fn a066_facts_on_behalf_of_another_grant_end_with_it(world: &Wo
             continue;
         }
         end(way, &name, &*replicas[0].store, &parent).await;
-        assert!(matches!(replicas[0].check(&token).await, Err(NoFacts::Revoked)), "{way}");
+        assert!(matches!(replicas[0].check(&token).await, Err(RejectedToken::Revoked)), "{way}");
         for replica in &replicas {
             replica.refuses(&token, Duration::from_secs(1)).await;
         }
     }
 }
 
-pub(crate) async fn facts_that_a_revoked_key_signed_are_gone_at_once(world: &World) {
+pub(crate) async fn tokens_that_a_revoked_key_signed_leave_the_cache_at_once(world: &World) {
     let replicas = replicas(world).await;
     let (_, _, grant) = granted(world.store(), "a", "refresh").await;
     let before = KeySet::first(&TERMS, NOW).unwrap();
@@ -212,24 +212,24 @@ pub(crate) async fn facts_that_a_revoked_key_signed_are_gone_at_once(world: &Wor
     replicas[0].check(&of_old).await.unwrap();
     let after = before.without(&before.keys()[0].kid, &TERMS, NOW).unwrap();
     replicas[0].keys.install(after).unwrap();
-    assert!(matches!(replicas[0].check(&of_old).await, Err(NoFacts::Invalid)));
+    assert!(matches!(replicas[0].check(&of_old).await, Err(RejectedToken::Invalid)));
     let of_new = token(&replicas[0].keys, &grant);
     replicas[0].check(&of_new).await.unwrap();
-    assert!(matches!(replicas[0].check(&of_old).await, Err(NoFacts::Invalid)));
+    assert!(matches!(replicas[0].check(&of_old).await, Err(RejectedToken::Invalid)));
 }
 
-pub(crate) async fn a083_facts_follow_the_account_at_once(world: &World) {
+pub(crate) async fn a083_principals_follow_the_account_at_once(world: &World) {
     let replicas = replicas(world).await;
     let (_, person, grant) = granted(world.store(), "a", "refresh").await;
     let token = token(&replicas[0].keys, &grant);
     for replica in &replicas {
-        assert_eq!(replica.check(&token).await.unwrap().facts.groups, person.groups);
+        assert_eq!(replica.check(&token).await.unwrap().principal.groups, person.groups);
     }
     assert!(replicas[0].store.set_account_groups(&person.subject, &[]).await.unwrap());
-    assert!(replicas[0].check(&token).await.unwrap().facts.groups.is_empty());
+    assert!(replicas[0].check(&token).await.unwrap().principal.groups.is_empty());
     for replica in &replicas {
         let deadline = Instant::now() + Duration::from_secs(1);
-        while !replica.check(&token).await.unwrap().facts.groups.is_empty() {
+        while !replica.check(&token).await.unwrap().principal.groups.is_empty() {
             assert!(Instant::now() < deadline, "the groups of yesterday");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -241,7 +241,7 @@ pub(crate) async fn a083_facts_follow_the_account_at_once(world: &World) {
     assert!(replicas[0].check(&token).await.is_ok(), "a new password ends logins, not grants");
 }
 
-pub(crate) async fn a084_callers_who_come_at_once_get_their_own_facts(world: &World) {
+pub(crate) async fn a084_callers_who_come_at_once_get_their_own_principals(world: &World) {
     let replicas = Arc::new(replicas(world).await);
     let mut owners = Vec::new();
     for n in 0..16 {
@@ -252,7 +252,7 @@ pub(crate) async fn a084_callers_who_come_at_once_get_their_own_facts(world: &Wo
         let (replicas, (token, subject)) = (Arc::clone(&replicas), owners[n % 16].clone());
         tokio::spawn(async move {
             let known = replicas[n % replicas.len()].check(&token).await.unwrap();
-            assert_eq!(known.facts.subject, subject);
+            assert_eq!(known.principal.subject, subject);
         })
     });
     for call in calls.collect::<Vec<_>>() {
@@ -263,7 +263,7 @@ pub(crate) async fn a084_callers_who_come_at_once_get_their_own_facts(world: &Wo
     }
 }
 
-pub(crate) async fn facts_end_with_their_token_and_after_a_while_are_asked_anew(world: &World) {
+pub(crate) async fn cached_principals_end_with_their_token_and_are_read_anew_after_a_while(world: &World) {
     let replicas = replicas(world).await;
     let (_, _, grant) = granted(world.store(), "a", "refresh").await;
     let token = token(&replicas[0].keys, &grant);
@@ -274,13 +274,13 @@ pub(crate) async fn facts_end_with_their_token_and_after_a_while_are_asked_anew(
     let second = at(10).await.unwrap();
     assert!(!Arc::ptr_eq(&second, &at(5).await.unwrap()), "a clock that was set back prolongs nothing");
     at(3599).await.unwrap();
-    assert!(matches!(at(3600).await, Err(NoFacts::Expired)));
+    assert!(matches!(at(3600).await, Err(RejectedToken::Expired)));
     // Tokens without a valid signature are cached separately.
     let count = replicas[0].cache.len();
     for n in 0..200 {
         let forged = format!("{token}{n}");
-        assert!(matches!(replicas[0].check(&forged).await, Err(NoFacts::Invalid)));
-        assert!(matches!(replicas[0].check(&forged).await, Err(NoFacts::Invalid)));
+        assert!(matches!(replicas[0].check(&forged).await, Err(RejectedToken::Invalid)));
+        assert!(matches!(replicas[0].check(&forged).await, Err(RejectedToken::Invalid)));
     }
     assert_eq!(replicas[0].cache.len(), count);
 }
@@ -298,7 +298,7 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         let name = format!("round{round}");
         let (_, _, grant) = granted(&*direct, &name, &name).await;
         let token = token(&keys, &grant);
-        // Facts are read over the first connection. It holds the response back, while the change is reported
+        // Principals are read over the first connection. It holds the response back, while the change is reported
         // over another one.
         proxy.turn(Weather::Hold(0));
         let asking = tokio::spawn({
@@ -310,11 +310,14 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         proxy.turn(Weather::Fair);
         assert!(asking.await.unwrap(), "it was asked before the revocation");
-        assert!(matches!(slow.check(&token).await, Err(NoFacts::Revoked)), "{name}: the old answer was kept");
+        assert!(
+            matches!(slow.check(&token).await, Err(RejectedToken::Revoked)),
+            "{name}: the old answer was kept"
+        );
     }
 }
 
-/// Whatever happens to the connection that reports changes, cached facts from before a revocation are used
+/// Whatever happens to the connection that reports changes, cached principals from before a revocation are used
 /// for at most a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {
@@ -354,8 +357,8 @@ async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() 
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             match far.check(&token).await {
-                Err(NoFacts::Revoked) => break,
-                Err(NoFacts::Store(error)) => {
+                Err(RejectedToken::Revoked) => break,
+                Err(RejectedToken::Store(error)) => {
                     assert!(Instant::now() < deadline, "{weather:?}: does not recover: {error}");
                 }
                 other => panic!("{weather:?}: {other:?}"),
@@ -371,7 +374,7 @@ async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn without_leave_to_track_changes_facts_are_asked_every_time() {
+async fn without_leave_to_track_changes_nothing_is_cached() {
     let Some(server) = RedisServer::start(&["--appendonly", "no", "--requirepass", "hunter2hunter2"]) else {
         return;
     };
@@ -389,5 +392,5 @@ async fn without_leave_to_track_changes_facts_are_asked_every_time() {
     }
     assert!(replica.cache.is_empty() && !store.changes().is_live());
     store.revoke_grant(&grant.id).await.unwrap();
-    assert!(matches!(replica.check(&token).await, Err(NoFacts::Revoked)));
+    assert!(matches!(replica.check(&token).await, Err(RejectedToken::Revoked)));
 }

@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use self::listen::Listening;
-use super::asked::MAX_ROUNDS;
+use super::call_questions::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
-use crate::legacy::{Busy, Foreign, Session, Sessions};
+use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
 use crate::modern::{
     CAPABILITIES, LOG_LEVEL, Meta, Native, PROTOCOL_VERSION, Request, SERVER_INFO, Servers, VERSION,
 };
@@ -39,14 +39,14 @@ const MAX_RESOURCES: usize = 256;
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The translation for clients with sessions.
-pub struct Backward {
+pub struct LegacyToModern {
     sessions: Arc<Sessions>,
     servers: Arc<Servers>,
     /// Whether the server is known to refuse the handshake.
     is_needed: AtomicBool,
 }
 
-impl Backward {
+impl LegacyToModern {
     /// Makes a translation without any sessions.
     pub fn new(sessions: Arc<Sessions>, servers: Arc<Servers>) -> Arc<Self> {
         Arc::new(Self { sessions, servers, is_needed: AtomicBool::new(false) })
@@ -84,7 +84,7 @@ impl Backward {
             next: AtomicU64::new(1),
             state: Mutex::default(),
         });
-        let foreign: Arc<dyn Foreign> = Arc::<Peer>::clone(&peer);
+        let foreign: Arc<dyn TranslatedServer> = Arc::<Peer>::clone(&peer);
         let session = self.sessions.open_foreign(owner, caller, &foreign).ok()?;
         session.initialized(Some(version));
         self.is_needed.store(true, Ordering::Relaxed);
@@ -196,12 +196,12 @@ impl Peer {
 
     /// Records that the client watches a resource, or no longer does.
     fn watch(&self, uri: &str, is_wanted: bool) -> Result<(), (Code, String)> {
-        let room = self.servers.answers().room(&self.owner);
+        let reservation = self.servers.answers().reservation(&self.owner);
         let resources = &mut self.state().resources;
         if !is_wanted {
             resources.remove(uri);
         } else if resources.len() < MAX_RESOURCES || resources.contains(uri) {
-            resources.insert(room.keep(uri).ok_or_else(no_room)?);
+            resources.insert(reservation.keep(uri).ok_or_else(no_room)?);
         } else {
             return Err((Code::Refused, format!("At most {MAX_RESOURCES} resources can be watched.")));
         }
@@ -241,8 +241,8 @@ impl Peer {
         let text = self.text(method, &params, level.as_deref(), id);
         drop(params);
         // The text is there until the child has the message.
-        let mut room = self.servers.messages().room(&session.owner);
-        if !room.grow_within(text.len(), ROOM_PATIENCE).await {
+        let mut reservation = self.servers.messages().reservation(&session.owner);
+        if !reservation.grow_within(text.len(), ROOM_PATIENCE).await {
             return Err(TOO_MANY_MESSAGES.to_owned());
         }
         let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
@@ -335,7 +335,7 @@ fn fail(out: &Stream, id: &str, why: &str) {
     out.push(error_message(Some(id.as_bytes()), Code::InternalError, why).into(), true);
 }
 
-impl Foreign for Peer {
+impl TranslatedServer for Peer {
     fn request(
         &self,
         session: &Arc<Session>,
@@ -368,10 +368,10 @@ impl Foreign for Peer {
             None => {}
         }
         // The params are kept, because they are sent again in each round.
-        let room = self.servers.messages().room(&session.owner);
+        let reservation = self.servers.messages().reservation(&session.owner);
         let tool = if method == "tools/call" { peek_name(message).ok().flatten() } else { None };
-        let tool = tool.map(|tool| room.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
-        let (Some(params), Some(tool)) = (room.keep(params), tool) else {
+        let tool = tool.map(|tool| reservation.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
+        let (Some(params), Some(tool)) = (reservation.keep(params), tool) else {
             return stream
                 .push(error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_MESSAGES).into(), true);
         };
@@ -408,8 +408,8 @@ impl Foreign for Peer {
         let answer = match &message.result {
             None => Err(Unanswered::Refused),
             Some(result) => {
-                let room = self.servers.messages().room(&self.owner);
-                room.keep(message.at(result)).ok_or(Unanswered::NoMemory)
+                let reservation = self.servers.messages().reservation(&self.owner);
+                reservation.keep(message.at(result)).ok_or(Unanswered::NoMemory)
             }
         };
         // The call might have been given up, so nobody waits for the answer.

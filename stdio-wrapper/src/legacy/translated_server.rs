@@ -12,7 +12,7 @@ use crate::protocol::{Message, Span, parse_line};
 use crate::stream::Stream;
 
 /// The server side of such a session.
-pub trait Foreign: Debug + Send + Sync {
+pub trait TranslatedServer: Debug + Send + Sync {
     /// Accepts a request. All answers and messages for it come on `stream`.
     fn request(
         &self,

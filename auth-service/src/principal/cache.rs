@@ -1,4 +1,4 @@
-//! A cache of the facts about callers. A cached value is only used while the store guarantees that nothing
+//! A cache of principals by access token. A cached value is only used while the store guarantees that nothing
 //! about it has changed ([`crate::store::changes::Changes`]). Policy is evaluated on every request in any case.
 
 use std::num::NonZeroUsize;
@@ -19,11 +19,11 @@ use crate::store::changes::{About, Version};
 use crate::store::{Store, StoreError};
 
 use super::assertions::Assertions;
-use super::{Facts, NoFacts, claims_of, of_claims};
+use super::{Principal, RejectedToken, claims_of, of_claims};
 
 /// Number of headers that identify the caller (`forward_auth::IDENTITY`).
 pub const IDENTITY: usize = 7;
-/// Time limit for finding the facts in one check, whether it waits for the store or for another request that
+/// Time limit for finding the principal in one check, whether it waits for the store or for another request that
 /// queries it.
 const BUDGET: Duration = Duration::from_secs(1);
 /// The size of the cache of valid tokens divided by that of the cache of invalid ones.
@@ -43,15 +43,15 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// The facts about a caller, and the assertions made from them.
+/// A principal, and the assertions made for it.
 #[derive(Debug)]
 pub struct Known {
-    /// The facts about the caller.
-    pub facts: Facts,
+    /// The principal.
+    pub principal: Principal,
     /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
     /// last.
     pub identity: Assertions<[HeaderValue; IDENTITY]>,
-    /// The state of the rows from which the facts were read. None if they cannot be cached.
+    /// The state of the rows from which the principal was read. None if it cannot be cached.
     version: Option<Version>,
     verified: Verified,
 }
@@ -72,7 +72,7 @@ pub struct CacheTerms {
     pub longest: Duration,
 }
 
-/// The sources from which the facts about a caller are found.
+/// The sources from which a principal is found.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The keys that verify tokens.
@@ -85,8 +85,8 @@ pub struct Sources<'a> {
     pub now: UnixTime,
 }
 
-/// The cache of the facts about callers.
-pub struct FactsCache {
+/// The cache of principals by access token.
+pub struct PrincipalCache {
     known: Cache<Key, Arc<Known>>,
     /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
@@ -99,10 +99,10 @@ pub struct FactsCache {
     bypassed: Counter,
 }
 
-impl FactsCache {
+impl PrincipalCache {
     /// Creates an empty cache for a service with this number of workers.
     pub fn new(terms: CacheTerms, workers: NonZeroUsize) -> Self {
-        let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_facts_total", "outcome" => outcome);
+        let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_token_cache_lookups_total", "outcome" => outcome);
         Self {
             known: Cache::new(terms.tokens),
             invalid: Cache::new((terms.tokens / KNOWN_TO_ONE_INVALID).max(1)),
@@ -115,8 +115,8 @@ impl FactsCache {
         }
     }
 
-    /// Finds the facts about the caller who presents `token`.
-    pub async fn of_token(&self, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, NoFacts> {
+    /// Finds the principal of `token`.
+    pub async fn of_token(&self, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, RejectedToken> {
         let key = *TokenHash::of(token.as_bytes()).bytes();
         if let Some(known) = self.known.get(&key).filter(|known| self.is_good(known, &sources)) {
             self.hits.increment(1);
@@ -127,7 +127,7 @@ impl FactsCache {
         let find = Box::pin(self.find(&key, token, sources));
         match tokio::time::timeout(BUDGET, find).await {
             Ok(found) => found?.unless_expired(sources.now),
-            Err(_) => Err(NoFacts::Store(StoreError::Unavailable(format!(
+            Err(_) => Err(RejectedToken::Store(StoreError::Unavailable(format!(
                 "it did not say within {} ms who a token belongs to",
                 BUDGET.as_millis()
             )))),
@@ -146,7 +146,7 @@ impl FactsCache {
 
     /// If several requests with the same token need the store, one queries it, and the others use its result
     /// if it is still current for them.
-    async fn find(&self, key: &Key, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, NoFacts> {
+    async fn find(&self, key: &Key, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, RejectedToken> {
         for _ in 0..TRIES {
             match self.known.get_value_or_guard_async(key).await {
                 Ok(known) if self.is_good(&known, &sources) => {
@@ -168,18 +168,18 @@ impl FactsCache {
         token: &str,
         sources: Sources<'_>,
         guard: Option<Guard<'_>>,
-    ) -> Result<Arc<Known>, NoFacts> {
+    ) -> Result<Arc<Known>, RejectedToken> {
         let verified = Verified { at: sources.now, keys: sources.keys.generation() };
         if self.invalid.get(key).is_some_and(|before| self.is_young(before, &sources)) {
             self.refused.increment(1);
-            return Err(NoFacts::Invalid);
+            return Err(RejectedToken::Invalid);
         }
         let claims =
             self.verify(token, sources.keys).await.inspect_err(|_| self.invalid.insert(*key, verified))?;
-        let (facts, version) = ask(claims, sources).await?;
+        let (principal, version) = ask(claims, sources).await?;
         let counter = if version.is_some() { &self.misses } else { &self.bypassed };
         counter.increment(1);
-        let known = Arc::new(Known { facts, identity: Assertions::default(), version, verified });
+        let known = Arc::new(Known { principal, identity: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
             // This fails if the placeholder was removed. The value is then not cached.
             let _ = guard.insert(Arc::clone(&known));
@@ -190,7 +190,7 @@ impl FactsCache {
     /// Verifies a token that is not in the cache. Anybody can send such tokens, and a signature takes longer than the
     /// whole check of a token in the cache. Therefore few are verified at a time, and every other request that
     /// is ready goes first.
-    async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, NoFacts> {
+    async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {
         // The semaphore is never closed.
         let _turn = self.verifications.acquire().await;
         tokio::task::yield_now().await;
@@ -211,7 +211,10 @@ impl FactsCache {
 }
 
 /// Reads the counters before it queries the store, so that a change in between makes the result stale.
-async fn ask(claims: AccessTokenClaims, sources: Sources<'_>) -> Result<(Facts, Option<Version>), NoFacts> {
+async fn ask(
+    claims: AccessTokenClaims,
+    sources: Sources<'_>,
+) -> Result<(Principal, Option<Version>), RejectedToken> {
     let Sources { issuer, store, now, .. } = sources;
     let changes = store.changes();
     let (grant, client, subject) = (claims.gid.clone(), claims.client_id.clone(), claims.sub.clone());
@@ -221,24 +224,24 @@ async fn ask(claims: AccessTokenClaims, sources: Sources<'_>) -> Result<(Facts, 
         (About::Account, subject.as_str()),
     ];
     let version = changes.version(&own);
-    let (facts, parent) = of_claims(claims.clone(), issuer, store, now).await?;
+    let (principal, parent) = of_claims(claims.clone(), issuer, store, now).await?;
     let Some(parent) = parent else {
-        return Ok((facts, version));
+        return Ok((principal, version));
     };
     // If the grant is on behalf of another one, it ends with that one. The other grant is only known after
     // the first query, so the query is repeated with the counters of all rows.
-    let of_parent = store.grant(&parent, now).await?.ok_or(NoFacts::Revoked)?.client_id;
+    let of_parent = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.client_id;
     let [a, b, c] = own;
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
-    let (facts, _) = of_claims(claims, issuer, store, now).await?;
+    let (principal, _) = of_claims(claims, issuer, store, now).await?;
     // The other grant might have been extended in the meantime, which the version shows, or have expired.
-    let end = store.grant(&parent, now).await?.ok_or(NoFacts::Revoked)?.expires_at;
-    Ok((Facts { expires_at: facts.expires_at.min(end), ..facts }, version))
+    let end = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.expires_at;
+    Ok((Principal { expires_at: principal.expires_at.min(end), ..principal }, version))
 }
 
 impl Known {
-    fn unless_expired(self: Arc<Self>, now: UnixTime) -> Result<Arc<Self>, NoFacts> {
-        if self.facts.expires_at > now { Ok(self) } else { Err(NoFacts::Expired) }
+    fn unless_expired(self: Arc<Self>, now: UnixTime) -> Result<Arc<Self>, RejectedToken> {
+        if self.principal.expires_at > now { Ok(self) } else { Err(RejectedToken::Expired) }
     }
 }

@@ -54,8 +54,8 @@ impl Peer {
             let resources: Vec<&str> = resources.iter().map(|uri| &**uri).collect();
             wanted.insert("resourceSubscriptions".to_owned(), json!(resources));
         }
-        let room = self.servers.answers().room(&self.owner);
-        let wanted = (!wanted.is_empty()).then(|| room.keep(Value::Object(wanted).to_string()));
+        let reservation = self.servers.answers().reservation(&self.owner);
+        let wanted = (!wanted.is_empty()).then(|| reservation.keep(Value::Object(wanted).to_string()));
         let wanted = match wanted {
             Some(None) => return false,
             wanted => wanted.flatten(),
@@ -99,7 +99,7 @@ impl Peer {
     }
 
     async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
-        let stream = Stream::endless(1, 1 << 20, self.servers.answers().room(&session.owner));
+        let stream = Stream::endless(1, 1 << 20, self.servers.answers().reservation(&session.owner));
         let consumer = stream.connect();
         let gate = self.state().gate.clone();
         let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::group::{Group, GroupKey, Lease, Seat, initialize, pump};
+use super::super::group::{Group, GroupKey, Lease, PooledSession, initialize, pump};
 use super::super::results::Greeting;
-use super::{Facade, Refused, Suspended, Waiting};
+use super::{ModernToLegacy, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Session, Sessions};
 use crate::policy::Own;
@@ -20,7 +20,7 @@ const UNDISTURBED: u32 = 20;
 /// Time after which a waiting call checks again which users have answered.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-impl Facade {
+impl ModernToLegacy {
     /// Finds a session for a request: the group's first one or, for a call that might ask something, one that
     /// no other such call uses.
     pub(super) async fn lease(
@@ -37,14 +37,14 @@ impl Facade {
             let free = if is_exclusive {
                 group.take_free(false)
             } else {
-                group.home().and_then(|seat| Lease::take(&seat, false))
+                group.home().and_then(|pooled| Lease::take(&pooled, false))
             };
             if let Some(lease) = free {
                 return Ok(lease.of(group));
             }
             {
                 let turn = group.opening.turn().await;
-                let count = group.seats().len();
+                let count = group.pooled_sessions().len();
                 if count > 0 && (!is_exclusive || group.take_free(false).is_some()) {
                     continue;
                 }
@@ -143,10 +143,11 @@ impl Facade {
             let others = groups.iter().filter(|(key, _)| key.owner == own.owner && *key != own);
             others.map(|(_, group)| Arc::clone(group)).collect()
         };
-        let is_full = || count + others.iter().map(|group| group.seats().len()).sum::<usize>() >= max;
+        let is_full =
+            || count + others.iter().map(|group| group.pooled_sessions().len()).sum::<usize>() >= max;
         if count < max && is_full() {
-            for seat in others.iter().flat_map(|group| group.take_unused()) {
-                self.sessions.end(&seat.session, "another one of this principal is opened");
+            for pooled in others.iter().flat_map(|group| group.take_unused()) {
+                self.sessions.end(&pooled.session, "another one of this principal is opened");
             }
         }
         !is_full()
@@ -191,10 +192,10 @@ impl Facade {
             Err(why) => return Err(Refused::Child(why)),
         };
         unfinished.keep();
-        let seat = Arc::new(Seat::new(session, greeting));
-        seat.notify(Own::Initialized, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
-        group.seats().push(Arc::clone(&seat));
-        tokio::spawn(pump(Arc::clone(group), seat));
+        let pooled = Arc::new(PooledSession::new(session, greeting));
+        pooled.notify(Own::Initialized, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        group.pooled_sessions().push(Arc::clone(&pooled));
+        tokio::spawn(pump(Arc::clone(group), pooled));
         Ok(())
     }
 
@@ -203,18 +204,18 @@ impl Facade {
         let now = Instant::now();
         let groups = self.groups();
         let idle = groups.iter().find(|(key, group)| {
-            key.owner == owner && !group.seats().is_empty() && group.is_idle(now, Duration::ZERO)
+            key.owner == owner && !group.pooled_sessions().is_empty() && group.is_idle(now, Duration::ZERO)
         });
         idle.map(|(_, group)| self.end_group(group, "another one is opened")).unwrap_or_default()
     }
 
     /// Ends all sessions of a group, and returns them.
     pub(super) fn end_group(&self, group: &Group, why: &str) -> Vec<Arc<Session>> {
-        let seats: Vec<Arc<Seat>> = group.seats().drain(..).collect();
-        for seat in &seats {
-            self.sessions.end(&seat.session, why);
+        let pooled_sessions: Vec<Arc<PooledSession>> = group.pooled_sessions().drain(..).collect();
+        for pooled in &pooled_sessions {
+            self.sessions.end(&pooled.session, why);
         }
-        seats.iter().map(|seat| Arc::clone(&seat.session)).collect()
+        pooled_sessions.iter().map(|pooled| Arc::clone(&pooled.session)).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::opaque_token::TokenHash;
 use crate::identity::cookies::OurCookie;
-use crate::identity::ticket::Form;
+use crate::identity::form_token::Form;
 use crate::oauth::after_form::{Problem, redirect};
 use crate::oauth::authorize::see_other;
 use crate::oauth::login_attempt::NotProven;
@@ -18,7 +18,7 @@ use crate::state::AppState;
 use super::{Continuation, LoginError, STALE, attempt, form_for, set_attempt, shown_here};
 
 #[derive(Serialize, Deserialize)]
-struct Again {
+struct RepeatedLogin {
     then: Continuation,
     username: String,
     problem: Problem,
@@ -26,7 +26,7 @@ struct Again {
     session: Option<TokenHash>,
 }
 
-/// `GET /login/again`: shows the form with the problem. The ticket in the query is bound to the browser that
+/// `GET /login/again`: shows the form with the problem. The form token in the query is bound to the browser that
 /// sent the form, so that nobody else's link can fill the form in.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
@@ -34,11 +34,11 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, LoginError> {
     let params = Params::of_query(http.query_string())?;
-    let Some(ticket) = params.one("ticket")? else {
+    let Some(form_token) = params.one("form_token")? else {
         return Ok(see_other(&state.config.site.issuer.endpoint("/login")));
     };
-    let Ok((_, again)) = shown_here::<Again>(http, state, Form::LoginAgain, ticket) else {
-        return open_stale(http, state, ticket).await;
+    let Ok((_, again)) = shown_here::<RepeatedLogin>(http, state, Form::LoginAgain, form_token) else {
+        return open_stale(http, state, form_token).await;
     };
     match session::of(http, state).await? {
         // The user has logged in since, and then pressed the back button.
@@ -49,20 +49,28 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// Handles a ticket that is expired or of another browser, or a browser that keeps no cookies. Without the
-/// message, such a browser would show the form again and again. The ticket still decides where the login
+/// Handles a form token that is expired or of another browser, or a browser that keeps no cookies. Without the
+/// message, such a browser would show the form again and again. The form token still decides where the login
 /// leads, as any link to the login page can.
-async fn open_stale(http: &HttpRequest, state: &AppState, ticket: &str) -> Result<HttpResponse, LoginError> {
-    let then = state.tickets.content(Form::LoginAgain, ticket).map(|again: Again| again.then);
+async fn open_stale(
+    http: &HttpRequest,
+    state: &AppState,
+    form_token: &str,
+) -> Result<HttpResponse, LoginError> {
+    let then = state.form_tokens.content(Form::LoginAgain, form_token).map(|again: RepeatedLogin| again.then);
     let then = then.unwrap_or(Continuation::Nowhere);
     if session::of(http, state).await?.is_some() {
         return form_for(http, state, &then, ("", None)).await;
     }
     let problem = Problem::new(StatusCode::BAD_REQUEST, STALE);
-    show(http, state, &Again { then, username: String::new(), problem, session: None }).await
+    show(http, state, &RepeatedLogin { then, username: String::new(), problem, session: None }).await
 }
 
-async fn show(http: &HttpRequest, state: &AppState, again: &Again) -> Result<HttpResponse, LoginError> {
+async fn show(
+    http: &HttpRequest,
+    state: &AppState,
+    again: &RepeatedLogin,
+) -> Result<HttpResponse, LoginError> {
     form_for(http, state, &again.then, (&again.username, Some(&again.problem))).await
 }
 
@@ -76,14 +84,14 @@ pub(super) async fn lead_to(
     problem: Problem,
 ) -> Result<HttpResponse, LoginError> {
     let session = OurCookie::Session.read(http, &state.config.site.issuer).map(|cookie| cookie.hash());
-    let again = Again { then: then.clone(), username: username.to_owned(), problem, session };
+    let again = RepeatedLogin { then: then.clone(), username: username.to_owned(), problem, session };
     if again.problem.is_temporary() {
         return show(http, state, &again).await;
     }
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
-    let ticket = state.tickets.issue(Form::LoginAgain, cookie.hash(), expires_at, &again)?;
-    let Some(mut response) = redirect(state, "/login/again", &ticket) else {
+    let form_token = state.form_tokens.issue(Form::LoginAgain, cookie.hash(), expires_at, &again)?;
+    let Some(mut response) = redirect(state, "/login/again", &form_token) else {
         return show(http, state, &again).await;
     };
     set_attempt(&mut response, &cookie, state);

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::{OpenError, Sessions};
 use crate::budget::user;
-use crate::child::{EXIT_PATIENCE, Gone, Ground, Held, Keeper, Measure, Newcomer, StartError};
+use crate::child::{EXIT_PATIENCE, EndReason, Gone, Held, Keeper, Measure, Newcomer, StartError};
 use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
 /// What the calls of a session are told that is given up while it is in use.
-const SURPLUS: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
+const TOO_MANY: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
 
 /// What the calls of a session are told that is ended because the container is short of this.
 const fn short_of(short: Measure) -> &'static str {
@@ -86,17 +86,17 @@ impl Sessions {
     /// Gives up a session because of the number of sessions.
     pub(super) fn make_place(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
         let newcomer = self.newcomer(owner);
-        let (session, ground) = match error {
+        let (session, reason) = match error {
             OpenError::OwnerFull(_) => {
                 let is_own = |session: &Session| user(&session.owner) == user(owner);
-                (self.candidate(newcomer, Ground::Unused, &is_own)?.1, Ground::Unused)
+                (self.candidate(newcomer, EndReason::Unused, &is_own)?.1, EndReason::Unused)
             }
             OpenError::Full(_) => self.to_give_up(newcomer, &|_| true)?,
             OpenError::Start(_) | OpenError::Claimed | OpenError::Stopping | OpenError::Random => {
                 return None;
             }
         };
-        self.give_session_up(&session, ground);
+        self.give_session_up(&session, reason);
         Some(session)
     }
 
@@ -104,37 +104,37 @@ impl Sessions {
         &self,
         newcomer: Newcomer<'_>,
         makes_room: &dyn Fn(&Session) -> bool,
-    ) -> Option<(Arc<Session>, Ground)> {
-        [Ground::Unused, Ground::Surplus].into_iter().find_map(|ground| {
-            self.candidate(newcomer, ground, makes_room).map(|(_, session)| (session, ground))
+    ) -> Option<(Arc<Session>, EndReason)> {
+        [EndReason::Unused, EndReason::TooMany].into_iter().find_map(|reason| {
+            self.candidate(newcomer, reason, makes_room).map(|(_, session)| (session, reason))
         })
     }
 
-    /// The session that can be given up on this ground, and for how long it has been unused.
+    /// The session that can be given up for this reason, and for how long it has been unused.
     fn candidate(
         &self,
         newcomer: Newcomer<'_>,
-        ground: Ground,
+        reason: EndReason,
         makes_room: &dyn Fn(&Session) -> bool,
     ) -> Option<(Duration, Arc<Session>)> {
         let now = Instant::now();
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
         let uses: Vec<Use> = all.iter().map(|session| session.usage(now, makes_room(session))).collect();
-        let index = giving_up::choose(&uses, newcomer, ground)?;
+        let index = giving_up::choose(&uses, newcomer, reason)?;
         Some((uses.get(index)?.last, all.swap_remove(index)))
     }
 
-    fn give_session_up(&self, session: &Session, ground: Ground) {
+    fn give_session_up(&self, session: &Session, reason: EndReason) {
         self.metrics.sessions_reaped_total.add();
-        if ground == Ground::Surplus {
+        if reason == EndReason::TooMany {
             if Self::may_log(&self.endings) {
                 tracing::warn!(
                     user = user(&session.owner),
                     "a session was ended for another user, because there was no room and its user has most"
                 );
             }
-            session.end_with("another user needed the room", SURPLUS);
+            session.end_with("another user needed the room", TOO_MANY);
         } else {
             session.end("another one was opened");
         }
@@ -147,14 +147,14 @@ impl Sessions {
 }
 
 impl Keeper for Sessions {
-    fn candidate(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Duration> {
-        self.candidate(newcomer, ground, &|session| session.own_link().is_some()).map(|(unused, _)| unused)
+    fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
+        self.candidate(newcomer, reason, &|session| session.own_link().is_some()).map(|(unused, _)| unused)
     }
 
-    fn give_up(&self, newcomer: Newcomer<'_>, ground: Ground) -> Option<Gone> {
+    fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone> {
         let has_child = |session: &Session| session.own_link().is_some();
-        let (_, session) = self.candidate(newcomer, ground, &has_child)?;
-        self.give_session_up(&session, ground);
+        let (_, session) = self.candidate(newcomer, reason, &has_child)?;
+        self.give_session_up(&session, reason);
         let exited = session.own_link()?.child.exited();
         Some(Box::pin(async move {
             exited.await;

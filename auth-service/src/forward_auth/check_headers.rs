@@ -6,7 +6,7 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use super::headers;
 use super::request::CheckError;
 
-/// Maximum length of a client's header that [`Sent::short`] reads, in bytes. The longest useful one is an
+/// Maximum length of a client's header that [`CheckHeaders::short`] reads, in bytes. The longest useful one is an
 /// `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
 
@@ -67,23 +67,23 @@ pub(super) enum Times<'a> {
 
 /// What was sent for each [`Field`].
 #[derive(Debug)]
-pub(super) struct Sent<'a> {
+pub(super) struct CheckHeaders<'a> {
     values: [Times<'a>; Field::ALL.len()],
     /// Whether some other header might be taken for a reserved one, or `Connection` asks to drop a reserved
     /// one.
-    pub(super) meddles: bool,
+    pub(super) alters_reserved: bool,
 }
 
-impl<'a> Sent<'a> {
+impl<'a> CheckHeaders<'a> {
     pub(super) fn of(map: &'a HeaderMap) -> Self {
-        let mut sent = Self { values: [Times::Never; Field::ALL.len()], meddles: false };
+        let mut sent = Self { values: [Times::Never; Field::ALL.len()], alters_reserved: false };
         for (name, value) in map {
             let Some(field) = Field::of(name.as_str()) else {
-                sent.meddles |= headers::is_alias(name.as_str());
+                sent.alters_reserved |= headers::is_alias(name.as_str());
                 continue;
             };
             // `Connection` may be repeated, because all its values form one list (RFC 9110 §5.3).
-            sent.meddles |= field == Field::Connection && headers::drops_reserved(value);
+            sent.alters_reserved |= field == Field::Connection && headers::drops_reserved(value);
             if let Some(times) = sent.values.get_mut(field as usize) {
                 *times = if matches!(times, Times::Never) { Times::Once(value) } else { Times::More };
             }
@@ -131,13 +131,13 @@ mod tests {
         for field in Field::ALL {
             let mut map = HeaderMap::new();
             map.append(HeaderName::from_static(field.as_str()), HeaderValue::from_static("x"));
-            let sent = Sent::of(&map);
+            let sent = CheckHeaders::of(&map);
             for other in Field::ALL {
                 let found = sent.single(*other).unwrap();
                 assert_eq!(found, (field == other).then_some("x"), "{field:?} {other:?}");
             }
             map.append(HeaderName::from_static(field.as_str()), HeaderValue::from_static("x"));
-            assert!(Sent::of(&map).single(*field).is_err());
+            assert!(CheckHeaders::of(&map).single(*field).is_err());
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::resource::ResourceUri;
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 
-/// The assertions about one caller. They are stored with the facts about that caller and removed with them,
+/// The assertions about one caller. They are stored with that principal and removed with it,
 /// so another caller can never get them (attacks 82, 91).
 #[derive(Debug)]
 pub struct Assertions<T>(Mutex<Vec<Signed<T>>>);

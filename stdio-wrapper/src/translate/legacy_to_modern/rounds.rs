@@ -38,12 +38,12 @@ impl Peer {
             return None;
         }
         // The questions are kept until the client has answered them.
-        let mut room = self.servers.answers().room(&session.owner);
-        if !room.grow(answer.len()) {
+        let mut reservation = self.servers.answers().reservation(&session.owner);
+        if !reservation.grow(answer.len()) {
             fail(out, id, TOO_MANY_ANSWERS);
             return None;
         }
-        let messages = self.servers.messages().room(&session.owner);
+        let messages = self.servers.messages().reservation(&session.owner);
         let next = async {
             let responses = self.ask_all(session, requests.unwrap_or("{}"), out).await?;
             let no_room = || TOO_MANY_MESSAGES.to_owned();

@@ -1,7 +1,7 @@
-//! Form tickets. A form carries a ticket so that only the browser to which it was shown can send it, before
-//! the ticket expires and with nothing changed.
+//! Form tokens. A form carries a form token so that only the browser to which it was shown can send it, before
+//! the form token expires and with nothing changed.
 //!
-//! A ticket is encrypted, so that only this server can read or make one, and it is bound to the hash of a
+//! A form token is encrypted, so that only this server can read or make one, and it is bound to the hash of a
 //! cookie. This prevents cross-site request forgery, and a consent that was shown for one request cannot
 //! approve another. The server does not have to store anything for a page that a stranger opens.
 
@@ -14,7 +14,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{CryptoFailure, Purpose, Sealer, StoreKey};
 
-/// The form that a ticket is for. A ticket is not valid for any other form.
+/// The form that a form token is for. A form token is not valid for any other form.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
     /// The login form, with user name and password.
@@ -54,9 +54,9 @@ impl Form {
     }
 }
 
-/// Issues form tickets, and reads them when they come back.
+/// Issues form tokens, and reads them when they come back.
 #[derive(Debug)]
-pub struct Tickets(Sealer);
+pub struct FormTokens(Sealer);
 
 #[derive(Serialize, Deserialize)]
 struct Sealed<T> {
@@ -65,24 +65,24 @@ struct Sealed<T> {
     content: T,
 }
 
-/// Why a ticket is not valid.
+/// Why a form token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadTicket {
-    /// The ticket was altered, is for another form or browser, or is older than the user's last login.
+pub enum BadFormToken {
+    /// The form token was altered, is for another form or browser, or is older than the user's last login.
     #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,
-    /// The ticket has expired, because the form was open for too long.
+    /// The form token has expired, because the form was open for too long.
     #[error("the form was open for too long")]
     Expired,
 }
 
-impl Tickets {
-    /// Creates tickets with the key of this deployment, so that all replicas can read each other's tickets.
+impl FormTokens {
+    /// Creates form tokens with the key of this deployment, so that all replicas can read each other's form tokens.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
-        Sealer::new(key, Purpose::FormTicket).map(Self)
+        Sealer::new(key, Purpose::FormToken).map(Self)
     }
 
-    /// Issues a ticket for the browser whose cookie has the hash `bound_to`.
+    /// Issues a form token for the browser whose cookie has the hash `bound_to`.
     pub fn issue<T: Serialize>(
         &self,
         form: Form,
@@ -95,29 +95,29 @@ impl Tickets {
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(form.name(), &plain)?))
     }
 
-    /// Reads a ticket that came back with a form, and checks that it is valid.
+    /// Reads a form token that came back with a form, and checks that it is valid.
     pub fn read<T: DeserializeOwned>(
         &self,
         form: Form,
         bound_to: TokenHash,
         now: UnixTime,
         text: &str,
-    ) -> Result<T, BadTicket> {
-        let ticket: Sealed<T> = self.open(form, text).ok_or(BadTicket::Foreign)?;
-        if ticket.bound_to != bound_to {
-            return Err(BadTicket::Foreign);
+    ) -> Result<T, BadFormToken> {
+        let form_token: Sealed<T> = self.open(form, text).ok_or(BadFormToken::Foreign)?;
+        if form_token.bound_to != bound_to {
+            return Err(BadFormToken::Foreign);
         }
-        if ticket.expires_at <= now {
-            return Err(BadTicket::Expired);
+        if form_token.expires_at <= now {
+            return Err(BadFormToken::Expired);
         }
-        Ok(ticket.content)
+        Ok(form_token.content)
     }
 
-    /// The content of a ticket, whichever browser it was issued for and even if it has expired. It proves
+    /// The content of a form token, whichever browser it was issued for and even if it has expired. It proves
     /// nothing about the sender. It only says what the page was about, so that a page that can no longer be
     /// used can lead to one that can.
     pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
-        self.open(form, text).map(|ticket: Sealed<T>| ticket.content)
+        self.open(form, text).map(|form_token: Sealed<T>| form_token.content)
     }
 
     fn open<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<Sealed<T>> {
@@ -133,19 +133,20 @@ mod tests {
 
     #[test]
     fn a016_a_ticket_counts_for_its_form_browser_and_time_only() {
-        let tickets = Tickets::new(&StoreKey::new([1; 32])).unwrap();
+        let form_tokens = FormTokens::new(&StoreKey::new([1; 32])).unwrap();
         let (mine, other) = (TokenHash::of(b"mine"), TokenHash::of(b"other"));
-        let ticket = tickets.issue(Form::Consent, mine, UnixTime(100), &"content").unwrap();
-        let read = |form, cookie, now, text: &str| tickets.read::<String>(form, cookie, UnixTime(now), text);
-        assert_eq!(read(Form::Consent, mine, 99, &ticket).unwrap(), "content");
-        assert_eq!(read(Form::Consent, mine, 100, &ticket), Err(BadTicket::Expired));
-        assert_eq!(read(Form::Consent, other, 99, &ticket), Err(BadTicket::Foreign));
-        assert_eq!(read(Form::Login, mine, 99, &ticket), Err(BadTicket::Foreign));
-        assert_eq!(read(Form::Consent, mine, 99, "AAAA"), Err(BadTicket::Foreign));
-        // The content stays readable after the ticket has expired, but only for the same form.
-        assert_eq!(tickets.content::<String>(Form::Consent, &ticket).as_deref(), Some("content"));
-        assert_eq!(tickets.content::<String>(Form::Login, &ticket), None);
-        let others = Tickets::new(&StoreKey::new([2; 32])).unwrap();
-        assert_eq!(others.content::<String>(Form::Consent, &ticket), None);
+        let form_token = form_tokens.issue(Form::Consent, mine, UnixTime(100), &"content").unwrap();
+        let read =
+            |form, cookie, now, text: &str| form_tokens.read::<String>(form, cookie, UnixTime(now), text);
+        assert_eq!(read(Form::Consent, mine, 99, &form_token).unwrap(), "content");
+        assert_eq!(read(Form::Consent, mine, 100, &form_token), Err(BadFormToken::Expired));
+        assert_eq!(read(Form::Consent, other, 99, &form_token), Err(BadFormToken::Foreign));
+        assert_eq!(read(Form::Login, mine, 99, &form_token), Err(BadFormToken::Foreign));
+        assert_eq!(read(Form::Consent, mine, 99, "AAAA"), Err(BadFormToken::Foreign));
+        // The content stays readable after the form token has expired, but only for the same form.
+        assert_eq!(form_tokens.content::<String>(Form::Consent, &form_token).as_deref(), Some("content"));
+        assert_eq!(form_tokens.content::<String>(Form::Login, &form_token), None);
+        let others = FormTokens::new(&StoreKey::new([2; 32])).unwrap();
+        assert_eq!(others.content::<String>(Form::Consent, &form_token), None);
     }
 }

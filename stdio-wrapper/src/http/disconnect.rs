@@ -10,10 +10,10 @@ use tokio::io::Interest;
 use crate::connection::Connection;
 
 /// Completes when the client has closed its side of the connection.
-pub(super) type Gone = Pin<Box<dyn Future<Output = ()>>>;
+pub(super) type Disconnect = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Watches the connection of a request.
-pub(super) fn watch(request: &HttpRequest) -> Gone {
+pub(super) fn watch(request: &HttpRequest) -> Disconnect {
     let socket = request.conn_data::<Connection>().and_then(|connection| connection.socket.try_clone().ok());
     Box::pin(async move {
         match socket.map(|socket| TcpStream::from_std(socket.into())) {

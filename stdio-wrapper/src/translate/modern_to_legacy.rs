@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::asked::Asked;
-use super::call::{self, Job, Outcome, Running};
+use super::call::{self, ClientRequest, Outcome, Running};
+use super::call_questions::CallQuestions;
 use super::digest::Digest;
-use super::group::{Group, GroupKey, Seat};
+use super::group::{Group, GroupKey, PooledSession};
 use super::questions::responses;
 use super::results::capabilities;
 use super::seal::Sealer;
@@ -84,7 +84,7 @@ pub enum Refused {
 }
 
 /// The translation for stateless clients.
-pub struct Facade {
+pub struct ModernToLegacy {
     settings: Settings,
     sessions: Arc<Sessions>,
     sealer: Sealer,
@@ -104,7 +104,7 @@ impl Drop for Interest {
     }
 }
 
-impl Facade {
+impl ModernToLegacy {
     /// Makes a translation without any sessions.
     pub fn new(settings: Settings, sessions: Arc<Sessions>, random: Random) -> Arc<Self> {
         Arc::new(Self {
@@ -143,67 +143,75 @@ impl Facade {
             .map_err(|error| Refused::Params(error.to_string()))?;
         let bound_to = bound_to(&key, request, params);
         let (answers, max_asked) = (self.sessions.answers(), self.settings.max_asked);
-        let job = Job::of(request, bound_to, stream, answers, max_asked, owner);
+        let client_request = ClientRequest::of(request, bound_to, stream, answers, max_asked, owner);
         let Some(given) = responses(given) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
         };
-        match job.method.as_str() {
+        match client_request.method.as_str() {
             "server/discover" => {
                 let lease = self.lease(&group, &key, caller, false).await?;
-                job.finish(&lease.seat.greeting.discover());
+                client_request.finish(&lease.pooled.greeting.discover());
                 return Ok(Interest(None));
             }
             "subscriptions/listen" => {
-                return self.listen(&group, &key, caller, job, params, &permit.gate()).await;
+                return self.listen(&group, &key, caller, client_request, params, &permit.gate()).await;
             }
             _ => {}
         }
         // Without a request state, there is no question that the answers could belong to, so they are
         // ignored.
-        let asked = match state.map(|state| self.reopen(state, &job)).transpose()? {
-            None => Asked::default(),
-            Some(Suspended::Running(running)) => return Ok(self.resume(job, running, &given).await),
+        let asked = match state.map(|state| self.reopen(state, &client_request)).transpose()? {
+            None => CallQuestions::default(),
+            Some(Suspended::Running(running)) => {
+                return Ok(self.resume(client_request, running, &given).await);
+            }
             Some(Suspended::Repeated { mut asked, owner }) => {
                 if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
                     let why = "What the server asked for was not done, so the call cannot continue.";
                     return Err(Refused::Params(why.to_owned()));
                 }
                 if !asked.is_settled() {
-                    self.suspend(&job, Suspended::Repeated { asked, owner });
+                    self.suspend(&client_request, Suspended::Repeated { asked, owner });
                     return Ok(Interest(None));
                 }
                 asked
             }
         };
         let can_be_asked = ["elicitation", "roots", "sampling"];
-        let is_exclusive = MAY_ASK.contains(&job.method.as_str())
-            && (job.log_level.is_some()
+        let is_exclusive = MAY_ASK.contains(&client_request.method.as_str())
+            && (client_request.log_level.is_some()
                 || can_be_asked.iter().any(|name| group.capabilities.get(name).is_some()));
         let lease = self.lease(&group, &key, caller, is_exclusive).await?;
-        self.check_params(&group, &lease.seat, request, fields).await?;
+        self.check_params(&group, &lease.pooled, request, fields).await?;
         if is_exclusive {
-            self.set_level(&group, &lease.seat, &job, &permit.gate()).await;
+            self.set_level(&group, &lease.pooled, &client_request, &permit.gate()).await;
         }
-        let running = call::start(lease, group, (self.number(), params), &job, permit, asked).await;
-        Ok(self.spawn(job, running, is_exclusive))
+        let running =
+            call::start(lease, group, (self.number(), params), &client_request, permit, asked).await;
+        Ok(self.spawn(client_request, running, is_exclusive))
     }
 
     /// Continues a call that waited for its client, with the client's answers.
-    async fn resume(self: &Arc<Self>, job: Job, mut running: Running, given: &Members<'_>) -> Interest {
-        running.lease.seat.log_to(job.log_level.as_deref(), &job.stream);
+    async fn resume(
+        self: &Arc<Self>,
+        client_request: ClientRequest,
+        mut running: Running,
+        given: &Members<'_>,
+    ) -> Interest {
+        running.lease.pooled.log_to(client_request.log_level.as_deref(), &client_request.stream);
         call::resume(&mut running, given).await;
         if running.asked.is_settled() {
-            return self.spawn(job, running, true);
+            return self.spawn(client_request, running, true);
         }
-        self.suspend(&job, Suspended::Running(running));
+        self.suspend(&client_request, Suspended::Running(running));
         Interest(None)
     }
 
     /// Removes and returns the call that a request state belongs to, if the state was given for this request.
     /// Each state can be used once.
-    fn reopen(&self, state: &str, job: &Job) -> Result<Suspended, Refused> {
+    fn reopen(&self, state: &str, client_request: &ClientRequest) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
-        let number = self.sealer.open(&text, &job.bound_to).ok_or_else(|| {
+        let number = self.sealer.open(&text, &client_request.bound_to).ok_or_else(|| {
             Refused::Params("The request state is not one that was given for this request.".to_owned())
         })?;
         let waiting = self.waiting().remove(&number);
@@ -213,38 +221,43 @@ impl Facade {
         Ok(waiting.call)
     }
 
-    fn spawn(self: &Arc<Self>, job: Job, running: Running, is_exclusive: bool) -> Interest {
-        let task = tokio::spawn(Arc::clone(self).work(job, running, is_exclusive));
+    fn spawn(
+        self: &Arc<Self>,
+        client_request: ClientRequest,
+        running: Running,
+        is_exclusive: bool,
+    ) -> Interest {
+        let task = tokio::spawn(Arc::clone(self).work(client_request, running, is_exclusive));
         let handle: AbortHandle = task.abort_handle();
         Interest(Some(Box::new(move || handle.abort())))
     }
 
-    async fn work(self: Arc<Self>, job: Job, mut running: Running, is_exclusive: bool) {
-        match call::follow(&mut running, &job, is_exclusive).await {
+    async fn work(self: Arc<Self>, client_request: ClientRequest, mut running: Running, is_exclusive: bool) {
+        match call::follow(&mut running, &client_request, is_exclusive).await {
             Outcome::Done => {}
-            Outcome::Asks => self.suspend(&job, Suspended::Running(running)),
+            Outcome::Asks => self.suspend(&client_request, Suspended::Running(running)),
             Outcome::Again => {
                 let (asked, owner) = (std::mem::take(&mut running.asked), running.owner().to_owned());
                 drop(running);
-                self.suspend(&job, Suspended::Repeated { asked, owner });
+                self.suspend(&client_request, Suspended::Repeated { asked, owner });
             }
         }
     }
 
     /// Suspends a call until its client comes back, and asks the client.
-    fn suspend(&self, job: &Job, mut call: Suspended) {
+    fn suspend(&self, client_request: &ClientRequest, mut call: Suspended) {
         let asked = match &mut call {
             Suspended::Running(running) => &mut running.asked,
             Suspended::Repeated { asked, .. } => asked,
         };
         if let Err(endless) = asked.next_round() {
-            call::endlessly(job, endless);
+            call::endlessly(client_request, endless);
             return;
         }
         let requests = asked.requests();
         let number = self.number();
-        let Some(sealed) = self.sealer.seal(number, &job.bound_to) else {
-            return job.fail(Code::InternalError, "This server cannot make random numbers.", None);
+        let Some(sealed) = self.sealer.seal(number, &client_request.bound_to) else {
+            return client_request.fail(Code::InternalError, "This server cannot make random numbers.", None);
         };
         let waiting = Waiting { call, expires: Instant::now() + self.settings.input_timeout };
         {
@@ -252,11 +265,11 @@ impl Facade {
             if !waiting.has_room(&all) {
                 drop(all);
                 let why = "Too many calls of this caller wait until the user has visited a page. Finish some of them.";
-                return job.fail(Code::Refused, why, None);
+                return client_request.fail(Code::Refused, why, None);
             }
             all.insert(number, waiting);
         }
-        let is_told = job.finish(&format!(
+        let is_told = client_request.finish(&format!(
             r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
         ));
         if !is_told {
@@ -268,19 +281,28 @@ impl Facade {
 
     /// Tells the child from which level on it shall log, if the client wants log messages and the child
     /// supports it.
-    async fn set_level(&self, group: &Arc<Group>, seat: &Arc<Seat>, job: &Job, gate: &Gate) {
-        seat.log_to(job.log_level.as_deref(), &job.stream);
-        let Some(level) = job.log_level.as_ref().filter(|_| seat.greeting.has("/logging")) else { return };
+    async fn set_level(
+        &self,
+        group: &Arc<Group>,
+        pooled: &Arc<PooledSession>,
+        client_request: &ClientRequest,
+        gate: &Gate,
+    ) {
+        pooled.log_to(client_request.log_level.as_deref(), &client_request.stream);
+        let Some(level) = client_request.log_level.as_ref().filter(|_| pooled.greeting.has("/logging"))
+        else {
+            return;
+        };
         let Ok(permit) = gate.pass("logging/setLevel", None) else { return };
-        let mut known = seat.level.lock().await;
+        let mut known = pooled.level.lock().await;
         if known.as_ref() != Some(level) {
             let params = serde_json::json!({ "level": level }).to_string();
             let number = self.number();
             // If the child refuses, it logs as it likes. Messages below the level are dropped anyway.
-            let asked = call::ask(group, seat, number, &permit, &params);
+            let asked = call::ask(group, pooled, number, &permit, &params);
             if tokio::time::timeout(LEVEL_PATIENCE, asked).await.is_err() {
                 // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
-                seat.cancel(number, "it takes too long to set the level").await;
+                pooled.cancel(number, "it takes too long to set the level").await;
             }
             *known = Some(level.clone());
         }
@@ -299,7 +321,7 @@ impl Facade {
             drop(late);
             self.groups().retain(|_, group| {
                 // A request might be about to use the group.
-                let is_idle = Arc::strong_count(group) <= 1 + group.seats().len()
+                let is_idle = Arc::strong_count(group) <= 1 + group.pooled_sessions().len()
                     && group.is_idle(now, self.settings.idle);
                 if is_idle {
                     self.end_group(group, "nobody used it");

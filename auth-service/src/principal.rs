@@ -1,5 +1,5 @@
-//! The verified facts about the caller who presents an access token. For every request, policy decides what
-//! they allow.
+//! The principal: the verified identity and permissions of the caller who presents an access token. Policy decides for
+//! every request what they allow.
 
 mod assertions;
 mod cache;
@@ -18,11 +18,11 @@ use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
 use crate::store::{Store, StoreError};
 
 pub use assertions::Assertions;
-pub use cache::{CacheTerms, FactsCache, IDENTITY, Known, Sources};
+pub use cache::{CacheTerms, IDENTITY, Known, PrincipalCache, Sources};
 
-/// The facts about the caller who presents a valid access token.
+/// The caller who presents a valid access token, with everything that rules are applied to.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct Principal {
     /// The subject of the user, or of a client that acts for itself.
     pub subject: Subject,
     /// The login name of the user.
@@ -47,7 +47,7 @@ pub struct Facts {
 
 /// The reason why a token is not accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum NoFacts {
+pub enum RejectedToken {
     /// The token was not issued by this server: its type, key, signature, issuer or claims are wrong.
     #[error("the access token is not valid")]
     Invalid,
@@ -72,8 +72,8 @@ pub enum NoFacts {
 }
 
 /// Verifies the token's type and signature, and returns its claims. This does not query the store.
-fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, NoFacts> {
-    keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| NoFacts::Invalid)
+fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {
+    keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| RejectedToken::Invalid)
 }
 
 /// Checks the claims against the store. Also returns the grant on whose behalf the token's own grant exists,
@@ -83,25 +83,25 @@ async fn of_claims(
     issuer: &Issuer,
     store: &dyn Store,
     now: UnixTime,
-) -> Result<(Facts, Option<GrantId>), NoFacts> {
+) -> Result<(Principal, Option<GrantId>), RejectedToken> {
     if claims.iss != issuer.as_str() {
-        return Err(NoFacts::Invalid);
+        return Err(RejectedToken::Invalid);
     }
     // Replicas whose clocks differ by up to this are all ready, so each accepts what the others issue. A token that
     // is accepted so is valid for as much longer as one that was issued before the clock was set back, and no
     // longer. Its signature is ours, and whether it was revoked does not depend on the time.
     if claims.iat.since(now) > TOLERANCE {
-        return Err(NoFacts::Early { at: claims.iat });
+        return Err(RejectedToken::Early { at: claims.iat });
     }
     if claims.exp <= now {
-        return Err(NoFacts::Expired);
+        return Err(RejectedToken::Expired);
     }
     let held = store.held_grant(&claims.gid, &claims.client_id, &claims.sub, now).await?;
-    let (grant, account) = held.ok_or(NoFacts::Revoked)?;
+    let (grant, account) = held.ok_or(RejectedToken::Revoked)?;
     if account.disabled {
-        return Err(NoFacts::Revoked);
+        return Err(RejectedToken::Revoked);
     }
-    let facts = Facts {
+    let principal = Principal {
         subject: claims.sub,
         username: account.username,
         email: account.email,
@@ -114,5 +114,5 @@ async fn of_claims(
         // A token is not valid for longer than its grant.
         expires_at: claims.exp.min(grant.expires_at),
     };
-    Ok((facts, grant.parent))
+    Ok((principal, grant.parent))
 }

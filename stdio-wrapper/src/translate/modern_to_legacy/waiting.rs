@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::super::asked::Asked;
 use super::super::call::Running;
+use super::super::call_questions::CallQuestions;
 use crate::budget::user;
 
 /// Maximum number of calls that are to be repeated after the visit of a page: of one user, and in all.
@@ -22,7 +22,7 @@ pub(super) enum Suspended {
     /// The child works on the call, and waits for an answer.
     Running(Running),
     /// The child has ended the call, and gets it again when the user has visited the pages that it named.
-    Repeated { asked: Asked, owner: String },
+    Repeated { asked: CallQuestions, owner: String },
 }
 
 impl Waiting {
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn repeated(owner: &str) -> Waiting {
-        let call = Suspended::Repeated { asked: Asked::default(), owner: owner.to_owned() };
+        let call = Suspended::Repeated { asked: CallQuestions::default(), owner: owner.to_owned() };
         Waiting { call, expires: Instant::now() }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::call;
-use super::super::group::{Group, Seat};
-use super::{Facade, Refused};
+use super::super::group::{Group, PooledSession};
+use super::{ModernToLegacy, Refused};
 use crate::modern::{Fields, ParamHeaders, Request, read_tools};
 use crate::policy::{Own, Permit};
 
@@ -16,17 +16,17 @@ const TOOLS_LIFE: Duration = Duration::from_secs(5);
 /// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
 
-impl Facade {
+impl ModernToLegacy {
     /// Checks that header and body agree about the arguments that a tool wants to be repeated in headers. If
     /// they do not agree with a list that was read before, the list is read again.
     pub(super) async fn check_params(
         &self,
         group: &Group,
-        seat: &Seat,
+        pooled: &PooledSession,
         request: &Request<'_>,
         fields: &Fields<'_>,
     ) -> Result<(), Refused> {
-        let is_call = request.method == "tools/call" && seat.greeting.has("/tools");
+        let is_call = request.method == "tools/call" && pooled.greeting.has("/tools");
         let Some(tool) = request.name.as_deref().filter(|_| is_call) else { return Ok(()) };
         if request.arguments.is_none() && fields.params.is_empty() {
             return Ok(());
@@ -34,28 +34,33 @@ impl Facade {
         let mut was_read = false;
         loop {
             let changes = group.listeners.tool_changes();
-            let tools = if let Some(tools) = seat.tools(changes, TOOLS_LIFE) {
+            let tools = if let Some(tools) = pooled.tools(changes, TOOLS_LIFE) {
                 tools
             } else {
                 was_read = true;
-                let tools = Arc::new(self.read_tools(group, seat).await.map_err(Refused::Child)?);
-                seat.set_tools(Arc::clone(&tools), changes);
+                let tools = Arc::new(self.read_tools(group, pooled).await.map_err(Refused::Child)?);
+                pooled.set_tools(Arc::clone(&tools), changes);
                 tools
             };
             let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
             match verdict {
                 // A call is never refused because of an old list.
-                Err(_) if !was_read => seat.forget_tools(),
+                Err(_) if !was_read => pooled.forget_tools(),
                 verdict => return Ok(verdict?),
             }
         }
     }
 
-    async fn read_tools(&self, group: &Group, seat: &Seat) -> Result<HashMap<String, ParamHeaders>, String> {
+    async fn read_tools(
+        &self,
+        group: &Group,
+        pooled: &PooledSession,
+    ) -> Result<HashMap<String, ParamHeaders>, String> {
         let mut tools = HashMap::new();
         let mut params = "{}".to_owned();
         for _ in 0..MAX_PAGES {
-            let page = call::ask(group, seat, self.number(), &Permit::ours(Own::ListTools), &params).await?;
+            let page =
+                call::ask(group, pooled, self.number(), &Permit::ours(Own::ListTools), &params).await?;
             let (found, next) = read_tools(&page)?;
             tools.extend(found);
             match next {

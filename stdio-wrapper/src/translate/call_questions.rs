@@ -21,7 +21,7 @@ pub(super) const MAX_ROUNDS: u32 = 64;
 
 /// The questions of one call.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct CallQuestions {
     /// The questions without an answer, with their names.
     open: Vec<(String, Question)>,
     /// All names that this call has given, so that none is given twice.
@@ -50,7 +50,7 @@ pub(super) enum Endless {
     Rounds,
 }
 
-impl Asked {
+impl CallQuestions {
     /// Records a question, with a name that no question of this call had before.
     /// The questions without an answer can have at most `max_bytes` bytes together, because they all become one
     /// result.
@@ -130,23 +130,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::budget::Room;
+    use crate::budget::Reservation;
 
     /// A question as the SDKs write it: with a number as its id, and without a name.
     fn question(number: usize, method: &str) -> Question {
-        let keep = |text: String| Room::unlimited().keep(text).unwrap();
+        let keep = |text: String| Reservation::unlimited().keep(text).unwrap();
         let params = keep(json!({"message": format!("question {number}")}).to_string());
         Question { id: keep(number.to_string()), method: method.to_owned(), params, hint: None }
     }
 
-    fn names(asked: &Asked) -> Vec<String> {
+    fn names(asked: &CallQuestions) -> Vec<String> {
         let requests: Value = serde_json::from_str(&asked.requests()).unwrap();
         requests.as_object().unwrap().keys().cloned().collect()
     }
 
     #[test]
     fn a_name_is_not_given_again_after_its_question_was_answered() {
-        let mut asked = Asked::default();
+        let mut asked = CallQuestions::default();
         asked.ask(&question(1, "elicitation/create"), usize::MAX).unwrap();
         assert_eq!(names(&asked), ["elicitation"]);
         let given = Members::parse(r#"{"elicitation":{"action":"accept"}}"#).unwrap();
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn questions_without_an_answer_have_a_size_together() {
-        let mut asked = Asked::default();
+        let mut asked = CallQuestions::default();
         let one = question(1, "elicitation/create");
         let limit = one.params.len();
         asked.ask(&one, limit).unwrap();
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn questions_and_rounds_have_an_end() {
-        let mut asked = Asked::default();
+        let mut asked = CallQuestions::default();
         for number in 0..MAX_QUESTIONS {
             asked.ask(&question(number, "sampling/createMessage"), usize::MAX).unwrap();
         }
@@ -224,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_question_gets_its_own_answer_and_at_most_one(steps in prop::collection::vec(step(), 1..40)) {
-            let mut asked = Asked::default();
+            let mut asked = CallQuestions::default();
             let mut count = 0;
             let mut seen: HashMap<String, Value> = HashMap::new();
             let mut sent: Vec<String> = Vec::new();
