@@ -19,6 +19,7 @@ pub mod responses;
 pub mod revoke;
 pub mod token;
 
+mod authorization;
 mod client_assertion;
 mod client_auth;
 mod live_token;

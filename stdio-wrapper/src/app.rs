@@ -105,7 +105,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     );
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
     let translation = config.translate.then(|| translation(&config, &sessions, world.random));
-    let legacy_to_modern = config.translate.then(|| LegacyToModern::new(Arc::clone(&sessions), Arc::clone(&modern)));
+    let legacy_to_modern =
+        config.translate.then(|| LegacyToModern::new(Arc::clone(&sessions), Arc::clone(&modern)));
     let backends = Backends {
         sessions: Arc::clone(&sessions),
         modern: Arc::clone(&modern),

@@ -1,9 +1,8 @@
 //! Client authentication at the token endpoint and others (RFC 6749 §2.3, OAuth 2.1 §2.4).
 
 use actix_web::HttpRequest;
-use actix_web::http::header::AUTHORIZATION;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use actix_web::http::header::{AUTHORIZATION, HeaderValue};
+use actix_web_httpauth::headers::authorization::Basic;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clients::UnknownClient;
@@ -17,6 +16,7 @@ use crate::guard::keyed_rate::TooFast;
 use crate::state::AppState;
 use crate::store::StoreError;
 
+use super::authorization;
 use super::client_assertion::{self, AssertionError};
 use super::params::{BadParams, Params};
 
@@ -161,7 +161,7 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
         let proof = body_secret.map_or(Proof::None, |secret| Proof::Secret(SecretString::from(secret)));
         return Ok(Credentials { id, proof, basic: false });
     };
-    let read = header.to_str().ok().and_then(basic_credentials);
+    let read = basic_credentials(header);
     let (name, secret) = read.ok_or_else(|| invalid("the Authorization header is malformed", true))?;
     if body_id.is_some_and(|other| other != name) {
         return Err(invalid("the client_id in the body is not the one in the Authorization header", true));
@@ -169,18 +169,13 @@ fn credentials(request: &HttpRequest, params: &Params) -> Result<Credentials, Cl
     Ok(Credentials { id: id(&name, true)?, proof: Proof::Secret(secret), basic: true })
 }
 
-/// Maximum length of HTTP Basic credentials in bytes, before Base64 decoding.
-pub(super) const MAX_BASIC_LEN: usize = 8192;
-
-/// Reads HTTP Basic credentials, in which both parts are form-encoded (RFC 6749 §2.3.1).
-pub(super) fn basic_credentials(header: &str) -> Option<(String, SecretString)> {
-    let (scheme, encoded) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > MAX_BASIC_LEN {
-        return None;
-    }
-    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = text.split_once(':')?;
-    Some((form_decode(id)?, SecretString::from(form_decode(secret)?)))
+/// Decodes HTTP Basic credentials, in which both parts are form-encoded (RFC 6749 §2.3.1).
+pub(super) fn basic_credentials(header: &HeaderValue) -> Option<(String, SecretString)> {
+    let basic: Basic = authorization::credentials("Basic", header)?;
+    Some((
+        form_decode(basic.user_id())?,
+        SecretString::from(form_decode(basic.password().unwrap_or_default())?),
+    ))
 }
 
 fn form_decode(text: &str) -> Option<String> {
@@ -201,6 +196,8 @@ fn form_decode(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     use super::*;
@@ -209,9 +206,13 @@ mod tests {
         format!("Basic {}", STANDARD.encode(text))
     }
 
+    fn read(header: &str) -> Option<(String, SecretString)> {
+        basic_credentials(&HeaderValue::from_str(header).ok()?)
+    }
+
     #[test]
     fn a035_basic_is_form_encoded_and_malformed_is_noticed() {
-        let (id, secret) = basic_credentials(&basic(b"a%3Ab:c%20d+e%25")).unwrap();
+        let (id, secret) = read(&basic(b"a%3Ab:c%20d+e%25")).unwrap();
         assert_eq!((id.as_str(), secret.expose_secret()), ("a:b", "c d e%"));
         let odd = ["Basic", "Basic ", "Basic !!!", "Bearer abc", ""].map(str::to_owned);
         for header in odd.into_iter().chain([
@@ -221,15 +222,15 @@ mod tests {
             basic(b"\xff:\xff"),
             basic(b"%ff:a"),
         ]) {
-            assert!(basic_credentials(&header).is_none(), "{header}");
+            assert!(read(&header).is_none(), "{header}");
         }
     }
 
     proptest! {
         #[test]
         fn any_header_is_read_or_refused(header in ".{0,60}", body in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = basic_credentials(&header);
-            let _ = basic_credentials(&basic(&body));
+            let _ = read(&header);
+            let _ = read(&basic(&body));
         }
     }
 }

@@ -24,9 +24,10 @@ use crate::keys::set::{KeySet, RotationTerms};
 use crate::keys::signing::KeyRing;
 use crate::policy::Policy;
 
+use super::authorization::MAX_CREDENTIALS_LEN;
 use super::authorize::{AuthorizationRequest, redirect_uri_of};
 use super::client_assertion::{accepted_header, claimed_client};
-use super::client_auth::{MAX_BASIC_LEN, basic_credentials};
+use super::client_auth::basic_credentials;
 use super::params::Params;
 
 const GOOD: [(&str, &str); 9] = [
@@ -138,16 +139,18 @@ pub fn token_form(bytes: &[u8]) {
 /// Credentials that were read have to stay the same when they are encoded and read again.
 pub fn basic_header(bytes: &[u8]) {
     for header in [String::from_utf8_lossy(bytes).into_owned(), format!("Basic {}", STANDARD.encode(bytes))] {
+        let Ok(header) = HeaderValue::from_str(&header) else { continue };
         let Some((id, secret)) = basic_credentials(&header) else { continue };
         let form = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let written = STANDARD.encode(format!("{}:{}", form(&id), form(secret.expose_secret())));
         // Escapes make the credentials up to three times as long, and credentials that are too long are
         // refused.
-        if written.len() > MAX_BASIC_LEN {
+        if written.len() > MAX_CREDENTIALS_LEN {
             continue;
         }
-        let (id_again, secret_again) =
-            basic_credentials(&format!("basic {written}")).expect("what we write we read");
+        let again =
+            HeaderValue::from_str(&format!("basic {written}")).expect("Base64 has visible characters");
+        let (id_again, secret_again) = basic_credentials(&again).expect("what we write we read");
         assert_eq!((id_again.as_str(), secret_again.expose_secret()), (id.as_str(), secret.expose_secret()));
     }
 }

@@ -6,7 +6,7 @@ pub mod manage;
 mod metadata;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -29,6 +29,7 @@ use crate::ops::audit;
 use crate::state::AppState;
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
+use super::authorization;
 use super::requested_scope::offline_access;
 use super::responses;
 use answer::Registered;
@@ -158,19 +159,12 @@ fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationErro
         RegistrationMode::Open => Ok(()),
         RegistrationMode::Closed => Err(RegistrationError::Closed),
         RegistrationMode::Token(expected) => {
-            let given = bearer(request).ok_or(RegistrationError::InitialAccessToken)?;
-            let same = bool::from(given.as_bytes().ct_eq(expected.expose_secret().as_bytes()));
+            let given =
+                authorization::bearer(request.headers()).ok_or(RegistrationError::InitialAccessToken)?;
+            let same = bool::from(given.token().as_bytes().ct_eq(expected.expose_secret().as_bytes()));
             if same { Ok(()) } else { Err(RegistrationError::InitialAccessToken) }
         }
     }
-}
-
-fn bearer(request: &HttpRequest) -> Option<&str> {
-    let mut headers = request.headers().get_all(AUTHORIZATION);
-    let (scheme, token) = headers.next()?.to_str().ok()?.split_once(' ')?;
-    // RFC 9110 §11.4 allows more than one space.
-    let token = token.trim_start_matches(' ');
-    (headers.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then_some(token)
 }
 
 fn read_metadata(

@@ -149,9 +149,11 @@ async fn initialize(
             "This session is initialized already. Send initialize without Mcp-Session-Id.",
         )));
     }
-    if let Some(legacy_to_modern) = endpoint.legacy_to_modern.as_ref().filter(|legacy_to_modern| legacy_to_modern.is_needed())
-        && let Some((session, answer)) =
-            legacy_to_modern.open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id)).await
+    if let Some(legacy_to_modern) =
+        endpoint.legacy_to_modern.as_ref().filter(|legacy_to_modern| legacy_to_modern.is_needed())
+        && let Some((session, answer)) = legacy_to_modern
+            .open(&caller.owner(), &endpoint.placeholders(caller), message, message.at(&id))
+            .await
     {
         return Ok(Reply::Done(answer::initialized(&session, answer)));
     }

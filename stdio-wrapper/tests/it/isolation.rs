@@ -97,7 +97,7 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
     );
 }
 
-/// The session of a process; 0 is one that was started outside of this container (proc_pid_stat(5)).
+/// The session of a process; 0 is one that was started outside of this container (`proc_pid_stat(5)`).
 fn session_of(pid: i32) -> i32 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // The name of the program comes before, and may have spaces of its own.

@@ -14,13 +14,13 @@ use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::guard::client_address;
-use crate::oauth::responses;
+use crate::oauth::{authorization, responses};
 use crate::ops::audit;
 use crate::state::AppState;
 
 use super::answer::Registered;
 use super::metadata::canonical;
-use super::{Credentials, RegistrationError, bearer, read_metadata};
+use super::{Credentials, RegistrationError, read_metadata};
 
 /// Why a management request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,8 @@ async fn managed(
     id: &str,
     state: &AppState,
 ) -> Result<(Client, OpaqueToken), ManagementError> {
-    let token = bearer(request).and_then(|text| OpaqueToken::parse(TokenKind::RegistrationAccess, text).ok());
+    let token = authorization::bearer(request.headers())
+        .and_then(|bearer| OpaqueToken::parse(TokenKind::RegistrationAccess, bearer.token()).ok());
     let token = token.ok_or(ManagementError::Token)?;
     let id = ClientId::try_from(id.to_owned()).map_err(|_| ManagementError::Token)?;
     let client = state.store.client(&id, state.earliest()).await?;
