@@ -11,6 +11,7 @@ mod pending;
 mod probe;
 mod servers;
 mod tools;
+mod verdict;
 mod watch;
 
 pub use check::{Era, Fault, MAX_CAPABILITIES, Meta, Request, check, era, is_modern_version};

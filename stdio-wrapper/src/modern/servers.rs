@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::check::{Fault, Request};
@@ -13,6 +14,7 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
+use super::verdict::{Probed, Verdict};
 use crate::budget::{Budget, Memory};
 use crate::child::{
     EndReason, Framing, Gone, Held, Keeper, Launcher, Measure, Newcomer, Placeholders, StartError,
@@ -26,14 +28,9 @@ use crate::stream::Stream;
 
 /// Time between two rounds of removing children.
 const ROUND: Duration = Duration::from_millis(250);
-/// Maximum time for the answer to the probe.
+/// For how long a client waits for the answer to the probe. A child that starts more slowly is listened to for longer, while
+/// its server is used as one with sessions.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time after which a verdict is checked again, if it was made because the child ended.
-const DOUBT: Duration = Duration::from_secs(300);
-/// The same for a verdict that was made because the child was silent: for the first time, for the second, and
-/// from then on. A machine that is busy answers another time, while a server of the earlier revisions that
-/// ignores unknown messages never does.
-const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 /// Maximum number of children that are given up for one that is started. Somebody else may get the room of the first.
 const MAX_GIVEN_UP: usize = 2;
 
@@ -105,20 +102,15 @@ pub struct Servers {
     launcher: Arc<Launcher>,
     framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
-    verdict: Mutex<Option<Verdict>>,
+    verdict: Verdict,
+    /// Held while a server of the earlier revisions is asked once more.
+    asking_again: Arc<tokio::sync::Mutex<()>>,
+    /// The child that did not answer the probe in time, while it might still do so.
+    late: Mutex<Option<Arc<Link>>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
     /// The requests of each user, subscriptions included.
     under_way: Arc<Places>,
     is_stopping: AtomicBool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Verdict {
-    shows: Shows,
-    /// When the child is asked again.
-    until: Option<Instant>,
-    /// The number of probes in a row that were not answered.
-    silences: usize,
 }
 
 #[derive(Debug, Default)]
@@ -173,7 +165,9 @@ impl Servers {
             launcher,
             framing,
             metrics,
-            verdict: Mutex::default(),
+            verdict: Verdict::default(),
+            asking_again: Arc::default(),
+            late: Mutex::default(),
             slots: Mutex::default(),
             under_way: Arc::default(),
             is_stopping: AtomicBool::new(false),
@@ -192,9 +186,14 @@ impl Servers {
     }
 
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier
-    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one.
+    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one. If it was silent,
+    /// it is asked again after a while, but no client waits for that.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
-        if self.known() == Some(Shows::Legacy) {
+        if self.verdict.known(Instant::now()) == Some(Shows::Legacy) {
+            return Ok(None);
+        }
+        if self.verdict.was_legacy() {
+            self.ask_again(caller);
             return Ok(None);
         }
         let slot = self.slot(caller)?;
@@ -210,18 +209,37 @@ impl Servers {
         })
     }
 
+    /// Asks a server of the earlier revisions once more, unless that is being done.
+    fn ask_again(self: &Arc<Self>, caller: &Placeholders) {
+        let (Ok(asking), Ok(slot)) = (Arc::clone(&self.asking_again).try_lock_owned(), self.slot(caller))
+        else {
+            return;
+        };
+        let (servers, caller) = (Arc::clone(self), caller.clone());
+        tokio::spawn(async move {
+            if let Err(error) = servers.start_once(&caller, &slot).await {
+                tracing::info!(%error, "the MCP server cannot be asked once more which revisions it speaks");
+            }
+            drop(asking);
+        });
+    }
+
     /// Starts the child of a slot, unless another caller has just done so.
-    async fn start_once(&self, caller: &Placeholders, slot: &Slot) -> Result<Option<Native>, CallError> {
+    async fn start_once(
+        self: &Arc<Self>,
+        caller: &Placeholders,
+        slot: &Slot,
+    ) -> Result<Option<Native>, CallError> {
         let _one_at_a_time = slot.starting.lock().await;
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        let link = match self.known() {
+        let link = match self.verdict.known(Instant::now()) {
             Some(Shows::Legacy) => return Ok(None),
             Some(Shows::Modern) => self.start_in_room(caller, false).await?,
             None => match self.probe(caller).await {
                 // A server that did not answer the probe before is still used in the older way.
-                Err(CallError::Start(StartError::NoRoom(_))) if self.was_legacy() => return Ok(None),
+                Err(CallError::Start(StartError::NoRoom(_))) if self.verdict.was_legacy() => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(Some(link)) => link,
                 Ok(None) => return Ok(None),
@@ -272,49 +290,69 @@ impl Servers {
         Ok(link)
     }
 
-    async fn probe(&self, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
+    async fn probe(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
         // Nobody loses a session because a server of the earlier revisions is asked once more.
-        let link = if self.was_legacy() {
+        let link = if self.verdict.was_legacy() {
             self.start(caller, true).await?
         } else {
             self.start_in_room(caller, true).await?
         };
-        let within = PROBE_TIMEOUT.min(self.settings.start_timeout);
-        let answer = link.ask("server/discover", "{}", "{}", within).await;
-        let has_answered = link.has_answered();
-        let is_silent = answer.is_err();
-        let shows = answer.map_or(Shows::Legacy, |answer| probe::read(&answer));
-        {
-            let mut verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = verdict.map_or(0, |verdict| verdict.silences);
-            let doubt =
-                if is_silent { DOUBT_OF_SILENCE.get(before).copied().unwrap_or(DOUBT) } else { DOUBT };
-            let until = (shows == Shows::Legacy && !has_answered).then(|| Instant::now() + doubt);
-            let silences = if is_silent { before + 1 } else { 0 };
-            *verdict = Some(Verdict { shows, until, silences });
-        }
-        tracing::info!(
-            modern = shows == Shows::Modern,
-            has_answered,
-            "the MCP server was asked which revisions it speaks"
-        );
-        link.is_probe.store(false, Ordering::Relaxed);
-        if shows == Shows::Modern {
+        let (asked, most) = (Arc::clone(&link), self.settings.start_timeout);
+        let mut asking = tokio::spawn(async move { asked.ask("server/discover", "{}", "{}", most).await });
+        let Ok(answer) = tokio::time::timeout(PROBE_TIMEOUT.min(most), &mut asking).await else {
+            self.verdict.record(Probed::Silent, Instant::now());
+            tracing::warn!(
+                waited = ?PROBE_TIMEOUT.min(most),
+                "the MCP server has not said which revisions it speaks, because it starts slowly or does not answer; it is used as \
+                 one with sessions (up to 2025-11-25), and listened to until START_TIMEOUT"
+            );
+            *self.late() = Some(Arc::clone(&link));
+            let servers = Arc::clone(self);
+            tokio::spawn(async move {
+                let answer = asking.await;
+                if link.has_answered() {
+                    servers.conclude(&link, answer.ok().and_then(Result::ok));
+                }
+                servers.late().take_if(|late| Arc::ptr_eq(late, &link));
+                link.child.stop();
+            });
+            return Ok(None);
+        };
+        if self.conclude(&link, answer.ok().and_then(Result::ok)) == Shows::Modern {
             return Ok(Some(link));
         }
         link.child.stop();
         Ok(None)
     }
 
-    /// Whether the last verdict, however old, is that the server has sessions.
-    fn was_legacy(&self) -> bool {
-        let verdict = *self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        verdict.is_some_and(|verdict| verdict.shows == Shows::Legacy)
+    /// Records what the answer to the probe shows. `None` is no answer.
+    fn conclude(&self, link: &Link, answer: Option<Bytes>) -> Shows {
+        let has_answered = link.has_answered();
+        let shows = answer.as_ref().map_or(Shows::Legacy, |answer| probe::read(answer));
+        let probed = match (has_answered, answer) {
+            (true, _) => Probed::Answered(shows),
+            (false, Some(_)) => Probed::Ended,
+            (false, None) => Probed::Silent,
+        };
+        self.verdict.record(probed, Instant::now());
+        tracing::info!(
+            modern = shows == Shows::Modern,
+            has_answered,
+            "the MCP server was asked which revisions it speaks"
+        );
+        link.is_probe.store(false, Ordering::Relaxed);
+        shows
     }
 
-    fn known(&self) -> Option<Shows> {
-        let verdict = *self.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        verdict.filter(|verdict| verdict.until.is_none_or(|until| Instant::now() < until)).map(|v| v.shows)
+    /// Takes out the child that has been unused for longest.
+    fn take_oldest(&self, newcomer: Newcomer<'_>) -> Option<Arc<Link>> {
+        let mut slots = self.slots();
+        let (_, oldest) = oldest(&slots, newcomer, None)?;
+        slots.remove(&oldest)?.current()
+    }
+
+    fn late(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot(&self, caller: &Placeholders) -> Result<Arc<Slot>, CallError> {
@@ -461,6 +499,9 @@ impl Servers {
 
 impl Keeper for Servers {
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
+        if reason == EndReason::Unused && self.late().is_some() {
+            return Some(Duration::MAX);
+        }
         // A child that serves everybody stays, and nobody has more than one of their own.
         let can_give_up = self.settings.is_per_caller && reason == EndReason::Unused;
         if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
@@ -468,10 +509,11 @@ impl Keeper for Servers {
 
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone> {
         self.candidate(newcomer, reason)?;
-        let mut slots = self.slots();
-        let (_, oldest) = oldest(&slots, newcomer, None)?;
-        let link = slots.remove(&oldest)?.current()?;
-        drop(slots);
+        let late = if reason == EndReason::Unused { self.late().take() } else { None };
+        let link = match late {
+            Some(link) => link,
+            None => self.take_oldest(newcomer)?,
+        };
         link.child.stop();
         let exited = link.child.exited();
         Some(Box::pin(async move {

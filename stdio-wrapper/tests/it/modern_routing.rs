@@ -281,6 +281,24 @@ async fn a_server_that_was_too_slow_to_say_what_it_is_is_soon_asked_again() {
     }
 }
 
+/// Each process of the server answers nothing for 11 seconds, which is longer than a client waits for the probe.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked_again() {
+    let script = format!("sleep 11; exec python3 {}", crate::wrapper::CHILD);
+    let wrapper = Wrapper::run(&[], &["sh", "-c", &script], &[]).await;
+    let client = wrapper.client();
+    assert_eq!(call(&client, "echo", json!({})).await.0, 200);
+    wrapper.logged("the MCP server has not said which revisions it speaks").await;
+    // The answer of the first child was heard, although no client waited for it any more.
+    let concluded = wrapper.logged("the MCP server was asked which revisions it speaks").await;
+    assert!(concluded.contains(r#""has_answered":true"#), "{concluded}");
+    let started = wrapper.metric("stdio_wrapper_children_started_total").await;
+    // Silence alone would be doubted by now.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(call(&client, "echo", json!({})).await.0, 200);
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, started);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_while_the_server_is_asked_what_it_is_leaves_no_child_behind() {
     let wrapper = Wrapper::run(&["--start-timeout=3s"], &["sleep", "1000"], &[]).await;
