@@ -24,6 +24,7 @@ use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
 use auth_service::ops::telemetry;
 use auth_service::store::embedded::{self, OpenError};
+use contract::log_filter::LogFilter;
 
 use crate::serve::{NewStore, open_store};
 use add_client::AddClient;
@@ -253,9 +254,10 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
 fn write_audit_events() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
+    let audit_only = LogFilter::parse("off,audit=info")?;
     let mut outcome = Ok(());
     STARTED.call_once(|| {
-        outcome = telemetry::start(&Observability { filter: "off,audit=info".to_owned(), ..settings });
+        outcome = telemetry::start(&Observability { filter: audit_only, ..settings });
     });
     outcome.context("standard error cannot be written")
 }

@@ -68,26 +68,40 @@ pub struct Config {
     pub dpop: DpopMode,
     /// The format and filter of the log.
     pub observability: Observability,
+    /// One sentence for each variable that is perhaps a misspelt setting.
+    pub doubts: Vec<String>,
 }
 
 /// All problems with the settings. Each names the variable, the cause and the fix.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Problems(Vec<String>);
+pub struct Problems {
+    found: Vec<String>,
+    /// One sentence for each variable that is perhaps a misspelt setting. These are told together with the problems, and are none
+    /// themselves.
+    doubts: Vec<String>,
+}
 
 impl Problems {
+    /// Adds a problem with the value of a variable.
     fn add(&mut self, variable: &str, problem: impl fmt::Display) {
-        self.0.push(format!("{variable}: {problem}"));
+        self.found.push(format!("{variable}: {problem}"));
+    }
+
+    /// Adds a problem in words that have the variable as their subject, such as `is not set`.
+    fn add_about(&mut self, variable: &str, predicate: impl fmt::Display) {
+        self.found.push(format!("{variable} {predicate}"));
     }
 
     fn add_misspelt(&mut self, misspelt: &Misspelt<'_>) {
-        self.0.push(misspelt.to_string());
+        self.found.push(misspelt.to_string());
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the settings have {} problem{}:", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+        let count = self.found.len();
+        write!(f, "the settings have {count} problem{}:", if count == 1 { "" } else { "s" })?;
+        self.found.iter().chain(&self.doubts).try_for_each(|problem| write!(f, "\n  - {problem}"))
     }
 }
 
@@ -113,7 +127,8 @@ impl Config {
         let grants = grants::read(&environment, !trusted_issuers.is_empty(), &mut problems);
         let observability = observability::read(&environment, &mut problems);
         match site {
-            Some(site) if problems.0.is_empty() => Ok(Self {
+            Some(site) if problems.found.is_empty() => Ok(Self {
+                doubts: problems.doubts,
                 listeners,
                 site,
                 storage,
@@ -140,7 +155,7 @@ impl Config {
         let environment = Environment::new(variables, &mut problems);
         let source = admission::read(&environment, &mut problems);
         let site = site::read(&environment, &mut Problems::default());
-        if problems.0.is_empty() { Ok((source, site)) } else { Err(problems) }
+        if problems.found.is_empty() { Ok((source, site)) } else { Err(problems) }
     }
 
     /// Reads only `OPS_LISTEN`, the address at which a running service answers health checks.
@@ -152,7 +167,7 @@ impl Config {
             variables.into_iter().filter(|(name, _)| ["OPS_LISTEN", "OPS_LISTEN_FILE"].contains(&&**name));
         let environment = Environment::new(ops, &mut problems);
         let listeners = listeners::read(&environment, &mut problems);
-        if problems.0.is_empty() { Ok(listeners.ops) } else { Err(problems) }
+        if problems.found.is_empty() { Ok(listeners.ops) } else { Err(problems) }
     }
 
     /// Reads only the settings of the store and of signing keys, which are all that operator commands need.
@@ -163,7 +178,7 @@ impl Config {
         let environment = Environment::new(variables, &mut problems);
         let storage = storage::read(&environment, &mut problems);
         let signing = signing::read(&environment, &mut problems);
-        if problems.0.is_empty() { Ok((storage, signing)) } else { Err(problems) }
+        if problems.found.is_empty() { Ok((storage, signing)) } else { Err(problems) }
     }
 
     /// Reads the settings of the log, for an operator command that works without the service.
@@ -173,7 +188,7 @@ impl Config {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
         let observability = observability::read(&environment, &mut problems);
-        if problems.0.is_empty() { Ok(observability) } else { Err(problems) }
+        if problems.found.is_empty() { Ok(observability) } else { Err(problems) }
     }
 }
 
@@ -208,6 +223,7 @@ mod tests {
             ("STORE_KEY", "short"),
             ("STORE_KEY_PREVIOUS", "short"),
             ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "inof"),
             ("SIGNING_ALGORITHM", "HS256"),
             ("DPOP", "maybe"),
             ("SIGNING_KEY_LEAD", "1s"),
@@ -228,15 +244,16 @@ mod tests {
             "STORE_KEY",
             "STORE_KEY_PREVIOUS",
             "LOG_FORMAT",
+            "RUST_LOG",
             "SIGNING_ALGORITHM",
             "DPOP",
             "SIGNING_KEY_LEAD",
             "SIGNING_KEY_PERIOD",
-            "EDGE_SECRET_FILE",
             "REDIS_URL",
         ] {
             assert!(text.contains(&format!("- {variable}: ")), "{variable} in {text}");
         }
+        assert!(text.contains("- EDGE_SECRET_FILE is set together with EDGE_SECRET; "), "{text}");
     }
 
     #[test]
@@ -245,7 +262,7 @@ mod tests {
             LEAST.iter().copied().chain([("REDIS_URL", "redis://gate:hunter2@redis")]).collect();
         let text = read(&redis).unwrap_err().to_string();
         assert!(
-            text.contains("- STORE_KEY: is required with REDIS_URL") && !text.contains("hunter2"),
+            text.contains("- STORE_KEY is required with REDIS_URL") && !text.contains("hunter2"),
             "{text}"
         );
         let key = ("STORE_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
@@ -261,6 +278,30 @@ mod tests {
         assert!(
             read(&[("ISSUER", ""), ("PROTECTED_HOSTS", "")]).unwrap_err().to_string().contains("2 problems")
         );
+    }
+
+    #[test]
+    fn a_problem_reads_as_a_sentence_that_begins_with_its_variable() {
+        let text = read(&[
+            ("ISSUR", "https://auth.example.com"),
+            ("CLIENT_IDLE_TTL", "1d"),
+            ("CODE_TTL", "1h"),
+            ("EDGE_SECRET", "x"),
+            ("TOKEN_CACHE_SIZE", "0"),
+        ])
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "- ISSUER is not set; set it to the public URL",
+            "- PROTECTED_HOSTS is not set; set it to the hosts",
+            "- CLIENT_IDLE_TTL must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; set it to at least 7783200s",
+            "- CODE_TTL: \"1h\" is out of range; write a time from 5 to 600 seconds",
+            "- EDGE_SECRET is shorter than 16 characters",
+            "- TOKEN_CACHE_SIZE must be a number",
+            "- ISSUR: there is no such setting. Is ISSUER meant?",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 
     #[test]

@@ -86,6 +86,9 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability).context("the log cannot be written to standard error")?;
+    for doubt in &config.doubts {
+        tracing::warn!("{doubt}");
+    }
     match serve(config).await {
         Ok(()) => {
             telemetry::end(None);

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod files;
 pub mod headers;
 pub mod health;
+pub mod log_filter;
 pub mod pattern;
 pub mod rules;
 pub mod scope;

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use contract::log_filter::LogFilter;
 pub use options::Options;
 pub(crate) use placeholders::{GROUP, PLACEHOLDERS, SUBJECT, USER, is_in, replace};
 use url::Url;
@@ -51,7 +52,7 @@ pub struct Config {
     /// Number of children that are kept ready for further sessions.
     pub prewarm: usize,
     /// Filter of the log (`info`, `stdio_wrapper=debug`, …).
-    pub log: String,
+    pub log: LogFilter,
     /// Whether log lines are JSON.
     pub log_json: bool,
 }

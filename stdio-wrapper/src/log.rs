@@ -9,8 +9,6 @@ use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 
 use crate::config::Config;
 
@@ -24,14 +22,6 @@ static LEFT_OUT: OnceLock<ErrorCounter> = OnceLock::new();
 /// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The setting cannot be read.
-    #[error("LOG is `{filter}`, which is not a log filter: {cause}. Write for example `info`")]
-    Filter {
-        /// The setting.
-        filter: String,
-        /// What is wrong with it.
-        cause: ParseError,
-    },
     /// Standard error is closed.
     #[error("the log cannot be written to standard error: {0}")]
     Closed(#[from] io::Error),
@@ -41,13 +31,8 @@ pub enum LogError {
 /// stalled.
 ///
 /// # Errors
-/// If the setting is not a filter, or standard error is closed.
+/// If standard error is closed.
 pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
-    // The HTTP server's own start messages add nothing to those of this program.
-    let quiet = if config.log.contains("actix_server") { "" } else { ",actix_server=warn" };
-    let filter = EnvFilter::builder()
-        .parse(format!("{}{quiet}", config.log))
-        .map_err(|cause| LogError::Filter { filter: config.log.clone(), cause })?;
     // Not through the standard library, which has a lock that everybody else who prints would wait for.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer =
@@ -56,7 +41,7 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     LEFT_OUT.get_or_init(|| writer.error_counter());
     let escapes = if config.log_json { Escapes::Json } else { Escapes::Text };
     let writer = move || Lines { out: writer.clone(), escapes };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let log = tracing_subscriber::fmt().with_env_filter(config.log.to_env_filter()).with_writer(writer);
     if config.log_json {
         log.json().init();
     } else {

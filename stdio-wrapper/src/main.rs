@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use clap::Parser as _;
 use stdio_wrapper::app::{self, World};
 use stdio_wrapper::child::{BECOME, SUPERVISE, become_child, supervise};
 use stdio_wrapper::config::{Config, Options};
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
         Some(BECOME) => return become_child(arguments),
         _ => {}
     }
-    let options = Options::parse();
+    let options = Options::of_command_line();
     if options.healthcheck {
         return match healthcheck::ask(&options.ops_listen) {
             Ok(()) => ExitCode::SUCCESS,
@@ -35,11 +34,12 @@ fn main() -> ExitCode {
             }
         };
     }
-    let misspelt = options.misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+    let variables = || std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let (misspelt, doubts) = (options.misspelt(variables()), options.perhaps_misspelt(variables()));
     let config = match Config::new(&options, &|name| std::env::var(name).ok()) {
         Ok(config) if misspelt.is_empty() => config,
         config => {
-            let problems = misspelt.into_iter().chain(config.err().unwrap_or_default());
+            let problems = misspelt.into_iter().chain(config.err().unwrap_or_default()).chain(doubts);
             eprintln!("stdio-wrapper cannot start:");
             for problem in problems {
                 eprintln!("  - {problem}");
@@ -54,6 +54,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    for doubt in doubts {
+        tracing::warn!("{doubt}");
+    }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

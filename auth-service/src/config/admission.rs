@@ -45,12 +45,14 @@ fn list<T, E: Display>(
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
         match parse(entry.to_owned()) {
             Ok(value) => entries.push(value),
-            Err(error) => problems.add(variable, format_args!("{entry:?} is not one: {error}")),
+            Err(error) => problems.add(variable, format_args!("{entry:?} cannot be used: {error}")),
         }
     }
     if entries.is_empty() {
-        problems
-            .add(variable, "names nobody; name at least one, or unset it to let in everybody who can log in");
+        problems.add_about(
+            variable,
+            "names nobody; name at least one, or unset it to let in everybody who can log in",
+        );
     }
     entries
 }

@@ -103,7 +103,7 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     // Uses are recorded to the hour, so a client has to be kept for more than an hour longer than its grants.
     if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
         let least = lifetimes.refresh_token.as_secs() + 7200;
-        problems.add("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; {least}s is the least"));
+        problems.add_about("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; set it to at least {least}s"));
     }
     let secret = durations::read(
         "CLIENT_SECRET_TTL",
@@ -148,11 +148,11 @@ fn mode(mode: Option<&str>, token: Option<String>, problems: &mut Problems) -> R
             RegistrationMode::Token(SecretString::from(token))
         }
         (Some("token"), _) => {
-            problems.add("REGISTRATION_TOKEN", "must hold at least 16 characters when REGISTRATION is token; `openssl rand -hex 32` makes a good one");
+            problems.add_about("REGISTRATION_TOKEN", "must have at least 16 characters when REGISTRATION is token; `openssl rand -hex 32` makes a good one");
             RegistrationMode::Closed
         }
         (None | Some("open"), Some(_)) => {
-            problems.add(
+            problems.add_about(
                 "REGISTRATION_TOKEN",
                 "is set, but registration is open to anyone; set REGISTRATION=token as well",
             );

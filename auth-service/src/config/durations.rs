@@ -21,7 +21,7 @@ pub(super) fn read(
         Some(_) => problems.add(
             variable,
             format_args!(
-                "{text} is out of range; it may be {} to {} seconds",
+                "{text:?} is out of range; write a time from {} to {} seconds",
                 least.as_secs(),
                 most.as_secs()
             ),

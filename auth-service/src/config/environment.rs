@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use contract::files::read_setting;
-use contract::settings::misspelt;
+use contract::settings::{misspelt, perhaps_misspelt};
 
 use super::{Problems, roots};
 
@@ -78,8 +78,10 @@ impl Environment {
         for &name in NAMES {
             let file_name = format!("{name}_FILE");
             match (given.get(name), given.get(&file_name)) {
-                (Some(_), Some(_)) => problems
-                    .add(&file_name, format_args!("is set together with {name}; set only one of the two")),
+                (Some(_), Some(_)) => problems.add_about(
+                    &file_name,
+                    format_args!("is set together with {name}; set only one of the two"),
+                ),
                 (Some(value), None) => {
                     values.insert(name.to_owned(), value.trim().to_owned());
                 }
@@ -95,6 +97,8 @@ impl Environment {
         for misspelt in misspelt(NAMES, given.keys().cloned()) {
             problems.add_misspelt(&misspelt);
         }
+        problems.doubts =
+            perhaps_misspelt(NAMES, given.keys().cloned()).iter().map(ToString::to_string).collect();
         let value = |name| given.get(name).map(|value: &String| value.as_str());
         roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);
         Self(values)
@@ -122,5 +126,15 @@ mod tests {
         Environment::new(given.map(|(name, value)| (name.to_owned(), value.to_owned())), &mut problems);
         let told = problems.to_string();
         assert!(told.contains("1 problem:") && told.contains("ALLOWED_GROUPS meant?"), "{told}");
+    }
+
+    #[test]
+    fn a_variable_that_could_be_a_misspelt_setting_or_another_programs_is_only_told() {
+        let mut problems = Problems::default();
+        let given = [("ISSUR", "x"), ("TOKEN_TTL", "1h"), ("PATH", "/bin")];
+        Environment::new(given.map(|(name, value)| (name.to_owned(), value.to_owned())), &mut problems);
+        assert!(problems.found.is_empty(), "{problems}");
+        let told = problems.to_string();
+        assert!(told.contains("Is ISSUER meant?") && told.contains("Is ACCESS_TOKEN_TTL or"), "{told}");
     }
 }

@@ -78,7 +78,7 @@ fn additional(list: Option<&str>, problems: &mut Problems) -> Vec<GrantType> {
             other => problems.add(
                 "ADDITIONAL_GRANTS",
                 format_args!(
-                    "{other:?} is not a grant; it may list client_credentials, device_code and token_exchange, or say none"
+                    "{other:?} is not a grant; write a list of client_credentials, device_code and token_exchange, or none"
                 ),
             ),
         }

@@ -1,5 +1,6 @@
 //! The settings of the log.
 
+use contract::log_filter::LogFilter;
 use serde::Deserialize;
 
 use super::{Environment, Problems};
@@ -18,9 +19,8 @@ pub enum LogFormat {
 pub struct Observability {
     /// The format of log lines (`LOG_FORMAT`: `text` or `json`, default `text`).
     pub format: LogFormat,
-    /// The events that are logged, in the syntax of `tracing_subscriber::EnvFilter` (`RUST_LOG`, default
-    /// `info,actix_server=warn`).
-    pub filter: String,
+    /// The events that are logged (`RUST_LOG`, default `info,actix_server=warn`).
+    pub filter: LogFilter,
 }
 
 #[derive(Default, Deserialize)]
@@ -39,5 +39,10 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Observ
             LogFormat::Text
         }
     };
-    Observability { format, filter: raw.rust_log.unwrap_or_else(|| "info,actix_server=warn".to_owned()) }
+    let filter = raw.rust_log.as_deref().map_or(Ok(LogFilter::default()), LogFilter::parse);
+    let filter = filter.unwrap_or_else(|error| {
+        problems.add("RUST_LOG", error);
+        LogFilter::default()
+    });
+    Observability { format, filter }
 }

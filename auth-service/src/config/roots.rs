@@ -63,7 +63,7 @@ mod tests {
     fn problems(file: Option<&str>, directories: Option<&str>) -> String {
         let mut problems = Problems::default();
         check(file, directories, &mut problems);
-        problems.0.join("\n")
+        problems.found.join("\n")
     }
 
     #[test]

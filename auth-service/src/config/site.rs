@@ -37,7 +37,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
             None
         }
         None => {
-            problems.add(
+            problems.add_about(
                 "ISSUER",
                 "is not set; set it to the public URL of this service, for example https://auth.example.com",
             );
@@ -45,7 +45,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
         }
     };
     let Some(list) = raw.protected_hosts else {
-        problems.add(
+        problems.add_about(
             "PROTECTED_HOSTS",
             "is not set; set it to the hosts of your MCP services, for example *.mcp.example.com",
         );
@@ -76,7 +76,7 @@ fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Prob
         let resource = if entry.contains('?') { Err(UnknownResource) } else { hosts.parse(entry) };
         match resource {
             Ok(resource) if resources.iter().any(|other| other.origin() == resource.origin()) => {
-                problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is the second one of its host; a host has one"));
+                problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is the second one of its host; list only one for each host"));
             }
             Ok(resource) => resources.push(resource),
             Err(_) => problems.add(

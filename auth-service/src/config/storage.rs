@@ -45,7 +45,7 @@ struct Raw {
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storage {
     let raw: Raw = environment.concern(problems);
     if raw.redis_url.is_some() && raw.store_key.is_none() {
-        problems.add(
+        problems.add_about(
             "STORE_KEY",
             "is required with REDIS_URL, the same for all replicas: 32 random bytes in base64, as `openssl rand -base64 32` prints them",
         );
@@ -68,7 +68,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     let key = key("STORE_KEY", raw.store_key).map(|key| key.with_previous(previous_key.as_ref()));
     let tokens = raw.token_cache_size.map_or(Ok(TOKENS), |text| text.parse::<usize>());
     let tokens = tokens.ok().filter(|tokens| (1..=10_000_000).contains(tokens)).unwrap_or_else(|| {
-        problems.add("TOKEN_CACHE_SIZE", "must be a number of tokens from 1 to 10000000");
+        problems.add_about("TOKEN_CACHE_SIZE", "must be a number of tokens from 1 to 10000000");
         TOKENS
     });
     // This limits the damage if a change goes unnoticed, so it should be short.

@@ -59,14 +59,14 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
         })
         .collect::<Vec<IpNet>>();
     if raw.edge_secret.as_ref().is_some_and(|secret| secret.len() < 16) {
-        problems.add(
+        problems.add_about(
             "EDGE_SECRET",
             "is shorter than 16 characters and could be guessed; `openssl rand -hex 32` makes a good one",
         );
     }
     // Without a secret, anyone who can reach the listener could lie about a request.
     if raw.edge_secret.is_none() && networks.iter().any(|network| network.prefix_len() == 0) {
-        problems.add(
+        problems.add_about(
             "TRUSTED_PROXIES",
             "trusts every address while EDGE_SECRET is not set; name the proxy's networks, or set EDGE_SECRET",
         );

@@ -56,7 +56,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Vec<Tr
     let file: File = match toml::from_str(&text) {
         Ok(file) => file,
         Err(error) => {
-            problems.add("TRUSTED_ISSUERS", format_args!("it is not the TOML that is expected: {error}"));
+            problems
+                .add("TRUSTED_ISSUERS", format_args!("the value is not the TOML that is expected: {error}"));
             return Vec::new();
         }
     };
@@ -65,7 +66,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Vec<Tr
         let name = entry.issuer.clone();
         match trusted(entry) {
             Ok(issuer) if issuers.iter().any(|other| other.issuer == issuer.issuer) => {
-                problems.add("TRUSTED_ISSUERS", format_args!("{name:?} is there twice"));
+                problems.add("TRUSTED_ISSUERS", format_args!("{name:?} is listed twice"));
             }
             Ok(issuer) => issuers.push(issuer),
             Err(problem) => problems.add("TRUSTED_ISSUERS", format_args!("{name:?}: {problem}")),

@@ -115,7 +115,10 @@ async fn keys(target: &Target, document: &Value, notes: &mut Notes<'_>) {
     let Some(keys) = fetch(target, url, "keys", notes).await else { return };
     match keys.get("keys").and_then(Value::as_array) {
         Some(list) if !list.is_empty() && list.iter().all(|key| key.get("d").is_none()) => {
-            notes.fine("keys", format!("{url} has {} public keys", list.len()));
+            notes.fine(
+                "keys",
+                format!("{url} has {} public key{}", list.len(), if list.len() == 1 { "" } else { "s" }),
+            );
         }
         _ => notes.problem(
             "keys",

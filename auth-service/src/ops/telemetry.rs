@@ -14,9 +14,9 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use tracing::callsite::Identifier;
 use tracing::{Event, Span, Subscriber};
 use tracing_actix_web::{DefaultRootSpanBuilder, RootSpanBuilder};
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{LogFormat, Observability};
 use crate::guard::log_rate::LogRate;
@@ -34,10 +34,9 @@ static WRITER: OnceLock<LogWriter> = OnceLock::new();
 /// # Errors
 /// If standard error is closed, or the system has no thread left.
 pub fn start(settings: &Observability) -> io::Result<()> {
-    let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours help at a terminal and are noise in a file.
     let colours = io::stderr().is_terminal();
-    let all = tracing_subscriber::registry().with(filter).with(Floods::default());
+    let all = tracing_subscriber::registry().with(settings.filter.to_env_filter()).with(Floods::default());
     // Not through the standard library, which has a lock that everybody else who prints would wait for.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer = LogWriter::start(out)?;

@@ -65,6 +65,8 @@ async fn a_healthy_stack_has_no_findings() {
     for check in checks {
         assert!(findings.iter().any(|finding| finding.check == check), "{check} was not looked at");
     }
+    let keys = findings.iter().find(|finding| finding.check == "keys").unwrap();
+    assert!(keys.what.ends_with("has 1 public key"), "{keys:?}");
 }
 
 #[actix_web::test]

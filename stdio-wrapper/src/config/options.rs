@@ -1,8 +1,9 @@
 //! The command line. Every option is a text here. `read` turns the texts into values, and reports all
 //! mistakes at once.
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
-use contract::settings::misspelt;
+use contract::settings::{Misspelt, misspelt, perhaps_misspelt};
 
 /// Serves a stdio MCP server over Streamable HTTP.
 ///
@@ -202,11 +203,41 @@ pub struct Options {
 impl Options {
     /// One sentence for each variable that is almost the name of an option, but is none, and is not meant for the child.
     pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
+        self.compared(given, misspelt)
+    }
+
+    /// One sentence for each variable that is perhaps a misspelt option, and perhaps a variable of another program.
+    pub fn perhaps_misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
+        self.compared(given, perhaps_misspelt)
+    }
+
+    fn compared(
+        &self,
+        given: impl Iterator<Item = String>,
+        compare: impl for<'a> Fn(&[&'a str], Vec<String>) -> Vec<Misspelt<'a>>,
+    ) -> Vec<String> {
         let command = Self::command();
         let known: Vec<&str> =
             command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
-        let given = given.filter(|name| !self.child_env.contains(name));
-        misspelt(&known, given).iter().map(ToString::to_string).collect()
+        let given = given.filter(|name| !self.child_env.contains(name)).collect();
+        compare(&known, given).iter().map(ToString::to_string).collect()
+    }
+
+    /// The options of the command line. An error is told, and ends the process.
+    pub fn of_command_line() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            // The library advises to write `-- WORD` only for words that begin with a hyphen.
+            let word = match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::String(word)) if !word.starts_with('-') => Some(word.clone()),
+                _ => None,
+            };
+            if let (ErrorKind::UnknownArgument, Some(word)) = (error.kind(), word) {
+                let advice =
+                    format!("the command of the MCP server goes after --, like: stdio-wrapper -- {word}");
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+            }
+            error.exit()
+        })
     }
 }
 
@@ -220,5 +251,8 @@ mod tests {
         let given = ["REQUEST_TIMOUT", "REQUEST_TIMEOUT", "REQUEST_TIMEOUTS", "PATH"].map(str::to_owned);
         let problems = options.misspelt(given.into_iter());
         assert_eq!(problems, ["REQUEST_TIMOUT: there is no such setting. Is REQUEST_TIMEOUT meant?"]);
+        let given = ["ISSUR", "PATH"].map(str::to_owned);
+        let doubts = options.perhaps_misspelt(given.into_iter());
+        assert_eq!(doubts, ["ISSUR: there is no such setting. Is ISSUER meant?"]);
     }
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use contract::files::read_setting;
+use contract::log_filter::LogFilter;
+use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::options::Options;
@@ -40,7 +42,7 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
         shared: read.boolean("SHARED", &options.shared),
         translate: read.boolean("TRANSLATE", &options.translate),
         prewarm: read.number("PREWARM", &options.prewarm, 0..=1000),
-        log: if options.log.is_empty() { "info".to_owned() } else { options.log.clone() },
+        log: log(&mut read, &options.log),
         log_json: read.one_of("LOG_FORMAT", &options.log_format, &["text", "json"]) == "json",
     };
     read.check_together(&config);
@@ -186,6 +188,18 @@ impl Reader {
             ));
         }
     }
+}
+
+/// The filter of the log. What the HTTP server says at its start adds nothing to what this program says.
+fn log(read: &mut Reader, text: &str) -> LogFilter {
+    if text.trim().is_empty() {
+        return LogFilter::default();
+    }
+    let filter = LogFilter::parse(text).unwrap_or_else(|error| {
+        read.problem(format!("LOG: {error}"));
+        LogFilter::default()
+    });
+    filter.with_default("actix_server", LevelFilter::WARN)
 }
 
 /// The number of workers. One processor is left for the children: if threads of the wrapper took it from

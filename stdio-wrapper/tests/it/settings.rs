@@ -16,7 +16,7 @@ fn text(bytes: &[u8]) -> String {
 fn every_mistake_is_told_at_once_with_cause_and_fix() {
     let output = run(
         &["--max-line", "much", "--", "no-such-program"],
-        &[("LISTEN", "nowhere"), ("IDENTITY", "assertion")],
+        &[("LISTEN", "nowhere"), ("IDENTITY", "assertion"), ("ISSUR", "x"), ("LOG", "loud")],
     );
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
@@ -25,11 +25,22 @@ fn every_mistake_is_told_at_once_with_cause_and_fix() {
         "MAX_LINE is `much`",
         "JWKS_URL is not set",
         "ISSUER is not set",
+        "ISSUR: there is no such setting. Is ISSUER meant?",
+        "LOG: \"loud\" is not a level of the log",
         "RESOURCE is not set",
         "`no-such-program` was not found",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
+}
+
+#[test]
+fn a_command_without_hyphens_before_it_is_told_where_it_goes() {
+    let output = run(&["cat"], &[]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.contains("goes after --, like: stdio-wrapper -- cat"), "{told}");
+    assert!(!text(&run(&["--lisetn", "x"], &[]).stderr).contains("goes after --"));
 }
 
 #[test]

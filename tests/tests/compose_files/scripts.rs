@@ -58,6 +58,8 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
         (&["other", "--", "uvx", "x y"], "is no PyPI package"),
         (&["other", "--", "rm", "-rf"], "is not understood"),
         (&["other"], "There is no command"),
+        (&[], "Usage: scripts/add-service NAME"),
+        (&["--", "npx", "x"], "There is no name"),
     ] {
         let output = add_service(checkout.path(), words);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
