@@ -4,6 +4,7 @@ mod bounds;
 mod browsers;
 mod connections;
 mod edge_grpc;
+mod grpc_connections;
 mod open_files;
 mod sockets;
 mod unread;

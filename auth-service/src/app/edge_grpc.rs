@@ -16,7 +16,7 @@ use crate::forward_auth::envoy_grpc::places::{Bounded, Places};
 use crate::forward_auth::envoy_grpc::service::Authorizer;
 use crate::state::AppState;
 
-use super::connections::limited;
+use super::grpc_connections::{Limits, limited};
 use super::sockets::Socket;
 
 /// Maximum size of a check in bytes. Envoy sends the headers of one request without its body.
@@ -32,13 +32,10 @@ const STREAMS: u32 = 512;
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
 /// Maximum size of the headers of a check. What the client sent is in the message.
 const HEADERS_LIMIT: u32 = 16 * 1024;
-/// Maximum number of open connections.
-const CONNECTIONS: usize = 256;
+/// The limits of connections. After the preface, keep-alive probes watch a connection that says nothing.
+const LIMITS: Limits = Limits { connections: 256, strangers: 64, patience: Duration::from_secs(10) };
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
-/// Time limit for receiving the HTTP/2 preface of a connection. After that, keep-alive probes watch the
-/// connection.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The idle time after which a connection is probed, and the time limit for the answer.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -99,7 +96,7 @@ async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
     let is_known = move |stream: &TcpStream| stream.peer_addr().is_ok_and(|peer| edges.is_known(peer.ip()));
-    let incoming = limited(incoming, is_known, CONNECTIONS, PREFACE_TIMEOUT);
+    let incoming = limited(incoming, is_known, LIMITS);
     let (health, health_service) = tonic_health::server::health_reporter();
     let health_service = places.for_all(health_service.max_decoding_message_size(HEALTH_LIMIT));
     health.set_serving::<AuthorizationServer<Authorizer>>().await;

@@ -1,6 +1,7 @@
 //! Envoy's `ext_authz` over gRPC. One message describes the whole request, and the answer can remove headers
 //! from it. This module is pure, and [`service`] does the IO.
 
+pub mod peer;
 pub mod places;
 pub mod service;
 

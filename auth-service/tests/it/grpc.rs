@@ -238,6 +238,45 @@ async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() 
     panic!("the places are kept");
 }
 
+/// HTTP/2 sends an answer only as far as its peer allows.
+#[actix_web::test]
+async fn a100_answers_over_grpc_that_are_not_taken_hold_no_places() {
+    let app = start().await;
+    let address = app.edge_grpc.as_ref().unwrap().address;
+    let check = asked("POST", "mcp.example", "/mcp", &[]);
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let endpoint =
+            Channel::from_shared(format!("http://{address}")).unwrap().initial_stream_window_size(0);
+        let channel = endpoint.connect().await.unwrap();
+        for _ in 0..200 {
+            let mut request = tonic::Request::new(check.clone());
+            request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
+            let mut client = AuthorizationClient::new(channel.clone());
+            held.push(tokio::spawn(async move { client.check(request).await }));
+        }
+    }
+    let mut is_full = false;
+    for _ in 0..600 {
+        let mut request = tonic::Request::new(check.clone());
+        request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
+        match envoy(&app).await.check(request).await {
+            Ok(answer) => {
+                assert_eq!(told(answer.into_inner()).0, 401);
+                if is_full {
+                    return;
+                }
+            }
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::Unavailable);
+                is_full = true;
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{}", if is_full { "the places are kept" } else { "the places were never full" });
+}
+
 #[actix_web::test]
 async fn a100_who_lacks_the_secret_is_answered_before_the_message_has_come() {
     let app = start().await;

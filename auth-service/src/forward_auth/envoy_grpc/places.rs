@@ -13,10 +13,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, http};
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 
 use crate::forward_auth::{EDGE_SECRET, trust};
 use crate::state::AppState;
+
+use super::peer::Peer;
 
 /// Maximum number of calls under way of edge proxies. Further ones are refused.
 const OF_EDGES: usize = 960;
@@ -76,9 +77,9 @@ impl Places {
 
     /// Whether an edge proxy has sent this, as its head says.
     fn is_of_edge(&self, request: &Request) -> bool {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let address = peer_of(request).and_then(|peer| peer.address);
         let secrets = request.headers().get_all(EDGE_SECRET.as_str()).iter();
-        trust(peer.map(|peer| peer.ip()), secrets.map(http::HeaderValue::as_bytes), &self.state).is_ok()
+        trust(address, secrets.map(http::HeaderValue::as_bytes), &self.state).is_ok()
     }
 
     fn take(&self, is_of_edge: bool) -> Option<OwnedSemaphorePermit> {
@@ -110,6 +111,10 @@ where
             return refused(Status::unimplemented("the health is told by Check only"));
         }
         let is_of_edge = self.places.is_of_edge(&request);
+        let peer = peer_of(&request).cloned();
+        if let Some(peer) = peer.as_ref().filter(|_| is_of_edge) {
+            peer.has_shown_the_secret();
+        }
         let Some(place) = self.places.take(is_of_edge) else {
             metrics::counter!("mcp_gate_edge_grpc_refused_total").increment(1);
             return refused(Status::unavailable("too many checks are under way"));
@@ -120,17 +125,23 @@ where
             if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };
         let called = self.service.call(request);
         Box::pin(async move {
-            // The place is held until the response has been sent, because a peer can refuse to read it.
+            // The place is held until the response has been sent, because a peer can refuse to read it. If it takes none of
+            // its responses for some time, its connection is closed.
             called.await.map(|response| {
+                let held = (place, peer.map(|peer| peer.answer()));
                 response.map(|body| {
                     Body::new(body.map_frame(move |frame| {
-                        let _held = &place;
+                        let _held = &held;
                         frame
                     }))
                 })
             })
         })
     }
+}
+
+fn peer_of(request: &Request) -> Option<&Peer> {
+    request.extensions().get()
 }
 
 fn refused(status: Status) -> Called {

@@ -13,6 +13,8 @@ use crate::forward_auth::answer::Answer;
 use crate::forward_auth::{EDGE_SECRET, counted, decision, trust};
 use crate::state::AppState;
 
+use super::peer::Peer;
+
 /// Implements `envoy.service.auth.v3.Authorization`.
 pub struct Authorizer {
     state: Arc<AppState>,
@@ -29,7 +31,7 @@ impl Authorizer {
 impl Authorization for Authorizer {
     /// Always returns an HTTP response as its answer: an RPC error would tell the client nothing.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let peer = request.remote_addr().map(|peer| peer.ip());
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         let metadata = request.metadata();
         let secrets = metadata.get_all(EDGE_SECRET.as_str()).iter().map(MetadataValue::as_encoded_bytes);
         let trusted = trust(peer, secrets, &self.state);
