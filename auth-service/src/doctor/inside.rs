@@ -85,6 +85,7 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
             notes.fine("store", "the store answers, and keys are there");
             let body: Value = response.json().await.unwrap_or_default();
             note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
+            note_clock(body.get("clock").and_then(Value::as_str), notes);
             note_policy(body.get("policy"), notes);
             note_log(body.get("log").and_then(Value::as_str), notes);
         }
@@ -97,6 +98,18 @@ async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
                 "mend what it says of the store and the clock; docs/state.md has the causes: a full disk, Redis that is away or full, a wrong clock, lost data",
             );
         }
+    }
+}
+
+/// Tells what `/ready` says of the clock of the service. It can differ from the one that the doctor sees.
+fn note_clock(clock: Option<&str>, notes: &mut Notes<'_>) {
+    if let Some(clock) = clock.filter(|clock| *clock != "ok" && !clock.starts_with("not compared yet")) {
+        notes.problem(
+            "clock",
+            format!("the clock of auth-service is doubtful: {clock}"),
+            "tokens and assertions are treated as expired or not yet valid, and wrappers refuse every call",
+            "run NTP on the machine of auth-service; see \"When the clock is wrong\" in docs/state.md",
+        );
     }
 }
 

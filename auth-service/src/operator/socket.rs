@@ -19,11 +19,15 @@ use super::{Command, Reply, Tools, run};
 const NAME: &str = "operator.sock";
 /// Maximum length of a command in bytes.
 const MAX_LINE_LEN: u64 = 64 * 1024;
-/// Time limit for receiving a command and for sending the reply.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit for receiving a command. A command is sent as soon as its connection is there.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for sending the reply.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum number of concurrent commands, which limits memory use. Further connections wait to be accepted.
-const AT_ONCE: usize = 16;
+/// Maximum number of connections, of which most have not sent their command yet. Further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+/// Maximum number of concurrent commands, which limits memory use. Connections without a command take no place here.
+const MAX_COMMANDS: usize = 16;
 
 /// The socket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,15 +79,16 @@ pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
 
 /// Answers operators until the service ends.
 pub async fn serve(listener: UnixListener, state: Data<AppState>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let commands = Arc::new(Semaphore::new(MAX_COMMANDS));
     // The semaphore is never closed, so acquiring does not fail.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let state = state.clone();
+                let (state, commands) = (state.clone(), Arc::clone(&commands));
                 tokio::spawn(async move {
                     let _place = place;
-                    if answer(stream, &state).await.is_err() {
+                    if answer(stream, &commands, &state).await.is_err() {
                         tracing::warn!("an operator's command was interrupted");
                     }
                 });
@@ -96,10 +101,12 @@ pub async fn serve(listener: UnixListener, state: Data<AppState>) {
     }
 }
 
-async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, commands: &Semaphore, state: &AppState) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    tokio::time::timeout(TIMEOUT, BufReader::new(read.take(MAX_LINE_LEN)).read_line(&mut line)).await??;
+    let mut received = BufReader::new(read.take(MAX_LINE_LEN));
+    tokio::time::timeout(RECEIVE_TIMEOUT, received.read_line(&mut line)).await??;
+    let _turn = commands.acquire().await.map_err(std::io::Error::other)?;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
             let budget = command.budget();
@@ -122,7 +129,7 @@ async fn answer(stream: UnixStream, state: &AppState) -> std::io::Result<()> {
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
-    tokio::time::timeout(TIMEOUT, write.write_all(&text)).await?
+    tokio::time::timeout(SEND_TIMEOUT, write.write_all(&text)).await?
 }
 
 fn tools(state: &AppState) -> Tools<'_> {
@@ -148,7 +155,7 @@ pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketErr
         stream.read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    let answered = tokio::time::timeout(command.budget() + TIMEOUT, exchange)
+    let answered = tokio::time::timeout(command.budget() + SEND_TIMEOUT, exchange)
         .await
         .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     let answer = answered.map_err(|source| SocketError::Ask { path: path.clone(), source })?;

@@ -132,6 +132,17 @@ async fn a_policy_file_that_is_not_in_force_is_found_from_inside() {
 }
 
 #[actix_web::test]
+async fn a_clock_of_auth_service_alone_that_jumped_is_found_from_inside() {
+    let patient = patient(Fault::None, &[], None).await;
+    patient.app.state.follow_keys().await;
+    patient.app.set_clock_ahead(Duration::from_secs(200 * 86_400));
+    let findings = examined(&patient, None).await;
+    let clock =
+        findings.iter().find(|finding| finding.check == "clock" && finding.outcome == Outcome::Problem);
+    assert!(clock.is_some_and(|found| found.what.contains("jumped")), "{findings:#?}");
+}
+
+#[actix_web::test]
 async fn a_name_without_address_and_a_port_without_listener_are_told_apart() {
     for (url, check) in [("https://nowhere.invalid/mcp", "dns"), ("http://127.0.0.1:1/mcp", "connection")] {
         let url = url.parse().unwrap();

@@ -20,6 +20,24 @@ pub(crate) async fn ask(app: &TestApp, command: Command) -> Reply {
     reply
 }
 
+#[actix_web::test]
+async fn connections_without_a_command_delay_no_command() {
+    let app = TestApp::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let listener = socket::listen(directory.path()).unwrap();
+    let serving = actix_web::rt::spawn(socket::serve(listener, app.state.clone()));
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::UnixStream::connect(directory.path().join("operator.sock")).await.unwrap());
+    }
+    let reply = socket::ask(directory.path(), &Command::ListClients { after: None }).await.unwrap();
+    assert!(matches!(reply, Reply::Clients(_)), "{reply:?}");
+    // The answer came before the time of any of them was over.
+    let closed = silent.iter().filter(|stream| stream.try_read(&mut [0]).is_ok()).count();
+    assert_eq!(closed, 0);
+    serving.abort();
+}
+
 fn id(text: &str) -> ClientId {
     ClientId::try_from(text.to_owned()).unwrap()
 }
