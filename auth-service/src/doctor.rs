@@ -129,6 +129,10 @@ pub async fn examine(
     if let Some(addresses) = network::resolve(&target, &mut notes).await
         && network::connect(&target, examination.now, &mut notes).await
     {
+        // A store that does not work is the cause of much of what is seen from outside, so this comes first.
+        if let Some(settings) = &examination.settings {
+            inside::readiness(settings.listeners.ops, target.patience, &mut notes).await;
+        }
         let challenged = challenge::examine(&target, &mut notes).await;
         network::clock(&target, examination.now, &mut notes).await;
         let issuer = discovery::resource(&target, challenged.as_ref(), &mut notes).await;

@@ -64,7 +64,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
                 "challenge",
                 format!("{method} without a token is answered {status} instead of 401"),
                 "clients cannot learn where to log in",
-                "403: put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
+                "403: if auth-service is not ready (see `store`, or /ready at OPS_LISTEN), mend that first: nginx turns a failure of the store into 403. Otherwise put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
             );
             return None;
         }

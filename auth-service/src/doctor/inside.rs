@@ -46,7 +46,6 @@ pub(super) async fn examine(
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
         );
     }
-    readiness(settings.listeners.ops, target.patience, notes).await;
     let mut closed = true;
     for (name, listener) in [
         ("EDGE_LISTEN", Some(settings.listeners.edge)),
@@ -62,7 +61,7 @@ pub(super) async fn examine(
 }
 
 /// Asks `/ready`, which asks the store. If the service listens at all, its keys were loaded.
-async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
+pub(super) async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
     let address = match ops.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], ops.port())),
         ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, ops.port())),

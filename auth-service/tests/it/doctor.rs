@@ -118,6 +118,22 @@ async fn settings_that_do_not_fit_are_found_from_inside() {
 }
 
 #[actix_web::test]
+async fn a_service_that_is_not_ready_is_told_before_what_follows_from_it() {
+    let mut patient = patient(Fault::Refuses, &[], None).await;
+    // Nobody listens there.
+    patient.app.ops = "http://127.0.0.1:1".to_owned();
+    let findings = examined(&patient, None).await;
+    let complaints = complaints(&findings);
+    assert_eq!(
+        complaints[..2],
+        [("store", Outcome::Problem), ("challenge", Outcome::Problem)],
+        "{findings:#?}"
+    );
+    let refused = findings.iter().find(|finding| finding.what.contains("403 instead of 401")).unwrap();
+    assert!(refused.fix.unwrap().contains("nginx turns a failure of the store into 403"), "{refused:?}");
+}
+
+#[actix_web::test]
 async fn a_policy_file_that_is_not_in_force_is_found_from_inside() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "default_scope = \"mcp\"\n").unwrap();

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     NoDeletion,
     /// auth-service is not reachable.
     NoAuthService,
+    /// The check is refused, as nginx refuses it while the store does not work.
+    Refuses,
     /// The `Date` header has a time in 1994.
     Clock,
     /// The edge does not route the key set.
@@ -133,6 +135,9 @@ fn spoil(fault: Fault, response: &mut HttpResponse) {
 async fn check(edge: &Edge, request: &HttpRequest, target: &str) -> HttpResponse {
     if edge.fault == Fault::NoAuthService {
         return HttpResponse::InternalServerError().finish();
+    }
+    if edge.fault == Fault::Refuses {
+        return HttpResponse::Forbidden().finish();
     }
     let mut ask = edge.http.get(format!("{}/verify/traefik", edge.checks));
     let forwarded = request.headers().get("x-forwarded-host").filter(|_| edge.fault == Fault::BelievesHost);
