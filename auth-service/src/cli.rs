@@ -107,12 +107,13 @@ pub(crate) enum UserCommand {
         /// The issuer's `iss`.
         issuer: String,
     },
-    /// Disable an account: it cannot log in, and its tokens are no longer valid.
+    /// Disable an account: until it is enabled again, it cannot log in, and its tokens are refused. They are kept: what has
+    /// not expired by then counts again.
     Disable {
         /// Login name.
         name: String,
     },
-    /// Enable an account again.
+    /// Enable an account again, with the tokens that it had. Applications that the user has connected need no new login.
     Enable {
         /// Login name.
         name: String,
@@ -133,7 +134,7 @@ pub(crate) enum UserCommand {
         email: Option<String>,
     },
     /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the user
-    /// has connected stay connected; `disable` shuts them out, too.
+    /// has connected stay connected; `disable` shuts them out, too, until `enable`.
     Reset {
         /// Login name.
         name: String,
@@ -172,13 +173,14 @@ pub(crate) enum ClientCommand {
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Disable a client: it gets no tokens, and the tokens that it has are no longer valid.
+    /// Disable a client: until it is enabled again, it gets no tokens, and the tokens that it has are refused. They are kept:
+    /// what has not expired by then counts again.
     Disable {
         /// The client's `client_id`.
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Enable a client again.
+    /// Enable a client again, with the tokens that it had.
     Enable {
         /// The client's `client_id`.
         #[arg(allow_hyphen_values = true)]
@@ -347,8 +349,15 @@ fn typed_password() -> anyhow::Result<SecretString> {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_password(username: &Username, reply: &Reply) {
     println!("account: {username}");
-    if let Reply::OneTimePassword(password) = reply {
-        println!("password: {password}");
+    match reply {
+        Reply::OneTimePassword(password) => println!("password: {password}"),
+        Reply::OneTimePasswordOfDisabled(password) => {
+            println!("password: {password}");
+            println!(
+                "The account is disabled: nobody can log in with this until `auth-service user enable {username}`."
+            );
+        }
+        _ => {}
     }
 }
 

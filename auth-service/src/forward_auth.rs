@@ -194,7 +194,9 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
             return invalid("the access token is not valid");
         }
         Err(RejectedToken::Expired) => return invalid("the access token has expired"),
-        Err(RejectedToken::Revoked) => return invalid("the access token has been revoked"),
+        Err(RejectedToken::Revoked) => {
+            return invalid("the access token was revoked, or its account or client is disabled");
+        }
         Err(RejectedToken::Undatable) => return Answer::refuse(&CheckError::Undatable),
         Err(RejectedToken::Store(error)) => return Answer::refuse(&CheckError::Store(error)),
     };

@@ -158,6 +158,8 @@ pub enum Reply {
     Done,
     /// The account was added or reset, and has this one-time password.
     OneTimePassword(String),
+    /// Likewise, but the account is disabled, so nobody can log in with the password yet.
+    OneTimePasswordOfDisabled(String),
     /// The client was added.
     ClientAdded {
         /// The identifier of the client.
@@ -371,7 +373,8 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
         return Ok(Reply::Refused("the password was changed at the same time; try again".to_owned()));
     }
     audit::Event::PasswordReset { subject: &account.subject }.emit();
-    Ok(Reply::OneTimePassword(password.expose_secret().to_owned()))
+    let told = if account.disabled { Reply::OneTimePasswordOfDisabled } else { Reply::OneTimePassword };
+    Ok(told(password.expose_secret().to_owned()))
 }
 
 async fn link_user(

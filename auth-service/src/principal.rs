@@ -60,8 +60,9 @@ pub enum RejectedToken {
     /// The token has expired.
     #[error("the access token has expired")]
     Expired,
-    /// The grant was revoked or has expired, or the account is disabled or does not exist.
-    #[error("the access token has been revoked")]
+    /// The grant was revoked or has expired, or the account or client is disabled or does not exist. A token of somebody
+    /// who is disabled counts again if they are enabled, so no text may say that it is gone for good.
+    #[error("the access token was revoked, or its account or client is disabled")]
     Revoked,
     /// The clock is in doubt, and does not tell whether the token and its refresh token have expired.
     #[error("the clock does not tell whether the access token has expired")]

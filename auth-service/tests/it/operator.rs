@@ -117,7 +117,12 @@ async fn an_account_that_is_switched_off_gets_nothing_until_it_is_switched_on() 
     let person = || Username::try_from(name.clone()).unwrap();
     let switch = |disabled| ask(&app, Command::SwitchUser { username: person(), disabled });
     assert!(matches!(switch(true).await, Reply::Done));
-    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    let refused = app.check_token(&tokens.access).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    let challenge = refused.headers().get("www-authenticate").unwrap().to_str().unwrap();
+    assert!(challenge.contains("was revoked, or its account or client is disabled"), "{challenge}");
+    let reset = ask(&app, Command::ResetUser { username: person() }).await;
+    assert!(matches!(reset, Reply::OneTimePasswordOfDisabled(_)), "{reset:?}");
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     let refused = browser.submit(&page, &[("username", &name), ("password", PASSWORD)]).await;
