@@ -11,6 +11,7 @@ pub mod files;
 pub mod headers;
 pub mod health;
 pub mod log_filter;
+pub mod log_lines;
 pub mod pattern;
 pub mod rules;
 pub mod scope;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 
+use contract::log_lines::LogLines;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::config::Config;
@@ -37,7 +38,7 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING).thread_name("log");
-    let (writer, guard) = writer.finish(out);
+    let (writer, guard) = writer.finish(LogLines::new(out));
     LEFT_OUT.get_or_init(|| writer.error_counter());
     let escapes = if config.log_json { Escapes::Json } else { Escapes::Text };
     let writer = move || Lines { out: writer.clone(), escapes };

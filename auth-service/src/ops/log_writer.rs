@@ -4,11 +4,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use contract::log_lines::LogLines;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -18,8 +19,6 @@ const MAX_WAITING: usize = 1 << 20;
 const MAX_WAITING_AUDIT: usize = 1 << 20;
 /// Bytes that a line takes in the queue in addition to its text.
 const OVERHEAD: usize = 64;
-/// Pause before a write is tried again, if standard error does not block.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The queue of lines in front of the thread that writes them. Clones share it.
 #[derive(Clone, Default)]
@@ -40,6 +39,10 @@ struct Queue {
     lost: Lost,
     /// The part of `lost` that the log has reported.
     told: Lost,
+    /// Whether the last line could not be written.
+    fails: bool,
+    /// Why a line could not be written, the last time.
+    last_error: Option<String>,
 }
 
 /// A line in the queue.
@@ -57,11 +60,13 @@ pub struct Lost {
     pub lines: u64,
     /// Those of them that were audit lines.
     pub audit: u64,
+    /// Those of them that could not be written. Nobody read the lines before the others.
+    pub unwritten: u64,
 }
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lines, audit } = self;
+        let Self { lines, audit, .. } = self;
         write!(f, "{lines} lines, {audit} of them audit lines")
     }
 }
@@ -121,16 +126,40 @@ impl LogWriter {
         self.queue().bytes + 4096 > MAX_WAITING
     }
 
+    /// Whether lines are written, and how many were left out and why, in words for operators.
+    pub fn status(&self) -> String {
+        let is_full = self.is_full();
+        let Queue { lost, fails, ref last_error, .. } = *self.queue();
+        let error = last_error.as_deref().unwrap_or_default();
+        let cause = match (lost.lines - lost.unwritten, lost.unwritten) {
+            (0, 0) => String::new(),
+            (0, _) => format!(", because they could not be written ({error})"),
+            (_, 0) => ", because nobody read standard error".to_owned(),
+            (unread, unwritten) => format!(
+                ", {unread} because nobody read standard error and {unwritten} because they could not be written ({error})"
+            ),
+        };
+        match lost.lines {
+            _ if is_full => format!("nobody reads standard error; left out since the start: {lost}{cause}"),
+            0 => "ok".to_owned(),
+            _ if fails => {
+                format!("standard error cannot be written; left out since the start: {lost}{cause}")
+            }
+            _ => format!("ok now; left out since the start: {lost}{cause}"),
+        }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_all(&self, mut out: impl Write) {
+    fn write_all(&self, out: impl Write) {
+        let mut out = LogLines::new(out);
         loop {
             let line = self.next();
-            let is_written = write_line(&mut out, &line.text).is_ok();
-            let untold = self.finish(&line, is_written);
-            if let Some(Lost { lines, audit }) = untold {
+            let written = out.write_all(&line.text);
+            let untold = self.finish(&line, &written);
+            if let Some(Lost { lines, audit, .. }) = untold {
                 tracing::warn!(
                     lines,
                     audit_lines = audit,
@@ -152,18 +181,25 @@ impl LogWriter {
 
     /// Frees the space of a line, and counts it if it is lost. Returns what was left out since the last report,
     /// if it is time for another one.
-    fn finish(&self, line: &Waiting, is_written: bool) -> Option<Lost> {
+    fn finish(&self, line: &Waiting, written: &io::Result<()>) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;
         queue.bytes = queue.bytes.saturating_sub(line.text.len() + OVERHEAD);
-        if !is_written {
+        if let Err(error) = written {
             queue.lost.count(line.is_audit);
+            queue.lost.unwritten += 1;
+            queue.last_error = Some(error.to_string());
         }
+        queue.fails = written.is_err();
         // While the queue is long, the reader has not caught up, and more lines might be left out.
-        let untold = if is_written && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
+        let untold = if written.is_ok() && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
             let (lost, told) = (queue.lost, queue.told);
             queue.told = lost;
-            Some(Lost { lines: lost.lines - told.lines, audit: lost.audit - told.audit })
+            Some(Lost {
+                lines: lost.lines - told.lines,
+                audit: lost.audit - told.audit,
+                unwritten: lost.unwritten - told.unwritten,
+            })
         } else {
             None
         };
@@ -171,20 +207,6 @@ impl LogWriter {
         self.0.changed.notify_all();
         untold
     }
-}
-
-fn write_line(out: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
-    while !line.is_empty() {
-        match out.write(line) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => line = line.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Another process that shares standard error might have made it non-blocking.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Receives the text of one log line.
@@ -218,6 +240,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -236,6 +259,11 @@ mod tests {
         let lost = writer.lost();
         assert!(lost.lines > 1000 && lost.lines < 4096 && lost.audit == 0, "{lost}");
         assert!(writer.is_full());
+        let told = writer.status();
+        assert!(
+            told.starts_with("nobody reads") && told.ends_with("because nobody read standard error"),
+            "{told}"
+        );
         // Audit lines have room of their own, which ends, too.
         writer.put(&line, true);
         assert_eq!(writer.lost(), lost);
@@ -274,12 +302,15 @@ mod tests {
         writer.put(b"one\n", false);
         writer.put(b"two\n", true);
         writer.flush(PATIENCE);
-        assert_eq!(writer.lost(), Lost { lines: 2, audit: 1 });
+        assert_eq!(writer.lost(), Lost { lines: 2, audit: 1, unwritten: 2 });
+        let cause = "left out since the start: 2 lines, 1 of them audit lines, because they could not be written (no storage space)";
+        assert_eq!(writer.status(), format!("standard error cannot be written; {cause}"));
         assert_eq!(writer.queue().told, Lost::default());
         *is_full.lock().unwrap() = false;
         writer.put(b"three\n", false);
         writer.flush(PATIENCE);
-        assert_eq!(writer.queue().told, Lost { lines: 2, audit: 1 });
+        assert_eq!(writer.queue().told, Lost { lines: 2, audit: 1, unwritten: 2 });
+        assert_eq!(writer.status(), format!("ok now; {cause}"));
     }
 
     #[test]

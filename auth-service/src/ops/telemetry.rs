@@ -70,14 +70,7 @@ pub fn end(last_words: Option<&str>) {
 
 /// Whether the log is read, in words for operators.
 pub fn log_status() -> String {
-    let lost = WRITER.get().map(LogWriter::lost).unwrap_or_default();
-    if WRITER.get().is_some_and(LogWriter::is_full) {
-        format!("nobody reads standard error; left out since the start: {lost}")
-    } else if lost.lines > 0 {
-        format!("ok now; left out since the start, because nobody read standard error: {lost}")
-    } else {
-        "ok".to_owned()
-    }
+    WRITER.get().map_or_else(|| "ok".to_owned(), LogWriter::status)
 }
 
 /// Leaves out lines when one place in the program or in a library writes too many. A store that is not
