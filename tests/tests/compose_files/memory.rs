@@ -175,7 +175,7 @@ fn what_auth_service_can_be_made_to_hold_fits_its_memory() {
     assert_eq!(most("further connections to the public"), app("PUBLIC") - heads);
     assert_eq!(most("connections to the edge listener"), app("EDGE"));
     assert_eq!(most("connections to the ops listener"), app("OPS"));
-    let grpc = number("auth-service/src/app/edge_grpc.rs", "const CONNECTIONS: usize =");
+    let grpc = number("auth-service/src/app/edge_grpc.rs", "const LIMITS: Limits = Limits { connections:");
     assert_eq!(most("connections to the edge gRPC"), grpc);
     let calls = |of: &str| {
         let source = "auth-service/src/forward_auth/envoy_grpc/places.rs";
