@@ -50,6 +50,10 @@ const HEADS_AWAITED: (usize, usize) = (64, 512);
 /// Number of requests that each worker of the public listener works on at the same time. While one waits for the store,
 /// others use the processor.
 const TURNS_PER_WORKER: usize = 4;
+/// For how long `/ready` says that the signing keys were missing in the store.
+const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
+const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
+     before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
 
 /// The settings, the store, the keys, and the sources of time and randomness.
 pub struct AppState {
@@ -100,6 +104,8 @@ pub struct AppState {
     upkeep: Upkeep,
     write_probe: WriteProbe,
     rotated: Mutex<Option<Rotated>>,
+    /// When this process last found no signing keys in the store.
+    keys_missed_at: Mutex<Option<UnixTime>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -151,6 +157,7 @@ impl AppState {
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             rotated,
+            keys_missed_at: Mutex::default(),
             registration_rate: RegistrationRate::new(config.clients.rate, config.clients.unused_ceiling()),
             account_rate: AccountRate::default(),
             device_rate: DeviceRate::default(),
@@ -212,14 +219,11 @@ impl AppState {
             return Ok(false);
         }
         let (store, now) = (self.store.as_ref(), self.now());
-        // The store is there, and its keys are not: a Redis has evicted them, or somebody has deleted them. New ones would
-        // make every token invalid.
-        if store.signing_keys().await?.is_none() && store.replace_signing_keys(None, &self.keys.set()).await?
-        {
-            tracing::error!(
-                "the signing keys were missing in the store, and those of this process were put back. Does Redis evict keys \
-                 (maxmemory-policy), or has somebody deleted them?"
-            );
+        // The keys of this process are not put back: one of them can have been revoked since it read them, and
+        // what said so is lost together with the row. New keys end tokens, which clients get again by a refresh.
+        if store.signing_keys().await?.is_none() {
+            *self.keys_missed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+            tracing::error!("{KEYS_WERE_MISSING}");
         }
         let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
         Ok(self.keys.install(keys)?)
@@ -261,7 +265,12 @@ impl AppState {
     /// # Errors
     /// If the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
-        self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await
+        let mut findings = self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await?;
+        let missed_at = *self.keys_missed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed_at.is_some_and(|at| self.now().since(at) < KEYS_MISSED_TOLD) {
+            findings.dangers.push(KEYS_WERE_MISSING.to_owned());
+        }
+        Ok(findings)
     }
 
     /// Deletes expired rows, unless the clock is in doubt or the store has lost its data.

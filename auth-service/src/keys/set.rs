@@ -96,9 +96,15 @@ pub enum Unchanged {
 }
 
 impl KeySet {
-    /// Makes the set for a first start: one key, which signs at once.
+    /// Makes the set for a first start, or for a store that has lost its set: one key, which signs at once.
+    ///
+    /// The revisions begin at the time. If they began at 1, a process that has read the lost set could take the
+    /// new one for it, and replace it by a set with a key that was revoked.
     pub fn first(terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
-        Ok(Self { revision: 1, keys: vec![StoredSigningKey::generate(terms.algorithm, now, now)?] })
+        Ok(Self {
+            revision: now.0.max(1),
+            keys: vec![StoredSigningKey::generate(terms.algorithm, now, now)?],
+        })
     }
 
     /// The number of this revision of the set, which increases with every change.

@@ -74,11 +74,6 @@ impl KeyRing {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The set that is in use.
-    pub fn set(&self) -> KeySet {
-        self.ring().set.clone()
-    }
-
     /// Takes over the set that is in the store. Returns whether a key was removed by it.
     pub fn install(&self, set: KeySet) -> Result<bool, CryptoFailure> {
         let before = self.ring();

@@ -12,6 +12,7 @@ use auth_service::domain::clock_watch::TOLERANCE;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::keys::set::KeySet;
 use auth_service::operator::{Command, Reply};
+use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::{Installation, LOST, Store};
 use auth_service::upkeep::Upkeep;
@@ -431,19 +432,36 @@ async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
     assert!(done && said.contains("password:"), "{said}");
 }
 
-/// As a Redis that evicts rows.
+/// As a Redis that loses only the row of the signing keys, before the replicas have read that a key was revoked.
 #[actix_web::test]
-async fn signing_keys_that_are_missing_in_the_store_are_put_back() {
+async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let Some(app) = TestApp::start_on_redis().await else { return };
+    let other = app.replica(&[]).await;
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
-    let kids = app.kids().await;
+    let revoked = app.kids().await.remove(0);
+    app.wait(Duration::from_secs(2));
+    // As `auth-service keys revoke` in a process of its own. Neither replica has read the keys again.
+    let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
+    let stale = store.signing_keys().await.unwrap().unwrap();
+    let changed = rotation::change(store, &terms, now, |set| set.without(&revoked, &terms, now)).await;
+    assert!(changed.unwrap().unwrap().keys().iter().all(|key| key.kid != revoked));
     app.tell_store("RENAME mcp-gate:{keys}:signing lost");
-    assert!(app.state.store.signing_keys().await.unwrap().is_none());
+    assert!(store.signing_keys().await.unwrap().is_none());
+    other.state.follow_keys().await;
     app.state.follow_keys().await;
-    assert!(app.state.store.signing_keys().await.unwrap().is_some());
-    assert_eq!(app.kids().await, kids);
-    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    for replica in [&app, &other] {
+        assert!(!replica.kids().await.contains(&revoked));
+        assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(app.kids().await, other.kids().await);
+    // A process that has read the lost set before cannot take the new one for it.
+    assert!(!store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap());
+    let (_, told) = ready(&other).await;
+    assert!(told["store_dangers"].to_string().contains("the signing keys were missing"), "{told}");
+    // Clients go on with their refresh tokens.
+    let answer = app.refresh(&client, &tokens.refresh).await;
+    assert_eq!(answer.status(), StatusCode::OK);
 }
 
 /// As a Redis that is started from an earlier snapshot, or a copy that was promoted without the last writes.
