@@ -2,9 +2,10 @@
 //! as it lives.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::capacity::Usage;
 
@@ -110,6 +111,37 @@ fn listed_children() -> Option<Vec<i32>> {
         }
     }
     Some(found)
+}
+
+/// A process below this one, whichever it is a child of.
+#[derive(Debug)]
+pub(super) struct Descendant {
+    pub(super) pid: Pid,
+    /// The process itself. Its id can be given to another one when it ends.
+    pub(super) handle: OwnedFd,
+}
+
+/// All processes below this one.
+pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
+    let (all, own) = (processes(), i32::try_from(std::process::id()).unwrap_or_default());
+    let is_below = |mut at: Stat| {
+        for _ in 0..all.len() {
+            if at.parent == own {
+                return true;
+            }
+            let Some(parent) = all.get(&at.parent) else { return false };
+            at = *parent;
+        }
+        false
+    };
+    let below = all.iter().filter(|(_, seen)| is_below(**seen));
+    let open = |(pid, seen): (&i32, &Stat)| {
+        let id = Pid::from_raw(*pid)?;
+        let handle = pidfd_open(id, PidfdFlags::empty()).ok()?;
+        // If this is still the process that was seen, the handle is for it.
+        (stat(*pid)?.started == seen.started).then_some(Descendant { pid: id, handle })
+    };
+    below.filter_map(open).collect()
 }
 
 /// The parent of a process, and the time of its start.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::modern;
 use crate::wrapper::{CHILD, Client, Wrapper, call, is_alive};
@@ -337,6 +337,23 @@ async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_h
     let ended = running.await.unwrap();
     assert!(ended.contains("-32603") && ended.contains("processes and threads"), "{ended}");
     assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_processes_total").await, 1);
+}
+
+/// Each process of the server forks for ever, into a session of its own, so there is room for a fork whenever one is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_processes_that_all_fork_for_ever_are_ended_with_their_session() {
+    let Some(group) = Group::new("breeding", 120, 1 << 30) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    let mark = format!("breeds-of-{}", wrapper.pid());
+    let call = call(1, "breed", serde_json::json!({"mark": mark}));
+    let _answer = tokio::time::timeout(Duration::from_secs(5), mallory.post(call)).await;
+    let begun = Instant::now();
+    while group.tasks() > 40 || caller(&wrapper, "bob").try_initialize("2025-11-25").await.status() != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} processes are left", group.tasks());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(mallory.status_of_ping().await, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

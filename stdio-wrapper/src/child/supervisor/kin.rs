@@ -1,14 +1,22 @@
 //! The processes below a supervisor: its child, and processes that the child and its descendants have left behind.
 
+use std::collections::HashSet;
+use std::os::fd::AsFd as _;
+
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, wait, waitid,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group,
+    pidfd_send_signal, prlimit, wait, waitid,
 };
 
-use crate::child::descent::children_of_this_process;
+use crate::child::descent::{children_of_this_process, descendants_of_this_process};
 
 /// Number of looks in a row, before the supervisor waits for the processes that it has killed. Without this, a process that forks
 /// and exits again and again would never be seen.
 const LOOKS: usize = 16;
+/// Number of those looks at which only the children of the supervisor are killed, which is enough for nearly every program.
+const EASY_LOOKS: usize = 2;
+/// Maximum number of looks for processes that can still fork, before they are killed.
+const STOPS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Kin {
@@ -50,7 +58,10 @@ impl Kin {
     /// Kills all children of the supervisor. Returns whether any are left: the children of a process that was killed become
     /// children of the supervisor.
     pub(super) fn kill(&mut self) -> bool {
-        for _ in 0..LOOKS {
+        for look in 0..LOOKS {
+            if look >= EASY_LOOKS {
+                stop_forks();
+            }
             for pid in children_of_this_process() {
                 // Nobody else waits for these processes, so their ids cannot belong to others.
                 let _ = kill_process(pid, Signal::KILL);
@@ -83,5 +94,29 @@ impl Kin {
                 Err(_) => return false,
             }
         }
+    }
+}
+
+/// Stops all processes below the supervisor, takes their right to fork, and kills them. Processes that all fork all the time are
+/// faster than somebody who kills one generation after the other, and each one that is killed makes room for another one.
+fn stop_forks() {
+    let mut stopped = HashSet::new();
+    for _ in 0..STOPS {
+        let found = descendants_of_this_process();
+        let fresh: Vec<_> = found.iter().filter(|process| !stopped.contains(&process.pid)).collect();
+        if fresh.is_empty() {
+            break;
+        }
+        for process in fresh {
+            // It might have ended already.
+            let _ = pidfd_send_signal(process.handle.as_fd(), Signal::STOP);
+            // Its children have this limit, too. It does not bind root, who is only stopped.
+            let none = Rlimit { current: Some(0), maximum: Some(0) };
+            let _ = prlimit(Some(process.pid), Resource::Nproc, none);
+            stopped.insert(process.pid);
+        }
+    }
+    for process in descendants_of_this_process() {
+        let _ = pidfd_send_signal(process.handle.as_fd(), Signal::KILL);
     }
 }
