@@ -78,6 +78,15 @@ pub struct Bound {
     pub used: u64,
 }
 
+/// What is used, and by how much it is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excess {
+    /// All that is used.
+    pub used: u64,
+    /// What is beyond the part of the limit that children may use.
+    pub over: u64,
+}
+
 /// The limits of the container. `None` means that there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
@@ -218,10 +227,10 @@ impl Capacity {
         Ok(Starting(self))
     }
 
-    /// How much more of it is used than children may use that have grown. Reads a few files.
-    pub fn excess(&self, measure: Measure) -> u64 {
-        let bound = self.group.as_ref().and_then(|group| group.bound(measure));
-        bound.map_or(0, |bound| over(bound, measure))
+    /// What is used if that is more than children may use that have grown, and by how much. Reads a few files.
+    pub fn excess(&self, measure: Measure) -> Option<Excess> {
+        let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
+        Some(Excess { used: bound.used, over: over(bound, measure) }).filter(|excess| excess.over > 0)
     }
 
     /// What leaves no room for another child, and how much of it one of so many users may hold then: an equal part,

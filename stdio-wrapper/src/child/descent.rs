@@ -1,8 +1,9 @@
 //! Finds out from which child a process comes, by looking at its ancestors. The supervisor of the child is one of them for as long
 //! as it lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -73,12 +74,12 @@ impl Descent {
     pub(super) fn usage(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
-        let mut all = HashMap::new();
+        let (mut all, mut files) = (HashMap::new(), HashSet::new());
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum: &mut Usage = all.entry(number).or_default();
             // The process might have ended a moment ago.
             let usage = usage_of(pid).unwrap_or_default();
-            sum.memory += usage.memory;
+            sum.memory += usage.memory + memory_in_files(pid, &mut files);
             sum.tasks += usage.tasks;
         }
         all
@@ -178,6 +179,21 @@ fn parse(text: &str) -> Option<Stat> {
 
 fn usage_of(pid: i32) -> Option<Usage> {
     parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in memory), in bytes.
+/// None of it counts as memory of the process unless it is mapped. Each file counts once.
+fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    let size = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let name = std::fs::read_link(&path).ok()?;
+        let name = name.to_str()?;
+        let is_in_memory = name.starts_with("/memfd:") || name.starts_with("/dev/shm/");
+        let about = is_in_memory.then(|| std::fs::metadata(&path)).and_then(Result::ok)?;
+        seen.insert((about.dev(), about.ino())).then(|| about.blocks() * 512)
+    };
+    open.filter_map(size).sum()
 }
 
 /// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory with the content of a file is not counted, because the kernel can free

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::keepers::Newcomer;
-use crate::capacity::{Measure, Usage};
+use crate::capacity::{Excess, Measure, Usage};
 
 /// A child that somebody keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +20,18 @@ pub struct Held {
 
 /// Chooses children whose end gives back this much: of the user whose children take most, the largest one, and
 /// so on. The last child stays, because its end would help nobody else, and none is chosen if children are not what
-/// takes it up.
-pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, measure: Measure, excess: u64) -> Vec<Held> {
+/// takes it up: if what is known of them is not more than what is to be given back, or less than half of the memory that is used.
+/// The kernel counts memory that belongs to no process, and whoever has hidden some there must not make others pay for it.
+pub(super) fn choose(
+    all: &[Held],
+    usage: &HashMap<u64, Usage>,
+    measure: Measure,
+    Excess { used, over: excess }: Excess,
+) -> Vec<Held> {
     let size = |one: &Held| size(one, usage, measure);
-    if excess == 0 || all.iter().map(size).sum::<u64>() <= excess {
+    let known: u64 = usage.values().map(|usage| measure.of(usage)).sum();
+    let is_hidden = measure == Measure::Memory && known < used / 2;
+    if excess == 0 || is_hidden || all.iter().map(size).sum::<u64>() <= excess {
         return Vec::new();
     }
     let mut left: Vec<&Held> = all.iter().collect();
@@ -91,6 +99,11 @@ mod tests {
         children.iter().map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1 })).collect()
     }
 
+    /// So much too much, of which the children take all.
+    fn over(over: u64) -> Excess {
+        Excess { used: over, over }
+    }
+
     fn numbers(chosen: &[Held]) -> Vec<u64> {
         chosen.iter().map(|one| one.child).collect()
     }
@@ -99,27 +112,40 @@ mod tests {
     fn a100_who_holds_most_memory_loses_the_largest_child_until_somebody_else_holds_more() {
         let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "mallory"), (5, "ana")]);
         let usage = usage(&[(1, 90), (2, 70), (3, 80), (4, 60), (5, 30)]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 0)), [0_u64; 0]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 10)), [3]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 81)), [3, 2]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(0))), [0_u64; 0]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(10))), [3]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(81))), [3, 2]);
         // Bob has the largest child now, and what he holds is most.
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 151)), [3, 2, 1]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(151))), [3, 2, 1]);
     }
 
     #[test]
     fn nobody_loses_a_child_that_is_the_last_or_serves_everybody_or_if_children_are_not_what_is_large() {
         let usage = usage(&[(1, 90), (2, 40)]);
-        assert_eq!(choose(&held(&[(1, "ana")]), &usage, Measure::Memory, 10), []);
-        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, 130), []);
-        assert_eq!(numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, 129)), [1]);
+        assert_eq!(choose(&held(&[(1, "ana")]), &usage, Measure::Memory, over(10)), []);
+        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, over(130)), []);
+        assert_eq!(
+            numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, over(129))),
+            [1]
+        );
         let mut all = held(&[(1, ""), (2, "bob")]);
         all[0].can_end = false;
-        assert_eq!(choose(&all, &usage, Measure::Memory, 10), []);
+        assert_eq!(choose(&all, &usage, Measure::Memory, over(10)), []);
         assert_eq!(
-            choose(&held(&[(7, "ana"), (8, "bob")]), &usage, Measure::Memory, 10),
+            choose(&held(&[(7, "ana"), (8, "bob")]), &usage, Measure::Memory, over(10)),
             [],
             "nothing is known of them"
         );
+    }
+
+    #[test]
+    fn a100_memory_that_no_child_is_known_to_hold_costs_nobody_a_session() {
+        let all = held(&[(1, "bob"), (2, "ana"), (3, "mallory")]);
+        let usage = usage(&[(1, 70), (2, 15), (3, 5)]);
+        let excess = |used| Excess { used, over: 10 };
+        assert_eq!(choose(&all, &usage, Measure::Memory, excess(900)), []);
+        assert_eq!(choose(&all, &usage, Measure::Memory, excess(182)), []);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, excess(180))), [1]);
     }
 
     #[test]
@@ -127,8 +153,8 @@ mod tests {
         let all = held(&[(1, "ana"), (2, "mallory"), (3, "bob")]);
         let of = |memory, tasks| Usage { memory, tasks };
         let usage = HashMap::from([(1, of(900, 2)), (2, of(10, 230)), (3, of(20, 3))]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Tasks, 16)), [2]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, 16)), [1]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Tasks, over(16))), [2]);
+        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(16))), [1]);
     }
 
     #[test]

@@ -254,6 +254,12 @@ def call(message):
             exec(REACH, scope)
             return text(scope["reach"](given["pid"], given.get("line", ""), given["signal"]))
         return text(descendant(code, given["by"] == "orphan").decode())
+    if name == "hide":
+        # Memory that is in no process.
+        file = os.memfd_create("hidden")
+        for _ in range(given["mib"]):
+            os.write(file, bytes(1 << 20))
+        return text("hidden")
     if name == "breed":
         # Every process forks for ever, and leaves group and session.
         code = "import os\nwhile True:\n  try: os.fork(); os.setsid()\n  except OSError: pass\n"

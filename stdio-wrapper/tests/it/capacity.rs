@@ -310,6 +310,23 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
     assert!(ended.contains("-32603") && ended.contains("your sessions take most of it"), "{ended}");
 }
 
+/// The kernel counts the content of a file in memory for the container, and for no process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
+    let Some(group) = Group::new("hiding", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    bob.text("keep", serde_json::json!({"mib": 60})).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    let hide = call(1, "hide", serde_json::json!({"mib": 400}));
+    let hidden = mallory.post(hide).await.text().await.unwrap();
+    let told = wrapper.logged("nearly used up").await;
+    assert!(told.contains("mallory"), "{told}: {hidden}");
+    assert_eq!(mallory.status_of_ping().await, 404);
+    assert_eq!(bob.status_of_ping().await, 200);
+    assert!(!wrapper.log().iter().any(|line| line.contains("nearly used up") && line.contains("bob")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_has_none() {
     // Newcomers are let in up to 104; servers that grow are ended above 112.

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Launcher;
-use crate::capacity::{Measure, Usage};
+use crate::capacity::{Excess, Measure, Usage};
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
 use crate::child::relief::{self, Held};
 use crate::child::stderr::{Pass, RateLimit};
@@ -58,8 +58,7 @@ impl Launcher {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(GUARD).await;
             for short in Measure::ALL {
-                let excess = self.spec.capacity.excess(short);
-                if excess > 0 {
+                if let Some(excess) = self.spec.capacity.excess(short) {
                     // Nobody new is let in.
                     self.look();
                     self.relieve(short, excess);
@@ -68,12 +67,13 @@ impl Launcher {
         }
     }
 
-    fn relieve(self: &Arc<Self>, short: Measure, excess: u64) {
+    fn relieve(self: &Arc<Self>, short: Measure, excess: Excess) {
         let (all, usage) = self.not_ending();
         let ending = self.relief.ending().clone();
         let awaited: u64 =
             ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage)).sum();
-        for large in relief::choose(&all, &usage, short, excess.saturating_sub(awaited)) {
+        let excess = Excess { used: excess.used, over: excess.over.saturating_sub(awaited) };
+        for large in relief::choose(&all, &usage, short, excess) {
             let why = match short {
                 Measure::Memory => {
                     "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
