@@ -245,19 +245,18 @@ async fn a100_answers_over_grpc_that_are_not_taken_hold_no_places() {
     let address = app.edge_grpc.as_ref().unwrap().address;
     let check = asked("POST", "mcp.example", "/mcp", &[]);
     let mut held = Vec::new();
-    for _ in 0..6 {
-        let endpoint =
-            Channel::from_shared(format!("http://{address}")).unwrap().initial_stream_window_size(0);
-        let channel = endpoint.connect().await.unwrap();
-        for _ in 0..200 {
-            let mut request = tonic::Request::new(check.clone());
-            request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
-            let mut client = AuthorizationClient::new(channel.clone());
-            held.push(tokio::spawn(async move { client.check(request).await }));
-        }
-    }
     let mut is_full = false;
     for _ in 0..600 {
+        if !is_full {
+            let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+            let channel = endpoint.initial_stream_window_size(0).connect().await.unwrap();
+            for _ in 0..200 {
+                let mut request = tonic::Request::new(check.clone());
+                request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
+                let mut client = AuthorizationClient::new(channel.clone());
+                held.push(tokio::spawn(async move { client.check(request).await }));
+            }
+        }
         let mut request = tonic::Request::new(check.clone());
         request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
         match envoy(&app).await.check(request).await {
